@@ -62,11 +62,11 @@ install_packages() {  # PACKAGE...
 }
 
 find_python() {  # prints a Python that can make an environment, if there is one
-    local name
-    for name in python3 python3.{14..11}; do
-        if "$name" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' \
+    local python
+    for python in $(type -aP python3 python3.{14..11}); do
+        if "$python" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' \
             2> /dev/null; then
-            command -v "$name"
+            printf '%s\n' "$python"
             return 0
         fi
     done

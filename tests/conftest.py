@@ -1,0 +1,123 @@
+"""What holds for every test: a private home, nothing left behind, and how hard Hypothesis tries."""
+
+from __future__ import annotations
+
+import gc
+import os
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import hypothesis
+import pytest
+
+# Each run of CI tries the same examples; VDBACKUP_LONG=1 tries more, and new ones each time.
+hypothesis.settings.register_profile("ci", derandomize=True, database=None, deadline=None)
+hypothesis.settings.register_profile(
+    "long",
+    max_examples=1000,
+    stateful_step_count=100,
+    database=None,
+    deadline=None,
+    print_blob=True,
+)
+hypothesis.settings.load_profile("long" if os.environ.get("VDBACKUP_LONG") == "1" else "ci")
+
+GRACE = 3.0  # seconds in which what a test has ended may disappear
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _ordinary_umask() -> Iterator[None]:
+    """Modes of files are the same for everybody who runs the tests."""
+    before = os.umask(0o022)
+    yield
+    os.umask(before)
+
+
+@pytest.fixture(autouse=True)
+def private_home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty home: nothing that a test starts reads or writes the user's own settings."""
+    home = tmp_path_factory.mktemp("home")
+    monkeypatch.setenv("HOME", str(home))
+    for variable in ("CONFIG", "DATA", "STATE", "CACHE"):
+        monkeypatch.setenv(f"XDG_{variable}_HOME", str(home / variable.lower()))
+    for variable in ("CONFIG", "DATA", "LOG"):
+        monkeypatch.delenv(f"VDBACKUP_{variable}_DIR", raising=False)
+    runtime = home / "run"
+    runtime.mkdir(mode=0o700)
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(runtime))
+    return home
+
+
+@pytest.fixture(autouse=True)
+def _nothing_left_behind(
+    private_home: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[None]:
+    """Fails a test that leaves a thread, a process, an open file, a mount or a loop device."""
+    temporary = tmp_path_factory.getbasetemp()
+    before = _leftovers(temporary, private_home)
+    yield
+    deadline = time.monotonic() + GRACE
+    while left := _leftovers(temporary, private_home) - before:
+        if time.monotonic() > deadline:
+            pytest.fail("left behind: " + "; ".join(sorted(left)), pytrace=False)
+        gc.collect()  # an open file in a cycle of references is closed by this alone
+        time.sleep(0.05)
+
+
+def _leftovers(temporary: Path, home: Path) -> set[str]:
+    """What exists now and a test can leave behind, each in words."""
+    return _threads() | _processes(home) | _open_files(temporary) | _devices(temporary)
+
+
+def _threads() -> set[str]:
+    # A QThread that Python code ran in stays in the list after its end, as a dummy.
+    return {
+        f"thread {thread.name}"
+        for thread in threading.enumerate()
+        if Path(f"/proc/self/task/{thread.native_id}").exists()
+    }
+
+
+def _processes(home: Path) -> set[str]:
+    """Children of this process, and whatever else was started with this test's home."""
+    mark = b"\0HOME=" + os.fsencode(home) + b"\0"
+    found = set()
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            name, _, rest = (folder / "stat").read_text().partition("(")[2].rpartition(")")
+            is_child = int(rest.split()[1]) == os.getpid()
+            if is_child or mark in b"\0" + (folder / "environ").read_bytes():
+                found.add(f"process {folder.name} ({name})")
+        except (PermissionError, FileNotFoundError, ProcessLookupError):
+            continue  # it ended meanwhile, or is another user's
+    return found
+
+
+def _open_files(temporary: Path) -> set[str]:
+    """Descriptors of files that lie in the tests' folder, or that have been deleted."""
+    found = set()
+    for descriptor in Path("/proc/self/fd").iterdir():
+        try:
+            target = str(descriptor.readlink())
+        except FileNotFoundError:  # the one that lists this folder
+            continue
+        ours = Path(target).is_relative_to(temporary)
+        deleted = target.endswith(" (deleted)") and not target.startswith(("/memfd:", "/dev/"))
+        if ours or deleted:
+            found.add(f"open file {descriptor.name} ({target})")
+    return found
+
+
+def _devices(temporary: Path) -> set[str]:
+    """Mounts in the tests' folder, and loop devices over its files."""
+    mounts = Path("/proc/self/mounts").read_text().splitlines()
+    found = {f"mount {line}" for line in mounts if str(temporary) in line}
+    for backing in Path("/sys/block").glob("loop*/loop/backing_file"):
+        try:
+            if backing.read_text().startswith(str(temporary)):
+                found.add(f"loop device {backing.parts[3]}")
+        except OSError:  # detached meanwhile
+            continue
+    return found
