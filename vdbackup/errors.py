@@ -1,0 +1,112 @@
+"""Every error that a user can meet, in one hierarchy.
+
+    VdbackupError                 exit status 1
+    ├── UsageError                2   the command line asks for something that does not exist
+    ├── Cancelled                 130 the user stopped it; not a failure
+    ├── DiskError                 a virtual-disk file is not what it should be
+    │   ├── DiskFormatError       its structures are broken; names the file and the offset
+    │   └── ParentError           its parent is missing, is another disk, or lies where it must not
+    ├── SourceError               what is to be backed up cannot be read
+    ├── RepositoryError           the folder that holds the backups
+    │   ├── RepositoryLocked      somebody else is writing; names who
+    │   ├── PointNotFound         no such recovery point, or more than one
+    │   └── NoSpace               the storage is full
+    ├── BackupError               capture, merge, delete: refused or failed
+    └── RecoveryError             restore, boot, browse, verify: refused or failed
+        └── Damaged               stored data differ from what was captured
+
+Each carries two sentences: `title` says what is wrong, `advice` says what to do. Whatever else is
+worth knowing goes to the log (`logging`), never to the user.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+
+class VdbackupError(Exception):
+    """Base of all errors that are shown to a user.
+
+    Attributes:
+        title: one sentence that says what is wrong.
+        advice: one sentence that says what to do about it (may be empty).
+    """
+
+    exit_code = 1
+
+    def __init__(self, title: str, advice: str = "") -> None:
+        super().__init__(f"{title} {advice}".rstrip())
+        self.title = title
+        self.advice = advice
+
+
+class UsageError(VdbackupError):
+    """The command line asks for something that does not exist."""
+
+    exit_code = 2
+
+
+class Cancelled(VdbackupError):
+    """The user stopped the work."""
+
+    exit_code = 130
+
+    def __init__(self, title: str = "Cancelled.", advice: str = "Nothing was changed.") -> None:
+        super().__init__(title, advice)
+
+
+class DiskError(VdbackupError):
+    """A virtual-disk file cannot be used."""
+
+
+class DiskFormatError(DiskError):
+    """A virtual-disk file breaks its format's rules.
+
+    Attributes:
+        path: the file.
+        offset: where in the file, in bytes, the broken structure starts.
+    """
+
+    def __init__(self, path: Path, offset: int, problem: str) -> None:
+        super().__init__(
+            f"{path} is damaged or is not a valid virtual disk: {problem} (at byte {offset}).",
+            "Restore the file from a copy, or use another recovery point.",
+        )
+        self.path = path
+        self.offset = offset
+
+
+class ParentError(DiskError):
+    """The parent that a child disk names cannot be used."""
+
+
+class SourceError(VdbackupError):
+    """What is to be backed up cannot be read."""
+
+
+class RepositoryError(VdbackupError):
+    """The folder that holds the backups cannot be used."""
+
+
+class RepositoryLocked(RepositoryError):
+    """Somebody else is writing to the repository."""
+
+
+class PointNotFound(RepositoryError):
+    """No recovery point, or more than one, answers to what was asked for."""
+
+
+class NoSpace(RepositoryError):
+    """The storage that is written to is full."""
+
+
+class BackupError(VdbackupError):
+    """A capture, merge or deletion was refused or failed."""
+
+
+class RecoveryError(VdbackupError):
+    """A restore, boot, browse or verification was refused or failed."""
+
+
+class Damaged(RecoveryError):
+    """Stored data differ from what was captured."""

@@ -1,0 +1,131 @@
+"""Work as a window or a terminal sees it: a plan, its progress, its end, and a way to stop it."""
+
+from __future__ import annotations
+
+import enum
+import itertools
+import logging
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from vdbackup.errors import Cancelled, VdbackupError
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What an operation would do, before it does it.
+
+    Attributes:
+        summary: one or two sentences for a person.
+        bytes_to_copy: an upper bound of what will be read or written, in bytes.
+        creates: files that will be made.
+        replaces: files that will be changed or deleted.
+        invalidates: recovery points that will no longer exist, in words.
+    """
+
+    summary: str
+    bytes_to_copy: int = 0
+    creates: tuple[str, ...] = ()
+    replaces: tuple[str, ...] = ()
+    invalidates: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a job is: `done` of `total` bytes in `phase` (a word for a person)."""
+
+    job_id: int
+    phase: str
+    done: int
+    total: int
+
+
+Report = Callable[[Progress], None]
+
+
+def silent(_: Progress) -> None:
+    """A report that nobody reads."""
+
+
+class CancelToken:
+    """A flag that one thread raises and the working threads look at once per chunk."""
+
+    def __init__(self) -> None:
+        self._event = threading.Event()
+
+    def cancel(self) -> None:
+        """Ask the work to stop; returns at once."""
+        self._event.set()
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether somebody asked the work to stop."""
+        return self._event.is_set()
+
+    def check(self) -> None:
+        """Raise Cancelled if somebody asked the work to stop."""
+        if self._event.is_set():
+            raise Cancelled
+
+
+class JobState(enum.Enum):
+    """A job is queued, then running, then exactly one of the other three."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    FINISHED = "finished"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+Work = Callable[[Report, CancelToken], Any]
+
+_job_ids = itertools.count(1)
+
+
+@dataclass
+class Job:
+    """One piece of work: `work(report, cancel)` returns the result or raises.
+
+    Attributes:
+        title: what it does, for a person ("Back up laptop-sda").
+        work: the function that does it.
+        result: what `work` returned, once FINISHED.
+        error: what `work` raised, once FAILED.
+    """
+
+    title: str
+    work: Work
+    id: int = field(default_factory=lambda: next(_job_ids))
+    state: JobState = JobState.QUEUED
+    cancel: CancelToken = field(default_factory=CancelToken)
+    result: Any = None
+    error: VdbackupError | None = None
+
+    def run(self, report: Report) -> None:
+        """Do the work in this thread; never raises: the attributes say how it ended."""
+
+        def tagged(progress: Progress) -> None:
+            report(replace(progress, job_id=self.id))
+
+        self.state = JobState.RUNNING
+        try:
+            self.cancel.check()
+            self.result = self.work(tagged, self.cancel)
+        except Cancelled:
+            self.state = JobState.CANCELLED
+        except VdbackupError as error:
+            log.info("job %d failed", self.id, exc_info=True)
+            self.error, self.state = error, JobState.FAILED
+        except Exception as error:
+            log.exception("job %d failed unexpectedly", self.id)
+            self.error = VdbackupError(
+                f"{self.title} failed: {error}.", "The log says more; nothing is half published."
+            )
+            self.state = JobState.FAILED
+        else:
+            self.state = JobState.FINISHED
