@@ -1,0 +1,134 @@
+"""The one loop that moves extents: capture, merge, restore, export and verify are all this.
+
+Ranges are cut into chunks; each thread takes the next chunk, reads it into a buffer of its own that
+it keeps, and hands it on. Reads, numpy and BLAKE3 leave the interpreter's lock, so two threads keep
+two cores and the storage busy. New buffers would cost four times the read itself (measured: preadv
+into a kept mmap 7.5 GB/s, pread into new bytes 1.8 GB/s).
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import threading
+from collections.abc import Callable, Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vdbackup.disks.disk import VirtualDisk
+from vdbackup.disks.extents import Ranges, runs_of, total
+from vdbackup.errors import Cancelled
+from vdbackup.jobs import CancelToken, Progress, Report
+
+CHUNK = 4 << 20
+"""Bytes that are read at once; a multiple of every format's block size below 4 MiB."""
+THREADS = max(2, min(4, os.cpu_count() or 2))
+
+Flags = NDArray[np.bool_]
+Read = Callable[[int, memoryview], None]
+Consume = Callable[[int, memoryview], None]
+
+
+def chunks(ranges: Ranges) -> Iterator[tuple[int, int]]:
+    """The ranges cut at multiples of CHUNK: (offset, length) in bytes."""
+    for start, length in ranges.tolist():
+        at = start
+        while at < start + length:
+            end = min(start + length, (at // CHUNK + 1) * CHUNK)
+            yield at, end - at
+            at = end
+
+
+def transfer(
+    ranges: Ranges, read: Read, consume: Consume, *, phase: str, report: Report, cancel: CancelToken
+) -> None:
+    """Read every range and hand it on, in several threads, in no fixed order.
+
+    Args:
+        ranges: what to move, in bytes.
+        read: `read(offset, view)` fills the view; called from several threads.
+        consume: `consume(offset, view)` uses the view until it returns; from several threads, too.
+            What lies behind the view's end in its buffer is no one's.
+        phase: what this is called in progress reports.
+        report: called after each chunk, never from two threads at once.
+        cancel: looked at before each chunk.
+
+    Raises:
+        Cancelled: on request. Otherwise whatever `read` or `consume` raised first.
+    """
+    work = _Work(ranges, read, consume, phase, report, cancel)
+    helpers = [threading.Thread(target=work.run, name="transfer") for _ in range(THREADS - 1)]
+    for thread in helpers:
+        thread.start()
+    work.run()
+    for thread in helpers:
+        thread.join()
+    if work.error is not None:
+        raise work.error
+
+
+def write_blocks(
+    disk: VirtualDisk, offset: int, view: memoryview, block_size: int, wanted: Flags, zero: Flags
+) -> None:
+    """Write some of the blocks that lie side by side in `view`, neighbours in one call.
+
+    Args:
+        disk: where to.
+        offset: of the first block, in bytes.
+        view: the blocks; the last one may be short.
+        block_size: in bytes.
+        wanted: bool[blocks], which to write.
+        zero: bool[blocks], which of them are all zeros.
+    """
+    for first, end in runs_of(wanted & ~zero):
+        disk.write(offset + first * block_size, view[first * block_size : end * block_size])
+    for first, end in runs_of(wanted & zero):
+        length = min(end * block_size, len(view)) - first * block_size
+        disk.zero(offset + first * block_size, length)
+
+
+class _Work:
+    """What the threads of one transfer share."""
+
+    def __init__(
+        self,
+        ranges: Ranges,
+        read: Read,
+        consume: Consume,
+        phase: str,
+        report: Report,
+        cancel: CancelToken,
+    ) -> None:
+        self._chunks = chunks(ranges)
+        self._read, self._consume = read, consume
+        self._phase, self._report, self._cancel = phase, report, cancel
+        self._lock = threading.Lock()
+        self._done, self._total = 0, total(ranges)
+        self.error: BaseException | None = None
+
+    def run(self) -> None:
+        try:
+            with mmap.mmap(-1, CHUNK) as buffer, memoryview(buffer) as view:
+                while (chunk := self._next()) is not None:
+                    offset, length = chunk
+                    with view[:length] as part:
+                        self._read(offset, part)
+                        self._consume(offset, part)
+                    self._moved(length)
+        except BaseException as error:  # noqa: BLE001 - `transfer` raises it in the caller's thread
+            with self._lock:
+                self.error = self.error or error
+
+    def _next(self) -> tuple[int, int] | None:
+        with self._lock:
+            if self.error is not None:
+                return None
+            if self._cancel.cancelled:
+                raise Cancelled
+            return next(self._chunks, None)
+
+    def _moved(self, length: int) -> None:
+        with self._lock:
+            self._done += length
+            self._report(Progress(0, self._phase, self._done, self._total))
