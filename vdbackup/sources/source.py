@@ -1,0 +1,166 @@
+"""A source: a disk image (raw, or VMDK with its parents) or a block device, opened for reading."""
+
+from __future__ import annotations
+
+import fcntl
+import getpass
+import os
+import stat
+import struct
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from vdbackup.disks.chain import Chain
+from vdbackup.disks.disk import SECTOR
+from vdbackup.disks.extents import Ranges
+from vdbackup.disks.formats import probe
+from vdbackup.errors import DiskFormatError, SourceError
+from vdbackup.sources.devices import device_id, mounts_of
+
+_BLKSSZGET = 0x1268
+"""ioctl: logical sector size of a block device (linux/fs.h)."""
+_RAW_SUFFIXES = {".img", ".raw", ".dd", ".bin", ".iso"}
+"""Named so, a file is raw whatever its first bytes say: those are the guest's to choose."""
+
+
+class Source:
+    """What is backed up. Use it as a context manager.
+
+    Attributes:
+        id: which source this is; the same as long as it is the same disk.
+        name: what a person would call it.
+        path: the image or device.
+        size: in bytes, whole sectors.
+        sector_size: that the disk itself has, in bytes.
+        mounted: where it is mounted, if it is: then files may change while they are read.
+    """
+
+    def __init__(self, source_id: str, path: Path, chain: Chain, sector_size: int) -> None:
+        self.id = source_id
+        self.name = path.stem
+        self.path = path.resolve()
+        self.size = chain.size
+        self.sector_size = sector_size
+        self.mounted = mounts_of(path)
+        self._chain = chain
+        self._modified = path.stat().st_mtime_ns
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The files that the source is read from: the image and its parents, or the device."""
+        return tuple(layer.path for layer in self._chain.layers)
+
+    def data_ranges(self) -> Ranges:
+        """What may hold anything but zeros; holes of an image are left out."""
+        return self._chain.map.data_ranges()
+
+    def readinto(self, offset: int, view: memoryview) -> None:
+        """Fill `view` with the source's bytes from `offset` on; raises SourceError."""
+        try:
+            self._chain.readinto(offset, view)
+        except DiskFormatError as error:
+            raise SourceError(
+                f"{self.path} became shorter while it was read, at byte {offset}.",
+                "Back it up while nothing resizes it.",
+            ) from error
+        except OSError as error:
+            raise SourceError(
+                f"{self.path} cannot be read at byte {offset}: {error.strerror}.",
+                "Check the disk (its kernel log, its SMART values).",
+            ) from error
+
+    def trouble(self) -> tuple[str, ...]:
+        """What the user must know of the copy that was just read, a sentence each."""
+        sentences = []
+        if self.mounted:
+            sentences.append(
+                f"{self.path} was in use (mounted at {', '.join(self.mounted)}): files that were "
+                "written during the capture may be incomplete in this point."
+            )
+        elif (
+            stat.S_ISREG(self.path.stat().st_mode)
+            and self.path.stat().st_mtime_ns != self._modified
+        ):
+            sentences.append(
+                f"{self.path} was written to during the capture: this point may mix old and new."
+            )
+        return tuple(sentences)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._chain.close()
+
+
+def open_source(path: Path) -> Source:
+    """Open an image or a block device; raises SourceError, which says what would help."""
+    try:
+        mode = path.stat().st_mode
+        if stat.S_ISDIR(mode):
+            raise SourceError(
+                f"{path} is a folder, not a disk.", "Give a disk image or a block device."
+            )
+        if not stat.S_ISREG(mode) and not stat.S_ISBLK(mode):
+            raise SourceError(
+                f"{path} is neither a file nor a block device.",
+                "Give a disk image or a block device.",
+            )
+        return _open_device(path) if stat.S_ISBLK(mode) else _open_image(path)
+    except FileNotFoundError:
+        raise SourceError(
+            f"There is no {path}.", "Check the path; `lsblk` lists block devices."
+        ) from None
+    except PermissionError:
+        raise SourceError(f"You may not read {path}.", _permission_advice(path)) from None
+    except OSError as error:
+        raise SourceError(
+            f"{path} cannot be opened: {error.strerror}.", "Check that the device is connected."
+        ) from error
+
+
+def _open_image(path: Path) -> Source:
+    disk_format = "raw" if path.suffix.lower() in _RAW_SUFFIXES else probe(path)
+    if disk_format == "raw":
+        _check_size(path, path.stat().st_size)
+    return Source(f"file:{path.resolve()}", path, Chain.open(path, disk_format), SECTOR)
+
+
+def _open_device(path: Path) -> Source:
+    chain = Chain.open(path, "raw")
+    try:
+        _check_size(path, chain.size)
+        with open(path, "rb") as device:
+            raw = fcntl.ioctl(device, _BLKSSZGET, bytes(4))
+        return Source(device_id(path), path, chain, struct.unpack("i", raw)[0])
+    except BaseException:
+        chain.close()
+        raise
+
+
+def _check_size(path: Path, size: int) -> None:
+    if size == 0:
+        raise SourceError(f"{path} is empty.", "Give a disk image or a block device with contents.")
+    if size < SECTOR:
+        raise SourceError(
+            f"{path} is {size} bytes long, less than one sector of {SECTOR} bytes.",
+            "Give a disk image or a block device.",
+        )
+
+
+def _permission_advice(path: Path) -> str:
+    user = getpass.getuser()
+    if path.is_block_device():
+        return (
+            f"Allow it with `sudo setfacl -m u:{user}:r {path}` (until the next restart), or add "
+            f"yourself to the group that owns it with `sudo usermod -aG {path.group()} {user}`."
+        )
+    if os.access(path.parent, os.X_OK):
+        return f"Allow it with `sudo setfacl -m u:{user}:r {path}`."
+    return f"The folder {path.parent} does not let you in; ask its owner."
