@@ -1,0 +1,134 @@
+"""A recovery point in the making: nothing of it counts before its manifest is in place."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+from vdbackup.disks.disk import ParentRef, VirtualDisk
+from vdbackup.disks.extents import total
+from vdbackup.disks.formats import create_disk, open_disk
+from vdbackup.repository.digests import DigestWriter
+from vdbackup.repository.files import PARTIAL, remove, sync_folder
+from vdbackup.repository.model import PointType, RecoveryPoint
+from vdbackup.repository.repository import LAYER_MODE, BackupSet, Repository
+
+
+class Draft:
+    """The files of a new point while it is captured.
+
+    Attributes:
+        disk: the layer, open for writing.
+        digests: the layer's digests, open for adding.
+    """
+
+    def __init__(
+        self,
+        repository: Repository,
+        backup_set: BackupSet,
+        kind: PointType,
+        parent: RecoveryPoint | None,
+        virtual_size: int,
+        sector_size: int,
+    ) -> None:
+        self._repository = repository
+        self._set = backup_set
+        self._parent = parent
+        sequence = backup_set.next_sequence()
+        stem = point_stem(sequence, kind)
+        suffix = backup_set.settings.format
+        self._point = RecoveryPoint(
+            id="", sequence=sequence, created="", type=kind, parent=parent.id if parent else None,
+            disk=f"{stem}.{suffix}", overlay=f"{sequence:04d}-overlay.{suffix}",
+            digests=f"{stem}.digests", disk_size=0, virtual_size=virtual_size,
+            sector_size=sector_size, stored_bytes=0,
+        )  # fmt: skip
+        reference = reference_to(backup_set, parent) if parent else None
+        self.digests = DigestWriter(self._partial(self._point.digests), virtual_size)
+        try:
+            self.disk: VirtualDisk = create_disk(
+                self._partial(self._point.disk), suffix, virtual_size, reference
+            )
+        except BaseException:
+            self.digests.close()
+            self._remove_files()
+            raise
+
+    def _partial(self, name: str) -> Path:
+        return self._set.folder / (name + PARTIAL)
+
+    def publish(self, warnings: tuple[str, ...]) -> RecoveryPoint:
+        """Make the point exist.
+
+        The order of writes:
+        1. layer and digests complete and durable, the empty overlay beside them;
+        2. all three renamed to their names, the folder durable: whole files that no manifest names;
+        3. the manifest, by rename: from here on the point exists.
+        A crash before 3 leaves the set as it was; between 2 and 3 `repair` can make the manifest.
+        """
+        self.digests.finish()
+        self.disk.flush()
+        info = self.disk.info
+        stored_bytes = total(self.disk.block_map().data_ranges())
+        self.disk.close()
+        self._make_overlay(ParentRef(info.disk_id, info.content_id, self._point.disk))
+        created = datetime.now(UTC)
+        layer = self._partial(self._point.disk)
+        layer.chmod(LAYER_MODE)
+        point = replace(
+            self._point,
+            id=info.disk_id or "",
+            created=created.isoformat(timespec="milliseconds"),
+            disk_size=layer.stat().st_size,
+            stored_bytes=stored_bytes,
+            warnings=warnings,
+        )
+        set_moment(layer, point)
+        for name in (point.digests, point.overlay, point.disk):
+            os.rename(self._partial(name), self._set.folder / name)
+        sync_folder(self._set.folder)
+        self._repository.save_point(self._set.name, point)
+        return point
+
+    def _make_overlay(self, parent: ParentRef) -> None:
+        path = self._partial(self._point.overlay)
+        overlay = create_disk(path, self._set.settings.format, self._point.virtual_size, parent)
+        overlay.flush()
+        overlay.close()
+
+    def discard(self) -> None:
+        """Remove everything: the capture failed or was cancelled."""
+        self.digests.close()
+        self.disk.close()
+        self._remove_files()
+
+    def _remove_files(self) -> None:
+        for name in (self._point.disk, self._point.digests, self._point.overlay):
+            remove(self._partial(name))
+
+
+def set_moment(path: Path, point: RecoveryPoint) -> None:
+    """Let a layer's modification time be the point's moment: a lost manifest is rebuilt from it."""
+    moment = datetime.fromisoformat(point.created).timestamp()
+    os.utime(path, (moment, moment))
+
+
+def point_stem(sequence: int, kind: PointType) -> str:
+    """How the names of a point's files begin: "0002-incremental"."""
+    return f"{sequence:04d}-{kind.value}"
+
+
+def reference_to(backup_set: BackupSet, point: RecoveryPoint) -> ParentRef:
+    """How a child names the point's layer."""
+    layer = open_disk(backup_set.disk_path(point), backup_set.settings.format)
+    info = layer.info
+    layer.close()
+    return ParentRef(info.disk_id, info.content_id, point.disk)
+
+
+def sweep(folder: Path) -> None:
+    """Remove what interrupted captures left; only under the lock, with no journal there."""
+    for partial in folder.glob("*" + PARTIAL):
+        remove(partial)

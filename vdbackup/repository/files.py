@@ -1,0 +1,58 @@
+"""Files that are whole or not there: written beside, made durable, renamed into place."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from vdbackup.errors import RepositoryError
+
+PARTIAL = ".partial"
+"""What is in flight ends so, and is nobody's backup."""
+
+
+def sync_folder(folder: Path) -> None:
+    """Make renames, links and deletions in a folder durable (fsync(2): the file's own does not)."""
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def write_json(path: Path, data: dict[str, Any]) -> None:
+    """Write a JSON file so that there is always the old one or the new one.
+
+    Order: content, fsync, rename, fsync of the folder. Renaming first could leave an empty file.
+    """
+    partial = path.with_name(path.name + PARTIAL)
+    fd = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    with open(fd, "w", encoding="utf-8") as file:
+        json.dump(data, file, indent=2, ensure_ascii=False)
+        file.write("\n")
+        file.flush()
+        os.fsync(fd)
+    os.rename(partial, path)
+    sync_folder(path.parent)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object from a file; raises RepositoryError where it is none."""
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, UnicodeError) as error:
+        raise RepositoryError(
+            f"{path} is damaged: {error}.", "Run `vdbackup repair` to rebuild it from the disks."
+        ) from error
+    if not isinstance(data, dict):
+        raise RepositoryError(
+            f"{path} is damaged: it holds no JSON object.", "Run `vdbackup repair` to rebuild it."
+        )
+    return data
+
+
+def remove(path: Path) -> None:
+    """Delete a file that may be gone already (a step that is done again after a crash)."""
+    path.unlink(missing_ok=True)

@@ -1,0 +1,92 @@
+"""The journal of a merge: what is in flight, so that an interrupted one is finished.
+
+`journal.json` is there from before the first byte of the parent changes until after the last
+redundant file is gone. Its phases:
+
+    copy    the child's blocks go into the parent. The child still reads right: every block that is
+            torn in the parent is one that the child holds itself. Done again from the start.
+    relink  the parent's file holds everything, durable and checked. It takes the child's identity
+            and the result's name, what hangs on the child is linked to it, the redundant files go.
+            Every step can be done again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from vdbackup.errors import RepositoryError
+from vdbackup.repository.files import read_json, remove, sync_folder, write_json
+from vdbackup.repository.model import RecoveryPoint
+
+JOURNAL_NAME = "journal.json"
+
+
+@dataclass(frozen=True)
+class Journal:
+    """A merge in flight.
+
+    Attributes:
+        parent, child: the two points as they were.
+        result: the point that stands for both afterwards; None in phase "copy".
+    """
+
+    parent: RecoveryPoint
+    child: RecoveryPoint
+    result: RecoveryPoint | None = None
+
+    @property
+    def phase(self) -> str:
+        """Which phase it is in: "copy" or "relink"."""
+        return "copy" if self.result is None else "relink"
+
+    @classmethod
+    def load(cls, folder: Path) -> Journal:
+        """The journal in a set's folder; raises RepositoryError if it cannot be understood."""
+        data = read_json(folder / JOURNAL_NAME)
+        try:
+            result = data["result"]
+            return cls(
+                RecoveryPoint.from_json(data["parent"]),
+                RecoveryPoint.from_json(data["child"]),
+                RecoveryPoint.from_json(result) if result else None,
+            )
+        except (KeyError, TypeError) as error:
+            raise RepositoryError(
+                f"{folder / JOURNAL_NAME} is not valid: {error}.",
+                "Keep the folder as it is and restore the file from a copy.",
+            ) from error
+
+    def save(self, folder: Path) -> None:
+        """Make this state the one that a restart would find."""
+        result = self.result.to_json() if self.result else None
+        data = {
+            "operation": "merge",
+            "phase": self.phase,
+            "parent": self.parent.to_json(),
+            "child": self.child.to_json(),
+            "result": result,
+        }
+        write_json(folder / JOURNAL_NAME, data)
+
+    def clear(self, folder: Path) -> None:
+        """The merge is complete."""
+        remove(folder / JOURNAL_NAME)
+        sync_folder(folder)
+
+    def offered(
+        self, folder: Path, points: Iterable[RecoveryPoint]
+    ) -> tuple[list[RecoveryPoint], list[RecoveryPoint]]:
+        """Which points may be used meanwhile, and which only serve those that read through them.
+
+        The parent is neither its old moment nor the new one while it is copied into. From the
+        moment that its file bears the result's name, the result stands for both.
+        """
+        ids = {self.parent.id, self.child.id}
+        others = [point for point in points if point.id not in ids]
+        if self.result is None:
+            return [*others, self.child], [self.parent]
+        if not (folder / self.parent.disk).exists():
+            return [*others, self.result], []
+        return others, [self.child, self.parent]

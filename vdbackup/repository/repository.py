@@ -1,0 +1,308 @@
+"""A repository: a folder of backup sets, each a folder of recovery points, readable without us."""
+
+from __future__ import annotations
+
+import os
+import re
+import uuid
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from vdbackup.disks.chain import Chain
+from vdbackup.errors import Damaged, PointNotFound, RepositoryError
+from vdbackup.repository.digests import DigestFold
+from vdbackup.repository.files import PARTIAL, read_json, sync_folder, write_json
+from vdbackup.repository.journal import JOURNAL_NAME, Journal
+from vdbackup.repository.lock import writer_lock
+from vdbackup.repository.model import Policy, RecoveryPoint, SetSettings
+
+LAYOUT = 1
+MARKER = "vdbackup.json"
+SETTINGS = "set.json"
+LAYER_MODE = 0o444
+
+_MANIFEST = re.compile(r"^\d{4,}-[a-z]+\.json$")
+_POINT_FILE = re.compile(r"^(\d{4,})-[a-z]+\.[a-z0-9]+$")
+
+
+@dataclass(frozen=True)
+class BackupSet:
+    """All recovery points of one source: a picture taken when it was read.
+
+    Attributes:
+        name: also the folder's name.
+        points: by sequence; the parent of a merge in flight is not among them.
+        journal: of a merge that was interrupted or is running, else None.
+        hidden: points that may not be used, but that others read through meanwhile.
+    """
+
+    name: str
+    folder: Path
+    settings: SetSettings
+    points: tuple[RecoveryPoint, ...]
+    journal: Journal | None = None
+    hidden: tuple[RecoveryPoint, ...] = ()
+
+    def point(self, point_id: str) -> RecoveryPoint:
+        """The point with exactly this id; raises PointNotFound."""
+        for point in (*self.points, *self.hidden):
+            if point.id == point_id:
+                return point
+        raise PointNotFound(
+            f"{self.name} has no recovery point {point_id}.", "`vdbackup list` shows what there is."
+        )
+
+    def children(self, point_id: str) -> list[RecoveryPoint]:
+        """The points that read through this one directly, by sequence."""
+        return [point for point in self.points if point.parent == point_id]
+
+    def chain(self, point: RecoveryPoint) -> list[RecoveryPoint]:
+        """The points that this one reads through and itself, the full first."""
+        chain = [point]
+        while chain[0].parent is not None:
+            if len(chain) > len(self.points) + len(self.hidden):
+                raise RepositoryError(
+                    f"The parents of point {point.sequence} form a circle.",
+                    "Run `vdbackup repair` to rebuild the manifests.",
+                )
+            chain.insert(0, self.point(chain[0].parent))
+        return chain
+
+    def disk_path(self, point: RecoveryPoint) -> Path:
+        """The point's layer."""
+        return self.folder / point.disk
+
+    def overlay_path(self, point: RecoveryPoint) -> Path:
+        """The point's overlay."""
+        return self.folder / point.overlay
+
+    def open_chain(self, point: RecoveryPoint) -> Chain:
+        """The point's disk through all its layers.
+
+        Raises:
+            Damaged: a layer is missing, or not as long as when it was published.
+            DiskError: the disks' own links do not lead where the manifests say.
+        """
+        points = self.chain(point)
+        for each in points:
+            self._check_layer(each, point)
+        chain = Chain.open(self.disk_path(point), self.settings.format)
+        if [layer.path.name for layer in chain.layers] != [each.disk for each in points]:
+            chain.close()
+            raise Damaged(
+                f"The parents inside {point.disk} are not those that the manifests name.",
+                "Run `vdbackup repair` to see which are right.",
+            )
+        return chain
+
+    def _check_layer(self, layer: RecoveryPoint, wanted: RecoveryPoint) -> None:
+        path = self.disk_path(layer)
+        needs = "" if layer is wanted else f", which point {wanted.sequence} needs,"
+        try:
+            size = path.stat().st_size
+        except FileNotFoundError:
+            raise Damaged(
+                f"{path.name} of point {layer.sequence}{needs} is missing from {self.folder}.",
+                "Put the file back, or use a recovery point of another chain.",
+            ) from None
+        growing = layer in self.hidden and size > layer.disk_size  # it is being merged into
+        if size != layer.disk_size and not growing:
+            raise Damaged(
+                f"{path.name} of point {layer.sequence}{needs} is {size} bytes long instead of "
+                f"{layer.disk_size}: it was cut off or altered.",
+                "Put the original file back, or use a recovery point of another chain.",
+            )
+
+    def open_digests(self, point: RecoveryPoint | None) -> DigestFold:
+        """The digests of the point's whole state; of an empty disk for None."""
+        points = self.chain(point) if point else []
+        paths = [self.folder / each.digests for each in points]
+        return DigestFold(paths, point.virtual_size if point else self.settings.virtual_size)
+
+    def next_sequence(self) -> int:
+        """One more than any number that a file in the folder bears, with or without a manifest."""
+        names = (entry.name.removesuffix(PARTIAL) for entry in os.scandir(self.folder))
+        numbers = [int(match[1]) for name in names if (match := _POINT_FILE.match(name))]
+        return max(numbers, default=0) + 1
+
+
+class Repository:
+    """A folder of backup sets. Everything read is read afresh at each call.
+
+    Attributes:
+        path: the folder.
+        id: UUID.
+    """
+
+    def __init__(self, path: Path, repository_id: str) -> None:
+        self.path = path
+        self.id = repository_id
+
+    @classmethod
+    def create(cls, path: Path) -> Repository:
+        """Make a new repository in `path`, which may exist if it is an empty folder.
+
+        Raises RepositoryError where `path` is something else, or cannot be written.
+        """
+        if path.exists() and not path.is_dir():
+            raise RepositoryError(f"{path} is not a folder.", "Choose a folder for the backups.")
+        if path.is_dir() and any(entry.name != ".lock" for entry in os.scandir(path)):
+            raise RepositoryError(
+                f"{path} is not empty and is not a repository.",
+                "Choose an empty or a new folder for the backups.",
+            )
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        repository = cls(path, str(uuid.uuid4()))
+        write_json(path / MARKER, {"layout": LAYOUT, "id": repository.id})
+        return repository
+
+    @classmethod
+    def open(cls, path: Path) -> Repository:
+        """Open an existing repository; raises RepositoryError."""
+        marker = path / MARKER
+        if not marker.is_file():
+            raise RepositoryError(
+                f"{path} is not a repository of vdbackup: it has no {MARKER}.",
+                "Give the folder that holds the backups, or back up into a new one.",
+            )
+        data = read_json(marker)
+        layout = data.get("layout")
+        if not isinstance(layout, int) or layout > LAYOUT:
+            raise RepositoryError(
+                f"{path} has layout {layout}; this vdbackup knows layouts up to {LAYOUT}.",
+                "Use a newer version of vdbackup.",
+            )
+        return cls(path, str(data.get("id", "")))
+
+    @classmethod
+    def open_or_create(cls, path: Path) -> Repository:
+        """Open the repository in `path`, or make one there."""
+        return cls.open(path) if (path / MARKER).exists() else cls.create(path)
+
+    def lock(self, purpose: str) -> AbstractContextManager[None]:
+        """Hold the repository for writing; raises RepositoryLocked, naming the holder."""
+        return writer_lock(self.path, purpose)
+
+    def sets(self) -> list[BackupSet]:
+        """All backup sets, by name."""
+        with os.scandir(self.path) as entries:
+            names = sorted(entry.name for entry in entries if entry.is_dir())
+        return [self.set(name) for name in names if (self.path / name / SETTINGS).exists()]
+
+    def set(self, name: str | None = None) -> BackupSet:
+        """The set of that name; without a name the only one there is. Raises PointNotFound."""
+        if name is None:
+            sets = self.sets()
+            if len(sets) != 1:
+                names = ", ".join(each.name for each in sets)
+                raise PointNotFound(
+                    f"{self.path} holds {len(sets)} backup sets" + (f": {names}." if sets else "."),
+                    "Say which one with --set NAME." if sets else "Back something up first.",
+                )
+            return sets[0]
+        folder = self.path / check_set_name(name)
+        if not (folder / SETTINGS).is_file():
+            raise PointNotFound(
+                f"{self.path} has no backup set {name!r}.", "`vdbackup list` shows what there is."
+            )
+        settings = SetSettings.from_json(read_json(folder / SETTINGS))
+        points = _read_manifests(folder)
+        hidden: list[RecoveryPoint] = []
+        journal = Journal.load(folder) if (folder / JOURNAL_NAME).exists() else None
+        if journal:
+            points, hidden = journal.offered(folder, points)
+        points.sort(key=lambda point: point.sequence)
+        return BackupSet(name, folder, settings, tuple(points), journal, tuple(hidden))
+
+    def find(self, reference: str, set_name: str | None = None) -> tuple[BackupSet, RecoveryPoint]:
+        """The point that `reference` means; raises PointNotFound if none or several answer to it.
+
+        Args:
+            reference: an id, the unique start of one, a sequence number, or "latest".
+            set_name: the set; may be None where there is only one.
+        """
+        backup_set = self.set(set_name)
+        found = list(_matching(backup_set, reference))
+        if len(found) == 1:
+            return backup_set, found[0]
+        merged = [p for p in backup_set.points if any(m.startswith(reference) for m in p.merged)]
+        if not found and merged and len(reference) >= 4:
+            raise PointNotFound(
+                f"Recovery point {reference} was merged into point {merged[0].sequence}.",
+                "Its moment is no longer kept; use that point.",
+            )
+        problem = "matches no" if not found else "matches more than one"
+        raise PointNotFound(
+            f"{reference!r} {problem} recovery point of {backup_set.name}.",
+            "Give a sequence number, an id, or `latest`; `vdbackup list` shows them.",
+        )
+
+    def create_set(self, name: str, settings: SetSettings) -> BackupSet:
+        """Make a new, empty set."""
+        folder = self.path / check_set_name(name)
+        folder.mkdir(mode=0o700)
+        sync_folder(self.path)
+        write_json(folder / SETTINGS, settings.to_json())
+        return self.set(name)
+
+    def save_settings(self, name: str, settings: SetSettings) -> None:
+        """Replace a set's `set.json`; the caller holds the lock."""
+        write_json(self.path / check_set_name(name) / SETTINGS, settings.to_json())
+
+    def set_policy(self, name: str, policy: Policy) -> None:
+        """Change what a set does by itself; takes the lock for a moment."""
+        with self.lock(f"changing the policy of {name}"):
+            self.save_settings(name, replace(self.set(name).settings, policy=policy))
+
+    def save_point(self, name: str, point: RecoveryPoint) -> None:
+        """Write or replace a point's manifest; the caller holds the lock."""
+        write_json(manifest_path(self.path / check_set_name(name), point), point.to_json())
+
+    def set_of_source(self, source_id: str) -> str | None:
+        """The name of the set that belongs to this source, if there is one."""
+        names = [each.name for each in self.sets() if each.settings.source.id == source_id]
+        return names[0] if names else None
+
+
+def manifest_path(folder: Path, point: RecoveryPoint) -> Path:
+    """Where a point's manifest lies: beside its layer, "0001-full.vmdk" -> "0001-full.json"."""
+    return folder / (Path(point.disk).stem + ".json")
+
+
+def point_files(folder: Path, point: RecoveryPoint) -> tuple[Path, ...]:
+    """Everything that belongs to a point, its manifest first: the rest counts only with that."""
+    names = (point.disk, point.overlay, point.digests)
+    return (manifest_path(folder, point), *(folder / name for name in names))
+
+
+def check_set_name(name: str) -> str:
+    """The name, if it can be a folder's; raises RepositoryError (it may be external text)."""
+    if not re.fullmatch(r"[\w][\w .+@-]{0,99}", name) or name != name.strip():
+        raise RepositoryError(
+            f"{name!r} cannot be the name of a backup set.",
+            "Use letters, digits, spaces and any of . _ + @ - , at most 100.",
+        )
+    return name
+
+
+def set_name_for(source_name: str) -> str:
+    """A set's name made from a source's."""
+    return re.sub(r"[^\w.+@-]+", "-", source_name).strip("-. ")[:80] or "disk"
+
+
+def _matching(backup_set: BackupSet, reference: str) -> Iterator[RecoveryPoint]:
+    if reference == "latest":
+        yield from backup_set.points[-1:]
+        return
+    by_sequence = [p for p in backup_set.points if str(p.sequence) == reference]
+    yield from by_sequence or (
+        p for p in backup_set.points if reference and p.id.startswith(reference)
+    )
+
+
+def _read_manifests(folder: Path) -> list[RecoveryPoint]:
+    with os.scandir(folder) as entries:
+        names = [entry.name for entry in entries if _MANIFEST.match(entry.name)]
+    return [RecoveryPoint.from_json(read_json(folder / name)) for name in names]
