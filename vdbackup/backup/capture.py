@@ -1,0 +1,297 @@
+"""Capture: a source's state into a new recovery point.
+
+There is one way to do it. What differs from the state that the parent stands for goes into the new
+layer; for a full that state is a disk of zeros. Whether a block differs is seen from its digest, so
+the parent's data are never read. Blocks that neither the source stores nor the parent holds are not
+looked at.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from vdbackup.backup import merge, retention
+from vdbackup.disks.extents import Ranges, aligned, runs_of, total, union
+from vdbackup.disks.transfer import transfer, write_blocks
+from vdbackup.errors import BackupError, VdbackupError
+from vdbackup.jobs import CancelToken, Plan, Report
+from vdbackup.repository.digests import BLOCK, DigestFold, differ, digest_blocks, is_zero
+from vdbackup.repository.draft import Draft, sweep
+from vdbackup.repository.model import PointType, RecoveryPoint, SetSettings, SourceIdentity
+from vdbackup.repository.repository import BackupSet, Repository, set_name_for
+from vdbackup.sources.devices import lies_on
+from vdbackup.sources.source import Source
+
+AUTO = "auto"
+DEFAULT_FORMAT = "vmdk"
+_ARTICLES = {
+    PointType.FULL: "a full",
+    PointType.INCREMENTAL: "an incremental",
+    PointType.DIFFERENTIAL: "a differential",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class CapturePlan(Plan):
+    """What a capture would do.
+
+    Attributes:
+        set_name: the set that the point goes into; made by `run` if `new_set`.
+        kind: what the point will be.
+        parent_id: what it will read through; None for a full.
+        note: why it is not the kind that was asked for, or why it has to be a full; else "".
+        asked: the kind that was asked for ("auto" included).
+    """
+
+    repository: Repository
+    source: Source
+    set_name: str
+    new_set: bool
+    disk_format: str
+    kind: PointType
+    parent_id: str | None
+    note: str
+    asked: str
+
+
+@dataclass(frozen=True)
+class CaptureResult:
+    """What a capture did.
+
+    Attributes:
+        point: the new recovery point; after a merge by policy, as it is now.
+        warnings: what was not as it should be.
+        notes: what else was done: why it became a full, what the policy merged.
+    """
+
+    set_name: str
+    point: RecoveryPoint
+    warnings: tuple[str, ...]
+    notes: tuple[str, ...]
+
+
+def check_apart(source: Source, repository: Path) -> None:
+    """Refuse a repository that is the source, lies on it, or holds it; raises BackupError."""
+    folder = repository.resolve()
+    if folder == source.path:
+        raise BackupError(
+            f"{repository} is the source itself.", "Choose another folder for the backups."
+        )
+    if any(file.resolve().is_relative_to(folder) for file in source.files):
+        raise BackupError(
+            f"{source.path} lies inside the repository {repository}.",
+            "Back it up into another repository.",
+        )
+    if lies_on(folder, source.path):
+        raise BackupError(
+            f"{repository} lies on {source.path}, which is to be backed up: the backup would be "
+            "lost with its source.",
+            "Choose a folder on another disk.",
+        )
+
+
+def plan(
+    repository: Repository,
+    source: Source,
+    *,
+    set_name: str | None = None,
+    kind: str = AUTO,
+    disk_format: str | None = None,
+) -> CapturePlan:
+    """What backing up `source` now would do.
+
+    Args:
+        repository: where to.
+        source: open for reading, until `run` is done.
+        set_name: the set; found by the source's identity, or made, if None.
+        kind: "auto" (incremental where possible), "full", "incremental" or "differential".
+        disk_format: of a new set; an existing set keeps its own.
+
+    Raises:
+        BackupError: it cannot be done, and why.
+    """
+    check_apart(source, repository.path)
+    name = set_name or repository.set_of_source(source.id) or _free_name(repository, source)
+    existing = next((each for each in repository.sets() if each.name == name), None)
+    if existing is None:
+        choice = _Choice(PointType.FULL, None, _not_possible(kind, "there is no point yet"))
+        disk_format = disk_format or DEFAULT_FORMAT
+    else:
+        _check_same_source(existing, source, set_name)
+        if disk_format not in (None, existing.settings.format):
+            raise BackupError(
+                f"The set {name} is kept in {existing.settings.format}, not in {disk_format}.",
+                "Leave --format out, or name a new set with --set.",
+            )
+        choice = _choose(existing, source, kind)
+        disk_format = existing.settings.format
+    size = total(source.data_ranges())
+    parent = f" onto point {choice.parent.sequence}" if choice.parent else ""
+    summary = (
+        f"{source.path} is backed up into the set {name}, as {_ARTICLES[choice.kind]} recovery "
+        f"point{parent}."
+    )
+    return CapturePlan(
+        summary=f"{summary} {choice.note}".rstrip(),
+        bytes_to_copy=size,
+        creates=(f"a layer ({disk_format}), its overlay, digests and manifest",),
+        repository=repository,
+        source=source,
+        set_name=name,
+        new_set=existing is None,
+        disk_format=disk_format,
+        kind=choice.kind,
+        parent_id=choice.parent.id if choice.parent else None,
+        note=choice.note,
+        asked=kind,
+    )
+
+
+def run(plan: CapturePlan, report: Report, cancel: CancelToken) -> CaptureResult:
+    """Capture, publish the point, then apply the set's policy.
+
+    A capture that fails or is cancelled leaves the last point as it was. The policy begins only
+    after the point is published; if it fails, the point stays, with a warning.
+    """
+    repository, source = plan.repository, plan.source
+    with repository.lock(f"backing up {source.path}"):
+        if plan.new_set:
+            repository.create_set(plan.set_name, _settings_for(source, plan.disk_format))
+        merge.finish_interrupted(repository, plan.set_name, report, cancel)
+        sweep(repository.path / plan.set_name)
+        backup_set = repository.set(plan.set_name)
+        choice = _choose(backup_set, source, plan.kind.value)
+        if choice.kind != plan.kind:  # the repository changed since the plan was shown
+            raise BackupError(f"{plan.set_name} has changed meanwhile.", "Start the backup again.")
+        warnings = source.trouble()
+        if plan.note and plan.asked not in (AUTO, plan.kind.value):
+            warnings += (plan.note,)
+        point = _captured(repository, backup_set, source, choice, warnings, report, cancel)
+        warnings = point.warnings
+        notes: tuple[str, ...] = (plan.note,) if plan.note else ()
+        try:
+            notes += tuple(retention.apply(repository, plan.set_name, report, cancel))
+        except VdbackupError as error:
+            warnings += (f"The point is safe, but the older ones were not merged: {error.title}",)
+        return CaptureResult(
+            plan.set_name, repository.set(plan.set_name).point(point.id), warnings, notes
+        )
+
+
+def _captured(
+    repository: Repository,
+    backup_set: BackupSet,
+    source: Source,
+    choice: _Choice,
+    warnings: tuple[str, ...],
+    report: Report,
+    cancel: CancelToken,
+) -> RecoveryPoint:
+    if backup_set.settings.virtual_size != source.size:
+        repository.save_settings(backup_set.name, _resized(backup_set.settings, source))
+        backup_set = repository.set(backup_set.name)
+    draft = Draft(
+        repository, backup_set, choice.kind, choice.parent, source.size, source.sector_size
+    )
+    try:
+        with backup_set.open_digests(choice.parent) as state:
+            keep = _Changes(draft, state).keep
+            ranges = _to_read(source, state)
+            transfer(ranges, source.readinto, keep, phase="Capture", report=report, cancel=cancel)
+        cancel.check()
+        warnings += tuple(w for w in source.trouble() if w not in warnings)
+        return draft.publish(warnings)
+    except BaseException:
+        draft.discard()
+        raise
+
+
+def _to_read(source: Source, state: DigestFold) -> Ranges:
+    """What the source stores, and what the parent holds (it may have become zeros)."""
+    return union(aligned(source.data_ranges(), BLOCK, source.size), state.held())
+
+
+class _Changes:
+    """Keeps in a draft what differs from the parent's state; `keep` may run in several threads."""
+
+    def __init__(self, draft: Draft, state: DigestFold) -> None:
+        self._disk = draft.disk
+        self._digests = draft.digests
+        self._state = state
+
+    def keep(self, offset: int, view: memoryview) -> None:
+        """Take the blocks in `view`, which start at byte `offset` of the disk."""
+        first = offset // BLOCK
+        digests = digest_blocks(view)
+        changed = differ(digests, self._state.expected(first, len(digests)))
+        zero = is_zero(digests)
+        write_blocks(self._disk, offset, view, BLOCK, changed, zero)
+        for start, end in runs_of(changed):
+            self._digests.add(first + start, digests[start:end])
+
+
+@dataclass(frozen=True)
+class _Choice:
+    kind: PointType
+    parent: RecoveryPoint | None
+    note: str = ""
+
+
+def _choose(backup_set: BackupSet, source: Source, kind: str) -> _Choice:
+    """What the next point will be, and why it cannot be what was asked for."""
+    if kind == PointType.FULL:
+        return _Choice(PointType.FULL, None)
+    if not backup_set.points:
+        return _Choice(PointType.FULL, None, _not_possible(kind, "there is no point yet"))
+    latest = backup_set.points[-1]
+    if (latest.virtual_size, latest.sector_size) != (source.size, source.sector_size):
+        reason = (
+            f"the source has now {source.size} bytes in sectors of {source.sector_size}, "
+            f"and had {latest.virtual_size} in sectors of {latest.sector_size}"
+        )
+        return _Choice(PointType.FULL, None, f"It has to be a full: {reason}.")
+    parent = backup_set.chain(latest)[0] if kind == PointType.DIFFERENTIAL else latest
+    try:
+        backup_set.open_chain(parent).close()
+        backup_set.open_digests(parent).close()
+    except VdbackupError as error:
+        if kind != AUTO:
+            raise
+        return _Choice(PointType.FULL, None, f"It has to be a full: {error.title}")
+    wanted = PointType.INCREMENTAL if kind == AUTO else PointType(kind)
+    return _Choice(wanted, parent)
+
+
+def _not_possible(kind: str, reason: str) -> str:
+    return "" if kind in (AUTO, PointType.FULL) else f"It has to be a full: {reason}."
+
+
+def _check_same_source(backup_set: BackupSet, source: Source, asked: str | None) -> None:
+    known = backup_set.settings.source
+    if asked and known.id != source.id and known.path != str(source.path):
+        raise BackupError(
+            f"The set {backup_set.name} belongs to {known.path}, not to {source.path}.",
+            "Name another set with --set, or leave it out.",
+        )
+
+
+def _settings_for(source: Source, disk_format: str) -> SetSettings:
+    identity = SourceIdentity(source.id, source.name, str(source.path))
+    return SetSettings(identity, source.size, source.sector_size, disk_format)
+
+
+def _resized(settings: SetSettings, source: Source) -> SetSettings:
+    return SetSettings(
+        settings.source, source.size, source.sector_size, settings.format, settings.policy
+    )
+
+
+def _free_name(repository: Repository, source: Source) -> str:
+    """The source's name, with a number behind it if another source's set has it already."""
+    base = set_name_for(source.name)
+    taken = {each.name for each in repository.sets()}
+    name, number = base, 2
+    while name in taken or (repository.path / name).exists():
+        name, number = f"{base}-{number}", number + 1
+    return name

@@ -1,0 +1,110 @@
+"""Delete a recovery point.
+
+A point that nothing reads through simply goes. One that a single later point reads through is what
+that point needs: the later one is rolled into it, and only the moment goes.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+from vdbackup.backup import merge
+from vdbackup.errors import BackupError
+from vdbackup.jobs import CancelToken, Plan, Report
+from vdbackup.repository.draft import sweep
+from vdbackup.repository.files import PARTIAL, remove, sync_folder
+from vdbackup.repository.lock import used_by_vm
+from vdbackup.repository.model import RecoveryPoint
+from vdbackup.repository.repository import BackupSet, Repository, point_files
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeletePlan(Plan):
+    """What deleting `point_id` would do."""
+
+    repository: Repository
+    set_name: str
+    point_id: str
+
+
+def plan(repository: Repository, set_name: str, point_id: str) -> DeletePlan:
+    """What deleting the point would do; raises BackupError if others need it."""
+    backup_set = repository.set(set_name)
+    point = backup_set.point(point_id)
+    child = _only_child(backup_set, point)
+    if child is None:
+        summary = f"Point {point.sequence} is deleted."
+        size = 0
+    else:
+        summary = (
+            f"Point {point.sequence} is deleted; point {child.sequence}, which reads through it, "
+            "is rolled into its file and stays."
+        )
+        size = child.stored_bytes
+    if len(backup_set.points) == 1:
+        summary += f" It is the last point of {set_name}: no backup of the source remains."
+    return DeletePlan(
+        summary=summary,
+        bytes_to_copy=size,
+        replaces=tuple(path.name for path in point_files(backup_set.folder, point)),
+        invalidates=(f"point {point.sequence}",),
+        repository=repository,
+        set_name=set_name,
+        point_id=point_id,
+    )
+
+
+def run(plan: DeletePlan, report: Report, cancel: CancelToken) -> None:
+    """Delete the point."""
+    repository = plan.repository
+    with repository.lock(f"deleting a point of {plan.set_name}"):
+        merge.finish_interrupted(repository, plan.set_name, report, cancel)
+        sweep(repository.path / plan.set_name)
+        delete_locked(repository, plan.set_name, plan.point_id, report, cancel)
+
+
+def delete_locked(
+    repository: Repository, set_name: str, point_id: str, report: Report, cancel: CancelToken
+) -> None:
+    """Delete a point; the caller holds the lock."""
+    backup_set = repository.set(set_name)
+    point = backup_set.point(point_id)
+    child = _only_child(backup_set, point)
+    if child is not None:
+        merge.merge_locked(repository, set_name, child.id, report, cancel)
+        return
+    cancel.check()
+    if backup_set.disk_path(point).exists() and used_by_vm(backup_set.disk_path(point)):
+        raise BackupError(
+            f"A virtual machine is running from point {point.sequence}.", "Shut it down first."
+        )
+    _remove(backup_set, point)
+
+
+def _only_child(backup_set: BackupSet, point: RecoveryPoint) -> RecoveryPoint | None:
+    children = backup_set.children(point.id)
+    if len(children) > 1:
+        numbers = ", ".join(str(child.sequence) for child in children)
+        raise BackupError(
+            f"Point {point.sequence} cannot be deleted: points {numbers} all read through it.",
+            "Delete all but one of those first.",
+        )
+    return children[0] if children else None
+
+
+def _remove(backup_set: BackupSet, point: RecoveryPoint) -> None:
+    """Remove a point's files; nothing here needs room on a full disk.
+
+    The manifest goes first: from then on the point does not exist. The other files are renamed
+    before they go, so that what a crash leaves is swept away and never taken for a layer again.
+    """
+    manifest, *others = point_files(backup_set.folder, point)
+    remove(manifest)
+    for path in others:
+        if path.exists():
+            os.rename(path, path.with_name(path.name + PARTIAL))
+    sync_folder(backup_set.folder)
+    for path in others:
+        remove(path.with_name(path.name + PARTIAL))
+    sync_folder(backup_set.folder)
