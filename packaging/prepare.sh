@@ -1,3 +1,4 @@
+# shellcheck shell=bash
 # Sourced by run and test: what vdbackup needs from the system, and an environment of its own.
 #
 #   prepare EXTRA PACKAGE...
@@ -36,7 +37,10 @@ as_root() {  # COMMAND...: run it as root; never asks by itself (sudo may, on a 
     fi
 }
 
-apt() { as_root env DEBIAN_FRONTEND=noninteractive apt-get -q -o DPkg::Lock::Timeout=300 "$@" >&2; }
+apt() {
+    as_root env DEBIAN_FRONTEND=noninteractive apt-get -q -o Dpkg::Use-Pty=0 \
+        -o DPkg::Lock::Timeout=300 "$@" >&2
+}
 
 missing_packages() {  # PACKAGE...: those that are not installed
     local installed package
