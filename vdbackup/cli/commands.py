@@ -1,0 +1,423 @@
+"""One function per command: it returns the exit status, or raises a VdbackupError.
+
+What only one command needs is imported inside it: Python and numpy alone start in 70 ms, which is
+most of what a small command takes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from contextlib import ExitStack
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
+
+from vdbackup.cli.console import print_json, size, table, warn, work
+from vdbackup.errors import Damaged
+from vdbackup.jobs import Plan
+
+if TYPE_CHECKING:
+    from vdbackup.jobs import CancelToken
+    from vdbackup.recovery.vm import Session
+    from vdbackup.repository.model import RecoveryPoint
+    from vdbackup.repository.repository import BackupSet, Repository
+
+DONE, WARNINGS = 0, 3
+
+
+def _open(path: Path) -> Repository:
+    """Open a repository, and finish first what a crash left in it."""
+    from vdbackup.backup import merge
+    from vdbackup.jobs import CancelToken, silent
+    from vdbackup.repository.repository import Repository
+
+    repository = Repository.open(path)
+    warn(merge.recover(repository, silent, CancelToken()))
+    return repository
+
+
+def _announce(plan: Plan, options: argparse.Namespace) -> bool:
+    """Say what is planned; whether it is to be done."""
+    if options.dry_run:
+        if options.json:
+            print_json({"event": "plan", **_plan_json(plan)})
+        else:
+            print(plan.summary)
+            print(f"Up to {size(plan.bytes_to_copy)} are copied.")
+            for name in (*plan.replaces, *plan.invalidates):
+                print(f"  replaced or gone afterwards: {name}")
+    elif not options.json:
+        print(plan.summary)
+    return not options.dry_run
+
+
+def _plan_json(plan: Plan) -> dict[str, Any]:
+    return {
+        "summary": plan.summary,
+        "bytes_to_copy": plan.bytes_to_copy,
+        "creates": plan.creates,
+        "replaces": plan.replaces,
+        "invalidates": plan.invalidates,
+    }
+
+
+def point_json(backup_set: BackupSet, point: RecoveryPoint) -> dict[str, Any]:
+    """A recovery point as `list --json` shows it: paths relative to the repository."""
+    checks = {"verified": point.verified, "boot_tested": point.boot_tested}
+    return {
+        "id": point.id,
+        "sequence": point.sequence,
+        "created": point.created,
+        "type": point.type.value,
+        "parent": point.parent,
+        "disk": f"{backup_set.name}/{point.disk}",
+        "overlay": f"{backup_set.name}/{point.overlay}",
+        "stored_bytes": point.stored_bytes,
+        **{name: {"at": c.at, "ok": c.ok} if c else None for name, c in checks.items()},
+        "warnings": point.warnings,
+    }
+
+
+def backup(options: argparse.Namespace) -> int:
+    """Back a source up."""
+    from vdbackup.backup import capture
+    from vdbackup.repository.model import Policy
+    from vdbackup.repository.repository import Repository
+    from vdbackup.sources.source import open_source
+
+    with open_source(options.source) as source:
+        capture.check_apart(source, options.repository)
+        repository = Repository.open_or_create(options.repository)
+        plan = capture.plan(
+            repository,
+            source,
+            set_name=options.set,
+            kind=options.type,
+            disk_format=options.format,
+            policy=Policy(options.keep) if options.keep else None,
+        )
+        if not _announce(plan, options):
+            return DONE
+        result: capture.CaptureResult = work(
+            f"Backup of {source.path}",
+            lambda report, cancel: capture.run(plan, report, cancel),
+            as_json=options.json,
+        )
+    point = result.point
+    if options.json:
+        data = point_json(repository.set(result.set_name), point)
+        print_json({"event": "result", "set": result.set_name, **data, "notes": result.notes})
+    else:
+        print(f"Point {point.sequence} ({point.type}): {size(point.stored_bytes)} stored.")
+        for note in result.notes:
+            print(note)
+    warn(result.warnings)
+    return WARNINGS if result.warnings else DONE
+
+
+def list_points(options: argparse.Namespace) -> int:
+    """List sets and recovery points."""
+    repository = _open(options.repository)
+    sets = repository.sets()
+    if options.json:
+        print_json({"repository": repository.id, "sets": [_set_json(each) for each in sets]})
+        return DONE
+    for backup_set in sets:
+        settings = backup_set.settings
+        print(
+            f"{backup_set.name}: {settings.source.path or 'source unknown'}, "
+            f"{size(settings.virtual_size)}, {settings.format}"
+        )
+        rows = [_point_row(backup_set, point) for point in backup_set.points]
+        if rows:
+            table(("#", "created (UTC)", "type", "parent", "stored", "verified", "id"), rows)
+    if not sets:
+        print("No backups yet.")
+    return DONE
+
+
+def _set_json(backup_set: BackupSet) -> dict[str, Any]:
+    settings = backup_set.settings
+    return {
+        "name": backup_set.name,
+        "source": settings.source.path,
+        "virtual_size": settings.virtual_size,
+        "format": settings.format,
+        "keep": settings.policy.keep,
+        "points": [point_json(backup_set, point) for point in backup_set.points],
+    }
+
+
+def _point_row(backup_set: BackupSet, point: RecoveryPoint) -> tuple[str, ...]:
+    parent = next((p for p in backup_set.points if p.id == point.parent), None)
+    verified = "" if not point.verified else "ok" if point.verified.ok else "DAMAGED"
+    created = point.created.replace("T", " ")[:19]
+    above = str(parent.sequence) if parent else ""
+    stored = size(point.stored_bytes)
+    return (str(point.sequence), created, point.type, above, stored, verified, point.id[:8])
+
+
+def merge(options: argparse.Namespace) -> int:
+    """Roll a point into its parent."""
+    from vdbackup.backup import merge
+
+    repository = _open(options.repository)
+    backup_set, point = repository.find(options.point, options.set)
+    plan = merge.plan(repository, backup_set.name, point.id)
+    if not _announce(plan, options):
+        return DONE
+    result = work(
+        "Merge", lambda report, cancel: merge.run(plan, report, cancel), as_json=options.json
+    )
+    if options.json:
+        print_json({"event": "result", **point_json(repository.set(backup_set.name), result)})
+    else:
+        print(f"Point {result.sequence} is now a {result.type} of {size(result.stored_bytes)}.")
+    return DONE
+
+
+def delete(options: argparse.Namespace) -> int:
+    """Delete a recovery point."""
+    from vdbackup.backup import delete
+
+    repository = _open(options.repository)
+    backup_set, point = repository.find(options.point, options.set)
+    plan = delete.plan(repository, backup_set.name, point.id)
+    if not _announce(plan, options):
+        return DONE
+    work("Delete", lambda report, cancel: delete.run(plan, report, cancel), as_json=options.json)
+    if options.json:
+        print_json({"event": "result", "deleted": point.id})
+    return DONE
+
+
+def restore(options: argparse.Namespace) -> int:
+    """Restore or export a point."""
+    from vdbackup.recovery import restore
+
+    repository = _open(options.repository)
+    backup_set, point = repository.find(options.point, options.set)
+    plan = restore.plan(
+        repository,
+        backup_set.name,
+        point.id,
+        options.target,
+        disk_format=options.format or restore.format_of(options.target),
+        overwrite=options.overwrite,
+        ignore_damage=options.ignore_damage,
+    )
+    if not _announce(plan, options):
+        return DONE
+    warnings = work(
+        "Restore", lambda report, cancel: restore.run(plan, report, cancel), as_json=options.json
+    )
+    if options.json:
+        print_json({"event": "result", "target": str(options.target), "warnings": warnings})
+    warn(warnings)
+    return WARNINGS if warnings else DONE
+
+
+def verify(options: argparse.Namespace) -> int:
+    """Check that points are as they were captured."""
+    from vdbackup.recovery import verify
+
+    repository = _open(options.repository)
+    backup_set = repository.set(options.set)
+    wanted = tuple(repository.find(each, options.set)[1].id for each in options.points)
+    plan = verify.plan(repository, backup_set.name, wanted or None)
+    verdicts: list[verify.Verdict] = work(
+        "Verify", lambda report, cancel: verify.run(plan, report, cancel), as_json=options.json
+    )
+    if options.json:
+        print_json({"event": "result", "points": [_verdict_json(each) for each in verdicts]})
+    else:
+        for verdict in verdicts:
+            print(f"Point {verdict.point.sequence}: {'ok' if verdict.ok else 'DAMAGED'}")
+            for finding in verdict.findings:
+                where = "" if finding.offset is None else f" at {finding.offset}"
+                print(f"  {finding.file}{where}: {finding.problem}")
+    damaged = [str(each.point.sequence) for each in verdicts if not each.ok]
+    if damaged:
+        raise Damaged(
+            f"Damaged: point{'' if len(damaged) == 1 else 's'} {', '.join(damaged)}.",
+            "Use another point, or `restore --ignore-damage` for what is whole; make a new full.",
+        )
+    return DONE
+
+
+def _verdict_json(verdict: Any) -> dict[str, Any]:
+    return {
+        "id": verdict.point.id,
+        "sequence": verdict.point.sequence,
+        "ok": verdict.ok,
+        "findings": [vars(finding) for finding in verdict.findings],
+    }
+
+
+def repair(options: argparse.Namespace) -> int:
+    """Finish what was interrupted; rebuild missing metadata."""
+    from vdbackup.backup import repair
+
+    done: list[str] = work(
+        "Repair",
+        lambda report, cancel: repair.run(options.repository, report, cancel),
+        as_json=options.json,
+    )
+    if options.json:
+        print_json({"event": "result", "done": done})
+    else:
+        print("\n".join(done) or "Nothing had to be repaired.")
+    return DONE
+
+
+def files(options: argparse.Namespace) -> int:
+    """List files inside a point."""
+    from vdbackup.recovery.browse import FileBrowser
+
+    repository = _open(options.repository)
+    backup_set, point = repository.find(options.point, options.set)
+    with backup_set.open_chain(point) as chain:
+        entries = FileBrowser(chain).listing(options.path)
+    if options.json:
+        print_json([{**vars(entry), "kind": str(entry.kind)} for entry in entries])
+    else:
+        for entry in entries:
+            name = _printable(entry.name) + ("/" if entry.kind == "folder" else "")
+            print(f"{entry.size:>14}  {(entry.modified or '')[:19]:<19}  {name}")
+    return DONE
+
+
+def _printable(name: str) -> str:
+    """A name from inside a backup, without what would steer the terminal."""
+    return "".join(c if c.isprintable() else "?" for c in name)
+
+
+def extract(options: argparse.Namespace) -> int:
+    """Copy files out of a point."""
+    from vdbackup.recovery.browse import FileBrowser
+
+    repository = _open(options.repository)
+    backup_set, point = repository.find(options.point, options.set)
+    with backup_set.open_chain(point) as chain:
+        browser = FileBrowser(chain)
+        warnings = work(
+            "Extract",
+            lambda report, cancel: browser.extract(
+                options.paths, options.destination, report, cancel
+            ),
+            as_json=options.json,
+        )
+    if options.json:
+        print_json({"event": "result", "warnings": warnings})
+    warn(warnings)
+    return WARNINGS if warnings else DONE
+
+
+def info(options: argparse.Namespace) -> int:
+    """Describe a virtual disk and its chain."""
+    from vdbackup.disks.chain import Chain
+    from vdbackup.disks.extents import total
+    from vdbackup.errors import SourceError
+
+    if not options.disk.exists():
+        raise SourceError(f"There is no {options.disk}.", "Check the path.")
+    if options.disk.is_dir():
+        raise SourceError(f"{options.disk} is a folder.", "Give a virtual disk file.")
+    with Chain.open(options.disk) as chain:
+        layers: list[dict[str, Any]] = [
+            {
+                "path": str(layer.path),
+                "format": layer.info.format,
+                "virtual_size": layer.info.virtual_size,
+                "sector_size": layer.info.sector_size,
+                "block_size": layer.info.block_size,
+                "disk_id": layer.info.disk_id,
+                "content_id": layer.info.content_id,
+                "parent": layer.info.parent.relative_path if layer.info.parent else None,
+                "stored_bytes": total(layer.block_map().data_ranges()),
+            }
+            for layer in reversed(chain.layers)
+        ]
+    if options.json:
+        print_json({**layers[0], "chain": layers})
+        return DONE
+    for number, layer in enumerate(layers):
+        print(f"{'parent: ' if number else ''}{layer['path']}")
+        print(f"  format        {layer['format']}, blocks of {size(layer['block_size'])}")
+        print(f"  virtual size  {size(layer['virtual_size'])} ({layer['virtual_size']} bytes)")
+        print(f"  stored        {size(layer['stored_bytes'])}")
+        print(f"  identity      {layer['disk_id'] or '-'}, content {layer['content_id'] or '-'}")
+    return DONE
+
+
+def boot(options: argparse.Namespace) -> int:
+    """Boot a virtual machine from a point; what it writes is thrown away."""
+    from vdbackup.errors import RecoveryError
+    from vdbackup.recovery.verify import record_boot
+    from vdbackup.recovery.vm import start_session
+    from vdbackup.settings import Locations, Settings
+
+    repository = _open(options.repository)
+    backup_set, point = repository.find(options.point, options.set)
+    backup_set.open_chain(point).close()  # all layers are there and belong together
+    locations = Locations.from_environment()
+    settings = Settings.load(locations.settings_file)
+    started = time.monotonic()
+    with start_session(
+        backup_set.overlay_path(point),
+        sessions_folder=settings.sessions_folder or locations.data / "sessions",
+        title=f"{backup_set.name} #{point.sequence}",
+        sector_size=point.sector_size,
+        hardware=options.hardware,
+        display=not options.headless,
+        memory_mib=options.memory,
+        disk_format=backup_set.settings.format,
+    ) as session:
+        if session.notice:
+            warn([session.notice])
+        outcome = work(
+            "Boot", lambda _report, cancel: _watch(session, options, cancel), as_json=options.json
+        )
+        text = session.console_text()
+    if options.until:
+        record_boot(repository, backup_set.name, point.id, outcome)
+    seconds = time.monotonic() - started
+    if options.json:
+        data = {"accelerator": session.accelerator, "seconds": round(seconds, 2), "console": text}
+        print_json({"event": "result", "reached": outcome, **data})
+    if not outcome:
+        wanted = f"did not print {options.until!r}" if options.until else "was still running"
+        raise RecoveryError(
+            f"The machine {wanted} within {options.timeout:.0f} seconds.",
+            f"Its last words: {text.strip().splitlines()[-1][:200]!r}." if text.strip() else "",
+        )
+    if options.until and not options.json:
+        print(f"{options.until!r} appeared after {seconds:.1f} s ({session.accelerator}).")
+    return DONE
+
+
+def _watch(session: Session, options: argparse.Namespace, cancel: CancelToken) -> bool:
+    """Wait for what was asked for; whether it came in time."""
+    try:
+        if options.until:
+            return session.wait_for_text(options.until, timeout=options.timeout, cancel=cancel)
+        return session.wait(timeout=options.timeout, cancel=cancel)
+    finally:
+        if options.screenshot and session.running:
+            session.screenshot(options.screenshot)
+
+
+def demo(options: argparse.Namespace) -> int:
+    """Tell the whole story on a small bootable disk made on the spot."""
+    from vdbackup.demo import Demo
+
+    with ExitStack() as stack:
+        folder = options.folder or Path(stack.enter_context(TemporaryDirectory(prefix="vdbackup-")))
+        story: Demo = Demo(folder, tell=print)
+        proofs = work("Demo", lambda _report, cancel: story.run(cancel), as_json=False)
+    print()
+    table(("what", "proof", "seconds"), [(p.claim, p.evidence, f"{p.seconds:.1f}") for p in proofs])
+    if options.folder:
+        print(f"\nEverything is kept in {options.folder}; `vdbackup list -r {story.repository}`.")
+    return DONE

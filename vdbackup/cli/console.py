@@ -1,0 +1,138 @@
+"""What a terminal, or a program that reads our JSON lines, sees of work."""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
+
+from vdbackup.errors import Cancelled
+from vdbackup.jobs import CancelToken, Job, JobState, Progress, Work
+
+_INTERVAL = 0.1
+_BAR = 24
+_UNITS = ("bytes", "KiB", "MiB", "GiB", "TiB")
+
+
+def work(title: str, do: Work, *, as_json: bool) -> Any:
+    """Run a job in this thread with its progress shown; its result.
+
+    Ctrl-C and SIGTERM cancel it. Raises the job's error, or Cancelled.
+    """
+    job = Job(title, do)
+    with _cancelling(job.cancel):
+        display = _JsonLines() if as_json else _Bar(sys.stderr.isatty())
+        job.run(display.report)
+        display.close()
+    if job.state is JobState.CANCELLED:
+        raise Cancelled(f"{title}: cancelled.", "No recovery point was harmed.")
+    if job.error is not None:
+        raise job.error
+    return job.result
+
+
+def print_json(data: Any) -> None:
+    """Print one JSON value on one line."""
+    print(json.dumps(data, ensure_ascii=False), flush=True)
+
+
+def size(count: float) -> str:
+    """A number of bytes for a person."""
+    unit = 0
+    while count >= 1024 and unit < len(_UNITS) - 1:
+        count, unit = count / 1024, unit + 1
+    return f"{count:.0f} {_UNITS[unit]}" if unit == 0 else f"{count:.1f} {_UNITS[unit]}"
+
+
+def warn(sentences: tuple[str, ...] | list[str]) -> None:
+    """Print sentences to stderr."""
+    for sentence in sentences:
+        print(f"vdbackup: {sentence}", file=sys.stderr)
+
+
+def table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
+    """Print rows in columns."""
+    widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
+    for row in (head, *rows):
+        cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+        print("  ".join(cells).rstrip())
+
+
+@contextmanager
+def _cancelling(token: CancelToken) -> Iterator[None]:
+    def on_signal(_number: int, _frame: FrameType | None) -> None:
+        token.cancel()
+
+    before = {
+        number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)
+    }
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+class _JsonLines:
+    """Progress as JSON lines on stdout, at most ten a second and the last of each phase."""
+
+    def __init__(self) -> None:
+        self._last = 0.0
+
+    def report(self, progress: Progress) -> None:
+        now = time.monotonic()
+        if now - self._last < _INTERVAL and progress.done < progress.total:
+            return
+        self._last = now
+        print_json(
+            {
+                "event": "progress",
+                "phase": progress.phase,
+                "done": progress.done,
+                "total": progress.total,
+            }
+        )
+
+    def close(self) -> None:
+        """Nothing is left to print."""
+
+
+class _Bar:
+    """A progress bar with speed and time left, on a terminal; nothing elsewhere."""
+
+    def __init__(self, on_terminal: bool) -> None:
+        self._on_terminal = on_terminal
+        self._phase = ""
+        self._started = self._last = 0.0
+
+    def report(self, progress: Progress) -> None:
+        now = time.monotonic()
+        if not self._on_terminal:
+            return
+        if progress.phase != self._phase:
+            self._phase, self._started = progress.phase, now
+        elif now - self._last < _INTERVAL and progress.done < progress.total:
+            return
+        self._last = now
+        seconds = max(now - self._started, 1e-6)
+        speed = progress.done / seconds
+        share = progress.done / progress.total if progress.total else 1.0
+        left = (progress.total - progress.done) / speed if speed else 0
+        bar = ("#" * int(share * _BAR)).ljust(_BAR, "-")
+        print(
+            f"\r{progress.phase:<10} [{bar}] {share:4.0%}  {size(speed)}/s  "
+            f"{int(left) // 60}:{int(left) % 60:02d} left\x1b[K",
+            end="",
+            file=sys.stderr,
+            flush=True,
+        )
+
+    def close(self) -> None:
+        """Leave an empty line for what follows."""
+        if self._phase:
+            print("\r\x1b[K", end="", file=sys.stderr, flush=True)

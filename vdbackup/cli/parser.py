@@ -1,0 +1,214 @@
+"""What can be said on the command line."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from vdbackup import __version__
+from vdbackup.cli import commands
+
+_POINT_HELP = "an id, the unique start of one, a sequence number, or `latest`"
+_Subparsers = Any  # argparse does not name the type
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser; after parsing, `command` in the result is the function to call."""
+    parser = argparse.ArgumentParser(
+        prog="vdbackup",
+        description="Back volumes up straight into virtual disks that a virtual machine can boot.",
+        epilog="Without arguments the window opens. Exit status: 0 done, 1 failed, 2 wrong usage, "
+        "3 done with warnings, 130 cancelled.",
+    )
+    parser.add_argument("--version", action="version", version=f"vdbackup {__version__}")
+    parser.add_argument("-v", "--verbose", action="store_true", help="log to stderr")
+    subparsers = parser.add_subparsers(required=True, metavar="COMMAND")
+    for add in (
+        _add_backup, _add_list, _add_merge, _add_delete, _add_restore, _add_export, _add_verify,
+        _add_repair, _add_boot, _add_files, _add_extract, _add_info, _add_demo,
+    ):  # fmt: skip
+        add(subparsers)
+    return parser
+
+
+def _command(
+    subparsers: _Subparsers, name: str, run: Callable[[argparse.Namespace], int], text: str
+) -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = subparsers.add_parser(name, help=text, description=text)
+    parser.set_defaults(command=run)
+    return parser
+
+
+def _in_repository(parser: argparse.ArgumentParser, *, in_set: bool = True) -> None:
+    parser.add_argument(
+        "-r", "--repository", type=Path, required=True, metavar="DIR",
+        help="the folder that holds the backups",
+    )  # fmt: skip
+    if in_set:
+        parser.add_argument("--set", metavar="NAME", help="the backup set, if there are several")
+
+
+def _json(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def _dry_run(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--dry-run", action="store_true", help="say what would happen, do nothing")
+
+
+def _add_backup(subparsers: _Subparsers) -> None:
+    parser = _command(subparsers, "backup", commands.backup, "back a disk up")
+    parser.add_argument("source", type=Path, metavar="SOURCE", help="a disk image or block device")
+    _in_repository(parser)
+    parser.add_argument(
+        "--type", default="auto", choices=["auto", "full", "incremental", "differential"],
+        help="auto: incremental where there is something to add to",
+    )  # fmt: skip
+    parser.add_argument("--format", metavar="FORMAT", help="of a new set: vmdk")
+    parser.add_argument(
+        "--keep", type=_positive, metavar="N",
+        help="from now on keep the newest N points of the set: older ones are merged",
+    )  # fmt: skip
+    _dry_run(parser)
+    _json(parser)
+
+
+def _add_list(subparsers: _Subparsers) -> None:
+    parser = _command(subparsers, "list", commands.list_points, "list sets and recovery points")
+    _in_repository(parser, in_set=False)
+    _json(parser)
+
+
+def _add_merge(subparsers: _Subparsers) -> None:
+    parser = _command(subparsers, "merge", commands.merge, "roll a point into its parent")
+    _in_repository(parser)
+    parser.add_argument("point", metavar="POINT", help=_POINT_HELP)
+    _dry_run(parser)
+    _json(parser)
+
+
+def _add_delete(subparsers: _Subparsers) -> None:
+    parser = _command(subparsers, "delete", commands.delete, "delete a recovery point")
+    _in_repository(parser)
+    parser.add_argument("point", metavar="POINT", help=_POINT_HELP)
+    _dry_run(parser)
+    _json(parser)
+
+
+def _add_restore(subparsers: _Subparsers) -> None:
+    parser = _command(
+        subparsers, "restore", commands.restore, "restore a point to a raw file or block device"
+    )
+    _in_repository(parser)
+    parser.add_argument("point", metavar="POINT", help=_POINT_HELP)
+    parser.add_argument("target", type=Path, metavar="TARGET", help="a new file, or a device")
+    parser.set_defaults(format="raw")
+    _restoring(parser)
+
+
+def _add_export(subparsers: _Subparsers) -> None:
+    parser = _command(
+        subparsers, "export", commands.restore, "write a point as one stand-alone disk"
+    )
+    _in_repository(parser)
+    parser.add_argument("point", metavar="POINT", help=_POINT_HELP)
+    parser.add_argument("target", type=Path, metavar="FILE", help="a new file")
+    parser.add_argument("--format", default=None, help="raw or vmdk; by FILE's ending if left out")
+    _restoring(parser)
+
+
+def _restoring(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--overwrite", action="store_true", help="replace what is there")
+    parser.add_argument(
+        "--ignore-damage", action="store_true", help="restore what is whole of a damaged point"
+    )
+    _dry_run(parser)
+    _json(parser)
+
+
+def _add_verify(subparsers: _Subparsers) -> None:
+    parser = _command(
+        subparsers, "verify", commands.verify, "check that points are as they were captured"
+    )
+    _in_repository(parser)
+    parser.add_argument("points", nargs="*", metavar="POINT", help=f"{_POINT_HELP}; all if none")
+    _json(parser)
+
+
+def _add_repair(subparsers: _Subparsers) -> None:
+    parser = _command(
+        subparsers, "repair", commands.repair,
+        "finish what was interrupted; rebuild missing metadata from the disks",
+    )  # fmt: skip
+    _in_repository(parser, in_set=False)
+    _json(parser)
+
+
+def _add_boot(subparsers: _Subparsers) -> None:
+    parser = _command(
+        subparsers,
+        "boot",
+        commands.boot,
+        "boot a virtual machine from a point; its writes are dropped",
+    )
+    _in_repository(parser)
+    parser.add_argument("point", metavar="POINT", help=_POINT_HELP)
+    parser.add_argument("--headless", action="store_true", help="open no display")
+    parser.add_argument("--until", metavar="TEXT", help="until TEXT appears on the serial console")
+    parser.add_argument("--timeout", type=_seconds, metavar="SECONDS", help="give up after that")
+    parser.add_argument("--screenshot", type=Path, metavar="PNG", help="save the screen at the end")
+    parser.add_argument(
+        "--hardware", default="virtio", choices=["virtio", "ahci", "ide", "nvme"],
+        help="the disk controller that the machine finds (default: %(default)s)",
+    )  # fmt: skip
+    parser.add_argument("--memory", type=_positive, default=1024, metavar="MIB", help="in MiB")
+    _json(parser)
+
+
+def _add_files(subparsers: _Subparsers) -> None:
+    parser = _command(subparsers, "files", commands.files, "list files inside a point")
+    _in_repository(parser)
+    parser.add_argument("point", metavar="POINT", help=_POINT_HELP)
+    parser.add_argument("path", nargs="?", default="/", metavar="PATH", help="a folder in it")
+    _json(parser)
+
+
+def _add_extract(subparsers: _Subparsers) -> None:
+    parser = _command(subparsers, "extract", commands.extract, "copy files out of a point")
+    _in_repository(parser)
+    parser.add_argument("point", metavar="POINT", help=_POINT_HELP)
+    parser.add_argument("paths", nargs="+", metavar="PATH", help="files or folders in it")
+    parser.add_argument("destination", type=Path, metavar="DESTINATION", help="a folder")
+    _json(parser)
+
+
+def _add_info(subparsers: _Subparsers) -> None:
+    parser = _command(subparsers, "info", commands.info, "describe a virtual disk and its chain")
+    parser.add_argument("disk", type=Path, metavar="DISK")
+    _json(parser)
+
+
+def _add_demo(subparsers: _Subparsers) -> None:
+    parser = _command(
+        subparsers, "demo", commands.demo, "the whole story on a small disk made on the spot"
+    )
+    parser.add_argument(
+        "folder", nargs="?", type=Path, metavar="FOLDER",
+        help="a new folder to keep everything in; else it is thrown away at the end",
+    )  # fmt: skip
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{text} is less than 1")
+    return number
+
+
+def _seconds(text: str) -> float:
+    seconds = float(text)
+    if not 0 < seconds < 1e6:
+        raise argparse.ArgumentTypeError(f"{text} is no sensible number of seconds")
+    return seconds
