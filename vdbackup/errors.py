@@ -21,6 +21,7 @@ worth knowing goes to the log (`logging`), never to the user.
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 
 
@@ -38,6 +39,30 @@ class VdbackupError(Exception):
         super().__init__(f"{title} {advice}".rstrip())
         self.title = title
         self.advice = advice
+
+
+def from_os(error: OSError) -> VdbackupError:
+    """What an operating system's error means for the user."""
+    where = f" ({error.filename})" if error.filename else ""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return NoSpace(
+            f"The storage is full{where}.", "Make room on it, then try again; no point was lost."
+        )
+    if error.errno == errno.EROFS:
+        return RepositoryError(
+            f"The storage is read-only{where}.", "Mount it writable, or choose another folder."
+        )
+    if error.errno in (errno.EACCES, errno.EPERM):
+        return RepositoryError(
+            f"You may not do that{where}: {error.strerror}.",
+            "Check who owns the file or folder and what they allow.",
+        )
+    if error.errno in (errno.EIO, errno.ESTALE, errno.ENODEV, errno.ENXIO):
+        return RepositoryError(
+            f"The storage does not answer as it should{where}: {error.strerror}.",
+            "Check its connection and the kernel's log, then try again.",
+        )
+    return VdbackupError(f"{error.strerror or error}{where}.", "The log says more.")
 
 
 class UsageError(VdbackupError):

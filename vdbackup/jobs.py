@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from vdbackup.errors import Cancelled, VdbackupError
+from vdbackup.errors import Cancelled, VdbackupError, from_os
 
 log = logging.getLogger(__name__)
 
@@ -121,6 +121,9 @@ class Job:
         except VdbackupError as error:
             log.info("job %d failed", self.id, exc_info=True)
             self.error, self.state = error, JobState.FAILED
+        except OSError as error:
+            log.warning("job %d failed", self.id, exc_info=True)
+            self.error, self.state = from_os(error), JobState.FAILED
         except Exception as error:
             log.exception("job %d failed unexpectedly", self.id)
             self.error = VdbackupError(

@@ -8,7 +8,7 @@ looked at.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from vdbackup.backup import merge, retention
@@ -18,7 +18,7 @@ from vdbackup.errors import BackupError, VdbackupError
 from vdbackup.jobs import CancelToken, Plan, Report
 from vdbackup.repository.digests import BLOCK, DigestFold, differ, digest_blocks, is_zero
 from vdbackup.repository.draft import Draft, sweep
-from vdbackup.repository.model import PointType, RecoveryPoint, SetSettings, SourceIdentity
+from vdbackup.repository.model import PointType, Policy, RecoveryPoint, SetSettings, SourceIdentity
 from vdbackup.repository.repository import BackupSet, Repository, set_name_for
 from vdbackup.sources.devices import lies_on
 from vdbackup.sources.source import Source
@@ -42,6 +42,7 @@ class CapturePlan(Plan):
         parent_id: what it will read through; None for a full.
         note: why it is not the kind that was asked for, or why it has to be a full; else "".
         asked: the kind that was asked for ("auto" included).
+        policy: the set's from now on; None leaves it as it is.
     """
 
     repository: Repository
@@ -53,6 +54,7 @@ class CapturePlan(Plan):
     parent_id: str | None
     note: str
     asked: str
+    policy: Policy | None
 
 
 @dataclass(frozen=True)
@@ -98,6 +100,7 @@ def plan(
     set_name: str | None = None,
     kind: str = AUTO,
     disk_format: str | None = None,
+    policy: Policy | None = None,
 ) -> CapturePlan:
     """What backing up `source` now would do.
 
@@ -107,6 +110,7 @@ def plan(
         set_name: the set; found by the source's identity, or made, if None.
         kind: "auto" (incremental where possible), "full", "incremental" or "differential".
         disk_format: of a new set; an existing set keeps its own.
+        policy: the set's from now on; None leaves it as it is.
 
     Raises:
         BackupError: it cannot be done, and why.
@@ -145,6 +149,7 @@ def plan(
         parent_id=choice.parent.id if choice.parent else None,
         note=choice.note,
         asked=kind,
+        policy=policy,
     )
 
 
@@ -157,7 +162,10 @@ def run(plan: CapturePlan, report: Report, cancel: CancelToken) -> CaptureResult
     repository, source = plan.repository, plan.source
     with repository.lock(f"backing up {source.path}"):
         if plan.new_set:
-            repository.create_set(plan.set_name, _settings_for(source, plan.disk_format))
+            repository.create_set(plan.set_name, _settings_for(source, plan))
+        elif plan.policy:
+            settings = repository.set(plan.set_name).settings
+            repository.save_settings(plan.set_name, replace(settings, policy=plan.policy))
         merge.finish_interrupted(repository, plan.set_name, report, cancel)
         sweep(repository.path / plan.set_name)
         backup_set = repository.set(plan.set_name)
@@ -276,15 +284,14 @@ def _check_same_source(backup_set: BackupSet, source: Source, asked: str | None)
         )
 
 
-def _settings_for(source: Source, disk_format: str) -> SetSettings:
+def _settings_for(source: Source, plan: CapturePlan) -> SetSettings:
     identity = SourceIdentity(source.id, source.name, str(source.path))
-    return SetSettings(identity, source.size, source.sector_size, disk_format)
+    policy = plan.policy or Policy()
+    return SetSettings(identity, source.size, source.sector_size, plan.disk_format, policy)
 
 
 def _resized(settings: SetSettings, source: Source) -> SetSettings:
-    return SetSettings(
-        settings.source, source.size, source.sector_size, settings.format, settings.policy
-    )
+    return replace(settings, virtual_size=source.size, sector_size=source.sector_size)
 
 
 def _free_name(repository: Repository, source: Source) -> str:

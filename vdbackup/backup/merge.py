@@ -28,7 +28,7 @@ from vdbackup.disks.disk import ParentRef
 from vdbackup.disks.extents import total
 from vdbackup.disks.formats import open_disk
 from vdbackup.disks.transfer import transfer, write_blocks
-from vdbackup.errors import BackupError, Damaged, NoSpace
+from vdbackup.errors import BackupError, Damaged, NoSpace, RepositoryLocked, VdbackupError
 from vdbackup.jobs import CancelToken, Plan, Report
 from vdbackup.repository.digests import (
     BLOCK,
@@ -112,6 +112,30 @@ def finish_interrupted(
     if backup_set.journal is None:
         return None
     return _finish(repository, backup_set, backup_set.journal, report, cancel)
+
+
+def recover(repository: Repository, report: Report, cancel: CancelToken) -> list[str]:
+    """Finish what a crash left, if nobody else is at it; sentences of what was done or not.
+
+    To be called when a repository is opened, also for reading: until then the parent of an
+    interrupted merge is not offered.
+    """
+    waiting = [each.name for each in repository.sets() if each.journal]
+    sentences: list[str] = []
+    if not waiting:
+        return sentences
+    try:
+        with repository.lock("finishing an interrupted merge"):
+            for name in waiting:
+                result = finish_interrupted(repository, name, report, cancel)
+                if result:
+                    number = result.sequence
+                    sentences.append(f"{name}: an interrupted merge was finished: point {number}.")
+    except RepositoryLocked:
+        return sentences  # its holder is at it
+    except VdbackupError as error:
+        sentences.append(f"An interrupted merge could not be finished: {error}")
+    return sentences
 
 
 def _parent_to_merge_into(backup_set: BackupSet, child: RecoveryPoint) -> RecoveryPoint:

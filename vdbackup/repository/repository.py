@@ -87,7 +87,7 @@ class BackupSet:
         """
         points = self.chain(point)
         for each in points:
-            self._check_layer(each, point)
+            self.check_layer(each, point)
         chain = Chain.open(self.disk_path(point), self.settings.format)
         if [layer.path.name for layer in chain.layers] != [each.disk for each in points]:
             chain.close()
@@ -97,9 +97,16 @@ class BackupSet:
             )
         return chain
 
-    def _check_layer(self, layer: RecoveryPoint, wanted: RecoveryPoint) -> None:
+    def check_layer(self, layer: RecoveryPoint, wanted: RecoveryPoint | None = None) -> None:
+        """Raise Damaged if the layer is missing or has another length than when published.
+
+        Args:
+            layer: whose layer to look at.
+            wanted: the point on whose behalf it is needed, for the sentence.
+        """
         path = self.disk_path(layer)
-        needs = "" if layer is wanted else f", which point {wanted.sequence} needs,"
+        other = wanted is not None and wanted.id != layer.id
+        needs = f", which point {wanted.sequence} needs," if wanted and other else ""
         try:
             size = path.stat().st_size
         except FileNotFoundError:

@@ -1,0 +1,242 @@
+"""Repair: finish or undo what was interrupted, and rebuild what metadata is missing from the disks.
+
+The disks are the truth. A layer knows its identity and its parent's; its name says its place and
+kind, its modification time its moment. Manifests, digests, overlays and `set.json` are made from
+that. Whatever a layer holds is taken as right: digests that are computed anew prove nothing about
+the time before.
+"""
+
+from __future__ import annotations
+
+import re
+import uuid
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from vdbackup.backup import merge
+from vdbackup.disks.chain import Chain
+from vdbackup.disks.disk import DiskInfo, ParentRef
+from vdbackup.disks.extents import aligned, total
+from vdbackup.disks.formats import FORMATS, create_disk, open_disk
+from vdbackup.disks.transfer import transfer
+from vdbackup.errors import RepositoryError, VdbackupError
+from vdbackup.jobs import CancelToken, Report
+from vdbackup.repository.digests import BLOCK, DigestFile, DigestWriter, digest_blocks
+from vdbackup.repository.draft import sweep
+from vdbackup.repository.files import PARTIAL, read_json, sync_folder, write_json
+from vdbackup.repository.journal import JOURNAL_NAME
+from vdbackup.repository.model import PointType, RecoveryPoint, SetSettings, SourceIdentity
+from vdbackup.repository.repository import (
+    LAYOUT,
+    MARKER,
+    SETTINGS,
+    Repository,
+    manifest_path,
+)
+
+_LAYER = re.compile(rf"^(\d{{4,}})-({'|'.join(PointType)})\.({'|'.join(FORMATS)})$")
+
+
+@dataclass(frozen=True)
+class _Layer:
+    """A layer file as it speaks for itself."""
+
+    path: Path
+    sequence: int
+    kind: PointType
+    format: str
+    info: DiskInfo
+    stored_bytes: int
+
+
+def run(path: Path, report: Report, cancel: CancelToken) -> list[str]:
+    """Repair the repository in `path`; what was done, a sentence each.
+
+    Raises RepositoryError if it is none, RepositoryLocked while another program writes to it.
+    """
+    done: list[str] = []
+    repository = _opened(path, done)
+    with repository.lock("repairing"):
+        for folder in sorted(entry for entry in path.iterdir() if entry.is_dir()):
+            _repair_set(repository, folder, done, report, cancel)
+    return done
+
+
+def _opened(path: Path, done: list[str]) -> Repository:
+    try:
+        return Repository.open(path)
+    except RepositoryError:
+        readable = (path / MARKER).exists() and "layout" in _json_or_empty(path / MARKER)
+        if readable or not any(_LAYER.match(file.name) for file in path.glob("*/*")):
+            raise  # a newer layout, or no repository at all
+    write_json(path / MARKER, {"layout": LAYOUT, "id": str(uuid.uuid4())})
+    done.append(f"{MARKER} was written anew.")
+    return Repository.open(path)
+
+
+def _repair_set(
+    repository: Repository, folder: Path, done: list[str], report: Report, cancel: CancelToken
+) -> None:
+    layers = _read_layers(folder, done)
+    if not layers:
+        return
+    if not _valid_settings(folder):
+        settings = SetSettings(
+            SourceIdentity("", folder.name, ""),
+            layers[-1].info.virtual_size,
+            layers[-1].info.sector_size,
+            layers[-1].format,
+        )
+        write_json(folder / SETTINGS, settings.to_json())
+        done.append(
+            f"{folder.name}: {SETTINGS} was written anew; its source is not known any more."
+        )
+    if (folder / JOURNAL_NAME).exists():
+        result = merge.finish_interrupted(repository, folder.name, report, cancel)
+        layers = _read_layers(folder, done)
+        if result:
+            done.append(
+                f"{folder.name}: an interrupted merge was finished: point {result.sequence}."
+            )
+    sweep(folder)
+    for layer in layers:
+        _repair_point(repository, folder, layer, layers, done, report, cancel)
+
+
+def _read_layers(folder: Path, done: list[str]) -> list[_Layer]:
+    layers = []
+    for path in sorted(folder.iterdir()):
+        match = _LAYER.match(path.name)
+        if not match:
+            continue
+        try:
+            disk = open_disk(path, match[3])
+            try:
+                stored = total(disk.block_map().data_ranges())
+                kind = PointType(match[2])
+                layers.append(_Layer(path, int(match[1]), kind, match[3], disk.info, stored))
+            finally:
+                disk.close()
+        except VdbackupError as error:
+            done.append(
+                f"{folder.name}: {path.name} is not readable and stays as it is: {error.title}"
+            )
+    return layers
+
+
+def _repair_point(
+    repository: Repository,
+    folder: Path,
+    layer: _Layer,
+    layers: list[_Layer],
+    done: list[str],
+    report: Report,
+    cancel: CancelToken,
+) -> None:
+    point = _manifest(folder, layer, layers)
+    if not _valid_manifest(folder, point):
+        repository.save_point(folder.name, point)
+        done.append(f"{folder.name}: the manifest of point {point.sequence} was rebuilt.")
+    if not _valid_digests(folder / point.digests):
+        _compute_digests(folder, layer, point, report, cancel)
+        done.append(f"{folder.name}: the digests of point {point.sequence} were computed anew.")
+    if not (folder / point.overlay).exists():
+        _make_overlay(folder, layer, point)
+        done.append(f"{folder.name}: an empty overlay was made for point {point.sequence}.")
+
+
+def _manifest(folder: Path, layer: _Layer, layers: list[_Layer]) -> RecoveryPoint:
+    """The point as the layer itself describes it."""
+    parent = layer.info.parent
+    parents = [each for each in layers if parent and each.info.disk_id == parent.disk_id]
+    stat = layer.path.stat()
+    return RecoveryPoint(
+        id=layer.info.disk_id or "",
+        sequence=layer.sequence,
+        created=datetime.fromtimestamp(stat.st_mtime, UTC).isoformat(timespec="milliseconds"),
+        type=layer.kind,
+        parent=parents[0].info.disk_id if parents else (parent.disk_id if parent else None),
+        disk=layer.path.name,
+        overlay=f"{layer.sequence:04d}-overlay.{layer.format}",
+        digests=f"{layer.path.stem}.digests",
+        disk_size=stat.st_size,
+        virtual_size=layer.info.virtual_size,
+        sector_size=layer.info.sector_size,
+        stored_bytes=layer.stored_bytes,
+        warnings=("Its manifest was rebuilt from the disk.",),
+    )
+
+
+def _compute_digests(
+    folder: Path, layer: _Layer, point: RecoveryPoint, report: Report, cancel: CancelToken
+) -> None:
+    final = folder / point.digests
+    final.unlink(missing_ok=True)
+    partial = final.with_name(final.name + PARTIAL)
+    writer = DigestWriter(partial, point.virtual_size)
+    try:
+        with Chain([open_disk(layer.path, layer.format)]) as data:
+            own = data.layers[0].block_map()
+            ranges = own.own_ranges() if layer.info.parent else own.data_ranges()
+
+            def add(offset: int, view: memoryview) -> None:
+                writer.add(offset // BLOCK, digest_blocks(view))
+
+            transfer(
+                aligned(ranges, BLOCK, data.size),
+                data.readinto,
+                add,
+                phase=f"Digests of point {point.sequence}",
+                report=report,
+                cancel=cancel,
+            )
+        writer.finish()
+    finally:
+        writer.close()
+    partial.rename(final)
+    sync_folder(folder)
+
+
+def _make_overlay(folder: Path, layer: _Layer, point: RecoveryPoint) -> None:
+    reference = ParentRef(layer.info.disk_id, layer.info.content_id, point.disk)
+    partial = folder / (point.overlay + PARTIAL)
+    overlay = create_disk(partial, layer.format, point.virtual_size, reference)
+    overlay.flush()
+    overlay.close()
+    partial.rename(folder / point.overlay)
+    sync_folder(folder)
+
+
+def _valid_settings(folder: Path) -> bool:
+    try:
+        SetSettings.from_json(read_json(folder / SETTINGS))
+    except (RepositoryError, FileNotFoundError):
+        return False
+    return True
+
+
+def _valid_manifest(folder: Path, wanted: RecoveryPoint) -> bool:
+    """Whether the manifest is there and speaks of this layer; its other facts are its own."""
+    try:
+        point = RecoveryPoint.from_json(read_json(manifest_path(folder, wanted)))
+    except (RepositoryError, FileNotFoundError):
+        return False
+    # not the length: a layer that was cut off must stay in contradiction to its manifest
+    identity = (point.id, point.sequence, point.type, point.parent, point.disk)
+    return identity == (wanted.id, wanted.sequence, wanted.type, wanted.parent, wanted.disk)
+
+
+def _valid_digests(path: Path) -> bool:
+    try:
+        DigestFile(path).close()
+    except VdbackupError:
+        return False
+    return True
+
+
+def _json_or_empty(path: Path) -> dict[str, object]:
+    try:
+        return read_json(path)
+    except RepositoryError:
+        return {}

@@ -1,0 +1,195 @@
+"""Verify: is every block of a point still what was captured?
+
+Each layer is read once, however many points read through it, and each of its blocks is compared
+with its digest. A damaged block counts against every point whose disk shows it, and against no
+other: a later layer may hide it.
+"""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+
+import numpy as np
+
+from vdbackup.disks.chain import Chain
+from vdbackup.disks.extents import aligned, total, union
+from vdbackup.disks.formats import open_disk
+from vdbackup.disks.transfer import transfer
+from vdbackup.errors import VdbackupError
+from vdbackup.jobs import CancelToken, Plan, Report
+from vdbackup.repository.digests import BLOCK, DigestFold, differ, digest_blocks
+from vdbackup.repository.model import Check, RecoveryPoint
+from vdbackup.repository.repository import BackupSet, Repository
+
+
+@dataclass(frozen=True, kw_only=True)
+class VerifyPlan(Plan):
+    """What would be verified."""
+
+    repository: Repository
+    set_name: str
+    point_ids: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something that is not as it was captured.
+
+    Attributes:
+        file: the layer's or digests' file name.
+        offset: where on the disk, in bytes; None if the file as a whole is the trouble.
+        length: in bytes.
+        problem: in words.
+    """
+
+    file: str
+    offset: int | None
+    length: int
+    problem: str
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What was found out about one point: no findings, it is whole."""
+
+    point: RecoveryPoint
+    findings: tuple[Finding, ...]
+
+    @property
+    def ok(self) -> bool:
+        """Whether the point is as it was captured."""
+        return not self.findings
+
+
+def plan(
+    repository: Repository, set_name: str, point_ids: tuple[str, ...] | None = None
+) -> VerifyPlan:
+    """What verifying these points (all of the set for None) would read."""
+    backup_set = repository.set(set_name)
+    wanted = tuple(
+        backup_set.point(each).id for each in point_ids or [p.id for p in backup_set.points]
+    )
+    layers = _layers(backup_set, wanted)
+    count = f"{len(wanted)} point{'' if len(wanted) == 1 else 's'}"
+    return VerifyPlan(
+        summary=f"{count} of {set_name} in {len(layers)} layers: read, compared with the digests.",
+        bytes_to_copy=sum(layer.stored_bytes for layer in layers.values()),
+        repository=repository,
+        set_name=set_name,
+        point_ids=wanted,
+    )
+
+
+def run(plan: VerifyPlan, report: Report, cancel: CancelToken) -> list[Verdict]:
+    """Verify, and record each point's verdict in its manifest."""
+    with plan.repository.lock(f"verifying {plan.set_name}"):
+        backup_set = plan.repository.set(plan.set_name)
+        found = {
+            layer.id: _check_layer(backup_set, layer, report, cancel)
+            for layer in _layers(backup_set, plan.point_ids).values()
+        }
+        verdicts = []
+        for point_id in plan.point_ids:
+            point = backup_set.point(point_id)
+            findings = _findings_for(backup_set, point, found)
+            verdicts.append(Verdict(point, findings))
+            checked = replace(point, verified=Check(_now(), not findings))
+            plan.repository.save_point(plan.set_name, checked)
+        return verdicts
+
+
+def _layers(backup_set: BackupSet, point_ids: tuple[str, ...]) -> dict[str, RecoveryPoint]:
+    """The layers that these points read through, each once."""
+    chains = [backup_set.chain(backup_set.point(point_id)) for point_id in point_ids]
+    return {layer.id: layer for chain in chains for layer in chain}
+
+
+def _check_layer(
+    backup_set: BackupSet, layer: RecoveryPoint, report: Report, cancel: CancelToken
+) -> list[Finding]:
+    try:
+        backup_set.check_layer(layer)
+        disk = open_disk(backup_set.disk_path(layer), backup_set.settings.format)
+    except VdbackupError as error:
+        return [Finding(layer.disk, None, 0, error.title)]
+    try:
+        digests = DigestFold([backup_set.folder / layer.digests], layer.virtual_size)
+    except VdbackupError as error:
+        disk.close()
+        return [Finding(layer.digests, None, 0, error.title)]
+    with digests:
+        try:
+            data = Chain([disk])
+        except VdbackupError as error:
+            disk.close()
+            return [Finding(layer.disk, None, 0, error.title)]
+        with data:
+            return _compare(layer, data, digests, report, cancel)
+
+
+def _compare(
+    layer: RecoveryPoint, data: Chain, digests: DigestFold, report: Report, cancel: CancelToken
+) -> list[Finding]:
+    stored = aligned(data.layers[0].block_map().own_ranges(), BLOCK, data.size)
+    if layer.parent is None:  # a base owns the whole disk; what it does not store reads as zeros
+        stored = aligned(data.map.data_ranges(), BLOCK, data.size)
+    elif total(stored) != total(digests.held()):
+        problem = "it does not hold the blocks that it held when it was captured"
+        return [Finding(layer.disk, None, 0, problem)]
+    wrong: list[int] = []
+    lock = threading.Lock()
+
+    def check(offset: int, view: memoryview) -> None:
+        actual = digest_blocks(view)
+        first = offset // BLOCK
+        differing = np.flatnonzero(differ(actual, digests.expected(first, len(actual))))
+        with lock:
+            wrong.extend((differing + first).tolist())
+
+    transfer(
+        union(stored, digests.held()),
+        data.readinto,
+        check,
+        phase=f"Verify point {layer.sequence}",
+        report=report,
+        cancel=cancel,
+    )
+    return [
+        Finding(layer.disk, block * BLOCK, BLOCK, "the block is not as it was captured")
+        for block in sorted(wrong)
+    ]
+
+
+def _findings_for(
+    backup_set: BackupSet, point: RecoveryPoint, found: dict[str, list[Finding]]
+) -> tuple[Finding, ...]:
+    """What concerns this point: whole files of its chain, and the blocks that its disk shows."""
+    chain = backup_set.chain(point)
+    findings = [f for layer in chain for f in found[layer.id] if f.offset is None]
+    if findings:
+        return tuple(findings)
+    try:
+        backup_set.open_chain(point).close()
+    except VdbackupError as error:
+        return (Finding(point.disk, None, 0, error.title),)
+    with backup_set.open_digests(point) as digests:
+        for number, layer in enumerate(chain):
+            findings += [
+                finding
+                for finding in found[layer.id]
+                if digests.layer_of((finding.offset or 0) // BLOCK) in (number, -1)
+            ]
+    return tuple(findings)
+
+
+def record_boot(repository: Repository, set_name: str, point_id: str, ok: bool) -> None:
+    """Note in a point's manifest that it was booted; raises RepositoryLocked."""
+    with repository.lock(f"recording a boot test in {set_name}"):
+        point = repository.set(set_name).point(point_id)
+        repository.save_point(set_name, replace(point, boot_tested=Check(_now(), ok)))
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
