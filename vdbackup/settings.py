@@ -1,0 +1,215 @@
+"""What the window and the command line remember between runs, and where it lies.
+
+Nothing is read, and no folder is made, when this module is imported. Each location can be
+overridden by an argument, or by an environment variable:
+
+    VDBACKUP_CONFIG_DIR    settings.json
+    VDBACKUP_DATA_DIR      the demo disk; VM sessions, unless the settings name another folder
+    VDBACKUP_LOG_DIR       vdbackup.log
+"""
+
+from __future__ import annotations
+
+import enum
+import json
+import os
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import appdirs
+
+from vdbackup.errors import VdbackupError
+
+APPLICATION = "vdbackup"
+
+
+@dataclass(frozen=True)
+class Locations:
+    """The folders that belong to the application; none of them needs to exist.
+
+    Attributes:
+        config: holds `settings.json`.
+        data: holds what the application makes for itself.
+        logs: holds `vdbackup.log`.
+    """
+
+    config: Path
+    data: Path
+    logs: Path
+
+    @classmethod
+    def from_environment(cls, environ: Mapping[str, str] = os.environ) -> Locations:
+        """Where the system wants them, unless the environment says otherwise."""
+
+        def chosen(variable: str, usual: str) -> Path:
+            return Path(environ.get(variable) or usual)
+
+        return cls(
+            config=chosen("VDBACKUP_CONFIG_DIR", appdirs.user_config_dir(APPLICATION)),
+            data=chosen("VDBACKUP_DATA_DIR", appdirs.user_data_dir(APPLICATION)),
+            logs=chosen("VDBACKUP_LOG_DIR", appdirs.user_log_dir(APPLICATION)),
+        )
+
+    @property
+    def settings_file(self) -> Path:
+        """The file that `Settings` are kept in."""
+        return self.config / "settings.json"
+
+    @property
+    def log_file(self) -> Path:
+        """The file that the log is written to."""
+        return self.logs / "vdbackup.log"
+
+
+class ThemeChoice(enum.StrEnum):
+    """How the window looks: as the desktop says, or as the user says."""
+
+    AUTO = "auto"
+    LIGHT = "light"
+    DARK = "dark"
+
+
+@dataclass(frozen=True)
+class KnownSource:
+    """A source that the user has added.
+
+    Attributes:
+        path: the disk image or block device.
+        repository: the folder that its backups are kept in.
+        set_name: its backup set in that folder, None before the first backup.
+    """
+
+    path: Path
+    repository: Path
+    set_name: str | None = None
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Everything that is remembered between runs.
+
+    Attributes:
+        repositories: folders that hold backups, in the order they were added.
+        sources: what the user has added, in that order.
+        theme: light, dark, or as the desktop says.
+        sessions_folder: where running VMs write, None for a folder in `Locations.data`.
+        memory_mib: memory of a VM, in MiB.
+        headless: VMs run without a display.
+        ask_before_backup: show what a backup will do before it is made.
+        remind_after_days: a source whose last backup is older is marked.
+        animations: a merge is seen happening.
+    """
+
+    repositories: tuple[Path, ...] = ()
+    sources: tuple[KnownSource, ...] = ()
+    theme: ThemeChoice = ThemeChoice.AUTO
+    sessions_folder: Path | None = None
+    memory_mib: int = 1024
+    headless: bool = False
+    ask_before_backup: bool = True
+    remind_after_days: int = 7
+    animations: bool = True
+
+    @classmethod
+    def load(cls, file: Path) -> Settings:
+        """The settings in `file`, or the defaults where there is none.
+
+        Raises VdbackupError when the file is there and cannot be understood.
+        """
+        try:
+            data = json.loads(file.read_text(encoding="utf-8"))
+            return cls.from_json(data)
+        except FileNotFoundError:
+            return cls()
+        except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+            raise VdbackupError(
+                f"The settings in {file} cannot be read: {error}.",
+                "Correct the file, or delete it to start with the defaults.",
+            ) from error
+
+    def save(self, file: Path) -> None:
+        """Write the settings; a reader sees the old ones or the new ones, never a part."""
+        file.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, name = tempfile.mkstemp(dir=file.parent, prefix=file.name, suffix=".partial")
+        partial = Path(name)
+        try:
+            with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
+                json.dump(self.to_json(), stream, indent=2)
+                stream.flush()
+                os.fsync(stream.fileno())
+            partial.replace(file)
+        except BaseException:
+            partial.unlink(missing_ok=True)
+            raise
+
+    def to_json(self) -> dict[str, Any]:
+        """The JSON object that is stored."""
+        return {
+            "repositories": [str(path) for path in self.repositories],
+            "sources": [
+                {
+                    "path": str(known.path),
+                    "repository": str(known.repository),
+                    "set": known.set_name,
+                }
+                for known in self.sources
+            ],
+            "theme": self.theme.value,
+            "sessions_folder": str(self.sessions_folder) if self.sessions_folder else None,
+            "memory_mib": self.memory_mib,
+            "headless": self.headless,
+            "ask_before_backup": self.ask_before_backup,
+            "remind_after_days": self.remind_after_days,
+            "animations": self.animations,
+        }
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> Settings:
+        """Settings from a stored object; what it does not say keeps its default."""
+        default = cls()
+        folder = data.get("sessions_folder")
+        return cls(
+            repositories=tuple(Path(path) for path in data.get("repositories", ())),
+            sources=tuple(
+                KnownSource(Path(item["path"]), Path(item["repository"]), item.get("set"))
+                for item in data.get("sources", ())
+            ),
+            theme=ThemeChoice(data.get("theme", default.theme)),
+            sessions_folder=Path(folder) if folder else None,
+            memory_mib=int(data.get("memory_mib", default.memory_mib)),
+            headless=bool(data.get("headless", default.headless)),
+            ask_before_backup=bool(data.get("ask_before_backup", default.ask_before_backup)),
+            remind_after_days=int(data.get("remind_after_days", default.remind_after_days)),
+            animations=bool(data.get("animations", default.animations)),
+        )
+
+    def with_source(self, source: KnownSource) -> Settings:
+        """These settings, with `source` and its repository among the known ones."""
+        others = tuple(
+            known
+            for known in self.sources
+            if (known.path, known.repository) != (source.path, source.repository)
+        )
+        return replace(self, sources=(*others, source)).with_repository(source.repository)
+
+    def with_repository(self, repository: Path) -> Settings:
+        """These settings, with `repository` among the known ones."""
+        if repository in self.repositories:
+            return self
+        return replace(self, repositories=(*self.repositories, repository))
+
+    def without_source(self, path: Path, repository: Path) -> Settings:
+        """These settings without a source; its repository goes when nothing else uses it."""
+        sources = tuple(
+            known for known in self.sources if (known.path, known.repository) != (path, repository)
+        )
+        used = any(known.repository == repository for known in sources)
+        repositories = tuple(r for r in self.repositories if used or r != repository)
+        return replace(self, sources=sources, repositories=repositories)
+
+    def sessions(self, locations: Locations) -> Path:
+        """The folder that running VMs write to."""
+        return self.sessions_folder or locations.data / "sessions"
