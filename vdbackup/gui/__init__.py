@@ -1,0 +1,1 @@
+"""The window: Qt, and nothing that the command line could need."""

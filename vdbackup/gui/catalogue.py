@@ -1,0 +1,139 @@
+"""Which sources there are and what has been backed up of them, read off the window's thread."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property, partial
+from pathlib import Path
+
+from PySide6.QtCore import QObject, Signal
+
+from vdbackup.errors import VdbackupError
+from vdbackup.gui.store import Store
+from vdbackup.gui.worker import Workers
+from vdbackup.jobs import CancelToken, Job, Report
+from vdbackup.repository.model import RecoveryPoint
+from vdbackup.repository.repository import BackupSet, Repository
+from vdbackup.settings import KnownSource
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A source and its backups in one repository, as they were when they were read.
+
+    Attributes:
+        path: the disk image or block device.
+        repository: the folder that holds the backups.
+        backup_set: None before the first backup, or when it cannot be read.
+        problem: why the repository cannot be read, else None.
+    """
+
+    path: Path
+    repository: Path
+    backup_set: BackupSet | None = None
+    problem: VdbackupError | None = None
+
+    @property
+    def name(self) -> str:
+        """What to call it."""
+        return self.backup_set.name if self.backup_set else self.path.stem
+
+    @property
+    def points(self) -> tuple[RecoveryPoint, ...]:
+        """Its recovery points, by sequence."""
+        return self.backup_set.points if self.backup_set else ()
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """Stays the same from one reading to the next."""
+        return str(self.repository), str(self.path)
+
+    @cached_property
+    def _by_id(self) -> dict[str, RecoveryPoint]:
+        hidden = self.backup_set.hidden if self.backup_set else ()
+        return {point.id: point for point in (*hidden, *self.points)}
+
+    def point(self, point_id: str | None) -> RecoveryPoint | None:
+        """The recovery point with this id, None if it is gone."""
+        return self._by_id.get(point_id or "")
+
+    def chain(self, point: RecoveryPoint) -> list[RecoveryPoint]:
+        """The point and what it reads through, the full last; quick, for dragging."""
+        chain, below = [point], self.point(point.parent)
+        while below and len(chain) <= len(self._by_id):
+            chain.append(below)
+            below = self.point(below.parent)
+        return chain
+
+
+def read(repository: Path, known: Sequence[KnownSource]) -> list[Entry]:
+    """The sets in a repository, and those known sources that have none there yet."""
+    try:
+        sets = Repository.open(repository).sets() if repository.exists() else []
+    except VdbackupError as error:
+        sources = [source.path for source in known] or [repository]
+        return [Entry(path, repository, problem=error) for path in sources]
+    entries = [Entry(Path(each.settings.source.path), repository, each) for each in sets]
+    named = {each.name for each in sets}
+    paths = {entry.path for entry in entries}
+    entries += [
+        Entry(source.path, repository)
+        for source in known
+        if source.set_name not in named and source.path.absolute() not in paths
+    ]
+    return entries
+
+
+class Catalogue(QObject):
+    """All sources of all known repositories.
+
+    Signals:
+        changed(): `entries` are other ones now.
+    """
+
+    changed = Signal()
+
+    def __init__(self, store: Store, workers: Workers, parent: QObject | None = None) -> None:
+        super().__init__(parent)
+        self._store = store
+        self._workers = workers
+        self._read: dict[Path, list[Entry]] = {}
+        self._waiting: dict[Path, Job] = {}
+
+    @property
+    def entries(self) -> list[Entry]:
+        """What has been read so far, in the order in which the user added it."""
+        known = self._store.value.repositories
+        return [entry for repository in known for entry in self._read.get(repository, ())]
+
+    @property
+    def loading(self) -> bool:
+        """Whether a repository has never been read yet."""
+        return any(repository not in self._read for repository in self._store.value.repositories)
+
+    def refresh(self, repository: Path | None = None) -> None:
+        """Read one repository again, or all; `changed` follows."""
+        known = self._store.value
+        for folder in known.repositories if repository is None else (repository,):
+            if folder in self._waiting:  # it has not begun, and will see what is there then
+                continue
+            sources = [source for source in known.sources if source.repository == folder]
+            job = Job(f"Read {folder}", partial(self._read_now, folder, sources))
+            self._waiting[folder] = job
+            self._workers.reader(folder).submit(job, partial(self._on_read, folder))
+
+    def _read_now(
+        self, folder: Path, sources: Sequence[KnownSource], _report: Report, _cancel: CancelToken
+    ) -> list[Entry]:
+        self._waiting.pop(folder, None)
+        return read(folder, sources)
+
+    def _on_read(self, folder: Path, job: Job) -> None:
+        if job.error:
+            self._read[folder] = [Entry(folder, folder, problem=job.error)]
+        elif job.result is not None:
+            self._read[folder] = job.result
+        else:  # cancelled: the window is closing
+            return
+        self.changed.emit()

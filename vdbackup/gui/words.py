@@ -1,0 +1,80 @@
+"""Sizes, moments and durations as a person says them."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+from vdbackup.repository.model import RecoveryPoint
+
+UNITS = ("bytes", "KiB", "MiB", "GiB", "TiB", "PiB")
+MINUTE, HOUR, DAY = 60, 3600, 86400
+
+
+def size(count: float) -> str:
+    """A number of bytes: "512 bytes", "1.2 GiB", "40 GiB"."""
+    value, unit = float(count), 0
+    while abs(value) >= 1000 and unit < len(UNITS) - 1:
+        value, unit = value / 1024, unit + 1
+    fraction = unit > 0 and abs(value) < 10 and round(value, 1) % 1 != 0
+    return f"{value:.{int(fraction)}f} {UNITS[unit]}"
+
+
+def clock(seconds: float) -> str:
+    """A duration: "0:12", "1:05:00"."""
+    minutes, rest = divmod(max(0, round(seconds)), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def local(moment: str) -> datetime:
+    """The local time of an ISO 8601 moment (UTC where it names no zone)."""
+    parsed = datetime.fromisoformat(moment)
+    if parsed.tzinfo is None:
+        parsed = parsed.replace(tzinfo=UTC)
+    return parsed.astimezone()
+
+
+def when(moment: str, now: datetime | None = None) -> str:
+    """A moment, shortest first: "today 15:44", "yesterday 09:12", "3 Nov 14:00", "3 Nov 2024"."""
+    then = local(moment)
+    days = ((now or datetime.now().astimezone()).date() - then.date()).days
+    if days == 0:
+        return f"today {then:%H:%M}"
+    if days == 1:
+        return f"yesterday {then:%H:%M}"
+    if abs(days) < 300:
+        return f"{then.day} {then:%b %H:%M}"
+    return f"{then.day} {then:%b %Y %H:%M}"
+
+
+def when_exactly(moment: str) -> str:
+    """A moment with its seconds: "Mon 3 Nov 2025, 14:00:07"."""
+    then = local(moment)
+    return f"{then:%a} {then.day} {then:%b %Y, %H:%M:%S}"
+
+
+def age(moment: str, now: datetime | None = None) -> str:
+    """How long ago a moment was: "just now", "2 h ago", "9 days ago"."""
+    seconds = ((now or datetime.now().astimezone()) - local(moment)) / timedelta(seconds=1)
+    if seconds < MINUTE:
+        return "just now"
+    if seconds < HOUR:
+        return f"{int(seconds // MINUTE)} min ago"
+    if seconds < 2 * DAY:
+        return f"{int(seconds // HOUR)} h ago"
+    return f"{int(seconds // DAY)} days ago"
+
+
+def days_since(moment: str, now: datetime | None = None) -> int:
+    """Whole days that have passed since a moment."""
+    return ((now or datetime.now().astimezone()) - local(moment)).days
+
+
+def plural(count: int, word: str) -> str:
+    """A counted thing: "1 point", "27 points"."""
+    return f"{count:,} {word}" if count == 1 else f"{count:,} {word}s"
+
+
+def point_title(point: RecoveryPoint) -> str:
+    """A recovery point in a few words: "#27, incremental, today 15:44"."""
+    return f"#{point.sequence}, {point.type.value}, {when(point.created)}"

@@ -1,0 +1,203 @@
+"""Jobs on threads of their own: one QThread per repository, with a queue.
+
+Whatever touches a disk runs here, so that the window never waits. The window talks to a worker by
+`submit` and `cancel`, which return at once, and hears of it by signals that carry the job itself.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from pathlib import Path
+
+from PySide6.QtCore import QObject, QThread, Signal, Slot
+
+from vdbackup.jobs import Job, JobState, Progress
+
+PROGRESS_INTERVAL = 0.1  # seconds; a person reads no faster, and the event queue stays short
+
+OnEnd = Callable[[Job], None]
+
+
+class Throttle:
+    """Lets a report through ten times a second, and whenever the phase changes."""
+
+    def __init__(self, interval: float = PROGRESS_INTERVAL) -> None:
+        self._interval = interval
+        self._lock = threading.Lock()  # an engine may report from several threads
+        self._last = float("-inf")
+        self._phase = ""
+
+    def passes(self, phase: str, now: float) -> bool:
+        """Whether a report made at `now` (seconds, any origin) is to be shown."""
+        with self._lock:
+            if phase == self._phase and now - self._last < self._interval:
+                return False
+            self._phase, self._last = phase, now
+            return True
+
+
+class Worker(QThread):
+    """A thread that does one job after the other.
+
+    Signals:
+        job_queued(Job), job_started(Job), job_ended(Job): its `state` says how it ended.
+        progressed(Progress): at most ten times a second, and at each change of phase.
+    """
+
+    job_queued = Signal(object)
+    job_started = Signal(object)
+    progressed = Signal(object)
+    job_ended = Signal(object)
+
+    def __init__(self, name: str, parent: QObject | None = None) -> None:
+        super().__init__(parent)
+        self.setObjectName(name)
+        self._wake = threading.Condition()
+        self._queue: deque[Job] = deque()
+        self._current: Job | None = None
+        self._stopping = False
+        self._callbacks: dict[int, OnEnd] = {}
+        self.job_ended.connect(self._on_job_ended)
+
+    def submit(self, job: Job, on_end: OnEnd | None = None) -> Job:
+        """Queue a job; `on_end` is called with it, in the window's thread, when it has ended."""
+        if on_end:
+            self._callbacks[job.id] = on_end
+        self.job_queued.emit(job)
+        with self._wake:
+            if stopping := self._stopping:
+                job.state = JobState.CANCELLED
+            else:
+                self._queue.append(job)
+                self._wake.notify()
+        if stopping:
+            self.job_ended.emit(job)
+        elif not self.isRunning():
+            self.start()
+        return job
+
+    def cancel(self, job: Job) -> None:
+        """Ask a job to stop; returns at once. One that has not begun ends here and now."""
+        job.cancel.cancel()
+        with self._wake:
+            if job not in self._queue:
+                return
+            self._queue.remove(job)
+            job.state = JobState.CANCELLED
+        self.job_ended.emit(job)
+
+    @property
+    def busy(self) -> bool:
+        """Whether a job runs or waits."""
+        with self._wake:
+            return self._current is not None or bool(self._queue)
+
+    def cancel_all(self) -> None:
+        """Ask what runs and what waits to stop; returns at once."""
+        with self._wake:
+            waiting, current = list(self._queue), self._current
+        for job in waiting:
+            self.cancel(job)
+        if current:
+            current.cancel.cancel()
+
+    def stop(self) -> None:
+        """Cancel everything and let the thread end; `wait()` for it."""
+        self.cancel_all()
+        with self._wake:
+            self._stopping = True
+            self._wake.notify()
+
+    def run(self) -> None:
+        """The thread itself; Qt calls this."""
+        while job := self._next():
+            self.job_started.emit(job)
+            job.run(self._reporter())
+            with self._wake:
+                self._current = None
+            self.job_ended.emit(job)
+
+    def _next(self) -> Job | None:
+        with self._wake:
+            self._wake.wait_for(lambda: self._queue or self._stopping)
+            self._current = self._queue.popleft() if self._queue else None
+            return self._current
+
+    def _reporter(self) -> Callable[[Progress], None]:
+        throttle = Throttle()
+
+        def report(progress: Progress) -> None:
+            if throttle.passes(progress.phase, time.monotonic()):
+                self.progressed.emit(progress)
+
+        return report
+
+    @Slot(object)
+    def _on_job_ended(self, job: Job) -> None:
+        on_end = self._callbacks.pop(job.id, None)
+        if on_end:
+            on_end(job)
+
+
+class Workers(QObject):
+    """All workers of a window: per repository one that writes, and one that only reads.
+
+    Two, because a listing or a plan must not wait until a capture is through; writing is what
+    happens one after another. Only the writers' jobs are passed on for a person to see.
+
+    Signals:
+        job_queued(Job), job_started(Job), progressed(Progress), job_ended(Job): of the writers.
+    """
+
+    job_queued = Signal(object)
+    job_started = Signal(object)
+    progressed = Signal(object)
+    job_ended = Signal(object)
+
+    def __init__(self, parent: QObject | None = None) -> None:
+        super().__init__(parent)
+        self._writers: dict[Path, Worker] = {}
+        self._readers: dict[Path | None, Worker] = {}
+
+    def writer(self, repository: Path) -> Worker:
+        """The worker whose jobs change `repository`."""
+        if repository not in self._writers:
+            worker = Worker(f"writer of {repository}", self)
+            worker.job_queued.connect(self.job_queued)
+            worker.job_started.connect(self.job_started)
+            worker.progressed.connect(self.progressed)
+            worker.job_ended.connect(self.job_ended)
+            self._writers[repository] = worker
+        return self._writers[repository]
+
+    def reader(self, repository: Path | None) -> Worker:
+        """The worker that looks at `repository`, or (None) at this computer."""
+        if repository not in self._readers:
+            self._readers[repository] = Worker(f"reader of {repository or 'computer'}", self)
+        return self._readers[repository]
+
+    def cancel(self, job: Job) -> None:
+        """Ask a job to stop, whoever runs it; returns at once."""
+        for worker in self._writers.values():
+            worker.cancel(job)
+
+    def cancel_all(self) -> None:
+        """Ask all jobs that change a repository to stop; returns at once."""
+        for worker in self._writers.values():
+            worker.cancel_all()
+
+    @property
+    def busy(self) -> bool:
+        """Whether something that changes a repository runs or waits."""
+        return any(worker.busy for worker in self._writers.values())
+
+    def stop(self) -> None:
+        """Cancel everything, and return when all threads have ended."""
+        workers = [*self._writers.values(), *self._readers.values()]
+        for worker in workers:
+            worker.stop()
+        for worker in workers:
+            worker.wait()
