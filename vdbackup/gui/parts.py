@@ -1,0 +1,148 @@
+"""The small parts that every page and dialog is put together from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from PySide6.QtCore import Qt
+from PySide6.QtWidgets import (
+    QDialog,
+    QFileDialog,
+    QFrame,
+    QLabel,
+    QLineEdit,
+    QPushButton,
+    QToolButton,
+    QVBoxLayout,
+    QWidget,
+)
+
+
+def label(text: str = "", role: str = "", *, wrap: bool = True, selectable: bool = False) -> QLabel:
+    """A text; `role` is one of the theme's (heading, title, strong, muted, good, bad, warning)."""
+    made = QLabel(text)
+    made.setTextFormat(Qt.TextFormat.PlainText)  # names of disks and files are not ours
+    made.setProperty("role", role)
+    made.setWordWrap(wrap)
+    if selectable:
+        made.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
+    return made
+
+
+def set_role(widget: QLabel, role: str) -> None:
+    """Change a text's role."""
+    if widget.property("role") != role:
+        widget.setProperty("role", role)
+        widget.style().polish(widget)
+
+
+def button(text: str, name: str, style: str = "") -> QPushButton:
+    """A button; `style` is "primary", "danger" or nothing."""
+    made = QPushButton(text)
+    made.setObjectName(name)
+    if style:
+        made.setProperty(style, "true")
+    return made
+
+
+def field(name: str, hint: str, accessible_name: str) -> QLineEdit:
+    """A line to type in."""
+    made = QLineEdit()
+    made.setObjectName(name)
+    made.setPlaceholderText(hint)
+    made.setAccessibleName(accessible_name)
+    return made
+
+
+def card(content: QWidget) -> QFrame:
+    """A frame that holds together what belongs together."""
+    made = QFrame()
+    made.setProperty("card", "true")
+    column = QVBoxLayout(made)
+    column.setContentsMargins(20, 18, 20, 18)
+    column.addWidget(content)
+    return made
+
+
+class Notice(QFrame):
+    """A sentence that must not be overlooked; hidden while there is none."""
+
+    def __init__(self, text: str = "", name: str = "notice", role: str = "") -> None:
+        super().__init__()
+        self.setObjectName(name)
+        self.setProperty("notice", "true")
+        self._label = label(role=role)
+        QVBoxLayout(self).addWidget(self._label)
+        self.say(text)
+
+    @property
+    def text(self) -> str:
+        """What it says."""
+        return self._label.text()
+
+    def say(self, text: str) -> None:
+        """Show a text, or nothing."""
+        self._label.setText(text)
+        self.setVisible(bool(text))
+
+
+class Fold(QToolButton):
+    """A button that shows and hides `content`."""
+
+    def __init__(self, text: str, content: QWidget) -> None:
+        super().__init__()
+        self._content = content
+        self.setText(text)
+        self.setAutoRaise(True)
+        self.setCheckable(True)
+        self.setToolButtonStyle(Qt.ToolButtonStyle.ToolButtonTextBesideIcon)
+        self.toggled.connect(self._on_toggled)
+        self._on_toggled(opened=False)
+
+    def _on_toggled(self, opened: bool) -> None:
+        self.setArrowType(Qt.ArrowType.DownArrow if opened else Qt.ArrowType.RightArrow)
+        self._content.setVisible(opened)
+
+
+class Dialog(QDialog):
+    """A dialog that goes when it is closed; show it by `open()`, never `exec()`.
+
+    Attributes:
+        column: what it holds, from top to bottom.
+    """
+
+    def __init__(self, name: str, title: str, width: int, parent: QWidget | None) -> None:
+        super().__init__(parent)
+        self.setObjectName(name)
+        self.setWindowTitle(title)
+        self.setAttribute(Qt.WidgetAttribute.WA_DeleteOnClose)
+        self.setMinimumWidth(width)
+        self.column = QVBoxLayout(self)
+        self.column.setContentsMargins(22, 20, 22, 18)
+        self.column.setSpacing(12)
+
+
+def choose_folder(parent: QWidget, title: str, edit: QLineEdit) -> None:
+    """Let the user choose a folder for a field."""
+    dialog = QFileDialog(parent, title, edit.text())
+    dialog.setAttribute(Qt.WidgetAttribute.WA_DeleteOnClose)
+    dialog.setFileMode(QFileDialog.FileMode.Directory)
+    dialog.setOption(QFileDialog.Option.ShowDirsOnly)
+    dialog.fileSelected.connect(edit.setText)
+    dialog.open()
+
+
+def choose_file(
+    parent: QWidget, title: str, edit: QLineEdit, filters: Sequence[str], *, new: bool = False
+) -> None:
+    """Let the user choose a file for a field: one that exists, or the name of a `new` one."""
+    dialog = QFileDialog(parent, title, edit.text())
+    dialog.setAttribute(Qt.WidgetAttribute.WA_DeleteOnClose)
+    mode = QFileDialog.FileMode.AnyFile if new else QFileDialog.FileMode.ExistingFile
+    dialog.setFileMode(mode)
+    if new:
+        dialog.setAcceptMode(QFileDialog.AcceptMode.AcceptSave)
+        dialog.setOption(QFileDialog.Option.DontConfirmOverwrite)  # we ask in our own words
+    dialog.setNameFilters(list(filters))
+    dialog.fileSelected.connect(edit.setText)
+    dialog.open()

@@ -1,0 +1,248 @@
+"""The middle of the window: the graph and the table of one source's recovery points."""
+
+from __future__ import annotations
+
+from PySide6.QtCore import QPointF, QSize, Qt, Signal
+from PySide6.QtGui import QColor, QPainter, QPaintEvent
+from PySide6.QtWidgets import (
+    QButtonGroup,
+    QFrame,
+    QHBoxLayout,
+    QScrollBar,
+    QSizePolicy,
+    QStackedWidget,
+    QToolButton,
+    QVBoxLayout,
+    QWidget,
+)
+
+from vdbackup.gui import parts, words
+from vdbackup.gui.catalogue import Entry
+from vdbackup.gui.points_table import PointsTable
+from vdbackup.gui.theme import Theme
+from vdbackup.gui.timeline import Timeline
+from vdbackup.gui.timeline_glyphs import Badge, Glyphs, place
+from vdbackup.gui.timeline_layout import KINDS
+
+RANGES = {
+    "day": words.DAY,
+    "week": 7 * words.DAY,
+    "month": 31 * words.DAY,
+    "all": None,
+}
+SCROLL = 1000  # steps of the scroll bar per step of x
+
+
+class TimelinePanel(QFrame):
+    """Title, range buttons, graph or table, legend.
+
+    Attributes:
+        timeline, table: the two views; they show the same and follow each other.
+
+    Signals:
+        point_selected(str): id of the chosen point, "" for none.
+        point_activated(str): the user wants to boot it.
+        backup_wanted(): from the page of a source without points.
+    """
+
+    point_selected = Signal(str)
+    point_activated = Signal(str)
+    backup_wanted = Signal()
+
+    def __init__(self, theme: Theme, parent: QWidget | None = None) -> None:
+        super().__init__(parent)
+        self.setProperty("pane", "true")
+        self._entry: Entry | None = None
+        self.timeline = Timeline(theme)
+        self.table = PointsTable(theme)
+        self._title = parts.label("", "heading", wrap=False)
+        self._title.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Preferred)
+        self._ranges = QButtonGroup(self)
+        self._views = QButtonGroup(self)
+        self._scroll = QScrollBar(Qt.Orientation.Horizontal)
+        self._scroll.setAccessibleName("Part of the timeline that is shown")
+        self._legend = Legend(theme)
+        self._message = parts.label("", "heading")
+        self._advice = parts.label("", "muted")
+        self._first = parts.button("Back up now", "firstBackupButton", "primary")
+        self._pages = QStackedWidget()
+        self._pages.addWidget(self._graph_page())
+        self._pages.addWidget(self.table)
+        self._pages.addWidget(self._empty_page())
+        column = QVBoxLayout(self)
+        column.setContentsMargins(12, 10, 12, 8)
+        column.setSpacing(8)
+        column.addLayout(self._header())
+        column.addWidget(self._pages, 1)
+        self.timeline.point_selected.connect(self._on_timeline_selected)
+        self.timeline.point_activated.connect(self.point_activated)
+        self.timeline.range_changed.connect(self._on_range_changed)
+        self.table.point_selected.connect(self.timeline.select)
+        self.table.point_activated.connect(self.point_activated)
+        self._scroll.valueChanged.connect(self._on_scrolled)
+        self._first.clicked.connect(self.backup_wanted)
+        self.show_entry(None)
+
+    def set_theme(self, theme: Theme) -> None:
+        """Take these colours."""
+        self.timeline.set_theme(theme)
+        self.table.set_theme(theme)
+        self._legend.set_theme(theme)
+
+    def show_entry(self, entry: Entry | None) -> None:
+        """Show a source's points; a newer state of the same source keeps view and cursor."""
+        same = bool(entry and self._entry and entry.key == self._entry.key)
+        if same and entry == self._entry:
+            return
+        self._entry = entry
+        points = entry.points if entry else ()
+        self._title.setText(f"Timeline of {entry.name}" if entry else "Timeline")
+        self.table.set_points(points)
+        self.timeline.set_points(points, same_set=same)
+        if not same:
+            self._ranges.button(len(RANGES) - 1).setChecked(True)
+        self._show_page()
+
+    def show_table(self, wanted: bool = True) -> None:
+        """Show the table, or the graph."""
+        self._views.button(1 if wanted else 0).setChecked(True)
+        self._show_page()
+
+    def _show_page(self) -> None:
+        entry = self._entry
+        for group in (self._ranges, self._views):
+            for button in group.buttons():
+                button.setEnabled(bool(entry and entry.points))
+        if entry and entry.points:
+            self._pages.setCurrentIndex(self._views.checkedId())
+            return
+        self._pages.setCurrentIndex(2)
+        self._first.setVisible(entry is not None and entry.problem is None)
+        if entry is None:
+            self._message.setText("No source is chosen")
+            self._advice.setText("Choose one on the left, or add one.")
+        elif entry.problem:
+            self._message.setText(entry.problem.title)
+            self._advice.setText(entry.problem.advice)
+        else:
+            self._message.setText("No recovery points yet")
+            self._advice.setText(f"The first backup copies all of {entry.path} that holds data.")
+
+    def _header(self) -> QHBoxLayout:
+        row = QHBoxLayout()
+        row.setSpacing(4)
+        row.addWidget(self._title, 1)
+        for number, name in enumerate(RANGES):
+            button = _segment(name, f"Show the last {name}" if name != "all" else "Show all")
+            self._ranges.addButton(button, number)
+            row.addWidget(button)
+        self._ranges.idClicked.connect(self._on_range_clicked)
+        row.addSpacing(14)
+        for number, name in enumerate(("graph", "table")):
+            button = _segment(name, f"Show the recovery points as a {name}")
+            button.setObjectName(f"{name}Button")
+            self._views.addButton(button, number)
+            row.addWidget(button)
+        self._views.button(0).setChecked(True)
+        self._views.idClicked.connect(self._show_page)
+        return row
+
+    def _graph_page(self) -> QWidget:
+        page = QWidget()
+        column = QVBoxLayout(page)
+        column.setContentsMargins(0, 0, 0, 0)
+        column.setSpacing(6)
+        column.addWidget(self.timeline, 1)
+        column.addWidget(self._scroll)
+        column.addWidget(self._legend)
+        return page
+
+    def _empty_page(self) -> QWidget:
+        page = QWidget()
+        column = QVBoxLayout(page)
+        column.setSpacing(10)
+        middle = Qt.AlignmentFlag.AlignHCenter
+        column.addStretch(1)
+        for label in (self._message, self._advice):
+            label.setAlignment(middle)
+            column.addWidget(label)
+        column.addWidget(self._first, 0, middle)
+        column.addStretch(1)
+        return page
+
+    def _on_timeline_selected(self, point_id: str) -> None:
+        self.table.select(point_id)
+        self.point_selected.emit(point_id)
+
+    def _on_range_clicked(self, number: int) -> None:
+        self.timeline.show_since(list(RANGES.values())[number])
+
+    def _on_range_changed(self, low: float, high: float) -> None:
+        least, most = self.timeline.whole_range
+        self._scroll.blockSignals(True)
+        self._scroll.setRange(round(least * SCROLL), round((most - (high - low)) * SCROLL))
+        self._scroll.setPageStep(max(1, round((high - low) * SCROLL)))
+        self._scroll.setSingleStep(SCROLL)
+        self._scroll.setValue(round(low * SCROLL))
+        self._scroll.blockSignals(False)
+        self._scroll.setVisible(high - low < most - least - 0.01)
+
+    def _on_scrolled(self, value: int) -> None:
+        self.timeline.scroll_to(value / SCROLL)
+
+
+class Legend(QWidget):
+    """Says what the shapes and badges of the timeline mean."""
+
+    def __init__(self, theme: Theme, parent: QWidget | None = None) -> None:
+        super().__init__(parent)
+        self.setAccessibleName("Legend")
+        self.setAccessibleDescription(
+            "Square: full. Circle: incremental. Diamond: differential. Small ring: overlay. "
+            "Badges: verified, boot-tested, failed a check. Above a point: running VM."
+        )
+        self.set_theme(theme)
+
+    def set_theme(self, theme: Theme) -> None:
+        """Take these colours."""
+        self._glyphs = Glyphs(theme, self.devicePixelRatioF())
+        self.update()
+
+    def sizeHint(self) -> QSize:
+        """One line."""
+        return QSize(500, 24)
+
+    def minimumSizeHint(self) -> QSize:
+        """One line."""
+        return QSize(0, 24)
+
+    def paintEvent(self, _event: QPaintEvent) -> None:
+        """Draw each glyph with its name, as far as there is room."""
+        glyphs = self._glyphs
+        items = [(glyphs.node(number, 7.0), kind.value) for number, kind in enumerate(KINDS)]
+        items += [(glyphs.badge(Badge.VERIFIED), "verified"), (glyphs.badge(Badge.BOOTED), "boots")]
+        items += [(glyphs.badge(Badge.DAMAGED), "check failed"), (glyphs.overlay(), "overlay")]
+        items += [(glyphs.session(), "running VM")]
+        with QPainter(self) as painter:
+            painter.setRenderHint(QPainter.RenderHint.Antialiasing)
+            painter.setPen(QColor(glyphs.theme.muted))
+            metrics, left, middle = painter.fontMetrics(), 12.0, self.height() / 2
+            for picture, name in items:
+                width = metrics.horizontalAdvance(name)
+                if left + 12 + width > self.width():
+                    return
+                place(painter, picture, left, middle)
+                baseline = middle + metrics.ascent() / 2 - 1
+                painter.drawText(QPointF(left + 12, baseline), name)
+                left += width + 34
+
+
+def _segment(name: str, hint: str) -> QToolButton:
+    button = QToolButton()
+    button.setText(name)
+    button.setCheckable(True)
+    button.setToolTip(hint)
+    button.setProperty("segment", "true")
+    button.setAccessibleName(hint)
+    button.setFocusPolicy(Qt.FocusPolicy.TabFocus)
+    return button
