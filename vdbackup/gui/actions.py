@@ -1,0 +1,105 @@
+"""The window's actions: their names, icons, keys, and when they can be used."""
+
+from __future__ import annotations
+
+from PySide6.QtCore import Qt
+from PySide6.QtGui import QAction, QKeySequence
+from PySide6.QtWidgets import QMenu, QSizePolicy, QToolBar, QToolButton, QWidget
+
+from vdbackup.gui import icons
+from vdbackup.gui.catalogue import Entry
+from vdbackup.gui.theme import Theme
+from vdbackup.repository.model import RecoveryPoint
+
+# object name: text, icon, shortcut, what it does
+ACTIONS = {
+    "actionBackUp": ("Back up now", "backup", "Ctrl+B", "Make a new recovery point"),
+    "actionBootInVm": ("Boot in VM", "boot", "Ctrl+Return", "Start the point in a virtual machine"),
+    "actionBrowse": ("Browse files", "browse", "Ctrl+F", "Look at the files in the point"),
+    "actionRestore": ("Restore…", "restore", "Ctrl+R", "Write the point to a file or a disk"),
+    "actionVerify": ("Verify", "verify", "Ctrl+K", "Check the point's data against its digests"),
+    "actionMerge": ("Merge", "merge", "Ctrl+M", "Roll the point into its parent"),
+    "actionDelete": ("Delete", "delete", "Ctrl+Delete", "Delete the point"),
+    "actionAddSource": ("Add a source…", "add", "Ctrl+N", "Back up another disk"),
+    "actionSettings": ("Settings", "settings", "Ctrl+,", "Change how vdbackup looks and works"),
+    "actionRefresh": ("Read again", "refresh", "F5", "Look what is in the repositories"),
+}
+KINDS = {
+    "auto": ("Automatic", "Incremental where possible, else full"),
+    "incremental": ("Incremental", "What changed since the last point"),
+    "differential": ("Differential", "What changed since the last full"),
+    "full": ("Full", "Everything, independent of all other points"),
+}
+IN_TOOLBAR = (
+    ("actionBackUp", "actionBootInVm", "actionBrowse", "actionRestore"),
+    ("actionVerify", "actionMerge", "actionDelete"),
+)
+
+
+class Actions:
+    """All actions of one window.
+
+    Attributes:
+        backup_menu: the kinds of backup; each of its actions' data is the kind.
+    """
+
+    def __init__(self, window: QWidget) -> None:
+        self._made: dict[str, QAction] = {}
+        for name, (text, _, keys, hint) in ACTIONS.items():
+            action = QAction(text, window)
+            action.setObjectName(name)
+            action.setShortcut(QKeySequence(keys))
+            shown = action.shortcut().toString(QKeySequence.SequenceFormat.NativeText)
+            action.setToolTip(f"{hint} ({shown})")
+            action.setStatusTip(hint)
+            window.addAction(action)
+            self._made[name] = action
+        self.backup_menu = QMenu(window)
+        self.backup_menu.setToolTipsVisible(True)
+        for kind, (text, hint) in KINDS.items():
+            action = self.backup_menu.addAction(f"{text}: {hint[0].lower()}{hint[1:]}")
+            action.setObjectName(f"actionBackUp{kind.capitalize()}")
+            action.setData(kind)
+
+    def __getitem__(self, name: str) -> QAction:
+        return self._made[name]
+
+    def set_theme(self, theme: Theme) -> None:
+        """Draw the icons in these colours."""
+        for name, (_, drawing, _, _) in ACTIONS.items():
+            self._made[name].setIcon(icons.icon(f"icon-{drawing}", theme))
+        self["actionBackUp"].setIcon(icons.icon("icon-backup", theme, theme.accent))
+
+    def toolbar(self) -> QToolBar:
+        """The toolbar that shows them."""
+        bar = QToolBar("Actions")
+        bar.setObjectName("toolbar")
+        bar.setMovable(False)
+        bar.setContextMenuPolicy(Qt.ContextMenuPolicy.PreventContextMenu)
+        bar.setToolButtonStyle(Qt.ToolButtonStyle.ToolButtonTextBesideIcon)
+        self["actionBackUp"].setMenu(self.backup_menu)
+        bar.addActions([self[name] for name in IN_TOOLBAR[0]])
+        bar.addSeparator()
+        bar.addActions([self[name] for name in IN_TOOLBAR[1]])
+        space = QWidget()
+        space.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Preferred)
+        bar.addWidget(space)
+        bar.addAction(self["actionSettings"])
+        for name in (*IN_TOOLBAR[0], *IN_TOOLBAR[1], "actionSettings"):
+            button = bar.widgetForAction(self[name])
+            button.setFocusPolicy(Qt.FocusPolicy.TabFocus)
+            button.setAccessibleName(self[name].text())
+            if name == "actionBackUp" and isinstance(button, QToolButton):
+                button.setObjectName("backUpButton")
+                button.setPopupMode(QToolButton.ToolButtonPopupMode.MenuButtonPopup)
+        return bar
+
+    def update(self, entry: Entry | None, point: RecoveryPoint | None) -> None:
+        """Enable what can be done to this source and this point."""
+        readable = entry is not None and entry.problem is None
+        self["actionBackUp"].setEnabled(readable)
+        self.backup_menu.setEnabled(readable)
+        for name in ("actionBootInVm", "actionBrowse", "actionRestore", "actionVerify"):
+            self[name].setEnabled(point is not None)
+        self["actionDelete"].setEnabled(point is not None)
+        self["actionMerge"].setEnabled(point is not None and point.parent is not None)

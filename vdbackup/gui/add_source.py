@@ -1,0 +1,190 @@
+"""Choosing what to back up and where to: on the first page, and in a dialog of its own later."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+
+from PySide6.QtCore import Qt, QTimer, Signal
+from PySide6.QtWidgets import (
+    QHBoxLayout,
+    QLineEdit,
+    QListWidget,
+    QListWidgetItem,
+    QVBoxLayout,
+    QWidget,
+)
+
+from vdbackup.gui import parts, placement, words
+from vdbackup.gui.worker import Worker
+from vdbackup.jobs import Job
+from vdbackup.sources.devices import Candidate, candidates
+
+PAUSE = 250  # milliseconds without typing before what was typed is looked at
+PATH = Qt.ItemDataRole.UserRole
+
+
+class AddSourceForm(QWidget):
+    """A source, a folder for its backups, and a button.
+
+    Attributes:
+        source_edit, repository_edit: the two paths.
+        start_button: enabled when both are given.
+
+    Signals:
+        submitted(Path, Path): the user wants this source backed up into this folder.
+    """
+
+    submitted = Signal(object, object)
+
+    def __init__(self, reader: Worker, parent: QWidget | None = None) -> None:
+        super().__init__(parent)
+        self._reader = reader
+        column = QVBoxLayout(self)
+        column.setContentsMargins(0, 0, 0, 0)
+        column.setSpacing(8)
+        column.addWidget(parts.label("1. What should be backed up?", "strong"))
+        self.devices = QListWidget()
+        self.devices.setObjectName("candidatesList")
+        self.devices.setAccessibleName("Disks of this computer")
+        self.devices.setFixedHeight(122)
+        self.devices.currentItemChanged.connect(self._on_device_chosen)
+        column.addWidget(self.devices)
+        self.source_edit = parts.field(
+            "sourceEdit",
+            "A disk from the list, or a disk image (raw or VMDK)",
+            "Disk image or device to back up",
+        )
+        choose_image = parts.button("Choose an image…", "chooseImageButton")
+        choose_image.clicked.connect(self._on_choose_image_clicked)
+        column.addLayout(_row(self.source_edit, choose_image))
+        column.addSpacing(10)
+        column.addWidget(parts.label("2. Where should the backups be kept?", "strong"))
+        self.repository_edit = parts.field(
+            "repositoryEdit",
+            "A folder on another disk: a USB drive, a network share",
+            "Folder for the backups",
+        )
+        choose_folder = parts.button("Choose a folder…", "chooseFolderButton")
+        choose_folder.clicked.connect(self._on_choose_folder_clicked)
+        column.addLayout(_row(self.repository_edit, choose_folder))
+        self.notice = parts.Notice(name="placementNotice")
+        column.addWidget(self.notice)
+        column.addSpacing(10)
+        self.start_button = parts.button("Back up now", "startButton", "primary")
+        self.start_button.setEnabled(False)
+        self.start_button.clicked.connect(self._on_start_clicked)
+        row = QHBoxLayout()
+        row.addStretch(1)
+        row.addWidget(self.start_button)
+        column.addLayout(row)
+        self._pause = QTimer(self)
+        self._pause.setSingleShot(True)
+        self._pause.setInterval(PAUSE)
+        self._pause.timeout.connect(self._on_pause)
+        for edit in (self.source_edit, self.repository_edit):
+            edit.textChanged.connect(self._on_text_changed)
+            edit.returnPressed.connect(self._on_start_clicked)
+        self.list_devices()
+
+    def list_devices(self) -> None:
+        """Look which disks there are; the list is filled when that is known."""
+        self._show_hint("Looking for disks …")
+        job = Job("List disks", lambda _report, _cancel: candidates())
+        self._reader.submit(job, self._on_devices_listed)
+
+    def _on_devices_listed(self, job: Job) -> None:
+        if job.error:
+            self._show_hint(f"{job.error.title} {job.error.advice}")
+        elif not job.result:
+            self._show_hint("No disks are visible here. Choose an image below.")
+        else:
+            self.devices.clear()
+            for candidate in job.result:
+                self.devices.addItem(_item(candidate))
+
+    def _show_hint(self, text: str) -> None:
+        self.devices.clear()
+        item = QListWidgetItem(text)
+        item.setFlags(Qt.ItemFlag.NoItemFlags)
+        self.devices.addItem(item)
+
+    def _paths(self) -> tuple[Path | None, Path | None]:
+        def path(edit: QLineEdit) -> Path | None:
+            text = edit.text().strip()
+            return Path(text).expanduser().absolute() if text else None
+
+        return path(self.source_edit), path(self.repository_edit)
+
+    def _on_device_chosen(self, item: QListWidgetItem | None) -> None:
+        if item and item.data(PATH):
+            self.source_edit.setText(item.data(PATH))
+
+    def _on_choose_image_clicked(self) -> None:
+        filters = ["Disk images (*.img *.raw *.dd *.vmdk *.iso *.bin)", "All files (*)"]
+        parts.choose_file(self, "Choose a disk image", self.source_edit, filters)
+
+    def _on_choose_folder_clicked(self) -> None:
+        parts.choose_folder(self, "Choose a folder for the backups", self.repository_edit)
+
+    def _on_text_changed(self) -> None:
+        self.start_button.setEnabled(all(self._paths()))
+        self._pause.start()
+
+    def _on_pause(self) -> None:
+        source, folder = self._paths()
+        if folder is None:
+            self.notice.say("")
+            return
+        job = Job("Judge the folder", lambda _report, _cancel: placement.judge(source, folder))
+        self._reader.submit(job, partial(self._on_judged, (source, folder)))
+
+    def _on_judged(self, judged: tuple[Path | None, Path | None], job: Job) -> None:
+        if judged != self._paths() or job.result is None:
+            return  # the user typed on
+        found: placement.Placement = job.result
+        said = list(found.warnings)
+        if found.is_repository:
+            said.append("It holds backups already; new ones join them.")
+        self.notice.say(" ".join(said))
+
+    def _on_start_clicked(self) -> None:
+        source, folder = self._paths()
+        if source and folder:
+            self.submitted.emit(source, folder)
+
+
+class AddSourceDialog(parts.Dialog):
+    """The form in a dialog, for every source but the first.
+
+    Attributes:
+        form: the form; the dialog closes when it is submitted.
+    """
+
+    def __init__(self, reader: Worker, parent: QWidget | None = None) -> None:
+        super().__init__("addSourceDialog", "Add a source", 560, parent)
+        self.form = AddSourceForm(reader)
+        self.form.submitted.connect(self.accept)
+        self.column.addWidget(self.form)
+
+
+def _item(candidate: Candidate) -> QListWidgetItem:
+    indent = "      " if candidate.kind == "part" else ""
+    facts = [words.size(candidate.size)]
+    if candidate.mountpoints:
+        facts.append(f"in use at {', '.join(candidate.mountpoints[:2])}")
+    if not candidate.readable:
+        facts.append("you may not read it")
+    name = candidate.path.name
+    title = candidate.title if candidate.title == name else f"{candidate.title} ({name})"
+    item = QListWidgetItem(f"{indent}{title}  ·  {'  ·  '.join(facts)}")
+    item.setData(PATH, str(candidate.path))
+    return item
+
+
+def _row(edit: QWidget, button: QWidget) -> QHBoxLayout:
+    button.setMinimumWidth(150)
+    row = QHBoxLayout()
+    row.addWidget(edit, 1)
+    row.addWidget(button)
+    return row

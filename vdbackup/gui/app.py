@@ -1,0 +1,72 @@
+"""Starts the window."""
+
+from __future__ import annotations
+
+import logging
+import logging.handlers
+import os
+import signal
+import sys
+from collections.abc import Sequence
+
+from PySide6.QtCore import QTimer
+from PySide6.QtWidgets import QApplication
+
+from vdbackup.errors import VdbackupError
+from vdbackup.gui.main_window import MainWindow
+from vdbackup.gui.store import Store
+from vdbackup.settings import APPLICATION, Locations, Settings
+
+LOG_SIZE = 1 << 20  # bytes
+
+
+def main(argv: Sequence[str]) -> int:
+    """Show the window until it is closed; the exit status."""
+    if not has_display(os.environ):
+        sys.stderr.write("There is no display to open a window on.\n")
+        sys.stderr.write("Use the command line: `vdbackup --help`.\n")
+        return 1
+    locations = Locations.from_environment()
+    start_log(locations)
+    application = QApplication([APPLICATION, *argv])
+    application.setApplicationName(APPLICATION)
+    application.setDesktopFileName(APPLICATION)
+    settings, error = load(locations)
+    window = MainWindow(Store(settings, locations))
+    if error:
+        window.jobs.refuse("Settings", error)
+    window.show()
+    wake = QTimer(interval=200)  # lets Python see Ctrl-C, which Qt's loop does not wake up for
+    wake.timeout.connect(lambda: None)
+    wake.start()
+    signal.signal(signal.SIGINT, lambda *_: window.close())
+    return application.exec()
+
+
+def has_display(environ: os._Environ[str]) -> bool:
+    """Whether Qt would find a screen; without one it would end the process."""
+    named = environ.get("QT_QPA_PLATFORM", "")
+    return bool(named or environ.get("DISPLAY") or environ.get("WAYLAND_DISPLAY"))
+
+
+def load(locations: Locations) -> tuple[Settings, VdbackupError | None]:
+    """The settings; when they cannot be read, the defaults, and why. The file is put aside."""
+    try:
+        return Settings.load(locations.settings_file), None
+    except VdbackupError as error:
+        file = locations.settings_file
+        file.replace(file.with_suffix(".unreadable.json"))
+        return Settings(), error
+
+
+def start_log(locations: Locations) -> None:
+    """Write the log to a file that stays small."""
+    locations.logs.mkdir(parents=True, exist_ok=True)
+    handler = logging.handlers.RotatingFileHandler(
+        locations.log_file, maxBytes=LOG_SIZE, backupCount=1, encoding="utf-8", delay=True
+    )
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    logging.basicConfig(level=logging.INFO, handlers=[handler])
+    sys.excepthook = lambda *fault: logging.getLogger(APPLICATION).critical(
+        "unexpected", exc_info=fault
+    )

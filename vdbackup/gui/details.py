@@ -1,0 +1,132 @@
+"""What is known of one recovery point, in words."""
+
+from __future__ import annotations
+
+from PySide6.QtCore import Qt
+from PySide6.QtGui import QAction
+from PySide6.QtWidgets import (
+    QFormLayout,
+    QFrame,
+    QLabel,
+    QScrollArea,
+    QVBoxLayout,
+    QWidget,
+)
+
+from vdbackup.gui import parts, words
+from vdbackup.gui.catalogue import Entry
+from vdbackup.gui.points_table import check_in_words
+from vdbackup.repository.model import Check, RecoveryPoint
+
+ROWS = {
+    "time": "Time",
+    "type": "Type",
+    "stored": "Stored",
+    "verified": "Verified",
+    "booted": "Boot-tested",
+    "chain": "Chain",
+    "merged": "Stands for",
+    "id": "Id",
+}
+
+
+class PointDetails(QScrollArea):
+    """The facts about the chosen recovery point, and what to do with it.
+
+    Attributes:
+        point_id: whose facts are shown, "" for none.
+    """
+
+    def __init__(self, parent: QWidget | None = None) -> None:
+        super().__init__(parent)
+        self.setObjectName("pointDetails")
+        self.setAccessibleName("Details of the recovery point")
+        self.setWidgetResizable(True)
+        self.setFrameShape(QFrame.Shape.NoFrame)
+        self.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
+        self.point_id = ""
+        pane = QFrame()
+        pane.setProperty("pane", "true")
+        self._column = QVBoxLayout(pane)
+        self._column.setContentsMargins(16, 14, 16, 14)
+        self._column.setSpacing(10)
+        self._title = parts.label("", "heading")
+        self._subtitle = parts.label("", "muted")
+        self._column.addWidget(self._title)
+        self._column.addWidget(self._subtitle)
+        self._facts = QWidget()
+        self._form = QFormLayout(self._facts)
+        self._form.setContentsMargins(0, 4, 0, 4)
+        self._form.setHorizontalSpacing(12)
+        self._form.setVerticalSpacing(8)
+        self._form.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.AllNonFixedFieldsGrow)
+        self._values = {key: self._row(name) for key, name in ROWS.items()}
+        self._column.addWidget(self._facts)
+        self._warnings = parts.Notice(name="pointWarnings", role="warning")
+        self._column.addWidget(self._warnings)
+        self._offers = QWidget()
+        self._buttons = QVBoxLayout(self._offers)
+        self._buttons.setContentsMargins(0, 0, 0, 0)
+        self._buttons.setSpacing(6)
+        self._column.addWidget(self._offers)
+        self._column.addStretch(1)
+        self.setWidget(pane)
+        self.show_point(None, None)
+
+    def offer(self, action: QAction, *, primary: bool = False) -> None:
+        """Put an action's button below the facts."""
+        name = action.objectName().replace("action", "details")
+        button = parts.button(action.text(), name, "primary" if primary else "")
+        button.setToolTip(action.toolTip())
+        button.setEnabled(action.isEnabled())
+        button.clicked.connect(action.trigger)
+        action.changed.connect(lambda: button.setEnabled(action.isEnabled()))
+        self._buttons.addWidget(button)
+
+    def show_point(self, entry: Entry | None, point: RecoveryPoint | None) -> None:
+        """Show a point's facts, or that none is chosen."""
+        self.point_id = point.id if point else ""
+        chosen = entry is not None and point is not None
+        for widget in (self._facts, self._offers):
+            widget.setVisible(chosen)
+        self._warnings.say("\n\n".join(point.warnings) if point else "")
+        if entry is None or point is None:
+            self._title.setText("Recovery point")
+            self._subtitle.setText("Choose one in the timeline to see what is known of it.")
+            return
+        self._title.setText(f"Recovery point #{point.sequence}")
+        self._subtitle.setText(words.age(point.created))
+        for key, text in self._facts_of(entry, point).items():
+            self._values[key].setText(text)
+        self._form.setRowVisible(self._values["merged"], bool(point.merged))
+        self._values["id"].setToolTip(point.id)
+        self._paint_check("verified", point.verified)
+        self._paint_check("booted", point.boot_tested)
+
+    def _facts_of(self, entry: Entry, point: RecoveryPoint) -> dict[str, str]:
+        chain = entry.chain(point)
+        parents = ", ".join(f"#{each.sequence}" for each in chain[1:5])
+        more = "…" if len(chain) > 5 else ""
+        reads = f"{words.plural(len(chain), 'layer')}, reads through {parents}{more}"
+        return {
+            "time": words.when_exactly(point.created),
+            "type": point.type.value,
+            "stored": f"{words.size(point.stored_bytes)} of {words.size(point.virtual_size)}",
+            "verified": check_in_words(point.verified),
+            "booted": check_in_words(point.boot_tested),
+            "chain": reads if parents else "stands alone",
+            "merged": f"{words.plural(len(point.merged), 'older point')} merged into it",
+            "id": point.id.replace("-", "-\u200b"),  # may be broken where it has a hyphen
+        }
+
+    def _paint_check(self, key: str, check: Check | None) -> None:
+        role = "muted" if check is None else "good" if check.ok else "bad"
+        parts.set_role(self._values[key], role)
+
+    def _row(self, name: str) -> QLabel:
+        title = parts.label(name, "muted", wrap=False)
+        title.setAlignment(Qt.AlignmentFlag.AlignTop)
+        value = parts.label(selectable=True)
+        value.setAccessibleName(name)
+        self._form.addRow(title, value)
+        return value

@@ -1,0 +1,240 @@
+"""What is being done and what came of it: a row for each job."""
+
+from __future__ import annotations
+
+import time
+
+from PySide6.QtCore import QSize, Qt, Signal, Slot
+from PySide6.QtWidgets import (
+    QFrame,
+    QGridLayout,
+    QHBoxLayout,
+    QProgressBar,
+    QScrollArea,
+    QSizePolicy,
+    QToolButton,
+    QVBoxLayout,
+    QWidget,
+)
+
+from vdbackup.errors import VdbackupError
+from vdbackup.gui import parts, words
+from vdbackup.gui.outcome import Outcome
+from vdbackup.gui.pace import Pace
+from vdbackup.jobs import Job, JobState, Progress
+
+STEPS = 1000  # of a progress bar; bytes do not fit its 32 bits
+KEPT = 20  # rows of jobs that have ended
+
+
+class JobRow(QFrame):
+    """One job.
+
+    Attributes:
+        job: the job, None for something that failed before there was one.
+
+    Signals:
+        cancel_wanted(Job): the user wants it to stop.
+        dismissed(JobRow): the user has read it.
+    """
+
+    cancel_wanted = Signal(object)
+    dismissed = Signal(object)
+
+    def __init__(self, title: str, job: Job | None, parent: QWidget | None = None) -> None:
+        super().__init__(parent)
+        self.job = job
+        self._pace = Pace()
+        self.setAccessibleName(title)
+        self.setProperty("card", "true")
+        grid = QGridLayout(self)
+        grid.setContentsMargins(12, 8, 8, 8)
+        grid.setHorizontalSpacing(12)
+        grid.setVerticalSpacing(4)
+        grid.setColumnStretch(1, 1)
+        self._title = parts.label(title, "strong")
+        self._title.setMinimumWidth(190)
+        self._said = parts.label("waiting", "muted")
+        self._bar = QProgressBar()
+        self._bar.setMaximum(STEPS)
+        self._bar.setTextVisible(False)
+        self._bar.setAccessibleName(f"Progress of {title}")
+        self._pace_label = parts.label("", "muted", wrap=False)
+        self._pace_label.setMinimumWidth(190)
+        self._details = parts.label("", "muted", selectable=True)
+        self._fold = parts.Fold("Details", self._details)
+        self._cancel = parts.button("Cancel", "cancelButton")
+        self._cancel.setAccessibleName(f"Cancel: {title}")
+        self._cancel.clicked.connect(self._on_cancel_clicked)
+        self._close = QToolButton()
+        self._close.setText("✕")
+        self._close.setToolTip("Remove from this list")
+        self._close.setAccessibleName(f"Remove from the list: {title}")
+        self._close.setAutoRaise(True)
+        self._close.clicked.connect(lambda: self.dismissed.emit(self))
+        top = Qt.AlignmentFlag.AlignTop
+        middle = Qt.AlignmentFlag.AlignVCenter
+        grid.addWidget(self._title, 0, 0, middle)
+        working = QHBoxLayout()
+        working.addWidget(self._bar, 1, middle)
+        working.addWidget(self._said, 0, middle)
+        grid.addLayout(working, 0, 1)
+        grid.addWidget(self._pace_label, 0, 2, middle)
+        grid.addWidget(self._fold, 0, 3, top)
+        grid.addWidget(self._cancel, 0, 4, top)
+        grid.addWidget(self._close, 0, 5, top)
+        grid.addWidget(self._details, 1, 0, 1, 6)
+        self._fold.hide()
+        self._close.hide()
+        self._bar.hide()
+        self._pace_label.hide()
+
+    @property
+    def sentence(self) -> str:
+        """What the row says."""
+        return self._said.text()
+
+    @property
+    def ended(self) -> bool:
+        """Whether there is nothing left to happen."""
+        return self._cancel.isHidden()
+
+    def begin(self) -> None:
+        """The job runs now."""
+        self._say("starting", "muted")
+        self._bar.show()
+        self._pace_label.show()
+        self._bar.setRange(0, 0)
+
+    def follow(self, progress: Progress) -> None:
+        """Show how far the job is."""
+        if self.ended:
+            return
+        self._pace.follow(progress.phase, progress.done, time.monotonic())
+        if self._bar.maximum() != STEPS:
+            self._bar.setRange(0, STEPS)
+        share = progress.done / progress.total if progress.total else 0.0
+        self._bar.setValue(round(share * STEPS))
+        if self._cancel.isEnabled():
+            self._say(f"{progress.phase} {share:.0%}", "muted")
+        parts = [f"{words.size(progress.done)} of {words.size(progress.total)}"]
+        if self._pace.speed:
+            parts = [f"{words.size(self._pace.speed)}/s"]
+        left = self._pace.seconds_left(progress.total)
+        if left is not None:
+            parts.append(f"{words.clock(left)} left")
+        self._pace_label.setText(" · ".join(parts))
+
+    def show_end(self, job: Job) -> None:
+        """Say how the job ended."""
+        if job.state is JobState.FAILED and job.error:
+            self.show_error(job.error)
+        elif job.state is JobState.CANCELLED:
+            self._end("Cancelled.", "muted", ())
+        else:
+            outcome = job.result if isinstance(job.result, Outcome) else Outcome("Done.")
+            said = " ".join((outcome.sentence, *outcome.warnings))
+            self._end(said, "warning" if outcome.warnings else "good", outcome.details)
+
+    def show_error(self, error: VdbackupError) -> None:
+        """Say what went wrong and what to do."""
+        self._end(f"{error.title} {error.advice}".rstrip(), "bad", ())
+
+    def _end(self, sentence: str, role: str, details: tuple[str, ...]) -> None:
+        self._say(sentence, role)
+        self._said.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
+        self._said.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Preferred)
+        self._bar.hide()
+        self._pace_label.hide()
+        self._cancel.hide()
+        self._close.show()
+        self._details.setText("\n".join(details))
+        self._fold.setVisible(bool(details))
+
+    def _say(self, text: str, role: str) -> None:
+        self._said.setText(text)
+        parts.set_role(self._said, role)
+
+    def _on_cancel_clicked(self) -> None:
+        self._cancel.setEnabled(False)
+        self._say("stopping", "muted")
+        self.cancel_wanted.emit(self.job)
+
+
+class JobsPanel(QScrollArea):
+    """Rows of jobs, the newest on top.
+
+    Signals:
+        cancel_wanted(Job): the user wants it to stop.
+    """
+
+    cancel_wanted = Signal(object)
+
+    def __init__(self, parent: QWidget | None = None) -> None:
+        super().__init__(parent)
+        self.setObjectName("jobsPanel")
+        self.setAccessibleName("Jobs")
+        self.setWidgetResizable(True)
+        self.setFrameShape(QFrame.Shape.NoFrame)
+        self.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
+        inside = QWidget()
+        self._column = QVBoxLayout(inside)
+        self._column.setContentsMargins(12, 8, 12, 8)
+        self._column.setSpacing(6)
+        self._empty = parts.label(
+            "No jobs. What is being done, and what came of it, stands here.", "muted"
+        )
+        self._column.addWidget(self._empty)
+        self._column.addStretch(1)
+        self.setWidget(inside)
+        self._rows: dict[int, JobRow] = {}
+        self.rows: list[JobRow] = []
+
+    def sizeHint(self) -> QSize:
+        """Room for one row and a bit."""
+        return QSize(600, 76)
+
+    @Slot(object)
+    def add(self, job: Job) -> None:
+        """Show a job that waits for its turn."""
+        row = self._insert(JobRow(job.title, job))
+        self._rows[job.id] = row
+        row.cancel_wanted.connect(self.cancel_wanted)
+
+    @Slot(object)
+    def begin(self, job: Job) -> None:
+        """Show that a job runs."""
+        if row := self._rows.get(job.id):
+            row.begin()
+
+    @Slot(object)
+    def follow(self, progress: Progress) -> None:
+        """Show how far a job is."""
+        if row := self._rows.get(progress.job_id):
+            row.follow(progress)
+
+    @Slot(object)
+    def end(self, job: Job) -> None:
+        """Show how a job ended."""
+        if row := self._rows.pop(job.id, None):
+            row.show_end(job)
+
+    def refuse(self, title: str, error: VdbackupError) -> None:
+        """Show that something could not even begin."""
+        self._insert(JobRow(title, None)).show_error(error)
+
+    def _insert(self, row: JobRow) -> JobRow:
+        self._empty.hide()
+        self._column.insertWidget(0, row)
+        self.rows.insert(0, row)
+        row.dismissed.connect(self._on_dismissed)
+        for old in [each for each in self.rows if each.ended][KEPT:]:
+            self._on_dismissed(old)
+        self.verticalScrollBar().setValue(0)
+        return row
+
+    def _on_dismissed(self, row: JobRow) -> None:
+        self.rows.remove(row)
+        self._column.removeWidget(row)
+        row.deleteLater()
+        self._empty.setVisible(not self.rows)

@@ -1,0 +1,272 @@
+"""The main window: puts the parts together and lets them hear of each other."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from PySide6.QtCore import QEvent, Qt, Slot
+from PySide6.QtGui import QCloseEvent, QGuiApplication
+from PySide6.QtWidgets import (
+    QApplication,
+    QFileDialog,
+    QHBoxLayout,
+    QLabel,
+    QMainWindow,
+    QMessageBox,
+    QPushButton,
+    QSplitter,
+    QStackedWidget,
+    QVBoxLayout,
+    QWidget,
+)
+
+from vdbackup.gui import icons, theme
+from vdbackup.gui.actions import Actions
+from vdbackup.gui.add_source import AddSourceDialog
+from vdbackup.gui.catalogue import Catalogue, Entry
+from vdbackup.gui.details import PointDetails
+from vdbackup.gui.first_run import FirstRunPage
+from vdbackup.gui.jobs_panel import JobsPanel
+from vdbackup.gui.operations import Operations
+from vdbackup.gui.settings_dialog import SettingsDialog
+from vdbackup.gui.sources_list import SourcesList
+from vdbackup.gui.store import Store
+from vdbackup.gui.timeline_panel import TimelinePanel
+from vdbackup.gui.worker import Workers
+from vdbackup.repository.model import RecoveryPoint
+
+
+class MainWindow(QMainWindow):
+    """Sources, timeline, details, jobs.
+
+    Attributes:
+        store: the settings.
+        workers: the threads that jobs run on.
+        catalogue: what there is.
+        operations: what can be done.
+        actions_: what the user can ask for.
+    """
+
+    def __init__(self, store: Store) -> None:
+        super().__init__()
+        self.setWindowTitle("vdbackup")
+        self.resize(1280, 800)
+        self.store = store
+        self.workers = Workers(self)
+        self.catalogue = Catalogue(store, self.workers, self)
+        self.operations = Operations(self, store, self.workers, self.catalogue)
+        self.actions_ = Actions(self)
+        self._closing = False
+        self._theme = theme.chosen(store.value.theme)
+        self._build()
+        self._connect()
+        self._on_settings_changed()
+        self._on_entry_chosen(None)
+        self._on_catalogue_changed()
+        self.catalogue.refresh()
+
+    def _build(self) -> None:
+        self.addToolBar(self.actions_.toolbar())
+        self.sources = SourcesList(self._theme, self.store.value.remind_after_days)
+        self.panel = TimelinePanel(self._theme)
+        self.details = PointDetails()
+        self.details.offer(self.actions_["actionBootInVm"], primary=True)
+        self.details.offer(self.actions_["actionBrowse"])
+        self.details.offer(self.actions_["actionRestore"])
+        self.jobs = JobsPanel()
+        columns = QSplitter(Qt.Orientation.Horizontal)
+        columns.addWidget(self._left())
+        columns.addWidget(self.panel)
+        columns.addWidget(self.details)
+        columns.setSizes([230, 780, 270])
+        columns.setStretchFactor(1, 1)
+        body = QSplitter(Qt.Orientation.Vertical)
+        body.addWidget(columns)
+        body.addWidget(self.jobs)
+        body.setSizes([660, 90])
+        body.setStretchFactor(0, 1)
+        for splitter in (columns, body):
+            splitter.setHandleWidth(1)
+            splitter.setChildrenCollapsible(False)
+        reader = self.workers.reader(None)
+        self.first_run = FirstRunPage(reader, self.store.locations.data / "demo")
+        self._pages = QStackedWidget()
+        self._pages.addWidget(self.first_run)
+        self._pages.addWidget(body)
+        self.setCentralWidget(self._pages)
+
+    def _left(self) -> QWidget:
+        left = QWidget()
+        column = QVBoxLayout(left)
+        column.setContentsMargins(6, 13, 6, 8)
+        column.setSpacing(6)
+        heading = QLabel("Sources")
+        heading.setProperty("role", "heading")
+        heading.setContentsMargins(8, 0, 0, 0)
+        column.addWidget(heading)
+        column.addWidget(self.sources, 1)
+        add = QPushButton("+  Add a source…")
+        add.clicked.connect(self.actions_["actionAddSource"].trigger)
+        row = QHBoxLayout()
+        row.setContentsMargins(6, 0, 6, 0)
+        row.addWidget(add)
+        column.addLayout(row)
+        return left
+
+    def _connect(self) -> None:
+        self.workers.job_queued.connect(self.jobs.add)
+        self.workers.job_started.connect(self.jobs.begin)
+        self.workers.progressed.connect(self.jobs.follow)
+        self.workers.job_ended.connect(self.jobs.end)
+        self.workers.job_ended.connect(self._on_job_ended)
+        self.jobs.cancel_wanted.connect(self.workers.cancel)
+        self.operations.refused.connect(self.jobs.refuse)
+        self.catalogue.changed.connect(self._on_catalogue_changed)
+        self.store.changed.connect(self._on_settings_changed)
+        self.sources.entry_chosen.connect(self._on_entry_chosen)
+        self.panel.point_selected.connect(self._on_point_selected)
+        self.panel.point_activated.connect(self.actions_["actionBootInVm"].trigger)
+        self.panel.backup_wanted.connect(self.actions_["actionBackUp"].trigger)
+        self.first_run.form.submitted.connect(self._on_source_submitted)
+        self.first_run.demo_wanted.connect(self._on_demo_wanted)
+        self.first_run.open_wanted.connect(self._on_open_wanted)
+        hints = QGuiApplication.styleHints()
+        hints.colorSchemeChanged.connect(self._on_settings_changed)
+        slots = {
+            "actionBackUp": self._on_back_up,
+            "actionMerge": self._on_merge,
+            "actionDelete": self._on_delete,
+            "actionAddSource": self._on_add_source,
+            "actionSettings": self._on_settings,
+            "actionRefresh": self.catalogue.refresh,
+        }
+        for name, slot in slots.items():
+            self.actions_[name].triggered.connect(lambda _checked=False, do=slot: do())
+        self.actions_.backup_menu.triggered.connect(lambda chosen: self._on_back_up(chosen.data()))
+
+    @property
+    def entry(self) -> Entry | None:
+        """The chosen source."""
+        return self.sources.entry
+
+    @property
+    def point(self) -> RecoveryPoint | None:
+        """The chosen recovery point."""
+        return self.entry.point(self.panel.timeline.selected) if self.entry else None
+
+    # what the user asks for
+
+    def _on_back_up(self, kind: str = "auto") -> None:
+        if self.entry:
+            self.operations.back_up(self.entry, kind)
+
+    def _on_merge(self) -> None:
+        if self.entry and self.point:
+            self.operations.merge(self.entry, self.point)
+
+    def _on_delete(self) -> None:
+        if self.entry and self.point:
+            self.operations.delete(self.entry, self.point)
+
+    def _on_add_source(self) -> None:
+        dialog = AddSourceDialog(self.workers.reader(None), self)
+        dialog.form.submitted.connect(self._on_source_submitted)
+        dialog.open()
+
+    def _on_source_submitted(self, path: Path, repository: Path) -> None:
+        self.operations.back_up(self.operations.add_source(path, repository))
+
+    def _on_demo_wanted(self) -> None:
+        self.operations.start_demo(self.store.locations.data / "demo")
+
+    def _on_open_wanted(self) -> None:
+        dialog = QFileDialog(self, "Open the folder that holds the backups")
+        dialog.setFileMode(QFileDialog.FileMode.Directory)
+        dialog.fileSelected.connect(self._on_repository_chosen)
+        dialog.open()
+
+    def _on_repository_chosen(self, folder: str) -> None:
+        self.store.put(self.store.value.with_repository(Path(folder)))
+        self.catalogue.refresh(Path(folder))
+
+    def _on_settings(self) -> None:
+        entries = self.catalogue.entries
+        dialog = SettingsDialog(self.store.value, self.store.locations, entries, self)
+
+        def accepted() -> None:
+            self.store.put(dialog.chosen())
+            for entry, keep in dialog.kept():
+                self.operations.keep_newest(entry, keep)
+
+        dialog.accepted.connect(accepted)
+        dialog.open()
+
+    # what the parts tell
+
+    def _on_catalogue_changed(self) -> None:
+        entries = self.catalogue.entries
+        self.sources.set_entries(entries)
+        known = bool(self.store.value.repositories)
+        self._pages.setCurrentIndex(1 if known else 0)
+
+    def _on_entry_chosen(self, entry: Entry | None) -> None:
+        self.panel.show_entry(entry)
+        self._on_point_selected()
+
+    def _on_point_selected(self) -> None:
+        entry, point = self.entry, self.point
+        self.details.show_point(entry, point)
+        self.actions_.update(entry, point)
+
+    @Slot()
+    def _on_settings_changed(self) -> None:
+        settings = self.store.value
+        self._theme = theme.chosen(settings.theme)
+        application = QApplication.instance()
+        if isinstance(application, QApplication):
+            theme.apply(application, self._theme)
+        self.setWindowIcon(icons.icon("vdbackup", self._theme))
+        self.actions_.set_theme(self._theme)
+        self.sources.remind_after_days = settings.remind_after_days
+        self.sources.set_theme(self._theme)
+        self.panel.set_theme(self._theme)
+        self.panel.timeline.animated = settings.animations
+        self._on_catalogue_changed()
+
+    # the end
+
+    def changeEvent(self, event: QEvent) -> None:
+        """Look again at what other programs may have changed while the user was elsewhere."""
+        super().changeEvent(event)
+        if event.type() == QEvent.Type.ActivationChange and self.isActiveWindow():
+            self.catalogue.refresh()
+
+    def closeEvent(self, event: QCloseEvent) -> None:
+        """Close when nothing runs any more; ask before stopping what runs."""
+        if not self.workers.busy:
+            self.workers.stop()
+            event.accept()
+            return
+        event.ignore()
+        if self._closing:
+            return
+        question = QMessageBox(self)
+        question.setObjectName("quitQuestion")
+        question.setAttribute(Qt.WidgetAttribute.WA_DeleteOnClose)
+        question.setWindowTitle("Quit?")
+        question.setText("A job is still running.")
+        question.setInformativeText("Stop it and quit? A backup that is stopped leaves no trace.")
+        question.addButton("Keep working", QMessageBox.ButtonRole.RejectRole)
+        stop = question.addButton("Stop and quit", QMessageBox.ButtonRole.AcceptRole)
+        stop.setObjectName("stopAndQuit")
+        stop.clicked.connect(self._on_quit_wanted)
+        question.open()
+
+    def _on_quit_wanted(self) -> None:
+        self._closing = True
+        self.workers.cancel_all()
+        self._on_job_ended()
+
+    def _on_job_ended(self) -> None:
+        if self._closing and not self.workers.busy:
+            self.close()

@@ -1,0 +1,172 @@
+"""What the user can have done to recovery points: planned, shown, then done by a job.
+
+Planning happens beside a running job, so that the question comes at once; the work itself waits
+for its turn, and the engine checks the plan again then.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from PySide6.QtCore import QObject, Signal
+from PySide6.QtWidgets import QDialog, QWidget
+
+from vdbackup.backup import delete, merge
+from vdbackup.errors import VdbackupError
+from vdbackup.gui import work
+from vdbackup.gui.catalogue import Catalogue, Entry
+from vdbackup.gui.plan_dialog import PlanDialog
+from vdbackup.gui.store import Store
+from vdbackup.gui.worker import Workers
+from vdbackup.jobs import CancelToken, Job, JobState, Plan, Report
+from vdbackup.repository.model import RecoveryPoint
+from vdbackup.repository.repository import Repository
+from vdbackup.settings import KnownSource
+
+Work = Callable[[Report, CancelToken], Any]
+
+
+class Operations(QObject):
+    """Starts everything that changes a repository.
+
+    Signals:
+        refused(str, VdbackupError): what could not even be planned, and why.
+    """
+
+    refused = Signal(str, object)
+
+    def __init__(
+        self, window: QWidget, store: Store, workers: Workers, catalogue: Catalogue
+    ) -> None:
+        super().__init__(window)
+        self._window = window
+        self._store = store
+        self._workers = workers
+        self._catalogue = catalogue
+
+    def back_up(self, entry: Entry, kind: str = "auto", *, ask: bool | None = None) -> None:
+        """Make a recovery point; asks first if the settings (or `ask`) say so."""
+        set_name = entry.backup_set.name if entry.backup_set else None
+        what = (entry.path, entry.repository, set_name, kind)
+        title = f"Back up {entry.name}"
+
+        def start(_plan: Plan | None) -> None:
+            self._run(entry.repository, title, partial(work.back_up, *what))
+
+        if not (self._store.value.ask_before_backup if ask is None else ask):
+            start(None)
+            return
+        self._plan(
+            entry.repository, title, "Back up", lambda: work.plan_backup(*what), start, silence=True
+        )
+
+    def add_source(self, path: Path, repository: Path) -> Entry:
+        """Remember a source; what has been backed up of it is read."""
+        self._store.put(self._store.value.with_source(KnownSource(path, repository)))
+        self._catalogue.refresh(repository)
+        return Entry(path, repository)
+
+    def start_demo(self, folder: Path) -> None:
+        """Make a demo disk and a repository in `folder`, and back it up."""
+        image, repository = folder / "demo-disk.img", folder / "backups"
+
+        def back_up(job: Job) -> None:
+            if job.state is JobState.FINISHED:
+                self.back_up(self.add_source(image, repository), ask=False)
+
+        job = Job("Make a demo disk", partial(work.make_demo_disk, image))
+        self._workers.writer(repository).submit(job, back_up)
+
+    def merge(self, entry: Entry, point: RecoveryPoint) -> None:
+        """Roll a point into its parent."""
+        self._change(
+            entry,
+            f"Merge #{point.sequence} into its parent",
+            "Merge",
+            lambda repository, name: merge.plan(repository, name, point.id),
+            work.merge_point,
+        )
+
+    def delete(self, entry: Entry, point: RecoveryPoint) -> None:
+        """Delete a point."""
+        self._change(
+            entry,
+            f"Delete #{point.sequence} of {entry.name}",
+            "Delete",
+            lambda repository, name: delete.plan(repository, name, point.id),
+            work.delete_point,
+        )
+
+    def keep_newest(self, entry: Entry, keep: int | None) -> None:
+        """Change how many points a set keeps."""
+        if entry.backup_set and entry.backup_set.settings.policy.keep != keep:
+            doing = partial(work.keep_newest, entry.repository, entry.backup_set.name, keep)
+            self._run(entry.repository, f"Policy of {entry.name}", doing)
+
+    def _change(
+        self,
+        entry: Entry,
+        title: str,
+        verb: str,
+        make: Callable[[Repository, str], Plan],
+        doing: Callable[[Any, Report, CancelToken], Any],
+    ) -> None:
+        """Plan something about a set that exists, ask, do it."""
+
+        def plan() -> Plan:
+            return make(Repository.open(entry.repository), entry.name)
+
+        def start(plan: Plan) -> None:
+            self._run(entry.repository, title, partial(doing, plan))
+
+        self._plan(entry.repository, title, verb, plan, start)
+
+    def _plan(
+        self,
+        repository: Path,
+        title: str,
+        verb: str,
+        make: Callable[[], Plan],
+        start: Callable[[Any], None],
+        *,
+        silence: bool = False,
+    ) -> None:
+        """Make a plan off the window's thread, show it, and `start(plan)` if the user says so."""
+
+        def ask(job: Job) -> None:
+            if job.error:
+                self.refused.emit(title, job.error)
+            elif job.state is JobState.FINISHED:
+                self._ask(title, verb, job.result, start, silence)
+
+        self._workers.reader(repository).submit(
+            Job(f"Plan: {title}", lambda _report, _cancel: make()), ask
+        )
+
+    def _ask(
+        self, title: str, verb: str, plan: Plan, start: Callable[[Any], None], silence: bool
+    ) -> None:
+        dialog = PlanDialog(f"{title}?", verb, plan, self._window, offer_silence=silence)
+
+        def answered(answer: int) -> None:
+            if answer != QDialog.DialogCode.Accepted:
+                return
+            if dialog.never_again.isChecked():
+                self._store.change(ask_before_backup=False)
+            start(plan)
+
+        dialog.finished.connect(answered)
+        dialog.open()
+
+    def _run(self, repository: Path, title: str, doing: Work) -> None:
+        def ended(_job: Job) -> None:
+            self._catalogue.refresh(repository)
+
+        self._workers.writer(repository).submit(Job(title, doing), ended)
+
+    def refuse(self, title: str, error: VdbackupError) -> None:
+        """Say that something cannot be done."""
+        self.refused.emit(title, error)

@@ -1,0 +1,57 @@
+"""Whether a folder is a good place for the backups of a source."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from vdbackup.repository.repository import MARKER
+from vdbackup.sources.devices import lies_on
+
+SYS_BLOCK = Path("/sys/dev/block")
+
+
+@dataclass(frozen=True)
+class Placement:
+    """What is to be said of a folder.
+
+    Attributes:
+        warnings: why another folder would be better, a sentence each.
+        is_repository: it holds backups already.
+    """
+
+    warnings: tuple[str, ...] = ()
+    is_repository: bool = False
+
+
+def judge(source: Path | None, folder: Path) -> Placement:
+    """Look at where the folder, or the nearest one above it that exists, is stored."""
+    warnings = []
+    if source and source.exists() and _share_a_disk(source, folder):
+        warnings.append(
+            "This folder is on the source's own disk: when that disk fails, the backups are lost "
+            "with it."
+        )
+    elif _device(folder) == os.stat("/").st_dev:
+        warnings.append("This folder is on the system disk, which the backups may fill.")
+    return Placement(tuple(warnings), (folder / MARKER).is_file())
+
+
+def _share_a_disk(source: Path, folder: Path) -> bool:
+    if source.is_block_device():
+        return lies_on(folder, _whole_disk(source))
+    return _device(source) == _device(folder)
+
+
+def _device(path: Path) -> int:
+    while not path.exists():
+        path = path.parent
+    return path.stat().st_dev
+
+
+def _whole_disk(device: Path) -> Path:
+    """The disk that a partition is a part of; any other device itself."""
+    number = device.stat().st_rdev
+    entry = (SYS_BLOCK / f"{os.major(number)}:{os.minor(number)}").resolve()
+    return Path("/dev") / entry.parent.name if (entry / "partition").exists() else device

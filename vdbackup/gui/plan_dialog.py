@@ -1,0 +1,68 @@
+"""Before anything is changed: what would be done, in a sentence and in bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from PySide6.QtWidgets import QCheckBox, QDialogButtonBox, QWidget
+
+from vdbackup.gui import parts, words
+from vdbackup.jobs import Plan
+
+WIDTH = 460  # pixels
+
+
+class PlanDialog(parts.Dialog):
+    """Shows a plan, and is accepted when the user wants it done. Use `open()`, never `exec()`.
+
+    Attributes:
+        plan: what is shown.
+        accept_button, cancel_button: what the user may press.
+        never_again: a box to tick (hidden unless offered).
+    """
+
+    def __init__(
+        self,
+        title: str,
+        verb: str,
+        plan: Plan,
+        parent: QWidget | None = None,
+        *,
+        offer_silence: bool = False,
+    ) -> None:
+        super().__init__("planDialog", title, WIDTH, parent)
+        self.plan = plan
+        column = self.column
+        column.addWidget(parts.label(title, "heading"))
+        column.addWidget(parts.label(plan.summary))
+        if plan.bytes_to_copy:
+            said = f"At most {words.size(plan.bytes_to_copy)} will be read or written."
+            column.addWidget(parts.label(said, "muted"))
+        if plan.invalidates:
+            column.addWidget(
+                parts.Notice(f"No longer there afterwards: {', '.join(plan.invalidates)}.")
+            )
+        details = [*_listed("Makes", plan.creates), *_listed("Changes or deletes", plan.replaces)]
+        if details:
+            lines = parts.label("\n".join(details), "muted", selectable=True)
+            column.addWidget(parts.Fold("Files", lines))
+            column.addWidget(lines)
+        self.never_again = QCheckBox("Do not ask again before a backup")
+        self.never_again.setObjectName("neverAgain")
+        self.never_again.setVisible(offer_silence)
+        column.addWidget(self.never_again)
+        column.addStretch(1)
+        buttons = QDialogButtonBox()
+        self.cancel_button = buttons.addButton(QDialogButtonBox.StandardButton.Cancel)
+        self.accept_button = buttons.addButton(verb, QDialogButtonBox.ButtonRole.AcceptRole)
+        self.accept_button.setObjectName("planAccept")
+        style = "danger" if plan.invalidates else "primary"
+        self.accept_button.setProperty(style, "true")
+        self.accept_button.setDefault(not plan.invalidates)
+        buttons.accepted.connect(self.accept)
+        buttons.rejected.connect(self.reject)
+        column.addWidget(buttons)
+
+
+def _listed(title: str, names: Sequence[str]) -> list[str]:
+    return [f"{title}: {name}" for name in names]

@@ -1,0 +1,165 @@
+"""The settings: how the window looks, where things lie, how many points a set keeps."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from PySide6.QtWidgets import (
+    QCheckBox,
+    QComboBox,
+    QDialogButtonBox,
+    QFormLayout,
+    QHBoxLayout,
+    QLineEdit,
+    QSpinBox,
+    QVBoxLayout,
+    QWidget,
+)
+
+from vdbackup.gui import parts
+from vdbackup.gui.catalogue import Entry
+from vdbackup.settings import Locations, Settings, ThemeChoice
+
+THEMES = {
+    ThemeChoice.AUTO: "As the desktop",
+    ThemeChoice.LIGHT: "Light",
+    ThemeChoice.DARK: "Dark",
+}
+
+
+class SettingsDialog(parts.Dialog):
+    """Shows settings; `chosen()` and `kept()` say what the user made of them.
+
+    Attributes:
+        theme, sessions, memory, headless, ask, remind, animations: the fields.
+        keep: for each source that has been backed up, how many points to keep (0 keeps all).
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        locations: Locations,
+        entries: list[Entry],
+        parent: QWidget | None = None,
+    ) -> None:
+        super().__init__("settingsDialog", "Settings", 540, parent)
+        self._settings = settings
+        self._locations = locations
+        self.keep: list[tuple[Entry, QSpinBox]] = []
+        column = self.column
+        column.setSpacing(8)
+        self._add_window(column)
+        self._add_backups(column, [entry for entry in entries if entry.backup_set])
+        self._add_machines(column)
+        self._add_locations(column)
+        column.addStretch(1)
+        buttons = QDialogButtonBox()
+        buttons.addButton(QDialogButtonBox.StandardButton.Cancel)
+        save = buttons.addButton("Save", QDialogButtonBox.ButtonRole.AcceptRole)
+        save.setObjectName("settingsSave")
+        save.setProperty("primary", "true")
+        save.setDefault(True)
+        buttons.accepted.connect(self.accept)
+        buttons.rejected.connect(self.reject)
+        column.addSpacing(8)
+        column.addWidget(buttons)
+
+    def chosen(self) -> Settings:
+        """The settings as the user wants them."""
+        folder = self.sessions.text().strip()
+        path = Path(folder).expanduser() if folder else None
+        usual = self._locations.data / "sessions"
+        return replace(
+            self._settings,
+            theme=ThemeChoice(self.theme.currentData()),
+            sessions_folder=None if path == usual else path,
+            memory_mib=self.memory.value(),
+            headless=self.headless.isChecked(),
+            ask_before_backup=self.ask.isChecked(),
+            remind_after_days=self.remind.value(),
+            animations=self.animations.isChecked(),
+        )
+
+    def kept(self) -> list[tuple[Entry, int | None]]:
+        """For each source how many points it shall keep, None for all."""
+        return [(entry, spin.value() or None) for entry, spin in self.keep]
+
+    def _add_window(self, column: QVBoxLayout) -> None:
+        form = _section(column, "Window")
+        self.theme = QComboBox()
+        self.theme.setObjectName("themeChoice")
+        for choice, name in THEMES.items():
+            self.theme.addItem(name, choice.value)
+        self.theme.setCurrentIndex(list(THEMES).index(self._settings.theme))
+        form.addRow("Colours", self.theme)
+        self.animations = QCheckBox("Show how points are merged")
+        self.animations.setChecked(self._settings.animations)
+        form.addRow("", self.animations)
+
+    def _add_backups(self, column: QVBoxLayout, entries: list[Entry]) -> None:
+        form = _section(column, "Backups")
+        self.ask = QCheckBox("Show what will be done before each backup")
+        self.ask.setChecked(self._settings.ask_before_backup)
+        form.addRow("", self.ask)
+        self.remind = _spin(1, 365, self._settings.remind_after_days, " days without a backup")
+        form.addRow("Remind after", self.remind)
+        for entry in entries:
+            policy = entry.backup_set.settings.policy if entry.backup_set else None
+            spin = _spin(0, 100_000, (policy and policy.keep) or 0, " newest points")
+            spin.setSpecialValueText("all points")
+            spin.setToolTip("Older points are merged or deleted after each backup.")
+            spin.setAccessibleName(f"Points to keep of {entry.name}")
+            form.addRow(f"{entry.name} keeps", spin)
+            self.keep.append((entry, spin))
+
+    def _add_machines(self, column: QVBoxLayout) -> None:
+        form = _section(column, "Virtual machines")
+        self.memory = _spin(128, 1 << 20, self._settings.memory_mib, " MiB")
+        self.memory.setSingleStep(256)
+        form.addRow("Memory", self.memory)
+        self.headless = QCheckBox("Run without a display")
+        self.headless.setChecked(self._settings.headless)
+        form.addRow("", self.headless)
+
+    def _add_locations(self, column: QVBoxLayout) -> None:
+        form = _section(column, "Locations")
+        self.sessions = QLineEdit(str(self._settings.sessions(self._locations)))
+        self.sessions.setAccessibleName("Folder that virtual machines write to")
+        choose = parts.button("Choose…", "chooseSessionsButton")
+        choose.clicked.connect(
+            lambda: parts.choose_folder(self, "Where virtual machines write", self.sessions)
+        )
+        row = QHBoxLayout()
+        row.addWidget(self.sessions, 1)
+        row.addWidget(choose)
+        form.addRow("VMs write to", row)
+        form.addRow("Settings", _path(self._locations.settings_file))
+        form.addRow("Log", _path(self._locations.log_file))
+
+
+def _section(column: QVBoxLayout, title: str) -> QFormLayout:
+    heading = parts.label(title, "strong")
+    if column.count():
+        column.addSpacing(8)
+    column.addWidget(heading)
+    form = QFormLayout()
+    form.setContentsMargins(12, 0, 0, 0)
+    form.setHorizontalSpacing(14)
+    form.setVerticalSpacing(8)
+    column.addLayout(form)
+    return form
+
+
+def _spin(least: int, most: int, value: int, suffix: str) -> QSpinBox:
+    spin = QSpinBox()
+    spin.setRange(least, most)
+    spin.setSuffix(suffix)
+    spin.setValue(value)
+    spin.setMaximumWidth(230)
+    spin.setMinimumWidth(200)
+    return spin
+
+
+def _path(path: Path) -> QWidget:
+    return parts.label(str(path), "muted", selectable=True)

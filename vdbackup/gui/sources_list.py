@@ -1,0 +1,155 @@
+"""The list of sources: what is backed up, how often it was, and whether it is high time again."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from PySide6.QtCore import QModelIndex, QPersistentModelIndex, QRect, QSize, Qt, Signal
+from PySide6.QtGui import QColor, QFont, QPainter, QPixmap
+from PySide6.QtWidgets import (
+    QFrame,
+    QListWidget,
+    QListWidgetItem,
+    QStyle,
+    QStyledItemDelegate,
+    QWidget,
+)
+
+from vdbackup.gui import icons, words
+from vdbackup.gui.catalogue import Entry
+from vdbackup.gui.theme import Theme
+
+ENTRY = Qt.ItemDataRole.UserRole
+
+
+def status(entry: Entry, remind_after_days: int) -> tuple[str, str, str]:
+    """(first line, second line, role of the second: "muted", "warning" or "bad")."""
+    if entry.problem:
+        return "cannot be read", entry.problem.title, "bad"
+    if not entry.points:
+        return "no recovery points yet", "never backed up", "warning"
+    count = words.plural(len(entry.points), "point")
+    last = entry.points[-1].created
+    days = words.days_since(last)
+    if days >= remind_after_days:
+        return count, f"no backup for {words.plural(days, 'day')}!", "warning"
+    return count, words.age(last), "muted"
+
+
+class SourcesList(QListWidget):
+    """Sources with their number of points and the age of the last.
+
+    Signals:
+        entry_chosen(Entry): the current one changed (None when there is none).
+    """
+
+    entry_chosen = Signal(object)
+
+    def __init__(self, theme: Theme, remind_after_days: int, parent: QWidget | None = None) -> None:
+        super().__init__(parent)
+        self.setObjectName("sourcesList")
+        self.setAccessibleName("Sources")
+        self.setFrameShape(QFrame.Shape.NoFrame)
+        self.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
+        self.setItemDelegate(_Delegate(self))
+        self.remind_after_days = remind_after_days
+        self.set_theme(theme)
+        self.currentItemChanged.connect(self._on_current_changed)
+
+    @property
+    def entry(self) -> Entry | None:
+        """The chosen source."""
+        chosen: Entry | None = self.currentIndex().data(ENTRY)
+        return chosen
+
+    def set_theme(self, theme: Theme) -> None:
+        """Take these colours."""
+        self.theme = theme
+        self.disk = icons.pixmap("icon-disk", 22, theme.muted)
+        self.viewport().update()
+
+    def set_entries(self, entries: list[Entry]) -> None:
+        """Show these sources; the chosen one stays chosen."""
+        before = self.entry
+        self.blockSignals(True)
+        self.clear()
+        for entry in entries:
+            item = QListWidgetItem()
+            item.setData(ENTRY, entry)
+            first, second, _ = status(entry, self.remind_after_days)
+            item.setText(entry.name)
+            item.setData(Qt.ItemDataRole.AccessibleTextRole, f"{entry.name}, {first}, {second}")
+            item.setToolTip(f"{entry.path}\nbacked up to {entry.repository}")
+            self.addItem(item)
+        keys = [entry.key for entry in entries]
+        row = keys.index(before.key) if before and before.key in keys else 0
+        self.setCurrentRow(row if entries else -1)
+        self.blockSignals(False)
+        self.entry_chosen.emit(self.entry)
+
+    def choose(self, key: tuple[str, str]) -> None:
+        """Make the source with this key the chosen one."""
+        for row in range(self.count()):
+            if self.item(row).data(ENTRY).key == key:
+                self.setCurrentRow(row)
+
+    def _on_current_changed(self) -> None:
+        self.entry_chosen.emit(self.entry)
+
+
+class _Delegate(QStyledItemDelegate):
+    """Draws a source in three lines.
+
+    `option` is Any, because the type that Qt gives it has no attributes in its stub.
+    """
+
+    def __init__(self, sources: SourcesList) -> None:
+        super().__init__(sources)
+        self._list = sources
+
+    def sizeHint(self, option: Any, _index: QModelIndex | QPersistentModelIndex) -> QSize:
+        """Three lines and some air."""
+        return QSize(150, option.fontMetrics.height() * 3 + 20)
+
+    def paint(
+        self,
+        painter: QPainter,
+        option: Any,
+        index: QModelIndex | QPersistentModelIndex,
+    ) -> None:
+        """Draw the source's name, its points, and when it was backed up."""
+        theme, entry = self._list.theme, index.data(ENTRY)
+        first, second, role = status(entry, self._list.remind_after_days)
+        painter.save()
+        painter.setRenderHint(QPainter.RenderHint.Antialiasing)
+        chosen = bool(option.state & QStyle.StateFlag.State_Selected)
+        box = option.rect.adjusted(6, 3, -6, -3)
+        if chosen:
+            marked = QColor(theme.accent)
+            marked.setAlphaF(0.18)
+            painter.setBrush(marked)
+            focused = option.state & QStyle.StateFlag.State_HasFocus
+            painter.setPen(QColor(theme.accent) if focused else Qt.PenStyle.NoPen)
+            painter.drawRoundedRect(box, 6, 6)
+        self._draw_text(painter, box, (entry.name, first, second), role)
+        painter.restore()
+
+    def _draw_text(
+        self, painter: QPainter, box: QRect, lines: tuple[str, str, str], role: str
+    ) -> None:
+        theme: Theme = self._list.theme
+        disk: QPixmap = self._list.disk
+        painter.drawPixmap(box.left() + 8, box.top() + 7, disk)
+        left = box.left() + 40
+        bold = QFont(painter.font())
+        bold.setWeight(QFont.Weight.DemiBold)
+        normal = QFont(painter.font())
+        colours = {"muted": theme.muted, "warning": theme.warning, "bad": theme.bad}
+        styles = ((bold, theme.text), (normal, theme.muted), (normal, colours[role]))
+        height = painter.fontMetrics().height()
+        for row, (text, (font, colour)) in enumerate(zip(lines, styles, strict=True)):
+            painter.setFont(font)
+            painter.setPen(QColor(colour))
+            line = QRect(left, box.top() + 6 + row * height, box.right() - left - 6, height)
+            said = painter.fontMetrics().elidedText(text, Qt.TextElideMode.ElideRight, line.width())
+            painter.drawText(line, Qt.AlignmentFlag.AlignVCenter, said)
