@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -103,15 +104,20 @@ def write_fully(fd: int, offset: int, view: memoryview) -> None:
 def data_segments(fd: int, start: int, end: int) -> list[tuple[int, int]]:
     """What the file system stores of bytes [start, end): (offset, length); holes are left out.
 
-    A file system that knows no holes answers with everything (SEEK_DATA, lseek(2)).
+    A file system that knows no holes answers with everything (SEEK_DATA, lseek(2)). A block device
+    answers EINVAL: all of it is stored.
     """
     segments = []
     position = start
     while position < end:
         try:
             data = os.lseek(fd, position, os.SEEK_DATA)
-        except OSError:  # ENXIO: nothing but a hole up to the end of the file
-            break
+        except OSError as error:
+            if error.errno == errno.ENXIO:  # nothing but a hole up to the end of the file
+                break
+            if error.errno in (errno.EINVAL, errno.EOPNOTSUPP):
+                return [(start, end - start)]
+            raise
         if data >= end:
             break
         position = min(os.lseek(fd, data, os.SEEK_HOLE), end)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
@@ -111,12 +112,16 @@ def lies_on(folder: Path, path: Path) -> bool:
 def _mounts() -> list[tuple[str, str, str]]:
     """(device number, mount point, device) of every mount, from proc(5)."""
     mounts = []
-    for line in _MOUNTS.read_text().splitlines():
-        left, _, right = line.partition(" - ")
-        fields = left.split()
-        where = fields[4].encode().decode("unicode_escape")
-        mounts.append((fields[2], where, right.split()[1]))
+    for line in _MOUNTS.read_bytes().rstrip(b"\n").split(b"\n"):
+        left, _, right = line.partition(b" - ")
+        fields = left.split(b" ")
+        mounts.append((fields[2].decode(), _name(fields[4]), _name(right.split(b" ")[1])))
     return mounts
+
+
+def _name(field: bytes) -> str:
+    """A name as any other path: the kernel writes blanks and backslashes as octal numbers."""
+    return os.fsdecode(re.sub(rb"\\([0-7]{3})", lambda code: bytes([int(code[1], 8)]), field))
 
 
 def _rdev(device: str) -> str | None:
@@ -151,9 +156,12 @@ def _numbers_above(device: Path) -> set[str]:
 
 
 def _loops_of(image: Path) -> set[str]:
-    resolved = str(image.resolve())
-    return {
-        (file.parent.parent / "dev").read_text().strip()
-        for file in Path("/sys/block").glob("loop*/loop/backing_file")
-        if file.read_text().strip() == resolved
-    }
+    resolved = os.fsencode(image.resolve())
+    numbers = set()
+    for file in Path("/sys/block").glob("loop*/loop/backing_file"):
+        try:
+            if file.read_bytes().removesuffix(b"\n") == resolved:
+                numbers.add((file.parent.parent / "dev").read_text().strip())
+        except OSError:  # detached meanwhile
+            continue
+    return numbers

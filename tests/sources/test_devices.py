@@ -1,0 +1,191 @@
+"""Real block devices: loop devices over small images.
+
+An ordinary user can attach none. Then the same fixtures prove what that user is told instead.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import subprocess
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import pytest
+
+from vdbackup.backup import capture
+from vdbackup.errors import BackupError, SourceError
+from vdbackup.jobs import CancelToken, silent
+from vdbackup.repository.repository import Repository
+from vdbackup.sources.devices import candidates, device_id, lies_on, mounts_of
+from vdbackup.sources.source import open_source
+
+MIB = 1 << 20
+ROOT = os.geteuid() == 0
+
+
+def run(*command: str | Path) -> str:
+    return subprocess.run(
+        [str(part) for part in command], check=True, capture_output=True, text=True
+    ).stdout.strip()
+
+
+@contextmanager
+def loop(image: Path, *options: str) -> Iterator[Path]:
+    device = run("losetup", "--find", "--show", *options, image)
+    try:
+        yield Path(device)
+    finally:
+        run("losetup", "--detach", device)
+
+
+@contextmanager
+def mounted(device: Path | str, folder: Path, *options: str) -> Iterator[Path]:
+    folder.mkdir(exist_ok=True)
+    run("mount", *options, device, folder)
+    try:
+        yield folder
+    finally:
+        run("umount", folder)
+
+
+@pytest.fixture
+def stack() -> Iterator[ExitStack]:
+    with ExitStack() as stack:
+        yield stack
+
+
+@pytest.fixture
+def image(tmp_path: Path) -> Path:
+    """8 MiB of noise with a hole in it."""
+    path = tmp_path / "disk.img"
+    with path.open("wb") as file:
+        file.write(random.Random(1).randbytes(3 * MIB))
+        file.seek(5 * MIB)
+        file.write(random.Random(2).randbytes(3 * MIB))
+    return path
+
+
+def contents(path: Path) -> bytes:
+    with open_source(path) as source:
+        data = bytearray(source.size)
+        for offset, length in source.data_ranges().tolist():
+            source.readinto(offset, memoryview(data)[offset : offset + length])
+        return bytes(data)
+
+
+if ROOT:
+
+    @pytest.mark.parametrize("sector_size", [512, 4096])
+    def test_a_device_has_the_size_and_the_sectors_that_the_kernel_says(stack, image, sector_size):
+        device = stack.enter_context(loop(image, "--sector-size", str(sector_size)))
+        with open_source(device) as source:
+            assert (source.size, source.sector_size) == (8 * MIB, sector_size)
+
+    def test_everything_on_a_device_counts_as_data(stack, image):
+        device = stack.enter_context(loop(image))
+        with open_source(device) as source:
+            assert source.data_ranges().tolist() == [[0, 8 * MIB]]
+        assert contents(device) == image.read_bytes()
+
+    def test_a_device_is_backed_up_with_its_contents(stack, image, tmp_path):
+        device = stack.enter_context(loop(image))
+        repository = Repository.create(tmp_path / "repository")
+        with open_source(device) as source:
+            plan = capture.plan(repository, source)
+            point = capture.run(plan, silent, CancelToken()).point
+        backup_set, _ = repository.find("latest")
+        with backup_set.open_chain(point) as chain:
+            data = bytearray(chain.size)
+            chain.readinto(0, memoryview(data))
+        assert bytes(data) == image.read_bytes()
+
+    def test_a_device_without_any_identity_is_known_by_its_path(stack, image):
+        device = stack.enter_context(loop(image))
+        assert device_id(device) == f"device:{device}"
+
+    def test_devices_are_offered_with_their_size_and_where_they_are_mounted(stack, image, tmp_path):
+        device = stack.enter_context(loop(image))
+        run("mkfs.ext2", "-q", "-F", device)
+        folder = stack.enter_context(mounted(device, tmp_path / "mount"))
+        offered = {candidate.path: candidate for candidate in candidates()}[device]
+        assert (offered.size, offered.kind) == (8 * MIB, "loop")
+        assert offered.mountpoints == (str(folder),)
+        assert offered.readable
+
+    @pytest.mark.parametrize("name", ["mount", "two words", "grün", "tab\tand\\backslash"])
+    def test_a_mounted_device_is_warned_of_by_the_name_of_its_mount_point(
+        stack, image, tmp_path, name
+    ):
+        device = stack.enter_context(loop(image))
+        run("mkfs.ext2", "-q", "-F", device)
+        assert mounts_of(device) == ()
+        folder = stack.enter_context(mounted(device, tmp_path / name))
+        assert mounts_of(device) == (str(folder),)
+        with open_source(device) as source:
+            (sentence,) = source.trouble()
+        assert str(folder) in sentence
+
+    def test_an_image_that_is_mounted_through_a_loop_device_is_in_use(stack, image, tmp_path):
+        device = stack.enter_context(loop(image))
+        run("mkfs.ext2", "-q", "-F", device)
+        folder = stack.enter_context(mounted(device, tmp_path / "mount"))
+        assert mounts_of(image) == (str(folder),)
+
+    @pytest.mark.parametrize("as_image", [False, True])
+    def test_a_repository_on_the_file_system_of_its_source_is_refused(
+        stack, image, tmp_path, as_image
+    ):
+        device = stack.enter_context(loop(image))
+        run("mkfs.ext2", "-q", "-F", device)
+        folder = stack.enter_context(mounted(device, tmp_path / "mount"))
+        source_path = image if as_image else device
+        assert lies_on(folder / "not" / "there" / "yet", source_path)
+        assert not lies_on(tmp_path, source_path)
+        repository = Repository.create(folder / "backups")
+        with (
+            open_source(source_path) as source,
+            pytest.raises(BackupError, match="lies on") as refusal,
+        ):
+            capture.plan(repository, source)
+        assert refusal.value.advice
+
+    def test_a_partition_lies_on_its_disk(stack, tmp_path):
+        image = tmp_path / "parted.img"
+        with image.open("wb") as file:
+            file.truncate(8 * MIB)
+        subprocess.run(
+            ["sfdisk", "--quiet", image], input="label: dos\n2048,8192\n", check=True, text=True
+        )
+        disk = stack.enter_context(loop(image))
+        run("partx", "--add", disk)  # the kernel itself may not know this kind of table
+        stack.callback(run, "partx", "--delete", disk)
+        partition = Path(f"{disk}p1")
+        assert partition.is_block_device()
+        run("mkfs.ext2", "-q", "-F", partition)
+        folder = stack.enter_context(mounted(partition, tmp_path / "mount"))
+        assert lies_on(folder, disk)
+        assert lies_on(folder, partition)
+        assert mounts_of(disk) == (str(folder),)
+
+    def test_mounts_whose_names_are_not_text_do_not_get_in_the_way(stack, image, tmp_path):
+        device = stack.enter_context(loop(image))
+        run("mkfs.ext2", "-q", "-F", device)
+        name = os.fsdecode(bytes(tmp_path / "mount-") + b"\xff")
+        stack.enter_context(mounted(device, Path(name)))
+        assert [os.fsencode(where) for where in mounts_of(device)] == [os.fsencode(name)]
+
+else:
+
+    def an_unreadable_device() -> Path:
+        return next(c.path for c in candidates() if not c.readable)
+
+    def test_an_ordinary_user_is_told_how_to_be_allowed_to_read_a_device():
+        device = an_unreadable_device()
+        with pytest.raises(SourceError, match="may not read") as refusal:
+            open_source(device)
+        assert "setfacl" in refusal.value.advice
+
+    def test_devices_that_may_not_be_read_are_offered_as_such():
+        assert an_unreadable_device().is_block_device()
