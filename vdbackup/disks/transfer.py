@@ -109,13 +109,14 @@ class _Work:
 
     def run(self) -> None:
         try:
-            with mmap.mmap(-1, CHUNK) as buffer, memoryview(buffer) as view:
-                while (chunk := self._next()) is not None:
-                    offset, length = chunk
-                    with view[:length] as part:
-                        self._read(offset, part)
-                        self._consume(offset, part)
-                    self._moved(length)
+            # never closed, but dropped: an error's traceback still holds views of it, and closing
+            # would raise BufferError in its stead
+            view = memoryview(mmap.mmap(-1, CHUNK))
+            while (chunk := self._next()) is not None:
+                offset, length = chunk
+                self._read(offset, view[:length])
+                self._consume(offset, view[:length])
+                self._moved(length)
         except BaseException as error:  # noqa: BLE001 - `transfer` raises it in the caller's thread
             with self._lock:
                 self.error = self.error or error

@@ -1,0 +1,200 @@
+"""The one loop: everything is moved once, in order for nobody, and it ends as it should."""
+
+from __future__ import annotations
+
+import os
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vdbackup.disks.disk import write_fully
+from vdbackup.disks.extents import Ranges
+from vdbackup.disks.transfer import CHUNK, THREADS, chunks, transfer, write_blocks
+from vdbackup.errors import Cancelled
+from vdbackup.jobs import CancelToken, Progress, silent
+
+MIB = 1 << 20
+
+
+def ranges(*pairs: tuple[int, int]) -> Ranges:
+    return np.array(pairs, np.int64).reshape(-1, 2)
+
+
+class Copy:
+    """A read and a consume that move bytes from one array to another, and notes who called."""
+
+    def __init__(self, size: int) -> None:
+        self.data = np.random.default_rng(1).integers(1, 256, size, np.uint8)
+        self.copy = np.zeros(size, np.uint8)
+        self.reports: list[Progress] = []
+        self.cancel = CancelToken()
+
+    def read(self, offset: int, view: memoryview) -> None:
+        view[:] = memoryview(self.data)[offset : offset + len(view)]
+
+    def consume(self, offset: int, view: memoryview) -> None:
+        memoryview(self.copy)[offset : offset + len(view)] = view
+
+    def run(self, wanted: Ranges, **replaced) -> None:
+        parts = {"read": self.read, "consume": self.consume, "report": self.reports.append}
+        transfer(wanted, phase="Test", cancel=self.cancel, **(parts | replaced))
+
+
+@given(
+    st.lists(st.tuples(st.integers(1, 2 * CHUNK), st.integers(1, 3 * CHUNK)), max_size=6),
+)
+def test_chunks_tile_the_ranges_and_end_at_multiples_of_their_size(gaps_and_lengths):
+    pairs, at = [], 0
+    for gap, length in gaps_and_lengths:
+        pairs.append((at + gap, length))
+        at += gap + length
+    pieces = list(chunks(ranges(*pairs)))
+    assert all(length > 0 and start // CHUNK == (start + length - 1) // CHUNK
+               for start, length in pieces)  # fmt: skip
+    joined: list[tuple[int, int]] = []
+    for start, length in pieces:
+        if joined and sum(joined[-1]) == start:
+            joined[-1] = (joined[-1][0], joined[-1][1] + length)
+        else:
+            joined.append((start, length))
+    assert joined == pairs
+
+
+def test_every_byte_of_the_ranges_is_moved_and_no_other():
+    job = Copy(11 * MIB)
+    job.run(ranges((512, 9 * MIB), (10 * MIB, MIB - 7)))
+    wanted = np.zeros_like(job.data)
+    for start, length in ((512, 9 * MIB), (10 * MIB, MIB - 7)):
+        wanted[start : start + length] = job.data[start : start + length]
+    assert np.array_equal(job.copy, wanted)
+
+
+def test_progress_only_grows_and_ends_at_all_of_it():
+    job = Copy(20 * MIB)
+    job.run(ranges((0, 20 * MIB)))
+    done = [progress.done for progress in job.reports]
+    assert done == sorted(set(done))
+    assert done[-1] == 20 * MIB
+    assert {(progress.phase, progress.total) for progress in job.reports} == {("Test", 20 * MIB)}
+
+
+def test_progress_is_reported_by_one_thread_at_a_time():
+    job = Copy(64 * MIB)
+    inside = threading.Lock()
+
+    def report(_: Progress) -> None:
+        assert inside.acquire(blocking=False)
+        inside.release()
+
+    job.run(ranges((0, 64 * MIB)), report=report)
+
+
+def test_nothing_to_move_is_no_trouble():
+    job = Copy(1)
+    job.run(ranges())
+    assert job.reports == []
+
+
+def test_several_threads_work_at_once_and_are_gone_afterwards():
+    job = Copy(THREADS * CHUNK)
+    meeting = threading.Barrier(THREADS)
+    job.run(
+        ranges((0, THREADS * CHUNK)),
+        consume=lambda offset, view: (meeting.wait(20), job.consume(offset, view)),
+    )
+    assert np.array_equal(job.copy, job.data)
+    assert [t.name for t in threading.enumerate() if t.name == "transfer"] == []
+
+
+@pytest.mark.parametrize("part", ["read", "consume"])
+def test_an_error_of_a_worker_is_raised_and_stops_the_others(part):
+    job = Copy(64 * MIB)
+    calls = []
+
+    def fails(offset: int, view: memoryview) -> None:
+        calls.append(offset)
+        raise ValueError(f"at {offset}")
+
+    with pytest.raises(ValueError, match="at "):
+        job.run(ranges((0, 64 * MIB)), **{part: fails})
+    assert len(calls) <= THREADS
+    assert [t.name for t in threading.enumerate() if t.name == "transfer"] == []
+
+
+def test_an_error_of_whoever_reads_the_progress_is_raised():
+    with pytest.raises(ZeroDivisionError):
+        Copy(64 * MIB).run(ranges((0, 64 * MIB)), report=lambda _: 1 // 0)
+
+
+def test_a_write_to_full_storage_is_raised_as_that():
+    """The traceback still holds the buffer, which must not get in the error's way."""
+    full = os.open("/dev/full", os.O_WRONLY)
+    try:
+        with pytest.raises(OSError, match="No space left"):
+            Copy(8 * MIB).run(
+                ranges((0, 8 * MIB)), consume=lambda _, view: write_fully(full, 0, view)
+            )
+    finally:
+        os.close(full)
+
+
+def test_a_cancelled_transfer_moves_nothing():
+    job = Copy(8 * MIB)
+    job.cancel.cancel()
+    with pytest.raises(Cancelled):
+        job.run(ranges((0, 8 * MIB)))
+    assert not job.copy.any()
+
+
+def test_a_cancel_is_obeyed_before_the_next_chunk():
+    job = Copy(64 * MIB)
+    with pytest.raises(Cancelled):
+        job.run(ranges((0, 64 * MIB)), report=lambda _: job.cancel.cancel())
+    assert np.count_nonzero(job.copy) <= (1 + THREADS) * CHUNK
+
+
+class Recorder:
+    """A disk that notes what is asked of it."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[str, int, int]] = []
+
+    def write(self, offset: int, view: memoryview) -> None:
+        self.calls.append(("write", offset, len(view)))
+
+    def zero(self, offset: int, length: int) -> None:
+        self.calls.append(("zero", offset, length))
+
+
+def test_neighbouring_blocks_are_written_in_one_call_and_zeros_are_not_written():
+    disk = Recorder()
+    wanted = np.array([True, True, True, False, True, True])
+    zero = np.array([False, False, True, True, True, False])
+    write_blocks(disk, 8000, memoryview(bytes(5500)), 1000, wanted, zero)
+    assert sorted(disk.calls) == [
+        ("write", 8000, 2000),
+        ("write", 13000, 500),
+        ("zero", 10000, 1000),
+        ("zero", 12000, 1000),
+    ]
+
+
+def test_a_short_last_block_of_zeros_is_zeroed_only_to_its_end():
+    disk = Recorder()
+    write_blocks(disk, 0, memoryview(bytes(1500)), 1000, np.ones(2, bool), np.ones(2, bool))
+    assert disk.calls == [("zero", 0, 1500)]
+
+
+def test_threads_share_a_file_without_mixing_their_chunks(tmp_path: Path):
+    job = Copy(16 * MIB + 123)
+    with (tmp_path / "copy").open("w+b") as file:
+        job.run(
+            ranges((0, 16 * MIB + 123)),
+            consume=lambda offset, view: write_fully(file.fileno(), offset, view),
+            report=silent,
+        )
+    assert (tmp_path / "copy").read_bytes() == job.data.tobytes()
