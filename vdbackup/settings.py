@@ -6,6 +6,8 @@ overridden by an argument, or by an environment variable:
     VDBACKUP_CONFIG_DIR    settings.json
     VDBACKUP_DATA_DIR      the demo disk; VM sessions, unless the settings name another folder
     VDBACKUP_LOG_DIR       vdbackup.log
+
+VDBACKUP_HEADLESS=1 lets VMs run without a display.
 """
 
 from __future__ import annotations
@@ -209,6 +211,10 @@ class Settings:
         used = any(known.repository == repository for known in sources)
         repositories = tuple(r for r in self.repositories if used or r != repository)
         return replace(self, sources=sources, repositories=repositories)
+
+    def display(self, environ: Mapping[str, str] = os.environ) -> bool:
+        """Whether a VM opens a window; VDBACKUP_HEADLESS=1 says no, whatever is set."""
+        return not self.headless and environ.get("VDBACKUP_HEADLESS") != "1"
 
     def sessions(self, locations: Locations) -> Path:
         """The folder that running VMs write to."""

@@ -41,6 +41,7 @@ class Actions:
 
     Attributes:
         backup_menu: the kinds of backup; each of its actions' data is the kind.
+        verify_menu: what to verify; its actions' data are "point" and "all".
     """
 
     def __init__(self, window: QWidget) -> None:
@@ -60,6 +61,9 @@ class Actions:
             action = self.backup_menu.addAction(f"{text}: {hint[0].lower()}{hint[1:]}")
             action.setObjectName(f"actionBackUp{kind.capitalize()}")
             action.setData(kind)
+        self.verify_menu = QMenu(window)
+        self.verify_menu.addAction("This point and what it reads through").setData("point")
+        self.verify_menu.addAction("All points of this source").setData("all")
 
     def __getitem__(self, name: str) -> QAction:
         return self._made[name]
@@ -78,6 +82,7 @@ class Actions:
         bar.setContextMenuPolicy(Qt.ContextMenuPolicy.PreventContextMenu)
         bar.setToolButtonStyle(Qt.ToolButtonStyle.ToolButtonTextBesideIcon)
         self["actionBackUp"].setMenu(self.backup_menu)
+        self["actionVerify"].setMenu(self.verify_menu)
         bar.addActions([self[name] for name in IN_TOOLBAR[0]])
         bar.addSeparator()
         bar.addActions([self[name] for name in IN_TOOLBAR[1]])
@@ -89,8 +94,8 @@ class Actions:
             button = bar.widgetForAction(self[name])
             button.setFocusPolicy(Qt.FocusPolicy.TabFocus)
             button.setAccessibleName(self[name].text())
-            if name == "actionBackUp" and isinstance(button, QToolButton):
-                button.setObjectName("backUpButton")
+            if name in ("actionBackUp", "actionVerify") and isinstance(button, QToolButton):
+                button.setObjectName(f"{self[name].objectName()}Button")
                 button.setPopupMode(QToolButton.ToolButtonPopupMode.MenuButtonPopup)
         return bar
 

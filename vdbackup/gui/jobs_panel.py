@@ -132,9 +132,12 @@ class JobRow(QFrame):
         elif job.state is JobState.CANCELLED:
             self._end("Cancelled.", "muted", ())
         else:
-            outcome = job.result if isinstance(job.result, Outcome) else Outcome("Done.")
-            said = " ".join((outcome.sentence, *outcome.warnings))
-            self._end(said, "warning" if outcome.warnings else "good", outcome.details)
+            self.show_outcome(job.result if isinstance(job.result, Outcome) else Outcome("Done."))
+
+    def show_outcome(self, outcome: Outcome) -> None:
+        """Say what was done."""
+        said = " ".join((outcome.sentence, *outcome.warnings))
+        self._end(said, "warning" if outcome.warnings else "good", outcome.details)
 
     def show_error(self, error: VdbackupError) -> None:
         """Say what went wrong and what to do."""
@@ -222,6 +225,10 @@ class JobsPanel(QScrollArea):
     def refuse(self, title: str, error: VdbackupError) -> None:
         """Show that something could not even begin."""
         self._insert(JobRow(title, None)).show_error(error)
+
+    def tell(self, title: str, outcome: Outcome) -> None:
+        """Show what came of something that was no job."""
+        self._insert(JobRow(title, None)).show_outcome(outcome)
 
     def _insert(self, row: JobRow) -> JobRow:
         self._empty.hide()

@@ -23,11 +23,14 @@ from PySide6.QtWidgets import (
 from vdbackup.gui import icons, theme
 from vdbackup.gui.actions import Actions
 from vdbackup.gui.add_source import AddSourceDialog
+from vdbackup.gui.browse_dialog import BrowseDialog
 from vdbackup.gui.catalogue import Catalogue, Entry
 from vdbackup.gui.details import PointDetails
 from vdbackup.gui.first_run import FirstRunPage
 from vdbackup.gui.jobs_panel import JobsPanel
 from vdbackup.gui.operations import Operations
+from vdbackup.gui.sessions import Sessions
+from vdbackup.gui.sessions_list import SessionsList
 from vdbackup.gui.settings_dialog import SettingsDialog
 from vdbackup.gui.sources_list import SourcesList
 from vdbackup.gui.store import Store
@@ -44,6 +47,7 @@ class MainWindow(QMainWindow):
         workers: the threads that jobs run on.
         catalogue: what there is.
         operations: what can be done.
+        sessions: the virtual machines.
         actions_: what the user can ask for.
     """
 
@@ -55,6 +59,7 @@ class MainWindow(QMainWindow):
         self.workers = Workers(self)
         self.catalogue = Catalogue(store, self.workers, self)
         self.operations = Operations(self, store, self.workers, self.catalogue)
+        self.sessions = Sessions(store, self.workers, self)
         self.actions_ = Actions(self)
         self._closing = False
         self._theme = theme.chosen(store.value.theme)
@@ -64,6 +69,7 @@ class MainWindow(QMainWindow):
         self._on_entry_chosen(None)
         self._on_catalogue_changed()
         self.catalogue.refresh()
+        self.sessions.find_leftovers()
 
     def _build(self) -> None:
         self.addToolBar(self.actions_.toolbar())
@@ -111,6 +117,7 @@ class MainWindow(QMainWindow):
         row.setContentsMargins(6, 0, 6, 0)
         row.addWidget(add)
         column.addLayout(row)
+        column.addWidget(SessionsList(self.sessions))
         return left
 
     def _connect(self) -> None:
@@ -121,6 +128,9 @@ class MainWindow(QMainWindow):
         self.workers.job_ended.connect(self._on_job_ended)
         self.jobs.cancel_wanted.connect(self.workers.cancel)
         self.operations.refused.connect(self.jobs.refuse)
+        self.sessions.changed.connect(self._on_sessions_changed)
+        self.sessions.told.connect(self.jobs.tell)
+        self.sessions.failed.connect(self.jobs.refuse)
         self.catalogue.changed.connect(self._on_catalogue_changed)
         self.store.changed.connect(self._on_settings_changed)
         self.sources.entry_chosen.connect(self._on_entry_chosen)
@@ -134,6 +144,10 @@ class MainWindow(QMainWindow):
         hints.colorSchemeChanged.connect(self._on_settings_changed)
         slots = {
             "actionBackUp": self._on_back_up,
+            "actionBootInVm": self._on_boot,
+            "actionBrowse": self._on_browse,
+            "actionRestore": self._on_restore,
+            "actionVerify": self._on_verify,
             "actionMerge": self._on_merge,
             "actionDelete": self._on_delete,
             "actionAddSource": self._on_add_source,
@@ -143,6 +157,7 @@ class MainWindow(QMainWindow):
         for name, slot in slots.items():
             self.actions_[name].triggered.connect(lambda _checked=False, do=slot: do())
         self.actions_.backup_menu.triggered.connect(lambda chosen: self._on_back_up(chosen.data()))
+        self.actions_.verify_menu.triggered.connect(lambda chosen: self._on_verify(chosen.data()))
 
     @property
     def entry(self) -> Entry | None:
@@ -159,6 +174,23 @@ class MainWindow(QMainWindow):
     def _on_back_up(self, kind: str = "auto") -> None:
         if self.entry:
             self.operations.back_up(self.entry, kind)
+
+    def _on_boot(self) -> None:
+        if self.entry and self.point:
+            self.sessions.boot(self.entry, self.point)
+
+    def _on_browse(self) -> None:
+        if self.entry and self.point:
+            BrowseDialog(self.entry, self.point, self.workers, self._theme, self).show()
+
+    def _on_restore(self) -> None:
+        if self.entry and self.point:
+            self.operations.restore(self.entry, self.point)
+
+    def _on_verify(self, what: str = "point") -> None:
+        if self.entry and self.point:
+            points = self.entry.points if what == "all" else (self.point,)
+            self.operations.verify(self.entry, points)
 
     def _on_merge(self) -> None:
         if self.entry and self.point:
@@ -211,7 +243,12 @@ class MainWindow(QMainWindow):
 
     def _on_entry_chosen(self, entry: Entry | None) -> None:
         self.panel.show_entry(entry)
+        self.panel.timeline.set_sessions(self.sessions.points(entry))
         self._on_point_selected()
+
+    def _on_sessions_changed(self) -> None:
+        self.panel.timeline.set_sessions(self.sessions.points(self.entry))
+        self._on_job_ended()
 
     def _on_point_selected(self) -> None:
         entry, point = self.entry, self.point
@@ -235,6 +272,11 @@ class MainWindow(QMainWindow):
 
     # the end
 
+    @property
+    def busy(self) -> bool:
+        """Whether a job or a virtual machine runs."""
+        return self.workers.busy or bool(self.sessions.running)
+
     def changeEvent(self, event: QEvent) -> None:
         """Look again at what other programs may have changed while the user was elsewhere."""
         super().changeEvent(event)
@@ -243,7 +285,7 @@ class MainWindow(QMainWindow):
 
     def closeEvent(self, event: QCloseEvent) -> None:
         """Close when nothing runs any more; ask before stopping what runs."""
-        if not self.workers.busy:
+        if not self.busy:
             self.workers.stop()
             event.accept()
             return
@@ -254,8 +296,9 @@ class MainWindow(QMainWindow):
         question.setObjectName("quitQuestion")
         question.setAttribute(Qt.WidgetAttribute.WA_DeleteOnClose)
         question.setWindowTitle("Quit?")
-        question.setText("A job is still running.")
-        question.setInformativeText("Stop it and quit? A backup that is stopped leaves no trace.")
+        machine = "A virtual machine is still running."
+        question.setText(machine if self.sessions.running else "A job is still running.")
+        question.setInformativeText("Stop it and quit? What is unfinished leaves no trace.")
         question.addButton("Keep working", QMessageBox.ButtonRole.RejectRole)
         stop = question.addButton("Stop and quit", QMessageBox.ButtonRole.AcceptRole)
         stop.setObjectName("stopAndQuit")
@@ -265,8 +308,9 @@ class MainWindow(QMainWindow):
     def _on_quit_wanted(self) -> None:
         self._closing = True
         self.workers.cancel_all()
+        self.sessions.kill_all()
         self._on_job_ended()
 
     def _on_job_ended(self) -> None:
-        if self._closing and not self.workers.busy:
+        if self._closing and not self.busy:
             self.close()

@@ -6,7 +6,7 @@ for its turn, and the engine checks the plan again then.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,9 +19,11 @@ from vdbackup.errors import VdbackupError
 from vdbackup.gui import work
 from vdbackup.gui.catalogue import Catalogue, Entry
 from vdbackup.gui.plan_dialog import PlanDialog
+from vdbackup.gui.restore_dialog import RestoreDialog
 from vdbackup.gui.store import Store
 from vdbackup.gui.worker import Workers
 from vdbackup.jobs import CancelToken, Job, JobState, Plan, Report
+from vdbackup.recovery import restore
 from vdbackup.repository.model import RecoveryPoint
 from vdbackup.repository.repository import Repository
 from vdbackup.settings import KnownSource
@@ -99,6 +101,32 @@ class Operations(QObject):
             lambda repository, name: delete.plan(repository, name, point.id),
             work.delete_point,
         )
+
+    def verify(self, entry: Entry, points: Sequence[RecoveryPoint]) -> None:
+        """Check points against their digests; asks nothing, as nothing is changed."""
+        ids = tuple(point.id for point in points)
+        which = f"#{points[0].sequence}" if len(points) == 1 else "all points"
+        doing = partial(work.verify_points, entry.repository, entry.name, ids)
+        self._run(entry.repository, f"Verify {which} of {entry.name}", doing)
+
+    def restore(self, entry: Entry, point: RecoveryPoint) -> None:
+        """Write a point to a file or device that the user chooses."""
+        dialog = RestoreDialog(point, self._window)
+
+        def plan() -> None:
+            target, disk_format, overwrite = dialog.target, dialog.disk_format, dialog.overwrite
+            self._change(
+                entry,
+                f"Restore #{point.sequence} of {entry.name}",
+                "Overwrite and restore" if overwrite else "Restore",
+                lambda repository, name: restore.plan(
+                    repository, name, point.id, target, disk_format=disk_format, overwrite=overwrite
+                ),
+                work.restore_point,
+            )
+
+        dialog.accepted.connect(plan)
+        dialog.open()
 
     def keep_newest(self, entry: Entry, keep: int | None) -> None:
         """Change how many points a set keeps."""

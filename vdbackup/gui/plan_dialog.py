@@ -56,9 +56,10 @@ class PlanDialog(parts.Dialog):
         self.cancel_button = buttons.addButton(QDialogButtonBox.StandardButton.Cancel)
         self.accept_button = buttons.addButton(verb, QDialogButtonBox.ButtonRole.AcceptRole)
         self.accept_button.setObjectName("planAccept")
-        style = "danger" if plan.invalidates else "primary"
+        dangerous = bool(plan.invalidates or plan.replaces)
+        style = "danger" if dangerous else "primary"
         self.accept_button.setProperty(style, "true")
-        self.accept_button.setDefault(not plan.invalidates)
+        self.accept_button.setDefault(not dangerous)
         buttons.accepted.connect(self.accept)
         buttons.rejected.connect(self.reject)
         column.addWidget(buttons)

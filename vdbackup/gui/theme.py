@@ -103,11 +103,12 @@ QToolBar QToolButton {{ padding: 5px 9px; border: 1px solid transparent; border-
 QToolBar QToolButton:hover:enabled {{ background: {raised}; border-color: {border}; }}
 QToolBar QToolButton:focus {{ border-color: {accent}; }}
 QToolBar QToolButton:pressed, QToolBar QToolButton:checked {{ background: {border}; }}
-QToolBar QToolButton#backUpButton {{ padding-right: 22px; background: {raised};
+QToolBar QToolButton[popupMode="1"] {{ padding-right: 22px; }}
+QToolBar QToolButton[popupMode="1"]::menu-button {{ width: 18px; border: none; }}
+QToolBar QToolButton#actionBackUpButton {{ background: {raised};
             border-color: {border}; }}
-QToolBar QToolButton#backUpButton:hover:enabled {{ border-color: {muted}; }}
-QToolBar QToolButton#backUpButton:focus {{ border-color: {accent}; }}
-QToolBar QToolButton#backUpButton::menu-button {{ width: 18px; border: none; }}
+QToolBar QToolButton#actionBackUpButton:hover:enabled {{ border-color: {muted}; }}
+QToolBar QToolButton#actionBackUpButton:focus {{ border-color: {accent}; }}
 QToolBar::separator {{ background: {border}; width: 1px; margin: 6px 5px; }}
 QSplitter::handle {{ background: {border}; }}
 QPushButton {{ padding: 5px 14px; border: 1px solid {border}; border-radius: 5px;

@@ -70,6 +70,11 @@ def days_since(moment: str, now: datetime | None = None) -> int:
     return ((now or datetime.now().astimezone()) - local(moment)).days
 
 
+def shown(name: str) -> str:
+    """A name from inside a backup, without what no screen can show."""
+    return "".join(each if each.isprintable() else "\ufffd" for each in name)
+
+
 def plural(count: int, word: str) -> str:
     """A counted thing: "1 point", "27 points"."""
     return f"{count:,} {word}" if count == 1 else f"{count:,} {word}s"

@@ -5,16 +5,23 @@ Each returns a plan or an `Outcome`, takes plain values, and knows nothing of Qt
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from vdbackup.backup import capture, delete, merge, retention
+from vdbackup.disks.chain import Chain
 from vdbackup.gui import words
 from vdbackup.gui.outcome import Outcome
 from vdbackup.jobs import CancelToken, Plan, Report
+from vdbackup.recovery import restore, verify
 from vdbackup.repository.model import Policy, RecoveryPoint
 from vdbackup.repository.repository import Repository
 from vdbackup.sources import demo_disk
 from vdbackup.sources.source import open_source
+
+if TYPE_CHECKING:  # late at run time: what reads file systems takes long to import
+    from vdbackup.recovery.browse import Entry, FileBrowser
 
 DEMO_MESSAGE = "Hello from the vdbackup demo disk."
 
@@ -77,6 +84,91 @@ def delete_point(plan: delete.DeletePlan, report: Report, cancel: CancelToken) -
     """Delete a point."""
     delete.run(plan, report, cancel)
     return Outcome(f"Deleted: {', '.join(plan.invalidates)}.", plan.replaces)
+
+
+def restore_point(plan: restore.RestorePlan, report: Report, cancel: CancelToken) -> Outcome:
+    """Write a point to a file or a device; `value` is the target."""
+    warnings = restore.run(plan, report, cancel)
+    return Outcome(f"Restored to {plan.target}.", (plan.summary,), warnings, plan.target)
+
+
+def verify_points(
+    folder: Path, set_name: str, ids: tuple[str, ...], report: Report, cancel: CancelToken
+) -> Outcome:
+    """Check points against their digests; `value` is the verdicts."""
+    plan = verify.plan(Repository.open(folder), set_name, ids)
+    verdicts = verify.run(plan, report, cancel)
+    bad = [verdict for verdict in verdicts if not verdict.ok]
+    if not bad:
+        checked = words.plural(len(verdicts), "point")
+        return Outcome(f"{checked} verified: all data is as it was captured.", value=verdicts)
+    numbers = ", ".join(f"#{verdict.point.sequence}" for verdict in bad)
+    details = tuple(
+        f"#{verdict.point.sequence}: {finding.file}: {finding.problem}"
+        + ("" if finding.offset is None else f" (byte {finding.offset})")
+        for verdict in bad
+        for finding in verdict.findings
+    )
+    said = f"Damaged: {numbers}. Use another point, and check the storage that the backups lie on."
+    return Outcome(f"{words.plural(len(verdicts), 'point')} verified.", details, (said,), verdicts)
+
+
+class Browser:
+    """The files in a point; all methods are called on one thread, after another."""
+
+    def __init__(self, folder: Path, set_name: str, point_id: str) -> None:
+        self._what = (folder, set_name, point_id)
+        self._open: tuple[Chain, FileBrowser] | None = None
+
+    def listing(self, path: str) -> list[tuple[str, Entry]]:
+        """The entries of a folder with what to call them, folders first."""
+        from vdbackup.recovery.browse import FileBrowser
+
+        if self._open is None:
+            chain = open_point(*self._what)
+            self._open = chain, FileBrowser(chain)
+        browser = self._open[1]
+        entries = browser.listing(path)
+        entries.sort(key=lambda entry: (entry.kind != "folder", entry.name.lower()))
+        systems = {each.name: each.filesystem for each in browser.volumes()} if path == "/" else {}
+        return [
+            (
+                f"{entry.name} ({systems[entry.name] or 'unknown contents'})"
+                if entry.name in systems
+                else words.shown(entry.name),
+                entry,
+            )
+            for entry in entries
+        ]
+
+    def close(self) -> None:
+        """Close the point's disks."""
+        if self._open:
+            self._open[0].close()
+
+
+def open_point(folder: Path, set_name: str, point_id: str) -> Chain:
+    """A point's disk."""
+    backup_set = Repository.open(folder).set(set_name)
+    return backup_set.open_chain(backup_set.point(point_id))
+
+
+def extract(
+    folder: Path,
+    set_name: str,
+    point_id: str,
+    paths: Sequence[str],
+    destination: Path,
+    report: Report,
+    cancel: CancelToken,
+) -> Outcome:
+    """Copy files out of a point; `value` is the destination."""
+    from vdbackup.recovery.browse import FileBrowser
+
+    with open_point(folder, set_name, point_id) as chain:
+        warnings = FileBrowser(chain).extract(paths, destination, report, cancel)
+    said = f"{words.plural(len(paths), 'item')} extracted to {destination}."
+    return Outcome(said, tuple(paths), tuple(warnings), destination)
 
 
 def keep_newest(

@@ -10,6 +10,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from PySide6.QtCore import QObject, QThread, Signal, Slot
@@ -40,7 +41,7 @@ class Throttle:
 
 
 class Worker(QThread):
-    """A thread that does one job after the other.
+    """A thread that does one job after the other, and `at_end` when it is told to stop.
 
     Signals:
         job_queued(Job), job_started(Job), job_ended(Job): its `state` says how it ended.
@@ -52,9 +53,12 @@ class Worker(QThread):
     progressed = Signal(object)
     job_ended = Signal(object)
 
-    def __init__(self, name: str, parent: QObject | None = None) -> None:
+    def __init__(
+        self, name: str, parent: QObject | None = None, at_end: Callable[[], None] | None = None
+    ) -> None:
         super().__init__(parent)
         self.setObjectName(name)
+        self._at_end = at_end
         self._wake = threading.Condition()
         self._queue: deque[Job] = deque()
         self._current: Job | None = None
@@ -119,6 +123,8 @@ class Worker(QThread):
             with self._wake:
                 self._current = None
             self.job_ended.emit(job)
+        if self._at_end:
+            self._at_end()
 
     def _next(self) -> Job | None:
         with self._wake:
@@ -161,6 +167,8 @@ class Workers(QObject):
         super().__init__(parent)
         self._writers: dict[Path, Worker] = {}
         self._readers: dict[Path | None, Worker] = {}
+        self._borrowed: list[Worker] = []
+        self._leaving: list[Worker] = []
 
     def writer(self, repository: Path) -> Worker:
         """The worker whose jobs change `repository`."""
@@ -178,6 +186,25 @@ class Workers(QObject):
         if repository not in self._readers:
             self._readers[repository] = Worker(f"reader of {repository or 'computer'}", self)
         return self._readers[repository]
+
+    def borrow(self, name: str, at_end: Callable[[], None]) -> Worker:
+        """A worker of one's own, whose thread calls `at_end` when it is given back."""
+        worker = Worker(name, self, at_end)
+        self._borrowed.append(worker)
+        return worker
+
+    def give_back(self, worker: Worker) -> None:
+        """End a borrowed worker; returns at once."""
+        if worker in self._borrowed:
+            self._borrowed.remove(worker)
+            self._leaving.append(worker)
+            worker.finished.connect(partial(self._on_left, worker))
+            worker.stop()
+
+    def _on_left(self, worker: Worker) -> None:
+        worker.wait()
+        self._leaving.remove(worker)
+        worker.deleteLater()
 
     def cancel(self, job: Job) -> None:
         """Ask a job to stop, whoever runs it; returns at once."""
@@ -197,6 +224,7 @@ class Workers(QObject):
     def stop(self) -> None:
         """Cancel everything, and return when all threads have ended."""
         workers = [*self._writers.values(), *self._readers.values()]
+        workers += [*self._borrowed, *self._leaving]
         for worker in workers:
             worker.stop()
         for worker in workers:

@@ -1,0 +1,147 @@
+"""The files in a recovery point, read as the user unfolds them, and copied out."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from PySide6.QtCore import Qt
+from PySide6.QtGui import QCloseEvent
+from PySide6.QtWidgets import (
+    QAbstractItemView,
+    QDialogButtonBox,
+    QFileDialog,
+    QHeaderView,
+    QTreeWidget,
+    QTreeWidgetItem,
+    QWidget,
+)
+
+from vdbackup.gui import icons, parts, words, work
+from vdbackup.gui.catalogue import Entry
+from vdbackup.gui.theme import Theme
+from vdbackup.gui.worker import Workers
+from vdbackup.jobs import CancelToken, Job, Report
+from vdbackup.repository.model import RecoveryPoint
+
+if TYPE_CHECKING:
+    from vdbackup.recovery.browse import Entry as FileEntry
+
+ENTRY = Qt.ItemDataRole.UserRole  # not its path: a name need not be Unicode, as Qt's texts are
+NAME, SIZE, MODIFIED = range(3)  # columns
+
+
+class BrowseDialog(parts.Dialog):
+    """A tree of files beside the main window; each folder is read when it is unfolded.
+
+    Attributes:
+        tree: the files.
+        extract_button: copies the chosen ones out.
+    """
+
+    def __init__(
+        self, entry: Entry, point: RecoveryPoint, workers: Workers, theme: Theme, parent: QWidget
+    ) -> None:
+        title = f"Files in {entry.name} #{point.sequence}, {words.when(point.created)}"
+        super().__init__("browseDialog", title, 640, parent)
+        self.resize(760, 560)
+        self._entry, self._point, self._workers = entry, point, workers
+        self._browser = work.Browser(entry.repository, entry.name, point.id)
+        self._worker = workers.borrow(f"files of {entry.name}", self._browser.close)
+        self._folder_icon = icons.icon("icon-browse", theme, theme.accent)
+        self._file_icon = icons.icon("icon-file", theme, theme.muted)
+        self.column.addWidget(parts.label(title, "heading"))
+        self._notice = parts.Notice(role="bad")
+        self.column.addWidget(self._notice)
+        self.tree = self._make_tree()
+        self.column.addWidget(self.tree, 1)
+        buttons = QDialogButtonBox()
+        buttons.addButton(QDialogButtonBox.StandardButton.Close)
+        self.extract_button = buttons.addButton("Extract…", QDialogButtonBox.ButtonRole.ActionRole)
+        self.extract_button.setObjectName("extractButton")
+        self.extract_button.setProperty("primary", "true")
+        self.extract_button.setEnabled(False)
+        self.extract_button.clicked.connect(self._on_extract_clicked)
+        buttons.rejected.connect(self.close)
+        self.column.addWidget(buttons)
+        self._read(self.tree.invisibleRootItem(), "/")
+
+    def _make_tree(self) -> QTreeWidget:
+        tree = QTreeWidget()
+        tree.setObjectName("filesTree")
+        tree.setAccessibleName("Files in the recovery point")
+        tree.setHeaderLabels(["Name", "Size", "Modified"])
+        tree.setSelectionMode(QAbstractItemView.SelectionMode.ExtendedSelection)
+        tree.setUniformRowHeights(True)  # else 10,000 files are measured one by one
+        tree.header().setStretchLastSection(False)
+        tree.header().setSectionResizeMode(NAME, QHeaderView.ResizeMode.Stretch)
+        tree.setColumnWidth(SIZE, 110)
+        tree.setColumnWidth(MODIFIED, 170)
+        tree.itemExpanded.connect(self._on_expanded)
+        tree.itemSelectionChanged.connect(self._on_selection_changed)
+        return tree
+
+    @property
+    def chosen(self) -> list[str]:
+        """Paths of the chosen files and folders."""
+        return [item.data(NAME, ENTRY).path for item in self.tree.selectedItems()]
+
+    def extract(self, destination: Path) -> None:
+        """Copy the chosen files into a folder, as a job that can be seen."""
+        point = self._point
+        title = f"Extract from {self._entry.name} #{point.sequence}"
+        what = (self._entry.repository, self._entry.name, point.id, self.chosen, destination)
+        self._workers.writer(destination).submit(Job(title, partial(work.extract, *what)))
+
+    def _read(self, item: QTreeWidgetItem, path: str) -> None:
+        waiting = QTreeWidgetItem(item, ["Reading …"])
+        waiting.setFlags(Qt.ItemFlag.NoItemFlags)
+
+        def listing(_report: Report, _cancel: CancelToken) -> list[tuple[str, FileEntry]]:
+            return self._browser.listing(path)
+
+        self._worker.submit(Job(f"List {path}", listing), partial(self._on_listed, item))
+
+    def _on_listed(self, item: QTreeWidgetItem, job: Job) -> None:
+        item.takeChildren()
+        if job.error:
+            self._notice.say(f"{job.error.title} {job.error.advice}")
+        elif job.result is not None:
+            item.addChildren([self._item(name, entry) for name, entry in job.result])
+
+    def _item(self, name: str, entry: FileEntry) -> QTreeWidgetItem:
+        is_folder = entry.kind == "folder"
+        modified = words.when(entry.modified) if entry.modified else ""
+        size = "" if is_folder else words.size(entry.size)
+        item = QTreeWidgetItem([name, size, modified])
+        item.setData(NAME, ENTRY, entry)
+        item.setIcon(NAME, self._folder_icon if is_folder else self._file_icon)
+        item.setTextAlignment(SIZE, Qt.AlignmentFlag.AlignRight | Qt.AlignmentFlag.AlignVCenter)
+        if is_folder:
+            item.setChildIndicatorPolicy(QTreeWidgetItem.ChildIndicatorPolicy.ShowIndicator)
+        return item
+
+    def _on_expanded(self, item: QTreeWidgetItem) -> None:
+        if not item.childCount():
+            self._read(item, item.data(NAME, ENTRY).path)
+
+    def _on_selection_changed(self) -> None:
+        self.extract_button.setEnabled(bool(self.chosen))
+
+    def _on_extract_clicked(self) -> None:
+        dialog = QFileDialog(self, "Extract into a folder")
+        dialog.setAttribute(Qt.WidgetAttribute.WA_DeleteOnClose)
+        dialog.setFileMode(QFileDialog.FileMode.Directory)
+        dialog.setOption(QFileDialog.Option.ShowDirsOnly)
+        dialog.fileSelected.connect(lambda folder: self.extract(Path(folder)))
+        dialog.open()
+
+    def reject(self) -> None:
+        """Escape closes like every other way."""
+        self.close()
+
+    def closeEvent(self, event: QCloseEvent) -> None:
+        """Give the thread back; it closes the point's disks when it is through."""
+        self._workers.give_back(self._worker)
+        super().closeEvent(event)

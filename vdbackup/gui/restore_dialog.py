@@ -1,0 +1,91 @@
+"""Where to restore a recovery point to."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from PySide6.QtWidgets import (
+    QCheckBox,
+    QComboBox,
+    QDialogButtonBox,
+    QFormLayout,
+    QHBoxLayout,
+    QWidget,
+)
+
+from vdbackup.gui import parts, words
+from vdbackup.repository.model import RecoveryPoint
+
+FORMATS = {"raw": "Raw image", "vmdk": "VMDK, a stand-alone virtual disk"}
+
+
+class RestoreDialog(parts.Dialog):
+    """Asks for a file or a device.
+
+    Attributes:
+        target_edit, format_box, overwrite_box: what the user chose.
+        accept_button: enabled when a target is given.
+    """
+
+    def __init__(self, point: RecoveryPoint, parent: QWidget | None = None) -> None:
+        title = f"Restore recovery point #{point.sequence}"
+        super().__init__("restoreDialog", title, 560, parent)
+        self.column.addWidget(parts.label(title, "heading"))
+        said = (
+            f"Writes the whole disk of {words.size(point.virtual_size)}, as it was "
+            f"{words.when(point.created)}, and checks each block on its way."
+        )
+        self.column.addWidget(parts.label(said, "muted"))
+        self.target_edit = parts.field(
+            "targetEdit", "A new file, or a device such as /dev/sdX", "File or device to restore to"
+        )
+        choose = parts.button("Choose a file…", "chooseTargetButton")
+        choose.clicked.connect(self._on_choose_clicked)
+        row = QHBoxLayout()
+        row.addWidget(self.target_edit, 1)
+        row.addWidget(choose)
+        self.format_box = QComboBox()
+        self.format_box.setObjectName("formatBox")
+        for name, text in FORMATS.items():
+            self.format_box.addItem(text, name)
+        self.overwrite_box = QCheckBox("Overwrite what is there")
+        self.overwrite_box.setObjectName("overwriteBox")
+        form = QFormLayout()
+        form.setHorizontalSpacing(14)
+        form.setVerticalSpacing(10)
+        form.addRow("Restore to", row)
+        form.addRow("Format of a file", self.format_box)
+        form.addRow("", self.overwrite_box)
+        self.column.addLayout(form)
+        buttons = QDialogButtonBox()
+        buttons.addButton(QDialogButtonBox.StandardButton.Cancel)
+        self.accept_button = buttons.addButton("Continue", QDialogButtonBox.ButtonRole.AcceptRole)
+        self.accept_button.setObjectName("restoreAccept")
+        self.accept_button.setProperty("primary", "true")
+        self.accept_button.setEnabled(False)
+        buttons.accepted.connect(self.accept)
+        buttons.rejected.connect(self.reject)
+        self.column.addWidget(buttons)
+        self.target_edit.textChanged.connect(self._on_text_changed)
+
+    @property
+    def target(self) -> Path:
+        """The file or device."""
+        return Path(self.target_edit.text().strip()).expanduser().absolute()
+
+    @property
+    def disk_format(self) -> str:
+        """The format of a file."""
+        return str(self.format_box.currentData())
+
+    @property
+    def overwrite(self) -> bool:
+        """Whether the user said that what is there may be overwritten."""
+        return self.overwrite_box.isChecked()
+
+    def _on_choose_clicked(self) -> None:
+        filters = ["Disk images (*.img *.raw *.vmdk)", "All files (*)"]
+        parts.choose_file(self, "Restore to", self.target_edit, filters, new=True)
+
+    def _on_text_changed(self, text: str) -> None:
+        self.accept_button.setEnabled(bool(text.strip()))

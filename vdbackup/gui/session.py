@@ -1,0 +1,133 @@
+"""A virtual machine that runs from a recovery point, followed by a thread of its own."""
+
+from __future__ import annotations
+
+import enum
+import logging
+import queue
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from PySide6.QtCore import QObject, QThread, Signal
+
+from vdbackup.errors import RecoveryError, VdbackupError, from_os
+from vdbackup.recovery import vm
+from vdbackup.repository.repository import Repository
+
+log = logging.getLogger(__name__)
+
+LOOK = 0.2  # seconds between two looks at the machine, and at what the user wants
+
+
+class Order(enum.Enum):
+    """What the user wants of a running machine."""
+
+    POWER_OFF = "power off"
+    KILL = "kill"
+
+
+@dataclass(frozen=True)
+class Boot:
+    """What to start, and how.
+
+    Attributes:
+        title: of the machine's window, and in lists.
+        repository, set_name, point_id: the recovery point.
+        sessions_folder: where the machine writes.
+        display: open a window.
+        memory_mib: in MiB.
+    """
+
+    title: str
+    repository: Path
+    set_name: str
+    point_id: str
+    sessions_folder: Path
+    display: bool
+    memory_mib: int
+
+
+class SessionThread(QThread):
+    """Starts a machine, follows it to its end, and throws away what it wrote unless told otherwise.
+
+    Attributes:
+        boot: what was started.
+        session: the machine, None until it runs.
+        problem: what went wrong, None as long as nothing has.
+        keep: what the machine wrote stays when it has ended.
+
+    Signals:
+        changed(): `session` or `problem` is another one now.
+    """
+
+    changed = Signal()
+
+    def __init__(self, boot: Boot, parent: QObject | None = None) -> None:
+        super().__init__(parent)
+        self.setObjectName(f"session {boot.title}")
+        self.boot = boot
+        self.session: vm.Session | None = None
+        self.problem: VdbackupError | None = None
+        self.keep = False
+        self._orders: queue.SimpleQueue[Order] = queue.SimpleQueue()
+
+    def order(self, order: Order) -> None:
+        """Ask something of the machine; returns at once."""
+        self._orders.put(order)
+
+    def run(self) -> None:
+        """The thread itself; Qt calls this."""
+        try:
+            self.session = self._start()
+            self.changed.emit()
+            self._follow(self.session)
+            if not self.keep:
+                self.session.discard()
+        except VdbackupError as error:
+            log.info("session %s failed", self.boot.title, exc_info=True)
+            self.problem = error
+        except OSError as error:
+            log.warning("session %s failed", self.boot.title, exc_info=True)
+            self.problem = from_os(error)
+
+    def _start(self) -> vm.Session:
+        boot = self.boot
+        backup_set = Repository.open(boot.repository).set(boot.set_name)
+        point = backup_set.point(boot.point_id)
+        backup_set.open_chain(point).close()  # all layers are there, and as long as they were
+        return vm.start_session(
+            backup_set.overlay_path(point),
+            sessions_folder=boot.sessions_folder,
+            title=boot.title,
+            sector_size=point.sector_size,
+            display=boot.display,
+            memory_mib=boot.memory_mib,
+            disk_format=backup_set.settings.format,
+        )
+
+    def _follow(self, session: vm.Session) -> None:
+        """Obey orders until the machine has ended; `power_off` would not hear a kill meanwhile."""
+        ends_at = float("inf")
+        while session.running:
+            order = self._next_order()
+            if order is Order.POWER_OFF:
+                ends_at = time.monotonic() + vm.GRACE
+                self._press_power_button(session)
+            if order is Order.KILL or time.monotonic() > ends_at:
+                session.kill()
+            if session.error and not self.problem:
+                self.problem = session.error
+                self.changed.emit()
+
+    def _next_order(self) -> Order | None:
+        try:
+            return self._orders.get(timeout=LOOK)
+        except queue.Empty:
+            return None
+
+    def _press_power_button(self, session: vm.Session) -> None:
+        try:
+            session.execute("system_powerdown")
+        except RecoveryError:
+            log.info("%s ended before it was told to", self.boot.title, exc_info=True)
