@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import errno
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 from vdbackup.disks.extents import BlockMap
-from vdbackup.errors import DiskFormatError
 
 SECTOR = 512
 """The unit of the formats' own structures, in bytes."""
@@ -82,44 +79,3 @@ class VirtualDisk(Protocol):
 
     def close(self) -> None:
         """Close the file without a flush."""
-
-
-def read_fully(fd: int, offset: int, view: memoryview, path: Path) -> None:
-    """Fill `view` from byte `offset` on; raises DiskFormatError where the file ends too early."""
-    done = 0
-    while done < len(view):
-        got = os.preadv(fd, [view[done:]], offset + done)
-        if got == 0:
-            raise DiskFormatError(path, offset + done, "the file is shorter than its tables say")
-        done += got
-
-
-def write_fully(fd: int, offset: int, view: memoryview) -> None:
-    """Write all of `view` from byte `offset` on."""
-    done = 0
-    while done < len(view):
-        done += os.pwritev(fd, [view[done:]], offset + done)
-
-
-def data_segments(fd: int, start: int, end: int) -> list[tuple[int, int]]:
-    """What the file system stores of bytes [start, end): (offset, length); holes are left out.
-
-    A file system that knows no holes answers with everything (SEEK_DATA, lseek(2)). A block device
-    answers EINVAL: all of it is stored.
-    """
-    segments = []
-    position = start
-    while position < end:
-        try:
-            data = os.lseek(fd, position, os.SEEK_DATA)
-        except OSError as error:
-            if error.errno == errno.ENXIO:  # nothing but a hole up to the end of the file
-                break
-            if error.errno in (errno.EINVAL, errno.EOPNOTSUPP):
-                return [(start, end - start)]
-            raise
-        if data >= end:
-            break
-        position = min(os.lseek(fd, data, os.SEEK_HOLE), end)
-        segments.append((data, position - data))
-    return segments

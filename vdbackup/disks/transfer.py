@@ -9,7 +9,6 @@ into a kept mmap 7.5 GB/s, pread into new bytes 1.8 GB/s).
 from __future__ import annotations
 
 import mmap
-import os
 import threading
 from collections.abc import Callable, Iterator
 
@@ -23,7 +22,8 @@ from vdbackup.jobs import CancelToken, Progress, Report
 
 CHUNK = 4 << 20
 """Bytes that are read at once; a multiple of every format's block size below 4 MiB."""
-THREADS = max(2, min(4, os.cpu_count() or 2))
+THREADS = 4
+"""Two keep two cores busy; the others wait for the storage meanwhile."""
 
 Flags = NDArray[np.bool_]
 Read = Callable[[int, memoryview], None]

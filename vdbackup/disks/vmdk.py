@@ -7,7 +7,6 @@ VirtualBox fail on them.
 
 from __future__ import annotations
 
-import os
 import re
 import secrets
 import threading
@@ -19,15 +18,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from vdbackup.disks.disk import (
-    SECTOR,
-    DiskInfo,
-    ParentRef,
-    data_segments,
-    read_fully,
-    write_fully,
-)
+from vdbackup.disks.disk import SECTOR, DiskInfo, ParentRef
 from vdbackup.disks.extents import UNALLOCATED, ZERO, BlockMap, Int64s
+from vdbackup.disks.host_file import HostFile
 from vdbackup.disks.vmdk_structs import (
     DESCRIPTOR_AT,
     DESCRIPTOR_SECTORS,
@@ -53,11 +46,9 @@ class VmdkDisk:
     memory follow at once, the tables in the file with `flush`.
     """
 
-    def __init__(
-        self, path: Path, fd: int, header: SparseExtentHeader, descriptor: Descriptor
-    ) -> None:
-        self.path = path
-        self._fd = fd
+    def __init__(self, file: HostFile, header: SparseExtentHeader, descriptor: Descriptor) -> None:
+        self.path = file.path
+        self._file = file
         self._header = header
         self._descriptor = descriptor
         self._grain = header.grain_size * SECTOR
@@ -72,28 +63,28 @@ class VmdkDisk:
     @classmethod
     def open(cls, path: Path, writable: bool = False) -> VmdkDisk:
         """Open an existing file; raises DiskFormatError where it breaks the format's rules."""
-        fd = os.open(path, (os.O_RDWR if writable else os.O_RDONLY) | os.O_CLOEXEC)
+        file = HostFile.open(path, writable)
         try:
-            disk = cls._parsed(path, fd)
+            disk = cls._parsed(file)
             if writable:
                 disk._prepare_writing()
         except BaseException:
-            os.close(fd)
+            file.close()
             raise
         return disk
 
     @classmethod
-    def _parsed(cls, path: Path, fd: int) -> VmdkDisk:
-        file_size = os.fstat(fd).st_size
-        header = SparseExtentHeader.parse(os.pread(fd, SECTOR, 0), path, file_size)
+    def _parsed(cls, file: HostFile) -> VmdkDisk:
+        path = file.path
+        header = SparseExtentHeader.parse(file.read(0, SECTOR), path, file.size)
         size = header.descriptor_size * SECTOR
         if not size:
             raise DiskFormatError(
                 path, 0, "it is an extent of a larger VMDK, not a disk of its own"
             )
-        raw = os.pread(fd, size, header.descriptor_offset * SECTOR)
+        raw = file.read(header.descriptor_offset * SECTOR, size)
         text = raw.split(b"\0", 1)[0].decode("utf-8", "replace")
-        return cls(path, fd, header, Descriptor.parse(text, path, header.capacity * SECTOR))
+        return cls(file, header, Descriptor.parse(text, path, header.capacity * SECTOR))
 
     @classmethod
     def create(cls, path: Path, virtual_size: int, parent: ParentRef | None = None) -> VmdkDisk:
@@ -115,12 +106,12 @@ class VmdkDisk:
         )
         if parent:
             descriptor = _with_parent(descriptor, parent)
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        file = HostFile.create(path)
         try:
-            disk = cls(path, fd, header, descriptor)
+            disk = cls(file, header, descriptor)
             disk._write_empty()
         except BaseException:
-            os.close(fd)
+            file.close()
             raise
         return disk
 
@@ -128,12 +119,12 @@ class VmdkDisk:
         header = self._header
         self._end = header.overhead * SECTOR
         self._writing, self._entries = True, np.zeros(header.tables * TABLE_ENTRIES, np.uint32)
-        os.ftruncate(self._fd, self._end)  # the tables stay holes until they name a grain
-        write_fully(self._fd, 0, memoryview(header.pack() + self._descriptor.pack()))
+        self._file.grow(self._end)  # the tables stay holes until they name a grain
+        self._file.write(0, memoryview(header.pack() + self._descriptor.pack()))
         for directory in (header.redundant_directory, header.directory):
             first_table = directory + -(-header.tables * 4 // SECTOR)
             places = first_table + np.arange(header.tables, dtype="<u4") * (TABLE_BYTES // SECTOR)
-            write_fully(self._fd, directory * SECTOR, memoryview(places.astype("<u4").tobytes()))
+            self._file.write(directory * SECTOR, memoryview(places.astype("<u4").tobytes()))
 
     # ------------------------------------------------------------------ reading
 
@@ -162,7 +153,7 @@ class VmdkDisk:
     def _check_places(self, grains: Int64s, hosts: Int64s) -> None:
         """Every grain lies inside the file (the disk's last one may be short)."""
         lengths = np.minimum(self._grain, self.info.virtual_size - grains * self._grain)
-        file_size = os.fstat(self._fd).st_size
+        file_size = self._file.size
         wrong = (hosts != ZERO) & ((hosts + lengths > file_size) | (hosts < SECTOR))
         wrong |= grains >= self._header.grains
         if wrong.any():
@@ -186,9 +177,9 @@ class VmdkDisk:
     def _table_runs(self) -> list[tuple[int, int, int]]:
         """Grain tables that lie side by side: (first table, place in bytes, tables)."""
         header = self._header
-        data = os.pread(self._fd, header.tables * 4, header.directory * SECTOR)
+        data = self._file.read(header.directory * SECTOR, header.tables * 4)
         places = np.frombuffer(data, "<u4").astype(np.int64) * SECTOR
-        file_size = os.fstat(self._fd).st_size
+        file_size = self._file.size
         if len(places) < header.tables or (places + TABLE_BYTES > file_size).any():
             raise DiskFormatError(
                 self.path, header.directory * SECTOR, "a grain table lies outside the file"
@@ -208,10 +199,10 @@ class VmdkDisk:
         read 6.4 GB of zeros.
         """
         found = []
-        for at, length in data_segments(self._fd, place, place + size):
+        for at, length in self._file.data_segments(place, place + size):
             start = at // 4 * 4
             data = bytearray(at + length - start)
-            read_fully(self._fd, start, memoryview(data), self.path)
+            self._file.readinto(start, memoryview(data))
             entries = np.frombuffer(data, "<u4", len(data) // 4)
             here = np.flatnonzero(entries)
             found.append(
@@ -221,7 +212,7 @@ class VmdkDisk:
 
     def read_host(self, host: int, view: memoryview) -> None:
         """Fill `view` from byte `host` of the file on."""
-        read_fully(self._fd, host, view, self.path)
+        self._file.readinto(host, view)
 
     # ------------------------------------------------------------------ writing
 
@@ -245,7 +236,7 @@ class VmdkDisk:
             raise DiskFormatError(self.path, header.directory * SECTOR, problem)
         self._writing, self._entries = True, np.zeros(header.tables * TABLE_ENTRIES, np.uint32)
         self._entries[grains] = entries
-        self._end = -(-os.fstat(self._fd).st_size // self._grain) * self._grain
+        self._end = -(-self._file.size // self._grain) * self._grain
 
     def write(self, offset: int, view: memoryview) -> None:
         """Write whole grains (the disk's last one may be short) at byte `offset` of the disk."""
@@ -254,7 +245,7 @@ class VmdkDisk:
         bounds = [0, *cuts.tolist(), len(hosts)]
         for first, last in pairwise(bounds):
             part = view[first * self._grain : last * self._grain]
-            write_fully(self._fd, int(hosts[first]), part)
+            self._file.write(int(hosts[first]), part)
 
     def _allocated(self, offset: int, length: int) -> Int64s:
         """Each grain's place in the file, in bytes; missing ones get the next free places."""
@@ -275,7 +266,7 @@ class VmdkDisk:
             if self._entries[grain]:
                 host = int(self._entries[grain]) * SECTOR
                 for done in range(0, self._grain, len(_ZEROS)):
-                    write_fully(self._fd, host + done, _ZEROS[: self._grain - done])
+                    self._file.write(host + done, _ZEROS[: self._grain - done])
             elif self._descriptor.parent_cid != NO_PARENT:
                 self._allocated(grain * self._grain, 1)  # a hole at the end of the file: zeros
 
@@ -285,21 +276,18 @@ class VmdkDisk:
         A power cut then leaves tables that name only grains that are there, and at least one whole
         set of them. Descriptor and header do not change here.
         """
-        if os.fstat(self._fd).st_size < self._end:
-            os.ftruncate(self._fd, self._end)
-        os.fsync(self._fd)
+        self._file.grow(self._end)
+        self._file.sync()
         if not self._touched.any():
             return
         for directory in (self._header.redundant_directory, self._header.directory):
-            first_table = (
-                int.from_bytes(os.pread(self._fd, 4, directory * SECTOR), "little") * SECTOR
-            )
+            first_table = int.from_bytes(self._file.read(directory * SECTOR, 4), "little") * SECTOR
             edges = np.flatnonzero(np.diff(np.concatenate(([0], self._touched.view(np.int8), [0]))))
             for first, last in edges.reshape(-1, 2).tolist():
                 entries = self._entries[first * TABLE_ENTRIES : last * TABLE_ENTRIES]
                 data = memoryview(entries.astype("<u4")).cast("B")
-                write_fully(self._fd, first_table + first * TABLE_BYTES, data)
-            os.fsync(self._fd)
+                self._file.write(first_table + first * TABLE_BYTES, data)
+            self._file.sync()
         self._touched[:] = False
 
     # ------------------------------------------------------------------ identity and links
@@ -319,13 +307,13 @@ class VmdkDisk:
                 f"{self.path} was made by another program in a layout that is only read.",
                 "Export it to a new disk first.",
             )
-        write_fully(self._fd, at * SECTOR, memoryview(descriptor.pack()))
-        os.fsync(self._fd)
+        self._file.write(at * SECTOR, memoryview(descriptor.pack()))
+        self._file.sync()
         self._descriptor = descriptor
 
     def close(self) -> None:
         """Close the file without a flush."""
-        os.close(self._fd)
+        self._file.close()
 
 
 def probe(start: bytes) -> bool:

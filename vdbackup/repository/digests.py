@@ -17,7 +17,6 @@ blocks are 32 bytes.
 
 from __future__ import annotations
 
-import os
 import struct
 import threading
 from collections.abc import Sequence
@@ -31,8 +30,8 @@ from blake3 import blake3
 from numpy.typing import NDArray
 
 from vdbackup.disks.chain import read_flat
-from vdbackup.disks.disk import read_fully, write_fully
 from vdbackup.disks.extents import UNALLOCATED, BlockMap, Ranges, flatten
+from vdbackup.disks.host_file import HostFile
 from vdbackup.errors import DiskFormatError, RepositoryError
 
 BLOCK = 64 << 10
@@ -89,9 +88,9 @@ class DigestWriter:
     """Makes a `.digests` file. `add` may be called from several threads and in any order."""
 
     def __init__(self, path: Path, virtual_size: int) -> None:
-        self._path = path
         self._virtual_size = virtual_size
-        self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        self._file = HostFile.create(path)
+        self._closed = False
         self._lock = threading.Lock()
         self._runs: list[_Run] = []
         self._blocks = 0
@@ -112,35 +111,35 @@ class DigestWriter:
             else:
                 self._runs.append(_Run(first_block, len(digests), position))
         data = memoryview(np.ascontiguousarray(digests)).cast("B")
-        write_fully(self._fd, _HEADER.size + position * DIGEST, data)
+        self._file.write(_HEADER.size + position * DIGEST, data)
 
     def finish(self) -> None:
         """Write runs and header, make everything durable, and close."""
         runs = sorted(self._runs, key=lambda run: run.first)
         table = np.array([(r.first, r.blocks, r.position) for r in runs], "<u8").tobytes()
-        write_fully(self._fd, _HEADER.size + self._blocks * DIGEST, memoryview(table))
-        seal = _seal(self._fd, _HEADER.size + self._blocks * DIGEST + len(table))
+        self._file.write(_HEADER.size + self._blocks * DIGEST, memoryview(table))
+        seal = _seal(self._file, _HEADER.size + self._blocks * DIGEST + len(table))
         header = _HEADER.pack(
             _MAGIC, _VERSION, BLOCK, len(runs), self._blocks, self._virtual_size, seal
         )
-        write_fully(self._fd, 0, memoryview(header))
-        os.fsync(self._fd)
+        self._file.write(0, memoryview(header))
+        self._file.sync()
         self.close()
 
     def close(self) -> None:
         """Close the file; without `finish` it is worth nothing."""
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
+        if not self._closed:
+            self._file.close()
+            self._closed = True
 
 
-def _seal(fd: int, size: int) -> bytes:
+def _seal(file: HostFile, size: int) -> bytes:
     """BLAKE3 of everything behind the header."""
     hasher = blake3()
     buffer = memoryview(bytearray(_COPY))
     for offset in range(_HEADER.size, size, _COPY):
         part = buffer[: min(_COPY, size - offset)]
-        os.preadv(fd, [part], offset)
+        file.readinto(offset, part)
         hasher.update(part)
     return hasher.digest()
 
@@ -156,7 +155,7 @@ class DigestFile:
     def __init__(self, path: Path) -> None:
         self.path = path
         try:
-            self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            self._file = HostFile.open(path)
         except FileNotFoundError as error:
             raise RepositoryError(
                 f"{path.name} is missing.", "Run `vdbackup repair` to compute it again."
@@ -168,8 +167,8 @@ class DigestFile:
             raise
 
     def _parse(self) -> None:
-        size = os.fstat(self._fd).st_size
-        raw = os.pread(self._fd, _HEADER.size, 0)
+        size = self._file.size
+        raw = self._file.read(0, _HEADER.size)
         if len(raw) < _HEADER.size or not raw.startswith(_MAGIC):
             raise DiskFormatError(self.path, 0, "it is not a file of digests")
         _, version, block, runs, self.blocks, self.virtual_size, seal = _HEADER.unpack(raw)
@@ -178,9 +177,9 @@ class DigestFile:
             raise DiskFormatError(
                 self.path, 8, "the file of digests is cut off or of a newer version"
             )
-        if _seal(self._fd, size) != seal:
+        if _seal(self._file, size) != seal:
             raise DiskFormatError(self.path, _HEADER.size, "the digests themselves are altered")
-        table = np.frombuffer(os.pread(self._fd, runs * 24, end), "<u8").astype(np.int64)
+        table = np.frombuffer(self._file.read(end, runs * 24), "<u8").astype(np.int64)
         first, count, position = table.reshape(-1, 3).T
         self.map = BlockMap.from_runs(
             -(-self.virtual_size // BLOCK) * DIGEST,
@@ -193,11 +192,11 @@ class DigestFile:
 
     def read_host(self, host: int, view: memoryview) -> None:
         """Fill `view` from byte `host` of the file on."""
-        read_fully(self._fd, host, view, self.path)
+        self._file.readinto(host, view)
 
     def close(self) -> None:
         """Close the file."""
-        os.close(self._fd)
+        self._file.close()
 
 
 class DigestFold:

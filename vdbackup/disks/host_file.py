@@ -1,0 +1,122 @@
+"""The file that a disk lies in: whole reads and writes, large ones past the page cache."""
+
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+from typing import Self
+
+from vdbackup.errors import DiskFormatError
+
+DIRECT_FROM = 512 << 10
+"""Bytes from which a write goes past the page cache.
+
+Writing 2 GiB durably took 0.7 s with O_DIRECT in pieces of 2 MiB and 1.9 to 5.4 s through the page
+cache (ext4, 2 cores), and what the user's other programs have cached stays there. Small pieces are
+better collected by the page cache: a disk's head would go to each of them.
+"""
+_ALIGNMENT = 4096
+"""What O_DIRECT wants of addresses, offsets and lengths (logical blocks are 512 or 4096 bytes)."""
+
+
+class HostFile:
+    """An open file or block device. All methods may be called from several threads at once."""
+
+    def __init__(self, path: Path, fd: int, direct_fd: int | None = None) -> None:
+        self.path = path
+        self._fd = fd
+        self._direct_fd = direct_fd
+
+    @classmethod
+    def open(cls, path: Path, writable: bool = False) -> Self:
+        """Open an existing file; raises OSError."""
+        fd = os.open(path, (os.O_RDWR if writable else os.O_RDONLY) | os.O_CLOEXEC)
+        return cls(path, fd, _open_direct(path) if writable else None)
+
+    @classmethod
+    def create(cls, path: Path) -> Self:
+        """Make a new file that only its owner may read; raises FileExistsError."""
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        return cls(path, fd, _open_direct(path))
+
+    @property
+    def size(self) -> int:
+        """Of the file or device, in bytes."""
+        return os.lseek(self._fd, 0, os.SEEK_END)
+
+    def readinto(self, offset: int, view: memoryview) -> None:
+        """Fill `view` from byte `offset` on; raises DiskFormatError if the file ends before."""
+        done = 0
+        while done < len(view):
+            got = os.preadv(self._fd, [view[done:]], offset + done)
+            if got == 0:
+                problem = "the file is shorter than its tables say"
+                raise DiskFormatError(self.path, offset + done, problem)
+            done += got
+
+    def read(self, offset: int, length: int) -> bytes:
+        """At most `length` bytes: fewer at the end of the file."""
+        return os.pread(self._fd, length, offset)
+
+    def write(self, offset: int, view: memoryview) -> None:
+        """Write all of `view` from byte `offset` on."""
+        done = self._write_direct(offset, view) if len(view) >= DIRECT_FROM else 0
+        while done < len(view):
+            done += os.pwritev(self._fd, [view[done:]], offset + done)
+
+    def _write_direct(self, offset: int, view: memoryview) -> int:
+        """Write what can go past the page cache; how many bytes from the start on."""
+        if self._direct_fd is None or offset % _ALIGNMENT:
+            return 0
+        try:
+            whole = view[: len(view) // _ALIGNMENT * _ALIGNMENT]
+            return os.pwritev(self._direct_fd, [whole], offset)
+        except OSError as error:
+            if error.errno != errno.EINVAL:  # the buffer's address, or the file system's rules
+                raise
+            return 0
+
+    def data_segments(self, start: int, end: int) -> list[tuple[int, int]]:
+        """What the file system stores of bytes [start, end): (offset, length); holes are left out.
+
+        A file system that knows no holes answers with everything (SEEK_DATA, lseek(2)).
+        """
+        segments = []
+        position = start
+        while position < end:
+            try:
+                data = os.lseek(self._fd, position, os.SEEK_DATA)
+            except OSError as error:
+                if error.errno != errno.ENXIO:
+                    raise
+                break  # nothing but a hole up to the end of the file
+            if data >= end:
+                break
+            position = min(os.lseek(self._fd, data, os.SEEK_HOLE), end)
+            segments.append((data, position - data))
+        return segments
+
+    def grow(self, size: int) -> None:
+        """Make the file at least `size` bytes long; what is new is a hole."""
+        if os.fstat(self._fd).st_size < size:
+            os.ftruncate(self._fd, size)
+
+    def sync(self) -> None:
+        """Make all that was written durable, past the page cache or through it."""
+        os.fsync(self._fd)
+
+    def close(self) -> None:
+        """Close the file; what was not synced is not durable."""
+        if self._direct_fd is not None:
+            os.close(self._direct_fd)
+        os.close(self._fd)
+
+
+def _open_direct(path: Path) -> int | None:
+    try:
+        return os.open(path, os.O_WRONLY | os.O_DIRECT | os.O_CLOEXEC)
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # tmpfs and some network file systems know no O_DIRECT
+            raise
+        return None
