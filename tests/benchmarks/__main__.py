@@ -1,0 +1,276 @@
+"""Side by side with its peers: `python -m tests.benchmarks FOLDER [--gib 4] [--rounds 5]`.
+
+Ours and theirs run in turn, as whole processes, with durable output and checked exit codes; what
+counts is the median of the ratios, pair by pair, because the machine's speed drifts. FOLDER needs
+some five times the size of the source.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import random
+import shutil
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+MIB = 1 << 20
+OURS = [sys.executable, "-m", "vdbackup"]
+
+
+@dataclass
+class Contest:
+    """One row of the table: `prepare` is not timed, `ours` and `theirs` are commands.
+
+    Attributes:
+        target: the ratio of wall times, ours to theirs, that we want (lower is better).
+    """
+
+    name: str
+    target: float
+    ours: Callable[[], list[str]]
+    theirs: Callable[[], list[str]]
+    prepare: Callable[[], None] = lambda: None
+    peer: str = "qemu-img"
+    pairs: list[tuple[float, float]] = field(default_factory=list)
+
+    def race(self) -> None:
+        """One round of each, in turn."""
+        self.prepare()
+        os.sync()
+        ours = timed(self.ours())
+        self.prepare()
+        os.sync()
+        self.pairs.append((ours, timed(self.theirs())))
+
+    def row(self) -> tuple[str, ...]:
+        """Medians of both, of the ratio, and the target."""
+        ours, theirs = (statistics.median(times) for times in zip(*self.pairs, strict=True))
+        ratio = statistics.median(a / b for a, b in self.pairs)
+        return (
+            self.name,
+            self.peer,
+            f"{ours:.2f}",
+            f"{theirs:.2f}",
+            f"{ratio:.2f}",
+            str(self.target),
+        )
+
+
+def timed(command: list[str]) -> float:
+    """Seconds of wall time; fails on an exit code that is not 0."""
+    started = time.perf_counter()
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    return time.perf_counter() - started
+
+
+def make_source(path: Path, gib: int) -> None:
+    """Half zeros (written, not holes), a quarter random, a quarter text; in pieces of 4 MiB."""
+    dice = random.Random(7)
+    words = [bytes(dice.choices(range(97, 123), k=dice.randint(2, 9))) for _ in range(5000)]
+    with path.open("wb") as file:
+        for _ in range(gib * 256):
+            text = b" ".join(dice.choices(words, k=170_000))[:MIB].ljust(MIB, b".")
+            file.write(bytes(2 * MIB) + dice.randbytes(MIB) + text)
+        os.fsync(file.fileno())
+
+
+def change(path: Path, share: float, seed: int) -> None:
+    """Rewrite `share` of the source in pieces of 64 KiB at random places that hold data."""
+    dice = random.Random(seed)
+    pieces = int(path.stat().st_size * share) >> 16
+    with path.open("r+b") as file:
+        for _ in range(pieces):
+            chunk = dice.randrange(path.stat().st_size // (4 * MIB))
+            file.seek(chunk * 4 * MIB + 2 * MIB + dice.randrange(32) * 65536)
+            file.write(dice.randbytes(65536))
+        os.fsync(file.fileno())
+
+
+class Arena:
+    """The files that the contests share."""
+
+    def __init__(self, folder: Path, gib: int) -> None:
+        """Make the source, its chains and their peers' counterparts in `folder`."""
+        self.folder = folder
+        self.source = folder / "source.raw"
+        self.out = folder / "out"
+        self.out.mkdir(exist_ok=True)
+        if not self.source.exists():
+            make_source(self.source, gib)
+        self.full = self._backed_up("full")
+        self.layer = self.full / "source/0001-full.vmdk"
+        self._convert("vmdk")
+        self._convert("qcow2")
+        self.changed = folder / "changed.raw"
+        self.before_change = folder / "before"
+        if not self.before_change.exists():
+            shutil.copy(self.source, self.changed)
+            self._back_up(self.changed, self.before_change)
+            change(self.changed, 0.01, 1)
+        self.with_child = self._with_child()
+        self._commit_chain("vmdk")
+        self._commit_chain("qcow2")
+
+    def _backed_up(self, name: str) -> Path:
+        repository = self.folder / name
+        if not repository.exists():
+            self._back_up(self.source, repository)
+        return repository
+
+    def _back_up(self, source: Path, repository: Path) -> None:
+        run([*OURS, "backup", str(source), "-r", str(repository)])
+
+    def _convert(self, disk_format: str) -> None:
+        target = self.folder / f"base.{disk_format}"
+        if not target.exists():
+            run(["qemu-img", "convert", "-O", disk_format, str(self.source), str(target)])
+
+    def _with_child(self) -> Path:
+        """A full and an incremental that changed 5 %."""
+        repository = self.folder / "child"
+        if not repository.exists():
+            moving = self.folder / "moving.raw"
+            shutil.copy(self.source, moving)
+            self._back_up(moving, repository)
+            change(moving, 0.05, 2)
+            self._back_up(moving, repository)
+        return repository
+
+    def _commit_chain(self, disk_format: str) -> None:
+        """The same child for qemu-img: what our incremental holds, written over its base."""
+        child = self.folder / f"child.{disk_format}"
+        if child.exists():
+            return
+        base = f"base.{disk_format}"
+        convert = ["qemu-img", "convert", "-O", disk_format, "-B", base, "-F", disk_format]
+        run([*convert, str(self.folder / "moving.raw"), str(child)], cwd=self.folder)
+
+    def clear(self) -> None:
+        """Empty the folder that the contests write to."""
+        shutil.rmtree(self.out, ignore_errors=True)
+        self.out.mkdir()
+
+    def copy_before_change(self) -> None:
+        """A repository with one full, for an incremental of what has changed since."""
+        self.clear()
+        shutil.copytree(self.before_change, self.out / "repository")
+
+    def copy_children(self) -> None:
+        """A repository with a full and a child, and the same chains for qemu-img."""
+        self.clear()
+        shutil.copytree(self.with_child, self.out / "repository")
+        for name in ("base.vmdk", "child.vmdk", "base.qcow2", "child.qcow2"):
+            shutil.copy(self.folder / name, self.out / name)
+
+
+def run(command: list[str], cwd: Path | None = None) -> None:
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, cwd=cwd)
+
+
+def durable(command: list[str], *files: Path) -> list[str]:
+    """A command whose output is made durable too, as ours is, in the same timed process group."""
+    return [
+        "sh",
+        "-c",
+        '"$@" && sync -- ' + " ".join(f"'{file}'" for file in files),
+        "sh",
+        *command,
+    ]
+
+
+def contests(arena: Arena) -> list[Contest]:
+    """All rows of the table."""
+    out, source, changed = arena.out, str(arena.source), str(arena.changed)
+    repository = ["-r", str(out / "repository")]
+
+    def convert(disk_format: str, *options: str) -> Callable[[], list[str]]:
+        target = out / f"theirs.{disk_format}"
+        command = ["qemu-img", "convert", *options, "-O", disk_format, source, str(target)]
+        return lambda: durable(command, target)
+
+    def commit(disk_format: str) -> Callable[[], list[str]]:
+        base, child = out / f"base.{disk_format}", out / f"child.{disk_format}"
+        command = ["qemu-img", "commit", "-q", "-f", disk_format, "-t", "none", str(child)]
+        return lambda: durable(command, base)
+
+    def flatten(disk_format: str) -> Callable[[], list[str]]:
+        target = out / "theirs.raw"
+        child = str(arena.folder / f"child.{disk_format}")
+        return lambda: durable(["qemu-img", "convert", "-O", "raw", child, str(target)], target)
+
+    full = lambda: [*OURS, "backup", source, *repository]  # noqa: E731
+    again = lambda: [*OURS, "backup", changed, *repository]  # noqa: E731
+    merge = lambda: [*OURS, "merge", "2", *repository]  # noqa: E731
+    restore = lambda: [  # noqa: E731
+        *OURS, "restore", "2", str(out / "ours.raw"), "-r", str(arena.with_child),
+    ]  # fmt: skip
+    verify = lambda: [*OURS, "verify", "-r", str(arena.full)]  # noqa: E731
+    compare = ["qemu-img", "compare", source, str(arena.layer)]
+    return [
+        Contest("full", 0.08, full, convert("vmdk", "-t", "none"), arena.clear, "convert -O vmdk"),
+        Contest(
+            "full", 0.80, full, convert("qcow2", "-W", "-m", "16"), arena.clear,
+            "convert -O qcow2 -W -m 16",
+        ),
+        Contest("merge of 5 %", 0.8, merge, commit("vmdk"), arena.copy_children, "commit (vmdk)"),
+        Contest("merge of 5 %", 0.8, merge, commit("qcow2"), arena.copy_children, "commit (qcow2)"),
+        Contest("restore", 0.3, restore, flatten("vmdk"), arena.clear, "convert of a vmdk chain"),
+        Contest("restore", 0.7, restore, flatten("qcow2"), arena.clear, "convert of a qcow2 chain"),
+        Contest("verify", 0.15, verify, lambda: compare, peer="compare"),
+        *borg(arena, again),
+    ]  # fmt: skip
+
+
+def borg(arena: Arena, again: Callable[[], list[str]]) -> list[Contest]:
+    """An incremental of 1 % against borg's second run; against `cmp` where there is no borg."""
+    if shutil.which("borg") is None:
+        compare = ["cmp", "-s", str(arena.source), str(arena.source)]
+        return [
+            Contest(
+                "incremental, 1 %", 1.0, again, lambda: compare, arena.copy_before_change, "cmp"
+            )
+        ]
+    kept, used = arena.folder / "borg", arena.out / "borg"
+    create = ["borg", "create", "--read-special", "-C", "lz4"]
+    if not kept.exists():
+        run(["borg", "init", "-e", "none", str(kept)])
+        run([*create, f"{kept}::first", str(arena.source)])
+
+    def prepare() -> None:
+        arena.copy_before_change()
+        shutil.copytree(kept, used)
+
+    os.environ["BORG_RELOCATED_REPO_ACCESS_IS_OK"] = "yes"
+    os.environ["BORG_UNKNOWN_UNENCRYPTED_REPO_ACCESS_IS_OK"] = "yes"
+    theirs = [*create, f"{used}::second", str(arena.changed)]
+    return [Contest("incremental, 1 %", 0.05, again, lambda: theirs, prepare, "borg, second run")]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--gib", type=int, default=4)
+    parser.add_argument("--rounds", type=int, default=5)
+    options = parser.parse_args()
+    options.folder.mkdir(parents=True, exist_ok=True)
+    rows = [("work", "peer", "ours (s)", "theirs (s)", "ratio", "target")]
+    for contest in contests(Arena(options.folder.resolve(), options.gib)):
+        contest.race()
+        contest.pairs.clear()  # the first round warms both up
+        for _ in range(options.rounds):
+            contest.race()
+        rows.append(contest.row())
+        print("  ".join(rows[-1]), file=sys.stderr)
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        print(" | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)))
+
+
+if __name__ == "__main__":
+    main()
