@@ -7,7 +7,7 @@ import subprocess
 from pathlib import Path
 from types import ModuleType
 
-_LINE = re.compile(r'\s+"(?:[0-9A-F]{2} ?)+"\s+# (.+)')
+_LINE = re.compile(r'\s+"(?:[0-9A-F]{2} ?)*"\s+# (.+)')
 
 
 def assemble(module: ModuleType, origin: int, folder: Path) -> bytes:

@@ -1,0 +1,244 @@
+"""QEMU's programs, and the command line of a virtual machine. Nothing is started here but qemu-img.
+
+The machine has no network, no sound and none of QEMU's default devices; QEMU runs in its sandbox,
+as the user. What each option means: QEMU's manual, qemu-system-x86_64(1), and for the objects in
+JSON the QMP reference (BlockdevOptions).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+from vdbackup.errors import RecoveryError
+
+SYSTEM = "qemu-system-x86_64"
+IMAGE = "qemu-img"
+
+_DRIVERS = {"raw": "raw", "vmdk": "vmdk", "qcow2": "qcow2"}
+"""QEMU's driver for each of our formats, where it reads chains of that format correctly."""
+
+
+class Accelerator(StrEnum):
+    """What runs the guest's instructions: the processor itself, or a translator."""
+
+    KVM = "kvm"
+    TCG = "tcg"
+
+
+class Hardware(StrEnum):
+    """The controller that the guest finds its disk on."""
+
+    VIRTIO = "virtio"
+    AHCI = "ahci"
+    IDE = "ide"
+    NVME = "nvme"
+
+
+_STOP = {"werror": "stop", "rerror": "stop"}  # NVMe alone does not know it
+_CONTROLLERS: dict[Hardware, tuple[str, dict[str, Any]]] = {
+    Hardware.VIRTIO: ("q35", {"driver": "virtio-blk-pci", **_STOP}),
+    Hardware.AHCI: ("q35", {"driver": "ide-hd", "bus": "ide.0", **_STOP}),
+    Hardware.IDE: ("pc", {"driver": "ide-hd", "bus": "ide.0", **_STOP}),
+    Hardware.NVME: ("q35", {"driver": "nvme", "serial": "vdbackup"}),
+}
+"""By hardware: the machine type, and the disk's device on it."""
+_USB_CONTROLLERS = {"q35": "qemu-xhci", "pc": "piix3-usb-uhci"}
+"""By machine type; old systems, which need IDE, know no xHCI."""
+
+
+@dataclass(frozen=True)
+class Machine:
+    """A virtual machine as QEMU's command line describes it.
+
+    Attributes:
+        title: the window's.
+        layers: the checked chain, base first, the overlay last; opened for reading only.
+        disk_format: of all layers.
+        session_disk: a qcow2 child of the overlay; takes what the guest writes.
+        sector_size: that the guest sees, in bytes.
+        display: "none", or what `window` returned.
+        console: the file that takes what the guest writes to its first serial port.
+        monitor_fd: a connected socket that QEMU inherits, for QMP.
+    """
+
+    title: str
+    layers: Sequence[Path]
+    disk_format: str
+    session_disk: Path
+    sector_size: int
+    hardware: Hardware
+    memory_mib: int
+    accelerator: Accelerator
+    display: str
+    console: Path
+    monitor_fd: int
+
+    def command(self) -> list[str]:
+        """The argument list; the guest waits for QMP's `cont`, so that no event is missed."""
+        machine_type, device = _CONTROLLERS[self.hardware]
+        arguments = {
+            "-name": f"guest={_escaped(self.title)}",
+            "-machine": machine_type,
+            "-smp": str(min(2, os.cpu_count() or 1)),
+            "-m": str(self.memory_mib),
+            "-rtc": "base=utc",
+            "-boot": "strict=on",
+            "-action": "panic=pause",
+            "-nic": "none",
+            "-display": self.display,
+            "-serial": "chardev:console",
+            "-mon": "chardev=monitor,mode=control",
+            "-sandbox": "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny",
+        }
+        chardevs = [
+            f"file,id=console,path={_escaped(str(self.console))}",
+            f"socket,id=monitor,fd={self.monitor_fd}",
+        ]
+        devices: list[dict[str, Any]] = [
+            device
+            | {
+                "drive": "disk",
+                "bootindex": 0,
+                "logical_block_size": self.sector_size,
+                "physical_block_size": self.sector_size,
+            },
+            {"driver": "VGA"},
+            {"driver": _USB_CONTROLLERS[machine_type], "id": "usb"},
+            {"driver": "usb-tablet", "bus": "usb.0"},
+            {"driver": "pvpanic"},  # a guest that crashes can say so
+        ]
+        return [
+            find(SYSTEM),
+            *processor(self.accelerator),
+            *("-S", "-nodefaults", "-no-user-config"),
+            *(word for option in arguments.items() for word in option),
+            *(word for chardev in chardevs for word in ("-chardev", chardev)),
+            *(word for node in self._blockdevs() for word in ("-blockdev", json.dumps(node))),
+            *(word for device in devices for word in ("-device", json.dumps(device))),
+        ]
+
+    def _blockdevs(self) -> list[dict[str, Any]]:
+        """The chain, each parent named outright: QEMU follows no link that a file holds."""
+        driver = _driver(self.disk_format, len(self.layers))
+        nodes: list[dict[str, Any]] = []
+        for number, layer in enumerate(self.layers):
+            node = {"driver": driver, "node-name": f"layer{number}", "read-only": True}
+            node["file"] = {"driver": "file", "filename": str(layer), "aio": "threads"}
+            if driver != "raw":  # null: whatever the file says, it has no parent
+                node["backing"] = f"layer{number - 1}" if number else None
+            nodes.append(node)
+        return [
+            *nodes,
+            {
+                "driver": "qcow2",
+                "node-name": "disk",
+                "discard": "unmap",
+                "backing": nodes[-1]["node-name"],
+                "file": {
+                    "driver": "file",
+                    "filename": str(self.session_disk),
+                    "aio": "threads",
+                    "discard": "unmap",
+                },
+            },
+        ]
+
+
+def find(program: str) -> str:
+    """The path of one of QEMU's programs; raises RecoveryError where it is not installed."""
+    path = shutil.which(program)
+    if path is None:
+        raise RecoveryError(
+            f"QEMU is not installed: there is no {program}.",
+            "Install it with: sudo apt install qemu-system-x86 qemu-utils",
+        )
+    return path
+
+
+def processor(accelerator: Accelerator) -> list[str]:
+    """The options for what runs the guest: all that this computer's processor, or QEMU, can do."""
+    return ["-accel", accelerator, "-cpu", "host" if accelerator is Accelerator.KVM else "max"]
+
+
+def environment() -> dict[str, str]:
+    """QEMU's environment: this process's, without a session bus.
+
+    Where none runs, the window's libraries would start one, and the sandbox kills QEMU for that.
+    """
+    return os.environ | {"DBUS_SESSION_BUS_ADDRESS": "disabled:", "NO_AT_BRIDGE": "1"}
+
+
+def hardware(name: str, sector_size: int) -> Hardware:
+    """The hardware of that name; raises RecoveryError where a disk of such sectors cannot be."""
+    try:
+        chosen = Hardware(name)
+    except ValueError:
+        raise RecoveryError(
+            f"There is no virtual hardware {name!r}.", f"Choose one of {', '.join(Hardware)}."
+        ) from None
+    if sector_size != 512 and chosen in (Hardware.AHCI, Hardware.IDE):
+        raise RecoveryError(
+            f"QEMU has no {chosen} disk with sectors of {sector_size} bytes.",
+            f"Choose {Hardware.VIRTIO} or {Hardware.NVME}.",
+        )
+    return chosen
+
+
+def window() -> str:
+    """QEMU's display that opens a window here; raises RecoveryError where none can."""
+    if not (os.environ.get("WAYLAND_DISPLAY") or os.environ.get("DISPLAY")):
+        raise RecoveryError(
+            "There is no screen to open the virtual machine's window on.",
+            "Start it without a window (--headless), or from a desktop session.",
+        )
+    command = [find(SYSTEM), "-display", "help"]
+    known = subprocess.run(command, capture_output=True, text=True, check=False).stdout.split()
+    for display in ("gtk", "sdl"):
+        if display in known:
+            return display
+    raise RecoveryError(
+        "QEMU is installed without its window.", "Install it with: sudo apt install qemu-system-gui"
+    )
+
+
+def create_session_disk(path: Path, overlay: Path, disk_format: str, size: int) -> None:
+    """Make an empty qcow2 child of `overlay` for a disk of `size` bytes; reads no other file."""
+    backing = ["-F", _driver(disk_format, 1), "-b", str(overlay.absolute()), "-u"]
+    command = [find(IMAGE), "create", "-q", "-f", "qcow2", *backing, str(path), str(size)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise RecoveryError(
+            f"The session's disk {path} could not be made.", first_complaint(done.stderr)
+        )
+
+
+def first_complaint(output: str) -> str:
+    """The first line in which one of QEMU's programs says what is wrong, as a sentence."""
+    for line in output.splitlines():
+        program, _, complaint = line.partition(": ")
+        if complaint and not complaint.startswith("warning:"):
+            return f"{Path(program).name} says: {complaint.rstrip('.')}."
+    return ""
+
+
+def _driver(disk_format: str, layers: int) -> str:
+    driver = _DRIVERS.get(disk_format)
+    if driver is None or (driver == "raw" and layers > 1):
+        raise RecoveryError(
+            f"QEMU cannot boot from a chain of {disk_format} disks.",
+            "Restore the recovery point to a raw disk, and boot that.",
+        )
+    return driver
+
+
+def _escaped(text: str) -> str:
+    """`text` as the value of an option that is a list: a comma there is written twice."""
+    return text.replace(",", ",,")
