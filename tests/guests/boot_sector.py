@@ -1,0 +1,42 @@
+"""Disks of a few sectors that do one thing when they boot, assembled by NASM."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+SIZE = 8 << 20
+
+CRASH = """
+    mov dx, 0x505       ; QEMU's pvpanic device: docs/specs/pvpanic
+    mov al, 1
+    out dx, al
+"""
+WRITE_EVERYWHERE = """
+next:
+    mov si, packet
+    mov ah, 0x43        ; write through the BIOS
+    int 0x13
+    add dword [packet + 8], 128
+    cmp dword [packet + 8], 16384
+    jb next
+    jmp halt
+packet: db 16, 0
+    dw 1, 0x7C00, 0
+    dq 0
+"""
+"""Writes a sector into each 64 KiB of the disk."""
+
+
+def make(path: Path, instructions: str) -> Path:
+    """A raw disk at `path` whose boot code executes `instructions` and halts."""
+    source = path.with_suffix(".asm")
+    source.write_text(
+        "org 0x7C00\n xor ax, ax\n mov ds, ax\n"
+        f"{instructions}\n"
+        "halt: hlt\n jmp halt\n times 510 - ($ - $$) db 0\n dw 0xAA55\n"
+    )
+    subprocess.run(["nasm", "-f", "bin", "-o", path, source], check=True)
+    with path.open("rb+") as file:
+        file.truncate(SIZE)
+    return path
