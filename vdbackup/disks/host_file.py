@@ -80,7 +80,8 @@ class HostFile:
     def data_segments(self, start: int, end: int) -> list[tuple[int, int]]:
         """What the file system stores of bytes [start, end): (offset, length); holes are left out.
 
-        A file system that knows no holes answers with everything (SEEK_DATA, lseek(2)).
+        A file system that knows no holes answers with everything (SEEK_DATA, lseek(2)). A block
+        device answers EINVAL: all of it is stored.
         """
         segments = []
         position = start
@@ -88,6 +89,8 @@ class HostFile:
             try:
                 data = os.lseek(self._fd, position, os.SEEK_DATA)
             except OSError as error:
+                if error.errno in (errno.EINVAL, errno.EOPNOTSUPP):
+                    return [(start, end - start)]
                 if error.errno != errno.ENXIO:
                     raise
                 break  # nothing but a hole up to the end of the file
