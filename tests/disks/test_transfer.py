@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vdbackup.disks.disk import write_fully
 from vdbackup.disks.extents import Ranges
+from vdbackup.disks.host_file import HostFile
 from vdbackup.disks.transfer import CHUNK, THREADS, chunks, transfer, write_blocks
 from vdbackup.errors import Cancelled
 from vdbackup.jobs import CancelToken, Progress, silent
@@ -136,7 +136,8 @@ def test_a_write_to_full_storage_is_raised_as_that():
     try:
         with pytest.raises(OSError, match="No space left"):
             Copy(8 * MIB).run(
-                ranges((0, 8 * MIB)), consume=lambda _, view: write_fully(full, 0, view)
+                ranges((0, 8 * MIB)),
+                consume=lambda _, view: HostFile(Path("/dev/full"), full).write(0, view),
             )
     finally:
         os.close(full)
@@ -194,7 +195,7 @@ def test_threads_share_a_file_without_mixing_their_chunks(tmp_path: Path):
     with (tmp_path / "copy").open("w+b") as file:
         job.run(
             ranges((0, 16 * MIB + 123)),
-            consume=lambda offset, view: write_fully(file.fileno(), offset, view),
+            consume=HostFile(tmp_path / "copy", file.fileno()).write,
             report=silent,
         )
     assert (tmp_path / "copy").read_bytes() == job.data.tobytes()

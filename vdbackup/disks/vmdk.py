@@ -23,8 +23,6 @@ from vdbackup.disks.extents import UNALLOCATED, ZERO, BlockMap, Int64s
 from vdbackup.disks.host_file import HostFile
 from vdbackup.disks.vmdk_structs import (
     DESCRIPTOR_AT,
-    DESCRIPTOR_SECTORS,
-    FLAG_REDUNDANT_TABLE,
     FLAG_ZERO_GRAINS,
     MAGIC,
     NO_PARENT,
@@ -106,24 +104,26 @@ class VmdkDisk:
         )
         if parent:
             descriptor = _with_parent(descriptor, parent)
+        start = header.pack() + descriptor.pack()
         file = HostFile.create(path)
         try:
             disk = cls(file, header, descriptor)
-            disk._write_empty()
+            disk._write_empty(start)
         except BaseException:
             file.close()
             raise
         return disk
 
-    def _write_empty(self) -> None:
+    def _write_empty(self, start: bytes) -> None:
         header = self._header
         self._end = header.overhead * SECTOR
         self._writing, self._entries = True, np.zeros(header.tables * TABLE_ENTRIES, np.uint32)
         self._file.grow(self._end)  # the tables stay holes until they name a grain
-        self._file.write(0, memoryview(header.pack() + self._descriptor.pack()))
+        self._file.write(0, memoryview(start))
         for directory in (header.redundant_directory, header.directory):
-            first_table = directory + -(-header.tables * 4 // SECTOR)
-            places = first_table + np.arange(header.tables, dtype="<u4") * (TABLE_BYTES // SECTOR)
+            places = header.first_table(directory) + np.arange(header.tables, dtype="<u4") * (
+                TABLE_BYTES // SECTOR
+            )
             self._file.write(directory * SECTOR, memoryview(places.astype("<u4").tobytes()))
 
     # ------------------------------------------------------------------ reading
@@ -167,25 +167,31 @@ class VmdkDisk:
             grains = np.flatnonzero(self._entries)
             return grains, self._entries[grains]
         found = [(np.empty(0, np.int64), np.empty(0, np.uint32))]
-        for first_table, place, count in self._table_runs():
+        for first_table, place, count in self._table_runs(self._header.directory):
             found += self._entries_in(first_table * TABLE_ENTRIES, place, count * TABLE_BYTES)
         return (
             np.concatenate([grains for grains, _ in found]),
             np.concatenate([entries for _, entries in found]),
         )
 
-    def _table_runs(self) -> list[tuple[int, int, int]]:
-        """Grain tables that lie side by side: (first table, place in bytes, tables)."""
-        header = self._header
-        data = self._file.read(header.directory * SECTOR, header.tables * 4)
+    def _table_runs(self, directory: int) -> list[tuple[int, int, int]]:
+        """Grain tables that lie side by side: (first table, place in bytes, tables).
+
+        Args:
+            directory: the one that names them; where it lies, in sectors.
+        """
+        tables = self._header.tables
+        data = self._file.read(directory * SECTOR, tables * 4)
         places = np.frombuffer(data, "<u4").astype(np.int64) * SECTOR
-        file_size = self._file.size
-        if len(places) < header.tables or (places + TABLE_BYTES > file_size).any():
-            raise DiskFormatError(
-                self.path, header.directory * SECTOR, "a grain table lies outside the file"
-            )
+        if len(places) < tables or (places + TABLE_BYTES > self._file.size).any():
+            problem = "a grain table lies outside the file"
+            raise DiskFormatError(self.path, directory * SECTOR, problem)
+        # else a small file could name one table a million times, and the map would fill the memory
+        if (np.diff(np.sort(places[places > 0])) < TABLE_BYTES).any():
+            problem = "two grain tables share a place"
+            raise DiskFormatError(self.path, directory * SECTOR, problem)
         apart = np.flatnonzero(np.diff(places) != TABLE_BYTES) + 1
-        bounds = [0, *apart.tolist(), header.tables]
+        bounds = [0, *apart.tolist(), tables]
         runs = pairwise(bounds)
         # a directory entry of 0: no table, so nothing of its grains is here
         return [(a, int(places[a]), b - a) for a, b in runs if a < b and places[a]]
@@ -218,11 +224,10 @@ class VmdkDisk:
 
     def _prepare_writing(self) -> None:
         header = self._header
-        tables = self._table_runs()
-        if (
-            len(tables) != 1
-            or tables[0][2] != header.tables
-            or not header.flags & FLAG_REDUNDANT_TABLE
+        if not header.is_ours() or not all(
+            self._table_runs(directory)
+            == [(0, header.first_table(directory) * SECTOR, header.tables)]
+            for directory in (header.redundant_directory, header.directory)
         ):
             raise DiskError(
                 f"{self.path} was made by another program in a layout that is only read.",
@@ -281,7 +286,7 @@ class VmdkDisk:
         if not self._touched.any():
             return
         for directory in (self._header.redundant_directory, self._header.directory):
-            first_table = int.from_bytes(self._file.read(directory * SECTOR, 4), "little") * SECTOR
+            first_table = self._header.first_table(directory) * SECTOR
             edges = np.flatnonzero(np.diff(np.concatenate(([0], self._touched.view(np.int8), [0]))))
             for first, last in edges.reshape(-1, 2).tolist():
                 entries = self._entries[first * TABLE_ENTRIES : last * TABLE_ENTRIES]
@@ -301,13 +306,7 @@ class VmdkDisk:
         self._rewrite(replace(self._descriptor, uuid=disk_id, cid=content_id))
 
     def _rewrite(self, descriptor: Descriptor) -> None:
-        at, room = self._header.descriptor_offset, self._header.descriptor_size
-        if (at, room) != (DESCRIPTOR_AT, DESCRIPTOR_SECTORS):
-            raise DiskError(
-                f"{self.path} was made by another program in a layout that is only read.",
-                "Export it to a new disk first.",
-            )
-        self._file.write(at * SECTOR, memoryview(descriptor.pack()))
+        self._file.write(DESCRIPTOR_AT * SECTOR, memoryview(descriptor.pack()))
         self._file.sync()
         self._descriptor = descriptor
 

@@ -7,14 +7,14 @@ VirtualBox want beyond it was found by experiment and stands beside the code tha
 
 from __future__ import annotations
 
-import re
+import string
 import struct
 import uuid
 from dataclasses import astuple, dataclass, replace
 from pathlib import Path
 
 from vdbackup.disks.disk import SECTOR
-from vdbackup.errors import DiskFormatError
+from vdbackup.errors import DiskError, DiskFormatError
 
 MAGIC = b"KDMV"
 NEWLINES = b"\n \r\n"
@@ -83,8 +83,8 @@ class SparseExtentHeader:
             problems.append(
                 f"a grain of {self.grain_size} sectors is not a power of two from 8 to 4096"
             )
-        elif self.capacity > 2**32:
-            problems.append(f"a capacity of {self.capacity} sectors is beyond the format's 2 TiB")
+        elif not 0 < self.capacity <= 2**32:
+            problems.append(f"a capacity of {self.capacity} sectors is not in the format's 2 TiB")
         else:
             end = self.directory * SECTOR + 4 * self.tables
             if not self.directory or end > file_size:
@@ -105,6 +105,15 @@ class SparseExtentHeader:
         """Grain tables, and entries of the grain directory."""
         return -(-self.grains // TABLE_ENTRIES)
 
+    def first_table(self, directory: int) -> int:
+        """The sector of the first grain table, which lies right behind the directory in ours."""
+        return directory + -(-self.tables * 4 // SECTOR)
+
+    def is_ours(self) -> bool:
+        """Whether everything lies where `for_disk` puts it (QEMU does the same)."""
+        ours = SparseExtentHeader.for_disk(self.capacity * SECTOR)
+        return self == replace(ours, version=self.version, unclean=self.unclean)
+
     def pack(self) -> bytes:
         """512 bytes."""
         return _HEADER.pack(*astuple(self))
@@ -120,15 +129,11 @@ class SparseExtentHeader:
             MAGIC, 1, FLAG_NEWLINE_TEST | FLAG_REDUNDANT_TABLE, virtual_size // SECTOR, GRAIN,
             DESCRIPTOR_AT, DESCRIPTOR_SECTORS, TABLE_ENTRIES, 0, 0, 0, 0, NEWLINES, 0,
         )  # fmt: skip
-        directory_sectors = -(-header.tables * 4 // SECTOR)
-        copy_sectors = directory_sectors + header.tables * TABLE_ENTRIES * 4 // SECTOR
+        tables_sectors = header.tables * TABLE_ENTRIES * 4 // SECTOR
         redundant = DESCRIPTOR_AT + DESCRIPTOR_SECTORS
-        primary = redundant + copy_sectors
-        overhead = -(-(primary + copy_sectors) // GRAIN) * GRAIN
+        primary = header.first_table(redundant) + tables_sectors
+        overhead = -(-(header.first_table(primary) + tables_sectors) // GRAIN) * GRAIN
         return replace(header, redundant_directory=redundant, directory=primary, overhead=overhead)
-
-
-_ENTRY = re.compile(r'^\s*([\w.]+)\s*=\s*"?([^"]*?)"?\s*$')
 
 
 @dataclass(frozen=True)
@@ -154,31 +159,35 @@ class Descriptor:
         """The fields that identify the disk and its parent; unknown lines are passed over."""
         fields: dict[str, str] = {}
         for line in text.replace("\r", "\n").split("\n"):
-            if match := _ENTRY.match(line):
-                fields.setdefault(match[1].lower(), match[2])
+            name, _, value = line.partition("=")
+            fields.setdefault(name.strip().lower(), value.strip().strip('"'))
         kind = fields.get("createtype", "")
         if kind.lower() != "monolithicsparse":
             raise DiskFormatError(
                 path, SECTOR, f"VMDK of type {kind or 'unknown'!r} cannot be read"
             )
         try:
-            cid = f"{int(fields['cid'], 16):08x}"
-            parent_cid = f"{int(fields.get('parentcid', NO_PARENT), 16):08x}"
+            return cls(
+                virtual_size, path.name, _cid(fields["cid"]), _uuid(fields.get("ddb.uuid.image")),
+                _cid(fields.get("parentcid", NO_PARENT)), _uuid(fields.get("ddb.uuid.parent")),
+                fields.get("parentfilenamehint"),
+            )  # fmt: skip
         except (KeyError, ValueError) as error:
-            raise DiskFormatError(path, SECTOR, "the descriptor has no valid CID") from error
-        return cls(
-            virtual_size, path.name, cid, fields.get("ddb.uuid.image"), parent_cid,
-            fields.get("ddb.uuid.parent"), fields.get("parentfilenamehint"),
-        )  # fmt: skip
+            raise DiskFormatError(
+                path, SECTOR, "the descriptor has no valid CID, or a UUID that is none"
+            ) from error
 
     def pack(self) -> bytes:
         """The descriptor, padded with NULs to its whole place in the file.
 
-        A line break or quote in a name would forge entries: such names are refused by ValueError.
+        A line break or quote in a name would forge entries: such names are refused by DiskError.
         """
         for name in (self.file_name, self.parent_hint or ""):
             if not name.isprintable() or '"' in name:
-                raise ValueError(f"{name!r} cannot stand in a VMDK descriptor")
+                raise DiskError(
+                    f"A VMDK cannot be named {name!r}, or be the child of one that is.",
+                    "Choose a name without quotes and control characters.",
+                )
         cylinders = min(self.virtual_size // (16 * 63 * SECTOR), 16383)
         lines = [
             "# Disk DescriptorFile", "version=1", 'encoding="UTF-8"',
@@ -207,6 +216,18 @@ class Descriptor:
         if len(data) > room:
             raise ValueError(f"a descriptor of {len(data)} bytes does not fit into {room}")
         return data.ljust(room, b"\0")
+
+
+def _cid(text: str) -> str:
+    """8 hex digits in lower case; raises ValueError."""
+    if not 0 < len(text) <= 8 or not set(text) <= set(string.hexdigits):
+        raise ValueError(f"{text!r} is no CID")
+    return text.lower().rjust(8, "0")
+
+
+def _uuid(text: str | None) -> str | None:
+    """The text if it is a UUID; raises ValueError."""
+    return None if text is None else str(uuid.UUID(text))
 
 
 def _modification(disk_uuid: str, cid: str) -> str:
