@@ -12,8 +12,11 @@ from vdbackup.gui.session import Boot, Order, SessionThread
 from vdbackup.gui.store import Store
 from vdbackup.gui.worker import Workers
 from vdbackup.jobs import Job
+from vdbackup.recovery import vm
 from vdbackup.recovery.session_folder import LeftoverSession, leftover_sessions
 from vdbackup.repository.model import RecoveryPoint
+
+Leftover = vm.Session | LeftoverSession
 
 
 class Sessions(QObject):
@@ -21,7 +24,6 @@ class Sessions(QObject):
 
     Attributes:
         running: those that have not ended.
-        leftovers: what was kept, or left by a crash.
 
     Signals:
         changed(): another one runs, or one is in another state.
@@ -38,7 +40,8 @@ class Sessions(QObject):
         self._store = store
         self._workers = workers
         self.running: list[SessionThread] = []
-        self.leftovers: list[LeftoverSession] = []
+        self._kept: list[vm.Session] = []
+        self._abandoned: list[LeftoverSession] = []
 
     def boot(self, entry: Entry, point: RecoveryPoint) -> SessionThread:
         """Start a machine from a point; returns at once."""
@@ -68,14 +71,19 @@ class Sessions(QObject):
             if entry and thread.boot.repository == entry.repository
         )
 
+    @property
+    def leftovers(self) -> list[Leftover]:
+        """Sessions that have ended, and whose disks are still there."""
+        return [*self._kept, *self._abandoned]
+
     def find_leftovers(self) -> None:
-        """Look what earlier machines left; `changed` follows."""
+        """Look what the machines of earlier runs left; `changed` follows."""
         folder = self._store.value.sessions(self._store.locations)
         job = Job("List sessions", lambda _report, _cancel: leftover_sessions(folder))
         self._workers.reader(None).submit(job, self._on_leftovers_found)
 
-    def discard(self, leftover: LeftoverSession) -> None:
-        """Delete what an earlier machine left."""
+    def discard(self, leftover: Leftover) -> None:
+        """Delete what a machine left."""
         job = Job(f"Discard {leftover.title}", lambda _report, _cancel: leftover.discard())
         self._workers.reader(None).submit(job, partial(self._on_discarded, leftover))
 
@@ -90,22 +98,24 @@ class Sessions(QObject):
         title = f"VM {thread.boot.title}"
         if thread.problem:
             self.failed.emit(title, thread.problem)
-        elif thread.session and thread.keep:
+        if thread.session and thread.keep:
+            self._kept.append(thread.session)
             folder = str(thread.session.folder)
             self.told.emit(title, Outcome("Ended; what it wrote is kept.", (folder,)))
-        else:
+        elif not thread.problem:
             self.told.emit(title, Outcome("Ended; what it wrote is discarded."))
         self.changed.emit()
-        thread.session = None  # gives the folder's lock back: it is a leftover from now on
-        self.find_leftovers()
         thread.deleteLater()
 
     def _on_leftovers_found(self, job: Job) -> None:
-        if job.result is not None and job.result != self.leftovers:
-            self.leftovers = job.result
+        if job.result is not None and job.result != self._abandoned:
+            self._abandoned = job.result
             self.changed.emit()
 
-    def _on_discarded(self, leftover: LeftoverSession, job: Job) -> None:
+    def _on_discarded(self, leftover: Leftover, job: Job) -> None:
         if job.error:
             self.failed.emit(f"VM {leftover.title}", job.error)
+        elif isinstance(leftover, vm.Session):
+            self._kept.remove(leftover)
+            self.changed.emit()
         self.find_leftovers()

@@ -8,10 +8,10 @@ from PySide6.QtWidgets import QCheckBox, QFrame, QHBoxLayout, QVBoxLayout, QWidg
 
 from vdbackup.gui import parts, words
 from vdbackup.gui.session import Order, SessionThread
-from vdbackup.gui.sessions import Sessions
+from vdbackup.gui.sessions import Leftover, Sessions
 from vdbackup.recovery.session_folder import LeftoverSession
 
-Machine = SessionThread | LeftoverSession
+Machine = SessionThread | Leftover
 
 
 class SessionsList(QWidget):
@@ -46,10 +46,9 @@ class SessionsList(QWidget):
         self.setVisible(bool(machines))
 
     def _card(self, machine: Machine) -> SessionCard:
-        if isinstance(machine, LeftoverSession):
+        if not isinstance(machine, SessionThread):
             card = SessionCard(machine.title)
-            running = "still running, out of our hands" if machine.running else "its disk is kept"
-            card.say(f"{words.when(machine.started.isoformat())}: {running}", "muted")
+            card.say(*_what_is_left(machine))
             card.offer("Discard", lambda: self._sessions.discard(machine))
             return card
         card = SessionCard(machine.boot.title)
@@ -112,3 +111,13 @@ def _state(machine: SessionThread) -> tuple[str, str, str]:
     if machine.session.notice:
         return "running, slowly (without KVM)", "warning", machine.session.notice
     return "running", "good", ""
+
+
+def _what_is_left(machine: Leftover) -> tuple[str, str, str]:
+    """What to say of what a machine left, in which role, with which hint."""
+    folder = str(machine.folder)
+    if isinstance(machine, LeftoverSession) and machine.running:
+        return "left running by a crash", "warning", folder
+    if isinstance(machine, LeftoverSession):
+        return f"left behind, started {words.when(machine.started.isoformat())}", "muted", folder
+    return "ended; what it wrote is kept", "muted", folder

@@ -1,0 +1,74 @@
+"""A window with settings of its own, a small disk, and somebody who uses them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from pytestqt.qtbot import QtBot
+
+from tests.gui.user import LONG, User
+from vdbackup.gui.main_window import MainWindow
+from vdbackup.gui.store import Store
+from vdbackup.settings import Locations, Settings, ThemeChoice
+from vdbackup.sources import demo_disk
+
+
+@pytest.fixture
+def locations(tmp_path: Path) -> Locations:
+    """Folders that no other test knows."""
+    return Locations(tmp_path / "config", tmp_path / "data", tmp_path / "logs")
+
+
+@pytest.fixture
+def store(locations: Locations) -> Store:
+    """Settings for machines without a display, and a screen that nobody looks at."""
+    settings = Settings(theme=ThemeChoice.LIGHT, headless=True, animations=False, memory_mib=128)
+    return Store(settings, locations)
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Path:
+    """A small disk that boots and says a sentence."""
+    image = tmp_path / "laptop.img"
+    demo_disk.create(image, "the first state")
+    return image
+
+
+@pytest.fixture
+def repository(tmp_path: Path) -> Path:
+    """A folder for backups, not there yet."""
+    return tmp_path / "backups"
+
+
+@pytest.fixture
+def window(store: Store, qtbot: QtBot) -> Iterator[MainWindow]:
+    """The main window, shown; closed with all its threads afterwards."""
+    window = MainWindow(store)  # not for `qtbot.addWidget`, which deletes it while a job runs
+    window.show()
+    qtbot.waitExposed(window)
+    yield window
+    window.workers.cancel_all()
+    window.sessions.kill_all()
+    qtbot.waitUntil(lambda: not window.busy, timeout=LONG)
+    window.close()
+    with qtbot.waitSignal(window.destroyed, timeout=LONG):
+        window.deleteLater()
+
+
+@pytest.fixture
+def user(window: MainWindow, qtbot: QtBot) -> User:
+    """Somebody in front of the window."""
+    return User(window, qtbot)
+
+
+@pytest.fixture
+def with_source(user: User, disk: Path, repository: Path) -> User:
+    """The same, who has added the disk and backed it up once."""
+    user.window.first_run.form.source_edit.setText(str(disk))
+    user.window.first_run.form.repository_edit.setText(str(repository))
+    user.clicks("startButton")
+    user.agrees()
+    user.sees_points(1)
+    return user

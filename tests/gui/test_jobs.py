@@ -1,0 +1,164 @@
+"""Long work in the window: progress, cancelling, failing, closing."""
+
+from __future__ import annotations
+
+import random
+import threading
+from pathlib import Path
+
+import pytest
+from PySide6.QtCore import Qt
+from PySide6.QtWidgets import QMessageBox, QPushButton
+from pytestqt.qtbot import QtBot
+
+from tests.gui.user import LONG, User
+from vdbackup.errors import BackupError
+from vdbackup.gui.jobs_panel import JobsPanel
+from vdbackup.gui.outcome import Outcome
+from vdbackup.gui.pace import Pace
+from vdbackup.gui.worker import Throttle, Worker
+from vdbackup.jobs import CancelToken, Job, JobState, Progress, Report
+from vdbackup.repository.repository import Repository
+
+
+@pytest.fixture
+def worker(qtbot: QtBot) -> Worker:
+    worker = Worker("test")
+    yield worker
+    worker.stop()
+    assert worker.wait(LONG)
+
+
+class Gate:
+    """Work that goes on until it is let through or cancelled."""
+
+    def __init__(self) -> None:
+        self.entered = threading.Event()
+        self.opened = threading.Event()
+
+    def __call__(self, report: Report, cancel: CancelToken) -> str:
+        self.entered.set()
+        report(Progress(0, "Wait", 5 << 30, 10 << 30))
+        while not self.opened.wait(0.01):
+            cancel.check()
+        return "through"
+
+
+def test_jobs_run_one_after_another_in_the_order_they_were_queued(
+    worker: Worker, qtbot: QtBot
+) -> None:
+    done: list[str] = []
+    for name in ("first", "second", "third"):
+        worker.submit(Job(name, lambda _r, _c: None), lambda job: done.append(job.title))
+    qtbot.waitUntil(lambda: len(done) == 3)
+    assert done == ["first", "second", "third"]
+
+
+def test_more_than_four_gibibytes_arrive_as_they_were_sent(worker: Worker, qtbot: QtBot) -> None:
+    gate = Gate()
+    with qtbot.waitSignal(worker.progressed) as heard:
+        job = worker.submit(Job("long", gate))
+    gate.opened.set()
+    qtbot.waitUntil(lambda: job.state is JobState.FINISHED)
+    assert heard.args == [Progress(job.id, "Wait", 5 << 30, 10 << 30)]
+
+
+def test_progress_is_passed_on_ten_times_a_second() -> None:
+    throttle = Throttle()
+    passed = [now for now in range(10_000) if throttle.passes("Copy", now / 1000)]
+    assert len(passed) == 100  # of ten seconds
+
+
+def test_a_new_phase_is_passed_on_at_once() -> None:
+    throttle = Throttle()
+    assert throttle.passes("Copy", 0.0)
+    assert throttle.passes("Check", 0.001)
+    assert not throttle.passes("Check", 0.002)
+
+
+def test_a_job_that_waits_is_cancelled_at_once(worker: Worker, qtbot: QtBot) -> None:
+    gate, ended = Gate(), []
+    worker.submit(Job("running", gate))
+    waiting = worker.submit(Job("waiting", lambda _r, _c: None), ended.append)
+    assert gate.entered.wait(LONG)
+    worker.cancel(waiting)
+    qtbot.waitUntil(lambda: ended == [waiting])
+    assert waiting.state is JobState.CANCELLED
+    gate.opened.set()
+
+
+def test_a_running_job_stops_when_it_is_cancelled(worker: Worker, qtbot: QtBot) -> None:
+    gate = Gate()
+    job = worker.submit(Job("running", gate))
+    assert gate.entered.wait(LONG)
+    worker.cancel(job)
+    qtbot.waitUntil(lambda: job.state is JobState.CANCELLED)
+
+
+def test_a_failed_job_does_not_end_its_thread(worker: Worker, qtbot: QtBot) -> None:
+    def fail(_report: Report, _cancel: CancelToken) -> None:
+        raise BackupError("It went wrong.", "Try again.")
+
+    worker.submit(Job("fails", fail))
+    after = worker.submit(Job("works", lambda _r, _c: 1))
+    qtbot.waitUntil(lambda: after.state is JobState.FINISHED)
+
+
+def test_speed_and_time_left_follow_the_reports() -> None:
+    pace = Pace()
+    for second in range(11):
+        pace.follow("Copy", second * 100, float(second))
+    assert pace.speed == pytest.approx(100)
+    assert pace.seconds_left(2000) == pytest.approx(10)
+    pace.follow("Check", 0, 11.0)
+    assert pace.seconds_left(2000) is None
+
+
+def test_a_row_says_how_its_job_ended(qtbot: QtBot) -> None:
+    panel = JobsPanel()
+    qtbot.addWidget(panel)
+    panel.show()
+    job = Job("Back up", lambda _r, _c: Outcome("Point #2 made.", ("one", "two"), ("But.",)))
+    panel.add(job)
+    job.run(lambda _: None)
+    panel.end(job)
+    (row,) = panel.rows
+    assert row.sentence == "Point #2 made. But."
+    panel.refuse("Merge", BackupError("It is a full.", "Choose another."))
+    assert panel.rows[0].sentence == "It is a full. Choose another."
+
+
+@pytest.fixture
+def big_disk(tmp_path: Path) -> Path:
+    """128 MiB that take a while to back up."""
+    image = tmp_path / "big.img"
+    image.write_bytes(random.Random(7).randbytes(128 << 20))
+    return image
+
+
+def test_a_backup_is_cancelled_from_the_window(
+    user: User, big_disk: Path, repository: Path, qtbot: QtBot
+) -> None:
+    operations = user.window.operations
+    operations.back_up(operations.add_source(big_disk, repository), ask=False)
+    with qtbot.waitSignal(user.window.workers.progressed, timeout=LONG):
+        pass
+    (row,) = user.window.jobs.rows
+    qtbot.mouseClick(row.findChild(QPushButton, "cancelButton"), Qt.MouseButton.LeftButton)
+    assert user.sees_job_end("Back up").sentence == "Cancelled."
+    assert Repository.open(repository).set().points == ()
+
+
+def test_closing_the_window_asks_before_it_stops_a_backup(
+    user: User, big_disk: Path, repository: Path, qtbot: QtBot
+) -> None:
+    operations = user.window.operations
+    operations.back_up(operations.add_source(big_disk, repository), ask=False)
+    with qtbot.waitSignal(user.window.workers.progressed, timeout=LONG):
+        pass
+    user.window.close()
+    assert user.window.isVisible()
+    question = user.sees(QMessageBox, "quitQuestion")
+    qtbot.mouseClick(question.findChild(QPushButton, "stopAndQuit"), Qt.MouseButton.LeftButton)
+    user.waits_until(lambda: not user.window.isVisible())
+    assert Repository.open(repository).set().points == ()
