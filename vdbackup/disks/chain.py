@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
@@ -125,7 +126,8 @@ def _inside(child: Path, hint: str) -> Path:
 
 
 def _open_parent(child: VirtualDisk, wanted: ParentRef, where: Path) -> VirtualDisk:
-    if where.is_symlink() or not where.is_file():
+    # os.path: a name that no file can have is a missing parent, where Path raises OSError
+    if os.path.islink(where) or not os.path.isfile(where):
         raise ParentError(
             f"{child.path.name} needs its parent {where.name}, which is missing.",
             f"Put {where.name} back into {where.parent}, or use a point that does not need it.",

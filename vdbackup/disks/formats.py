@@ -8,7 +8,7 @@ from typing import Protocol
 from vdbackup.disks import vmdk
 from vdbackup.disks.disk import ParentRef, VirtualDisk
 from vdbackup.disks.raw import RawDisk
-from vdbackup.errors import UsageError
+from vdbackup.errors import DiskError, UsageError
 
 PROBE_BYTES = 512
 
@@ -41,8 +41,12 @@ def open_disk(path: Path, disk_format: str, writable: bool = False) -> VirtualDi
 def create_disk(
     path: Path, disk_format: str, virtual_size: int, parent: ParentRef | None = None
 ) -> VirtualDisk:
-    """Make a new, empty disk, open for writing."""
+    """Make a new, empty disk, open for writing; raises DiskError for a raw disk with a parent."""
     if disk_format == "raw":
+        if parent:
+            raise DiskError(
+                f"{path} is a raw disk, which cannot have a parent {parent.relative_path}."
+            )
         return RawDisk.create(path, virtual_size)
     return _named(disk_format).create(path, virtual_size, parent)
 

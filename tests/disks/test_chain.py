@@ -1,0 +1,219 @@
+"""Chains: what a child may name as its parent, and what happens where that is not there."""
+
+from __future__ import annotations
+
+import os
+import threading
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.disks.shelf import GRAIN, MIB, Shelf, contents, noise, reference
+from tests.oracles import qemu
+from vdbackup.disks.chain import Chain
+from vdbackup.disks.disk import ParentRef
+from vdbackup.disks.vmdk import VmdkDisk
+from vdbackup.errors import DiskError, ParentError
+
+SIZE = 8 * GRAIN + 512
+
+
+@pytest.fixture
+def shelf(tmp_path: Path) -> Shelf:
+    shelf = Shelf(tmp_path, SIZE)
+    shelf.add("a.vmdk", (0, noise(SIZE, 1)))
+    shelf.add("b.vmdk", (GRAIN, noise(2 * GRAIN, 2)))
+    shelf.add("c.vmdk", (2 * GRAIN, GRAIN), (8 * GRAIN, noise(512, 3)))
+    return shelf
+
+
+def relink(path: Path, parent: ParentRef) -> None:
+    disk = VmdkDisk.open(path, writable=True)
+    disk.relink(parent)
+    disk.close()
+
+
+def hinting(path: Path, hint: str) -> None:
+    """Let the disk name its parent so, with whatever is in the name."""
+    data = path.read_bytes()
+    line = next(li for li in data[512:10752].split(b"\n") if li.startswith(b"parentFileNameHint"))
+    forged = b'parentFileNameHint="' + hint.encode() + b'"'
+    text = data[512:10752].rstrip(b"\0").replace(line, forged)
+    path.write_bytes(data[:512] + text.ljust(10240, b"\0") + data[10752:])
+
+
+def refused(path: Path) -> DiskError:
+    with pytest.raises(DiskError) as refusal:
+        Chain.open(path)
+    assert refusal.value.title
+    assert refusal.value.advice
+    return refusal.value
+
+
+@given(st.integers(0, SIZE - 1), st.integers(0, SIZE))
+def test_any_stretch_reads_as_what_the_newest_layer_holds(chain_and_raw, offset, length):
+    chain, raw = chain_and_raw
+    data = bytearray(min(length, SIZE - offset))
+    chain.readinto(offset, memoryview(data))
+    assert data == raw[offset : offset + len(data)]
+
+
+@pytest.fixture(scope="module")
+def chain_and_raw(tmp_path_factory):
+    shelf = Shelf(tmp_path_factory.mktemp("chain"), SIZE)
+    shelf.add("a.vmdk", (0, noise(5 * GRAIN, 1)))
+    shelf.add("b.vmdk", (GRAIN, noise(2 * GRAIN, 2)))
+    top = shelf.add("c.vmdk", (2 * GRAIN, GRAIN), (8 * GRAIN, noise(512, 3)))
+    with Chain.open(top) as chain:
+        yield chain, bytes(shelf.raw)
+
+
+@pytest.mark.parametrize(("offset", "length"), [(SIZE, 1), (SIZE - 1, 2), (-1, 1)])
+def test_reading_beyond_the_disk_is_an_error_and_not_zeros(shelf, offset, length):
+    with Chain.open(shelf.folder / "c.vmdk") as chain, pytest.raises(ValueError, match="beyond"):
+        chain.readinto(offset, memoryview(bytearray(length)))
+
+
+def test_a_chain_is_read_by_several_threads_at_once(shelf):
+    wanted, wrong = bytes(shelf.raw), []
+    with Chain.open(shelf.folder / "c.vmdk") as chain:
+
+        def read_all(step: int) -> None:
+            for offset in range(0, SIZE - step, step):
+                data = bytearray(step)
+                chain.readinto(offset, memoryview(data))
+                if data != wanted[offset : offset + step]:
+                    wrong.append(offset)
+
+        threads = [threading.Thread(target=read_all, args=(n,)) for n in (700, 4096, 70_000)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert wrong == []
+
+
+def test_layers_are_listed_base_first(shelf):
+    with Chain.open(shelf.folder / "c.vmdk") as chain:
+        assert [layer.path.name for layer in chain.layers] == ["a.vmdk", "b.vmdk", "c.vmdk"]
+        assert (chain.size, chain.sector_size) == (SIZE, 512)
+
+
+def test_a_chain_that_is_reached_by_a_relative_path_or_through_a_linked_folder(
+    shelf, tmp_path_factory, monkeypatch
+):
+    link = tmp_path_factory.mktemp("elsewhere") / "link"
+    link.symlink_to(shelf.folder)
+    assert contents(link / "c.vmdk") == shelf.raw
+    monkeypatch.chdir(shelf.folder)
+    assert contents(Path("c.vmdk")) == shelf.raw
+
+
+def test_a_hundred_layers_are_one_disk(tmp_path):
+    shelf = Shelf(tmp_path, 128 * GRAIN)
+    shelf.add("0.vmdk", (0, noise(shelf.size, 0)))
+    for number in range(1, 100):
+        shelf.add(f"{number}.vmdk", (number * GRAIN, noise(3 * GRAIN, number)))
+    assert contents(tmp_path / "99.vmdk") == shelf.raw
+    qemu.assert_holds(tmp_path / "99.vmdk", shelf.raw_file())
+
+
+@pytest.mark.parametrize(("child_size", "parent_size"), [(6, 4), (4, 6)])
+def test_a_child_of_another_size_is_cut_or_continued_by_zeros(tmp_path, child_size, parent_size):
+    parent = Shelf(tmp_path, parent_size * GRAIN)
+    base = parent.add("a.vmdk", (0, noise(parent.size, 1)))
+    child = VmdkDisk.create(tmp_path / "b.vmdk", child_size * GRAIN, reference(base))
+    child.flush()
+    child.close()
+    wanted = (bytes(parent.raw) + bytes(child_size * GRAIN))[: child_size * GRAIN]
+    assert contents(tmp_path / "b.vmdk") == wanted
+
+
+def test_a_missing_parent_is_named(shelf):
+    (shelf.folder / "a.vmdk").unlink()
+    error = refused(shelf.folder / "c.vmdk")
+    assert isinstance(error, ParentError)
+    assert "a.vmdk" in error.title
+    assert "b.vmdk" in error.title
+
+
+def test_a_parent_that_was_replaced_by_another_disk_is_refused(shelf):
+    (shelf.folder / "a.vmdk").unlink()
+    shelf.add("other.vmdk")
+    (shelf.folder / "other.vmdk").rename(shelf.folder / "a.vmdk")
+    assert "no longer the disk" in refused(shelf.folder / "c.vmdk").title
+
+
+def test_a_parent_with_the_right_cid_and_another_uuid_is_refused(shelf):
+    disk = VmdkDisk.open(shelf.folder / "a.vmdk", writable=True)
+    disk.adopt("12345678-0000-4000-8000-000000000000", disk.info.content_id)
+    disk.close()
+    assert "no longer the disk" in refused(shelf.folder / "b.vmdk").title
+
+
+def test_a_disk_that_is_its_own_parent_is_refused(shelf):
+    path = shelf.folder / "a.vmdk"
+    relink(path, reference(path))
+    assert "circle" in refused(path).title
+    assert "circle" in refused(shelf.folder / "c.vmdk").title
+
+
+def test_parents_that_form_a_circle_are_refused(shelf, monkeypatch):
+    relink(shelf.folder / "a.vmdk", reference(shelf.folder / "c.vmdk"))
+    assert "circle" in refused(shelf.folder / "c.vmdk").title
+    monkeypatch.chdir(shelf.folder)
+    assert "circle" in refused(Path("c.vmdk")).title
+
+
+def test_a_parent_outside_the_folder_is_never_opened(shelf, tmp_path_factory):
+    """A disk image must not be able to make us read any file it names."""
+    outside = tmp_path_factory.mktemp("outside") / "a.vmdk"
+    (shelf.folder / "a.vmdk").rename(outside)
+    child = shelf.folder / "b.vmdk"
+    for hint in (str(outside), os.path.relpath(outside, shelf.folder), f"x/../{outside}"):
+        hinting(child, hint)
+        error = refused(child)
+        assert isinstance(error, ParentError)
+        assert "outside its own folder" in error.title
+
+
+def test_a_symbolic_link_as_parent_is_not_followed(shelf, tmp_path_factory):
+    outside = tmp_path_factory.mktemp("outside") / "a.vmdk"
+    (shelf.folder / "a.vmdk").rename(outside)
+    (shelf.folder / "a.vmdk").symlink_to(outside)
+    assert isinstance(refused(shelf.folder / "b.vmdk"), ParentError)
+
+
+@pytest.mark.parametrize(
+    "hint", ["", ".", "..", "/", "//", "a/b", "~", "x" * 300, "y" * 5000, "\x7f"]
+)
+def test_a_name_that_is_no_file_is_a_missing_parent(shelf, hint):
+    hinting(shelf.folder / "b.vmdk", hint)
+    assert isinstance(refused(shelf.folder / "b.vmdk"), ParentError)
+
+
+@pytest.mark.parametrize("kind", ["folder", "fifo"])
+def test_a_parent_that_is_no_file_is_not_opened(shelf, kind):
+    parent = shelf.folder / "a.vmdk"
+    parent.unlink()
+    if kind == "folder":
+        parent.mkdir()
+    else:
+        os.mkfifo(parent)
+    assert isinstance(refused(shelf.folder / "b.vmdk"), ParentError)
+
+
+def test_a_raw_disk_is_never_taken_for_a_vmdk_if_it_is_said_to_be_raw(tmp_path):
+    """Its guest could write a header that names any file of the host as parent."""
+    shelf = Shelf(tmp_path, MIB)
+    path = shelf.add("a.vmdk", (0, noise(MIB, 1)))
+    assert contents(path, "raw") == path.read_bytes()
+
+
+def test_a_chain_that_cannot_be_opened_leaves_no_file_open(shelf):
+    before = len(os.listdir("/proc/self/fd"))
+    (shelf.folder / "a.vmdk").write_bytes(b"KDMV")
+    refused(shelf.folder / "c.vmdk")
+    assert len(os.listdir("/proc/self/fd")) == before
