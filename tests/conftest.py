@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import resource
 import threading
 import time
 from collections.abc import Iterator
@@ -24,6 +25,7 @@ hypothesis.settings.register_profile(
 )
 hypothesis.settings.load_profile("long" if os.environ.get("VDBACKUP_LONG") == "1" else "ci")
 
+MEMORY = 8 << 30  # bytes of its own that the whole run may have: more is a fault of ours
 GRACE = 3.0  # seconds in which what a test has ended may disappear
 
 
@@ -33,6 +35,16 @@ def _ordinary_umask() -> Iterator[None]:
     before = os.umask(0o022)
     yield
     os.umask(before)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _bounded_memory() -> Iterator[None]:
+    """A test that runs away fails, and does not take the machine with it."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    bound = MEMORY if hard == resource.RLIM_INFINITY else min(MEMORY, hard)
+    resource.setrlimit(resource.RLIMIT_DATA, (bound, hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_DATA, (soft, hard))
 
 
 @pytest.fixture(autouse=True)
