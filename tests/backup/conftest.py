@@ -1,0 +1,16 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.backup.lab import SIZE, Lab, noise
+
+
+@pytest.fixture
+def lab(tmp_path: Path) -> Lab:
+    """An image with data in two thirds of it and holes in the rest, and an empty repository."""
+    lab = Lab(tmp_path, SIZE)
+    lab.poke(0, noise(9 * 65536, 1))
+    lab.poke(-5 * 65536, noise(5 * 65536, 2))
+    return lab

@@ -1,0 +1,161 @@
+"""A disk image, a repository, and a raw copy of the disk at each recovery point's moment."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+import shutil
+from pathlib import Path
+
+from tests.oracles import libvmdk, qemu
+from vdbackup.backup import capture, delete, merge
+from vdbackup.jobs import CancelToken, Report, silent
+from vdbackup.repository.digests import BLOCK, digest_blocks
+from vdbackup.repository.model import Policy, RecoveryPoint
+from vdbackup.repository.repository import BackupSet, Repository
+from vdbackup.sources.source import open_source
+
+SIZE = 20 * BLOCK + 3 * 512
+"""Bytes of the disk: no multiple of 64 KiB."""
+
+
+def noise(length: int, seed: int) -> bytes:
+    """Random bytes, the same for the same seed."""
+    return random.Random(seed).randbytes(length)
+
+
+def sha256(path: Path) -> str:
+    """Of a file's contents."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def fingerprint(folder: Path) -> dict[str, tuple[str, int]]:
+    """Name to contents and mode of every file below the folder, the lock left out."""
+    return {
+        str(path.relative_to(folder)): (sha256(path), path.stat().st_mode)
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.name != ".lock"
+    }
+
+
+class Lab:
+    """What a story about backups needs.
+
+    Attributes:
+        image: the source, a raw image.
+        repository: where the backups go; they are all in one set, named "disk".
+        moments: id of a point to a raw copy of the disk at that moment.
+    """
+
+    def __init__(self, folder: Path, size: int = SIZE) -> None:
+        self.folder = folder
+        self.image = folder / "disk.img"
+        with self.image.open("wb") as image:
+            image.truncate(size)
+        self.repository = Repository.create(folder / "repository")
+        self.moments: dict[str, Path] = {}
+
+    # ------------------------------------------------------------------ the disk
+
+    @property
+    def size(self) -> int:
+        """Bytes of the disk."""
+        return self.image.stat().st_size
+
+    def poke(self, offset: int, data: bytes | int) -> None:
+        """Write to the disk: bytes, or that many zeros; a negative offset counts from the end."""
+        with self.image.open("r+b") as image:
+            image.seek(offset if offset >= 0 else self.size + offset)
+            image.write(bytes(data) if isinstance(data, int) else data)
+
+    # ------------------------------------------------------------------ what is done
+
+    def backup(
+        self, kind: str = "auto", *, policy: Policy | None = None, report: Report = silent
+    ) -> RecoveryPoint:
+        """Back the disk up, and keep a copy of it as it is now."""
+        return self.capture(kind, policy=policy, report=report).point
+
+    def capture(
+        self,
+        kind: str = "auto",
+        *,
+        policy: Policy | None = None,
+        report: Report = silent,
+        cancel: CancelToken | None = None,
+    ) -> capture.CaptureResult:
+        """The same, with all that the capture has to say."""
+        with open_source(self.image) as source:
+            plan = capture.plan(self.repository, source, set_name="disk", kind=kind, policy=policy)
+            result = capture.run(plan, report, cancel or CancelToken())
+        copy = self.folder / f"{result.point.id}.raw"
+        shutil.copyfile(self.image, copy)
+        self.moments[result.point.id] = copy
+        return result
+
+    def merge(self, point: RecoveryPoint) -> RecoveryPoint:
+        """Roll a point into its parent."""
+        plan = merge.plan(self.repository, "disk", point.id)
+        return merge.run(plan, silent, CancelToken())
+
+    def delete(self, point: RecoveryPoint) -> None:
+        """Delete a point."""
+        delete.run(delete.plan(self.repository, "disk", point.id), silent, CancelToken())
+
+    # ------------------------------------------------------------------ what there is
+
+    @property
+    def set(self) -> BackupSet:
+        """The set as it is now."""
+        return self.repository.set("disk")
+
+    @property
+    def files(self) -> dict[str, tuple[str, int]]:
+        """Every file of the repository."""
+        return fingerprint(self.repository.path)
+
+    def layer(self, point: RecoveryPoint) -> Path:
+        """The point's layer."""
+        return self.set.disk_path(point)
+
+    def overlay(self, point: RecoveryPoint) -> Path:
+        """The point's overlay."""
+        return self.set.overlay_path(point)
+
+    # ------------------------------------------------------------------ whether it is right
+
+    def check_all(self) -> None:
+        """Every point, its layer and its overlay, reads as its moment was: by everybody."""
+        for point in self.set.points:
+            moment = self.moments[point.id]
+            for disk in (self.layer(point), self.overlay(point)):
+                qemu.assert_holds(disk, moment)
+                libvmdk.assert_holds(disk, moment)
+            self.check_ours(point)
+        self.check_files()
+
+    def check_ours(self, point: RecoveryPoint) -> None:
+        """Our own chain reads the moment, and the digests are those of the moment."""
+        wanted = self.moments[point.id].read_bytes()
+        data = bytearray(point.virtual_size)
+        with self.set.open_chain(point) as chain:
+            chain.readinto(0, memoryview(data))
+        assert data == wanted, f"point {point.sequence} reads wrong"
+        with self.set.open_digests(point) as digests:
+            expected = digests.expected(0, -(-point.virtual_size // BLOCK))
+        assert (expected == digest_blocks(memoryview(wanted))).all()
+
+    def check_files(self) -> None:
+        """Nothing lies in the set's folder but what its points consist of."""
+        backup_set = self.set
+        wanted = {"set.json"}
+        for point in backup_set.points:
+            manifest = Path(point.disk).with_suffix(".json").name
+            wanted |= {point.disk, point.overlay, point.digests, manifest}
+        assert {path.name for path in backup_set.folder.iterdir()} == wanted
+        for point in backup_set.points:
+            assert self.layer(point).stat().st_size == point.disk_size
+            assert self.layer(point).stat().st_mode & 0o777 == 0o444
+            parents = [each.disk for each in backup_set.chain(point)][::-1]
+            assert libvmdk.chain_names(self.layer(point)) == parents
+            assert libvmdk.chain_names(self.overlay(point)) == [point.overlay, *parents]
