@@ -59,8 +59,10 @@ def run(plan: DeletePlan, report: Report, cancel: CancelToken) -> None:
     """Delete the point."""
     repository = plan.repository
     with repository.lock(f"deleting a point of {plan.set_name}"):
-        merge.finish_interrupted(repository, plan.set_name, report, cancel)
+        finished = merge.finish_interrupted(repository, plan.set_name, report, cancel)
         sweep(repository.path / plan.set_name)
+        if finished and plan.point_id in finished.merged:
+            return  # the merge that had been interrupted was what deleted it
         delete_locked(repository, plan.set_name, plan.point_id, report, cancel)
 
 

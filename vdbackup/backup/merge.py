@@ -28,7 +28,14 @@ from vdbackup.disks.disk import ParentRef
 from vdbackup.disks.extents import total
 from vdbackup.disks.formats import open_disk
 from vdbackup.disks.transfer import transfer, write_blocks
-from vdbackup.errors import BackupError, Damaged, NoSpace, RepositoryLocked, VdbackupError
+from vdbackup.errors import (
+    BackupError,
+    Cancelled,
+    Damaged,
+    NoSpace,
+    RepositoryLocked,
+    VdbackupError,
+)
 from vdbackup.jobs import CancelToken, Plan, Report
 from vdbackup.repository.digests import (
     BLOCK,
@@ -38,7 +45,7 @@ from vdbackup.repository.digests import (
     digest_blocks,
     is_zero,
 )
-from vdbackup.repository.draft import point_stem, set_moment, sweep
+from vdbackup.repository.draft import make_overlay, point_stem, set_moment, sweep
 from vdbackup.repository.files import PARTIAL, remove, sync_folder
 from vdbackup.repository.journal import Journal
 from vdbackup.repository.lock import used_by_vm
@@ -52,11 +59,12 @@ RESERVE = 16 << 20
 
 @dataclass(frozen=True, kw_only=True)
 class MergePlan(Plan):
-    """What a merge would do: `child_id` is rolled into the point that it is a child of."""
+    """What a merge would do: `child_id` is rolled into `parent_id`."""
 
     repository: Repository
     set_name: str
     child_id: str
+    parent_id: str
 
 
 def plan(repository: Repository, set_name: str, point_id: str) -> MergePlan:
@@ -76,6 +84,7 @@ def plan(repository: Repository, set_name: str, point_id: str) -> MergePlan:
         repository=repository,
         set_name=set_name,
         child_id=point_id,
+        parent_id=parent.id,
     )
 
 
@@ -83,8 +92,15 @@ def run(plan: MergePlan, report: Report, cancel: CancelToken) -> RecoveryPoint:
     """Merge; the result. Once the copying has begun, a cancelled merge is finished later."""
     repository = plan.repository
     with repository.lock(f"merging in {plan.set_name}"):
-        finish_interrupted(repository, plan.set_name, report, cancel)
+        finished = finish_interrupted(repository, plan.set_name, report, cancel)
         sweep(repository.path / plan.set_name)
+        if finished and finished.id == plan.child_id and plan.parent_id in finished.merged:
+            return finished  # it was this very merge that had been interrupted
+        if repository.set(plan.set_name).point(plan.child_id).parent != plan.parent_id:
+            raise BackupError(
+                f"{plan.set_name} has changed meanwhile: the point has another parent now.",
+                "Look at the recovery points again before you merge.",
+            )
         return merge_locked(repository, plan.set_name, plan.child_id, report, cancel)
 
 
@@ -95,7 +111,7 @@ def merge_locked(
     backup_set = repository.set(set_name)
     child = backup_set.point(child_id)
     parent = _parent_to_merge_into(backup_set, child)
-    backup_set.open_chain(child).close()  # all layers are there and linked as they should be
+    _check_whole(backup_set, child)
     _check_unused(backup_set, [parent, child, *backup_set.children(child.id)])
     _check_space(backup_set.folder, child)
     _check_child(backup_set, child, report, cancel)
@@ -168,7 +184,10 @@ def _finish(
     folder = backup_set.folder
     result = journal.result
     if result is None:
-        _copy(backup_set, journal, report, cancel)
+        try:
+            _copy(backup_set, journal, report, cancel)
+        except Cancelled:
+            raise Cancelled(advice="What was begun is finished by the next operation.") from None
         result = _result(backup_set, journal)
         _merge_digests(folder, journal, result)
         journal = replace(journal, result=result)
@@ -179,6 +198,16 @@ def _finish(
     _delete_redundant(folder, journal, result)
     journal.clear(folder)
     return result
+
+
+def _check_whole(backup_set: BackupSet, child: RecoveryPoint) -> None:
+    """Whatever the merge will need is there: once it has begun, it has to be finished."""
+    for point in (child, *backup_set.children(child.id)):
+        backup_set.open_chain(point).close()
+    backup_set.open_digests(child).close()
+    overlay = backup_set.overlay_path(child)
+    if overlay.exists():
+        open_disk(overlay, backup_set.settings.format, writable=True).close()
 
 
 def _check_unused(backup_set: BackupSet, points: list[RecoveryPoint]) -> None:
@@ -337,7 +366,14 @@ def _relink(backup_set: BackupSet, journal: Journal, result: RecoveryPoint) -> N
         _relink_file(path, disk_format, reference)
         set_moment(path, point)
         path.chmod(LAYER_MODE)
-    _relink_file(backup_set.overlay_path(result), disk_format, reference)
+    overlay = backup_set.overlay_path(result)
+    if overlay.exists():
+        _relink_file(overlay, disk_format, reference)
+    else:  # somebody has thrown it away
+        partial = overlay.with_name(overlay.name + PARTIAL)
+        remove(partial)
+        make_overlay(partial, disk_format, result.virtual_size, reference)
+        os.rename(partial, overlay)
 
 
 def _relink_file(path: Path, disk_format: str, parent: ParentRef) -> None:

@@ -18,12 +18,12 @@ from vdbackup.backup import merge
 from vdbackup.disks.chain import Chain
 from vdbackup.disks.disk import DiskInfo, ParentRef
 from vdbackup.disks.extents import aligned, total
-from vdbackup.disks.formats import FORMATS, create_disk, open_disk
+from vdbackup.disks.formats import FORMATS, open_disk
 from vdbackup.disks.transfer import transfer
 from vdbackup.errors import RepositoryError, VdbackupError
 from vdbackup.jobs import CancelToken, Report
 from vdbackup.repository.digests import BLOCK, DigestFile, DigestWriter, digest_blocks
-from vdbackup.repository.draft import sweep
+from vdbackup.repository.draft import make_overlay, sweep
 from vdbackup.repository.files import PARTIAL, read_json, sync_folder, write_json
 from vdbackup.repository.journal import JOURNAL_NAME
 from vdbackup.repository.model import PointType, RecoveryPoint, SetSettings, SourceIdentity
@@ -201,9 +201,7 @@ def _compute_digests(
 def _make_overlay(folder: Path, layer: _Layer, point: RecoveryPoint) -> None:
     reference = ParentRef(layer.info.disk_id, layer.info.content_id, point.disk)
     partial = folder / (point.overlay + PARTIAL)
-    overlay = create_disk(partial, layer.format, point.virtual_size, reference)
-    overlay.flush()
-    overlay.close()
+    make_overlay(partial, layer.format, point.virtual_size, reference)
     partial.rename(folder / point.overlay)
     sync_folder(folder)
 

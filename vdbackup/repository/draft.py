@@ -73,7 +73,12 @@ class Draft:
         info = self.disk.info
         stored_bytes = total(self.disk.block_map().data_ranges())
         self.disk.close()
-        self._make_overlay(ParentRef(info.disk_id, info.content_id, self._point.disk))
+        make_overlay(
+            self._partial(self._point.overlay),
+            self._set.settings.format,
+            self._point.virtual_size,
+            ParentRef(info.disk_id, info.content_id, self._point.disk),
+        )
         created = datetime.now(UTC)
         layer = self._partial(self._point.disk)
         layer.chmod(LAYER_MODE)
@@ -92,12 +97,6 @@ class Draft:
         self._repository.save_point(self._set.name, point)
         return point
 
-    def _make_overlay(self, parent: ParentRef) -> None:
-        path = self._partial(self._point.overlay)
-        overlay = create_disk(path, self._set.settings.format, self._point.virtual_size, parent)
-        overlay.flush()
-        overlay.close()
-
     def discard(self) -> None:
         """Remove everything: the capture failed or was cancelled."""
         self.digests.close()
@@ -107,6 +106,15 @@ class Draft:
     def _remove_files(self) -> None:
         for name in (self._point.disk, self._point.digests, self._point.overlay):
             remove(self._partial(name))
+
+
+def make_overlay(path: Path, disk_format: str, virtual_size: int, parent: ParentRef) -> None:
+    """Make an empty child of a layer, durable."""
+    overlay = create_disk(path, disk_format, virtual_size, parent)
+    try:
+        overlay.flush()
+    finally:
+        overlay.close()
 
 
 def set_moment(path: Path, point: RecoveryPoint) -> None:

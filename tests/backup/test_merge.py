@@ -1,0 +1,413 @@
+"""Merge: the parent then stands for the child's moment, and all else reads as it did."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tests.backup.lab import Lab, noise
+from tests.oracles import qemu
+from vdbackup.backup import merge
+from vdbackup.disks.vmdk import VmdkDisk
+from vdbackup.errors import BackupError, Cancelled, Damaged, VdbackupError
+from vdbackup.jobs import CancelToken, Progress, silent
+from vdbackup.repository.digests import BLOCK
+from vdbackup.repository.model import PointType, RecoveryPoint
+
+
+@pytest.fixture
+def chain(lab: Lab) -> list[RecoveryPoint]:
+    """124 <- 128 <- 132 of the patent, and one more: changes, zeros over data, both ends."""
+    points = [lab.backup()]
+    lab.poke(3 * BLOCK, noise(2 * BLOCK, 11))
+    lab.poke(BLOCK, BLOCK)
+    lab.poke(-512, noise(512, 12))
+    points.append(lab.backup())
+    lab.poke(4 * BLOCK + 77, noise(2 * BLOCK, 13))
+    lab.poke(0, noise(512, 14))
+    lab.poke(12 * BLOCK, noise(BLOCK, 15))
+    points.append(lab.backup())
+    lab.poke(12 * BLOCK, BLOCK)
+    lab.poke(BLOCK, noise(100, 16))
+    points.append(lab.backup())
+    return points
+
+
+def numbers(lab: Lab) -> list[tuple[int, PointType]]:
+    return [(point.sequence, point.type) for point in lab.set.points]
+
+
+def names(lab: Lab) -> set[str]:
+    return {path.name for path in lab.set.folder.iterdir()}
+
+
+def test_an_incremental_is_rolled_into_its_full(lab, chain):
+    result = lab.merge(chain[1])
+    assert numbers(lab) == [
+        (2, PointType.FULL),
+        (3, PointType.INCREMENTAL),
+        (4, PointType.INCREMENTAL),
+    ]
+    assert (result.id, result.parent) == (chain[1].id, None)
+    lab.check_all()
+
+
+def test_an_incremental_is_rolled_into_an_incremental_and_its_child_is_linked_anew(lab, chain):
+    result = lab.merge(chain[2])
+    assert numbers(lab) == [
+        (1, PointType.FULL),
+        (3, PointType.INCREMENTAL),
+        (4, PointType.INCREMENTAL),
+    ]
+    assert (result.id, result.parent) == (chain[2].id, chain[0].id)
+    lab.check_all()
+
+
+def test_132_into_128_and_then_128_into_124(lab, chain):
+    lab.merge(chain[2])
+    lab.check_all()
+    lab.merge(chain[2])
+    assert numbers(lab) == [(3, PointType.FULL), (4, PointType.INCREMENTAL)]
+    lab.check_all()
+
+
+def test_a_whole_chain_is_rolled_up_from_either_end(lab, chain):
+    for point in chain[1:]:
+        lab.merge(point)
+        lab.check_all()
+    assert numbers(lab) == [(4, PointType.FULL)]
+
+
+def test_a_whole_chain_is_rolled_up_from_its_newest_point(lab, chain):
+    for _ in chain[1:]:
+        lab.merge(chain[-1])
+        lab.check_all()
+    assert numbers(lab) == [(4, PointType.FULL)]
+
+
+def test_a_backup_after_a_merge_hangs_on_what_it_left(lab, chain):
+    lab.merge(chain[3])
+    lab.poke(7 * BLOCK, noise(BLOCK, 17))
+    point = lab.backup()
+    assert (point.sequence, point.parent) == (5, chain[3].id)
+    assert point.stored_bytes == BLOCK
+    lab.check_all()
+
+
+def test_a_child_that_holds_nothing_is_rolled_in(lab):
+    lab.backup()
+    child = lab.backup()
+    lab.merge(child)
+    assert numbers(lab) == [(2, PointType.FULL)]
+    lab.check_all()
+
+
+def test_a_child_is_rolled_into_a_parent_that_holds_nothing(tmp_path):
+    lab = Lab(tmp_path)
+    lab.backup()
+    lab.poke(5 * BLOCK, noise(BLOCK, 1))
+    lab.merge(lab.backup())
+    lab.check_all()
+
+
+def test_a_disk_with_several_grain_tables_is_merged(tmp_path):
+    lab = Lab(tmp_path, (97 << 20) + 512)
+    lab.poke(0, noise(BLOCK, 1))
+    lab.poke(40 << 20, noise(3 * BLOCK, 2))
+    lab.backup()
+    lab.poke(40 << 20, BLOCK)
+    lab.poke((64 << 20) - BLOCK, noise(2 * BLOCK, 3))
+    lab.poke(-512, noise(512, 4))
+    child = lab.backup()
+    lab.poke(70 << 20, noise(BLOCK, 5))
+    lab.backup()
+    lab.merge(child)
+    lab.check_all()
+
+
+def test_the_redundant_files_are_deleted_and_no_others(lab, chain):
+    before = names(lab)
+    lab.merge(chain[2])
+    assert before - names(lab) == {
+        "0002-incremental.vmdk",
+        "0002-incremental.digests",
+        "0002-incremental.json",
+        "0002-overlay.vmdk",
+    }
+    assert names(lab) <= before
+
+
+def test_layers_and_overlays_that_have_no_part_in_it_stay_byte_for_byte(lab, chain):
+    lab.poke(9 * BLOCK, b"changed")
+    other = lab.backup("full")
+    lab.poke(9 * BLOCK, b"and again")
+    later = lab.backup()
+    before = lab.files
+    lab.merge(chain[2])  # 2 <- 3 <- 4: what reads through 3 is linked anew, and only that
+    untouched = [chain[0], other, later]
+    for point in untouched:
+        stem = f"disk/{Path(point.disk).stem}"
+        for name in (f"{stem}.vmdk", f"{stem}.json", f"{stem}.digests", f"disk/{point.overlay}"):
+            assert lab.files[name] == before[name]
+    for name in ("disk/0004-overlay.vmdk", "disk/0004-incremental.digests"):
+        assert lab.files[name] == before[name]
+    lab.check_all()
+
+
+def test_only_the_descriptor_of_a_grandchild_changes(lab, chain):
+    grandchild = lab.layer(chain[3])
+    before = grandchild.read_bytes()
+    lab.merge(chain[2])
+    after = grandchild.read_bytes()
+    assert before[:512] + before[21 * 512 :] == after[:512] + after[21 * 512 :]
+
+
+def test_a_grandchild_keeps_its_mode_and_its_time(lab, chain):
+    before = lab.layer(chain[3]).stat()
+    lab.merge(chain[2])
+    after = lab.layer(chain[3]).stat()
+    assert (after.st_mode, round(after.st_mtime, 3)) == (before.st_mode, round(before.st_mtime, 3))
+
+
+def test_an_overlay_with_data_of_ours_keeps_them(lab, chain):
+    """Retargeting writes into the overlay of a point; a merge links it anew."""
+    overlay = lab.overlay(chain[2])
+    disk = VmdkDisk.open(overlay, writable=True)
+    disk.write(6 * BLOCK, memoryview(noise(BLOCK, 21)))
+    disk.zero(0, BLOCK)
+    disk.flush()
+    disk.close()
+    with_overlay = bytearray(lab.moments[chain[2].id].read_bytes())
+    with_overlay[6 * BLOCK : 7 * BLOCK] = noise(BLOCK, 21)
+    with_overlay[:BLOCK] = bytes(BLOCK)
+    (lab.folder / "with-overlay.raw").write_bytes(with_overlay)
+    for _ in range(2):
+        lab.merge(chain[2])
+        qemu.assert_holds(overlay, lab.folder / "with-overlay.raw")
+        qemu.assert_sound(overlay)
+        qemu.assert_holds(lab.layer(lab.set.point(chain[2].id)), lab.moments[chain[2].id])
+
+
+def test_an_overlay_that_qemu_has_written_to_keeps_its_data(lab, chain):
+    overlay = lab.overlay(chain[1])
+    qemu.io(overlay, "write -P 7 100k 3k", "write -P 8 800k 70k")
+    with_overlay = bytearray(lab.moments[chain[1].id].read_bytes())
+    with_overlay[100 << 10 : 103 << 10] = b"\7" * (3 << 10)
+    with_overlay[800 << 10 : 870 << 10] = b"\10" * (70 << 10)
+    (lab.folder / "with-overlay.raw").write_bytes(with_overlay)
+    lab.merge(chain[1])
+    qemu.assert_holds(overlay, lab.folder / "with-overlay.raw")
+
+
+def test_an_overlay_that_somebody_deleted_is_made_anew(lab, chain):
+    """It is the patch that may be thrown away: its loss must not stand in a merge's way."""
+    lab.overlay(chain[2]).unlink()
+    lab.overlay(chain[1]).unlink()
+    lab.merge(chain[2])
+    lab.check_all()
+
+
+def test_the_result_knows_whom_it_stands_for(lab, chain):
+    lab.merge(chain[2])
+    result = lab.merge(chain[2])
+    assert result.merged == (chain[0].id, chain[1].id)
+    assert result.created == chain[2].created
+    assert lab.set.point(chain[2].id) == result
+
+
+def test_stored_bytes_and_size_are_those_of_the_merged_file(lab, chain):
+    result = lab.merge(chain[2])
+    assert result.disk_size == lab.layer(result).stat().st_size
+    assert result.stored_bytes == 7 * BLOCK + 3 * 512
+
+
+def test_warnings_of_both_stay(lab):
+    def meanwhile(_: Progress) -> None:
+        lab.poke(0, b"meanwhile")
+
+    lab.backup(report=meanwhile)
+    lab.poke(0, b"quiet")
+    result = lab.merge(lab.backup())
+    assert len(result.warnings) == 1
+
+
+# --------------------------------------------------------------------------- refused
+
+
+def test_a_full_has_nothing_to_be_rolled_into(lab, chain):
+    refused(lab, chain[0], "has no parent")
+
+
+def test_a_child_with_siblings_is_not_merged_and_they_are_named(lab, chain):
+    lab.poke(0, b"changed")
+    sibling = lab.backup("differential")
+    refused(lab, chain[1], "point 5 also reads")
+    refused(lab, sibling, "point 2 also reads")
+    lab.poke(0, b"again")
+    lab.backup("differential")
+    refused(lab, sibling, "points 2, 6 also read")
+
+
+def test_after_its_siblings_are_deleted_a_differential_is_merged(lab):
+    lab.backup()
+    points = []
+    for number in range(3):
+        lab.poke(number * BLOCK, b"changed")
+        points.append(lab.backup("differential"))
+    lab.delete(points[0])
+    lab.delete(points[1])
+    lab.merge(points[2])
+    assert numbers(lab) == [(4, PointType.FULL)]
+    lab.check_all()
+
+
+def test_an_incremental_is_rolled_into_a_differential(lab):
+    lab.backup()
+    lab.poke(0, b"one")
+    lab.backup("differential")
+    lab.poke(BLOCK, b"two")
+    child = lab.backup("incremental")
+    lab.poke(2 * BLOCK, b"three")
+    lab.backup("differential")
+    lab.merge(child)
+    assert numbers(lab) == [
+        (1, PointType.FULL),
+        (3, PointType.DIFFERENTIAL),
+        (4, PointType.DIFFERENTIAL),
+    ]
+    lab.check_all()
+
+
+def test_a_child_whose_data_are_damaged_is_not_merged(lab, chain):
+    """The parent's good data must not be written over by it."""
+    flip(lab.layer(chain[2]), -1)
+    refused(lab, chain[2], "not as it was captured", Damaged)
+    assert lab.set.journal is None
+    for point in chain[:2]:
+        lab.check_ours(point)
+
+
+@pytest.mark.parametrize("which", [0, 1])
+def test_a_merge_with_a_missing_layer_is_refused(lab, chain, which):
+    shutil.move(lab.layer(chain[which]), lab.folder / "gone")
+    refused(lab, chain[1], "missing", Damaged)
+
+
+@pytest.mark.parametrize("which", [0, 1])
+def test_a_merge_with_a_layer_that_was_cut_off_is_refused(lab, chain, which):
+    layer = lab.layer(chain[which])
+    with layer.open("r+b") as file:
+        file.truncate(layer.stat().st_size - BLOCK)
+    refused(lab, chain[1], "cut off or altered", Damaged)
+
+
+def test_a_merge_into_a_parent_that_another_program_wrote_to_is_refused(lab, chain):
+    layer = lab.layer(chain[0])
+    layer.chmod(0o600)
+    qemu.io(layer, "write -P 1 0 512")
+    refused(lab, chain[1], "another program has written to it")
+
+
+def test_a_merge_without_the_digests_of_the_child_is_refused(lab, chain):
+    (lab.set.folder / chain[1].digests).unlink()
+    refused(lab, chain[1], "0002-incremental.digests is missing")
+
+
+def test_a_merge_without_the_digests_of_the_parent_is_refused_before_it_begins(lab, chain):
+    (lab.set.folder / chain[0].digests).unlink()
+    refused(lab, chain[1], "0001-full.digests is missing")
+
+
+def test_a_merge_whose_grandchild_is_missing_is_refused_before_it_begins(lab, chain):
+    shutil.move(lab.layer(chain[3]), lab.folder / "gone")
+    refused(lab, chain[2], "missing", Damaged)
+
+
+def test_a_merge_whose_overlay_is_damaged_is_refused_before_it_begins(lab, chain):
+    with lab.overlay(chain[1]).open("r+b") as file:
+        file.truncate(1000)
+    refused(lab, chain[1], "0002-overlay.vmdk is damaged")
+
+
+def test_a_plan_that_is_out_of_date_never_merges_something_else(lab, chain):
+    """Point 3 was to go into 2. Meanwhile it did; done again it would go into the full."""
+    plan = merge.plan(lab.repository, "disk", chain[2].id)
+    lab.merge(chain[2])
+    with pytest.raises(BackupError, match="meanwhile") as refusal:
+        merge.run(plan, silent, CancelToken())
+    assert refusal.value.advice
+    assert numbers(lab)[0] == (1, PointType.FULL)
+    lab.check_all()
+
+
+def test_a_cancelled_check_changes_nothing(lab, chain):
+    before = lab.files
+    cancel = CancelToken()
+    cancel.cancel()
+    with pytest.raises(Cancelled):
+        merge.run(merge.plan(lab.repository, "disk", chain[2].id), silent, cancel)
+    assert lab.files == before
+
+
+def cancelled_while_copying(lab: Lab, point: RecoveryPoint) -> None:
+    cancel = CancelToken()
+
+    def report(progress: Progress) -> None:
+        if progress.phase == "Merge":
+            cancel.cancel()
+
+    with pytest.raises(Cancelled) as stopped:
+        merge.run(merge.plan(lab.repository, "disk", point.id), report, cancel)
+    assert "finished" in stopped.value.advice  # not "Nothing was changed."
+
+
+def test_a_merge_that_is_cancelled_while_copying_offers_all_but_the_parent(lab, chain):
+    cancelled_while_copying(lab, chain[2])
+    assert [point.sequence for point in lab.set.points] == [1, 3, 4]
+    for point in lab.set.points:
+        lab.check_ours(point)
+        qemu.assert_holds(lab.overlay(point), lab.moments[point.id])
+
+
+def test_a_merge_that_was_cancelled_is_finished_by_the_next_operation(lab, chain):
+    cancelled_while_copying(lab, chain[2])
+    lab.poke(0, b"changed")
+    lab.backup()
+    assert [point.sequence for point in lab.set.points] == [1, 3, 4, 5]
+    lab.check_all()
+
+
+def test_merging_again_what_was_cancelled_finishes_it_and_merges_no_more(lab, chain):
+    cancelled_while_copying(lab, chain[2])
+    result = lab.merge(chain[2])
+    assert result.id == chain[2].id
+    assert [point.sequence for point in lab.set.points] == [1, 3, 4]
+    lab.check_all()
+
+
+def test_deleting_what_a_cancelled_merge_was_to_remove_finishes_it(lab, chain):
+    cancelled_while_copying(lab, chain[2])
+    lab.delete(chain[1])
+    assert [point.sequence for point in lab.set.points] == [1, 3, 4]
+    lab.check_all()
+
+
+def flip(path: Path, offset: int) -> None:
+    path.chmod(0o600)
+    data = bytearray(path.read_bytes())
+    data[offset] ^= 1
+    path.write_bytes(data)
+
+
+def refused(
+    lab: Lab, point: RecoveryPoint, match: str, kind: type[VdbackupError] = VdbackupError
+) -> None:
+    """The merge is refused by a sentence, and every file stays as it is."""
+    before = lab.files
+    with pytest.raises(kind, match=match) as refusal:
+        lab.merge(point)
+    assert refusal.value.title
+    assert refusal.value.advice
+    assert lab.files == before
