@@ -13,13 +13,14 @@ from pathlib import Path
 
 from vdbackup.backup import merge, retention
 from vdbackup.disks.extents import Ranges, aligned, runs_of, total, union
+from vdbackup.disks.formats import check_format
 from vdbackup.disks.transfer import transfer, write_blocks
 from vdbackup.errors import BackupError, VdbackupError
 from vdbackup.jobs import CancelToken, Plan, Report
 from vdbackup.repository.digests import BLOCK, DigestFold, differ, digest_blocks, is_zero
 from vdbackup.repository.draft import Draft, sweep
 from vdbackup.repository.model import PointType, Policy, RecoveryPoint, SetSettings, SourceIdentity
-from vdbackup.repository.repository import BackupSet, Repository, set_name_for
+from vdbackup.repository.repository import BackupSet, Repository, check_set_name, set_name_for
 from vdbackup.sources.devices import lies_on
 from vdbackup.sources.source import Source
 
@@ -116,11 +117,14 @@ def plan(
         BackupError: it cannot be done, and why.
     """
     check_apart(source, repository.path)
-    name = set_name or repository.set_of_source(source.id) or _free_name(repository, source)
+    if set_name is not None:
+        name = check_set_name(set_name)
+    else:
+        name = repository.set_of_source(source.id) or _free_name(repository, source)
     existing = next((each for each in repository.sets() if each.name == name), None)
     if existing is None:
         choice = _Choice(PointType.FULL, None, _not_possible(kind, "there is no point yet"))
-        disk_format = disk_format or DEFAULT_FORMAT
+        disk_format = check_format(disk_format or DEFAULT_FORMAT)
     else:
         _check_same_source(existing, source, set_name)
         if disk_format not in (None, existing.settings.format):

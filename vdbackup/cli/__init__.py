@@ -6,6 +6,7 @@ import logging
 import sys
 from collections.abc import Sequence
 
+from vdbackup.cli.console import printable, warn
 from vdbackup.cli.parser import build_parser
 from vdbackup.errors import VdbackupError, from_os
 
@@ -40,7 +41,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _say(error: VdbackupError) -> int:
-    print(f"vdbackup: {error.title}", file=sys.stderr)
+    warn([error.title])
     if error.advice:
-        print(error.advice, file=sys.stderr)
+        print(printable(error.advice), file=sys.stderr)
     return error.exit_code

@@ -13,7 +13,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from vdbackup.cli.console import print_json, size, table, warn, work
+from vdbackup.cli.console import print_json, say, size, table, warn, work
 from vdbackup.errors import Damaged
 from vdbackup.jobs import Plan
 
@@ -43,12 +43,12 @@ def _announce(plan: Plan, options: argparse.Namespace) -> bool:
         if options.json:
             print_json({"event": "plan", **_plan_json(plan)})
         else:
-            print(plan.summary)
-            print(f"Up to {size(plan.bytes_to_copy)} are copied.")
+            say(plan.summary)
+            say(f"Up to {size(plan.bytes_to_copy)} are copied.")
             for name in (*plan.replaces, *plan.invalidates):
-                print(f"  replaced or gone afterwards: {name}")
+                say(f"  replaced or gone afterwards: {name}")
     elif not options.json:
-        print(plan.summary)
+        say(plan.summary)
     return not options.dry_run
 
 
@@ -109,9 +109,9 @@ def backup(options: argparse.Namespace) -> int:
         data = point_json(repository.set(result.set_name), point)
         print_json({"event": "result", "set": result.set_name, **data, "notes": result.notes})
     else:
-        print(f"Point {point.sequence} ({point.type}): {size(point.stored_bytes)} stored.")
+        say(f"Point {point.sequence} ({point.type}): {size(point.stored_bytes)} stored.")
         for note in result.notes:
-            print(note)
+            say(note)
     warn(result.warnings)
     return WARNINGS if result.warnings else DONE
 
@@ -125,7 +125,7 @@ def list_points(options: argparse.Namespace) -> int:
         return DONE
     for backup_set in sets:
         settings = backup_set.settings
-        print(
+        say(
             f"{backup_set.name}: {settings.source.path or 'source unknown'}, "
             f"{size(settings.virtual_size)}, {settings.format}"
         )
@@ -133,7 +133,7 @@ def list_points(options: argparse.Namespace) -> int:
         if rows:
             table(("#", "created (UTC)", "type", "parent", "stored", "verified", "id"), rows)
     if not sets:
-        print("No backups yet.")
+        say("No backups yet.")
     return DONE
 
 
@@ -173,7 +173,7 @@ def merge(options: argparse.Namespace) -> int:
     if options.json:
         print_json({"event": "result", **point_json(repository.set(backup_set.name), result)})
     else:
-        print(f"Point {result.sequence} is now a {result.type} of {size(result.stored_bytes)}.")
+        say(f"Point {result.sequence} is now a {result.type} of {size(result.stored_bytes)}.")
     return DONE
 
 
@@ -233,10 +233,10 @@ def verify(options: argparse.Namespace) -> int:
         print_json({"event": "result", "points": [_verdict_json(each) for each in verdicts]})
     else:
         for verdict in verdicts:
-            print(f"Point {verdict.point.sequence}: {'ok' if verdict.ok else 'DAMAGED'}")
+            say(f"Point {verdict.point.sequence}: {'ok' if verdict.ok else 'DAMAGED'}")
             for finding in verdict.findings:
                 where = "" if finding.offset is None else f" at {finding.offset}"
-                print(f"  {finding.file}{where}: {finding.problem}")
+                say(f"  {finding.file}{where}: {finding.problem}")
     damaged = [str(each.point.sequence) for each in verdicts if not each.ok]
     if damaged:
         raise Damaged(
@@ -267,7 +267,7 @@ def repair(options: argparse.Namespace) -> int:
     if options.json:
         print_json({"event": "result", "done": done})
     else:
-        print("\n".join(done) or "Nothing had to be repaired.")
+        say("\n".join(done) or "Nothing had to be repaired.")
     return DONE
 
 
@@ -283,14 +283,9 @@ def files(options: argparse.Namespace) -> int:
         print_json([{**vars(entry), "kind": str(entry.kind)} for entry in entries])
     else:
         for entry in entries:
-            name = _printable(entry.name) + ("/" if entry.kind == "folder" else "")
-            print(f"{entry.size:>14}  {(entry.modified or '')[:19]:<19}  {name}")
+            name = entry.name + ("/" if entry.kind == "folder" else "")
+            say(f"{entry.size:>14}  {(entry.modified or '')[:19]:<19}  {name}")
     return DONE
-
-
-def _printable(name: str) -> str:
-    """A name from inside a backup, without what would steer the terminal."""
-    return "".join(c if c.isprintable() else "?" for c in name)
 
 
 def extract(options: argparse.Namespace) -> int:
@@ -343,11 +338,11 @@ def info(options: argparse.Namespace) -> int:
         print_json({**layers[0], "chain": layers})
         return DONE
     for number, layer in enumerate(layers):
-        print(f"{'parent: ' if number else ''}{layer['path']}")
-        print(f"  format        {layer['format']}, blocks of {size(layer['block_size'])}")
-        print(f"  virtual size  {size(layer['virtual_size'])} ({layer['virtual_size']} bytes)")
-        print(f"  stored        {size(layer['stored_bytes'])}")
-        print(f"  identity      {layer['disk_id'] or '-'}, content {layer['content_id'] or '-'}")
+        say(f"{'parent: ' if number else ''}{layer['path']}")
+        say(f"  format        {layer['format']}, blocks of {size(layer['block_size'])}")
+        say(f"  virtual size  {size(layer['virtual_size'])} ({layer['virtual_size']} bytes)")
+        say(f"  stored        {size(layer['stored_bytes'])}")
+        say(f"  identity      {layer['disk_id'] or '-'}, content {layer['content_id'] or '-'}")
     return DONE
 
 
@@ -393,7 +388,7 @@ def boot(options: argparse.Namespace) -> int:
             f"Its last words: {text.strip().splitlines()[-1][:200]!r}." if text.strip() else "",
         )
     if options.until and not options.json:
-        print(f"{options.until!r} appeared after {seconds:.1f} s ({session.accelerator}).")
+        say(f"{options.until!r} appeared after {seconds:.1f} s ({session.accelerator}).")
     return DONE
 
 
@@ -414,10 +409,10 @@ def demo(options: argparse.Namespace) -> int:
 
     with ExitStack() as stack:
         folder = options.folder or Path(stack.enter_context(TemporaryDirectory(prefix="vdbackup-")))
-        story: Demo = Demo(folder, tell=print)
+        story: Demo = Demo(folder, tell=say)
         proofs = work("Demo", lambda _report, cancel: story.run(cancel), as_json=False)
-    print()
+    say("")
     table(("what", "proof", "seconds"), [(p.claim, p.evidence, f"{p.seconds:.1f}") for p in proofs])
     if options.folder:
-        print(f"\nEverything is kept in {options.folder}; `vdbackup list -r {story.repository}`.")
+        say(f"\nEverything is kept in {options.folder}; `vdbackup list -r {story.repository}`.")
     return DONE

@@ -26,7 +26,7 @@ def work(title: str, do: Work, *, as_json: bool) -> Any:
     """
     job = Job(title, do)
     with _cancelling(job.cancel):
-        display = _JsonLines() if as_json else _Bar(sys.stderr.isatty())
+        display = JsonLines() if as_json else Bar(sys.stderr.isatty())
         job.run(display.report)
         display.close()
     if job.state is JobState.CANCELLED:
@@ -49,10 +49,20 @@ def size(count: float) -> str:
     return f"{count:.0f} {_UNITS[unit]}" if unit == 0 else f"{count:.1f} {_UNITS[unit]}"
 
 
+def printable(text: str) -> str:
+    """The text with what would steer a terminal written out: names of files are external."""
+    return "".join(c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in text)
+
+
+def say(text: str) -> None:
+    """Print a text that may contain external names."""
+    print(printable(text))
+
+
 def warn(sentences: tuple[str, ...] | list[str]) -> None:
     """Print sentences to stderr."""
     for sentence in sentences:
-        print(f"vdbackup: {sentence}", file=sys.stderr)
+        print(f"vdbackup: {printable(sentence)}", file=sys.stderr)
 
 
 def table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
@@ -60,7 +70,7 @@ def table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
     widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
     for row in (head, *rows):
         cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
-        print("  ".join(cells).rstrip())
+        print(printable("  ".join(cells).rstrip()))
 
 
 @contextmanager
@@ -78,13 +88,14 @@ def _cancelling(token: CancelToken) -> Iterator[None]:
             signal.signal(number, handler)
 
 
-class _JsonLines:
+class JsonLines:
     """Progress as JSON lines on stdout, at most ten a second and the last of each phase."""
 
     def __init__(self) -> None:
         self._last = 0.0
 
     def report(self, progress: Progress) -> None:
+        """Show it, unless the last one is too recent."""
         now = time.monotonic()
         if now - self._last < _INTERVAL and progress.done < progress.total:
             return
@@ -102,7 +113,7 @@ class _JsonLines:
         """Nothing is left to print."""
 
 
-class _Bar:
+class Bar:
     """A progress bar with speed and time left, on a terminal; nothing elsewhere."""
 
     def __init__(self, on_terminal: bool) -> None:
@@ -111,6 +122,7 @@ class _Bar:
         self._started = self._last = 0.0
 
     def report(self, progress: Progress) -> None:
+        """Show it, unless the last one is too recent."""
         now = time.monotonic()
         if not self._on_terminal:
             return

@@ -51,9 +51,14 @@ def create_disk(
     return _named(disk_format).create(path, virtual_size, parent)
 
 
-def _named(disk_format: str) -> _Format:
+def check_format(disk_format: str) -> str:
+    """The name, if a backup can be kept in that format; raises UsageError."""
     if disk_format not in FORMATS:
         raise UsageError(
             f"There is no disk format {disk_format!r}.", f"Choose one of {', '.join(FORMATS)}."
         )
-    return FORMATS[disk_format]
+    return disk_format
+
+
+def _named(disk_format: str) -> _Format:
+    return FORMATS[check_format(disk_format)]

@@ -15,13 +15,16 @@ from vdbackup.errors import Damaged, PointNotFound, RepositoryError
 from vdbackup.repository.digests import DigestFold
 from vdbackup.repository.files import PARTIAL, read_json, sync_folder, write_json
 from vdbackup.repository.journal import JOURNAL_NAME, Journal
-from vdbackup.repository.lock import writer_lock
+from vdbackup.repository.lock import LOCK_NAME, writer_lock
 from vdbackup.repository.model import Policy, RecoveryPoint, SetSettings
 
 LAYOUT = 1
 MARKER = "vdbackup.json"
 SETTINGS = "set.json"
 LAYER_MODE = 0o444
+_SHORTEST_ID = 4
+_SHORTEST_NUMERIC_ID = 8
+"""How many characters of an id are enough to mean it; digits alone may be a sequence number."""
 
 _MANIFEST = re.compile(r"^\d{4,}-[a-z]+\.json$")
 _POINT_FILE = re.compile(r"^(\d{4,})-[a-z]+\.[a-z0-9]+$")
@@ -155,7 +158,7 @@ class Repository:
         """
         if path.exists() and not path.is_dir():
             raise RepositoryError(f"{path} is not a folder.", "Choose a folder for the backups.")
-        if path.is_dir() and any(entry.name != ".lock" for entry in os.scandir(path)):
+        if path.is_dir() and any(entry.name != LOCK_NAME for entry in path.iterdir()):
             raise RepositoryError(
                 f"{path} is not empty and is not a repository.",
                 "Choose an empty or a new folder for the backups.",
@@ -227,7 +230,8 @@ class Repository:
         """The point that `reference` means; raises PointNotFound if none or several answer to it.
 
         Args:
-            reference: an id, the unique start of one, a sequence number, or "latest".
+            reference: an id, the unique start of one (4 characters at least), a sequence number,
+                or "latest".
             set_name: the set; may be None where there is only one.
         """
         backup_set = self.set(set_name)
@@ -235,7 +239,7 @@ class Repository:
         if len(found) == 1:
             return backup_set, found[0]
         merged = [p for p in backup_set.points if any(m.startswith(reference) for m in p.merged)]
-        if not found and merged and len(reference) >= 4:
+        if not found and merged and len(reference) >= _SHORTEST_ID:
             raise PointNotFound(
                 f"Recovery point {reference} was merged into point {merged[0].sequence}.",
                 "Its moment is no longer kept; use that point.",
@@ -303,10 +307,11 @@ def _matching(backup_set: BackupSet, reference: str) -> Iterator[RecoveryPoint]:
     if reference == "latest":
         yield from backup_set.points[-1:]
         return
-    by_sequence = [p for p in backup_set.points if str(p.sequence) == reference]
-    yield from by_sequence or (
-        p for p in backup_set.points if reference and p.id.startswith(reference)
-    )
+    # a small number is never the start of an id: "merge 9" must not merge whatever point begins so
+    if reference.isdigit() and len(reference) < _SHORTEST_NUMERIC_ID:
+        yield from (p for p in backup_set.points if p.sequence == int(reference))
+    elif len(reference) >= _SHORTEST_ID:
+        yield from (p for p in backup_set.points if p.id.startswith(reference))
 
 
 def _read_manifests(folder: Path) -> list[RecoveryPoint]:

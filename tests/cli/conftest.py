@@ -1,0 +1,72 @@
+"""The command line as a shell would use it, in this process."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from vdbackup import cli
+from vdbackup.sources import demo_disk
+
+
+@dataclass(frozen=True)
+class Said:
+    """How a command ended, and what it printed."""
+
+    status: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        """The last JSON line: the result."""
+        return json.loads(self.out.splitlines()[-1])
+
+
+Vdbackup = Callable[..., Said]
+
+
+@pytest.fixture
+def vdbackup(capfd: pytest.CaptureFixture[str]) -> Vdbackup:
+    """`vdbackup(...)` runs the command line; the exit status and what it printed."""
+
+    def run(*arguments: object) -> Said:
+        capfd.readouterr()
+        try:
+            status = cli.main([str(argument) for argument in arguments])
+        except SystemExit as end:  # argparse's way to refuse
+            status = int(end.code or 0)
+        return Said(status, *capfd.readouterr())
+
+    return run
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Path:
+    """A small bootable disk."""
+    image = tmp_path / "laptop.img"
+    demo_disk.create(image, "the first state")
+    return image
+
+
+@pytest.fixture
+def repository(tmp_path: Path) -> Path:
+    """Where a repository can be made."""
+    return tmp_path / "backups"
+
+
+@pytest.fixture
+def backed_up(vdbackup: Vdbackup, disk: Path, repository: Path) -> list[Path]:
+    """A repository of three points, each on the one before; the disk at each moment, raw."""
+    states = []
+    for number in (1, 2, 3):
+        demo_disk.change(disk, f"state {number}", {"DIARY.TXT": f"day {number}".encode()})
+        states.append(Path(shutil.copy(disk, disk.with_name(f"state-{number}.raw"))))
+        assert vdbackup("backup", disk, "-r", repository).status == 0
+    return states
