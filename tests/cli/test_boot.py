@@ -1,0 +1,83 @@
+"""A real Linux boots from its recovery points, and the backup stays as it was captured."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tests.cli.conftest import Vdbackup
+from tests.guests import tiny_linux
+
+LIMIT = 240  # seconds; a translated machine on a busy computer
+
+
+def hashes(repository: Path) -> dict[str, str]:
+    """SHA-256 of every layer and overlay."""
+    return {
+        path.name: hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(repository.rglob("*.vmdk"))
+    }
+
+
+@pytest.fixture
+def repository(tmp_path: Path, vdbackup: Vdbackup) -> Path:
+    """Three points of a Linux that had booted 10, 20 and 30 times."""
+    disk = tmp_path / "linux.img"
+    shutil.copy(tiny_linux.image(), disk)
+    disk.chmod(0o600)
+    for count in (10, 20, 30):
+        tiny_linux.set_boot_count(disk, count)
+        assert vdbackup("backup", disk, "-r", tmp_path / "backups").status == 0
+    return tmp_path / "backups"
+
+
+def boots(vdbackup: Vdbackup, repository: Path, point: int, count: int) -> bool:
+    """Whether the point prints that it boots for the `count`-th time."""
+    said = vdbackup(
+        "boot", point, "-r", repository, "--headless", "--timeout", LIMIT,
+        "--until", f"VDBACKUP-BOOT-OK root=/dev/vda2 count={count}",
+    )  # fmt: skip
+    return said.status == 0
+
+
+def test_a_linux_boots_from_an_incremental_and_again_after_the_merge(
+    vdbackup: Vdbackup, repository: Path
+):
+    before = hashes(repository)
+    assert boots(vdbackup, repository, 2, 21)
+    assert boots(vdbackup, repository, 2, 21), "what the first boot wrote has reached the backup"
+    assert hashes(repository) == before
+    assert vdbackup("merge", 2, "-r", repository).status == 0
+    before = hashes(repository)
+    assert boots(vdbackup, repository, 2, 21)
+    assert boots(vdbackup, repository, 3, 31)
+    assert hashes(repository) == before
+    points = vdbackup("list", "-r", repository, "--json").json["sets"][0]["points"]
+    assert [point["boot_tested"]["ok"] for point in points] == [True, True]
+
+
+def test_a_boot_leaves_a_picture_of_its_screen(
+    vdbackup: Vdbackup, repository: Path, tmp_path: Path
+):
+    picture = tmp_path / "screen.png"
+    said = vdbackup(
+        "boot", "latest", "-r", repository, "--headless", "--timeout", LIMIT,
+        "--until", "VDBACKUP-BOOT-OK", "--screenshot", picture, "--json",
+    )  # fmt: skip
+    assert said.status == 0
+    assert said.json["reached"]
+    assert "count=31" in said.json["console"]
+    assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_text_that_never_comes_ends_at_the_time_limit(vdbackup: Vdbackup, repository: Path):
+    said = vdbackup(
+        "boot", 1, "-r", repository, "--headless", "--until", "never said", "--timeout", 1
+    )
+    assert said.status == 1
+    assert "did not print 'never said' within 1 seconds" in said.err
+    point = vdbackup("list", "-r", repository, "--json").json["sets"][0]["points"][0]
+    assert point["boot_tested"]["ok"] is False
