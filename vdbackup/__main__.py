@@ -10,7 +10,9 @@ def main() -> int:
     arguments = sys.argv[1:]
     if arguments:
         from vdbackup import cli
+        from vdbackup.settings import Locations, start_log
 
+        start_log(Locations.from_environment())
         return cli.main(arguments)
     from vdbackup.gui import app
 

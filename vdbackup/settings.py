@@ -12,8 +12,11 @@ VDBACKUP_HEADLESS=1 lets VMs run without a display.
 
 from __future__ import annotations
 
+import contextlib
 import enum
 import json
+import logging
+import logging.handlers
 import os
 import tempfile
 from collections.abc import Mapping
@@ -26,6 +29,8 @@ import appdirs
 from vdbackup.errors import VdbackupError
 
 APPLICATION = "vdbackup"
+LOG_SIZE = 1 << 20
+"""Bytes after which a new log file is begun; one old one is kept."""
 
 
 @dataclass(frozen=True)
@@ -219,3 +224,15 @@ class Settings:
     def sessions(self, locations: Locations) -> Path:
         """The folder that running VMs write to."""
         return self.sessions_folder or locations.data / "sessions"
+
+
+def start_log(locations: Locations) -> None:
+    """Write the log to a file that stays small; to nowhere where that folder cannot be made."""
+    handler: logging.Handler = logging.NullHandler()
+    with contextlib.suppress(OSError):
+        locations.logs.mkdir(mode=0o700, parents=True, exist_ok=True)
+        handler = logging.handlers.RotatingFileHandler(
+            locations.log_file, maxBytes=LOG_SIZE, backupCount=1, encoding="utf-8", delay=True
+        )
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    logging.basicConfig(level=logging.INFO, handlers=[handler])

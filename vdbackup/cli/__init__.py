@@ -21,23 +21,36 @@ def main(arguments: Sequence[str]) -> int:
     0 done, 1 failed, 2 wrong usage, 3 done with warnings, 130 cancelled.
     """
     options = build_parser().parse_args(arguments)
-    level = logging.DEBUG if options.verbose else logging.CRITICAL
-    logging.basicConfig(level=level, format="%(levelname)s %(name)s: %(message)s")
+    _choose_log(options.verbose)
     try:
         status: int = options.command(options)
         sys.stdout.flush()
     except VdbackupError as error:
-        log.debug("failed", exc_info=True)
+        log.info("failed", exc_info=True)
         return _say(error)
     except BrokenPipeError:  # whoever read our output has gone; nothing can be said to them
         sys.stderr.close()
         return 1
     except OSError as error:
-        log.debug("failed", exc_info=True)
+        log.info("failed", exc_info=True)
         return _say(from_os(error))
     except KeyboardInterrupt:
         return INTERRUPTED
+    except Exception as error:
+        log.critical("unexpected", exc_info=True)
+        title = f"It failed unexpectedly: {type(error).__name__}: {error}."
+        return _say(VdbackupError(title, "This is a fault of vdbackup; -v shows more."))
     return status
+
+
+def _choose_log(verbose: bool) -> None:
+    """What `-v` asks for goes to stderr; without a log file nothing else may go there."""
+    root = logging.getLogger()
+    if verbose:
+        root.addHandler(logging.StreamHandler())
+        root.setLevel(logging.DEBUG)
+    elif not root.handlers:
+        root.addHandler(logging.NullHandler())
 
 
 def _say(error: VdbackupError) -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import logging.handlers
 import os
 import signal
 import sys
@@ -15,9 +14,9 @@ from PySide6.QtWidgets import QApplication
 from vdbackup.errors import VdbackupError
 from vdbackup.gui.main_window import MainWindow
 from vdbackup.gui.store import Store
-from vdbackup.settings import APPLICATION, Locations, Settings
+from vdbackup.settings import APPLICATION, Locations, Settings, start_log
 
-LOG_SIZE = 1 << 20  # bytes
+log = logging.getLogger(__name__)
 
 
 def main(argv: Sequence[str]) -> int:
@@ -28,6 +27,7 @@ def main(argv: Sequence[str]) -> int:
         return 1
     locations = Locations.from_environment()
     start_log(locations)
+    sys.excepthook = lambda *fault: log.critical("unexpected", exc_info=fault)
     application = QApplication([APPLICATION, *argv])
     application.setApplicationName(APPLICATION)
     application.setDesktopFileName(APPLICATION)
@@ -57,16 +57,3 @@ def load(locations: Locations) -> tuple[Settings, VdbackupError | None]:
         file = locations.settings_file
         file.replace(file.with_suffix(".unreadable.json"))
         return Settings(), error
-
-
-def start_log(locations: Locations) -> None:
-    """Write the log to a file that stays small."""
-    locations.logs.mkdir(parents=True, exist_ok=True)
-    handler = logging.handlers.RotatingFileHandler(
-        locations.log_file, maxBytes=LOG_SIZE, backupCount=1, encoding="utf-8", delay=True
-    )
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-    logging.basicConfig(level=logging.INFO, handlers=[handler])
-    sys.excepthook = lambda *fault: logging.getLogger(APPLICATION).critical(
-        "unexpected", exc_info=fault
-    )
