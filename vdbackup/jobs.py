@@ -44,6 +44,18 @@ class Progress:
     total: int
 
 
+_UNITS = ("bytes", "KiB", "MiB", "GiB", "TiB", "PiB")
+
+
+def readable_size(count: float) -> str:
+    """A number of bytes for a person: "512 bytes", "1.2 GiB", "40 GiB"."""
+    value, unit = float(count), 0
+    while abs(value) >= 1000 and unit < len(_UNITS) - 1:
+        value, unit = value / 1024, unit + 1
+    fraction = unit > 0 and abs(value) < 10 and round(value, 1) % 1 != 0
+    return f"{value:.{int(fraction)}f} {_UNITS[unit]}"
+
+
 Report = Callable[[Progress], None]
 
 

@@ -15,7 +15,7 @@ from vdbackup.backup import merge, retention
 from vdbackup.disks.extents import Ranges, aligned, runs_of, total, union
 from vdbackup.disks.formats import check_format
 from vdbackup.disks.transfer import transfer, write_blocks
-from vdbackup.errors import BackupError, VdbackupError
+from vdbackup.errors import BackupError, VdbackupError, from_os
 from vdbackup.jobs import CancelToken, Plan, Report
 from vdbackup.repository.digests import BLOCK, DigestFold, differ, digest_blocks, is_zero
 from vdbackup.repository.draft import Draft, sweep
@@ -167,9 +167,6 @@ def run(plan: CapturePlan, report: Report, cancel: CancelToken) -> CaptureResult
     with repository.lock(f"backing up {source.path}"):
         if plan.new_set:
             repository.create_set(plan.set_name, _settings_for(source, plan))
-        elif plan.policy:
-            settings = repository.set(plan.set_name).settings
-            repository.save_settings(plan.set_name, replace(settings, policy=plan.policy))
         merge.finish_interrupted(repository, plan.set_name, report, cancel)
         sweep(repository.path / plan.set_name)
         backup_set = repository.set(plan.set_name)
@@ -183,9 +180,11 @@ def run(plan: CapturePlan, report: Report, cancel: CancelToken) -> CaptureResult
         warnings = point.warnings
         notes: tuple[str, ...] = (plan.note,) if plan.note else ()
         try:
+            repository.save_settings(plan.set_name, _settings_after(backup_set, plan, point))
             notes += tuple(retention.apply(repository, plan.set_name, report, cancel))
-        except VdbackupError as error:
-            warnings += (f"The point is safe, but the older ones were not merged: {error.title}",)
+        except (VdbackupError, OSError) as error:
+            title = from_os(error).title if isinstance(error, OSError) else error.title
+            warnings += (f"The point is safe, but the older ones were not merged: {title}",)
         return CaptureResult(
             plan.set_name, repository.set(plan.set_name).point(point.id), warnings, notes
         )
@@ -200,14 +199,11 @@ def _captured(
     report: Report,
     cancel: CancelToken,
 ) -> RecoveryPoint:
-    if backup_set.settings.virtual_size != source.size:
-        repository.save_settings(backup_set.name, _resized(backup_set.settings, source))
-        backup_set = repository.set(backup_set.name)
     draft = Draft(
         repository, backup_set, choice.kind, choice.parent, source.size, source.sector_size
     )
     try:
-        with backup_set.open_digests(choice.parent) as state:
+        with _state_of(backup_set, choice.parent, source) as state:
             keep = _Changes(draft, state).keep
             ranges = _to_read(source, state)
             transfer(ranges, source.readinto, keep, phase="Capture", report=report, cancel=cancel)
@@ -217,6 +213,11 @@ def _captured(
     except BaseException:
         draft.discard()
         raise
+
+
+def _state_of(backup_set: BackupSet, parent: RecoveryPoint | None, source: Source) -> DigestFold:
+    """The digests that the source is compared with: a full's are those of a disk of zeros."""
+    return backup_set.open_digests(parent) if parent else DigestFold([], source.size)
 
 
 def _to_read(source: Source, state: DigestFold) -> Ranges:
@@ -294,8 +295,14 @@ def _settings_for(source: Source, plan: CapturePlan) -> SetSettings:
     return SetSettings(identity, source.size, source.sector_size, plan.disk_format, policy)
 
 
-def _resized(settings: SetSettings, source: Source) -> SetSettings:
-    return replace(settings, virtual_size=source.size, sector_size=source.sector_size)
+def _settings_after(backup_set: BackupSet, plan: CapturePlan, point: RecoveryPoint) -> SetSettings:
+    return replace(
+        backup_set.settings,
+        virtual_size=point.virtual_size,
+        sector_size=point.sector_size,
+        policy=plan.policy or backup_set.settings.policy,
+        last_sequence=point.sequence,
+    )
 
 
 def _free_name(repository: Repository, source: Source) -> str:

@@ -36,7 +36,7 @@ from vdbackup.errors import (
     RepositoryLocked,
     VdbackupError,
 )
-from vdbackup.jobs import CancelToken, Plan, Report
+from vdbackup.jobs import CancelToken, Plan, Report, readable_size
 from vdbackup.repository.digests import (
     BLOCK,
     DigestFold,
@@ -225,8 +225,9 @@ def _check_space(folder: Path, child: RecoveryPoint) -> None:
     free = shutil.disk_usage(folder).free
     if free < child.stored_bytes + RESERVE:
         raise NoSpace(
-            f"Merging point {child.sequence} may need {child.stored_bytes + RESERVE} bytes, and "
-            f"{folder} has {free} free.",
+            f"Merging point {child.sequence} may need "
+            f"{readable_size(child.stored_bytes + RESERVE)}, and {folder} has "
+            f"{readable_size(free)} free.",
             "Make room on the storage of the backups, then merge again.",
         )
 

@@ -13,9 +13,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from vdbackup.cli.console import print_json, say, size, table, warn, work
+from vdbackup.cli.console import print_json, say, table, warn, work
 from vdbackup.errors import Damaged
 from vdbackup.jobs import Plan
+from vdbackup.jobs import readable_size as size
 
 if TYPE_CHECKING:
     from vdbackup.jobs import CancelToken

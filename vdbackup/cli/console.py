@@ -12,11 +12,10 @@ from types import FrameType
 from typing import Any
 
 from vdbackup.errors import Cancelled
-from vdbackup.jobs import CancelToken, Job, JobState, Progress, Work
+from vdbackup.jobs import CancelToken, Job, JobState, Progress, Work, readable_size
 
 _INTERVAL = 0.1
 _BAR = 24
-_UNITS = ("bytes", "KiB", "MiB", "GiB", "TiB")
 
 
 def work(title: str, do: Work, *, as_json: bool) -> Any:
@@ -39,14 +38,6 @@ def work(title: str, do: Work, *, as_json: bool) -> Any:
 def print_json(data: Any) -> None:
     """Print one JSON value on one line."""
     print(json.dumps(data, ensure_ascii=False), flush=True)
-
-
-def size(count: float) -> str:
-    """A number of bytes for a person."""
-    unit = 0
-    while count >= 1024 and unit < len(_UNITS) - 1:
-        count, unit = count / 1024, unit + 1
-    return f"{count:.0f} {_UNITS[unit]}" if unit == 0 else f"{count:.1f} {_UNITS[unit]}"
 
 
 def printable(text: str) -> str:
@@ -137,7 +128,7 @@ class Bar:
         left = (progress.total - progress.done) / speed if speed else 0
         bar = ("#" * int(share * _BAR)).ljust(_BAR, "-")
         print(
-            f"\r{progress.phase:<10} [{bar}] {share:4.0%}  {size(speed)}/s  "
+            f"\r{progress.phase:<10} [{bar}] {share:4.0%}  {readable_size(speed)}/s  "
             f"{int(left) // 60}:{int(left) % 60:02d} left\x1b[K",
             end="",
             file=sys.stderr,

@@ -6,17 +6,9 @@ from datetime import UTC, datetime, timedelta
 
 from vdbackup.repository.model import RecoveryPoint
 
-UNITS = ("bytes", "KiB", "MiB", "GiB", "TiB", "PiB")
 MINUTE, HOUR, DAY = 60, 3600, 86400
 
-
-def size(count: float) -> str:
-    """A number of bytes: "512 bytes", "1.2 GiB", "40 GiB"."""
-    value, unit = float(count), 0
-    while abs(value) >= 1000 and unit < len(UNITS) - 1:
-        value, unit = value / 1024, unit + 1
-    fraction = unit > 0 and abs(value) < 10 and round(value, 1) % 1 != 0
-    return f"{value:.{int(fraction)}f} {UNITS[unit]}"
+size = readable_size
 
 
 def clock(seconds: float) -> str:

@@ -19,7 +19,7 @@ from vdbackup.disks.extents import Ranges, aligned, total
 from vdbackup.disks.formats import FORMATS, create_disk, open_disk
 from vdbackup.disks.transfer import transfer, write_blocks
 from vdbackup.errors import Damaged, NoSpace, RecoveryError, UsageError
-from vdbackup.jobs import CancelToken, Plan, Report
+from vdbackup.jobs import CancelToken, Plan, Report, readable_size
 from vdbackup.repository.digests import BLOCK, DigestFold, differ, digest_blocks, is_zero
 from vdbackup.repository.files import PARTIAL, remove, sync_folder
 from vdbackup.repository.model import RecoveryPoint
@@ -89,7 +89,7 @@ def plan(
         _check_space(target.parent, size)
         where = f"restored to the {disk_format} disk {target}"
     return RestorePlan(
-        summary=f"Point {point.sequence} of {set_name} ({point.virtual_size} bytes) is {where}.",
+        summary=f"Point {point.sequence} of {set_name} is {where}, {readable_size(size)} of data.",
         bytes_to_copy=size,
         creates=() if target.exists() else (str(target),),
         replaces=(str(target),) if target.exists() else (),
@@ -230,7 +230,8 @@ def _check_space(folder: Path, size: int) -> None:
     free = shutil.disk_usage(folder).free
     if free < size:
         raise NoSpace(
-            f"The restored disk needs {size} bytes, and {folder} has {free} free.",
+            f"The restored disk needs {readable_size(size)}, and {folder} has "
+            f"{readable_size(free)} free.",
             "Make room, or restore to another disk.",
         )
 
