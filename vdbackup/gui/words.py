@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 
+from vdbackup.jobs import readable_size
 from vdbackup.repository.model import RecoveryPoint
 
 MINUTE, HOUR, DAY = 60, 3600, 86400
