@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import random
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 from tests.oracles import libvmdk, qemu
@@ -47,12 +48,12 @@ class Lab:
         moments: id of a point to a raw copy of the disk at that moment.
     """
 
-    def __init__(self, folder: Path, size: int = SIZE) -> None:
+    def __init__(self, folder: Path, size: int = SIZE, repository: Path | None = None) -> None:
         self.folder = folder
         self.image = folder / "disk.img"
         with self.image.open("wb") as image:
             image.truncate(size)
-        self.repository = Repository.create(folder / "repository")
+        self.repository = Repository.create(repository or folder / "repository")
         self.moments: dict[str, Path] = {}
 
     # ------------------------------------------------------------------ the disk
@@ -67,6 +68,20 @@ class Lab:
         with self.image.open("r+b") as image:
             image.seek(offset if offset >= 0 else self.size + offset)
             image.write(bytes(data) if isinstance(data, int) else data)
+
+    def save(self, folder: Path) -> Callable[[], None]:
+        """Keep all as it is now in an empty folder; calling the result brings it back."""
+        shutil.copytree(self.repository.path, folder / "repository")
+        shutil.copyfile(self.image, folder / "image")
+        moments = dict(self.moments)
+
+        def load() -> None:
+            shutil.rmtree(self.repository.path)
+            shutil.copytree(folder / "repository", self.repository.path)
+            shutil.copyfile(folder / "image", self.image)
+            self.moments = dict(moments)
+
+        return load
 
     # ------------------------------------------------------------------ what is done
 

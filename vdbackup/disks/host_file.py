@@ -110,10 +110,12 @@ class HostFile:
         os.fsync(self._fd)
 
     def close(self) -> None:
-        """Close the file; what was not synced is not durable."""
+        """Close the file, if it is not closed yet; what was not synced is not durable."""
         if self._direct_fd is not None:
             os.close(self._direct_fd)
-        os.close(self._fd)
+        if self._fd >= 0:
+            os.close(self._fd)
+        self._fd, self._direct_fd = -1, None
 
 
 def _open_direct(path: Path) -> int | None:

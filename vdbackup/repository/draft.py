@@ -13,7 +13,7 @@ from vdbackup.disks.formats import create_disk, open_disk
 from vdbackup.repository.digests import DigestWriter
 from vdbackup.repository.files import PARTIAL, remove, sync_folder
 from vdbackup.repository.model import PointType, RecoveryPoint
-from vdbackup.repository.repository import LAYER_MODE, BackupSet, Repository
+from vdbackup.repository.repository import LAYER_MODE, BackupSet, Repository, manifest_path
 
 
 class Draft:
@@ -91,21 +91,24 @@ class Draft:
             warnings=warnings,
         )
         set_moment(layer, point)
-        for name in (point.digests, point.overlay, point.disk):
+        for name in (point.disk, point.digests, point.overlay):  # without the first, no other
             os.rename(self._partial(name), self._set.folder / name)
         sync_folder(self._set.folder)
         self._repository.save_point(self._set.name, point)
         return point
 
     def discard(self) -> None:
-        """Remove everything: the capture failed or was cancelled."""
+        """Remove everything: the capture failed or was cancelled. A point that exists stays."""
         self.digests.close()
         self.disk.close()
         self._remove_files()
 
     def _remove_files(self) -> None:
+        published = manifest_path(self._set.folder, self._point).exists()
         for name in (self._point.disk, self._point.digests, self._point.overlay):
             remove(self._partial(name))
+            if not published:
+                remove(self._set.folder / name)
 
 
 def make_overlay(path: Path, disk_format: str, virtual_size: int, parent: ParentRef) -> None:

@@ -29,12 +29,17 @@ def write_json(path: Path, data: dict[str, Any]) -> None:
     """
     partial = path.with_name(path.name + PARTIAL)
     fd = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-    with open(fd, "w", encoding="utf-8") as file:
-        json.dump(data, file, indent=2, ensure_ascii=False)
-        file.write("\n")
-        file.flush()
-        os.fsync(fd)
-    os.rename(partial, path)
+    try:
+        # names of files need not be text: what is none becomes \\udcXX, as JSON writes it
+        with open(fd, "w", encoding="utf-8", errors="backslashreplace") as file:
+            json.dump(data, file, indent=2, ensure_ascii=False)
+            file.write("\n")
+            file.flush()
+            os.fsync(fd)
+        os.rename(partial, path)
+    except OSError:
+        remove(partial)
+        raise
     sync_folder(path.parent)
 
 

@@ -112,13 +112,19 @@ class Policy:
 
 @dataclass(frozen=True)
 class SetSettings:
-    """A set's `set.json`: whose backups these are and how they are made."""
+    """A set's `set.json`: whose backups these are and how they are made.
+
+    Attributes:
+        virtual_size, sector_size: of the source when it was last captured, in bytes.
+        last_sequence: the highest number that a point ever had, deleted ones included.
+    """
 
     source: SourceIdentity
     virtual_size: int
     sector_size: int
     format: str
     policy: Policy = field(default_factory=Policy)
+    last_sequence: int = 0
 
     def to_json(self) -> dict[str, Any]:
         """The JSON object of `set.json`."""
@@ -134,6 +140,7 @@ class SetSettings:
                 sector_size=int(data["sector_size"]),
                 format=str(data["format"]),
                 policy=Policy(**data.get("policy", {})),
+                last_sequence=int(data.get("last_sequence", 0)),
             )
         except (KeyError, TypeError, ValueError) as error:
             raise RepositoryError(

@@ -125,17 +125,16 @@ class BackupSet:
                 "Put the original file back, or use a recovery point of another chain.",
             )
 
-    def open_digests(self, point: RecoveryPoint | None) -> DigestFold:
-        """The digests of the point's whole state; of an empty disk for None."""
-        points = self.chain(point) if point else []
-        paths = [self.folder / each.digests for each in points]
-        return DigestFold(paths, point.virtual_size if point else self.settings.virtual_size)
+    def open_digests(self, point: RecoveryPoint) -> DigestFold:
+        """The digests of the point's whole state."""
+        paths = [self.folder / each.digests for each in self.chain(point)]
+        return DigestFold(paths, point.virtual_size)
 
     def next_sequence(self) -> int:
-        """One more than any number that a file in the folder bears, with or without a manifest."""
+        """One more than any point ever had, and than any file in the folder bears."""
         names = (entry.name.removesuffix(PARTIAL) for entry in os.scandir(self.folder))
-        numbers = [int(match[1]) for name in names if (match := _POINT_FILE.match(name))]
-        return max(numbers, default=0) + 1
+        numbers = (int(match[1]) for name in names if (match := _POINT_FILE.match(name)))
+        return max(self.settings.last_sequence, *numbers, 0) + 1
 
 
 class Repository:

@@ -1,0 +1,134 @@
+"""Delete: a moment goes, and every other one stays."""
+
+from __future__ import annotations
+
+import shutil
+
+import pytest
+
+from tests.backup.lab import Lab, noise
+from vdbackup.backup import delete
+from vdbackup.errors import BackupError, Cancelled, PointNotFound
+from vdbackup.jobs import CancelToken, silent
+from vdbackup.repository.digests import BLOCK
+from vdbackup.repository.model import PointType, RecoveryPoint
+
+
+@pytest.fixture
+def chain(lab: Lab) -> list[RecoveryPoint]:
+    points = [lab.backup()]
+    for number in range(3):
+        lab.poke(number * BLOCK, noise(2 * BLOCK, number))
+        points.append(lab.backup())
+    return points
+
+
+def sequences(lab: Lab) -> list[int]:
+    return [point.sequence for point in lab.set.points]
+
+
+def test_the_newest_point_simply_goes(lab, chain):
+    before = lab.files
+    lab.delete(chain[3])
+    assert sequences(lab) == [1, 2, 3]
+    after = lab.files
+    gone = ("vdmk", "json", "digests")
+    assert {n for n in before if n not in after} == {
+        "disk/0004-incremental.vmdk",
+        "disk/0004-incremental.digests",
+        "disk/0004-incremental.json",
+        "disk/0004-overlay.vmdk",
+    }, gone
+    assert {name: before[name] for name in after} == after
+    lab.check_all()
+
+
+def test_a_point_in_the_middle_goes_and_its_child_takes_its_blocks(lab, chain):
+    lab.delete(chain[1])
+    assert sequences(lab) == [1, 3, 4]
+    lab.check_all()
+
+
+def test_the_full_goes_and_its_child_becomes_one(lab, chain):
+    lab.delete(chain[0])
+    assert sequences(lab) == [2, 3, 4]
+    assert lab.set.points[0].type == PointType.FULL
+    lab.check_all()
+
+
+def test_points_go_in_any_order(lab, chain):
+    for point in (chain[2], chain[0], chain[3]):
+        lab.delete(point)
+        lab.check_all()
+    assert sequences(lab) == [2]
+
+
+def test_the_plan_says_if_it_is_the_last_one(lab):
+    point = lab.backup()
+    plan = delete.plan(lab.repository, "disk", point.id)
+    assert "no backup of the source remains" in plan.summary
+    lab.delete(point)
+    assert lab.set.points == ()
+    lab.check_all()
+
+
+def test_after_all_points_are_gone_a_full_begins_anew(lab):
+    lab.delete(lab.backup())
+    assert lab.backup().type == PointType.FULL
+    lab.check_all()
+
+
+def test_numbers_are_never_used_again(lab, chain):
+    """`vdbackup restore 4` must not mean another disk than yesterday."""
+    lab.delete(chain[3])
+    assert lab.backup().sequence == 5
+    for point in lab.set.points:
+        lab.delete(point)
+    assert lab.backup().sequence == 6
+
+
+def test_a_point_with_several_children_stays_and_they_are_named(lab):
+    full = lab.backup()
+    for number in range(2):
+        lab.poke(number * BLOCK, b"changed")
+        lab.backup("differential")
+    before = lab.files
+    with pytest.raises(BackupError, match="points 2, 3 all read through it") as refusal:
+        lab.delete(full)
+    assert refusal.value.advice
+    assert lab.files == before
+
+
+def test_a_differential_goes_without_its_siblings(lab):
+    lab.backup()
+    points = []
+    for number in range(3):
+        lab.poke(number * BLOCK, b"changed")
+        points.append(lab.backup("differential"))
+    lab.delete(points[1])
+    assert sequences(lab) == [1, 2, 4]
+    lab.check_all()
+
+
+def test_a_point_whose_files_are_gone_already_is_deleted(lab, chain):
+    shutil.move(lab.layer(chain[3]), lab.folder / "gone")
+    lab.overlay(chain[3]).unlink()
+    lab.delete(chain[3])
+    assert sequences(lab) == [1, 2, 3]
+    lab.check_all()
+
+
+def test_a_point_that_is_not_there_is_not_found(lab, chain):
+    lab.delete(chain[3])
+    with pytest.raises(PointNotFound):
+        lab.delete(chain[3])
+
+
+def test_a_cancelled_deletion_changes_nothing(lab, chain):
+    before = lab.files
+    cancel = CancelToken()
+    cancel.cancel()
+    for point in (chain[1], chain[3]):
+        with pytest.raises(Cancelled):
+            delete.run(delete.plan(lab.repository, "disk", point.id), silent, cancel)
+    assert lab.files == before

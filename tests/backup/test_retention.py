@@ -1,0 +1,132 @@
+"""Retention: after a capture the newest points stay, and what they need."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.backup.lab import Lab, noise
+from vdbackup.backup import merge
+from vdbackup.errors import BackupError, Damaged
+from vdbackup.repository.digests import BLOCK
+from vdbackup.repository.model import PointType, Policy
+
+
+def sequences(lab: Lab) -> list[int]:
+    return [point.sequence for point in lab.set.points]
+
+
+def changed(lab: Lab, number: int) -> None:
+    lab.poke(number * BLOCK, noise(2 * BLOCK, number))
+
+
+@pytest.mark.parametrize("keep", [1, 2, 3])
+def test_the_newest_points_are_kept_and_older_ones_rolled_together(lab, keep):
+    for number in range(6):
+        changed(lab, number)
+        lab.backup(policy=Policy(keep) if not number else None)
+        lab.check_all()
+    assert sequences(lab) == list(range(7 - keep, 7))
+    assert lab.set.points[0].type == PointType.FULL
+
+
+def test_without_a_policy_everything_is_kept(lab):
+    for number in range(4):
+        changed(lab, number)
+        lab.backup()
+    assert sequences(lab) == [1, 2, 3, 4]
+
+
+def test_what_was_merged_is_told(lab):
+    lab.backup(policy=Policy(1))
+    changed(lab, 1)
+    assert lab.capture().notes == ("Point 2 was rolled into point 1.",)
+
+
+def test_the_result_of_the_capture_is_the_point_as_it_is_after_the_merge(lab):
+    lab.backup(policy=Policy(1))
+    changed(lab, 1)
+    result = lab.capture()
+    assert result.point == lab.set.points[0]
+    assert result.point.type == PointType.FULL
+
+
+def test_an_old_full_that_nothing_needs_is_deleted_with_its_chain(lab):
+    lab.backup(policy=Policy(2))
+    changed(lab, 1)
+    lab.backup()
+    changed(lab, 2)
+    lab.backup("full")
+    changed(lab, 3)
+    lab.backup()
+    assert sequences(lab) == [3, 4]
+    lab.check_all()
+
+
+def test_a_full_that_several_read_through_stays_until_they_are_gone(lab):
+    lab.backup(policy=Policy(2))
+    for number in range(4):
+        changed(lab, number)
+        lab.backup("differential")
+        lab.check_all()
+    assert sequences(lab) == [1, 4, 5]
+    lab.backup()
+    lab.check_all()
+
+
+@pytest.mark.parametrize("keep", [0, -3])
+def test_the_newest_point_is_never_taken_away(lab, keep):
+    lab.backup(policy=Policy(keep))
+    changed(lab, 1)
+    lab.backup()
+    assert sequences(lab) == [2]
+    lab.check_all()
+
+
+def test_a_policy_can_be_set_for_a_set_that_is_there(lab):
+    for number in range(4):
+        changed(lab, number)
+        lab.backup()
+    lab.repository.set_policy("disk", Policy(2))
+    assert sequences(lab) == [1, 2, 3, 4]
+    changed(lab, 5)
+    lab.backup()
+    assert sequences(lab) == [4, 5]
+    lab.check_all()
+
+
+def test_a_policy_that_fails_leaves_the_new_point_with_a_warning(lab):
+    lab.backup(policy=Policy(1))
+    changed(lab, 1)
+    # a layer that goes missing while the next capture runs cannot be merged into
+    first = lab.set.points[0]
+    result = lab.capture(report=lambda _: lab.layer(first).unlink(missing_ok=True))
+    assert "The point is safe" in result.warnings[0]
+    assert sequences(lab) == [1, 2]
+
+
+@pytest.mark.parametrize("error", [BackupError("A virtual machine runs."), Damaged("It is torn.")])
+def test_what_the_merge_says_is_in_the_warning(lab, monkeypatch, error):
+    lab.backup(policy=Policy(1))
+    changed(lab, 1)
+
+    def refuses(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(merge, "merge_locked", refuses)
+    result = lab.capture()
+    assert error.title in result.warnings[0]
+    assert sequences(lab) == [1, 2]
+    lab.check_all()
+
+
+def test_full_storage_during_the_merge_leaves_the_new_point_with_a_warning(lab, monkeypatch):
+    lab.backup(policy=Policy(1))
+    changed(lab, 1)
+
+    def is_full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(merge, "merge_locked", is_full)
+    result = lab.capture()
+    assert "full" in result.warnings[0]
+    assert sequences(lab) == [1, 2]

@@ -1,0 +1,80 @@
+"""Trouble at the n-th change of a file: an error of the storage, or the end of the process."""
+
+from __future__ import annotations
+
+import errno
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+CHANGES = (
+    "chmod", "fsync", "ftruncate", "mkdir", "pwrite", "pwritev", "rename", "unlink", "utime",
+)  # fmt: skip
+"""Every call into the system with which the engine changes what is stored, or makes it durable."""
+
+
+class PowerCut(BaseException):
+    """Nothing runs after this: not even what cleans up."""
+
+
+class Faults:
+    """Counts the changes, and makes trouble at one of them.
+
+    Attributes:
+        calls: the names of the calls so far.
+    """
+
+    def __init__(self, at: int | None, error: BaseException, *, for_good: bool) -> None:
+        self.calls: list[str] = []
+        self._at, self._error, self._for_good = at, error, for_good
+        self._lock = threading.Lock()
+
+    def look(self, name: str) -> None:
+        """Count a call; raise if it is its turn, or if all has ended already."""
+        with self._lock:
+            number = len(self.calls)
+            self.calls.append(name)
+        if self._at is not None and (number == self._at or (self._for_good and number > self._at)):
+            raise self._error
+
+
+@contextmanager
+def counted() -> Iterator[Faults]:
+    """No trouble: how many changes there are."""
+    with _patched(Faults(None, PowerCut(), for_good=False)) as faults:
+        yield faults
+
+
+@contextmanager
+def power_cut(at: int) -> Iterator[Faults]:
+    """The process ends before its change number `at`: that one and all later ones do not happen."""
+    with _patched(Faults(at, PowerCut(), for_good=True)) as faults, pytest.raises(PowerCut):
+        yield faults
+
+
+@contextmanager
+def storage_error(at: int, number: int = errno.ENOSPC) -> Iterator[Faults]:
+    """Change number `at` fails, and no other."""
+    error = OSError(number, os.strerror(number))
+    with _patched(Faults(at, error, for_good=False)) as faults:
+        yield faults
+
+
+@contextmanager
+def _patched(faults: Faults) -> Iterator[Faults]:
+    def replacement(name: str) -> object:
+        original = getattr(os, name)
+
+        def call(*arguments: object, **named: object) -> object:
+            faults.look(name)
+            return original(*arguments, **named)
+
+        return call
+
+    with pytest.MonkeyPatch.context() as patch:
+        for name in CHANGES:
+            patch.setattr(os, name, replacement(name))
+        yield faults
