@@ -74,10 +74,7 @@ class AddSourceForm(QWidget):
         self.start_button = parts.button("Back up now", "startButton", "primary")
         self.start_button.setEnabled(False)
         self.start_button.clicked.connect(self._on_start_clicked)
-        row = QHBoxLayout()
-        row.addStretch(1)
-        row.addWidget(self.start_button)
-        column.addLayout(row)
+        column.addWidget(self.start_button, 0, Qt.AlignmentFlag.AlignRight)
         self._pause = QTimer(self)
         self._pause.setSingleShot(True)
         self._pause.setInterval(PAUSE)
@@ -163,9 +160,12 @@ class AddSourceDialog(parts.Dialog):
 
     def __init__(self, reader: Worker, parent: QWidget | None = None) -> None:
         super().__init__("addSourceDialog", "Add a source", 560, parent)
+        self.column.addWidget(parts.label("Add a source", "heading"))
         self.form = AddSourceForm(reader)
         self.form.submitted.connect(self.accept)
         self.column.addWidget(self.form)
+        self.form.start_button.setParent(None)
+        self.add_buttons(self.form.start_button)
 
 
 def _item(candidate: Candidate) -> QListWidgetItem:
@@ -185,6 +185,7 @@ def _item(candidate: Candidate) -> QListWidgetItem:
 def _row(edit: QWidget, button: QWidget) -> QHBoxLayout:
     button.setMinimumWidth(150)
     row = QHBoxLayout()
+    row.setSpacing(8)
     row.addWidget(edit, 1)
     row.addWidget(button)
     return row

@@ -7,10 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from PySide6.QtCore import Qt
-from PySide6.QtGui import QCloseEvent
 from PySide6.QtWidgets import (
     QAbstractItemView,
-    QDialogButtonBox,
     QFileDialog,
     QHeaderView,
     QTreeWidget,
@@ -45,6 +43,7 @@ class BrowseDialog(parts.Dialog):
     ) -> None:
         title = f"Files in {entry.name} #{point.sequence}, {words.when(point.created)}"
         super().__init__("browseDialog", title, 640, parent)
+        self.fits = False
         self.resize(760, 560)
         self._entry, self._point, self._workers = entry, point, workers
         self._browser = work.Browser(entry.repository, entry.name, point.id)
@@ -56,15 +55,10 @@ class BrowseDialog(parts.Dialog):
         self.column.addWidget(self._notice)
         self.tree = self._make_tree()
         self.column.addWidget(self.tree, 1)
-        buttons = QDialogButtonBox()
-        buttons.addButton(QDialogButtonBox.StandardButton.Close)
-        self.extract_button = buttons.addButton("Extract…", QDialogButtonBox.ButtonRole.ActionRole)
-        self.extract_button.setObjectName("extractButton")
-        self.extract_button.setProperty("primary", "true")
+        self.extract_button = parts.button("Extract…", "extractButton", "primary")
         self.extract_button.setEnabled(False)
         self.extract_button.clicked.connect(self._on_extract_clicked)
-        buttons.rejected.connect(self.close)
-        self.column.addWidget(buttons)
+        self.add_buttons(self.extract_button, "Close")
         self._read(self.tree.invisibleRootItem(), "/")
 
     def _make_tree(self) -> QTreeWidget:
@@ -78,6 +72,7 @@ class BrowseDialog(parts.Dialog):
         tree.header().setSectionResizeMode(NAME, QHeaderView.ResizeMode.Stretch)
         tree.setColumnWidth(SIZE, 110)
         tree.setColumnWidth(MODIFIED, 170)
+        tree.headerItem().setTextAlignment(SIZE, Qt.AlignmentFlag.AlignRight)
         tree.itemExpanded.connect(self._on_expanded)
         tree.itemSelectionChanged.connect(self._on_selection_changed)
         return tree
@@ -137,11 +132,7 @@ class BrowseDialog(parts.Dialog):
         dialog.fileSelected.connect(lambda folder: self.extract(Path(folder)))
         dialog.open()
 
-    def reject(self) -> None:
-        """Escape closes like every other way."""
-        self.close()
-
-    def closeEvent(self, event: QCloseEvent) -> None:
+    def done(self, result: int) -> None:
         """Give the thread back; it closes the point's disks when it is through."""
         self._workers.give_back(self._worker)
-        super().closeEvent(event)
+        super().done(result)

@@ -48,7 +48,7 @@ class JobRow(QFrame):
         self.setAccessibleName(title)
         self.setProperty("card", "true")
         grid = QGridLayout(self)
-        grid.setContentsMargins(12, 8, 8, 8)
+        grid.setContentsMargins(12, 5, 8, 5)
         grid.setHorizontalSpacing(12)
         grid.setVerticalSpacing(4)
         grid.setColumnStretch(1, 1)
@@ -72,17 +72,17 @@ class JobRow(QFrame):
         self._close.setAccessibleName(f"Remove from the list: {title}")
         self._close.setAutoRaise(True)
         self._close.clicked.connect(lambda: self.dismissed.emit(self))
-        top = Qt.AlignmentFlag.AlignTop
         middle = Qt.AlignmentFlag.AlignVCenter
         grid.addWidget(self._title, 0, 0, middle)
         working = QHBoxLayout()
+        working.setSpacing(12)
         working.addWidget(self._bar, 1, middle)
-        working.addWidget(self._said, 0, middle)
+        working.addWidget(self._said)
         grid.addLayout(working, 0, 1)
         grid.addWidget(self._pace_label, 0, 2, middle)
-        grid.addWidget(self._fold, 0, 3, top)
-        grid.addWidget(self._cancel, 0, 4, top)
-        grid.addWidget(self._close, 0, 5, top)
+        grid.addWidget(self._fold, 0, 3, middle)
+        grid.addWidget(self._cancel, 0, 4, middle)
+        grid.addWidget(self._close, 0, 5, middle)
         grid.addWidget(self._details, 1, 0, 1, 6)
         self._fold.hide()
         self._close.hide()
@@ -146,7 +146,9 @@ class JobRow(QFrame):
     def _end(self, sentence: str, role: str, details: tuple[str, ...]) -> None:
         self._say(sentence, role)
         self._said.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
-        self._said.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Preferred)
+        policy = self._said.sizePolicy()  # a new one would forget that the text wraps
+        policy.setHorizontalPolicy(QSizePolicy.Policy.Expanding)
+        self._said.setSizePolicy(policy)
         self._bar.hide()
         self._pace_label.hide()
         self._cancel.hide()
@@ -195,7 +197,7 @@ class JobsPanel(QScrollArea):
 
     def sizeHint(self) -> QSize:
         """Room for one row and a bit."""
-        return QSize(600, 76)
+        return QSize(600, 112)
 
     @Slot(object)
     def add(self, job: Job) -> None:

@@ -89,7 +89,7 @@ class MainWindow(QMainWindow):
         body = QSplitter(Qt.Orientation.Vertical)
         body.addWidget(columns)
         body.addWidget(self.jobs)
-        body.setSizes([660, 90])
+        body.setSizes([620, 116])
         body.setStretchFactor(0, 1)
         for splitter in (columns, body):
             splitter.setHandleWidth(1)
@@ -206,7 +206,9 @@ class MainWindow(QMainWindow):
         dialog.open()
 
     def _on_source_submitted(self, path: Path, repository: Path) -> None:
-        self.operations.back_up(self.operations.add_source(path, repository))
+        entry = self.operations.add_source(path, repository)
+        self.sources.choose(entry.key)
+        self.operations.back_up(entry)
 
     def _on_demo_wanted(self) -> None:
         self.operations.start_demo(self.store.locations.data / "demo")

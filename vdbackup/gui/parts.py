@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from PySide6.QtCore import Qt
+from PySide6.QtGui import QShowEvent
 from PySide6.QtWidgets import (
     QDialog,
+    QDialogButtonBox,
     QFileDialog,
     QFrame,
     QLabel,
@@ -109,6 +111,7 @@ class Dialog(QDialog):
 
     Attributes:
         column: what it holds, from top to bottom.
+        fits: it is as high as what it holds; set it to False before resizing the dialog.
     """
 
     def __init__(self, name: str, title: str, width: int, parent: QWidget | None) -> None:
@@ -117,9 +120,30 @@ class Dialog(QDialog):
         self.setWindowTitle(title)
         self.setAttribute(Qt.WidgetAttribute.WA_DeleteOnClose)
         self.setMinimumWidth(width)
+        self.fits = True
         self.column = QVBoxLayout(self)
         self.column.setContentsMargins(22, 20, 22, 18)
         self.column.setSpacing(12)
+
+    def add_buttons(self, accept: QPushButton, cancel: str = "Cancel") -> QPushButton:
+        """Add the row of buttons at the end, in the desktop's order; returns the cancelling one."""
+        box = QDialogButtonBox()
+        refuse = button(cancel, "cancelButton")
+        box.addButton(refuse, QDialogButtonBox.ButtonRole.RejectRole)
+        box.addButton(accept, QDialogButtonBox.ButtonRole.AcceptRole)
+        refuse.clicked.connect(self.reject)
+        self.column.addSpacing(4)
+        self.column.addWidget(box)
+        return refuse
+
+    def showEvent(self, event: QShowEvent) -> None:
+        """Take the height that wrapped texts need at this width, which Qt only guesses."""
+        super().showEvent(event)
+        if self.fits:
+            for child in self.findChildren(QWidget):
+                child.ensurePolished()
+            width = max(self.minimumWidth(), self.minimumSizeHint().width())
+            self.resize(width, self.column.totalHeightForWidth(width))
 
 
 def choose_folder(parent: QWidget, title: str, edit: QLineEdit) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from PySide6.QtWidgets import QCheckBox, QDialogButtonBox, QWidget
+from PySide6.QtWidgets import QCheckBox, QWidget
 
 from vdbackup.gui import parts, words
 from vdbackup.jobs import Plan
@@ -51,18 +51,11 @@ class PlanDialog(parts.Dialog):
         self.never_again.setObjectName("neverAgain")
         self.never_again.setVisible(offer_silence)
         column.addWidget(self.never_again)
-        column.addStretch(1)
-        buttons = QDialogButtonBox()
-        self.cancel_button = buttons.addButton(QDialogButtonBox.StandardButton.Cancel)
-        self.accept_button = buttons.addButton(verb, QDialogButtonBox.ButtonRole.AcceptRole)
-        self.accept_button.setObjectName("planAccept")
         dangerous = bool(plan.invalidates or plan.replaces)
-        style = "danger" if dangerous else "primary"
-        self.accept_button.setProperty(style, "true")
-        self.accept_button.setDefault(not dangerous)
-        buttons.accepted.connect(self.accept)
-        buttons.rejected.connect(self.reject)
-        column.addWidget(buttons)
+        self.accept_button = parts.button(verb, "planAccept", "danger" if dangerous else "primary")
+        self.accept_button.clicked.connect(self.accept)
+        self.cancel_button = self.add_buttons(self.accept_button)
+        (self.cancel_button if dangerous else self.accept_button).setDefault(True)
 
 
 def _listed(title: str, names: Sequence[str]) -> list[str]:

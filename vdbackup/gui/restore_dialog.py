@@ -7,7 +7,6 @@ from pathlib import Path
 from PySide6.QtWidgets import (
     QCheckBox,
     QComboBox,
-    QDialogButtonBox,
     QFormLayout,
     QHBoxLayout,
     QWidget,
@@ -42,6 +41,7 @@ class RestoreDialog(parts.Dialog):
         choose = parts.button("Choose a file…", "chooseTargetButton")
         choose.clicked.connect(self._on_choose_clicked)
         row = QHBoxLayout()
+        row.setSpacing(8)
         row.addWidget(self.target_edit, 1)
         row.addWidget(choose)
         self.format_box = QComboBox()
@@ -57,15 +57,11 @@ class RestoreDialog(parts.Dialog):
         form.addRow("Format of a file", self.format_box)
         form.addRow("", self.overwrite_box)
         self.column.addLayout(form)
-        buttons = QDialogButtonBox()
-        buttons.addButton(QDialogButtonBox.StandardButton.Cancel)
-        self.accept_button = buttons.addButton("Continue", QDialogButtonBox.ButtonRole.AcceptRole)
-        self.accept_button.setObjectName("restoreAccept")
-        self.accept_button.setProperty("primary", "true")
+        self.accept_button = parts.button("Continue", "restoreAccept", "primary")
         self.accept_button.setEnabled(False)
-        buttons.accepted.connect(self.accept)
-        buttons.rejected.connect(self.reject)
-        self.column.addWidget(buttons)
+        self.accept_button.setDefault(True)
+        self.accept_button.clicked.connect(self.accept)
+        self.add_buttons(self.accept_button)
         self.target_edit.textChanged.connect(self._on_text_changed)
 
     @property

@@ -8,7 +8,6 @@ from pathlib import Path
 from PySide6.QtWidgets import (
     QCheckBox,
     QComboBox,
-    QDialogButtonBox,
     QFormLayout,
     QHBoxLayout,
     QLineEdit,
@@ -26,6 +25,8 @@ THEMES = {
     ThemeChoice.LIGHT: "Light",
     ThemeChoice.DARK: "Dark",
 }
+
+NAMES_WIDTH = 130  # pixels
 
 
 class SettingsDialog(parts.Dialog):
@@ -53,17 +54,10 @@ class SettingsDialog(parts.Dialog):
         self._add_backups(column, [entry for entry in entries if entry.backup_set])
         self._add_machines(column)
         self._add_locations(column)
-        column.addStretch(1)
-        buttons = QDialogButtonBox()
-        buttons.addButton(QDialogButtonBox.StandardButton.Cancel)
-        save = buttons.addButton("Save", QDialogButtonBox.ButtonRole.AcceptRole)
-        save.setObjectName("settingsSave")
-        save.setProperty("primary", "true")
+        save = parts.button("Save", "settingsSave", "primary")
         save.setDefault(True)
-        buttons.accepted.connect(self.accept)
-        buttons.rejected.connect(self.reject)
-        column.addSpacing(8)
-        column.addWidget(buttons)
+        save.clicked.connect(self.accept)
+        self.add_buttons(save)
 
     def chosen(self) -> Settings:
         """The settings as the user wants them."""
@@ -92,35 +86,35 @@ class SettingsDialog(parts.Dialog):
         for choice, name in THEMES.items():
             self.theme.addItem(name, choice.value)
         self.theme.setCurrentIndex(list(THEMES).index(self._settings.theme))
-        form.addRow("Colours", self.theme)
+        form.addRow(_name("Colours"), self.theme)
         self.animations = QCheckBox("Show how points are merged")
         self.animations.setChecked(self._settings.animations)
-        form.addRow("", self.animations)
+        form.addRow(_name(""), self.animations)
 
     def _add_backups(self, column: QVBoxLayout, entries: list[Entry]) -> None:
         form = _section(column, "Backups")
         self.ask = QCheckBox("Show what will be done before each backup")
         self.ask.setChecked(self._settings.ask_before_backup)
-        form.addRow("", self.ask)
+        form.addRow(_name(""), self.ask)
         self.remind = _spin(1, 365, self._settings.remind_after_days, " days without a backup")
-        form.addRow("Remind after", self.remind)
+        form.addRow(_name("Remind after"), self.remind)
         for entry in entries:
             policy = entry.backup_set.settings.policy if entry.backup_set else None
             spin = _spin(0, 100_000, (policy and policy.keep) or 0, " newest points")
             spin.setSpecialValueText("all points")
             spin.setToolTip("Older points are merged or deleted after each backup.")
             spin.setAccessibleName(f"Points to keep of {entry.name}")
-            form.addRow(f"{entry.name} keeps", spin)
+            form.addRow(_name(f"{entry.name} keeps"), spin)
             self.keep.append((entry, spin))
 
     def _add_machines(self, column: QVBoxLayout) -> None:
         form = _section(column, "Virtual machines")
         self.memory = _spin(128, 1 << 20, self._settings.memory_mib, " MiB")
         self.memory.setSingleStep(256)
-        form.addRow("Memory", self.memory)
+        form.addRow(_name("Memory"), self.memory)
         self.headless = QCheckBox("Run without a display")
         self.headless.setChecked(self._settings.headless)
-        form.addRow("", self.headless)
+        form.addRow(_name(""), self.headless)
 
     def _add_locations(self, column: QVBoxLayout) -> None:
         form = _section(column, "Locations")
@@ -131,11 +125,12 @@ class SettingsDialog(parts.Dialog):
             lambda: parts.choose_folder(self, "Where virtual machines write", self.sessions)
         )
         row = QHBoxLayout()
+        row.setSpacing(8)
         row.addWidget(self.sessions, 1)
         row.addWidget(choose)
-        form.addRow("VMs write to", row)
-        form.addRow("Settings", _path(self._locations.settings_file))
-        form.addRow("Log", _path(self._locations.log_file))
+        form.addRow(_name("VMs write to"), row)
+        form.addRow(_name("Settings"), _path(self._locations.settings_file))
+        form.addRow(_name("Log"), _path(self._locations.log_file))
 
 
 def _section(column: QVBoxLayout, title: str) -> QFormLayout:
@@ -149,6 +144,13 @@ def _section(column: QVBoxLayout, title: str) -> QFormLayout:
     form.setVerticalSpacing(8)
     column.addLayout(form)
     return form
+
+
+def _name(text: str) -> QWidget:
+    """A field's name, as wide as all others so that the fields stand in one column."""
+    label = parts.label(text)
+    label.setFixedWidth(NAMES_WIDTH)
+    return label
 
 
 def _spin(least: int, most: int, value: int, suffix: str) -> QSpinBox:

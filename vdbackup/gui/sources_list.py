@@ -53,6 +53,7 @@ class SourcesList(QListWidget):
         self.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
         self.setItemDelegate(_Delegate(self))
         self.remind_after_days = remind_after_days
+        self._wanted: tuple[str, str] | None = None
         self.set_theme(theme)
         self.currentItemChanged.connect(self._on_current_changed)
 
@@ -82,16 +83,21 @@ class SourcesList(QListWidget):
             item.setToolTip(f"{entry.path}\nbacked up to {entry.repository}")
             self.addItem(item)
         keys = [entry.key for entry in entries]
-        row = keys.index(before.key) if before and before.key in keys else 0
+        chosen = before.key if before else None
+        if self._wanted in keys:
+            chosen, self._wanted = self._wanted, None
+        row = keys.index(chosen) if chosen in keys else 0
         self.setCurrentRow(row if entries else -1)
         self.blockSignals(False)
         self.entry_chosen.emit(self.entry)
 
     def choose(self, key: tuple[str, str]) -> None:
-        """Make the source with this key the chosen one."""
+        """Make the source with this key the chosen one, now or as soon as it is in the list."""
         for row in range(self.count()):
             if self.item(row).data(ENTRY).key == key:
                 self.setCurrentRow(row)
+                return
+        self._wanted = key
 
     def _on_current_changed(self) -> None:
         self.entry_chosen.emit(self.entry)

@@ -8,6 +8,7 @@ from PySide6.QtCore import Qt
 from PySide6.QtGui import QColor, QGuiApplication, QPalette
 from PySide6.QtWidgets import QApplication
 
+from vdbackup.gui.drawings import drawing
 from vdbackup.repository.model import PointType
 from vdbackup.settings import ThemeChoice
 
@@ -127,9 +128,15 @@ QToolButton[segment="true"] {{ padding: 3px 10px; border: 1px solid {border}; ba
 QToolButton[segment="true"]:checked {{ background: {accent}; color: {on_accent};
                border-color: {accent}; }}
 QToolButton[segment="true"]:focus {{ border-color: {text}; }}
-QLineEdit, QSpinBox, QComboBox {{ padding: 4px 6px; border: 1px solid {border};
+QLineEdit {{ padding: 4px 6px; border: 1px solid {border};
                border-radius: 5px; background: {base}; color: {text}; }}
-QLineEdit:focus, QSpinBox:focus, QComboBox:focus {{ border-color: {accent}; }}
+QLineEdit:focus {{ border-color: {accent}; }}
+QCheckBox {{ spacing: 7px; }}
+QCheckBox::indicator {{ width: 14px; height: 14px; border: 1px solid {muted};
+               border-radius: 3px; background: {base}; }}
+QCheckBox::indicator:checked {{ background: {accent}; border-color: {accent};
+               image: url({check}); }}
+QCheckBox::indicator:focus {{ border-color: {text}; }}
 QProgressBar {{ border: none; border-radius: 4px; background: {border}; max-height: 8px;
                min-height: 8px; }}
 QProgressBar::chunk {{ background: {accent}; border-radius: 4px; }}
@@ -138,6 +145,7 @@ QHeaderView::section {{ background: {window}; color: {muted}; padding: 5px 8px; 
 QTableView, QTreeView, QListView {{ background: {base}; border: 1px solid {border};
                border-radius: 5px; gridline-color: {border}; }}
 QTableView::item {{ padding: 3px 5px; }}
+QTreeView::item {{ padding: 3px 5px; }}
 QListView#sourcesList, QListView#sessionsList {{ border: none; background: transparent; }}
 QListWidget#candidatesList::item {{ padding: 6px 8px; }}
 QListWidget#candidatesList::item:selected {{ background: {accent}; color: {on_accent}; }}
@@ -168,7 +176,8 @@ def apply(application: QApplication, theme: Theme) -> None:
     if application.style().objectName().lower() != "fusion":
         application.setStyle("Fusion")  # the only style that takes a palette everywhere
     application.setPalette(palette(theme))
-    application.setStyleSheet(STYLE.format(**vars(theme)))
+    check = drawing("check-dark" if theme.dark else "check-light").as_posix()
+    application.setStyleSheet(STYLE.format(check=check, **vars(theme)))
 
 
 def palette(theme: Theme) -> QPalette:

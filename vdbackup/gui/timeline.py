@@ -76,6 +76,11 @@ class Timeline(TimelineView):
         """The id of the point under the cursor, "" for none."""
         return self.points[self._index].id if self._index >= 0 else ""
 
+    @property
+    def merging(self) -> bool:
+        """Whether points are on their way into another one."""
+        return bool(self._ghosts)
+
     def set_points(self, points: Sequence[RecoveryPoint], *, same_set: bool = False) -> None:
         """Show these points (by sequence); the cursor stays, or goes to the newest.
 

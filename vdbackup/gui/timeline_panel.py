@@ -234,7 +234,7 @@ class Legend(QWidget):
                 place(painter, picture, left, middle)
                 baseline = middle + metrics.ascent() / 2 - 1
                 painter.drawText(QPointF(left + 12, baseline), name)
-                left += width + 34
+                left += width + 28
 
 
 def _segment(name: str, hint: str) -> QToolButton:

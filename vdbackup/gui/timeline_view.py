@@ -30,6 +30,7 @@ class TimelineView(pg.GraphicsView):
     Attributes:
         facts: what is shown.
         glyphs: the pictures of points and badges.
+        pictures_drawn: how often the picture had to be drawn.
 
     Signals:
         range_changed(float, float): the x at both edges, after zooming or panning.
@@ -43,6 +44,7 @@ class TimelineView(pg.GraphicsView):
         self.setMouseTracking(False)  # pyqtgraph would look for what hovers, at each move
         self.facts = Facts((), arrange(()))
         self.glyphs = Glyphs(theme, self.devicePixelRatioF())
+        self.pictures_drawn = 0
         self._picture: QPixmap | None = None
         self._build()
         self.set_theme(theme)
@@ -86,6 +88,11 @@ class TimelineView(pg.GraphicsView):
         self._axis.show_layout(facts.layout)
         self._fit_lanes()
         self._invalidate()
+
+    @property
+    def painted(self) -> bool:
+        """Whether the picture is that of the facts."""
+        return self._picture is not None
 
     # the range
 
@@ -210,6 +217,7 @@ class TimelineView(pg.GraphicsView):
         """Copy the picture, and draw the cursor over it."""
         if self._picture is None:
             self._picture = self._draw_picture()
+            self.pictures_drawn += 1
         with QPainter(self.viewport()) as painter:
             painter.drawPixmap(0, 0, self._picture)
             painter.setRenderHint(QPainter.RenderHint.Antialiasing)

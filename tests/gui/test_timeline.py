@@ -1,0 +1,306 @@
+"""The timeline by itself: where points stand, what the cursor does, and that it can be drawn."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from PySide6.QtCore import QPoint, QPointF, Qt
+from PySide6.QtGui import QColor, QImage, QWheelEvent
+from PySide6.QtWidgets import QApplication
+from pytestqt.qtbot import QtBot
+
+from tests.gui.user import move_mouse
+from vdbackup.gui import theme
+from vdbackup.gui.timeline import Timeline
+from vdbackup.gui.timeline_layout import Layout, arrange
+from vdbackup.repository.model import Check, PointType, RecoveryPoint
+
+START = datetime(2026, 3, 1, 12, tzinfo=UTC)
+HOUR = 3600.0
+
+
+def point(
+    sequence: int,
+    parent: int | None = None,
+    *,
+    kind: str = "",
+    hours: float | None = None,
+    stored: int = 1 << 20,
+    verified: bool | None = None,
+    merged: Sequence[int] = (),
+) -> RecoveryPoint:
+    """A point as a manifest would give it; an hour after the one before."""
+    created = START + timedelta(hours=sequence if hours is None else hours)
+    usual = PointType.FULL if parent is None else PointType.INCREMENTAL
+    return RecoveryPoint(
+        id=str(sequence),
+        sequence=sequence,
+        created=created.isoformat(),
+        type=PointType(kind or usual),
+        parent=None if parent is None else str(parent),
+        disk=f"{sequence:04}-{kind}.vmdk",
+        overlay="overlay",
+        digests="digests",
+        disk_size=stored,
+        virtual_size=1 << 30,
+        sector_size=512,
+        stored_bytes=stored,
+        verified=None if verified is None else Check(created.isoformat(), verified),
+        merged=tuple(map(str, merged)),
+    )
+
+
+def chain(count: int) -> list[RecoveryPoint]:
+    return [point(i, i - 1 if i > 1 else None) for i in range(1, count + 1)]
+
+
+def many(count: int) -> list[RecoveryPoint]:
+    """A full every 500 points, a differential every 37, incrementals between."""
+    points, full, latest = [], 0, 0
+    for i in range(1, count + 1):
+        if i % 500 == 1:
+            full = latest = i
+            points.append(point(i, stored=1 << 30))
+        elif i % 37 == 0:
+            points.append(point(i, full, kind="differential", stored=i << 12, verified=i % 2 == 0))
+        else:
+            points.append(point(i, latest, stored=i << 10))
+            latest = i
+    return points
+
+
+# where points stand
+
+
+def lanes(points: Sequence[RecoveryPoint]) -> list[int]:
+    return arrange(points).lane.tolist()
+
+
+def test_a_chain_stays_in_one_lane() -> None:
+    assert lanes(chain(5)) == [0, 0, 0, 0, 0]
+
+
+def test_a_differential_stands_below_the_chain_that_goes_on() -> None:
+    points = [point(1), point(2, 1), point(3, 1, kind="differential"), point(4, 2)]
+    assert lanes(points) == [0, 0, 1, 0]
+
+
+def test_differentials_share_a_lane() -> None:
+    points = [point(1), *(point(i, 1, kind="differential") for i in range(2, 6))]
+    assert lanes(points) == [0, 1, 1, 1, 1]
+
+
+def test_a_second_chain_from_one_parent_gets_a_lane_of_its_own() -> None:
+    points = [point(1), point(2, 1), point(3, 1), point(4, 2), point(5, 3)]
+    assert lanes(points) == [0, 0, 1, 0, 1]
+
+
+def test_a_new_full_begins_in_the_first_lane_that_is_free() -> None:
+    assert lanes([point(1), point(2, 1), point(3), point(4, 3)]) == [0, 0, 0, 0]
+    assert lanes([point(1), point(2), point(3, 1)]) == [0, 1, 0]
+
+
+def test_the_order_is_the_sequence_even_when_the_clock_was_set_back() -> None:
+    layout = arrange([point(1, hours=9), point(2, 1, hours=3), point(3, 2, hours=4)])
+    assert all(layout.x[1:] > layout.x[:-1])
+
+
+def test_points_seconds_apart_are_a_whole_step_apart() -> None:
+    layout = arrange([point(i, None, hours=i / 3600 if i < 3 else i) for i in range(1, 9)])
+    assert min(layout.x[1:] - layout.x[:-1]) > 0.999
+
+
+def test_a_long_pause_is_wider_than_a_step_but_not_as_long_as_it_lasted() -> None:
+    layout = arrange([*chain(10), point(11, 10, hours=10 + 24 * 9)])
+    assert 1.5 < layout.x[10] - layout.x[9] <= 2.5
+
+
+def test_the_way_down_to_the_full_is_a_line_for_each_lane() -> None:
+    layout = arrange([*chain(100), point(101, 50), point(102, 101)])
+    assert layout.chain(101) == [(101, 100), (100, 49), (49, 0)]
+
+
+@pytest.mark.parametrize(("x", "index"), [(-5, 0), (0.4, 0), (0.6, 1), (99, 3)])
+def test_the_nearest_point_is_found(x: float, index: int) -> None:
+    assert arrange(chain(4)).nearest(x) == index
+
+
+def test_no_points_have_no_nearest() -> None:
+    assert arrange(()).nearest(0.0) == -1
+
+
+def test_the_last_day_begins_with_the_first_point_in_it() -> None:
+    layout: Layout = arrange(chain(48))
+    assert layout.since(24 * HOUR) == 47 - 24
+
+
+# the widget
+
+
+@pytest.fixture
+def timeline(qtbot: QtBot) -> Timeline:
+    widget = Timeline(theme.LIGHT)
+    widget.animated = False
+    widget.resize(800, 440)
+    qtbot.addWidget(widget)
+    widget.show()
+    qtbot.waitExposed(widget)
+    return widget
+
+
+def test_the_cursor_begins_at_the_newest_point(timeline: Timeline, qtbot: QtBot) -> None:
+    with qtbot.waitSignal(timeline.point_selected) as heard:
+        timeline.set_points(chain(5))
+    assert heard.args == ["5"]
+
+
+def test_a_click_selects_the_point_under_it_also_in_a_lower_lane(
+    timeline: Timeline, qtbot: QtBot
+) -> None:
+    timeline.set_points([*chain(3), point(4, 1, kind="differential")])
+    for index in (1, 3, 0):
+        at = timeline.place_of(index).toPoint()
+        qtbot.mouseClick(timeline.viewport(), Qt.MouseButton.LeftButton, pos=at)
+        assert timeline.selected == timeline.points[index].id
+
+
+def test_a_drag_passes_every_point(timeline: Timeline, qtbot: QtBot) -> None:
+    timeline.set_points(chain(30))
+    heard: list[str] = []
+    timeline.point_selected.connect(heard.append)
+    start, end = (timeline.place_of(index).toPoint() for index in (29, 0))
+    qtbot.mousePress(timeline.viewport(), Qt.MouseButton.LeftButton, pos=start)
+    for x in range(start.x(), end.x() - 1, -2):
+        move_mouse(timeline.viewport(), QPoint(x, 5))
+    qtbot.mouseRelease(timeline.viewport(), Qt.MouseButton.LeftButton, pos=end)
+    assert heard == [str(i) for i in range(29, 0, -1)]
+
+
+@pytest.mark.parametrize(
+    ("key", "selected"),
+    [
+        (Qt.Key.Key_Left, "4"),
+        (Qt.Key.Key_Home, "1"),
+        (Qt.Key.Key_PageUp, "1"),
+        (Qt.Key.Key_Right, "5"),
+        (Qt.Key.Key_Down, "3"),
+        (Qt.Key.Key_Up, "5"),
+    ],
+)
+def test_keys_move_the_cursor(timeline: Timeline, qtbot: QtBot, key: Qt.Key, selected: str) -> None:
+    timeline.set_points(
+        [point(1), point(2, 1), point(3, 1, kind="differential"), point(4, 2), point(5, 4)]
+    )
+    qtbot.keyClick(timeline, key)
+    assert timeline.selected == selected
+
+
+def test_return_boots(timeline: Timeline, qtbot: QtBot) -> None:
+    timeline.set_points(chain(2))
+    with qtbot.waitSignal(timeline.point_activated) as heard:
+        qtbot.keyClick(timeline, Qt.Key.Key_Return)
+    assert heard.args == ["2"]
+
+
+def test_who_cannot_see_the_graph_is_told_of_the_chosen_point(timeline: Timeline) -> None:
+    timeline.set_points(chain(2))
+    assert timeline.accessibleName()
+    assert "#2, incremental" in timeline.accessibleDescription()
+
+
+def test_the_wheel_zooms_around_the_pointer(timeline: Timeline) -> None:
+    timeline.set_points(chain(200))
+    at = QPointF(300, 100)
+    under, (low, high) = timeline.x_at(at.x()), timeline.visible_range
+    wheel = QWheelEvent(
+        at,
+        QPointF(timeline.viewport().mapToGlobal(at.toPoint())),
+        QPoint(),
+        QPoint(0, 240),
+        Qt.MouseButton.NoButton,
+        Qt.KeyboardModifier.NoModifier,
+        Qt.ScrollPhase.NoScrollPhase,
+        False,
+    )
+    QApplication.sendEvent(timeline.viewport(), wheel)
+    new_low, new_high = timeline.visible_range
+    assert new_high - new_low == pytest.approx((high - low) * 0.64)
+    assert timeline.x_at(at.x()) == pytest.approx(under)
+
+
+def test_a_range_shows_what_is_not_older_than_the_newest_point(timeline: Timeline) -> None:
+    timeline.set_points(chain(200))
+    timeline.show_since(24 * HOUR)
+    low, high = timeline.visible_range
+    assert timeline.facts.layout.x[174] < low < timeline.facts.layout.x[175] < high
+    timeline.show_since(None)
+    assert timeline.visible_range[0] < 0
+
+
+def test_a_new_point_takes_the_cursor_along_only_from_the_newest(timeline: Timeline) -> None:
+    timeline.set_points(chain(3))
+    timeline.set_points(chain(4), same_set=True)
+    assert timeline.selected == "4"
+    timeline.select("2")
+    timeline.set_points(chain(5), same_set=True)
+    assert timeline.selected == "2"
+
+
+def test_the_cursor_goes_with_a_point_that_is_merged(timeline: Timeline) -> None:
+    timeline.set_points(chain(3))
+    timeline.select("2")
+    timeline.set_points([point(1), point(3, 1, merged=[2])], same_set=True)
+    assert timeline.selected == "3"
+
+
+def test_a_merge_is_seen_happening(timeline: Timeline, qtbot: QtBot) -> None:
+    timeline.animated = True
+    timeline.set_points(chain(3))
+    timeline.set_points([point(1), point(3, 1, merged=[2])], same_set=True)
+    assert timeline.merging
+    qtbot.waitUntil(lambda: not timeline.merging)
+
+
+def colours(timeline: Timeline) -> set[str]:
+    picture: QImage = timeline.grab().toImage()
+    return {
+        QColor(picture.pixel(x, y)).name()
+        for x in range(picture.width())
+        for y in range(picture.height())
+    }
+
+
+@pytest.mark.parametrize("chosen", [theme.LIGHT, theme.DARK], ids=["light", "dark"])
+def test_the_timeline_has_the_colours_of_its_theme(timeline: Timeline, chosen: theme.Theme) -> None:
+    timeline.set_points([*chain(3), point(4, 1, kind="differential", verified=False)])
+    timeline.set_theme(chosen)
+    wanted = {chosen.base, chosen.full, chosen.incremental, chosen.differential, chosen.bad}
+    assert wanted <= colours(timeline)
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 13, 10_000])
+def test_any_number_of_points_is_drawn(timeline: Timeline, count: int) -> None:
+    timeline.set_points(many(count))
+    assert timeline.grab().width() == timeline.width()
+
+
+def test_two_thousand_repaints_end_well(timeline: Timeline) -> None:
+    """PySide6 6.12.0 on CPython 3.11 ended the process after about half as many."""
+    timeline.set_points(many(300))
+    for turn in range(2000):
+        timeline.show_since(HOUR * (20 + turn % 200))  # each makes a new picture
+        timeline.select(str(1 + turn % 300))
+        timeline.viewport().repaint()
+    assert timeline.grab().width() == timeline.width()
+
+
+def test_moving_the_cursor_does_not_draw_the_picture_again(timeline: Timeline) -> None:
+    timeline.set_points(many(1000))
+    timeline.viewport().repaint()
+    drawn = timeline.pictures_drawn
+    for sequence in range(1, 1000, 7):
+        timeline.select(str(sequence))
+        timeline.viewport().repaint()
+    assert timeline.pictures_drawn == drawn
