@@ -196,7 +196,7 @@ def contests(arena: Arena) -> list[Contest]:
 
     def commit(disk_format: str) -> Callable[[], list[str]]:
         base, child = out / f"base.{disk_format}", out / f"child.{disk_format}"
-        command = ["qemu-img", "commit", "-q", "-f", disk_format, "-t", "none", str(child)]
+        command = ["qemu-img", "commit", "-q", "-f", disk_format, str(child)]
         return lambda: durable(command, base)
 
     def flatten(disk_format: str) -> Callable[[], list[str]]:
