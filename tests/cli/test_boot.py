@@ -78,6 +78,19 @@ def test_a_text_that_never_comes_ends_at_the_time_limit(vdbackup: Vdbackup, repo
         "boot", 1, "-r", repository, "--headless", "--until", "never said", "--timeout", 1
     )
     assert said.status == 1
-    assert "did not print 'never said' within 1 seconds" in said.err
+    assert "did not print 'never said' within 1 s" in said.err
     point = vdbackup("list", "-r", repository, "--json").json["sets"][0]["points"][0]
     assert point["boot_tested"]["ok"] is False
+
+
+def test_a_machine_that_ends_without_the_text_is_a_failure_with_its_last_words(
+    vdbackup: Vdbackup, repository: Path
+):
+    said = vdbackup("boot", 1, "-r", repository, "--headless", "--until", "never said")
+    assert said.status == 1
+    assert "without printing 'never said'" in said.err
+    assert "Power down" in said.err
+
+
+def test_a_machine_that_ends_by_itself_is_a_success(vdbackup: Vdbackup, repository: Path):
+    assert vdbackup("boot", 1, "-r", repository, "--headless", "--timeout", LIMIT).status == 0

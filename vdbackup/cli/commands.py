@@ -383,14 +383,25 @@ def boot(options: argparse.Namespace) -> int:
         data = {"accelerator": session.accelerator, "seconds": round(seconds, 2), "console": text}
         print_json({"event": "result", "reached": outcome, **data})
     if not outcome:
-        wanted = f"did not print {options.until!r}" if options.until else "was still running"
-        raise RecoveryError(
-            f"The machine {wanted} within {options.timeout:.0f} seconds.",
-            f"Its last words: {text.strip().splitlines()[-1][:200]!r}." if text.strip() else "",
-        )
+        raise RecoveryError(_missed(options, seconds), _last_words(text))
     if options.until and not options.json:
         say(f"{options.until!r} appeared after {seconds:.1f} s ({session.accelerator}).")
     return DONE
+
+
+def _missed(options: argparse.Namespace, seconds: float) -> str:
+    """What did not happen, in a sentence."""
+    if not options.until:
+        return f"The machine was still running after {options.timeout:g} s, and was ended."
+    if options.timeout and seconds >= options.timeout:
+        return f"The machine did not print {options.until!r} within {options.timeout:g} s."
+    return f"The machine ended after {seconds:.0f} s without printing {options.until!r}."
+
+
+def _last_words(text: str) -> str:
+    if not text.strip():
+        return "It printed nothing on its serial console; --screenshot shows its screen."
+    return f"Its last words: {text.strip().splitlines()[-1][:200]!r}."
 
 
 def _watch(session: Session, options: argparse.Namespace, cancel: CancelToken) -> bool:

@@ -37,7 +37,7 @@ def work(title: str, do: Work, *, as_json: bool) -> Any:
 
 def print_json(data: Any) -> None:
     """Print one JSON value on one line."""
-    print(json.dumps(data, ensure_ascii=False), flush=True)
+    print(json.dumps(data), flush=True)  # ASCII: names may hold bytes that are no UTF-8
 
 
 def printable(text: str) -> str:
