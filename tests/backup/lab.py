@@ -142,10 +142,15 @@ class Lab:
     def check_all(self) -> None:
         """Every point, its layer and its overlay, reads as its moment was: by everybody."""
         for point in self.set.points:
-            moment = self.moments[point.id]
             for disk in (self.layer(point), self.overlay(point)):
-                qemu.assert_holds(disk, moment)
-                libvmdk.assert_holds(disk, moment)
+                qemu.assert_holds(disk, self.moments[point.id])
+        self.check_without_processes()
+
+    def check_without_processes(self) -> None:
+        """The same but for QEMU: a tenth of the time, for tests that check hundreds of times."""
+        for point in self.set.points:
+            for disk in (self.layer(point), self.overlay(point)):
+                libvmdk.assert_holds(disk, self.moments[point.id])
             self.check_ours(point)
         self.check_files()
 

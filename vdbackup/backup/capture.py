@@ -18,7 +18,7 @@ from vdbackup.disks.transfer import transfer, write_blocks
 from vdbackup.errors import BackupError, VdbackupError, from_os
 from vdbackup.jobs import CancelToken, Plan, Report
 from vdbackup.repository.digests import BLOCK, DigestFold, differ, digest_blocks, is_zero
-from vdbackup.repository.draft import Draft, sweep
+from vdbackup.repository.draft import Draft
 from vdbackup.repository.model import PointType, Policy, RecoveryPoint, SetSettings, SourceIdentity
 from vdbackup.repository.repository import BackupSet, Repository, check_set_name, set_name_for
 from vdbackup.sources.devices import lies_on
@@ -168,7 +168,6 @@ def run(plan: CapturePlan, report: Report, cancel: CancelToken) -> CaptureResult
         if plan.new_set:
             repository.create_set(plan.set_name, _settings_for(source, plan))
         merge.finish_interrupted(repository, plan.set_name, report, cancel)
-        sweep(repository.path / plan.set_name)
         backup_set = repository.set(plan.set_name)
         choice = _choose(backup_set, source, plan.kind.value)
         if choice.kind != plan.kind:  # the repository changed since the plan was shown

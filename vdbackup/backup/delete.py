@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from vdbackup.backup import merge
 from vdbackup.errors import BackupError
 from vdbackup.jobs import CancelToken, Plan, Report
-from vdbackup.repository.draft import sweep
 from vdbackup.repository.files import PARTIAL, remove, sync_folder
 from vdbackup.repository.lock import used_by_vm
 from vdbackup.repository.model import RecoveryPoint
@@ -60,7 +59,6 @@ def run(plan: DeletePlan, report: Report, cancel: CancelToken) -> None:
     repository = plan.repository
     with repository.lock(f"deleting a point of {plan.set_name}"):
         finished = merge.finish_interrupted(repository, plan.set_name, report, cancel)
-        sweep(repository.path / plan.set_name)
         if finished and plan.point_id in finished.merged:
             return  # the merge that had been interrupted was what deleted it
         delete_locked(repository, plan.set_name, plan.point_id, report, cancel)
@@ -99,11 +97,12 @@ def _remove(backup_set: BackupSet, point: RecoveryPoint) -> None:
     """Remove a point's files; nothing here needs room on a full disk.
 
     The manifest goes first: from then on the point does not exist. The other files are renamed
-    before they go, so that what a crash leaves is swept away and never taken for a layer again.
+    before they go, so that what a crash leaves is swept away; the layer last, for as long as it
+    bears its name `repair` makes the rest anew.
     """
     manifest, *others = point_files(backup_set.folder, point)
     remove(manifest)
-    for path in others:
+    for path in reversed(others):
         if path.exists():
             os.rename(path, path.with_name(path.name + PARTIAL))
     sync_folder(backup_set.folder)

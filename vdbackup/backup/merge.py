@@ -8,8 +8,9 @@ The order of writes is what makes it survivable; `journal.json` says how far it 
    hangs on it, read right all along, for what is torn in the parent the child holds itself.
 4. The parent's file is made durable, then its copied blocks are read back and checked.
 5. The digests of both become one file, durable. The journal says "relink" and holds the result.
-6. The parent's file takes the child's identity and the result's name; the children of the child and
-   its overlay are linked to it; the result's manifest is written. All of it can be done twice.
+6. The digests take the result's name. The parent's file takes the child's identity and the
+   result's name; the children of the child and its overlay are linked to it; the result's manifest
+   is written. All of it can be done twice.
 7. The folder is made durable; the child's layer and the parent's overlay are deleted, then the
    journal.
 """
@@ -35,6 +36,7 @@ from vdbackup.errors import (
     NoSpace,
     RepositoryLocked,
     VdbackupError,
+    from_os,
 )
 from vdbackup.jobs import CancelToken, Plan, Report, readable_size
 from vdbackup.repository.digests import (
@@ -93,7 +95,6 @@ def run(plan: MergePlan, report: Report, cancel: CancelToken) -> RecoveryPoint:
     repository = plan.repository
     with repository.lock(f"merging in {plan.set_name}"):
         finished = finish_interrupted(repository, plan.set_name, report, cancel)
-        sweep(repository.path / plan.set_name)
         if finished and finished.id == plan.child_id and plan.parent_id in finished.merged:
             return finished  # it was this very merge that had been interrupted
         if repository.set(plan.set_name).point(plan.child_id).parent != plan.parent_id:
@@ -123,11 +124,16 @@ def merge_locked(
 def finish_interrupted(
     repository: Repository, set_name: str, report: Report, cancel: CancelToken
 ) -> RecoveryPoint | None:
-    """Finish the merge that a crash or a cancel left in a set; the caller holds the lock."""
+    """Finish the merge that a crash or a cancel left in a set, and remove what is half written.
+
+    The caller holds the lock. Every operation that writes to a set begins with this.
+    """
     backup_set = repository.set(set_name)
-    if backup_set.journal is None:
-        return None
-    return _finish(repository, backup_set, backup_set.journal, report, cancel)
+    result = None
+    if backup_set.journal:
+        result = _finish(repository, backup_set, backup_set.journal, report, cancel)
+    sweep(backup_set.folder)
+    return result
 
 
 def recover(repository: Repository, report: Report, cancel: CancelToken) -> list[str]:
@@ -151,6 +157,8 @@ def recover(repository: Repository, report: Report, cancel: CancelToken) -> list
         return sentences  # its holder is at it
     except VdbackupError as error:
         sentences.append(f"An interrupted merge could not be finished: {error}")
+    except OSError as error:
+        sentences.append(f"An interrupted merge could not be finished: {from_os(error)}")
     return sentences
 
 
@@ -192,9 +200,10 @@ def _finish(
         _merge_digests(folder, journal, result)
         journal = replace(journal, result=result)
         journal.save(folder)
+    _publish_digests(folder, result)
     _take_over(backup_set, journal, result)
     _relink(backup_set, journal, result)
-    _publish(repository, backup_set, result)
+    repository.save_point(backup_set.name, result)  # makes the folder durable too
     _delete_redundant(folder, journal, result)
     journal.clear(folder)
     return result
@@ -331,6 +340,16 @@ def _merge_digests(folder: Path, journal: Journal, result: RecoveryPoint) -> Non
         writer.close()
 
 
+def _publish_digests(folder: Path, result: RecoveryPoint) -> None:
+    """Before the result is offered. Where the child's bear that name, the child reads by them too.
+
+    The child holds less than the result, but through its parent it is the same disk.
+    """
+    partial = folder / (result.digests + PARTIAL)
+    if partial.exists():
+        os.rename(partial, folder / result.digests)
+
+
 def _take_over(backup_set: BackupSet, journal: Journal, result: RecoveryPoint) -> None:
     """Step 6: the parent's file takes the child's identity, so that its children find it there.
 
@@ -384,13 +403,6 @@ def _relink_file(path: Path, disk_format: str, parent: ParentRef) -> None:
             disk.relink(parent)
     finally:
         disk.close()
-
-
-def _publish(repository: Repository, backup_set: BackupSet, result: RecoveryPoint) -> None:
-    partial = backup_set.folder / (result.digests + PARTIAL)
-    if partial.exists():
-        os.rename(partial, backup_set.folder / result.digests)
-    repository.save_point(backup_set.name, result)  # makes the folder durable too
 
 
 def _delete_redundant(folder: Path, journal: Journal, result: RecoveryPoint) -> None:

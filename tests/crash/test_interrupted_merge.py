@@ -1,0 +1,182 @@
+"""A merge that ends at any change of any file: no point is lost, and what follows finishes it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import nullcontext, suppress
+from pathlib import Path
+
+import pytest
+
+from tests.backup.lab import Lab, noise
+from tests.crash.faults import counted, power_cut, storage_error
+from tests.oracles import qemu
+from vdbackup.backup import delete, merge, repair
+from vdbackup.errors import NoSpace, VdbackupError
+from vdbackup.jobs import CancelToken, Job, JobState, silent
+from vdbackup.repository.digests import BLOCK
+from vdbackup.repository.model import RecoveryPoint
+
+INTO_THE_FULL, INTO_AN_INCREMENTAL, NEWEST = 2, 3, 4
+MERGES = [INTO_THE_FULL, INTO_AN_INCREMENTAL, NEWEST]
+"""Sequence of the point that is merged: the result gets a new name, or the child's; there is a
+grandchild to be linked anew, or none."""
+
+
+@pytest.fixture
+def lab(tmp_path: Path) -> Lab:
+    """1 <- 2 <- 3 <- 4, and a full 5 that nothing of it concerns."""
+    lab = Lab(tmp_path)
+    lab.poke(0, noise(9 * BLOCK, 1))
+    lab.backup()
+    lab.poke(BLOCK, noise(2 * BLOCK, 2))
+    lab.poke(5 * BLOCK, BLOCK)
+    lab.backup()
+    lab.poke(2 * BLOCK, noise(2 * BLOCK, 3))
+    lab.poke(BLOCK, BLOCK)
+    lab.poke(-512, noise(512, 4))
+    lab.backup()
+    lab.poke(12 * BLOCK + 5, noise(BLOCK, 5))
+    lab.backup()
+    lab.backup("full")
+    return lab
+
+
+def point(lab: Lab, sequence: int) -> RecoveryPoint:
+    return next(each for each in lab.set.points if each.sequence == sequence)
+
+
+def changes_of_the_merge(lab: Lab, sequence: int, load: Callable[[], None]) -> range:
+    with counted() as faults:
+        lab.merge(point(lab, sequence))
+    load()
+    assert {"fsync", "ftruncate", "rename", "pwritev", "unlink"} <= set(faults.calls)
+    return range(len(faults.calls))
+
+
+def check_what_is_offered(lab: Lab, sequence: int) -> None:
+    """Every point that is offered reads right or says why not; what has no part in it reads."""
+    for each in lab.set.points:
+        concerned = sequence - 1 <= each.sequence <= 4
+        with suppress(VdbackupError) if concerned else nullcontext():
+            lab.check_ours(each)
+
+
+def recover(lab: Lab) -> None:
+    assert lab.set.journal is None or merge.recover(lab.repository, silent, CancelToken())
+
+
+def repaired(lab: Lab) -> None:
+    repair.run(lab.repository.path, silent, CancelToken())
+
+
+def backed_up(lab: Lab) -> None:
+    lab.poke(0, b"changed since")
+    lab.backup()
+
+
+def deleted(lab: Lab) -> None:
+    last = lab.set.points[-1]
+    delete.run(delete.plan(lab.repository, "disk", last.id), silent, CancelToken())
+
+
+NEXT_OPERATIONS = [recover, repaired, backed_up, deleted]
+
+
+def assert_finished(lab: Lab, sequence: int) -> None:
+    """The merge is done, or it is as if it had never begun; every point is right."""
+    numbers = [each.sequence for each in lab.set.points if each.sequence <= 4]
+    assert numbers in ([1, 2, 3, 4], [n for n in (1, 2, 3, 4) if n != sequence - 1])
+    assert lab.set.journal is None
+    lab.check_without_processes()
+    newest = point(lab, 4)
+    qemu.assert_holds(lab.overlay(newest), lab.moments[newest.id])
+
+
+@pytest.mark.parametrize("sequence", MERGES)
+def test_cut_off_at_any_change_it_is_finished_by_the_next_operation(
+    lab, tmp_path_factory, sequence
+):
+    load = lab.save(tmp_path_factory.mktemp("saved"))
+    for number in changes_of_the_merge(lab, sequence, load):
+        with power_cut(number):
+            lab.merge(point(lab, sequence))
+        check_what_is_offered(lab, sequence)
+        NEXT_OPERATIONS[number % len(NEXT_OPERATIONS)](lab)
+        assert_finished(lab, sequence)
+        load()
+
+
+@pytest.mark.parametrize("sequence", MERGES)
+def test_cut_off_again_while_it_is_finished_it_is_finished_then(lab, tmp_path_factory, sequence):
+    load = lab.save(tmp_path_factory.mktemp("saved"))
+    changes = changes_of_the_merge(lab, sequence, load)
+    for number in changes[::2]:
+        with power_cut(number):
+            lab.merge(point(lab, sequence))
+        for again in (number * 7 % len(changes), number * 5 % len(changes)):
+            with power_cut(again):
+                recover(lab)
+            check_what_is_offered(lab, sequence)
+        backed_up(lab)
+        assert_finished(lab, sequence)
+        load()
+
+
+@pytest.mark.parametrize("sequence", MERGES)
+def test_storage_that_fails_at_any_change_only_delays_it(lab, tmp_path_factory, sequence):
+    load = lab.save(tmp_path_factory.mktemp("saved"))
+    for number in changes_of_the_merge(lab, sequence, load):
+        plan = merge.plan(lab.repository, "disk", point(lab, sequence).id)
+        job = Job("Merge", lambda report, cancel, plan=plan: merge.run(plan, report, cancel))
+        with storage_error(number):
+            job.run(silent)
+        assert job.state == JobState.FAILED
+        assert isinstance(job.error, NoSpace), f"change {number}: {job.error}"
+        check_what_is_offered(lab, sequence)
+        NEXT_OPERATIONS[number % len(NEXT_OPERATIONS)](lab)
+        assert_finished(lab, sequence)
+        load()
+
+
+@pytest.mark.parametrize("sequence", [1, 2, 4])
+def test_a_deletion_that_is_cut_off_is_done_or_not_begun(lab, tmp_path_factory, sequence):
+    load = lab.save(tmp_path_factory.mktemp("saved"))
+    with counted() as faults:
+        lab.delete(point(lab, sequence))
+    load()
+    for number in range(len(faults.calls)):
+        with power_cut(number):
+            lab.delete(point(lab, sequence))
+        backed_up(lab)
+        repaired(lab)  # a layer that had lost its manifest only is a point again
+        numbers = [each.sequence for each in lab.set.points if each.sequence <= 5]
+        assert numbers in ([1, 2, 3, 4, 5], [n for n in (1, 2, 3, 4, 5) if n != sequence])
+        lab.check_without_processes()
+        load()
+
+
+def test_recovering_where_nothing_was_interrupted_does_nothing(lab):
+    before = lab.files
+    assert merge.recover(lab.repository, silent, CancelToken()) == []
+    assert lab.files == before
+
+
+def test_recovering_leaves_a_merge_alone_that_somebody_is_at(lab):
+    with power_cut(12):
+        lab.merge(point(lab, 3))
+    before = lab.files
+    with lab.repository.lock("merging"):
+        assert merge.recover(lab.repository, silent, CancelToken()) == []
+    assert lab.files == before
+
+
+def test_a_merge_that_cannot_be_finished_is_said_and_the_rest_stays_usable(lab):
+    with power_cut(12):
+        lab.merge(point(lab, 3))
+    assert lab.set.journal is not None
+    lab.layer(point(lab, 3)).rename(lab.folder / "gone")
+    (sentence,) = merge.recover(lab.repository, silent, CancelToken())
+    assert "could not be finished" in sentence
+    lab.check_ours(point(lab, 1))
+    lab.check_ours(point(lab, 5))
