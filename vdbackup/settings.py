@@ -208,14 +208,13 @@ class Settings:
             return self
         return replace(self, repositories=(*self.repositories, repository))
 
-    def without_source(self, path: Path, repository: Path) -> Settings:
-        """These settings without a source; its repository goes when nothing else uses it."""
-        sources = tuple(
-            known for known in self.sources if (known.path, known.repository) != (path, repository)
+    def without_repository(self, repository: Path) -> Settings:
+        """These settings, without a repository and the sources that are backed up to it."""
+        return replace(
+            self,
+            sources=tuple(known for known in self.sources if known.repository != repository),
+            repositories=tuple(known for known in self.repositories if known != repository),
         )
-        used = any(known.repository == repository for known in sources)
-        repositories = tuple(r for r in self.repositories if used or r != repository)
-        return replace(self, sources=sources, repositories=repositories)
 
     def display(self, environ: Mapping[str, str] = os.environ) -> bool:
         """Whether a VM opens a window; VDBACKUP_HEADLESS=1 says no, whatever is set."""

@@ -103,6 +103,10 @@ class PointDetails(QScrollArea):
         self._paint_check("verified", point.verified)
         self._paint_check("booted", point.boot_tested)
 
+    def fact(self, name: str) -> str:
+        """What is said of one of `ROWS`."""
+        return self._values[name].text()
+
     def _facts_of(self, entry: Entry, point: RecoveryPoint) -> dict[str, str]:
         chain = entry.chain(point)
         parents = ", ".join(f"#{each.sequence}" for each in chain[1:5])

@@ -100,6 +100,7 @@ class MainWindow(QMainWindow):
         self._pages.addWidget(self.first_run)
         self._pages.addWidget(body)
         self.setCentralWidget(self._pages)
+        self.first_run.form.source_edit.setFocus()
 
     def _left(self) -> QWidget:
         left = QWidget()
@@ -133,6 +134,7 @@ class MainWindow(QMainWindow):
         self.sessions.failed.connect(self.jobs.refuse)
         self.catalogue.changed.connect(self._on_catalogue_changed)
         self.store.changed.connect(self._on_settings_changed)
+        self.sources.leave_wanted.connect(self._on_leave_wanted)
         self.sources.entry_chosen.connect(self._on_entry_chosen)
         self.panel.point_selected.connect(self._on_point_selected)
         self.panel.point_activated.connect(self.actions_["actionBootInVm"].trigger)
@@ -167,7 +169,7 @@ class MainWindow(QMainWindow):
     @property
     def point(self) -> RecoveryPoint | None:
         """The chosen recovery point."""
-        return self.entry.point(self.panel.timeline.selected) if self.entry else None
+        return self.entry.point(self.panel.selected) if self.entry else None
 
     # what the user asks for
 
@@ -223,6 +225,9 @@ class MainWindow(QMainWindow):
         self.store.put(self.store.value.with_repository(Path(folder)))
         self.catalogue.refresh(Path(folder))
 
+    def _on_leave_wanted(self, folder: Path) -> None:
+        self.store.put(self.store.value.without_repository(folder))
+
     def _on_settings(self) -> None:
         entries = self.catalogue.entries
         dialog = SettingsDialog(self.store.value, self.store.locations, entries, self)
@@ -240,16 +245,18 @@ class MainWindow(QMainWindow):
     def _on_catalogue_changed(self) -> None:
         entries = self.catalogue.entries
         self.sources.set_entries(entries)
-        known = bool(self.store.value.repositories)
-        self._pages.setCurrentIndex(1 if known else 0)
+        page = 1 if self.store.value.repositories else 0
+        if page != self._pages.currentIndex():
+            self._pages.setCurrentIndex(page)
+            (self.sources if page else self.first_run.form.source_edit).setFocus()
 
     def _on_entry_chosen(self, entry: Entry | None) -> None:
         self.panel.show_entry(entry)
-        self.panel.timeline.set_sessions(self.sessions.points(entry))
+        self.panel.set_sessions(self.sessions.points(entry))
         self._on_point_selected()
 
     def _on_sessions_changed(self) -> None:
-        self.panel.timeline.set_sessions(self.sessions.points(self.entry))
+        self.panel.set_sessions(self.sessions.points(self.entry))
         self._on_job_ended()
 
     def _on_point_selected(self) -> None:
@@ -269,7 +276,7 @@ class MainWindow(QMainWindow):
         self.sources.remind_after_days = settings.remind_after_days
         self.sources.set_theme(self._theme)
         self.panel.set_theme(self._theme)
-        self.panel.timeline.animated = settings.animations
+        self.panel.animated = settings.animations
         self._on_catalogue_changed()
 
     # the end
@@ -288,6 +295,7 @@ class MainWindow(QMainWindow):
     def closeEvent(self, event: QCloseEvent) -> None:
         """Close when nothing runs any more; ask before stopping what runs."""
         if not self.busy:
+            self.hide()  # what a slow disk is still being asked may take a moment
             self.workers.stop()
             event.accept()
             return

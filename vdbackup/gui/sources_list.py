@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 from PySide6.QtCore import QModelIndex, QPersistentModelIndex, QRect, QSize, Qt, Signal
-from PySide6.QtGui import QColor, QFont, QPainter, QPixmap
+from PySide6.QtGui import QColor, QContextMenuEvent, QFont, QPainter, QPixmap
 from PySide6.QtWidgets import (
     QFrame,
     QListWidget,
     QListWidgetItem,
+    QMenu,
     QStyle,
     QStyledItemDelegate,
     QWidget,
@@ -41,9 +42,11 @@ class SourcesList(QListWidget):
 
     Signals:
         entry_chosen(Entry): the current one changed (None when there is none).
+        leave_wanted(Path): the user wants a repository out of the window.
     """
 
     entry_chosen = Signal(object)
+    leave_wanted = Signal(object)
 
     def __init__(self, theme: Theme, remind_after_days: int, parent: QWidget | None = None) -> None:
         super().__init__(parent)
@@ -98,6 +101,17 @@ class SourcesList(QListWidget):
                 self.setCurrentRow(row)
                 return
         self._wanted = key
+
+    def contextMenuEvent(self, event: QContextMenuEvent) -> None:
+        """Offer to leave the repository alone; the keyboard's menu key brings this too."""
+        if not self.entry:
+            return
+        folder = self.entry.repository
+        menu = QMenu(self)
+        menu.setAttribute(Qt.WidgetAttribute.WA_DeleteOnClose)
+        leave = menu.addAction(f"Remove {folder} from this list (the backups stay)")
+        leave.triggered.connect(lambda _checked=False: self.leave_wanted.emit(folder))
+        menu.popup(event.globalPos())
 
     def _on_current_changed(self) -> None:
         self.entry_chosen.emit(self.entry)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from PySide6.QtCore import QPointF, QSize, Qt, Signal
 from PySide6.QtGui import QColor, QPainter, QPaintEvent
 from PySide6.QtWidgets import (
@@ -20,9 +22,11 @@ from vdbackup.gui import parts, words
 from vdbackup.gui.catalogue import Entry
 from vdbackup.gui.points_table import PointsTable
 from vdbackup.gui.theme import Theme
-from vdbackup.gui.timeline import Timeline
 from vdbackup.gui.timeline_glyphs import Badge, Glyphs, place
 from vdbackup.gui.timeline_layout import KINDS
+
+if TYPE_CHECKING:
+    from vdbackup.gui.timeline import Timeline
 
 RANGES = {
     "day": words.DAY,
@@ -37,7 +41,8 @@ class TimelinePanel(QFrame):
     """Title, range buttons, graph or table, legend.
 
     Attributes:
-        timeline, table: the two views; they show the same and follow each other.
+        table: the same as the timeline in words; they follow each other.
+        animated: whether a merge is seen happening.
 
     Signals:
         point_selected(str): id of the chosen point, "" for none.
@@ -53,7 +58,10 @@ class TimelinePanel(QFrame):
         super().__init__(parent)
         self.setProperty("pane", "true")
         self._entry: Entry | None = None
-        self.timeline = Timeline(theme)
+        self.animated = True
+        self._theme = theme
+        self._sessions: frozenset[str] = frozenset()
+        self._timeline: Timeline | None = None
         self.table = PointsTable(theme)
         self._title = parts.label("", "heading", wrap=False)
         self._title.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Preferred)
@@ -74,18 +82,43 @@ class TimelinePanel(QFrame):
         column.setSpacing(8)
         column.addLayout(self._header())
         column.addWidget(self._pages, 1)
-        self.timeline.point_selected.connect(self._on_timeline_selected)
-        self.timeline.point_activated.connect(self.point_activated)
-        self.timeline.range_changed.connect(self._on_range_changed)
-        self.table.point_selected.connect(self.timeline.select)
+        self.table.point_selected.connect(self._on_table_selected)
         self.table.point_activated.connect(self.point_activated)
         self._scroll.valueChanged.connect(self._on_scrolled)
         self._first.clicked.connect(self.backup_wanted)
         self.show_entry(None)
 
+    @property
+    def timeline(self) -> Timeline:
+        """The graph. It is made when it is first needed, as pyqtgraph takes long to import."""
+        if self._timeline is None:
+            from vdbackup.gui.timeline import Timeline
+
+            self._timeline = timeline = Timeline(self._theme)
+            timeline.set_sessions(self._sessions)
+            timeline.point_selected.connect(self._on_timeline_selected)
+            timeline.point_activated.connect(self.point_activated)
+            timeline.range_changed.connect(self._on_range_changed)
+            self._graph_column.insertWidget(0, timeline, 1)
+            QWidget.setTabOrder(self._views.button(1), timeline)
+        return self._timeline
+
+    @property
+    def selected(self) -> str:
+        """The id of the chosen point, "" for none."""
+        return self._timeline.selected if self._timeline else ""
+
+    def set_sessions(self, point_ids: frozenset[str]) -> None:
+        """Mark the points from which a virtual machine runs."""
+        self._sessions = point_ids
+        if self._timeline:
+            self._timeline.set_sessions(point_ids)
+
     def set_theme(self, theme: Theme) -> None:
         """Take these colours."""
-        self.timeline.set_theme(theme)
+        self._theme = theme
+        if self._timeline:
+            self._timeline.set_theme(theme)
         self.table.set_theme(theme)
         self._legend.set_theme(theme)
 
@@ -98,7 +131,9 @@ class TimelinePanel(QFrame):
         points = entry.points if entry else ()
         self._title.setText(f"Timeline of {entry.name}" if entry else "Timeline")
         self.table.set_points(points)
-        self.timeline.set_points(points, same_set=same)
+        if self._timeline or points:
+            self.timeline.animated = self.animated
+            self.timeline.set_points(points, same_set=same)
         if not same:
             self._ranges.button(len(RANGES) - 1).setChecked(True)
         self._show_page()
@@ -149,10 +184,9 @@ class TimelinePanel(QFrame):
 
     def _graph_page(self) -> QWidget:
         page = QWidget()
-        column = QVBoxLayout(page)
+        column = self._graph_column = QVBoxLayout(page)
         column.setContentsMargins(0, 0, 0, 0)
         column.setSpacing(6)
-        column.addWidget(self.timeline, 1)
         column.addWidget(self._scroll)
         column.addWidget(self._legend)
         return page
@@ -169,6 +203,9 @@ class TimelinePanel(QFrame):
         column.addWidget(self._first, 0, middle)
         column.addStretch(1)
         return page
+
+    def _on_table_selected(self, point_id: str) -> None:
+        self.timeline.select(point_id)
 
     def _on_timeline_selected(self, point_id: str) -> None:
         self.table.select(point_id)
@@ -234,7 +271,7 @@ class Legend(QWidget):
                 place(painter, picture, left, middle)
                 baseline = middle + metrics.ascent() / 2 - 1
                 painter.drawText(QPointF(left + 12, baseline), name)
-                left += width + 28
+                left += width + 25
 
 
 def _segment(name: str, hint: str) -> QToolButton:

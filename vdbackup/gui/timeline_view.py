@@ -21,6 +21,7 @@ from vdbackup.gui.timeline_layout import Layout, arrange
 LANE_HEIGHT = 84  # pixels, where there is room
 BARS_HEIGHT = 84
 FEWEST_STEPS = 7.0  # a lone point does not fill the window
+EDGE = 44  # pixels beside the outermost points
 REACH = 16  # pixels from which a point is meant
 
 
@@ -45,6 +46,7 @@ class TimelineView(pg.GraphicsView):
         self.facts = Facts((), arrange(()))
         self.glyphs = Glyphs(theme, self.devicePixelRatioF())
         self.pictures_drawn = 0
+        self._shows_all = True
         self._picture: QPixmap | None = None
         self._build()
         self.set_theme(theme)
@@ -107,11 +109,18 @@ class TimelineView(pg.GraphicsView):
         """X at which panning ends, left and right."""
         layout = self.facts.layout
         last = float(layout.x[-1]) if len(layout) else 0.0
-        margin = 0.6 + last * 0.01
-        return -margin, max(last, FEWEST_STEPS) + margin
+        last = max(last, FEWEST_STEPS)
+        margin = self._margin(last)
+        return -margin, last + margin
+
+    def _margin(self, steps: float) -> float:
+        """What to add on both sides of so many steps, in steps, so that labels have room."""
+        width = max(self._view.width() - 2 * EDGE, 1.0)
+        return max(0.6, steps * EDGE / width)
 
     def set_range(self, low: float, high: float) -> None:
         """Show this range of x, as far as there is anything."""
+        self._shows_all = False
         least, most = self.whole_range
         width = min(max(high - low, 2.0), most - least)
         low = min(max(low, least), most - width)
@@ -127,8 +136,9 @@ class TimelineView(pg.GraphicsView):
         if high - low < FEWEST_STEPS:
             low = max(0.0, high - FEWEST_STEPS)
             high = low + FEWEST_STEPS
-        margin = 0.6 + (high - low) * 0.01
-        self.set_range(low - margin, high + margin)
+        margin = self._margin(high - low)
+        self.set_range(low - (0.6 if first else margin), high + margin)
+        self._shows_all = seconds is None
 
     def scroll_to(self, low: float) -> None:
         """Show what begins at x = `low`, as wide as now."""
@@ -137,13 +147,13 @@ class TimelineView(pg.GraphicsView):
 
     def keep_range(self, before: Layout) -> None:
         """After a change of facts, show what was shown; follow the newest point if it was seen."""
+        if self._shows_all:
+            self.show_since(None)
+            return
         low, high = self.visible_range
-        followed = len(before) and before.x[-1] <= high  # the newest point was in view
-        end = self.whole_range[1]
-        if followed and end > high:
-            low = min(low, self.whole_range[0]) if low <= 0 else low + end - high
-            high = end
-        self.set_range(low, high)
+        followed = len(before) and before.x[-1] <= high
+        shift = max(0.0, self.whole_range[1] - high) if followed else 0.0
+        self.set_range(low + shift, high + shift)
 
     def zoom(self, factor: float, around: float) -> None:
         """Show `factor` times as much; x = `around` stays where it is."""
@@ -256,4 +266,6 @@ class TimelineView(pg.GraphicsView):
 
     def _on_resized(self) -> None:
         self._fit_lanes()
+        if self._shows_all:
+            self.show_since(None)  # the margins are pixels
         self._invalidate()
