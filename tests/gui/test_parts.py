@@ -1,0 +1,182 @@
+"""The parts of the window: what they say, and that everybody can reach them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from PySide6.QtCore import Qt
+from PySide6.QtWidgets import QAbstractButton, QLineEdit, QWidget
+from pytestqt.qtbot import QtBot
+
+from tests.gui.points import chain, point
+from tests.gui.user import User
+from vdbackup.backup import capture
+from vdbackup.errors import RepositoryError
+from vdbackup.gui import placement, words
+from vdbackup.gui.actions import ACTIONS
+from vdbackup.gui.catalogue import Entry, read
+from vdbackup.gui.details import PointDetails
+from vdbackup.gui.parts import Notice
+from vdbackup.gui.sources_list import status
+from vdbackup.jobs import CancelToken, silent
+from vdbackup.repository.model import RecoveryPoint, SetSettings, SourceIdentity
+from vdbackup.repository.repository import BackupSet, Repository
+from vdbackup.settings import KnownSource
+from vdbackup.sources import demo_disk
+from vdbackup.sources.source import open_source
+
+NOW = datetime(2026, 3, 10, 12, tzinfo=UTC).astimezone()
+
+
+def entry(points: Sequence[RecoveryPoint]) -> Entry:
+    """A source with these points."""
+    settings = SetSettings(SourceIdentity("id", "laptop", "/dev/sda"), 1 << 30, 512, "vmdk")
+    backup_set = BackupSet("laptop", Path("/mnt/laptop"), settings, tuple(points))
+    return Entry(Path("/dev/sda"), Path("/mnt"), backup_set)
+
+
+@pytest.mark.parametrize(
+    ("ago", "said"),
+    [
+        (timedelta(seconds=5), "just now"),
+        (timedelta(minutes=59), "59 min ago"),
+        (timedelta(hours=47), "47 h ago"),
+        (timedelta(days=9), "9 days ago"),
+    ],
+)
+def test_an_age_is_said_as_a_person_would(ago: timedelta, said: str) -> None:
+    assert words.age((NOW - ago).isoformat(), NOW) == said
+
+
+def test_moments_without_a_zone_are_utc() -> None:
+    assert words.local("2026-03-10T12:00:00") == words.local("2026-03-10T12:00:00+00:00")
+
+
+def test_names_from_a_backup_cannot_break_the_window() -> None:
+    assert words.shown("a\nb\udcffc") == "a\ufffdb\ufffdc"
+
+
+def test_a_source_that_was_not_backed_up_for_long_is_marked() -> None:
+    recent = point(1, hours=(datetime.now(UTC) - datetime(2026, 3, 1, 12, tzinfo=UTC)).days * 24)
+    old = chain(3)
+    assert status(entry([recent]), 7)[2] == "muted"
+    first, second, role = status(entry(old), 7)
+    assert first == "3 points"
+    assert second.startswith("no backup for")
+    assert role == "warning"
+
+
+def test_a_source_whose_repository_cannot_be_read_says_so() -> None:
+    broken = Entry(Path("/dev/sda"), Path("/mnt"), problem=RepositoryError("It is broken."))
+    assert status(broken, 7) == ("cannot be read", "It is broken.", "bad")
+
+
+def test_a_folder_on_the_sources_own_disk_is_warned_of(tmp_path: Path) -> None:
+    image = tmp_path / "disk.img"
+    demo_disk.create(image, "hello")
+    said = placement.judge(image, tmp_path / "not" / "there" / "yet").warnings
+    assert "source's own disk" in said[0]
+
+
+def test_a_folder_on_the_system_disk_is_warned_of() -> None:
+    assert "system disk" in placement.judge(None, Path("/backups-that-are-not-there")).warnings[0]
+
+
+def test_a_folder_with_backups_is_recognised(tmp_path: Path) -> None:
+    Repository.create(tmp_path / "backups")
+    assert placement.judge(None, tmp_path / "backups").is_repository
+    assert not placement.judge(None, tmp_path).is_repository
+
+
+def test_a_known_source_without_a_set_is_listed_until_it_has_one(tmp_path: Path) -> None:
+    folder = tmp_path / "backups"
+    known = KnownSource(tmp_path / "disk.img", folder)
+    assert [each.points for each in read(folder, [known])] == [()]
+    Repository.create(folder)
+    assert [each.points for each in read(folder, [known])] == [()]
+
+
+def test_a_folder_that_is_no_repository_is_a_problem_of_its_sources(tmp_path: Path) -> None:
+    known = KnownSource(Path("/dev/sda"), tmp_path)
+    (only,) = read(tmp_path, [known])
+    assert only.problem is not None
+    assert only.path == known.path
+
+
+def test_the_details_say_what_a_point_reads_through(qtbot: QtBot) -> None:
+    details = PointDetails()
+    qtbot.addWidget(details)
+    points = [*chain(4), point(5, 1, kind="differential")]
+    details.show_point(entry(points), points[3])
+    assert details.fact("chain") == "4 layers, reads through #3, #2, #1"
+    assert details.fact("stored") == "1 MiB of 1 GiB"
+    assert details.fact("verified") == "never"
+    details.show_point(entry(points), points[0])
+    assert details.fact("chain") == "stands alone"
+
+
+def test_the_form_warns_while_a_folder_is_chosen(user: User, disk: Path, tmp_path: Path) -> None:
+    form = user.window.first_run.form
+    form.source_edit.setText(str(disk))
+    form.repository_edit.setText(str(tmp_path / "backups"))
+    assert "source's own disk" in user.sees(Notice, "placementNotice").text
+    form.repository_edit.clear()
+    user.waits_until(lambda: not form.notice.isVisible())
+
+
+def test_backups_from_before_are_shown_when_their_folder_is_opened(
+    user: User, disk: Path, repository: Path
+) -> None:
+    with open_source(disk) as source:
+        plan = capture.plan(Repository.create(repository), source)
+        capture.run(plan, silent, CancelToken())
+    user.window._on_repository_chosen(str(repository))
+    user.sees_points(1)
+
+
+def test_a_repository_can_be_removed_from_the_window(with_source: User, repository: Path) -> None:
+    with_source.window.sources.leave_wanted.emit(repository)
+    with_source.waits_until(with_source.window.first_run.isVisible)
+    assert len(Repository.open(repository).set().points) == 1
+
+
+def test_everything_that_can_be_pressed_has_a_name(with_source: User, repository: Path) -> None:
+    with_source.asks_for("actionRestore")
+    with_source.asks_for("actionSettings")
+    with_source.asks_for("actionAddSource")
+    with_source.asks_for("actionBackUp")
+    with_source.sees(QWidget, "planDialog")
+    for widget in with_source.window.findChildren(QWidget):
+        pressable = isinstance(widget, QAbstractButton | QLineEdit)
+        if not pressable or not widget.isVisible() or widget.objectName().startswith("qt_"):
+            continue
+        text = widget.text() if isinstance(widget, QAbstractButton) else ""
+        assert widget.accessibleName() or text, (widget, widget.parent())
+    for name in ("planDialog", "addSourceDialog", "settingsDialog", "restoreDialog"):
+        with_source.sees(QWidget, name).reject()
+
+
+def test_what_scripts_need_is_there_under_its_name(with_source: User) -> None:
+    for name in ("sourcesList", "timeline", "pointsTable", "pointDetails", "jobsPanel"):
+        widget = with_source.window.findChild(QWidget, name)
+        assert widget is not None
+        assert widget.accessibleName()
+    for name in ACTIONS:
+        assert with_source.window.actions_[name].objectName() == name
+        assert with_source.window.actions_[name].shortcut().toString()
+
+
+def test_the_tab_key_reaches_every_part(with_source: User, qtbot: QtBot) -> None:
+    window = with_source.window
+    window.activateWindow()
+    reached = set()
+    for _ in range(60):
+        focused = window.focusWidget()
+        while focused is not None:
+            reached.add(focused.objectName())
+            focused = focused.parentWidget()
+        qtbot.keyClick(window.focusWidget() or window, Qt.Key.Key_Tab)
+    assert {"toolbar", "sourcesList", "timeline", "pointDetails", "jobsPanel"} <= reached
