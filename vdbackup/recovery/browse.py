@@ -1,0 +1,193 @@
+"""The files inside a recovery point: listed and extracted without mounting it, by anybody.
+
+What is shown lies in partitions.py, volumes.py and filesystems/; what is written, in extract.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from vdbackup.disks.chain import Chain
+from vdbackup.errors import RecoveryError
+from vdbackup.jobs import CancelToken, Report
+from vdbackup.recovery.filesystems.node import Kind, Node, Stat, guarded, reading
+from vdbackup.recovery.volumes import Volume, Volumes
+
+__all__ = ["Entry", "FileBrowser", "Kind", "Volume"]
+
+MOST_ENTRIES = 1_000_000
+"""Entries of the largest folder that is listed."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What a folder shows.
+
+    Attributes:
+        name: bytes that are not UTF-8 stand in it as lone surrogates, as in `os.fsdecode`.
+        path: from "/" on; names may hold anything, so it leads back here only if the name holds
+            no slash.
+        kind: OTHER is a device, a pipe, a socket, or something unreadable.
+        size: of a file, in bytes.
+        modified: ISO 8601 in UTC, None if it is not known. FAT keeps the local time of wherever it
+            was; it is given as if that were UTC.
+    """
+
+    name: str
+    path: str
+    kind: Kind
+    size: int
+    modified: str | None
+
+
+class FileBrowser:
+    """The files of a disk. A disk with partitions shows them as folders /p1, /p2, ...
+
+    For one thread at a time. The chain must stay open as long as the browser is used; closing it
+    is up to whoever opened it.
+    """
+
+    def __init__(self, chain: Chain) -> None:
+        self._chain = chain
+        self._found: Volumes | None = None
+
+    def volumes(self) -> list[Volume]:
+        """The disk's volumes, or why they cannot be read.
+
+        Raises:
+            RecoveryError: the disk's partition table is damaged.
+        """
+        return [self._volumes.open(name)[0] for name in self._volumes.by_name]
+
+    def listing(self, path: str = "/") -> list[Entry]:
+        """What a folder holds, by name.
+
+        Raises:
+            RecoveryError: there is no such folder, or it cannot be read.
+        """
+        found = self._node(path)
+        prefix = path.rstrip("/")
+        if found is None:
+            return [
+                Entry(name, f"/{name}", Kind.FOLDER, part.size, None)
+                for name, part in self._volumes.by_name.items()
+            ]
+        with reading(path):
+            kind = found.stat().kind
+            if kind == Kind.LINK:
+                raise RecoveryError(
+                    f"{path} is a link to {found.target()}.", "List what it points to instead."
+                )
+        if kind != Kind.FOLDER:
+            raise RecoveryError(f"{path} is not a folder.", "Extract it to see what is in it.")
+        entries: list[Entry] = []
+        for child in guarded(found, path):
+            if len(entries) == MOST_ENTRIES:
+                raise RecoveryError(
+                    f"{path} holds more than {MOST_ENTRIES:,} files.", "Extract it as a whole."
+                )
+            entries.append(_entry(child, f"{prefix}/{child.name}"))
+        return sorted(entries, key=lambda entry: entry.name)
+
+    def extract(
+        self, paths: Sequence[str], destination: Path, report: Report, cancel: CancelToken
+    ) -> tuple[str, ...]:
+        """Copy files and folders, with all that is in them, into a folder.
+
+        Contents, times and permissions come back; owners, attributes and hard links do not, and
+        what is no file, folder or link is left out. Nothing that exists is overwritten.
+
+        Args:
+            paths: of what to copy; "/" stands for all that it shows.
+            destination: a folder; is made if it does not exist.
+            report: bytes written.
+            cancel: looked at for each file and each MiB.
+
+        Returns:
+            Sentences that say what was left out.
+
+        Raises:
+            RecoveryError: a path does not exist, two would get the same name, the destination holds
+                one of the names (nothing is written in these cases), or nothing could be read.
+            Cancelled: on request; what was written until then stays, except for half a file.
+            OSError: the destination cannot be written.
+        """
+        from vdbackup.recovery.extract import Item, extract
+
+        items: list[Item] = []
+        unreadable: list[str] = []
+        for path in paths:
+            clean = "/" + "/".join(_names(path))
+            node = self._node(clean)
+            if node is not None:
+                items.append(Item(clean, clean.rpartition("/")[2], node))
+                continue
+            for name in self._volumes.by_name:
+                try:
+                    items.append(Item(f"/{name}", name, self._volumes.root(name)))
+                except RecoveryError as error:
+                    unreadable.append(error.title)
+        if unreadable and not items:
+            raise RecoveryError(unreadable[0], "Nothing was extracted.")
+        return (*unreadable, *extract(items, destination, report, cancel))
+
+    @property
+    def _volumes(self) -> Volumes:
+        if self._found is None:
+            self._found = Volumes(self._chain)
+        return self._found
+
+    def _node(self, path: str) -> Node | None:
+        """What a path leads to; None for the list of partitions."""
+        names = _names(path)
+        volumes = self._volumes
+        if "" in volumes.by_name:
+            node = volumes.root("")
+        elif not names:
+            return None
+        elif names[0] in volumes.by_name:
+            node = volumes.root(names.pop(0))
+        else:
+            raise _missing(path)
+        for name in names:
+            node = _child(node, name, path)
+        return node
+
+
+def _names(path: str) -> list[str]:
+    return [name for name in path.split("/") if name]
+
+
+def _child(folder: Node, name: str, path: str) -> Node:
+    with reading(path):
+        if folder.stat().kind == Kind.FOLDER and name not in (".", ".."):
+            for node in folder.children():
+                if node.name == name:
+                    return node
+    raise _missing(path)
+
+
+def _missing(path: str) -> RecoveryError:
+    return RecoveryError(
+        f"There is no {path} in this recovery point.", "List the folder above it to see what is."
+    )
+
+
+def _entry(node: Node, path: str) -> Entry:
+    """A damaged inode takes nothing but itself from the listing."""
+    try:
+        with reading(path):
+            stat = node.stat()
+    except RecoveryError:
+        stat = Stat(Kind.OTHER, 0, None, 0)
+    size = stat.size if stat.kind == Kind.FILE else 0
+    return Entry(node.name, path, stat.kind, size, _iso(stat.modified))
+
+
+def _iso(moment: int | None) -> str | None:
+    if moment is None:
+        return None
+    return datetime.fromtimestamp(moment // 10**9, UTC).isoformat(timespec="seconds")

@@ -1,0 +1,397 @@
+"""Copy files out of a file system that may be hostile into a folder that must not suffer from it.
+
+- A name is one name: "", ".", "..", what holds a slash or a zero byte, and what no file can be
+  called are left out.
+- Every file and folder is made anew (O_EXCL, mkdir), by its name in a folder that is open; the way
+  there is never walked again, so no link, stored or slipped in, can lead it astray.
+- Links are made when nothing more will be written into their folder, and point where they pointed.
+- No devices, pipes or sockets; no set-user-id, set-group-id or sticky bits.
+- Folders in folders end at a depth of DEEPEST, and where one of them holds itself.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+from collections.abc import Hashable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from vdbackup.disks.extents import runs_of
+from vdbackup.errors import Cancelled, RecoveryError
+from vdbackup.jobs import CancelToken, Progress, Report
+from vdbackup.recovery.filesystems.node import (
+    Content,
+    Kind,
+    Node,
+    Stat,
+    Unreadable,
+    guarded,
+    reading,
+)
+
+log = logging.getLogger(__name__)
+
+DEEPEST = 255
+"""Folders in folders; each one takes a file descriptor."""
+CHUNK = 1 << 20
+"""Bytes that are read and written at once."""
+_HOLE = 4096
+"""Bytes of zeros, aligned, that are not written."""
+_NOT_HERE = (errno.EEXIST, errno.ENAMETOOLONG, errno.EINVAL, errno.EILSEQ)
+"""What a file system says of a name that it has, or cannot have."""
+_TOO_LARGE = (errno.EFBIG, errno.EINVAL)
+_NO_LINKS = (*_NOT_HERE, errno.EPERM, errno.EOPNOTSUPP, errno.ENOENT)
+_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+@dataclass(frozen=True)
+class Item:
+    """What to extract: the node at `path`, under `name`; what is in it if that is empty."""
+
+    path: str
+    name: str
+    node: Node
+
+
+def extract(
+    items: Sequence[Item], destination: Path, report: Report, cancel: CancelToken
+) -> tuple[str, ...]:
+    """Copy items into a folder; see `FileBrowser.extract`."""
+    _check_room(items, destination)
+    report(Progress(0, "Counting", 0, 0))
+    measure = _Measure()
+    for item in items:
+        _Walk(measure, cancel).run(item)
+    destination.mkdir(parents=True, exist_ok=True)
+    top = os.open(destination, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    writer = _Writer(top, measure.total, report, cancel)
+    try:
+        for item in items:
+            _Walk(writer, cancel).run(item)
+        writer.finish()
+    except Cancelled:
+        raise Cancelled(advice=f"What had been extracted until then is in {destination}.") from None
+    finally:
+        writer.close()
+    if writer.warnings and not writer.made:
+        raise RecoveryError(writer.warnings[0], "Nothing was extracted.")
+    return tuple(writer.warnings)
+
+
+def is_name(name: str) -> bool:
+    """Whether a file can have this name, here and in one folder."""
+    try:
+        encoded = os.fsencode(name)
+    except UnicodeEncodeError:
+        return False
+    return (
+        encoded not in (b"", b".", b"..")
+        and len(encoded) <= 255
+        and b"/" not in encoded
+        and b"\0" not in encoded
+    )
+
+
+def _check_room(items: Sequence[Item], destination: Path) -> None:
+    """Find out what can be known before anything is written."""
+    if destination.exists() and not destination.is_dir():
+        raise RecoveryError(f"{destination} is not a folder.", "Choose one, or a new name.")
+    names: set[str] = set()
+    for item in items:
+        if not item.name and destination.exists() and any(destination.iterdir()):
+            raise RecoveryError(
+                f"{destination} is not empty.",
+                "Choose another folder for all the files of a disk: nothing is overwritten.",
+            )
+        if item.name in names:
+            raise RecoveryError(
+                f"Two of the chosen files are called {item.name}.",
+                "Extract them one after the other, into different folders.",
+            )
+        names.add(item.name)
+        if is_name(item.name) and os.path.lexists(destination / item.name):
+            raise RecoveryError(
+                f"{destination / item.name} exists already.",
+                "Choose another folder, or move it away: nothing is overwritten.",
+            )
+
+
+# ----------------------------------------------------------------------------------- walking
+
+
+class _Visitor(Protocol):
+    """What is done with what a walk meets."""
+
+    def enter(self, path: str, name: str, stat: Stat) -> bool:
+        """A folder; False if its contents are to be passed by."""
+
+    def leave(self, stat: Stat) -> None:
+        """The end of the folder entered last."""
+
+    def leaf(self, path: str, name: str, node: Node, stat: Stat) -> None:
+        """Something that is no folder."""
+
+    def warn(self, sentence: str) -> None:
+        """Something is left out."""
+
+
+class _Walk:
+    """Shows a tree to a visitor, a folder before what is in it.
+
+    Two walks meet the same things in the same order.
+    """
+
+    def __init__(self, visitor: _Visitor, cancel: CancelToken) -> None:
+        self._visitor = visitor
+        self._cancel = cancel
+        self._seen: set[Hashable] = set()
+        self._open: list[tuple[str, Stat | None, Iterator[Node]]] = []
+
+    def run(self, item: Item) -> None:
+        if item.name:
+            self._visit(item.path, item.name, item.node)
+        else:
+            self._open.append(("", None, guarded(item.node, "/")))
+        while self._open:
+            path, stat, children = self._open[-1]
+            child = self._next(children)
+            if child is not None:
+                self._visit(f"{path}/{child.name}", child.name, child)
+                continue
+            self._open.pop()
+            if stat is not None:
+                self._visitor.leave(stat)
+
+    def _next(self, children: Iterator[Node]) -> Node | None:
+        try:
+            return next(children, None)
+        except RecoveryError as error:
+            self._visitor.warn(error.title)
+            return None
+
+    def _visit(self, path: str, name: str, node: Node) -> None:
+        self._cancel.check()
+        try:
+            with reading(path):
+                stat = _checked(name, node)
+        except RecoveryError as error:
+            self._visitor.warn(error.title)
+            return
+        if stat.kind != Kind.FOLDER:
+            self._visitor.leaf(path, name, node, stat)
+        elif node.identity in self._seen:
+            self._visitor.warn(f"{path} is left out: it is also elsewhere in the tree.")
+        elif len(self._open) >= DEEPEST:
+            self._visitor.warn(f"{path} is left out: it lies too deep in folders.")
+        elif self._visitor.enter(path, name, stat):
+            self._seen.add(node.identity)
+            self._open.append((path, stat, guarded(node, path)))
+
+
+def _checked(name: str, node: Node) -> Stat:
+    if not is_name(name):
+        raise Unreadable(f"{name!r} is not a name that a file can have")
+    stat = node.stat()
+    if not 0 <= stat.size < 1 << 63:
+        raise Unreadable("its size is impossible")
+    return stat
+
+
+class _Measure:
+    """Sums up the sizes of files; what is left out will be told by the writer.
+
+    Attributes:
+        total: in bytes.
+    """
+
+    def __init__(self) -> None:
+        self.total = 0
+
+    def enter(self, path: str, name: str, stat: Stat) -> bool:
+        return True
+
+    def leave(self, stat: Stat) -> None:
+        pass
+
+    def leaf(self, path: str, name: str, node: Node, stat: Stat) -> None:
+        if stat.kind == Kind.FILE:
+            self.total += stat.size
+
+    def warn(self, sentence: str) -> None:
+        pass
+
+
+# ----------------------------------------------------------------------------------- writing
+
+
+@dataclass
+class _Folder:
+    """A folder that is being filled."""
+
+    fd: int
+    links: list[tuple[str, str, Node, Stat]] = field(default_factory=list)
+
+
+class _Writer:
+    """Makes files and folders of what it is shown.
+
+    Attributes:
+        warnings: sentences that say what was left out.
+        made: number of files, folders and links.
+    """
+
+    def __init__(self, top: int, total: int, report: Report, cancel: CancelToken) -> None:
+        self.warnings: list[str] = []
+        self.made = 0
+        self._folders = [_Folder(top)]
+        self._done, self._total = 0, total
+        self._report, self._cancel = report, cancel
+
+    def finish(self) -> None:
+        """Make the links that belong into the topmost folder."""
+        self._make_links(self._folders[0])
+
+    def close(self) -> None:
+        """Close the folders that are open still."""
+        for folder in self._folders:
+            os.close(folder.fd)
+        self._folders.clear()
+
+    def warn(self, sentence: str) -> None:
+        log.info("%s", sentence)
+        self.warnings.append(sentence)
+
+    def enter(self, path: str, name: str, stat: Stat) -> bool:
+        parent = self._folders[-1].fd
+        try:
+            # What is made in it needs us to be allowed to; `leave` takes back what was too much.
+            os.mkdir(name, stat.mode & 0o777 | 0o700, dir_fd=parent)
+        except OSError as error:
+            self._pass_by(path, error, _NOT_HERE)
+            return False
+        self._folders.append(_Folder(os.open(name, _FOLDER, dir_fd=parent)))
+        self.made += 1
+        return True
+
+    def leave(self, stat: Stat) -> None:
+        folder = self._folders[-1]
+        self._make_links(folder)
+        if stat.mode & 0o700 != 0o700:
+            os.fchmod(folder.fd, os.fstat(folder.fd).st_mode & stat.mode & 0o777)
+        _set_time(folder.fd, stat)
+        os.close(self._folders.pop().fd)
+
+    def leaf(self, path: str, name: str, node: Node, stat: Stat) -> None:
+        if stat.kind == Kind.FILE:
+            start = self._done
+            try:
+                self._make_file(path, name, node, stat)
+            except RecoveryError as error:
+                self.warn(error.title)
+            self._reach(start + stat.size)
+        elif stat.kind == Kind.LINK:
+            self._folders[-1].links.append((path, name, node, stat))
+        else:
+            self.warn(f"{path} is left out: it is a device, a pipe or a socket.")
+
+    def _make_file(self, path: str, name: str, node: Node, stat: Stat) -> None:
+        parent = self._folders[-1].fd
+        try:
+            fd = os.open(name, _FILE, stat.mode & 0o777, dir_fd=parent)
+        except OSError as error:
+            self._pass_by(path, error, _NOT_HERE)
+            return
+        try:
+            self._copy(path, node, fd)
+            _set_time(fd, stat)
+        except BaseException as error:
+            os.unlink(name, dir_fd=parent)
+            if not isinstance(error, OSError):
+                raise
+            self._pass_by(path, error, _TOO_LARGE)
+        else:
+            self.made += 1
+        finally:
+            os.close(fd)
+
+    def _copy(self, path: str, node: Node, fd: int) -> None:
+        with reading(path):
+            content = node.content()
+        before = self._done
+        os.ftruncate(fd, content.size)
+        for start, end in content.ranges:
+            for offset in range(start, end, CHUNK):
+                self._cancel.check()
+                with reading(path):
+                    chunk = _read(content, offset, min(CHUNK, end - offset))
+                _write(fd, offset, chunk)
+                self._reach(before + offset + len(chunk))
+
+    def _make_links(self, folder: _Folder) -> None:
+        for path, name, node, stat in folder.links:
+            try:
+                with reading(path):
+                    target = node.target()
+                    if "\0" in target:
+                        raise Unreadable("it is a link to an impossible name")
+                os.symlink(target, name, dir_fd=folder.fd)
+            except RecoveryError as error:
+                self.warn(error.title)
+                continue
+            except OSError as error:
+                self._pass_by(path, error, _NO_LINKS)
+                continue
+            self.made += 1
+            if stat.modified is not None:
+                times = (stat.modified, stat.modified)
+                os.utime(name, ns=times, dir_fd=folder.fd, follow_symlinks=False)
+
+    def _pass_by(self, path: str, error: OSError, expected: Sequence[int]) -> None:
+        """Warn that the destination cannot hold this one; raise what is wrong with all."""
+        if error.errno not in expected:
+            raise error
+        if error.errno == errno.EEXIST:
+            why = "the folder holds something of this name already"
+        else:
+            why = f"the destination cannot hold it ({error.strerror})"
+        self.warn(f"{path} is left out: {why}.")
+
+    def _reach(self, done: int) -> None:
+        self._done = done
+        self._report(Progress(0, "Extracting", done, self._total))
+
+
+def _read(content: Content, offset: int, length: int) -> bytes:
+    content.stream.seek(offset)
+    chunk: bytes = content.stream.read(length)
+    if len(chunk) != length:
+        raise Unreadable("a part of it is missing")
+    return chunk
+
+
+def _write(fd: int, offset: int, chunk: bytes) -> None:
+    """Write a chunk into a new file, except for blocks of zeros, which become holes."""
+    data = np.frombuffer(chunk, np.uint8)
+    whole = len(data) // _HOLE
+    blocks = data[: whole * _HOLE].view(np.uint64).reshape(whole, _HOLE // 8)
+    wanted = np.append(blocks.any(axis=1), data[whole * _HOLE :].any())
+    with memoryview(chunk) as view:
+        for first, end in runs_of(wanted):
+            _write_all(fd, offset + first * _HOLE, view[first * _HOLE : end * _HOLE])
+
+
+def _write_all(fd: int, offset: int, view: memoryview) -> None:
+    done = 0
+    while done < len(view):
+        done += os.pwrite(fd, view[done:], offset + done)
+
+
+def _set_time(fd: int, stat: Stat) -> None:
+    if stat.modified is not None:
+        os.utime(fd, ns=(stat.modified, stat.modified))

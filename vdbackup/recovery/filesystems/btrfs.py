@@ -1,0 +1,206 @@
+"""Btrfs: all of its subvolumes from the topmost one on, whichever is the default.
+
+Chunks, extents and compression by dissect; inodes and folders here, which lists 10,000 files six
+times as fast, and comes to an end in a tree that leads around in circles.
+
+Specification: https://btrfs.readthedocs.io/en/latest/dev/On-disk-format.html
+"""
+
+from __future__ import annotations
+
+import io
+import struct
+from bisect import bisect_right
+from collections.abc import Hashable, Iterator
+from functools import lru_cache
+from typing import NamedTuple
+
+from dissect.btrfs.btrfs import Btrfs, Subvolume
+from dissect.btrfs.c_btrfs import c_btrfs
+from dissect.btrfs.stream import HAS_ZSTD, Extent, ExtentStream, decode_extent
+from dissect.btrfs.tree import BTree
+
+from vdbackup.recovery.filesystems.node import (
+    Content,
+    EmptyFolder,
+    Node,
+    Stat,
+    Unreadable,
+    data_ranges,
+    posix_stat,
+)
+
+Key = tuple[int, int, int]
+"""Object id, type, offset."""
+
+_INODE, _ENTRY, _EXTENT, _ROOT, _ROOT_REFERENCE = 1, 96, 108, 132, 156
+"""Types of items: an inode, a folder's entry by index, a part of a file, a subvolume, its place in
+another one."""
+_INLINE, _RESERVED = 0, 2
+"""Kinds of extents."""
+_LAST = (1 << 64) - 1
+_HEADER = struct.Struct("<96xIB")
+_POINTER = struct.Struct("<QBQQ8x")
+_ITEM = struct.Struct("<QBQII")
+_DIRECTORY_ITEM = struct.Struct("<QBQ8xHHB")
+_INODE_ITEM = struct.Struct("<16xQ28xI80xqI12x")
+_INLINE_EXTENT = struct.Struct("<16xBB2xB")
+_EXTENT_ITEM = struct.Struct("<21xQQQQ")
+_CACHED_NODES = 1024
+
+
+def open_root(stream: io.BufferedReader) -> tuple[str, Node]:
+    """The name of the file system that lies in `stream`, and its topmost folder."""
+    fs = _FileSystem(Btrfs(stream))
+    return "Btrfs", fs.root(c_btrfs.BTRFS_FS_TREE_OBJECTID, "")
+
+
+class _FileSystem:
+    """The trees of a file system, by the number of the subvolume."""
+
+    def __init__(self, fs: Btrfs) -> None:
+        self.fs = fs
+        self.roots = _Tree(fs._root_tree)
+        self.tree = lru_cache(64)(self._tree)
+
+    def root(self, number: int, name: str) -> BtrfsNode:
+        """The topmost folder of a subvolume."""
+        volume: Subvolume = self.fs.open_subvolume(number)
+        return BtrfsNode(self, number, volume.tree.root_item.root_dirid, name)
+
+    def _tree(self, number: int) -> _Tree:
+        return _Tree(self.fs.open_subvolume(number).tree)
+
+
+class BtrfsNode(Node):
+    """An inode of a subvolume, by one of its names."""
+
+    __slots__ = ("_fs", "_number", "_volume")
+
+    def __init__(self, fs: _FileSystem, volume: int, number: int, name: str) -> None:
+        super().__init__(name)
+        self._fs = fs
+        self._volume = volume
+        self._number = number
+
+    @property
+    def identity(self) -> Hashable:
+        """The numbers of subvolume and inode."""
+        return self._volume, self._number
+
+    def stat(self) -> Stat:
+        """From the inode."""
+        data = self._fs.tree(self._volume).one((self._number, _INODE, 0))
+        size, mode, seconds, nanoseconds = _INODE_ITEM.unpack_from(data)
+        return posix_stat(mode, size, seconds * 10**9 + nanoseconds)
+
+    def children(self) -> Iterator[Node]:
+        """In the order in which they were made; subvolumes are folders."""
+        first, last = (self._number, _ENTRY, 0), (self._number, _ENTRY, _LAST)
+        for _, data in self._fs.tree(self._volume).items(first, last):
+            number, kind, _, _, length, _ = _DIRECTORY_ITEM.unpack_from(data)
+            encoded = bytes(data[_DIRECTORY_ITEM.size : _DIRECTORY_ITEM.size + length])
+            name = encoded.decode(errors="surrogateescape")
+            if kind != _ROOT:
+                yield BtrfsNode(self._fs, self._volume, number, name)
+            elif self._holds(number):
+                yield self._fs.root(number, name)
+            else:
+                yield EmptyFolder(name)
+
+    def content(self) -> Content:
+        """The file's extents, decompressed; reserved ones that were never written are holes."""
+        fs, size = self._fs.fs, self.stat().size
+        extents: list[Extent] = []
+        position = 0
+        key = self._number, _EXTENT
+        for (_, _, first), data in self._fs.tree(self._volume).items((*key, 0), (*key, _LAST)):
+            compression, encryption, kind = _INLINE_EXTENT.unpack_from(data)
+            if compression == c_btrfs.BTRFS_COMPRESS_ZSTD and not HAS_ZSTD:
+                raise Unreadable("reading what Zstandard compressed needs Python's backports.zstd")
+            if kind == _INLINE:
+                packed = bytes(data[_INLINE_EXTENT.size :])
+                inline = decode_extent(packed, compression, encryption, fs.sector_size)[:size]
+                return Content(io.BytesIO(inline), size, [(0, len(inline))])
+            at, stored, skip, length = _EXTENT_ITEM.unpack_from(data)
+            if first < position or not length:
+                raise Unreadable("its map of extents is damaged")
+            if kind == _RESERVED:
+                continue
+            if first > position:
+                extents.append(Extent(0, 0, 0, 0, 0, first - position))
+            extents.append(Extent(compression, encryption, at, stored, skip, length))
+            position = first + length
+        runs = [(extent.disk_offset or None, extent.length) for extent in extents]
+        stream = ExtentStream(fs._logical_fh, extents, size, fs.sector_size)
+        return Content(stream, size, data_ranges(runs, 1, size))
+
+    def _target(self) -> str:
+        content = self.content()
+        target: bytes = content.stream.read()
+        return target.decode(errors="surrogateescape")
+
+    def _holds(self, number: int) -> bool:
+        """Whether a subvolume that a folder names is really there.
+
+        A snapshot names the subvolumes that were inside the original, but holds them no more than a
+        picture does: Linux shows empty folders in their places. Followed, they would lead around in
+        circles wherever a subvolume holds its own snapshots.
+        """
+        key = (self._volume, _ROOT_REFERENCE, number)
+        return any(True for _ in self._fs.roots.items(key, key))
+
+
+class _TreeNode(NamedTuple):
+    """A block of a tree: its keys in ascending order, and what belongs to each."""
+
+    level: int
+    keys: list[Key]
+    pointers: list[int]
+    values: list[memoryview]
+
+
+class _Tree:
+    """A tree of items, in ascending order of their keys."""
+
+    def __init__(self, tree: BTree) -> None:
+        self._tree = tree
+        self._root = int(tree.root_offset)
+        self._node = lru_cache(_CACHED_NODES)(self._read)
+
+    def one(self, key: Key) -> memoryview:
+        """The value of an item; raises Unreadable if there is none."""
+        for _, value in self.items(key, key):
+            return value
+        raise Unreadable("its inode is missing")
+
+    def items(self, first: Key, last: Key) -> Iterator[tuple[Key, memoryview]]:
+        """The items from `first` to `last`."""
+        return self._below(self._node(self._root), first, last)
+
+    def _below(self, node: _TreeNode, first: Key, last: Key) -> Iterator[tuple[Key, memoryview]]:
+        for index in range(max(0, bisect_right(node.keys, first) - 1), len(node.keys)):
+            key = node.keys[index]
+            if key > last:
+                return
+            if node.level:
+                child = self._node(node.pointers[index])
+                if child.level != node.level - 1 or child.keys[:1] != [key]:
+                    raise Unreadable("the file system's tree is damaged")
+                yield from self._below(child, first, last)
+            elif key >= first:
+                yield key, node.values[index]
+
+    def _read(self, address: int) -> _TreeNode:
+        data = memoryview(self._tree.btrfs._read_node(address))
+        count, level = _HEADER.unpack_from(data)
+        record = _POINTER if level else _ITEM
+        start = _HEADER.size
+        if start + count * record.size > len(data) or level > 7:
+            raise Unreadable("the file system's tree is damaged")
+        fields = list(record.iter_unpack(data[start : start + count * record.size]))
+        keys = [entry[:3] for entry in fields]
+        if level:
+            return _TreeNode(level, keys, [entry[3] for entry in fields], [])
+        values = [data[start + offset : start + offset + size] for *_, offset, size in fields]
+        return _TreeNode(level, keys, [], values)

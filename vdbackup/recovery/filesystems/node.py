@@ -1,0 +1,235 @@
+"""What every file system looks like from here: nodes that have a stat, and children or content.
+
+The structures come from dissect's libraries as far as they can be trusted with it. What they do not
+check, or get wrong (each place says what), is read here. All of it may be hostile: whoever calls a
+node does so under `reading`, the one place where whatever goes wrong in there becomes a sentence.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import enum
+import logging
+import stat as posix
+from abc import ABC, abstractmethod
+from collections.abc import Hashable, Iterable, Iterator
+from datetime import UTC, datetime
+from typing import Any, NamedTuple
+
+from vdbackup.errors import RecoveryError, VdbackupError
+
+log = logging.getLogger(__name__)
+
+ADVICE = "Boot the recovery point, or restore it, to get at what is in it."
+
+_MAX_TARGET = 65_536
+"""Bytes; Linux allows 4,096 and NTFS 16 KiB."""
+
+Run = tuple[int | None, int]
+"""First block (None: a hole) and number of blocks."""
+Range = tuple[int, int]
+"""First byte, and the byte after the last one."""
+
+
+class Kind(enum.StrEnum):
+    """What a name in a folder stands for; OTHER is a device, a pipe, a socket or unreadable."""
+
+    FILE = "file"
+    FOLDER = "folder"
+    LINK = "link"
+    OTHER = "other"
+
+
+class Stat(NamedTuple):
+    """What is known of a node: size in bytes, modification time in ns since 1970, permissions."""
+
+    kind: Kind
+    size: int
+    modified: int | None
+    mode: int
+
+
+class Content(NamedTuple):
+    """A file's bytes: `stream` gives those in `ranges` (ascending), all others are zeros.
+
+    The stream seeks and reads like a file and is good until another content of the same file
+    system is read.
+    """
+
+    stream: Any
+    size: int
+    ranges: list[Range]
+
+
+class Unreadable(Exception):
+    """Why something cannot be read, as the end of a sentence: "it is encrypted"."""
+
+
+class Node(ABC):
+    """A file, folder or whatever else a folder names. Any method may raise anything."""
+
+    __slots__ = ("name",)
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    @property
+    @abstractmethod
+    def identity(self) -> Hashable:
+        """The same for all names of one folder, and for nothing else in this file system."""
+
+    @abstractmethod
+    def stat(self) -> Stat:
+        """What is known of it."""
+
+    @abstractmethod
+    def children(self) -> Iterator[Node]:
+        """A folder's entries as they are stored, without the first "." and ".."."""
+
+    @abstractmethod
+    def content(self) -> Content:
+        """A file's bytes."""
+
+    @abstractmethod
+    def _target(self) -> str: ...
+
+    def target(self) -> str:
+        """Where a link points."""
+        if self.stat().size > _MAX_TARGET:
+            raise Unreadable("it is a link of impossible length")
+        return self._target()
+
+
+class EmptyFolder(Node):
+    """A folder with nothing in it, where a file system has a place for another one."""
+
+    __slots__ = ()
+
+    @property
+    def identity(self) -> Hashable:
+        """No other folder is this one."""
+        return self
+
+    def stat(self) -> Stat:
+        """A folder."""
+        return Stat(Kind.FOLDER, 0, None, 0o755)
+
+    def children(self) -> Iterator[Node]:
+        """None."""
+        return iter(())
+
+    def content(self) -> Content:
+        """None: raises Unreadable."""
+        raise Unreadable("it is a folder")
+
+    def _target(self) -> str:
+        raise Unreadable("it is a folder")
+
+
+@contextlib.contextmanager
+def reading(what: str) -> Iterator[None]:
+    """Turn whatever a node raises into a RecoveryError that says that `what` cannot be read.
+
+    What is wrong with the storage that the backup lies on passes: errors of ours about the disk,
+    and errors of the operating system.
+    """
+    try:
+        yield
+    except VdbackupError:
+        raise
+    except Unreadable as error:
+        raise RecoveryError(f"{what} cannot be read: {error}.", ADVICE) from error
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
+        log.info("%s cannot be read", what, exc_info=True)
+        raise RecoveryError(
+            f"{what} cannot be read: its structures are damaged, or of a kind that vdbackup does "
+            "not know.",
+            ADVICE,
+        ) from error
+
+
+def guarded(folder: Node, what: str) -> Iterator[Node]:
+    """A folder's children, each of them got under `reading`."""
+    with reading(what):
+        children = folder.children()
+    while True:
+        with reading(what):
+            node = next(children, None)
+        if node is None:
+            return
+        yield node
+
+
+_KINDS = {posix.S_IFREG: Kind.FILE, posix.S_IFDIR: Kind.FOLDER, posix.S_IFLNK: Kind.LINK}
+
+
+def posix_stat(mode: int, size: int, modified: int) -> Stat:
+    """The stat of an inode whose mode is POSIX's."""
+    kind = _KINDS.get(posix.S_IFMT(mode), Kind.OTHER)
+    return Stat(kind, size, plausible(modified), posix.S_IMODE(mode))
+
+
+_FIRST = int(datetime(1600, 1, 1, tzinfo=UTC).timestamp()) * 10**9
+_LAST = int(datetime(9000, 1, 1, tzinfo=UTC).timestamp()) * 10**9
+
+
+def plausible(moment: int) -> int | None:
+    """A time in ns since 1970, or None if it is one that no clock of a computer has shown."""
+    return moment if _FIRST < moment < _LAST else None
+
+
+def runs_of(extents: Iterable[tuple[int, int | None, int]], blocks: int) -> list[Run]:
+    """Runs without gaps from extents: first block in the file, first on the disk, number of them.
+
+    Raises:
+        Unreadable: they are not in ascending order, or overlap. Besides being wrong, a tree of
+            extents that refers to one leaf in many places would never come to an end.
+    """
+    runs: list[Run] = []
+    position = 0
+    for first, start, count in extents:
+        if first < position or count <= 0:
+            raise Unreadable("its map of blocks is damaged")
+        if first > position:
+            runs.append((None, first - position))
+        runs.append((start, count))
+        position = first + count
+        if position >= blocks:
+            break
+    if position < blocks:
+        runs.append((None, blocks - position))
+    return runs
+
+
+def merged(runs: Iterable[Run], blocks: int) -> list[Run]:
+    """The runs that make up the first `blocks` blocks, neighbours in one."""
+    found: list[Run] = []
+    position = 0
+    for start, count in runs:
+        if position >= blocks:
+            break
+        position += count
+        if found:
+            before, length = found[-1]
+            if start == (None if before is None else before + length):
+                found[-1] = (before, length + count)
+                continue
+        found.append((start, count))
+    return found
+
+
+def data_ranges(runs: Iterable[Run], block_size: int, size: int) -> list[Range]:
+    """Where in the first `size` bytes of a file lie bytes that are not in a hole."""
+    ranges: list[Range] = []
+    position = 0
+    for start, count in runs:
+        end = min(size, position + count * block_size)
+        if start is not None and end > position:
+            if ranges and ranges[-1][1] == position:
+                ranges[-1] = (ranges[-1][0], end)
+            else:
+                ranges.append((position, end))
+        position += count * block_size
+    return ranges

@@ -1,0 +1,229 @@
+"""NTFS: contents by dissect; records and folders here, which lists 10,000 files ten times as fast.
+
+dissect (3.16) shows names that were deleted long ago where a folder has shrunk, and gives what lies
+on the disk where a file was made longer and never written to, which reads as zeros.
+
+Only a file's main stream is read. Specification: https://flatcap.github.io/linux-ntfs/ntfs/
+"""
+
+from __future__ import annotations
+
+import io
+import struct
+from collections.abc import Hashable, Iterator
+from typing import NamedTuple
+
+from dissect.ntfs.c_ntfs import ATTRIBUTE_TYPE_CODE, IO_REPARSE_TAG
+from dissect.ntfs.mft import MftRecord
+from dissect.ntfs.ntfs import NTFS
+from dissect.ntfs.stream import CompressedRunlistStream
+from dissect.ntfs.util import apply_fixup
+
+from vdbackup.recovery.filesystems.node import (
+    Content,
+    Kind,
+    Node,
+    Stat,
+    Unreadable,
+    data_ranges,
+    plausible,
+)
+
+_ROOT = 5
+_FIRST_USER_FILE = 24
+"""Number of the first record that is not one of the file system's own files."""
+_IN_USE, _IS_FOLDER = 0x0001, 0x0002
+_STANDARD_INFORMATION, _DATA, _REPARSE_POINT = 0x10, 0x80, 0xC0
+_END = 0xFFFF_FFFF
+_ENCRYPTED = 0x4000
+_READ_ONLY, _IS_REPARSE_POINT = 0x0001, 0x0400
+_ELSEWHERE = 0x1000 | 0x40000 | 0x400000
+"""Attributes of a file whose data are not here: offline, recall on open, recall on data access."""
+_LINKS = (IO_REPARSE_TAG.SYMLINK.value, IO_REPARSE_TAG.MOUNT_POINT.value)
+_CLOUD, _CLOUD_VARIANT = 0x9000001A, 0xF000
+_DOS_NAME = 2
+_LAST_ENTRY = 2
+_EPOCH = 11_644_473_600 * 10**9
+"""Nanoseconds from 1601 to 1970."""
+
+
+def open_root(stream: io.BufferedReader) -> tuple[str, Node]:
+    """The name of the file system that lies in `stream`, and its topmost folder."""
+    root = NtfsNode(NTFS(stream), _ROOT, None, "")
+    root.stat()
+    return "NTFS", root
+
+
+class _Header(NamedTuple):
+    """What a record in the master file table says at a glance; None: it is said elsewhere."""
+
+    flags: int
+    sequence: int
+    modified: int
+    attributes: int
+    size: int | None
+    resident: bytes | None
+    tag: int | None
+
+
+class NtfsNode(Node):
+    """A file or folder, by one of its names."""
+
+    __slots__ = ("_fs", "_loaded", "_number", "_sequence")
+
+    def __init__(self, fs: NTFS, number: int, sequence: int | None, name: str) -> None:
+        super().__init__(name)
+        self._fs = fs
+        self._number = number
+        self._sequence = sequence
+        self._loaded: _Header | None = None
+
+    @property
+    def identity(self) -> Hashable:
+        """The number of its record in the master file table."""
+        return self._number
+
+    def stat(self) -> Stat:
+        """From its record: what a folder says of it may be older."""
+        header = self._header
+        modified = plausible(header.modified)
+        if header.tag in _LINKS:
+            return Stat(Kind.LINK, 0, modified, 0o777)
+        if header.flags & _IS_FOLDER:
+            return Stat(Kind.FOLDER, 0, modified, 0o777)
+        size = self._record.size() if header.size is None else header.size
+        return Stat(Kind.FILE, size, modified, 0o444 if header.attributes & _READ_ONLY else 0o666)
+
+    def children(self) -> Iterator[Node]:
+        """In the order of the folder's blocks, without the file system's own files."""
+        for number, sequence, name in self._entries():
+            if number >= _FIRST_USER_FILE:
+                yield NtfsNode(self._fs, number, sequence, name)
+
+    def content(self) -> Content:
+        """The main stream, decompressed."""
+        self._check_readable()
+        resident = self._header.resident
+        if resident is not None:
+            return Content(io.BytesIO(resident), len(resident), [(0, len(resident))])
+        record = self._record
+        attributes = record.attributes.find("", ATTRIBUTE_TYPE_CODE.DATA)
+        if attributes.header.flags & _ENCRYPTED:
+            raise Unreadable("it is encrypted")
+        stream = record.open()
+        size = stream.size
+        first = min(attributes, key=lambda attribute: attribute.header.lowest_vcn)
+        written = min(size, first.header.header.Form.Nonresident.ValidDataLength)
+        if isinstance(stream, CompressedRunlistStream):
+            return Content(stream, size, [(0, written)] if written else [])
+        runs, cluster_size = stream.runlist, self._fs.cluster_size
+        clusters = sum(count for _, count in runs)
+        if any(count < 0 for _, count in runs) or clusters * cluster_size < size:
+            raise Unreadable("its map of clusters is damaged")
+        return Content(stream, size, data_ranges(runs, cluster_size, written))
+
+    def _target(self) -> str:
+        """As Windows shows it; a relative one with slashes, as Linux needs it."""
+        point = self._record.attributes[ATTRIBUTE_TYPE_CODE.REPARSE_POINT]
+        name = point.print_name or point.substitute_name
+        return str(name.replace("\\", "/") if point.relative else name)
+
+    @property
+    def _header(self) -> _Header:
+        if self._loaded is None:
+            header = _parse_record(self._read_record())
+            if not header.flags & _IN_USE or self._sequence not in (None, header.sequence):
+                raise Unreadable("the folder names a file that was deleted")
+            if header.tag is None and header.attributes & _IS_REPARSE_POINT:
+                points = self._record.attributes[ATTRIBUTE_TYPE_CODE.REPARSE_POINT]
+                header = header._replace(tag=int(points.tag))
+            self._loaded = header
+        return self._loaded
+
+    @property
+    def _record(self) -> MftRecord:
+        return self._fs.mft.get(self._number)
+
+    def _read_record(self) -> bytes:
+        table, size = self._fs.mft.fh, self._fs._record_size
+        table.seek(self._number * size)
+        data = table.read(size)
+        if len(data) != size or data[:4] != b"FILE":
+            raise Unreadable("its record is damaged")
+        return bytes(apply_fixup(data))
+
+    def _check_readable(self) -> None:
+        header = self._header
+        if header.attributes & _ELSEWHERE:
+            raise Unreadable("its data are not on this disk but at a cloud service")
+        if header.tag is not None and header.tag & ~_CLOUD_VARIANT != _CLOUD:
+            raise Unreadable(f"only Windows knows how (its reparse tag is {header.tag:#x})")
+
+    def _entries(self) -> Iterator[tuple[int, int, str]]:
+        """The entries of a folder: those in its record, then those in blocks that are in use."""
+        if not self._header.flags & _IS_FOLDER:
+            raise Unreadable("it is not a folder")
+        record = self._record
+        root = record.open("$I30", ATTRIBUTE_TYPE_CODE.INDEX_ROOT).read()
+        yield from _parse_index(root, 16)
+        blocks = record.attributes.find("$I30", ATTRIBUTE_TYPE_CODE.INDEX_ALLOCATION)
+        if not blocks:
+            return
+        stream, size = blocks.open(), int.from_bytes(root[8:12], "little")
+        used = record.open("$I30", ATTRIBUTE_TYPE_CODE.BITMAP).read()
+        for number in range(min(stream.size // size, len(used) * 8)):
+            if used[number // 8] & 1 << number % 8:
+                stream.seek(number * size)
+                data = stream.read(size)
+                if data[:4] != b"INDX":
+                    raise Unreadable("the folder is damaged")
+                yield from _parse_index(bytes(apply_fixup(data)), 24)
+
+
+def _parse_record(data: bytes) -> _Header:
+    sequence, offset, flags = struct.unpack_from("<16xHxxHH", data)
+    modified = attributes = 0
+    size: int | None = None
+    resident: bytes | None = None
+    tag: int | None = None
+    while offset + 8 <= len(data):
+        kind, length = struct.unpack_from("<II", data, offset)
+        if kind == _END:
+            break
+        if length < 16:
+            raise Unreadable("its record is damaged")
+        elsewhere, name_length = data[offset + 8 : offset + 10]
+        value_length, value = struct.unpack_from("<IH", data, offset + 16)
+        value += offset
+        if kind == _STANDARD_INFORMATION:
+            modified, attributes = struct.unpack_from("<8xQ16xI", data, value)
+        elif kind == _DATA and not name_length:
+            if elsewhere:
+                first, whole = struct.unpack_from("<Q24xQ", data, offset + 16)
+                size = None if first else whole
+            else:
+                size, resident = value_length, data[value : value + value_length]
+                if len(resident) != size:
+                    raise Unreadable("its record is damaged")
+        elif kind == _REPARSE_POINT and not elsewhere:
+            tag = int.from_bytes(data[value : value + 4], "little")
+        offset += length
+    return _Header(flags, sequence, modified * 100 - _EPOCH, attributes, size, resident, tag)
+
+
+def _parse_index(data: bytes, start: int) -> Iterator[tuple[int, int, str]]:
+    """The entries of an index whose header lies at `start`: record, sequence number, name."""
+    first, end = struct.unpack_from("<II", data, start)
+    offset, end = start + first, start + end
+    while offset + 16 <= min(end, len(data)):
+        reference, length, _, flags = struct.unpack_from("<QHHH", data, offset)
+        if flags & _LAST_ENTRY:
+            return
+        name_length, namespace = struct.unpack_from("<BB", data, offset + 80)
+        if length < 82 + 2 * name_length or offset + length > len(data):
+            raise Unreadable("the folder is damaged")
+        if namespace != _DOS_NAME:
+            name = data[offset + 82 : offset + 82 + 2 * name_length]
+            text = name.decode("utf-16-le", "surrogatepass")
+            yield reference & (1 << 48) - 1, reference >> 48, text
+        offset += length
