@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Sequence
 
 import pytest
@@ -250,3 +253,39 @@ def test_moving_the_cursor_does_not_draw_the_picture_again(timeline: Timeline) -
         timeline.select(str(sequence))
         timeline.viewport().repaint()
     assert timeline.pictures_drawn == drawn
+
+
+SHARP = """
+from PySide6.QtGui import QColor
+from PySide6.QtWidgets import QApplication
+from tests.gui.points import chain
+from vdbackup.gui import theme
+from vdbackup.gui.timeline import Timeline
+
+application = QApplication([])
+timeline = Timeline(theme.LIGHT)
+timeline.resize(800, 440)
+timeline.set_points(chain(5))
+timeline.select("1")  # its chain, drawn over points, is itself alone
+timeline.show()
+picture = timeline.grab().toImage()
+assert timeline.devicePixelRatioF() == 2 and picture.width() == 1600
+for index in range(5):
+    at = timeline.place_of(index) * 2
+    print(QColor(picture.pixel(at.toPoint())).name())
+"""
+
+
+def test_points_stand_where_they_should_on_a_sharper_screen() -> None:
+    result = subprocess.run(
+        [sys.executable, "-c", SHARP],
+        env={**os.environ, "QT_SCALE_FACTOR": "2"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert result.stdout.split() == [
+        theme.LIGHT.full,
+        *[theme.LIGHT.incremental] * 4,
+    ], result.stderr

@@ -11,7 +11,6 @@ from PySide6.QtWidgets import (
     QFrame,
     QHBoxLayout,
     QScrollBar,
-    QSizePolicy,
     QStackedWidget,
     QToolButton,
     QVBoxLayout,
@@ -63,8 +62,7 @@ class TimelinePanel(QFrame):
         self._sessions: frozenset[str] = frozenset()
         self._timeline: Timeline | None = None
         self.table = PointsTable(theme)
-        self._title = parts.label("", "heading", wrap=False)
-        self._title.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Preferred)
+        self._title = parts.Elided("heading")
         self._ranges = QButtonGroup(self)
         self._views = QButtonGroup(self)
         self._scroll = QScrollBar(Qt.Orientation.Horizontal)

@@ -244,7 +244,8 @@ class TimelineView(pg.GraphicsView):
         self.scene().prepareForPaint()
         with QPainter(picture) as painter:
             painter.setRenderHint(QPainter.RenderHint.Antialiasing)
-            QGraphicsView.render(self, painter)
+            area = self.viewport().rect()  # else Qt takes the picture's size in device pixels
+            QGraphicsView.render(self, painter, QRectF(area), area)
             if len(self.facts.layout):
                 most = words.size(float(self.facts.layout.stored.max()))
                 text = f"Changed data, up to {most}"
