@@ -90,9 +90,11 @@ class Catalogue(QObject):
 
     Signals:
         changed(): `entries` are other ones now.
+        interrupted(Path): a repository that was opened just now holds a merge that was cut off.
     """
 
     changed = Signal()
+    interrupted = Signal(Path)
 
     def __init__(self, store: Store, workers: Workers, parent: QObject | None = None) -> None:
         super().__init__(parent)
@@ -130,6 +132,7 @@ class Catalogue(QObject):
         return read(folder, sources)
 
     def _on_read(self, folder: Path, job: Job) -> None:
+        opened_now = folder not in self._read
         if job.error:
             self._read[folder] = [Entry(folder, folder, problem=job.error)]
         elif job.result is not None:
@@ -137,3 +140,6 @@ class Catalogue(QObject):
         else:  # cancelled: the window is closing
             return
         self.changed.emit()
+        cut_off = [e for e in self._read[folder] if e.backup_set and e.backup_set.journal]
+        if opened_now and cut_off:
+            self.interrupted.emit(folder)

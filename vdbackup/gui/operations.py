@@ -48,6 +48,7 @@ class Operations(QObject):
         self._store = store
         self._workers = workers
         self._catalogue = catalogue
+        catalogue.interrupted.connect(self._on_interrupted)
 
     def back_up(self, entry: Entry, kind: str = "auto", *, ask: bool | None = None) -> None:
         """Make a recovery point; asks first if the settings (or `ask`) say so."""
@@ -133,6 +134,11 @@ class Operations(QObject):
         if entry.backup_set and entry.backup_set.settings.policy.keep != keep:
             doing = partial(work.keep_newest, entry.repository, entry.backup_set.name, keep)
             self._run(entry.repository, f"Policy of {entry.name}", doing)
+
+    def _on_interrupted(self, repository: Path) -> None:
+        self._run(
+            repository, "Finish an interrupted merge", partial(work.finish_merges, repository)
+        )
 
     def _change(
         self,

@@ -80,6 +80,12 @@ def merge_point(plan: merge.MergePlan, report: Report, cancel: CancelToken) -> O
     )
 
 
+def finish_merges(folder: Path, report: Report, cancel: CancelToken) -> Outcome:
+    """Finish what a crash, or a cancel, has left of merges in a repository."""
+    done = merge.recover(Repository.open(folder), report, cancel)
+    return Outcome("What was begun has been looked after.", warnings=tuple(done))
+
+
 def delete_point(plan: delete.DeletePlan, report: Report, cancel: CancelToken) -> Outcome:
     """Delete a point."""
     delete.run(plan, report, cancel)

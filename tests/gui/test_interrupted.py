@@ -1,0 +1,50 @@
+"""A window that opens on a merge that was cut off finishes it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from pytestqt.qtbot import QtBot
+
+from tests.gui.user import User
+from vdbackup.backup import capture, merge
+from vdbackup.gui.main_window import MainWindow
+from vdbackup.gui.store import Store
+from vdbackup.jobs import CancelToken, silent
+from vdbackup.repository.repository import Repository
+from vdbackup.settings import KnownSource, Locations, Settings
+from vdbackup.sources import demo_disk
+from vdbackup.sources.source import open_source
+
+
+@pytest.fixture
+def store(
+    locations: Locations, disk: Path, repository: Path, monkeypatch: pytest.MonkeyPatch
+) -> Store:
+    """Settings that know a repository in which a merge was cut off."""
+    opened = Repository.create(repository)
+    for day in ("Monday", "Tuesday"):
+        demo_disk.change(disk, day, {})
+        with open_source(disk) as source:
+            point = capture.run(capture.plan(opened, source), silent, CancelToken()).point
+
+    def cut_off(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(merge, "_relink", cut_off)
+        with pytest.raises(KeyboardInterrupt):
+            merge.run(merge.plan(opened, opened.set().name, point.id), silent, CancelToken())
+    assert opened.set().journal
+    settings = Settings(headless=True, animations=False)
+    return Store(settings.with_source(KnownSource(disk, repository)), locations)
+
+
+def test_a_merge_that_was_cut_off_is_finished_when_the_window_opens(
+    window: MainWindow, qtbot: QtBot, repository: Path
+):
+    user = User(window, qtbot)
+    user.waits_until(lambda: Repository.open(repository).set().journal is None)
+    user.sees_points(1)
+    assert [point.type for point in window.panel.timeline.points] == ["full"]
