@@ -125,6 +125,11 @@ class Lab:
         return self.repository.set("disk")
 
     @property
+    def set_folder(self) -> Path:
+        """The set's folder, whatever is the matter with the set."""
+        return self.repository.path / "disk"
+
+    @property
     def files(self) -> dict[str, tuple[str, int]]:
         """Every file of the repository."""
         return fingerprint(self.repository.path)

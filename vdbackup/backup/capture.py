@@ -121,7 +121,7 @@ def plan(
         name = check_set_name(set_name)
     else:
         name = repository.set_of_source(source.id) or _free_name(repository, source)
-    existing = next((each for each in repository.sets() if each.name == name), None)
+    existing = repository.set(name) if name in repository.names() else None
     if existing is None:
         choice = _Choice(PointType.FULL, None, _not_possible(kind, "there is no point yet"))
         disk_format = check_format(disk_format or DEFAULT_FORMAT)
@@ -307,8 +307,7 @@ def _settings_after(backup_set: BackupSet, plan: CapturePlan, point: RecoveryPoi
 def _free_name(repository: Repository, source: Source) -> str:
     """The source's name, with a number behind it if another source's set has it already."""
     base = set_name_for(source.name)
-    taken = {each.name for each in repository.sets()}
     name, number = base, 2
-    while name in taken or (repository.path / name).exists():
+    while (repository.path / name).exists():
         name, number = f"{base}-{number}", number + 1
     return name

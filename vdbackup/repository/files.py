@@ -47,7 +47,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """A JSON object from a file; raises RepositoryError where it is none."""
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, UnicodeError) as error:
+    except (ValueError, RecursionError) as error:  # UnicodeError is a ValueError
         raise RepositoryError(
             f"{path} is damaged: {error}.", "Run `vdbackup repair` to rebuild it from the disks."
         ) from error

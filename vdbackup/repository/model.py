@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import enum
+import re
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
+from datetime import datetime
 from typing import Any
 
 from vdbackup.errors import RepositoryError
@@ -75,28 +76,64 @@ class RecoveryPoint:
         return asdict(self)
 
     @classmethod
-    def from_json(cls, data: dict[str, Any]) -> RecoveryPoint:
-        """A point from its manifest; raises RepositoryError where the manifest makes no sense."""
+    def from_json(cls, data: dict[str, Any], name: str = "A manifest") -> RecoveryPoint:
+        """A point from its manifest, external text; raises RepositoryError where it makes no sense.
+
+        Args:
+            data: the JSON object.
+            name: of the manifest, for the sentence.
+        """
         try:
-            fields = dict(data)
-            fields["type"] = PointType(fields["type"])
-            for check in ("verified", "boot_tested"):
-                fields[check] = Check(**fields[check]) if fields.get(check) else None
-            for names in ("merged", "warnings"):
-                fields[names] = tuple(fields.get(names, ()))
-            point = cls(**fields)
-        except (KeyError, TypeError, ValueError) as error:
+            return cls(
+                id=_text(data["id"]),
+                sequence=_number(data["sequence"]),
+                created=_moment(data["created"]),
+                type=PointType(data["type"]),
+                parent=_text(data["parent"]) if data["parent"] is not None else None,
+                disk=_file_name(data["disk"]),
+                overlay=_file_name(data["overlay"]),
+                digests=_file_name(data["digests"]),
+                disk_size=_number(data["disk_size"]),
+                virtual_size=_number(data["virtual_size"]),
+                sector_size=_number(data["sector_size"]),
+                stored_bytes=_number(data["stored_bytes"]),
+                verified=_check(data.get("verified")),
+                boot_tested=_check(data.get("boot_tested")),
+                merged=tuple(_text(each) for each in data.get("merged", ())),
+                warnings=tuple(_text(each) for each in data.get("warnings", ())),
+            )
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise RepositoryError(
-                f"A manifest is not valid: {error}.", "Run `vdbackup repair` to rebuild it."
+                f"{name} is not valid: {error}.", "Run `vdbackup repair` to rebuild it."
             ) from error
-        for name in (point.disk, point.overlay, point.digests):
-            # a manifest is external text: a name in it must not lead out of the set's folder
-            if Path(name).name != name:
-                raise RepositoryError(
-                    f"A manifest names a file outside its folder: {name!r}.",
-                    "Run `vdbackup repair` to rebuild the manifest.",
-                )
-        return point
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{value!r} is no text")
+    return value
+
+
+def _number(value: Any) -> int:
+    if type(value) is not int or not 0 <= value < 2**63:
+        raise TypeError(f"{value!r} is no number that can stand here")
+    return value
+
+
+def _moment(value: Any) -> str:
+    datetime.fromisoformat(_text(value))
+    return str(value)
+
+
+def _file_name(value: Any) -> str:
+    """A name in it must not lead out of the set's folder, nor to anything but a point's files."""
+    if not re.fullmatch(r"[0-9]{4,19}-[a-z]{1,20}\.[a-z0-9]{1,20}", _text(value)):
+        raise ValueError(f"{value!r} is no name of a point's file")
+    return str(value)
+
+
+def _check(value: Any) -> Check | None:
+    return Check(_moment(value["at"]), bool(value["ok"])) if value else None
 
 
 @dataclass(frozen=True)
@@ -134,15 +171,18 @@ class SetSettings:
     def from_json(cls, data: dict[str, Any]) -> SetSettings:
         """Settings from `set.json`; raises RepositoryError where it makes no sense."""
         try:
+            source, keep = data["source"], data.get("policy", {}).get("keep")
             return cls(
-                source=SourceIdentity(**data["source"]),
-                virtual_size=int(data["virtual_size"]),
-                sector_size=int(data["sector_size"]),
-                format=str(data["format"]),
-                policy=Policy(**data.get("policy", {})),
-                last_sequence=int(data.get("last_sequence", 0)),
+                source=SourceIdentity(
+                    _text(source["id"]), _text(source["name"]), _text(source["path"])
+                ),
+                virtual_size=_number(data["virtual_size"]),
+                sector_size=_number(data["sector_size"]),
+                format=_text(data["format"]),
+                policy=Policy(_number(keep) if keep is not None else None),
+                last_sequence=_number(data.get("last_sequence", 0)),
             )
-        except (KeyError, TypeError, ValueError) as error:
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise RepositoryError(
                 f"set.json is not valid: {error}.", "Run `vdbackup repair` to rebuild it."
             ) from error

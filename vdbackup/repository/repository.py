@@ -22,6 +22,10 @@ LAYOUT = 1
 MARKER = "vdbackup.json"
 SETTINGS = "set.json"
 LAYER_MODE = 0o444
+_LONGEST_NAME = 240
+"""Bytes of a folder's name; file systems take 255, and a number may be put behind it."""
+_NOT_OURS = (LOCK_NAME, "lost+found")
+"""What an empty folder may hold: the second is there in every new file system."""
 _SHORTEST_ID = 4
 _SHORTEST_NUMERIC_ID = 8
 """How many characters of an id are enough to mean it; digits alone may be a sequence number."""
@@ -157,7 +161,7 @@ class Repository:
         """
         if path.exists() and not path.is_dir():
             raise RepositoryError(f"{path} is not a folder.", "Choose a folder for the backups.")
-        if path.is_dir() and any(entry.name != LOCK_NAME for entry in path.iterdir()):
+        if path.is_dir() and any(entry.name not in _NOT_OURS for entry in path.iterdir()):
             raise RepositoryError(
                 f"{path} is not empty and is not a repository.",
                 "Choose an empty or a new folder for the backups.",
@@ -194,11 +198,15 @@ class Repository:
         """Hold the repository for writing; raises RepositoryLocked, naming the holder."""
         return writer_lock(self.path, purpose)
 
-    def sets(self) -> list[BackupSet]:
-        """All backup sets, by name."""
+    def names(self) -> list[str]:
+        """The names of all backup sets; a folder that somebody named otherwise is passed over."""
         with os.scandir(self.path) as entries:
             names = sorted(entry.name for entry in entries if entry.is_dir())
-        return [self.set(name) for name in names if (self.path / name / SETTINGS).exists()]
+        return [n for n in names if _can_be_set(n) and (self.path / n / SETTINGS).exists()]
+
+    def sets(self) -> list[BackupSet]:
+        """All backup sets, by name."""
+        return [self.set(name) for name in self.names()]
 
     def set(self, name: str | None = None) -> BackupSet:
         """The set of that name; without a name the only one there is. Raises PointNotFound."""
@@ -250,9 +258,15 @@ class Repository:
         )
 
     def create_set(self, name: str, settings: SetSettings) -> BackupSet:
-        """Make a new, empty set."""
+        """Make a new, empty set; raises RepositoryError where something else has that name."""
         folder = self.path / check_set_name(name)
-        folder.mkdir(mode=0o700)
+        begun = folder.is_dir() and all(each.suffix == PARTIAL for each in folder.iterdir())
+        if folder.exists() and not begun:
+            raise RepositoryError(
+                f"{self.path} holds something named {name!r} already.",
+                "Start again, or name another set with --set.",
+            )
+        folder.mkdir(mode=0o700, exist_ok=True)
         sync_folder(self.path)
         write_json(folder / SETTINGS, settings.to_json())
         return self.set(name)
@@ -272,8 +286,11 @@ class Repository:
 
     def set_of_source(self, source_id: str) -> str | None:
         """The name of the set that belongs to this source, if there is one."""
-        names = [each.name for each in self.sets() if each.settings.source.id == source_id]
-        return names[0] if names else None
+        for name in self.names():
+            settings = SetSettings.from_json(read_json(self.path / name / SETTINGS))
+            if settings.source.id == source_id:
+                return name
+        return None
 
 
 def manifest_path(folder: Path, point: RecoveryPoint) -> Path:
@@ -289,7 +306,7 @@ def point_files(folder: Path, point: RecoveryPoint) -> tuple[Path, ...]:
 
 def check_set_name(name: str) -> str:
     """The name, if it can be a folder's; raises RepositoryError (it may be external text)."""
-    if not re.fullmatch(r"[\w][\w .+@-]{0,99}", name) or name != name.strip():
+    if not _can_be_set(name):
         raise RepositoryError(
             f"{name!r} cannot be the name of a backup set.",
             "Use letters, digits, spaces and any of . _ + @ - , at most 100.",
@@ -297,9 +314,15 @@ def check_set_name(name: str) -> str:
     return name
 
 
+def _can_be_set(name: str) -> bool:
+    valid = re.fullmatch(r"\w[\w .+@-]{0,99}", name) is not None and name == name.strip()
+    return valid and len(os.fsencode(name)) <= _LONGEST_NAME
+
+
 def set_name_for(source_name: str) -> str:
     """A set's name made from a source's."""
-    return re.sub(r"[^\w.+@-]+", "-", source_name).strip("-. ")[:80] or "disk"
+    name = re.sub(r"[^\w.+@-]+", "-", source_name).lstrip("-.+@")
+    return name.encode()[:80].decode(errors="ignore").rstrip("-.") or "disk"
 
 
 def _matching(backup_set: BackupSet, reference: str) -> Iterator[RecoveryPoint]:
@@ -307,7 +330,7 @@ def _matching(backup_set: BackupSet, reference: str) -> Iterator[RecoveryPoint]:
         yield from backup_set.points[-1:]
         return
     # a small number is never the start of an id: "merge 9" must not merge whatever point begins so
-    if reference.isdigit() and len(reference) < _SHORTEST_NUMERIC_ID:
+    if reference.isascii() and reference.isdigit() and len(reference) < _SHORTEST_NUMERIC_ID:
         yield from (p for p in backup_set.points if p.sequence == int(reference))
     elif len(reference) >= _SHORTEST_ID:
         yield from (p for p in backup_set.points if p.id.startswith(reference))
@@ -316,4 +339,4 @@ def _matching(backup_set: BackupSet, reference: str) -> Iterator[RecoveryPoint]:
 def _read_manifests(folder: Path) -> list[RecoveryPoint]:
     with os.scandir(folder) as entries:
         names = [entry.name for entry in entries if _MANIFEST.match(entry.name)]
-    return [RecoveryPoint.from_json(read_json(folder / name)) for name in names]
+    return [RecoveryPoint.from_json(read_json(folder / name), name) for name in names]
