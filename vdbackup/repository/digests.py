@@ -209,6 +209,8 @@ class DigestFold:
         try:
             for path in paths:
                 self._files.append(DigestFile(path))
+                if self._files[-1].virtual_size != virtual_size:
+                    raise DiskFormatError(path, 0, "it belongs to a disk of another size")
         except BaseException:
             self.close()
             raise
