@@ -1,0 +1,152 @@
+"""Whatever is done in whatever order, every recovery point reads as the disk was at its moment.
+
+The model is plain: a bytearray for the disk, one copy of it for each recovery point.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from pathlib import Path
+from unittest import mock
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from tests.backup.lab import SIZE, Lab
+from tests.oracles import libvmdk, qemu
+from vdbackup.backup import merge
+from vdbackup.errors import BackupError
+from vdbackup.jobs import CancelToken, silent
+from vdbackup.repository.digests import BLOCK
+from vdbackup.repository.model import Policy, RecoveryPoint
+
+STEPS = ("_copy", "_merge_digests", "_take_over", "_relink", "_publish", "_delete_redundant")
+EDGES = st.sampled_from([0, BLOCK - 1, BLOCK, SIZE - BLOCK, SIZE - 512, SIZE - 1])
+
+
+class PowerCut(BaseException):
+    """Stands for the end of the process: no handler of ours catches it."""
+
+
+class Backups(RuleBasedStateMachine):
+    """Writes, captures, merges, deletions and interruptions."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.folder = Path(tempfile.mkdtemp(prefix="vdbackup-machine-"))
+        self.lab = Lab(self.folder)
+        self.disk = bytearray(SIZE)
+        self.states: dict[str, bytes] = {}
+
+    @property
+    def points(self) -> tuple[RecoveryPoint, ...]:
+        return self.lab.set.points if self.states else ()
+
+    def point(self, choice: int) -> RecoveryPoint:
+        return self.points[choice % len(self.points)]
+
+    # ------------------------------------------------------------------ the disk changes
+
+    @rule(
+        offset=st.one_of(EDGES, st.integers(0, SIZE - 1)),
+        length=st.one_of(st.integers(1, 700), st.integers(1, 5 * BLOCK)),
+        fill=st.sampled_from([0, 0, 1, 255]),
+    )
+    def write(self, offset: int, length: int, fill: int) -> None:
+        data = bytes([fill]) * min(length, SIZE - offset)
+        self.disk[offset : offset + len(data)] = data
+        self.lab.poke(offset, data)
+
+    # ------------------------------------------------------------------ it is backed up
+
+    @rule(kind=st.sampled_from(["auto", "incremental", "differential", "full"]))
+    def capture(self, kind: str) -> None:
+        point = self.lab.backup(kind)
+        self.states[point.id] = bytes(self.disk)
+
+    @precondition(lambda self: len(self.states) > 1)
+    @rule(keep=st.integers(1, 4))
+    def capture_and_keep_the_newest(self, keep: int) -> None:
+        before = list(self.states)
+        point = self.lab.backup(policy=Policy(keep))
+        self.states[point.id] = bytes(self.disk)
+        left = {each.id for each in self.points}
+        newest = [*before, point.id][-keep:]
+        assert set(newest) <= left, "a point that was to be kept is gone"
+        self.states = {name: state for name, state in self.states.items() if name in left}
+        self.lab.repository.set_policy("disk", Policy())
+
+    # ------------------------------------------------------------------ points go
+
+    def mergeable(self, child: RecoveryPoint) -> bool:
+        return child.parent is not None and len(self.lab.set.children(child.parent)) == 1
+
+    @precondition(lambda self: self.states)
+    @rule(choice=st.integers(0, 50))
+    def merge(self, choice: int) -> None:
+        child = self.point(choice)
+        if not self.mergeable(child):
+            before = self.lab.files
+            with pytest.raises(BackupError):
+                self.lab.merge(child)
+            assert self.lab.files == before
+            return
+        assert self.lab.merge(child).id == child.id
+        assert child.parent
+        del self.states[child.parent]
+
+    @precondition(lambda self: self.states)
+    @rule(choice=st.integers(0, 50), step=st.sampled_from(STEPS))
+    def merge_with_a_power_cut(self, choice: int, step: str) -> None:
+        child = self.point(choice)
+        if not self.mergeable(child):
+            return
+        with mock.patch.object(merge, step, side_effect=PowerCut), pytest.raises(PowerCut):
+            self.lab.merge(child)
+        assert child.parent
+        del self.states[child.parent]  # neither its old moment nor the new one meanwhile
+        assert child.parent not in {each.id for each in self.points}
+        assert merge.recover(self.lab.repository, silent, CancelToken())
+
+    @precondition(lambda self: len(self.states) > 1)
+    @rule(choice=st.integers(0, 50))
+    def delete(self, choice: int) -> None:
+        point = self.point(choice)
+        if len(self.lab.set.children(point.id)) > 1:
+            with pytest.raises(BackupError):
+                self.lab.delete(point)
+            return
+        self.lab.delete(point)
+        del self.states[point.id]
+
+    # ------------------------------------------------------------------ what always holds
+
+    @invariant()
+    def every_point_reads_as_its_moment(self) -> None:
+        assert [each.id for each in self.points] == list(self.states)
+        for point in self.points:
+            data = bytearray(SIZE)
+            with self.lab.set.open_chain(point) as chain:
+                chain.readinto(0, memoryview(data))
+            assert data == self.states[point.id], f"point {point.sequence}"
+
+    def teardown(self) -> None:
+        """At the end, readers that are not ours have their say."""
+        try:
+            raw = self.folder / "moment.raw"
+            for point in self.points:
+                raw.write_bytes(self.states[point.id])
+                libvmdk.assert_holds(self.lab.layer(point), raw)
+                qemu.assert_holds(self.lab.overlay(point), raw)
+            if self.states:
+                self.lab.check_files()
+        finally:
+            shutil.rmtree(self.folder)
+
+
+TestBackups = Backups.TestCase
+if settings().max_examples <= 100:  # the short form; tests/conftest.py has the long one
+    TestBackups.settings = settings(max_examples=20, stateful_step_count=20)
