@@ -6,7 +6,7 @@ import pytest
 
 from tests.backup.lab import Lab, noise
 from vdbackup.backup import merge
-from vdbackup.errors import BackupError, Damaged
+from vdbackup.errors import BackupError, Damaged, UsageError
 from vdbackup.repository.digests import BLOCK
 from vdbackup.repository.model import PointType, Policy
 
@@ -74,12 +74,10 @@ def test_a_full_that_several_read_through_stays_until_they_are_gone(lab):
 
 
 @pytest.mark.parametrize("keep", [0, -3])
-def test_the_newest_point_is_never_taken_away(lab, keep):
-    lab.backup(policy=Policy(keep))
-    changed(lab, 1)
-    lab.backup()
-    assert sequences(lab) == [2]
-    lab.check_all()
+def test_a_policy_that_would_keep_nothing_is_refused(keep):
+    with pytest.raises(UsageError) as refusal:
+        Policy(keep)
+    assert refusal.value.advice
 
 
 def test_a_policy_can_be_set_for_a_set_that_is_there(lab):

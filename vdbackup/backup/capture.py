@@ -15,7 +15,7 @@ from vdbackup.backup import merge, retention
 from vdbackup.disks.extents import Ranges, aligned, runs_of, total, union
 from vdbackup.disks.formats import check_format
 from vdbackup.disks.transfer import transfer, write_blocks
-from vdbackup.errors import BackupError, VdbackupError, from_os
+from vdbackup.errors import BackupError, UsageError, VdbackupError, from_os
 from vdbackup.jobs import CancelToken, Plan, Report
 from vdbackup.repository.digests import BLOCK, DigestFold, differ, digest_blocks, is_zero
 from vdbackup.repository.draft import Draft
@@ -252,6 +252,10 @@ class _Choice:
 
 def _choose(backup_set: BackupSet, source: Source, kind: str) -> _Choice:
     """What the next point will be, and why it cannot be what was asked for."""
+    if kind not in (AUTO, *PointType):
+        raise UsageError(
+            f"There is no kind of backup {kind!r}.", f"Choose {AUTO}, {', '.join(PointType)}."
+        )
     if kind == PointType.FULL:
         return _Choice(PointType.FULL, None)
     if not backup_set.points:

@@ -30,5 +30,5 @@ def _next_to_go(backup_set: BackupSet) -> RecoveryPoint | None:
     keep = backup_set.settings.policy.keep
     if keep is None:
         return None
-    expired = backup_set.points[: -max(1, keep)]
+    expired = backup_set.points[:-keep]
     return next((p for p in expired if len(backup_set.children(p.id)) <= 1), None)

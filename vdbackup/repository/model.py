@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from typing import Any
 
-from vdbackup.errors import RepositoryError
+from vdbackup.errors import RepositoryError, UsageError
 
 
 class PointType(enum.StrEnum):
@@ -142,9 +142,18 @@ class Policy:
 
     Attributes:
         keep: merge or delete older points after a capture until this many are left; None keeps all.
+
+    Raises UsageError where not even the newest would be kept.
     """
 
     keep: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.keep is not None and self.keep < 1:
+            raise UsageError(
+                f"{self.keep} recovery points cannot be kept: the newest one always stays.",
+                "Keep 1 or more.",
+            )
 
 
 @dataclass(frozen=True)

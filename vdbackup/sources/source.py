@@ -156,11 +156,11 @@ def _check_size(path: Path, size: int) -> None:
 
 def _permission_advice(path: Path) -> str:
     user = getpass.getuser()
+    if not os.access(path.parent, os.X_OK):
+        return f"The folder {path.parent} does not let you in; ask its owner."
     if path.is_block_device():
         return (
             f"Allow it with `sudo setfacl -m u:{user}:r {path}` (until the next restart), or add "
             f"yourself to the group that owns it with `sudo usermod -aG {path.group()} {user}`."
         )
-    if os.access(path.parent, os.X_OK):
-        return f"Allow it with `sudo setfacl -m u:{user}:r {path}`."
-    return f"The folder {path.parent} does not let you in; ask its owner."
+    return f"Allow it with `sudo setfacl -m u:{user}:r {path}`."

@@ -1,0 +1,189 @@
+"""Sources that are files: what is one, how large it is, and what is said of all else."""
+
+from __future__ import annotations
+
+import os
+import stat
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.disks.shelf import GRAIN, MIB, Shelf, noise
+from tests.oracles import qemu
+from vdbackup.errors import DiskError, SourceError, VdbackupError
+from vdbackup.sources.source import open_source
+
+
+@contextmanager
+def as_an_ordinary_user() -> Iterator[None]:
+    """For root: without root's rights to read everything."""
+    user = os.geteuid()
+    if user == 0:
+        os.setresuid(65534, 65534, 0)
+    try:
+        yield
+    finally:
+        if user == 0:
+            os.setresuid(0, 0, 0)
+
+
+@pytest.fixture
+def open_folder() -> Iterator[Path]:
+    """A folder that every user may look into (pytest's are their owner's alone)."""
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)
+        yield Path(folder)
+
+
+def contents(path: Path) -> bytes:
+    with open_source(path) as source:
+        data = bytearray(source.size)
+        source.readinto(0, memoryview(data))
+        return bytes(data)
+
+
+def refused(path: Path, match: str, kind: type[VdbackupError] = SourceError) -> VdbackupError:
+    with pytest.raises(kind, match=match) as refusal:
+        open_source(path)
+    assert refusal.value.title
+    assert refusal.value.advice
+    return refusal.value
+
+
+def image(path: Path, size: int) -> Path:
+    path.write_bytes(noise(size, 1))
+    return path
+
+
+@pytest.mark.parametrize("size", [512, 4096, MIB + 512])
+def test_a_raw_image_is_read_as_it_is(tmp_path, size):
+    path = image(tmp_path / "disk.img", size)
+    assert contents(path) == path.read_bytes()
+
+
+def test_a_raw_image_that_ends_within_a_sector_is_filled_up(tmp_path):
+    path = image(tmp_path / "disk.img", 1000)
+    assert contents(path) == path.read_bytes() + bytes(24)
+
+
+def test_a_vmdk_is_the_disk_in_it(tmp_path):
+    shelf = Shelf(tmp_path, 4 * GRAIN + 512)
+    shelf.add("a.vmdk", (0, noise(2 * GRAIN, 1)))
+    top = shelf.add("b.vmdk", (GRAIN, noise(GRAIN, 2)))
+    assert contents(top) == shelf.raw
+    with open_source(top) as source:
+        assert [path.name for path in source.files] == ["a.vmdk", "b.vmdk"]
+        assert source.data_ranges().tolist() == [[0, 2 * GRAIN]]
+
+
+def test_a_file_named_as_raw_is_raw_whatever_its_guest_has_written_there(tmp_path):
+    """A guest could write a header into its first sector that names any file as its parent."""
+    shelf = Shelf(tmp_path, MIB)
+    vmdk = shelf.add("a.vmdk", (0, noise(MIB, 1)))
+    for suffix in (".img", ".raw", ".dd", ".IMG"):
+        copy = tmp_path / f"copy{suffix}"
+        copy.write_bytes(vmdk.read_bytes())
+        assert contents(copy) == vmdk.read_bytes()
+
+
+def test_an_image_reached_by_a_link_is_the_same_source(tmp_path):
+    path = image(tmp_path / "disk.img", 4096)
+    (tmp_path / "link.img").symlink_to(path)
+    with open_source(path) as source, open_source(tmp_path / "link.img") as linked:
+        assert source.id == linked.id
+        assert linked.path == path
+
+
+def test_an_image_has_sectors_of_512_bytes_and_its_files_name(tmp_path):
+    with open_source(image(tmp_path / "laptop.img", 4096)) as source:
+        assert (source.sector_size, source.name, source.mounted) == (512, "laptop", ())
+        assert source.trouble() == ()
+
+
+def test_what_is_not_there_is_said_not_to_be(tmp_path):
+    error = refused(tmp_path / "missing.img", "There is no")
+    assert "lsblk" in error.advice
+    refused(image(tmp_path / "disk.img", 512) / "below", "cannot be opened")
+
+
+def test_a_folder_is_no_disk(tmp_path):
+    refused(tmp_path, "is a folder")
+
+
+def test_an_empty_file_is_no_disk(tmp_path):
+    (tmp_path / "empty.img").touch()
+    refused(tmp_path / "empty.img", "is empty")
+
+
+@pytest.mark.parametrize("size", [1, 511])
+def test_less_than_a_sector_is_no_disk(tmp_path, size):
+    refused(image(tmp_path / "small.img", size), f"{size} bytes long, less than one sector")
+
+
+def test_a_vmdk_without_any_sector_is_no_disk(tmp_path):
+    shelf = Shelf(tmp_path, MIB)
+    path = shelf.add("a.vmdk")
+    data = bytearray(path.read_bytes())
+    data[12:20] = bytes(8)  # the capacity
+    path.write_bytes(data)
+    refused(path, "capacity of 0", DiskError)
+
+
+def test_a_pipe_and_a_character_device_are_no_disks(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    refused(tmp_path / "pipe", "neither a file nor a block device")
+    assert stat.S_ISCHR(Path("/dev/null").stat().st_mode)
+    refused(Path("/dev/null"), "neither a file nor a block device")
+
+
+def test_a_link_that_leads_in_a_circle_is_refused(tmp_path):
+    (tmp_path / "loop.img").symlink_to("loop.img")
+    refused(tmp_path / "loop.img", "cannot be opened")
+
+
+def test_a_name_that_is_too_long_is_refused(tmp_path):
+    refused(tmp_path / ("x" * 300), "cannot be opened")
+
+
+def test_a_vmdk_without_its_parent_is_refused(tmp_path):
+    shelf = Shelf(tmp_path, MIB)
+    shelf.add("a.vmdk")
+    top = shelf.add("b.vmdk")
+    (tmp_path / "a.vmdk").unlink()
+    refused(top, "which is missing", DiskError)
+
+
+def test_a_vmdk_of_another_kind_is_refused(tmp_path):
+    qemu.create(tmp_path / "a.vmdk", MIB)
+    (tmp_path / "d.vmdk").write_text('# Disk DescriptorFile\nCID=1\ncreateType="vmfs"\n')
+    refused(tmp_path / "d.vmdk", "damaged or is not a valid", DiskError)
+
+
+def test_a_file_that_may_not_be_read_is_refused_with_what_would_allow_it(open_folder):
+    path = image(open_folder / "disk.img", 4096)
+    path.chmod(0)
+    with as_an_ordinary_user():
+        error = refused(path, "may not read")
+    assert "setfacl -m u:" in error.advice
+    assert str(path) in error.advice
+
+
+def test_a_folder_that_lets_nobody_in_is_named(open_folder):
+    (open_folder / "closed").mkdir()
+    path = image(open_folder / "closed" / "disk.img", 4096)
+    (open_folder / "closed").chmod(0)
+    with as_an_ordinary_user():
+        error = refused(path, "may not read")
+    (open_folder / "closed").chmod(0o700)
+    assert str(open_folder / "closed") in error.advice
+
+
+def test_a_refusal_leaves_nothing_open(tmp_path):
+    before = len(os.listdir("/proc/self/fd"))
+    (tmp_path / "empty.img").touch()
+    refused(tmp_path / "empty.img", "is empty")
+    refused(image(tmp_path / "small.vmdk", 100), "less than one sector")
+    assert len(os.listdir("/proc/self/fd")) == before
