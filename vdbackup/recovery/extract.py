@@ -363,8 +363,9 @@ class _Writer:
         self.warn(f"{path} is left out: {why}.")
 
     def _reach(self, done: int) -> None:
-        self._done = done
-        self._report(Progress(0, "Extracting", done, self._total))
+        if done != self._done:
+            self._done = done
+            self._report(Progress(0, "Extracting", done, self._total))
 
 
 def _read(content: Content, offset: int, length: int) -> bytes:

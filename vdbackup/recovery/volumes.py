@@ -131,7 +131,9 @@ class _Window(io.RawIOBase):
 
     def readinto(self, buffer: Buffer, /) -> int:
         with memoryview(buffer).cast("B") as view:
-            length = max(0, min(len(view), self._size - self._position))
+            length = min(len(view), self._size - self._position)
+            if length <= 0:
+                return 0
             self._chain.readinto(self._offset + self._position, view[:length])
         self._position += length
         return length
@@ -148,6 +150,8 @@ def _identify(chain: Chain, part: Partition) -> tuple[Volume, Node | None]:
     def volume(filesystem: str, problem: str = "") -> Volume:
         return Volume(part.number, part.offset, part.size, filesystem, problem)
 
+    if part.offset >= chain.size:
+        return volume("", "It lies beyond the end of the disk."), None
     stream = _open(chain, part.offset, part.size)
     head = stream.read(_HEAD)
     for offset, magic, name, problem in _OTHERS:

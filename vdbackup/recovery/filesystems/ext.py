@@ -128,8 +128,12 @@ class ExtNode(Node):
         content = self.content()
         for start, end in content.ranges:
             for offset in range(start, end, self._fs.block_size):
+                length = min(self._fs.block_size, end - offset)
                 content.stream.seek(offset)
-                yield from _parse(content.stream.read(self._fs.block_size))
+                block = content.stream.read(length)
+                if len(block) < length:
+                    raise Unreadable("the disk ends before a part of it")
+                yield from _parse(block)
 
     def _runs(self, blocks: int) -> list[Run]:
         inode = self._load().inode

@@ -18,7 +18,7 @@ from datetime import UTC, datetime
 
 from dissect.fat.c_fat import Fattype
 from dissect.fat.fat import FATFS
-from dissect.util.stream import RunlistStream
+from dissect.util.stream import AlignedStream, RunlistStream
 
 from vdbackup.recovery.filesystems.node import (
     Content,
@@ -105,7 +105,7 @@ class FatNode(Node):
         if size > _MAX_FOLDER:
             raise Unreadable("the folder is larger than FAT allows")
         stream = RunlistStream(self._fs.data_stream, runs, size, self._fs.cluster_size)
-        return bytes(stream.read())
+        return _whole(stream, size)
 
     def _chain(self, cluster: int, limit: int) -> list[Run]:
         return merged(((number - 2, 1) for number in self._clusters(cluster)), limit)
@@ -114,11 +114,11 @@ class FatNode(Node):
         """The clusters of a chain; endless where the chain is a circle."""
         table = self._fs.fat
         end = (1 << min(28, table.bits_per_entry)) - 8
+        if not cluster:  # an empty file has none
+            return
         while cluster < end:
             if not 2 <= cluster < table.entry_count:
-                if cluster:  # an empty file has none
-                    raise Unreadable("its chain of clusters is damaged")
-                return
+                raise Unreadable("its chain of clusters is damaged")
             yield cluster
             cluster = table.get(cluster)
 
@@ -135,7 +135,16 @@ class _Root(FatNode):
 
     def _folder(self) -> bytes:
         """FAT12 and FAT16 have a place of its own for it."""
-        return super()._folder() if self._cluster else bytes(self._fs.root.open().read())
+        if self._cluster:
+            return super()._folder()
+        return _whole(self._fs.root.open(), self._fs.root.size)
+
+
+def _whole(stream: AlignedStream, size: int) -> bytes:
+    data: bytes = stream.read()
+    if len(data) < size:
+        raise Unreadable("the disk ends before a part of it")
+    return data
 
 
 def _parse(folder: bytes) -> Iterator[tuple[str, bytes]]:
