@@ -118,6 +118,13 @@ def test_a_folder_named_like_its_parent_is_left_out(tree: Path, tmp_path: Path, 
     assert volumes.contents(tmp_path / "out") == {"folder": None}
 
 
+def test_a_name_does_not_steer_the_terminal_that_shows_a_warning(tree: Path, tmp_path: Path):
+    os.mkfifo(tree / "\x1b[2J\udcff")
+    (tree / "file").touch()
+    (warning,) = extract(ext4(tree), tmp_path / "out")
+    assert warning == "/\\x1b[2J\\udcff is left out: it is a device, a pipe or a socket."
+
+
 # --------------------------------------------------------------------------------------- links
 
 

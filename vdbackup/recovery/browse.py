@@ -13,7 +13,7 @@ from pathlib import Path
 from vdbackup.disks.chain import Chain
 from vdbackup.errors import RecoveryError
 from vdbackup.jobs import CancelToken, Report
-from vdbackup.recovery.filesystems.node import Kind, Node, Stat, guarded, reading
+from vdbackup.recovery.filesystems.node import Kind, Node, Stat, guarded, reading, shown
 from vdbackup.recovery.volumes import Volume, Volumes
 
 __all__ = ["Entry", "FileBrowser", "Kind", "Volume"]
@@ -79,15 +79,19 @@ class FileBrowser:
             kind = found.stat().kind
             if kind == Kind.LINK:
                 raise RecoveryError(
-                    f"{path} is a link to {found.target()}.", "List what it points to instead."
+                    f"{shown(path)} is a link to {shown(found.target())}.",
+                    "List what it points to instead.",
                 )
         if kind != Kind.FOLDER:
-            raise RecoveryError(f"{path} is not a folder.", "Extract it to see what is in it.")
+            raise RecoveryError(
+                f"{shown(path)} is not a folder.", "Extract it to see what is in it."
+            )
         entries: list[Entry] = []
         for child in guarded(found, path):
             if len(entries) == MOST_ENTRIES:
                 raise RecoveryError(
-                    f"{path} holds more than {MOST_ENTRIES:,} files.", "Extract it as a whole."
+                    f"{shown(path)} holds more than {MOST_ENTRIES:,} files.",
+                    "Extract it as a whole.",
                 )
             entries.append(_entry(child, f"{prefix}/{child.name}"))
         return sorted(entries, key=lambda entry: entry.name)
@@ -172,7 +176,8 @@ def _child(folder: Node, name: str, path: str) -> Node:
 
 def _missing(path: str) -> RecoveryError:
     return RecoveryError(
-        f"There is no {path} in this recovery point.", "List the folder above it to see what is."
+        f"There is no {shown(path)} in this recovery point.",
+        "List the folder above it to see what is.",
     )
 
 

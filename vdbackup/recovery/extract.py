@@ -32,6 +32,7 @@ from vdbackup.recovery.filesystems.node import (
     Unreadable,
     guarded,
     reading,
+    shown,
 )
 
 log = logging.getLogger(__name__)
@@ -111,13 +112,13 @@ def _check_room(items: Sequence[Item], destination: Path) -> None:
             )
         if item.name in names:
             raise RecoveryError(
-                f"Two of the chosen files are called {item.name}.",
+                f"Two of the chosen files are called {shown(item.name)}.",
                 "Extract them one after the other, into different folders.",
             )
         names.add(item.name)
         if is_name(item.name) and os.path.lexists(destination / item.name):
             raise RecoveryError(
-                f"{destination / item.name} exists already.",
+                f"{destination / shown(item.name)} exists already.",
                 "Choose another folder, or move it away: nothing is overwritten.",
             )
 
@@ -186,9 +187,9 @@ class _Walk:
         if stat.kind != Kind.FOLDER:
             self._visitor.leaf(path, name, node, stat)
         elif node.identity in self._seen:
-            self._visitor.warn(f"{path} is left out: it is also elsewhere in the tree.")
+            self._visitor.warn(f"{shown(path)} is left out: it is also elsewhere in the tree.")
         elif len(self._open) >= DEEPEST:
-            self._visitor.warn(f"{path} is left out: it lies too deep in folders.")
+            self._visitor.warn(f"{shown(path)} is left out: it lies too deep in folders.")
         elif self._visitor.enter(path, name, stat):
             self._seen.add(node.identity)
             self._open.append((path, stat, guarded(node, path)))
@@ -298,7 +299,7 @@ class _Writer:
         elif stat.kind == Kind.LINK:
             self._folders[-1].links.append((path, name, node, stat))
         else:
-            self.warn(f"{path} is left out: it is a device, a pipe or a socket.")
+            self.warn(f"{shown(path)} is left out: it is a device, a pipe or a socket.")
 
     def _make_file(self, path: str, name: str, node: Node, stat: Stat) -> None:
         parent = self._folders[-1].fd
@@ -360,7 +361,7 @@ class _Writer:
             why = "the folder holds something of this name already"
         else:
             why = f"the destination cannot hold it ({error.strerror})"
-        self.warn(f"{path} is left out: {why}.")
+        self.warn(f"{shown(path)} is left out: {why}.")
 
     def _reach(self, done: int) -> None:
         if done != self._done:

@@ -126,9 +126,21 @@ class EmptyFolder(Node):
         raise Unreadable("it is a folder")
 
 
+def shown(name: str) -> str:
+    """A name as it may stand in a sentence: what would steer a terminal is spelt out."""
+    if name.isprintable():
+        return name
+    return "".join(
+        letter if letter.isprintable() else letter.encode("unicode_escape").decode()
+        for letter in name
+    )
+
+
 @contextlib.contextmanager
 def reading(what: str) -> Iterator[None]:
     """Turn whatever a node raises into a RecoveryError that says that `what` cannot be read.
+
+    `what` is a path or the beginning of a sentence.
 
     What is wrong with the storage that the backup lies on passes: errors of ours about the disk,
     and errors of the operating system.
@@ -138,14 +150,14 @@ def reading(what: str) -> Iterator[None]:
     except VdbackupError:
         raise
     except Unreadable as error:
-        raise RecoveryError(f"{what} cannot be read: {error}.", ADVICE) from error
+        raise RecoveryError(f"{shown(what)} cannot be read: {error}.", ADVICE) from error
     except Exception as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise
         log.info("%s cannot be read", what, exc_info=True)
         raise RecoveryError(
-            f"{what} cannot be read: its structures are damaged, or of a kind that vdbackup does "
-            "not know.",
+            f"{shown(what)} cannot be read: its structures are damaged, or of a kind that vdbackup "
+            "does not know.",
             ADVICE,
         ) from error
 
