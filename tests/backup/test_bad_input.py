@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import os
 import subprocess
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -13,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.backup.lab import Lab, noise
-from tests.sources.test_source import as_an_ordinary_user
+from tests.sources.ordinary_user import as_an_ordinary_user, open_folder
 from vdbackup.backup import capture
 from vdbackup.disks.vmdk import VmdkDisk
 from vdbackup.errors import (
@@ -139,6 +138,7 @@ def test_a_layer_of_the_chain_that_is_missing_is_named(lab):
 @pytest.mark.parametrize("change", [-1, 1, -BLOCK])
 def test_a_layer_that_is_not_as_long_as_it_was_is_refused(lab, change):
     point = lab.backup()
+    lab.layer(point).chmod(0o600)
     os.truncate(lab.layer(point), lab.layer(point).stat().st_size + change)
     refused(lambda: lab.set.open_chain(point), "cut off or altered", Damaged)
     assert "0001-full.vmdk" in lab.capture().notes[0]
@@ -181,14 +181,13 @@ def test_a_point_that_does_not_exist_is_not_found(lab):
 
 
 @pytest.fixture
-def open_folder() -> Iterator[Path]:
-    with tempfile.TemporaryDirectory() as folder:
-        Path(folder).chmod(0o777)
-        yield Path(folder)
+def public_folder() -> Iterator[Path]:
+    with open_folder() as folder:
+        yield folder
 
 
-def test_a_repository_that_may_not_be_written_is_refused(open_folder):
-    lab = Lab(open_folder)
+def test_a_repository_that_may_not_be_written_is_refused(public_folder):
+    lab = Lab(public_folder)
     lab.backup()
     for path in (lab.repository.path, lab.set.folder):
         path.chmod(0o555)
@@ -204,8 +203,8 @@ def test_a_repository_that_may_not_be_written_is_refused(open_folder):
     lab.set.folder.chmod(0o700)
 
 
-def test_a_repository_that_may_not_be_read_is_refused(open_folder):
-    lab = Lab(open_folder)
+def test_a_repository_that_may_not_be_read_is_refused(public_folder):
+    lab = Lab(public_folder)
     lab.backup()
     lab.repository.path.chmod(0)
     with as_an_ordinary_user():

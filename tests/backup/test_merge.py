@@ -298,6 +298,7 @@ def test_a_merge_with_a_missing_layer_is_refused(lab, chain, which):
 @pytest.mark.parametrize("which", [0, 1])
 def test_a_merge_with_a_layer_that_was_cut_off_is_refused(lab, chain, which):
     layer = lab.layer(chain[which])
+    layer.chmod(0o600)
     with layer.open("r+b") as file:
         file.truncate(layer.stat().st_size - BLOCK)
     refused(lab, chain[1], "cut off or altered", Damaged)

@@ -4,38 +4,15 @@ from __future__ import annotations
 
 import os
 import stat
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from tests.disks.shelf import GRAIN, MIB, Shelf, noise
 from tests.oracles import qemu
+from tests.sources.ordinary_user import as_an_ordinary_user, open_folder
 from vdbackup.errors import DiskError, SourceError, VdbackupError
 from vdbackup.sources.source import open_source
-
-
-@contextmanager
-def as_an_ordinary_user() -> Iterator[None]:
-    """For root: without root's rights to read everything."""
-    user = os.geteuid()
-    if user == 0:
-        os.setresuid(65534, 65534, 0)
-    try:
-        yield
-    finally:
-        if user == 0:
-            os.setresuid(0, 0, 0)
-
-
-@pytest.fixture
-def open_folder() -> Iterator[Path]:
-    """A folder that every user may look into (pytest's are their owner's alone)."""
-    with tempfile.TemporaryDirectory() as folder:
-        Path(folder).chmod(0o755)
-        yield Path(folder)
 
 
 def contents(path: Path) -> bytes:
@@ -162,23 +139,26 @@ def test_a_vmdk_of_another_kind_is_refused(tmp_path):
     refused(tmp_path / "d.vmdk", "damaged or is not a valid", DiskError)
 
 
-def test_a_file_that_may_not_be_read_is_refused_with_what_would_allow_it(open_folder):
-    path = image(open_folder / "disk.img", 4096)
-    path.chmod(0)
-    with as_an_ordinary_user():
-        error = refused(path, "may not read")
+def test_a_file_that_may_not_be_read_is_refused_with_what_would_allow_it():
+    with open_folder() as folder:
+        path = image(folder / "disk.img", 4096)
+        path.chmod(0)
+        with as_an_ordinary_user():
+            error = refused(path, "may not read")
     assert "setfacl -m u:" in error.advice
     assert str(path) in error.advice
 
 
-def test_a_folder_that_lets_nobody_in_is_named(open_folder):
-    (open_folder / "closed").mkdir()
-    path = image(open_folder / "closed" / "disk.img", 4096)
-    (open_folder / "closed").chmod(0)
-    with as_an_ordinary_user():
-        error = refused(path, "may not read")
-    (open_folder / "closed").chmod(0o700)
-    assert str(open_folder / "closed") in error.advice
+def test_a_folder_that_lets_nobody_in_is_named():
+    with open_folder() as folder:
+        closed = folder / "closed"
+        closed.mkdir()
+        path = image(closed / "disk.img", 4096)
+        closed.chmod(0)
+        with as_an_ordinary_user():
+            error = refused(path, "may not read")
+        closed.chmod(0o700)
+    assert f"The folder {closed} does not let you in" in error.advice
 
 
 def test_a_refusal_leaves_nothing_open(tmp_path):

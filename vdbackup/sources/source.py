@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import fcntl
-import getpass
+import grp
 import os
+import pwd
 import stat
 import struct
 from pathlib import Path
@@ -155,12 +156,16 @@ def _check_size(path: Path, size: int) -> None:
 
 
 def _permission_advice(path: Path) -> str:
-    user = getpass.getuser()
     if not os.access(path.parent, os.X_OK):
         return f"The folder {path.parent} does not let you in; ask its owner."
-    if path.is_block_device():
-        return (
-            f"Allow it with `sudo setfacl -m u:{user}:r {path}` (until the next restart), or add "
-            f"yourself to the group that owns it with `sudo usermod -aG {path.group()} {user}`."
-        )
-    return f"Allow it with `sudo setfacl -m u:{user}:r {path}`."
+    try:
+        user, group = pwd.getpwuid(os.geteuid()).pw_name, grp.getgrgid(path.stat().st_gid).gr_name
+    except KeyError:  # in a container they may have no names
+        user, group = str(os.geteuid()), str(path.stat().st_gid)
+    allow = f"Allow it with `sudo setfacl -m u:{user}:r {path}`"
+    if not path.is_block_device():
+        return f"{allow}."
+    return (
+        f"{allow} (until the next restart), or add yourself to the group that owns it with "
+        f"`sudo usermod -aG {group} {user}`."
+    )
