@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import operator
 import struct
-import subprocess
 from contextlib import suppress
 from pathlib import Path
 
@@ -47,12 +46,9 @@ def ours(disk: Path, sector_size: int = 512) -> list[Partition]:
         return partitions(file, disk.stat().st_size, sector_size)
 
 
-def theirs(disk: Path, *options: str) -> list[Partition]:
+def theirs(disk: Path) -> list[Partition]:
     """What sfdisk sees, without the extended partition, which is only a container."""
-    listing = subprocess.run(
-        ["sfdisk", "--json", *options, disk], capture_output=True, check=True
-    ).stdout
-    table = json.loads(listing)["partitiontable"]
+    table = json.loads(volumes.run("sfdisk", "--json", disk))["partitiontable"]
     sector = table.get("sectorsize", 512)
     return sorted(
         (

@@ -17,11 +17,20 @@ MOMENT = 1_500_000_000
 MIB = 1 << 20
 
 
-def run(*command: str | Path) -> None:
-    """Run a tool that is expected to succeed, in UTC, since FAT has no time zone."""
-    environment = {**os.environ, "TZ": "UTC", "LC_ALL": "C.UTF-8", "MTOOLS_SKIP_CHECK": "1"}
-    ended = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+def run(*command: str | Path, stdin: str = "") -> str:
+    """What a tool prints that is expected to succeed."""
+    environment = {
+        **os.environ,
+        "PATH": os.environ["PATH"] + ":/usr/sbin:/sbin",  # not in an ordinary user's
+        "TZ": "UTC",  # FAT has no time zone
+        "LC_ALL": "C.UTF-8",
+        "MTOOLS_SKIP_CHECK": "1",
+    }
+    ended = subprocess.run(
+        command, input=stdin, capture_output=True, text=True, env=environment, check=False
+    )
     assert ended.returncode == 0, f"{command[0]}: {ended.stdout}{ended.stderr}"
+    return ended.stdout
 
 
 @contextmanager
@@ -176,10 +185,7 @@ NAMES = {
 
 def partition(disk: Path, script: str) -> None:
     """Write a partition table (see sfdisk's manual)."""
-    ended = subprocess.run(
-        ["sfdisk", "--quiet", disk], input=script, capture_output=True, text=True, check=False
-    )
-    assert ended.returncode == 0, ended.stderr
+    run("sfdisk", "--quiet", disk, stdin=script)
 
 
 @contextmanager
