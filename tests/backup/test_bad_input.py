@@ -24,6 +24,7 @@ from vdbackup.errors import (
     VdbackupError,
 )
 from vdbackup.jobs import CancelToken, Job, silent
+from vdbackup.recovery import restore, verify
 from vdbackup.repository.digests import BLOCK
 from vdbackup.repository.repository import Repository
 from vdbackup.sources.source import open_source
@@ -246,3 +247,41 @@ def test_read_only_storage_is_said_to_be_and_its_points_can_be_read(read_only):
     error = refused(read_only.backup, "read-only")
     assert "writable" in error.advice
     refused(lambda: read_only.delete(point), "read-only")
+
+
+# --------------------------------------------------------------------------- damage
+
+
+def lose_a_grain(layer: Path) -> None:
+    """The entry of block 2 in both grain tables becomes 0: as if the block had never been there."""
+    layer.chmod(0o600)
+    data = bytearray(layer.read_bytes())
+    for directory in (48, 56):
+        sector = int.from_bytes(data[directory : directory + 8], "little")
+        table = int.from_bytes(data[sector * 512 : sector * 512 + 4], "little") * 512
+        data[table + 8 : table + 12] = bytes(4)
+    layer.write_bytes(data)
+    layer.chmod(0o444)
+
+
+def test_a_block_that_a_layer_has_lost_is_noticed_by_whatever_reads_it(lab):
+    point = lab.backup()
+    lab.poke(0, b"changed")
+    child = lab.backup()
+    lose_a_grain(lab.layer(point))
+    target = lab.folder / "restored.img"
+    plan = restore.plan(lab.repository, "disk", child.id, target)
+    refused(lambda: restore.run(plan, silent, CancelToken()), "0001-full.vmdk", Damaged)
+    assert not target.exists()
+    verdicts = verify.run(verify.plan(lab.repository, "disk"), silent, CancelToken())
+    assert [verdict.ok for verdict in verdicts] == [False, False]
+
+
+def test_a_block_that_a_child_has_lost_is_noticed_before_it_is_merged(lab):
+    lab.backup()
+    lab.poke(2 * BLOCK, b"changed")
+    child = lab.backup()
+    lose_a_grain(lab.layer(child))
+    before = lab.files
+    refused(lambda: lab.merge(child), "not as it was captured", Damaged)
+    assert lab.files == before

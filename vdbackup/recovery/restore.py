@@ -14,8 +14,9 @@ from pathlib import Path
 
 import numpy as np
 
+from vdbackup.disks.chain import Chain
 from vdbackup.disks.disk import VirtualDisk
-from vdbackup.disks.extents import Ranges, aligned, total
+from vdbackup.disks.extents import Ranges, aligned, total, union
 from vdbackup.disks.formats import FORMATS, create_disk, open_disk
 from vdbackup.disks.transfer import transfer, write_blocks
 from vdbackup.errors import Damaged, NoSpace, RecoveryError, UsageError
@@ -149,14 +150,14 @@ def _write(
     with backup_set.open_chain(point) as chain, backup_set.open_digests(point) as digests:
         check = _Check(backup_set, point, digests, plan.ignore_damage)
         on_device = plan.target.is_block_device()
-        ranges = _everything(chain.size) if on_device else chain.map.data_ranges()
+        ranges = _everything(chain.size) if on_device else _stored(chain, digests)
 
         def put(offset: int, view: memoryview) -> None:
             zero = check.look(offset, view)
             write_blocks(disk, offset, view, BLOCK, ~zero | on_device, zero)
 
         transfer(
-            aligned(ranges, BLOCK, chain.size),
+            ranges,
             chain.readinto,
             put,
             phase="Restore",
@@ -205,6 +206,11 @@ class _Check:
         if len(self._damaged) > _MOST_REPORTED:
             sentences.append(f"{len(self._damaged) - _MOST_REPORTED} more blocks are damaged.")
         return tuple(sentences)
+
+
+def _stored(chain: Chain, digests: DigestFold) -> Ranges:
+    """What the disks hold, and what they should: a block that a layer has lost must be noticed."""
+    return union(aligned(chain.map.data_ranges(), BLOCK, chain.size), digests.held())
 
 
 def _everything(size: int) -> Ranges:
