@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from tests.disks.shelf import Shelf
 from tests.oracles import qemu
 from vdbackup.backup import capture
 from vdbackup.disks.vmdk import VmdkDisk
-from vdbackup.errors import Damaged
+from vdbackup.errors import BackupError, Damaged
 from vdbackup.jobs import CancelToken, Progress, silent
 from vdbackup.repository.digests import BLOCK
 from vdbackup.repository.model import PointType, RecoveryPoint
@@ -260,6 +261,18 @@ def test_a_source_finds_its_own_set_again(lab):
     lab.backup()
     with open_source(lab.image) as source:
         assert capture.plan(lab.repository, source).set_name == "disk"
+
+
+def test_a_source_that_was_moved_keeps_its_set_if_that_is_named(lab):
+    lab.backup()
+    lab.image = lab.image.rename(lab.folder / "moved.img")
+    with pytest.raises(BackupError, match="belongs to"):
+        lab.backup()
+    settings = lab.set.settings
+    known = replace(settings.source, id=f"file:{lab.image}")  # as if the id had stayed, as a disk's
+    lab.repository.save_settings("disk", replace(settings, source=known))
+    assert lab.backup().type == PointType.INCREMENTAL
+    assert lab.set.settings.source.path == str(lab.image)
 
 
 def test_another_source_of_the_same_name_gets_a_set_of_its_own(lab, tmp_path_factory):

@@ -285,7 +285,8 @@ def _not_possible(kind: str, reason: str) -> str:
 
 def _check_same_source(backup_set: BackupSet, source: Source, asked: str | None) -> None:
     known = backup_set.settings.source
-    if asked and known.id != source.id and known.path != str(source.path):
+    # without an id the set was rebuilt by `repair`: it belongs to whom its user says
+    if asked and known.id and known.id != source.id and known.path != str(source.path):
         raise BackupError(
             f"The set {backup_set.name} belongs to {known.path}, not to {source.path}.",
             "Name another set with --set, or leave it out.",
@@ -293,14 +294,18 @@ def _check_same_source(backup_set: BackupSet, source: Source, asked: str | None)
 
 
 def _settings_for(source: Source, plan: CapturePlan) -> SetSettings:
-    identity = SourceIdentity(source.id, source.name, str(source.path))
     policy = plan.policy or Policy()
-    return SetSettings(identity, source.size, source.sector_size, plan.disk_format, policy)
+    return SetSettings(_identity(source), source.size, source.sector_size, plan.disk_format, policy)
+
+
+def _identity(source: Source) -> SourceIdentity:
+    return SourceIdentity(source.id, source.name, str(source.path))
 
 
 def _settings_after(backup_set: BackupSet, plan: CapturePlan, point: RecoveryPoint) -> SetSettings:
     return replace(
         backup_set.settings,
+        source=_identity(plan.source),
         virtual_size=point.virtual_size,
         sector_size=point.sector_size,
         policy=plan.policy or backup_set.settings.policy,

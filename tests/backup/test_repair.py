@@ -1,0 +1,161 @@
+"""Repair: the catalogue is in the disks; what of it is lost or damaged is made again from them."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tests.backup.lab import SIZE, Lab, noise
+from vdbackup.backup import repair
+from vdbackup.errors import RepositoryError
+from vdbackup.jobs import CancelToken, silent
+from vdbackup.recovery import verify
+from vdbackup.repository.digests import BLOCK
+from vdbackup.repository.repository import Repository
+
+
+@pytest.fixture
+def lab(tmp_path: Path) -> Lab:
+    """1 <- 2 <- 3, a differential 4 on 1, a full 5; zeros over data among it."""
+    lab = Lab(tmp_path, SIZE)
+    lab.poke(0, noise(9 * BLOCK, 1))
+    lab.backup()
+    lab.poke(BLOCK, 2 * BLOCK)
+    lab.poke(-512, noise(512, 2))
+    lab.backup()
+    lab.poke(BLOCK, noise(100, 3))
+    lab.backup()
+    lab.backup("differential")
+    lab.poke(5 * BLOCK, BLOCK)
+    lab.backup("full")
+    return lab
+
+
+def repaired(lab: Lab) -> list[str]:
+    return repair.run(lab.repository.path, silent, CancelToken())
+
+
+def assert_as_before(lab: Lab) -> None:
+    """The same points, with the same parents; and a backup goes on from there."""
+    assert [(point.sequence, point.type.value) for point in lab.set.points] == [
+        (1, "full"), (2, "incremental"), (3, "incremental"), (4, "differential"), (5, "full"),
+    ]  # fmt: skip
+    ids = [point.id for point in lab.set.points]
+    assert [point.parent for point in lab.set.points] == [None, ids[0], ids[1], ids[0], None]
+    lab.check_all()
+    assert all(v.ok for v in verify.run(verify.plan(lab.repository, "disk"), silent, CancelToken()))
+
+
+def test_where_nothing_is_wrong_nothing_is_done(lab):
+    before = lab.files
+    assert repaired(lab) == []
+    assert lab.files == before
+
+
+@pytest.mark.parametrize("pattern", ["*.json", "*.digests", "*-overlay.vmdk", "*[!k]"])
+def test_lost_files_are_made_again_from_the_layers(lab, pattern):
+    """The last pattern is everything but the layers."""
+    for path in lab.set_folder.glob(pattern):
+        path.unlink()
+    assert repaired(lab)
+    assert_as_before(lab)
+    assert repaired(lab) == []
+
+
+@pytest.mark.parametrize("pattern", ["*.json", "*.digests"])
+def test_damaged_files_are_made_again_from_the_layers(lab, pattern):
+    for path in lab.set_folder.glob(pattern):
+        path.write_bytes(path.read_bytes()[:-20])
+    assert repaired(lab)
+    assert_as_before(lab)
+
+
+def test_a_repository_that_lost_all_but_its_layers_is_one_again(lab):
+    (lab.repository.path / "vdbackup.json").unlink()
+    for path in lab.set_folder.iterdir():
+        if path.stat().st_mode & 0o777 != 0o444:
+            path.unlink()
+    repaired(lab)
+    assert Repository.open(lab.repository.path).id != lab.repository.id
+    assert_as_before(lab)
+
+
+def test_moments_come_back_from_the_layers_times(lab):
+    before = [point.created for point in lab.set.points]
+    for path in lab.set_folder.glob("*.json"):
+        path.unlink()
+    repaired(lab)
+    assert [point.created for point in lab.set.points] == before
+
+
+def test_a_backup_goes_on_after_a_repair(lab):
+    for path in lab.set_folder.glob("*[!k]"):
+        path.unlink()
+    repaired(lab)
+    lab.poke(7 * BLOCK, noise(BLOCK, 9))
+    lab.set_folder.joinpath("set.json").write_text(
+        json.dumps(
+            json.loads(lab.set_folder.joinpath("set.json").read_text())
+            | {"source": {"id": f"file:{lab.image}", "name": "disk", "path": str(lab.image)}}
+        )
+    )
+    assert lab.backup().stored_bytes == BLOCK
+    lab.check_all()
+
+
+def test_a_set_whose_source_is_forgotten_takes_the_next_backup_that_names_it(lab):
+    (lab.set_folder / "set.json").unlink()
+    repaired(lab)
+    assert lab.backup().parent == lab.set.points[4].id
+    assert lab.set.settings.source.path == str(lab.image)
+    lab.check_all()
+
+
+def test_a_layer_that_was_cut_off_stays_in_contradiction_to_its_manifest(lab):
+    layer = lab.layer(lab.set.points[1])
+    layer.chmod(0o600)
+    with layer.open("r+b") as file:
+        file.truncate(layer.stat().st_size - BLOCK)
+    sentences = repaired(lab)
+    assert any("0002-incremental.vmdk is not readable" in sentence for sentence in sentences)
+    verdicts = verify.run(verify.plan(lab.repository, "disk"), silent, CancelToken())
+    assert [verdict.ok for verdict in verdicts] == [True, False, False, True, True]
+
+
+def test_a_lost_layer_is_no_reason_to_touch_the_others(lab):
+    shutil.move(lab.layer(lab.set.points[1]), lab.folder / "gone")
+    before = lab.files
+    repaired(lab)
+    assert lab.files == before
+    shutil.move(lab.folder / "gone", lab.set_folder / "0002-incremental.vmdk")
+    assert_as_before(lab)
+
+
+def test_repair_after_a_merge_finds_the_merged_disk(lab):
+    lab.merge(lab.set.points[2])
+    for path in lab.set_folder.glob("*[!k]"):
+        path.unlink()
+    repaired(lab)
+    assert [point.sequence for point in lab.set.points] == [1, 3, 4, 5]
+    lab.check_all()
+
+
+def test_what_is_no_repository_stays_as_it_is(tmp_path):
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "0001-full.jpg").write_bytes(b"precious")
+    with pytest.raises(RepositoryError) as refusal:
+        repair.run(tmp_path, silent, CancelToken())
+    assert refusal.value.advice
+    assert [path.name for path in tmp_path.iterdir()] == ["photos"]
+
+
+def test_a_newer_layout_is_not_repaired(lab):
+    (lab.repository.path / "vdbackup.json").write_text('{"layout": 99, "id": "x"}')
+    (lab.set_folder / "0001-full.json").unlink()
+    before = lab.files
+    with pytest.raises(RepositoryError, match="layout 99"):
+        repaired(lab)
+    assert lab.files == before
