@@ -59,18 +59,26 @@ def test_a_linux_boots_from_an_incremental_and_again_after_the_merge(
     assert [point["boot_tested"]["ok"] for point in points] == [True, True]
 
 
-def test_a_boot_leaves_a_picture_of_its_screen(
-    vdbackup: Vdbackup, repository: Path, tmp_path: Path
-):
+def test_a_boot_leaves_a_picture_of_its_screen(vdbackup: Vdbackup, disk: Path, tmp_path: Path):
+    vdbackup("backup", disk, "-r", tmp_path / "demo")
     picture = tmp_path / "screen.png"
     said = vdbackup(
-        "boot", "latest", "-r", repository, "--headless", "--timeout", LIMIT,
-        "--until", "VDBACKUP-BOOT-OK", "--screenshot", picture, "--json",
+        "boot", "latest", "-r", tmp_path / "demo", "--headless", "--timeout", LIMIT,
+        "--until", "the first state", "--screenshot", picture, "--json",
     )  # fmt: skip
     assert said.status == 0
     assert said.json["reached"]
-    assert "count=31" in said.json["console"]
+    assert "the first state" in said.json["console"]
     assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_machine_that_is_off_before_its_picture_was_taken_is_a_warning(
+    vdbackup: Vdbackup, repository: Path, tmp_path: Path
+):
+    picture = tmp_path / "screen.png"
+    said = vdbackup("boot", 1, "-r", repository, "--headless", "--screenshot", picture)
+    assert said.status == 3
+    assert "no picture of the screen" in said.err
 
 
 def test_a_text_that_never_comes_ends_at_the_time_limit(vdbackup: Vdbackup, repository: Path):

@@ -386,7 +386,8 @@ def boot(options: argparse.Namespace) -> int:
         raise RecoveryError(_missed(options, seconds), _last_words(text))
     if options.until and not options.json:
         say(f"{options.until!r} appeared after {seconds:.1f} s ({session.accelerator}).")
-    return DONE
+    pictured = not options.screenshot or options.screenshot.exists()
+    return DONE if pictured else WARNINGS
 
 
 def _missed(options: argparse.Namespace, seconds: float) -> str:
@@ -411,8 +412,18 @@ def _watch(session: Session, options: argparse.Namespace, cancel: CancelToken) -
             return session.wait_for_text(options.until, timeout=options.timeout, cancel=cancel)
         return session.wait(timeout=options.timeout, cancel=cancel)
     finally:
-        if options.screenshot and session.running:
-            session.screenshot(options.screenshot)
+        if options.screenshot:
+            _take_picture(session, options.screenshot)
+
+
+def _take_picture(session: Session, file: Path) -> None:
+    """Save the screen; a machine that has switched itself off has none, which is no failed boot."""
+    from vdbackup.errors import RecoveryError
+
+    try:
+        session.screenshot(file)
+    except RecoveryError as error:
+        warn([f"There is no picture of the screen: {error.title}"])
 
 
 def demo(options: argparse.Namespace) -> int:
