@@ -11,6 +11,7 @@ import pytest
 from tests.backup.lab import Lab, noise
 from tests.crash.faults import counted, power_cut, storage_error
 from tests.oracles import qemu
+from vdbackup import cli
 from vdbackup.backup import delete, merge, repair
 from vdbackup.errors import NoSpace, VdbackupError
 from vdbackup.jobs import CancelToken, Job, JobState, silent
@@ -181,3 +182,14 @@ def test_a_merge_that_cannot_be_finished_is_said_and_the_rest_stays_usable(lab):
     assert "could not be finished" in sentence
     lab.check_ours(point(lab, 1))
     lab.check_ours(point(lab, 5))
+
+
+def test_a_command_that_is_given_again_after_a_crash_merges_no_further(lab, capfd):
+    """`vdbackup merge 3`, a power cut, `vdbackup merge 3`: point 3 must not end in the full."""
+    with power_cut(12):
+        lab.merge(point(lab, 3))
+    assert lab.set.journal is not None
+    assert cli.main(["merge", "-r", str(lab.repository.path), "3"]) == 3
+    assert "was finished" in capfd.readouterr().err
+    assert [each.sequence for each in lab.set.points] == [1, 3, 4, 5]
+    lab.check_all()

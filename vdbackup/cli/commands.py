@@ -162,8 +162,14 @@ def _point_row(backup_set: BackupSet, point: RecoveryPoint) -> tuple[str, ...]:
 def merge(options: argparse.Namespace) -> int:
     """Roll a point into its parent."""
     from vdbackup.backup import merge
+    from vdbackup.jobs import CancelToken, silent
+    from vdbackup.repository.repository import Repository
 
-    repository = _open(options.repository)
+    repository = Repository.open(options.repository)
+    if finished := merge.recover(repository, silent, CancelToken()):
+        # it may be this very merge that is asked for again: going on would merge one step further
+        warn([*finished, "Nothing else was merged: look at `vdbackup list` first."])
+        return WARNINGS
     backup_set, point = repository.find(options.point, options.set)
     plan = merge.plan(repository, backup_set.name, point.id)
     if not _announce(plan, options):
