@@ -127,6 +127,24 @@ def test_a_disk_with_several_grain_tables_is_merged(tmp_path):
     lab.check_all()
 
 
+def test_whatever_is_offered_meanwhile_reads_right(lab, chain):
+    """Readers take no lock: they see the set as it is at any moment of a merge."""
+    seen = set()
+
+    def look(progress: Progress) -> None:
+        seen.add(progress.phase)
+        for point in lab.set.points:
+            lab.check_ours(point)
+
+    with lab.set.open_chain(chain[3]) as opened_before:
+        merge.run(merge.plan(lab.repository, "disk", chain[2].id), look, CancelToken())
+        data = bytearray(chain[3].virtual_size)
+        opened_before.readinto(0, memoryview(data))
+    assert data == lab.moments[chain[3].id].read_bytes()
+    assert seen == {"Check child", "Merge", "Check"}
+    lab.check_all()
+
+
 def test_the_redundant_files_are_deleted_and_no_others(lab, chain):
     before = names(lab)
     lab.merge(chain[2])

@@ -89,12 +89,14 @@ if ROOT:
             assert source.data_ranges().tolist() == [[0, 8 * MIB]]
         assert contents(device) == image.read_bytes()
 
-    def test_a_device_is_backed_up_with_its_contents(stack, image, tmp_path):
-        device = stack.enter_context(loop(image))
+    @pytest.mark.parametrize("sector_size", [512, 4096])
+    def test_a_device_is_backed_up_with_its_contents(stack, image, tmp_path, sector_size):
+        device = stack.enter_context(loop(image, "--sector-size", str(sector_size)))
         repository = Repository.create(tmp_path / "repository")
         with open_source(device) as source:
             plan = capture.plan(repository, source)
             point = capture.run(plan, silent, CancelToken()).point
+        assert point.sector_size == sector_size
         backup_set, _ = repository.find("latest")
         with backup_set.open_chain(point) as chain:
             data = bytearray(chain.size)
