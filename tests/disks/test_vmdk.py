@@ -14,6 +14,7 @@ from tests.disks.shelf import GRAIN, MIB, Shelf, contents, noise, put, reference
 from tests.oracles import libvmdk, qemu
 from vdbackup.disks.disk import ParentRef
 from vdbackup.disks.extents import State, total
+from vdbackup.disks.formats import create_disk
 from vdbackup.disks.vmdk import VmdkDisk
 from vdbackup.disks.vmdk_structs import SparseExtentHeader
 from vdbackup.errors import DiskError
@@ -351,8 +352,8 @@ def test_a_name_that_would_forge_descriptor_entries_is_refused(tmp_path, name):
 
 
 def test_two_tebibytes_are_too_large_and_the_refusal_leaves_no_file(tmp_path):
-    with pytest.raises(DiskError, match="2 TiB") as refusal:
-        VmdkDisk.create(tmp_path / "large.vmdk", 2 << 40)
+    with pytest.raises(DiskError, match="too large for VMDK") as refusal:
+        create_disk(tmp_path / "large.vmdk", "vmdk", 2 << 40)
     assert refusal.value.advice
     assert list(tmp_path.iterdir()) == []
 

@@ -12,8 +12,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from vdbackup.backup import merge, retention
+from vdbackup.disks.disk import SECTOR
 from vdbackup.disks.extents import Ranges, aligned, runs_of, total, union
-from vdbackup.disks.formats import check_format
+from vdbackup.disks.formats import check_fits, fitting_formats
 from vdbackup.disks.transfer import transfer, write_blocks
 from vdbackup.errors import BackupError, UsageError, VdbackupError, from_os
 from vdbackup.jobs import CancelToken, Plan, Report
@@ -124,7 +125,8 @@ def plan(
     existing = repository.set(name) if name in repository.names() else None
     if existing is None:
         choice = _Choice(PointType.FULL, None, _not_possible(kind, "there is no point yet"))
-        disk_format = check_format(disk_format or DEFAULT_FORMAT)
+        disk_format, note = _format_for(source, disk_format)
+        choice = replace(choice, note=f"{choice.note} {note}".strip())
     else:
         _check_same_source(existing, source, set_name)
         if disk_format not in (None, existing.settings.format):
@@ -277,6 +279,20 @@ def _choose(backup_set: BackupSet, source: Source, kind: str) -> _Choice:
         return _Choice(PointType.FULL, None, f"It has to be a full: {error.title}")
     wanted = PointType.INCREMENTAL if kind == AUTO else PointType(kind)
     return _Choice(wanted, parent)
+
+
+def _format_for(source: Source, asked: str | None) -> tuple[str, str]:
+    """What a new set is kept in, and why it is not the usual format; raises DiskError."""
+    if asked is not None:
+        check_fits(asked, source.size, source.sector_size)
+        return asked, ""
+    fitting = fitting_formats(source.size, source.sector_size)
+    if DEFAULT_FORMAT in fitting or not fitting:
+        check_fits(DEFAULT_FORMAT, source.size, source.sector_size)
+        return DEFAULT_FORMAT, ""
+    reason = "is too large for" if source.sector_size == SECTOR else "has sectors too large for"
+    note = f"The set is kept in {fitting[0].upper()}: the source {reason} {DEFAULT_FORMAT.upper()}."
+    return fitting[0], note
 
 
 def _not_possible(kind: str, reason: str) -> str:

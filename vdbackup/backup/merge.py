@@ -392,7 +392,7 @@ def _relink(backup_set: BackupSet, journal: Journal, result: RecoveryPoint) -> N
     else:  # somebody has thrown it away
         partial = overlay.with_name(overlay.name + PARTIAL)
         remove(partial)
-        make_overlay(partial, disk_format, result.virtual_size, reference)
+        make_overlay(partial, disk_format, result, reference)
         os.rename(partial, overlay)
 
 

@@ -149,14 +149,14 @@ def _repair_point(
 def _manifest(folder: Path, layer: _Layer, layers: list[_Layer]) -> RecoveryPoint:
     """The point as the layer itself describes it."""
     parent = layer.info.parent
-    parents = [each for each in layers if parent and each.info.disk_id == parent.disk_id]
+    parents = [each for each in layers if parent and parent.proves and parent.means(each.info)]
     stat = layer.path.stat()
     return RecoveryPoint(
         id=layer.info.disk_id or "",
         sequence=layer.sequence,
         created=datetime.fromtimestamp(stat.st_mtime, UTC).isoformat(timespec="milliseconds"),
         type=layer.kind,
-        parent=parents[0].info.disk_id if parents else (parent.disk_id if parent else None),
+        parent=_parent_id(parent, parents),
         disk=layer.path.name,
         overlay=f"{layer.sequence:04d}-overlay.{layer.format}",
         digests=f"{layer.path.stem}.digests",
@@ -166,6 +166,13 @@ def _manifest(folder: Path, layer: _Layer, layers: list[_Layer]) -> RecoveryPoin
         stored_bytes=layer.stored_bytes,
         warnings=("Its manifest was rebuilt from the disk.",),
     )
+
+
+def _parent_id(parent: ParentRef | None, found: list[_Layer]) -> str | None:
+    if parent is None:
+        return None
+    # of a parent that is missing, whatever the child knows: it must not pass for a full
+    return (found[0].info.disk_id if found else parent.disk_id) or parent.content_id
 
 
 def _compute_digests(
@@ -201,7 +208,7 @@ def _compute_digests(
 def _make_overlay(folder: Path, layer: _Layer, point: RecoveryPoint) -> None:
     reference = ParentRef(layer.info.disk_id, layer.info.content_id, point.disk)
     partial = folder / (point.overlay + PARTIAL)
-    make_overlay(partial, layer.format, point.virtual_size, reference)
+    make_overlay(partial, layer.format, point, reference)
     partial.rename(folder / point.overlay)
     sync_folder(folder)
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Protocol, Self
@@ -63,28 +64,30 @@ class Chain:
         self.sector_size = self.layers[-1].info.sector_size
 
     @classmethod
-    def open(cls, path: Path, disk_format: str | None = None) -> Self:
+    def open(
+        cls, path: Path, disk_format: str | None = None, parents_in: Sequence[Path] = ()
+    ) -> Self:
         """Open a disk and, by its links, all its parents, for reading.
 
         Args:
             path: the disk.
             disk_format: its format; found out by its first bytes if None. A raw disk's contents
                 are the guest's to choose, so whoever knows that it is raw must say so.
+            parents_in: folders besides the disk's own in which parents may lie: only what the
+                user named. A disk image must not be able to make us read any file that it names.
 
         Raises:
             ParentError: a parent is missing, is not the disk that the child was made on, lies
-                outside the disk's own folder (a disk image must not be able to make us read any
-                file it names), or the chain is a circle.
+                in another folder, or the chain is a circle.
             DiskFormatError: a file breaks its format's rules.
         """
         layers: list[VirtualDisk] = []
         try:
             layers.append(open_disk(path, disk_format or probe(path)))
             while (parent := layers[-1].info.parent) is not None:
-                where = _inside(layers[-1].path, parent.relative_path)
-                if len(layers) >= MAX_LAYERS or where in (layer.path for layer in layers):
-                    raise ParentError(f"The parents of {path} form a circle.", "Use another copy.")
-                layers.append(_open_parent(layers[-1], parent, where))
+                if len(layers) >= MAX_LAYERS:
+                    raise ParentError(f"{path} has too many parents.", "Use another copy.")
+                layers.append(_open_parent(layers, parent, parents_in))
             layers.reverse()
             return cls(layers)
         except BaseException:
@@ -113,37 +116,63 @@ class Chain:
         self.close()
 
 
-def _inside(child: Path, hint: str) -> Path:
-    """The parent's path by the child's hint, if it lies in the child's own folder."""
-    folder = child.parent.resolve()
-    where = folder / hint
-    if not hint or where.parent.resolve() != folder:
-        raise ParentError(
-            f"{child} names a parent outside its own folder: {hint!r}.",
-            "Put the whole chain into one folder if you trust it.",
-        )
-    return where
-
-
-def _open_parent(child: VirtualDisk, wanted: ParentRef, where: Path) -> VirtualDisk:
-    # os.path: a name that no file can have is a missing parent, where Path raises OSError
-    if os.path.islink(where) or not os.path.isfile(where):
-        raise ParentError(
-            f"{child.path.name} needs its parent {where.name}, which is missing.",
-            f"Put {where.name} back into {where.parent}, or use a point that does not need it.",
-        )
-    parent = open_disk(where, child.info.format)
-    try:
-        info = parent.info
-        if info.content_id != wanted.content_id or (
-            wanted.disk_id and info.disk_id and wanted.disk_id != info.disk_id
-        ):
+def _open_parent(
+    layers: Sequence[VirtualDisk], wanted: ParentRef, parents_in: Sequence[Path]
+) -> VirtualDisk:
+    """The parent of the last of `layers`, at the first of the places that it names that has it."""
+    child = layers[-1]
+    altered = None
+    for where in _places(child.path, wanted, parents_in):
+        # os.path: a name that no file can have is a missing parent, where Path raises OSError
+        if os.path.islink(where) or not os.path.isfile(where):
+            continue
+        if any(os.path.samefile(where, layer.path) for layer in layers):
             raise ParentError(
-                f"{where.name} is no longer the disk that {child.path.name} was made on: another "
-                "program has written to it, or it was replaced.",
-                f"Put the original {where.name} back.",
+                f"The parents of {layers[0].path} form a circle.", "Use another copy."
             )
-    except BaseException:
+        parent = open_disk(where, wanted.disk_format or child.info.format)
+        if wanted.means(parent.info):
+            return parent
         parent.close()
-        raise
-    return parent
+        altered = altered or where
+    raise _no_parent(child.path, wanted, altered)
+
+
+def _places(child: Path, wanted: ParentRef, parents_in: Sequence[Path]) -> Iterator[Path]:
+    """Where the parent may be: each name as it stands, then its last part in each allowed folder.
+
+    A moved chain is found by the last part alone, also where the rest is another system's. That is
+    done only if the child can tell its parent from a stranger of the same name.
+    """
+    own = child.parent.resolve()
+    allowed = [own, *(folder.resolve() for folder in parents_in)]
+    names = [
+        name for name in (wanted.relative_path, *wanted.other_paths) if name and "\0" not in name
+    ]
+    for name in names:
+        where = own / name
+        if where.parent.resolve() in allowed:
+            yield where
+    for name in names if wanted.proves else ():
+        last = re.split(r"[/\\]", name)[-1]
+        yield from (folder / last for folder in allowed if last)
+
+
+def _no_parent(child: Path, wanted: ParentRef, altered: Path | None) -> ParentError:
+    name = re.split(r"[/\\]", wanted.relative_path)[-1]
+    if altered is not None:
+        return ParentError(
+            f"{altered.name} is no longer the disk that {child.name} was made on: another "
+            "program has written to it, or it was replaced.",
+            f"Put the original {altered.name} back.",
+        )
+    if not name or name != wanted.relative_path.removeprefix("./").removeprefix(".\\"):
+        return ParentError(
+            f"{child} names a parent outside its own folder: {wanted.relative_path!r}.",
+            "Name the folder that it lies in with --parents-in, if you trust the disk, or put the "
+            "whole chain into one folder.",
+        )
+    return ParentError(
+        f"{child.name} needs its parent {name}, which is missing.",
+        f"Put {name} back into {child.parent.resolve()}, or use a point that does not need it.",
+    )

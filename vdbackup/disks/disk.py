@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
@@ -10,6 +10,11 @@ from vdbackup.disks.extents import BlockMap
 
 SECTOR = 512
 """The unit of the formats' own structures, in bytes."""
+UNIT = 64 << 10
+"""Bytes in which disks are written: whole units at multiples of it, the disk's last may be short.
+
+What one digest covers, and what every format can take without completing it from a parent.
+"""
 
 
 @dataclass(frozen=True)
@@ -17,14 +22,30 @@ class ParentRef:
     """How a child names its parent.
 
     Attributes:
-        disk_id: the parent's UUID, if the format carries it.
-        content_id: changes when another program writes to the parent (VMDK: CID, 8 hex digits).
+        disk_id: the parent's UUID, None where the format carries none.
+        content_id: changes when another program writes to the parent (VMDK: CID, 8 hex digits;
+            VHDX: DataWriteGuid); "" where the format carries none.
         relative_path: the parent's path as the child has it, external text.
+        other_paths: more such texts, in the order in which they are to be tried.
+        disk_format: the parent's, where it need not be the child's and the child says it.
     """
 
     disk_id: str | None
     content_id: str
     relative_path: str
+    other_paths: tuple[str, ...] = field(default=(), compare=False)
+    disk_format: str | None = field(default=None, compare=False)
+
+    @property
+    def proves(self) -> bool:
+        """Whether the child can tell its parent from another disk in the same place."""
+        return bool(self.disk_id or self.content_id)
+
+    def means(self, disk: DiskInfo) -> bool:
+        """Whether that disk is the parent, unaltered; what one of them lacks is not compared."""
+        return (not self.content_id or self.content_id == disk.content_id) and (
+            not self.disk_id or not disk.disk_id or self.disk_id == disk.disk_id
+        )
 
 
 @dataclass(frozen=True)
@@ -32,7 +53,9 @@ class DiskInfo:
     """A disk's facts; sizes in bytes.
 
     Attributes:
-        block_size: unit of allocation; writes come in whole blocks, the last one may be short.
+        block_size: unit of allocation in the file.
+        disk_id: UUID in lower case without braces, None where the file carries none.
+        content_id: as in ParentRef.
     """
 
     format: str
@@ -47,7 +70,7 @@ class DiskInfo:
 class VirtualDisk(Protocol):
     """One virtual-disk file, without its parents. Offsets and lengths are bytes.
 
-    `read_host` and `write` may be called from several threads at once.
+    `read_host`, `write` and `zero` may be called from several threads at once, on different units.
     """
 
     path: Path
@@ -57,16 +80,16 @@ class VirtualDisk(Protocol):
         """The disk's facts."""
 
     def block_map(self) -> BlockMap:
-        """Where the disk's own blocks lie; data are in layer 0."""
+        """Where the disk's own blocks lie, as of the last flush; data are in layer 0."""
 
     def read_host(self, host: int, view: memoryview) -> None:
-        """Fill `view` from the file, from host offset `host` on (one run of `block_map`)."""
+        """Fill `view` from `host` on, a place in the file (within one run of `block_map`)."""
 
     def write(self, offset: int, view: memoryview) -> None:
-        """Write whole blocks; durable after `flush`."""
+        """Write whole units (UNIT); durable after `flush`."""
 
     def zero(self, offset: int, length: int) -> None:
-        """Make whole blocks read as zeros, whatever a parent has there; durable after `flush`."""
+        """Make whole units read as zeros, whatever a parent has there; durable after `flush`."""
 
     def flush(self) -> None:
         """Make all writes durable: the data first, then the tables that name them."""

@@ -1,26 +1,52 @@
-"""The formats by name: which one a file is in, open it, create one."""
+"""The formats by name: which one a file is in, what fits into it, open a disk, create one."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 from vdbackup.disks import vmdk
-from vdbackup.disks.disk import ParentRef, VirtualDisk
+from vdbackup.disks.disk import SECTOR, ParentRef, VirtualDisk
 from vdbackup.disks.raw import RawDisk
 from vdbackup.errors import DiskError, UsageError
+from vdbackup.jobs import readable_size
 
 PROBE_BYTES = 512
 
 
-class _Format(Protocol):
+class _DiskClass(Protocol):
     def open(self, path: Path, writable: bool = False) -> VirtualDisk: ...
     def create(
-        self, path: Path, virtual_size: int, parent: ParentRef | None = None
+        self,
+        path: Path,
+        virtual_size: int,
+        parent: ParentRef | None = None,
+        sector_size: int = SECTOR,
     ) -> VirtualDisk: ...
 
 
-FORMATS: dict[str, _Format] = {"vmdk": vmdk.VmdkDisk}
+@dataclass(frozen=True)
+class Format:
+    """A format that a backup can be kept in.
+
+    Attributes:
+        disk: the class that opens and creates such disks.
+        probe: whether a file that begins with these PROBE_BYTES is in the format.
+        largest: disk, in bytes.
+        sector_sizes: that a disk in it can have, in bytes.
+    """
+
+    disk: _DiskClass
+    probe: Callable[[bytes], bool]
+    largest: int
+    sector_sizes: tuple[int, ...]
+
+
+FORMATS: dict[str, Format] = {
+    "vmdk": Format(vmdk.VmdkDisk, vmdk.probe, vmdk.LARGEST, (512,)),
+}
 """What a backup can be kept in."""
 
 
@@ -28,27 +54,43 @@ def probe(path: Path) -> str:
     """The name of the format that a file or device is in: "raw" if it is none we know."""
     with open(path, "rb") as file:
         start = file.read(PROBE_BYTES)
-    return "vmdk" if vmdk.probe(start) else "raw"
+    return next((name for name, each in FORMATS.items() if each.probe(start)), "raw")
 
 
 def open_disk(path: Path, disk_format: str, writable: bool = False) -> VirtualDisk:
     """Open a disk as the named format ("raw" too); raises DiskError where the file is not one."""
     if disk_format == "raw":
         return RawDisk.open(path, writable)
-    return _named(disk_format).open(path, writable)
+    return FORMATS[check_format(disk_format)].disk.open(path, writable)
 
 
 def create_disk(
-    path: Path, disk_format: str, virtual_size: int, parent: ParentRef | None = None
+    path: Path,
+    disk_format: str,
+    virtual_size: int,
+    parent: ParentRef | None = None,
+    sector_size: int = SECTOR,
 ) -> VirtualDisk:
-    """Make a new, empty disk, open for writing; raises DiskError for a raw disk with a parent."""
+    """Make a new, empty disk, open for writing; the file must not exist.
+
+    Args:
+        path: of the new file; a trailing ".partial" does not go into the disk.
+        disk_format: one of FORMATS, or "raw" for a disk without a parent.
+        virtual_size: in bytes, a multiple of 512.
+        parent: what it is the child of.
+        sector_size: that the disk itself has, in bytes; a raw disk has none.
+
+    Raises:
+        DiskError: such a disk cannot be in that format; nothing was made.
+    """
     if disk_format == "raw":
         if parent:
             raise DiskError(
                 f"{path} is a raw disk, which cannot have a parent {parent.relative_path}."
             )
         return RawDisk.create(path, virtual_size)
-    return _named(disk_format).create(path, virtual_size, parent)
+    check_fits(disk_format, virtual_size, sector_size)
+    return FORMATS[disk_format].disk.create(path, virtual_size, parent, sector_size)
 
 
 def check_format(disk_format: str) -> str:
@@ -60,5 +102,29 @@ def check_format(disk_format: str) -> str:
     return disk_format
 
 
-def _named(disk_format: str) -> _Format:
-    return FORMATS[check_format(disk_format)]
+def check_fits(disk_format: str, virtual_size: int, sector_size: int) -> None:
+    """Raise DiskError, which names the formats that can, where a disk does not fit into one."""
+    wanted = FORMATS[check_format(disk_format)]
+    if sector_size not in wanted.sector_sizes:
+        problem = (
+            f"A disk with sectors of {sector_size} bytes cannot be kept in {disk_format.upper()}."
+        )
+    elif virtual_size > wanted.largest:
+        problem = (
+            f"A disk of {virtual_size} bytes is too large for {disk_format.upper()}, which ends "
+            f"at {readable_size(wanted.largest)}."
+        )
+    else:
+        return
+    fitting = fitting_formats(virtual_size, sector_size)
+    choice = f"Choose {' or '.join(fitting)}." if fitting else "No format can hold it."
+    raise DiskError(problem, choice)
+
+
+def fitting_formats(virtual_size: int, sector_size: int) -> list[str]:
+    """The formats that a disk of that size in bytes, with such sectors, can be kept in."""
+    return [
+        name
+        for name, each in FORMATS.items()
+        if sector_size in each.sector_sizes and virtual_size <= each.largest
+    ]

@@ -32,6 +32,8 @@ from vdbackup.disks.vmdk_structs import (
 )
 from vdbackup.errors import DiskError, DiskFormatError
 
+LARGEST = (2 << 40) - (1 << 30)
+"""Bytes of disk: grain table entries are 32-bit sectors, and the tables take their part of them."""
 TABLE_BYTES = TABLE_ENTRIES * 4
 _ZERO_ENTRY = 1
 _ZEROS = memoryview(bytes(1 << 20))
@@ -85,20 +87,24 @@ class VmdkDisk:
         return cls(file, header, Descriptor.parse(text, path, header.capacity * SECTOR))
 
     @classmethod
-    def create(cls, path: Path, virtual_size: int, parent: ParentRef | None = None) -> VmdkDisk:
+    def create(
+        cls,
+        path: Path,
+        virtual_size: int,
+        parent: ParentRef | None = None,
+        sector_size: int = SECTOR,
+    ) -> VmdkDisk:
         """Make a new, empty disk, open for writing; the file must not exist.
 
         Args:
             path: of the new file; a trailing ".partial" does not go into the descriptor.
-            virtual_size: in bytes, a multiple of 512.
+            virtual_size: in bytes, a multiple of 512, at most LARGEST.
             parent: what it is the child of.
+            sector_size: 512; the format knows no other.
         """
+        if virtual_size > LARGEST or sector_size != SECTOR:
+            raise ValueError(f"{virtual_size} bytes in sectors of {sector_size} are no VMDK")
         header = SparseExtentHeader.for_disk(virtual_size)
-        if header.capacity + header.overhead > 2**32:  # grain table entries are 32-bit sectors
-            raise DiskError(
-                f"A disk of {virtual_size} bytes is too large for VMDK, which ends at 2 TiB.",
-                "Choose another format for this set.",
-            )
         descriptor = Descriptor(
             virtual_size, path.name.removesuffix(".partial"), _new_cid(), str(uuid.uuid4())
         )

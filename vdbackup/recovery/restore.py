@@ -17,7 +17,7 @@ import numpy as np
 from vdbackup.disks.chain import Chain
 from vdbackup.disks.disk import VirtualDisk
 from vdbackup.disks.extents import Ranges, aligned, total, union
-from vdbackup.disks.formats import FORMATS, create_disk, open_disk
+from vdbackup.disks.formats import FORMATS, check_fits, create_disk, open_disk
 from vdbackup.disks.transfer import transfer, write_blocks
 from vdbackup.errors import Damaged, NoSpace, RecoveryError, UsageError
 from vdbackup.jobs import CancelToken, Plan, Report, readable_size
@@ -86,6 +86,8 @@ def plan(
         size = point.virtual_size
         where = f"written over everything on the device {target}"
     else:
+        if disk_format != RAW:
+            check_fits(disk_format, point.virtual_size, point.sector_size)
         _check_file(target, repository, overwrite)
         _check_space(target.parent, size)
         where = f"restored to the {disk_format} disk {target}"
@@ -125,7 +127,9 @@ def run(plan: RestorePlan, report: Report, cancel: CancelToken) -> tuple[str, ..
     partial = plan.target.with_name(plan.target.name + PARTIAL)
     remove(partial)
     try:
-        disk = create_disk(partial, plan.disk_format, point.virtual_size)
+        disk = create_disk(
+            partial, plan.disk_format, point.virtual_size, sector_size=point.sector_size
+        )
         try:
             warnings = _write(backup_set, point, plan, disk, report, cancel)
         finally:

@@ -49,7 +49,7 @@ class Draft:
         self.digests = DigestWriter(self._partial(self._point.digests), virtual_size)
         try:
             self.disk: VirtualDisk = create_disk(
-                self._partial(self._point.disk), suffix, virtual_size, reference
+                self._partial(self._point.disk), suffix, virtual_size, reference, sector_size
             )
         except BaseException:
             self.digests.close()
@@ -76,7 +76,7 @@ class Draft:
         make_overlay(
             self._partial(self._point.overlay),
             self._set.settings.format,
-            self._point.virtual_size,
+            self._point,
             ParentRef(info.disk_id, info.content_id, self._point.disk),
         )
         created = datetime.now(UTC)
@@ -111,9 +111,9 @@ class Draft:
                 remove(self._set.folder / name)
 
 
-def make_overlay(path: Path, disk_format: str, virtual_size: int, parent: ParentRef) -> None:
-    """Make an empty child of a layer, durable."""
-    overlay = create_disk(path, disk_format, virtual_size, parent)
+def make_overlay(path: Path, disk_format: str, point: RecoveryPoint, parent: ParentRef) -> None:
+    """Make an empty child of the point's layer, which `parent` names; durable."""
+    overlay = create_disk(path, disk_format, point.virtual_size, parent, point.sector_size)
     try:
         overlay.flush()
     finally:
