@@ -13,6 +13,8 @@ from pathlib import Path
 import hypothesis
 import pytest
 
+from vdbackup.disks.formats import FORMATS
+
 # Each run of CI tries the same examples; VDBACKUP_LONG=1 tries more, and new ones each time.
 hypothesis.settings.register_profile("ci", derandomize=True, database=None, deadline=None)
 hypothesis.settings.register_profile(
@@ -76,6 +78,12 @@ def _nothing_left_behind(
             pytest.fail("left behind: " + "; ".join(sorted(left)), pytrace=False)
         gc.collect()  # an open file in a cycle of references is closed by this alone
         time.sleep(0.05)
+
+
+@pytest.fixture(params=FORMATS)
+def disk_format(request: pytest.FixtureRequest) -> str:
+    """What holds for backups in one format holds for each."""
+    return str(request.param)
 
 
 def _leftovers(temporary: Path, home: Path) -> set[str]:

@@ -8,8 +8,10 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.oracles import libvmdk, qemu
+from tests.oracles import readers
 from vdbackup.backup import capture, delete, merge
+from vdbackup.disks.disk import VirtualDisk
+from vdbackup.disks.formats import open_disk
 from vdbackup.jobs import CancelToken, Report, silent
 from vdbackup.repository.digests import BLOCK, digest_blocks
 from vdbackup.repository.model import Policy, RecoveryPoint
@@ -45,11 +47,19 @@ class Lab:
     Attributes:
         image: the source, a raw image.
         repository: where the backups go; they are all in one set, named "disk".
+        disk_format: of the set.
         moments: id of a point to a raw copy of the disk at that moment.
     """
 
-    def __init__(self, folder: Path, size: int = SIZE, repository: Path | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        size: int = SIZE,
+        repository: Path | None = None,
+        disk_format: str = "vmdk",
+    ) -> None:
         self.folder = folder
+        self.disk_format = disk_format
         self.image = folder / "disk.img"
         with self.image.open("wb") as image:
             image.truncate(size)
@@ -101,7 +111,14 @@ class Lab:
     ) -> capture.CaptureResult:
         """The same, with all that the capture has to say."""
         with open_source(self.image) as source:
-            plan = capture.plan(self.repository, source, set_name="disk", kind=kind, policy=policy)
+            plan = capture.plan(
+                self.repository,
+                source,
+                set_name="disk",
+                kind=kind,
+                policy=policy,
+                disk_format=self.disk_format,
+            )
             result = capture.run(plan, report, cancel or CancelToken())
         copy = self.folder / f"{result.point.id}.raw"
         shutil.copyfile(self.image, copy)
@@ -142,20 +159,28 @@ class Lab:
         """The point's overlay."""
         return self.set.overlay_path(point)
 
+    def file(self, stem: str) -> str:
+        """The name of a disk of the set: "0001-full" -> "0001-full.vmdk"."""
+        return f"{stem}.{self.disk_format}"
+
+    def open(self, path: Path, writable: bool = False) -> VirtualDisk:
+        """One of the set's disks, without its parents."""
+        return open_disk(path, self.disk_format, writable)
+
     # ------------------------------------------------------------------ whether it is right
 
     def check_all(self) -> None:
         """Every point, its layer and its overlay, reads as its moment was: by everybody."""
         for point in self.set.points:
             for disk in (self.layer(point), self.overlay(point)):
-                qemu.assert_holds(disk, self.moments[point.id])
+                readers.assert_holds(disk, self.moments[point.id], self.disk_format)
         self.check_without_processes()
 
     def check_without_processes(self) -> None:
-        """The same but for QEMU: a tenth of the time, for tests that check hundreds of times."""
+        """The same by libraries: a tenth of the time, for tests that check hundreds of times."""
         for point in self.set.points:
             for disk in (self.layer(point), self.overlay(point)):
-                libvmdk.assert_holds(disk, self.moments[point.id])
+                readers.assert_library_reads(disk, self.moments[point.id], self.disk_format)
             self.check_ours(point)
         self.check_files()
 
@@ -182,5 +207,9 @@ class Lab:
             assert self.layer(point).stat().st_size == point.disk_size
             assert self.layer(point).stat().st_mode & 0o777 == 0o444
             parents = [each.disk for each in backup_set.chain(point)][::-1]
-            assert libvmdk.chain_names(self.layer(point)) == parents
-            assert libvmdk.chain_names(self.overlay(point)) == [point.overlay, *parents]
+            assert self.names(self.layer(point)) == parents
+            assert self.names(self.overlay(point)) == [point.overlay, *parents]
+
+    def names(self, disk: Path) -> list[str]:
+        """The files of a disk's chain as another program finds them, the disk first."""
+        return readers.chain_names(disk, self.disk_format)

@@ -14,7 +14,7 @@ import pytest
 from tests.backup.lab import Lab, noise
 from tests.sources.ordinary_user import as_an_ordinary_user, open_folder
 from vdbackup.backup import capture
-from vdbackup.disks.vmdk import VmdkDisk
+from vdbackup.disks.formats import FORMATS
 from vdbackup.errors import (
     BackupError,
     Damaged,
@@ -85,12 +85,12 @@ def test_a_set_of_another_source_is_not_written_to(lab):
     assert lab.files == before
 
 
-@pytest.mark.parametrize("disk_format", ["raw", "vhd5", "", "VMDK"])
-def test_a_format_that_does_not_exist_is_refused_before_anything_is_made(lab, disk_format):
+@pytest.mark.parametrize("unknown", ["raw", "vhd5", "", "VMDK"])
+def test_a_format_that_does_not_exist_is_refused_before_anything_is_made(lab, unknown):
     before = lab.files
     with open_source(lab.image) as source:
         refused(
-            lambda: capture.plan(lab.repository, source, disk_format=disk_format or "?"),
+            lambda: capture.plan(lab.repository, source, disk_format=unknown or "?"),
             "no disk format",
             UsageError,
         )
@@ -99,8 +99,12 @@ def test_a_format_that_does_not_exist_is_refused_before_anything_is_made(lab, di
 
 def test_another_format_than_the_sets_is_refused(lab):
     lab.backup()
+    other = next(name for name in FORMATS if name != lab.disk_format)
     with open_source(lab.image) as source:
-        refused(lambda: capture.plan(lab.repository, source, disk_format="vhd"), "kept in vmdk")
+        refused(
+            lambda: capture.plan(lab.repository, source, disk_format=other),
+            f"kept in {lab.disk_format}",
+        )
 
 
 @pytest.mark.parametrize("kind", ["", "everything", "FULL"])
@@ -130,7 +134,7 @@ def test_two_first_backups_that_were_planned_together_do_not_make_one_set_twice(
 def test_a_layer_of_the_chain_that_is_missing_is_named(lab):
     points = [lab.backup(), lab.backup(), lab.backup()]
     lab.layer(points[1]).unlink()
-    error = refused(lambda: lab.set.open_chain(points[2]), "0002-incremental.vmdk", Damaged)
+    error = refused(lambda: lab.set.open_chain(points[2]), lab.file("0002-incremental"), Damaged)
     assert "which point 3 needs" in error.title
     assert "missing" in error.title
     lab.check_ours(points[0])
@@ -142,7 +146,7 @@ def test_a_layer_that_is_not_as_long_as_it_was_is_refused(lab, change):
     lab.layer(point).chmod(0o600)
     os.truncate(lab.layer(point), lab.layer(point).stat().st_size + change)
     refused(lambda: lab.set.open_chain(point), "cut off or altered", Damaged)
-    assert "0001-full.vmdk" in lab.capture().notes[0]
+    assert lab.file("0001-full") in lab.capture().notes[0]
 
 
 def test_a_layer_whose_link_leads_elsewhere_than_its_manifest_is_refused(lab):
@@ -151,11 +155,11 @@ def test_a_layer_whose_link_leads_elsewhere_than_its_manifest_is_refused(lab):
     lab.backup()
     other_full = lab.backup("full")
     layer = lab.layer(lab.set.points[1])
-    disk = VmdkDisk.open(lab.layer(other_full))
+    disk = lab.open(lab.layer(other_full))
     wrong = disk.info
     disk.close()
     layer.chmod(0o600)
-    child = VmdkDisk.open(layer, writable=True)
+    child = lab.open(layer, writable=True)
     assert child.info.parent is not None
     child.relink(type(child.info.parent)(wrong.disk_id, wrong.content_id, other_full.disk))
     child.close()
@@ -264,6 +268,7 @@ def lose_a_grain(layer: Path) -> None:
     layer.chmod(0o444)
 
 
+@pytest.mark.parametrize("disk_format", ["vmdk"], indirect=True)
 def test_a_block_that_a_layer_has_lost_is_noticed_by_whatever_reads_it(lab):
     point = lab.backup()
     lab.poke(0, b"changed")
@@ -277,6 +282,7 @@ def test_a_block_that_a_layer_has_lost_is_noticed_by_whatever_reads_it(lab):
     assert [verdict.ok for verdict in verdicts] == [False, False]
 
 
+@pytest.mark.parametrize("disk_format", ["vmdk"], indirect=True)
 def test_a_block_that_a_child_has_lost_is_noticed_before_it_is_merged(lab):
     lab.backup()
     lab.poke(2 * BLOCK, b"changed")

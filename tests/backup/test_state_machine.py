@@ -12,11 +12,17 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
 
 from tests.backup.lab import SIZE, Lab
 from tests.crash.faults import power_cut
-from tests.oracles import libvmdk, qemu
+from tests.oracles import readers
 from vdbackup.backup import merge
 from vdbackup.errors import BackupError
 from vdbackup.jobs import CancelToken, silent
@@ -29,10 +35,10 @@ EDGES = st.sampled_from([0, BLOCK - 1, BLOCK, SIZE - BLOCK, SIZE - 512, SIZE - 1
 class Backups(RuleBasedStateMachine):
     """Writes, captures, merges, deletions and interruptions."""
 
-    def __init__(self) -> None:
+    def __init__(self, disk_format: str) -> None:
         super().__init__()
         self.folder = Path(tempfile.mkdtemp(prefix="vdbackup-machine-"))
-        self.lab = Lab(self.folder)
+        self.lab = Lab(self.folder, disk_format=disk_format)
         self.disk = bytearray(SIZE)
         self.states: dict[str, bytes] = {}
 
@@ -140,8 +146,8 @@ class Backups(RuleBasedStateMachine):
             raw = self.folder / "moment.raw"
             for point in self.points:
                 raw.write_bytes(self.states[point.id])
-                libvmdk.assert_holds(self.lab.layer(point), raw)
-                qemu.assert_holds(self.lab.overlay(point), raw)
+                readers.assert_library_reads(self.lab.layer(point), raw, self.lab.disk_format)
+                readers.assert_holds(self.lab.overlay(point), raw, self.lab.disk_format)
             if self.states:
                 with self.lab.repository.lock("sweeping"):
                     merge.finish_interrupted(self.lab.repository, "disk", silent, CancelToken())
@@ -150,6 +156,8 @@ class Backups(RuleBasedStateMachine):
             shutil.rmtree(self.folder)
 
 
-TestBackups = Backups.TestCase
-if settings().max_examples <= 100:  # the short form; tests/conftest.py has the long one
-    TestBackups.settings = settings(max_examples=15, stateful_step_count=20)
+def test_every_point_is_right_whatever_is_done(disk_format: str) -> None:
+    chosen = settings()
+    if chosen.max_examples <= 100:  # the short form; tests/conftest.py has the long one
+        chosen = settings(max_examples=12, stateful_step_count=20)
+    run_state_machine_as_test(lambda: Backups(disk_format), settings=chosen)

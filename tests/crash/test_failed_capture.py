@@ -25,9 +25,9 @@ MIB = 1 << 20
 
 
 @pytest.fixture
-def lab(tmp_path: Path) -> Lab:
+def lab(tmp_path: Path, disk_format: str) -> Lab:
     """A full, an incremental, and changes since."""
-    lab = Lab(tmp_path)
+    lab = Lab(tmp_path, disk_format=disk_format)
     lab.poke(0, noise(9 * BLOCK, 1))
     lab.backup()
     lab.poke(BLOCK, noise(BLOCK, 2))

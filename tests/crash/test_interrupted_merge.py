@@ -10,7 +10,7 @@ import pytest
 
 from tests.backup.lab import Lab, noise
 from tests.crash.faults import counted, power_cut, storage_error
-from tests.oracles import qemu
+from tests.oracles import readers
 from vdbackup import cli
 from vdbackup.backup import delete, merge, repair
 from vdbackup.errors import NoSpace, VdbackupError
@@ -25,9 +25,9 @@ grandchild to be linked anew, or none."""
 
 
 @pytest.fixture
-def lab(tmp_path: Path) -> Lab:
+def lab(tmp_path: Path, disk_format: str) -> Lab:
     """1 <- 2 <- 3 <- 4, and a full 5 that nothing of it concerns."""
-    lab = Lab(tmp_path)
+    lab = Lab(tmp_path, disk_format=disk_format)
     lab.poke(0, noise(9 * BLOCK, 1))
     lab.backup()
     lab.poke(BLOCK, noise(2 * BLOCK, 2))
@@ -91,7 +91,7 @@ def assert_finished(lab: Lab, sequence: int) -> None:
     assert lab.set.journal is None
     lab.check_without_processes()
     newest = point(lab, 4)
-    qemu.assert_holds(lab.overlay(newest), lab.moments[newest.id])
+    readers.assert_holds(lab.overlay(newest), lab.moments[newest.id], lab.disk_format)
 
 
 @pytest.mark.parametrize("sequence", MERGES)

@@ -26,12 +26,12 @@ def chain_names(disk: Path) -> list[str]:
     return names
 
 
-def assert_holds(disk: Path, raw: Path) -> None:
+def assert_holds(disk: Path, raw: Path, disk_format: str = "vmdk") -> None:
     """libvmdk reads the same bytes from the disk through its chain as `raw` holds."""
     wanted = raw.read_bytes()
     wanted = wanted.ljust(-(-len(wanted) // 512) * 512, b"\0")
     found = read(disk)
-    assert len(found) == len(wanted), f"{disk.name}: {len(found)} bytes instead of {len(wanted)}"
+    assert len(found) == len(wanted), f"{disk.name} ({disk_format}): {len(found)} bytes"
     if found != wanted:
         at = next(i for i, (a, b) in enumerate(zip(found, wanted, strict=True)) if a != b)
         raise AssertionError(f"{disk.name}: libvmdk reads another byte at {at}")

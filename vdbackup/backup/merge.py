@@ -26,7 +26,6 @@ import numpy as np
 
 from vdbackup.disks.chain import Chain
 from vdbackup.disks.disk import ParentRef
-from vdbackup.disks.extents import total
 from vdbackup.disks.formats import open_disk
 from vdbackup.disks.transfer import transfer, write_blocks
 from vdbackup.errors import (
@@ -196,8 +195,7 @@ def _finish(
             _copy(backup_set, journal, report, cancel)
         except Cancelled:
             raise Cancelled(advice="What was begun is finished by the next operation.") from None
-        result = _result(backup_set, journal)
-        _merge_digests(folder, journal, result)
+        result = _with_merged_digests(folder, journal, _result(backup_set, journal))
         journal = replace(journal, result=result)
         journal.save(folder)
     _publish_digests(folder, result)
@@ -255,7 +253,7 @@ def _copy(backup_set: BackupSet, journal: Journal, report: Report, cancel: Cance
     parent_path.chmod(WRITABLE_MODE)
     parent = open_disk(parent_path, disk_format, writable=True)
     try:
-        child = Chain([open_disk(backup_set.disk_path(journal.child), disk_format)])
+        child = Chain.alone(backup_set.disk_path(journal.child), disk_format)
         with child, _own_digests(backup_set, journal.child) as digests:
 
             def put(offset: int, view: memoryview) -> None:
@@ -282,7 +280,7 @@ def _compare(
     """Raise Damaged unless the file `disk` holds every block of `child` as it was captured."""
     path = backup_set.folder / disk
     with (
-        Chain([open_disk(path, backup_set.settings.format)]) as layer,
+        Chain.alone(path, backup_set.settings.format) as layer,
         _own_digests(backup_set, child) as digests,
     ):
 
@@ -306,10 +304,6 @@ def _own_digests(backup_set: BackupSet, point: RecoveryPoint) -> DigestFold:
 def _result(backup_set: BackupSet, journal: Journal) -> RecoveryPoint:
     """The point that stands for both: the child's moment and id, the parent's place."""
     parent, child = journal.parent, journal.child
-    path = backup_set.disk_path(parent)
-    layer = open_disk(path, backup_set.settings.format)
-    stored_bytes = total(layer.block_map().data_ranges())
-    layer.close()
     stem = point_stem(child.sequence, parent.type)
     return replace(
         child,
@@ -317,8 +311,7 @@ def _result(backup_set: BackupSet, journal: Journal) -> RecoveryPoint:
         parent=parent.parent,
         disk=f"{stem}.{backup_set.settings.format}",
         digests=f"{stem}.digests",
-        disk_size=path.stat().st_size,
-        stored_bytes=stored_bytes,
+        disk_size=backup_set.disk_path(parent).stat().st_size,
         verified=None,
         boot_tested=None,
         merged=(*parent.merged, parent.id, *child.merged),
@@ -326,7 +319,7 @@ def _result(backup_set: BackupSet, journal: Journal) -> RecoveryPoint:
     )
 
 
-def _merge_digests(folder: Path, journal: Journal, result: RecoveryPoint) -> None:
+def _with_merged_digests(folder: Path, journal: Journal, result: RecoveryPoint) -> RecoveryPoint:
     """Step 5: the digests of both, newest wins, under a name that counts only in phase "relink"."""
     partial = folder / (result.digests + PARTIAL)
     remove(partial)  # of a merge that was interrupted here
@@ -338,6 +331,7 @@ def _merge_digests(folder: Path, journal: Journal, result: RecoveryPoint) -> Non
         writer.finish()
     finally:
         writer.close()
+    return replace(result, stored_bytes=writer.held_bytes)
 
 
 def _publish_digests(folder: Path, result: RecoveryPoint) -> None:

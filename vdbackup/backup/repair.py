@@ -10,19 +10,26 @@ from __future__ import annotations
 
 import re
 import uuid
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 from vdbackup.backup import merge
 from vdbackup.disks.chain import Chain
 from vdbackup.disks.disk import DiskInfo, ParentRef
-from vdbackup.disks.extents import aligned, total
-from vdbackup.disks.formats import FORMATS, open_disk
+from vdbackup.disks.extents import aligned, runs_of, total
+from vdbackup.disks.formats import FORMATS
 from vdbackup.disks.transfer import transfer
 from vdbackup.errors import RepositoryError, VdbackupError
 from vdbackup.jobs import CancelToken, Report
-from vdbackup.repository.digests import BLOCK, DigestFile, DigestWriter, digest_blocks
+from vdbackup.repository.digests import (
+    BLOCK,
+    DigestFile,
+    DigestFold,
+    DigestWriter,
+    digest_blocks,
+    is_zero,
+)
 from vdbackup.repository.draft import make_overlay, sweep
 from vdbackup.repository.files import PARTIAL, read_json, sync_folder, write_json
 from vdbackup.repository.journal import JOURNAL_NAME
@@ -47,7 +54,6 @@ class _Layer:
     kind: PointType
     format: str
     info: DiskInfo
-    stored_bytes: int
 
 
 def run(path: Path, report: Report, cancel: CancelToken) -> list[str]:
@@ -111,13 +117,9 @@ def _read_layers(folder: Path, done: list[str]) -> list[_Layer]:
         if not match:
             continue
         try:
-            disk = open_disk(path, match[3])
-            try:
-                stored = total(disk.block_map().data_ranges())
-                kind = PointType(match[2])
-                layers.append(_Layer(path, int(match[1]), kind, match[3], disk.info, stored))
-            finally:
-                disk.close()
+            with Chain.alone(path, match[3]) as alone:  # its map is read, too
+                info = alone.layers[0].info
+            layers.append(_Layer(path, int(match[1]), PointType(match[2]), match[3], info))
         except VdbackupError as error:
             done.append(
                 f"{folder.name}: {path.name} is not readable and stays as it is: {error.title}"
@@ -135,12 +137,14 @@ def _repair_point(
     cancel: CancelToken,
 ) -> None:
     point = _manifest(folder, layer, layers)
-    if not _valid_manifest(folder, point):
-        repository.save_point(folder.name, point)
-        done.append(f"{folder.name}: the manifest of point {point.sequence} was rebuilt.")
     if not _valid_digests(folder / point.digests):
         _compute_digests(folder, layer, point, report, cancel)
         done.append(f"{folder.name}: the digests of point {point.sequence} were computed anew.")
+    if not _valid_manifest(folder, point):
+        with DigestFold([folder / point.digests], point.virtual_size) as own:
+            point = replace(point, stored_bytes=total(own.held()))
+        repository.save_point(folder.name, point)
+        done.append(f"{folder.name}: the manifest of point {point.sequence} was rebuilt.")
     if not (folder / point.overlay).exists():
         _make_overlay(folder, layer, point)
         done.append(f"{folder.name}: an empty overlay was made for point {point.sequence}.")
@@ -163,7 +167,7 @@ def _manifest(folder: Path, layer: _Layer, layers: list[_Layer]) -> RecoveryPoin
         disk_size=stat.st_size,
         virtual_size=layer.info.virtual_size,
         sector_size=layer.info.sector_size,
-        stored_bytes=layer.stored_bytes,
+        stored_bytes=0,  # its digests tell
         warnings=("Its manifest was rebuilt from the disk.",),
     )
 
@@ -183,12 +187,16 @@ def _compute_digests(
     partial = final.with_name(final.name + PARTIAL)
     writer = DigestWriter(partial, point.virtual_size)
     try:
-        with Chain([open_disk(layer.path, layer.format)]) as data:
+        with Chain.alone(layer.path, layer.format) as data:
             own = data.layers[0].block_map()
             ranges = own.own_ranges() if layer.info.parent else own.data_ranges()
 
             def add(offset: int, view: memoryview) -> None:
-                writer.add(offset // BLOCK, digest_blocks(view))
+                digests = digest_blocks(view)
+                # a full holds what is not zero; what a child holds may hide something
+                kept = ~is_zero(digests) | (layer.info.parent is not None)
+                for start, end in runs_of(kept):
+                    writer.add(offset // BLOCK + start, digests[start:end])
 
             transfer(
                 aligned(ranges, BLOCK, data.size),

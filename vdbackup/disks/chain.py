@@ -95,6 +95,16 @@ class Chain:
                 layer.close()
             raise
 
+    @classmethod
+    def alone(cls, path: Path, disk_format: str) -> Self:
+        """Open a single layer: what it leaves to its parents reads as zeros; raises DiskError."""
+        layer = open_disk(path, disk_format)
+        try:
+            return cls([layer])
+        except BaseException:
+            layer.close()
+            raise
+
     def readinto(self, offset: int, view: memoryview) -> None:
         """Fill `view` with the disk's bytes from `offset` on."""
         read_flat(self.map, self.layers, offset, view)

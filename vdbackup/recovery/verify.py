@@ -15,7 +15,6 @@ import numpy as np
 
 from vdbackup.disks.chain import Chain
 from vdbackup.disks.extents import aligned, total, union
-from vdbackup.disks.formats import open_disk
 from vdbackup.disks.transfer import transfer
 from vdbackup.errors import VdbackupError
 from vdbackup.jobs import CancelToken, Plan, Report
@@ -111,21 +110,15 @@ def _check_layer(
 ) -> list[Finding]:
     try:
         backup_set.check_layer(layer)
-        disk = open_disk(backup_set.disk_path(layer), backup_set.settings.format)
+        data = Chain.alone(backup_set.disk_path(layer), backup_set.settings.format)
     except VdbackupError as error:
         return [Finding(layer.disk, None, 0, error.title)]
-    try:
-        digests = DigestFold([backup_set.folder / layer.digests], layer.virtual_size)
-    except VdbackupError as error:
-        disk.close()
-        return [Finding(layer.digests, None, 0, error.title)]
-    with digests:
+    with data:
         try:
-            data = Chain([disk])
+            digests = DigestFold([backup_set.folder / layer.digests], layer.virtual_size)
         except VdbackupError as error:
-            disk.close()
-            return [Finding(layer.disk, None, 0, error.title)]
-        with data:
+            return [Finding(layer.digests, None, 0, error.title)]
+        with digests:
             return _compare(layer, data, digests, report, cancel)
 
 

@@ -96,9 +96,12 @@ class DigestWriter:
         self._blocks = 0
 
     @property
-    def blocks(self) -> int:
-        """How many digests were added so far."""
-        return self._blocks
+    def held_bytes(self) -> int:
+        """Bytes of disk whose digests were added so far."""
+        last = -(-self._virtual_size // BLOCK)
+        missing = -self._virtual_size % BLOCK  # of the disk's last block, where it is short
+        short = any(run.first + run.blocks == last for run in self._runs)
+        return self._blocks * BLOCK - (missing if short else 0)
 
     def add(self, first_block: int, digests: Digests) -> None:
         """The digests of the blocks from `first_block` on."""

@@ -8,7 +8,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from vdbackup.disks.disk import ParentRef, VirtualDisk
-from vdbackup.disks.extents import total
 from vdbackup.disks.formats import create_disk, open_disk
 from vdbackup.repository.digests import DigestWriter
 from vdbackup.repository.files import PARTIAL, remove, sync_folder
@@ -71,7 +70,6 @@ class Draft:
         self.digests.finish()
         self.disk.flush()
         info = self.disk.info
-        stored_bytes = total(self.disk.block_map().data_ranges())
         self.disk.close()
         make_overlay(
             self._partial(self._point.overlay),
@@ -87,7 +85,7 @@ class Draft:
             id=info.disk_id or "",
             created=created.isoformat(timespec="milliseconds"),
             disk_size=layer.stat().st_size,
-            stored_bytes=stored_bytes,
+            stored_bytes=self.digests.held_bytes,
             warnings=warnings,
         )
         set_moment(layer, point)

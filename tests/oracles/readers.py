@@ -1,0 +1,36 @@
+"""Who is asked about which format: for each, two readers of whole chains that are not ours.
+
+QEMU is never asked about a child in VHD, which it reads wrong in silence, or in VHDX.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from tests.oracles import libqcow, libvhdi, libvmdk, qemu, sevenzip
+
+_LIBRARIES = {"vmdk": libvmdk, "vhd": libvhdi, "vhdx": libvhdi, "qcow2": libqcow}
+"""Readers that run in this process, in some milliseconds."""
+QEMU_READS_CHAINS = ("vmdk", "qcow2")
+
+
+def assert_holds(disk: Path, raw: Path, disk_format: str) -> None:
+    """Both readers find in the disk, through its chain, what `raw` holds."""
+    if disk_format in QEMU_READS_CHAINS:
+        qemu.assert_holds(disk, raw, disk_format)
+        qemu.assert_sound(disk, disk_format)
+    else:
+        sevenzip.assert_holds(disk, raw, disk_format)
+    assert_library_reads(disk, raw, disk_format)
+
+
+def assert_library_reads(disk: Path, raw: Path, disk_format: str) -> None:
+    """The same without starting a process: for tests that ask hundreds of times."""
+    _LIBRARIES[disk_format].assert_holds(disk, raw, disk_format)
+
+
+def chain_names(disk: Path, disk_format: str) -> list[str]:
+    """The files that a reader finds by the parent names inside them, the disk itself first."""
+    names = _LIBRARIES[disk_format].chain_names(disk)
+    return [re.split(r"[/\\]", name)[-1] for name in names]
