@@ -7,7 +7,6 @@ VirtualBox fail on them.
 
 from __future__ import annotations
 
-import re
 import secrets
 import threading
 import uuid
@@ -16,26 +15,31 @@ from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
-from vdbackup.disks.disk import SECTOR, DiskInfo, ParentRef
+from vdbackup.disks.disk import SECTOR, DiskInfo, ParentRef, VirtualDisk
 from vdbackup.disks.extents import UNALLOCATED, ZERO, BlockMap, Int64s
 from vdbackup.disks.host_file import HostFile
+from vdbackup.disks.vmdk_foreign import ForeignVmdk, with_found_parent
+from vdbackup.disks.vmdk_sparse import (
+    TABLE_BYTES,
+    Entries,
+    GrainTables,
+    read_descriptor,
+    read_header,
+)
 from vdbackup.disks.vmdk_structs import (
     DESCRIPTOR_AT,
-    FLAG_ZERO_GRAINS,
     MAGIC,
-    NO_PARENT,
     TABLE_ENTRIES,
     Descriptor,
     SparseExtentHeader,
+    is_descriptor,
+    only_read,
 )
-from vdbackup.errors import DiskError, DiskFormatError
+from vdbackup.errors import DiskFormatError
 
 LARGEST = (2 << 40) - (1 << 30)
 """Bytes of disk: grain table entries are 32-bit sectors, and the tables take their part of them."""
-TABLE_BYTES = TABLE_ENTRIES * 4
-_ZERO_ENTRY = 1
 _ZEROS = memoryview(bytes(1 << 20))
 
 
@@ -51,6 +55,7 @@ class VmdkDisk:
         self._file = file
         self._header = header
         self._descriptor = descriptor
+        self._tables = GrainTables(file, header)
         self._grain = header.grain_size * SECTOR
         self._lock = threading.Lock()
         self._writing = False
@@ -61,10 +66,20 @@ class VmdkDisk:
     # ------------------------------------------------------------------ open and create
 
     @classmethod
-    def open(cls, path: Path, writable: bool = False) -> VmdkDisk:
-        """Open an existing file; raises DiskFormatError where it breaks the format's rules."""
+    def open(cls, path: Path, writable: bool = False) -> VirtualDisk:
+        """Open an existing file of any kind of VMDK, for writing only one that this class makes.
+
+        Raises:
+            DiskFormatError: it breaks the format's rules.
+            DiskError: it is in a layout that is only read.
+        """
         file = HostFile.open(path, writable)
         try:
+            start = file.read(0, SECTOR)
+            if is_descriptor(start) or SparseExtentHeader.parse(start, path, file.size).compressed:
+                if writable:
+                    raise only_read(path)
+                return ForeignVmdk(file)
             disk = cls._parsed(file)
             if writable:
                 disk._prepare_writing()
@@ -75,16 +90,16 @@ class VmdkDisk:
 
     @classmethod
     def _parsed(cls, file: HostFile) -> VmdkDisk:
-        path = file.path
-        header = SparseExtentHeader.parse(file.read(0, SECTOR), path, file.size)
-        size = header.descriptor_size * SECTOR
-        if not size:
-            raise DiskFormatError(
-                path, 0, "it is an extent of a larger VMDK, not a disk of its own"
-            )
-        raw = file.read(header.descriptor_offset * SECTOR, size)
-        text = raw.split(b"\0", 1)[0].decode("utf-8", "replace")
-        return cls(file, header, Descriptor.parse(text, path, header.capacity * SECTOR))
+        header = read_header(file)
+        text = read_descriptor(file)
+        if not text.strip():
+            problem = "it is an extent of a larger VMDK, not a disk of its own"
+            raise DiskFormatError(file.path, 0, problem)
+        descriptor = Descriptor.parse(text, file.path, header.capacity * SECTOR)
+        if descriptor.create_type.lower() != "monolithicsparse":
+            problem = f"VMDK of type {descriptor.create_type or 'unknown'!r} cannot be read"
+            raise DiskFormatError(file.path, SECTOR, problem)
+        return cls(file, header, with_found_parent(descriptor, file.path))
 
     @classmethod
     def create(
@@ -138,89 +153,22 @@ class VmdkDisk:
     def info(self) -> DiskInfo:
         """The disk's facts; `disk_id` is ddb.uuid.image, `content_id` the CID."""
         own = self._descriptor
-        parent = None
-        if own.parent_cid != NO_PARENT:
-            parent = ParentRef(own.parent_uuid, own.parent_cid, own.parent_hint or "")
         return DiskInfo(
-            "vmdk", self._header.capacity * SECTOR, SECTOR, self._grain, own.uuid, own.cid, parent
-        )
+            "vmdk", self._header.capacity * SECTOR, SECTOR, self._grain, own.uuid, own.cid,
+            own.parent,
+        )  # fmt: skip
 
     def block_map(self) -> BlockMap:
         """The disk's own grains; raises DiskFormatError where a table names what is not there."""
-        grains, entries = self._stored_entries()
-        hosts = entries.astype(np.int64) * SECTOR
-        if self._header.flags & FLAG_ZERO_GRAINS:
-            hosts[entries == _ZERO_ENTRY] = ZERO
-        self._check_places(grains, hosts)
         # without a parent there is nothing to fall through to: what is not here reads as zeros
         fill = ZERO if self.info.parent is None else UNALLOCATED
-        return BlockMap.from_blocks(self.info.virtual_size, self._grain, grains, hosts, fill)
+        return self._tables.block_map(self._stored_entries(), fill)
 
-    def _check_places(self, grains: Int64s, hosts: Int64s) -> None:
-        """Every grain lies inside the file (the disk's last one may be short)."""
-        lengths = np.minimum(self._grain, self.info.virtual_size - grains * self._grain)
-        file_size = self._file.size
-        wrong = (hosts != ZERO) & ((hosts + lengths > file_size) | (hosts < SECTOR))
-        wrong |= grains >= self._header.grains
-        if wrong.any():
-            first = int(np.flatnonzero(wrong)[0])
-            problem = f"grain {grains[first]} is said to lie at byte {hosts[first]} of {file_size}"
-            raise DiskFormatError(self.path, self._header.directory * SECTOR, problem)
-
-    def _stored_entries(self) -> tuple[Int64s, NDArray[np.uint32]]:
-        """All entries that are not 0: grain numbers, ascending, and the entries."""
-        if self._writing:
-            grains = np.flatnonzero(self._entries)
-            return grains, self._entries[grains]
-        found = [(np.empty(0, np.int64), np.empty(0, np.uint32))]
-        for first_table, place, count in self._table_runs(self._header.directory):
-            found += self._entries_in(first_table * TABLE_ENTRIES, place, count * TABLE_BYTES)
-        return (
-            np.concatenate([grains for grains, _ in found]),
-            np.concatenate([entries for _, entries in found]),
-        )
-
-    def _table_runs(self, directory: int) -> list[tuple[int, int, int]]:
-        """Grain tables that lie side by side: (first table, place in bytes, tables).
-
-        Args:
-            directory: the one that names them; where it lies, in sectors.
-        """
-        tables = self._header.tables
-        data = self._file.read(directory * SECTOR, tables * 4)
-        places = np.frombuffer(data, "<u4").astype(np.int64) * SECTOR
-        if len(places) < tables or (places + TABLE_BYTES > self._file.size).any():
-            problem = "a grain table lies outside the file"
-            raise DiskFormatError(self.path, directory * SECTOR, problem)
-        # else a small file could name one table a million times, and the map would fill the memory
-        if (np.diff(np.sort(places[places > 0])) < TABLE_BYTES).any():
-            problem = "two grain tables share a place"
-            raise DiskFormatError(self.path, directory * SECTOR, problem)
-        apart = np.flatnonzero(np.diff(places) != TABLE_BYTES) + 1
-        bounds = [0, *apart.tolist(), tables]
-        runs = pairwise(bounds)
-        # a directory entry of 0: no table, so nothing of its grains is here
-        return [(a, int(places[a]), b - a) for a, b in runs if a < b and places[a]]
-
-    def _entries_in(
-        self, first_grain: int, place: int, size: int
-    ) -> list[tuple[Int64s, NDArray[np.uint32]]]:
-        """The entries that are not 0 of the tables at `place`.
-
-        Holes of the file are not read: opening a chain of 100 nearly empty layers over 1 TiB would
-        read 6.4 GB of zeros.
-        """
-        found = []
-        for at, length in self._file.data_segments(place, place + size):
-            start = at // 4 * 4
-            data = bytearray(at + length - start)
-            self._file.readinto(start, memoryview(data))
-            entries = np.frombuffer(data, "<u4", len(data) // 4)
-            here = np.flatnonzero(entries)
-            found.append(
-                (here + first_grain + (start - place) // 4, entries[here].astype(np.uint32))
-            )
-        return found
+    def _stored_entries(self) -> Entries:
+        if not self._writing:
+            return self._tables.entries()
+        grains = np.flatnonzero(self._entries)
+        return grains, self._entries[grains]
 
     def read_host(self, host: int, view: memoryview) -> None:
         """Fill `view` from byte `host` of the file on."""
@@ -231,16 +179,13 @@ class VmdkDisk:
     def _prepare_writing(self) -> None:
         header = self._header
         if not header.is_ours() or not all(
-            self._table_runs(directory)
+            self._tables.runs(directory)
             == [(0, header.first_table(directory) * SECTOR, header.tables)]
             for directory in (header.redundant_directory, header.directory)
         ):
-            raise DiskError(
-                f"{self.path} was made by another program in a layout that is only read.",
-                "Export it to a new disk first.",
-            )
-        grains, entries = self._stored_entries()
-        self._check_places(grains, entries.astype(np.int64) * SECTOR)
+            raise only_read(self.path)
+        grains, entries = self._tables.entries()
+        self._tables.check_places(grains, entries.astype(np.int64) * SECTOR)
         places = np.sort(entries)
         if (np.diff(places) < header.grain_size).any() or (places < header.overhead).any():
             problem = "two grains share a place, or one lies in the tables"
@@ -278,7 +223,7 @@ class VmdkDisk:
                 host = int(self._entries[grain]) * SECTOR
                 for done in range(0, self._grain, len(_ZEROS)):
                     self._file.write(host + done, _ZEROS[: self._grain - done])
-            elif self._descriptor.parent_cid != NO_PARENT:
+            elif self._descriptor.parent is not None:
                 self._allocated(grain * self._grain, 1)  # a hole at the end of the file: zeros
 
     def flush(self) -> None:
@@ -323,10 +268,7 @@ class VmdkDisk:
 
 def probe(start: bytes) -> bool:
     """Whether a file that begins with `start` is a VMDK: a sparse extent or a text descriptor."""
-    return (
-        start.startswith(MAGIC)
-        or re.match(rb"\s*#\s*Disk\s*DescriptorFile", start, re.IGNORECASE) is not None
-    )
+    return start.startswith(MAGIC) or is_descriptor(start)
 
 
 def _new_cid() -> str:

@@ -1,4 +1,4 @@
-"""On-disk structures of hosted sparse VMDK: the header and the text descriptor.
+"""On-disk structures of hosted VMDK: the sparse header, the grain marker, the text descriptor.
 
 Source: VMware, "Virtual Disk Format 5.0" (the SparseExtentHeader, grain directory and tables, and
 the descriptor file). Numbers are little-endian, places are in sectors of 512 bytes. What QEMU and
@@ -7,13 +7,14 @@ VirtualBox want beyond it was found by experiment and stands beside the code tha
 
 from __future__ import annotations
 
+import re
 import string
 import struct
 import uuid
 from dataclasses import astuple, dataclass, replace
 from pathlib import Path
 
-from vdbackup.disks.disk import SECTOR
+from vdbackup.disks.disk import SECTOR, ParentRef
 from vdbackup.errors import DiskError, DiskFormatError
 
 MAGIC = b"KDMV"
@@ -24,6 +25,10 @@ FLAG_NEWLINE_TEST = 1 << 0
 FLAG_REDUNDANT_TABLE = 1 << 1
 FLAG_ZERO_GRAINS = 1 << 2
 FLAG_COMPRESSED = 1 << 16
+FLAG_MARKERS = 1 << 17
+"""Each compressed grain stands behind a GrainMarker."""
+DEFLATE = 1
+"""As `compression`: RFC 1950 (zlib), the only one there is."""
 
 GRAIN = 128
 """Sectors in a grain that we create: 64 KiB, as every VMDK writer does."""
@@ -35,9 +40,23 @@ DESCRIPTOR_SECTORS = 20
 """QEMU reads CID and parent hint in the first 10 KiB of the descriptor (DESC_SIZE)."""
 AT_END = 0xFFFFFFFFFFFFFFFF
 """As grain directory offset: the real header is at the end of the file (streamOptimized)."""
+FOOTER_FROM_END = 1024
+"""Bytes: the footer is the last sector but one, and only the end-of-stream marker follows it."""
 NO_PARENT = "ffffffff"
+LARGEST_DESCRIPTOR = 1 << 20
+"""Bytes of text; the largest disk in pieces of 2 GiB takes a tenth of that."""
 
 _HEADER = struct.Struct("<4sIIQQQQIQQQB4sH433x")
+_MARKER = struct.Struct("<QI")
+_ACCESS = ("RW ", "RW\t", "RDONLY ", "RDONLY\t", "NOACCESS ", "NOACCESS\t")
+_EXTENT = re.compile(
+    r'(\S+)\s+([0-9]{1,18})\s+([A-Z]+)(?:\s+"([^"]*)"(?:\s+([0-9]{1,18})(?:\s.*)?)?)?',
+    re.IGNORECASE,
+)
+"""Access, sectors, kind, and but for ZERO: file, offset, and what devices have besides."""
+_FIRST_LINE = re.compile(rb"(?:\xef\xbb\xbf)?\s*#\s*Disk\s*DescriptorFile", re.IGNORECASE)
+_ENCODING = re.compile(rb'encoding\s*=\s*"?([\w-]{1,20})', re.IGNORECASE)
+_ENCODINGS = {"windows-1252", "windows-1251", "windows-1250", "shift_jis", "gbk", "big5", "euc-kr"}
 
 
 @dataclass(frozen=True)
@@ -60,13 +79,16 @@ class SparseExtentHeader:
     compression: int
 
     @classmethod
-    def parse(cls, data: bytes, path: Path, file_size: int) -> SparseExtentHeader:
-        """The header from 512 bytes; raises DiskFormatError where it makes no sense."""
+    def parse(cls, data: bytes, path: Path, file_size: int, at: int = 0) -> SparseExtentHeader:
+        """The header from 512 bytes at byte `at`; raises DiskFormatError where it makes no sense.
+
+        Where `directory` is AT_END, the footer says where everything is.
+        """
         if len(data) < SECTOR or not data.startswith(MAGIC):
-            raise DiskFormatError(path, 0, "there is no sparse extent header")
+            raise DiskFormatError(path, at, "there is no sparse extent header")
         header = cls(*_HEADER.unpack(data[:SECTOR]))
         for problem in header._problems(file_size):
-            raise DiskFormatError(path, 0, problem)
+            raise DiskFormatError(path, at, problem)
         return header
 
     def _problems(self, file_size: int) -> list[str]:
@@ -75,8 +97,9 @@ class SparseExtentHeader:
             problems.append(f"header version {self.version} is unknown")
         if self.flags & FLAG_NEWLINE_TEST and self.newlines != NEWLINES:
             problems.append("the file was altered by a text-mode transfer")
-        if self.flags & FLAG_COMPRESSED or self.compression or self.directory == AT_END:
-            problems.append("compressed (streamOptimized) disks cannot be read")
+        # QEMU goes by the one, VirtualBox by the other
+        if self.compression != (DEFLATE if self.compressed else 0):
+            problems.append(f"compression {self.compression} is unknown, or its flag is wrong")
         elif self.entries_per_table != TABLE_ENTRIES:
             problems.append(f"grain tables have {self.entries_per_table} entries instead of 512")
         elif not 8 <= self.grain_size <= 4096 or self.grain_size & (self.grain_size - 1):
@@ -86,14 +109,24 @@ class SparseExtentHeader:
         elif not 0 < self.capacity <= 2**32:
             problems.append(f"a capacity of {self.capacity} sectors is not in the format's 2 TiB")
         else:
-            end = self.directory * SECTOR + 4 * self.tables
-            if not self.directory or end > file_size:
-                problems.append("the grain directory lies outside the file")
+            problems += self._misplaced(file_size)
+        return problems
+
+    def _misplaced(self, file_size: int) -> list[str]:
+        problems = []
+        end = self.directory * SECTOR + 4 * self.tables
+        if self.directory != AT_END and (not self.directory or end > file_size):
+            problems.append("the grain directory lies outside the file")
         if self.descriptor_offset * SECTOR + self.descriptor_size * SECTOR > file_size:
             problems.append("the descriptor lies outside the file")
-        if self.descriptor_size > 2048:
+        if self.descriptor_size * SECTOR > LARGEST_DESCRIPTOR:
             problems.append(f"a descriptor of {self.descriptor_size} sectors is too large")
         return problems
+
+    @property
+    def compressed(self) -> bool:
+        """Whether grains are compressed (streamOptimized)."""
+        return bool(self.flags & FLAG_COMPRESSED)
 
     @property
     def grains(self) -> int:
@@ -137,8 +170,68 @@ class SparseExtentHeader:
 
 
 @dataclass(frozen=True)
+class GrainMarker:
+    """What stands before a compressed grain.
+
+    Attributes:
+        sector: of the disk, the grain's first.
+        size: of the compressed data, in bytes.
+    """
+
+    sector: int
+    size: int
+
+    SIZE = _MARKER.size
+
+    @classmethod
+    def parse(cls, data: bytes) -> GrainMarker:
+        """The marker from its 12 bytes."""
+        return cls(*_MARKER.unpack(data))
+
+
+@dataclass(frozen=True)
+class ExtentLine:
+    """A line of the descriptor that says where the next stretch of the disk is.
+
+    Attributes:
+        access: "RW", "RDONLY" or "NOACCESS".
+        size: of the stretch, in bytes.
+        kind: "FLAT", "SPARSE", "ZERO" or one of ESX's.
+        file_name: external text, "" where there is none.
+        offset: of the first byte in the file, in bytes.
+    """
+
+    access: str
+    size: int
+    kind: str
+    file_name: str
+    offset: int
+
+    @classmethod
+    def parse_all(cls, text: str, path: Path) -> list[ExtentLine]:
+        """The extents in the order of the disk.
+
+        A line that begins like one and is none raises DiskFormatError: to pass over it, as QEMU
+        does, would shift all data behind it.
+        """
+        found = []
+        for line in _lines(text):
+            if not line.upper().startswith(_ACCESS):
+                continue
+            match = _EXTENT.fullmatch(line)
+            if match is None:
+                raise DiskFormatError(path, 0, f"{line[:80]!r} is no extent")
+            access, sectors, kind, name, offset = match.groups("")
+            found.append(
+                cls(access.upper(), int(sectors) * SECTOR, kind.upper(), name,
+                    int(offset or 0) * SECTOR)
+            )  # fmt: skip
+        return found
+
+
+@dataclass(frozen=True)
 class Descriptor:
-    """The text descriptor inside the file.
+    """The text descriptor, inside a sparse file or as a file of its own.
 
     Attributes:
         cid, parent_cid: 8 hex digits; QEMU changes a disk's CID when it opens it and then writes.
@@ -153,29 +246,33 @@ class Descriptor:
     parent_cid: str = NO_PARENT
     parent_uuid: str | None = None
     parent_hint: str | None = None
+    create_type: str = "monolithicSparse"
 
     @classmethod
     def parse(cls, text: str, path: Path, virtual_size: int) -> Descriptor:
         """The fields that identify the disk and its parent; unknown lines are passed over."""
         fields: dict[str, str] = {}
-        for line in text.replace("\r", "\n").split("\n"):
+        for line in _lines(text):
             name, _, value = line.partition("=")
             fields.setdefault(name.strip().lower(), value.strip().strip('"'))
-        kind = fields.get("createtype", "")
-        if kind.lower() != "monolithicsparse":
-            raise DiskFormatError(
-                path, SECTOR, f"VMDK of type {kind or 'unknown'!r} cannot be read"
-            )
         try:
             return cls(
                 virtual_size, path.name, _cid(fields["cid"]), _uuid(fields.get("ddb.uuid.image")),
                 _cid(fields.get("parentcid", NO_PARENT)), _uuid(fields.get("ddb.uuid.parent")),
-                fields.get("parentfilenamehint"),
+                fields.get("parentfilenamehint"), fields.get("createtype", ""),
             )  # fmt: skip
         except (KeyError, ValueError) as error:
             raise DiskFormatError(
                 path, SECTOR, "the descriptor has no valid CID, or a UUID that is none"
             ) from error
+
+    @property
+    def parent(self) -> ParentRef | None:
+        """How the disk names its parent; VirtualBox may do it by the UUID alone."""
+        if self.parent_cid == NO_PARENT and self.parent_uuid is None:
+            return None
+        content_id = "" if self.parent_cid == NO_PARENT else self.parent_cid
+        return ParentRef(self.parent_uuid, content_id, self.parent_hint or "")
 
     def pack(self) -> bytes:
         """The descriptor, padded with NULs to its whole place in the file.
@@ -218,6 +315,41 @@ class Descriptor:
         return data.ljust(room, b"\0")
 
 
+def is_descriptor(start: bytes) -> bool:
+    """Whether a file that begins with `start` is a text descriptor."""
+    return _FIRST_LINE.match(start) is not None
+
+
+def decoded(raw: bytes) -> str:
+    """A descriptor's text, up to the first NUL.
+
+    VMware names the encoding and writes what Windows uses; others write UTF-8 and name none. What
+    is valid UTF-8 beyond ASCII is hardly ever anything else.
+    """
+    raw = raw.split(b"\0", 1)[0]
+    declared = _ENCODING.search(raw)
+    name = declared[1].decode().lower() if declared else ""
+    for encoding in ("utf-8", name) if name in _ENCODINGS else ("utf-8",):
+        try:
+            return raw.decode(encoding)
+        except UnicodeDecodeError:
+            continue
+    return raw.decode("latin-1")
+
+
+def only_read(path: Path) -> DiskError:
+    """What opening such a disk for writing raises."""
+    return DiskError(
+        f"{path} was made by another program in a layout that is only read.",
+        "Export it to a new disk first.",
+    )
+
+
+def _lines(text: str) -> list[str]:
+    """Not empty, without blanks around them; ended by LF, CR LF or CR."""
+    return [line.strip() for line in text.replace("\r", "\n").split("\n") if line.strip()]
+
+
 def _cid(text: str) -> str:
     """8 hex digits in lower case; raises ValueError."""
     if not 0 < len(text) <= 8 or not set(text) <= set(string.hexdigits):
@@ -226,8 +358,9 @@ def _cid(text: str) -> str:
 
 
 def _uuid(text: str | None) -> str | None:
-    """The text if it is a UUID; raises ValueError."""
-    return None if text is None else str(uuid.UUID(text))
+    """The text if it is a UUID, None for VirtualBox's "none", all zeros; raises ValueError."""
+    parsed = uuid.UUID(text) if text is not None else None
+    return str(parsed) if parsed and parsed.int else None
 
 
 def _modification(disk_uuid: str, cid: str) -> str:

@@ -1,0 +1,250 @@
+"""VMDK as only other programs make it, read: in several extents, or compressed (streamOptimized).
+
+A text descriptor names the files that hold the disk, one after the other: flat (monolithicFlat,
+twoGbMaxExtentFlat, vmfs) or sparse (twoGbMaxExtentSparse). A compressed disk is one file.
+Source: VMware, "Virtual Disk Format 5.0"; ESX's own sparse kinds (COWD, seSparse) are not in it.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Sequence
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from vdbackup.disks.disk import SECTOR, DiskInfo, ParentRef
+from vdbackup.disks.extents import UNALLOCATED, ZERO, BlockMap
+from vdbackup.disks.host_file import HostFile
+from vdbackup.disks.vmdk_sparse import SparseExtent, read_descriptor
+from vdbackup.disks.vmdk_structs import (
+    LARGEST_DESCRIPTOR,
+    MAGIC,
+    Descriptor,
+    ExtentLine,
+    decoded,
+    only_read,
+)
+from vdbackup.errors import DiskError, DiskFormatError
+
+_LOG = logging.getLogger(__name__)
+_LARGEST = 64 << 40
+"""Bytes of disk: more than ESX allows (62 TiB)."""
+_MOST_EXTENTS = 4096
+_MOST_CANDIDATES = 1000
+"""Files that are looked into for a parent that the child does not name."""
+_READER_SHIFT = 48
+"""A host in the map: the number of a reader above this bit, below it a place in that reader."""
+
+_Part = tuple[BlockMap, int]
+"""A stretch of the disk: its map, and the number of the reader that the map's hosts are for."""
+
+
+class ForeignVmdk:
+    """A disk of several files, or of one that is compressed; for reading alone."""
+
+    def __init__(self, file: HostFile) -> None:
+        """Take over an open file; where that raises DiskError, the file stays the caller's."""
+        self.path = file.path
+        self._extents = _Extents(file)
+        try:
+            text = _text(file)
+            descriptor = with_found_parent(Descriptor.parse(text, self.path, 0), self.path)
+            fill = ZERO if descriptor.parent is None else UNALLOCATED
+            self._map = _joined(_parts(file, text, self._extents, fill))
+        except BaseException:
+            self._extents.close_others()
+            raise
+        self._file = file
+        self.info = DiskInfo(
+            "vmdk", self._map.size, SECTOR, self._extents.block_size, descriptor.uuid,
+            descriptor.cid, descriptor.parent,
+        )  # fmt: skip
+
+    def block_map(self) -> BlockMap:
+        """The disk's own stretches; a host is a place in one of several files, see `read_host`."""
+        return self._map
+
+    def read_host(self, host: int, view: memoryview) -> None:
+        """Fill `view` from a host of the map on; compressed grains are inflated for it."""
+        number, place = divmod(host, 1 << _READER_SHIFT)
+        self._extents.readers[number].readinto(place, view)
+
+    def write(self, offset: int, view: memoryview) -> None:
+        """Raises DiskError, as opening for writing does."""
+        raise only_read(self.path)
+
+    def zero(self, offset: int, length: int) -> None:
+        """Raises DiskError, as opening for writing does."""
+        raise only_read(self.path)
+
+    def flush(self) -> None:
+        """There is nothing to flush."""
+
+    def relink(self, parent: ParentRef) -> None:
+        """Raises DiskError, as opening for writing does."""
+        raise only_read(self.path)
+
+    def adopt(self, disk_id: str, content_id: str) -> None:
+        """Raises DiskError, as opening for writing does."""
+        raise only_read(self.path)
+
+    def close(self) -> None:
+        """Close all files."""
+        self._extents.close_others()
+        self._file.close()
+
+
+class _Reader(Protocol):
+    def readinto(self, offset: int, view: memoryview) -> None: ...
+
+
+class _Extents:
+    """The files that hold the disk.
+
+    A file for each extent, but flat ones in one file share it. A sparse file is an extent once: a
+    text that names one a thousand times would fill the memory with its map.
+
+    Attributes:
+        readers: what the maps' hosts are places in.
+        block_size: in bytes, of the sparse extents.
+    """
+
+    def __init__(self, descriptor: HostFile) -> None:
+        self._descriptor = descriptor
+        self._files: dict[str, HostFile] = {}
+        self._flat: dict[str, int] = {}
+        self.readers: list[_Reader] = []
+        self.block_size = SECTOR
+
+    def part(self, line: ExtentLine, fill: int) -> _Part:
+        """A stretch as the descriptor has it."""
+        if line.kind == "ZERO":
+            return BlockMap.uniform(line.size, ZERO), 0
+        if line.kind not in ("FLAT", "VMFS", "SPARSE") or line.access == "NOACCESS":
+            raise DiskError(
+                f"{self._descriptor.path} is a VMDK with an extent that cannot be read: "
+                f"{line.access} {line.kind}.",
+                "Let the program that made it convert or export the disk.",
+            )
+        if line.kind == "SPARSE":
+            part = self.sparse(self._opened(line.file_name), fill)
+            if part[0].size != line.size:
+                raise self._refusal(
+                    f"{line.file_name!r} is of {part[0].size} bytes, not {line.size}"
+                )
+            return part
+        return self._flat_part(line)
+
+    def sparse(self, file: HostFile, fill: int) -> _Part:
+        """A stretch that is all of a sparse file."""
+        extent = SparseExtent(file)
+        self.block_size = extent.grain
+        self.readers.append(extent)
+        return extent.block_map(fill), len(self.readers) - 1
+
+    def _flat_part(self, line: ExtentLine) -> _Part:
+        if line.file_name not in self._flat:
+            file = self._opened(line.file_name)
+            self._flat[line.file_name] = len(self.readers)
+            self.readers.append(file)
+        file, end = self._files[line.file_name], line.offset + line.size
+        if end > min(file.size, 1 << _READER_SHIFT):
+            problem = f"the extent is said to go to byte {end} of a file of {file.size}"
+            raise DiskFormatError(file.path, file.size, problem)
+        segments = np.array(file.data_segments(line.offset, end), np.int64).reshape(-1, 2)
+        places, lengths = segments[:, 0], segments[:, 1]
+        layers = np.zeros(len(places), np.int32)
+        held = BlockMap.from_runs(line.size, places - line.offset, lengths, layers, places, ZERO)
+        return held, self._flat[line.file_name]
+
+    def _opened(self, name: str) -> HostFile:
+        """A file in the descriptor's own folder, by its plain name: all that a text may name."""
+        path = self._descriptor.path.parent / name
+        if not name or "\0" in name or "/" in name or os.path.islink(path):
+            raise self._refusal(f"the extent {name!r} is not a plain file in the same folder")
+        if not os.path.isfile(path):
+            raise DiskError(
+                f"{self._descriptor.path} needs its extent {name!r}, which is missing.",
+                f"Put it into {self._descriptor.path.parent.resolve()}.",
+            )
+        if name in self._files:
+            raise self._refusal(f"it names the extent {name!r} twice")
+        self._files[name] = HostFile.open(path)
+        return self._files[name]
+
+    def _refusal(self, problem: str) -> DiskFormatError:
+        return DiskFormatError(self._descriptor.path, 0, problem)
+
+    def close_others(self) -> None:
+        """Close all files but the descriptor's."""
+        for file in self._files.values():
+            file.close()
+
+
+def with_found_parent(descriptor: Descriptor, path: Path) -> Descriptor:
+    """The descriptor, with the parent's name if it has only the parent's UUID (VirtualBox).
+
+    It is looked for among the VMDKs in the child's own folder. If it is not there, the name is the
+    one that VirtualBox gives to all disks but the first.
+    """
+    wanted = descriptor.parent_uuid
+    if wanted is None or descriptor.parent_hint is not None:
+        return descriptor
+    first = f"{{{wanted}}}.vmdk"
+    others = sorted(name for name in os.listdir(path.parent) if name.lower().endswith(".vmdk"))
+    names = [first, *others[:_MOST_CANDIDATES]]
+    found = (name for name in names if _uuid_of(path.parent / name) == wanted)
+    return replace(descriptor, parent_hint=next(found, first))
+
+
+def _uuid_of(path: Path) -> str | None:
+    """What a VMDK says it is; None of what is no VMDK, or may not be read."""
+    if os.path.islink(path) or not os.path.isfile(path):
+        return None
+    try:
+        with closing(HostFile.open(path)) as file:
+            return Descriptor.parse(_text(file), path, 0).uuid
+    except (DiskError, OSError) as error:
+        _LOG.debug("%s is not the parent: %s", path, error)
+        return None
+
+
+def _text(file: HostFile) -> str:
+    """The descriptor, which is all of the file or inside a sparse one."""
+    if file.read(0, len(MAGIC)) == MAGIC:
+        return read_descriptor(file)
+    if file.size > LARGEST_DESCRIPTOR:
+        raise DiskFormatError(file.path, 0, f"a descriptor of {file.size} bytes is too large")
+    return decoded(file.read(0, LARGEST_DESCRIPTOR))
+
+
+def _parts(file: HostFile, text: str, extents: _Extents, fill: int) -> list[_Part]:
+    """The stretches in the order of the disk."""
+    if file.read(0, len(MAGIC)) == MAGIC:
+        return [extents.sparse(file, fill)]
+    lines = [line for line in ExtentLine.parse_all(text, file.path) if line.size]
+    size = sum(line.size for line in lines)
+    if not 0 < size <= _LARGEST or len(lines) > _MOST_EXTENTS:
+        problem = f"{len(lines)} extents make a disk of {size} bytes"
+        raise DiskFormatError(file.path, 0, problem)
+    return [extents.part(line, fill) for line in lines]
+
+
+def _joined(parts: Sequence[_Part]) -> BlockMap:
+    """One map of all stretches, whose hosts have the numbers of the readers in them."""
+    sizes = [held.size for held, _ in parts]
+    places = np.cumsum([0, *sizes])[:-1].tolist()
+    starts = [held.starts + at for (held, _), at in zip(parts, places, strict=True)]
+    hosts = [
+        np.where(held.layers >= 0, held.hosts + (number << _READER_SHIFT), 0)
+        for held, number in parts
+    ]
+    layers = [held.layers for held, _ in parts]
+    return BlockMap(
+        sum(sizes), np.concatenate(starts), np.concatenate(layers), np.concatenate(hosts)
+    )
