@@ -15,13 +15,13 @@ from vdbackup.backup import merge, retention
 from vdbackup.disks.disk import SECTOR
 from vdbackup.disks.extents import Ranges, aligned, runs_of, total, union
 from vdbackup.disks.formats import check_fits, fitting_formats
-from vdbackup.disks.transfer import transfer, write_blocks
+from vdbackup.disks.transfer import Read, transfer, write_blocks
 from vdbackup.errors import BackupError, UsageError, VdbackupError, from_os
 from vdbackup.jobs import CancelToken, Plan, Report
 from vdbackup.repository.digests import BLOCK, DigestFold, differ, digest_blocks, is_zero
 from vdbackup.repository.draft import Draft
 from vdbackup.repository.model import PointType, Policy, RecoveryPoint, SetSettings, SourceIdentity
-from vdbackup.repository.repository import BackupSet, Repository, check_set_name, set_name_for
+from vdbackup.repository.repository import BackupSet, Repository, check_set_name, free_set_name
 from vdbackup.sources.devices import lies_on
 from vdbackup.sources.source import Source
 
@@ -121,7 +121,7 @@ def plan(
     if set_name is not None:
         name = check_set_name(set_name)
     else:
-        name = repository.set_of_source(source.id) or _free_name(repository, source)
+        name = repository.set_of_source(source.id) or free_set_name(repository, source.name)
     existing = repository.set(name) if name in repository.names() else None
     if existing is None:
         choice = _Choice(PointType.FULL, None, _not_possible(kind, "there is no point yet"))
@@ -177,7 +177,7 @@ def run(plan: CapturePlan, report: Report, cancel: CancelToken) -> CaptureResult
         warnings = source.trouble()
         if plan.note and plan.asked not in (AUTO, plan.kind.value):
             warnings += (plan.note,)
-        point = _captured(repository, backup_set, source, choice, warnings, report, cancel)
+        point = _captured(backup_set, source, choice, warnings, report, cancel)
         warnings = point.warnings
         notes: tuple[str, ...] = (plan.note,) if plan.note else ()
         try:
@@ -192,7 +192,6 @@ def run(plan: CapturePlan, report: Report, cancel: CancelToken) -> CaptureResult
 
 
 def _captured(
-    repository: Repository,
     backup_set: BackupSet,
     source: Source,
     choice: _Choice,
@@ -200,14 +199,11 @@ def _captured(
     report: Report,
     cancel: CancelToken,
 ) -> RecoveryPoint:
-    draft = Draft(
-        repository, backup_set, choice.kind, choice.parent, source.size, source.sector_size
-    )
+    draft = Draft(backup_set, choice.kind, choice.parent, source.size, source.sector_size)
     try:
-        with _state_of(backup_set, choice.parent, source) as state:
-            keep = _Changes(draft, state).keep
+        with state_of(backup_set, choice.parent, source.size) as state:
             ranges = _to_read(source, state)
-            transfer(ranges, source.readinto, keep, phase="Capture", report=report, cancel=cancel)
+            keep_changes(draft, state, ranges, source.readinto, "Capture", report, cancel)
         cancel.check()
         warnings += tuple(w for w in source.trouble() if w not in warnings)
         return draft.publish(warnings)
@@ -216,9 +212,9 @@ def _captured(
         raise
 
 
-def _state_of(backup_set: BackupSet, parent: RecoveryPoint | None, source: Source) -> DigestFold:
-    """The digests that the source is compared with: a full's are those of a disk of zeros."""
-    return backup_set.open_digests(parent) if parent else DigestFold([], source.size)
+def state_of(backup_set: BackupSet, parent: RecoveryPoint | None, size: int) -> DigestFold:
+    """The digests that a disk is compared with: a full's are those of `size` bytes of zeros."""
+    return backup_set.open_digests(parent) if parent else DigestFold([], size)
 
 
 def _to_read(source: Source, state: DigestFold) -> Ranges:
@@ -226,23 +222,36 @@ def _to_read(source: Source, state: DigestFold) -> Ranges:
     return union(aligned(source.data_ranges(), BLOCK, source.size), state.held())
 
 
-class _Changes:
-    """Keeps in a draft what differs from the parent's state; `keep` may run in several threads."""
+def keep_changes(
+    draft: Draft,
+    state: DigestFold,
+    ranges: Ranges,
+    read: Read,
+    phase: str,
+    report: Report,
+    cancel: CancelToken,
+) -> None:
+    """Keep in a draft what differs from the parent's state.
 
-    def __init__(self, draft: Draft, state: DigestFold) -> None:
-        self._disk = draft.disk
-        self._digests = draft.digests
-        self._state = state
+    Args:
+        draft: takes the blocks and their digests.
+        state: what the disk through the parent holds.
+        ranges: what to look at, whole blocks, in bytes.
+        read: fills a view from a byte of the disk on.
+        phase: what this is called in progress reports.
+        report: called after each chunk.
+        cancel: looked at before each chunk.
+    """
 
-    def keep(self, offset: int, view: memoryview) -> None:
-        """Take the blocks in `view`, which start at byte `offset` of the disk."""
+    def keep(offset: int, view: memoryview) -> None:
         first = offset // BLOCK
         digests = digest_blocks(view)
-        changed = differ(digests, self._state.expected(first, len(digests)))
-        zero = is_zero(digests)
-        write_blocks(self._disk, offset, view, BLOCK, changed, zero)
+        changed = differ(digests, state.expected(first, len(digests)))
+        write_blocks(draft.disk, offset, view, BLOCK, changed, is_zero(digests))
         for start, end in runs_of(changed):
-            self._digests.add(first + start, digests[start:end])
+            draft.digests.add(first + start, digests[start:end])
+
+    transfer(ranges, read, keep, phase=phase, report=report, cancel=cancel)
 
 
 @dataclass(frozen=True)
@@ -286,13 +295,21 @@ def _format_for(source: Source, asked: str | None) -> tuple[str, str]:
     if asked is not None:
         check_fits(asked, source.size, source.sector_size)
         return asked, ""
-    fitting = fitting_formats(source.size, source.sector_size)
-    if DEFAULT_FORMAT in fitting or not fitting:
-        check_fits(DEFAULT_FORMAT, source.size, source.sector_size)
-        return DEFAULT_FORMAT, ""
+    chosen = default_format(source.size, source.sector_size)
+    if chosen == DEFAULT_FORMAT:
+        return chosen, ""
     reason = "is too large for" if source.sector_size == SECTOR else "has sectors too large for"
-    note = f"The set is kept in {fitting[0].upper()}: the source {reason} {DEFAULT_FORMAT.upper()}."
-    return fitting[0], note
+    note = f"The set is kept in {chosen.upper()}: the source {reason} {DEFAULT_FORMAT.upper()}."
+    return chosen, note
+
+
+def default_format(size: int, sector_size: int) -> str:
+    """What a disk of `size` bytes with such sectors is kept in by itself; raises DiskError."""
+    fitting = fitting_formats(size, sector_size)
+    if DEFAULT_FORMAT in fitting or not fitting:
+        check_fits(DEFAULT_FORMAT, size, sector_size)
+        return DEFAULT_FORMAT
+    return fitting[0]
 
 
 def _not_possible(kind: str, reason: str) -> str:
@@ -327,12 +344,3 @@ def _settings_after(backup_set: BackupSet, plan: CapturePlan, point: RecoveryPoi
         policy=plan.policy or backup_set.settings.policy,
         last_sequence=point.sequence,
     )
-
-
-def _free_name(repository: Repository, source: Source) -> str:
-    """The source's name, with a number behind it if another source's set has it already."""
-    base = set_name_for(source.name)
-    name, number = base, 2
-    while (repository.path / name).exists():
-        name, number = f"{base}-{number}", number + 1
-    return name

@@ -24,6 +24,7 @@ from pathlib import Path
 
 import numpy as np
 
+from vdbackup.backup.readback import check_layer
 from vdbackup.disks.chain import Chain
 from vdbackup.disks.disk import ParentRef
 from vdbackup.disks.formats import open_disk
@@ -31,21 +32,13 @@ from vdbackup.disks.transfer import transfer, write_blocks
 from vdbackup.errors import (
     BackupError,
     Cancelled,
-    Damaged,
     NoSpace,
     RepositoryLocked,
     VdbackupError,
     from_os,
 )
 from vdbackup.jobs import CancelToken, Plan, Report, readable_size
-from vdbackup.repository.digests import (
-    BLOCK,
-    DigestFold,
-    DigestWriter,
-    differ,
-    digest_blocks,
-    is_zero,
-)
+from vdbackup.repository.digests import BLOCK, DigestFold, DigestWriter, is_zero
 from vdbackup.repository.draft import make_overlay, point_stem, set_moment, sweep
 from vdbackup.repository.files import PARTIAL, remove, sync_folder
 from vdbackup.repository.journal import Journal
@@ -243,7 +236,7 @@ def _check_child(
     backup_set: BackupSet, child: RecoveryPoint, report: Report, cancel: CancelToken
 ) -> None:
     """Step 1: damage in the child must be seen before the first byte of its parent changes."""
-    _compare(backup_set, child.disk, child, "Check child", report, cancel)
+    _check_held(backup_set, child.disk, child, "Check child", report, cancel)
 
 
 def _copy(backup_set: BackupSet, journal: Journal, report: Report, cancel: CancelToken) -> None:
@@ -266,10 +259,10 @@ def _copy(backup_set: BackupSet, journal: Journal, report: Report, cancel: Cance
         parent.flush()
     finally:
         parent.close()
-    _compare(backup_set, journal.parent.disk, journal.child, "Check", report, cancel)
+    _check_held(backup_set, journal.parent.disk, journal.child, "Check", report, cancel)
 
 
-def _compare(
+def _check_held(
     backup_set: BackupSet,
     disk: str,
     child: RecoveryPoint,
@@ -278,23 +271,9 @@ def _compare(
     cancel: CancelToken,
 ) -> None:
     """Raise Damaged unless the file `disk` holds every block of `child` as it was captured."""
-    path = backup_set.folder / disk
-    with (
-        Chain.alone(path, backup_set.settings.format) as layer,
-        _own_digests(backup_set, child) as digests,
-    ):
-
-        def check(offset: int, view: memoryview) -> None:
-            actual = digest_blocks(view)
-            wrong = differ(actual, digests.expected(offset // BLOCK, len(actual)))
-            if wrong.any():
-                at = offset + int(np.flatnonzero(wrong)[0]) * BLOCK
-                raise Damaged(
-                    f"{disk} is not as it was captured, at byte {at} of the disk.",
-                    "No good data was lost: `vdbackup verify` shows which points are whole.",
-                )
-
-        transfer(digests.held(), layer.readinto, check, phase=phase, report=report, cancel=cancel)
+    disk_format = backup_set.settings.format
+    with _own_digests(backup_set, child) as digests:
+        check_layer(backup_set.folder / disk, disk_format, digests, phase, report, cancel)
 
 
 def _own_digests(backup_set: BackupSet, point: RecoveryPoint) -> DigestFold:

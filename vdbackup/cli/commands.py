@@ -87,7 +87,7 @@ def backup(options: argparse.Namespace) -> int:
     from vdbackup.repository.repository import Repository
     from vdbackup.sources.source import open_source
 
-    with open_source(options.source) as source:
+    with open_source(options.source, options.parents_in) as source:
         capture.check_apart(source, options.repository)
         repository = Repository.open_or_create(options.repository)
         plan = capture.plan(
@@ -181,6 +181,46 @@ def merge(options: argparse.Namespace) -> int:
         print_json({"event": "result", **point_json(repository.set(backup_set.name), result)})
     else:
         say(f"Point {result.sequence} is now a {result.type} of {size(result.stored_bytes)}.")
+    return DONE
+
+
+def adopt(options: argparse.Namespace) -> int:
+    """Take a chain that another program made into the repository."""
+    from vdbackup.backup import adopt
+    from vdbackup.repository.repository import Repository
+    from vdbackup.sources.source import open_source
+
+    with open_source(options.tip, options.parents_in) as source:
+        repository = Repository.open_or_create(options.repository)
+        plan = adopt.plan(repository, source, set_name=options.set, disk_format=options.format)
+        if not _announce(plan, options):
+            return DONE
+        adopted = work(
+            "Adopt", lambda report, cancel: adopt.run(plan, report, cancel), as_json=options.json
+        )
+    return _show_new_set(adopted, options)
+
+
+def convert(options: argparse.Namespace) -> int:
+    """Copy a set into a new one in another format."""
+    from vdbackup.backup import convert
+
+    repository = _open(options.repository)
+    plan = convert.plan(repository, repository.set(options.set).name, options.format, options.to)
+    if not _announce(plan, options):
+        return DONE
+    converted = work(
+        "Convert", lambda report, cancel: convert.run(plan, report, cancel), as_json=options.json
+    )
+    return _show_new_set(converted, options)
+
+
+def _show_new_set(made: BackupSet, options: argparse.Namespace) -> int:
+    if options.json:
+        print_json({"event": "result", **_set_json(made)})
+    else:
+        count = len(made.points)
+        say(f"The set {made.name} holds {count} recovery point{'s' if count > 1 else ''}.")
     return DONE
 
 
@@ -326,7 +366,7 @@ def info(options: argparse.Namespace) -> int:
         raise SourceError(f"There is no {options.disk}.", "Check the path.")
     if options.disk.is_dir():
         raise SourceError(f"{options.disk} is a folder.", "Give a virtual disk file.")
-    with Chain.open(options.disk) as chain:
+    with Chain.open(options.disk, parents_in=options.parents_in) as chain:
         layers: list[dict[str, Any]] = [
             {
                 "path": str(layer.path),

@@ -11,6 +11,7 @@ from vdbackup import __version__
 from vdbackup.cli import commands
 
 _POINT_HELP = "an id, the unique start of one, a sequence number, or `latest`"
+_FORMATS = "vmdk, vhd, vhdx or qcow2"  # not imported: numpy would come with them
 _Subparsers = Any  # argparse does not name the type
 
 
@@ -27,7 +28,8 @@ def build_parser() -> argparse.ArgumentParser:
     subparsers = parser.add_subparsers(required=True, metavar="COMMAND")
     for add in (
         _add_backup, _add_list, _add_merge, _add_delete, _add_restore, _add_export, _add_verify,
-        _add_repair, _add_boot, _add_files, _add_extract, _add_info, _add_demo,
+        _add_repair, _add_boot, _add_files, _add_extract, _add_info, _add_convert, _add_adopt,
+        _add_demo,
     ):  # fmt: skip
         add(subparsers)
     return parser
@@ -50,6 +52,13 @@ def _in_repository(parser: argparse.ArgumentParser, *, in_set: bool = True) -> N
         parser.add_argument("--set", metavar="NAME", help="the backup set, if there are several")
 
 
+def _parents(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--parents-in", type=Path, metavar="DIR", action="append", default=[],
+        help="also look for a virtual disk's parents there, if you trust the disk; repeatable",
+    )  # fmt: skip
+
+
 def _json(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print JSON")
 
@@ -66,7 +75,11 @@ def _add_backup(subparsers: _Subparsers) -> None:
         "--type", default="auto", choices=["auto", "full", "incremental", "differential"],
         help="auto: incremental where there is something to add to",
     )  # fmt: skip
-    parser.add_argument("--format", metavar="FORMAT", help="of a new set: vmdk")
+    parser.add_argument(
+        "--format", metavar="FORMAT",
+        help=f"of a new set: {_FORMATS}; if left out vmdk, or what the disk fits into",
+    )  # fmt: skip
+    _parents(parser)
     parser.add_argument(
         "--keep", type=_positive, metavar="N",
         help="from now on keep the newest N points of the set: older ones are merged",
@@ -115,7 +128,9 @@ def _add_export(subparsers: _Subparsers) -> None:
     _in_repository(parser)
     parser.add_argument("point", metavar="POINT", help=_POINT_HELP)
     parser.add_argument("target", type=Path, metavar="FILE", help="a new file")
-    parser.add_argument("--format", default=None, help="raw or vmdk; by FILE's ending if left out")
+    parser.add_argument(
+        "--format", default=None, help=f"raw, {_FORMATS}; by FILE's ending if left out"
+    )
     _restoring(parser)
 
 
@@ -187,6 +202,34 @@ def _add_extract(subparsers: _Subparsers) -> None:
 def _add_info(subparsers: _Subparsers) -> None:
     parser = _command(subparsers, "info", commands.info, "describe a virtual disk and its chain")
     parser.add_argument("disk", type=Path, metavar="DISK")
+    _parents(parser)
+    _json(parser)
+
+
+def _add_convert(subparsers: _Subparsers) -> None:
+    parser = _command(
+        subparsers, "convert", commands.convert, "copy a set into a new one in another format"
+    )
+    _in_repository(parser)
+    parser.add_argument("--format", metavar="FORMAT", required=True, help=_FORMATS)
+    parser.add_argument(
+        "--to", metavar="NAME", help="the new set's name; by set and format if left out"
+    )
+    _dry_run(parser)
+    _json(parser)
+
+
+def _add_adopt(subparsers: _Subparsers) -> None:
+    parser = _command(
+        subparsers, "adopt", commands.adopt, "take another program's chain of disks in as a set"
+    )
+    parser.add_argument("tip", type=Path, metavar="CHAIN-TIP", help="the newest disk of the chain")
+    _in_repository(parser)
+    parser.add_argument(
+        "--format", metavar="FORMAT", help=f"of the set: {_FORMATS}; the tip's own if left out"
+    )
+    _parents(parser)
+    _dry_run(parser)
     _json(parser)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -10,9 +11,12 @@ from pathlib import Path
 from vdbackup.disks.disk import ParentRef, VirtualDisk
 from vdbackup.disks.formats import create_disk, open_disk
 from vdbackup.repository.digests import DigestWriter
-from vdbackup.repository.files import PARTIAL, remove, sync_folder
+from vdbackup.repository.files import PARTIAL, remove, sync_folder, write_json
 from vdbackup.repository.model import PointType, RecoveryPoint
-from vdbackup.repository.repository import LAYER_MODE, BackupSet, Repository, manifest_path
+from vdbackup.repository.repository import LAYER_MODE, BackupSet, manifest_path
+
+MakeLayer = Callable[[Path, ParentRef | None], VirtualDisk]
+"""Makes the file of a layer, the child of that parent, open for writing."""
 
 
 class Draft:
@@ -25,17 +29,18 @@ class Draft:
 
     def __init__(
         self,
-        repository: Repository,
         backup_set: BackupSet,
         kind: PointType,
         parent: RecoveryPoint | None,
         virtual_size: int,
         sector_size: int,
+        *,
+        sequence: int | None = None,
+        make_layer: MakeLayer | None = None,
     ) -> None:
-        self._repository = repository
+        """Begin a point: the next of the set, with an empty layer, if nothing else is said."""
         self._set = backup_set
-        self._parent = parent
-        sequence = backup_set.next_sequence()
+        sequence = sequence or backup_set.next_sequence()
         stem = point_stem(sequence, kind)
         suffix = backup_set.settings.format
         self._point = RecoveryPoint(
@@ -47,8 +52,11 @@ class Draft:
         reference = reference_to(backup_set, parent) if parent else None
         self.digests = DigestWriter(self._partial(self._point.digests), virtual_size)
         try:
-            self.disk: VirtualDisk = create_disk(
-                self._partial(self._point.disk), suffix, virtual_size, reference, sector_size
+            path = self._partial(self._point.disk)
+            self.disk: VirtualDisk = (
+                make_layer(path, reference)
+                if make_layer
+                else create_disk(path, suffix, virtual_size, reference, sector_size)
             )
         except BaseException:
             self.digests.close()
@@ -58,8 +66,8 @@ class Draft:
     def _partial(self, name: str) -> Path:
         return self._set.folder / (name + PARTIAL)
 
-    def publish(self, warnings: tuple[str, ...]) -> RecoveryPoint:
-        """Make the point exist.
+    def publish(self, warnings: tuple[str, ...], created: datetime | None = None) -> RecoveryPoint:
+        """Make the point exist, as of `created` or of now.
 
         The order of writes:
         1. layer and digests complete and durable, the empty overlay beside them;
@@ -77,7 +85,7 @@ class Draft:
             self._point,
             ParentRef(info.disk_id, info.content_id, self._point.disk),
         )
-        created = datetime.now(UTC)
+        created = created or datetime.now(UTC)
         layer = self._partial(self._point.disk)
         layer.chmod(LAYER_MODE)
         point = replace(
@@ -92,7 +100,7 @@ class Draft:
         for name in (point.disk, point.digests, point.overlay):  # without the first, no other
             os.rename(self._partial(name), self._set.folder / name)
         sync_folder(self._set.folder)
-        self._repository.save_point(self._set.name, point)
+        write_json(manifest_path(self._set.folder, point), point.to_json())
         return point
 
     def discard(self) -> None:

@@ -316,6 +316,7 @@ def check_set_name(name: str) -> str:
 
 def _can_be_set(name: str) -> bool:
     valid = re.fullmatch(r"\w[\w .+@-]{0,99}", name) is not None and name == name.strip()
+    valid &= not name.endswith(PARTIAL)  # a set in the making
     return valid and len(os.fsencode(name)) <= _LONGEST_NAME
 
 
@@ -323,6 +324,15 @@ def set_name_for(source_name: str) -> str:
     """A set's name made from a source's."""
     name = re.sub(r"[^\w.+@-]+", "-", source_name).lstrip("-.+@")
     return name.encode()[:80].decode(errors="ignore").rstrip("-.") or "disk"
+
+
+def free_set_name(repository: Repository, source_name: str) -> str:
+    """A source's name, with a number behind it if another source's set has it already."""
+    base = set_name_for(source_name)
+    name, number = base, 2
+    while (repository.path / name).exists():
+        name, number = f"{base}-{number}", number + 1
+    return name
 
 
 def _matching(backup_set: BackupSet, reference: str) -> Iterator[RecoveryPoint]:

@@ -1,4 +1,4 @@
-"""A source: a disk image (raw, or VMDK with its parents) or a block device, opened for reading."""
+"""A source: a disk image, raw or virtual with its parents, or a block device; read only."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import os
 import pwd
 import stat
 import struct
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -35,6 +36,7 @@ class Source:
         size: in bytes, whole sectors.
         sector_size: that the disk itself has, in bytes.
         mounted: where it is mounted, if it is: then files may change while they are read.
+        chain: the disk with its parents.
     """
 
     def __init__(self, source_id: str, path: Path, chain: Chain, sector_size: int) -> None:
@@ -44,22 +46,22 @@ class Source:
         self.size = chain.size
         self.sector_size = sector_size
         self.mounted = mounts_of(path)
-        self._chain = chain
+        self.chain = chain
         self._modified = path.stat().st_mtime_ns
 
     @property
     def files(self) -> tuple[Path, ...]:
         """The files that the source is read from: the image and its parents, or the device."""
-        return tuple(layer.path for layer in self._chain.layers)
+        return tuple(layer.path for layer in self.chain.layers)
 
     def data_ranges(self) -> Ranges:
         """What may hold anything but zeros; holes of an image are left out."""
-        return self._chain.map.data_ranges()
+        return self.chain.map.data_ranges()
 
     def readinto(self, offset: int, view: memoryview) -> None:
         """Fill `view` with the source's bytes from `offset` on; raises SourceError."""
         try:
-            self._chain.readinto(offset, view)
+            self.chain.readinto(offset, view)
         except DiskFormatError as error:
             raise SourceError(
                 f"{self.path} became shorter while it was read, at byte {offset}.",
@@ -97,11 +99,19 @@ class Source:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._chain.close()
+        self.chain.close()
 
 
-def open_source(path: Path) -> Source:
-    """Open an image or a block device; raises SourceError, which says what would help."""
+def open_source(path: Path, parents_in: Sequence[Path] = ()) -> Source:
+    """Open an image or a block device.
+
+    Args:
+        path: of the image or device.
+        parents_in: folders besides its own in which a virtual disk's parents may lie.
+
+    Raises:
+        SourceError: it cannot be read; says what would help. DiskError: it is not a valid disk.
+    """
     try:
         mode = path.stat().st_mode
         if stat.S_ISDIR(mode):
@@ -113,7 +123,7 @@ def open_source(path: Path) -> Source:
                 f"{path} is neither a file nor a block device.",
                 "Give a disk image or a block device.",
             )
-        return _open_device(path) if stat.S_ISBLK(mode) else _open_image(path)
+        return _open_device(path) if stat.S_ISBLK(mode) else _open_image(path, parents_in)
     except FileNotFoundError:
         raise SourceError(
             f"There is no {path}.", "Check the path; `lsblk` lists block devices."
@@ -126,11 +136,12 @@ def open_source(path: Path) -> Source:
         ) from error
 
 
-def _open_image(path: Path) -> Source:
+def _open_image(path: Path, parents_in: Sequence[Path]) -> Source:
     disk_format = "raw" if path.suffix.lower() in _RAW_SUFFIXES else probe(path)
     if disk_format == "raw":
         _check_size(path, path.stat().st_size)
-    return Source(f"file:{path.resolve()}", path, Chain.open(path, disk_format), SECTOR)
+    chain = Chain.open(path, disk_format, parents_in)
+    return Source(f"file:{path.resolve()}", path, chain, chain.sector_size)
 
 
 def _open_device(path: Path) -> Source:

@@ -1,0 +1,246 @@
+"""Adopt: a chain of disks that another program made becomes a backup set, each disk a point.
+
+The files of the chain are only read. A layer that can be written in its format is cloned where the
+file system shares extents (XFS, Btrfs): its blocks are not copied. Any other is written anew. The
+layer then holds whole blocks of 64 KiB, completed from its parents, as a set's layers always do.
+Its identity is new, for it is another disk than the one that was adopted.
+"""
+
+from __future__ import annotations
+
+import shutil
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+
+from vdbackup.backup.capture import check_apart, default_format, keep_changes, state_of
+from vdbackup.backup.merge import RESERVE
+from vdbackup.backup.readback import check_layer
+from vdbackup.disks.chain import Chain
+from vdbackup.disks.disk import UNIT, ParentRef, VirtualDisk
+from vdbackup.disks.extents import Ranges, aligned, runs_of, total
+from vdbackup.disks.formats import FORMATS, check_fits, open_disk
+from vdbackup.disks.host_file import clone
+from vdbackup.disks.transfer import transfer
+from vdbackup.errors import BackupError, DiskError, NoSpace
+from vdbackup.jobs import CancelToken, Plan, Report, readable_size
+from vdbackup.repository.digests import BLOCK, DigestFold, digest_blocks, is_zero
+from vdbackup.repository.draft import Draft
+from vdbackup.repository.files import remove
+from vdbackup.repository.model import PointType, RecoveryPoint, SetSettings, SourceIdentity
+from vdbackup.repository.repository import BackupSet, Repository, check_set_name, free_set_name
+from vdbackup.repository.set_draft import SetDraft
+from vdbackup.sources.source import Source
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdoptPlan(Plan):
+    """What adopting the chain of `source` as the set `set_name` would do."""
+
+    repository: Repository
+    source: Source
+    set_name: str
+    disk_format: str
+
+
+def plan(
+    repository: Repository,
+    source: Source,
+    *,
+    set_name: str | None = None,
+    disk_format: str | None = None,
+) -> AdoptPlan:
+    """What adopting a chain would do.
+
+    Args:
+        repository: where to.
+        source: the chain's tip, open until `run` is done.
+        set_name: of the new set; by the tip's name if None.
+        disk_format: of the set; the tip's own if None and a set can be kept in it.
+
+    Raises:
+        BackupError: it cannot be done. DiskError: it does not fit into the format.
+    """
+    check_apart(source, repository.path)
+    known = repository.set_of_source(source.id)
+    if known is not None:
+        raise BackupError(
+            f"{source.path} has been backed up or adopted into the set {known}.",
+            "Back it up: that adds what has changed since.",
+        )
+    own = source.chain.layers[-1].info.format
+    if disk_format is None and own in FORMATS:
+        disk_format = own
+    disk_format = disk_format or default_format(source.size, source.sector_size)
+    for layer in source.chain.layers:
+        check_fits(disk_format, layer.info.virtual_size, layer.info.sector_size)
+    name = check_set_name(set_name) if set_name else free_set_name(repository, source.name)
+    count = len(source.chain.layers)
+    size = sum(total(layer.block_map().data_ranges()) for layer in source.chain.layers)
+    return AdoptPlan(
+        summary=(
+            f"The chain of {source.path}, {count} disk{'s' if count > 1 else ''} with "
+            f"{readable_size(size)}, becomes the set {name} in {disk_format}; its own files stay."
+        ),
+        bytes_to_copy=size,
+        creates=(f"the set {name}",),
+        repository=repository,
+        source=source,
+        set_name=name,
+        disk_format=disk_format,
+    )
+
+
+def run(plan: AdoptPlan, report: Report, cancel: CancelToken) -> BackupSet:
+    """Adopt; the new set. If it fails or is cancelled, everything is as it was."""
+    source = plan.source
+    identity = SourceIdentity(source.id, source.name, str(source.path))
+    settings = SetSettings(identity, source.size, source.sector_size, plan.disk_format)
+    with plan.repository.lock(f"adopting {source.path}"):
+        _check_space(plan)
+        draft = SetDraft(plan.repository, plan.set_name, settings)
+        try:
+            for number in range(len(source.chain.layers)):
+                point = _Adoption(draft.set, source.chain, number, report, cancel).point()
+                draft.add(point)
+            cancel.check()
+            draft.publish()
+        except BaseException:
+            draft.discard()
+            raise
+        return plan.repository.set(plan.set_name)
+
+
+class _Adoption:
+    """One layer of a chain on its way to being a point."""
+
+    def __init__(
+        self, into: BackupSet, chain: Chain, number: int, report: Report, cancel: CancelToken
+    ) -> None:
+        self._set = into
+        self._layer = chain.layers[number]
+        # what the layer's disk shows; closed with the whole chain
+        self._disk = Chain(chain.layers[: number + 1])
+        self._size = self._layer.info.virtual_size
+        last = into.points[-1] if into.points else None
+        # a disk that was resized has another size than its parent: it starts a chain of its own
+        self._parent = last if last and last.virtual_size == self._size else None
+        self._phase = f"Adopt {self._layer.path.name}"
+        self._report, self._cancel = report, cancel
+
+    def point(self) -> RecoveryPoint:
+        """Make the point and read it back."""
+        try:
+            point = self._published(self._clone, self._fill_clone)
+        except _CannotClone:
+            point = self._published(None, self._fill_empty)
+        with DigestFold([self._set.folder / point.digests], self._size) as digests:
+            layer = self._set.folder / point.disk
+            phase = f"Check {point.disk}"
+            disk_format = self._set.settings.format
+            check_layer(layer, disk_format, digests, phase, self._report, self._cancel)
+        return point
+
+    def _published(
+        self,
+        make: Callable[[Path, ParentRef | None], VirtualDisk] | None,
+        fill: Callable[[Draft], None],
+    ) -> RecoveryPoint:
+        kind = PointType.INCREMENTAL if self._parent else PointType.FULL
+        sector_size = self._layer.info.sector_size
+        draft = Draft(self._set, kind, self._parent, self._size, sector_size, make_layer=make)
+        try:
+            fill(draft)
+            modified = self._layer.path.stat().st_mtime
+            return draft.publish((), datetime.fromtimestamp(modified, UTC))
+        except BaseException:
+            draft.discard()
+            raise
+
+    def _fill_empty(self, draft: Draft) -> None:
+        """What of the layer differs from its parents, into a new layer."""
+        with state_of(self._set, self._parent, self._size) as state:
+            ranges = self._own()
+            read = self._disk.readinto
+            keep_changes(draft, state, ranges, read, self._phase, self._report, self._cancel)
+
+    def _clone(self, path: Path, parent: ParentRef | None) -> VirtualDisk:
+        """The layer's file again, sharing its extents, with an identity of its own."""
+        info = self._layer.info
+        alike = (info.format, info.parent is None) == (self._set.settings.format, parent is None)
+        if not alike or not clone(self._layer.path, path):
+            raise _CannotClone
+        try:
+            disk = open_disk(path, info.format, writable=True)
+        except DiskError as error:  # a layout that is only read
+            remove(path)
+            raise _CannotClone from error
+        try:
+            disk.adopt(str(uuid.uuid4()), info.content_id or uuid.uuid4().hex)
+            if parent:
+                disk.relink(parent)
+        except BaseException:
+            disk.close()
+            raise
+        return disk
+
+    def _fill_clone(self, draft: Draft) -> None:
+        """Digests of all that the clone holds, and the rest of blocks that it holds in part."""
+
+        def note(offset: int, view: memoryview) -> None:
+            digests = digest_blocks(view)
+            kept = ~is_zero(digests) | (self._parent is not None)
+            for start, end in runs_of(kept):
+                draft.digests.add(offset // BLOCK + start, digests[start:end])
+
+        def complete(offset: int, view: memoryview) -> None:
+            draft.disk.write(offset, view)
+
+        for ranges, consume in ((self._own(), note), (self._partial(), complete)):
+            transfer(
+                ranges,
+                self._disk.readinto,
+                consume,
+                phase=self._phase,
+                report=self._report,
+                cancel=self._cancel,
+            )
+
+    def _own(self) -> Ranges:
+        """The blocks that the layer holds, also those that it holds in part."""
+        own = self._layer.block_map()
+        ranges = own.own_ranges() if self._layer.info.parent else own.data_ranges()
+        if self._layer.info.parent and self._parent is None:  # resized: all that the disk shows
+            ranges = self._disk.map.data_ranges()
+        return aligned(ranges, UNIT, self._size)
+
+    def _partial(self) -> Ranges:
+        """The blocks that a child holds in part: at the edges of what it holds."""
+        if self._parent is None:  # what a full does not hold is zero anyway
+            return np.empty((0, 2), np.int64)
+        own = self._layer.block_map().own_ranges()
+        starts, ends = own[:, 0], own[:, 0] + own[:, 1]
+        edges = np.concatenate([starts, ends])
+        cut = edges[(edges % UNIT != 0) & (edges != self._size)]
+        return aligned(
+            np.stack([np.unique(cut), np.ones_like(np.unique(cut))], 1), UNIT, self._size
+        )
+
+
+class _CannotClone(Exception):
+    """The layer has to be written anew."""
+
+
+def _check_space(plan: AdoptPlan) -> None:
+    # clones need less, but whether there will be any shows only when they are made
+    free = shutil.disk_usage(plan.repository.path).free
+    if free < plan.bytes_to_copy + RESERVE:
+        raise NoSpace(
+            f"Adopting {plan.source.path} may need {readable_size(plan.bytes_to_copy + RESERVE)}, "
+            f"and {plan.repository.path} has {readable_size(free)} free.",
+            "Make room on the storage of the backups.",
+        )

@@ -1,0 +1,56 @@
+"""A whole backup set in the making: it exists once its folder bears its name."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from dataclasses import replace
+
+from vdbackup.errors import RepositoryError
+from vdbackup.repository.files import PARTIAL, sync_folder, write_json
+from vdbackup.repository.model import RecoveryPoint, SetSettings
+from vdbackup.repository.repository import SETTINGS, BackupSet, Repository, check_set_name
+
+
+class SetDraft:
+    """The folder of a new set while its points are made; the caller holds the repository's lock.
+
+    Raises RepositoryError where something else has that name.
+    """
+
+    def __init__(self, repository: Repository, name: str, settings: SetSettings) -> None:
+        self._target = repository.path / check_set_name(name)
+        if self._target.exists():
+            raise RepositoryError(
+                f"{repository.path} holds something named {name!r} already.",
+                "Name another set with --set.",
+            )
+        folder = self._target.with_name(name + PARTIAL)
+        shutil.rmtree(folder, ignore_errors=True)  # of one that was interrupted
+        folder.mkdir(mode=0o700)
+        self._set = BackupSet(name, folder, settings, ())
+
+    @property
+    def set(self) -> BackupSet:
+        """What is there so far."""
+        return self._set
+
+    def add(self, point: RecoveryPoint) -> None:
+        """A point that was published into the folder."""
+        settings = replace(
+            self._set.settings,
+            virtual_size=point.virtual_size,
+            sector_size=point.sector_size,
+            last_sequence=point.sequence,
+        )
+        self._set = replace(self._set, settings=settings, points=(*self._set.points, point))
+
+    def publish(self) -> None:
+        """Make the set exist: all of it is durable in its folder, which then takes its name."""
+        write_json(self._set.folder / SETTINGS, self._set.settings.to_json())
+        os.rename(self._set.folder, self._target)
+        sync_folder(self._target.parent)
+
+    def discard(self) -> None:
+        """Remove everything; nothing happens where the set exists already."""
+        shutil.rmtree(self._set.folder, ignore_errors=True)
