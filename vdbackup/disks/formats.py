@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from vdbackup.disks import vmdk
+from vdbackup.disks import qcow2, vhd, vmdk
 from vdbackup.disks.disk import SECTOR, ParentRef, VirtualDisk
 from vdbackup.disks.raw import RawDisk
 from vdbackup.errors import DiskError, UsageError
@@ -46,15 +46,24 @@ class Format:
 
 FORMATS: dict[str, Format] = {
     "vmdk": Format(vmdk.VmdkDisk, vmdk.probe, vmdk.LARGEST, (512,)),
+    "vhd": Format(vhd.VhdDisk, vhd.probe, vhd.LARGEST, (512,)),
+    "qcow2": Format(qcow2.Qcow2Disk, qcow2.probe, qcow2.LARGEST, (512, 4096)),
 }
 """What a backup can be kept in."""
 
 
 def probe(path: Path) -> str:
-    """The name of the format that a file or device is in: "raw" if it is none we know."""
+    """The name of the format that a file or device is in: "raw" if it is none we know.
+
+    A fixed VHD is known by its end alone, and so only where the file's name says that it is one:
+    the end of a raw disk is its guest's to choose.
+    """
     with open(path, "rb") as file:
         start = file.read(PROBE_BYTES)
-    return next((name for name, each in FORMATS.items() if each.probe(start)), "raw")
+    found = next((name for name, each in FORMATS.items() if each.probe(start)), "raw")
+    if found == "raw" and path.suffix.lower() == ".vhd" and vhd.is_fixed(path):
+        return "vhd"
+    return found
 
 
 def open_disk(path: Path, disk_format: str, writable: bool = False) -> VirtualDisk:

@@ -1,0 +1,569 @@
+"""VHD: read (fixed, dynamic, differencing), create, write in place, relink.
+
+A block (2 MiB) lies in the file behind its bitmap, which has a bit for each of its sectors. In a
+differencing disk a bit of 1 says that the sector is here, 0 that the parent answers; a sector of
+zeros that hides the parent's data is here. In a disk without parent the bitmaps say nothing that
+its data do not say: QEMU does not read them there, nor do we; all bits of ours are ones.
+
+The format keeps two footers, one at each end of the file. We believe the first if it is valid: at
+the end, a power cut while the file grows can leave what a guest has written, which may be a forged
+footer. Our own files do not even come to that: whoever takes room at the end first makes the file
+longer by a footer behind it, and old footers are not written over but left in the gaps between
+blocks.
+"""
+
+from __future__ import annotations
+
+import threading
+import uuid
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from vdbackup.disks.disk import SECTOR, UNIT, DiskInfo, ParentRef
+from vdbackup.disks.extents import UNALLOCATED, ZERO, BlockMap, Int64s
+from vdbackup.disks.host_file import HostFile
+from vdbackup.disks.vhd_structs import (
+    BAT_AT,
+    BLOCK,
+    COOKIE,
+    DIFFERENCING,
+    DYNAMIC,
+    FIXED,
+    HEADER_SIZE,
+    LARGEST,
+    SLOTS,
+    UNUSED,
+    DynamicHeader,
+    Footer,
+    parent_paths,
+    time_stamp,
+    uuid_text,
+)
+from vdbackup.errors import DiskError, DiskFormatError
+
+__all__ = ["LARGEST", "FixedVhdDisk", "VhdDisk", "is_fixed", "probe"]
+
+MAX_RUNS = 1 << 24
+"""Runs of sectors that one file may have: a map of 16 million takes 1 GB while it is made.
+
+Each byte of a bitmap can claim four, and the blocks themselves may be holes.
+"""
+_PIECE = 1 << 20  # bytes of table that are read or written at once
+_ZEROS = memoryview(bytes(_PIECE))
+
+
+class VhdDisk:
+    """One dynamic or differencing file, without its parents.
+
+    Writes go into the block that is there, or into a new one at the end of the file; the bitmaps
+    and the table in the file follow with `flush`.
+    """
+
+    def __init__(self, file: HostFile, footer: Footer, header: DynamicHeader) -> None:
+        self.path = file.path
+        self._file = file
+        self._footer = footer
+        self._header = header
+        self._parent = self._stored_parent()
+        self._lock = threading.Lock()
+        self._entries = np.empty(0, np.uint32)  # of the table, while writing
+        self._touched = np.empty(0, np.bool_)  # entries changed since the last flush
+        self._written = np.empty(0, np.bool_)  # units written since the last flush
+        self._end = 0  # where the footer at the end lies, in bytes
+        self._hole_from = 0  # where what was not written since the last flush is a hole
+        self._footers_agree = False
+
+    # ------------------------------------------------------------------ open and create
+
+    @classmethod
+    def open(cls, path: Path, writable: bool = False) -> VhdDisk | FixedVhdDisk:
+        """Open an existing file; raises DiskFormatError where it breaks the format's rules."""
+        file = HostFile.open(path, writable)
+        try:
+            footer = _footer(file)
+            if footer.disk_type == FIXED:
+                if writable:
+                    raise _only_read(path)
+                return FixedVhdDisk(file, footer)
+            disk = cls(file, footer, _header(file, footer))
+            if writable:
+                disk._prepare_writing()
+        except BaseException:
+            file.close()
+            raise
+        return disk
+
+    @classmethod
+    def create(
+        cls,
+        path: Path,
+        virtual_size: int,
+        parent: ParentRef | None = None,
+        sector_size: int = SECTOR,
+    ) -> VhdDisk:
+        """Make a new, empty disk, open for writing; the file must not exist.
+
+        Args:
+            path: of the new file; it does not go into the disk.
+            virtual_size: in bytes, a multiple of 512, at most LARGEST.
+            parent: what it is the child of.
+            sector_size: 512; the format knows no other.
+        """
+        if virtual_size > LARGEST or sector_size != SECTOR:
+            raise ValueError(f"{virtual_size} bytes in sectors of {sector_size} are no VHD")
+        footer = Footer.for_disk(virtual_size, DIFFERENCING if parent else DYNAMIC)
+        header = DynamicHeader(BAT_AT, -(-virtual_size // BLOCK), BLOCK)
+        header, slot = header.in_slot(footer.data_offset, parent)
+        file = HostFile.create(path)
+        try:
+            _write_empty(file, footer, header, slot)
+            disk = cls(file, footer, header)
+            disk._prepare_writing()
+        except BaseException:
+            file.close()
+            raise
+        return disk
+
+    # ------------------------------------------------------------------ reading
+
+    @property
+    def info(self) -> DiskInfo:
+        """The disk's facts; `disk_id` is the footer's UUID, `content_id` its time stamp."""
+        own = self._footer
+        return DiskInfo(
+            "vhd", own.current_size, SECTOR, self._header.block_size, own.disk_id, own.content_id,
+            self._parent,
+        )  # fmt: skip
+
+    def _stored_parent(self) -> ParentRef | None:
+        """The parent as the header names it, without its time stamp.
+
+        Other programs put any time stamp there, and go by the UUID alone.
+        """
+        if self._footer.disk_type != DIFFERENCING:
+            return None
+        stored = []
+        for locator in self._header.locators:
+            if any(locator.code):
+                locator.check(self.path, self._footer.data_offset, self._file.size)
+                stored.append((locator.code, self._file.read(locator.offset, locator.length)))
+        paths = parent_paths(stored, self._header.parent_name)
+        parent_id = uuid_text(self._header.parent_id)
+        return ParentRef(parent_id, "", paths[0] if paths else "", tuple(paths[1:]))
+
+    def block_map(self) -> BlockMap:
+        """The disk's own sectors; raises DiskFormatError where a table names what is not there."""
+        blocks, places = self._stored_blocks()
+        payloads = places + self._header.bitmap_size
+        size = self.info.virtual_size
+        if self._parent is None:
+            # there is nothing to fall through to: what is not here reads as zeros
+            return BlockMap.from_blocks(size, self._header.block_size, blocks, payloads, ZERO)
+        which, edges = self._sectors_here(places)
+        offsets = blocks[which] * self._header.block_size + edges[:, 0]
+        inside = offsets < size  # bitmaps are padded, and the disk's last block is
+        which, edges, offsets = which[inside], edges[inside], offsets[inside]
+        return BlockMap.from_runs(
+            size,
+            offsets,
+            edges[:, 1] - edges[:, 0],
+            np.zeros(len(offsets), np.int32),
+            payloads[which] + edges[:, 0],
+            UNALLOCATED,
+        )
+
+    def _stored_blocks(self) -> tuple[Int64s, Int64s]:
+        """The blocks that are here, ascending, and where each one's bitmap lies, in bytes."""
+        count = -(-self.info.virtual_size // self._header.block_size)
+        found = [(np.empty(0, np.int64), np.empty(0, np.int64))]
+        piece = memoryview(bytearray(min(_PIECE, count * 4)))
+        for first in range(0, count, _PIECE // 4):
+            part = piece[: (count - first) * 4]
+            self._file.readinto(self._header.table_offset + first * 4, part)
+            entries = np.frombuffer(part, ">u4")
+            here = np.flatnonzero(entries.view("<u4") != UNUSED)  # which is the same both ways
+            places = entries[here].astype(np.int64) * SECTOR
+            self._check_places(here + first, places)
+            found.append((here + first, places))
+        blocks = np.concatenate([each for each, _ in found])
+        places = np.concatenate([each for _, each in found])
+        self._check_apart(blocks, places)
+        return blocks, places
+
+    def _lengths(self, blocks: Int64s) -> Int64s:
+        """Bytes of bitmap and payload of each block; the disk's last one may be cut short."""
+        size = self._header.block_size
+        return self._header.bitmap_size + np.minimum(size, self.info.virtual_size - blocks * size)
+
+    def _check_places(self, blocks: Int64s, places: Int64s) -> None:
+        """Every block lies inside the file."""
+        file_size = self._file.size
+        wrong = np.flatnonzero((places + self._lengths(blocks) > file_size) | (places < SECTOR))
+        if len(wrong):
+            first = int(wrong[0])
+            problem = f"block {blocks[first]} is said to lie at byte {places[first]} of {file_size}"
+            raise DiskFormatError(self.path, self._header.table_offset, problem)
+
+    def _check_apart(self, blocks: Int64s, places: Int64s) -> None:
+        """No two blocks overlap: else a small file could fill the memory with one block's runs."""
+        order = np.argsort(places, kind="stable")
+        ends = (places + self._lengths(blocks))[order]
+        if (ends[:-1] > places[order][1:]).any():
+            problem = "two blocks share a place"
+            raise DiskFormatError(self.path, self._header.table_offset, problem)
+
+    def _sectors_here(self, places: Int64s) -> tuple[Int64s, Int64s]:
+        """Runs of sectors whose bit is 1.
+
+        Returns:
+            int64[n], the position in `places` of each run's block; and int64[n, 2], where in the
+            block's payload it starts and ends, in bytes.
+        """
+        sectors = self._header.block_size // SECTOR
+        bitmap = bytearray(-(-sectors // 8))
+        whole = bytes(b"\xff" * (sectors // 8))
+        all_of_it = np.array([[0, self._header.block_size]], np.int64)
+        numbers, edges, runs = [np.empty(0, np.int64)], [np.empty((0, 2), np.int64)], 0
+        for number, place in enumerate(places.tolist()):
+            self._file.readinto(place, memoryview(bitmap))
+            here = all_of_it if bitmap == whole else _runs_of_bits(bitmap, sectors) * SECTOR
+            numbers.append(np.full(len(here), number))
+            edges.append(here)
+            runs += len(here)
+            if runs > MAX_RUNS:
+                problem = f"its sectors are scattered over more than {MAX_RUNS} places"
+                raise DiskFormatError(self.path, place, problem)
+        return np.concatenate(numbers), np.concatenate(edges)
+
+    def read_host(self, host: int, view: memoryview) -> None:
+        """Fill `view` from byte `host` of the file on."""
+        self._file.readinto(host, view)
+
+    # ------------------------------------------------------------------ writing
+
+    def _prepare_writing(self) -> None:
+        header = self._header
+        if (
+            self._footer.data_offset not in SLOTS
+            or header.table_offset != BAT_AT
+            or header.block_size % UNIT
+        ):
+            raise _only_read(self.path)
+        blocks, places = self._stored_blocks()
+        if (places < header.table_end).any():
+            raise DiskFormatError(self.path, BAT_AT, "a block lies in the tables")
+        units = -(-self.info.virtual_size // UNIT)
+        self._entries = np.full(header.max_table_entries, UNUSED, np.uint32)
+        self._entries[blocks] = places // SECTOR
+        self._touched = np.zeros(len(self._entries), np.bool_)
+        self._written = np.zeros(units, np.bool_)
+        own, size = self._footer.pack(), self._file.size
+        ends_well = (
+            size >= header.table_end + SECTOR and self._file.read(size - SECTOR, SECTOR) == own
+        )
+        self._end = (
+            size - SECTOR if ends_well else -(-max(size, header.table_end) // SECTOR) * SECTOR
+        )
+        self._footers_agree = ends_well and self._file.read(0, SECTOR) == own
+        self._hole_from = self._end + SECTOR
+
+    def write(self, offset: int, view: memoryview) -> None:
+        """Write whole units (the disk's last one may be short) at byte `offset` of the disk."""
+        block_size = self._header.block_size
+        end = offset + len(view)
+        payloads = self._allocated(offset // block_size, -(-end // block_size))
+        for block, payload in enumerate(payloads.tolist(), offset // block_size):
+            first, last = max(offset, block * block_size), min(end, (block + 1) * block_size)
+            part = view[first - offset : last - offset]
+            self._file.write(payload + first - block * block_size, part)
+        self._written[offset // UNIT : -(-end // UNIT)] = True
+
+    def _allocated(self, first: int, last: int) -> Int64s:
+        """Where the payloads of blocks [first, last) lie; missing ones get places at the end."""
+        with self._lock:
+            entries = self._entries[first:last]
+            missing = np.flatnonzero(entries == UNUSED)
+            if len(missing):
+                entries[missing] = self._new_places(len(missing)) // SECTOR
+                self._touched[first:last][missing] = True
+            return entries.astype(np.int64) * SECTOR + self._header.bitmap_size
+
+    def _new_places(self, count: int) -> Int64s:
+        """Where the bitmaps of new blocks go: behind the footer, the payloads aligned.
+
+        The file is longer by a footer behind them before anything is written into them.
+        """
+        header = self._header
+        payload = _up(self._end + SECTOR + header.bitmap_size, header.alignment)
+        stride = _up(header.block_size + SECTOR + header.bitmap_size, header.alignment)
+        places = payload - header.bitmap_size + np.arange(count) * stride
+        end = payload + (count - 1) * stride + header.block_size
+        if end > UNUSED * SECTOR:
+            raise DiskError(
+                f"{self.path} has no room for more blocks, since writing to it was interrupted.",
+                "Export it to a new disk first.",
+            )
+        self._file.grow(end + SECTOR)
+        self._file.write(end, memoryview(self._footer.pack()))
+        self._end = end
+        return places
+
+    def zero(self, offset: int, length: int) -> None:
+        """Make whole units read as zeros: a child gets real ones, a base no block that it lacks."""
+        block_size = self._header.block_size
+        first, last = offset // block_size, -(-(offset + length) // block_size)
+        if self._parent is None:
+            blocks = np.flatnonzero(self._entries[first:last] != UNUSED) + first
+        else:
+            blocks = np.arange(first, last)
+            self._allocated(first, last)
+        payloads = self._entries[blocks].astype(np.int64) * SECTOR + self._header.bitmap_size
+        for block, payload in zip(blocks.tolist(), payloads.tolist(), strict=True):
+            start = max(offset, block * block_size)
+            end = min(offset + length, (block + 1) * block_size)
+            self._zero_units(payload - block * block_size, start, end)
+
+    def _zero_units(self, shift: int, start: int, end: int) -> None:
+        """Bytes [start, end) of the disk, which lie `shift` bytes further on in the file."""
+        units = slice(start // UNIT, -(-end // UNIT))
+        is_hole = shift + start >= self._hole_from and not self._written[units].any()
+        for at in range(start, end, len(_ZEROS)) if not is_hole else ():
+            self._file.write(shift + at, _ZEROS[: end - at])
+        self._written[units] = True
+
+    def flush(self) -> None:
+        """Data and the footer behind them, then the bitmaps, then the table; a barrier after each.
+
+        A power cut then leaves a table that names only blocks that are there, and bitmaps with ones
+        only for sectors that are there. A block that was there before keeps its bitmap until the
+        new data are durable, and nothing else of it changes.
+        """
+        if not self._footers_agree:
+            self._write_footer(self._footer)
+        self._file.sync()
+        per_block = self._header.block_size // UNIT
+        written = np.flatnonzero(self._written)
+        if len(written):
+            for block in np.unique(written // per_block).tolist():
+                self._write_bitmap(block)
+            self._file.sync()
+            self._written[written] = False
+        self._write_table()
+        self._hole_from = self._end + SECTOR
+
+    def _write_bitmap(self, block: int) -> None:
+        """Let a block's bitmap say what was written since the last flush, besides what it says."""
+        header = self._header
+        place = int(self._entries[block]) * SECTOR
+        if self._parent is None:
+            bitmap = np.full(header.bitmap_size, 0xFF, np.uint8)
+        else:
+            bitmap = np.zeros(header.bitmap_size, np.uint8)
+            self._file.readinto(place, memoryview(bitmap))
+            per_block = header.block_size // UNIT
+            written = self._written[block * per_block : (block + 1) * per_block]
+            # whole units, and so whole bytes: libvhdi extends a run that ends inside a byte
+            mine = np.repeat(written, UNIT // SECTOR // 8)
+            bitmap[: len(mine)][mine] = 0xFF
+        self._file.write(place, memoryview(bitmap))
+
+    def _write_table(self) -> None:
+        """The parts of the block allocation table that have changed; durable."""
+        touched = np.flatnonzero(self._touched)
+        if not len(touched):
+            return
+        per_piece = _PIECE // 4
+        for piece in np.unique(touched // per_piece).tolist():
+            inside = touched[touched // per_piece == piece]
+            first, last = int(inside[0]), int(inside[-1]) + 1
+            data = memoryview(self._entries[first:last].astype(">u4").tobytes())
+            self._file.write(BAT_AT + first * 4, data)
+        self._file.sync()
+        self._touched[touched] = False
+
+    # ------------------------------------------------------------------ identity and links
+
+    def relink(self, parent: ParentRef) -> None:
+        """Name another parent; durable on return, and a power cut leaves the old one or the new.
+
+        The header and the paths go into the slot that no footer names; then a footer, one sector,
+        names the slot.
+        """
+        if self._parent is None:
+            raise DiskError(f"{self.path} has no parent, so it cannot get another one.")
+        if not self._footers_agree:
+            self._write_footer(self._footer)
+        slot = next(each for each in SLOTS if each != self._footer.data_offset)
+        header, data = self._header.in_slot(slot, parent)
+        self._file.write(slot, memoryview(data))
+        self._file.sync()
+        self._header = header
+        self._write_footer(replace(self._footer, data_offset=slot))
+        self._parent = self._stored_parent()
+
+    def adopt(self, disk_id: str, content_id: str) -> None:
+        """Take another disk's UUID and time stamp; durable on return, atomic as `relink` is."""
+        stamp = time_stamp(content_id)
+        self._write_footer(
+            replace(
+                self._footer,
+                unique_id=uuid.UUID(disk_id).bytes,
+                time_stamp=self._footer.time_stamp if stamp is None else stamp,
+            )
+        )
+
+    def _write_footer(self, footer: Footer) -> None:
+        """Both copies, the one that we believe first; at any moment one of them is whole."""
+        data = memoryview(footer.pack())
+        self._footers_agree = False
+        for place in (0, self._end):
+            self._file.write(place, data)
+            self._file.sync()
+        self._footer, self._footers_agree = footer, True
+
+    def close(self) -> None:
+        """Close the file without a flush."""
+        self._file.close()
+
+
+class FixedVhdDisk:
+    """A fixed disk: byte n of the disk at byte n of the file, and a footer behind. Only read."""
+
+    def __init__(self, file: HostFile, footer: Footer) -> None:
+        self.path = file.path
+        self._file = file
+        if footer.current_size > file.size - SECTOR + 1:  # an old footer has 511 bytes
+            problem = f"the file is too short for a disk of {footer.current_size} bytes"
+            raise DiskFormatError(file.path, file.size - SECTOR, problem)
+        self.info = DiskInfo(
+            "vhd", footer.current_size, SECTOR, SECTOR, footer.disk_id, footer.content_id, None
+        )
+
+    def block_map(self) -> BlockMap:
+        """Holes of the file read as zeros and are never read."""
+        size = self.info.virtual_size
+        segments = np.array(self._file.data_segments(0, size), np.int64).reshape(-1, 2)
+        offsets, lengths = segments[:, 0], segments[:, 1]
+        layers = np.zeros(len(segments), np.int32)
+        return BlockMap.from_runs(size, offsets, lengths, layers, offsets, ZERO)
+
+    def read_host(self, host: int, view: memoryview) -> None:
+        """Fill `view` from byte `host` of the file on."""
+        self._file.readinto(host, view)
+
+    def write(self, offset: int, view: memoryview) -> None:
+        """Raise DiskError."""
+        raise _only_read(self.path)
+
+    def zero(self, offset: int, length: int) -> None:
+        """Raise DiskError."""
+        raise _only_read(self.path)
+
+    def flush(self) -> None:
+        """Nothing was written."""
+
+    def relink(self, parent: ParentRef) -> None:
+        """Raise DiskError."""
+        raise _only_read(self.path)
+
+    def adopt(self, disk_id: str, content_id: str) -> None:
+        """Raise DiskError."""
+        raise _only_read(self.path)
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+
+def probe(start: bytes) -> bool:
+    """Whether a file that begins with `start` is a VHD, dynamic or differencing."""
+    return start.startswith(COOKIE)
+
+
+def is_fixed(path: Path) -> bool:
+    """Whether the file ends as a fixed VHD does: its footer, behind as many bytes as it says.
+
+    A raw image ends with what its guest wrote there, so this may be asked only of a file whose name
+    says that it is a VHD.
+    """
+    file = HostFile.open(path)
+    try:
+        return _fixed_footer(file) is not None
+    finally:
+        file.close()
+
+
+def _footer(file: HostFile) -> Footer:
+    """The footer to go by; raises DiskFormatError.
+
+    A fixed disk begins with what its guest wrote there, which may be a footer, too. Then nothing
+    tells which of the two is the guest's.
+    """
+    fixed = _fixed_footer(file)
+    try:
+        first = Footer.parse(file.read(0, SECTOR), file.path, 0)
+    except DiskFormatError:
+        return fixed or _last_footer(file)
+    if first.disk_type == FIXED:
+        return fixed or _last_footer(file)
+    if fixed is not None:
+        problem = "it begins as a dynamic disk and ends as a fixed one"
+        raise DiskFormatError(file.path, 0, problem)
+    return first
+
+
+def _last_footer(file: HostFile) -> Footer:
+    """The footer at the end of the file, 512 bytes or 511; raises DiskFormatError."""
+    size = file.size
+    try:
+        return Footer.parse(file.read(max(0, size - SECTOR), SECTOR), file.path, size - SECTOR)
+    except DiskFormatError:
+        old = file.read(max(0, size - SECTOR + 1), SECTOR - 1)
+        return Footer.parse(old, file.path, max(0, size - SECTOR + 1))
+
+
+def _fixed_footer(file: HostFile) -> Footer | None:
+    """The footer at the end, if it is a fixed disk's and the file has just the size for it."""
+    try:
+        footer = _last_footer(file)
+    except DiskFormatError:
+        return None
+    exact = file.size - footer.current_size in (SECTOR - 1, SECTOR)
+    return footer if footer.disk_type == FIXED and exact else None
+
+
+def _header(file: HostFile, footer: Footer) -> DynamicHeader:
+    at = footer.data_offset
+    if at > file.size:
+        raise DiskFormatError(file.path, 0, "the dynamic disk header lies outside the file")
+    data = file.read(at, HEADER_SIZE)
+    return DynamicHeader.parse(data, file.path, at, footer.current_size, file.size)
+
+
+def _write_empty(file: HostFile, footer: Footer, header: DynamicHeader, slot: bytes) -> None:
+    file.grow(header.table_end + SECTOR)
+    unused = memoryview(b"\xff" * min(_PIECE, header.table_size))
+    for done in range(0, header.table_size, _PIECE):
+        file.write(header.table_offset + done, unused[: header.table_size - done])
+    file.write(footer.data_offset, memoryview(slot))
+    for place in (0, header.table_end):
+        file.write(place, memoryview(footer.pack()))
+
+
+def _runs_of_bits(bitmap: bytes | bytearray, count: int) -> Int64s:
+    """Runs of ones among the first `count` bits, the highest of a byte first: int64[n, 2]."""
+    bits = np.unpackbits(np.frombuffer(bitmap, np.uint8), count=count)
+    return np.flatnonzero(np.diff(np.concatenate(([0], bits.view(np.int8), [0])))).reshape(-1, 2)
+
+
+def _up(place: int, alignment: int) -> int:
+    return -(-place // alignment) * alignment
+
+
+def _only_read(path: Path) -> DiskError:
+    return DiskError(
+        f"{path} was made by another program in a layout that is only read.",
+        "Export it to a new disk first.",
+    )
