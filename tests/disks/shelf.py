@@ -1,4 +1,4 @@
-"""A folder of VMDK layers that we write, beside the raw bytes that the disk through them holds."""
+"""A folder of layers that we write, beside the raw bytes that the disk through them holds."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import random
 from pathlib import Path
 
 from vdbackup.disks.chain import Chain
-from vdbackup.disks.disk import ParentRef
-from vdbackup.disks.vmdk import VmdkDisk
+from vdbackup.disks.disk import ParentRef, VirtualDisk
+from vdbackup.disks.formats import create_disk, open_disk
 
 GRAIN = 64 << 10
 MIB = 1 << 20
@@ -29,16 +29,16 @@ def contents(path: Path, disk_format: str = "vmdk") -> bytes:
         return bytes(data)
 
 
-def reference(path: Path) -> ParentRef:
+def reference(path: Path, disk_format: str = "vmdk") -> ParentRef:
     """How a child names the disk."""
-    disk = VmdkDisk.open(path)
+    disk = open_disk(path, disk_format)
     info = disk.info
     disk.close()
     return ParentRef(info.disk_id, info.content_id, path.name)
 
 
-def put(disk: VmdkDisk, *writes: Write) -> None:
-    """Do the writes (whole grains, the disk's last one may be short)."""
+def put(disk: VirtualDisk, *writes: Write) -> None:
+    """Do the writes (whole units, the disk's last one may be short)."""
     for offset, what in writes:
         if isinstance(what, int):
             disk.zero(offset, what)
@@ -54,16 +54,18 @@ class Shelf:
         names: of the layers, the base first.
     """
 
-    def __init__(self, folder: Path, size: int) -> None:
+    def __init__(self, folder: Path, size: int, disk_format: str = "vmdk") -> None:
         self.folder = folder
         self.size = size
+        self.format = disk_format
         self.raw = bytearray(size)
         self.names: list[str] = []
 
     def add(self, name: str, *writes: Write) -> Path:
         """A new layer on top, with these writes in it."""
-        parent = reference(self.folder / self.names[-1]) if self.names else None
-        disk = VmdkDisk.create(self.folder / name, self.size, parent)
+        top = self.folder / self.names[-1] if self.names else None
+        parent = reference(top, self.format) if top else None
+        disk = create_disk(self.folder / name, self.format, self.size, parent)
         put(disk, *writes)
         disk.flush()
         disk.close()
