@@ -1,0 +1,259 @@
+"""QCOW2: read, create, write in place, relink.
+
+We write version 3 with clusters of 64 KiB. A cluster is here, or reads as zeros (the zero flag), or
+the parent answers. We read the flag and do not write it: libqcow (20260703) takes a cluster with it
+for one that the parent answers, so over a parent's data go real zeros.
+
+The format names a parent by its path and format alone; who disk and parent are stands in a header
+extension of our own (qcow2_structs.Identity), which QEMU preserves.
+"""
+
+from __future__ import annotations
+
+import uuid
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+
+from vdbackup.disks.disk import SECTOR, DiskInfo, ParentRef
+from vdbackup.disks.extents import UNALLOCATED, ZERO, BlockMap
+from vdbackup.disks.host_file import HostFile
+from vdbackup.disks.qcow2_allocation import Allocation
+from vdbackup.disks.qcow2_compressed import CompressedClusters
+from vdbackup.disks.qcow2_mapping import COMPRESSED_FROM, MappingTables
+from vdbackup.disks.qcow2_structs import (
+    BACKING_FORMAT,
+    BITMAPS,
+    CLUSTER,
+    CORRUPT,
+    DIRTY,
+    IDENTITY,
+    MAGIC,
+    NAME_SLOTS,
+    Header,
+    HeaderCluster,
+    Identity,
+    backing_file_name,
+    backing_format_name,
+)
+from vdbackup.errors import DiskError
+
+LARGEST = (2 << 50) - (1 << 40)
+"""Bytes of disk: QEMU opens L1 tables of 32 MiB and refcount tables of 8 MiB (QCOW_MAX_L1_SIZE,
+QCOW_MAX_REFTABLE_SIZE), each 2 PiB in clusters of 64 KiB, and tables are counted, too."""
+_MAX_HEADER_CLUSTER = 2 << 20
+_ZEROS = memoryview(bytes(CLUSTER))
+
+
+class Qcow2Disk:
+    """One QCOW2 file, without its parents.
+
+    Writes go to free clusters at the end of the file, or over the cluster that is there; the tables
+    in memory follow at once, the tables in the file with `flush`.
+    """
+
+    def __init__(self, file: HostFile, first: HeaderCluster) -> None:
+        self.path = file.path
+        self._file = file
+        self._mapping = MappingTables(file, first.header)
+        self._compressed = CompressedClusters(file, self._mapping)
+        self._allocation: Allocation | None = None  # while writing
+        self._take(first)
+
+    def _take(self, first: HeaderCluster) -> None:
+        """Believe that header, and say in `info` what it says."""
+        identity = first.identity(self.path)
+        parent = None
+        if first.header.has_backing:
+            parent = ParentRef(
+                identity.parent_id,
+                identity.parent_content_id,
+                first.backing_path(self.path),
+                disk_format=first.backing_format(self.path),
+            )
+        self._first = first
+        self._info = DiskInfo(
+            "qcow2",
+            first.header.size,
+            identity.sector_size,
+            first.header.cluster_size,
+            identity.disk_id,
+            identity.content_id,
+            parent,
+        )
+
+    # ------------------------------------------------------------------ open and create
+
+    @classmethod
+    def open(cls, path: Path, writable: bool = False) -> Qcow2Disk:
+        """Open an existing file.
+
+        Raises:
+            DiskFormatError: it breaks the format's rules.
+            ParentError: it names a parent that is not a file, or in a format that is not read.
+            DiskError: it is encrypted, or uses a feature that is not known; or, if `writable`, it
+                is in a layout that is only read, or was not closed properly.
+        """
+        file = HostFile.open(path, writable)
+        try:
+            data = file.read(0, _MAX_HEADER_CLUSTER)
+            disk = cls(file, HeaderCluster.parse(data, path, file.size))
+            if writable:
+                disk._prepare_writing()
+        except BaseException:
+            file.close()
+            raise
+        return disk
+
+    @classmethod
+    def create(
+        cls,
+        path: Path,
+        virtual_size: int,
+        parent: ParentRef | None = None,
+        sector_size: int = SECTOR,
+    ) -> Qcow2Disk:
+        """Make a new, empty disk, open for writing; the file must not exist.
+
+        Args:
+            path: of the new file.
+            virtual_size: in bytes, a multiple of 512, at most LARGEST.
+            parent: what it is the child of.
+            sector_size: that the disk itself has, in bytes: 512 or 4096.
+        """
+        if virtual_size > LARGEST or sector_size not in (512, 4096):
+            raise ValueError(f"{virtual_size} bytes in sectors of {sector_size} are no QCOW2")
+        identity = Identity(sector_size, str(uuid.uuid4()), uuid.uuid4().hex)
+        first = HeaderCluster(Header.for_disk(virtual_size))
+        if parent:
+            first, identity = _with_parent(first, identity, parent)
+        first = first.with_extension(IDENTITY, identity.pack())
+        file = HostFile.create(path)
+        try:
+            disk = cls(file, first)
+            disk._allocation = Allocation.of_new_disk(file, first.header)
+            disk._rewrite(first)
+        except BaseException:
+            file.close()
+            raise
+        return disk
+
+    # ------------------------------------------------------------------ reading
+
+    @property
+    def info(self) -> DiskInfo:
+        """The disk's facts; ids are those of our extension, None and "" without it."""
+        return self._info
+
+    def block_map(self) -> BlockMap:
+        """The disk's own clusters; raises DiskFormatError where a table names what is not there."""
+        # without a parent there is nothing to fall through to: what is not here reads as zeros
+        return self._mapping.block_map(ZERO if self._info.parent is None else UNALLOCATED)
+
+    def read_host(self, host: int, view: memoryview) -> None:
+        """Fill `view` from byte `host` of the file on, or decompress what the map puts there."""
+        if host >= COMPRESSED_FROM:
+            self._compressed.read(host - COMPRESSED_FROM, view)
+        else:
+            self._file.readinto(host, view)
+
+    # ------------------------------------------------------------------ writing
+
+    def _prepare_writing(self) -> None:
+        header = self._first.header
+        if header.incompatible & (DIRTY | CORRUPT):
+            raise DiskError(
+                f"{self.path} was not closed properly by the program that wrote to it.",
+                f"Make a copy, and let 'qemu-img check -r all {self.path.name}' mend it.",
+            )
+        if self._first.extension(BITMAPS) is not None:
+            raise DiskError(
+                f"{self.path} tracks changes for another program, which writing would not note.",
+                "Export it to a new disk first, or remove them with 'qemu-img bitmap --remove'.",
+            )
+        self._allocation = Allocation.of_file(self._file, self._first)
+        if header.autoclear:  # features whose data a change of ours would make wrong
+            self._rewrite(replace(self._first, header=replace(header, autoclear=0)))
+
+    def _writing(self) -> Allocation:
+        if self._allocation is None:
+            raise ValueError(f"{self.path} is not open for writing")
+        return self._allocation
+
+    def write(self, offset: int, view: memoryview) -> None:
+        """Write whole clusters (the disk's last one may be short) at byte `offset` of the disk."""
+        hosts = self._writing().to_write(offset // CLUSTER, -(-(offset + len(view)) // CLUSTER))
+        cuts = np.flatnonzero(np.diff(hosts) != CLUSTER) + 1
+        for first, last in pairwise([0, *cuts.tolist(), len(hosts)]):
+            self._file.write(int(hosts[first]), view[first * CLUSTER : last * CLUSTER])
+
+    def zero(self, offset: int, length: int) -> None:
+        """Make whole clusters read as zeros: a child gets real ones, a base none that it lacks."""
+        first, end = offset // CLUSTER, -(-(offset + length) // CLUSTER)
+        hosts = self._writing().hosts(first, end)
+        if self._info.parent is not None:
+            self._writing().to_write(first, end)  # what is new is a hole of the file: zeros
+        for host in hosts[hosts > 0].tolist():
+            self._file.write(host, _ZEROS)
+
+    def flush(self) -> None:
+        """Make all writes durable; see Allocation.flush for the order."""
+        self._writing().flush()
+
+    # ------------------------------------------------------------------ identity and links
+
+    def relink(self, parent: ParentRef) -> None:
+        """Name another parent; durable on return. A power cut leaves the old one or the new."""
+        first, identity = _with_parent(self._first, self._first.identity(self.path), parent)
+        self._rewrite(first.with_extension(IDENTITY, identity.pack()))
+
+    def adopt(self, disk_id: str, content_id: str) -> None:
+        """Take another disk's UUID and content id; durable on return, and likewise atomic."""
+        identity = replace(self._first.identity(self.path), disk_id=disk_id, content_id=content_id)
+        self._rewrite(self._first.with_extension(IDENTITY, identity.pack()))
+
+    def _rewrite(self, first: HeaderCluster) -> None:
+        """Put the backing file's name where none is in use; then all that is in front in one write.
+
+        That is one sector (a few, if another program has put extensions there that we do not know),
+        which a power cut leaves old or new.
+        """
+        header = replace(first.header, backing_offset=0, backing_size=0)
+        if first.backing_name:
+            slot = self._first.free_slot()
+            header = replace(
+                first.header, backing_offset=slot, backing_size=len(first.backing_name)
+            )
+            self._file.write(slot, memoryview(first.backing_name))
+            self._file.sync()
+        first = replace(first, header=header)
+        data = first.pack()
+        if len(data) > NAME_SLOTS[0]:
+            raise DiskError(
+                f"The header of {self.path} is full of what other programs put there.",
+                "Export it to a new disk first.",
+            )
+        self._file.write(0, memoryview(data))
+        self._file.sync()
+        self._take(first)
+
+    def close(self) -> None:
+        """Close the file without a flush."""
+        self._file.close()
+
+
+def probe(start: bytes) -> bool:
+    """Whether a file that begins with `start` is a QCOW disk (of a version that we read or not)."""
+    return start.startswith(MAGIC)
+
+
+def _with_parent(
+    first: HeaderCluster, identity: Identity, parent: ParentRef
+) -> tuple[HeaderCluster, Identity]:
+    named = replace(first, backing_name=backing_file_name(parent.relative_path))
+    return (
+        named.with_extension(BACKING_FORMAT, backing_format_name(parent.disk_format)),
+        replace(identity, parent_id=parent.disk_id, parent_content_id=parent.content_id),
+    )

@@ -1,0 +1,339 @@
+"""Where the clusters of a QCOW2 file go that is being written: L1, L2 and refcounts in memory.
+
+Only v3 files with clusters of 64 KiB and refcounts of 16 bits, in which each cluster has one user.
+Entries of refcount blocks and L2 tables of 64 KiB are held only where something is allocated: about
+10 bytes per 64 KiB of it, however large the disk claims to be.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vdbackup.disks.extents import Int64s
+from vdbackup.disks.host_file import HostFile
+from vdbackup.disks.qcow2_mapping import Entries, MappingTables
+from vdbackup.disks.qcow2_structs import (
+    BACKING_FORMAT,
+    CLUSTER,
+    CLUSTER_BITS,
+    COPIED,
+    FEATURE_NAMES,
+    IDENTITY,
+    OFFSET,
+    REFCOUNT_ORDER,
+    ZERO_FLAG,
+    Header,
+    HeaderCluster,
+)
+from vdbackup.errors import DiskError
+
+TABLE_ENTRIES = CLUSTER // 8
+BLOCK_ENTRIES = CLUSTER // 2
+_SPARE_BLOCKS = 16
+"""Refcount blocks that a file may have beyond what its size needs, before it is lying."""
+
+Counts = NDArray[np.uint16]
+
+
+class Allocation:
+    """What is in use, and what the next write takes: always what lies behind the file's end.
+
+    `flush` writes what has changed. Until then the file says what it said before.
+    """
+
+    def __init__(self, file: HostFile, header: Header) -> None:
+        self._file = file
+        self._header = header
+        self._lock = threading.Lock()
+        self._l1: Entries = np.zeros(header.l1_size, np.uint64)
+        self._tables: dict[int, Entries] = {}
+        entries = header.refcount_table_clusters * TABLE_ENTRIES
+        self._refcount_table: Entries = np.zeros(entries, np.uint64)
+        self._blocks: dict[int, Counts] = {}
+        self._end = 0  # the next new cluster
+        self._new_tables: set[int] = set()
+        self._changed_tables: set[int] = set()
+        self._new_blocks: set[int] = set()
+        self._changed_blocks: set[int] = set()
+
+    @classmethod
+    def of_new_disk(cls, file: HostFile, header: Header) -> Allocation:
+        """Header, refcount table and L1 table are there, and nothing else."""
+        self = cls(file, header)
+        self._end = _clusters_of(header.l1_offset, header.l1_size * 8)[1]
+        self._add_block(0)
+        self._blocks[0][: self._end] = 1
+        return self
+
+    @classmethod
+    def of_file(cls, file: HostFile, first: HeaderCluster) -> Allocation:
+        """As the file has it; raises DiskError where it cannot be written to safely.
+
+        Clusters that are counted and that nothing names (a power cut in `flush` leaves such) are
+        free again, unless an extension that we do not know may be what names them.
+        """
+        header = first.header
+        _check_layout(file.path, header)
+        self = cls(file, header)
+        self._load(MappingTables(file, header))
+        used = self._used()
+        stored = self._stored_counts()
+        if {kind for kind, _ in first.extensions} - {BACKING_FORMAT, FEATURE_NAMES, IDENTITY}:
+            for block, counts in stored.items():
+                here = used[block * BLOCK_ENTRIES :][:BLOCK_ENTRIES]
+                here |= counts[: len(here)] != 0
+        self._adopt_counts(used, stored)
+        return self
+
+    # ------------------------------------------------------------------ what the file has
+
+    def _load(self, mapping: MappingTables) -> None:
+        self._l1 = mapping.l1()
+        numbers, places = mapping.table_places(self._l1)
+        if (numbers >= self._header.tables).any():
+            raise _only_read(self._file.path)  # the state of a virtual machine, behind the disk
+        if not (self._l1[numbers] & np.uint64(COPIED)).all():
+            raise _needs_check(self._file.path)
+        for number, place in zip(numbers.tolist(), places.tolist(), strict=True):
+            self._tables[number] = self._entries_at(place, TABLE_ENTRIES)
+        table_size = self._header.refcount_table_clusters * CLUSTER
+        table_at = self._header.refcount_table_offset
+        if not table_at or table_at % CLUSTER or table_at + table_size > self._file.size:
+            raise _needs_check(self._file.path)
+        self._refcount_table = self._entries_at(table_at, table_size // 8)
+
+    def _entries_at(self, place: int, count: int) -> Entries:
+        data = bytearray(count * 8)
+        self._file.readinto(place, memoryview(data))
+        return np.frombuffer(data, ">u8").astype(np.uint64)
+
+    def _used(self) -> NDArray[np.bool_]:
+        """bool[clusters of the file]: what something names; raises DiskError if two things do."""
+        used = np.zeros(-(-self._file.size // CLUSTER), np.bool_)
+        header = self._header
+        for place, size in (
+            (0, CLUSTER),
+            (header.refcount_table_offset, header.refcount_table_clusters * CLUSTER),
+            (header.l1_offset, header.l1_size * 8),
+        ):
+            self._use(used, np.arange(*_clusters_of(place, size)))
+        for pointers in (self._l1, self._refcount_table):
+            named = pointers[pointers != 0]
+            if (named & ~np.uint64(OFFSET | COPIED)).any():
+                raise _needs_check(self._file.path)
+            self._use(used, _cluster_numbers(named))
+        for entries in self._tables.values():
+            named = entries[entries > ZERO_FLAG]
+            if (named & ~np.uint64(OFFSET | COPIED | ZERO_FLAG)).any():
+                raise _only_read(self._file.path)  # compressed, or worse
+            if not (named & np.uint64(COPIED)).all():
+                raise _needs_check(self._file.path)
+            self._use(used, _cluster_numbers(named))
+        return used
+
+    def _use(self, used: NDArray[np.bool_], clusters: Int64s) -> None:
+        """Note the clusters as used; raises DiskError where one is none, or is used already."""
+        if not len(clusters):
+            return
+        apart = np.diff(np.sort(clusters)) > 0
+        inside = int(clusters.min()) >= 0 and int(clusters.max()) < len(used)
+        if not inside or not apart.all() or used[clusters].any():
+            raise _needs_check(self._file.path)
+        used[clusters] = True
+
+    def _stored_counts(self) -> dict[int, Counts]:
+        named = np.flatnonzero(self._refcount_table)
+        if len(named) > 2 * -(-self._file.size // CLUSTER // BLOCK_ENTRIES) + _SPARE_BLOCKS:
+            raise _needs_check(self._file.path)
+        stored = {}
+        for block in named.tolist():
+            data = bytearray(CLUSTER)
+            self._file.readinto(int(self._refcount_table[block]), memoryview(data))
+            stored[block] = np.frombuffer(data, ">u2").astype(np.uint16)
+        return stored
+
+    def _adopt_counts(self, used: NDArray[np.bool_], stored: dict[int, Counts]) -> None:
+        """Count what is used once; what the file counts differently is written with `flush`.
+
+        New clusters go behind all that was ever written, so they are zeros until they are written.
+        """
+        self._end = len(used)
+        for block in sorted({*range(-(-len(used) // BLOCK_ENTRIES)), *stored}):
+            start = block * BLOCK_ENTRIES
+            mine = np.zeros(BLOCK_ENTRIES, np.uint16)
+            here = used[start : start + BLOCK_ENTRIES]
+            mine[: len(here)] = here
+            theirs = stored.get(block, np.zeros(BLOCK_ENTRIES, np.uint16))
+            if (theirs > 1).any() or (mine > theirs).any():
+                raise _needs_check(self._file.path)
+            if (mine < theirs).any():
+                self._changed_blocks.add(block)
+            if block in stored:
+                self._blocks[block] = mine
+
+    # ------------------------------------------------------------------ changes
+
+    def to_write(self, first: int, end: int) -> Int64s:
+        """Where to write clusters `first` up to `end` of the disk, in bytes; new ones are made."""
+        with self._lock:
+            return np.concatenate([
+                self._to_write(table, start, stop) for table, start, stop in _by_table(first, end)
+            ])  # fmt: skip
+
+    def _to_write(self, table: int, start: int, stop: int) -> Int64s:
+        entries = self._table(table)[start:stop]
+        hosts = (entries & np.uint64(OFFSET)).astype(np.int64)
+        missing = np.flatnonzero(hosts == 0)
+        hosts[missing] = self._free(len(missing)) * CLUSTER
+        wanted = hosts.astype(np.uint64) | np.uint64(COPIED)
+        if (entries != wanted).any():
+            entries[:] = wanted
+            self._changed_tables.add(table)
+        return hosts
+
+    def hosts(self, first: int, end: int) -> Int64s:
+        """Where clusters `first` up to `end` of the disk lie, in bytes; 0 where they do not."""
+        with self._lock:
+            entries = [
+                self._tables[table][start:stop]
+                if table in self._tables
+                else np.zeros(stop - start, np.uint64)
+                for table, start, stop in _by_table(first, end)
+            ]
+            return (np.concatenate(entries) & np.uint64(OFFSET)).astype(np.int64)
+
+    def _table(self, number: int) -> Entries:
+        if number not in self._tables:
+            place = int(self._free(1)[0]) * CLUSTER
+            self._l1[number] = place | COPIED
+            self._tables[number] = np.zeros(TABLE_ENTRIES, np.uint64)
+            self._new_tables.add(number)
+        return self._tables[number]
+
+    def _free(self, count: int) -> Int64s:
+        """The numbers of the next `count` free clusters of the file, which are in use now."""
+        found = [np.empty(0, np.int64)]
+        while count:
+            block = self._end // BLOCK_ENTRIES
+            if block not in self._blocks:
+                self._add_block(block)
+                continue
+            stop = min(self._end + count, (block + 1) * BLOCK_ENTRIES)
+            found.append(np.arange(self._end, stop))
+            count -= stop - self._end
+            self._take(block, stop)
+        return np.concatenate(found)
+
+    def _add_block(self, block: int) -> None:
+        """Make a refcount block, in the first cluster that it counts itself.
+
+        So no order among the refcount table's entries can leave a block that nothing counts.
+        """
+        if block >= len(self._refcount_table):
+            raise DiskError(
+                f"{self._file.path} has grown to the end of its refcount table.",
+                "Export it to a new disk first.",
+            )
+        self._blocks[block] = np.zeros(BLOCK_ENTRIES, np.uint16)
+        self._refcount_table[block] = self._end * CLUSTER
+        self._new_blocks.add(block)
+        self._take(block, self._end + 1)
+
+    def _take(self, block: int, stop: int) -> None:
+        start = block * BLOCK_ENTRIES
+        self._blocks[block][self._end - start : stop - start] = 1
+        self._changed_blocks.add(block)
+        self._end = stop
+
+    # ------------------------------------------------------------------ to the file
+
+    def flush(self) -> None:
+        """Make durable what was written, then what names it.
+
+        1. The data, which are written already, with their refcounts, and new L2 tables and refcount
+        blocks, which nothing names yet. 2. The refcount table's entries for new blocks. 3. L1 and
+        L2 entries. A power cut leaves clusters that are counted and not named: they are lost
+        until the next time that the file is opened for writing. It never leaves a cluster that
+        is named and not there, or not counted.
+        """
+        header = self._header
+        self._file.grow(self._end * CLUSTER)
+        for block in sorted(self._changed_blocks):
+            counts = self._blocks[block].astype(">u2")
+            self._file.write(int(self._refcount_table[block]), memoryview(counts).cast("B"))
+        self._write_tables(self._new_tables)
+        self._file.sync()
+        if self._new_blocks:
+            place = header.refcount_table_offset
+            self._write_pointers(place, self._refcount_table, self._new_blocks)
+            self._file.sync()
+        if self._changed_tables or self._new_tables:
+            self._write_tables(self._changed_tables - self._new_tables)
+            self._write_pointers(header.l1_offset, self._l1, self._new_tables)
+            self._file.sync()
+        for changed in (
+            self._changed_blocks, self._new_blocks, self._changed_tables, self._new_tables,
+        ):  # fmt: skip
+            changed.clear()
+
+    def _write_tables(self, numbers: Iterable[int]) -> None:
+        for number in sorted(numbers):
+            entries = self._tables[number].astype(">u8")
+            place = int(self._l1[number]) & OFFSET
+            self._file.write(place, memoryview(entries).cast("B"))
+
+    def _write_pointers(self, place: int, pointers: Entries, changed: Iterable[int]) -> None:
+        """Those entries of the L1 or refcount table that have changed, neighbours together."""
+        numbers = np.array(sorted(changed), np.int64)
+        for run in np.split(numbers, np.flatnonzero(np.diff(numbers) != 1) + 1):
+            if len(run):
+                data = pointers[run].astype(">u8")
+                self._file.write(place + int(run[0]) * 8, memoryview(data).cast("B"))
+
+
+def _by_table(first: int, end: int) -> Iterator[tuple[int, int, int]]:
+    """Clusters `first` up to `end` of the disk as (L2 table, first entry, end of entries)."""
+    while first < end:
+        table, start = divmod(first, TABLE_ENTRIES)
+        stop = min(TABLE_ENTRIES, start + end - first)
+        yield table, start, stop
+        first += stop - start
+
+
+def _clusters_of(place: int, size: int) -> tuple[int, int]:
+    """The clusters that `size` bytes of the file take: (first, end)."""
+    return place // CLUSTER, -(-(place + size) // CLUSTER)
+
+
+def _cluster_numbers(pointers: Entries) -> Int64s:
+    return (pointers & np.uint64(OFFSET)).astype(np.int64) // CLUSTER
+
+
+def _check_layout(path: Path, header: Header) -> None:
+    if (
+        header.version != 3
+        or header.cluster_bits != CLUSTER_BITS
+        or header.refcount_order != REFCOUNT_ORDER
+        or header.snapshots
+        or header.extended_l2
+    ):
+        raise _only_read(path)
+
+
+def _only_read(path: Path) -> DiskError:
+    return DiskError(
+        f"{path} was made by another program in a layout that is only read.",
+        "Export it to a new disk first.",
+    )
+
+
+def _needs_check(path: Path) -> DiskError:
+    return DiskError(
+        f"{path} cannot be written to, as its tables contradict each other.",
+        f"Make a copy, and let 'qemu-img check -r all {path.name}' mend it.",
+    )
