@@ -1,0 +1,482 @@
+"""VHDX, dynamic and differencing: read, create, write in place, relink.
+
+A child's block is here as a whole (state 6) or in parts (state 7): then a bitmap says of each
+sector whether it is here or the parent answers. Blocks that we add to a child are in parts: the
+file grows by 2 MiB, of which only the written units of 64 KiB take room. A log that somebody left
+is replayed; we write none: every change is ordered so that a power cut leaves a valid disk.
+"""
+
+from __future__ import annotations
+
+import struct
+import threading
+import uuid
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from vdbackup.disks.disk import SECTOR, UNIT, DiskInfo, ParentRef
+from vdbackup.disks.extents import BlockMap, runs_of
+from vdbackup.disks.host_file import HostFile
+from vdbackup.disks.vhdx_bat import NOT_PRESENT, PARTIAL, PRESENT, Table
+from vdbackup.disks.vhdx_log import Contents, Replay, Replayed
+from vdbackup.disks.vhdx_structs import (
+    BAT,
+    BITMAP_BYTES,
+    FILE_PARAMETERS,
+    HEADER_BYTES,
+    HEADERS_AT,
+    LARGEST_DISK,
+    METADATA,
+    MIB,
+    NULL,
+    PARENT_LOCATOR,
+    REGION_TABLES_AT,
+    SIGNATURE,
+    TABLE_BYTES,
+    VIRTUAL_DISK_ID,
+    Geometry,
+    Header,
+    Item,
+    ParentLocator,
+    Region,
+    current_header,
+    pack_items,
+    pack_regions,
+    parse_items,
+    parse_regions,
+)
+from vdbackup.errors import DiskError, DiskFormatError
+
+LARGEST = LARGEST_DISK
+BLOCK = 2 * MIB
+LARGE_BLOCK = 32 * MIB
+LARGE_FROM = 8 << 40
+"""Bytes of disk beyond which blocks are large: the allocation table stays below 33 MiB."""
+PAGE = 512
+"""Entries of the allocation table that are written together: 4 KiB, so no sector in part."""
+SLOT = TABLE_BYTES
+"""Parent locators that we write lie at multiples of it in the metadata region."""
+_ALL = 0xFF
+_ZEROS = memoryview(bytes(MIB))
+
+
+@dataclass(frozen=True)
+class TwoLinkages(ParentRef):
+    """A parent that may have either of two content ids: a merge was about to replace the first.
+
+    Attributes:
+        content_id2: the other one ([MS-VHDX] 2.6.2.6.3, parent_linkage2).
+    """
+
+    content_id2: str = ""
+
+    def means(self, disk: DiskInfo) -> bool:
+        """Whether that disk is the parent, before or after the merge."""
+        return super().means(disk) or self.content_id2 == disk.content_id
+
+
+class VhdxDisk:
+    """One VHDX file, without its parents.
+
+    Writes go to new blocks at the end of the file, or over the block that is there; table and
+    bitmaps in memory follow at once, those in the file with `flush`.
+    """
+
+    def __init__(self, file: HostFile, replay: Replay | None = None) -> None:
+        self.path = file.path
+        self._file = file
+        # what is read: the file as it is once its log is replayed
+        self._contents: Contents = Replayed(file, replay) if replay else file
+        self._current, self._header = _read_header(file)
+        copies = [self._contents.read(at, TABLE_BYTES) for at in REGION_TABLES_AT]
+        self._regions = parse_regions(copies, self.path)
+        self._read_metadata()
+        self._lock = threading.Lock()
+        self._bat = np.empty(0, np.uint64)  # while writing: the allocation table
+        self._touched = np.empty(0, np.bool_)  # its pages that changed since the last flush
+        self._fresh = np.empty(0, np.bool_)  # units that were written since the last flush
+        self._fresh_chunks = np.empty(0, np.bool_)  # chunks with such units
+        self._end = 0  # where the next block goes, in bytes
+        self._flushed_end = 0  # where it was at the last flush: what lies behind are new blocks
+
+    # ------------------------------------------------------------------ open and create
+
+    @classmethod
+    def open(cls, path: Path, writable: bool = False) -> VhdxDisk:
+        """Open an existing file; raises DiskFormatError where it breaks the format's rules.
+
+        A log that is not empty is replayed: in memory for reading, in the file for writing.
+        """
+        file = HostFile.open(path, writable)
+        try:
+            if not probe(file.read(0, SECTOR)):
+                raise DiskFormatError(path, 0, "there is no VHDX signature")
+            _, header = _read_header(file)
+            replay = Replay.of(file, header) if header.log_guid != NULL else None
+            disk = cls(file, replay)
+            if writable:
+                disk._prepare_writing(replay)
+        except BaseException:
+            file.close()
+            raise
+        return disk
+
+    @classmethod
+    def create(
+        cls,
+        path: Path,
+        virtual_size: int,
+        parent: ParentRef | None = None,
+        sector_size: int = SECTOR,
+    ) -> VhdxDisk:
+        """Make a new, empty disk, open for writing; the file must not exist.
+
+        Args:
+            path: of the new file, which the disk does not contain.
+            virtual_size: in bytes, a multiple of `sector_size`, at most LARGEST.
+            parent: what it is the child of.
+            sector_size: 512 or 4096.
+
+        Raises:
+            DiskError: the size is no multiple of the sectors', or the parent's name cannot be
+                written in the format; nothing was made.
+        """
+        if not 0 < virtual_size <= LARGEST or sector_size not in (512, 4096):
+            raise ValueError(f"{virtual_size} bytes in sectors of {sector_size} are no VHDX")
+        if virtual_size % sector_size:
+            raise DiskError(
+                f"A disk of {virtual_size} bytes does not end with a sector of {sector_size}.",
+                "Choose a size that is a multiple of it.",
+            )
+        block_size = LARGE_BLOCK if virtual_size > LARGE_FROM else BLOCK
+        geometry = Geometry(virtual_size, block_size, sector_size, parent is not None)
+        start = _structures(geometry, _locator(parent) if parent else None)
+        file = HostFile.create(path)
+        try:
+            for at, data in start:
+                file.write(at, memoryview(data))
+            table = _regions(geometry)[BAT]
+            file.grow(table.offset + table.length)
+            disk = cls(file)
+            disk._load_table()
+        except BaseException:
+            file.close()
+            raise
+        return disk
+
+    # ------------------------------------------------------------------ reading
+
+    def _read_metadata(self) -> None:
+        region = self._regions[METADATA]
+        if not region.length or region.offset + region.length > self._contents.size:
+            raise DiskFormatError(self.path, region.offset, "the metadata lie outside the file")
+        table = self._contents.read(region.offset, TABLE_BYTES)
+        self._items = parse_items(table, self.path, region)
+        values = {
+            item.guid: self._contents.read(region.offset + item.offset, item.length)
+            for item in self._items
+            if item.is_known
+        }
+        self._geometry = Geometry.parse(values, self.path, region.offset)
+        self._disk_id = uuid.UUID(bytes_le=values[VIRTUAL_DISK_ID][:16])
+        self._parent = None
+        if self._geometry.has_parent:
+            locator = ParentLocator.parse(values.get(PARENT_LOCATOR, b""), self.path, region.offset)
+            self._parent = _reference(locator, self.path, region.offset)
+
+    @property
+    def info(self) -> DiskInfo:
+        """The disk's facts; `disk_id` is the VirtualDiskId, `content_id` the DataWriteGuid."""
+        geometry = self._geometry
+        return DiskInfo(
+            "vhdx", geometry.virtual_size, geometry.sector_size, geometry.block_size,
+            str(self._disk_id), str(self._header.data_write_guid), self._parent,
+        )  # fmt: skip
+
+    def block_map(self) -> BlockMap:
+        """The disk's own blocks; raises DiskFormatError where a table names what is not there."""
+        return self._table().block_map()
+
+    def _table(self) -> Table:
+        return Table(self._contents, self._regions[BAT], self._geometry, self._occupied())
+
+    def _occupied(self) -> list[Region]:
+        """The header section, the log, and the regions: no block may lie there."""
+        places = [Region(0, MIB), *self._regions.values()]
+        if self._header.log_length:
+            places.append(Region(self._header.log_offset, self._header.log_length))
+        for each in places:
+            if each.offset + each.length > self._contents.size:
+                raise DiskFormatError(self.path, each.offset, "a region lies outside the file")
+        return places
+
+    def read_host(self, host: int, view: memoryview) -> None:
+        """Fill `view` from byte `host` of the file on."""
+        self._contents.readinto(host, view)
+
+    # ------------------------------------------------------------------ writing
+
+    def _prepare_writing(self, replay: Replay | None) -> None:
+        """Every check, and only then the first changes: the headers, and what the log says."""
+        self._load_table()
+        self._renew(replace(self._header, file_write_guid=uuid.uuid4()))
+        if replay:
+            replay.write_to(self._file)
+            self._renew(replace(self._header, log_guid=NULL))
+            self._contents = self._file
+
+    def _renew(self, header: Header) -> None:
+        """Write both headers anew, one after the other, so that one is always whole."""
+        for _ in HEADERS_AT:
+            header = replace(header, sequence=(self._header.sequence + 1) % 2**64)
+            self._file.write(HEADERS_AT[1 - self._current], memoryview(header.pack()))
+            self._file.sync()
+            self._current, self._header = 1 - self._current, header
+
+    def _load_table(self) -> None:
+        """The table into memory; each chunk of a child that lacks a bitmap gets one.
+
+        Without a bitmap block libvhdi would read it from the file's first bytes.
+        """
+        geometry = self._geometry
+        table = self._table()
+        pages = -(-geometry.bat_entries // PAGE)
+        self._bat = np.zeros(pages * PAGE, np.uint64)
+        self._bat[table.places] = table.entries
+        self._touched = np.zeros(pages, np.bool_)
+        self._fresh = np.zeros(-(-geometry.virtual_size // UNIT), np.bool_)
+        self._fresh_chunks = np.zeros(geometry.chunks, np.bool_)
+        # other programs leave a block's unused end out of the file
+        ends = table.blocks.hosts + geometry.block_size
+        self._end = -(-int(ends.max(initial=self._contents.size)) // MIB) * MIB
+        if geometry.has_parent:
+            lacking = np.setdiff1d(np.arange(geometry.chunks), table.bitmaps.numbers)
+            places = geometry.entry_of_bitmap(lacking)
+            hosts = self._end + np.arange(len(lacking)) * BITMAP_BYTES
+            self._bat[places] = hosts | PRESENT
+            self._touched[places // PAGE] = True
+            self._end += len(lacking) * BITMAP_BYTES
+        self._flushed_end = self._end
+
+    def write(self, offset: int, view: memoryview) -> None:
+        """Write whole units (the disk's last one may be short) at byte `offset` of the disk."""
+        done = 0
+        for host, length in self._allocated(offset, len(view)):
+            self._file.write(host, view[done : done + length])
+            done += length
+        self._mark(offset, len(view))
+
+    def _mark(self, offset: int, length: int) -> None:
+        """Note that whole units are here now; `flush` says so in the bitmaps."""
+        first, last = offset // UNIT, -(-(offset + length) // UNIT)
+        self._fresh[first:last] = True
+        chunk = self._geometry.chunk_ratio * self._geometry.block_size
+        self._fresh_chunks[offset // chunk : -(-(offset + length) // chunk)] = True
+
+    def _allocated(self, offset: int, length: int) -> list[tuple[int, int]]:
+        """Where the bytes go: (place in the file, length), neighbours in one piece.
+
+        Blocks that are not here get the next free places. In a child they are here in parts, unless
+        they were zeros until now.
+        """
+        geometry = self._geometry
+        block_size, end = geometry.block_size, offset + length
+        pieces: list[tuple[int, int]] = []
+        with self._lock:
+            for block in range(offset // block_size, -(-end // block_size)):
+                place = block + block // geometry.chunk_ratio
+                state = int(self._bat[place]) & 7
+                if state not in (PRESENT, PARTIAL):
+                    new = PARTIAL if geometry.has_parent and state == NOT_PRESENT else PRESENT
+                    self._bat[place] = self._end | new
+                    self._touched[place // PAGE] = True
+                    self._end += block_size
+                first = max(offset, block * block_size)
+                host = (int(self._bat[place]) & -MIB) + first - block * block_size
+                count = min(end, (block + 1) * block_size) - first
+                if pieces and sum(pieces[-1]) == host:
+                    pieces[-1] = (pieces[-1][0], pieces[-1][1] + count)
+                else:
+                    pieces.append((host, count))
+        return pieces
+
+    def zero(self, offset: int, length: int) -> None:
+        """Make whole units read as zeros: a child gets real zeros, a base keeps none it lacks."""
+        geometry = self._geometry
+        for block in range(
+            offset // geometry.block_size, -(-(offset + length) // geometry.block_size)
+        ):
+            first = max(offset, block * geometry.block_size)
+            count = min(offset + length, (block + 1) * geometry.block_size) - first
+            state = int(self._bat[block + block // geometry.chunk_ratio]) & 7
+            if state in (PRESENT, PARTIAL) or (geometry.has_parent and state == NOT_PRESENT):
+                self._clear(first, count)
+
+    def _clear(self, offset: int, length: int) -> None:
+        """Zeros into units of one block; what nobody has written of a new block is a hole."""
+        [(host, _)] = self._allocated(offset, length)
+        units = self._fresh[offset // UNIT : -(-(offset + length) // UNIT)]
+        stored = units if host >= self._flushed_end else np.ones(len(units), np.bool_)
+        for first, end in runs_of(stored):
+            for at in range(first * UNIT, min(end * UNIT, length), len(_ZEROS)):
+                self._file.write(host + at, _ZEROS[: min(end * UNIT, length) - at])
+        self._mark(offset, length)
+
+    def flush(self) -> None:
+        """The blocks, then the bitmaps of their sectors, then the table, a barrier after each.
+
+        A power cut then leaves a table that names only blocks that are there, and bitmaps whose
+        bits stand only for sectors that are there: what is not named yet, the parent answers.
+        """
+        self._file.grow(self._end)
+        self._file.sync()
+        if self._geometry.has_parent and self._fresh_chunks.any():
+            for chunk in np.flatnonzero(self._fresh_chunks).tolist():
+                self._flush_bitmap(chunk)
+            self._file.sync()
+        if self._touched.any():
+            for first, end in runs_of(self._touched):
+                entries = self._bat[first * PAGE : end * PAGE].astype("<u8")
+                place = self._regions[BAT].offset + first * PAGE * 8
+                self._file.write(place, memoryview(entries).cast("B"))
+            self._file.sync()
+        units = self._geometry.chunk_ratio * self._geometry.block_size // UNIT
+        for chunk in np.flatnonzero(self._fresh_chunks).tolist():
+            self._fresh[chunk * units : (chunk + 1) * units] = False
+        self._fresh_chunks[:], self._touched[:] = False, False
+        self._flushed_end = self._end
+
+    def _flush_bitmap(self, chunk: int) -> None:
+        """Set the bits of the units of a chunk that were written."""
+        geometry = self._geometry
+        unit_bytes = UNIT // geometry.sector_size // 8
+        units = BITMAP_BYTES // unit_bytes
+        fresh = np.flatnonzero(self._fresh[chunk * units : (chunk + 1) * units])
+        entry = int(self._bat[chunk * (geometry.chunk_ratio + 1) + geometry.chunk_ratio])
+        first = int(fresh[0]) * unit_bytes // HEADER_BYTES * HEADER_BYTES
+        end = -(-(int(fresh[-1]) + 1) * unit_bytes // HEADER_BYTES) * HEADER_BYTES
+        bitmap = bytearray(end - first)
+        host = (entry & -MIB) + first
+        self._file.readinto(host, memoryview(bitmap))
+        bits = np.frombuffer(bitmap, np.uint8).reshape(-1, unit_bytes)
+        bits[fresh - first // unit_bytes] = _ALL
+        self._file.write(host, memoryview(bitmap))
+
+    # ------------------------------------------------------------------ identity and links
+
+    def relink(self, parent: ParentRef) -> None:
+        """Name another parent; durable on return.
+
+        The locator goes to a free place; then 8 bytes, which lie in one sector, make it count.
+        """
+        item = next(item for item in self._items if item.guid == PARENT_LOCATOR)
+        data = _locator(parent).pack()
+        region = self._regions[METADATA]
+        moved = replace(item, offset=self._free_slot(), length=len(data))
+        self._file.write(region.offset + moved.offset, memoryview(data))
+        self._file.sync()
+        place = struct.pack("<II", moved.offset, moved.length)
+        self._file.write(region.offset + moved.entry_offset, memoryview(place))
+        self._file.sync()
+        self._items[self._items.index(item)] = moved
+        self._parent = _reference(ParentLocator.parse(data, self.path, 0), self.path, 0)
+
+    def _free_slot(self) -> int:
+        """A place in the metadata region in which no item lies."""
+        for slot in range(2 * SLOT, self._regions[METADATA].length, SLOT):
+            if all(
+                each.offset + each.length <= slot or slot + SLOT <= each.offset
+                for each in self._items
+            ):
+                return slot
+        raise DiskError(
+            f"{self.path} was made by another program in a layout that is only read.",
+            "Export it to a new disk first.",
+        )
+
+    def adopt(self, disk_id: str, content_id: str) -> None:
+        """Take another disk's ids; durable on return.
+
+        The one that children know their parent by comes last: once it is there, all is.
+        """
+        item = next(item for item in self._items if item.guid == VIRTUAL_DISK_ID)
+        self._disk_id = uuid.UUID(disk_id)
+        place = self._regions[METADATA].offset + item.offset
+        self._file.write(place, memoryview(self._disk_id.bytes_le))
+        self._file.sync()
+        self._renew(replace(self._header, data_write_guid=uuid.UUID(content_id)))
+
+    def close(self) -> None:
+        """Close the file without a flush."""
+        self._file.close()
+
+
+def probe(start: bytes) -> bool:
+    """Whether a file that begins with `start` is a VHDX."""
+    return start.startswith(SIGNATURE)
+
+
+def _read_header(file: HostFile) -> tuple[int, Header]:
+    return current_header([file.read(at, HEADER_BYTES) for at in HEADERS_AT], file.path)
+
+
+def _reference(locator: ParentLocator, path: Path, at: int) -> ParentRef:
+    """The parent that a locator, found at byte `at` of the file, names."""
+    linkages, paths = locator.linkages(path, at), locator.paths
+    relative, others = (paths[0], tuple(paths[1:])) if paths else ("", ())
+    if len(linkages) > 1:
+        return TwoLinkages(None, linkages[0], relative, others, content_id2=linkages[1])
+    return ParentRef(None, linkages[0], relative, others)
+
+
+def _locator(parent: ParentRef) -> ParentLocator:
+    """How we name a parent; raises DiskError where its name cannot be written."""
+    name = parent.relative_path
+    if not name.isprintable() or "\\" in name or len(name) > 4096:
+        raise DiskError(
+            f"A VHDX cannot be the child of one that is named {name!r}.",
+            "Choose a name without backslashes and control characters.",
+        )
+    return ParentLocator(
+        {
+            "parent_linkage": f"{{{uuid.UUID(parent.content_id)}}}",
+            "relative_path": ".\\" + name.replace("/", "\\"),
+        }
+    )
+
+
+def _regions(geometry: Geometry) -> dict[uuid.UUID, Region]:
+    """Where we put things: a log of 1 MiB that stays empty, the metadata, the table."""
+    length = -(-8 * geometry.bat_entries // MIB) * MIB
+    return {BAT: Region(3 * MIB, length), METADATA: Region(2 * MIB, MIB)}
+
+
+def _structures(geometry: Geometry, locator: ParentLocator | None) -> list[tuple[int, bytes]]:
+    """What a new file begins with: (place, bytes). The table stays a hole."""
+    required, of_disk = Item.IS_REQUIRED, Item.IS_REQUIRED | Item.IS_VIRTUAL_DISK
+    values = geometry.pack() | {VIRTUAL_DISK_ID: uuid.uuid4().bytes_le}
+    flags = dict.fromkeys(values, of_disk) | {FILE_PARAMETERS: required}
+    regions = _regions(geometry)
+    metadata = regions[METADATA].offset
+    items: list[Item] = []
+    written: list[tuple[int, bytes]] = []
+    offset = TABLE_BYTES
+    for guid, value in values.items():
+        items.append(Item(len(items), guid, offset, len(value), flags[guid]))
+        written.append((metadata + offset, value))
+        offset += 16  # an id of 16 bytes lies in one sector then
+    if locator:
+        value = locator.pack()
+        items.append(Item(len(items), PARENT_LOCATOR, 2 * SLOT, len(value), required))
+        written.append((metadata + 2 * SLOT, value))
+    header = Header(1, uuid.uuid4(), uuid.uuid4(), NULL, 0, 1, MIB, MIB)
+    return [
+        (0, SIGNATURE + "vdbackup".encode("utf-16-le")),
+        (HEADERS_AT[0], header.pack()),
+        (HEADERS_AT[1], replace(header, sequence=2).pack()),
+        *((at, pack_regions(regions)) for at in REGION_TABLES_AT),
+        (metadata, pack_items(items)),
+        *written,
+    ]
