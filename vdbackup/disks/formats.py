@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from vdbackup.disks import qcow2, vhd, vmdk
+from vdbackup.disks import qcow2, vhd, vhdx, vmdk
 from vdbackup.disks.disk import SECTOR, ParentRef, VirtualDisk
 from vdbackup.disks.raw import RawDisk
 from vdbackup.errors import DiskError, UsageError
@@ -47,6 +47,7 @@ class Format:
 FORMATS: dict[str, Format] = {
     "vmdk": Format(vmdk.VmdkDisk, vmdk.probe, vmdk.LARGEST, (512,)),
     "vhd": Format(vhd.VhdDisk, vhd.probe, vhd.LARGEST, (512,)),
+    "vhdx": Format(vhdx.VhdxDisk, vhdx.probe, vhdx.LARGEST, (512, 4096)),
     "qcow2": Format(qcow2.Qcow2Disk, qcow2.probe, qcow2.LARGEST, (512, 4096)),
 }
 """What a backup can be kept in."""
