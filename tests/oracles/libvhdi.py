@@ -20,8 +20,8 @@ def chain_names(disk: Path) -> list[str]:
     """The files that libvhdi finds by the parent names inside them, the disk itself first."""
     names = [disk.name]
     with ExitStack() as stack:
-        while parent := _parent_name(_file(disk.with_name(names[-1]), stack)):
-            names.append(parent)
+        while parent := _parent(disk.with_name(names[-1]), stack):
+            names.append(parent.name)
     return names
 
 
@@ -41,14 +41,26 @@ def _file(disk: Path, stack: ExitStack) -> pyvhdi.file:
     return file
 
 
-def _parent_name(file: pyvhdi.file) -> str:
-    return re.split(r"[/\\]", file.get_parent_filename() or "")[-1]
+def _parent(disk: Path, stack: ExitStack) -> Path | None:
+    """Where the disk's parent is: the file of that name, or the one with its identity.
+
+    Of a VHDX libvhdi tells only `absolute_win32_path`, which no disk made on Linux has.
+    """
+    file = _file(disk, stack)
+    if name := file.get_parent_filename():
+        return disk.with_name(re.split(r"[/\\]", name)[-1])
+    if wanted := file.get_parent_identifier():
+        for other in sorted(disk.parent.glob(f"*{disk.suffix}")):
+            if _file(other, stack).get_identifier() == wanted:
+                return other
+        raise AssertionError(f"{disk.name}: no parent {wanted} in its folder")
+    return None
 
 
 def _opened(disk: Path, stack: ExitStack) -> pyvhdi.file:
     file = _file(disk, stack)
-    if name := _parent_name(file):
-        parent = _opened(disk.with_name(name), stack)
+    if where := _parent(disk, stack):
+        parent = _opened(where, stack)
         assert file.get_parent_identifier() == parent.get_identifier(), f"{disk.name}: its parent"
         file.set_parent(parent)
     return file
