@@ -43,7 +43,6 @@ from vdbackup.errors import DiskError
 LARGEST = (2 << 50) - (1 << 40)
 """Bytes of disk: QEMU opens L1 tables of 32 MiB and refcount tables of 8 MiB (QCOW_MAX_L1_SIZE,
 QCOW_MAX_REFTABLE_SIZE), each 2 PiB in clusters of 64 KiB, and tables are counted, too."""
-_MAX_HEADER_CLUSTER = 2 << 20
 _ZEROS = memoryview(bytes(CLUSTER))
 
 
@@ -98,7 +97,7 @@ class Qcow2Disk:
         """
         file = HostFile.open(path, writable)
         try:
-            data = file.read(0, _MAX_HEADER_CLUSTER)
+            data = file.read(0, CLUSTER)  # larger first clusters end in zeros
             disk = cls(file, HeaderCluster.parse(data, path, file.size))
             if writable:
                 disk._prepare_writing()

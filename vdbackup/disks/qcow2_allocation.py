@@ -1,8 +1,8 @@
 """Where the clusters of a QCOW2 file go that is being written: L1, L2 and refcounts in memory.
 
 Only v3 files with clusters of 64 KiB and refcounts of 16 bits, in which each cluster has one user.
-Entries of refcount blocks and L2 tables of 64 KiB are held only where something is allocated: about
-10 bytes per 64 KiB of it, however large the disk claims to be.
+L2 tables and refcount blocks are held only where something was written since the file was opened:
+10 bytes per 64 KiB, however large the disk claims to be.
 """
 
 from __future__ import annotations
@@ -21,9 +21,11 @@ from vdbackup.disks.qcow2_structs import (
     BACKING_FORMAT,
     CLUSTER,
     CLUSTER_BITS,
+    COMPRESSED,
     COPIED,
     FEATURE_NAMES,
     IDENTITY,
+    MAX_REFCOUNT_TABLE_BYTES,
     OFFSET,
     REFCOUNT_ORDER,
     ZERO_FLAG,
@@ -34,6 +36,7 @@ from vdbackup.errors import DiskError
 
 TABLE_ENTRIES = CLUSTER // 8
 BLOCK_ENTRIES = CLUSTER // 2
+_CLUSTERLESS_EXTENSIONS = {BACKING_FORMAT, FEATURE_NAMES, IDENTITY}
 _SPARE_BLOCKS = 16
 """Refcount blocks that a file may have beyond what its size needs, before it is lying."""
 
@@ -46,15 +49,14 @@ class Allocation:
     `flush` writes what has changed. Until then the file says what it said before.
     """
 
-    def __init__(self, file: HostFile, header: Header) -> None:
+    def __init__(self, file: HostFile, header: Header, l1: Entries, refcounts: Entries) -> None:
         self._file = file
         self._header = header
         self._lock = threading.Lock()
-        self._l1: Entries = np.zeros(header.l1_size, np.uint64)
-        self._tables: dict[int, Entries] = {}
-        entries = header.refcount_table_clusters * TABLE_ENTRIES
-        self._refcount_table: Entries = np.zeros(entries, np.uint64)
-        self._blocks: dict[int, Counts] = {}
+        self._l1 = l1
+        self._tables: dict[int, Entries] = {}  # L2 tables that a write needed
+        self._refcount_table = refcounts
+        self._blocks: dict[int, Counts] = {}  # refcount blocks that change, or that will
         self._end = 0  # the next new cluster
         self._new_tables: set[int] = set()
         self._changed_tables: set[int] = set()
@@ -64,8 +66,9 @@ class Allocation:
     @classmethod
     def of_new_disk(cls, file: HostFile, header: Header) -> Allocation:
         """Header, refcount table and L1 table are there, and nothing else."""
-        self = cls(file, header)
-        self._end = _clusters_of(header.l1_offset, header.l1_size * 8)[1]
+        refcounts = np.zeros(header.refcount_table_clusters * TABLE_ENTRIES, np.uint64)
+        self = cls(file, header, np.zeros(header.l1_size, np.uint64), refcounts)
+        self._end = -(-(header.l1_offset + header.l1_size * 8) // CLUSTER)
         self._add_block(0)
         self._blocks[0][: self._end] = 1
         return self
@@ -78,103 +81,94 @@ class Allocation:
         free again, unless an extension that we do not know may be what names them.
         """
         header = first.header
-        _check_layout(file.path, header)
-        self = cls(file, header)
-        self._load(MappingTables(file, header))
-        used = self._used()
-        stored = self._stored_counts()
-        if {kind for kind, _ in first.extensions} - {BACKING_FORMAT, FEATURE_NAMES, IDENTITY}:
-            for block, counts in stored.items():
-                here = used[block * BLOCK_ENTRIES :][:BLOCK_ENTRIES]
-                here |= counts[: len(here)] != 0
-        self._adopt_counts(used, stored)
+        _check_layout(file, header)
+        mapping = MappingTables(file, header)
+        table_at, entries = header.refcount_table_offset, header.refcount_table_clusters
+        refcounts = _entries_at(file, table_at, entries * TABLE_ENTRIES)
+        self = cls(file, header, mapping.l1(), refcounts)
+        used = self._used(*mapping.table_places(self._l1))
+        unknown = {kind for kind, _ in first.extensions} - _CLUSTERLESS_EXTENSIONS
+        self._adopt_counts(used, mend=not unknown)
         return self
 
     # ------------------------------------------------------------------ what the file has
 
-    def _load(self, mapping: MappingTables) -> None:
-        self._l1 = mapping.l1()
-        numbers, places = mapping.table_places(self._l1)
-        if (numbers >= self._header.tables).any():
-            raise _only_read(self._file.path)  # the state of a virtual machine, behind the disk
-        if not (self._l1[numbers] & np.uint64(COPIED)).all():
-            raise _needs_check(self._file.path)
-        for number, place in zip(numbers.tolist(), places.tolist(), strict=True):
-            self._tables[number] = self._entries_at(place, TABLE_ENTRIES)
-        table_size = self._header.refcount_table_clusters * CLUSTER
-        table_at = self._header.refcount_table_offset
-        if not table_at or table_at % CLUSTER or table_at + table_size > self._file.size:
-            raise _needs_check(self._file.path)
-        self._refcount_table = self._entries_at(table_at, table_size // 8)
-
-    def _entries_at(self, place: int, count: int) -> Entries:
-        data = bytearray(count * 8)
-        self._file.readinto(place, memoryview(data))
-        return np.frombuffer(data, ">u8").astype(np.uint64)
-
-    def _used(self) -> NDArray[np.bool_]:
+    def _used(self, tables: Int64s, places: Int64s) -> NDArray[np.bool_]:
         """bool[clusters of the file]: what something names; raises DiskError if two things do."""
+        header, path = self._header, self._file.path
+        if (tables >= header.tables).any():
+            raise _only_read(path)  # the state of a virtual machine, behind the disk
+        if not (self._l1[tables] & np.uint64(COPIED)).all():
+            raise _needs_check(path)
         used = np.zeros(-(-self._file.size // CLUSTER), np.bool_)
-        header = self._header
         for place, size in (
             (0, CLUSTER),
             (header.refcount_table_offset, header.refcount_table_clusters * CLUSTER),
             (header.l1_offset, header.l1_size * 8),
         ):
-            self._use(used, np.arange(*_clusters_of(place, size)))
-        for pointers in (self._l1, self._refcount_table):
-            named = pointers[pointers != 0]
-            if (named & ~np.uint64(OFFSET | COPIED)).any():
-                raise _needs_check(self._file.path)
-            self._use(used, _cluster_numbers(named))
-        for entries in self._tables.values():
-            named = entries[entries > ZERO_FLAG]
-            if (named & ~np.uint64(OFFSET | COPIED | ZERO_FLAG)).any():
-                raise _only_read(self._file.path)  # compressed, or worse
-            if not (named & np.uint64(COPIED)).all():
-                raise _needs_check(self._file.path)
-            self._use(used, _cluster_numbers(named))
+            self._use(used, np.arange(place // CLUSTER, -(-(place + size) // CLUSTER)))
+        self._use(used, self._named(self._refcount_table, 0))
+        self._use(used, places // CLUSTER)
+        for place in places.tolist():
+            if self._file.data_segments(place, place + CLUSTER):
+                entries = _entries_at(self._file, place, TABLE_ENTRIES)
+                if (entries & np.uint64(COMPRESSED)).any():
+                    raise _only_read(path)
+                named = entries[entries > ZERO_FLAG]
+                self._use(used, self._named(named, COPIED | ZERO_FLAG))
+                if not (named & np.uint64(COPIED)).all():
+                    raise _needs_check(path)
         return used
+
+    def _named(self, pointers: Entries, flags: int) -> Int64s:
+        """The clusters that entries name; raises DiskError for other bits than `flags`."""
+        if (pointers & ~np.uint64(OFFSET | flags)).any():
+            raise _needs_check(self._file.path)
+        places: Int64s = (pointers[pointers != 0] & np.uint64(OFFSET)).astype(np.int64)
+        if (places % CLUSTER).any():
+            raise _needs_check(self._file.path)
+        return places // CLUSTER
 
     def _use(self, used: NDArray[np.bool_], clusters: Int64s) -> None:
         """Note the clusters as used; raises DiskError where one is none, or is used already."""
         if not len(clusters):
             return
         apart = np.diff(np.sort(clusters)) > 0
-        inside = int(clusters.min()) >= 0 and int(clusters.max()) < len(used)
+        inside = clusters.min() >= 0 and clusters.max() < len(used)
         if not inside or not apart.all() or used[clusters].any():
             raise _needs_check(self._file.path)
         used[clusters] = True
 
-    def _stored_counts(self) -> dict[int, Counts]:
-        named = np.flatnonzero(self._refcount_table)
-        if len(named) > 2 * -(-self._file.size // CLUSTER // BLOCK_ENTRIES) + _SPARE_BLOCKS:
-            raise _needs_check(self._file.path)
-        stored = {}
-        for block in named.tolist():
-            data = bytearray(CLUSTER)
-            self._file.readinto(int(self._refcount_table[block]), memoryview(data))
-            stored[block] = np.frombuffer(data, ">u2").astype(np.uint16)
-        return stored
-
-    def _adopt_counts(self, used: NDArray[np.bool_], stored: dict[int, Counts]) -> None:
-        """Count what is used once; what the file counts differently is written with `flush`.
+    def _adopt_counts(self, used: NDArray[np.bool_], mend: bool) -> None:
+        """Compare with what the file counts; `mend`: `flush` writes what it counts too much.
 
         New clusters go behind all that was ever written, so they are zeros until they are written.
         """
         self._end = len(used)
-        for block in sorted({*range(-(-len(used) // BLOCK_ENTRIES)), *stored}):
-            start = block * BLOCK_ENTRIES
-            mine = np.zeros(BLOCK_ENTRIES, np.uint16)
-            here = used[start : start + BLOCK_ENTRIES]
-            mine[: len(here)] = here
-            theirs = stored.get(block, np.zeros(BLOCK_ENTRIES, np.uint16))
-            if (theirs > 1).any() or (mine > theirs).any():
+        needed = -(-len(used) // BLOCK_ENTRIES)
+        named = np.flatnonzero(self._refcount_table).tolist()
+        if len(named) > 2 * needed + _SPARE_BLOCKS:
+            raise _needs_check(self._file.path)
+        for block in sorted({*range(needed), *named}):
+            here = used[block * BLOCK_ENTRIES :][:BLOCK_ENTRIES]
+            counts = np.zeros(BLOCK_ENTRIES, np.uint16)
+            counts[: len(here)] = here
+            stored = self._stored_counts(block)
+            if (stored > 1).any() or (counts > stored).any():
                 raise _needs_check(self._file.path)
-            if (mine < theirs).any():
+            if mend and (counts < stored).any():
                 self._changed_blocks.add(block)
-            if block in stored:
-                self._blocks[block] = mine
+            if block in self._changed_blocks or (
+                block in named and block >= self._end // BLOCK_ENTRIES
+            ):
+                self._blocks[block] = counts if mend else stored
+
+    def _stored_counts(self, block: int) -> Counts:
+        if block >= len(self._refcount_table) or not self._refcount_table[block]:
+            return np.zeros(BLOCK_ENTRIES, np.uint16)
+        data = bytearray(CLUSTER)
+        self._file.readinto(int(self._refcount_table[block]), memoryview(data))
+        return np.frombuffer(data, ">u2").astype(np.uint16)
 
     # ------------------------------------------------------------------ changes
 
@@ -200,19 +194,23 @@ class Allocation:
         """Where clusters `first` up to `end` of the disk lie, in bytes; 0 where they do not."""
         with self._lock:
             entries = [
-                self._tables[table][start:stop]
-                if table in self._tables
+                self._table(table)[start:stop]
+                if self._l1[table]
                 else np.zeros(stop - start, np.uint64)
                 for table, start, stop in _by_table(first, end)
             ]
             return (np.concatenate(entries) & np.uint64(OFFSET)).astype(np.int64)
 
     def _table(self, number: int) -> Entries:
+        """The L2 table, to be changed; a new one where there is none."""
         if number not in self._tables:
-            place = int(self._free(1)[0]) * CLUSTER
-            self._l1[number] = place | COPIED
-            self._tables[number] = np.zeros(TABLE_ENTRIES, np.uint64)
-            self._new_tables.add(number)
+            if self._l1[number]:
+                place = int(self._l1[number]) & OFFSET
+                self._tables[number] = _entries_at(self._file, place, TABLE_ENTRIES)
+            else:
+                self._tables[number] = np.zeros(TABLE_ENTRIES, np.uint64)
+                self._l1[number] = int(self._free(1)[0]) * CLUSTER | COPIED
+                self._new_tables.add(number)
         return self._tables[number]
 
     def _free(self, count: int) -> Int64s:
@@ -220,7 +218,7 @@ class Allocation:
         found = [np.empty(0, np.int64)]
         while count:
             block = self._end // BLOCK_ENTRIES
-            if block not in self._blocks:
+            if block >= len(self._refcount_table) or not self._refcount_table[block]:
                 self._add_block(block)
                 continue
             stop = min(self._end + count, (block + 1) * BLOCK_ENTRIES)
@@ -305,16 +303,14 @@ def _by_table(first: int, end: int) -> Iterator[tuple[int, int, int]]:
         first += stop - start
 
 
-def _clusters_of(place: int, size: int) -> tuple[int, int]:
-    """The clusters that `size` bytes of the file take: (first, end)."""
-    return place // CLUSTER, -(-(place + size) // CLUSTER)
+def _entries_at(file: HostFile, place: int, count: int) -> Entries:
+    data = bytearray(count * 8)
+    file.readinto(place, memoryview(data))
+    return np.frombuffer(data, ">u8").astype(np.uint64)
 
 
-def _cluster_numbers(pointers: Entries) -> Int64s:
-    return (pointers & np.uint64(OFFSET)).astype(np.int64) // CLUSTER
-
-
-def _check_layout(path: Path, header: Header) -> None:
+def _check_layout(file: HostFile, header: Header) -> None:
+    """Raise DiskError where something is laid out as we do not write it, or lies outside."""
     if (
         header.version != 3
         or header.cluster_bits != CLUSTER_BITS
@@ -322,7 +318,11 @@ def _check_layout(path: Path, header: Header) -> None:
         or header.snapshots
         or header.extended_l2
     ):
-        raise _only_read(path)
+        raise _only_read(file.path)
+    size = header.refcount_table_clusters * CLUSTER
+    place = header.refcount_table_offset
+    if not 0 < size <= MAX_REFCOUNT_TABLE_BYTES or place % CLUSTER or place + size > file.size:
+        raise _needs_check(file.path)
 
 
 def _only_read(path: Path) -> DiskError:

@@ -7,6 +7,7 @@ big-endian, places are in bytes. Where QEMU is stricter than the text, its limit
 from __future__ import annotations
 
 import os
+import re
 import struct
 import uuid
 from dataclasses import astuple, dataclass, replace
@@ -44,6 +45,8 @@ REFCOUNT_ORDER = 4
 HEADER_LENGTH = 112
 MAX_L1_BYTES = 32 << 20
 """QEMU opens no larger L1 table (QCOW_MAX_L1_SIZE)."""
+MAX_REFCOUNT_TABLE_BYTES = 8 << 20
+"""QEMU opens no larger refcount table (QCOW_MAX_REFTABLE_SIZE)."""
 MAX_NAME = 1023
 NAME_SLOTS = (4096, 8192)
 """Where in the first cluster we put the backing file's name: in turns, see Qcow2Disk._rewrite."""
@@ -91,40 +94,33 @@ class Header:
         if header.version not in (2, 3):
             raise DiskFormatError(path, 4, f"version {header.version} is unknown")
         if header.version == 3:
-            header = header._with_version_3(data, path)
+            header = cls._of_version_3(data, path)
         header._check_supported(path)
         for problem in header._problems(file_size):
             raise DiskFormatError(path, 0, problem)
         return header
 
-    def _with_version_3(self, data: bytes, path: Path) -> Header:
+    @classmethod
+    def _of_version_3(cls, data: bytes, path: Path) -> Header:
         fixed = _VERSION_2.size + _VERSION_3.size
         if len(data) < fixed:
             raise DiskFormatError(path, 0, "the header is cut off")
-        header = replace(
-            self,
-            **dict(
-                zip(
-                    ("incompatible", "compatible", "autoclear", "refcount_order", "length"),
-                    _VERSION_3.unpack_from(data, _VERSION_2.size),
-                    strict=True,
-                )
-            ),
-        )
+        header = cls(*_VERSION_2.unpack_from(data), *_VERSION_3.unpack_from(data, _VERSION_2.size))
         if header.length < fixed or header.length % 8 or header.length > len(data):
             raise DiskFormatError(path, 100, f"a header of {header.length} bytes is none")
         return replace(header, additional=data[fixed : header.length])
 
     def _check_supported(self, path: Path) -> None:
         """Raise DiskError for what the format allows and we cannot read."""
-        known = DIRTY | CORRUPT | EXTERNAL_DATA | COMPRESSION_TYPE | EXTENDED_L2
-        refusals = {
-            "is encrypted": self.crypt_method != 0,
-            "keeps its data in another file": self.incompatible & EXTERNAL_DATA != 0,
-            f"uses unknown features ({self.incompatible & ~known:#x})": self.incompatible & ~known,
-            f"uses an unknown compression ({self.compression})": self.compression > 1,
-        }
-        for what, refused in refusals.items():
+        unknown = self.incompatible & ~(
+            DIRTY | CORRUPT | EXTERNAL_DATA | COMPRESSION_TYPE | EXTENDED_L2
+        )
+        for refused, what in (
+            (self.crypt_method, "is encrypted"),
+            (self.incompatible & EXTERNAL_DATA, "keeps its data in another file"),
+            (unknown, f"uses unknown features ({unknown:#x})"),
+            (self.compression > 1, f"uses an unknown compression ({self.compression})"),
+        ):
             if refused:
                 raise DiskError(
                     f"{path} {what}, which cannot be read.",
@@ -407,6 +403,6 @@ def _uuid(data: bytes) -> str | None:
 
 def _text(data: bytes, path: Path) -> str:
     text = data.rstrip(b"\0")
-    if not text.isalnum() and text.replace(b"-", b"").strip(b"0123456789abcdefABCDEF"):
+    if not re.fullmatch(rb"[!-~]*", text):
         raise DiskFormatError(path, 0, f"{text!r} is no content id")
     return text.decode("ascii")
