@@ -15,7 +15,6 @@ blocks.
 from __future__ import annotations
 
 import threading
-import uuid
 from dataclasses import replace
 from pathlib import Path
 
@@ -26,7 +25,6 @@ from vdbackup.disks.extents import UNALLOCATED, ZERO, BlockMap, Int64s
 from vdbackup.disks.host_file import HostFile
 from vdbackup.disks.vhd_structs import (
     BAT_AT,
-    BLOCK,
     COOKIE,
     DIFFERENCING,
     DYNAMIC,
@@ -39,6 +37,7 @@ from vdbackup.disks.vhd_structs import (
     Footer,
     parent_paths,
     time_stamp,
+    uuid_bytes,
     uuid_text,
 )
 from vdbackup.errors import DiskError, DiskFormatError
@@ -114,8 +113,7 @@ class VhdDisk:
         if virtual_size > LARGEST or sector_size != SECTOR:
             raise ValueError(f"{virtual_size} bytes in sectors of {sector_size} are no VHD")
         footer = Footer.for_disk(virtual_size, DIFFERENCING if parent else DYNAMIC)
-        header = DynamicHeader(BAT_AT, -(-virtual_size // BLOCK), BLOCK)
-        header, slot = header.in_slot(footer.data_offset, parent)
+        header, slot = DynamicHeader.for_disk(virtual_size).in_slot(footer.data_offset, parent)
         file = HostFile.create(path)
         try:
             _write_empty(file, footer, header, slot)
@@ -245,11 +243,7 @@ class VhdDisk:
 
     def _prepare_writing(self) -> None:
         header = self._header
-        if (
-            self._footer.data_offset not in SLOTS
-            or header.table_offset != BAT_AT
-            or header.block_size % UNIT
-        ):
+        if self._footer.data_offset not in SLOTS or not header.is_ours(self.info.virtual_size):
             raise _only_read(self.path)
         blocks, places = self._stored_blocks()
         if (places < header.table_end).any():
@@ -409,7 +403,7 @@ class VhdDisk:
         self._write_footer(
             replace(
                 self._footer,
-                unique_id=uuid.UUID(disk_id).bytes,
+                unique_id=uuid_bytes(disk_id),
                 time_stamp=self._footer.time_stamp if stamp is None else stamp,
             )
         )

@@ -221,7 +221,7 @@ class DynamicHeader:
             raise _unfit_name(parent.relative_path)
         header = replace(
             self,
-            parent_id=uuid.UUID(parent.disk_id).bytes if parent.disk_id else bytes(16),
+            parent_id=uuid_bytes(parent.disk_id),
             parent_time_stamp=time_stamp(parent.content_id) or 0,
             parent_name=name.ljust(_NAME_BYTES, b"\0"),
             locators=tuple(locators),
@@ -255,6 +255,20 @@ class DynamicHeader:
         """Where the block allocation table ends, in bytes."""
         return self.table_offset + self.table_size
 
+    @classmethod
+    def for_disk(cls, virtual_size: int) -> DynamicHeader:
+        """The header of a new disk of `virtual_size` bytes, without a parent."""
+        return cls(BAT_AT, -(-virtual_size // BLOCK), BLOCK)
+
+    def is_ours(self, virtual_size: int) -> bool:
+        """Whether blocks and table are as `for_disk` has them; then both slots are free for us."""
+        ours = DynamicHeader.for_disk(virtual_size)
+        return (self.table_offset, self.max_table_entries, self.block_size) == (
+            ours.table_offset,
+            ours.max_table_entries,
+            ours.block_size,
+        )
+
     def pack(self) -> bytes:
         """1024 bytes, with their checksum."""
         locators = b"".join(_LOCATOR.pack(*astuple(locator)) for locator in self.locators)
@@ -286,6 +300,11 @@ def geometry(virtual_size: int) -> tuple[int, int, int]:
 def time_stamp(content_id: str) -> int | None:
     """The seconds that a `content_id` of ours stands for; None if it is none."""
     return int(content_id, 16) if re.fullmatch("[0-9a-f]{8}", content_id) else None
+
+
+def uuid_bytes(text: str | None) -> bytes:
+    """A UUID's 16 bytes; zeros for none."""
+    return uuid.UUID(text).bytes if text else bytes(16)
 
 
 def uuid_text(data: bytes) -> str | None:
