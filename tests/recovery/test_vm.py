@@ -18,15 +18,20 @@ import pytest
 
 from tests.guests import boot_sector, chains
 from tests.guests import tiny_linux as tiny_linux_builder
+from vdbackup.disks.formats import FORMATS
 from vdbackup.errors import Cancelled, ParentError, RecoveryError
 from vdbackup.jobs import CancelToken
 from vdbackup.recovery import accelerator, qemu, vm
 from vdbackup.recovery.session_folder import leftover_sessions
+from vdbackup.repository.lock import used_by_vm
 from vdbackup.sources import demo_disk
 
 LIMIT = 120.0  # seconds; the demo disk takes 0.3 and Linux 4, on a machine that does nothing else
 TEXT_SCREEN = 0xB8000
 ALL_HARDWARE = list(qemu.Hardware)
+
+Mapped = tuple[vm.Session, Path]
+"""A session, and the one layer of its chain that holds data."""
 
 
 @pytest.fixture
@@ -87,6 +92,24 @@ def test_message_of_the_point_comes_on_screen_and_serial_port(
     assert chains.digests(demo) == before
 
 
+@pytest.mark.parametrize("disk_format", FORMATS)
+def test_chain_of_any_format_boots_and_stays_as_it_is(
+    tmp_path: Path, sessions: Path, disk_format: str
+) -> None:
+    first, second = tmp_path / "first.img", tmp_path / "second.img"
+    demo_disk.create(first, "first message")
+    second.write_bytes(first.read_bytes())
+    demo_disk.change(second, "second message", {"LETTERS/SECOND.TXT": b"changed"})
+    overlay = chains.make(tmp_path / "chain", first, second, disk_format=disk_format)
+    before = chains.digests(overlay)
+    with vm.start_session(
+        overlay, sessions_folder=sessions, title="demo", disk_format=disk_format
+    ) as session:
+        assert session.wait_for_text("second message\r\n", LIMIT)
+    assert chains.digests(overlay) == before
+    assert list(sessions.iterdir()) == []
+
+
 def test_earlier_point_boots_with_its_own_message(tmp_path: Path, sessions: Path) -> None:
     disk = tmp_path / "demo.img"
     demo_disk.create(disk, "the first of two")
@@ -104,24 +127,33 @@ def test_disk_whose_message_cannot_be_read_says_so(tmp_path: Path, sessions: Pat
 
 
 @pytest.mark.parametrize(
-    "hardware",
+    ("hardware", "disk_format"),
     [
-        "virtio",
-        "nvme",
-        pytest.param("ide", marks=pytest.mark.long),  # the BIOS loads the kernel word by word
+        ("virtio", "vmdk"),
+        ("nvme", "vmdk"),
+        ("virtio", "vhd"),
+        ("virtio", "vhdx"),
+        # the BIOS loads the kernel word by word
+        pytest.param("ide", "vmdk", marks=pytest.mark.long),
+        pytest.param("virtio", "qcow2", marks=pytest.mark.long),
     ],
 )
 def test_linux_boots_from_an_incremental_point_and_writes_only_to_its_session(
-    tiny_linux: Path, tmp_path: Path, sessions: Path, hardware: str
+    tiny_linux: Path, tmp_path: Path, sessions: Path, hardware: str, disk_format: str
 ) -> None:
+    """The kernel is in the base alone, the count in the incremental."""
     later = tmp_path / "later.img"
     later.write_bytes(tiny_linux.read_bytes())
     tiny_linux_builder.set_boot_count(later, 41)
-    overlay = chains.make(tmp_path / "chain", tiny_linux, later)
+    overlay = chains.make(tmp_path / "chain", tiny_linux, later, disk_format=disk_format)
     before = chains.digests(overlay)
-    for _ in range(2 if hardware == "virtio" else 1):
+    for _ in range(2 if (hardware, disk_format) == ("virtio", "vmdk") else 1):
         with vm.start_session(
-            overlay, sessions_folder=sessions, title="Linux", hardware=hardware
+            overlay,
+            sessions_folder=sessions,
+            title="Linux",
+            hardware=hardware,
+            disk_format=disk_format,
         ) as session:
             assert session.wait_for_text(tiny_linux_builder.ALIVE, LIMIT), session.console_text()
             assert session.wait(LIMIT)  # it powers itself off
@@ -160,6 +192,52 @@ def test_qemu_opens_the_chain_for_reading_and_nothing_else(session: vm.Session, 
     layers = [demo.with_name(name) for name in ("0.vmdk", "1.vmdk", "overlay.vmdk")]
     disk = session.folder / "session.qcow2"
     assert opened == {**{str(layer): True for layer in layers}, str(disk): False}
+
+
+@pytest.fixture(params=["vhd", "vhdx"])
+def mapped(request: pytest.FixtureRequest, tmp_path: Path, sessions: Path) -> Iterator[Mapped]:
+    """The demo disk, booted from a chain in a format of which QEMU reads no children."""
+    disk = tmp_path / "demo.img"
+    demo_disk.create(disk, "mapped")
+    overlay = chains.make(tmp_path / "chain", disk, disk_format=request.param)
+    with vm.start_session(
+        overlay, sessions_folder=sessions, title="demo", disk_format=request.param
+    ) as running:
+        yield running, overlay.with_name(f"0.{request.param}")
+
+
+def test_chain_that_qemu_does_not_read_is_given_to_it_as_bytes_to_be_read(mapped: Mapped) -> None:
+    session, layer = mapped
+    nodes = session.execute("query-named-block-nodes")
+    assert {node["drv"] for node in nodes} == {"qcow2", "vmdk", "file"}
+    files = {Path(node["file"]).name: node["ro"] for node in nodes if node["drv"] == "file"}
+    assert files.pop("session.qcow2") is False
+    assert files == {"map.bin": True, "map.vmdk": True, "layer0": True}
+    pid = json.loads((session.folder / "session.json").read_text())["pid"]
+    flags = [
+        int((Path(f"/proc/{pid}/fdinfo") / link.name).read_text().split("flags:")[1].split()[0], 8)
+        for link in Path(f"/proc/{pid}/fd").iterdir()
+        if link.exists() and link.samefile(layer)
+    ]
+    assert flags
+    assert all(flag & os.O_ACCMODE == os.O_RDONLY for flag in flags)
+
+
+def test_layers_behind_a_map_are_seen_to_be_in_use(mapped: Mapped) -> None:
+    session, layer = mapped
+    assert used_by_vm(layer)
+    session.kill()
+    assert not used_by_vm(layer)
+
+
+def test_session_disk_over_a_map_can_be_read_by_itself(mapped: Mapped, tmp_path: Path) -> None:
+    session, _ = mapped
+    assert session.wait_for_text("mapped", LIMIT)
+    session.kill()
+    disk = session.folder / "session.qcow2"
+    command = ["qemu-img", "compare", str(disk), str(tmp_path / "demo.img")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_guest_has_no_network(session: vm.Session) -> None:

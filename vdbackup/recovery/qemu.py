@@ -18,12 +18,15 @@ from pathlib import Path
 from typing import Any
 
 from vdbackup.errors import RecoveryError
+from vdbackup.recovery.concatenation import ConcatenationMap
 
 SYSTEM = "qemu-system-x86_64"
 IMAGE = "qemu-img"
 
-_DRIVERS = {"raw": "raw", "vmdk": "vmdk", "qcow2": "qcow2"}
+DRIVERS = {"raw": "raw", "vmdk": "vmdk", "qcow2": "qcow2"}
 """QEMU's driver for each of our formats, where it reads chains of that format correctly."""
+_TABLE_CACHE = (1 << 20, 256 << 20)
+"""Least and most bytes of a map's tables that QEMU keeps in memory: 128 GiB of data in VHD."""
 
 
 class Accelerator(StrEnum):
@@ -54,15 +57,57 @@ _USB_CONTROLLERS = {"q35": "qemu-xhci", "pc": "piix3-usb-uhci"}
 """By machine type; old systems, which need IDE, know no xHCI."""
 
 
+Node = dict[str, Any]
+"""A block device as QMP describes it (BlockdevOptions)."""
+
+
+@dataclass(frozen=True)
+class Backing:
+    """What a session's disk is a child of, as QEMU opens it: for reading only.
+
+    Attributes:
+        nodes: each after those that it needs, the disk itself last.
+        file_name, driver: the same disk, as the session's disk names it.
+    """
+
+    nodes: Sequence[Node]
+    file_name: str
+    driver: str
+
+    @classmethod
+    def of_chain(cls, layers: Sequence[Path], disk_format: str) -> Backing:
+        """A checked chain that QEMU reads by itself, base first.
+
+        Each parent is named outright: QEMU follows no link that a file holds.
+        """
+        driver = DRIVERS[disk_format]
+        nodes: list[Node] = []
+        for number, layer in enumerate(layers):
+            node = {"driver": driver, "node-name": f"layer{number}", "read-only": True}
+            node["file"] = _file(layer)
+            if driver != "raw":  # null: whatever the file says, it has no parent
+                node["backing"] = f"layer{number - 1}" if number else None
+            nodes.append(node)
+        return cls(nodes, str(layers[-1]), driver)
+
+    @classmethod
+    def of_map(cls, chain: ConcatenationMap) -> Backing:
+        """The map of a chain that QEMU does not read by itself."""
+        least, most = _TABLE_CACHE
+        cache = {"l2-cache-size": min(max(chain.table_bytes, least), most)}
+        space = {"driver": "vmdk", "file": _file(chain.path), "read-only": True}
+        disk = {"driver": "qcow2", "node-name": "layers", "read-only": True, "file": space, **cache}
+        return cls([disk], chain.file_name, "qcow2")
+
+
 @dataclass(frozen=True)
 class Machine:
     """A virtual machine as QEMU's command line describes it.
 
     Attributes:
         title: the window's.
-        layers: the checked chain, base first, the overlay last; opened for reading only.
-        disk_format: of all layers.
-        session_disk: a qcow2 child of the overlay; takes what the guest writes.
+        backing: the disk as the backup holds it.
+        session_disk: a qcow2 child of that; takes what the guest writes.
         sector_size: that the guest sees, in bytes.
         display: "none", or what `window` returned.
         console: the file that takes what the guest writes to its first serial port.
@@ -70,8 +115,7 @@ class Machine:
     """
 
     title: str
-    layers: Sequence[Path]
-    disk_format: str
+    backing: Backing
     session_disk: Path
     sector_size: int
     hardware: Hardware
@@ -125,29 +169,15 @@ class Machine:
             *(word for device in devices for word in ("-device", json.dumps(device))),
         ]
 
-    def _blockdevs(self) -> list[dict[str, Any]]:
-        """The chain, each parent named outright: QEMU follows no link that a file holds."""
-        driver = _driver(self.disk_format, len(self.layers))
-        nodes: list[dict[str, Any]] = []
-        for number, layer in enumerate(self.layers):
-            node = {"driver": driver, "node-name": f"layer{number}", "read-only": True}
-            node["file"] = {"driver": "file", "filename": str(layer), "aio": "threads"}
-            if driver != "raw":  # null: whatever the file says, it has no parent
-                node["backing"] = f"layer{number - 1}" if number else None
-            nodes.append(node)
+    def _blockdevs(self) -> list[Node]:
         return [
-            *nodes,
+            *self.backing.nodes,
             {
                 "driver": "qcow2",
                 "node-name": "disk",
                 "discard": "unmap",
-                "backing": nodes[-1]["node-name"],
-                "file": {
-                    "driver": "file",
-                    "filename": str(self.session_disk),
-                    "aio": "threads",
-                    "discard": "unmap",
-                },
+                "backing": self.backing.nodes[-1]["node-name"],
+                "file": _file(self.session_disk) | {"discard": "unmap"},
             },
         ]
 
@@ -209,10 +239,10 @@ def window() -> str:
     )
 
 
-def create_session_disk(path: Path, overlay: Path, disk_format: str, size: int) -> None:
-    """Make an empty qcow2 child of `overlay` for a disk of `size` bytes; reads no other file."""
-    backing = ["-F", _driver(disk_format, 1), "-b", str(overlay.absolute()), "-u"]
-    command = [find(IMAGE), "create", "-q", "-f", "qcow2", *backing, str(path), str(size)]
+def create_session_disk(path: Path, backing: Backing, size: int) -> None:
+    """Make an empty qcow2 child of `backing`, a disk of `size` bytes; reads no other file."""
+    parent = ["-F", backing.driver, "-b", backing.file_name, "-u"]
+    command = [find(IMAGE), "create", "-q", "-f", "qcow2", *parent, str(path), str(size)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         raise RecoveryError(
@@ -229,14 +259,8 @@ def first_complaint(output: str) -> str:
     return ""
 
 
-def _driver(disk_format: str, layers: int) -> str:
-    driver = _DRIVERS.get(disk_format)
-    if driver is None or (driver == "raw" and layers > 1):
-        raise RecoveryError(
-            f"QEMU cannot boot from a chain of {disk_format} disks.",
-            "Restore the recovery point to a raw disk, and boot that.",
-        )
-    return driver
+def _file(path: Path) -> Node:
+    return {"driver": "file", "filename": str(path), "aio": "threads"}
 
 
 def _escaped(text: str) -> str:

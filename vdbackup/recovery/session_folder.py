@@ -3,6 +3,7 @@
     SESSIONS/<id>/            mode 0700
         session.json          id, pid (QEMU's), started, title, overlay
         session.qcow2         what the guest has written
+        map.*, layer<n>       the chain for a QEMU that cannot read it (concatenation.py)
         console.log           what the guest wrote to its first serial port
         qemu.log              what QEMU complained of
 

@@ -19,9 +19,10 @@ from types import TracebackType
 from typing import Any, Self
 
 from vdbackup.disks.chain import Chain
+from vdbackup.disks.extents import BlockMap
 from vdbackup.errors import RecoveryError
 from vdbackup.jobs import CancelToken
-from vdbackup.recovery import accelerator, qemu
+from vdbackup.recovery import accelerator, concatenation, qemu
 from vdbackup.recovery.monitor import Monitor
 from vdbackup.recovery.session_folder import SessionFolder
 
@@ -49,7 +50,8 @@ def start_session(
 ) -> Session:
     """Boot a virtual machine from `overlay`; returns as soon as the guest runs.
 
-    QEMU gets the chain as it was just checked (`Chain.open`): it follows no link by itself.
+    QEMU gets the chain as it was just checked (`Chain.open`): it follows no link by itself. Where
+    it cannot read the chain's format, it gets a map of it (recovery/concatenation.py).
 
     Args:
         overlay: the tip of a chain; neither it nor a parent is ever written to.
@@ -68,18 +70,21 @@ def start_session(
     choice = accelerator.choose()
     controller = qemu.hardware(hardware, sector_size)
     window = qemu.window() if display else "none"
-    layers, size = _checked(overlay, disk_format)
+    layers, flat = _checked(overlay, disk_format)
     with ExitStack() as undo:
         folder = SessionFolder(sessions_folder, title, overlay)
         undo.callback(folder.remove)
-        qemu.create_session_disk(folder.disk, overlay, disk_format, size)
+        if disk_format in qemu.DRIVERS:
+            backing = qemu.Backing.of_chain(layers, disk_format)
+        else:
+            backing = qemu.Backing.of_map(concatenation.build(folder.path, flat, layers))
+        qemu.create_session_disk(folder.disk, backing, flat.size)
         ours, theirs = socket.socketpair()
         undo.callback(ours.close)
         with theirs:
             machine = qemu.Machine(
                 title=title,
-                layers=layers,
-                disk_format=disk_format,
+                backing=backing,
                 session_disk=folder.disk,
                 sector_size=sector_size,
                 hardware=controller,
@@ -98,11 +103,11 @@ def start_session(
     return session
 
 
-def _checked(overlay: Path, disk_format: str) -> tuple[list[Path], int]:
-    """The files of the overlay's chain, base first, and the disk's size in bytes."""
+def _checked(overlay: Path, disk_format: str) -> tuple[list[Path], BlockMap]:
+    """The files of the overlay's chain, base first, and where in them the disk's data lie."""
     try:
         with Chain.open(overlay, disk_format) as chain:
-            return [layer.path.absolute() for layer in chain.layers], chain.size
+            return [layer.path.absolute() for layer in chain.layers], chain.map
     except OSError as error:
         raise RecoveryError(
             f"{overlay} cannot be read: {error.strerror}.",
