@@ -20,7 +20,7 @@ def chain_names(disk: Path) -> list[str]:
     names = [disk.name]
     with ExitStack() as stack:
         while parent := _file(disk.with_name(names[-1]), stack).get_backing_filename():
-            names.append(parent)
+            names.append(Path(parent).name)
     return names
 
 
@@ -43,5 +43,5 @@ def _file(disk: Path, stack: ExitStack) -> pyqcow.file:
 def _opened(disk: Path, stack: ExitStack) -> pyqcow.file:
     file = _file(disk, stack)
     if name := file.get_backing_filename():
-        file.set_parent(_opened(disk.with_name(name), stack))
+        file.set_parent(_opened(disk.with_name(Path(name).name), stack))
     return file

@@ -134,6 +134,7 @@ class Qcow2Disk:
             disk = cls(file, first)
             disk._allocation = Allocation.of_new_disk(file, first.header)
             disk._rewrite(first)
+            disk.flush()
         except BaseException:
             file.close()
             raise
