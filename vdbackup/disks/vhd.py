@@ -253,15 +253,36 @@ class VhdDisk:
         self._entries[blocks] = places // SECTOR
         self._touched = np.zeros(len(self._entries), np.bool_)
         self._written = np.zeros(units, np.bool_)
-        own, size = self._footer.pack(), self._file.size
-        ends_well = (
-            size >= header.table_end + SECTOR and self._file.read(size - SECTOR, SECTOR) == own
-        )
+        size, last = self._file.size, self._last_footer()
+        ends_well = last is not None
         self._end = (
             size - SECTOR if ends_well else -(-max(size, header.table_end) // SECTOR) * SECTOR
         )
-        self._footers_agree = ends_well and self._file.read(0, SECTOR) == own
+        self._footers_agree = last == self._footer and self._file.read(0, SECTOR) == last.pack()
         self._hole_from = self._end + SECTOR
+
+    def _last_footer(self) -> Footer | None:
+        """The one at the end of the file; None if what is there is not this disk's.
+
+        After a power cut it may still have the identity that the copy at the start has lost: it is
+        written over then, where it is. So no file grows by getting another identity or parent.
+        """
+        at = self._file.size - SECTOR
+        if at < self._header.table_end:
+            return None
+        try:
+            last = Footer.parse(self._file.read(at, SECTOR), self.path, at)
+        except DiskFormatError:
+            return None
+        own = self._footer
+        alike = replace(
+            last,
+            data_offset=own.data_offset,
+            time_stamp=own.time_stamp,
+            unique_id=own.unique_id,
+            checksum=own.checksum,
+        )
+        return last if alike == own else None
 
     def write(self, offset: int, view: memoryview) -> None:
         """Write whole units (the disk's last one may be short) at byte `offset` of the disk."""
