@@ -7,6 +7,7 @@ from pathlib import Path
 
 from PySide6.QtCore import Qt, QTimer, Signal
 from PySide6.QtWidgets import (
+    QComboBox,
     QHBoxLayout,
     QLineEdit,
     QListWidget,
@@ -15,6 +16,7 @@ from PySide6.QtWidgets import (
     QWidget,
 )
 
+from vdbackup.disks.formats import FORMATS
 from vdbackup.gui import parts, placement, words
 from vdbackup.gui.worker import Worker
 from vdbackup.jobs import Job
@@ -29,13 +31,15 @@ class AddSourceForm(QWidget):
 
     Attributes:
         source_edit, repository_edit: the two paths.
+        format_box: what a first backup is kept in; its data is None for what suits the source.
         start_button: enabled when both are given.
 
     Signals:
-        submitted(Path, Path): the user wants this source backed up into this folder.
+        submitted(Path, Path, str | None): the user wants this source backed up into this folder,
+            in that format if it is the first time.
     """
 
-    submitted = Signal(object, object)
+    submitted = Signal(object, object, object)
 
     def __init__(self, reader: Worker, parent: QWidget | None = None) -> None:
         super().__init__(parent)
@@ -52,7 +56,7 @@ class AddSourceForm(QWidget):
         column.addWidget(self.devices)
         self.source_edit = parts.field(
             "sourceEdit",
-            "A disk from the list, or a disk image (raw or VMDK)",
+            "A disk from the list, or a disk image (raw or virtual)",
             "Disk image or device to back up",
         )
         choose_image = parts.button("Choose an image…", "chooseImageButton")
@@ -68,6 +72,13 @@ class AddSourceForm(QWidget):
         choose_folder = parts.button("Choose a folder…", "chooseFolderButton")
         choose_folder.clicked.connect(self._on_choose_folder_clicked)
         column.addLayout(_row(self.repository_edit, choose_folder))
+        self.format_box = QComboBox()
+        self.format_box.setObjectName("formatBox")
+        self.format_box.setAccessibleName("Format of a first backup")
+        self.format_box.addItem("Format: VMDK, or what the disk fits into", None)
+        for name in FORMATS:
+            self.format_box.addItem(f"Format: {name.upper()}", name)
+        column.addWidget(self.format_box, 0, Qt.AlignmentFlag.AlignLeft)
         self.notice = parts.Notice(name="placementNotice")
         column.addWidget(self.notice)
         column.addSpacing(10)
@@ -118,7 +129,8 @@ class AddSourceForm(QWidget):
             self.source_edit.setText(item.data(PATH))
 
     def _on_choose_image_clicked(self) -> None:
-        filters = ["Disk images (*.img *.raw *.dd *.vmdk *.iso *.bin)", "All files (*)"]
+        images = " ".join(f"*.{ending}" for ending in ("img", "raw", "dd", "iso", "bin", *FORMATS))
+        filters = [f"Disk images ({images})", "All files (*)"]
         parts.choose_file(self, "Choose a disk image", self.source_edit, filters)
 
     def _on_choose_folder_clicked(self) -> None:
@@ -148,7 +160,7 @@ class AddSourceForm(QWidget):
     def _on_start_clicked(self) -> None:
         source, folder = self._paths()
         if source and folder:
-            self.submitted.emit(source, folder)
+            self.submitted.emit(source, folder, self.format_box.currentData())
 
 
 class AddSourceDialog(parts.Dialog):

@@ -207,10 +207,10 @@ class MainWindow(QMainWindow):
         dialog.form.submitted.connect(self._on_source_submitted)
         dialog.open()
 
-    def _on_source_submitted(self, path: Path, repository: Path) -> None:
+    def _on_source_submitted(self, path: Path, repository: Path, disk_format: str | None) -> None:
         entry = self.operations.add_source(path, repository)
         self.sources.choose(entry.key)
-        self.operations.back_up(entry)
+        self.operations.back_up(entry, disk_format=disk_format)
 
     def _on_demo_wanted(self) -> None:
         self.operations.start_demo(self.store.locations.data / "demo")

@@ -50,10 +50,23 @@ class Operations(QObject):
         self._catalogue = catalogue
         catalogue.interrupted.connect(self._on_interrupted)
 
-    def back_up(self, entry: Entry, kind: str = "auto", *, ask: bool | None = None) -> None:
-        """Make a recovery point; asks first if the settings (or `ask`) say so."""
-        set_name = entry.backup_set.name if entry.backup_set else None
-        what = (entry.path, entry.repository, set_name, kind)
+    def back_up(
+        self,
+        entry: Entry,
+        kind: str = "auto",
+        *,
+        ask: bool | None = None,
+        disk_format: str | None = None,
+    ) -> None:
+        """Make a recovery point; asks first if the settings (or `ask`) say so.
+
+        The format is that of a new set; an existing one keeps its own.
+        """
+        backup_set = entry.backup_set
+        wish = work.BackupWish(
+            backup_set.name if backup_set else None, kind, None if backup_set else disk_format
+        )
+        what = (entry.path, entry.repository, wish)
         title = f"Back up {entry.name}"
 
         def start(_plan: Plan | None) -> None:

@@ -12,10 +12,9 @@ from PySide6.QtWidgets import (
     QWidget,
 )
 
+from vdbackup.disks.formats import FORMATS
 from vdbackup.gui import parts, words
 from vdbackup.repository.model import RecoveryPoint
-
-FORMATS = {"raw": "Raw image", "vmdk": "VMDK, a stand-alone virtual disk"}
 
 
 class RestoreDialog(parts.Dialog):
@@ -46,8 +45,9 @@ class RestoreDialog(parts.Dialog):
         row.addWidget(choose)
         self.format_box = QComboBox()
         self.format_box.setObjectName("formatBox")
-        for name, text in FORMATS.items():
-            self.format_box.addItem(text, name)
+        self.format_box.addItem("Raw image", "raw")
+        for name in FORMATS:
+            self.format_box.addItem(f"{name.upper()}, a stand-alone virtual disk", name)
         self.overwrite_box = QCheckBox("Overwrite what is there")
         self.overwrite_box.setObjectName("overwriteBox")
         form = QFormLayout()
@@ -80,7 +80,8 @@ class RestoreDialog(parts.Dialog):
         return self.overwrite_box.isChecked()
 
     def _on_choose_clicked(self) -> None:
-        filters = ["Disk images (*.img *.raw *.vmdk)", "All files (*)"]
+        images = " ".join(f"*.{ending}" for ending in ("img", "raw", *FORMATS))
+        filters = [f"Disk images ({images})", "All files (*)"]
         parts.choose_file(self, "Restore to", self.target_edit, filters, new=True)
 
     def _on_text_changed(self, text: str) -> None:

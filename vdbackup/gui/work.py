@@ -6,6 +6,7 @@ Each returns a plan or an `Outcome`, takes plain values, and knows nothing of Qt
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,6 +27,15 @@ if TYPE_CHECKING:  # late at run time: what reads file systems takes long to imp
 DEMO_MESSAGE = "Hello from the vdbackup demo disk."
 
 
+@dataclass(frozen=True)
+class BackupWish:
+    """What `capture.plan` is asked for: None leaves it to the capture, or to the set."""
+
+    set_name: str | None
+    kind: str
+    disk_format: str | None
+
+
 def facts(point: RecoveryPoint) -> tuple[str, ...]:
     """A new point's details, a line each."""
     return (
@@ -35,22 +45,22 @@ def facts(point: RecoveryPoint) -> tuple[str, ...]:
     )
 
 
-def plan_backup(path: Path, folder: Path, set_name: str | None, kind: str) -> Plan:
+def plan_backup(path: Path, folder: Path, wanted: BackupWish) -> Plan:
     """What backing up `path` into the repository in `folder` would do; makes the repository."""
     with open_source(path) as source:
         capture.check_apart(source, folder)
         repository = Repository.open_or_create(folder)
-        return capture.plan(repository, source, set_name=set_name, kind=kind)
+        return capture.plan(repository, source, **asdict(wanted))
 
 
 def back_up(
-    path: Path, folder: Path, set_name: str | None, kind: str, report: Report, cancel: CancelToken
+    path: Path, folder: Path, wanted: BackupWish, report: Report, cancel: CancelToken
 ) -> Outcome:
     """Make a recovery point; `value` is the CaptureResult."""
     with open_source(path) as source:
         capture.check_apart(source, folder)
         repository = Repository.open_or_create(folder)
-        plan = capture.plan(repository, source, set_name=set_name, kind=kind)
+        plan = capture.plan(repository, source, **asdict(wanted))
         result = capture.run(plan, report, cancel)
     point = result.point
     return Outcome(
