@@ -458,6 +458,16 @@ def test_a_marker_of_another_grain_is_noticed(tmp_path):
         contents(tmp_path / "disk.vmdk")
 
 
+def test_a_stream_that_is_cut_off_while_it_is_open_is_an_error(tmp_path):
+    disk = tmp_path / "disk.vmdk"
+    disk.write_bytes(stream(noise(GRAIN, 1)))
+    with Chain.open(disk) as chain:
+        for length in (128 * 512 + 100, 128 * 512 + 5, 512):
+            os.truncate(disk, length)
+            with pytest.raises(DiskFormatError):
+                chain.readinto(0, memoryview(bytearray(512)))
+
+
 @pytest.mark.parametrize(("place", "layout"), [(8, "<I"), (77, "<H")])
 def test_a_header_in_which_only_one_place_says_compressed_is_refused(tmp_path, place, layout):
     data = bytearray(stream(noise(GRAIN, 1)))

@@ -175,6 +175,18 @@ def test_only_files_that_hold_something_are_opened(tmp_path):
     assert named(made) == ["map.bin", "layer0", "layer5"]
 
 
+def test_the_text_has_nothing_that_qemus_parser_stumbles_over(tmp_path):
+    """It drops ZERO extents, aborts at RDONLY, and takes an extent twice behind an empty line."""
+    shelf = Shelf(tmp_path, 4 * MIB, "vhd")
+    shelf.add("a.vhd", (0, noise(GRAIN, 1)))
+    shelf.add("b.vhd", (2 * MIB, noise(GRAIN, 2)))
+    made = mapped(tmp_path / "b.vhd", "vhd", tmp_path / "session")
+    head, _, extents = made.path.read_text().partition("# Extent description\n")
+    assert 'createType="twoGbMaxExtentFlat"' in head.splitlines()
+    assert all(head.splitlines())
+    assert [line.split()[0::2] for line in extents.splitlines()] == [["RW", "FLAT", "0"]] * 3
+
+
 def test_any_path_is_good_enough(tmp_path):
     odd = tmp_path / 'a, "b" {c}:=ü\\ \n #'
     odd.mkdir()

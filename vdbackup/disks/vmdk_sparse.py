@@ -192,7 +192,9 @@ class SparseExtent:
         most = 2 * self.grain + SECTOR  # deflate never needs as much
         if not self._header.flags & FLAG_MARKERS:
             return self._file.read(place, most)
-        marker = GrainMarker.parse(self._file.read(place, GrainMarker.SIZE))
+        start = bytearray(GrainMarker.SIZE)
+        self._file.readinto(place, memoryview(start))
+        marker = GrainMarker.parse(start)
         if marker.sector != number * self._header.grain_size or marker.size > most:
             self._refuse(number, place, "is not where the table says")
         return self._file.read(place + GrainMarker.SIZE, marker.size)

@@ -184,7 +184,7 @@ class GrainMarker:
     SIZE = _MARKER.size
 
     @classmethod
-    def parse(cls, data: bytes) -> GrainMarker:
+    def parse(cls, data: bytes | bytearray) -> GrainMarker:
         """The marker from its 12 bytes."""
         return cls(*_MARKER.unpack(data))
 
