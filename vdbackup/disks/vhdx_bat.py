@@ -6,7 +6,7 @@ lies inside the file, and no two things in one place.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -24,8 +24,8 @@ NOT_PRESENT, UNDEFINED, ZEROS, UNMAPPED, OLD_UNMAPPED, PRESENT, PARTIAL = 0, 1, 
 _STATE = np.uint64(7)
 _MIB_SHIFT = np.uint64(20)
 _ALL = 0xFF
-_NEAR = 256 << 10
-"""Bytes of a hole between two pieces of the table that are sooner read than passed over."""
+_PIECE = 4 << 20
+"""Bytes of the table that are read at once."""
 
 
 @dataclass(frozen=True)
@@ -94,24 +94,37 @@ class Table:
         self._check_places(occupied)
 
     def _stored_entries(self) -> tuple[Int64s, NDArray[np.uint64]]:
-        """All entries that are not 0. Holes of the file are passed over: they are most of it."""
+        """All entries that are not 0.
+
+        Holes of the file are passed over: they are most of it. But a child's table has an entry for
+        a bitmap every 16 KiB, and reading 1 TiB's (4 MiB) costs less than looking for its holes.
+        """
         start, count = self._region.offset, self._geometry.bat_entries
         end = start + 8 * count
         if 8 * count > self._region.length or end > self._contents.size:
             problem = f"the block allocation table has no room for {count} entries"
             raise DiskFormatError(self.path, start, problem)
         found = [(np.empty(0, np.int64), np.empty(0, np.uint64))]
-        for first, last in _joined(self._contents.data_segments(start, end)):
-            at = first // 8 * 8
-            data = bytearray(-(-(last - at) // 8) * 8)
+        for at, length in self._pieces(start, end):
+            data = bytearray(length)
             self._contents.readinto(at, memoryview(data))
             entries = np.frombuffer(data, "<u8")
-            here = np.flatnonzero(entries)
+            here = np.flatnonzero(entries != 0)
             found.append((here + (at - start) // 8, entries[here].astype(np.uint64)))
         return (
             np.concatenate([places for places, _ in found]),
             np.concatenate([entries for _, entries in found]),
         )
+
+    def _pieces(self, start: int, end: int) -> Iterator[tuple[int, int]]:
+        """The parts of the table to be read, in whole entries: (offset, length)."""
+        segments = [(start, end - start)]
+        if not self._geometry.has_parent:
+            segments = self._contents.data_segments(start, end)
+        for offset, length in segments:
+            first, last = offset // 8 * 8, -(-(offset + length) // 8) * 8
+            for at in range(first, last, _PIECE):
+                yield at, min(last - at, _PIECE)
 
     def _check_states(self) -> None:
         states = self.blocks.states
@@ -194,21 +207,6 @@ class Table:
             offsets = numbers[row] * geometry.block_size + within
             runs.append(np.stack([offsets, counts * geometry.sector_size, hosts[row] + within]))
         return runs
-
-
-def _joined(segments: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
-    """Segments (offset, length) as (first, last) bytes, near ones together.
-
-    A child's table has an entry for a bitmap every 16 KiB, with holes in between: reading on costs
-    less than another read.
-    """
-    joined: list[tuple[int, int]] = []
-    for at, length in segments:
-        if joined and at - joined[-1][1] <= _NEAR:
-            joined[-1] = (joined[-1][0], at + length)
-        else:
-            joined.append((at, at + length))
-    return joined
 
 
 def _runs_of_bits(bitmap: NDArray[np.uint8]) -> tuple[Int64s, Int64s, Int64s]:
