@@ -316,6 +316,7 @@ def _check_layout(file: HostFile, header: Header) -> None:
         or header.cluster_bits != CLUSTER_BITS
         or header.refcount_order != REFCOUNT_ORDER
         or header.snapshots
+        or header.snapshots_offset
         or header.extended_l2
     ):
         raise _only_read(file.path)
