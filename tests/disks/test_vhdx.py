@@ -572,6 +572,22 @@ def test_a_power_cut_while_merging_leaves_every_unit_old_or_new(tmp_path):
     assert data == new
 
 
+def test_bits_that_a_power_cut_left_behind_mean_nothing(tmp_path):
+    """The bitmap was written and the table was not: its bits must not wake up with the block."""
+    shelf = vhdx(tmp_path, 3 * BLOCK)
+    shelf.add("a.vhdx", (0, noise(3 * BLOCK, 1)))
+    path = shelf.add("b.vhdx")
+    disk = VhdxDisk.open(path, writable=True)
+    put(disk, (UNIT, noise(UNIT, 2)), (BLOCK, noise(4 * UNIT, 3)))
+    with power_cut(4):  # ftruncate, fsync, bitmap, fsync; then the table
+        disk.flush()
+    disk.close()
+    assert contents(path, "vhdx") == shelf.raw
+    written(path, (5 * UNIT, noise(UNIT, 4)), (BLOCK, UNIT))
+    shelf.note((5 * UNIT, noise(UNIT, 4)), (BLOCK, UNIT))
+    assert_everybody_reads(shelf)
+
+
 def test_a_barrier_stands_between_blocks_bitmaps_and_table(tmp_path):
     shelf = vhdx(tmp_path, 3 * BLOCK)
     shelf.add("a.vhdx")

@@ -56,6 +56,8 @@ LARGE_FROM = 8 << 40
 """Bytes of disk beyond which blocks are large: the allocation table stays below 33 MiB."""
 PAGE = 512
 """Entries of the allocation table that are written together: 4 KiB, so no sector in part."""
+BITMAP_PIECE = 4096
+"""Bytes of a bitmap that are written together, at least: no sector in part."""
 SLOT = TABLE_BYTES
 """Parent locators that we write lie at multiples of it in the metadata region."""
 _ALL = 0xFF
@@ -292,6 +294,7 @@ class VhdxDisk:
                     new = PARTIAL if geometry.has_parent and state == NOT_PRESENT else PRESENT
                     self._bat[place] = self._end | new
                     self._touched[place // PAGE] = True
+                    self._fresh_chunks[block // geometry.chunk_ratio] = True
                     self._end += block_size
                 first = max(offset, block * block_size)
                 host = (int(self._bat[place]) & -MIB) + first - block * block_size
@@ -349,19 +352,27 @@ class VhdxDisk:
         self._flushed_end = self._end
 
     def _flush_bitmap(self, chunk: int) -> None:
-        """Set the bits of the units of a chunk that were written."""
+        """Set the bits of the units of a chunk that were written, and clear those of new blocks.
+
+        What stands there for a block that was not here means nothing: a power cut may have left it.
+        """
         geometry = self._geometry
         unit_bytes = UNIT // geometry.sector_size // 8
         units = BITMAP_BYTES // unit_bytes
+        start = chunk * (geometry.chunk_ratio + 1)
+        entries = self._bat[start : start + geometry.chunk_ratio]
+        new = np.flatnonzero((entries >= self._flushed_end) & (entries & 7 == PARTIAL))
         fresh = np.flatnonzero(self._fresh[chunk * units : (chunk + 1) * units])
-        entry = int(self._bat[chunk * (geometry.chunk_ratio + 1) + geometry.chunk_ratio])
-        first = int(fresh[0]) * unit_bytes // HEADER_BYTES * HEADER_BYTES
-        end = -(-(int(fresh[-1]) + 1) * unit_bytes // HEADER_BYTES) * HEADER_BYTES
+        blocks = np.concatenate([new, fresh * unit_bytes // geometry.bitmap_bytes])
+        aligned = max(BITMAP_PIECE, geometry.bitmap_bytes)
+        first = int(blocks.min()) * geometry.bitmap_bytes // aligned * aligned
+        end = -(-(int(blocks.max()) + 1) * geometry.bitmap_bytes // aligned) * aligned
         bitmap = bytearray(end - first)
-        host = (entry & -MIB) + first
+        host = (int(self._bat[start + geometry.chunk_ratio]) & -MIB) + first
         self._file.readinto(host, memoryview(bitmap))
-        bits = np.frombuffer(bitmap, np.uint8).reshape(-1, unit_bytes)
-        bits[fresh - first // unit_bytes] = _ALL
+        bits = np.frombuffer(bitmap, np.uint8)
+        bits.reshape(-1, geometry.bitmap_bytes)[new - first // geometry.bitmap_bytes] = 0
+        bits.reshape(-1, unit_bytes)[fresh - first // unit_bytes] = _ALL
         self._file.write(host, memoryview(bitmap))
 
     # ------------------------------------------------------------------ identity and links
