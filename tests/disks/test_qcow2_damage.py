@@ -344,12 +344,12 @@ def test_many_tables_in_a_hole_of_the_file_take_neither_time_nor_memory(tmp_path
     tables = 2**16
     l1 = struct.pack(f">{tables}Q", *(COPIED | (1 << 40) + n * GRAIN for n in range(tables)))
     path = forged(tmp_path / "holes", tables << 29, l1, file_size=(1 << 40) + tables * GRAIN)
-    started = time.monotonic()
+    started = time.process_time()
     with little_memory(128 * MIB), Chain.open(path) as chain:
         assert len(chain.map.starts) == 1
     with little_memory(128 * MIB), pytest.raises(DiskError):
         Qcow2Disk.open(path, writable=True)
-    assert time.monotonic() - started < 10
+    assert time.process_time() - started < 10
 
 
 def test_a_disk_of_8_eib_is_refused(tmp_path):

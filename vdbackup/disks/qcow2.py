@@ -29,6 +29,7 @@ from vdbackup.disks.qcow2_structs import (
     CLUSTER,
     CORRUPT,
     DIRTY,
+    FEATURE_NAMES,
     IDENTITY,
     MAGIC,
     NAME_SLOTS,
@@ -218,23 +219,21 @@ class Qcow2Disk:
         """Put the backing file's name where none is in use; then all that is in front in one write.
 
         That is one sector (a few, if another program has put extensions there that we do not know),
-        which a power cut leaves old or new.
+        which a power cut leaves old or new. The names of features, which are there for messages
+        alone, go to make room.
         """
-        header = replace(first.header, backing_offset=0, backing_size=0)
-        if first.backing_name:
-            slot = self._first.free_slot()
-            header = replace(
-                first.header, backing_offset=slot, backing_size=len(first.backing_name)
-            )
-            self._file.write(slot, memoryview(first.backing_name))
-            self._file.sync()
-        first = replace(first, header=header)
+        name, slot = first.backing_name, self._first.free_slot() if first.backing_name else 0
+        header = replace(first.header, backing_offset=slot, backing_size=len(name))
+        first = replace(first, header=header).without_extension(FEATURE_NAMES)
         data = first.pack()
-        if len(data) > NAME_SLOTS[0]:
+        if max(len(data), len(self._first.pack())) > NAME_SLOTS[0]:
             raise DiskError(
                 f"The header of {self.path} is full of what other programs put there.",
                 "Export it to a new disk first.",
             )
+        if name:
+            self._file.write(slot, memoryview(name))
+            self._file.sync()
         self._file.write(0, memoryview(data))
         self._file.sync()
         self._take(first)

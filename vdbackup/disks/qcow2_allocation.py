@@ -37,6 +37,7 @@ from vdbackup.errors import DiskError
 TABLE_ENTRIES = CLUSTER // 8
 BLOCK_ENTRIES = CLUSTER // 2
 _CLUSTERLESS_EXTENSIONS = {BACKING_FORMAT, FEATURE_NAMES, IDENTITY}
+"""Header extensions that name no clusters."""
 _SPARE_BLOCKS = 16
 """Refcount blocks that a file may have beyond what its size needs, before it is lying."""
 
@@ -146,21 +147,20 @@ class Allocation:
         """
         self._end = len(used)
         needed = -(-len(used) // BLOCK_ENTRIES)
-        named = np.flatnonzero(self._refcount_table).tolist()
+        named = set(np.flatnonzero(self._refcount_table).tolist())
         if len(named) > 2 * needed + _SPARE_BLOCKS:
             raise _needs_check(self._file.path)
-        for block in sorted({*range(needed), *named}):
+        for block in sorted(named.union(range(needed))):
             here = used[block * BLOCK_ENTRIES :][:BLOCK_ENTRIES]
             counts = np.zeros(BLOCK_ENTRIES, np.uint16)
             counts[: len(here)] = here
             stored = self._stored_counts(block)
             if (stored > 1).any() or (counts > stored).any():
                 raise _needs_check(self._file.path)
-            if mend and (counts < stored).any():
+            leaks = mend and (counts < stored).any()
+            if leaks:
                 self._changed_blocks.add(block)
-            if block in self._changed_blocks or (
-                block in named and block >= self._end // BLOCK_ENTRIES
-            ):
+            if leaks or (block in named and block >= self._end // BLOCK_ENTRIES):
                 self._blocks[block] = counts if mend else stored
 
     def _stored_counts(self, block: int) -> Counts:

@@ -216,13 +216,16 @@ class Header:
 
 
 def _refcount_table_clusters(clusters: int) -> int:
-    """Clusters of a refcount table that counts `clusters`, its own blocks, and itself."""
+    """Clusters of a refcount table that counts `clusters`, its own blocks, and itself.
+
+    One block more, 2 GiB of the file: what power cuts leave behind is not written to again.
+    """
     per_block, per_cluster = CLUSTER // 2, CLUSTER // 8
     blocks, needed = 0, 1
     while needed > blocks:
         blocks = needed
         needed = -(-(clusters + blocks + -(-blocks // per_cluster)) // per_block)
-    return -(-blocks // per_cluster)
+    return -(-(blocks + 1) // per_cluster)
 
 
 @dataclass(frozen=True)
@@ -298,8 +301,13 @@ class HeaderCluster:
 
     def with_extension(self, kind: int, data: bytes) -> HeaderCluster:
         """The same with that extension, in front of all others, in place of what it had."""
-        others = tuple(each for each in self.extensions if each[0] != kind)
+        others = self.without_extension(kind).extensions
         return replace(self, extensions=((kind, data), *others))
+
+    def without_extension(self, kind: int) -> HeaderCluster:
+        """The same without extensions of that type."""
+        others = tuple(each for each in self.extensions if each[0] != kind)
+        return replace(self, extensions=others)
 
     def identity(self, path: Path) -> Identity:
         """Ours, or one that knows nothing where the disk is another program's."""
@@ -335,13 +343,9 @@ class HeaderCluster:
         return plain if _has_protocol(plain) else name
 
     def pack(self) -> bytes:
-        """Header and extensions, filled up to whole sectors: to one, if nothing foreign is there.
-
-        The names of features go, which are there for error messages alone.
-        """
-        kept = [each for each in self.extensions if each[0] != FEATURE_NAMES]
+        """Header and extensions, filled up to whole sectors: one, if nothing foreign is there."""
         parts = [self.header.pack()]
-        for kind, data in [*kept, (END_OF_EXTENSIONS, b"")]:
+        for kind, data in [*self.extensions, (END_OF_EXTENSIONS, b"")]:
             parts.append(
                 _EXTENSION.pack(kind, len(data)) + data.ljust(-(-len(data) // 8) * 8, b"\0")
             )
@@ -350,16 +354,10 @@ class HeaderCluster:
 
     def free_slot(self) -> int:
         """The one of NAME_SLOTS in which the backing file's present name does not lie."""
-        start, end = (
-            self.header.backing_offset,
-            self.header.backing_offset + self.header.backing_size,
-        )
         first, second = NAME_SLOTS
-        return (
-            second
-            if self.header.has_backing and start <= first + MAX_NAME and end > first
-            else first
-        )
+        start = self.header.backing_offset
+        taken = start < first + MAX_NAME and start + self.header.backing_size > first
+        return second if self.header.has_backing and taken else first
 
 
 def backing_format_name(disk_format: str | None) -> bytes:
