@@ -1,0 +1,102 @@
+"""What is fuzzed: small sound disks of every kind, and how a lie in one is sealed."""
+
+from __future__ import annotations
+
+import struct
+import subprocess
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import google_crc32c
+
+from tests.disks.shelf import GRAIN, Shelf, noise
+from tests.oracles import qemu
+
+SIZE = 3 * (1 << 20) + 512
+
+Seal = Callable[[bytearray], None]
+
+
+@dataclass(frozen=True)
+class Target:
+    """A disk to damage.
+
+    Attributes:
+        disk: the sound file, in a folder with its parents and extents.
+        disk_format: that it is opened in.
+        seal: makes the checksums right again, so that what is behind them is reached.
+    """
+
+    disk: Path
+    disk_format: str
+    seal: Seal
+
+
+def _no_checksums(_: bytearray) -> None:
+    """The format has none."""
+
+
+def _seal_vhd(data: bytearray) -> None:
+    """Footers and dynamic headers (VHD specification: the complement of the sum of all bytes)."""
+    places = [at for at in range(0, len(data) - 511, 512) if data[at : at + 8] == b"conectix"]
+    for at in places:
+        _put_sum(data, at, 512, 64)
+    for at in range(0, min(len(data), 1 << 16) - 1023, 512):
+        if data[at : at + 8] == b"cxsparse":
+            _put_sum(data, at, 1024, 36)
+
+
+def _put_sum(data: bytearray, at: int, length: int, field: int) -> None:
+    struct.pack_into(">I", data, at + field, 0)
+    struct.pack_into(">I", data, at + field, ~sum(data[at : at + length]) & 0xFFFFFFFF)
+
+
+def _seal_vhdx(data: bytearray) -> None:
+    """Headers and region tables ([MS-VHDX] 2.2.2, 2.2.3: CRC-32C with its own field as zero)."""
+    for at, length in ((64, 4), (128, 4), (192, 64), (256, 64)):
+        start, end = at << 10, (at + length) << 10
+        if len(data) >= end:
+            struct.pack_into("<I", data, start + 4, 0)
+            struct.pack_into("<I", data, start + 4, google_crc32c.value(bytes(data[start:end])))
+
+
+def _chain(folder: Path, disk_format: str, seal: Seal) -> Target:
+    """A child of ours over a base of ours."""
+    shelf = Shelf(folder, SIZE, disk_format)
+    shelf.add("base", (0, noise(3 * GRAIN, 1)))
+    child = shelf.add("child", (GRAIN, noise(GRAIN, 2)), (2 * GRAIN, GRAIN))
+    return Target(child, disk_format, seal)
+
+
+def _converted(folder: Path, disk_format: str, *options: str) -> Target:
+    """What qemu-img makes of a raw disk."""
+    raw = folder / "raw"
+    raw.write_bytes(noise(5000, 1) + bytes(SIZE - 10000) + noise(5000, 2))
+    convert = ["qemu-img", "convert", "-f", "raw", "-O", disk_format, *options, str(raw)]
+    subprocess.run([*convert, str(folder / "disk")], check=True)
+    return Target(folder / "disk", disk_format, _no_checksums)
+
+
+def _dirty_qcow2(folder: Path) -> Target:
+    """What QEMU leaves of a child with small clusters, an internal snapshot among it."""
+    raw = folder / "base.raw"
+    raw.write_bytes(noise(SIZE, 3))
+    create = ["qemu-img", "create", "-q", "-f", "qcow2", "-o", "cluster_size=4k", "-b", "base.raw"]
+    subprocess.run([*create, "-F", "raw", "disk"], cwd=folder, check=True)
+    qemu.io(folder / "disk", "write -P 7 100k 3k", "write -z 1M 64k", disk_format="qcow2")
+    subprocess.run(["qemu-img", "snapshot", "-c", "s", str(folder / "disk")], check=True)
+    return Target(folder / "disk", "qcow2", _no_checksums)
+
+
+TARGETS: dict[str, Callable[[Path], Target]] = {
+    "vmdk": lambda folder: _chain(folder, "vmdk", _no_checksums),
+    "vmdk-text": lambda folder: _converted(folder, "vmdk", "-o", "subformat=twoGbMaxExtentSparse"),
+    "vmdk-stream": lambda folder: _converted(folder, "vmdk", "-o", "subformat=streamOptimized"),
+    "vhd": lambda folder: _chain(folder, "vhd", _seal_vhd),
+    "vhdx": lambda folder: _chain(folder, "vhdx", _seal_vhdx),
+    "qcow2": lambda folder: _chain(folder, "qcow2", _no_checksums),
+    "qcow2-compressed": lambda folder: _converted(folder, "qcow2", "-c"),
+    "qcow2-extended": lambda folder: _converted(folder, "qcow2", "-o", "extended_l2=on"),
+    "qcow2-foreign": _dirty_qcow2,
+}
