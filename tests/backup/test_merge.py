@@ -307,7 +307,7 @@ def test_an_incremental_is_rolled_into_a_differential(lab):
 
 def test_a_child_whose_data_are_damaged_is_not_merged(lab, chain):
     """The parent's good data must not be written over by it."""
-    flip(lab.layer(chain[2]), -1)
+    flip(lab.layer(chain[2]), noise(BLOCK, 15))
     refused(lab, chain[2], "not as it was captured", Damaged)
     assert lab.set.journal is None
     for point in chain[:2]:
@@ -421,10 +421,11 @@ def test_deleting_what_a_cancelled_merge_was_to_remove_finishes_it(lab, chain):
     lab.check_all()
 
 
-def flip(path: Path, offset: int) -> None:
+def flip(path: Path, held: bytes) -> None:
+    """A bit of these bytes, which the file holds."""
     path.chmod(0o600)
     data = bytearray(path.read_bytes())
-    data[offset] ^= 1
+    data[data.index(held)] ^= 1
     path.write_bytes(data)
 
 
