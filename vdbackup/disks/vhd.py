@@ -253,36 +253,30 @@ class VhdDisk:
         self._entries[blocks] = places // SECTOR
         self._touched = np.zeros(len(self._entries), np.bool_)
         self._written = np.zeros(units, np.bool_)
-        size, last = self._file.size, self._last_footer()
-        ends_well = last is not None
-        self._end = (
-            size - SECTOR if ends_well else -(-max(size, header.table_end) // SECTOR) * SECTOR
-        )
-        self._footers_agree = last == self._footer and self._file.read(0, SECTOR) == last.pack()
+        size = self._file.size
+        first, last = self._file.read(0, SECTOR), self._file.read(size - SECTOR, SECTOR)
+        self._footers_agree = first == last == self._footer.pack()
+        ends_well = size - SECTOR >= header.table_end and self._is_own_footer(last)
+        self._end = size - SECTOR if ends_well else _up(max(size, header.table_end), SECTOR)
         self._hole_from = self._end + SECTOR
 
-    def _last_footer(self) -> Footer | None:
-        """The one at the end of the file; None if what is there is not this disk's.
+    def _is_own_footer(self, data: bytes) -> bool:
+        """Whether this is the disk's footer, or was before a power cut in `relink` or `adopt`.
 
-        After a power cut it may still have the identity that the copy at the start has lost: it is
-        written over then, where it is. So no file grows by getting another identity or parent.
+        Then it is written over where it is, and the file does not grow.
         """
-        at = self._file.size - SECTOR
-        if at < self._header.table_end:
-            return None
         try:
-            last = Footer.parse(self._file.read(at, SECTOR), self.path, at)
+            other = Footer.parse(data, self.path, self._file.size - SECTOR)
         except DiskFormatError:
-            return None
+            return False
         own = self._footer
         alike = replace(
-            last,
+            other,
             data_offset=own.data_offset,
             time_stamp=own.time_stamp,
             unique_id=own.unique_id,
-            checksum=own.checksum,
         )
-        return last if alike == own else None
+        return alike.pack() == own.pack()
 
     def write(self, offset: int, view: memoryview) -> None:
         """Write whole units (the disk's last one may be short) at byte `offset` of the disk."""
@@ -449,9 +443,10 @@ class FixedVhdDisk:
     def __init__(self, file: HostFile, footer: Footer) -> None:
         self.path = file.path
         self._file = file
-        if footer.current_size > file.size - SECTOR + 1:  # an old footer has 511 bytes
+        _, at = _last_footer(file)
+        if footer.current_size > at:
             problem = f"the file is too short for a disk of {footer.current_size} bytes"
-            raise DiskFormatError(file.path, file.size - SECTOR, problem)
+            raise DiskFormatError(file.path, at, problem)
         self.info = DiskInfo(
             "vhd", footer.current_size, SECTOR, SECTOR, footer.disk_id, footer.content_id, None
         )
@@ -520,33 +515,34 @@ def _footer(file: HostFile) -> Footer:
     try:
         first = Footer.parse(file.read(0, SECTOR), file.path, 0)
     except DiskFormatError:
-        return fixed or _last_footer(file)
+        return fixed or _last_footer(file)[0]
     if first.disk_type == FIXED:
-        return fixed or _last_footer(file)
+        return fixed or _last_footer(file)[0]
     if fixed is not None:
         problem = "it begins as a dynamic disk and ends as a fixed one"
         raise DiskFormatError(file.path, 0, problem)
     return first
 
 
-def _last_footer(file: HostFile) -> Footer:
-    """The footer at the end of the file, 512 bytes or 511; raises DiskFormatError."""
-    size = file.size
+def _last_footer(file: HostFile) -> tuple[Footer, int]:
+    """The footer at the end of the file, and where it lies; raises DiskFormatError.
+
+    It has 511 bytes in disks of Virtual PC before 2004 (the specification, "Hard Disk Footer").
+    """
+    at = max(0, file.size - SECTOR)
     try:
-        return Footer.parse(file.read(max(0, size - SECTOR), SECTOR), file.path, size - SECTOR)
+        return Footer.parse(file.read(at, SECTOR), file.path, at), at
     except DiskFormatError:
-        old = file.read(max(0, size - SECTOR + 1), SECTOR - 1)
-        return Footer.parse(old, file.path, max(0, size - SECTOR + 1))
+        return Footer.parse(file.read(at + 1, SECTOR - 1), file.path, at + 1), at + 1
 
 
 def _fixed_footer(file: HostFile) -> Footer | None:
-    """The footer at the end, if it is a fixed disk's and the file has just the size for it."""
+    """The footer at the end, if it is a fixed disk's and lies just behind the disk."""
     try:
-        footer = _last_footer(file)
+        footer, at = _last_footer(file)
     except DiskFormatError:
         return None
-    exact = file.size - footer.current_size in (SECTOR - 1, SECTOR)
-    return footer if footer.disk_type == FIXED and exact else None
+    return footer if footer.disk_type == FIXED and footer.current_size == at else None
 
 
 def _header(file: HostFile, footer: Footer) -> DynamicHeader:
