@@ -1,8 +1,11 @@
-"""Side by side with its peers: `python -m tests.benchmarks FOLDER [--gib 4] [--rounds 5]`.
+"""Side by side with its peers: `python -m tests.benchmarks FOLDER [--format F] [--gib 4] ...`.
 
 Ours and theirs run in turn, as whole processes, with durable output and checked exit codes; what
 counts is the median of the ratios, pair by pair, because the machine's speed drifts. FOLDER needs
-some five times the size of the source.
+some five times the size of the source, and three times more for each further format.
+
+QEMU makes no children in VHD and VHDX, and reads none. Where a chain in one of these is at stake,
+the peer is what QEMU does with the same chain in QCOW2, or 7-Zip, which reads them.
 """
 
 from __future__ import annotations
@@ -18,6 +21,8 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+
+from vdbackup.disks.formats import FORMATS
 
 MIB = 1 << 20
 OURS = [sys.executable, "-m", "vdbackup"]
@@ -96,56 +101,58 @@ def change(path: Path, share: float, seed: int) -> None:
 
 
 class Arena:
-    """The files that the contests share."""
+    """The files that the contests of one format share.
 
-    def __init__(self, folder: Path, gib: int) -> None:
-        """Make the source, its chains and their peers' counterparts in `folder`."""
+    Attributes:
+        source: the disk.
+        changed: the same with 1 % changed since `before_change` was made of it.
+        full, before_change: repositories with one full.
+        with_child: a repository with a full and an incremental that changed 5 %.
+        out: what the contests write to.
+    """
+
+    def __init__(self, folder: Path, gib: int, disk_format: str) -> None:
+        """Make in `folder` what is not there yet."""
         self.folder = folder
+        self.format = disk_format
         self.source = folder / "source.raw"
         self.out = folder / "out"
         self.out.mkdir(exist_ok=True)
         if not self.source.exists():
             make_source(self.source, gib)
-        self.full = self._backed_up("full")
-        self.layer = self.full / "source/0001-full.vmdk"
-        self._convert("qcow2")
-        self.changed = folder / "changed.raw"
-        self.before_change = folder / "before"
+        self.full = folder / f"full-{disk_format}"
+        self.layer = self.full / f"source/0001-full.{disk_format}"
+        self._back_up(self.source, self.full)
+        self.changed = folder / f"changed-{disk_format}.raw"
+        self.before_change = folder / f"before-{disk_format}"
         if not self.before_change.exists():
             shutil.copy(self.source, self.changed)
             self._back_up(self.changed, self.before_change)
             change(self.changed, 0.01, 1)
-        self.with_child = self._with_child()
-        self._qcow2_child()
-
-    def _backed_up(self, name: str) -> Path:
-        repository = self.folder / name
-        if not repository.exists():
-            self._back_up(self.source, repository)
-        return repository
+        self.with_child = folder / f"child-{disk_format}"
+        if not self.with_child.exists():
+            self._make_child()
+        self._make_qcow2_chain()
 
     def _back_up(self, source: Path, repository: Path) -> None:
-        run([*OURS, "backup", str(source), "-r", str(repository)])
-
-    def _convert(self, disk_format: str) -> None:
-        target = self.folder / f"base.{disk_format}"
-        if not target.exists():
-            run(["qemu-img", "convert", "-O", disk_format, str(self.source), str(target)])
-
-    def _with_child(self) -> Path:
-        """A full and an incremental that changed 5 %."""
-        repository = self.folder / "child"
         if not repository.exists():
-            moving = self.folder / "moving.raw"
-            shutil.copy(self.source, moving)
-            self._back_up(moving, repository)
-            change(moving, 0.05, 2)
-            self._back_up(moving, repository)
-        return repository
+            self._capture(source, repository)
 
-    def _qcow2_child(self) -> None:
-        """The same child for qemu-img: `rebase` stores only what differs from the base."""
-        child = self.folder / "child.qcow2"
+    def _capture(self, source: Path, repository: Path) -> None:
+        run([*OURS, "backup", str(source), "-r", str(repository), "--format", self.format])
+
+    def _make_child(self) -> None:
+        moving = self.folder / "moving.raw"
+        shutil.copy(self.source, moving)
+        self._capture(moving, self.with_child)
+        change(moving, 0.05, 2)
+        self._capture(moving, self.with_child)
+
+    def _make_qcow2_chain(self) -> None:
+        """The same chain for qemu-img: `rebase` stores only what differs from the base."""
+        base, child = self.folder / "base.qcow2", self.folder / "child.qcow2"
+        if not base.exists():
+            run(["qemu-img", "convert", "-O", "qcow2", str(self.source), str(base)])
         if not child.exists():
             create = ["qemu-img", "create", "-q", "-f", "qcow2", "-b", "moving.raw", "-F", "raw"]
             run([*create, child.name], cwd=self.folder)
@@ -153,10 +160,10 @@ class Arena:
             run([*rebase, child.name], cwd=self.folder)
 
     def chain(self, disk_format: str) -> list[Path]:
-        """A base and a child that holds 5 % of it, for qemu-img; our own layers in VMDK."""
-        if disk_format == "vmdk":
+        """A base and a child that holds 5 % of it: our own layers, or what qemu-img made."""
+        if disk_format == self.format:
             layers = self.with_child / "moving"
-            return [layers / "0001-full.vmdk", layers / "0002-incremental.vmdk"]
+            return [layers / f"{name}.{disk_format}" for name in ("0001-full", "0002-incremental")]
         return [self.folder / "base.qcow2", self.folder / "child.qcow2"]
 
     def clear(self) -> None:
@@ -198,51 +205,53 @@ def durable(command: list[str], *files: Path) -> list[str]:
 
 
 def contests(arena: Arena) -> list[Contest]:
-    """All rows of the table."""
+    """All rows of one format's table."""
     out, source, changed = arena.out, str(arena.source), str(arena.changed)
     repository = ["-r", str(out / "repository")]
+    qemu_name = {"vhd": "vpc"}.get(arena.format, arena.format)
+    committed = arena.format if arena.format in ("vmdk", "qcow2") else "qcow2"
+    full_target = {"vmdk": 0.08, "vhd": 0.40, "vhdx": 0.40, "qcow2": 0.80}[arena.format]
 
-    def convert(disk_format: str, *options: str) -> Callable[[], list[str]]:
-        target = out / f"theirs.{disk_format}"
-        command = ["qemu-img", "convert", *options, "-O", disk_format, source, str(target)]
-        return lambda: durable(command, target)
+    def converted() -> list[str]:
+        target = out / "theirs"
+        options = ["-W", "-m", "16"] if arena.format == "qcow2" else ["-t", "none"]
+        command = ["qemu-img", "convert", *options, "-O", qemu_name, source, str(target)]
+        return durable(command, target)
 
-    def commit(disk_format: str) -> Callable[[], list[str]]:
-        base, child = (out / path.name for path in arena.chain(disk_format))
-        command = ["qemu-img", "commit", "-q", "-f", disk_format, str(child)]
-        return lambda: durable(command, base)
+    def commit() -> list[str]:
+        base, child = (out / path.name for path in arena.chain(committed))
+        return durable(["qemu-img", "commit", "-q", "-f", committed, str(child)], base)
 
-    def flatten(disk_format: str) -> Callable[[], list[str]]:
-        target = out / "theirs.raw"
-        child = str(arena.chain(disk_format)[-1])
-        return lambda: durable(["qemu-img", "convert", "-O", "raw", child, str(target)], target)
+    def flattened() -> list[str]:
+        target, child = out / "theirs.raw", str(arena.chain(arena.format)[-1])
+        if arena.format in ("vmdk", "qcow2"):
+            command = ["qemu-img", "convert", "-O", "raw", child, str(target)]
+        else:
+            command = ["sh", "-c", f"7zz x -so '{child}' > '{target}'"]
+        return durable(command, target)
 
-    full = lambda: [*OURS, "backup", source, *repository]  # noqa: E731
-    again = lambda: [*OURS, "backup", changed, *repository]  # noqa: E731
-    merge = lambda: [*OURS, "merge", "2", *repository]  # noqa: E731
-    restore = lambda: [  # noqa: E731
-        *OURS, "restore", "2", str(out / "ours.raw"), "-r", str(arena.with_child),
-    ]  # fmt: skip
-    verify = lambda: [*OURS, "verify", "-r", str(arena.full)]  # noqa: E731
-    compare = ["qemu-img", "compare", source, str(arena.layer)]
+    def full() -> list[str]:
+        return [*OURS, "backup", source, *repository, "--format", arena.format]
+
+    def restore() -> list[str]:
+        return [*OURS, "restore", "2", str(out / "ours.raw"), "-r", str(arena.with_child)]
+
+    again = [*OURS, "backup", changed, *repository]
+    merge = [*OURS, "merge", "2", *repository]
+    verify = [*OURS, "verify", "-r", str(arena.full)]
+    compare = ["qemu-img", "compare", "-F", qemu_name, source, str(arena.layer)]
+    reader, restore_target = {
+        "vmdk": ("convert of the chain", 0.3), "qcow2": ("convert of the chain", 0.7),
+    }.get(arena.format, ("7-Zip", 0.7))  # fmt: skip
     return [
-        Contest("full", "convert -O vmdk", 0.08, full, convert("vmdk", "-t", "none"), arena.clear),
+        Contest("full", f"convert -O {qemu_name}", full_target, full, converted, arena.clear),
         Contest(
-            "full", "convert -O qcow2 -W", 0.80, full, convert("qcow2", "-W", "-m", "16"),
-            arena.clear,
+            "merge of 5 %", f"commit ({committed})", 0.8, lambda: merge, commit, arena.copy_child,
+            lambda: arena.copy_chain(committed),
         ),
-        Contest(
-            "merge of 5 %", "commit (vmdk)", 0.8, merge, commit("vmdk"), arena.copy_child,
-            lambda: arena.copy_chain("vmdk"),
-        ),
-        Contest(
-            "merge of 5 %", "commit (qcow2)", 0.8, merge, commit("qcow2"), arena.copy_child,
-            lambda: arena.copy_chain("qcow2"),
-        ),
-        Contest("restore", "convert (vmdk chain)", 0.3, restore, flatten("vmdk"), arena.clear),
-        Contest("restore", "convert (qcow2 chain)", 0.7, restore, flatten("qcow2"), arena.clear),
-        Contest("verify", "compare", 0.15, verify, lambda: compare),
-        borg(arena, again),
+        Contest("restore", reader, restore_target, restore, flattened, arena.clear),
+        Contest("verify", "compare", 0.15, lambda: verify, lambda: compare),
+        borg(arena, lambda: again),
     ]  # fmt: skip
 
 
@@ -253,7 +262,7 @@ def borg(arena: Arena, again: Callable[[], list[str]]) -> Contest:
         compare = ["cmp", str(arena.source), str(arena.source)]
         return Contest(name, "cmp (no borg here)", 1.0, again, lambda: compare, prepare)
     os.environ["BORG_UNKNOWN_UNENCRYPTED_REPO_ACCESS_IS_OK"] = "yes"
-    kept = arena.folder / "borg"
+    kept = arena.folder / f"borg-{arena.format}"
     create = ["borg", "create", "--read-special", "-C", "lz4"]
     if not kept.exists():
         run(["borg", "init", "-e", "none", str(kept)])
@@ -272,18 +281,20 @@ def borg(arena: Arena, again: Callable[[], list[str]]) -> Contest:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)
+    parser.add_argument("--format", choices=FORMATS, action="append", help="all if left out")
     parser.add_argument("--gib", type=int, default=4)
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()
     options.folder.mkdir(parents=True, exist_ok=True)
-    rows = [("work", "peer", "ours (s)", "theirs (s)", "ratio", "target")]
-    for contest in contests(Arena(options.folder.resolve(), options.gib)):
-        contest.race()
-        contest.pairs.clear()  # the first round warms both up
-        for _ in range(options.rounds):
+    rows = [("format", "work", "peer", "ours (s)", "theirs (s)", "ratio", "target")]
+    for disk_format in options.format or FORMATS:
+        for contest in contests(Arena(options.folder.resolve(), options.gib, disk_format)):
             contest.race()
-        rows.append(contest.row())
-        print("  ".join(rows[-1]), file=sys.stderr)
+            contest.pairs.clear()  # the first round warms both up
+            for _ in range(options.rounds):
+                contest.race()
+            rows.append((disk_format, *contest.row()))
+            print("  ".join(rows[-1]), file=sys.stderr)
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         print(" | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)))
