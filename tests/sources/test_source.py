@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -167,3 +168,15 @@ def test_a_refusal_leaves_nothing_open(tmp_path):
     refused(tmp_path / "empty.img", "is empty")
     refused(image(tmp_path / "small.vmdk", 100), "less than one sector")
     assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_a_disk_that_turns_out_to_be_damaged_while_it_is_read_is_said_to_be_that(tmp_path):
+    (tmp_path / "raw").write_bytes(noise(MIB, 1))
+    disk = tmp_path / "disk.vmdk"
+    command = ["qemu-img", "convert", "-O", "vmdk", "-o", "subformat=streamOptimized"]
+    subprocess.run([*command, tmp_path / "raw", disk], check=True)
+    with disk.open("r+b") as file:
+        file.seek(-5000, os.SEEK_END)
+        file.write(b"damage")
+    with open_source(disk) as source, pytest.raises(SourceError, match="grain 15 is damaged"):
+        source.readinto(0, memoryview(bytearray(MIB)))

@@ -63,6 +63,8 @@ class Source:
         try:
             self.chain.readinto(offset, view)
         except DiskFormatError as error:
+            if self.chain.layers[-1].info.format != "raw":
+                raise SourceError(error.title, "Restore the file from a copy.") from error
             raise SourceError(
                 f"{self.path} became shorter while it was read, at byte {offset}.",
                 "Back it up while nothing resizes it.",
