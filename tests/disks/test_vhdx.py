@@ -404,10 +404,13 @@ def test_writing_renews_the_files_guid_but_not_that_which_children_know(tmp_path
     assert after[0].file_write_guid == after[1].file_write_guid
 
 
-def test_reading_changes_nothing(tmp_path):
-    path = vhdx(tmp_path, MIB).add("a.vhdx", (0, noise(UNIT, 1)))
+def test_reading_or_opening_for_writes_that_do_not_come_changes_nothing(tmp_path):
+    shelf = vhdx(tmp_path, MIB)
+    shelf.add("a.vhdx", (0, noise(UNIT, 1)))
+    path = shelf.add("b.vhdx")
     before = path.read_bytes()
     contents(path, "vhdx")
+    written(path)
     assert path.read_bytes() == before
 
 
@@ -474,15 +477,16 @@ def test_a_parents_name_that_cannot_be_written_is_refused(tmp_path, name):
 # --------------------------------------------------------------------------- power cuts
 
 
-def test_a_power_cut_while_opening_for_writing_leaves_a_current_header(tmp_path):
+def test_a_power_cut_at_the_first_write_leaves_a_current_header(tmp_path):
     path = vhdx(tmp_path, MIB).add("a.vhdx")
     sound = path.read_bytes()
-    with counted() as changes:
-        VhdxDisk.open(path, writable=True).close()
-    for number in range(len(changes.calls)):
+    for number in range(5):
         path.write_bytes(sound)
-        with power_cut(number):
-            VhdxDisk.open(path, writable=True)
+        disk = VhdxDisk.open(path, writable=True)
+        with power_cut(number) as faults:
+            put(disk, (0, noise(UNIT, 1)))
+        disk.close()
+        assert faults.calls[:5] == ["pwritev", "fsync", "pwritev", "fsync", "pwritev"][: number + 1]
         data = path.read_bytes()
         current_header([data[at : at + 4096] for at in (64 << 10, 128 << 10)], path)
 
@@ -496,7 +500,8 @@ def test_a_torn_header_is_passed_over_and_mended_by_the_next_writer(tmp_path, to
         file.write(b"torn")
     assert contents(path, "vhdx") == shelf.raw
     qemu.assert_holds(path, shelf.raw_file(), "vhdx")  # 7-Zip opens no such file
-    written(path)
+    written(path, (UNIT, noise(UNIT, 2)))
+    shelf.note((UNIT, noise(UNIT, 2)))
     assert len(headers(path)) == 2
     assert_everybody_reads(shelf)
 

@@ -96,6 +96,7 @@ class VhdxDisk:
         self._regions = parse_regions(copies, self.path)
         self._read_metadata()
         self._lock = threading.Lock()
+        self._announced = False  # whether the headers say that the file is being changed
         self._bat = np.empty(0, np.uint64)  # while writing: the allocation table
         self._touched = np.empty(0, np.bool_)  # its pages that changed since the last flush
         self._fresh = np.empty(0, np.bool_)  # units that were written since the last flush
@@ -163,6 +164,7 @@ class VhdxDisk:
             file.grow(table.offset + table.length)
             disk = cls(file)
             disk._load_table()
+            disk._announced = True
         except BaseException:
             file.close()
             raise
@@ -221,13 +223,25 @@ class VhdxDisk:
     # ------------------------------------------------------------------ writing
 
     def _prepare_writing(self, replay: Replay | None) -> None:
-        """Every check, and only then the first changes: the headers, and what the log says."""
+        """Every check, and only then the first change, if there is one: what the log says."""
         self._load_table()
-        self._renew(replace(self._header, file_write_guid=uuid.uuid4()))
         if replay:
+            self._announce()
             replay.write_to(self._file)
             self._renew(replace(self._header, log_guid=NULL))
             self._contents = self._file
+
+    def _announce(self) -> None:
+        """Before the first change of the file: another FileWriteGuid (2.2.2).
+
+        The DataWriteGuid stays, by which children know their parent: who writes here sees to it
+        that they read the same as before.
+        """
+        if not self._announced:
+            with self._lock:
+                if not self._announced:
+                    self._renew(replace(self._header, file_write_guid=uuid.uuid4()))
+                self._announced = True
 
     def _renew(self, header: Header) -> None:
         """Write both headers anew, one after the other, so that one is always whole."""
@@ -285,6 +299,7 @@ class VhdxDisk:
         """
         geometry = self._geometry
         block_size, end = geometry.block_size, offset + length
+        self._announce()
         pieces: list[tuple[int, int]] = []
         with self._lock:
             for block in range(offset // block_size, -(-end // block_size)):
@@ -340,6 +355,7 @@ class VhdxDisk:
                 self._flush_bitmap(chunk)
             self._file.sync()
         if self._touched.any():
+            self._announce()
             for first, end in runs_of(self._touched):
                 entries = self._bat[first * PAGE : end * PAGE].astype("<u8")
                 place = self._regions[BAT].offset + first * PAGE * 8
@@ -382,7 +398,8 @@ class VhdxDisk:
 
         The locator goes to a free place; then 8 bytes, which lie in one sector, make it count.
         """
-        item = next(item for item in self._items if item.guid == PARENT_LOCATOR)
+        self._announce()
+        item = self._item(PARENT_LOCATOR)
         data = _locator(parent).pack()
         region = self._regions[METADATA]
         moved = replace(item, offset=self._free_slot(), length=len(data))
@@ -393,6 +410,9 @@ class VhdxDisk:
         self._file.sync()
         self._items[self._items.index(item)] = moved
         self._parent = _reference(ParentLocator.parse(data, self.path, 0), self.path, 0)
+
+    def _item(self, guid: uuid.UUID) -> Item:
+        return next(item for item in self._items if item.is_known and item.guid == guid)
 
     def _free_slot(self) -> int:
         """A place in the metadata region in which no item lies."""
@@ -412,9 +432,9 @@ class VhdxDisk:
 
         The one that children know their parent by comes last: once it is there, all is.
         """
-        item = next(item for item in self._items if item.guid == VIRTUAL_DISK_ID)
+        self._announce()
         self._disk_id = uuid.UUID(disk_id)
-        place = self._regions[METADATA].offset + item.offset
+        place = self._regions[METADATA].offset + self._item(VIRTUAL_DISK_ID).offset
         self._file.write(place, memoryview(self._disk_id.bytes_le))
         self._file.sync()
         self._renew(replace(self._header, data_write_guid=uuid.UUID(content_id)))
