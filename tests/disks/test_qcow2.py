@@ -14,6 +14,8 @@ from contextlib import closing, suppress
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from tests.crash import faults
 from tests.disks.shelf import GRAIN, MIB, Shelf, Write, contents, noise, put, reference
@@ -457,12 +459,47 @@ def test_a_name_that_looks_like_a_protocol_is_understood_as_a_file_by_everybody(
     assert_everybody_reads(shelf)
 
 
-@pytest.mark.parametrize("name", ["", "x" * 1024, "ü" * 512])
+@pytest.mark.parametrize("name", ["", "x" * 1024, "ü" * 512, "line\nbreak", "\udcff"])
 def test_a_parents_name_that_the_format_cannot_hold_is_refused(tmp_path, name):
     with pytest.raises(DiskError) as refusal:
         Qcow2Disk.create(tmp_path / "a.qcow2", MIB, ParentRef(None, "", name))
     assert refusal.value.advice
     assert list(tmp_path.iterdir()) == []
+
+
+@st.composite
+def steps(draw):
+    """A write or zeros of whole units, or what comes between such."""
+    kind = draw(st.sampled_from(["write", "write", "zero", "flush", "reopen"]))
+    first = draw(st.integers(0, 15))
+    return kind, first * GRAIN, min(draw(st.integers(1, 6)) * GRAIN, RANDOM_SIZE - first * GRAIN)
+
+
+RANDOM_SIZE = 15 * GRAIN + 1536
+
+
+@pytest.mark.parametrize("is_child", [False, True])
+@settings(max_examples=30)
+@given(st.lists(steps(), max_size=12))
+def test_any_writes_in_any_order_are_read_by_everybody(tmp_path_factory, is_child, todo):
+    shelf = Shelf(tmp_path_factory.mktemp("any"), RANDOM_SIZE, "qcow2")
+    shelf.add("a.qcow2", (0, noise(9 * GRAIN, 1)))
+    path = shelf.add("b.qcow2") if is_child else shelf.folder / "a.qcow2"
+    disk = Qcow2Disk.open(path, writable=True)
+    for number, (kind, offset, length) in enumerate(todo):
+        if kind in {"write", "zero"}:
+            what = (offset, length if kind == "zero" else noise(length, number))
+            put(disk, what)
+            shelf.note(what)
+        else:
+            disk.flush()
+        if kind == "reopen":
+            disk.close()
+            disk = Qcow2Disk.open(path, writable=True)
+    disk.flush()
+    disk.close()
+    assert contents(path, "qcow2") == libqcow.read(path) == shelf.raw
+    check(path)
 
 
 # --------------------------------------------------------------------------- power cuts

@@ -190,6 +190,15 @@ def test_a_parent_that_is_not_a_file_is_refused_by_a_sentence(tmp_path, name):
     assert "rebase" in refusal.value.advice
 
 
+def test_a_parents_name_that_is_no_text_is_named_by_a_sentence_that_every_log_takes(tmp_path):
+    disk = made(tmp_path / "disk.qcow2")
+    rebase = ["qemu-img", "rebase", "-u", "-f", "qcow2", "-b", b"x\xff.img", "-F", "raw", disk]
+    subprocess.run(rebase, check=True)
+    with pytest.raises(ParentError, match="missing") as refusal:
+        Chain.open(disk)
+    assert refusal.value.title.encode()
+
+
 def test_a_parent_in_a_format_that_we_do_not_know_is_refused(tmp_path):
     disk = made(tmp_path / "disk.qcow2")
     qemu_img("rebase", "-u", "-f", "qcow2", "-b", "a.qed", "-F", "qed", disk)

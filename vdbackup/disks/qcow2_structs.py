@@ -6,7 +6,6 @@ big-endian, places are in bytes. Where QEMU is stricter than the text, its limit
 
 from __future__ import annotations
 
-import os
 import re
 import struct
 import uuid
@@ -333,7 +332,7 @@ class HeaderCluster:
         QEMU takes what stands before the first colon for a protocol, if no slash comes first
         (path_has_protocol); "json:" is one, too.
         """
-        name = os.fsdecode(self.backing_name)
+        name = self.backing_name.decode("utf-8", "replace")
         if _has_protocol(name):
             raise ParentError(
                 f"{path} names a parent that is not a file: {name!r}.",
@@ -366,12 +365,13 @@ def backing_format_name(disk_format: str | None) -> bytes:
 
 
 def backing_file_name(relative_path: str) -> bytes:
-    """A path as QEMU understands it; raises DiskError where it is too long."""
-    name = os.fsencode(f"./{relative_path}" if _has_protocol(relative_path) else relative_path)
-    if not 0 < len(name) <= MAX_NAME:
+    """A path as QEMU understands it; raises DiskError where it is too long, or no text."""
+    plain = f"./{relative_path}" if _has_protocol(relative_path) else relative_path
+    name = plain.encode("utf-8", "surrogateescape")
+    if not relative_path.isprintable() or not 0 < len(name) <= MAX_NAME:
         raise DiskError(
             f"A QCOW2 disk cannot be the child of one that is named {relative_path!r}.",
-            f"Choose a name of at most {MAX_NAME} bytes.",
+            f"Choose a name of at most {MAX_NAME} bytes, without control characters.",
         )
     return name
 
