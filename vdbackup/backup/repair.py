@@ -160,7 +160,7 @@ def _manifest(folder: Path, layer: _Layer, layers: list[_Layer]) -> RecoveryPoin
         sequence=layer.sequence,
         created=datetime.fromtimestamp(stat.st_mtime, UTC).isoformat(timespec="milliseconds"),
         type=layer.kind,
-        parent=_parent_id(parent, parents),
+        parent=_parent_id(parent, parents, _json_or_empty(layer.path.with_suffix(".json"))),
         disk=layer.path.name,
         overlay=f"{layer.sequence:04d}-overlay.{layer.format}",
         digests=f"{layer.path.stem}.digests",
@@ -172,11 +172,17 @@ def _manifest(folder: Path, layer: _Layer, layers: list[_Layer]) -> RecoveryPoin
     )
 
 
-def _parent_id(parent: ParentRef | None, found: list[_Layer]) -> str | None:
+def _parent_id(
+    parent: ParentRef | None, found: list[_Layer], manifest: dict[str, object]
+) -> str | None:
+    """The parent's id; `manifest` is what the child's says until now, and may say anything."""
     if parent is None:
         return None
-    # of a parent that is missing, whatever the child knows: it must not pass for a full
-    return (found[0].info.disk_id if found else parent.disk_id) or parent.content_id
+    # of a parent that is missing, whatever is known (a VHDX knows no id of it, but what it
+    # contains): it must not pass for a full
+    known = found[0].info.disk_id if found else parent.disk_id
+    said = manifest.get("parent")
+    return known or (said if isinstance(said, str) and said else parent.content_id)
 
 
 def _compute_digests(
@@ -251,5 +257,5 @@ def _valid_digests(path: Path) -> bool:
 def _json_or_empty(path: Path) -> dict[str, object]:
     try:
         return read_json(path)
-    except RepositoryError:
+    except (RepositoryError, FileNotFoundError):
         return {}
