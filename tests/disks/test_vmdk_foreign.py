@@ -425,6 +425,13 @@ def test_one_sparse_file_a_thousand_times_is_refused(tmp_path):
         contents(described(tmp_path, *['RW 2048 SPARSE "s.vmdk"'] * 1000))
 
 
+def test_one_flat_file_a_thousand_times_is_refused(tmp_path):
+    """The map of a file with many holes would be there a thousand times."""
+    (tmp_path / "plain").write_bytes(bytes(MIB))
+    with pytest.raises(DiskFormatError, match="twice"):
+        contents(described(tmp_path, *['RW 2048 FLAT "plain" 0'] * 1000))
+
+
 @pytest.mark.parametrize(
     "packed",
     [

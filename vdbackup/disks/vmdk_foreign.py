@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import replace
@@ -106,8 +107,8 @@ class _Reader(Protocol):
 class _Extents:
     """The files that hold the disk.
 
-    A file for each extent, but flat ones in one file share it. A sparse file is an extent once: a
-    text that names one a thousand times would fill the memory with its map.
+    A file for each extent, but flat ones in one file share it. No byte of a file is named twice: a
+    text that names one file a thousand times would fill the memory with its map.
 
     Attributes:
         readers: what the maps' hosts are places in.
@@ -118,6 +119,7 @@ class _Extents:
         self._descriptor = descriptor
         self._files: dict[str, HostFile] = {}
         self._flat: dict[str, int] = {}
+        self._named: Counter[str] = Counter()  # bytes of each flat file
         self.readers: list[_Reader] = []
         self.block_size = SECTOR
 
@@ -156,6 +158,9 @@ class _Extents:
         if end > min(file.size, 1 << _READER_SHIFT):
             problem = f"the extent is said to go to byte {end} of a file of {file.size}"
             raise DiskFormatError(file.path, file.size, problem)
+        self._named[line.file_name] += line.size
+        if self._named[line.file_name] > file.size:
+            raise self._refusal(f"it names parts of {line.file_name!r} twice")
         segments = np.array(file.data_segments(line.offset, end), np.int64).reshape(-1, 2)
         places, lengths = segments[:, 0], segments[:, 1]
         layers = np.zeros(len(places), np.int32)
