@@ -26,7 +26,7 @@ IMAGE = "qemu-img"
 DRIVERS = {"raw": "raw", "vmdk": "vmdk", "qcow2": "qcow2"}
 """QEMU's driver for each of our formats, where it reads chains of that format correctly."""
 _TABLE_CACHE = (1 << 20, 256 << 20)
-"""Least and most bytes of a map's tables that QEMU keeps in memory: 128 GiB of data in VHD."""
+"""Least and most bytes of a map's tables that QEMU keeps in memory: enough for 2 TiB of data."""
 
 
 class Accelerator(StrEnum):
