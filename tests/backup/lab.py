@@ -18,8 +18,8 @@ from vdbackup.repository.model import Policy, RecoveryPoint
 from vdbackup.repository.repository import BackupSet, Repository
 from vdbackup.sources.source import open_source
 
-SIZE = 20 * BLOCK + 3 * 512
-"""Bytes of the disk: no multiple of 64 KiB."""
+SIZE = 20 * BLOCK + 8 * 512
+"""Bytes of the disk: no multiple of 64 KiB, but of 4 KiB: 7-Zip opens no other VHDX."""
 
 
 def noise(length: int, seed: int) -> bytes:

@@ -9,12 +9,13 @@ import pytest
 from tests.backup.lab import SIZE, Lab, noise
 from tests.crash.faults import counted, power_cut, storage_error
 from tests.oracles import readers
-from vdbackup.backup import convert
+from vdbackup.backup import capture, convert
 from vdbackup.disks.formats import FORMATS
 from vdbackup.errors import BackupError, Cancelled, Damaged, RepositoryError, UsageError
 from vdbackup.jobs import CancelToken, Job, JobState, Progress, silent
 from vdbackup.repository.digests import BLOCK
 from vdbackup.repository.repository import BackupSet
+from vdbackup.sources.source import open_source
 
 
 @pytest.fixture
@@ -63,14 +64,19 @@ def test_every_point_is_there_again_and_reads_the_same_for_everybody(lab):
 def test_the_old_set_keeps_its_points(lab):
     before = lab.files
     converted(lab)
-    kept = {name: lab.files[name] for name in before if name != "disk/set.json"}
-    assert kept == {name: facts for name, facts in before.items() if name != "disk/set.json"}
+    assert {name: lab.files[name] for name in before} == before
     lab.check_all()
 
 
 def test_later_backups_of_the_source_go_on_in_the_new_set(lab):
     new = converted(lab)
-    assert lab.repository.set_of_source(f"file:{lab.image}") == new.name
+    lab.poke(0, b"changed since")
+    with open_source(lab.image) as source:
+        result = capture.run(capture.plan(lab.repository, source), silent, CancelToken())
+    assert (result.set_name, result.point.sequence) == (new.name, 6)
+    assert result.point.parent == new.points[-1].id
+    layer = new.disk_path(result.point)
+    readers.assert_holds(layer, lab.image, new.settings.format)
 
 
 def test_a_set_is_not_converted_to_the_format_that_it_has(lab):
@@ -152,5 +158,7 @@ def test_storage_that_fails_leaves_the_old_set_as_it_was(lab, tmp_path_factory):
             assert job.error is not None
             assert job.error.advice
             kept = {name: facts for name, facts in lab.files.items() if ".partial" not in name}
-            assert kept == before
+            made = {name: facts for name, facts in kept.items() if name not in before}
+            assert {name: kept[name] for name in before} == before
+            assert not made or lab.repository.set(f"disk-{other_format(lab)}").points[3:]
         load()

@@ -245,7 +245,7 @@ def test_the_result_knows_whom_it_stands_for(lab, chain):
 def test_stored_bytes_and_size_are_those_of_the_merged_file(lab, chain):
     result = lab.merge(chain[2])
     assert result.disk_size == lab.layer(result).stat().st_size
-    assert result.stored_bytes == 7 * BLOCK + 3 * 512
+    assert result.stored_bytes == 7 * BLOCK + 8 * 512
 
 
 def test_warnings_of_both_stay(lab):

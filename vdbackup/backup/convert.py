@@ -1,7 +1,7 @@
 """Convert a set to another format: point by point into a new set, each proven to be the same disk.
 
-The new set exists once all of it is there and read back; the old one stays as it is, but for its
-source, whose later backups go on in the new one.
+The new set exists once all of it is there and read back; it says which one it continues. The old
+one stays as it is, byte for byte, but later backups of its source go on in the new one.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ def run(plan: ConvertPlan, report: Report, cancel: CancelToken) -> BackupSet:
         merge.finish_interrupted(repository, plan.set_name, report, cancel)
         old = repository.set(plan.set_name)
         _check_space(old)
-        settings = replace(old.settings, format=plan.disk_format)
+        settings = replace(old.settings, format=plan.disk_format, continues=plan.set_name)
         draft = SetDraft(repository, plan.target, settings)
         try:
             for point in old.points:
@@ -92,9 +92,6 @@ def run(plan: ConvertPlan, report: Report, cancel: CancelToken) -> BackupSet:
         except BaseException:
             draft.discard()
             raise
-        # only now: two sets of one source for a moment are better than none
-        released = replace(old.settings, source=replace(old.settings.source, id=""))
-        repository.save_settings(plan.set_name, released)
         return repository.set(plan.target)
 
 

@@ -163,6 +163,8 @@ class SetSettings:
     Attributes:
         virtual_size, sector_size: of the source when it was last captured, in bytes.
         last_sequence: the highest number that a point ever had, deleted ones included.
+        continues: the name of the set that this one was converted from, "" if it was not: later
+            backups of the source go on here.
     """
 
     source: SourceIdentity
@@ -171,6 +173,7 @@ class SetSettings:
     format: str
     policy: Policy = field(default_factory=Policy)
     last_sequence: int = 0
+    continues: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """The JSON object of `set.json`."""
@@ -190,6 +193,7 @@ class SetSettings:
                 format=_text(data["format"]),
                 policy=Policy(_number(keep) if keep is not None else None),
                 last_sequence=_number(data.get("last_sequence", 0)),
+                continues=_text(data.get("continues", "")),
             )
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise RepositoryError(

@@ -285,12 +285,13 @@ class Repository:
         write_json(manifest_path(self.path / check_set_name(name), point), point.to_json())
 
     def set_of_source(self, source_id: str) -> str | None:
-        """The name of the set that belongs to this source, if there is one."""
+        """The name of the set that the source's next backup goes into, if there is one."""
+        of_source = {}
         for name in self.names():
             settings = SetSettings.from_json(read_json(self.path / name / SETTINGS))
             if settings.source.id == source_id:
-                return name
-        return None
+                of_source[name] = settings.continues
+        return next((name for name in of_source if name not in of_source.values()), None)
 
 
 def manifest_path(folder: Path, point: RecoveryPoint) -> Path:
