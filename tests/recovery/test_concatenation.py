@@ -196,13 +196,16 @@ def test_any_path_is_good_enough(tmp_path):
     assert_qemu_reads(made, shelf.raw_file())
 
 
-@pytest.mark.parametrize("disk_format", ["vhd", "vhdx"])
-def test_a_hundred_layers_over_one_tebibyte_are_mapped_in_no_time_and_no_space(
-    tmp_path, disk_format
+@pytest.mark.parametrize(
+    ("disk_format", "layers"),
+    [("vhd", 100), ("vhdx", 20)],  # so large VHDX files take long to delete
+)
+def test_many_layers_over_one_tebibyte_are_mapped_in_no_time_and_no_space(
+    tmp_path, disk_format, layers
 ):
-    shelf_names = [f"{number}.{disk_format}" for number in range(100)]
+    names = [f"{number}.{disk_format}" for number in range(layers)]
     parent = None
-    for name in shelf_names:
+    for name in names:
         disk = create_disk(tmp_path / name, disk_format, TIB, parent)
         if parent is None:
             disk.write(TIB - GRAIN, memoryview(noise(GRAIN, 1)))
@@ -211,7 +214,7 @@ def test_a_hundred_layers_over_one_tebibyte_are_mapped_in_no_time_and_no_space(
         disk.close()
         parent = reference(tmp_path / name, disk_format)
     began = time.perf_counter()
-    made = mapped(tmp_path / shelf_names[-1], disk_format, tmp_path / "session")
+    made = mapped(tmp_path / names[-1], disk_format, tmp_path / "session")
     taken = time.perf_counter() - began
     assert stored(tmp_path / "session") <= FEW
     assert named(made) == ["map.bin", "layer0"]
