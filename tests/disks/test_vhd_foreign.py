@@ -327,9 +327,10 @@ def test_a_file_that_does_not_end_exactly_as_a_fixed_disk_is_none(tmp_path, data
     assert probe(tmp_path / "a.vhd") == "raw"
 
 
-def test_a_fixed_disk_that_was_cut_off_is_refused(tmp_path):
-    (tmp_path / "a.vhd").write_bytes(fixed()[512:])
-    with pytest.raises(DiskFormatError, match="too short"):
+@pytest.mark.parametrize("data", [fixed()[512:], fixed()[1:], bytes(512) + fixed()])
+def test_a_fixed_disk_that_was_cut_off_or_grew_is_refused(tmp_path, data):
+    (tmp_path / "a.vhd").write_bytes(data)
+    with pytest.raises(DiskFormatError, match="does not end there"):
         contents(tmp_path / "a.vhd", "vhd")
 
 

@@ -256,7 +256,8 @@ class VhdDisk:
         size = self._file.size
         first, last = self._file.read(0, SECTOR), self._file.read(size - SECTOR, SECTOR)
         self._footers_agree = first == last == self._footer.pack()
-        ends_well = size - SECTOR >= header.table_end and self._is_own_footer(last)
+        data_end = np.max(places + self._lengths(blocks), initial=header.table_end)
+        ends_well = size - SECTOR >= data_end and self._is_own_footer(last)
         self._end = size - SECTOR if ends_well else _up(max(size, header.table_end), SECTOR)
         self._hole_from = self._end + SECTOR
 
@@ -444,8 +445,8 @@ class FixedVhdDisk:
         self.path = file.path
         self._file = file
         _, at = _last_footer(file)
-        if footer.current_size > at:
-            problem = f"the file is too short for a disk of {footer.current_size} bytes"
+        if footer.current_size != at:
+            problem = f"a fixed disk of {footer.current_size} bytes does not end there"
             raise DiskFormatError(file.path, at, problem)
         self.info = DiskInfo(
             "vhd", footer.current_size, SECTOR, SECTOR, footer.disk_id, footer.content_id, None
@@ -530,10 +531,10 @@ def _last_footer(file: HostFile) -> tuple[Footer, int]:
     It has 511 bytes in disks of Virtual PC before 2004 (the specification, "Hard Disk Footer").
     """
     at = max(0, file.size - SECTOR)
-    try:
-        return Footer.parse(file.read(at, SECTOR), file.path, at), at
-    except DiskFormatError:
-        return Footer.parse(file.read(at + 1, SECTOR - 1), file.path, at + 1), at + 1
+    data = file.read(at, SECTOR)
+    if not data.startswith(COOKIE) and data.startswith(COOKIE, 1):
+        at, data = at + 1, data[1:]
+    return Footer.parse(data, file.path, at), at
 
 
 def _fixed_footer(file: HostFile) -> Footer | None:
