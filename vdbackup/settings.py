@@ -231,7 +231,12 @@ def start_log(locations: Locations) -> None:
     with contextlib.suppress(OSError):
         locations.logs.mkdir(mode=0o700, parents=True, exist_ok=True)
         handler = logging.handlers.RotatingFileHandler(
-            locations.log_file, maxBytes=LOG_SIZE, backupCount=1, encoding="utf-8", delay=True
+            locations.log_file,
+            maxBytes=LOG_SIZE,
+            backupCount=1,
+            encoding="utf-8",
+            errors="backslashreplace",  # names of files need not be text
+            delay=True,
         )
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     logging.basicConfig(level=logging.INFO, handlers=[handler])
