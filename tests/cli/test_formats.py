@@ -1,0 +1,112 @@
+"""The command line over all formats, and over chains that other programs made."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.cli.conftest import Vdbackup
+from tests.oracles import qemu, readers
+from vdbackup.sources import demo_disk
+
+
+def test_a_set_in_any_format_from_its_first_backup_to_its_last_merge(
+    vdbackup: Vdbackup, disk: Path, repository: Path, disk_format: str, tmp_path: Path
+):
+    states = []
+    for number in (1, 2, 3):
+        demo_disk.change(disk, f"state {number}", {})
+        states.append(tmp_path / f"{number}.raw")
+        states[-1].write_bytes(disk.read_bytes())
+        assert vdbackup("backup", disk, "-r", repository, "--format", disk_format).status == 0
+    (backup_set,) = vdbackup("list", "-r", repository, "--json").json["sets"]
+    assert backup_set["format"] == disk_format
+    for point, state in zip(backup_set["points"], states, strict=True):
+        assert point["disk"].endswith(f".{disk_format}")
+        for name in ("disk", "overlay"):
+            readers.assert_holds(repository / point[name], state, disk_format)
+    assert vdbackup("verify", "-r", repository).status == 0
+    assert vdbackup("restore", "-r", repository, "2", tmp_path / "restored").status == 0
+    assert (tmp_path / "restored").read_bytes() == states[1].read_bytes()
+    assert vdbackup("merge", "-r", repository, "3").status == 0
+    assert vdbackup("merge", "-r", repository, "3").status == 0
+    (point,) = vdbackup("list", "-r", repository, "--json").json["sets"][0]["points"]
+    readers.assert_holds(repository / point["disk"], states[2], disk_format)
+
+
+def test_a_point_is_exported_to_any_format(
+    vdbackup: Vdbackup, repository: Path, backed_up: list[Path], tmp_path: Path, disk_format: str
+):
+    target = tmp_path / f"alone.{disk_format}"
+    assert vdbackup("export", "-r", repository, "3", target).status == 0
+    described = vdbackup("info", target, "--json").json
+    assert (described["format"], len(described["chain"])) == (disk_format, 1)
+    readers.assert_holds(target, backed_up[2], disk_format)
+
+
+def test_a_set_is_converted_and_goes_on(
+    vdbackup: Vdbackup, disk: Path, repository: Path, backed_up: list[Path]
+):
+    planned = vdbackup("convert", "-r", repository, "--format", "qcow2", "--dry-run")
+    assert planned.status == 0
+    assert "laptop-qcow2" in planned.out
+    said = vdbackup("convert", "-r", repository, "--format", "qcow2", "--json")
+    assert said.status == 0
+    assert said.json["name"] == "laptop-qcow2"
+    for point, state in zip(said.json["points"], backed_up, strict=True):
+        readers.assert_holds(repository / point["disk"], state, "qcow2")
+    assert vdbackup("backup", disk, "-r", repository, "--json").json["set"] == "laptop-qcow2"
+
+
+def test_a_foreign_chain_is_described_backed_up_and_adopted_where_its_folders_are_named(
+    vdbackup: Vdbackup, repository: Path, tmp_path: Path
+):
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    create = ["qemu-img", "create", "-q", "-f", "qcow2"]
+    subprocess.run([*create, elsewhere / "base.qcow2", "1M"], check=True)
+    qemu.io(elsewhere / "base.qcow2", "write -P 7 100k 50k", disk_format="qcow2")
+    tip, raw = tmp_path / "tip.qcow2", tmp_path / "tip.raw"
+    child = ["-b", "elsewhere/base.qcow2", "-F", "qcow2", tip.name]
+    subprocess.run([*create, *child], check=True, cwd=tmp_path)
+    subprocess.run(["qemu-img", "convert", "-O", "raw", tip, raw], check=True)
+    for command in (("info", tip), ("backup", tip, "-r", repository)):
+        refused = vdbackup(*command)
+        assert refused.status == 1
+        assert "outside its own folder" in refused.err
+        assert "--parents-in" in refused.err
+    described = vdbackup("info", tip, "--parents-in", elsewhere, "--json").json
+    assert [Path(each["path"]).name for each in described["chain"]] == ["tip.qcow2", "base.qcow2"]
+    said = vdbackup("adopt", tip, "-r", repository, "--parents-in", elsewhere, "--json")
+    assert [point["type"] for point in said.json["points"]] == ["full", "incremental"]
+    readers.assert_holds(repository / said.json["points"][1]["disk"], raw, "qcow2")
+    made = vdbackup("backup", tip, "-r", repository, "--parents-in", elsewhere, "--json")
+    assert made.json["type"] == "incremental"
+
+
+@pytest.mark.parametrize("command", ["adopt", "backup"])
+def test_a_disk_that_claims_a_parent_it_may_not_read_makes_no_repository(
+    vdbackup: Vdbackup, repository: Path, tmp_path: Path, command: str
+):
+    create = ["qemu-img", "create", "-q", "-u", "-f", "qcow2", "-F", "raw", "-b", "/etc/passwd"]
+    subprocess.run([*create, tmp_path / "spy.qcow2", "1M"], check=True)
+    said = vdbackup(command, tmp_path / "spy.qcow2", "-r", repository)
+    assert said.status == 1
+    assert not repository.exists()
+
+
+def test_a_disk_that_a_format_cannot_hold_is_refused_with_those_that_can(
+    vdbackup: Vdbackup, repository: Path, tmp_path: Path
+):
+    huge = tmp_path / "huge.img"
+    with huge.open("wb") as file:
+        file.truncate(3 << 40)
+    said = vdbackup("backup", huge, "-r", repository, "--format", "vhd")
+    assert said.status == 1
+    assert "too large for VHD, which ends at 2 TiB" in said.err
+    assert "vhdx or qcow2" in said.err
+    made = vdbackup("backup", huge, "-r", repository, "--json")
+    assert made.status == 0
+    assert "kept in VHDX" in made.json["notes"][0]
