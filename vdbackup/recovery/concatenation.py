@@ -73,7 +73,8 @@ def build(folder: Path, flat: BlockMap, layers: Sequence[Path]) -> Concatenation
     Args:
         folder: where the files are made.
         flat: a chain's map; its layer numbers are positions in `layers`.
-        layers: the chain's files; QEMU opens those that the map uses.
+        layers: the chain's files. QEMU opens also those that hold nothing of the disk: its lock on
+            each shows whoever wants to merge or delete one that a machine runs on it.
 
     Raises:
         RecoveryError: the chain's blocks lie so that QEMU has no map for so large a disk, or the
@@ -81,27 +82,25 @@ def build(folder: Path, flat: BlockMap, layers: Sequence[Path]) -> Concatenation
     """
     runs = _Runs.of(flat)
     tables = _Tables(flat.size, runs)
-    used = np.unique(runs.layers).tolist()
-    names = {number: f"layer{number}" for number in used}
-    sizes = [_whole(tables.end), *(_whole(layers[number].stat().st_size) for number in used)]
+    names = [f"layer{number}" for number in range(len(layers))]
+    sizes = [_whole(tables.end), *(_whole(layer.stat().st_size) for layer in layers)]
     if sum(sizes) > OFFSET:
         raise RecoveryError(
             f"The files of the chain {layers[-1]} are too large for a virtual machine.",
             "Restore the recovery point to a raw disk, and boot that.",
         )
-    bases = np.zeros(len(layers), np.int64)  # where each file begins in the space of all
-    bases[used] = np.cumsum(sizes)[:-1]
+    bases = np.cumsum(sizes)[:-1].astype(np.int64)  # where each file begins in the space of all
     path = folder / "map.vmdk"
     try:
         with (folder / "map.bin").open("xb") as file:
             file.truncate(sizes[0])
             for offset, words in tables.filled(bases):
                 _write_pages(file, offset, words)
-        for number, name in names.items():
-            (folder / name).symlink_to(layers[number].absolute())
+        for name, layer in zip(names, layers, strict=True):
+            (folder / name).symlink_to(layer.absolute())
         lines = [
             f'RW {size // SECTOR} FLAT "{name}" 0'
-            for size, name in zip(sizes, ["map.bin", *names.values()], strict=True)
+            for size, name in zip(sizes, ["map.bin", *names], strict=True)
         ]
         path.write_text(_TEXT + "\n".join(lines) + "\n")
     except OSError as error:
