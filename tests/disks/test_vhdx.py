@@ -20,18 +20,20 @@ from vdbackup.disks.disk import UNIT, ParentRef
 from vdbackup.disks.extents import State, total
 from vdbackup.disks.formats import create_disk, open_disk
 from vdbackup.disks.vhdx import VhdxDisk
+from vdbackup.disks.vhdx_metadata import (
+    PARENT_LOCATOR,
+    VIRTUAL_DISK_ID,
+    Item,
+    ParentLocator,
+    parse_items,
+)
 from vdbackup.disks.vhdx_structs import (
     BAT,
     METADATA,
-    PARENT_LOCATOR,
-    VIRTUAL_DISK_ID,
     Header,
-    Item,
-    ParentLocator,
     Region,
     checksum_holds,
     current_header,
-    parse_items,
     parse_regions,
 )
 from vdbackup.errors import DiskError

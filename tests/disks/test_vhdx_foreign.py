@@ -18,11 +18,11 @@ from vdbackup.disks.chain import Chain
 from vdbackup.disks.disk import UNIT
 from vdbackup.disks.formats import open_disk
 from vdbackup.disks.vhdx import VhdxDisk
+from vdbackup.disks.vhdx_metadata import ParentLocator
 from vdbackup.disks.vhdx_structs import (
     HEADERS_AT,
     REGION_TABLES_AT,
     Header,
-    ParentLocator,
     current_header,
     with_checksum,
 )

@@ -11,7 +11,7 @@ from __future__ import annotations
 import struct
 import threading
 import uuid
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,30 +21,29 @@ from vdbackup.disks.extents import BlockMap, runs_of
 from vdbackup.disks.host_file import HostFile
 from vdbackup.disks.vhdx_bat import NOT_PRESENT, PARTIAL, PRESENT, Table
 from vdbackup.disks.vhdx_log import Contents, Replay, Replayed
+from vdbackup.disks.vhdx_metadata import (
+    BITMAP_BYTES,
+    LARGEST_DISK,
+    PARENT_LOCATOR,
+    VIRTUAL_DISK_ID,
+    Geometry,
+    Metadata,
+    pack_reference,
+)
 from vdbackup.disks.vhdx_structs import (
     BAT,
-    BITMAP_BYTES,
-    FILE_PARAMETERS,
     HEADER_BYTES,
     HEADERS_AT,
-    LARGEST_DISK,
     METADATA,
     MIB,
     NULL,
-    PARENT_LOCATOR,
     REGION_TABLES_AT,
     SIGNATURE,
     TABLE_BYTES,
-    VIRTUAL_DISK_ID,
-    Geometry,
     Header,
-    Item,
-    ParentLocator,
     Region,
     current_header,
-    pack_items,
     pack_regions,
-    parse_items,
     parse_regions,
 )
 from vdbackup.errors import DiskError, DiskFormatError
@@ -58,25 +57,8 @@ PAGE = 512
 """Entries of the allocation table that are written together: 4 KiB, so no sector in part."""
 BITMAP_PIECE = 4096
 """Bytes of a bitmap that are written together, at least: no sector in part."""
-SLOT = TABLE_BYTES
-"""Parent locators that we write lie at multiples of it in the metadata region."""
 _ALL = 0xFF
 _ZEROS = memoryview(bytes(MIB))
-
-
-@dataclass(frozen=True)
-class TwoLinkages(ParentRef):
-    """A parent that may have either of two content ids: a merge was about to replace the first.
-
-    Attributes:
-        content_id2: the other one ([MS-VHDX] 2.6.2.6.3, parent_linkage2).
-    """
-
-    content_id2: str = ""
-
-    def means(self, disk: DiskInfo) -> bool:
-        """Whether that disk is the parent, before or after the merge."""
-        return super().means(disk) or self.content_id2 == disk.content_id
 
 
 class VhdxDisk:
@@ -94,7 +76,8 @@ class VhdxDisk:
         self._current, self._header = _read_header(file)
         copies = [self._contents.read(at, TABLE_BYTES) for at in REGION_TABLES_AT]
         self._regions = parse_regions(copies, self.path)
-        self._read_metadata()
+        self._metadata = Metadata.read(self._contents, self._regions[METADATA])
+        self._geometry = self._metadata.geometry
         self._lock = threading.Lock()
         self._announced = False  # whether the headers say that the file is being changed
         self._bat = np.empty(0, np.uint64)  # while writing: the allocation table
@@ -155,7 +138,7 @@ class VhdxDisk:
             )
         block_size = LARGE_BLOCK if virtual_size > LARGE_FROM else BLOCK
         geometry = Geometry(virtual_size, block_size, sector_size, parent is not None)
-        start = _structures(geometry, _locator(parent) if parent else None)
+        start = _structures(geometry, parent)
         file = HostFile.create(path)
         try:
             for at, data in start:
@@ -172,31 +155,13 @@ class VhdxDisk:
 
     # ------------------------------------------------------------------ reading
 
-    def _read_metadata(self) -> None:
-        region = self._regions[METADATA]
-        if not region.length or region.offset + region.length > self._contents.size:
-            raise DiskFormatError(self.path, region.offset, "the metadata lie outside the file")
-        table = self._contents.read(region.offset, TABLE_BYTES)
-        self._items = parse_items(table, self.path, region)
-        values = {
-            item.guid: self._contents.read(region.offset + item.offset, item.length)
-            for item in self._items
-            if item.is_known
-        }
-        self._geometry = Geometry.parse(values, self.path, region.offset)
-        self._disk_id = uuid.UUID(bytes_le=values[VIRTUAL_DISK_ID][:16])
-        self._parent = None
-        if self._geometry.has_parent:
-            locator = ParentLocator.parse(values.get(PARENT_LOCATOR, b""), self.path, region.offset)
-            self._parent = _reference(locator, self.path, region.offset)
-
     @property
     def info(self) -> DiskInfo:
         """The disk's facts; `disk_id` is the VirtualDiskId, `content_id` the DataWriteGuid."""
         geometry = self._geometry
         return DiskInfo(
             "vhdx", geometry.virtual_size, geometry.sector_size, geometry.block_size,
-            str(self._disk_id), str(self._header.data_write_guid), self._parent,
+            str(self._metadata.disk_id), str(self._header.data_write_guid), self._metadata.parent,
         )  # fmt: skip
 
     def block_map(self) -> BlockMap:
@@ -399,33 +364,15 @@ class VhdxDisk:
         The locator goes to a free place; then 8 bytes, which lie in one sector, make it count.
         """
         self._announce()
-        item = self._item(PARENT_LOCATOR)
-        data = _locator(parent).pack()
-        region = self._regions[METADATA]
-        moved = replace(item, offset=self._free_slot(), length=len(data))
-        self._file.write(region.offset + moved.offset, memoryview(data))
+        metadata, data = self._metadata, pack_reference(parent)
+        item = metadata.item(PARENT_LOCATOR)
+        moved = replace(item, offset=metadata.free_slot(self.path), length=len(data))
+        self._file.write(metadata.region.offset + moved.offset, memoryview(data))
         self._file.sync()
         place = struct.pack("<II", moved.offset, moved.length)
-        self._file.write(region.offset + moved.entry_offset, memoryview(place))
+        self._file.write(metadata.region.offset + moved.entry_offset, memoryview(place))
         self._file.sync()
-        self._items[self._items.index(item)] = moved
-        self._parent = _reference(ParentLocator.parse(data, self.path, 0), self.path, 0)
-
-    def _item(self, guid: uuid.UUID) -> Item:
-        return next(item for item in self._items if item.is_known and item.guid == guid)
-
-    def _free_slot(self) -> int:
-        """A place in the metadata region in which no item lies."""
-        for slot in range(2 * SLOT, self._regions[METADATA].length, SLOT):
-            if all(
-                each.offset + each.length <= slot or slot + SLOT <= each.offset
-                for each in self._items
-            ):
-                return slot
-        raise DiskError(
-            f"{self.path} was made by another program in a layout that is only read.",
-            "Export it to a new disk first.",
-        )
+        self._metadata = Metadata.read(self._contents, metadata.region)
 
     def adopt(self, disk_id: str, content_id: str) -> None:
         """Take another disk's ids; durable on return.
@@ -433,10 +380,11 @@ class VhdxDisk:
         The one that children know their parent by comes last: once it is there, all is.
         """
         self._announce()
-        self._disk_id = uuid.UUID(disk_id)
-        place = self._regions[METADATA].offset + self._item(VIRTUAL_DISK_ID).offset
-        self._file.write(place, memoryview(self._disk_id.bytes_le))
+        metadata, new_id = self._metadata, uuid.UUID(disk_id)
+        place = metadata.region.offset + metadata.item(VIRTUAL_DISK_ID).offset
+        self._file.write(place, memoryview(new_id.bytes_le))
         self._file.sync()
+        self._metadata = replace(metadata, disk_id=new_id)
         self._renew(replace(self._header, data_write_guid=uuid.UUID(content_id)))
 
     def close(self) -> None:
@@ -453,61 +401,20 @@ def _read_header(file: HostFile) -> tuple[int, Header]:
     return current_header([file.read(at, HEADER_BYTES) for at in HEADERS_AT], file.path)
 
 
-def _reference(locator: ParentLocator, path: Path, at: int) -> ParentRef:
-    """The parent that a locator, found at byte `at` of the file, names."""
-    linkages, paths = locator.linkages(path, at), locator.paths
-    relative, others = (paths[0], tuple(paths[1:])) if paths else ("", ())
-    if len(linkages) > 1:
-        return TwoLinkages(None, linkages[0], relative, others, content_id2=linkages[1])
-    return ParentRef(None, linkages[0], relative, others)
-
-
-def _locator(parent: ParentRef) -> ParentLocator:
-    """How we name a parent; raises DiskError where its name cannot be written."""
-    name = parent.relative_path
-    if not name.isprintable() or "\\" in name or len(name) > 4096:
-        raise DiskError(
-            f"A VHDX cannot be the child of one that is named {name!r}.",
-            "Choose a name without backslashes and control characters.",
-        )
-    return ParentLocator(
-        {
-            "parent_linkage": f"{{{uuid.UUID(parent.content_id)}}}",
-            "relative_path": ".\\" + name.replace("/", "\\"),
-        }
-    )
-
-
 def _regions(geometry: Geometry) -> dict[uuid.UUID, Region]:
     """Where we put things: a log of 1 MiB that stays empty, the metadata, the table."""
     length = -(-8 * geometry.bat_entries // MIB) * MIB
     return {BAT: Region(3 * MIB, length), METADATA: Region(2 * MIB, MIB)}
 
 
-def _structures(geometry: Geometry, locator: ParentLocator | None) -> list[tuple[int, bytes]]:
+def _structures(geometry: Geometry, parent: ParentRef | None) -> list[tuple[int, bytes]]:
     """What a new file begins with: (place, bytes). The table stays a hole."""
-    required, of_disk = Item.IS_REQUIRED, Item.IS_REQUIRED | Item.IS_VIRTUAL_DISK
-    values = geometry.pack() | {VIRTUAL_DISK_ID: uuid.uuid4().bytes_le}
-    flags = dict.fromkeys(values, of_disk) | {FILE_PARAMETERS: required}
     regions = _regions(geometry)
-    metadata = regions[METADATA].offset
-    items: list[Item] = []
-    written: list[tuple[int, bytes]] = []
-    offset = TABLE_BYTES
-    for guid, value in values.items():
-        items.append(Item(len(items), guid, offset, len(value), flags[guid]))
-        written.append((metadata + offset, value))
-        offset += 16  # an id of 16 bytes lies in one sector then
-    if locator:
-        value = locator.pack()
-        items.append(Item(len(items), PARENT_LOCATOR, 2 * SLOT, len(value), required))
-        written.append((metadata + 2 * SLOT, value))
     header = Header(1, uuid.uuid4(), uuid.uuid4(), NULL, 0, 1, MIB, MIB)
     return [
         (0, SIGNATURE + "vdbackup".encode("utf-16-le")),
         (HEADERS_AT[0], header.pack()),
         (HEADERS_AT[1], replace(header, sequence=2).pack()),
         *((at, pack_regions(regions)) for at in REGION_TABLES_AT),
-        (metadata, pack_items(items)),
-        *written,
+        *Metadata.of_new(geometry, parent, regions[METADATA]),
     ]
