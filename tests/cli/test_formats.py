@@ -110,3 +110,8 @@ def test_a_disk_that_a_format_cannot_hold_is_refused_with_those_that_can(
     made = vdbackup("backup", huge, "-r", repository, "--json")
     assert made.status == 0
     assert "kept in VHDX" in made.json["notes"][0]
+
+
+def test_the_help_names_every_format(vdbackup: Vdbackup, disk_format: str):
+    for command in ("backup", "export", "convert", "adopt"):
+        assert disk_format in vdbackup(command, "--help").out

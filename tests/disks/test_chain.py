@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import threading
 from pathlib import Path
 
@@ -217,3 +218,29 @@ def test_a_chain_that_cannot_be_opened_leaves_no_file_open(shelf):
     (shelf.folder / "a.vmdk").write_bytes(b"KDMV")
     refused(shelf.folder / "c.vmdk")
     assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_a_parent_without_a_format_is_not_taken_for_raw(tmp_path):
+    """Disks of old QEMUs: what a guest wrote into a raw parent must not choose what is opened."""
+    (tmp_path / "base.raw").write_bytes(noise(MIB, 1))
+    create = ["qemu-img", "create", "-q", "-f", "qcow2", "-b", "base.raw", "-F", "raw", "c.qcow2"]
+    subprocess.run(create, cwd=tmp_path, check=True)
+    data = bytearray((tmp_path / "c.qcow2").read_bytes())
+    at = data.index(bytes.fromhex("e2792aca"))  # the extension that names the format
+    data[at : at + 4] = b"none"
+    (tmp_path / "c.qcow2").write_bytes(data)
+    with pytest.raises(ParentError, match="does not say in which format") as refusal:
+        Chain.open(tmp_path / "c.qcow2")
+    assert "-F raw" in refusal.value.advice
+
+
+def test_a_moved_chain_of_another_system_is_found_by_the_last_part_of_a_name(tmp_path):
+    shelf = Shelf(tmp_path, SIZE, "vhd")
+    shelf.add("a.vhd", (0, noise(SIZE, 1)))
+    child = shelf.add("b.vhd", (GRAIN, noise(GRAIN, 2)))
+    (tmp_path / "moved").mkdir()
+    (tmp_path / "a.vhd").rename(tmp_path / "moved" / "a.vhd")
+    with pytest.raises(ParentError, match=r"needs its parent a\.vhd, which is missing"):
+        Chain.open(child)
+    with Chain.open(child, parents_in=[tmp_path / "moved"]) as chain:
+        assert chain.layers[0].path == tmp_path / "moved" / "a.vhd"

@@ -140,6 +140,12 @@ def _open_parent(
             raise ParentError(
                 f"The parents of {layers[0].path} form a circle.", "Use another copy."
             )
+        if not wanted.proves and wanted.disk_format is None and probe(where) == "raw":
+            # guessing would let whoever wrote into that raw disk choose what else is read
+            raise ParentError(
+                f"{child.path.name} does not say in which format its parent {where.name} is.",
+                f"If it is raw, say so in the disk: qemu-img rebase -u -F raw -b {where.name} ...",
+            )
         parent = open_disk(where, wanted.disk_format or child.info.format)
         if wanted.means(parent.info):
             return parent
