@@ -265,6 +265,29 @@ def test_several_threads_may_write_at_once(tmp_path, child):
     assert_everybody_reads(shelf)
 
 
+@pytest.mark.parametrize("assert_holds", [sevenzip.assert_holds, libvhdi.assert_holds])
+@pytest.mark.parametrize("layer", ["a.vhdx", "b.vhdx"])
+def test_both_readers_notice_a_wrong_byte_in_a_layer_and_another_parent(
+    tmp_path, assert_holds, layer
+):
+    shelf = vhdx(tmp_path, 2 * BLOCK)
+    shelf.add("a.vhdx", (0, noise(2 * BLOCK, 1)))
+    top = shelf.add("b.vhdx", (BLOCK, noise(BLOCK, 2)))
+    raw = shelf.raw_file()
+    assert_holds(top, raw, "vhdx")
+    sound = (tmp_path / layer).read_bytes()
+    at = sound.index(noise(UNIT, 1) if layer == "a.vhdx" else noise(UNIT, 2)) + 777
+    (tmp_path / layer).write_bytes(sound[:at] + bytes([sound[at] ^ 1]) + sound[at + 1 :])
+    with pytest.raises(AssertionError):
+        assert_holds(top, raw, "vhdx")
+    (tmp_path / layer).write_bytes(sound)
+    disk = VhdxDisk.open(tmp_path / "a.vhdx", writable=True)
+    disk.adopt(str(uuid.uuid4()), str(uuid.uuid4()))
+    disk.close()
+    with pytest.raises(AssertionError):
+        assert_holds(top, raw, "vhdx")
+
+
 # --------------------------------------------------------------------------- structures
 
 
