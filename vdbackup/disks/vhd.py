@@ -5,11 +5,10 @@ differencing disk a bit of 1 says that the sector is here, 0 that the parent ans
 zeros that hides the parent's data is here. In a disk without parent the bitmaps say nothing that
 its data do not say: QEMU does not read them there, nor do we; all bits of ours are ones.
 
-The format keeps two footers, one at each end of the file. We believe the first if it is valid: at
-the end, a power cut while the file grows can leave what a guest has written, which may be a forged
-footer. Our own files do not even come to that: whoever takes room at the end first makes the file
-longer by a footer behind it, and old footers are not written over but left in the gaps between
-blocks.
+A footer stands at each end of the file, and a guest's data must never be taken for one, not even
+after a power cut. So whoever takes room at the end first makes the file longer by a footer behind
+it; old footers are not written over but left in the gaps between blocks; and readers believe the
+one at the start (`vhd_fixed.footer_of`).
 """
 
 from __future__ import annotations
@@ -23,6 +22,7 @@ import numpy as np
 from vdbackup.disks.disk import SECTOR, UNIT, DiskInfo, ParentRef
 from vdbackup.disks.extents import UNALLOCATED, ZERO, BlockMap, Int64s
 from vdbackup.disks.host_file import HostFile
+from vdbackup.disks.vhd_fixed import FixedVhdDisk, footer_of, is_fixed, only_read
 from vdbackup.disks.vhd_structs import (
     BAT_AT,
     COOKIE,
@@ -81,10 +81,10 @@ class VhdDisk:
         """Open an existing file; raises DiskFormatError where it breaks the format's rules."""
         file = HostFile.open(path, writable)
         try:
-            footer = _footer(file)
+            footer = footer_of(file)
             if footer.disk_type == FIXED:
                 if writable:
-                    raise _only_read(path)
+                    raise only_read(path)
                 return FixedVhdDisk(file, footer)
             disk = cls(file, footer, _header(file, footer))
             if writable:
@@ -244,7 +244,7 @@ class VhdDisk:
     def _prepare_writing(self) -> None:
         header = self._header
         if self._footer.data_offset not in SLOTS or not header.is_ours(self.info.virtual_size):
-            raise _only_read(self.path)
+            raise only_read(self.path)
         blocks, places = self._stored_blocks()
         if (places < header.table_end).any():
             raise DiskFormatError(self.path, BAT_AT, "a block lies in the tables")
@@ -255,9 +255,9 @@ class VhdDisk:
         self._written = np.zeros(units, np.bool_)
         size = self._file.size
         first, last = self._file.read(0, SECTOR), self._file.read(size - SECTOR, SECTOR)
-        self._footers_agree = first == last == self._footer.pack()
         data_end = np.max(places + self._lengths(blocks), initial=header.table_end)
         ends_well = size - SECTOR >= data_end and self._is_own_footer(last)
+        self._footers_agree = ends_well and first == last == self._footer.pack()
         self._end = size - SECTOR if ends_well else _up(max(size, header.table_end), SECTOR)
         self._hole_from = self._end + SECTOR
 
@@ -438,112 +438,9 @@ class VhdDisk:
         self._file.close()
 
 
-class FixedVhdDisk:
-    """A fixed disk: byte n of the disk at byte n of the file, and a footer behind. Only read."""
-
-    def __init__(self, file: HostFile, footer: Footer) -> None:
-        self.path = file.path
-        self._file = file
-        _, at = _last_footer(file)
-        if footer.current_size != at:
-            problem = f"a fixed disk of {footer.current_size} bytes does not end there"
-            raise DiskFormatError(file.path, at, problem)
-        self.info = DiskInfo(
-            "vhd", footer.current_size, SECTOR, SECTOR, footer.disk_id, footer.content_id, None
-        )
-
-    def block_map(self) -> BlockMap:
-        """Holes of the file read as zeros and are never read."""
-        size = self.info.virtual_size
-        segments = np.array(self._file.data_segments(0, size), np.int64).reshape(-1, 2)
-        offsets, lengths = segments[:, 0], segments[:, 1]
-        layers = np.zeros(len(segments), np.int32)
-        return BlockMap.from_runs(size, offsets, lengths, layers, offsets, ZERO)
-
-    def read_host(self, host: int, view: memoryview) -> None:
-        """Fill `view` from byte `host` of the file on."""
-        self._file.readinto(host, view)
-
-    def write(self, offset: int, view: memoryview) -> None:
-        """Raise DiskError."""
-        raise _only_read(self.path)
-
-    def zero(self, offset: int, length: int) -> None:
-        """Raise DiskError."""
-        raise _only_read(self.path)
-
-    def flush(self) -> None:
-        """Nothing was written."""
-
-    def relink(self, parent: ParentRef) -> None:
-        """Raise DiskError."""
-        raise _only_read(self.path)
-
-    def adopt(self, disk_id: str, content_id: str) -> None:
-        """Raise DiskError."""
-        raise _only_read(self.path)
-
-    def close(self) -> None:
-        """Close the file."""
-        self._file.close()
-
-
 def probe(start: bytes) -> bool:
     """Whether a file that begins with `start` is a VHD, dynamic or differencing."""
     return start.startswith(COOKIE)
-
-
-def is_fixed(path: Path) -> bool:
-    """Whether the file ends as a fixed VHD does: its footer, behind as many bytes as it says.
-
-    A raw image ends with what its guest wrote there, so this may be asked only of a file whose name
-    says that it is a VHD.
-    """
-    file = HostFile.open(path)
-    try:
-        return _fixed_footer(file) is not None
-    finally:
-        file.close()
-
-
-def _footer(file: HostFile) -> Footer:
-    """The footer to go by; raises DiskFormatError.
-
-    A fixed disk begins with what its guest wrote there, which may be a footer, too. Then nothing
-    tells which of the two is the guest's.
-    """
-    fixed = _fixed_footer(file)
-    try:
-        first = Footer.parse(file.read(0, SECTOR), file.path, 0)
-    except DiskFormatError:
-        return fixed or _last_footer(file)[0]
-    if first.disk_type == FIXED:
-        return fixed or _last_footer(file)[0]
-    if fixed is not None:
-        problem = "it begins as a dynamic disk and ends as a fixed one"
-        raise DiskFormatError(file.path, 0, problem)
-    return first
-
-
-def _last_footer(file: HostFile) -> tuple[Footer, int]:
-    """The footer at the end of the file, and where it lies; raises DiskFormatError.
-
-    It has 511 bytes in disks of Virtual PC before 2004 (the specification, "Hard Disk Footer").
-    """
-    at = max(0, file.size - SECTOR)
-    data = file.read(at, SECTOR)
-    if not data.startswith(COOKIE) and data.startswith(COOKIE, 1):
-        at, data = at + 1, data[1:]
-    return Footer.parse(data, file.path, at), at
-
-
-def _fixed_footer(file: HostFile) -> Footer | None:
-    """The footer at the end, if it is a fixed disk's and lies just behind the disk."""
-    try:
-        footer, at = _last_footer(file)
-    except DiskFormatError:
-        return None
-    return footer if footer.disk_type == FIXED and footer.current_size == at else None
 
 
 def _header(file: HostFile, footer: Footer) -> DynamicHeader:
@@ -572,10 +469,3 @@ def _runs_of_bits(bitmap: bytes | bytearray, count: int) -> Int64s:
 
 def _up(place: int, alignment: int) -> int:
     return -(-place // alignment) * alignment
-
-
-def _only_read(path: Path) -> DiskError:
-    return DiskError(
-        f"{path} was made by another program in a layout that is only read.",
-        "Export it to a new disk first.",
-    )

@@ -1,0 +1,129 @@
+"""Fixed VHDs, which are only read, and which of a VHD's footers to go by.
+
+The format keeps two footers of a dynamic disk, one at each end of the file, and a fixed disk has
+one at the end alone. We believe the first if it is valid: at the end, a power cut while the file
+grows can leave what a guest has written, which may be a forged footer.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from vdbackup.disks.disk import SECTOR, DiskInfo, ParentRef
+from vdbackup.disks.extents import ZERO, BlockMap
+from vdbackup.disks.host_file import HostFile
+from vdbackup.disks.vhd_structs import COOKIE, FIXED, Footer
+from vdbackup.errors import DiskError, DiskFormatError
+
+
+class FixedVhdDisk:
+    """A fixed disk: byte n of the disk at byte n of the file, and a footer behind. Only read."""
+
+    def __init__(self, file: HostFile, footer: Footer) -> None:
+        self.path = file.path
+        self._file = file
+        _, at = _last_footer(file)
+        if footer.current_size != at:
+            problem = f"a fixed disk of {footer.current_size} bytes does not end there"
+            raise DiskFormatError(file.path, at, problem)
+        self.info = DiskInfo(
+            "vhd", footer.current_size, SECTOR, SECTOR, footer.disk_id, footer.content_id, None
+        )
+
+    def block_map(self) -> BlockMap:
+        """Holes of the file read as zeros and are never read."""
+        size = self.info.virtual_size
+        segments = np.array(self._file.data_segments(0, size), np.int64).reshape(-1, 2)
+        offsets, lengths = segments[:, 0], segments[:, 1]
+        layers = np.zeros(len(segments), np.int32)
+        return BlockMap.from_runs(size, offsets, lengths, layers, offsets, ZERO)
+
+    def read_host(self, host: int, view: memoryview) -> None:
+        """Fill `view` from byte `host` of the file on."""
+        self._file.readinto(host, view)
+
+    def write(self, offset: int, view: memoryview) -> None:
+        """Raise DiskError."""
+        raise only_read(self.path)
+
+    def zero(self, offset: int, length: int) -> None:
+        """Raise DiskError."""
+        raise only_read(self.path)
+
+    def flush(self) -> None:
+        """Nothing was written."""
+
+    def relink(self, parent: ParentRef) -> None:
+        """Raise DiskError."""
+        raise only_read(self.path)
+
+    def adopt(self, disk_id: str, content_id: str) -> None:
+        """Raise DiskError."""
+        raise only_read(self.path)
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+
+def is_fixed(path: Path) -> bool:
+    """Whether the file ends as a fixed VHD does: its footer, behind as many bytes as it says.
+
+    A raw image ends with what its guest wrote there, so this may be asked only of a file whose name
+    says that it is a VHD.
+    """
+    file = HostFile.open(path)
+    try:
+        return _fixed_footer(file) is not None
+    finally:
+        file.close()
+
+
+def footer_of(file: HostFile) -> Footer:
+    """The footer to go by; raises DiskFormatError.
+
+    A fixed disk begins with what its guest wrote there, which may be a footer, too. Then nothing
+    tells which of the two is the guest's.
+    """
+    fixed = _fixed_footer(file)
+    try:
+        first = Footer.parse(file.read(0, SECTOR), file.path, 0)
+    except DiskFormatError:
+        return fixed or _last_footer(file)[0]
+    if first.disk_type == FIXED:
+        return fixed or _last_footer(file)[0]
+    if fixed is not None:
+        problem = "it begins as a dynamic disk and ends as a fixed one"
+        raise DiskFormatError(file.path, 0, problem)
+    return first
+
+
+def _last_footer(file: HostFile) -> tuple[Footer, int]:
+    """The footer at the end of the file, and where it lies; raises DiskFormatError.
+
+    It has 511 bytes in disks of Virtual PC before 2004 (the specification, "Hard Disk Footer").
+    """
+    at = max(0, file.size - SECTOR)
+    data = file.read(at, SECTOR)
+    if not data.startswith(COOKIE) and data.startswith(COOKIE, 1):
+        at, data = at + 1, data[1:]
+    return Footer.parse(data, file.path, at), at
+
+
+def _fixed_footer(file: HostFile) -> Footer | None:
+    """The footer at the end, if it is a fixed disk's and lies just behind the disk."""
+    try:
+        footer, at = _last_footer(file)
+    except DiskFormatError:
+        return None
+    return footer if footer.disk_type == FIXED and footer.current_size == at else None
+
+
+def only_read(path: Path) -> DiskError:
+    """The refusal to write to a layout that we do not make."""
+    return DiskError(
+        f"{path} was made by another program in a layout that is only read.",
+        "Export it to a new disk first.",
+    )
