@@ -9,6 +9,7 @@ from PySide6.QtWidgets import QTreeWidget
 from pytestqt.qtbot import QtBot
 
 from tests.gui.user import User
+from tests.oracles import readers
 from vdbackup.gui.browse_dialog import BrowseDialog
 from vdbackup.gui.first_run import FirstRunPage
 from vdbackup.gui.main_window import MainWindow
@@ -32,6 +33,34 @@ def test_a_source_that_is_added_is_backed_up(with_source: User, repository: Path
     assert [point.type for point in backup_set.points] == [PointType.FULL]
     assert with_source.window.sources.count() == 1
     assert with_source.window.details.point_id == backup_set.points[0].id
+
+
+def test_a_first_backup_is_kept_in_the_format_that_was_chosen(
+    user: User, disk: Path, repository: Path, disk_format: str
+) -> None:
+    form = user.window.first_run.form
+    form.source_edit.setText(str(disk))
+    form.repository_edit.setText(str(repository))
+    form.format_box.setCurrentIndex(form.format_box.findData(disk_format))
+    user.clicks("startButton")
+    user.agrees()
+    user.sees_points(1)
+    backup_set = Repository.open(repository).set()
+    assert backup_set.settings.format == disk_format
+    readers.assert_holds(backup_set.disk_path(backup_set.points[0]), disk, disk_format)
+
+
+def test_a_file_is_restored_in_the_format_that_its_name_ends_with(
+    with_source: User, disk: Path, tmp_path: Path, disk_format: str
+) -> None:
+    target = tmp_path / f"again.{disk_format}"
+    with_source.asks_for("actionRestore")
+    with_source.sees(RestoreDialog, "restoreDialog").target_edit.setText(str(target))
+    with_source.agrees("restoreDialog", "restoreAccept")
+    with_source.agrees()
+    with_source.waits_until(target.exists)
+    with_source.waits_until(lambda: not with_source.window.busy)
+    readers.assert_holds(target, disk, disk_format)
 
 
 def test_a_change_becomes_an_incremental_point(with_source: User, disk: Path) -> None:

@@ -86,3 +86,6 @@ class RestoreDialog(parts.Dialog):
 
     def _on_text_changed(self, text: str) -> None:
         self.accept_button.setEnabled(bool(text.strip()))
+        named = self.format_box.findData(Path(text.strip()).suffix.lower().removeprefix("."))
+        if named >= 0:  # who writes ".qcow2" means it
+            self.format_box.setCurrentIndex(named)
