@@ -18,7 +18,8 @@ from vdbackup.disks.chain import Chain
 from vdbackup.disks.disk import UNIT, ParentRef
 from vdbackup.disks.extents import State
 from vdbackup.disks.formats import open_disk, probe
-from vdbackup.disks.vhd import FixedVhdDisk, VhdDisk, is_fixed
+from vdbackup.disks.vhd import VhdDisk
+from vdbackup.disks.vhd_fixed import FixedVhdDisk, is_fixed
 from vdbackup.errors import DiskError, DiskFormatError, ParentError
 
 BLOCK = 2 * MIB

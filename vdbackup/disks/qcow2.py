@@ -31,7 +31,6 @@ from vdbackup.disks.qcow2_structs import (
     DIRTY,
     FEATURE_NAMES,
     IDENTITY,
-    MAGIC,
     NAME_SLOTS,
     Header,
     HeaderCluster,
@@ -241,11 +240,6 @@ class Qcow2Disk:
     def close(self) -> None:
         """Close the file without a flush."""
         self._file.close()
-
-
-def probe(start: bytes) -> bool:
-    """Whether a file that begins with `start` is a QCOW disk (of a version that we read or not)."""
-    return start.startswith(MAGIC)
 
 
 def _with_parent(

@@ -22,10 +22,9 @@ import numpy as np
 from vdbackup.disks.disk import SECTOR, UNIT, DiskInfo, ParentRef
 from vdbackup.disks.extents import UNALLOCATED, ZERO, BlockMap, Int64s
 from vdbackup.disks.host_file import HostFile
-from vdbackup.disks.vhd_fixed import FixedVhdDisk, footer_of, is_fixed, only_read
+from vdbackup.disks.vhd_fixed import FixedVhdDisk, footer_of, only_read
 from vdbackup.disks.vhd_structs import (
     BAT_AT,
-    COOKIE,
     DIFFERENCING,
     DYNAMIC,
     FIXED,
@@ -42,7 +41,7 @@ from vdbackup.disks.vhd_structs import (
 )
 from vdbackup.errors import DiskError, DiskFormatError
 
-__all__ = ["LARGEST", "FixedVhdDisk", "VhdDisk", "is_fixed", "probe"]
+__all__ = ["LARGEST", "VhdDisk"]
 
 MAX_RUNS = 1 << 24
 """Runs of sectors that one file may have: a map of 16 million takes 1 GB while it is made.
@@ -436,11 +435,6 @@ class VhdDisk:
     def close(self) -> None:
         """Close the file without a flush."""
         self._file.close()
-
-
-def probe(start: bytes) -> bool:
-    """Whether a file that begins with `start` is a VHD, dynamic or differencing."""
-    return start.startswith(COOKIE)
 
 
 def _header(file: HostFile, footer: Footer) -> DynamicHeader:

@@ -97,7 +97,7 @@ class VhdxDisk:
         """
         file = HostFile.open(path, writable)
         try:
-            if not probe(file.read(0, SECTOR)):
+            if not file.read(0, SECTOR).startswith(SIGNATURE):
                 raise DiskFormatError(path, 0, "there is no VHDX signature")
             _, header = _read_header(file)
             replay = Replay.of(file, header) if header.log_guid != NULL else None
@@ -390,11 +390,6 @@ class VhdxDisk:
     def close(self) -> None:
         """Close the file without a flush."""
         self._file.close()
-
-
-def probe(start: bytes) -> bool:
-    """Whether a file that begins with `start` is a VHDX."""
-    return start.startswith(SIGNATURE)
 
 
 def _read_header(file: HostFile) -> tuple[int, Header]:

@@ -29,7 +29,6 @@ from vdbackup.disks.vmdk_sparse import (
 )
 from vdbackup.disks.vmdk_structs import (
     DESCRIPTOR_AT,
-    MAGIC,
     TABLE_ENTRIES,
     Descriptor,
     SparseExtentHeader,
@@ -264,11 +263,6 @@ class VmdkDisk:
     def close(self) -> None:
         """Close the file without a flush."""
         self._file.close()
-
-
-def probe(start: bytes) -> bool:
-    """Whether a file that begins with `start` is a VMDK: a sparse extent or a text descriptor."""
-    return start.startswith(MAGIC) or is_descriptor(start)
 
 
 def _new_cid() -> str:
