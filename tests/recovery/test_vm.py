@@ -212,7 +212,7 @@ def test_chain_that_qemu_does_not_read_is_given_to_it_as_bytes_to_be_read(mapped
     assert {node["drv"] for node in nodes} == {"qcow2", "vmdk", "file"}
     files = {Path(node["file"]).name: node["ro"] for node in nodes if node["drv"] == "file"}
     assert files.pop("session.qcow2") is False
-    assert files == {"map.bin": True, "map.vmdk": True, "layer0": True}
+    assert files == {"map.bin": True, "map.vmdk": True, "layer0": True, "layer1": True}
     pid = json.loads((session.folder / "session.json").read_text())["pid"]
     flags = [
         int((Path(f"/proc/{pid}/fdinfo") / link.name).read_text().split("flags:")[1].split()[0], 8)
