@@ -77,6 +77,7 @@ def point_json(backup_set: BackupSet, point: RecoveryPoint) -> dict[str, Any]:
         "stored_bytes": point.stored_bytes,
         **{name: {"at": c.at, "ok": c.ok} if c else None for name, c in checks.items()},
         "warnings": point.warnings,
+        "unreadable": point.unreadable,
     }
 
 
@@ -186,11 +187,12 @@ def merge(options: argparse.Namespace) -> int:
 
 def adopt(options: argparse.Namespace) -> int:
     """Take a chain that another program made into the repository."""
-    from vdbackup.backup import adopt
+    from vdbackup.backup import adopt, capture
     from vdbackup.repository.repository import Repository
     from vdbackup.sources.source import open_source
 
     with open_source(options.tip, options.parents_in) as source:
+        capture.check_apart(source, options.repository)
         repository = Repository.open_or_create(options.repository)
         plan = adopt.plan(repository, source, set_name=options.set, disk_format=options.format)
         if not _announce(plan, options):
