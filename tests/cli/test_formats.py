@@ -9,7 +9,11 @@ import pytest
 
 from tests.cli.conftest import Vdbackup
 from tests.oracles import qemu, readers
+from vdbackup.disks.disk import UNIT
+from vdbackup.disks.formats import create_disk
 from vdbackup.sources import demo_disk
+
+MIB = 1 << 20
 
 
 def test_a_set_in_any_format_from_its_first_backup_to_its_last_merge(
@@ -115,3 +119,23 @@ def test_a_disk_that_a_format_cannot_hold_is_refused_with_those_that_can(
 def test_the_help_names_every_format(vdbackup: Vdbackup, disk_format: str):
     for command in ("backup", "export", "convert", "adopt"):
         assert disk_format in vdbackup(command, "--help").out
+
+
+def test_a_disk_with_sectors_of_4096_bytes_is_kept_in_a_format_that_has_them(
+    vdbackup: Vdbackup, repository: Path, tmp_path: Path
+):
+    disk, raw = tmp_path / "large-sectors.vhdx", tmp_path / "wanted.raw"
+    raw.write_bytes(b"\1" * UNIT + bytes(MIB - UNIT))
+    made = create_disk(disk, "vhdx", MIB, sector_size=4096)
+    made.write(0, memoryview(b"\1" * UNIT))
+    made.flush()
+    made.close()
+    for disk_format in ("vmdk", "vhd"):
+        refused = vdbackup("backup", disk, "-r", repository, "--format", disk_format)
+        assert refused.status == 1
+        assert "Choose vhdx or qcow2." in refused.err
+    said = vdbackup("backup", disk, "-r", repository, "--json")
+    assert said.status == 0
+    assert "kept in VHDX: the source has sectors too large for VMDK" in said.json["notes"][0]
+    assert vdbackup("info", repository / said.json["disk"], "--json").json["sector_size"] == 4096
+    readers.assert_holds(repository / said.json["overlay"], raw, "vhdx")
