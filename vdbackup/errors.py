@@ -7,6 +7,7 @@
     │   ├── DiskFormatError       its structures are broken; names the file and the offset
     │   └── ParentError           its parent is missing, is another disk, or lies where it must not
     ├── SourceError               what is to be backed up cannot be read
+    │   └── Unreadable            one stretch of it gives an error; others may be readable
     ├── RepositoryError           the folder that holds the backups
     │   ├── RepositoryLocked      somebody else is writing; names who
     │   ├── PointNotFound         no such recovery point, or more than one
@@ -107,6 +108,10 @@ class ParentError(DiskError):
 
 class SourceError(VdbackupError):
     """What is to be backed up cannot be read."""
+
+
+class Unreadable(SourceError):
+    """A stretch of the source gives a read error: smaller pieces of it may be readable."""
 
 
 class RepositoryError(VdbackupError):

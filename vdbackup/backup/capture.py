@@ -20,9 +20,17 @@ from vdbackup.errors import BackupError, UsageError, VdbackupError, from_os
 from vdbackup.jobs import CancelToken, Plan, Report
 from vdbackup.repository.digests import BLOCK, DigestFold, differ, digest_blocks, is_zero
 from vdbackup.repository.draft import Draft
-from vdbackup.repository.model import PointType, Policy, RecoveryPoint, SetSettings, SourceIdentity
+from vdbackup.repository.model import (
+    PointType,
+    Policy,
+    RecoveryPoint,
+    SetSettings,
+    SourceIdentity,
+    unreadable_warning,
+)
 from vdbackup.repository.repository import BackupSet, Repository, check_set_name, free_set_name
 from vdbackup.sources.devices import lies_on
+from vdbackup.sources.salvage import Salvage
 from vdbackup.sources.source import Source
 
 AUTO = "auto"
@@ -174,6 +182,7 @@ def run(plan: CapturePlan, report: Report, cancel: CancelToken) -> CaptureResult
         choice = _choose(backup_set, source, plan.kind.value)
         if choice.kind != plan.kind:  # the repository changed since the plan was shown
             raise BackupError(f"{plan.set_name} has changed meanwhile.", "Start the backup again.")
+        source.check_present()
         warnings = source.trouble()
         if plan.note and plan.asked not in (AUTO, plan.kind.value):
             warnings += (plan.note,)
@@ -200,13 +209,17 @@ def _captured(
     cancel: CancelToken,
 ) -> RecoveryPoint:
     draft = Draft(backup_set, choice.kind, choice.parent, source.size, source.sector_size)
+    salvage = Salvage(source, cancel)
     try:
         with state_of(backup_set, choice.parent, source.size) as state:
             ranges = _to_read(source, state)
-            keep_changes(draft, state, ranges, source.readinto, "Capture", report, cancel)
+            keep_changes(draft, state, ranges, salvage.readinto, "Capture", report, cancel)
         cancel.check()
+        unreadable = salvage.unreadable()
         warnings += tuple(w for w in source.trouble() if w not in warnings)
-        return draft.publish(warnings)
+        if unreadable:
+            warnings += (unreadable_warning(unreadable),)
+        return draft.publish(warnings, unreadable=unreadable)
     except BaseException:
         draft.discard()
         raise

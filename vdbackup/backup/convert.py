@@ -113,7 +113,7 @@ def _converted(
             phase = f"Convert point {point.sequence}"
             keep_changes(draft, state, own.held(), chain.readinto, phase, report, cancel)
         created = datetime.fromisoformat(point.created)
-        converted = draft.publish(point.warnings, created)
+        converted = draft.publish(point.warnings, created, point.unreadable)
     except BaseException:
         draft.discard()
         raise

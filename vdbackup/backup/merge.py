@@ -43,7 +43,7 @@ from vdbackup.repository.draft import make_overlay, point_stem, set_moment, swee
 from vdbackup.repository.files import PARTIAL, remove, sync_folder
 from vdbackup.repository.journal import Journal
 from vdbackup.repository.lock import used_by_vm
-from vdbackup.repository.model import RecoveryPoint
+from vdbackup.repository.model import RecoveryPoint, unreadable_warning
 from vdbackup.repository.repository import LAYER_MODE, BackupSet, Repository, point_files
 
 WRITABLE_MODE = 0o600
@@ -294,8 +294,14 @@ def _result(backup_set: BackupSet, journal: Journal) -> RecoveryPoint:
         verified=None,
         boot_tested=None,
         merged=(*parent.merged, parent.id, *child.merged),
-        warnings=tuple(dict.fromkeys((*parent.warnings, *child.warnings))),
+        warnings=tuple(dict.fromkeys((*_lasting_warnings(parent), *child.warnings))),
     )
+
+
+def _lasting_warnings(parent: RecoveryPoint) -> tuple[str, ...]:
+    """Those that hold for its child, too: what the source did not give, the child read again."""
+    again = unreadable_warning(parent.unreadable)
+    return tuple(each for each in parent.warnings if each != again)
 
 
 def _with_merged_digests(folder: Path, journal: Journal, result: RecoveryPoint) -> RecoveryPoint:

@@ -44,6 +44,8 @@ from vdbackup.repository.repository import (
 
 _LAYER = re.compile(rf"^(\d{{4,}})-({'|'.join(PointType)})\.({'|'.join(FORMATS)})$")
 
+_REBUILT = "Its manifest was rebuilt from the disk."
+
 
 @dataclass(frozen=True)
 class _Layer:
@@ -151,16 +153,17 @@ def _repair_point(
 
 
 def _manifest(folder: Path, layer: _Layer, layers: list[_Layer]) -> RecoveryPoint:
-    """The point as the layer itself describes it."""
+    """The point as the layer itself describes it, with what only its manifest can know."""
+    said = _json_or_empty(layer.path.with_suffix(".json"))
     parent = layer.info.parent
     parents = [each for each in layers if parent and parent.proves and parent.means(each.info)]
     stat = layer.path.stat()
-    return RecoveryPoint(
+    point = RecoveryPoint(
         id=layer.info.disk_id or "",
         sequence=layer.sequence,
         created=datetime.fromtimestamp(stat.st_mtime, UTC).isoformat(timespec="milliseconds"),
         type=layer.kind,
-        parent=_parent_id(parent, parents, _json_or_empty(layer.path.with_suffix(".json"))),
+        parent=_parent_id(parent, parents, said),
         disk=layer.path.name,
         overlay=f"{layer.sequence:04d}-overlay.{layer.format}",
         digests=f"{layer.path.stem}.digests",
@@ -168,8 +171,18 @@ def _manifest(folder: Path, layer: _Layer, layers: list[_Layer]) -> RecoveryPoin
         virtual_size=layer.info.virtual_size,
         sector_size=layer.info.sector_size,
         stored_bytes=0,  # its digests tell
-        warnings=("Its manifest was rebuilt from the disk.",),
     )
+    for name in ("merged", "warnings", "unreadable"):
+        point = _with_what_is_said(point, said, name)
+    return replace(point, warnings=tuple(dict.fromkeys((*point.warnings, _REBUILT))))
+
+
+def _with_what_is_said(point: RecoveryPoint, said: dict[str, object], name: str) -> RecoveryPoint:
+    """The point with one attribute from its old manifest, where that makes sense."""
+    try:
+        return RecoveryPoint.from_json(point.to_json() | {name: said.get(name, ())})
+    except RepositoryError:
+        return point
 
 
 def _parent_id(

@@ -66,7 +66,12 @@ class Draft:
     def _partial(self, name: str) -> Path:
         return self._set.folder / (name + PARTIAL)
 
-    def publish(self, warnings: tuple[str, ...], created: datetime | None = None) -> RecoveryPoint:
+    def publish(
+        self,
+        warnings: tuple[str, ...],
+        created: datetime | None = None,
+        unreadable: tuple[tuple[int, int], ...] = (),
+    ) -> RecoveryPoint:
         """Make the point exist, as of `created` or of now.
 
         The order of writes:
@@ -95,6 +100,7 @@ class Draft:
             disk_size=layer.stat().st_size,
             stored_bytes=self.digests.held_bytes,
             warnings=warnings,
+            unreadable=unreadable,
         )
         set_moment(layer, point)
         for name in (point.disk, point.digests, point.overlay):  # without the first, no other

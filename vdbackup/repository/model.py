@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import enum
 import re
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from typing import Any
 
 from vdbackup.errors import RepositoryError, UsageError
+from vdbackup.jobs import readable_size
+
+_PLACES_NAMED = 5
 
 
 class PointType(enum.StrEnum):
@@ -52,6 +56,7 @@ class RecoveryPoint:
         verified, boot_tested: the last such check, None if never.
         merged: ids of the points that were rolled together with this one and are gone.
         warnings: what was not as it should have been during capture, a sentence each.
+        unreadable: what the source did not give, and reads as zeros: (offset, length) in bytes.
     """
 
     id: str
@@ -70,6 +75,7 @@ class RecoveryPoint:
     boot_tested: Check | None = None
     merged: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
+    unreadable: tuple[tuple[int, int], ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """The manifest's JSON object."""
@@ -101,6 +107,9 @@ class RecoveryPoint:
                 boot_tested=_check(data.get("boot_tested")),
                 merged=tuple(_text(each) for each in data.get("merged", ())),
                 warnings=tuple(_text(each) for each in data.get("warnings", ())),
+                unreadable=tuple(
+                    _range(each, data["virtual_size"]) for each in data.get("unreadable", ())
+                ),
             )
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise RepositoryError(
@@ -118,6 +127,24 @@ def _number(value: Any) -> int:
     if type(value) is not int or not 0 <= value < 2**63:
         raise TypeError(f"{value!r} is no number that can stand here")
     return value
+
+
+def _range(value: Any, size: int) -> tuple[int, int]:
+    offset, length = value
+    if _number(offset) + _number(length) > size:
+        raise ValueError(f"{value!r} lies beyond the end of the disk")
+    return offset, length
+
+
+def unreadable_warning(ranges: Sequence[tuple[int, int]]) -> str:
+    """The sentence for `RecoveryPoint.warnings` that says what the source did not give."""
+    sum_of_all = readable_size(sum(length for _, length in ranges))
+    places = ", ".join(str(offset) for offset, _ in ranges[:_PLACES_NAMED])
+    more = f" and {len(ranges) - _PLACES_NAMED} more places" if len(ranges) > _PLACES_NAMED else ""
+    return (
+        f"{sum_of_all} of the source could not be read and are zeros in this point: at "
+        f"byte{'s' if len(ranges) > 1 else ''} {places}{more}."
+    )
 
 
 def _moment(value: Any) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import grp
 import os
@@ -17,13 +18,15 @@ from vdbackup.disks.chain import Chain
 from vdbackup.disks.disk import SECTOR
 from vdbackup.disks.extents import Ranges
 from vdbackup.disks.formats import probe
-from vdbackup.errors import DiskFormatError, SourceError
+from vdbackup.errors import DiskFormatError, SourceError, Unreadable
 from vdbackup.sources.devices import device_id, mounts_of
 
 _BLKSSZGET = 0x1268
 """ioctl: logical sector size of a block device (linux/fs.h)."""
 _RAW_SUFFIXES = {".img", ".raw", ".dd", ".bin", ".iso"}
 """Named so, a file is raw whatever its first bytes say: those are the guest's to choose."""
+_UNREADABLE = {errno.EIO, errno.ENODATA, errno.EREMOTEIO, errno.EILSEQ}
+"""What Linux says of a medium that cannot be read in one place (block/blk-core.c, blk_errors)."""
 
 
 class Source:
@@ -48,6 +51,7 @@ class Source:
         self.mounted = mounts_of(path)
         self.chain = chain
         self._modified = path.stat().st_mtime_ns
+        self._lengths = {file: _length(file) for file in self.files}
 
     @property
     def files(self) -> tuple[Path, ...]:
@@ -59,21 +63,37 @@ class Source:
         return self.chain.map.data_ranges()
 
     def readinto(self, offset: int, view: memoryview) -> None:
-        """Fill `view` with the source's bytes from `offset` on; raises SourceError."""
+        """Fill `view` with the source's bytes from `offset` on.
+
+        Raises:
+            Unreadable: the medium gives a read error somewhere in there. SourceError: all else.
+        """
         try:
             self.chain.readinto(offset, view)
         except DiskFormatError as error:
             if self.chain.layers[-1].info.format != "raw":
                 raise SourceError(error.title, "Restore the file from a copy.") from error
-            raise SourceError(
-                f"{self.path} became shorter while it was read, at byte {offset}.",
-                "Back it up while nothing resizes it.",
-            ) from error
+            self.check_present()
+            raise _shorter(self.path) from error
         except OSError as error:
-            raise SourceError(
+            kind = Unreadable if error.errno in _UNREADABLE else SourceError
+            raise kind(
                 f"{self.path} cannot be read at byte {offset}: {error.strerror}.",
                 "Check the disk (its kernel log, its SMART values).",
             ) from error
+
+    def check_present(self) -> None:
+        """Raise SourceError unless all of the source is still there, as long as it was."""
+        for file, length in self._lengths.items():
+            try:
+                now = _length(file)
+            except OSError as error:
+                raise SourceError(
+                    f"{file} disappeared while it was read: {error.strerror}.",
+                    "Connect it again, then start the backup again.",
+                ) from error
+            if now < length:
+                raise _shorter(file)
 
     def trouble(self) -> tuple[str, ...]:
         """What the user must know of the copy that was just read, a sentence each."""
@@ -156,6 +176,19 @@ def _open_device(path: Path) -> Source:
     except BaseException:
         chain.close()
         raise
+
+
+def _length(path: Path) -> int:
+    """Of an image or a device, in bytes; a device that was unplugged has none, or none left."""
+    with open(path, "rb") as file:
+        return file.seek(0, os.SEEK_END)
+
+
+def _shorter(path: Path) -> SourceError:
+    return SourceError(
+        f"{path} became shorter while it was read.",
+        "Check that it is connected, and back it up while nothing resizes it.",
+    )
 
 
 def _check_size(path: Path, size: int) -> None:
