@@ -103,6 +103,56 @@ if ROOT:
             chain.readinto(0, memoryview(data))
         assert bytes(data) == image.read_bytes()
 
+    def test_an_image_on_a_disk_that_the_kernel_cannot_read_whole_is_saved_as_far_as_it_goes(
+        stack, image, tmp_path
+    ):
+        """The file system's own device ends too early: the kernel answers with real errors."""
+        device = stack.enter_context(loop(image))
+        run("mkfs.ext2", "-q", "-F", "-b", "4096", device)
+        folder = stack.enter_context(mounted(device, tmp_path / "mount"))
+        contents = random.Random(3).randbytes(4 * MIB)
+        disk = folder / "disk.img"
+        disk.write_bytes(contents)
+        os.sync()
+        with disk.open("rb") as file:
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        pages = [contents[at : at + 4096] for at in range(0, len(contents), 4096)]
+        stored = image.read_bytes()
+        places = [stored.index(page) for page in pages]
+        end = sorted(places)[len(places) * 3 // 4]
+        os.truncate(image, end)
+        run("losetup", "--set-capacity", device)
+        repository = Repository.create(tmp_path / "repository")
+        with open_source(disk) as source:
+            point = capture.run(capture.plan(repository, source), silent, CancelToken()).point
+        lost = [
+            at for at, place in zip(range(0, 4 * MIB, 4096), places, strict=True) if place >= end
+        ]
+        assert [
+            at for offset, length in point.unreadable for at in range(offset, offset + length, 4096)
+        ] == lost
+        assert any("1 MiB of the source could not be read" in each for each in point.warnings)
+        data = bytearray(4 * MIB)
+        with repository.set().open_chain(point) as chain:
+            chain.readinto(0, memoryview(data))
+        assert bytes(data) == b"".join(
+            bytes(4096) if place >= end else page for page, place in zip(pages, places, strict=True)
+        )
+
+    def test_a_device_that_shrinks_while_it_is_read_is_no_backup(stack, image, tmp_path):
+        device = stack.enter_context(loop(image))
+        repository = Repository.create(tmp_path / "repository")
+
+        def shrink(_: object) -> None:
+            os.truncate(image, 6 * MIB)
+            run("losetup", "--set-capacity", device)
+
+        with open_source(device) as source:
+            plan = capture.plan(repository, source, set_name="disk")
+            with pytest.raises(SourceError, match="became shorter"):
+                capture.run(plan, shrink, CancelToken())
+        assert repository.set("disk").points == ()
+
     def test_a_device_without_any_identity_is_known_by_its_path(stack, image):
         device = stack.enter_context(loop(image))
         assert device_id(device) == f"device:{device}"
