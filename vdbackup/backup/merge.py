@@ -39,12 +39,12 @@ from vdbackup.errors import (
 )
 from vdbackup.jobs import CancelToken, Plan, Report, readable_size
 from vdbackup.repository.digests import BLOCK, DigestFold, DigestWriter, is_zero
-from vdbackup.repository.draft import make_overlay, point_stem, set_moment, sweep
+from vdbackup.repository.draft import make_overlay, point_stem, seal, sweep
 from vdbackup.repository.files import PARTIAL, remove, sync_folder
 from vdbackup.repository.journal import Journal
 from vdbackup.repository.lock import used_by_vm
 from vdbackup.repository.model import RecoveryPoint, unreadable_warning
-from vdbackup.repository.repository import LAYER_MODE, BackupSet, Repository, point_files
+from vdbackup.repository.repository import BackupSet, Repository, point_files
 
 WRITABLE_MODE = 0o600
 RESERVE = 16 << 20
@@ -347,8 +347,7 @@ def _take_over(backup_set: BackupSet, journal: Journal, result: RecoveryPoint) -
         layer.adopt(identity.disk_id or "", identity.content_id)
     finally:
         layer.close()
-    set_moment(path, result)
-    path.chmod(LAYER_MODE)
+    seal(path, result)
     os.rename(path, backup_set.disk_path(result))
     sync_folder(backup_set.folder)
 
@@ -363,8 +362,7 @@ def _relink(backup_set: BackupSet, journal: Journal, result: RecoveryPoint) -> N
         path = backup_set.disk_path(point)
         path.chmod(WRITABLE_MODE)
         _relink_file(path, disk_format, reference)
-        set_moment(path, point)
-        path.chmod(LAYER_MODE)
+        seal(path, point)
     overlay = backup_set.overlay_path(result)
     if overlay.exists():
         _relink_file(overlay, disk_format, reference)

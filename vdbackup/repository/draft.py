@@ -11,7 +11,7 @@ from pathlib import Path
 from vdbackup.disks.disk import ParentRef, VirtualDisk
 from vdbackup.disks.formats import create_disk, open_disk
 from vdbackup.repository.digests import DigestWriter
-from vdbackup.repository.files import PARTIAL, remove, sync_folder, write_json
+from vdbackup.repository.files import PARTIAL, remove, sync_file, sync_folder, write_json
 from vdbackup.repository.model import PointType, RecoveryPoint
 from vdbackup.repository.repository import LAYER_MODE, BackupSet, manifest_path
 
@@ -75,7 +75,7 @@ class Draft:
         """Make the point exist, as of `created` or of now.
 
         The order of writes:
-        1. layer and digests complete and durable, the empty overlay beside them;
+        1. layer and digests complete and durable, the empty overlay beside them, the layer sealed;
         2. all three renamed to their names, the folder durable: whole files that no manifest names;
         3. the manifest, by rename: from here on the point exists.
         A crash before 3 leaves the set as it was; between 2 and 3 `repair` can make the manifest.
@@ -92,7 +92,6 @@ class Draft:
         )
         created = created or datetime.now(UTC)
         layer = self._partial(self._point.disk)
-        layer.chmod(LAYER_MODE)
         point = replace(
             self._point,
             id=info.disk_id or "",
@@ -102,7 +101,7 @@ class Draft:
             warnings=warnings,
             unreadable=unreadable,
         )
-        set_moment(layer, point)
+        seal(layer, point)
         for name in (point.disk, point.digests, point.overlay):  # without the first, no other
             os.rename(self._partial(name), self._set.folder / name)
         sync_folder(self._set.folder)
@@ -132,10 +131,15 @@ def make_overlay(path: Path, disk_format: str, point: RecoveryPoint, parent: Par
         overlay.close()
 
 
-def set_moment(path: Path, point: RecoveryPoint) -> None:
-    """Let a layer's modification time be the point's moment: a lost manifest is rebuilt from it."""
+def seal(path: Path, point: RecoveryPoint) -> None:
+    """Let nobody write to a layer any more; durable, for no later fsync is of this file.
+
+    Its modification time becomes the point's moment: a lost manifest is rebuilt from it.
+    """
     moment = datetime.fromisoformat(point.created).timestamp()
     os.utime(path, (moment, moment))
+    path.chmod(LAYER_MODE)
+    sync_file(path)
 
 
 def point_stem(sequence: int, kind: PointType) -> str:

@@ -15,7 +15,16 @@ PARTIAL = ".partial"
 
 def sync_folder(folder: Path) -> None:
     """Make renames, links and deletions in a folder durable (fsync(2): the file's own does not)."""
-    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    _sync(folder, os.O_DIRECTORY)
+
+
+def sync_file(path: Path) -> None:
+    """Make durable what was written to a file, its mode and its times."""
+    _sync(path)
+
+
+def _sync(path: Path, flags: int = 0) -> None:
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | flags)
     try:
         os.fsync(fd)
     finally:
