@@ -7,8 +7,9 @@ The order of writes is what makes it survivable; `journal.json` says how far it 
 3. The child's blocks go into the parent's file, whose identity does not change: the child, and what
    hangs on it, read right all along, for what is torn in the parent the child holds itself.
 4. The parent's file is made durable, then its copied blocks are read back and checked.
-5. The digests of both become one file, durable. The journal says "relink" and holds the result.
-6. The digests take the result's name. The parent's file takes the child's identity and the
+5. The digests of both become one file, durable with its name; then the journal says "relink" and
+   holds the result.
+6. The digests take the result's name, durable. The parent's file takes the child's identity and the
    result's name; the children of the child and its overlay are linked to it; the result's manifest
    is written. All of it can be done twice.
 7. The folder is made durable; the child's layer and the parent's overlay are deleted, then the
@@ -316,6 +317,7 @@ def _with_merged_digests(folder: Path, journal: Journal, result: RecoveryPoint) 
         writer.finish()
     finally:
         writer.close()
+    sync_folder(folder)  # before a journal relies on it
     return replace(result, stored_bytes=writer.held_bytes)
 
 
@@ -327,6 +329,7 @@ def _publish_digests(folder: Path, result: RecoveryPoint) -> None:
     partial = folder / (result.digests + PARTIAL)
     if partial.exists():
         os.rename(partial, folder / result.digests)
+        sync_folder(folder)
 
 
 def _take_over(backup_set: BackupSet, journal: Journal, result: RecoveryPoint) -> None:
