@@ -96,12 +96,13 @@ def _only_child(backup_set: BackupSet, point: RecoveryPoint) -> RecoveryPoint | 
 def _remove(backup_set: BackupSet, point: RecoveryPoint) -> None:
     """Remove a point's files; nothing here needs room on a full disk.
 
-    The manifest goes first: from then on the point does not exist. The other files are renamed
+    The manifest goes first, durably: from then on the point does not exist. The other files are renamed
     before they go, so that what a crash leaves is swept away; the layer last, for as long as it
     bears its name `repair` makes the rest anew.
     """
     manifest, *others = point_files(backup_set.folder, point)
     remove(manifest)
+    sync_folder(backup_set.folder)
     for path in reversed(others):
         if path.exists():
             os.rename(path, path.with_name(path.name + PARTIAL))
