@@ -55,6 +55,13 @@ def assert_as_before(lab: Lab) -> None:
     assert all(v.ok for v in verify.run(verify.plan(lab.repository, "disk"), silent, CancelToken()))
 
 
+def test_a_set_that_was_in_the_making_is_passed_over(lab):
+    shutil.copytree(lab.set_folder, lab.repository.path / "new.partial")
+    before = lab.files
+    assert repaired(lab) == []
+    assert lab.files == before
+
+
 def test_where_nothing_is_wrong_nothing_is_done(lab):
     before = lab.files
     assert repaired(lab) == []

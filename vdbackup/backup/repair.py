@@ -67,7 +67,8 @@ def run(path: Path, report: Report, cancel: CancelToken) -> list[str]:
     repository = _opened(path, done)
     with repository.lock("repairing"):
         for folder in sorted(entry for entry in path.iterdir() if entry.is_dir()):
-            _repair_set(repository, folder, done, report, cancel)
+            if folder.suffix != PARTIAL:  # a set in the making is nobody's backup
+                _repair_set(repository, folder, done, report, cancel)
     return done
 
 
