@@ -22,7 +22,6 @@ from vdbackup.disks.host_file import HostFile
 from vdbackup.disks.vmdk_foreign import ForeignVmdk, with_found_parent
 from vdbackup.disks.vmdk_sparse import (
     TABLE_BYTES,
-    Entries,
     GrainTables,
     read_descriptor,
     read_header,
@@ -57,7 +56,6 @@ class VmdkDisk:
         self._tables = GrainTables(file, header)
         self._grain = header.grain_size * SECTOR
         self._lock = threading.Lock()
-        self._writing = False
         self._entries = np.empty(0, np.uint32)  # uint32[tables * 512], while writing
         self._touched = np.zeros(header.tables, np.bool_)  # tables changed since the last flush
         self._end = 0  # where the next grain goes, in bytes
@@ -137,7 +135,7 @@ class VmdkDisk:
     def _write_empty(self, start: bytes) -> None:
         header = self._header
         self._end = header.overhead * SECTOR
-        self._writing, self._entries = True, np.zeros(header.tables * TABLE_ENTRIES, np.uint32)
+        self._entries = np.zeros(header.tables * TABLE_ENTRIES, np.uint32)
         self._file.grow(self._end)  # the tables stay holes until they name a grain
         self._file.write(0, memoryview(start))
         for directory in (header.redundant_directory, header.directory):
@@ -161,13 +159,7 @@ class VmdkDisk:
         """The disk's own grains; raises DiskFormatError where a table names what is not there."""
         # without a parent there is nothing to fall through to: what is not here reads as zeros
         fill = ZERO if self.info.parent is None else UNALLOCATED
-        return self._tables.block_map(self._stored_entries(), fill)
-
-    def _stored_entries(self) -> Entries:
-        if not self._writing:
-            return self._tables.entries()
-        grains = np.flatnonzero(self._entries)
-        return grains, self._entries[grains]
+        return self._tables.block_map(self._tables.entries(), fill)
 
     def read_host(self, host: int, view: memoryview) -> None:
         """Fill `view` from byte `host` of the file on."""
@@ -189,7 +181,7 @@ class VmdkDisk:
         if (np.diff(places) < header.grain_size).any() or (places < header.overhead).any():
             problem = "two grains share a place, or one lies in the tables"
             raise DiskFormatError(self.path, header.directory * SECTOR, problem)
-        self._writing, self._entries = True, np.zeros(header.tables * TABLE_ENTRIES, np.uint32)
+        self._entries = np.zeros(header.tables * TABLE_ENTRIES, np.uint32)
         self._entries[grains] = entries
         self._end = -(-self._file.size // self._grain) * self._grain
 
