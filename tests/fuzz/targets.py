@@ -39,10 +39,10 @@ def _no_checksums(_: bytearray) -> None:
 
 def _seal_vhd(data: bytearray) -> None:
     """Footers and dynamic headers (VHD specification: the complement of the sum of all bytes)."""
-    places = [at for at in range(0, len(data) - 511, 512) if data[at : at + 8] == b"conectix"]
-    for at in places:
-        _put_sum(data, at, 512, 64)
-    for at in range(0, min(len(data), 1 << 16) - 1023, 512):
+    for at in (0, len(data) // 512 * 512 - 512):
+        if data[at : at + 8] == b"conectix":
+            _put_sum(data, at, 512, 64)
+    for at in range(0, min(len(data), 1 << 14) - 1023, 512):
         if data[at : at + 8] == b"cxsparse":
             _put_sum(data, at, 1024, 36)
 
