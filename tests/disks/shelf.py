@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from contextlib import closing
 from pathlib import Path
 
 from vdbackup.disks.chain import Chain
@@ -29,12 +30,22 @@ def contents(path: Path, disk_format: str = "vmdk") -> bytes:
         return bytes(data)
 
 
+def opened(path: Path, disk_format: str, writable: bool = False) -> closing[VirtualDisk]:
+    """The disk in this one file, for a `with` at whose end it is closed and not flushed."""
+    return closing(open_disk(path, disk_format, writable))
+
+
 def reference(path: Path, disk_format: str = "vmdk") -> ParentRef:
     """How a child names the disk."""
-    disk = open_disk(path, disk_format)
-    info = disk.info
-    disk.close()
-    return ParentRef(info.disk_id, info.content_id, path.name)
+    with opened(path, disk_format) as disk:
+        return ParentRef(disk.info.disk_id, disk.info.content_id, path.name)
+
+
+def change(path: Path, disk_format: str, *writes: Write) -> None:
+    """Open the disk, do the writes, and flush."""
+    with opened(path, disk_format, writable=True) as disk:
+        put(disk, *writes)
+        disk.flush()
 
 
 def put(disk: VirtualDisk, *writes: Write) -> None:
@@ -61,10 +72,18 @@ class Shelf:
         self.raw = bytearray(size)
         self.names: list[str] = []
 
+    @property
+    def top(self) -> Path:
+        """The newest layer."""
+        return self.folder / self.names[-1]
+
+    def layer(self, *writes: Write) -> Path:
+        """A new layer on top, whose name says how many are below it, with these writes in it."""
+        return self.add(f"{len(self.names)}.{self.format}", *writes)
+
     def add(self, name: str, *writes: Write) -> Path:
-        """A new layer on top, with these writes in it."""
-        top = self.folder / self.names[-1] if self.names else None
-        parent = reference(top, self.format) if top else None
+        """The same under another name."""
+        parent = reference(self.top, self.format) if self.names else None
         disk = create_disk(self.folder / name, self.format, self.size, parent)
         put(disk, *writes)
         disk.flush()
@@ -72,6 +91,11 @@ class Shelf:
         self.names.append(name)
         self.note(*writes)
         return self.folder / name
+
+    def write(self, *writes: Write) -> None:
+        """Open the newest layer again, and do these writes to it, too."""
+        change(self.top, self.format, *writes)
+        self.note(*writes)
 
     def note(self, *writes: Write) -> None:
         """The same writes to the raw bytes."""
