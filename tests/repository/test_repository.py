@@ -53,6 +53,12 @@ def refused(call, kind: type[VdbackupError] = RepositoryError) -> VdbackupError:
 # --------------------------------------------------------------------------- the folder
 
 
+def test_a_repository_that_was_only_begun_is_begun_again(tmp_path):
+    (tmp_path / "vdbackup.json.partial").write_text('{"layout"')
+    Repository.create(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["vdbackup.json"]
+
+
 def test_a_new_repository_is_found_again(tmp_path):
     created = Repository.create(tmp_path / "a" / "b" / "repository")
     assert Repository.open(created.path).id == created.id

@@ -24,8 +24,9 @@ SETTINGS = "set.json"
 LAYER_MODE = 0o444
 _LONGEST_NAME = 240
 """Bytes of a folder's name; file systems take 255, and a number may be put behind it."""
-_NOT_OURS = (LOCK_NAME, "lost+found")
-"""What an empty folder may hold: the second is there in every new file system."""
+_NOT_OURS = (LOCK_NAME, "lost+found", MARKER + PARTIAL)
+"""What an empty folder may hold: the second is there in every new file system, the third where
+making a repository was interrupted."""
 _SHORTEST_ID = 4
 _SHORTEST_NUMERIC_ID = 8
 """How many characters of an id are enough to mean it; digits alone may be a sequence number."""
@@ -166,7 +167,10 @@ class Repository:
                 f"{path} is not empty and is not a repository.",
                 "Choose an empty or a new folder for the backups.",
             )
+        made = [folder for folder in (path, *path.parents) if not folder.exists()]
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for folder in made:
+            sync_folder(folder.parent)
         repository = cls(path, str(uuid.uuid4()))
         write_json(path / MARKER, {"layout": LAYOUT, "id": repository.id})
         return repository
