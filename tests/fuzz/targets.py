@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import struct
 import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import google_crc32c
-
+from tests.disks.seals import Seal, no_checksums, seal_vhd, seal_vhdx
 from tests.disks.shelf import GRAIN, Shelf, noise
 from tests.oracles import qemu
 
 SIZE = 3 * (1 << 20) + 512
-
-Seal = Callable[[bytearray], None]
 
 
 @dataclass(frozen=True)
@@ -33,34 +29,6 @@ class Target:
     seal: Seal
 
 
-def _no_checksums(_: bytearray) -> None:
-    """The format has none."""
-
-
-def _seal_vhd(data: bytearray) -> None:
-    """Footers and dynamic headers (VHD specification: the complement of the sum of all bytes)."""
-    for at in (0, len(data) // 512 * 512 - 512):
-        if data[at : at + 8] == b"conectix":
-            _put_sum(data, at, 512, 64)
-    for at in range(0, min(len(data), 1 << 14) - 1023, 512):
-        if data[at : at + 8] == b"cxsparse":
-            _put_sum(data, at, 1024, 36)
-
-
-def _put_sum(data: bytearray, at: int, length: int, field: int) -> None:
-    struct.pack_into(">I", data, at + field, 0)
-    struct.pack_into(">I", data, at + field, ~sum(data[at : at + length]) & 0xFFFFFFFF)
-
-
-def _seal_vhdx(data: bytearray) -> None:
-    """Headers and region tables ([MS-VHDX] 2.2.2, 2.2.3: CRC-32C with its own field as zero)."""
-    for at, length in ((64, 4), (128, 4), (192, 64), (256, 64)):
-        start, end = at << 10, (at + length) << 10
-        if len(data) >= end:
-            struct.pack_into("<I", data, start + 4, 0)
-            struct.pack_into("<I", data, start + 4, google_crc32c.value(bytes(data[start:end])))
-
-
 def _chain(folder: Path, disk_format: str, seal: Seal) -> Target:
     """A child of ours over a base of ours."""
     shelf = Shelf(folder, SIZE, disk_format)
@@ -75,7 +43,7 @@ def _converted(folder: Path, disk_format: str, *options: str) -> Target:
     raw.write_bytes(noise(5000, 1) + bytes(SIZE - 10000) + noise(5000, 2))
     convert = ["qemu-img", "convert", "-f", "raw", "-O", disk_format, *options, str(raw)]
     subprocess.run([*convert, str(folder / "disk")], check=True)
-    return Target(folder / "disk", disk_format, _no_checksums)
+    return Target(folder / "disk", disk_format, no_checksums)
 
 
 def _dirty_qcow2(folder: Path) -> Target:
@@ -86,16 +54,16 @@ def _dirty_qcow2(folder: Path) -> Target:
     subprocess.run([*create, "-F", "raw", "disk"], cwd=folder, check=True)
     qemu.io(folder / "disk", "write -P 7 100k 3k", "write -z 1M 64k", disk_format="qcow2")
     subprocess.run(["qemu-img", "snapshot", "-c", "s", str(folder / "disk")], check=True)
-    return Target(folder / "disk", "qcow2", _no_checksums)
+    return Target(folder / "disk", "qcow2", no_checksums)
 
 
 TARGETS: dict[str, Callable[[Path], Target]] = {
-    "vmdk": lambda folder: _chain(folder, "vmdk", _no_checksums),
+    "vmdk": lambda folder: _chain(folder, "vmdk", no_checksums),
     "vmdk-text": lambda folder: _converted(folder, "vmdk", "-o", "subformat=twoGbMaxExtentSparse"),
     "vmdk-stream": lambda folder: _converted(folder, "vmdk", "-o", "subformat=streamOptimized"),
-    "vhd": lambda folder: _chain(folder, "vhd", _seal_vhd),
-    "vhdx": lambda folder: _chain(folder, "vhdx", _seal_vhdx),
-    "qcow2": lambda folder: _chain(folder, "qcow2", _no_checksums),
+    "vhd": lambda folder: _chain(folder, "vhd", seal_vhd),
+    "vhdx": lambda folder: _chain(folder, "vhdx", seal_vhdx),
+    "qcow2": lambda folder: _chain(folder, "qcow2", no_checksums),
     "qcow2-compressed": lambda folder: _converted(folder, "qcow2", "-c"),
     "qcow2-extended": lambda folder: _converted(folder, "qcow2", "-o", "extended_l2=on"),
     "qcow2-foreign": _dirty_qcow2,
