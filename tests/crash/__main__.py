@@ -1,0 +1,65 @@
+"""The long form: `python -m tests.crash [--states N] [--format F] [--story S] [--from N]`.
+
+Tries N states (10,000 if nothing is said) of each format, spread over all stories, a fifth of those
+of merges while an interrupted one is being finished. Prints what was tried, a line a story, and
+every fault. Ends with 1 where there was one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from tests.crash.stories import STORIES, Figures, Story, Telling
+from vdbackup.disks.formats import FORMATS
+
+SAMPLED = 50
+"""Every how many states other readers are asked."""
+AGAIN = 10
+"""How many times the end of a merge is cut off again."""
+
+
+def told(story: Story, disk_format: str, count: int, folder: Path) -> tuple[Figures, list[str]]:
+    """That many states of a story: figures and faults."""
+    telling = Telling(story, folder / "told", disk_format)
+    merges = story.name.startswith("merge")
+    faults = telling.try_states(count * 4 // 5 if merges else count, sampled=SAMPLED)
+    seed = done = 0
+    while merges and done < AGAIN:
+        again = telling.again(folder / str(seed), seed)
+        seed += 1
+        if again is not None:
+            faults += again.try_states(count // 5 // AGAIN, sampled=SAMPLED)
+            telling.figures.add(again.figures)
+            done += 1
+    return telling.figures, faults
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, prog="python -m tests.crash")
+    parser.add_argument("--states", type=int, default=10_000, help="of each format")
+    parser.add_argument("--format", choices=FORMATS, action="append")
+    parser.add_argument("--story", choices=[story.name for story in STORIES], action="append")
+    arguments = parser.parse_args()
+    stories = [s for s in STORIES if not arguments.story or s.name in arguments.story]
+    wrong = 0
+    for disk_format in arguments.format or FORMATS:
+        whole, start = Figures(), time.monotonic()
+        for story in stories:
+            with tempfile.TemporaryDirectory() as folder:
+                count = -(-arguments.states // len(stories))
+                figures, faults = told(story, disk_format, count, Path(folder))
+            print(f"{disk_format}, {story.name}: {figures}, {len(faults)} faults", flush=True)
+            for fault in faults:
+                print("   ", fault, flush=True)
+            wrong += len(faults)
+            whole.add(figures)
+        print(f"{disk_format}: {whole}, {time.monotonic() - start:.0f} s", flush=True)
+    return 1 if wrong else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
