@@ -63,6 +63,11 @@ def from_os(error: OSError) -> VdbackupError:
             f"The storage does not answer as it should{where}: {error.strerror}.",
             "Check its connection and the kernel's log, then try again.",
         )
+    if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ENOTCONN):
+        return RepositoryError(
+            f"Something that is needed is not there any more{where}: {error.strerror}.",
+            "Check that the storage is connected and the folder where it was, then try again.",
+        )
     return VdbackupError(f"{error.strerror or error}{where}.", "The log says more.")
 
 

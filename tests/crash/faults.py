@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 
 import pytest
@@ -14,6 +14,8 @@ CHANGES = (
     "chmod", "fsync", "ftruncate", "mkdir", "pwrite", "pwritev", "rename", "unlink", "utime",
 )  # fmt: skip
 """Every call into the system with which the engine changes what is stored, or makes it durable."""
+ALL = (*CHANGES, "open", "rmdir")
+"""With those that only make, open or remove; of "open" those that are for writing."""
 
 
 class PowerCut(BaseException):
@@ -59,25 +61,28 @@ def power_cut(at: int) -> Iterator[Faults]:
 
 
 @contextmanager
-def storage_error(at: int, number: int = errno.ENOSPC) -> Iterator[Faults]:
-    """Change number `at` fails, and no other."""
+def storage_error(
+    at: int | None, number: int = errno.ENOSPC, calls: Sequence[str] = CHANGES
+) -> Iterator[Faults]:
+    """Change number `at` fails, and no other; None at all for None."""
     error = OSError(number, os.strerror(number))
-    with _patched(Faults(at, error, for_good=False)) as faults:
+    with _patched(Faults(at, error, for_good=False), calls) as faults:
         yield faults
 
 
 @contextmanager
-def _patched(faults: Faults) -> Iterator[Faults]:
+def _patched(faults: Faults, calls: Sequence[str] = CHANGES) -> Iterator[Faults]:
     def replacement(name: str) -> object:
         original = getattr(os, name)
 
         def call(*arguments: object, **named: object) -> object:
-            faults.look(name)
+            if name != "open" or int(arguments[1]) & (os.O_WRONLY | os.O_RDWR):
+                faults.look(name)
             return original(*arguments, **named)
 
         return call
 
     with pytest.MonkeyPatch.context() as patch:
-        for name in CHANGES:
+        for name in calls:
             patch.setattr(os, name, replacement(name))
         yield faults

@@ -8,7 +8,6 @@ Its identity is new, for it is another disk than the one that was adopted.
 
 from __future__ import annotations
 
-import shutil
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -26,11 +25,11 @@ from vdbackup.disks.extents import Ranges, aligned, runs_of, total
 from vdbackup.disks.formats import FORMATS, check_fits, open_disk
 from vdbackup.disks.host_file import clone
 from vdbackup.disks.transfer import transfer
-from vdbackup.errors import BackupError, DiskError, NoSpace
+from vdbackup.errors import BackupError, DiskError
 from vdbackup.jobs import CancelToken, Plan, Report, readable_size
 from vdbackup.repository.digests import BLOCK, DigestFold, digest_blocks, is_zero
 from vdbackup.repository.draft import Draft
-from vdbackup.repository.files import remove
+from vdbackup.repository.files import check_room, remove
 from vdbackup.repository.model import PointType, RecoveryPoint, SetSettings, SourceIdentity
 from vdbackup.repository.repository import BackupSet, Repository, check_set_name, free_set_name
 from vdbackup.repository.set_draft import SetDraft
@@ -237,10 +236,5 @@ class _CannotClone(Exception):
 
 def _check_space(plan: AdoptPlan) -> None:
     # clones need less, but whether there will be any shows only when they are made
-    free = shutil.disk_usage(plan.repository.path).free
-    if free < plan.bytes_to_copy + RESERVE:
-        raise NoSpace(
-            f"Adopting {plan.source.path} may need {readable_size(plan.bytes_to_copy + RESERVE)}, "
-            f"and {plan.repository.path} has {readable_size(free)} free.",
-            "Make room on the storage of the backups.",
-        )
+    needed = plan.bytes_to_copy + RESERVE
+    check_room(plan.repository.path, needed, f"Adopting {plan.source.path}")

@@ -20,6 +20,7 @@ from vdbackup.errors import BackupError, UsageError, VdbackupError, from_os
 from vdbackup.jobs import CancelToken, Plan, Report
 from vdbackup.repository.digests import BLOCK, DigestFold, differ, digest_blocks, is_zero
 from vdbackup.repository.draft import Draft
+from vdbackup.repository.files import check_room
 from vdbackup.repository.model import (
     PointType,
     Policy,
@@ -35,6 +36,10 @@ from vdbackup.sources.source import Source
 
 AUTO = "auto"
 DEFAULT_FORMAT = "vmdk"
+RESERVE = 1 << 20
+"""Bytes that a full leaves free for its overlay, manifest and what is small in any format."""
+_TABLES = 1024
+"""One byte in so many goes into digests (1 in 2048) and the format's tables (1 in 8192 or less)."""
 _ARTICLES = {
     PointType.FULL: "a full",
     PointType.INCREMENTAL: "an incremental",
@@ -175,6 +180,8 @@ def run(plan: CapturePlan, report: Report, cancel: CancelToken) -> CaptureResult
     """
     repository, source = plan.repository, plan.source
     with repository.lock(f"backing up {source.path}"):
+        if plan.kind == PointType.FULL:
+            _check_space(repository, plan)
         if plan.new_set:
             repository.create_set(plan.set_name, _settings_for(source, plan))
         merge.finish_interrupted(repository, plan.set_name, report, cancel)
@@ -327,6 +334,14 @@ def default_format(size: int, sector_size: int) -> str:
 
 def _not_possible(kind: str, reason: str) -> str:
     return "" if kind in (AUTO, PointType.FULL) else f"It has to be a full: {reason}."
+
+
+def _check_space(repository: Repository, plan: CapturePlan) -> None:
+    """What a full will hold is known of an image, by its holes; zeros on a device show too late."""
+    if not plan.source.path.is_block_device():
+        size = total(plan.source.data_ranges())
+        needed = size + size // _TABLES + RESERVE
+        check_room(repository.path, needed, f"A full backup of {plan.source.path}")
 
 
 def _check_same_source(backup_set: BackupSet, source: Source, asked: str | None) -> None:

@@ -6,7 +6,6 @@ one stays as it is, byte for byte, but later backups of its source go on in the 
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import dataclass, replace
 from datetime import datetime
 
@@ -14,10 +13,11 @@ from vdbackup.backup import merge
 from vdbackup.backup.capture import keep_changes, state_of
 from vdbackup.backup.readback import check_layer
 from vdbackup.disks.formats import check_fits
-from vdbackup.errors import BackupError, Damaged, NoSpace
+from vdbackup.errors import BackupError, Damaged
 from vdbackup.jobs import CancelToken, Plan, Report, readable_size
 from vdbackup.repository.digests import BLOCK, DigestFold, differ
 from vdbackup.repository.draft import Draft
+from vdbackup.repository.files import check_room
 from vdbackup.repository.model import RecoveryPoint
 from vdbackup.repository.repository import BackupSet, Repository, check_set_name
 from vdbackup.repository.set_draft import SetDraft
@@ -143,10 +143,4 @@ def _check_same(
 
 def _check_space(backup_set: BackupSet) -> None:
     needed = sum(point.stored_bytes for point in backup_set.points) + merge.RESERVE
-    free = shutil.disk_usage(backup_set.folder).free
-    if free < needed:
-        raise NoSpace(
-            f"Converting {backup_set.name} needs {readable_size(needed)}, and its storage has "
-            f"{readable_size(free)} free.",
-            "Make room on the storage of the backups.",
-        )
+    check_room(backup_set.folder, needed, f"Converting {backup_set.name}")

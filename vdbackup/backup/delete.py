@@ -10,7 +10,7 @@ import os
 from dataclasses import dataclass
 
 from vdbackup.backup import merge
-from vdbackup.errors import BackupError
+from vdbackup.errors import BackupError, NoSpace, from_os
 from vdbackup.jobs import CancelToken, Plan, Report
 from vdbackup.repository.files import PARTIAL, remove, sync_folder
 from vdbackup.repository.lock import used_by_vm
@@ -58,10 +58,26 @@ def run(plan: DeletePlan, report: Report, cancel: CancelToken) -> None:
     """Delete the point."""
     repository = plan.repository
     with repository.lock(f"deleting a point of {plan.set_name}"):
-        finished = merge.finish_interrupted(repository, plan.set_name, report, cancel)
+        try:
+            finished = merge.finish_interrupted(repository, plan.set_name, report, cancel)
+        except (NoSpace, OSError) as error:
+            if not _makes_room(repository.set(plan.set_name), plan.point_id, error):
+                raise
+            finished = None
         if finished and plan.point_id in finished.merged:
             return  # the merge that had been interrupted was what deleted it
         delete_locked(repository, plan.set_name, plan.point_id, report, cancel)
+
+
+def _makes_room(backup_set: BackupSet, point_id: str, error: Exception) -> bool:
+    """Whether a merge waits for room that deleting this point, in which it has no part, gives."""
+    full = isinstance(error, NoSpace) or (
+        isinstance(error, OSError) and isinstance(from_os(error), NoSpace)
+    )
+    journal = backup_set.journal
+    concerned = {journal.parent.id, journal.child.id} if journal else set()
+    needed = {point.parent for point in (*backup_set.points, *backup_set.hidden)}
+    return full and point_id not in concerned | needed
 
 
 def delete_locked(
@@ -96,9 +112,9 @@ def _only_child(backup_set: BackupSet, point: RecoveryPoint) -> RecoveryPoint | 
 def _remove(backup_set: BackupSet, point: RecoveryPoint) -> None:
     """Remove a point's files; nothing here needs room on a full disk.
 
-    The manifest goes first, durably: from then on the point does not exist. The other files are renamed
-    before they go, so that what a crash leaves is swept away; the layer last, for as long as it
-    bears its name `repair` makes the rest anew.
+    The manifest goes first, durably: from then on the point does not exist. The other files are
+    renamed before they go, so that what a crash leaves is swept away; the layer last, for as long
+    as it bears its name `repair` makes the rest anew.
     """
     manifest, *others = point_files(backup_set.folder, point)
     remove(manifest)

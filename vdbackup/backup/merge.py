@@ -19,7 +19,6 @@ The order of writes is what makes it survivable; `journal.json` says how far it 
 from __future__ import annotations
 
 import os
-import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -28,20 +27,20 @@ import numpy as np
 from vdbackup.backup.readback import check_layer
 from vdbackup.disks.chain import Chain
 from vdbackup.disks.disk import ParentRef
+from vdbackup.disks.extents import aligned, total, union
 from vdbackup.disks.formats import open_disk
 from vdbackup.disks.transfer import transfer, write_blocks
 from vdbackup.errors import (
     BackupError,
     Cancelled,
-    NoSpace,
     RepositoryLocked,
     VdbackupError,
     from_os,
 )
-from vdbackup.jobs import CancelToken, Plan, Report, readable_size
+from vdbackup.jobs import CancelToken, Plan, Report
 from vdbackup.repository.digests import BLOCK, DigestFold, DigestWriter, is_zero
 from vdbackup.repository.draft import make_overlay, point_stem, seal, sweep
-from vdbackup.repository.files import PARTIAL, remove, sync_folder
+from vdbackup.repository.files import PARTIAL, check_room, remove, sync_folder
 from vdbackup.repository.journal import Journal
 from vdbackup.repository.lock import used_by_vm
 from vdbackup.repository.model import RecoveryPoint, unreadable_warning
@@ -49,7 +48,7 @@ from vdbackup.repository.repository import BackupSet, Repository, point_files
 
 WRITABLE_MODE = 0o600
 RESERVE = 16 << 20
-"""Bytes that a merge leaves free for tables, digests, manifests and the journal."""
+"""Bytes that a merge leaves free for tables, manifests and the journal."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,7 +106,7 @@ def merge_locked(
     parent = _parent_to_merge_into(backup_set, child)
     _check_whole(backup_set, child)
     _check_unused(backup_set, [parent, child, *backup_set.children(child.id)])
-    _check_space(backup_set.folder, child)
+    _check_space(backup_set, parent, child)
     _check_child(backup_set, child, report, cancel)
     journal = Journal(parent, child)
     journal.save(backup_set.folder)
@@ -221,16 +220,21 @@ def _check_unused(backup_set: BackupSet, points: list[RecoveryPoint]) -> None:
             )
 
 
-def _check_space(folder: Path, child: RecoveryPoint) -> None:
-    """The parent may grow by all that the child holds, and the child goes only afterwards."""
-    free = shutil.disk_usage(folder).free
-    if free < child.stored_bytes + RESERVE:
-        raise NoSpace(
-            f"Merging point {child.sequence} may need "
-            f"{readable_size(child.stored_bytes + RESERVE)}, and {folder} has "
-            f"{readable_size(free)} free.",
-            "Make room on the storage of the backups, then merge again.",
-        )
+def _check_space(backup_set: BackupSet, parent: RecoveryPoint, child: RecoveryPoint) -> None:
+    """The parent grows by what only the child holds, and the child goes only afterwards."""
+    path = backup_set.disk_path(parent)
+    with (
+        Chain.alone(path, backup_set.settings.format) as layer,
+        _own_digests(backup_set, child) as digests,
+    ):
+        info = layer.layers[0].info
+        block = max(info.block_size, BLOCK)
+        stored = aligned(layer.layers[0].block_map().data_ranges(), block, info.virtual_size)
+        wanted = aligned(digests.held(), block, info.virtual_size)
+    growth = total(union(stored, wanted)) - total(stored)
+    both = (backup_set.folder / parent.digests, backup_set.folder / child.digests)
+    needed = growth + sum(file.stat().st_size for file in both) + RESERVE
+    check_room(backup_set.folder, needed, f"Merging point {child.sequence}")
 
 
 def _check_child(

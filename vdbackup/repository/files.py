@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
-from vdbackup.errors import RepositoryError
+from vdbackup.errors import NoSpace, RepositoryError
+from vdbackup.jobs import readable_size
 
 PARTIAL = ".partial"
 """What is in flight ends so, and is nobody's backup."""
@@ -65,6 +67,23 @@ def read_json(path: Path) -> dict[str, Any]:
             f"{path} is damaged: it holds no JSON object.", "Run `vdbackup repair` to rebuild it."
         )
     return data
+
+
+def check_room(folder: Path, needed: int, doing: str) -> None:
+    """Raise NoSpace, with figures, unless the storage has so much room; asked before work starts.
+
+    Args:
+        folder: on the storage.
+        needed: bytes that may be written there.
+        doing: what needs them: "Merging point 3".
+    """
+    usage = shutil.disk_usage(folder)
+    if usage.total and usage.free < needed:  # some network file systems do not say
+        raise NoSpace(
+            f"{doing} may need {readable_size(needed)}, and {folder} has "
+            f"{readable_size(usage.free)} free.",
+            "Make room on the storage of the backups, then try again.",
+        )
 
 
 def remove(path: Path) -> None:

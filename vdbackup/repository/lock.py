@@ -13,7 +13,7 @@ import os
 import socket
 import struct
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -44,14 +44,20 @@ def writer_lock(folder: Path, purpose: str) -> Iterator[None]:
             "since": datetime.now(UTC).isoformat(timespec="seconds"),
             "purpose": purpose,
         }
-        os.ftruncate(fd, 0)
-        os.pwrite(fd, json.dumps(holder).encode(), 0)
+        _say(fd, json.dumps(holder))
         try:
             yield
         finally:
-            os.ftruncate(fd, 0)
+            _say(fd, "")
     finally:
         os.close(fd)
+
+
+def _say(fd: int, holder: str) -> None:
+    """Who holds the lock, as far as a full disk lets us: the lock itself is the kernel's."""
+    with suppress(OSError):
+        os.ftruncate(fd, 0)
+        os.pwrite(fd, holder.encode(), 0)
 
 
 def _holder(fd: int) -> str:
