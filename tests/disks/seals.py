@@ -17,7 +17,7 @@ def no_checksums(_: bytearray) -> None:
 def seal_vhd(data: bytearray) -> None:
     """Footers and dynamic headers (VHD specification: the complement of the sum of all bytes)."""
     for at in (0, len(data) // 512 * 512 - 512):
-        if data[at : at + 8] == b"conectix":
+        if len(data) >= 512 and data[at : at + 8] == b"conectix":
             _put_sum(data, at, 512, 64)
     for at in range(0, min(len(data), 1 << 14) - 1023, 512):
         if data[at : at + 8] == b"cxsparse":
