@@ -56,6 +56,7 @@ class CapturePlan(Plan):
         kind: what the point will be.
         parent_id: what it will read through; None for a full.
         note: why it is not the kind that was asked for, or why it has to be a full; else "".
+        damaged: whether that is because the points there are cannot be gone on from.
         asked: the kind that was asked for ("auto" included).
         policy: the set's from now on; None leaves it as it is.
     """
@@ -68,6 +69,7 @@ class CapturePlan(Plan):
     kind: PointType
     parent_id: str | None
     note: str
+    damaged: bool
     asked: str
     policy: Policy | None
 
@@ -167,6 +169,7 @@ def plan(
         kind=choice.kind,
         parent_id=choice.parent.id if choice.parent else None,
         note=choice.note,
+        damaged=choice.damaged,
         asked=kind,
         policy=policy,
     )
@@ -191,7 +194,7 @@ def run(plan: CapturePlan, report: Report, cancel: CancelToken) -> CaptureResult
             raise BackupError(f"{plan.set_name} has changed meanwhile.", "Start the backup again.")
         source.check_present()
         warnings = source.trouble()
-        if plan.note and plan.asked not in (AUTO, plan.kind.value):
+        if plan.note and (plan.damaged or plan.asked not in (AUTO, plan.kind.value)):
             warnings += (plan.note,)
         point = _captured(backup_set, source, choice, warnings, report, cancel)
         warnings = point.warnings
@@ -279,6 +282,7 @@ class _Choice:
     kind: PointType
     parent: RecoveryPoint | None
     note: str = ""
+    damaged: bool = False
 
 
 def _choose(backup_set: BackupSet, source: Source, kind: str) -> _Choice:
@@ -298,14 +302,14 @@ def _choose(backup_set: BackupSet, source: Source, kind: str) -> _Choice:
             f"and had {latest.virtual_size} in sectors of {latest.sector_size}"
         )
         return _Choice(PointType.FULL, None, f"It has to be a full: {reason}.")
-    parent = backup_set.chain(latest)[0] if kind == PointType.DIFFERENTIAL else latest
     try:
+        parent = backup_set.chain(latest)[0] if kind == PointType.DIFFERENTIAL else latest
         backup_set.open_chain(parent).close()
         backup_set.open_digests(parent).close()
     except VdbackupError as error:
         if kind != AUTO:
             raise
-        return _Choice(PointType.FULL, None, f"It has to be a full: {error.title}")
+        return _Choice(PointType.FULL, None, f"It has to be a full: {error.title}", damaged=True)
     wanted = PointType.INCREMENTAL if kind == AUTO else PointType(kind)
     return _Choice(wanted, parent)
 

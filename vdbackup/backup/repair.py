@@ -4,27 +4,37 @@ The disks are the truth. A layer knows its identity and its parent's; its name s
 kind, its modification time its moment. Manifests, digests, overlays and `set.json` are made from
 that. Whatever a layer holds is taken as right: digests that are computed anew prove nothing about
 the time before.
+
+A layer that another program has opened for writing may bear another identity since, so that its
+children do not know it any more. It gets the old one back if its manifest and digests, which are as
+they were, prove that it holds what was captured, block by block; if it does not, it stays as it is.
+
+Nothing is deleted. What cannot be understood goes into the folder `quarantine` in the set's: a
+layer that is no disk with all that belongs to it, and a manifest, digests, an overlay or `set.json`
+that is damaged, before a new one is made. Whoever has a good copy of a layer puts it back into the
+set's folder and repairs again. Points that read through a layer that is gone stay, and are refused.
 """
 
 from __future__ import annotations
 
 import re
+import shutil
 import uuid
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from vdbackup.backup import merge
+from vdbackup.backup import merge, repair_identity
+from vdbackup.backup.repair_identity import Layer, valid_digests
 from vdbackup.disks.chain import Chain
 from vdbackup.disks.disk import DiskInfo, ParentRef
 from vdbackup.disks.extents import aligned, runs_of, total
 from vdbackup.disks.formats import FORMATS
 from vdbackup.disks.transfer import transfer
-from vdbackup.errors import RepositoryError, VdbackupError
+from vdbackup.errors import Damaged, DiskError, RepositoryError, VdbackupError, from_os
 from vdbackup.jobs import CancelToken, Report
 from vdbackup.repository.digests import (
     BLOCK,
-    DigestFile,
     DigestFold,
     DigestWriter,
     digest_blocks,
@@ -44,18 +54,10 @@ from vdbackup.repository.repository import (
 
 _LAYER = re.compile(rf"^(\d{{4,}})-({'|'.join(PointType)})\.({'|'.join(FORMATS)})$")
 
+_OVERLAY = re.compile(rf"^(\d{{4,}})-overlay\.({'|'.join(FORMATS)})$")
 _REBUILT = "Its manifest was rebuilt from the disk."
-
-
-@dataclass(frozen=True)
-class _Layer:
-    """A layer file as it speaks for itself."""
-
-    path: Path
-    sequence: int
-    kind: PointType
-    format: str
-    info: DiskInfo
+QUARANTINE = "quarantine"
+"""The folder in a set's folder for what is broken."""
 
 
 def run(path: Path, report: Report, cancel: CancelToken) -> list[str]:
@@ -87,34 +89,64 @@ def _opened(path: Path, done: list[str]) -> Repository:
 def _repair_set(
     repository: Repository, folder: Path, done: list[str], report: Report, cancel: CancelToken
 ) -> None:
-    layers = _read_layers(folder, done)
-    if not layers:
-        return
-    if not _valid_settings(folder):
-        settings = SetSettings(
-            SourceIdentity("", folder.name, ""),
-            layers[-1].info.virtual_size,
-            layers[-1].info.sector_size,
-            layers[-1].format,
-        )
-        write_json(folder / SETTINGS, settings.to_json())
+    layers, broken = _read_layers(folder, done)
+    if layers and not _valid_settings(folder):
+        _write_settings(folder, layers)
         done.append(
             f"{folder.name}: {SETTINGS} was written anew; its source is not known any more."
         )
     if (folder / JOURNAL_NAME).exists():
-        result = merge.finish_interrupted(repository, folder.name, report, cancel)
-        layers = _read_layers(folder, done)
+        try:
+            result = merge.finish_interrupted(repository, folder.name, report, cancel)
+        except (Damaged, DiskError, RepositoryError) as error:
+            done.append(
+                f"{folder.name}: an interrupted merge cannot be finished, and all stays as it is: "
+                f"{error.title}"
+            )
+            return
+        layers, broken = _read_layers(folder, done)
         if result:
             done.append(
                 f"{folder.name}: an interrupted merge was finished: point {result.sequence}."
             )
+    if not layers and not broken:
+        return
     sweep(folder)
-    for layer in layers:
-        _repair_point(repository, folder, layer, layers, done, report, cancel)
+    for path, problem in broken.items():
+        _quarantine_point(folder, path)
+        done.append(
+            f"{folder.name}: {path.name} is not readable, and lies in {QUARANTINE} now with what "
+            f"belongs to it: {problem}"
+        )
+    overlays = _overlays(folder)
+    children = [layer.info for layer in layers] + list(overlays.values())
+    for number, layer in enumerate(layers):
+        mended = repair_identity.mend(folder, layer, children, done, report, cancel)
+        if mended is None:
+            continue  # altered: its manifest has to go on contradicting it
+        layers[number] = mended
+        _repair_point(repository, folder, mended, layers, done, report, cancel)
 
 
-def _read_layers(folder: Path, done: list[str]) -> list[_Layer]:
-    layers = []
+def _write_settings(folder: Path, layers: list[Layer]) -> None:
+    info = layers[-1].info
+    names = [*folder.iterdir(), *folder.glob(f"{QUARANTINE}/*")]
+    numbers = [int(match[1]) for each in names if (match := _LAYER.match(each.name))]
+    settings = SetSettings(
+        SourceIdentity("", folder.name, ""),
+        info.virtual_size,
+        info.sector_size,
+        layers[-1].format,
+        last_sequence=max(numbers),
+    )
+    _quarantine(folder, SETTINGS)
+    write_json(folder / SETTINGS, settings.to_json())
+
+
+def _read_layers(folder: Path, done: list[str]) -> tuple[list[Layer], dict[Path, str]]:
+    """The layers of a set, by sequence, and the files that are none, with what is wrong."""
+    layers: list[Layer] = []
+    broken: dict[Path, str] = {}
     for path in sorted(folder.iterdir()):
         match = _LAYER.match(path.name)
         if not match:
@@ -122,30 +154,74 @@ def _read_layers(folder: Path, done: list[str]) -> list[_Layer]:
         try:
             with Chain.alone(path, match[3]) as alone:  # its map is read, too
                 info = alone.layers[0].info
-            layers.append(_Layer(path, int(match[1]), PointType(match[2]), match[3], info))
+            layers.append(Layer(path, int(match[1]), PointType(match[2]), match[3], info))
         except VdbackupError as error:
-            done.append(
-                f"{folder.name}: {path.name} is not readable and stays as it is: {error.title}"
-            )
-    return layers
+            broken[path] = error.title
+        except OSError as error:  # of the storage: another time it may be readable
+            done.append(f"{folder.name}: {path.name} stays as it is: {from_os(error).title}")
+    return sorted(layers, key=lambda layer: layer.sequence), broken
+
+
+def _overlays(folder: Path) -> dict[Path, DiskInfo]:
+    """The overlays of a set that are disks; one that is none is put aside."""
+    overlays = {}
+    for path in sorted(folder.iterdir()):
+        match = _OVERLAY.match(path.name)
+        if not match:
+            continue
+        try:
+            with Chain.alone(path, match[2]) as alone:
+                overlays[path] = alone.layers[0].info
+        except VdbackupError:
+            _quarantine(folder, path.name)
+    return overlays
+
+
+def _quarantine_point(folder: Path, layer: Path) -> None:
+    """Put a layer aside, and what speaks of it or hangs on it alone."""
+    overlay = f"{layer.name.partition('-')[0]}-overlay{layer.suffix}"
+    for name in (layer.name, f"{layer.stem}.json", f"{layer.stem}.digests", overlay):
+        _quarantine(folder, name)
+
+
+def _quarantine(folder: Path, name: str) -> None:
+    """Put a file aside, if it is there; what was put aside before stays, too."""
+    if (folder / name).exists():
+        target = _place_aside(folder, name)
+        (folder / name).rename(target)
+        sync_folder(target.parent)
+        sync_folder(folder)
+
+
+def _place_aside(folder: Path, name: str) -> Path:
+    aside = folder / QUARANTINE
+    aside.mkdir(mode=0o700, exist_ok=True)
+    target, number = aside / name, 2
+    while target.exists():
+        target, number = aside / f"{name}.{number}", number + 1
+    return target
 
 
 def _repair_point(
     repository: Repository,
     folder: Path,
-    layer: _Layer,
-    layers: list[_Layer],
+    layer: Layer,
+    layers: list[Layer],
     done: list[str],
     report: Report,
     cancel: CancelToken,
 ) -> None:
     point = _manifest(folder, layer, layers)
-    if not _valid_digests(folder / point.digests):
+    if not valid_digests(folder / point.digests):
+        _quarantine(folder, point.digests)
         _compute_digests(folder, layer, point, report, cancel)
         done.append(f"{folder.name}: the digests of point {point.sequence} were computed anew.")
     if not _valid_manifest(folder, point):
         with DigestFold([folder / point.digests], point.virtual_size) as own:
             point = replace(point, stored_bytes=total(own.held()))
+        manifest = manifest_path(folder, point)
+        if manifest.exists():  # a copy: a crash must not take what only the old one says
+            shutil.copyfile(manifest, _place_aside(folder, manifest.name))
         repository.save_point(folder.name, point)
         done.append(f"{folder.name}: the manifest of point {point.sequence} was rebuilt.")
     if not (folder / point.overlay).exists():
@@ -153,7 +229,7 @@ def _repair_point(
         done.append(f"{folder.name}: an empty overlay was made for point {point.sequence}.")
 
 
-def _manifest(folder: Path, layer: _Layer, layers: list[_Layer]) -> RecoveryPoint:
+def _manifest(folder: Path, layer: Layer, layers: list[Layer]) -> RecoveryPoint:
     """The point as the layer itself describes it, with what only its manifest can know."""
     said = _json_or_empty(layer.path.with_suffix(".json"))
     parent = layer.info.parent
@@ -187,7 +263,7 @@ def _with_what_is_said(point: RecoveryPoint, said: dict[str, object], name: str)
 
 
 def _parent_id(
-    parent: ParentRef | None, found: list[_Layer], manifest: dict[str, object]
+    parent: ParentRef | None, found: list[Layer], manifest: dict[str, object]
 ) -> str | None:
     """The parent's id; `manifest` is what the child's says until now, and may say anything."""
     if parent is None:
@@ -200,10 +276,9 @@ def _parent_id(
 
 
 def _compute_digests(
-    folder: Path, layer: _Layer, point: RecoveryPoint, report: Report, cancel: CancelToken
+    folder: Path, layer: Layer, point: RecoveryPoint, report: Report, cancel: CancelToken
 ) -> None:
     final = folder / point.digests
-    final.unlink(missing_ok=True)
     partial = final.with_name(final.name + PARTIAL)
     writer = DigestWriter(partial, point.virtual_size)
     try:
@@ -233,7 +308,7 @@ def _compute_digests(
     sync_folder(folder)
 
 
-def _make_overlay(folder: Path, layer: _Layer, point: RecoveryPoint) -> None:
+def _make_overlay(folder: Path, layer: Layer, point: RecoveryPoint) -> None:
     reference = ParentRef(layer.info.disk_id, layer.info.content_id, point.disk)
     partial = folder / (point.overlay + PARTIAL)
     make_overlay(partial, layer.format, point, reference)
@@ -258,14 +333,6 @@ def _valid_manifest(folder: Path, wanted: RecoveryPoint) -> bool:
     # not the length: a layer that was cut off must stay in contradiction to its manifest
     identity = (point.id, point.sequence, point.type, point.parent, point.disk)
     return identity == (wanted.id, wanted.sequence, wanted.type, wanted.parent, wanted.disk)
-
-
-def _valid_digests(path: Path) -> bool:
-    try:
-        DigestFile(path).close()
-    except VdbackupError:
-        return False
-    return True
 
 
 def _json_or_empty(path: Path) -> dict[str, object]:

@@ -16,11 +16,13 @@ import numpy as np
 from vdbackup.disks.chain import Chain
 from vdbackup.disks.extents import aligned, total, union
 from vdbackup.disks.transfer import transfer
-from vdbackup.errors import VdbackupError
+from vdbackup.errors import DiskError, VdbackupError
 from vdbackup.jobs import CancelToken, Plan, Report
 from vdbackup.repository.digests import BLOCK, DigestFold, differ, digest_blocks
 from vdbackup.repository.model import Check, RecoveryPoint
 from vdbackup.repository.repository import BackupSet, Repository
+
+_ALTERED = "the block is not as it was captured"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,8 +103,13 @@ def run(plan: VerifyPlan, report: Report, cancel: CancelToken) -> list[Verdict]:
 
 def _layers(backup_set: BackupSet, point_ids: tuple[str, ...]) -> dict[str, RecoveryPoint]:
     """The layers that these points read through, each once."""
-    chains = [backup_set.chain(backup_set.point(point_id)) for point_id in point_ids]
-    return {layer.id: layer for chain in chains for layer in chain}
+    layers: dict[str, RecoveryPoint] = {}
+    for point in map(backup_set.point, point_ids):
+        try:
+            layers |= {layer.id: layer for layer in backup_set.chain(point)}
+        except VdbackupError:  # `_findings_for` says it; what is there is checked all the same
+            layers[point.id] = point
+    return layers
 
 
 def _check_layer(
@@ -132,7 +139,20 @@ def _compare(
         problem = "it does not hold the blocks that it held when it was captured"
         return [Finding(layer.disk, None, 0, problem)]
     wrong: list[int] = []
+    unreadable: dict[int, str] = {}
     lock = threading.Lock()
+
+    def read(offset: int, view: memoryview) -> None:
+        try:
+            data.readinto(offset, view)
+        except (DiskError, OSError) as error:
+            if len(view) > BLOCK:
+                for at in range(0, len(view), BLOCK):
+                    read(offset + at, view[at : at + BLOCK])
+                return
+            title = error.title if isinstance(error, DiskError) else error.strerror
+            with lock:
+                unreadable[offset // BLOCK] = f"the block cannot be read: {title}"
 
     def check(offset: int, view: memoryview) -> None:
         actual = digest_blocks(view)
@@ -143,15 +163,15 @@ def _compare(
 
     transfer(
         union(stored, digests.held()),
-        data.readinto,
+        read,
         check,
         phase=f"Verify point {layer.sequence}",
         report=report,
         cancel=cancel,
     )
     return [
-        Finding(layer.disk, block * BLOCK, BLOCK, "the block is not as it was captured")
-        for block in sorted(wrong)
+        Finding(layer.disk, block * BLOCK, BLOCK, unreadable.get(block, _ALTERED))
+        for block in sorted({*wrong, *unreadable})
     ]
 
 
@@ -159,7 +179,10 @@ def _findings_for(
     backup_set: BackupSet, point: RecoveryPoint, found: dict[str, list[Finding]]
 ) -> tuple[Finding, ...]:
     """What concerns this point: whole files of its chain, and the blocks that its disk shows."""
-    chain = backup_set.chain(point)
+    try:
+        chain = backup_set.chain(point)
+    except VdbackupError as error:
+        return (Finding(point.disk, None, 0, error.title), *found[point.id])
     findings = [f for layer in chain for f in found[layer.id] if f.offset is None]
     if findings:
         return tuple(findings)

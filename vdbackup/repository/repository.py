@@ -67,7 +67,10 @@ class BackupSet:
         return [point for point in self.points if point.parent == point_id]
 
     def chain(self, point: RecoveryPoint) -> list[RecoveryPoint]:
-        """The points that this one reads through and itself, the full first."""
+        """The points that this one reads through and itself, the full first.
+
+        Raises Damaged where one is missing, RepositoryError where they form a circle.
+        """
         chain = [point]
         while chain[0].parent is not None:
             if len(chain) > len(self.points) + len(self.hidden):
@@ -75,7 +78,14 @@ class BackupSet:
                     f"The parents of point {point.sequence} form a circle.",
                     "Run `vdbackup repair` to rebuild the manifests.",
                 )
-            chain.insert(0, self.point(chain[0].parent))
+            try:
+                chain.insert(0, self.point(chain[0].parent))
+            except PointNotFound:
+                raise Damaged(
+                    f"The point that point {chain[0].sequence} reads through is missing from "
+                    f"{self.name}.",
+                    "Put its files back and run `vdbackup repair`, or use another chain's point.",
+                ) from None
         return chain
 
     def disk_path(self, point: RecoveryPoint) -> Path:

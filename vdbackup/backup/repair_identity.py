@@ -1,0 +1,144 @@
+"""Repair of identities: a layer that another program has opened for writing gets its own one back.
+
+Programs give a disk a new identity when they write to it, or only might (VMDK: CID, VHDX:
+DataWriteGuid), and its children then refuse it. Whether it is still what was captured is not for an
+identity to say: its digests do.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from vdbackup.backup.merge import WRITABLE_MODE
+from vdbackup.disks.chain import Chain
+from vdbackup.disks.disk import DiskInfo, ParentRef
+from vdbackup.disks.extents import aligned, total, union
+from vdbackup.disks.formats import open_disk
+from vdbackup.disks.transfer import transfer
+from vdbackup.errors import Damaged, DiskError, RepositoryError, VdbackupError
+from vdbackup.jobs import CancelToken, Report
+from vdbackup.repository.digests import BLOCK, DigestFile, DigestFold, differ, digest_blocks
+from vdbackup.repository.draft import seal
+from vdbackup.repository.files import read_json, write_json
+from vdbackup.repository.lock import used_by_vm
+from vdbackup.repository.model import PointType, RecoveryPoint
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A layer file as it speaks for itself."""
+
+    path: Path
+    sequence: int
+    kind: PointType
+    format: str
+    info: DiskInfo
+
+
+def mend(
+    folder: Path,
+    layer: Layer,
+    others: Sequence[DiskInfo],
+    done: list[str],
+    report: Report,
+    cancel: CancelToken,
+) -> Layer | None:
+    """The layer, with the identity that its manifest and its children know it by.
+
+    Args:
+        folder: the set's.
+        layer: to be looked at.
+        others: the set's disks, its children among them.
+        done: what was done is added, a sentence each.
+        report: of the comparison, where there is one to be made.
+        cancel: the same.
+
+    Returns:
+        None where it is not what was captured: nothing may be made from it.
+    """
+    point = _manifest(layer)
+    digests = layer.path.with_suffix(".digests")
+    if point is None or not valid_digests(digests):
+        return layer  # nothing can be proven
+    strangers = [ref for ref in _references(layer, others) if not ref.means(layer.info)]
+    length = layer.path.stat().st_size
+    if not strangers and layer.info.disk_id == point.id and length == point.disk_size:
+        return layer
+    name = f"{folder.name}: {layer.path.name}"
+    if used_by_vm(layer.path):
+        done.append(f"{name} has another identity than its children know, and is in use.")
+        return None
+    try:
+        _prove(layer, digests, report, cancel)
+        content_id = strangers[0].content_id if strangers else ""
+        info = _adopt(layer, point, content_id or layer.info.content_id)
+    except (Damaged, DiskError) as error:
+        done.append(f"{name} was altered and stays as it is: {error.title}")
+        return None
+    length = layer.path.stat().st_size
+    write_json(layer.path.with_suffix(".json"), replace(point, disk_size=length).to_json())
+    done.append(f"{name} had been altered, but holds what was captured: it has its identity back.")
+    return replace(layer, info=info)
+
+
+def _references(layer: Layer, others: Sequence[DiskInfo]) -> list[ParentRef]:
+    """How other disks of the set name this one."""
+    parents = [other.parent for other in others if other.parent]
+    return [ref for ref in parents if re.split(r"[/\\]", ref.relative_path)[-1] == layer.path.name]
+
+
+def _prove(layer: Layer, digests: Path, report: Report, cancel: CancelToken) -> None:
+    """Raise Damaged unless the layer holds what its digests say, all of it and nothing else."""
+    size = layer.info.virtual_size
+    with Chain.alone(layer.path, layer.format) as data, DigestFold([digests], size) as wanted:
+        own, held = data.layers[0].block_map(), wanted.held()
+        is_child = layer.info.parent is not None
+        stored = aligned(own.own_ranges() if is_child else own.data_ranges(), BLOCK, size)
+        if is_child and total(stored) != total(held):
+            raise Damaged(f"{layer.path.name} holds other blocks than it did.")
+
+        def compare(offset: int, view: memoryview) -> None:
+            actual = digest_blocks(view)
+            if differ(actual, wanted.expected(offset // BLOCK, len(actual))).any():
+                raise Damaged(f"{layer.path.name} does not hold what was captured.")
+
+        transfer(
+            union(stored, held),
+            data.readinto,
+            compare,
+            phase=f"Prove point {layer.sequence}",
+            report=report,
+            cancel=cancel,
+        )
+
+
+def _adopt(layer: Layer, point: RecoveryPoint, content_id: str) -> DiskInfo:
+    layer.path.chmod(WRITABLE_MODE)
+    try:
+        disk = open_disk(layer.path, layer.format, writable=True)
+        try:
+            disk.adopt(point.id, content_id)
+            return disk.info
+        finally:
+            disk.close()
+    finally:
+        seal(layer.path, point)
+
+
+def _manifest(layer: Layer) -> RecoveryPoint | None:
+    try:
+        return RecoveryPoint.from_json(read_json(layer.path.with_suffix(".json")))
+    except (RepositoryError, FileNotFoundError):
+        return None
+
+
+def valid_digests(path: Path) -> bool:
+    """Whether it is a whole file of digests."""
+    try:
+        DigestFile(path).close()
+    except VdbackupError:
+        return False
+    return True
