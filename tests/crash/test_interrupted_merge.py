@@ -130,11 +130,12 @@ def test_storage_that_fails_at_any_change_only_delays_it(lab, tmp_path_factory, 
     for number in changes_of_the_merge(lab, sequence, load)[sequence % 2 :: 2]:
         plan = merge.plan(lab.repository, "disk", point(lab, sequence).id)
         job = Job("Merge", lambda report, cancel, plan=plan: merge.run(plan, report, cancel))
-        with storage_error(number) as faults:
+        with storage_error(number):
             job.run(silent)
-        if number < len(faults.calls):  # threads may come to one write less than last time
-            assert job.state == JobState.FAILED
+        if job.state == JobState.FAILED:
             assert isinstance(job.error, NoSpace), f"change {number}: {job.error}"
+        else:  # what failed was a note of who holds the lock, or there was one write less
+            assert point(lab, sequence).merged
         check_what_is_offered(lab, sequence)
         NEXT_OPERATIONS[number % len(NEXT_OPERATIONS)](lab)
         assert_finished(lab, sequence)
