@@ -44,10 +44,11 @@ def main() -> int:
     parser.add_argument("--format", choices=FORMATS, action="append")
     parser.add_argument("--story", choices=[story.name for story in STORIES], action="append")
     arguments = parser.parse_args()
-    stories = [s for s in STORIES if not arguments.story or s.name in arguments.story]
+    wanted = [s for s in STORIES if not arguments.story or s.name in arguments.story]
     wrong = 0
     for disk_format in arguments.format or FORMATS:
         whole, start = Figures(), time.monotonic()
+        stories = [story for story in wanted if disk_format in story.formats]
         for story in stories:
             with tempfile.TemporaryDirectory() as folder:
                 count = -(-arguments.states // len(stories))

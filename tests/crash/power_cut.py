@@ -138,10 +138,23 @@ class Record:
         """The places in the code that made something durable, in the order of their first call."""
         return list(dict.fromkeys(each.site for each in self.changes if isinstance(each, Sync)))
 
-    def without(self, site: str) -> Record:
-        """As if the code did not call fsync there."""
-        left = (e for e in self.changes if not (isinstance(e, Sync) and e.site == site))
-        return replace(self, changes=tuple(left))
+    def without(self, site: str) -> tuple[Record, list[int]]:
+        """As if the code did not call fsync there; and the places where that makes a difference."""
+        left: list[Change] = []
+        open_end: set[Node] = set()
+        places = []
+        for change in self.changes:
+            if isinstance(change, Sync):
+                if change.site == site:
+                    open_end.add(change.node)
+                    continue
+                open_end.discard(change.node)
+            left.append(change)
+            if open_end:
+                places.append(len(left))
+        if open_end:
+            places.append(len(left))
+        return replace(self, changes=tuple(left)), sorted(set(places))
 
 
 # --------------------------------------------------------------------------------------- recorder

@@ -18,7 +18,7 @@ from __future__ import annotations
 import copy
 import random
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import lru_cache
@@ -26,7 +26,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tests.backup.lab import Lab, noise
+from tests.backup.lab import SIZE, Lab, noise
 from tests.crash.power_cut import (
     Choice,
     Record,
@@ -46,8 +46,15 @@ from vdbackup.repository.model import Policy, RecoveryPoint
 from vdbackup.repository.repository import LAYER_MODE, MARKER, BackupSet, Repository
 from vdbackup.sources.source import open_source
 
+MIB = 1 << 20
+LARGE = 4 * MIB + SIZE
+"""Bytes of a disk that takes several blocks of any format."""
+_BLOCKS = ("vhd", "vhdx")
+"""The formats whose blocks are larger than what a digest covers."""
 TRIES = 40
 """How often a new state is looked for before a story is taken to have no more."""
+LAST_EIGHTH = 7
+"""One state in eight is of a thing that has returned, as far as there are such."""
 
 
 class Wrong(AssertionError):
@@ -63,12 +70,16 @@ class Story:
         act: does it; what it does is recorded.
         concerned: sequence numbers of the points that need not read right until it is finished.
         prepare: what comes before it.
+        size: of the disk, in bytes.
+        formats: in which it is told.
     """
 
     name: str
     act: Callable[[Lab], None]
     concerned: frozenset[int] = frozenset()
     prepare: Callable[[Lab], None] = lambda lab: None
+    size: int = SIZE
+    formats: tuple[str, ...] = tuple(FORMATS)
 
 
 @dataclass
@@ -120,6 +131,14 @@ def then_changes(lab: Lab) -> None:
     lab.poke(2 * BLOCK, noise(3 * BLOCK, 6))
     lab.poke(6 * BLOCK, BLOCK)
     lab.poke(10 * BLOCK, noise(10 * BLOCK, 7))
+
+
+def new_blocks(lab: Lab) -> None:
+    """1 <- 2 <- 3 <- 4: in 2 and 3 there are blocks of 2 MiB that their parents lack."""
+    for sequence, place in enumerate((0, 2 * MIB, 4 * MIB, 0), 1):
+        lab.poke(place + sequence * BLOCK, noise(2 * BLOCK, sequence))
+        lab.poke(-512 * sequence, noise(512, sequence))
+        lab.backup()
 
 
 def _backup(lab: Lab, kind: str = "incremental", policy: Policy | None = None) -> None:
@@ -181,6 +200,15 @@ STORIES = [
     Story("merge into the full", _merge(2), frozenset((1, 2, 3, 4)), five_points),
     Story("merge into an incremental", _merge(3), frozenset((2, 3, 4)), five_points),
     Story("merge the newest", _merge(4), frozenset((3, 4)), five_points),
+    Story(
+        "merge new blocks into the full",
+        _merge(2),
+        frozenset((1, 2, 3, 4)),
+        new_blocks,
+        LARGE,
+        _BLOCKS,
+    ),
+    Story("merge new blocks", _merge(3), frozenset((2, 3, 4)), new_blocks, LARGE, _BLOCKS),
     Story("delete a leaf", _delete(4), frozenset((4,)), five_points),
     Story("delete from the middle", _delete(3), frozenset((3, 4)), five_points),
     Story("convert", _convert, prepare=five_points),
@@ -210,7 +238,7 @@ class Telling:
         self.story, self._folder = story, folder
         storage = folder / "storage"
         storage.mkdir()
-        self._lab = Lab(folder, repository=storage / "repository", disk_format=disk_format)
+        self._lab = Lab(folder, story.size, storage / "repository", disk_format)
         with shared_files_kept():
             story.prepare(self._lab)
         self._before = set(_ids(self._lab.repository))
@@ -244,46 +272,57 @@ class Telling:
         other.record = recorder.record()
         return other
 
-    def try_states(self, count: int, record: Record | None = None, sampled: int = 0) -> list[str]:
-        """Check that many states, spread over the record; what does not hold, a line each.
+    def try_states(
+        self,
+        count: int,
+        *,
+        sampled: int = 0,
+        record: Record | None = None,
+        cuts: Sequence[int] | None = None,
+        until_wrong: bool = False,
+    ) -> list[str]:
+        """Check that many states; what does not hold, a line each.
 
         Args:
             count: of states.
-            record: another one than what happened (the same without a barrier).
             sampled: every how many states other readers are asked, and another backup is made.
+            record: another one than what happened (the same without a barrier).
+            cuts: the places in the record to spread them over; all if None.
+            until_wrong: whether to end with the first fault.
         """
-        faults = []
+        faults: list[str] = []
         record = record or self.record
-        places = len(record.changes) + 1
-        cuts = set()
+        cuts = cuts or range(len(record.changes) + 1)
+        tried = set()
         self._known = set()
         with States(record, self._folder / "cache") as states:
             for number in range(count):
                 rng = random.Random(f"{self._seed} {number}")
-                choice = self._new_choice(states, number, places, count, rng)
+                first = _place(number, count, cuts)
+                choice = self._new_choice(states, first, cuts, rng)
                 if choice is None:
                     continue
-                cuts.add(choice.cut)
-                sample = sampled and number % sampled == 0
-                try:
-                    self._check(states, choice, bool(sample))
-                except Wrong as error:
-                    where = f"{self._seed}, state {number} at {choice.cut} of {places - 1}"
-                    faults.append(f"{where}: {error}")
+                tried.add(choice.cut)
                 self.figures.states += 1
-        self.figures.cuts += len(cuts)
+                try:
+                    self._check(states, choice, bool(sampled) and number % sampled == 0)
+                except Wrong as error:
+                    where = f"{self._seed}, state {number} at {choice.cut} of {len(record.changes)}"
+                    faults.append(f"{where}: {error}")
+                    if until_wrong:
+                        break
+        self.figures.cuts += len(tried)
         return faults
 
     def _new_choice(
-        self, states: States, number: int, places: int, count: int, rng: random.Random
+        self, states: States, cut: int, cuts: Sequence[int], rng: random.Random
     ) -> Choice | None:
-        """One that makes a new state, at the number's place in the record or anywhere else."""
-        cut = (number * places // count if count < places else number) % places
+        """One that makes a new state, at that place in the record or at any other."""
         for _ in range(TRIES):
             choice = draw(states, cut, rng)
             if states.is_new(choice):
                 return choice
-            cut = rng.randrange(places)
+            cut = rng.choice(cuts)
         return None
 
     def _check(self, states: States, choice: Choice, sample: bool) -> None:
@@ -291,7 +330,7 @@ class Telling:
         states.make(choice, state)
         try:
             with shared_files_kept():
-                returned = choice.cut == len(self.record.changes)
+                returned = choice.cut == len(states.record.changes)
                 _State(self._lab, state / "repository", self.figures, self._known).check(
                     self.story, self._before, self._after, returned, sample
                 )
@@ -428,6 +467,13 @@ class _State:
             stray = rest.endswith(".digests") or rest.startswith("overlay.")
             if stray and int(number) not in numbers:
                 path.unlink()
+
+
+def _place(number: int, count: int, cuts: Sequence[int]) -> int:
+    """Where to cut for a state: evenly over all places, and often where the thing has returned."""
+    if number % 8 == LAST_EIGHTH:
+        return cuts[-1]
+    return cuts[number * len(cuts) // count if count < len(cuts) else number % len(cuts)]
 
 
 def _sets(repository: Repository) -> list[BackupSet]:
