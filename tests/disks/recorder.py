@@ -63,7 +63,7 @@ class Recorder:
                 for offset, data in batch
                 for at in range(0, max(1, len(data)), SECTOR)
             ]
-            for part in (0.1, 0.5, 0.9):
+            for part in (0.2, 0.7):
                 self._lay(durable, [each for each in sectors if chance.random() < part])
                 yield
 

@@ -75,7 +75,7 @@ def test_a_full_disk_of_any_size_is_read_right(tmp_path, disk_format, size):
     assert_everybody_reads(shelf)
 
 
-@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("size", [512, UNIT, MIB + 512, 3 * BLOCK - 512])
 def test_an_empty_disk_of_any_size_is_all_zeros_or_its_parent(tmp_path, disk_format, size):
     shelf = Shelf(tmp_path, size, disk_format)
     shelf.layer()
@@ -269,7 +269,7 @@ def steps(draw: st.DrawFn) -> tuple[str, int, int]:
 
 @pytest.mark.parametrize("disk_format", FORMATS)
 @both
-@settings(max_examples=15)
+@settings(max_examples=8)
 @given(todo=st.lists(steps(), max_size=12))
 def test_any_writes_in_any_order_are_read_right(tmp_path_factory, disk_format, is_child, todo):
     folder, size = tmp_path_factory.mktemp("any"), RANDOM_UNITS * UNIT
@@ -394,7 +394,7 @@ def test_the_largest_disk_holds_a_unit_at_its_end(tmp_path, disk_format, sector_
 
 def test_many_nearly_empty_layers_of_a_tebibyte_are_opened_quickly(tmp_path, disk_format):
     parent = None
-    count = 20 if disk_format == "vhdx" else 100  # a VHDX of that size takes long to delete
+    count = 10 if disk_format == "vhdx" else 50  # a VHDX of that size takes long to delete
     for number in range(count):
         path = tmp_path / str(number)
         disk = create_disk(path, disk_format, 1 << 40, parent)

@@ -125,6 +125,12 @@ def test_tables_that_contradict_each_other_forbid_writing(sound, offset, what):
     assert path.read_bytes() == sound.bytes_with((offset, what))
 
 
+def test_a_disk_with_a_compressed_cluster_is_not_written_to(sound):
+    path = sound.damaged((L2, struct.pack(">Q", COMPRESSED | DATA)))
+    with pytest.raises(DiskError, match="only read"):
+        Qcow2Disk.open(path, writable=True)
+
+
 def test_a_cluster_that_is_counted_and_not_named_is_free_after_the_next_flush(sound):
     last = len(sound.data) // GRAIN
     data = sound.bytes_with((REFCOUNTS + 2 * last, struct.pack(">H", 1)))

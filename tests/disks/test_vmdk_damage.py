@@ -89,3 +89,9 @@ def test_a_text_that_only_begins_like_a_descriptor_is_refused(tmp_path):
     (tmp_path / "short.vmdk").write_bytes(b"# Disk DescriptorFile\nCID=1\n")
     with pytest.raises(DiskFormatError):
         VmdkDisk.open(tmp_path / "short.vmdk")
+
+
+def test_a_type_that_nobody_knows_is_refused_by_its_name(sound):
+    data = sound.data.replace(b'"monolithicSparse"', b'"monolithicSpirit"')
+    with pytest.raises(DiskFormatError, match="'monolithicSpirit' cannot be read"):
+        sound.seen(sound.file(data))
