@@ -163,7 +163,11 @@ def _open_image(path: Path, parents_in: Sequence[Path]) -> Source:
     if disk_format == "raw":
         _check_size(path, path.stat().st_size)
     chain = Chain.open(path, disk_format, parents_in)
-    return Source(f"file:{path.resolve()}", path, chain, chain.sector_size)
+    try:
+        return Source(f"file:{path.resolve()}", path, chain, chain.sector_size)
+    except BaseException:  # it was there a moment ago
+        chain.close()
+        raise
 
 
 def _open_device(path: Path) -> Source:
