@@ -132,7 +132,7 @@ def _open_files(temporary: Path) -> set[str]:
 
 def _devices(temporary: Path) -> set[str]:
     """Mounts in the tests' folder, and loop devices over its files."""
-    mounts = Path("/proc/self/mounts").read_text().splitlines()
+    mounts = Path("/proc/self/mounts").read_text(errors="replace").splitlines()
     found = {f"mount {line}" for line in mounts if str(temporary) in line}
     for backing in Path("/sys/block").glob("loop*/loop/backing_file"):
         try:
