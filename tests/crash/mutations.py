@@ -4,6 +4,11 @@ Each mutation switches off one thing on which safety rests: an fsync (every plac
 calls one, as the records have them), a phase of the journal, an order, a check. The stories are
 told again, and the first state in which something does not hold is printed, or that nothing noticed
 it. An fsync of the engine is tried in one format, one of a format's module in that format.
+
+What recovery does again in any case is noticed by nothing: the folder's fsync in `_take_over`, in
+`Journal.clear` and the later ones of `delete`, the order of `_relink` and `_delete_redundant`, the
+barrier inside `VhdxDisk.adopt` and `Qcow2Disk._rewrite`. Nor are the checks of lengths and of what
+was copied: they are there for storage that alters what it holds, which no power cut does here.
 """
 
 from __future__ import annotations
@@ -21,7 +26,7 @@ import pytest
 
 from tests.crash.stories import STORIES, Story, Telling
 from vdbackup.backup import delete, merge, repair
-from vdbackup.disks import host_file, qcow2_structs, vhd, vhdx
+from vdbackup.disks import host_file, qcow2_structs, vhd
 from vdbackup.disks.formats import FORMATS
 from vdbackup.repository import draft, files, journal
 from vdbackup.repository.repository import BackupSet
@@ -132,17 +137,6 @@ class _Never(int):
     __hash__ = int.__hash__
 
 
-def _one_header(patch: pytest.MonkeyPatch) -> None:
-    """Both headers of a VHDX lie in one place, so that the current one is written over."""
-    renew = vhdx.VhdxDisk._renew
-
-    def over(self: vhdx.VhdxDisk, header: vhdx.Header) -> None:
-        self._current = 1 - self._current
-        renew(self, header)
-
-    patch.setattr(vhdx.VhdxDisk, "_renew", over)
-
-
 def _same_name_slot(patch: pytest.MonkeyPatch) -> None:
     def used(self: qcow2_structs.HeaderCluster) -> int:
         return self.header.backing_offset or free(self)
@@ -172,7 +166,6 @@ MUTATIONS = [
         for name in FORMATS
     ),
     Mutation("a VHD's new link goes into the slot in use", _one_slot, "vhd"),
-    Mutation("a VHDX's current header is written over", _one_header, "vhdx"),
     Mutation("a QCOW2's new parent goes where the old one's name is", _same_name_slot, "qcow2"),
 ]  # fmt: skip
 

@@ -39,6 +39,8 @@ from vdbackup.disks import host_file, transfer
 
 SECTOR = 512
 """Bytes that storage writes as a whole."""
+TORN = 0.6
+"""The share of the writes that were on their way of which some sectors are there."""
 ORDERED, ANY = "ordered", "any"
 """How changes of names are lost."""
 _UNKNOWN = (
@@ -435,7 +437,7 @@ def draw(states: States, cut: int, rng: random.Random) -> Choice:
         kept |= (alike or rng.choice(_MANNERS))(numbers, rng)
         for number in numbers:
             change = changes[number]
-            if isinstance(change, Write) and kept.get(number) is True and rng.random() < 0.3:
+            if isinstance(change, Write) and kept.get(number) is True and rng.random() < TORN:
                 kept[number] = _sectors(change, rng)
         if rng.random() < 0.3:
             sizes[node] = rng.choice(states.sizes(node, cut))
@@ -493,7 +495,8 @@ def _sectors(write: Write, rng: random.Random) -> Flags:
     """Which sectors of a torn write are there: its start, its end, or any."""
     first, end = write.offset // SECTOR, -(-(write.offset + len(write.data)) // SECTOR)
     number = np.arange(end - first)
-    place = rng.randint(0, end - first)
+    # headers and such change in their first sectors, and the rest is as it was
+    place = rng.choice((rng.randint(0, end - first), rng.randint(1, 4)))
     manner = rng.randrange(4)
     if manner == 0:
         return np.asarray(number < place)
