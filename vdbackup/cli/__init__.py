@@ -1,4 +1,4 @@
-"""The command line. Read in this order: parser, commands, console."""
+"""The command line. Read in this order: parser, commands, machines, console."""
 
 from __future__ import annotations
 

@@ -7,7 +7,6 @@ most of what a small command takes.
 from __future__ import annotations
 
 import argparse
-import time
 from contextlib import ExitStack
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -19,15 +18,13 @@ from vdbackup.jobs import Plan
 from vdbackup.jobs import readable_size as size
 
 if TYPE_CHECKING:
-    from vdbackup.jobs import CancelToken
-    from vdbackup.recovery.vm import Session
     from vdbackup.repository.model import RecoveryPoint
     from vdbackup.repository.repository import BackupSet, Repository
 
 DONE, WARNINGS = 0, 3
 
 
-def _open(path: Path) -> Repository:
+def open_repository(path: Path) -> Repository:
     """Open a repository, and finish first what a crash left in it."""
     from vdbackup.backup import merge
     from vdbackup.jobs import CancelToken, silent
@@ -120,7 +117,7 @@ def backup(options: argparse.Namespace) -> int:
 
 def list_points(options: argparse.Namespace) -> int:
     """List sets and recovery points."""
-    repository = _open(options.repository)
+    repository = open_repository(options.repository)
     sets = repository.sets()
     if options.json:
         print_json({"repository": repository.id, "sets": [_set_json(each) for each in sets]})
@@ -207,7 +204,7 @@ def convert(options: argparse.Namespace) -> int:
     """Copy a set into a new one in another format."""
     from vdbackup.backup import convert
 
-    repository = _open(options.repository)
+    repository = open_repository(options.repository)
     plan = convert.plan(repository, repository.set(options.set).name, options.format, options.to)
     if not _announce(plan, options):
         return DONE
@@ -230,7 +227,7 @@ def delete(options: argparse.Namespace) -> int:
     """Delete a recovery point."""
     from vdbackup.backup import delete
 
-    repository = _open(options.repository)
+    repository = open_repository(options.repository)
     backup_set, point = repository.find(options.point, options.set)
     plan = delete.plan(repository, backup_set.name, point.id)
     if not _announce(plan, options):
@@ -245,7 +242,7 @@ def restore(options: argparse.Namespace) -> int:
     """Restore or export a point."""
     from vdbackup.recovery import restore
 
-    repository = _open(options.repository)
+    repository = open_repository(options.repository)
     backup_set, point = repository.find(options.point, options.set)
     plan = restore.plan(
         repository,
@@ -271,7 +268,7 @@ def verify(options: argparse.Namespace) -> int:
     """Check that points are as they were captured."""
     from vdbackup.recovery import verify
 
-    repository = _open(options.repository)
+    repository = open_repository(options.repository)
     backup_set = repository.set(options.set)
     wanted = tuple(repository.find(each, options.set)[1].id for each in options.points)
     plan = verify.plan(repository, backup_set.name, wanted or None)
@@ -324,7 +321,7 @@ def files(options: argparse.Namespace) -> int:
     """List files inside a point."""
     from vdbackup.recovery.browse import FileBrowser
 
-    repository = _open(options.repository)
+    repository = open_repository(options.repository)
     backup_set, point = repository.find(options.point, options.set)
     with backup_set.open_chain(point) as chain:
         entries = FileBrowser(chain).listing(options.path)
@@ -341,7 +338,7 @@ def extract(options: argparse.Namespace) -> int:
     """Copy files out of a point."""
     from vdbackup.recovery.browse import FileBrowser
 
-    repository = _open(options.repository)
+    repository = open_repository(options.repository)
     backup_set, point = repository.find(options.point, options.set)
     with backup_set.open_chain(point) as chain:
         browser = FileBrowser(chain)
@@ -393,85 +390,6 @@ def info(options: argparse.Namespace) -> int:
         say(f"  stored        {size(layer['stored_bytes'])}")
         say(f"  identity      {layer['disk_id'] or '-'}, content {layer['content_id'] or '-'}")
     return DONE
-
-
-def boot(options: argparse.Namespace) -> int:
-    """Boot a virtual machine from a point; what it writes is thrown away."""
-    from vdbackup.errors import RecoveryError
-    from vdbackup.recovery.verify import record_boot
-    from vdbackup.recovery.vm import start_session
-    from vdbackup.settings import Locations, Settings
-
-    repository = _open(options.repository)
-    backup_set, point = repository.find(options.point, options.set)
-    backup_set.open_chain(point).close()  # all layers are there and belong together
-    locations = Locations.from_environment()
-    settings = Settings.load(locations.settings_file)
-    started = time.monotonic()
-    with start_session(
-        backup_set.overlay_path(point),
-        sessions_folder=settings.sessions_folder or locations.data / "sessions",
-        title=f"{backup_set.name} #{point.sequence}",
-        sector_size=point.sector_size,
-        hardware=options.hardware,
-        display=not options.headless,
-        memory_mib=options.memory,
-        disk_format=backup_set.settings.format,
-    ) as session:
-        if session.notice:
-            warn([session.notice])
-        outcome = work(
-            "Boot", lambda _report, cancel: _watch(session, options, cancel), as_json=options.json
-        )
-        text = session.console_text()
-    if options.until:
-        record_boot(repository, backup_set.name, point.id, outcome)
-    seconds = time.monotonic() - started
-    if options.json:
-        data = {"accelerator": session.accelerator, "seconds": round(seconds, 2), "console": text}
-        print_json({"event": "result", "reached": outcome, **data})
-    if not outcome:
-        raise RecoveryError(_missed(options, seconds), _last_words(text))
-    if options.until and not options.json:
-        say(f"{options.until!r} appeared after {seconds:.1f} s ({session.accelerator}).")
-    pictured = not options.screenshot or options.screenshot.exists()
-    return DONE if pictured else WARNINGS
-
-
-def _missed(options: argparse.Namespace, seconds: float) -> str:
-    """What did not happen, in a sentence."""
-    if not options.until:
-        return f"The machine was still running after {options.timeout:g} s, and was ended."
-    if options.timeout and seconds >= options.timeout:
-        return f"The machine did not print {options.until!r} within {options.timeout:g} s."
-    return f"The machine ended after {seconds:.0f} s without printing {options.until!r}."
-
-
-def _last_words(text: str) -> str:
-    if not text.strip():
-        return "It printed nothing on its serial console; --screenshot shows its screen."
-    return f"Its last words: {text.strip().splitlines()[-1][:200]!r}."
-
-
-def _watch(session: Session, options: argparse.Namespace, cancel: CancelToken) -> bool:
-    """Wait for what was asked for; whether it came in time."""
-    try:
-        if options.until:
-            return session.wait_for_text(options.until, timeout=options.timeout, cancel=cancel)
-        return session.wait(timeout=options.timeout, cancel=cancel)
-    finally:
-        if options.screenshot:
-            _take_picture(session, options.screenshot)
-
-
-def _take_picture(session: Session, file: Path) -> None:
-    """Save the screen; a machine that has switched itself off has none, which is no failed boot."""
-    from vdbackup.errors import RecoveryError
-
-    try:
-        session.screenshot(file)
-    except RecoveryError as error:
-        warn([f"There is no picture of the screen: {error.title}"])
 
 
 def demo(options: argparse.Namespace) -> int:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from vdbackup import __version__
-from vdbackup.cli import commands
+from vdbackup.cli import commands, machines
 
 _POINT_HELP = "an id, the unique start of one, a sequence number, or `latest`"
 _FORMATS = "vmdk, vhd, vhdx or qcow2"  # not imported: numpy would come with them
@@ -165,7 +165,7 @@ def _add_boot(subparsers: _Subparsers) -> None:
     parser = _command(
         subparsers,
         "boot",
-        commands.boot,
+        machines.boot,
         "boot a virtual machine from a point; its writes are dropped",
     )
     _in_repository(parser)
