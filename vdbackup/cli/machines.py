@@ -1,0 +1,94 @@
+"""Commands about virtual machines: as in commands.py, a function each."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from vdbackup.cli.commands import DONE, WARNINGS, open_repository
+from vdbackup.cli.console import print_json, say, warn, work
+
+if TYPE_CHECKING:
+    from vdbackup.jobs import CancelToken
+    from vdbackup.recovery.vm import Session
+
+
+def boot(options: argparse.Namespace) -> int:
+    """Boot a virtual machine from a point; what it writes is thrown away."""
+    from vdbackup.errors import RecoveryError
+    from vdbackup.recovery.verify import record_boot
+    from vdbackup.recovery.vm import start_session
+    from vdbackup.settings import Locations, Settings
+
+    repository = open_repository(options.repository)
+    backup_set, point = repository.find(options.point, options.set)
+    backup_set.open_chain(point).close()  # all layers are there and belong together
+    locations = Locations.from_environment()
+    settings = Settings.load(locations.settings_file)
+    started = time.monotonic()
+    with start_session(
+        backup_set.overlay_path(point),
+        sessions_folder=settings.sessions_folder or locations.data / "sessions",
+        title=f"{backup_set.name} #{point.sequence}",
+        sector_size=point.sector_size,
+        hardware=options.hardware,
+        display=not options.headless,
+        memory_mib=options.memory,
+        disk_format=backup_set.settings.format,
+    ) as session:
+        if session.notice:
+            warn([session.notice])
+        outcome = work(
+            "Boot", lambda _report, cancel: _watch(session, options, cancel), as_json=options.json
+        )
+        text = session.console_text()
+    if options.until:
+        record_boot(repository, backup_set.name, point.id, outcome)
+    seconds = time.monotonic() - started
+    if options.json:
+        data = {"accelerator": session.accelerator, "seconds": round(seconds, 2), "console": text}
+        print_json({"event": "result", "reached": outcome, **data})
+    if not outcome:
+        raise RecoveryError(_missed(options, seconds), _last_words(text))
+    if options.until and not options.json:
+        say(f"{options.until!r} appeared after {seconds:.1f} s ({session.accelerator}).")
+    pictured = not options.screenshot or options.screenshot.exists()
+    return DONE if pictured else WARNINGS
+
+
+def _missed(options: argparse.Namespace, seconds: float) -> str:
+    """What did not happen, in a sentence."""
+    if not options.until:
+        return f"The machine was still running after {options.timeout:g} s, and was ended."
+    if options.timeout and seconds >= options.timeout:
+        return f"The machine did not print {options.until!r} within {options.timeout:g} s."
+    return f"The machine ended after {seconds:.0f} s without printing {options.until!r}."
+
+
+def _last_words(text: str) -> str:
+    if not text.strip():
+        return "It printed nothing on its serial console; --screenshot shows its screen."
+    return f"Its last words: {text.strip().splitlines()[-1][:200]!r}."
+
+
+def _watch(session: Session, options: argparse.Namespace, cancel: CancelToken) -> bool:
+    """Wait for what was asked for; whether it came in time."""
+    try:
+        if options.until:
+            return session.wait_for_text(options.until, timeout=options.timeout, cancel=cancel)
+        return session.wait(timeout=options.timeout, cancel=cancel)
+    finally:
+        if options.screenshot:
+            _take_picture(session, options.screenshot)
+
+
+def _take_picture(session: Session, file: Path) -> None:
+    """Save the screen; a machine that has switched itself off has none, which is no failed boot."""
+    from vdbackup.errors import RecoveryError
+
+    try:
+        session.screenshot(file)
+    except RecoveryError as error:
+        warn([f"There is no picture of the screen: {error.title}"])
