@@ -27,15 +27,11 @@ from pathlib import Path
 import numpy as np
 
 from tests.backup.lab import SIZE, Lab, noise
-from tests.crash.power_cut import (
-    Choice,
-    Record,
-    Recorder,
-    States,
-    copy_tree,
-    draw,
-    shared_files_kept,
-)
+from tests.crash.choices import draw
+from tests.crash.folders import copy_tree, shared_files_kept
+from tests.crash.record import Choice, Record
+from tests.crash.recorder import Recorder
+from tests.crash.states import States
 from vdbackup.backup import adopt, capture, convert, merge, repair
 from vdbackup.disks.chain import Chain
 from vdbackup.disks.formats import FORMATS

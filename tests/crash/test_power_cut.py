@@ -13,7 +13,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.crash.power_cut import Choice, Recorder, States, draw, shared_files_kept
+from tests.crash.choices import draw
+from tests.crash.folders import shared_files_kept
+from tests.crash.record import Choice
+from tests.crash.recorder import Recorder
+from tests.crash.states import States
 from tests.crash.stories import STORIES, Story, Telling
 
 STATES = 10

@@ -1,0 +1,78 @@
+"""Copies of folders with their holes, and files that several folders share until one changes."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import stat
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.crash.record import Bytes
+
+
+def write_sparse(path: Path, array: Bytes) -> None:
+    """Write a new file; pages of zeros become holes."""
+    page = 4096
+    padded = np.zeros(-(-len(array) // page) * page, np.uint8)
+    padded[: len(array)] = array
+    used = padded.view(np.uint64).reshape(-1, page // 8).any(axis=1)
+    edges = np.flatnonzero(np.diff(np.concatenate(([0], used.view(np.int8), [0]))))
+    with open(path, "xb", buffering=0) as file:
+        file.truncate(len(array))
+        for first, end in edges.reshape(-1, 2).tolist():
+            file.seek(first * page)
+            file.write(memoryview(array[first * page : end * page]))
+
+
+def copy_tree(source: Path, target: Path) -> None:
+    """A copy with holes, modes and times."""
+    target.mkdir()
+    for path in source.iterdir():
+        copy = target / path.name
+        if path.is_dir():
+            copy_tree(path, copy)
+        else:
+            write_sparse(copy, np.fromfile(path, np.uint8))
+            shutil.copystat(path, copy)
+
+
+@contextmanager
+def shared_files_kept() -> Iterator[None]:
+    """Whoever changes a file that states share changes a copy of it; and nobody waits for disks."""
+    original_open, original_chmod, original_utime = os.open, os.chmod, os.utime
+
+    def own(path: Any) -> None:
+        status = os.stat(path)
+        if status.st_nlink > 1 and stat.S_ISREG(status.st_mode):
+            data, other = np.fromfile(path, np.uint8), Path(f"{os.fspath(path)}.own")
+            write_sparse(other, data)
+            shutil.copystat(path, other)
+            os.rename(other, path)
+
+    def opened(path: Any, flags: int, *rest: Any, **named: Any) -> int:
+        if flags & os.O_DIRECT:
+            raise OSError(errno.EINVAL, "not while a state is looked at")
+        if flags & (os.O_WRONLY | os.O_RDWR) and os.path.exists(path):
+            own(path)
+        return original_open(path, flags, *rest, **named)
+
+    def changed(original: Callable[..., None]) -> Callable[..., None]:
+        def call(path: Any, *rest: Any, **named: Any) -> None:
+            own(path)
+            original(path, *rest, **named)
+
+        return call
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "open", opened)
+        patch.setattr(os, "chmod", changed(original_chmod))
+        patch.setattr(os, "utime", changed(original_utime))
+        patch.setattr(os, "fsync", lambda fd: None)
+        yield
