@@ -13,7 +13,8 @@ import tempfile
 import time
 from pathlib import Path
 
-from tests.crash.stories import STORIES, Figures, Story, Telling
+from tests.crash.stories import STORIES, Story
+from tests.crash.telling import Figures, Telling
 from vdbackup.disks.formats import FORMATS
 
 SAMPLED = 50

@@ -24,7 +24,8 @@ from typing import Any
 
 import pytest
 
-from tests.crash.stories import STORIES, Story, Telling
+from tests.crash.stories import STORIES, Story
+from tests.crash.telling import Telling
 from vdbackup.backup import delete, merge, repair
 from vdbackup.disks import host_file, qcow2_structs, vhd
 from vdbackup.disks.formats import FORMATS

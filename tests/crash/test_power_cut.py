@@ -18,7 +18,8 @@ from tests.crash.folders import shared_files_kept
 from tests.crash.record import Choice
 from tests.crash.recorder import Recorder
 from tests.crash.states import States
-from tests.crash.stories import STORIES, Story, Telling
+from tests.crash.stories import STORIES, Story
+from tests.crash.telling import Telling
 
 STATES = 10
 """Of each story in each format: half a second on a quiet machine."""
