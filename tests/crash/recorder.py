@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import os
@@ -41,10 +42,17 @@ _UNKNOWN = (
 
 
 class Recorder:
-    """Notes the changes of what lies below a folder while the calls into the system are patched."""
+    """Notes the changes of what lies below a folder while the calls into the system are patched.
 
-    def __init__(self, folder: Path, base: Path) -> None:
+    Args:
+        folder: what to watch.
+        base: where to keep a copy of it as it is now.
+        clones: whether the storage is one on which files can share extents, as XFS and Btrfs are.
+    """
+
+    def __init__(self, folder: Path, base: Path, *, clones: bool = True) -> None:
         copy_tree(folder, base)
+        self._clones = clones
         self._folder = folder
         self._open: dict[int, tuple[Node, int]] = {}  # with the number of the inode
         self._changes: list[Change] = []
@@ -239,9 +247,11 @@ class Recorder:
             self._note(Attribute(node, mtime=os.stat(path).st_mtime_ns))
 
     def _ioctl(self, original: Any, fd: Any, request: int, argument: Any = 0, *rest: Any) -> Any:
-        """Cloning a file works here on every file system: the contents are copied instead."""
+        """Cloning a file works or not as was wanted: to clone, the contents are copied."""
         if request != host_file._FICLONE:
             return original(fd, request, argument, *rest)
+        if not self._clones:
+            raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
         target = fd.fileno()
         data = Path(f"/proc/self/fd/{argument}").read_bytes()
         with open(f"/proc/self/fd/{target}", "r+b") as file:
