@@ -17,11 +17,11 @@ from vdbackup.disks.formats import FORMATS
 BLOCK = 2 * MIB  # the largest block of any format
 TEARS = [
     *((disk_format, None) for disk_format in FORMATS),
-    *(("vhd", 32), ("vhdx", SECTOR), ("qcow2", SECTOR)),
+    *(("vmdk", SECTOR), ("vhd", 32), ("vhdx", SECTOR), ("qcow2", SECTOR)),
 ]
 """Bytes after which even the write of a new identity or parent may stop and do no harm.
 
-A VMDK has but one place for its descriptor.
+A VMDK has but one place for its descriptor, so the sector must be written as a whole.
 """
 torn = pytest.mark.parametrize(("disk_format", "tear"), TEARS)
 
@@ -117,8 +117,8 @@ def test_a_power_cut_while_relinking_leaves_the_old_parent_or_the_new(tmp_path, 
 
 
 def another(disk: Path) -> Path:
-    """A copy, which has the disk's identity."""
-    return Path(shutil.copy(disk, disk.with_stem("other")))
+    """A copy, which has the disk's identity, and a name of another length."""
+    return Path(shutil.copy(disk, disk.with_stem(disk.stem + "-again")))
 
 
 @torn

@@ -12,8 +12,8 @@ from tests.disks.everybody import assert_everybody_reads
 from tests.disks.shelf import GRAIN, MIB, Shelf, noise, opened, put, reference
 from tests.oracles import qemu
 from vdbackup.disks.disk import ParentRef
-from vdbackup.disks.vmdk import VmdkDisk
-from vdbackup.disks.vmdk_structs import SparseExtentHeader
+from vdbackup.disks.vmdk import LARGEST, VmdkDisk
+from vdbackup.disks.vmdk_structs import SECTOR, Descriptor, SparseExtentHeader
 from vdbackup.errors import DiskError
 
 TABLE = 32 * MIB  # bytes of disk that one grain table stands for
@@ -116,6 +116,18 @@ def test_relinking_changes_four_entries_of_the_descriptor_and_nothing_else(tmp_p
     }
     assert child.read_bytes()[:512] == data[:512]
     assert child.read_bytes()[21 * 512 :] == data[21 * 512 :]
+
+
+def test_what_a_new_parent_changes_in_a_descriptor_lies_in_its_first_sector():
+    """So that a power cut leaves one or the other; also with the longest names and the largest."""
+    ids = [str(uuid.UUID(int=number)) for number in (1, 2, 3)]
+    names = ["00001-full.vmdk", "99999-differential.vmdk"]
+    one, other = (
+        Descriptor(LARGEST, "99999-differential.vmdk", "1", ids[0], cid, parent_id, name).pack()
+        for cid, parent_id, name in zip(("2", "ffffffff"), ids[1:], names, strict=True)
+    )
+    assert one[:SECTOR] != other[:SECTOR]
+    assert one[SECTOR:] == other[SECTOR:]
 
 
 def test_children_find_an_adopted_identity_in_all_its_entries(tmp_path):

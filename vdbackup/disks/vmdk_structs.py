@@ -277,6 +277,10 @@ class Descriptor:
     def pack(self) -> bytes:
         """The descriptor, padded with NULs to its whole place in the file.
 
+        What a new parent or identity changes fills the first sector, and the rest stays the same:
+        storage writes a sector as a whole, so after a power cut it is all old or all new. The names
+        in a repository are short enough for that; with both above 30 bytes it would not fit.
+
         A line break or quote in a name would forge entries: such names are refused by DiskError.
         """
         for name in (self.file_name, self.parent_hint or ""):
@@ -285,7 +289,16 @@ class Descriptor:
                     f"A VMDK cannot be named {name!r}, or be the child of one that is.",
                     "Choose a name without quotes and control characters.",
                 )
-        cylinders = min(self.virtual_size // (16 * 63 * SECTOR), 16383)
+        changing = _packed(self._changing_lines())
+        if len(changing) < SECTOR:
+            changing += b"\n".rjust(SECTOR - len(changing), b"#")
+        data = changing + _packed(self._lasting_lines())
+        room = DESCRIPTOR_SECTORS * SECTOR
+        if len(data) > room:
+            raise ValueError(f"a descriptor of {len(data)} bytes does not fit into {room}")
+        return data.ljust(room, b"\0")
+
+    def _changing_lines(self) -> list[str]:
         lines = [
             "# Disk DescriptorFile", "version=1", 'encoding="UTF-8"',
             f"CID={self.cid}", f"parentCID={self.parent_cid}",
@@ -297,9 +310,6 @@ class Descriptor:
             "", "# Extent description",
             f'RW {self.virtual_size // SECTOR} SPARSE "{self.file_name}"',
             "", "# The Disk Data Base", "#DDB", "",
-            'ddb.virtualHWVersion = "4"', 'ddb.adapterType = "ide"',
-            f'ddb.geometry.cylinders = "{cylinders}"',
-            'ddb.geometry.heads = "16"', 'ddb.geometry.sectors = "63"',
         ]  # fmt: skip
         if self.uuid:
             lines.append(f'ddb.uuid.image="{self.uuid}"')
@@ -308,11 +318,19 @@ class Descriptor:
             lines.append(f'ddb.uuid.parent="{self.parent_uuid}"')
             modification = _modification(self.parent_uuid, self.parent_cid)
             lines.append(f'ddb.uuid.parentmodification="{modification}"')
-        data = "\n".join([*lines, ""]).encode()
-        room = DESCRIPTOR_SECTORS * SECTOR
-        if len(data) > room:
-            raise ValueError(f"a descriptor of {len(data)} bytes does not fit into {room}")
-        return data.ljust(room, b"\0")
+        return lines
+
+    def _lasting_lines(self) -> list[str]:
+        cylinders = min(self.virtual_size // (16 * 63 * SECTOR), 16383)
+        return [
+            'ddb.virtualHWVersion = "4"', 'ddb.adapterType = "ide"',
+            f'ddb.geometry.cylinders = "{cylinders}"',
+            'ddb.geometry.heads = "16"', 'ddb.geometry.sectors = "63"',
+        ]  # fmt: skip
+
+
+def _packed(lines: list[str]) -> bytes:
+    return "\n".join([*lines, ""]).encode()
 
 
 def is_descriptor(start: bytes) -> bool:
