@@ -13,8 +13,9 @@ import tempfile
 import time
 from pathlib import Path
 
+from tests.crash.remains import Figures
 from tests.crash.stories import STORIES, Story
-from tests.crash.telling import Figures, Telling
+from tests.crash.telling import Telling
 from vdbackup.disks.formats import FORMATS
 
 SAMPLED = 50

@@ -1,16 +1,4 @@
-"""Tells a story under the record, and checks what must hold whatever a power cut leaves of it.
-
-For each state:
-
-1. As it is, every point that the thing does not concern reads right; what it concerns reads right
-   or is refused.
-2. After what opening a repository does (`merge.recover`), every point reads right, and there are
-   the points of before, or those of afterwards: those of both in any case. If the thing had
-   returned, there are those of afterwards, and nothing is left to finish.
-3. After `repair` the same holds.
-4. The next backup works, and readers that are not ours find in every point what it should hold (of
-   a sample of states: this takes ten times as long).
-"""
+"""Tells a story under the record, and tries the states that a power cut can leave of it."""
 
 from __future__ import annotations
 
@@ -18,61 +6,24 @@ import copy
 import random
 import shutil
 from collections.abc import Sequence
-from contextlib import ExitStack
-from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
-
-import numpy as np
 
 from tests.backup.lab import Lab
 from tests.crash.choices import draw
 from tests.crash.folders import copy_tree, shared_files_kept
 from tests.crash.record import Choice, Record
 from tests.crash.recorder import Recorder
+from tests.crash.remains import Figures, Remains, Wrong, ids_of
 from tests.crash.states import States
 from tests.crash.stories import Story
-from vdbackup.backup import capture, merge, repair
-from vdbackup.disks.chain import Chain
-from vdbackup.errors import VdbackupError
+from vdbackup.backup import merge
 from vdbackup.jobs import CancelToken, silent
-from vdbackup.repository.digests import Digests, digest_blocks
-from vdbackup.repository.model import RecoveryPoint
-from vdbackup.repository.repository import LAYER_MODE, MARKER, BackupSet, Repository
-from vdbackup.sources.source import open_source
+from vdbackup.repository.repository import Repository
 
 TRIES = 40
 """How often a new state is looked for before a story is taken to have no more."""
 LAST_EIGHTH = 7
 """One state in eight is of a thing that has returned, as far as there are such."""
-
-
-class Wrong(AssertionError):
-    """A state in which something does not hold."""
-
-
-@dataclass
-class Figures:
-    """What was tried."""
-
-    states: int = 0
-    cuts: int = 0
-    points: int = 0  # that were found right, also for files that had been read before
-    read: int = 0
-    samples: int = 0
-
-    def add(self, other: Figures) -> None:
-        self.states += other.states
-        self.cuts += other.cuts
-        self.points += other.points
-        self.read += other.read
-        self.samples += other.samples
-
-    def __str__(self) -> str:
-        return (
-            f"{self.states} states of {self.cuts} cuts, {self.points} points right, "
-            f"{self.read} of them read anew, {self.samples} by other readers"
-        )
 
 
 class Telling:
@@ -91,12 +42,12 @@ class Telling:
         self._lab = Lab(folder, story.size, storage / "repository", disk_format)
         with shared_files_kept():
             story.prepare(self._lab)
-        self._before = set(_ids(self._lab.repository))
+        self._before = set(ids_of(self._lab.repository))
         recorder = Recorder(storage, folder / "base")
         with recorder.recording():
             story.act(self._lab)
         self.record = recorder.record()
-        self._after = set(_ids(self._lab.repository))
+        self._after = set(ids_of(self._lab.repository))
         self._seed = f"{disk_format} {story.name}"
         self.figures = Figures()
         self._known: set[object] = set()  # what was read and is right
@@ -181,142 +132,11 @@ class Telling:
         try:
             with shared_files_kept():
                 returned = choice.cut == len(states.record.changes)
-                _State(self._lab, state / "repository", self.figures, self._known).check(
+                Remains(self._lab, state / "repository", self.figures, self._known).check(
                     self.story, self._before, self._after, returned, sample
                 )
         finally:
             shutil.rmtree(state)
-
-
-class _State:
-    """A repository as the power cut left it."""
-
-    def __init__(self, lab: Lab, path: Path, figures: Figures, known: set[object]) -> None:
-        self._lab = copy.copy(lab)
-        self._lab.moments = dict(lab.moments)
-        self._lab.repository = Repository(path, "")
-        self._figures = figures
-        self._known = known
-
-    def check(
-        self, story: Story, before: set[str], after: set[str], returned: bool, sample: bool
-    ) -> None:
-        """All that the module's docstring says; raises Wrong."""
-        repository = self._lab.repository
-        step = "as it is"
-        try:
-            self._check_points(story.concerned)
-            step = "recovered"
-            is_there = (repository.path / MARKER).exists()
-            said = merge.recover(repository, silent, CancelToken()) if is_there else []
-            if any("could not be finished" in sentence for sentence in said):
-                raise Wrong(said[-1])
-            self._check_points()
-            self._check_ids(before, after, returned)
-            if sample:
-                step = "read by others"
-                self._ask_others()
-            step = "repaired"
-            if is_there:
-                repair.run(repository.path, silent, CancelToken())
-            self._check_points()
-            self._check_ids(before, after, returned)
-            if sample:
-                step = "backed up"
-                self._back_up()
-        except (VdbackupError, OSError, ValueError) as error:
-            raise Wrong(f"{step}: {type(error).__name__}: {error}") from error
-        except AssertionError as error:
-            raise Wrong(f"{step}: {error}") from error
-
-    def _check_ids(self, before: set[str], after: set[str], returned: bool) -> None:
-        found = _ids(self._lab.repository)
-        if len(set(found)) < len(found):
-            raise Wrong("a point is there twice")
-        ids = set(found)
-        if any(each.journal for each in _sets(self._lab.repository)):
-            raise Wrong("a journal is left")
-        if returned and not after <= ids:
-            raise Wrong("it had returned, and is not done")
-        if returned and ids != after:
-            raise Wrong("it had returned, and what was to go is there")
-        if not before & after <= ids <= before | after:
-            raise Wrong(f"lost {len((before & after) - ids)}, unknown {len(ids - before - after)}")
-
-    def _check_points(self, concerned: frozenset[int] = frozenset()) -> None:
-        for backup_set in _sets(self._lab.repository):
-            for point in backup_set.points:
-                self._figures.points += 1
-                try:
-                    self._check_point(backup_set, point, point.sequence not in concerned)
-                except VdbackupError:
-                    if point.sequence not in concerned:
-                        raise
-
-    def _check_point(self, backup_set: BackupSet, point: RecoveryPoint, whole: bool) -> None:
-        """It and its digests are right; with `whole` its overlay, too, and its mode.
-
-        The files of most points are the same in most states, and need not be read in each.
-        """
-        chain = backup_set.chain(point)
-        names = [name for each in chain for name in (each.disk, each.digests)]
-        files = [_identity(backup_set.folder / name) for name in (*names, point.overlay)]
-        key = repr((backup_set.name, chain, files, whole))
-        if key not in self._known:
-            self._read_point(backup_set, point, whole)
-            self._figures.read += 1
-            self._known.add(key)
-
-    def _read_point(self, backup_set: BackupSet, point: RecoveryPoint, whole: bool) -> None:
-        wanted, digests = _moment(self._lab.moments[point.id])
-        with ExitStack() as stack:
-            chains = [stack.enter_context(backup_set.open_chain(point))]
-            overlay = backup_set.overlay_path(point)
-            if whole and overlay.exists():
-                chains.append(stack.enter_context(Chain.open(overlay, backup_set.settings.format)))
-            for chain in chains:
-                data = bytearray(point.virtual_size)
-                chain.readinto(0, memoryview(data))
-                assert data == wanted, f"point {point.sequence} reads wrong"
-        with backup_set.open_digests(point) as found:
-            same = np.array_equal(found.expected(0, len(digests)), digests)
-            assert same, f"the digests of point {point.sequence} are wrong"
-        if whole:
-            mode = backup_set.disk_path(point).stat().st_mode & 0o777
-            assert mode == LAYER_MODE, f"the layer of point {point.sequence} has mode {mode:o}"
-
-    def _ask_others(self) -> None:
-        from tests.oracles import readers
-
-        for backup_set in _sets(self._lab.repository):
-            for point in backup_set.points:
-                self._figures.samples += 1
-                raw, disk = self._lab.moments[point.id], backup_set.disk_path(point)
-                readers.assert_library_reads(disk, raw, backup_set.settings.format)
-
-    def _back_up(self) -> None:
-        """What the user does next; and nothing is left of what was cut off."""
-        lab = self._lab
-        lab.repository = Repository.open_or_create(lab.repository.path)
-        with open_source(lab.image) as source:
-            plan = capture.plan(
-                lab.repository, source, set_name="disk", disk_format=lab.disk_format
-            )
-            point = capture.run(plan, silent, CancelToken()).point
-        lab.moments[point.id] = lab.image
-        self._check_points()
-        assert not point.warnings, point.warnings
-        self._drop_strays()
-        lab.check_files()
-
-    def _drop_strays(self) -> None:
-        """Digests and overlays whose layer is gone may stay where names are lost in any order."""
-        numbers = {point.sequence for point in self._lab.set.points}
-        for path in self._lab.set_folder.iterdir():
-            number, _, rest = path.name.partition("-")
-            stray = rest.endswith(".digests") or rest.startswith("overlay.")
-            if stray and int(number) not in numbers:
-                path.unlink()
 
 
 def _place(number: int, count: int, cuts: Sequence[int]) -> int:
@@ -324,26 +144,3 @@ def _place(number: int, count: int, cuts: Sequence[int]) -> int:
     if number % 8 == LAST_EIGHTH:
         return cuts[-1]
     return cuts[number * len(cuts) // count if count < len(cuts) else number % len(cuts)]
-
-
-def _sets(repository: Repository) -> list[BackupSet]:
-    return repository.sets() if repository.path.exists() else []
-
-
-def _ids(repository: Repository) -> list[str]:
-    return [point.id for each in _sets(repository) for point in each.points]
-
-
-def _identity(path: Path) -> object:
-    """The same for two files only if they are the same: one that states share never changes."""
-    try:
-        status = path.stat()
-    except FileNotFoundError:
-        return None
-    return status.st_ino, status.st_nlink > 1 or (status.st_ctime_ns, status.st_size)
-
-
-@lru_cache(64)
-def _moment(raw: Path) -> tuple[bytes, Digests]:
-    data = raw.read_bytes()
-    return data, digest_blocks(memoryview(data))

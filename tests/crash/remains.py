@@ -1,0 +1,216 @@
+"""A repository after an interruption, and what must hold of it whatever was interrupted.
+
+For each state:
+
+1. As it is, every point that the thing does not concern reads right; what it concerns reads right
+   or is refused.
+2. After what opening a repository does (`merge.recover`), every point reads right, and there are
+   the points of before, or those of afterwards: those of both in any case. If the thing had
+   returned, there are those of afterwards, and nothing is left to finish.
+3. After `repair` the same holds.
+4. The next backup works, and readers that are not ours find in every point what it should hold (of
+   a sample of states: this takes ten times as long).
+"""
+
+from __future__ import annotations
+
+import copy
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+
+from tests.backup.lab import Lab
+from tests.crash.stories import Story
+from vdbackup.backup import capture, merge, repair
+from vdbackup.disks.chain import Chain
+from vdbackup.errors import VdbackupError
+from vdbackup.jobs import CancelToken, silent
+from vdbackup.repository.digests import Digests, digest_blocks
+from vdbackup.repository.model import RecoveryPoint
+from vdbackup.repository.repository import LAYER_MODE, MARKER, BackupSet, Repository
+from vdbackup.sources.source import open_source
+
+
+class Wrong(AssertionError):
+    """A state in which something does not hold."""
+
+
+@dataclass
+class Figures:
+    """What was tried."""
+
+    states: int = 0
+    cuts: int = 0
+    points: int = 0  # that were found right, also for files that had been read before
+    read: int = 0
+    samples: int = 0
+
+    def add(self, other: Figures) -> None:
+        self.states += other.states
+        self.cuts += other.cuts
+        self.points += other.points
+        self.read += other.read
+        self.samples += other.samples
+
+    def __str__(self) -> str:
+        return (
+            f"{self.states} states of {self.cuts} cuts, {self.points} points right, "
+            f"{self.read} of them read anew, {self.samples} by other readers"
+        )
+
+
+class Remains:
+    """A repository as the power cut left it."""
+
+    def __init__(self, lab: Lab, path: Path, figures: Figures, known: set[object]) -> None:
+        self._lab = copy.copy(lab)
+        self._lab.moments = dict(lab.moments)
+        self._lab.repository = Repository(path, "")
+        self._figures = figures
+        self._known = known
+
+    def check(
+        self, story: Story, before: set[str], after: set[str], returned: bool, sample: bool
+    ) -> None:
+        """All that the module's docstring says; raises Wrong."""
+        repository = self._lab.repository
+        step = "as it is"
+        try:
+            self.check_points(story.concerned)
+            step = "recovered"
+            is_there = (repository.path / MARKER).exists()
+            said = merge.recover(repository, silent, CancelToken()) if is_there else []
+            if any("could not be finished" in sentence for sentence in said):
+                raise Wrong(said[-1])
+            self.check_points()
+            self.check_ids(before, after, returned)
+            if sample:
+                step = "read by others"
+                self.ask_others()
+            step = "repaired"
+            if is_there:
+                repair.run(repository.path, silent, CancelToken())
+            self.check_points()
+            self.check_ids(before, after, returned)
+            if sample:
+                step = "backed up"
+                self._back_up()
+        except (VdbackupError, OSError, ValueError) as error:
+            raise Wrong(f"{step}: {type(error).__name__}: {error}") from error
+        except AssertionError as error:
+            raise Wrong(f"{step}: {error}") from error
+
+    def check_ids(self, before: set[str], after: set[str], returned: bool) -> None:
+        found = ids_of(self._lab.repository)
+        if len(set(found)) < len(found):
+            raise Wrong("a point is there twice")
+        ids = set(found)
+        if any(each.journal for each in sets_of(self._lab.repository)):
+            raise Wrong("a journal is left")
+        if returned and not after <= ids:
+            raise Wrong("it had returned, and is not done")
+        if returned and ids != after:
+            raise Wrong("it had returned, and what was to go is there")
+        if not before & after <= ids <= before | after:
+            raise Wrong(f"lost {len((before & after) - ids)}, unknown {len(ids - before - after)}")
+
+    def check_points(self, concerned: frozenset[int] = frozenset()) -> None:
+        for backup_set in sets_of(self._lab.repository):
+            for point in backup_set.points:
+                self._figures.points += 1
+                try:
+                    self._check_point(backup_set, point, point.sequence not in concerned)
+                except VdbackupError:
+                    if point.sequence not in concerned:
+                        raise
+
+    def _check_point(self, backup_set: BackupSet, point: RecoveryPoint, whole: bool) -> None:
+        """It and its digests are right; with `whole` its overlay, too, and its mode.
+
+        The files of most points are the same in most states, and need not be read in each.
+        """
+        chain = backup_set.chain(point)
+        names = [name for each in chain for name in (each.disk, each.digests)]
+        files = [_identity(backup_set.folder / name) for name in (*names, point.overlay)]
+        key = repr((backup_set.name, chain, files, whole))
+        if key not in self._known:
+            self._read_point(backup_set, point, whole)
+            self._figures.read += 1
+            self._known.add(key)
+
+    def _read_point(self, backup_set: BackupSet, point: RecoveryPoint, whole: bool) -> None:
+        wanted, digests = _moment(self._lab.moments[point.id])
+        with ExitStack() as stack:
+            chains = [stack.enter_context(backup_set.open_chain(point))]
+            overlay = backup_set.overlay_path(point)
+            if whole and overlay.exists():
+                chains.append(stack.enter_context(Chain.open(overlay, backup_set.settings.format)))
+            for chain in chains:
+                data = bytearray(point.virtual_size)
+                chain.readinto(0, memoryview(data))
+                assert data == wanted, f"point {point.sequence} reads wrong"
+        with backup_set.open_digests(point) as found:
+            same = np.array_equal(found.expected(0, len(digests)), digests)
+            assert same, f"the digests of point {point.sequence} are wrong"
+        if whole:
+            mode = backup_set.disk_path(point).stat().st_mode & 0o777
+            assert mode == LAYER_MODE, f"the layer of point {point.sequence} has mode {mode:o}"
+
+    def ask_others(self) -> None:
+        from tests.oracles import readers
+
+        for backup_set in sets_of(self._lab.repository):
+            for point in backup_set.points:
+                self._figures.samples += 1
+                raw, disk = self._lab.moments[point.id], backup_set.disk_path(point)
+                readers.assert_library_reads(disk, raw, backup_set.settings.format)
+
+    def _back_up(self) -> None:
+        """What the user does next; and nothing is left of what was cut off."""
+        lab = self._lab
+        lab.repository = Repository.open_or_create(lab.repository.path)
+        with open_source(lab.image) as source:
+            plan = capture.plan(
+                lab.repository, source, set_name="disk", disk_format=lab.disk_format
+            )
+            point = capture.run(plan, silent, CancelToken()).point
+        lab.moments[point.id] = lab.image
+        self.check_points()
+        assert not point.warnings, point.warnings
+        self._drop_strays()
+        lab.check_files()
+
+    def _drop_strays(self) -> None:
+        """Digests and overlays whose layer is gone may stay where names are lost in any order."""
+        numbers = {point.sequence for point in self._lab.set.points}
+        for path in self._lab.set_folder.iterdir():
+            number, _, rest = path.name.partition("-")
+            stray = rest.endswith(".digests") or rest.startswith("overlay.")
+            if stray and int(number) not in numbers:
+                path.unlink()
+
+
+def sets_of(repository: Repository) -> list[BackupSet]:
+    return repository.sets() if repository.path.exists() else []
+
+
+def ids_of(repository: Repository) -> list[str]:
+    return [point.id for each in sets_of(repository) for point in each.points]
+
+
+def _identity(path: Path) -> object:
+    """The same for two files only if they are the same: one that states share never changes."""
+    try:
+        status = path.stat()
+    except FileNotFoundError:
+        return None
+    return status.st_ino, status.st_nlink > 1 or (status.st_ctime_ns, status.st_size)
+
+
+@lru_cache(64)
+def _moment(raw: Path) -> tuple[bytes, Digests]:
+    data = raw.read_bytes()
+    return data, digest_blocks(memoryview(data))
