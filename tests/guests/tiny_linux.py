@@ -7,17 +7,14 @@
 Booted, it adds one to `bootcount` on its root, says so on the first serial port in a line such as
 `VDBACKUP-BOOT-OK root=/dev/vda2 count=1`, and powers off.
 
-What takes long is kept in a cache, in the user's real home: the tests' own home is emptied. The
-variable VDBACKUP_TEST_CACHE names another folder.
+What takes long is kept in the tests' cache (tests/guests/cache.py).
 """
 
 from __future__ import annotations
 
 import gzip
-import hashlib
 import lzma
 import os
-import pwd
 import re
 import shutil
 import struct
@@ -25,6 +22,9 @@ import subprocess
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+
+from tests.guests import cache
+from tests.guests.cache import NotBuilt, run
 
 SIZE = 64 << 20
 SECTOR = 512
@@ -66,25 +66,20 @@ poweroff -f
 """
 
 
-class NotBuilt(Exception):
-    """The guest could not be built; says what to do."""
-
-
 def image() -> Path:
     """The image, built if it is not in the cache. Copy it before you change it."""
     _check_tools()
     packages = [_newest_kernel(), "busybox-static"]
-    recipe = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()[:12]
-    cache = Path(os.environ.get("VDBACKUP_TEST_CACHE") or _home() / ".cache" / "vdbackup-tests")
-    built = cache / f"{packages[0]}-{recipe}.img"
-    if not built.exists():
-        cache.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=cache) as folder:
-            system = Path(folder, "system")
-            _unpack(packages, system)
-            disk = _disk(system, Path(folder))
-            disk.chmod(0o444)
-            disk.replace(built)
+    code = cache.recipe(Path(__file__).read_bytes())
+    built = cache.folder() / f"{packages[0]}-{code}.img"
+    with cache.locked("tiny-linux"):
+        if not built.exists():
+            with tempfile.TemporaryDirectory(dir=cache.folder()) as folder:
+                system = Path(folder, "system")
+                _unpack(packages, system)
+                disk = _disk(system, Path(folder))
+                disk.chmod(0o444)
+                disk.replace(built)
     return built
 
 
@@ -95,36 +90,11 @@ def set_boot_count(disk: Path, count: int) -> None:
         file.flush()
         commands = f"rm bootcount\nwrite {file.name} bootcount\n"
         where = f"{disk}?offset={ROOT_START * SECTOR}"
-        _run("debugfs", "-w", "-f", "-", where, text=commands)
-
-
-def _home() -> Path:
-    return Path(pwd.getpwuid(os.getuid()).pw_dir)
-
-
-def _run(*command: str | Path, folder: Path | None = None, text: str | None = None) -> str:
-    """Run a program, also one that Debian keeps from ordinary users' PATH; returns its output."""
-    environment = {**os.environ, "LC_ALL": "C", "PATH": _path(), "MTOOLS_SKIP_CHECK": "1"}
-    done = subprocess.run(
-        command,
-        cwd=folder,
-        env=environment,
-        input=text,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if done.returncode != 0:
-        raise NotBuilt(f"{' '.join(map(str, command))} failed:\n{done.stdout}{done.stderr}")
-    return done.stdout
-
-
-def _path() -> str:
-    return os.environ["PATH"] + ":/usr/sbin:/sbin"
+        run("debugfs", "-w", "-f", "-", where, text=commands)
 
 
 def _check_tools() -> None:
-    missing = [tool for tool in _TOOLS if shutil.which(tool, path=_path()) is None]
+    missing = [tool for tool in _TOOLS if shutil.which(tool, path=cache.path()) is None]
     if missing or not _MASTER_BOOT_CODE.exists():
         raise NotBuilt(
             f"The test guest needs Debian, and {', '.join(missing) or _MASTER_BOOT_CODE}. Install "
@@ -141,7 +111,7 @@ def _newest_kernel() -> str:
         if names := re.findall(r"Depends: (linux-image-\d\S+)", depends):
             return str(names[0])
         if attempt == 0 and os.getuid() == 0:
-            _run("apt-get", "update")
+            run("apt-get", "update")
     raise NotBuilt(
         f"apt does not know the package {_KERNEL}, which the test guest is built from. "
         "Run: sudo apt-get update"
@@ -152,14 +122,14 @@ def _unpack(packages: list[str], target: Path) -> None:
     """Download Debian packages and unpack them into `target`, without installing them."""
     target.mkdir()
     try:
-        _run("apt-get", "-qq", "download", *packages, folder=target)
+        run("apt-get", "-qq", "download", *packages, folder=target)
     except NotBuilt:
         if os.getuid() != 0:
             raise
-        _run("apt-get", "update")  # the lists may be older than the archive
-        _run("apt-get", "-qq", "download", *packages, folder=target)
+        run("apt-get", "update")  # the lists may be older than the archive
+        run("apt-get", "-qq", "download", *packages, folder=target)
     for package in target.glob("*.deb"):
-        _run("dpkg-deb", "-x", package, target)
+        run("dpkg-deb", "-x", package, target)
         package.unlink()
 
 
@@ -170,16 +140,16 @@ def _disk(system: Path, folder: Path) -> Path:
     initramfs.write_bytes(gzip.compress(_initramfs(system), compresslevel=1))
     configuration.write_text(_SYSLINUX_CFG)
     boot = _sparse(folder / "boot", ROOT_START - BOOT_START)
-    _run("mkfs.fat", "-F", "16", "-h", str(BOOT_START), "-n", "BOOT", boot)
-    _run("mcopy", "-i", boot, kernel, "::vmlinuz")
-    _run("mcopy", "-i", boot, initramfs, configuration, "::")
-    _run("syslinux", "--install", boot)
+    run("mkfs.fat", "-F", "16", "-h", str(BOOT_START), "-n", "BOOT", boot)
+    run("mcopy", "-i", boot, kernel, "::vmlinuz")
+    run("mcopy", "-i", boot, initramfs, configuration, "::")
+    run("syslinux", "--install", boot)
 
     content = folder / "content"
     content.mkdir()
     (content / "bootcount").write_text("0\n")
     root = _sparse(folder / "root", END - ROOT_START)
-    _run("mke2fs", "-q", "-t", "ext4", "-L", "root", "-d", content, root)
+    run("mke2fs", "-q", "-t", "ext4", "-L", "root", "-d", content, root)
 
     disk = _sparse(folder / "disk", END)
     with disk.open("rb+") as file:
@@ -250,7 +220,7 @@ def _filled(data: bytes) -> bytes:
 def _drivers(system: Path) -> dict[str, bytes]:
     """The drivers and what they depend on, in the order in which they can be loaded."""
     (modules,) = (system / "lib" / "modules").glob("*")
-    _run("depmod", "-b", system, modules.name)
+    run("depmod", "-b", system, modules.name)
     needs: dict[str, list[str]] = {}
     for line in (modules / "modules.dep").read_text().splitlines():
         path, _, others = line.partition(":")

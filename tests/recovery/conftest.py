@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.guests import cache
 from tests.guests import tiny_linux as builder
 
 
@@ -14,5 +15,5 @@ def tiny_linux() -> Path:
     """A raw image of a Linux that counts its boots (tests/guests/tiny_linux.py); read-only."""
     try:
         return builder.image()
-    except builder.NotBuilt as error:
+    except cache.NotBuilt as error:
         pytest.fail(str(error), pytrace=False)
