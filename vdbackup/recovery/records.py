@@ -1,0 +1,94 @@
+"""Values that go into a JSON file beside a backup and come back: frozen dataclasses, checked.
+
+What comes back is hostile until checked: each field has the type that its class says, no text and
+no list is longer than anything real, and what is unknown or missing is refused. Fields may be str,
+int, bool, an enumeration of strings, another such class, any of these or None, or a tuple of them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import functools
+import types
+import typing
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+from vdbackup.errors import RecoveryError
+
+MOST_LETTERS = 65_536
+MOST_ITEMS = 100_000
+MOST = 1 << 62
+"""Numbers are sizes, places and counts: none is negative, or larger."""
+
+Record = TypeVar("Record")
+
+
+def to_json(record: Any) -> Any:
+    """What `json.dumps` takes: a dataclass becomes an object, a tuple a list."""
+    if dataclasses.is_dataclass(record) and not isinstance(record, type):
+        return {
+            field.name: to_json(getattr(record, field.name)) for field in dataclasses.fields(record)
+        }
+    if isinstance(record, tuple):
+        return [to_json(item) for item in record]
+    return record.value if isinstance(record, enum.Enum) else record
+
+
+def from_json(kind: type[Record], data: object) -> Record:
+    """The record of class `kind` that `data`, as `json.loads` returned it, describes.
+
+    Raises:
+        RecoveryError: it describes none.
+    """
+    try:
+        return typing.cast(Record, _value(kind, data))
+    except (TypeError, ValueError) as error:
+        raise RecoveryError(
+            f"What was noted about the machine in this recovery point is damaged: {error}.",
+            "It is found out again from the point's disk: run vdbackup retarget on it.",
+        ) from error
+
+
+def _value(kind: Any, data: object) -> object:
+    origin = typing.get_origin(kind)
+    if origin is tuple:
+        return _items(typing.get_args(kind)[0], data)
+    if origin is types.UnionType:
+        wanted = next(part for part in typing.get_args(kind) if part is not types.NoneType)
+        return None if data is None else _value(wanted, data)
+    if dataclasses.is_dataclass(kind):
+        return _record(kind, data)
+    if issubclass(kind, enum.Enum):
+        return kind(data)
+    return _plain(kind, data)
+
+
+def _items(kind: Any, data: object) -> tuple[object, ...]:
+    if not isinstance(data, list) or len(data) > MOST_ITEMS:
+        raise TypeError("a list is none, or too long")
+    return tuple(_value(kind, item) for item in data)
+
+
+def _record(kind: Any, data: object) -> object:
+    wanted = _fields(kind)
+    if not isinstance(data, Mapping) or set(data) != set(wanted):
+        raise TypeError(f"{kind.__name__} has other fields")
+    return kind(**{name: _value(type_, data[name]) for name, type_ in wanted.items()})
+
+
+def _plain(kind: Any, data: object) -> object:
+    if type(data) is not kind:
+        raise TypeError(f"a value is not {kind.__name__}")
+    if isinstance(data, str) and len(data) > MOST_LETTERS:
+        raise ValueError("a text is too long")
+    if isinstance(data, int) and not 0 <= data <= MOST:
+        raise ValueError("a number is impossible")
+    return data
+
+
+@functools.cache
+def _fields(kind: Any) -> dict[str, Any]:
+    hints = typing.get_type_hints(kind)
+    return {field.name: hints[field.name] for field in dataclasses.fields(kind)}
