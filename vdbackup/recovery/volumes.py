@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import io
+from bisect import bisect_right
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import TYPE_CHECKING
 
 from vdbackup.disks.chain import Chain
 from vdbackup.errors import RecoveryError
-from vdbackup.recovery.partitions import Partition, is_fat, partitions
+from vdbackup.recovery import lvm
+from vdbackup.recovery.partitions import is_fat, partitions
 
 if TYPE_CHECKING:
     from collections.abc import Buffer
@@ -27,13 +31,14 @@ _READABLE = (
     (3, b"NTFS    ", "ntfs"),
 )
 
+_LVM = "It is a part of LVM; logical volumes of it that can be read are listed by their own names"
 _BUILT = "It is a part of {} and can be put together only by a running system"
 _FOREIGN = "Its file system, {}, is not one that vdbackup reads"
 _OTHERS = (
     (0, b"LUKS\xba\xbe", "LUKS", "It is encrypted with LUKS"),
     (3, b"-FVE-FS-", "BitLocker", "It is encrypted with BitLocker"),
     (4086, b"SWAPSPACE2", "swap", "It is swap space and holds no files"),
-    *((sector * 512, b"LABELONE", "LVM", _BUILT.format("LVM")) for sector in range(4)),
+    *((sector * 512, b"LABELONE", "LVM", _LVM) for sector in range(4)),
     (0, b"\xfc\x4e\x2b\xa9", "RAID", _BUILT.format("a Linux software RAID")),
     (4096, b"\xfc\x4e\x2b\xa9", "RAID", _BUILT.format("a Linux software RAID")),
     (4120, bytes.fromhex("c68573f64e1a45ca8265f57f48ba6d81"), "bcache", _BUILT.format("bcache")),
@@ -49,27 +54,65 @@ _OTHERS = (
 _ADVICE = "Boot the recovery point, or restore it, to get at what is in it."
 
 
+Runs = tuple[tuple[int, int], ...]
+"""Stretches of the disk: offset and length in bytes."""
+
+
 @dataclass(frozen=True)
-class Volume:
-    """A partition, or a whole disk that has none.
+class Place:
+    """Where a volume lies.
 
     Attributes:
-        number: as in Linux (the 2 of /dev/sda2); 0 if it is the whole disk.
-        offset, size: in bytes.
-        filesystem: "ext4", "NTFS", "LUKS", ...: what is known to lie on it; "" if nothing is.
-        problem: one sentence that says why its files cannot be read; "" if they can.
+        number: as in Linux (the 2 of /dev/sda2); 0 if it is no partition.
+        logical: a logical volume's name in /dev/mapper; "" if it is none.
+        runs: several only for a logical volume.
+        problem: why it cannot be put together, in a sentence.
     """
 
     number: int
-    offset: int
-    size: int
-    filesystem: str
+    runs: Runs
+    logical: str = ""
     problem: str = ""
 
     @property
     def name(self) -> str:
-        """The folder that shows its files: "p2"; "" if it is the whole disk."""
-        return f"p{self.number}" if self.number else ""
+        """The folder that shows its files: "p2", "vg-root"; "" if it is the whole disk."""
+        return self.logical or (f"p{self.number}" if self.number else "")
+
+    @property
+    def size(self) -> int:
+        """In bytes."""
+        return sum(length for _, length in self.runs)
+
+
+@dataclass(frozen=True)
+class Volume:
+    """A partition, a logical volume of LVM, or a whole disk that has neither.
+
+    Attributes:
+        place: where it lies.
+        filesystem: "ext4", "NTFS", "LUKS", ...: what is known to lie on it; "" if nothing is.
+        problem: one sentence that says why its files cannot be read; "" if they can.
+    """
+
+    place: Place
+    filesystem: str
+    problem: str = ""
+
+    @property
+    def number(self) -> int:
+        """As in Linux (the 2 of /dev/sda2); 0 if it is no partition."""
+        return self.place.number
+
+    @property
+    def name(self) -> str:
+        """The folder that shows its files: "p2", "vg-root"; "" if it is the whole disk."""
+        return self.place.name
+
+    @property
+    def size(self) -> int:
+        """In bytes."""
+        return self.place.size
 
 
 class Volumes:
@@ -81,11 +124,8 @@ class Volumes:
 
     def __init__(self, chain: Chain) -> None:
         self._chain = chain
-        size = chain.size
-        found = partitions(_open(chain, 0, size), size, chain.sector_size) or [
-            Partition(0, 0, size)
-        ]
-        self.by_name = {f"p{part.number}" if part.number else "": part for part in found}
+        found = _places(chain)
+        self.by_name = {place.name: place for place in found}
         self._opened: dict[str, tuple[Volume, Node | None]] = {}
 
     def open(self, name: str) -> tuple[Volume, Node | None]:
@@ -93,6 +133,10 @@ class Volumes:
         if name not in self._opened:
             self._opened[name] = _identify(self._chain, self.by_name[name])
         return self._opened[name]
+
+    def head(self, name: str) -> bytes:
+        """A volume's first bytes, in which every file system says what it is."""
+        return _Window.opened(self._chain, self.by_name[name].runs).read(_HEAD)
 
     def root(self, name: str) -> Node:
         """A volume's topmost folder; raises RecoveryError if its files cannot be read."""
@@ -104,14 +148,19 @@ class Volumes:
 
 
 class _Window(io.RawIOBase):
-    """A stretch of a disk as a file."""
+    """Stretches of a disk, one after the other, as a file."""
 
-    def __init__(self, chain: Chain, offset: int, size: int) -> None:
+    def __init__(self, chain: Chain, runs: Runs) -> None:
         super().__init__()
         self._chain = chain
-        self._offset = offset
-        self._size = max(0, min(size, chain.size - offset))
+        self._hosts = [offset for offset, _ in runs]
+        self._ends = list(accumulate(max(0, min(n, chain.size - at)) for at, n in runs))
+        self._size = self._ends[-1] if self._ends else 0
         self._position = 0
+
+    @classmethod
+    def opened(cls, chain: Chain, runs: Runs) -> io.BufferedReader:
+        return io.BufferedReader(cls(chain, runs), _BUFFER)
 
     def readable(self) -> bool:
         return True
@@ -130,29 +179,53 @@ class _Window(io.RawIOBase):
         return self._position
 
     def readinto(self, buffer: Buffer, /) -> int:
+        if self._position >= self._size:
+            return 0
+        run = bisect_right(self._ends, self._position)
+        begin = self._ends[run - 1] if run else 0
         with memoryview(buffer).cast("B") as view:
-            length = min(len(view), self._size - self._position)
-            if length <= 0:
-                return 0
-            self._chain.readinto(self._offset + self._position, view[:length])
+            length = min(len(view), self._ends[run] - self._position)
+            host = self._hosts[run] + self._position - begin
+            self._chain.readinto(host, view[:length])
         self._position += length
         return length
 
 
-def _open(chain: Chain, offset: int, size: int) -> io.BufferedReader:
-    return io.BufferedReader(_Window(chain, offset, size), _BUFFER)
+def _places(chain: Chain) -> list[Place]:
+    """The partitions of a disk, or the disk; then the logical volumes that lie in them."""
+    size = chain.size
+    disk = _Window.opened(chain, ((0, size),))
+    found = [
+        Place(part.number, ((part.offset, part.size),))
+        for part in partitions(disk, size, chain.sector_size)
+    ] or [Place(0, ((0, size),))]
+    return [*found, *_logical(disk, [place.runs[0][0] for place in found])]
 
 
-def _identify(chain: Chain, part: Partition) -> tuple[Volume, Node | None]:
+def _logical(disk: io.BufferedReader, offsets: Sequence[int]) -> list[Place]:
+    members = []
+    for offset in offsets:
+        disk.seek(offset)
+        if lvm.is_physical_volume(disk.read(4 * lvm.SECTOR)):
+            members.append(offset)
+    return [
+        Place(0, volume.runs, volume.mapper_name, volume.problem)
+        for volume in lvm.logical_volumes(disk, members)
+    ]
+
+
+def _identify(chain: Chain, place: Place) -> tuple[Volume, Node | None]:
     """Find out what lies on a volume, and open it."""
     from vdbackup.recovery.filesystems.node import reading
 
     def volume(filesystem: str, problem: str = "") -> Volume:
-        return Volume(part.number, part.offset, part.size, filesystem, problem)
+        return Volume(place, filesystem, problem)
 
-    if part.offset >= chain.size:
+    if place.problem:
+        return volume("LVM", f"{place.problem}."), None
+    if any(offset >= chain.size for offset, _ in place.runs):
         return volume("", "It lies beyond the end of the disk."), None
-    stream = _open(chain, part.offset, part.size)
+    stream = _Window.opened(chain, place.runs)
     head = stream.read(_HEAD)
     for offset, magic, name, problem in _OTHERS:
         if head.startswith(magic, offset):

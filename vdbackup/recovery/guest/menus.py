@@ -1,0 +1,147 @@
+"""What a boot loader's configuration starts: GRUB's, the entries of the Boot Loader Specification
+(systemd-boot, Fedora's GRUB), and SYSLINUX's. Read as text, line by line; nothing is executed.
+
+Sources: GRUB's manual; https://uapi-group.org/specifications/specs/boot_loader_specification/;
+https://wiki.syslinux.org/wiki/index.php?title=Config
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import re
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+MOST_ENTRIES = 500
+_GRUB_LINUX = re.compile(r"\s*linux(?:16|efi)?\s+(\S+)\s*(.*)")
+_GRUB_INITRD = re.compile(r"\s*initrd(?:16|efi)?\s+(.+)")
+_GRUB_DEFAULT = re.compile(r"\s*set\s+default=[\"']?(\d+)[\"']?\s*$")
+_VARIABLE = re.compile(r"\$\{?(\w+)\}?")
+
+
+@dataclass
+class Entry:
+    """What a boot loader can start.
+
+    Attributes:
+        title: in its menu.
+        image: the kernel's path as it stands there.
+        initramfs: likewise.
+        command_line: for the kernel.
+        line: on which the kernel's options stand, from 1 on.
+    """
+
+    title: str
+    image: str = ""
+    initramfs: list[str] = field(default_factory=list)
+    command_line: str = ""
+    line: int = 0
+
+
+def grub(text: str) -> list[Entry]:
+    """The entries of a grub.cfg, the one that starts by itself first."""
+    found: list[Entry] = []
+    default, title = 0, ""
+    for number, line in enumerate(text.splitlines(), 1):
+        if match := _GRUB_DEFAULT.match(line):
+            default = int(match[1])
+        elif line.lstrip().startswith("menuentry "):
+            title = (_words(line) + ["", ""])[1]
+        elif (match := _GRUB_LINUX.match(line)) and len(found) < MOST_ENTRIES:
+            found.append(Entry(title, _unquoted(match[1]), [], match[2].strip(), number))
+        elif (match := _GRUB_INITRD.match(line)) and found:
+            found[-1].initramfs += _words(match[1])
+    return _first(found, default)
+
+
+def loader_entry(text: str, variables: Mapping[str, str]) -> Entry:
+    """A file of loader/entries; `variables` are those of GRUB's environment block."""
+    entry = Entry("")
+    options: list[str] = []
+    for number, line in enumerate(text.splitlines(), 1):
+        key, _, value = line.strip().partition(" ")
+        value = _VARIABLE.sub(lambda match: variables.get(match[1], ""), value.strip())
+        match key:
+            case "title":
+                entry.title = value
+            case "linux":
+                entry.image = value
+            case "initrd":
+                entry.initramfs += value.split()
+            case "options":
+                options.append(value)
+                entry.line = number
+    entry.command_line = " ".join(" ".join(options).split())
+    return entry
+
+
+def environment_block(text: str) -> dict[str, str]:
+    """The variables of GRUB's grubenv."""
+    pairs = (line.partition("=") for line in text.splitlines() if not line.startswith("#"))
+    return {name: value for name, equals, value in pairs if equals}
+
+
+def preferred(names: list[str], loader_conf: str) -> list[str]:
+    """The names of loader/entries, what loader.conf prefers first, then the newest."""
+    ordered = sorted(names, key=version_key, reverse=True)
+    for line in loader_conf.splitlines():
+        key, _, pattern = line.strip().partition(" ")
+        if key == "default":
+            wanted = pattern.strip().removesuffix(".conf") + ".conf"
+            chosen = [name for name in ordered if fnmatch.fnmatch(name, wanted)][:1]
+            return chosen + [name for name in ordered if name not in chosen]
+    return ordered
+
+
+def syslinux(text: str) -> list[Entry]:
+    """The entries of a syslinux.cfg or extlinux.conf, the one that starts by itself first."""
+    found: list[Entry] = []
+    default = ""
+    for number, line in enumerate(text.splitlines(), 1):
+        key, _, value = line.strip().partition(" ")
+        value = value.strip()
+        match key.upper():
+            case "DEFAULT" | "ONTIMEOUT":
+                default = value
+            case "LABEL" if len(found) < MOST_ENTRIES:
+                found.append(Entry(value))
+            case "KERNEL" | "LINUX" if found:
+                found[-1].image = value
+            case "INITRD" if found:
+                found[-1].initramfs += value.split(",")
+            case "APPEND" if found:
+                _append(found[-1], value, number)
+    chosen = next((i for i, entry in enumerate(found) if entry.title == default), 0)
+    return [entry for entry in _first(found, chosen) if entry.image]
+
+
+def version_key(name: str) -> list[tuple[int, str]]:
+    """Orders names by the numbers in them: 6.1.0-9 before 6.1.0-10."""
+    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name)]
+
+
+def _append(entry: Entry, value: str, number: int) -> None:
+    words = value.split()
+    for word in words:
+        if word.startswith("initrd="):
+            entry.initramfs += word.removeprefix("initrd=").split(",")
+    entry.command_line = " ".join(word for word in words if not word.startswith("initrd="))
+    entry.line = number
+
+
+def _first(entries: list[Entry], chosen: int) -> list[Entry]:
+    if not 0 < chosen < len(entries):
+        return entries
+    return [entries[chosen], *entries[:chosen], *entries[chosen + 1 :]]
+
+
+def _words(line: str) -> list[str]:
+    try:
+        return shlex.split(line)
+    except ValueError:  # a quotation that does not end
+        return line.split()
+
+
+def _unquoted(word: str) -> str:
+    return word.strip("\"'")

@@ -1,0 +1,269 @@
+"""LVM2: where on a disk its linear logical volumes lie, read from its own metadata.
+
+A physical volume has a label in one of its first four sectors; its header names an area in which
+the volume group's metadata stand as text. Each logical volume consists of segments, and a linear
+segment of extents that follow each other on one physical volume. Stripes, mirrors, thin volumes
+and caches are named, and not put together.
+
+Structures: lib/format_text/layout.h and lib/label/label.h of LVM2; the text's grammar:
+lib/config/config.c.
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+import re
+import struct
+import zlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from vdbackup.recovery.filesystems.node import shown
+
+log = logging.getLogger(__name__)
+
+SECTOR = 512
+_AREA = struct.Struct("<QQ")
+_METADATA = struct.Struct("<I16sIQQ")
+_LOCATION = struct.Struct("<QQII")
+_MAGIC = b" LVM2 x[5A%r0N*>"
+_IGNORED = 1
+"""In a location's flags: the text there is not in use."""
+_CHECKSUM = 0xF597A6CF
+_MOST_TEXT = 16 << 20
+_MOST_TOKENS = 1_000_000
+_MOST_DEPTH = 16
+_TOKEN = re.compile(r'\s+|#[^\n]*|(?P<word>[{}\[\]=,]|"(?:[^"\\]|\\.)*"|[^\s{}\[\]=,"#]+)')
+
+
+class Damaged(ValueError):
+    """The metadata are not what LVM writes."""
+
+
+@dataclass(frozen=True)
+class LogicalVolume:
+    """A logical volume.
+
+    Attributes:
+        group, name: as LVM knows it.
+        runs: where it lies on the disk, offset and length in bytes; empty if it has a problem.
+        problem: a sentence that says why it is not put together; "" if it is.
+    """
+
+    group: str
+    name: str
+    runs: tuple[tuple[int, int], ...]
+    problem: str = ""
+
+    @property
+    def mapper_name(self) -> str:
+        """Its name in /dev/mapper: hyphens in either part stand there twice."""
+        return "-".join(part.replace("-", "--") for part in (self.group, self.name))
+
+
+@dataclass(frozen=True)
+class PhysicalVolume:
+    """A partition that belongs to a volume group: where it lies (bytes), its id, the text."""
+
+    offset: int
+    id: str
+    text: str
+
+
+def is_physical_volume(head: bytes) -> bool:
+    """Whether a volume that begins with `head` has LVM's label."""
+    return _label(head) is not None
+
+
+def logical_volumes(disk: io.BufferedReader, offsets: Sequence[int]) -> list[LogicalVolume]:
+    """What the volume groups on a disk hold.
+
+    Args:
+        disk: the disk's bytes.
+        offsets: where its physical volumes begin, in bytes. One that is damaged counts as missing.
+    """
+    members: list[PhysicalVolume] = []
+    for offset in offsets:
+        try:
+            members.append(_physical_volume(disk, offset))
+        except (ValueError, struct.error):
+            log.info("the physical volume at byte %d is damaged", offset, exc_info=True)
+    places = {member.id: member.offset for member in members}
+    found: dict[str, LogicalVolume] = {}
+    for text in dict.fromkeys(member.text for member in members if member.text):
+        try:
+            for volume in _group(parse(text), places):
+                found.setdefault(volume.mapper_name, volume)
+        except (ValueError, KeyError, TypeError, AttributeError):
+            log.info("a volume group's metadata are damaged", exc_info=True)
+    return list(found.values())
+
+
+def parse(text: str) -> dict[str, Any]:
+    """LVM's configuration as dictionaries of str, int, float and lists; raises Damaged."""
+    top: dict[str, Any] = {}
+    sections = [top]
+    tokens = _tokens(text)
+    for name in tokens:
+        if name == "}":
+            if len(sections) == 1:
+                raise Damaged("a section ends that has not begun")
+            sections.pop()
+            continue
+        match next(tokens, ""):
+            case "{" if len(sections) < _MOST_DEPTH:
+                section: dict[str, Any] = {}
+                sections[-1][_bare(name)] = section
+                sections.append(section)
+            case "=":
+                sections[-1][_bare(name)] = _value(tokens)
+            case other:
+                raise Damaged(f"{other!r} stands where a value should")
+    if len(sections) > 1:
+        raise Damaged("a section does not end")
+    return top
+
+
+def _tokens(text: str) -> Iterator[str]:
+    at, count = 0, 0
+    while at < len(text):
+        match = _TOKEN.match(text, at)
+        if match is None or count > _MOST_TOKENS:
+            raise Damaged(f"it cannot be read at letter {at}")
+        at, count = match.end(), count + 1
+        if match["word"]:
+            yield match["word"]
+
+
+def _value(tokens: Iterator[str]) -> Any:
+    first = next(tokens, "")
+    if first != "[":
+        return _scalar(first)
+    items: list[Any] = []
+    for word in tokens:
+        if word == "]":
+            return items
+        if word != ",":
+            items.append(_scalar(word))
+    raise Damaged("a list does not end")
+
+
+def _scalar(word: str) -> Any:
+    if word.startswith('"'):
+        return re.sub(r"\\(.)", r"\1", word[1:-1])
+    if re.fullmatch(r"[+-]?\d{1,19}", word):
+        return int(word)
+    if re.fullmatch(r"[+-]?\d{1,19}\.\d{1,19}", word):
+        return float(word)
+    raise Damaged(f"{word!r} is no value")
+
+
+def _bare(name: str) -> str:
+    if name.startswith(('"', "=", ",", "[", "]", "{")):
+        raise Damaged(f"{name!r} is no name")
+    return name
+
+
+def _group(top: dict[str, Any], places: dict[str, int]) -> Iterator[LogicalVolume]:
+    """The visible logical volumes of a volume group."""
+    group, content = next((key, value) for key, value in top.items() if isinstance(value, dict))
+    extent = int(content["extent_size"]) * SECTOR
+    starts: dict[str, int | None] = {}
+    for alias, volume in content["physical_volumes"].items():
+        place = places.get(volume["id"])
+        starts[alias] = None if place is None else place + int(volume["pe_start"]) * SECTOR
+    for name, volume in content.get("logical_volumes", {}).items():
+        if "VISIBLE" not in volume.get("status", ()):
+            continue
+        try:
+            yield LogicalVolume(group, name, tuple(_runs(volume, extent, starts)))
+        except Damaged as reason:
+            problem = f"Its logical volume {shown(name)} cannot be put together: {reason}"
+            yield LogicalVolume(group, name, (), problem)
+
+
+def _runs(
+    volume: dict[str, Any], extent: int, starts: dict[str, int | None]
+) -> Iterator[tuple[int, int]]:
+    """Where the segments of a logical volume lie; raises Damaged with the end of a sentence."""
+    expected = 0
+    for number in range(1, int(volume["segment_count"]) + 1):
+        segment = volume[f"segment{number}"]
+        kind, count = segment["type"], segment["extent_count"]
+        if kind != "striped":
+            raise Damaged(f"it is of the kind {shown(kind)!r}")
+        if segment["stripe_count"] != 1:
+            raise Damaged("it is spread over several disks in stripes")
+        alias, first = segment["stripes"]
+        start = starts.get(alias)
+        if start is None:
+            raise Damaged("a part of it lies on another disk")
+        if segment["start_extent"] != expected or count <= 0 or first < 0 or extent <= 0:
+            raise Damaged("its metadata are damaged")
+        expected += count
+        yield start + first * extent, count * extent
+
+
+def _physical_volume(disk: io.BufferedReader, offset: int) -> PhysicalVolume:
+    disk.seek(offset)
+    head = disk.read(5 * SECTOR)
+    at = _label(head)
+    if at is None:
+        raise Damaged("it has no label")
+    identity = head[at : at + 32].decode("ascii")
+    name = "-".join(identity[a:b] for a, b in _ID_PARTS)
+    areas = _areas(head, at + 40)
+    texts = [_text(disk, offset + start, size) for start, size in areas[1][:2]]
+    return PhysicalVolume(offset, name, next((text for text in texts if text), ""))
+
+
+_ID_PARTS = ((0, 6), (6, 10), (10, 14), (14, 18), (18, 22), (22, 26), (26, 32))
+"""Where LVM sets hyphens into an id in its text; in the header there are none."""
+
+
+def _label(head: bytes) -> int | None:
+    """Where the header of a physical volume begins in its first bytes; None if it is none."""
+    for sector in range(4):
+        label = head[sector * SECTOR : (sector + 1) * SECTOR]
+        if len(label) == SECTOR and label.startswith(b"LABELONE"):
+            number, header = struct.unpack_from("<Q4xI", label, 8)
+            if number == sector and label[24:32] == b"LVM2 001" and header <= SECTOR - 40:
+                return sector * SECTOR + int(header)
+    return None
+
+
+def _areas(head: bytes, at: int) -> list[list[tuple[int, int]]]:
+    """The two lists that a physical volume's header ends with: of data and of metadata areas."""
+    lists: list[list[tuple[int, int]]] = [[], []]
+    for areas in lists:
+        while True:
+            start, size = _AREA.unpack_from(head, at)
+            at += _AREA.size
+            if not start:
+                break
+            areas.append((start, size))
+    return lists
+
+
+def _text(disk: io.BufferedReader, start: int, size: int) -> str:
+    """The volume group's text in the ring of a metadata area; "" if none is in use there."""
+    disk.seek(start)
+    header = disk.read(SECTOR)
+    _, magic, _, _, area = _METADATA.unpack_from(header)
+    if magic != _MAGIC or area != size or size <= SECTOR:
+        raise Damaged("its metadata area is damaged")
+    at, length, checksum, flags = _LOCATION.unpack_from(header, _METADATA.size)
+    if not at or flags & _IGNORED:
+        return ""
+    if not SECTOR <= at < size or not 0 < length <= min(size - SECTOR, _MOST_TEXT):
+        raise Damaged("its metadata lie nowhere")
+    disk.seek(start + at)
+    text = disk.read(min(length, size - at))
+    if len(text) < length:
+        disk.seek(start + SECTOR)
+        text += disk.read(length - len(text))
+    if zlib.crc32(text, _CHECKSUM ^ 0xFFFFFFFF) ^ 0xFFFFFFFF != checksum:
+        raise Damaged("its metadata differ from their checksum")
+    return text.rstrip(b"\0").decode(errors="replace")
