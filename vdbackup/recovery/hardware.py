@@ -1,7 +1,4 @@
-"""The virtual hardware that a guest gets: what it has drivers for, without touching its disk.
-
-`choose` is a pure function of what the disk holds (guest/model.py) and of what the user wants.
-"""
+"""The virtual hardware that a guest can get: plain values; guest/choice.py chooses among them."""
 
 from __future__ import annotations
 
@@ -75,7 +72,8 @@ class Edit:
 
     Attributes:
         drivers: modules (Linux) or services (Windows) that have to be there early.
-        names: devices that have to be called by something that stays, such as UUID=.
+        names: devices that have to be called by something that stays, such as UUID=; those that
+            the system starts without are among them.
         possible: the guest has what is needed: the drivers lie in its /lib/modules.
     """
 
@@ -86,7 +84,7 @@ class Edit:
     @property
     def needed(self) -> bool:
         """Whether there is anything to change."""
-        return bool(self.drivers or self.names)
+        return bool(self.drivers) or any(name.essential for name in self.names)
 
 
 @dataclass(frozen=True)

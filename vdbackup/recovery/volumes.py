@@ -66,6 +66,7 @@ class Place:
         number: as in Linux (the 2 of /dev/sda2); 0 if it is no partition.
         logical: a logical volume's name in /dev/mapper; "" if it is none.
         runs: several only for a logical volume.
+        group_and_name: what LVM calls a logical volume, "vg/root".
         problem: why it cannot be put together, in a sentence.
     """
 
@@ -73,6 +74,7 @@ class Place:
     runs: Runs
     logical: str = ""
     problem: str = ""
+    group_and_name: str = ""
 
     @property
     def name(self) -> str:
@@ -209,7 +211,7 @@ def _logical(disk: io.BufferedReader, offsets: Sequence[int]) -> list[Place]:
         if lvm.is_physical_volume(disk.read(4 * lvm.SECTOR)):
             members.append(offset)
     return [
-        Place(0, volume.runs, volume.mapper_name, volume.problem)
+        Place(0, volume.runs, volume.mapper_name, volume.problem, f"{volume.group}/{volume.name}")
         for volume in lvm.logical_volumes(disk, members)
     ]
 

@@ -36,7 +36,7 @@ _MOST_KEPT = 1 << 20
 """Bytes of a member whose content is wanted."""
 _CHUNK = 1 << 20
 _HEAD = 110
-_DRIVER = re.compile(r"(?:usr/)?lib/modules/[^/]+/(?:.*/)?([^/]+)\.ko(?:\.(?:gz|xz|zst))?")
+_DRIVER = re.compile(r"(?:.*/)?([^/]+)\.ko(?:\.(?:gz|xz|zst))?")
 _BUILT_IN = re.compile(r"(?:usr/)?lib/modules/[^/]+/modules\.builtin")
 _MARKS = (
     ("lib/dracut/", Generator.DRACUT),

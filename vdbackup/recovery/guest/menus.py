@@ -1,5 +1,6 @@
-"""What a boot loader's configuration starts: GRUB's, the entries of the Boot Loader Specification
-(systemd-boot, Fedora's GRUB), and SYSLINUX's. Read as text, line by line; nothing is executed.
+"""What a boot loader's configuration starts, read as text line by line; nothing is executed.
+
+GRUB's, the entries of the Boot Loader Specification (systemd-boot, GRUB of Fedora), SYSLINUX's.
 
 Sources: GRUB's manual; https://uapi-group.org/specifications/specs/boot_loader_specification/;
 https://wiki.syslinux.org/wiki/index.php?title=Config
@@ -47,7 +48,7 @@ def grub(text: str) -> list[Entry]:
         if match := _GRUB_DEFAULT.match(line):
             default = int(match[1])
         elif line.lstrip().startswith("menuentry "):
-            title = (_words(line) + ["", ""])[1]
+            title = [*_words(line), "", ""][1]
         elif (match := _GRUB_LINUX.match(line)) and len(found) < MOST_ENTRIES:
             found.append(Entry(title, _unquoted(match[1]), [], match[2].strip(), number))
         elif (match := _GRUB_INITRD.match(line)) and found:

@@ -1,0 +1,312 @@
+"""Which virtual hardware a guest gets: a pure function of what its disk holds and of a wish.
+
+First what boots it unedited: a controller that it has a driver for before its root is mounted, on
+which its disk is called what its configuration says. Paravirtual ones come first among those.
+Where there is none, the least that has to be edited.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from vdbackup.recovery.filesystems.node import shown
+from vdbackup.recovery.guest import drivers
+from vdbackup.recovery.guest.model import File, Firmware, Guest, Kernel, Problem, System
+from vdbackup.recovery.hardware import (
+    Controller,
+    Direct,
+    Edit,
+    Hardware,
+    MachineType,
+    NetworkCard,
+    Wish,
+)
+
+_ORDER = (
+    Controller.VIRTIO,
+    Controller.VIRTIO_SCSI,
+    Controller.AHCI,
+    Controller.NVME,
+    Controller.IDE,
+    Controller.PVSCSI,
+    Controller.SAS,
+    Controller.LSI,
+)
+_FIRST_DISK = {
+    Controller.VIRTIO: re.compile(r"/dev/vda\d*"),
+    Controller.NVME: re.compile(r"/dev/nvme0n1(p\d+)?"),
+}
+_FIRST_SCSI_DISK = re.compile(r"/dev/sda\d*")
+_NUMBER = re.compile(r"/dev/(?:[a-z]+|nvme\d+n\d+p)(\d+)")
+_SECTORS_OF_512 = (Controller.AHCI, Controller.IDE)
+_NOT_WITH_UEFI = (Controller.SAS, Controller.LSI)
+"""OVMF has no driver for them."""
+_WORDS = {
+    Controller.VIRTIO: "virtio",
+    Controller.VIRTIO_SCSI: "virtio-scsi",
+    Controller.AHCI: "AHCI",
+    Controller.IDE: "IDE",
+    Controller.NVME: "NVMe",
+    Controller.PVSCSI: "VMware's SCSI (pvscsi)",
+    Controller.LSI: "LSI's SCSI of 1999 (53c895a)",
+    Controller.SAS: "LSI's SAS (megaraid)",
+}
+_LINUX_MIB, _DESKTOP_MIB, _OLD_WINDOWS_MIB, _WINDOWS_MIB, _LEAST_MIB = 1024, 2048, 2048, 4096, 512
+
+ANYTHING = Wish()
+
+
+@dataclass(frozen=True)
+class _Candidate:
+    """A controller, and what would have to be edited for it."""
+
+    controller: Controller
+    edit: Edit
+
+    @property
+    def cost(self) -> tuple[bool, bool, bool]:
+        """The less, the better: what is impossible last, drivers before names."""
+        edit = self.edit
+        named = any(name.essential for name in edit.names)
+        return not edit.possible, bool(edit.drivers), named
+
+
+def choose(
+    guest: Guest,
+    wish: Wish = ANYTHING,
+    *,
+    sector_size: int = 512,
+    host_memory_mib: int = 1 << 20,
+) -> Hardware:
+    """The hardware for a guest.
+
+    Args:
+        guest: what its disk holds.
+        wish: what the user wants; followed even where it needs edits, which the result then names.
+        sector_size: of the disk that the guest sees, in bytes.
+        host_memory_mib: this computer's; the guest gets no more than half of it by itself.
+    """
+    firmware, about_firmware, problems = _firmware(guest, wish)
+    partition = _partition(guest)
+    candidate, about_controller = _controller(guest, wish, firmware, sector_size)
+    memory, about_memory = _memory(guest, wish, host_memory_mib)
+    machine = MachineType.PC if candidate.controller is Controller.IDE else MachineType.Q35
+    direct = _direct(guest)
+    reasons = [about_controller, about_firmware, about_memory]
+    if direct is not None:
+        reasons.append("There is no boot loader, so its kernel is started directly.")
+    if partition:
+        reasons.append(f"The volume stands alone, so it becomes partition {partition} of a disk.")
+    if wish.network:
+        card, about_card = _network_card(guest)
+        reasons.append(about_card)
+    else:
+        card, _ = _network_card(guest)
+    return Hardware(
+        controller=candidate.controller,
+        machine=machine,
+        firmware=firmware,
+        memory_mib=memory,
+        network_card=card,
+        loader=_boot_entry(guest, firmware) if direct is None else None,
+        direct=direct,
+        partition=partition,
+        reasons=tuple(reason for reason in reasons if reason),
+        edit=candidate.edit,
+        problems=(*guest.problems, *problems, *_no_driver(guest, candidate)),
+    )
+
+
+# ------------------------------------------------------------------------------ the controller
+
+
+def _controller(
+    guest: Guest, wish: Wish, firmware: Firmware, sector_size: int
+) -> tuple[_Candidate, str]:
+    if wish.controller is not None:
+        candidate = _Candidate(wish.controller, _edit(guest, wish.controller))
+        return candidate, f"{_WORDS[wish.controller]}, as you asked for."
+    possible = [
+        controller
+        for controller in _ORDER
+        if not (sector_size != 512 and controller in _SECTORS_OF_512)
+        and not (firmware is Firmware.UEFI and controller in _NOT_WITH_UEFI)
+    ]
+    if not _knows_drivers(guest):
+        return _unknown(guest, possible)
+    candidates = [_Candidate(controller, _edit(guest, controller)) for controller in possible]
+    best = min(candidates, key=lambda candidate: candidate.cost)  # the first of equals
+    return best, _why(guest, best)
+
+
+def _no_driver(guest: Guest, candidate: _Candidate) -> tuple[Problem, ...]:
+    if candidate.edit.possible:
+        return ()
+    return (
+        Problem(
+            f"{guest.name or 'The system'} has no driver for a disk on "
+            f"{_WORDS[candidate.controller]}.",
+            "Choose other hardware, or install the driver and back it up again.",
+        ),
+    )
+
+
+def _unknown(guest: Guest, possible: list[Controller]) -> tuple[_Candidate, str]:
+    """What nearly every system of the last fifteen years has a driver for, if it has that name."""
+    order = [Controller.AHCI, Controller.NVME, *possible]
+    names = [name for name in guest.device_names if name.essential]
+    controller = next(
+        (
+            controller
+            for controller in order
+            if controller in possible and all(_fits(name.name, controller) for name in names)
+        ),
+        next(controller for controller in order if controller in possible),
+    )
+    why = "which drivers the system has could not be found out, and this one is the most usual"
+    unfit = tuple(name for name in guest.device_names if not _fits(name.name, controller))
+    return _Candidate(controller, Edit(names=unfit)), f"{_WORDS[controller]}: {why}."
+
+
+def _why(guest: Guest, best: _Candidate) -> str:
+    name, edit = _WORDS[best.controller], best.edit
+    if edit.drivers:
+        missing = ", ".join(edit.drivers)
+        if not edit.possible:
+            return f"{name}: the system has no driver for any controller of QEMU's."
+        return f"{name}: no driver is there early; {missing} would have to be added."
+    system = "Windows starts" if guest.system is System.WINDOWS else "the system has"
+    essential = [each for each in guest.device_names if each.essential]
+    if any(each.essential for each in edit.names):
+        return f"{name}: {system} its driver early, but names {shown(edit.names[0].name)}."
+    if essential:
+        return f"{name}: {system} its driver early and calls its disk {shown(essential[0].name)}."
+    return f"{name}: {system} its driver early."
+
+
+def _knows_drivers(guest: Guest) -> bool:
+    return bool(guest.services) or (guest.kernel is not None and bool(guest.kernel.early))
+
+
+def _edit(guest: Guest, controller: Controller) -> Edit:
+    """What would have to be edited for a guest to find its disk on a controller."""
+    names = tuple(name for name in guest.device_names if not _fits(name.name, controller))
+    if guest.system is System.WINDOWS:
+        early, there = frozenset(guest.services), frozenset(guest.inactive_services)
+        groups = drivers.WINDOWS.get(controller, ())
+    elif guest.kernel is not None:
+        early, there = guest.kernel.early, frozenset(guest.kernel.modules)
+        groups = drivers.LINUX[controller]
+    else:
+        return Edit(names=names)
+    if not early:
+        return Edit(names=names)
+    if not groups:
+        return Edit(drivers=(controller.value,), names=names, possible=False)
+    missing = min(
+        (group - early for group in groups), key=lambda group: (not group <= there, group)
+    )
+    return Edit(tuple(sorted(missing)), names, possible=missing <= there)
+
+
+def _fits(name: str, controller: Controller) -> bool:
+    """Whether the first disk on a controller, or a partition of it, has that name in Linux."""
+    return _FIRST_DISK.get(controller, _FIRST_SCSI_DISK).fullmatch(name) is not None
+
+
+# ------------------------------------------------------------------- firmware, kernel, partition
+
+
+def _firmware(guest: Guest, wish: Wish) -> tuple[Firmware, str, tuple[Problem, ...]]:
+    if wish.firmware is None:
+        firmware = guest.firmware[0] if guest.firmware else Firmware.BIOS
+        return firmware, guest.firmware_reason, ()
+    reason = f"{wish.firmware.upper()}, as you asked for."
+    if guest.firmware and wish.firmware not in guest.firmware:
+        problem = Problem(
+            f"The disk has no boot loader for {wish.firmware.upper()}.",
+            f"Start it with {guest.firmware[0].upper()} instead.",
+        )
+        return wish.firmware, reason, (problem,)
+    return wish.firmware, reason, ()
+
+
+def _boot_entry(guest: Guest, firmware: Firmware) -> File | None:
+    """The program that a boot entry has to name, where the firmware finds none by itself."""
+    if firmware is not Firmware.UEFI:
+        return None
+    of_uefi = [loader for loader in guest.loaders if loader.firmware is Firmware.UEFI]
+    if not of_uefi or any(loader.fallback for loader in of_uefi):
+        return None
+    return of_uefi[0].program
+
+
+def _stands_alone(guest: Guest) -> bool:
+    """Whether it is a volume of a disk, and has a kernel that can be started without the rest."""
+    return guest.system is System.LINUX and guest.alone and guest.kernel is not None
+
+
+def _partition(guest: Guest) -> int:
+    """The number that the volume had on its disk, as far as anything on it says so; 0: a disk."""
+    if not _stands_alone(guest):
+        return 0
+    numbers = [
+        int(match[1])
+        for name in guest.device_names
+        if name.essential and (match := _NUMBER.fullmatch(name.name))
+    ]
+    return numbers[0] if numbers and 1 <= numbers[0] <= 128 else 1
+
+
+def _direct(guest: Guest) -> Direct | None:
+    kernel = guest.kernel
+    if kernel is None or (guest.loaders and not _stands_alone(guest)):
+        return None
+    return Direct(kernel.image, kernel.initramfs, _command_line(guest, kernel))
+
+
+def _command_line(guest: Guest, kernel: Kernel) -> str:
+    """What the boot loader would have said, with a name of the root that holds here."""
+    words = [word for word in kernel.command_line.split() if not word.startswith("root=")]
+    root = guest.root
+    if root is not None:
+        name = f"/dev/mapper/{root.volume}" if root.logical else f"UUID={root.uuid}"
+        words.insert(0, f"root={name}")
+        if root.subvolume and not any(word.startswith("rootflags=") for word in words):
+            words.append(f"rootflags=subvol={root.subvolume}")
+    if "ro" not in words and "rw" not in words:
+        words.append("ro")
+    if not any(word.startswith("console=") for word in words):
+        words += ["console=tty0", "console=ttyS0"]
+    return shown(" ".join(words))
+
+
+# ----------------------------------------------------------------------------- memory, network
+
+
+def _memory(guest: Guest, wish: Wish, host_mib: int) -> tuple[int, str]:
+    if wish.memory_mib is not None:
+        return wish.memory_mib, ""
+    if guest.system is System.WINDOWS:
+        wanted, why = _WINDOWS_MIB, "Windows"
+        if guest.version.startswith(("5.", "6.")):
+            wanted = _OLD_WINDOWS_MIB
+    elif guest.graphical:
+        wanted, why = _DESKTOP_MIB, "a desktop"
+    else:
+        wanted, why = _LINUX_MIB, "a system without a desktop"
+    memory = max(_LEAST_MIB, min(wanted, host_mib // 2))
+    return memory, f"{memory} MiB of memory, for {why}."
+
+
+def _network_card(guest: Guest) -> tuple[NetworkCard, str]:
+    kernel = guest.kernel
+    if kernel is not None:
+        there = kernel.early | frozenset(kernel.modules)
+        for card, needs in drivers.LINUX_NETWORK.items():
+            if needs <= there:
+                return card, f"A network card of the kind {card}, which it has a driver for."
+    if guest.version.startswith("5."):
+        return NetworkCard.RTL8139, "A network card that Windows XP has a driver for (rtl8139)."
+    return NetworkCard.E1000E, "A network card that most systems have a driver for (e1000e)."

@@ -1,0 +1,92 @@
+"""The disk that an inspection looks at: its volumes with their trees, and how a name finds one."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+from vdbackup.disks.chain import Chain
+from vdbackup.errors import RecoveryError
+from vdbackup.recovery.guest import identity
+from vdbackup.recovery.guest.model import FileSystem, Run
+from vdbackup.recovery.guest.tree import Tree
+from vdbackup.recovery.volumes import Volume, Volumes
+
+_PARTITION = re.compile(r"/dev/(?:(?:[shv]|xv)d[a-z]+|(?:nvme\d+n|mmcblk)\d+p)(\d+)")
+
+
+class Disk:
+    """A disk, its volumes, and their files.
+
+    Attributes:
+        size, sector_size: in bytes.
+        volumes: all of them, by name.
+        file_systems: what is known of each, by name.
+        trees: the files of those that can be read, by name.
+    """
+
+    def __init__(self, chain: Chain) -> None:
+        """Look at all volumes; raises RecoveryError where the partition table is damaged."""
+        self._chain = chain
+        self._volumes = Volumes(chain)
+        self.size = chain.size
+        self.sector_size = chain.sector_size
+        self.volumes: dict[str, Volume] = {}
+        self.file_systems: dict[str, FileSystem] = {}
+        self.trees: dict[str, Tree] = {}
+        for name in self._volumes.by_name:
+            self._add(name)
+
+    def sector(self, offset: int) -> bytes:
+        """512 bytes of the disk; zeros beyond its end."""
+        data = bytearray(512)
+        length = max(0, min(512, self.size - offset))
+        self._chain.readinto(offset, memoryview(data)[:length])
+        return bytes(data)
+
+    def head(self, name: str) -> bytes:
+        """A volume's first bytes."""
+        return self._volumes.head(name)
+
+    def named(self, name: str) -> FileSystem | None:
+        """The file system that fstab or a kernel's command line means by `name`."""
+        kind, equals, value = name.partition("=")
+        value = value.strip("\"'")
+        for system in self.file_systems.values():
+            if equals and kind == "UUID" and value.lower() == system.uuid.lower() != "":
+                return system
+            if equals and kind == "LABEL" and value == system.label != "":
+                return system
+            if not equals and self._is_device(name, system):
+                return system
+        return None
+
+    def with_kind(self, kind: str) -> Iterator[Volume]:
+        """The volumes on which `kind` lies: "LUKS", "swap", "NTFS"."""
+        return (volume for volume in self.volumes.values() if volume.filesystem == kind)
+
+    def _is_device(self, name: str, system: FileSystem) -> bool:
+        if system.logical:
+            return name in (f"/dev/mapper/{system.volume}", f"/dev/{system.logical}")
+        match = _PARTITION.fullmatch(name)
+        return match is not None and system.volume == f"p{match[1]}"
+
+    def _add(self, name: str) -> None:
+        volume, root = self._volumes.open(name)
+        self.volumes[name] = volume
+        try:
+            uuid, label = identity.of(volume.filesystem, self._volumes.head(name))
+        except RecoveryError:  # it lies beyond the disk's end
+            uuid = label = ""
+        place = volume.place
+        self.file_systems[name] = FileSystem(
+            name,
+            volume.filesystem,
+            uuid,
+            label,
+            tuple(Run(offset, length) for offset, length in place.runs),
+            place.group_and_name,
+        )
+        if root is not None:
+            folds_case = volume.filesystem.startswith("FAT") or volume.filesystem == "NTFS"
+            self.trees[name] = Tree(name, root, folds_case=folds_case)

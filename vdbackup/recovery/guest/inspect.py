@@ -1,0 +1,258 @@
+"""What system lies on a disk, and what it needs to boot: found out without mounting anything.
+
+    guest = inspect(chain)
+
+reads the partition table, each volume, the configuration of the boot loader, and the initramfs or
+the registry of Windows. It takes 0.3 s for a small Debian, and 2 s for a whole Ubuntu.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from vdbackup.disks.chain import Chain
+from vdbackup.errors import RecoveryError
+from vdbackup.recovery.guest import linux, loaders
+from vdbackup.recovery.guest.disk import Disk
+from vdbackup.recovery.guest.model import (
+    FileSystem,
+    Guest,
+    Kernel,
+    Loader,
+    LoaderKind,
+    Problem,
+    System,
+)
+from vdbackup.recovery.guest.tree import Tree
+from vdbackup.recovery.volumes import Volume
+
+_OTHER_DISK = "Boot another recovery point, or restore this one to get at its files."
+_RUNS_HERE = ("x86_64", "i386", "")
+
+
+def inspect(chain: Chain) -> Guest:
+    """What a disk holds; what cannot be read of it becomes a problem, never an error.
+
+    Raises:
+        DiskError: a file of the chain is damaged.
+        OSError: one cannot be read.
+    """
+    try:
+        disk = Disk(chain)
+    except RecoveryError as error:
+        return Guest(System.NONE, problems=(Problem(error.title, error.advice),))
+    found_loaders = loaders.find(disk)
+    if guest := _linux(disk, found_loaders):
+        return guest
+    if guest := _windows(disk, found_loaders):
+        return guest
+    return _nothing_known(disk, found_loaders)
+
+
+# --------------------------------------------------------------------------------------- Linux
+
+
+def _linux(disk: Disk, found: loaders.Found) -> Guest | None:
+    roots = list(linux.roots(disk))
+    chosen = roots[0] if roots else None
+    root = chosen.tree if chosen else None
+    boot = _mounted(disk, root, "/boot") or _boot_volume(disk, root)
+    places = _places(disk, root, boot, found.efi)
+    menu = next((each for tree in places if (each := linux.menu(tree))), None)
+    kernels = linux.kernels(disk, menu, places, root)
+    if root is None and not kernels:
+        return None
+    kernel = kernels[0] if kernels else None
+    name, version = linux.release(root) if root else ("Linux", "")
+    architecture = (linux.architecture(root) if root else "") or (
+        kernel.architecture if kernel else ""
+    )
+    described = found.with_menu(menu)
+    return Guest(
+        System.LINUX,
+        name=name,
+        version=version,
+        architecture=architecture,
+        sector_size=disk.sector_size,
+        root=chosen.file_system if chosen else None,
+        boot=boot,
+        efi=found.efi,
+        loaders=described,
+        firmware_reason=found.reason,
+        kernels=kernels,
+        device_names=tuple(linux.device_names(root, menu, kernel)),
+        graphical=root is not None and linux.is_graphical(root),
+        alone="" in disk.volumes,
+        problems=tuple(_linux_problems(disk, chosen, kernel, described, architecture)),
+    )
+
+
+def _mounted(disk: Disk, root: Tree | None, point: str) -> FileSystem | None:
+    """What fstab mounts at `point`, if that is a volume that can be read."""
+    for mount in linux.mounts(root) if root else ():
+        if mount.point.rstrip("/") == point:
+            system = disk.named(mount.device)
+            return system if system and system.volume in disk.trees else None
+    return None
+
+
+def _boot_volume(disk: Disk, root: Tree | None) -> FileSystem | None:
+    """A volume that looks like what is mounted at /boot: kernels at its top."""
+    for name, tree in disk.trees.items():
+        own = root is not None and tree.volume == root.volume
+        if not own and any(file.startswith("vmlinuz") for file in tree.names("/")):
+            return disk.file_systems[name]
+    return None
+
+
+def _places(
+    disk: Disk, root: Tree | None, boot: FileSystem | None, efi: FileSystem | None
+) -> list[Tree]:
+    """Where the paths of a boot loader's configuration may begin, the likeliest first."""
+    names = [system.volume for system in (boot, efi) if system]
+    found = [disk.trees[name] for name in names]
+    if root is not None:
+        found += [root, disk.trees[root.volume]]
+    return list({(tree.volume, tree.path): tree for tree in found}.values())
+
+
+def _linux_problems(
+    disk: Disk,
+    root: linux.Root | None,
+    kernel: Kernel | None,
+    found: tuple[Loader, ...],
+    architecture: str,
+) -> Iterator[Problem]:
+    yield from _foreign_architecture(architecture)
+    if kernel is None:
+        yield Problem("There is no kernel on this disk that could be started.", _OTHER_DISK)
+    elif not found:
+        yield Problem(
+            "There is no boot loader on this disk: its kernel is started directly.", blocks=False
+        )
+    encrypted = list(disk.with_kind("LUKS"))
+    if encrypted and root is None:
+        yield Problem(
+            "The system is encrypted with LUKS: the machine asks for its passphrase, and what is "
+            "inside could not be looked at.",
+            "Have the passphrase at hand.",
+            blocks=False,
+        )
+    if any(disk.head(volume.name)[4086:4096] == b"S1SUSPEND\0" for volume in _swaps(disk)):
+        yield Problem(
+            "The system was hibernated when it was backed up: it may try to go on where it was.",
+            "If it hangs, start it with the kernel's option noresume.",
+            blocks=False,
+        )
+
+
+def _swaps(disk: Disk) -> Iterator[Volume]:
+    return (volume for volume in disk.volumes.values() if volume.filesystem in ("swap", ""))
+
+
+def _foreign_architecture(architecture: str) -> Iterator[Problem]:
+    if architecture not in _RUNS_HERE:
+        yield Problem(
+            f"The system on this disk was made for another processor ({architecture}), and "
+            "vdbackup starts only PCs.",
+            "Boot it with an emulator of that processor.",
+        )
+
+
+# ------------------------------------------------------------------------------------- Windows
+
+
+def _windows(disk: Disk, found: loaders.Found) -> Guest | None:
+    for name, tree in disk.trees.items():
+        if disk.file_systems[name].kind != "NTFS":
+            continue
+        if tree.is_file("/Windows/System32/config/SYSTEM"):
+            return Guest(
+                System.WINDOWS,
+                name="Windows",
+                sector_size=disk.sector_size,
+                root=disk.file_systems[name],
+                efi=found.efi,
+                loaders=found.loaders,
+                firmware_reason=found.reason,
+                graphical=True,
+                alone="" in disk.volumes,
+                problems=tuple(_no_loader(found.loaders)),
+            )
+    if any(disk.with_kind("BitLocker")):
+        return _bitlocker(disk, found)
+    return None
+
+
+def _bitlocker(disk: Disk, found: loaders.Found) -> Guest:
+    return Guest(
+        System.WINDOWS,
+        name="Windows",
+        sector_size=disk.sector_size,
+        efi=found.efi,
+        loaders=found.loaders,
+        firmware_reason=found.reason,
+        graphical=True,
+        alone="" in disk.volumes,
+        problems=(
+            Problem(
+                "The disk is encrypted with BitLocker: Windows asks for its recovery key on any "
+                "other machine, and what is inside cannot be looked at.",
+                "Have the recovery key at hand, or turn BitLocker off and back it up again.",
+            ),
+        ),
+    )
+
+
+def _no_loader(found: tuple[Loader, ...]) -> Iterator[Problem]:
+    if not found:
+        yield Problem(
+            "There is no boot loader on this disk: Windows is on it, and what starts it is not.",
+            "Back up the whole disk that Windows starts from, not a single volume of it.",
+        )
+
+
+# -------------------------------------------------------------------------------- nothing known
+
+
+def _nothing_known(disk: Disk, found: loaders.Found) -> Guest:
+    """A boot loader may know what to start; else it is a volume of data, or an encrypted one."""
+    unknown = [loader for loader in found.loaders if loader.kind is not LoaderKind.WINDOWS]
+    encrypted = any(disk.with_kind("LUKS"))
+    if unknown:
+        problem = Problem(
+            "What its boot loader starts is not known: no system that vdbackup knows is on it.",
+            blocks=False,
+        )
+        return _plain(disk, found, System.OTHER, (problem,))
+    if encrypted:
+        problem = Problem(
+            "The disk is encrypted with LUKS, and there is nothing on it that could be started.",
+            "Back up the whole disk that the system starts from.",
+        )
+    elif any(disk.trees):
+        problem = Problem(
+            "There is no operating system on this disk: it holds data.",
+            "Browse its files, or attach the point's disk to another machine.",
+        )
+    else:
+        problem = Problem(
+            "There is nothing on this disk that could be started: no boot loader, and no file "
+            "system that vdbackup knows.",
+            _OTHER_DISK,
+        )
+    return _plain(disk, found, System.NONE, (problem,))
+
+
+def _plain(
+    disk: Disk, found: loaders.Found, system: System, problems: tuple[Problem, ...]
+) -> Guest:
+    return Guest(
+        system,
+        sector_size=disk.sector_size,
+        efi=found.efi,
+        loaders=found.loaders,
+        firmware_reason=found.reason,
+        alone="" in disk.volumes,
+        problems=problems,
+    )
