@@ -22,13 +22,14 @@ from vdbackup.disks.formats import FORMATS
 from vdbackup.errors import Cancelled, ParentError, RecoveryError
 from vdbackup.jobs import CancelToken
 from vdbackup.recovery import accelerator, qemu, vm
+from vdbackup.recovery.hardware import Controller, Wish
 from vdbackup.recovery.session_folder import leftover_sessions
 from vdbackup.repository.lock import used_by_vm
 from vdbackup.sources import demo_disk
 
 LIMIT = 120.0  # seconds; the demo disk takes 0.3 and Linux 4, on a machine that does nothing else
 TEXT_SCREEN = 0xB8000
-ALL_HARDWARE = list(qemu.Hardware)
+ALL_HARDWARE = list(Controller)
 
 Mapped = tuple[vm.Session, Path]
 """A session, and the one layer of its chain that holds data."""
@@ -58,7 +59,11 @@ def session(demo: Path, sessions: Path) -> Iterator[vm.Session]:
 
 def boot_raw(disk: Path, sessions: Path, hardware: str = "virtio") -> vm.Session:
     return vm.start_session(
-        disk, sessions_folder=sessions, title="disk", hardware=hardware, disk_format="raw"
+        disk,
+        sessions_folder=sessions,
+        title="disk",
+        wish=Wish(Controller(hardware)),
+        disk_format="raw",
     )
 
 
@@ -77,11 +82,11 @@ def until(condition: Callable[[], bool]) -> None:
 
 @pytest.mark.parametrize("hardware", ALL_HARDWARE)
 def test_message_of_the_point_comes_on_screen_and_serial_port(
-    demo: Path, sessions: Path, tmp_path: Path, hardware: str
+    demo: Path, sessions: Path, tmp_path: Path, hardware: Controller
 ) -> None:
     before = chains.digests(demo)
     with vm.start_session(
-        demo, sessions_folder=sessions, title="demo", hardware=hardware
+        demo, sessions_folder=sessions, title="demo", wish=Wish(hardware)
     ) as session:
         assert session.wait_for_text("second message\r\n", LIMIT)
         screen = tmp_path / "screen"
@@ -152,7 +157,7 @@ def test_linux_boots_from_an_incremental_point_and_writes_only_to_its_session(
             overlay,
             sessions_folder=sessions,
             title="Linux",
-            hardware=hardware,
+            wish=Wish(Controller(hardware)),
             disk_format=disk_format,
         ) as session:
             assert session.wait_for_text(tiny_linux_builder.ALIVE, LIMIT), session.console_text()
@@ -482,7 +487,9 @@ def test_qemu_that_dies_is_an_error(session: vm.Session) -> None:
 
 def test_qemu_that_does_not_start_gives_its_own_reason(demo: Path, sessions: Path) -> None:
     with pytest.raises(RecoveryError, match=r"could not be started\. qemu-system-x86_64 says: "):
-        vm.start_session(demo, sessions_folder=sessions, title="demo", memory_mib=1 << 30)
+        vm.start_session(
+            demo, sessions_folder=sessions, title="demo", wish=Wish(memory_mib=1 << 30)
+        )
     assert list(sessions.iterdir()) == []
 
 
@@ -507,13 +514,10 @@ def test_chain_that_is_not_whole_is_refused_before_anything_is_made(
     assert not sessions.exists()
 
 
-def test_hardware_that_does_not_exist_is_refused(demo: Path, sessions: Path) -> None:
-    with pytest.raises(RecoveryError, match="Choose one of virtio, ahci, ide, nvme"):
-        vm.start_session(demo, sessions_folder=sessions, title="demo", hardware="floppy")
+def test_hardware_that_has_no_such_sectors_is_refused(demo: Path, sessions: Path) -> None:
+    wish = Wish(Controller.IDE)
     with pytest.raises(RecoveryError, match="no ide disk with sectors of 4096 bytes"):
-        vm.start_session(
-            demo, sessions_folder=sessions, title="demo", hardware="ide", sector_size=4096
-        )
+        vm.start_session(demo, sessions_folder=sessions, title="demo", wish=wish, sector_size=4096)
 
 
 def test_folder_that_cannot_be_made_is_said(demo: Path, tmp_path: Path) -> None:

@@ -12,12 +12,14 @@ from vdbackup.cli.console import print_json, say, warn, work
 
 if TYPE_CHECKING:
     from vdbackup.jobs import CancelToken
+    from vdbackup.recovery.hardware import Wish
     from vdbackup.recovery.vm import Session
 
 
 def boot(options: argparse.Namespace) -> int:
     """Boot a virtual machine from a point; what it writes is thrown away."""
     from vdbackup.errors import RecoveryError
+    from vdbackup.recovery.records import to_json
     from vdbackup.recovery.verify import record_boot
     from vdbackup.recovery.vm import start_session
     from vdbackup.settings import Locations, Settings
@@ -33,13 +35,13 @@ def boot(options: argparse.Namespace) -> int:
         sessions_folder=settings.sessions_folder or locations.data / "sessions",
         title=f"{backup_set.name} #{point.sequence}",
         sector_size=point.sector_size,
-        hardware=options.hardware,
+        wish=wish(options),
         display=not options.headless,
-        memory_mib=options.memory,
         disk_format=backup_set.settings.format,
     ) as session:
-        if session.notice:
-            warn([session.notice])
+        warn(_doubts(session))
+        if not options.json:
+            say(" ".join(session.hardware.reasons))
         outcome = work(
             "Boot", lambda _report, cancel: _watch(session, options, cancel), as_json=options.json
         )
@@ -49,13 +51,36 @@ def boot(options: argparse.Namespace) -> int:
     seconds = time.monotonic() - started
     if options.json:
         data = {"accelerator": session.accelerator, "seconds": round(seconds, 2), "console": text}
-        print_json({"event": "result", "reached": outcome, **data})
+        hardware = to_json(session.hardware)
+        print_json({"event": "result", "reached": outcome, **data, "hardware": hardware})
     if not outcome:
         raise RecoveryError(_missed(options, seconds), _last_words(text))
     if options.until and not options.json:
         say(f"{options.until!r} appeared after {seconds:.1f} s ({session.accelerator}).")
     pictured = not options.screenshot or options.screenshot.exists()
     return DONE if pictured else WARNINGS
+
+
+def wish(options: argparse.Namespace) -> Wish:
+    """What the options of `boot` say about the machine's hardware."""
+    from vdbackup.recovery.guest.model import Firmware
+    from vdbackup.recovery.hardware import Controller, Wish
+
+    return Wish(
+        controller=None if options.hardware == "auto" else Controller(options.hardware),
+        firmware=None if options.firmware == "auto" else Firmware(options.firmware),
+        memory_mib=options.memory,
+        network=options.network,
+    )
+
+
+def _doubts(session: Session) -> list[str]:
+    """Why the machine may be slow, or may not boot."""
+    hardware = session.hardware
+    doubts = [session.notice, *(problem.sentence for problem in hardware.problems)]
+    if hardware.edit.needed:
+        doubts.append("The system's own disk would have to be changed for this hardware.")
+    return [doubt for doubt in doubts if doubt]
 
 
 def _missed(options: argparse.Namespace, seconds: float) -> str:

@@ -174,12 +174,26 @@ def _add_boot(subparsers: _Subparsers) -> None:
     parser.add_argument("--until", metavar="TEXT", help="until TEXT appears on the serial console")
     parser.add_argument("--timeout", type=_seconds, metavar="SECONDS", help="give up after that")
     parser.add_argument("--screenshot", type=Path, metavar="PNG", help="save the screen at the end")
-    parser.add_argument(
-        "--hardware", default="virtio", choices=["virtio", "ahci", "ide", "nvme"],
-        help="the disk controller that the machine finds (default: %(default)s)",
-    )  # fmt: skip
-    parser.add_argument("--memory", type=_positive, default=1024, metavar="MIB", help="in MiB")
+    _hardware(parser)
     _json(parser)
+
+
+def _hardware(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--hardware", default="auto",
+        choices=["auto", "virtio", "virtio-scsi", "ahci", "ide", "nvme", "pvscsi", "lsi", "sas"],
+        help="the disk controller that the machine finds; auto: one that it has a driver for",
+    )  # fmt: skip
+    parser.add_argument(
+        "--firmware", default="auto", choices=["auto", "bios", "uefi"],
+        help="auto: what the disk has a boot loader for",
+    )  # fmt: skip
+    parser.add_argument(
+        "--memory", type=_positive, metavar="MIB", help="in MiB; what the system needs if left out"
+    )
+    parser.add_argument(
+        "--network", action="store_true", help="give it a network, by which nobody reaches it"
+    )
 
 
 def _add_files(subparsers: _Subparsers) -> None:

@@ -13,6 +13,7 @@ from PySide6.QtCore import QObject, QThread, Signal
 
 from vdbackup.errors import RecoveryError, VdbackupError, from_os
 from vdbackup.recovery import vm
+from vdbackup.recovery.hardware import Wish
 from vdbackup.repository.repository import Repository
 
 log = logging.getLogger(__name__)
@@ -102,7 +103,7 @@ class SessionThread(QThread):
             title=boot.title,
             sector_size=point.sector_size,
             display=boot.display,
-            memory_mib=boot.memory_mib,
+            wish=Wish(memory_mib=boot.memory_mib),
             disk_format=backup_set.settings.format,
         )
 

@@ -52,6 +52,9 @@ class Wish:
     network: bool = False
 
 
+ANYTHING = Wish()
+
+
 @dataclass(frozen=True)
 class Direct:
     """A kernel that QEMU starts itself, where no boot loader does.

@@ -1,8 +1,8 @@
 """QEMU's programs, and the command line of a virtual machine. Nothing is started here but qemu-img.
 
-The machine has no network, no sound and none of QEMU's default devices; QEMU runs in its sandbox,
-as the user. What each option means: QEMU's manual, qemu-system-x86_64(1), and for the objects in
-JSON the QMP reference (BlockdevOptions).
+The machine has no sound and none of QEMU's default devices, and no network unless it is asked for;
+QEMU runs in its sandbox, as the user. What each option means: QEMU's manual, qemu-system-x86_64(1),
+and for the objects in JSON the QMP reference (BlockdevOptions).
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import json
 import os
 import shutil
 import subprocess
+import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -19,6 +20,8 @@ from typing import Any
 
 from vdbackup.errors import RecoveryError
 from vdbackup.recovery.concatenation import ConcatenationMap
+from vdbackup.recovery.devices import devices, network_card
+from vdbackup.recovery.hardware import Hardware
 
 SYSTEM = "qemu-system-x86_64"
 IMAGE = "qemu-img"
@@ -34,27 +37,6 @@ class Accelerator(StrEnum):
 
     KVM = "kvm"
     TCG = "tcg"
-
-
-class Hardware(StrEnum):
-    """The controller that the guest finds its disk on."""
-
-    VIRTIO = "virtio"
-    AHCI = "ahci"
-    IDE = "ide"
-    NVME = "nvme"
-
-
-_STOP = {"werror": "stop", "rerror": "stop"}  # NVMe alone does not know it
-_CONTROLLERS: dict[Hardware, tuple[str, dict[str, Any]]] = {
-    Hardware.VIRTIO: ("q35", {"driver": "virtio-blk-pci", **_STOP}),
-    Hardware.AHCI: ("q35", {"driver": "ide-hd", "bus": "ide.0", **_STOP}),
-    Hardware.IDE: ("pc", {"driver": "ide-hd", "bus": "ide.0", **_STOP}),
-    Hardware.NVME: ("q35", {"driver": "nvme", "serial": "vdbackup"}),
-}
-"""By hardware: the machine type, and the disk's device on it."""
-_USB_CONTROLLERS = {"q35": "qemu-xhci", "pc": "piix3-usb-uhci"}
-"""By machine type; old systems, which need IDE, know no xHCI."""
 
 
 Node = dict[str, Any]
@@ -101,63 +83,76 @@ class Backing:
 
 
 @dataclass(frozen=True)
+class Uefi:
+    """The firmware that a machine with UEFI has: its code, and its own variables."""
+
+    code: Path
+    variables: Path
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """A kernel that QEMU starts itself; both files lie in the session's folder."""
+
+    image: Path
+    initramfs: Path | None
+    command_line: str
+
+
+@dataclass(frozen=True)
 class Machine:
     """A virtual machine as QEMU's command line describes it.
 
     Attributes:
         title: the window's.
+        identity: of the machine, unlike that of any other.
         backing: the disk as the backup holds it.
         session_disk: a qcow2 child of that; takes what the guest writes.
         sector_size: that the guest sees, in bytes.
+        hardware: of the guest.
+        uefi: its firmware; None with a BIOS.
+        kernel: what is started; None where the firmware boots the disk.
+        network: it gets a network card.
+        accelerator: what runs its instructions.
         display: "none", or what `window` returned.
         console: the file that takes what the guest writes to its first serial port.
         monitor_fd: a connected socket that QEMU inherits, for QMP.
     """
 
     title: str
+    identity: uuid.UUID
     backing: Backing
     session_disk: Path
     sector_size: int
     hardware: Hardware
-    memory_mib: int
+    uefi: Uefi | None
+    kernel: Kernel | None
+    network: bool
     accelerator: Accelerator
     display: str
     console: Path
-    monitor_fd: int
+    monitor_fd: int = -1
 
     def command(self) -> list[str]:
         """The argument list; the guest waits for QMP's `cont`, so that no event is missed."""
-        machine_type, device = _CONTROLLERS[self.hardware]
         arguments = {
             "-name": f"guest={_escaped(self.title)}",
-            "-machine": machine_type,
+            "-uuid": str(self.identity),
+            "-machine": self._machine(),
             "-smp": str(min(2, os.cpu_count() or 1)),
-            "-m": str(self.memory_mib),
+            "-m": str(self.hardware.memory_mib),
             "-rtc": "base=utc",
-            "-boot": "strict=on",
             "-action": "panic=pause",
-            "-nic": "none",
             "-display": self.display,
             "-serial": "chardev:console",
             "-mon": "chardev=monitor,mode=control",
             "-sandbox": "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny",
+            **self._start(),
+            **({"-netdev": "user,id=network"} if self.network else {"-nic": "none"}),
         }
         chardevs = [
             f"file,id=console,path={_escaped(str(self.console))}",
             f"socket,id=monitor,fd={self.monitor_fd}",
-        ]
-        devices: list[dict[str, Any]] = [
-            device
-            | {
-                "drive": "disk",
-                "bootindex": 0,
-                "logical_block_size": self.sector_size,
-                "physical_block_size": self.sector_size,
-            },
-            {"driver": "VGA"},
-            {"driver": _USB_CONTROLLERS[machine_type], "id": "usb"},
-            {"driver": "usb-tablet", "bus": "usb.0"},
-            {"driver": "pvpanic"},  # a guest that crashes can say so
         ]
         return [
             find(SYSTEM),
@@ -166,11 +161,35 @@ class Machine:
             *(word for option in arguments.items() for word in option),
             *(word for chardev in chardevs for word in ("-chardev", chardev)),
             *(word for node in self._blockdevs() for word in ("-blockdev", json.dumps(node))),
-            *(word for device in devices for word in ("-device", json.dumps(device))),
+            *(word for device in self._devices() for word in ("-device", json.dumps(device))),
         ]
+
+    def _machine(self) -> str:
+        kind = self.hardware.machine.value
+        return f"{kind},pflash0=code,pflash1=variables" if self.uefi else kind
+
+    def _start(self) -> dict[str, str]:
+        """What is started; a firmware that has nothing else shall not look for it either."""
+        if self.kernel is None:
+            return {"-boot": "strict=on"}
+        files = {"-kernel": str(self.kernel.image), "-append": self.kernel.command_line}
+        if self.kernel.initramfs is not None:
+            files["-initrd"] = _escaped(str(self.kernel.initramfs))
+        return files
+
+    def _devices(self) -> list[dict[str, Any]]:
+        # with a boot entry of its own, the firmware goes by that
+        first = self.kernel is None and self.hardware.loader is None
+        found = devices(self.hardware, self.sector_size, first=first)
+        if self.network and self.hardware.network_card is not None:
+            # 52:54:00 is QEMU's; the original's address may be in use on the same network
+            tail = self.identity.bytes[-3:].hex(":")
+            found.append(network_card(self.hardware.network_card, f"52:54:00:{tail}"))
+        return found
 
     def _blockdevs(self) -> list[Node]:
         return [
+            *self._firmware(),
             *self.backing.nodes,
             {
                 "driver": "qcow2",
@@ -179,6 +198,15 @@ class Machine:
                 "backing": self.backing.nodes[-1]["node-name"],
                 "file": _file(self.session_disk) | {"discard": "unmap"},
             },
+        ]
+
+    def _firmware(self) -> list[Node]:
+        if self.uefi is None:
+            return []
+        code = {"driver": "raw", "node-name": "code", "read-only": True}
+        return [
+            code | {"file": _file(self.uefi.code)},
+            {"driver": "raw", "node-name": "variables", "file": _file(self.uefi.variables)},
         ]
 
 
@@ -204,22 +232,6 @@ def environment() -> dict[str, str]:
     Where none runs, the window's libraries would start one, and the sandbox kills QEMU for that.
     """
     return os.environ | {"DBUS_SESSION_BUS_ADDRESS": "disabled:", "NO_AT_BRIDGE": "1"}
-
-
-def hardware(name: str, sector_size: int) -> Hardware:
-    """The hardware of that name; raises RecoveryError where a disk of such sectors cannot be."""
-    try:
-        chosen = Hardware(name)
-    except ValueError:
-        raise RecoveryError(
-            f"There is no virtual hardware {name!r}.", f"Choose one of {', '.join(Hardware)}."
-        ) from None
-    if sector_size != 512 and chosen in (Hardware.AHCI, Hardware.IDE):
-        raise RecoveryError(
-            f"QEMU has no {chosen} disk with sectors of {sector_size} bytes.",
-            f"Choose {Hardware.VIRTIO} or {Hardware.NVME}.",
-        )
-    return chosen
 
 
 def window() -> str:

@@ -12,17 +12,19 @@ import socket
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 from vdbackup.disks.chain import Chain
-from vdbackup.disks.extents import BlockMap
 from vdbackup.errors import RecoveryError
 from vdbackup.jobs import CancelToken
-from vdbackup.recovery import accelerator, concatenation, qemu
+from vdbackup.recovery import accelerator, devices, launch, qemu
+from vdbackup.recovery.hardware import ANYTHING, Hardware, Wish
 from vdbackup.recovery.monitor import Monitor
 from vdbackup.recovery.session_folder import SessionFolder
 
@@ -43,9 +45,9 @@ def start_session(
     sessions_folder: Path,
     title: str,
     sector_size: int = 512,
-    hardware: str = qemu.Hardware.VIRTIO,
+    hardware: Hardware | None = None,
+    wish: Wish = ANYTHING,
     display: bool = False,
-    memory_mib: int = 1024,
     disk_format: str = "vmdk",
 ) -> Session:
     """Boot a virtual machine from `overlay`; returns as soon as the guest runs.
@@ -58,9 +60,10 @@ def start_session(
         sessions_folder: where the session's own folder is made.
         title: the window's, and the session's in lists.
         sector_size: that the guest sees, in bytes.
-        hardware: the disk's controller, one of qemu.Hardware.
+        hardware: the machine's, if it has been chosen; else it is chosen now by what is on the
+            disk, and what cannot boot is refused unless a controller is wished for.
+        wish: what the user wants of it.
         display: open QEMU's own window; else the machine runs unseen.
-        memory_mib: the guest's memory, in MiB.
         disk_format: of the chain.
 
     Raises:
@@ -68,46 +71,47 @@ def start_session(
         ParentError, DiskFormatError: the chain is not what it should be.
     """
     choice = accelerator.choose()
-    controller = qemu.hardware(hardware, sector_size)
     window = qemu.window() if display else "none"
-    layers, flat = _checked(overlay, disk_format)
-    with ExitStack() as undo:
+    with _reading(overlay):
+        chain = Chain.open(overlay, disk_format)
+    with chain, ExitStack() as undo:
+        if hardware is None:
+            with _reading(overlay):
+                hardware = launch.hardware_for(chain, wish, sector_size)
+            if wish.controller is None:
+                launch.refuse_what_cannot_boot(hardware)
+        devices.check(hardware, sector_size)
         folder = SessionFolder(sessions_folder, title, overlay)
         undo.callback(folder.remove)
-        if disk_format in qemu.DRIVERS:
-            backing = qemu.Backing.of_chain(layers, disk_format)
-        else:
-            backing = qemu.Backing.of_map(concatenation.build(folder.path, flat, layers))
-        qemu.create_session_disk(folder.disk, backing, flat.size)
-        ours, theirs = socket.socketpair()
-        undo.callback(ours.close)
-        with theirs:
-            machine = qemu.Machine(
-                title=title,
-                backing=backing,
-                session_disk=folder.disk,
-                sector_size=sector_size,
-                hardware=controller,
-                memory_mib=memory_mib,
-                accelerator=choice.accelerator,
-                display=window,
-                console=folder.console,
-                monitor_fd=theirs.fileno(),
-            )
-            process = _start(machine, folder)
-        session = Session(folder, choice, process, ours)
-        undo.pop_all()  # folder, QEMU and socket are the session's from here on
+        prepared = launch.prepare(folder.path, chain, disk_format, hardware)
+        qemu.create_session_disk(folder.disk, prepared.backing, prepared.size)
+        machine = qemu.Machine(
+            title=title,
+            identity=uuid.uuid5(uuid.NAMESPACE_OID, folder.id),
+            backing=prepared.backing,
+            session_disk=folder.disk,
+            sector_size=sector_size,
+            hardware=hardware,
+            uefi=prepared.uefi,
+            kernel=prepared.kernel,
+            network=wish.network,
+            accelerator=choice.accelerator,
+            display=window,
+            console=folder.console,
+        )
+        session = Session(folder, choice, machine)
+        undo.pop_all()  # folder and QEMU are the session's from here on
         undo.callback(session.discard)
         session._begin()
         undo.pop_all()
     return session
 
 
-def _checked(overlay: Path, disk_format: str) -> tuple[list[Path], BlockMap]:
-    """The files of the overlay's chain, base first, and where in them the disk's data lie."""
+@contextmanager
+def _reading(overlay: Path) -> Iterator[None]:
+    """Says in a sentence that a file of the overlay's chain cannot be read."""
     try:
-        with Chain.open(overlay, disk_format) as chain:
-            return [layer.path.absolute() for layer in chain.layers], chain.map
+        yield
     except OSError as error:
         raise RecoveryError(
             f"{overlay} cannot be read: {error.strerror}.",
@@ -115,22 +119,28 @@ def _checked(overlay: Path, disk_format: str) -> tuple[list[Path], BlockMap]:
         ) from error
 
 
-def _start(machine: qemu.Machine, folder: SessionFolder) -> subprocess.Popen[bytes]:
-    """Start QEMU, which waits for `cont`."""
-    command = machine.command()
-    log.info("starting %s", command)
-    with folder.complaints() as complaints:
-        return subprocess.Popen(
+def _start(
+    machine: qemu.Machine, folder: SessionFolder
+) -> tuple[subprocess.Popen[bytes], socket.socket]:
+    """Start QEMU, which waits for `cont`; returns it, and the socket of its monitor."""
+    ours, theirs = socket.socketpair()
+    with ExitStack() as undo, theirs, folder.complaints() as complaints:
+        undo.callback(ours.close)
+        command = replace(machine, monitor_fd=theirs.fileno()).command()
+        log.info("starting %s", command)
+        process = subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,
             stdout=complaints,
             stderr=subprocess.STDOUT,
             env=qemu.environment(),
-            pass_fds=[machine.monitor_fd],
+            pass_fds=[theirs.fileno()],
             # Python ignores SIGXFSZ, and so shall QEMU: a limit on the size of files then pauses
             # the guest, as a full disk does, instead of killing it.
             restore_signals=False,
         )
+        undo.pop_all()
+    return process, ours
 
 
 class Session:
@@ -143,6 +153,7 @@ class Session:
         id: names the session's folder.
         folder: holds the session's disk, its console's text, and QEMU's complaints.
         title: for a person.
+        hardware: the machine's, with the reasons for it.
         accelerator: what runs the guest's instructions.
         notice: why that is not KVM, in a sentence; empty where it is.
         error: what went wrong in the machine or with QEMU, None as long as nothing has.
@@ -152,20 +163,24 @@ class Session:
         self,
         folder: SessionFolder,
         choice: accelerator.Choice,
-        process: subprocess.Popen[bytes],
-        connection: socket.socket,
+        machine: qemu.Machine,
     ) -> None:
-        """Take over a QEMU that has just been started; use `start_session`."""
+        """Start QEMU, which waits; use `start_session`."""
         self.id = folder.id
         self.folder = folder.path
         self.title = folder.title
+        self.hardware = machine.hardware
         self.accelerator = choice.accelerator
         self.notice = choice.notice
         self.error: RecoveryError | None = None
         self._folder = folder
-        self._process = process
+        self._machine = machine
+        self._process, connection = _start(machine, folder)
         self._monitor = Monitor(connection, self._on_event)
         self._killed = False
+        self._falls_back = False
+        self._lock = threading.Lock()
+        """Held while the QEMU that this session has is ended or replaced."""
         self._ended = threading.Event()
         self._thread = threading.Thread(
             target=self._supervise, name=f"session {self.id}", daemon=True
@@ -202,6 +217,8 @@ class Session:
             if not self._folder.console.exists():
                 return False
             with self._folder.console.open("rb") as console:
+                if console.seek(0, os.SEEK_END) < seen:  # QEMU has been started anew
+                    seen = 0
                 console.seek(seen)
                 new = console.read()
             seen += max(0, len(new) - len(wanted) + 1)
@@ -263,8 +280,9 @@ class Session:
 
     def kill(self) -> None:
         """End the machine at once, as a power cut would; returns when it has ended."""
-        self._killed = True
-        self._process.kill()
+        with self._lock:
+            self._killed = True
+            self._process.kill()
         self._thread.join()
 
     def discard(self) -> None:
@@ -316,6 +334,12 @@ class Session:
         """What the session's thread does: speak with QEMU, and wait for its end."""
         self._monitor.run()
         status = self._process.wait()
+        if self._falls_back and self._start_again():
+            starter = threading.Thread(target=self._go_on, name=f"start of session {self.id}")
+            starter.start()
+            self._monitor.run()
+            starter.join()
+            status = self._process.wait()
         if status != 0 and not self._killed:
             self._fail(
                 RecoveryError(f"QEMU, which ran {self.title}, has crashed.", self._complaint())
@@ -323,9 +347,52 @@ class Session:
         self._ended.set()
 
     def _on_event(self, event: str, data: Mapping[str, Any]) -> None:
+        if self._machine.accelerator is qemu.Accelerator.KVM and _is_internal_error(event, data):
+            self._falls_back = True
+            self._process.kill()
+            return
         error = _trouble(self.title, event, data)
         if error is not None:
             self._fail(error)
+
+    def _start_again(self) -> bool:
+        """Start QEMU without KVM, which could not run this guest; whether it has been started.
+
+        The disk is as the guest has left it, as after a power cut: a boot has written little.
+        """
+        log.warning("session %s: KVM could not run the guest; going on without", self.id)
+        with self._lock:
+            if self._killed:
+                return False
+            self._machine = replace(self._machine, accelerator=qemu.Accelerator.TCG)
+            try:
+                self._process, connection = _start(self._machine, self._folder)
+                self._folder.record(self._process.pid)
+            except (RecoveryError, OSError):
+                log.exception("QEMU could not be started again")
+                self._fail(
+                    RecoveryError(
+                        f"{self.title} could not be started again without hardware virtualization.",
+                        "The log says more.",
+                    )
+                )
+                return False
+            self._monitor = Monitor(connection, self._on_event)
+        self.accelerator = qemu.Accelerator.TCG
+        self.notice = (
+            "The virtual machine runs slowly, in software: hardware virtualization (KVM) is there, "
+            "but could not run this system, which was started again without it."
+        )
+        return True
+
+    def _go_on(self) -> None:
+        """Let the guest run that has been started again."""
+        try:
+            self._monitor.wait_until_ready()
+            self.execute("cont")
+        except RecoveryError as error:
+            self._fail(error)
+            self._process.kill()
 
     def _fail(self, error: RecoveryError) -> None:
         """Note what went wrong; what follows from it is not noted."""
@@ -342,6 +409,10 @@ class Session:
         return qemu.first_complaint(said) or f"QEMU ended with status {status}."
 
 
+def _is_internal_error(event: str, data: Mapping[str, Any]) -> bool:
+    return event == "STOP" and data.get("status") == "internal-error"
+
+
 def _trouble(title: str, event: str, data: Mapping[str, Any]) -> RecoveryError | None:
     """What is wrong with the machine `title`, if an event of QMP says that something is."""
     if event == "GUEST_PANICKED":
@@ -349,7 +420,7 @@ def _trouble(title: str, event: str, data: Mapping[str, Any]) -> RecoveryError |
             f"The operating system in {title} has crashed.",
             "Its screen says why; try another recovery point, or other virtual hardware.",
         )
-    if event == "STOP" and data.get("status") == "internal-error":
+    if _is_internal_error(event, data):
         return RecoveryError(
             f"This computer cannot run {title}: QEMU has paused it with an internal error.",
             "The log says more.",

@@ -14,6 +14,7 @@ from vdbackup.recovery.filesystems.node import shown
 from vdbackup.recovery.guest import drivers
 from vdbackup.recovery.guest.model import File, Firmware, Guest, Kernel, Problem, System
 from vdbackup.recovery.hardware import (
+    ANYTHING,
     Controller,
     Direct,
     Edit,
@@ -40,8 +41,8 @@ _FIRST_DISK = {
 _FIRST_SCSI_DISK = re.compile(r"/dev/sda\d*")
 _NUMBER = re.compile(r"/dev/(?:[a-z]+|nvme\d+n\d+p)(\d+)")
 _SECTORS_OF_512 = (Controller.AHCI, Controller.IDE)
-_NOT_WITH_UEFI = (Controller.SAS, Controller.LSI)
-"""OVMF has no driver for them."""
+_NOT_WITH_UEFI = (Controller.LSI,)
+"""OVMF has no driver for it as distributions build it."""
 _WORDS = {
     Controller.VIRTIO: "virtio",
     Controller.VIRTIO_SCSI: "virtio-scsi",
@@ -50,11 +51,9 @@ _WORDS = {
     Controller.NVME: "NVMe",
     Controller.PVSCSI: "VMware's SCSI (pvscsi)",
     Controller.LSI: "LSI's SCSI of 1999 (53c895a)",
-    Controller.SAS: "LSI's SAS (megaraid)",
+    Controller.SAS: "LSI's SAS (1068)",
 }
 _LINUX_MIB, _DESKTOP_MIB, _OLD_WINDOWS_MIB, _WINDOWS_MIB, _LEAST_MIB = 1024, 2048, 2048, 4096, 512
-
-ANYTHING = Wish()
 
 
 @dataclass(frozen=True)

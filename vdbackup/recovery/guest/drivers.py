@@ -19,7 +19,7 @@ LINUX: dict[Controller, tuple[frozenset[str], ...]] = {
     Controller.NVME: (frozenset({"nvme"}),),
     Controller.PVSCSI: (frozenset({"vmw_pvscsi", "sd_mod"}),),
     Controller.LSI: (frozenset({"sym53c8xx", "sd_mod"}),),
-    Controller.SAS: (frozenset({"megaraid_sas", "sd_mod"}),),
+    Controller.SAS: (frozenset({"mptsas", "sd_mod"}),),
 }
 """By controller: the modules that make a disk of it; any one of the groups does."""
 
@@ -30,6 +30,7 @@ WINDOWS: dict[Controller, tuple[frozenset[str], ...]] = {
     Controller.IDE: (frozenset({"intelide", "atapi"}), frozenset({"pciide", "atapi"})),
     Controller.NVME: (frozenset({"stornvme"}),),
     Controller.PVSCSI: (frozenset({"pvscsi"}),),
+    Controller.SAS: (frozenset({"lsi_sas"}),),
 }
 
 LINUX_NETWORK: dict[NetworkCard, frozenset[str]] = {

@@ -1,0 +1,68 @@
+"""QEMU's devices for a machine's hardware, as its -device takes them in JSON.
+
+What each is called: `qemu-system-x86_64 -device help`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from vdbackup.errors import RecoveryError
+from vdbackup.recovery.hardware import Controller, Hardware, MachineType, NetworkCard
+
+Device = dict[str, Any]
+
+_STOP = {"werror": "stop", "rerror": "stop"}  # NVMe alone does not know it
+_SCSI = {"driver": "scsi-hd", "bus": "scsi.0", **_STOP}
+_CONTROLLERS: dict[Controller, tuple[Device, ...]] = {
+    Controller.VIRTIO: ({"driver": "virtio-blk-pci", **_STOP},),
+    Controller.VIRTIO_SCSI: ({"driver": "virtio-scsi-pci", "id": "scsi"}, _SCSI),
+    Controller.AHCI: ({"driver": "ide-hd", "bus": "ide.0", **_STOP},),
+    Controller.IDE: ({"driver": "ide-hd", "bus": "ide.0", **_STOP},),
+    Controller.NVME: ({"driver": "nvme", "serial": "vdbackup"},),
+    Controller.PVSCSI: ({"driver": "pvscsi", "id": "scsi"}, _SCSI),
+    Controller.LSI: ({"driver": "lsi53c895a", "id": "scsi"}, _SCSI),
+    Controller.SAS: ({"driver": "mptsas1068", "id": "scsi"}, _SCSI),
+}
+"""The controller, where the machine has none, and the disk."""
+_USB = {MachineType.Q35: "qemu-xhci", MachineType.PC: "piix3-usb-uhci"}
+"""Old systems, which need IDE, know no xHCI."""
+
+
+def check(hardware: Hardware, sector_size: int) -> None:
+    """Raise RecoveryError where a disk of such sectors cannot be on that hardware."""
+    if sector_size != 512 and hardware.controller in (Controller.AHCI, Controller.IDE):
+        raise RecoveryError(
+            f"QEMU has no {hardware.controller} disk with sectors of {sector_size} bytes.",
+            f"Choose {Controller.VIRTIO} or {Controller.NVME}.",
+        )
+
+
+def devices(hardware: Hardware, sector_size: int, *, first: bool) -> list[Device]:
+    """All but the network's card.
+
+    Args:
+        hardware: the machine's.
+        sector_size: of its disk, in bytes.
+        first: the firmware boots the disk, and nothing else; else it has another thing to boot.
+    """
+    *controllers, disk = _CONTROLLERS[hardware.controller]
+    return [
+        *controllers,
+        disk
+        | {
+            "drive": "disk",
+            "logical_block_size": sector_size,
+            "physical_block_size": sector_size,
+            **({"bootindex": 0} if first else {}),
+        },
+        {"driver": "VGA"},
+        {"driver": _USB[hardware.machine], "id": "usb"},
+        {"driver": "usb-tablet", "bus": "usb.0"},
+        {"driver": "pvpanic"},  # a guest that crashes can say so
+    ]
+
+
+def network_card(card: NetworkCard, address: str) -> Device:
+    """A card on QEMU's own network, at which nobody can reach the guest."""
+    return {"driver": card.value, "netdev": "network", "mac": address}

@@ -1,0 +1,148 @@
+"""What a machine needs in its session's folder before QEMU starts: disk, firmware, kernel.
+
+map.*, layer<n>       the chain, where QEMU cannot read it or a disk is composed around it
+tables.bin            the partition tables of a composed disk
+variables.fd          the UEFI's variables
+kernel, initramfs     copied out of the disk, where no boot loader starts them
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from vdbackup.disks.chain import Chain
+from vdbackup.errors import RecoveryError
+from vdbackup.recovery import composition, concatenation, firmware, qemu
+from vdbackup.recovery.guest.choice import choose
+from vdbackup.recovery.guest.disk import Disk
+from vdbackup.recovery.guest.initramfs import MOST_PACKED
+from vdbackup.recovery.guest.inspect import inspect
+from vdbackup.recovery.guest.model import File, Firmware
+from vdbackup.recovery.hardware import ANYTHING, Direct, Hardware, Wish
+
+log = logging.getLogger(__name__)
+
+_MOST_KERNEL = 512 << 20
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What QEMU starts with.
+
+    Attributes:
+        backing: the disk.
+        size: of it, in bytes.
+        uefi: the firmware; None with a BIOS.
+        kernel: None where the firmware boots the disk.
+    """
+
+    backing: qemu.Backing
+    size: int
+    uefi: qemu.Uefi | None
+    kernel: qemu.Kernel | None
+
+
+def hardware_for(chain: Chain, wish: Wish = ANYTHING, sector_size: int | None = None) -> Hardware:
+    """The hardware that suits what a disk holds; raises DiskError, OSError.
+
+    Args:
+        chain: the disk.
+        wish: what the user wants.
+        sector_size: that the guest sees, in bytes; the disk's own if None.
+    """
+    return choose(
+        inspect(chain),
+        wish,
+        sector_size=sector_size or chain.sector_size,
+        host_memory_mib=_host_memory_mib(),
+    )
+
+
+def refuse_what_cannot_boot(hardware: Hardware) -> None:
+    """Raise RecoveryError with the first reason why it cannot boot, if there is one."""
+    for problem in hardware.problems:
+        if problem.blocks:
+            raise RecoveryError(problem.sentence, problem.advice)
+
+
+def prepare(folder: Path, chain: Chain, disk_format: str, hardware: Hardware) -> Prepared:
+    """Make the files that a machine needs.
+
+    Args:
+        folder: the session's.
+        chain: the disk; its files are linked to, never copied.
+        disk_format: of the chain.
+        hardware: the machine's.
+
+    Raises:
+        RecoveryError: there is no UEFI here, the chain has no map, a kernel cannot be read, or the
+            folder cannot be written to.
+    """
+    layers = [layer.path.absolute() for layer in chain.layers]
+    try:
+        backing, size = _backing(folder, chain, layers, disk_format, hardware)
+        uefi = _uefi(folder, hardware) if hardware.firmware is Firmware.UEFI else None
+        kernel = _kernel(folder, chain, hardware.direct) if hardware.direct else None
+    except OSError as error:
+        raise RecoveryError(
+            f"The session's folder {folder} cannot be written to: {error.strerror}.",
+            "Choose another folder for sessions, or make room there.",
+        ) from error
+    return Prepared(backing, size, uefi, kernel)
+
+
+def _backing(
+    folder: Path, chain: Chain, layers: Sequence[Path], disk_format: str, hardware: Hardware
+) -> tuple[qemu.Backing, int]:
+    if hardware.partition:
+        composed = composition.compose(
+            chain.map, len(layers), hardware.partition, chain.sector_size
+        )
+        files = [*layers, composition.write(composed, folder)]
+        made = concatenation.build(folder, composed.flat, files)
+        return qemu.Backing.of_map(made), composed.flat.size
+    if disk_format in qemu.DRIVERS:
+        return qemu.Backing.of_chain(layers, disk_format), chain.size
+    return qemu.Backing.of_map(concatenation.build(folder, chain.map, layers)), chain.size
+
+
+def _uefi(folder: Path, hardware: Hardware) -> qemu.Uefi:
+    """The firmware; variables that a session kept are its own and stay."""
+    found = firmware.find()
+    variables = folder / "variables.fd"
+    if not variables.exists():
+        program = hardware.loader.path if hardware.loader else None
+        firmware.write_variables(found, variables, program)
+    return qemu.Uefi(found.code, variables)
+
+
+def _kernel(folder: Path, chain: Chain, direct: Direct) -> qemu.Kernel:
+    disk = Disk(chain)
+    image = folder / "kernel"
+    image.write_bytes(_content(disk, direct.kernel, _MOST_KERNEL))
+    initramfs = folder / "initramfs" if direct.initramfs else None
+    if initramfs is not None:
+        with initramfs.open("wb") as file:
+            for part in direct.initramfs:
+                file.write(_content(disk, part, MOST_PACKED))
+                file.write(bytes(-file.tell() % 512))  # archives begin at multiples of 4
+    return qemu.Kernel(image, initramfs, direct.command_line)
+
+
+def _content(disk: Disk, file: File, most: int) -> bytes:
+    tree = disk.trees.get(file.volume)
+    content = tree.read(file.path, most) if tree is not None else None
+    if not content:
+        raise RecoveryError(
+            f"{file.path}, which starts the system on this disk, cannot be read.",
+            "Try another recovery point.",
+        )
+    return content
+
+
+def _host_memory_mib() -> int:
+    return (os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")) >> 20
