@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from vdbackup.recovery.filesystems.node import shown
 from vdbackup.recovery.guest import drivers
-from vdbackup.recovery.guest.model import File, Firmware, Guest, Kernel, Problem, System
+from vdbackup.recovery.guest.model import DeviceName, File, Firmware, Guest, Kernel, Problem, System
 from vdbackup.recovery.hardware import (
     ANYTHING,
     Controller,
@@ -154,7 +154,7 @@ def _no_driver(guest: Guest, candidate: _Candidate) -> tuple[Problem, ...]:
 def _unknown(guest: Guest, possible: list[Controller]) -> tuple[_Candidate, str]:
     """What nearly every system of the last fifteen years has a driver for, if it has that name."""
     order = [Controller.AHCI, Controller.NVME, *possible]
-    names = [name for name in guest.device_names if name.essential]
+    names = [name for name in _names(guest) if name.essential]
     controller = next(
         (
             controller
@@ -164,7 +164,7 @@ def _unknown(guest: Guest, possible: list[Controller]) -> tuple[_Candidate, str]
         next(controller for controller in order if controller in possible),
     )
     why = "which drivers the system has could not be found out, and this one is the most usual"
-    unfit = tuple(name for name in guest.device_names if not _fits(name.name, controller))
+    unfit = tuple(name for name in _names(guest) if not _fits(name.name, controller))
     return _Candidate(controller, Edit(names=unfit)), f"{_WORDS[controller]}: {why}."
 
 
@@ -176,7 +176,7 @@ def _why(guest: Guest, best: _Candidate) -> str:
             return f"{name}: the system has no driver for any controller of QEMU's."
         return f"{name}: no driver is there early; {missing} would have to be added."
     system = "Windows starts" if guest.system is System.WINDOWS else "the system has"
-    essential = [each for each in guest.device_names if each.essential]
+    essential = [each for each in _names(guest) if each.essential]
     if any(each.essential for each in edit.names):
         return f"{name}: {system} its driver early, but names {shown(edit.names[0].name)}."
     if essential:
@@ -190,7 +190,7 @@ def _knows_drivers(guest: Guest) -> bool:
 
 def _edit(guest: Guest, controller: Controller) -> Edit:
     """What would have to be edited for a guest to find its disk on a controller."""
-    names = tuple(name for name in guest.device_names if not _fits(name.name, controller))
+    names = tuple(name for name in _names(guest) if not _fits(name.name, controller))
     if guest.system is System.WINDOWS:
         early, there = frozenset(guest.services), frozenset(guest.inactive_services)
         groups = drivers.WINDOWS.get(controller, ())
@@ -207,6 +207,17 @@ def _edit(guest: Guest, controller: Controller) -> Edit:
         (group - early for group in groups), key=lambda group: (not group <= there, group)
     )
     return Edit(tuple(sorted(missing)), names, possible=missing <= there)
+
+
+def _names(guest: Guest) -> tuple[DeviceName, ...]:
+    """The names that matter: a boot loader that is not used relies on none."""
+    if _direct(guest) is None:
+        return guest.device_names
+    return tuple(
+        name
+        for name in guest.device_names
+        if name.file.path.rpartition("/")[2] in ("fstab", "crypttab")
+    )
 
 
 def _fits(name: str, controller: Controller) -> bool:
@@ -252,7 +263,7 @@ def _partition(guest: Guest) -> int:
         return 0
     numbers = [
         int(match[1])
-        for name in guest.device_names
+        for name in _names(guest)
         if name.essential and (match := _NUMBER.fullmatch(name.name))
     ]
     return numbers[0] if numbers and 1 <= numbers[0] <= 128 else 1

@@ -124,11 +124,10 @@ def _linux_problems(
     architecture: str,
 ) -> Iterator[Problem]:
     yield from _foreign_architecture(architecture)
-    if kernel is None:
-        yield Problem("There is no kernel on this disk that could be started.", _OTHER_DISK)
-    elif not found:
+    if kernel is None and not found:
         yield Problem(
-            "There is no boot loader on this disk: its kernel is started directly.", blocks=False
+            "There is neither a boot loader nor a kernel on this disk that could be started.",
+            _OTHER_DISK,
         )
     encrypted = list(disk.with_kind("LUKS"))
     if encrypted and root is None:
