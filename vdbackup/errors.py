@@ -10,6 +10,7 @@
     │   └── Unreadable            one stretch of it gives an error; others may be readable
     ├── RepositoryError           the folder that holds the backups
     │   ├── RepositoryLocked      somebody else is writing; names who
+    │   ├── LockLost              somebody else took it over while this computer slept
     │   ├── PointNotFound         no such recovery point, or more than one
     │   └── NoSpace               the storage is full
     ├── BackupError               capture, merge, delete: refused or failed
@@ -23,6 +24,7 @@ worth knowing goes to the log (`logging`), never to the user.
 from __future__ import annotations
 
 import errno
+from collections.abc import Callable
 from pathlib import Path
 
 
@@ -32,14 +34,18 @@ class VdbackupError(Exception):
     Attributes:
         title: one sentence that says what is wrong.
         advice: one sentence that says what to do about it (may be empty).
+        over: where it helps to wait: asks whether what is in the way has gone; else None.
     """
 
     exit_code = 1
 
-    def __init__(self, title: str, advice: str = "") -> None:
+    def __init__(
+        self, title: str, advice: str = "", *, over: Callable[[], bool] | None = None
+    ) -> None:
         super().__init__(f"{title} {advice}".rstrip())
         self.title = title
         self.advice = advice
+        self.over = over
 
 
 def from_os(error: OSError) -> VdbackupError:
@@ -125,6 +131,10 @@ class RepositoryError(VdbackupError):
 
 class RepositoryLocked(RepositoryError):
     """Somebody else is writing to the repository."""
+
+
+class LockLost(RepositoryError):
+    """The repository was ours, and somebody else has taken it over: nothing may be changed now."""
 
 
 class PointNotFound(RepositoryError):

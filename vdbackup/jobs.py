@@ -5,8 +5,11 @@ from __future__ import annotations
 import enum
 import itertools
 import logging
+import math
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -44,6 +47,11 @@ class Progress:
     total: int
 
 
+@dataclass(frozen=True)
+class Waiting(Progress):
+    """Nothing moves: `phase` is the sentence that says for whom or what the job waits."""
+
+
 _UNITS = ("bytes", "KiB", "MiB", "GiB", "TiB", "PiB")
 
 
@@ -68,6 +76,7 @@ class CancelToken:
 
     def __init__(self) -> None:
         self._event = threading.Event()
+        self._others: tuple[Callable[[], None], ...] = ()
 
     def cancel(self) -> None:
         """Ask the work to stop; returns at once."""
@@ -79,8 +88,25 @@ class CancelToken:
         return self._event.is_set()
 
     def check(self) -> None:
-        """Raise Cancelled if somebody asked the work to stop."""
+        """Raise Cancelled if somebody asked the work to stop, or what else `also` has it raise."""
         if self._event.is_set():
+            raise Cancelled
+        for other in self._others:
+            other()
+
+    @contextmanager
+    def also(self, other: Callable[[], None]) -> Iterator[None]:
+        """Call `other` at each check meanwhile: it raises where the work must not go on."""
+        before = self._others
+        self._others = (*before, other)
+        try:
+            yield
+        finally:
+            self._others = before
+
+    def wait(self, seconds: float) -> None:
+        """Do nothing for that long; raises Cancelled as soon as somebody asks the work to stop."""
+        if self._event.wait(seconds):
             raise Cancelled
 
 
@@ -95,6 +121,49 @@ class JobState(enum.Enum):
 
 
 Work = Callable[[Report, CancelToken], Any]
+
+_LOOK_AGAIN = 1.0
+"""Seconds between two looks at what is in the way."""
+
+
+def patient(
+    work: Work,
+    seconds: float = math.inf,
+    *,
+    of: type[VdbackupError] = VdbackupError,
+    again: Work | None = None,
+) -> Work:
+    """The same work, begun anew when what was in its way has gone (`VdbackupError.over`).
+
+    Nothing is held meanwhile. When the time is over, or the work is cancelled, it ends as it would
+    have without waiting.
+
+    Args:
+        work: what refuses to begin while something is in its way.
+        seconds: how long to wait at most.
+        of: the errors that are waited for.
+        again: what to do instead after waiting, where what `work` has read will be out of date.
+    """
+
+    def waiting(report: Report, cancel: CancelToken) -> Any:
+        until = time.monotonic() + seconds
+        doing = work
+        while True:
+            try:
+                return doing(report, cancel)
+            except of as error:
+                if error.over is None or time.monotonic() > until:
+                    raise
+                report(Waiting(0, error.title, 0, 0))
+                cancel.wait(_LOOK_AGAIN)
+                while not error.over():
+                    if time.monotonic() > until:
+                        raise
+                    cancel.wait(_LOOK_AGAIN)
+            doing = again or work
+
+    return waiting
+
 
 _job_ids = itertools.count(1)
 

@@ -33,11 +33,11 @@ def sha256(path: Path) -> str:
 
 
 def fingerprint(folder: Path) -> dict[str, tuple[str, int]]:
-    """Name to contents and mode of every file below the folder, the lock left out."""
+    """Name to contents and mode of every file below the folder, the lock and its lease left out."""
     return {
         str(path.relative_to(folder)): (sha256(path), path.stat().st_mode)
         for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.name != ".lock"
+        if path.is_file() and path.name not in (".lock", ".lock.json")
     }
 
 

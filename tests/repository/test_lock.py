@@ -97,7 +97,7 @@ def test_reading_needs_no_lock(tmp_path):
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"null", b'{"pid": 1}', b"\xff\xfe"])
 def test_a_holder_that_has_not_said_its_name_yet_is_another_program(repository, content):
     with held_by_another_process(repository):
-        (repository.path / ".lock").write_bytes(content)
+        (repository.path / ".lock.json").write_bytes(content)
         assert "another program" in refusal(repository)
 
 
@@ -126,7 +126,8 @@ def test_whatever_writes_is_refused_while_another_process_writes(tmp_path):
 
 def test_the_lock_says_nothing_any_more_when_it_is_free(repository):
     with repository.lock("something"):
-        assert json.loads((repository.path / ".lock").read_text())["pid"] == os.getpid()
+        assert json.loads((repository.path / ".lock.json").read_text())["pid"] == os.getpid()
+    assert {path.name for path in repository.path.iterdir()} == {"vdbackup.json", ".lock"}
     assert (repository.path / ".lock").read_bytes() == b""
 
 

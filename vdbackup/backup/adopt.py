@@ -99,7 +99,7 @@ def run(plan: AdoptPlan, report: Report, cancel: CancelToken) -> BackupSet:
     source = plan.source
     identity = SourceIdentity(source.id, source.name, str(source.path))
     settings = SetSettings(identity, source.size, source.sector_size, plan.disk_format)
-    with plan.repository.lock(f"adopting {source.path}"):
+    with plan.repository.lock(f"adopting {source.path}", cancel):
         _check_space(plan)
         draft = SetDraft(plan.repository, plan.set_name, settings)
         try:

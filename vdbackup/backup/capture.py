@@ -182,7 +182,7 @@ def run(plan: CapturePlan, report: Report, cancel: CancelToken) -> CaptureResult
     after the point is published; if it fails, the point stays, with a warning.
     """
     repository, source = plan.repository, plan.source
-    with repository.lock(f"backing up {source.path}"):
+    with repository.lock(f"backing up {source.path}", cancel):
         if plan.kind == PointType.FULL:
             _check_space(repository, plan)
         if plan.new_set:

@@ -78,7 +78,7 @@ def plan(
 def run(plan: ConvertPlan, report: Report, cancel: CancelToken) -> BackupSet:
     """Convert; the new set. If it fails or is cancelled, everything is as it was."""
     repository = plan.repository
-    with repository.lock(f"converting {plan.set_name}"):
+    with repository.lock(f"converting {plan.set_name}", cancel):
         merge.finish_interrupted(repository, plan.set_name, report, cancel)
         old = repository.set(plan.set_name)
         _check_space(old)

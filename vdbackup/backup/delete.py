@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from functools import partial
 
 from vdbackup.backup import merge
 from vdbackup.errors import BackupError, NoSpace, from_os
 from vdbackup.jobs import CancelToken, Plan, Report
 from vdbackup.repository.files import PARTIAL, remove, sync_folder
-from vdbackup.repository.lock import used_by_vm
+from vdbackup.repository.lock import unused
 from vdbackup.repository.model import RecoveryPoint
 from vdbackup.repository.repository import BackupSet, Repository, point_files
 
@@ -57,7 +58,7 @@ def plan(repository: Repository, set_name: str, point_id: str) -> DeletePlan:
 def run(plan: DeletePlan, report: Report, cancel: CancelToken) -> None:
     """Delete the point."""
     repository = plan.repository
-    with repository.lock(f"deleting a point of {plan.set_name}"):
+    with repository.lock(f"deleting a point of {plan.set_name}", cancel):
         try:
             finished = merge.finish_interrupted(repository, plan.set_name, report, cancel)
         except (NoSpace, OSError) as error:
@@ -91,9 +92,11 @@ def delete_locked(
         merge.merge_locked(repository, set_name, child.id, report, cancel)
         return
     cancel.check()
-    if backup_set.disk_path(point).exists() and used_by_vm(backup_set.disk_path(point)):
+    if not unused(backup_set.disk_path(point)):
         raise BackupError(
-            f"A virtual machine is running from point {point.sequence}.", "Shut it down first."
+            f"A virtual machine is running from point {point.sequence}.",
+            "Shut it down first.",
+            over=partial(unused, backup_set.disk_path(point)),
         )
     _remove(backup_set, point)
 

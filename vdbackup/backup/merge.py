@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -42,7 +43,7 @@ from vdbackup.repository.digests import BLOCK, DigestFold, DigestWriter, is_zero
 from vdbackup.repository.draft import make_overlay, point_stem, seal, sweep
 from vdbackup.repository.files import PARTIAL, check_room, remove, sync_folder
 from vdbackup.repository.journal import Journal
-from vdbackup.repository.lock import used_by_vm
+from vdbackup.repository.lock import check_lock, unused, used_by_vm
 from vdbackup.repository.model import RecoveryPoint, unreadable_warning
 from vdbackup.repository.repository import BackupSet, Repository, point_files
 
@@ -85,7 +86,7 @@ def plan(repository: Repository, set_name: str, point_id: str) -> MergePlan:
 def run(plan: MergePlan, report: Report, cancel: CancelToken) -> RecoveryPoint:
     """Merge; the result. Once the copying has begun, a cancelled merge is finished later."""
     repository = plan.repository
-    with repository.lock(f"merging in {plan.set_name}"):
+    with repository.lock(f"merging in {plan.set_name}", cancel):
         finished = finish_interrupted(repository, plan.set_name, report, cancel)
         if finished and finished.id == plan.child_id and plan.parent_id in finished.merged:
             return finished  # it was this very merge that had been interrupted
@@ -139,7 +140,7 @@ def recover(repository: Repository, report: Report, cancel: CancelToken) -> list
     if not waiting:
         return sentences
     try:
-        with repository.lock("finishing an interrupted merge"):
+        with repository.lock("finishing an interrupted merge", cancel):
             for name in waiting:
                 result = finish_interrupted(repository, name, report, cancel)
                 if result:
@@ -213,10 +214,12 @@ def _check_whole(backup_set: BackupSet, child: RecoveryPoint) -> None:
 def _check_unused(backup_set: BackupSet, points: list[RecoveryPoint]) -> None:
     """A layer that a virtual machine reads must not change or go."""
     for point in points:
-        if used_by_vm(backup_set.disk_path(point)):
+        path = backup_set.disk_path(point)
+        if used_by_vm(path):
             raise BackupError(
                 f"A virtual machine is running from point {point.sequence} or a later one.",
                 "Shut it down first.",
+                over=partial(unused, path),
             )
 
 
@@ -331,6 +334,7 @@ def _publish_digests(folder: Path, result: RecoveryPoint) -> None:
     The child holds less than the result, but through its parent it is the same disk.
     """
     partial = folder / (result.digests + PARTIAL)
+    check_lock(partial)
     if partial.exists():
         os.rename(partial, folder / result.digests)
         sync_folder(folder)
@@ -344,6 +348,7 @@ def _take_over(backup_set: BackupSet, journal: Journal, result: RecoveryPoint) -
     path = backup_set.disk_path(journal.parent)
     if not path.exists():
         return  # done before an interruption
+    check_lock(path)
     disk_format = backup_set.settings.format
     child = open_disk(backup_set.disk_path(journal.child), disk_format)
     identity = child.info
@@ -362,6 +367,7 @@ def _take_over(backup_set: BackupSet, journal: Journal, result: RecoveryPoint) -
 def _relink(backup_set: BackupSet, journal: Journal, result: RecoveryPoint) -> None:
     """Link what hung on the child to the result: its children and its overlay."""
     disk_format = backup_set.settings.format
+    check_lock(backup_set.folder)
     layer = open_disk(backup_set.disk_path(result), disk_format)
     reference = ParentRef(layer.info.disk_id, layer.info.content_id, result.disk)
     layer.close()

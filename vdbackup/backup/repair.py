@@ -67,7 +67,7 @@ def run(path: Path, report: Report, cancel: CancelToken) -> list[str]:
     """
     done: list[str] = []
     repository = _opened(path, done)
-    with repository.lock("repairing"):
+    with repository.lock("repairing", cancel):
         for folder in sorted(entry for entry in path.iterdir() if entry.is_dir()):
             if folder.suffix != PARTIAL:  # a set in the making is nobody's backup
                 _repair_set(repository, folder, done, report, cancel)

@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 
 from vdbackup.disks.disk import VirtualDisk
 from vdbackup.disks.extents import Ranges, runs_of, total
-from vdbackup.errors import Cancelled
 from vdbackup.jobs import CancelToken, Progress, Report
 
 CHUNK = 4 << 20
@@ -133,8 +132,7 @@ class _Work:
         with self._lock:
             if self.error is not None:
                 return None
-            if self._cancel.cancelled:
-                raise Cancelled
+            self._cancel.check()
             return next(self._chunks, None)
 
     def _moved(self, length: int) -> None:

@@ -195,6 +195,6 @@ def keep_newest(
     repository.set_policy(set_name, Policy(keep))
     if keep is None:
         return Outcome(f"{set_name} keeps all its points.")
-    with repository.lock(f"merging in {set_name}"):
+    with repository.lock(f"merging in {set_name}", cancel):
         done = retention.apply(repository, set_name, report, cancel)
     return Outcome(f"{set_name} keeps its newest {words.plural(keep, 'point')}.", tuple(done))

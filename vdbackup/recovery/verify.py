@@ -85,7 +85,7 @@ def plan(
 
 def run(plan: VerifyPlan, report: Report, cancel: CancelToken) -> list[Verdict]:
     """Verify, and record each point's verdict in its manifest."""
-    with plan.repository.lock(f"verifying {plan.set_name}"):
+    with plan.repository.lock(f"verifying {plan.set_name}", cancel):
         backup_set = plan.repository.set(plan.set_name)
         found = {
             layer.id: _check_layer(backup_set, layer, report, cancel)

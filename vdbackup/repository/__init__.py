@@ -1,4 +1,4 @@
 """The folder that holds the backups.
 
-Read in this order: model, files, lock, digests, journal, repository, draft.
+Read in this order: model, lease, lock, files, digests, journal, repository, draft.
 """

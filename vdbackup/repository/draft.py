@@ -12,6 +12,7 @@ from vdbackup.disks.disk import ParentRef, VirtualDisk
 from vdbackup.disks.formats import create_disk, open_disk
 from vdbackup.repository.digests import DigestWriter
 from vdbackup.repository.files import PARTIAL, remove, sync_file, sync_folder, write_json
+from vdbackup.repository.lock import check_lock
 from vdbackup.repository.model import PointType, RecoveryPoint
 from vdbackup.repository.repository import LAYER_MODE, BackupSet, manifest_path
 
@@ -84,6 +85,7 @@ class Draft:
         self.disk.flush()
         info = self.disk.info
         self.disk.close()
+        check_lock(self._set.folder)  # what bears these names by now may be another computer's
         make_overlay(
             self._partial(self._point.overlay),
             self._set.settings.format,
@@ -102,6 +104,7 @@ class Draft:
             unreadable=unreadable,
         )
         seal(layer, point)
+        check_lock(layer)
         for name in (point.disk, point.digests, point.overlay):  # without the first, no other
             os.rename(self._partial(name), self._set.folder / name)
         sync_folder(self._set.folder)

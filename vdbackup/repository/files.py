@@ -10,6 +10,7 @@ from typing import Any
 
 from vdbackup.errors import NoSpace, RepositoryError
 from vdbackup.jobs import readable_size
+from vdbackup.repository.lock import check_lock
 
 PARTIAL = ".partial"
 """What is in flight ends so, and is nobody's backup."""
@@ -37,8 +38,10 @@ def write_json(path: Path, data: dict[str, Any]) -> None:
     """Write a JSON file so that there is always the old one or the new one.
 
     Order: content, fsync, rename, fsync of the folder. Renaming first could leave an empty file.
+    Raises LockLost, as `remove` does, where the repository is somebody else's by now.
     """
     partial = path.with_name(path.name + PARTIAL)
+    check_lock(path)
     fd = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
     try:
         # names of files need not be text: what is none becomes \\udcXX, as JSON writes it
@@ -47,6 +50,7 @@ def write_json(path: Path, data: dict[str, Any]) -> None:
             file.write("\n")
             file.flush()
             os.fsync(fd)
+        check_lock(path)
         os.rename(partial, path)
     except OSError:
         remove(partial)
@@ -88,4 +92,5 @@ def check_room(folder: Path, needed: int, doing: str) -> None:
 
 def remove(path: Path) -> None:
     """Delete a file that may be gone already (a step that is done again after a crash)."""
+    check_lock(path)
     path.unlink(missing_ok=True)

@@ -12,9 +12,11 @@ from pathlib import Path
 
 from vdbackup.disks.chain import Chain
 from vdbackup.errors import Damaged, PointNotFound, RepositoryError
+from vdbackup.jobs import CancelToken
 from vdbackup.repository.digests import DigestFold
 from vdbackup.repository.files import PARTIAL, read_json, sync_folder, write_json
 from vdbackup.repository.journal import JOURNAL_NAME, Journal
+from vdbackup.repository.lease import LEASE_NAME
 from vdbackup.repository.lock import LOCK_NAME, writer_lock
 from vdbackup.repository.model import Policy, RecoveryPoint, SetSettings
 
@@ -24,8 +26,8 @@ SETTINGS = "set.json"
 LAYER_MODE = 0o444
 _LONGEST_NAME = 240
 """Bytes of a folder's name; file systems take 255, and a number may be put behind it."""
-_NOT_OURS = (LOCK_NAME, "lost+found", MARKER + PARTIAL)
-"""What an empty folder may hold: the second is there in every new file system, the third where
+_NOT_OURS = (LOCK_NAME, LEASE_NAME, "lost+found", MARKER + PARTIAL)
+"""What an empty folder may hold: the third is there in every new file system, the last where
 making a repository was interrupted."""
 _SHORTEST_ID = 4
 _SHORTEST_NUMERIC_ID = 8
@@ -208,9 +210,12 @@ class Repository:
         """Open the repository in `path`, or make one there."""
         return cls.open(path) if (path / MARKER).exists() else cls.create(path)
 
-    def lock(self, purpose: str) -> AbstractContextManager[None]:
-        """Hold the repository for writing; raises RepositoryLocked, naming the holder."""
-        return writer_lock(self.path, purpose)
+    def lock(self, purpose: str, cancel: CancelToken | None = None) -> AbstractContextManager[None]:
+        """Hold the repository for writing; raises RepositoryLocked, naming the holder.
+
+        `cancel.check()` meanwhile raises LockLost, too, if somebody else takes it over.
+        """
+        return writer_lock(self.path, purpose, cancel)
 
     def names(self) -> list[str]:
         """The names of all backup sets; a folder that somebody named otherwise is passed over."""

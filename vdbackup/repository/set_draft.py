@@ -8,6 +8,7 @@ from dataclasses import replace
 
 from vdbackup.errors import RepositoryError
 from vdbackup.repository.files import PARTIAL, sync_folder, write_json
+from vdbackup.repository.lock import check_lock
 from vdbackup.repository.model import RecoveryPoint, SetSettings
 from vdbackup.repository.repository import SETTINGS, BackupSet, Repository, check_set_name
 
@@ -48,9 +49,11 @@ class SetDraft:
     def publish(self) -> None:
         """Make the set exist: all of it is durable in its folder, which then takes its name."""
         write_json(self._set.folder / SETTINGS, self._set.settings.to_json())
+        check_lock(self._target)
         os.rename(self._set.folder, self._target)
         sync_folder(self._target.parent)
 
     def discard(self) -> None:
         """Remove everything; nothing happens where the set exists already."""
+        check_lock(self._set.folder)
         shutil.rmtree(self._set.folder, ignore_errors=True)

@@ -1,0 +1,212 @@
+"""The lease: a file beside the lock that says who holds a repository, and that they still do.
+
+flock(2) is the authority on one computer. Some mounts keep it to that computer (NFS with nolock or
+local_lock, SMB with nobrl, sshfs), or have none; there two computers would both get it. So whoever
+holds a repository also keeps `.lock.json` in it:
+
+- It is made with O_CREAT | O_EXCL: of two one gets it, on every file system, on NFS from version 3
+  on (open(2)). Links and renames that replace nothing would do, too, but FAT, SMB and FUSE often
+  have no links, and NFS knows no RENAME_NOREPLACE.
+- Its contents are durable at once, for an empty one tells nobody when it may be removed. Its name
+  need not be, and no renewal: a power cut that takes them takes the holder, too. To close the file
+  is what carries a renewal to an NFS or SMB server.
+- It is renewed by writing the same bytes again: nobody ever reads half of it, a full disk has room
+  for it, and the storage's own clock says when (times set by utime(2) are the client's on SMB).
+- How old another computer's lease is, is seen from a file that is made then: both times are the
+  storage's. No two computers' clocks are compared.
+- A stale one is renamed away, then looked at again: if somebody else had replaced it meanwhile, it
+  is put back. The holder of one that is not there for a moment makes it again.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import socket
+import uuid
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+log = logging.getLogger(__name__)
+
+LEASE_NAME = ".lock.json"
+STALE = 300.0
+"""Seconds after which another computer's lease counts no more if it was not renewed."""
+_LONGEST = 1 << 16
+"""Bytes of a file that may be a lease; purposes name paths, which have up to 4096."""
+_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+_MACHINE_ID = Path("/etc/machine-id")
+
+
+@dataclass(frozen=True)
+class Lease:
+    """Who holds a repository.
+
+    Attributes:
+        token: of this one holding alone.
+        host: the computer's name; several may have the same.
+        machine: the installation's id (machine-id(5)), "" if it has none.
+        boot: id of the kernel's run (random(4)): processes with the same share their flocks.
+        namespace: in which the process has its number.
+        pid: the process.
+        started: when that process started, in clock ticks since the boot: numbers are used again.
+        purpose: what the holder does, in words.
+        since: ISO 8601, for people alone.
+    """
+
+    token: str
+    host: str
+    machine: str
+    boot: str
+    namespace: str
+    pid: int
+    started: int
+    purpose: str
+    since: str
+
+    @classmethod
+    def of_this_process(cls, purpose: str) -> Lease:
+        """A new one."""
+        machine = _MACHINE_ID.read_text().strip() if _MACHINE_ID.exists() else ""
+        return cls(
+            token=str(uuid.uuid4()),
+            host=socket.gethostname(),
+            machine=machine,
+            boot=_BOOT_ID.read_text().strip(),
+            namespace=os.readlink("/proc/self/ns/pid"),
+            pid=os.getpid(),
+            started=_start_of(os.getpid()) or 0,
+            purpose=purpose,
+            since=datetime.now(UTC).isoformat(timespec="seconds"),
+        )
+
+    @classmethod
+    def parse(cls, data: bytes) -> Lease | None:
+        """What a file says; None if that is no lease (it may be external, or just being made)."""
+        try:
+            said = json.loads(data)
+            lease = cls(**said)
+        except (ValueError, TypeError, RecursionError):
+            return None
+        numbers = (lease.pid, lease.started)
+        valid = all(type(number) is int and 0 <= number < 1 << 63 for number in numbers)
+        others = (value for key, value in said.items() if key not in ("pid", "started"))
+        return lease if valid and all(isinstance(value, str) for value in others) else None
+
+    def __bytes__(self) -> bytes:
+        return json.dumps(asdict(self), indent=2).encode() + b"\n"
+
+    def __str__(self) -> str:
+        return f"process {self.pid} on {self.host} is {self.purpose} since {self.since}"
+
+    @property
+    def process(self) -> tuple[str, str, int, int]:
+        """Which process it is, of all that there are."""
+        return self.boot, self.namespace, self.pid, self.started
+
+    def ended(self, here: Lease) -> bool:
+        """Whether its process is known to be gone; nothing is known of other computers'.
+
+        Args:
+            here: one of this process.
+        """
+        if self.boot != here.boot:  # this computer, before it was started anew
+            return bool(here.machine) and (self.machine, self.host) == (here.machine, here.host)
+        return self.namespace == here.namespace and _start_of(self.pid) != self.started
+
+
+@dataclass(frozen=True)
+class Found:
+    """A lease's file as it was found.
+
+    Attributes:
+        lease: None if the file is no lease.
+        modified: by the storage's clock, in seconds.
+    """
+
+    lease: Lease | None
+    modified: float
+
+
+def look(folder: Path) -> Found | None:
+    """The lease in a repository, if there is one.
+
+    The file is opened for each look: on NFS that asks the server, where stat(2) may answer what was
+    so a minute ago (nfs(5), close-to-open).
+    """
+    try:
+        fd = os.open(folder / LEASE_NAME, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return None
+    try:
+        return Found(Lease.parse(os.pread(fd, _LONGEST, 0)), os.fstat(fd).st_mtime)
+    finally:
+        os.close(fd)
+
+
+def make(folder: Path, lease: Lease) -> bool:
+    """Write the lease down where there is none; whether that succeeded."""
+    path = folder / LEASE_NAME
+    try:
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+    except FileExistsError:
+        return False
+    try:
+        os.pwrite(fd, bytes(lease), 0)
+        os.fsync(fd)
+    except BaseException:
+        os.unlink(path)
+        raise
+    finally:
+        os.close(fd)
+    return True
+
+
+def renew(folder: Path, lease: Lease) -> None:
+    """Give the lease a new time; nothing happens if the file is another one by now."""
+    fd = os.open(folder / LEASE_NAME, os.O_RDWR | os.O_CLOEXEC)
+    try:
+        if os.pread(fd, _LONGEST, 0) == bytes(lease):
+            os.pwrite(fd, bytes(lease), 0)
+    finally:
+        os.close(fd)
+
+
+def take_away(folder: Path, found: Lease | None) -> None:
+    """Remove the lease that was found; one that is there in its stead by now stays."""
+    path = folder / LEASE_NAME
+    aside = folder / f"{LEASE_NAME}.{uuid.uuid4()}.partial"
+    try:
+        os.rename(path, aside)
+    except FileNotFoundError:
+        return
+    taken = Lease.parse(aside.read_bytes())
+    if taken is not None and taken != found:
+        make(folder, taken)
+    os.unlink(aside)
+
+
+def is_fresh(folder: Path, found: Found) -> bool:
+    """Whether it was renewed not long ago, by the storage's clock.
+
+    A time that lies in the future is as far from now as one in the past: the clock was changed.
+    """
+    probe = folder / f"{LEASE_NAME}.{uuid.uuid4()}.partial"
+    fd = os.open(probe, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    try:
+        now = os.fstat(fd).st_mtime
+    finally:
+        os.close(fd)
+        os.unlink(probe)
+    return abs(now - found.modified) < STALE
+
+
+def _start_of(pid: int) -> int | None:
+    """When a process started, in ticks since the boot (proc(5), stat); None if there is none."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_bytes()
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    return int(stat.rpartition(b")")[2].split()[19])
