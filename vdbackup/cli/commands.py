@@ -7,14 +7,15 @@ most of what a small command takes.
 from __future__ import annotations
 
 import argparse
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from vdbackup.cli.console import print_json, say, table, warn, work
 from vdbackup.errors import Damaged
-from vdbackup.jobs import Plan
+from vdbackup.jobs import CancelToken, Plan, Report
 from vdbackup.jobs import readable_size as size
 
 if TYPE_CHECKING:
@@ -85,27 +86,36 @@ def backup(options: argparse.Namespace) -> int:
     from vdbackup.repository.repository import Repository
     from vdbackup.sources.source import open_source
 
-    with open_source(options.source, options.parents_in) as source:
-        capture.check_apart(source, options.repository)
-        repository = Repository.open_or_create(options.repository)
-        plan = capture.plan(
-            repository,
-            source,
-            set_name=options.set,
-            kind=options.type,
-            disk_format=options.format,
-            policy=Policy(options.keep) if options.keep else None,
-        )
+    @contextmanager
+    def planned() -> Iterator[capture.CapturePlan]:
+        with open_source(options.source, options.parents_in) as source:
+            capture.check_apart(source, options.repository)
+            yield capture.plan(
+                Repository.open_or_create(options.repository),
+                source,
+                set_name=options.set,
+                kind=options.type,
+                disk_format=options.format,
+                policy=Policy(options.keep) if options.keep else None,
+            )
+
+    def again(report: Report, cancel: CancelToken) -> capture.CaptureResult:
+        with planned() as plan:
+            return capture.run(plan, report, cancel)
+
+    with planned() as plan:
         if not _announce(plan, options):
             return DONE
         result: capture.CaptureResult = work(
-            f"Backup of {source.path}",
+            f"Backup of {plan.source.path}",
             lambda report, cancel: capture.run(plan, report, cancel),
             as_json=options.json,
+            wait=options.wait,
+            again=again,
         )
     point = result.point
     if options.json:
-        data = point_json(repository.set(result.set_name), point)
+        data = point_json(plan.repository.set(result.set_name), point)
         print_json({"event": "result", "set": result.set_name, **data, "notes": result.notes})
     else:
         say(f"Point {point.sequence} ({point.type}): {size(point.stored_bytes)} stored.")
@@ -173,7 +183,10 @@ def merge(options: argparse.Namespace) -> int:
     if not _announce(plan, options):
         return DONE
     result = work(
-        "Merge", lambda report, cancel: merge.run(plan, report, cancel), as_json=options.json
+        "Merge",
+        lambda report, cancel: merge.run(plan, report, cancel),
+        as_json=options.json,
+        wait=options.wait,
     )
     if options.json:
         print_json({"event": "result", **point_json(repository.set(backup_set.name), result)})
@@ -188,14 +201,26 @@ def adopt(options: argparse.Namespace) -> int:
     from vdbackup.repository.repository import Repository
     from vdbackup.sources.source import open_source
 
-    with open_source(options.tip, options.parents_in) as source:
-        capture.check_apart(source, options.repository)
-        repository = Repository.open_or_create(options.repository)
-        plan = adopt.plan(repository, source, set_name=options.set, disk_format=options.format)
+    @contextmanager
+    def planned() -> Iterator[adopt.AdoptPlan]:
+        with open_source(options.tip, options.parents_in) as source:
+            capture.check_apart(source, options.repository)
+            repository = Repository.open_or_create(options.repository)
+            yield adopt.plan(repository, source, set_name=options.set, disk_format=options.format)
+
+    def again(report: Report, cancel: CancelToken) -> BackupSet:
+        with planned() as plan:
+            return adopt.run(plan, report, cancel)
+
+    with planned() as plan:
         if not _announce(plan, options):
             return DONE
         adopted = work(
-            "Adopt", lambda report, cancel: adopt.run(plan, report, cancel), as_json=options.json
+            "Adopt",
+            lambda report, cancel: adopt.run(plan, report, cancel),
+            as_json=options.json,
+            wait=options.wait,
+            again=again,
         )
     return _show_new_set(adopted, options)
 
@@ -209,7 +234,10 @@ def convert(options: argparse.Namespace) -> int:
     if not _announce(plan, options):
         return DONE
     converted = work(
-        "Convert", lambda report, cancel: convert.run(plan, report, cancel), as_json=options.json
+        "Convert",
+        lambda report, cancel: convert.run(plan, report, cancel),
+        as_json=options.json,
+        wait=options.wait,
     )
     return _show_new_set(converted, options)
 
@@ -232,7 +260,12 @@ def delete(options: argparse.Namespace) -> int:
     plan = delete.plan(repository, backup_set.name, point.id)
     if not _announce(plan, options):
         return DONE
-    work("Delete", lambda report, cancel: delete.run(plan, report, cancel), as_json=options.json)
+    work(
+        "Delete",
+        lambda report, cancel: delete.run(plan, report, cancel),
+        as_json=options.json,
+        wait=options.wait,
+    )
     if options.json:
         print_json({"event": "result", "deleted": point.id})
     return DONE
@@ -273,7 +306,10 @@ def verify(options: argparse.Namespace) -> int:
     wanted = tuple(repository.find(each, options.set)[1].id for each in options.points)
     plan = verify.plan(repository, backup_set.name, wanted or None)
     verdicts: list[verify.Verdict] = work(
-        "Verify", lambda report, cancel: verify.run(plan, report, cancel), as_json=options.json
+        "Verify",
+        lambda report, cancel: verify.run(plan, report, cancel),
+        as_json=options.json,
+        wait=options.wait,
     )
     if options.json:
         print_json({"event": "result", "points": [_verdict_json(each) for each in verdicts]})
@@ -309,6 +345,7 @@ def repair(options: argparse.Namespace) -> int:
         "Repair",
         lambda report, cancel: repair.run(options.repository, report, cancel),
         as_json=options.json,
+        wait=options.wait,
     )
     if options.json:
         print_json({"event": "result", "done": done})

@@ -12,18 +12,41 @@ from types import FrameType
 from typing import Any
 
 from vdbackup.errors import Cancelled
-from vdbackup.jobs import CancelToken, Job, JobState, Progress, Work, readable_size
+from vdbackup.jobs import (
+    CancelToken,
+    Job,
+    JobState,
+    Progress,
+    Waiting,
+    Work,
+    patient,
+    readable_size,
+)
 
 _INTERVAL = 0.1
 _BAR = 24
 
 
-def work(title: str, do: Work, *, as_json: bool) -> Any:
+def work(
+    title: str,
+    do: Work,
+    *,
+    as_json: bool,
+    wait: float | None = None,
+    again: Work | None = None,
+) -> Any:
     """Run a job in this thread with its progress shown; its result.
 
     Ctrl-C and SIGTERM cancel it. Raises the job's error, or Cancelled.
+
+    Args:
+        title: what it does.
+        do: does it.
+        as_json: show progress as JSON lines.
+        wait: seconds to wait for whoever is in its way; None refuses at once.
+        again: done instead of `do` after waiting.
     """
-    job = Job(title, do)
+    job = Job(title, do if wait is None else patient(do, wait, again=again))
     with _cancelling(job.cancel):
         display = JsonLines() if as_json else Bar(sys.stderr.isatty())
         job.run(display.report)
@@ -87,6 +110,9 @@ class JsonLines:
 
     def report(self, progress: Progress) -> None:
         """Show it, unless the last one is too recent."""
+        if isinstance(progress, Waiting):
+            print_json({"event": "waiting", "for": progress.phase})
+            return
         now = time.monotonic()
         if now - self._last < _INTERVAL and progress.done < progress.total:
             return
@@ -105,7 +131,7 @@ class JsonLines:
 
 
 class Bar:
-    """A progress bar with speed and time left, on a terminal; nothing elsewhere."""
+    """A progress bar with speed and time left, on a terminal; elsewhere only whom it waits for."""
 
     def __init__(self, on_terminal: bool) -> None:
         self._on_terminal = on_terminal
@@ -114,6 +140,9 @@ class Bar:
 
     def report(self, progress: Progress) -> None:
         """Show it, unless the last one is too recent."""
+        if isinstance(progress, Waiting):
+            warn([f"waiting: {progress.phase}"])
+            return
         now = time.monotonic()
         if not self._on_terminal:
             return

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -63,6 +64,14 @@ def _json(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 
+def _wait(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--wait", type=_seconds, nargs="?", const=math.inf, metavar="SECONDS",
+        help="wait, at most SECONDS, while the repository or the point is in use, "
+        "instead of refusing at once",
+    )  # fmt: skip
+
+
 def _dry_run(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dry-run", action="store_true", help="say what would happen, do nothing")
 
@@ -85,6 +94,7 @@ def _add_backup(subparsers: _Subparsers) -> None:
         help="from now on keep the newest N points of the set: older ones are merged",
     )  # fmt: skip
     _dry_run(parser)
+    _wait(parser)
     _json(parser)
 
 
@@ -99,6 +109,7 @@ def _add_merge(subparsers: _Subparsers) -> None:
     _in_repository(parser)
     parser.add_argument("point", metavar="POINT", help=_POINT_HELP)
     _dry_run(parser)
+    _wait(parser)
     _json(parser)
 
 
@@ -107,6 +118,7 @@ def _add_delete(subparsers: _Subparsers) -> None:
     _in_repository(parser)
     parser.add_argument("point", metavar="POINT", help=_POINT_HELP)
     _dry_run(parser)
+    _wait(parser)
     _json(parser)
 
 
@@ -149,6 +161,7 @@ def _add_verify(subparsers: _Subparsers) -> None:
     )
     _in_repository(parser)
     parser.add_argument("points", nargs="*", metavar="POINT", help=f"{_POINT_HELP}; all if none")
+    _wait(parser)
     _json(parser)
 
 
@@ -158,6 +171,7 @@ def _add_repair(subparsers: _Subparsers) -> None:
         "finish what was interrupted; rebuild missing metadata from the disks",
     )  # fmt: skip
     _in_repository(parser, in_set=False)
+    _wait(parser)
     _json(parser)
 
 
@@ -230,6 +244,7 @@ def _add_convert(subparsers: _Subparsers) -> None:
         "--to", metavar="NAME", help="the new set's name; by set and format if left out"
     )
     _dry_run(parser)
+    _wait(parser)
     _json(parser)
 
 
@@ -244,6 +259,7 @@ def _add_adopt(subparsers: _Subparsers) -> None:
     )
     _parents(parser)
     _dry_run(parser)
+    _wait(parser)
     _json(parser)
 
 

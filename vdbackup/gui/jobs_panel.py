@@ -21,7 +21,7 @@ from vdbackup.errors import VdbackupError
 from vdbackup.gui import parts, words
 from vdbackup.gui.outcome import Outcome
 from vdbackup.gui.pace import Pace
-from vdbackup.jobs import Job, JobState, Progress
+from vdbackup.jobs import Job, JobState, Progress, Waiting
 
 STEPS = 1000  # of a progress bar; bytes do not fit its 32 bits
 KEPT = 20  # rows of jobs that have ended
@@ -110,6 +110,9 @@ class JobRow(QFrame):
         """Show how far the job is."""
         if self.ended:
             return
+        if isinstance(progress, Waiting):
+            self._wait(progress.phase)
+            return
         self._pace.follow(progress.phase, progress.done, time.monotonic())
         if self._bar.maximum() != STEPS:
             self._bar.setRange(0, STEPS)
@@ -124,6 +127,13 @@ class JobRow(QFrame):
         if left is not None:
             parts.append(f"{words.clock(left)} left")
         self._pace_label.setText(" · ".join(parts))
+
+    def _wait(self, sentence: str) -> None:
+        """Say for whom the job waits."""
+        self._bar.setRange(0, 0)
+        self._pace_label.setText("")
+        if self._cancel.isEnabled():
+            self._say(f"Waiting: {sentence}", "muted")
 
     def show_end(self, job: Job) -> None:
         """Say how the job ended."""

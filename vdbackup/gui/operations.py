@@ -15,14 +15,14 @@ from PySide6.QtCore import QObject, Signal
 from PySide6.QtWidgets import QDialog, QWidget
 
 from vdbackup.backup import delete, merge
-from vdbackup.errors import VdbackupError
+from vdbackup.errors import RepositoryLocked, VdbackupError
 from vdbackup.gui import work
 from vdbackup.gui.catalogue import Catalogue, Entry
 from vdbackup.gui.plan_dialog import PlanDialog
 from vdbackup.gui.restore_dialog import RestoreDialog
 from vdbackup.gui.store import Store
 from vdbackup.gui.worker import Workers
-from vdbackup.jobs import CancelToken, Job, JobState, Plan, Report
+from vdbackup.jobs import CancelToken, Job, JobState, Plan, Report, patient
 from vdbackup.recovery import restore
 from vdbackup.repository.model import RecoveryPoint
 from vdbackup.repository.repository import Repository
@@ -212,7 +212,9 @@ class Operations(QObject):
         def ended(_job: Job) -> None:
             self._catalogue.refresh(repository)
 
-        self._workers.writer(repository).submit(Job(title, doing), ended)
+        # another window, or a command: the job waits for it, and says so
+        waiting = patient(doing, of=RepositoryLocked)
+        self._workers.writer(repository).submit(Job(title, waiting), ended)
 
     def refuse(self, title: str, error: VdbackupError) -> None:
         """Say that something cannot be done."""
