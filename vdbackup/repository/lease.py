@@ -204,9 +204,13 @@ def is_fresh(folder: Path, found: Found) -> bool:
 
 
 def _start_of(pid: int) -> int | None:
-    """When a process started, in ticks since the boot (proc(5), stat); None if there is none."""
+    """When a process started, in ticks since the boot (proc(5), stat); None if it has ended.
+
+    One that has ended and that its parent has not looked after yet is still listed, as a zombie.
+    """
     try:
         stat = Path(f"/proc/{pid}/stat").read_bytes()
     except (FileNotFoundError, ProcessLookupError):
         return None
-    return int(stat.rpartition(b")")[2].split()[19])
+    fields = stat.rpartition(b")")[2].split()
+    return None if fields[0] in b"ZX" else int(fields[19])
