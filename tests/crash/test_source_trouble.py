@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,12 +14,13 @@ import pytest
 
 from tests.backup.lab import SIZE, Lab, noise
 from vdbackup import cli
-from vdbackup.backup import convert, repair
+from vdbackup.backup import adopt, convert, repair
 from vdbackup.errors import Cancelled, SourceError
 from vdbackup.jobs import CancelToken, silent
 from vdbackup.repository.digests import BLOCK
 from vdbackup.repository.model import RecoveryPoint
 from vdbackup.sources import salvage
+from vdbackup.sources.source import open_source
 
 Ranges = Sequence[tuple[int, int]]
 ALL = [(0, SIZE)]
@@ -289,3 +291,25 @@ def test_the_command_line_says_it_and_ends_with_3(lab, capfd):
     (point,) = listed["points"]
     assert point["unreadable"] == [list(each) for each in SOME]
     assert "could not be read" in point["warnings"][0]
+
+
+def test_a_chain_with_read_errors_is_not_adopted_and_says_to_back_it_up(lab):
+    lab.backup()
+    lab.poke(0, noise(SIZE, 7))
+    lab.backup()
+    elsewhere = lab.folder / "elsewhere"
+    shutil.copytree(lab.set_folder, elsewhere)
+    before = lab.files
+    tip = elsewhere / lab.file("0002-incremental")
+    for failing_file in (tip, elsewhere / lab.file("0001-full")):
+        with open_source(tip) as source:
+            plan = adopt.plan(lab.repository, source, set_name="adopted")
+            disk = FailingDisk(failing_file, [(1 << 16, 1 << 40)], errno.EIO)
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(os, "preadv", disk.preadv)
+                with pytest.raises(SourceError, match="cannot be read: Input/output") as error:
+                    adopt.run(plan, silent, CancelToken())
+            assert disk.errors
+        assert "Back it up instead" in error.value.advice
+        assert lab.files == before
+        assert lab.repository.names() == ["disk"]

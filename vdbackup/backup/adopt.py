@@ -9,7 +9,8 @@ Its identity is new, for it is another disk than the one that was adopted.
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -25,7 +26,7 @@ from vdbackup.disks.extents import Ranges, aligned, runs_of, total
 from vdbackup.disks.formats import FORMATS, check_fits, open_disk
 from vdbackup.disks.host_file import clone
 from vdbackup.disks.transfer import transfer
-from vdbackup.errors import BackupError, DiskError
+from vdbackup.errors import BackupError, DiskError, SourceError
 from vdbackup.jobs import CancelToken, Plan, Report, readable_size
 from vdbackup.repository.digests import BLOCK, DigestFold, digest_blocks, is_zero
 from vdbackup.repository.draft import Draft
@@ -123,7 +124,8 @@ class _Adoption:
         self._set = into
         self._layer = chain.layers[number]
         # what the layer's disk shows; closed with the whole chain
-        self._disk = Chain(chain.layers[: number + 1])
+        with _source_errors(self._layer.path):
+            self._disk = Chain(chain.layers[: number + 1])
         self._size = self._layer.info.virtual_size
         last = into.points[-1] if into.points else None
         # a disk that was resized has another size than its parent: it starts a chain of its own
@@ -164,8 +166,12 @@ class _Adoption:
         """What of the layer differs from its parents, into a new layer."""
         with state_of(self._set, self._parent, self._size) as state:
             ranges = self._own()
-            read = self._disk.readinto
-            keep_changes(draft, state, ranges, read, self._phase, self._report, self._cancel)
+            keep_changes(draft, state, ranges, self._read, self._phase, self._report, self._cancel)
+
+    def _read(self, offset: int, view: memoryview) -> None:
+        """From the layer's disk."""
+        with _source_errors(self._layer.path):
+            self._disk.readinto(offset, view)
 
     def _clone(self, path: Path, parent: ParentRef | None) -> VirtualDisk:
         """The layer's file again, sharing its extents, with an identity of its own."""
@@ -202,7 +208,7 @@ class _Adoption:
         for ranges, consume in ((self._own(), note), (self._partial(), complete)):
             transfer(
                 ranges,
-                self._disk.readinto,
+                self._read,
                 consume,
                 phase=self._phase,
                 report=self._report,
@@ -228,6 +234,22 @@ class _Adoption:
         return aligned(
             np.stack([np.unique(cut), np.ones_like(np.unique(cut))], 1), UNIT, self._size
         )
+
+
+@contextmanager
+def _source_errors(path: Path) -> Iterator[None]:
+    """What cannot be read is not salvaged here, as a capture does.
+
+    An adopted chain claims to be the other program's, moment by moment; a backup says of one moment
+    what is missing.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise SourceError(
+            f"{path} or a parent of it cannot be read: {error.strerror}.",
+            "Back it up instead: that reads past errors, and says what is missing.",
+        ) from error
 
 
 class _CannotClone(Exception):
