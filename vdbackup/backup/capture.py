@@ -17,10 +17,10 @@ from vdbackup.disks.extents import Ranges, aligned, runs_of, total, union
 from vdbackup.disks.formats import check_fits, fitting_formats
 from vdbackup.disks.transfer import Read, transfer, write_blocks
 from vdbackup.errors import BackupError, UsageError, VdbackupError, from_os
-from vdbackup.jobs import CancelToken, Plan, Report
+from vdbackup.jobs import CancelToken, Plan, Report, readable_size
 from vdbackup.repository.digests import BLOCK, DigestFold, differ, digest_blocks, is_zero
 from vdbackup.repository.draft import Draft
-from vdbackup.repository.files import check_room
+from vdbackup.repository.files import check_room, free_room
 from vdbackup.repository.model import (
     PointType,
     Policy,
@@ -32,6 +32,7 @@ from vdbackup.repository.model import (
 from vdbackup.repository.repository import BackupSet, Repository, check_set_name, free_set_name
 from vdbackup.sources.devices import lies_on
 from vdbackup.sources.salvage import Salvage
+from vdbackup.sources.sample import stored_share
 from vdbackup.sources.source import Source
 
 AUTO = "auto"
@@ -183,8 +184,7 @@ def run(plan: CapturePlan, report: Report, cancel: CancelToken) -> CaptureResult
     """
     repository, source = plan.repository, plan.source
     with repository.lock(f"backing up {source.path}", cancel):
-        if plan.kind == PointType.FULL:
-            _check_space(repository, plan)
+        tight = _check_space(repository, plan)
         if plan.new_set:
             repository.create_set(plan.set_name, _settings_for(source, plan))
         merge.finish_interrupted(repository, plan.set_name, report, cancel)
@@ -197,7 +197,7 @@ def run(plan: CapturePlan, report: Report, cancel: CancelToken) -> CaptureResult
         if plan.note and (plan.damaged or plan.asked not in (AUTO, plan.kind.value)):
             warnings += (plan.note,)
         point = _captured(backup_set, source, choice, warnings, report, cancel)
-        warnings = point.warnings
+        warnings = (*point.warnings, *tight)
         notes: tuple[str, ...] = (plan.note,) if plan.note else ()
         try:
             repository.save_settings(plan.set_name, _settings_after(backup_set, plan, point))
@@ -340,12 +340,33 @@ def _not_possible(kind: str, reason: str) -> str:
     return "" if kind in (AUTO, PointType.FULL) else f"It has to be a full: {reason}."
 
 
-def _check_space(repository: Repository, plan: CapturePlan) -> None:
-    """What a full will hold is known of an image, by its holes; zeros on a device show too late."""
-    if not plan.source.path.is_block_device():
-        size = total(plan.source.data_ranges())
-        needed = size + size // _TABLES + RESERVE
-        check_room(repository.path, needed, f"A full backup of {plan.source.path}")
+def _check_space(repository: Repository, plan: CapturePlan) -> tuple[str, ...]:
+    """Refuse a point that cannot fit; a sentence where a full may turn out not to.
+
+    What a full will hold is known of an image, by its holes, and guessed of a device, from a
+    sample. Of later points nothing is known but that they need a little.
+    """
+    if plan.kind != PointType.FULL:
+        check_room(repository.path, RESERVE, f"A backup of {plan.source.path}")
+        return ()
+    least = most = total(plan.source.data_ranges())
+    if plan.source.path.is_block_device():
+        least, most = stored_share(plan.source)
+    doing = f"A full backup of {plan.source.path}"
+    check_room(repository.path, _with_tables(least), doing)
+    free = free_room(repository.path)
+    if free is None or free >= _with_tables(most):
+        return ()
+    sentence = (
+        f"{doing} was expected to need {readable_size(least)} to {readable_size(most)} (by a "
+        f"sample of the device), and there were only {readable_size(free)} free: make room before "
+        "the next one."
+    )
+    return (sentence,)
+
+
+def _with_tables(size: int) -> int:
+    return size + size // _TABLES + RESERVE
 
 
 def _check_same_source(backup_set: BackupSet, source: Source, asked: str | None) -> None:

@@ -81,13 +81,19 @@ def check_room(folder: Path, needed: int, doing: str) -> None:
         needed: bytes that may be written there.
         doing: what needs them: "Merging point 3".
     """
-    usage = shutil.disk_usage(folder)
-    if usage.total and usage.free < needed:  # some network file systems do not say
+    free = free_room(folder)
+    if free is not None and free < needed:
         raise NoSpace(
             f"{doing} may need {readable_size(needed)}, and {folder} has "
-            f"{readable_size(usage.free)} free.",
+            f"{readable_size(free)} free.",
             "Make room on the storage of the backups, then try again.",
         )
+
+
+def free_room(folder: Path) -> int | None:
+    """Bytes that are free on the storage; None where it does not say, as some on networks do."""
+    usage = shutil.disk_usage(folder)
+    return usage.free if usage.total else None
 
 
 def remove(path: Path) -> None:
