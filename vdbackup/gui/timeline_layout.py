@@ -71,8 +71,11 @@ class Layout:
         return left if x - self.x[left] <= self.x[right] - x else right
 
     def since(self, seconds: float) -> int:
-        """The index of the first point that is at most `seconds` older than the last one."""
-        return int(np.argmax(self.time >= self.time[-1] - seconds)) if len(self) else 0
+        """The index from which on all points are at most `seconds` older than the last one."""
+        if not len(self):
+            return 0
+        older = np.flatnonzero(self.time < self.time[-1] - seconds)  # also before a clock set back
+        return int(older[-1]) + 1 if len(older) else 0
 
 
 def arrange(points: Sequence[RecoveryPoint]) -> Layout:

@@ -1,0 +1,110 @@
+"""Clocks that are set, and daylight saving: the order is by sequence, whatever the clock says.
+
+faketime gives each command a clock of its own. (The lease's times are the kernel's: see
+tests/repository/test_lease.py for those.)
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+
+from tests.backup.lab import Lab, noise
+from tests.gui.points import point
+from vdbackup.gui.timeline_layout import arrange
+
+CLOCKS = [
+    "2026-10-25 00:59:50",  # UTC: 02:59:50 in Berlin, ten seconds before the hour comes again
+    "2026-10-25 01:00:10",  # 02:00:10
+    "2036-01-01 00:00:00",  # a battery is empty, or somebody erred
+    "2026-10-25 01:00:20",
+    "1999-12-31 23:50:00",
+    "2027-03-28 00:59:59",  # 01:59:59
+    "2027-03-28 01:00:01",  # 03:00:01
+]
+
+
+def vdbackup(clock: str, *words: object) -> str:
+    command = [sys.executable, "-m", "vdbackup", *map(str, words)]
+    environment = os.environ | {"TZ": "UTC", "DONT_FAKE_MONOTONIC": "1"}
+    ran = subprocess.run(
+        ["faketime", clock, *command], env=environment, check=True, capture_output=True, text=True
+    )
+    return ran.stdout
+
+
+@pytest.fixture
+def lab(tmp_path: Path) -> Lab:
+    """A point by each of the clocks."""
+    lab = Lab(tmp_path)
+    for number, clock in enumerate(CLOCKS):
+        lab.poke(number << 16, noise(1 << 16, number))
+        vdbackup(clock, "backup", lab.image, "-r", lab.repository.path, "--set", "disk")
+        newest = lab.set.points[-1]
+        lab.moments[newest.id] = lab.folder / f"{number}.raw"
+        lab.moments[newest.id].write_bytes(lab.image.read_bytes())
+    return lab
+
+
+def test_points_are_in_their_order_whatever_the_clock_said(lab):
+    for point_, clock in zip(lab.set.points, CLOCKS, strict=True):
+        assert point_.created.startswith(clock[:10])
+    listed = json.loads(vdbackup(CLOCKS[0], "list", "-r", lab.repository.path, "--json"))
+    points = listed["sets"][0]["points"]
+    assert [each["sequence"] for each in points] == list(range(1, len(CLOCKS) + 1))
+    assert [each["parent"] for each in points[1:]] == [each["id"] for each in points[:-1]]
+    for clock in CLOCKS[2], CLOCKS[4]:
+        assert len(vdbackup(clock, "list", "-r", lab.repository.path).splitlines()) == 9
+    assert all(later > earlier for earlier, later in pairwise(arrange(lab.set.points).x))
+    lab.check_without_processes()
+    lab.merge(lab.set.points[3])
+    lab.backup()
+    assert [each.sequence for each in lab.set.points] == [1, 2, 4, 5, 6, 7, 8]
+    lab.check_without_processes()
+
+
+@pytest.mark.parametrize("offset", ["+0 x0.0001", "+3650d", "-3650d"])
+def test_a_clock_that_is_set_while_a_capture_runs_does_not_harm_it(tmp_path, offset):
+    """The program looks at its file's clock anew each time."""
+    lab = Lab(tmp_path, 8 << 20)
+    lab.poke(0, noise(8 << 20, 1))
+    clock = tmp_path / "clock"
+    clock.write_text("+0")
+    script = (
+        "import sys, pathlib; from vdbackup.disks import transfer; from vdbackup import cli\n"
+        "moved = transfer._Work._moved\n"
+        "def jump(self, length):\n"
+        f"    pathlib.Path({str(clock)!r}).write_text({offset!r})\n"
+        "    moved(self, length)\n"
+        "transfer._Work._moved = jump\n"
+        "sys.exit(cli.main(sys.argv[1:]))"
+    )
+    command = [sys.executable, "-c", script, "backup", str(lab.image), "--set", "disk"]
+    (library,) = Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1")
+    faked = {
+        "LD_PRELOAD": str(library),
+        "FAKETIME_TIMESTAMP_FILE": str(clock),
+        "FAKETIME_NO_CACHE": "1",
+    }
+    for _ in range(2):
+        subprocess.run(
+            [*command, "-r", str(lab.repository.path)],
+            env=os.environ | faked | {"DONT_FAKE_MONOTONIC": "1"},
+            check=True,
+            stdout=subprocess.DEVNULL,
+        )
+        lab.moments[lab.set.points[-1].id] = lab.image
+    assert [each.sequence for each in lab.set.points] == [1, 2]
+    lab.check_without_processes()
+
+
+def test_the_last_day_does_not_begin_at_a_point_that_a_wrong_clock_put_there() -> None:
+    hours = [10_000, 1, 2, 90_000, 30, 31]  # the first by a clock that was set back afterwards
+    layout = arrange([point(i, hours=at) for i, at in enumerate(hours, start=1)])
+    assert layout.since(24 * 3600) == 3
