@@ -33,8 +33,7 @@ def read_flat(flat: BlockMap, files: Sequence[HostReader], offset: int, view: me
     done = 0
     while done < len(view):
         at = offset + done
-        end = int(flat.starts[run + 1]) if run + 1 < len(flat.starts) else flat.size
-        part = view[done : done + end - at]
+        part = view[done : done + flat.end_of(run) - at]
         layer = int(flat.layers[run])
         if layer == ZERO:
             part[:] = bytes(len(part))

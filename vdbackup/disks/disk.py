@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Protocol
 
 from vdbackup.disks.extents import BlockMap
+from vdbackup.disks.host_file import HostFile
 
 SECTOR = 512
 """The unit of the formats' own structures, in bytes."""
@@ -87,6 +88,13 @@ class VirtualDisk(Protocol):
 
     def write(self, offset: int, view: memoryview) -> None:
         """Write whole units (UNIT); durable after `flush`."""
+
+    def share(self, offset: int, length: int, source: HostFile, start: int) -> None:
+        """Hold in whole units, none of them short, what `source` holds from byte `start` on.
+
+        The file's extents are shared, and nothing is copied; durable after `flush`. Raises OSError
+        where that cannot be, as HostFile.share does: the units have to be written then.
+        """
 
     def zero(self, offset: int, length: int) -> None:
         """Make whole units read as zeros, whatever a parent has there; durable after `flush`."""

@@ -183,6 +183,10 @@ class BlockMap:
         """The index of the run that holds byte `offset`."""
         return int(np.searchsorted(self.starts, offset, "right")) - 1
 
+    def end_of(self, run: int) -> int:
+        """Where a run ends, in bytes."""
+        return int(self.starts[run + 1]) if run + 1 < len(self.starts) else self.size
+
 
 def flatten(maps: Sequence[BlockMap]) -> BlockMap:
     """One map from a chain's maps, the base first; layer numbers are positions in `maps`.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import struct
 from pathlib import Path
 from typing import Self
 
@@ -19,6 +20,12 @@ better collected by the page cache: a disk's head would go to each of them.
 """
 _FICLONE = 0x40049409
 """ioctl: share another file's extents (linux/fs.h)."""
+_FICLONERANGE = 0x4020940D
+"""ioctl: share some of them; its argument is a `struct file_clone_range` (linux/fs.h)."""
+_CLONE_RANGE = struct.Struct("qQQQ")
+"""Descriptor of the source, offset there, length, offset here; all but the first in bytes."""
+_PROBED = 64 << 10
+"""Bytes that are shared to see whether that can be: whole blocks of any file system."""
 _ALIGNMENT = 4096
 """What O_DIRECT wants of addresses, offsets and lengths (logical blocks are 512 or 4096 bytes)."""
 
@@ -67,6 +74,14 @@ class HostFile:
         done = self._write_direct(offset, view) if len(view) >= DIRECT_FROM else 0
         while done < len(view):
             done += os.pwritev(self._fd, [view[done:]], offset + done)
+
+    def share(self, offset: int, source: HostFile, start: int, length: int) -> None:
+        """Be from byte `offset` on what `source` is from `start` on, sharing its extents.
+
+        Raises OSError where that cannot be: EINVAL, among others, if a place or the length is no
+        multiple of the file system's blocks, or the source ends before (ioctl_ficlonerange(2)).
+        """
+        fcntl.ioctl(self._fd, _FICLONERANGE, _CLONE_RANGE.pack(source._fd, start, length, offset))
 
     def _write_direct(self, offset: int, view: memoryview) -> int:
         """Write what can go past the page cache; how many bytes from the start on."""
@@ -119,6 +134,28 @@ class HostFile:
         if self._fd >= 0:
             os.close(self._fd)
         self._fd, self._direct_fd = -1, None
+
+
+def can_clone(source: Path) -> bool:
+    """Whether the storage lets new files in its folder share extents with `source`.
+
+    Tried with a file that never has a name, so that nothing is left behind. Where the storage knows
+    no such files (O_TMPFILE), or the folder cannot be written to, the answer is no.
+    """
+    try:
+        flags = os.O_TMPFILE | os.O_WRONLY | os.O_CLOEXEC
+        with (
+            open(source, "rb") as original,
+            open(os.open(source.parent, flags, 0o600), "wb") as new,
+        ):
+            length = (
+                _PROBED if os.fstat(original.fileno()).st_size > _PROBED else 0
+            )  # 0: up to the end
+            argument = _CLONE_RANGE.pack(original.fileno(), 0, length, 0)
+            fcntl.ioctl(new.fileno(), _FICLONERANGE, argument)
+    except OSError:
+        return False
+    return True
 
 
 def clone(source: Path, target: Path) -> bool:

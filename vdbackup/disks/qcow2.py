@@ -11,6 +11,7 @@ extension of our own (qcow2_structs.Identity), which QEMU preserves.
 from __future__ import annotations
 
 import uuid
+from collections.abc import Iterator
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -184,10 +185,20 @@ class Qcow2Disk:
 
     def write(self, offset: int, view: memoryview) -> None:
         """Write whole clusters (the disk's last one may be short) at byte `offset` of the disk."""
-        hosts = self._writing().to_write(offset // CLUSTER, -(-(offset + len(view)) // CLUSTER))
+        for host, first, end in self._pieces(offset, len(view)):
+            self._file.write(host, view[first:end])
+
+    def share(self, offset: int, length: int, source: HostFile, start: int) -> None:
+        """Hold in whole clusters what `source` holds from byte `start` on; raises OSError."""
+        for host, first, end in self._pieces(offset, length):
+            self._file.share(host, source, start + first, end - first)
+
+    def _pieces(self, offset: int, length: int) -> Iterator[tuple[int, int, int]]:
+        """Where the bytes go: (place in the file, first, end), neighbours in one piece."""
+        hosts = self._writing().to_write(offset // CLUSTER, -(-(offset + length) // CLUSTER))
         cuts = np.flatnonzero(np.diff(hosts) != CLUSTER) + 1
-        for first, last in pairwise([0, *cuts.tolist(), len(hosts)]):
-            self._file.write(int(hosts[first]), view[first * CLUSTER : last * CLUSTER])
+        for first, end in pairwise([0, *cuts.tolist(), len(hosts)]):
+            yield int(hosts[first]), first * CLUSTER, min(end * CLUSTER, length)
 
     def zero(self, offset: int, length: int) -> None:
         """Make whole clusters read as zeros: a child gets real ones, a base none that it lacks."""

@@ -56,6 +56,10 @@ class RawDisk:
         """Write at byte `offset`."""
         self._file.write(offset, view)
 
+    def share(self, offset: int, length: int, source: HostFile, start: int) -> None:
+        """Share extents from byte `offset` on; raises OSError."""
+        self._file.share(offset, source, start, length)
+
     def zero(self, offset: int, length: int) -> None:
         """Write zeros."""
         for position in range(offset, offset + length, len(_ZEROS)):

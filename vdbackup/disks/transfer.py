@@ -11,11 +11,11 @@ from __future__ import annotations
 import mmap
 import threading
 from collections.abc import Callable, Iterator
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from vdbackup.disks.disk import VirtualDisk
 from vdbackup.disks.extents import Ranges, runs_of, total
 from vdbackup.jobs import CancelToken, Progress, Report
 
@@ -75,8 +75,18 @@ def transfer(
         raise work.error
 
 
+class Target(Protocol):
+    """What blocks can be written to."""
+
+    def write(self, offset: int, view: memoryview) -> None:
+        """Take whole blocks."""
+
+    def zero(self, offset: int, length: int) -> None:
+        """Read as zeros there from now on."""
+
+
 def write_blocks(
-    disk: VirtualDisk, offset: int, view: memoryview, block_size: int, wanted: Flags, zero: Flags
+    disk: Target, offset: int, view: memoryview, block_size: int, wanted: Flags, zero: Flags
 ) -> None:
     """Write some of the blocks that lie side by side in `view`, neighbours in one call.
 

@@ -14,6 +14,7 @@ one at the start (`vhd_fixed.footer_of`).
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -280,14 +281,24 @@ class VhdDisk:
 
     def write(self, offset: int, view: memoryview) -> None:
         """Write whole units (the disk's last one may be short) at byte `offset` of the disk."""
+        for host, first, end in self._pieces(offset, len(view)):
+            self._file.write(host, view[first:end])
+        self._written[offset // UNIT : -(-(offset + len(view)) // UNIT)] = True
+
+    def share(self, offset: int, length: int, source: HostFile, start: int) -> None:
+        """Hold in whole units what `source` holds from byte `start` on; raises OSError."""
+        for host, first, end in self._pieces(offset, length):
+            self._file.share(host, source, start + first, end - first)
+        self._written[offset // UNIT : (offset + length) // UNIT] = True
+
+    def _pieces(self, offset: int, length: int) -> Iterator[tuple[int, int, int]]:
+        """Where the bytes go, block by block: (place in the file, first, end)."""
         block_size = self._header.block_size
-        end = offset + len(view)
+        end = offset + length
         payloads = self._allocated(offset // block_size, -(-end // block_size))
         for block, payload in enumerate(payloads.tolist(), offset // block_size):
             first, last = max(offset, block * block_size), min(end, (block + 1) * block_size)
-            part = view[first - offset : last - offset]
-            self._file.write(payload + first - block * block_size, part)
-        self._written[offset // UNIT : -(-end // UNIT)] = True
+            yield payload + first - block * block_size, first - offset, last - offset
 
     def _allocated(self, first: int, last: int) -> Int64s:
         """Where the payloads of blocks [first, last) lie; missing ones get places at the end."""

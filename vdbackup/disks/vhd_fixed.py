@@ -48,6 +48,10 @@ class FixedVhdDisk:
         """Raise DiskError."""
         raise only_read(self.path)
 
+    def share(self, offset: int, length: int, source: HostFile, start: int) -> None:
+        """Raise DiskError."""
+        raise only_read(self.path)
+
     def zero(self, offset: int, length: int) -> None:
         """Raise DiskError."""
         raise only_read(self.path)

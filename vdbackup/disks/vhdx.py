@@ -249,6 +249,13 @@ class VhdxDisk:
             done += length
         self._mark(offset, len(view))
 
+    def share(self, offset: int, length: int, source: HostFile, start: int) -> None:
+        """Hold in whole units what `source` holds from byte `start` on; raises OSError."""
+        for host, count in self._allocated(offset, length):
+            self._file.share(host, source, start, count)
+            start += count
+        self._mark(offset, length)
+
     def _mark(self, offset: int, length: int) -> None:
         """Note that whole units are here now; `flush` says so in the bitmaps."""
         first, last = offset // UNIT, -(-(offset + length) // UNIT)

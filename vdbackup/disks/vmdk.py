@@ -10,6 +10,7 @@ from __future__ import annotations
 import secrets
 import threading
 import uuid
+from collections.abc import Iterator
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -187,12 +188,20 @@ class VmdkDisk:
 
     def write(self, offset: int, view: memoryview) -> None:
         """Write whole grains (the disk's last one may be short) at byte `offset` of the disk."""
-        hosts = self._allocated(offset, len(view))
+        for host, first, end in self._pieces(offset, len(view)):
+            self._file.write(host, view[first:end])
+
+    def share(self, offset: int, length: int, source: HostFile, start: int) -> None:
+        """Hold in whole grains what `source` holds from byte `start` on; raises OSError."""
+        for host, first, end in self._pieces(offset, length):
+            self._file.share(host, source, start + first, end - first)
+
+    def _pieces(self, offset: int, length: int) -> Iterator[tuple[int, int, int]]:
+        """Where the bytes go: (place in the file, first, end), neighbours in one piece."""
+        hosts = self._allocated(offset, length)
         cuts = np.flatnonzero(np.diff(hosts) != self._grain) + 1
-        bounds = [0, *cuts.tolist(), len(hosts)]
-        for first, last in pairwise(bounds):
-            part = view[first * self._grain : last * self._grain]
-            self._file.write(int(hosts[first]), part)
+        for first, end in pairwise([0, *cuts.tolist(), len(hosts)]):
+            yield int(hosts[first]), first * self._grain, min(end * self._grain, length)
 
     def _allocated(self, offset: int, length: int) -> Int64s:
         """Each grain's place in the file, in bytes; missing ones get the next free places."""

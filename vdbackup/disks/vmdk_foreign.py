@@ -79,6 +79,10 @@ class ForeignVmdk:
         """Raises DiskError, as opening for writing does."""
         raise only_read(self.path)
 
+    def share(self, offset: int, length: int, source: HostFile, start: int) -> None:
+        """Raises DiskError, as opening for writing does."""
+        raise only_read(self.path)
+
     def zero(self, offset: int, length: int) -> None:
         """Raises DiskError, as opening for writing does."""
         raise only_read(self.path)
