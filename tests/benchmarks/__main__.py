@@ -282,13 +282,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--format", choices=FORMATS, action="append", help="all if left out")
+    parser.add_argument("--work", help="only the rows whose work begins so: merge")
     parser.add_argument("--gib", type=int, default=4)
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()
     options.folder.mkdir(parents=True, exist_ok=True)
     rows = [("format", "work", "peer", "ours (s)", "theirs (s)", "ratio", "target")]
     for disk_format in options.format or FORMATS:
-        for contest in contests(Arena(options.folder.resolve(), options.gib, disk_format)):
+        arena = Arena(options.folder.resolve(), options.gib, disk_format)
+        for contest in contests(arena):
+            if not contest.name.startswith(options.work or ""):
+                continue
             contest.race()
             contest.pairs.clear()  # the first round warms both up
             for _ in range(options.rounds):
