@@ -112,8 +112,8 @@ class Demo:
         sentence = f"Rolling point {child.sequence} into point {backup_set.points[0].sequence}."
         with self._step(sentence, "Merged into a synthetic full") as evidence:
             plan = merge.plan(Repository.open(self.repository), backup_set.name, child.id)
-            result = merge.run(plan, silent, cancel)
-            evidence.append(f"point {result.sequence} is now a {result.type}")
+            point = merge.run(plan, silent, cancel).point
+            evidence.append(f"point {point.sequence} is now a {point.type}")
 
     def _boot(self, backup_set: BackupSet, point: RecoveryPoint, cancel: CancelToken) -> None:
         message = self._messages[point.id]

@@ -128,7 +128,7 @@ class Lab:
     def merge(self, point: RecoveryPoint) -> RecoveryPoint:
         """Roll a point into its parent."""
         plan = merge.plan(self.repository, "disk", point.id)
-        return merge.run(plan, silent, CancelToken())
+        return merge.run(plan, silent, CancelToken()).point
 
     def delete(self, point: RecoveryPoint) -> None:
         """Delete a point."""

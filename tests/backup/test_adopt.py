@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.backup.lab import fingerprint, noise
+from tests.backup.sharing import shared_bytes, sharing_storage
 from tests.oracles import qemu, readers
 from vdbackup.backup import adopt, capture, merge
 from vdbackup.errors import BackupError, ParentError
@@ -198,27 +199,8 @@ def test_what_has_a_set_already_is_not_adopted_again(chain, repository):
 
 @pytest.fixture(scope="module")
 def btrfs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A file system that shares extents; a user who may not mount one has what there is."""
-    folder = tmp_path_factory.mktemp("btrfs")
-    if os.geteuid():
+    with sharing_storage("btrfs", tmp_path_factory.mktemp("btrfs")) as folder:
         yield folder
-        return
-    image = folder / "image"
-    with image.open("wb") as file:
-        file.truncate(256 * MIB)
-    subprocess.run(["mkfs.btrfs", "-q", image], check=True)
-    mounted = folder / "mounted"
-    mounted.mkdir()
-    subprocess.run(["mount", "-o", "loop", image, mounted], check=True)
-    yield mounted
-    subprocess.run(["umount", mounted], check=True)
-
-
-def shared_bytes(path: Path) -> int:
-    """How much of a file's data it shares with others, as `filefrag` sees it."""
-    done = subprocess.run(["filefrag", "-v", path], check=True, capture_output=True, text=True)
-    rows = [line.split(":") for line in done.stdout.splitlines() if "shared" in line]
-    return sum(int(row[3].strip().split()[0]) * 4096 for row in rows)
 
 
 @pytest.mark.parametrize("disk_format", LINKED)

@@ -18,7 +18,7 @@ import os
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ import pytest
 
 from tests.crash.stories import STORIES, Story
 from tests.crash.telling import Telling
-from vdbackup.backup import delete, merge, repair
+from vdbackup.backup import delete, merge, merged_layer, repair
 from vdbackup.disks import host_file, qcow2_structs, vhd
 from vdbackup.disks.formats import FORMATS
 from vdbackup.repository import draft, files, journal
@@ -158,7 +158,8 @@ MUTATIONS = [
     Mutation("what was half written is not swept", lambda p: p.setattr(merge, "sweep", nothing)),
     Mutation("the length of a layer is not checked",
              lambda p: p.setattr(BackupSet, "check_layer", nothing)),
-    Mutation("what was copied is not checked", lambda p: p.setattr(merge, "_check_held", nothing)),
+    Mutation("what was copied is not checked",
+             lambda p: p.setattr(merged_layer, "check_held", nothing)),
     Mutation("repair takes sets in the making for sets",
              lambda p: p.setattr(repair, "PARTIAL", ".none")),
     *(
@@ -196,7 +197,7 @@ def _told(story: Story, folder: Path, mutation: Mutation, patch: pytest.MonkeyPa
         mutation.apply(patch)
         story.act(lab)
 
-    changed = Story(story.name, act, story.concerned, story.prepare)
+    changed = replace(story, act=act)
     return Telling(changed, folder, mutation.disk_format)
 
 

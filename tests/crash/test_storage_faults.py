@@ -21,6 +21,7 @@ import pytest
 from tests.backup.lab import Lab, noise
 from tests.crash.faults import ALL, storage_error
 from vdbackup.backup import adopt, convert, delete, merge, repair
+from vdbackup.backup.merged_layer import RESERVE
 from vdbackup.disks.formats import FORMATS
 from vdbackup.errors import NoSpace, PointNotFound, RepositoryError, VdbackupError
 from vdbackup.jobs import CancelToken, Job, JobState, Progress, Report, silent
@@ -309,7 +310,7 @@ def test_merging_needs_room_only_for_what_the_parent_does_not_hold_yet(small, st
     last = small.backup()
     free = shutil.disk_usage(storage).free
     with (storage / "other").open("wb") as other:
-        other.write(bytes(free - merge.RESERVE - MIB // 4))
+        other.write(bytes(free - RESERVE - MIB // 4))
     small.merge(last)
     (storage / "other").unlink()
     small.check_all()

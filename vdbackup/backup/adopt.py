@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from vdbackup.backup.capture import check_apart, default_format, keep_changes, state_of
-from vdbackup.backup.merge import RESERVE
+from vdbackup.backup.merged_layer import RESERVE
 from vdbackup.backup.readback import check_layer
 from vdbackup.disks.chain import Chain
 from vdbackup.disks.disk import UNIT, ParentRef, VirtualDisk

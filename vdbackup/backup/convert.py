@@ -11,6 +11,7 @@ from datetime import datetime
 
 from vdbackup.backup import merge
 from vdbackup.backup.capture import keep_changes, state_of
+from vdbackup.backup.merged_layer import RESERVE
 from vdbackup.backup.readback import check_layer
 from vdbackup.disks.formats import check_fits
 from vdbackup.errors import BackupError, Damaged
@@ -142,5 +143,5 @@ def _check_same(
 
 
 def _check_space(backup_set: BackupSet) -> None:
-    needed = sum(point.stored_bytes for point in backup_set.points) + merge.RESERVE
+    needed = sum(point.stored_bytes for point in backup_set.points) + RESERVE
     check_room(backup_set.folder, needed, f"Converting {backup_set.name}")

@@ -1,36 +1,58 @@
 """Merge: roll a point into its parent, which then stands for the child's moment (synthetic backup).
 
-The order of writes is what makes it survivable; `journal.json` says how far it came.
+The order of writes is what makes it survivable; `journal.json` says how far it came. How the file
+that holds both comes about (merged_layer.py) depends on the storage:
 
-1. Only an only child is merged, under the repository's lock, its own data checked as they are read.
-2. The journal is written and made durable. From now on nothing offers the parent as a point.
+1. Only an only child is merged, under the repository's lock, its own data checked.
+
+Where the storage shares extents:
+
+2. A new file, in flight, becomes what the parent's is with the child's blocks in it, is made
+   durable and read back. Parent and child are only read: until the journal is there, a crash leaves
+   what is swept away, and the merge never happened.
+3. The digests of both become one file, durable with its name and that of the new file. The journal
+   is written in phase "relink".
+4. The new file takes the parent's name, durable.
+
+Elsewhere:
+
+2. The journal is written in phase "copy" and made durable. From now on nothing offers the parent as
+   a point.
 3. The child's blocks go into the parent's file, whose identity does not change: the child, and what
-   hangs on it, read right all along, for what is torn in the parent the child holds itself.
-4. The parent's file is made durable, then its copied blocks are read back and checked.
-5. The digests of both become one file, durable with its name; then the journal says "relink" and
+   hangs on it, read right all along, for what is torn in the parent the child holds itself. The
+   file is made durable, then its copied blocks are read back and checked.
+4. The digests of both become one file, durable with its name; then the journal says "relink" and
    holds the result.
-6. The digests take the result's name, durable. The parent's file takes the child's identity and the
+
+Then, either way:
+
+5. The digests take the result's name, durable. The parent's file takes the child's identity and the
    result's name; the children of the child and its overlay are linked to it; the result's manifest
    is written. All of it can be done twice.
-7. The folder is made durable; the child's layer and the parent's overlay are deleted, then the
+6. The folder is made durable; the child's layer and the parent's overlay are deleted, then the
    journal.
 """
 
 from __future__ import annotations
 
+import enum
 import os
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-import numpy as np
-
-from vdbackup.backup.readback import check_layer
-from vdbackup.disks.chain import Chain
+from vdbackup.backup.merged_layer import (
+    WRITABLE_MODE,
+    CannotShare,
+    check_before_copying,
+    check_held,
+    copy_into_parent,
+    make_new_layer,
+)
+from vdbackup.backup.merged_point import merge_digests, merged_point
 from vdbackup.disks.disk import ParentRef
-from vdbackup.disks.extents import aligned, total, union
 from vdbackup.disks.formats import open_disk
-from vdbackup.disks.transfer import transfer, write_blocks
+from vdbackup.disks.host_file import can_clone
 from vdbackup.errors import (
     BackupError,
     Cancelled,
@@ -39,17 +61,29 @@ from vdbackup.errors import (
     from_os,
 )
 from vdbackup.jobs import CancelToken, Plan, Report
-from vdbackup.repository.digests import BLOCK, DigestFold, DigestWriter, is_zero
-from vdbackup.repository.draft import make_overlay, point_stem, seal, sweep
-from vdbackup.repository.files import PARTIAL, check_room, remove, sync_folder
+from vdbackup.repository.draft import make_overlay, seal, sweep
+from vdbackup.repository.files import PARTIAL, remove, sync_folder
 from vdbackup.repository.journal import Journal
 from vdbackup.repository.lock import check_lock, unused, used_by_vm
-from vdbackup.repository.model import RecoveryPoint, unreadable_warning
+from vdbackup.repository.model import RecoveryPoint
 from vdbackup.repository.repository import BackupSet, Repository, point_files
 
-WRITABLE_MODE = 0o600
-RESERVE = 16 << 20
-"""Bytes that a merge leaves free for tables, manifests and the journal."""
+
+class Way(enum.StrEnum):
+    """How a merge was done."""
+
+    SHARED = "shared"
+    COPIED = "copied"
+    FINISHED = "finished"
+
+    @property
+    def sentence(self) -> str:
+        """For a person."""
+        return {
+            Way.SHARED: "It was done by sharing blocks: nothing was copied.",
+            Way.COPIED: "The blocks were copied into the parent's file.",
+            Way.FINISHED: "It had been interrupted before and was finished now.",
+        }[self]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,18 +96,27 @@ class MergePlan(Plan):
     parent_id: str
 
 
+@dataclass(frozen=True)
+class MergeResult:
+    """What a merge did: `point` stands for both."""
+
+    point: RecoveryPoint
+    way: Way
+
+
 def plan(repository: Repository, set_name: str, point_id: str) -> MergePlan:
     """What rolling the point into its parent would do; raises BackupError if that cannot be."""
     backup_set = repository.set(set_name)
     child = backup_set.point(point_id)
     parent = _parent_to_merge_into(backup_set, child)
+    shared = can_clone(backup_set.disk_path(parent))
     return MergePlan(
         summary=(
             f"Point {child.sequence} is rolled into point {parent.sequence}: the result stands for "
             f"the moment of point {child.sequence}; the moment of point {parent.sequence} is no "
-            "longer kept."
+            f"longer kept. {_SHARES if shared else _COPIES}"
         ),
-        bytes_to_copy=child.stored_bytes,
+        bytes_to_copy=0 if shared else child.stored_bytes,
         replaces=(parent.disk, child.disk, parent.overlay),
         invalidates=(f"point {parent.sequence}",),
         repository=repository,
@@ -83,13 +126,17 @@ def plan(repository: Repository, set_name: str, point_id: str) -> MergePlan:
     )
 
 
-def run(plan: MergePlan, report: Report, cancel: CancelToken) -> RecoveryPoint:
-    """Merge; the result. Once the copying has begun, a cancelled merge is finished later."""
+_SHARES = "It is done by sharing blocks: nothing is copied, and no file is changed before its end."
+_COPIES = "The blocks are copied into the parent's file: the storage here cannot share them."
+
+
+def run(plan: MergePlan, report: Report, cancel: CancelToken) -> MergeResult:
+    """Merge. Once the copying into the parent has begun, a cancelled merge is finished later."""
     repository = plan.repository
     with repository.lock(f"merging in {plan.set_name}", cancel):
         finished = finish_interrupted(repository, plan.set_name, report, cancel)
         if finished and finished.id == plan.child_id and plan.parent_id in finished.merged:
-            return finished  # it was this very merge that had been interrupted
+            return MergeResult(finished, Way.FINISHED)  # it was this very merge
         if repository.set(plan.set_name).point(plan.child_id).parent != plan.parent_id:
             raise BackupError(
                 f"{plan.set_name} has changed meanwhile: the point has another parent now.",
@@ -100,18 +147,21 @@ def run(plan: MergePlan, report: Report, cancel: CancelToken) -> RecoveryPoint:
 
 def merge_locked(
     repository: Repository, set_name: str, child_id: str, report: Report, cancel: CancelToken
-) -> RecoveryPoint:
-    """Merge a point into its parent; the caller holds the lock."""
+) -> MergeResult:
+    """Merge a point into its parent; the caller holds the lock, and has finished what was begun."""
     backup_set = repository.set(set_name)
     child = backup_set.point(child_id)
     parent = _parent_to_merge_into(backup_set, child)
     _check_whole(backup_set, child)
     _check_unused(backup_set, [parent, child, *backup_set.children(child.id)])
-    _check_space(backup_set, parent, child)
-    _check_child(backup_set, child, report, cancel)
     journal = Journal(parent, child)
+    shared = _shared(backup_set, journal, report, cancel)
+    if shared is None:
+        check_before_copying(backup_set, parent, child, report, cancel)
+    journal = shared or journal
     journal.save(backup_set.folder)
-    return _finish(repository, backup_set, journal, report, cancel)
+    point = _finish(repository, backup_set, journal, report, cancel)
+    return MergeResult(point, Way.SHARED if shared else Way.COPIED)
 
 
 def finish_interrupted(
@@ -123,8 +173,9 @@ def finish_interrupted(
     """
     backup_set = repository.set(set_name)
     result = None
-    if backup_set.journal:
-        result = _finish(repository, backup_set, backup_set.journal, report, cancel)
+    if journal := backup_set.journal:
+        _check_what_is_there(backup_set, journal, report, cancel)
+        result = _finish(repository, backup_set, journal, report, cancel)
     sweep(backup_set.folder)
     return result
 
@@ -186,19 +237,62 @@ def _finish(
     result = journal.result
     if result is None:
         try:
-            _copy(backup_set, journal, report, cancel)
+            copy_into_parent(backup_set, journal.parent, journal.child, report, cancel)
         except Cancelled:
             raise Cancelled(advice="What was begun is finished by the next operation.") from None
-        result = _with_merged_digests(folder, journal, _result(backup_set, journal))
+        result = _whole(backup_set, journal, backup_set.disk_path(journal.parent))
         journal = replace(journal, result=result)
         journal.save(folder)
-    _publish_digests(folder, result)
+    _publish(folder, journal, result)
     _take_over(backup_set, journal, result)
     _relink(backup_set, journal, result)
     repository.save_point(backup_set.name, result)  # makes the folder durable too
     _delete_redundant(folder, journal, result)
     journal.clear(folder)
     return result
+
+
+def _shared(
+    backup_set: BackupSet, journal: Journal, report: Report, cancel: CancelToken
+) -> Journal | None:
+    """Steps 2 and 3 where extents can be shared: the journal to be written; None where not.
+
+    Whatever happens here, both points stay as they were.
+    """
+    parent, child, folder = journal.parent, journal.child, backup_set.folder
+    if not can_clone(backup_set.disk_path(parent)):
+        return None
+    path = _new_layer(folder, merged_point(parent, child))
+    try:
+        make_new_layer(backup_set, parent, child, path, report, cancel)
+        return replace(journal, result=_whole(backup_set, journal, path))
+    except CannotShare:
+        sweep(folder)
+        return None
+    except BaseException:
+        sweep(folder)
+        raise
+
+
+def _check_what_is_there(
+    backup_set: BackupSet, journal: Journal, report: Report, cancel: CancelToken
+) -> None:
+    """What was durable when the journal was written may have been lost since, and the child goes.
+
+    Files in flight look as if they could be thrown away.
+    """
+    if journal.result is None:
+        return
+    new = _new_layer(backup_set.folder, journal.result)
+    for path in (new, backup_set.disk_path(journal.parent)):
+        if path.exists():
+            check_held(backup_set, path.name, journal.child, "Check", report, cancel)
+            return
+
+
+def _new_layer(folder: Path, result: RecoveryPoint) -> Path:
+    """The file that becomes the result's, made from clones, until it takes the parent's name."""
+    return folder / (result.disk + PARTIAL)
 
 
 def _check_whole(backup_set: BackupSet, child: RecoveryPoint) -> None:
@@ -223,125 +317,35 @@ def _check_unused(backup_set: BackupSet, points: list[RecoveryPoint]) -> None:
             )
 
 
-def _check_space(backup_set: BackupSet, parent: RecoveryPoint, child: RecoveryPoint) -> None:
-    """The parent grows by what only the child holds, and the child goes only afterwards."""
-    path = backup_set.disk_path(parent)
-    with (
-        Chain.alone(path, backup_set.settings.format) as layer,
-        _own_digests(backup_set, child) as digests,
-    ):
-        info = layer.layers[0].info
-        block = max(info.block_size, BLOCK)
-        stored = aligned(layer.layers[0].block_map().data_ranges(), block, info.virtual_size)
-        wanted = aligned(digests.held(), block, info.virtual_size)
-    growth = total(union(stored, wanted)) - total(stored)
-    both = (backup_set.folder / parent.digests, backup_set.folder / child.digests)
-    needed = growth + sum(file.stat().st_size for file in both) + RESERVE
-    check_room(backup_set.folder, needed, f"Merging point {child.sequence}")
+def _whole(backup_set: BackupSet, journal: Journal, layer: Path) -> RecoveryPoint:
+    """The result, when `layer` holds everything and the digests of both are one file, durable."""
+    parent, child, folder = journal.parent, journal.child, backup_set.folder
+    result = merged_point(parent, child)
+    held = merge_digests(folder, parent, child, folder / (result.digests + PARTIAL))
+    sync_folder(folder)  # its name, and that of a new layer, before a journal relies on them
+    return replace(result, disk_size=layer.stat().st_size, stored_bytes=held)
 
 
-def _check_child(
-    backup_set: BackupSet, child: RecoveryPoint, report: Report, cancel: CancelToken
-) -> None:
-    """Step 1: damage in the child must be seen before the first byte of its parent changes."""
-    _check_held(backup_set, child.disk, child, "Check child", report, cancel)
+def _publish(folder: Path, journal: Journal, result: RecoveryPoint) -> None:
+    """What was made beside takes its name, durable before the parent's file gets another one.
 
-
-def _copy(backup_set: BackupSet, journal: Journal, report: Report, cancel: CancelToken) -> None:
-    """Steps 3 and 4: the child's blocks into the parent's file, durable and checked."""
-    disk_format = backup_set.settings.format
-    parent_path = backup_set.disk_path(journal.parent)
-    parent_path.chmod(WRITABLE_MODE)
-    parent = open_disk(parent_path, disk_format, writable=True)
-    try:
-        child = Chain.alone(backup_set.disk_path(journal.child), disk_format)
-        with child, _own_digests(backup_set, journal.child) as digests:
-
-            def put(offset: int, view: memoryview) -> None:
-                zero = is_zero(digests.expected(offset // BLOCK, -(-len(view) // BLOCK)))
-                write_blocks(parent, offset, view, BLOCK, np.ones_like(zero), zero)
-
-            transfer(
-                digests.held(), child.readinto, put, phase="Merge", report=report, cancel=cancel
-            )
-        parent.flush()
-    finally:
-        parent.close()
-    _check_held(backup_set, journal.parent.disk, journal.child, "Check", report, cancel)
-
-
-def _check_held(
-    backup_set: BackupSet,
-    disk: str,
-    child: RecoveryPoint,
-    phase: str,
-    report: Report,
-    cancel: CancelToken,
-) -> None:
-    """Raise Damaged unless the file `disk` holds every block of `child` as it was captured."""
-    disk_format = backup_set.settings.format
-    with _own_digests(backup_set, child) as digests:
-        check_layer(backup_set.folder / disk, disk_format, digests, phase, report, cancel)
-
-
-def _own_digests(backup_set: BackupSet, point: RecoveryPoint) -> DigestFold:
-    return DigestFold([backup_set.folder / point.digests], point.virtual_size)
-
-
-def _result(backup_set: BackupSet, journal: Journal) -> RecoveryPoint:
-    """The point that stands for both: the child's moment and id, the parent's place."""
-    parent, child = journal.parent, journal.child
-    stem = point_stem(child.sequence, parent.type)
-    return replace(
-        child,
-        type=parent.type,
-        parent=parent.parent,
-        disk=f"{stem}.{backup_set.settings.format}",
-        digests=f"{stem}.digests",
-        disk_size=backup_set.disk_path(parent).stat().st_size,
-        verified=None,
-        boot_tested=None,
-        merged=(*parent.merged, parent.id, *child.merged),
-        warnings=tuple(dict.fromkeys((*_lasting_warnings(parent), *child.warnings))),
-    )
-
-
-def _lasting_warnings(parent: RecoveryPoint) -> tuple[str, ...]:
-    """Those that hold for its child, too: what the source did not give, the child read again."""
-    again = unreadable_warning(parent.unreadable)
-    return tuple(each for each in parent.warnings if each != again)
-
-
-def _with_merged_digests(folder: Path, journal: Journal, result: RecoveryPoint) -> RecoveryPoint:
-    """Step 5: the digests of both, newest wins, under a name that counts only in phase "relink"."""
-    partial = folder / (result.digests + PARTIAL)
-    remove(partial)  # of a merge that was interrupted here
-    both = [folder / journal.parent.digests, folder / journal.child.digests]
-    writer = DigestWriter(partial, result.virtual_size)
-    try:
-        with DigestFold(both, result.virtual_size) as fold:
-            fold.copy_to(writer)
-        writer.finish()
-    finally:
-        writer.close()
-    sync_folder(folder)  # before a journal relies on it
-    return replace(result, stored_bytes=writer.held_bytes)
-
-
-def _publish_digests(folder: Path, result: RecoveryPoint) -> None:
-    """Before the result is offered. Where the child's bear that name, the child reads by them too.
-
-    The child holds less than the result, but through its parent it is the same disk.
+    A layer made from clones takes the parent's: what reads through the parent reads the same. The
+    digests come before the result is offered. Where the child's bear that name, the child reads by
+    them too: it holds less than the result, but through its parent it is the same disk.
     """
-    partial = folder / (result.digests + PARTIAL)
-    check_lock(partial)
-    if partial.exists():
-        os.rename(partial, folder / result.digests)
-        sync_folder(folder)
+    check_lock(folder)
+    new = {
+        _new_layer(folder, result): folder / journal.parent.disk,
+        folder / (result.digests + PARTIAL): folder / result.digests,
+    }
+    for partial, path in new.items():
+        if partial.exists():
+            os.rename(partial, path)
+    sync_folder(folder)
 
 
 def _take_over(backup_set: BackupSet, journal: Journal, result: RecoveryPoint) -> None:
-    """Step 6: the parent's file takes the child's identity, so that its children find it there.
+    """Step 5: the parent's file takes the child's identity, so that its children find it there.
 
     It takes the result's name too; where the child bears that already, the rename replaces it.
     """
@@ -396,7 +400,7 @@ def _relink_file(path: Path, disk_format: str, parent: ParentRef) -> None:
 
 
 def _delete_redundant(folder: Path, journal: Journal, result: RecoveryPoint) -> None:
-    """Step 7: the child's layer, the parent's overlay, and what described them."""
+    """Step 6: the child's layer, the parent's overlay, and what described them."""
     kept = point_files(folder, result)
     for path in [*point_files(folder, journal.parent), *point_files(folder, journal.child)]:
         if path not in kept:

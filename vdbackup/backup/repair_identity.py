@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from vdbackup.backup.merge import WRITABLE_MODE
+from vdbackup.backup.merged_layer import WRITABLE_MODE
 from vdbackup.disks.chain import Chain
 from vdbackup.disks.disk import DiskInfo, ParentRef
 from vdbackup.disks.extents import aligned, total, union

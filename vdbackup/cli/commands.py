@@ -182,16 +182,19 @@ def merge(options: argparse.Namespace) -> int:
     plan = merge.plan(repository, backup_set.name, point.id)
     if not _announce(plan, options):
         return DONE
-    result = work(
+    result: merge.MergeResult = work(
         "Merge",
         lambda report, cancel: merge.run(plan, report, cancel),
         as_json=options.json,
         wait=options.wait,
     )
+    merged = result.point
     if options.json:
-        print_json({"event": "result", **point_json(repository.set(backup_set.name), result)})
+        data = point_json(repository.set(backup_set.name), merged)
+        print_json({"event": "result", "way": result.way, **data})
     else:
-        say(f"Point {result.sequence} is now a {result.type} of {size(result.stored_bytes)}.")
+        say(f"Point {merged.sequence} is now a {merged.type} of {size(merged.stored_bytes)}.")
+        say(result.way.sentence)
     return DONE
 
 

@@ -82,10 +82,11 @@ def make_demo_disk(image: Path, _report: Report, _cancel: CancelToken) -> Outcom
 
 def merge_point(plan: merge.MergePlan, report: Report, cancel: CancelToken) -> Outcome:
     """Roll a point into its parent; `value` is the resulting point."""
-    point = merge.run(plan, report, cancel)
+    result = merge.run(plan, report, cancel)
+    point = result.point
     return Outcome(
         f"Merged: point #{point.sequence} now holds what its parent held.",
-        facts(point),
+        (*facts(point), result.way.sentence),
         value=point,
     )
 

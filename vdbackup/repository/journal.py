@@ -1,11 +1,12 @@
 """The journal of a merge: what is in flight, so that an interrupted one is finished.
 
 `journal.json` is there from before the first byte of the parent changes until after the last
-redundant file is gone. Its phases:
+redundant file is gone. A merge that shares extents begins with the second of its phases:
 
     copy    the child's blocks go into the parent. The child still reads right: every block that is
             torn in the parent is one that the child holds itself. Done again from the start.
-    relink  the parent's file holds everything, durable and checked. It takes the child's identity
+    relink  the parent's file holds everything, durable and checked, or a new file in flight beside
+            it, which takes the parent's name first. It takes the child's identity
             and the result's name, what hangs on the child is linked to it, the redundant files go.
             Every step can be done again.
 """

@@ -1,0 +1,220 @@
+"""How the file of a merged layer comes about: in a new file, or in the parent's own.
+
+Where the storage shares extents (XFS, Btrfs), the new file is a clone of the parent's, and takes
+the child's blocks by sharing theirs: nothing is copied, and the parent is not touched. Elsewhere
+the child's blocks are copied into the parent's file. Either way the file has the parent's identity
+afterwards, is durable, and was read back.
+"""
+
+from __future__ import annotations
+
+import errno
+from contextlib import closing
+from pathlib import Path
+
+import numpy as np
+
+from vdbackup.backup.readback import check_layer
+from vdbackup.disks.chain import Chain
+from vdbackup.disks.disk import UNIT, VirtualDisk
+from vdbackup.disks.extents import aligned, total, union
+from vdbackup.disks.formats import open_disk
+from vdbackup.disks.host_file import HostFile, clone
+from vdbackup.disks.transfer import Read, Target, transfer, write_blocks
+from vdbackup.errors import Damaged
+from vdbackup.jobs import CancelToken, Report
+from vdbackup.repository.digests import BLOCK, DigestFold, is_zero
+from vdbackup.repository.files import check_room
+from vdbackup.repository.model import RecoveryPoint
+from vdbackup.repository.repository import BackupSet
+
+WRITABLE_MODE = 0o600
+RESERVE = 16 << 20
+"""Bytes that a merge leaves free for tables, manifests and the journal, and for what the storage
+notes of shared extents."""
+_NOT_SHARED = (errno.EINVAL, errno.EOPNOTSUPP, errno.ENOTTY, errno.EXDEV)
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
+
+
+class CannotShare(Exception):
+    """The storage refuses to clone after all: the blocks have to be copied."""
+
+
+# ------------------------------------------------------------------------------------ a new file
+
+
+def make_new_layer(
+    backup_set: BackupSet,
+    parent: RecoveryPoint,
+    child: RecoveryPoint,
+    path: Path,
+    report: Report,
+    cancel: CancelToken,
+) -> None:
+    """Make `path`, what the parent's file is with the child's blocks in it, by sharing extents.
+
+    Both files are only read. Whatever is raised, the caller has to remove `path`.
+
+    Raises:
+        CannotShare: it has to be done by copying.
+        Damaged: the child is not as it was captured.
+    """
+    check_room(backup_set.folder, _small_files(backup_set, parent, child), _doing(child))
+    try:
+        if not clone(backup_set.disk_path(parent), path):
+            raise CannotShare
+        layer = open_disk(path, backup_set.settings.format, writable=True)
+        with (
+            closing(layer),
+            _alone(backup_set, child) as chain,
+            closing(HostFile.open(backup_set.disk_path(child))) as source,
+        ):
+            target = _Sharing(layer, chain, source)
+            _roll_in(backup_set, child, _read_nothing, target, report, cancel)
+            layer.flush()
+    except OSError as error:
+        if (
+            error.errno in _NO_ROOM
+        ):  # copying may need less: no clone and no notes of what is shared
+            raise CannotShare from error
+        raise
+    try:
+        check_held(backup_set, path.name, child, "Check", report, cancel)
+    except Damaged:
+        check_held(backup_set, child.disk, child, "Check child", report, cancel)
+        raise
+
+
+class _Sharing:
+    """Gives a layer the child's blocks by sharing their extents, or by copying what cannot be."""
+
+    def __init__(self, layer: VirtualDisk, child: Chain, source: HostFile) -> None:
+        self._layer, self._child, self._source = layer, child, source
+
+    def write(self, offset: int, view: memoryview) -> None:
+        """Take the blocks from the child; the view is room to read them into."""
+        shared = self._share(offset, len(view) // UNIT * UNIT)
+        if shared < len(view):
+            rest = view[shared:]
+            self._child.readinto(offset + shared, rest)
+            self._layer.write(offset + shared, rest)
+
+    def _share(self, offset: int, length: int) -> int:
+        """Share whole units, until there is one that cannot be; how many bytes."""
+        blocks, done = self._child.map, 0
+        while done < length:
+            at = offset + done
+            run = blocks.run_at(at)
+            count = min(blocks.end_of(run) - at, length - done) // UNIT * UNIT
+            if blocks.layers[run] < 0 or not count:
+                break
+            host = int(blocks.hosts[run]) + at - int(blocks.starts[run])
+            try:
+                self._layer.share(at, count, self._source, host)
+            except OSError as error:  # another program's layout: not by the file system's blocks
+                if error.errno not in _NOT_SHARED:
+                    raise
+                break
+            done += count
+        return done
+
+    def zero(self, offset: int, length: int) -> None:
+        """Zeros are shared with nobody."""
+        self._layer.zero(offset, length)
+
+
+def _read_nothing(_offset: int, _view: memoryview) -> None:
+    """What is shared need not be read."""
+
+
+# ------------------------------------------------------------------------------ the parent's file
+
+
+def check_before_copying(
+    backup_set: BackupSet,
+    parent: RecoveryPoint,
+    child: RecoveryPoint,
+    report: Report,
+    cancel: CancelToken,
+) -> None:
+    """Room, and no damage in the child: to be seen before the first byte of its parent changes."""
+    # the parent grows by what only the child holds, and the child goes only afterwards
+    with _alone(backup_set, parent) as layer, _own_digests(backup_set, child) as digests:
+        info = layer.layers[0].info
+        block = max(info.block_size, BLOCK)
+        stored = aligned(layer.layers[0].block_map().data_ranges(), block, info.virtual_size)
+        wanted = aligned(digests.held(), block, info.virtual_size)
+    growth = total(union(stored, wanted)) - total(stored)
+    needed = growth + _small_files(backup_set, parent, child)
+    check_room(backup_set.folder, needed, _doing(child))
+    check_held(backup_set, child.disk, child, "Check child", report, cancel)
+
+
+def copy_into_parent(
+    backup_set: BackupSet,
+    parent: RecoveryPoint,
+    child: RecoveryPoint,
+    report: Report,
+    cancel: CancelToken,
+) -> None:
+    """The child's blocks into the parent's file, durable and checked; may be done again."""
+    path = backup_set.disk_path(parent)
+    path.chmod(WRITABLE_MODE)
+    layer = open_disk(path, backup_set.settings.format, writable=True)
+    with closing(layer), _alone(backup_set, child) as chain:
+        _roll_in(backup_set, child, chain.readinto, layer, report, cancel)
+        layer.flush()
+    check_held(backup_set, parent.disk, child, "Check", report, cancel)
+
+
+# ------------------------------------------------------------------------------------------- both
+
+
+def _roll_in(
+    backup_set: BackupSet,
+    child: RecoveryPoint,
+    read: Read,
+    target: Target,
+    report: Report,
+    cancel: CancelToken,
+) -> None:
+    """Every block that the child holds."""
+    with _own_digests(backup_set, child) as digests:
+
+        def put(offset: int, view: memoryview) -> None:
+            zero = is_zero(digests.expected(offset // BLOCK, -(-len(view) // BLOCK)))
+            write_blocks(target, offset, view, BLOCK, np.ones_like(zero), zero)
+
+        transfer(digests.held(), read, put, phase="Merge", report=report, cancel=cancel)
+
+
+def check_held(
+    backup_set: BackupSet,
+    disk: str,
+    child: RecoveryPoint,
+    phase: str,
+    report: Report,
+    cancel: CancelToken,
+) -> None:
+    """Raise Damaged unless the file `disk` holds every block of `child` as it was captured."""
+    disk_format = backup_set.settings.format
+    with _own_digests(backup_set, child) as digests:
+        check_layer(backup_set.folder / disk, disk_format, digests, phase, report, cancel)
+
+
+def _own_digests(backup_set: BackupSet, point: RecoveryPoint) -> DigestFold:
+    return DigestFold([backup_set.folder / point.digests], point.virtual_size)
+
+
+def _alone(backup_set: BackupSet, point: RecoveryPoint) -> Chain:
+    return Chain.alone(backup_set.disk_path(point), backup_set.settings.format)
+
+
+def _small_files(backup_set: BackupSet, parent: RecoveryPoint, child: RecoveryPoint) -> int:
+    """Bytes of what is written besides a layer's blocks: the digests of both, and the reserve."""
+    both = (backup_set.folder / parent.digests, backup_set.folder / child.digests)
+    return sum(file.stat().st_size for file in both) + RESERVE
+
+
+def _doing(child: RecoveryPoint) -> str:
+    return f"Merging point {child.sequence}"
