@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from types import ModuleType
 
 import pytest
 
 CHANGES = (
-    "chmod", "fsync", "ftruncate", "mkdir", "pwrite", "pwritev", "rename", "unlink", "utime",
+    "chmod", "fsync", "ftruncate", "ioctl", "mkdir", "pwrite", "pwritev", "rename", "unlink",
+    "utime",
 )  # fmt: skip
 """Every call into the system with which the engine changes what is stored, or makes it durable."""
 ALL = (*CHANGES, "open", "rmdir")
@@ -73,7 +76,7 @@ def storage_error(
 @contextmanager
 def _patched(faults: Faults, calls: Sequence[str] = CHANGES) -> Iterator[Faults]:
     def replacement(name: str) -> object:
-        original = getattr(os, name)
+        original = getattr(_module(name), name)
 
         def call(*arguments: object, **named: object) -> object:
             if name != "open" or int(arguments[1]) & (os.O_WRONLY | os.O_RDWR):
@@ -84,5 +87,10 @@ def _patched(faults: Faults, calls: Sequence[str] = CHANGES) -> Iterator[Faults]
 
     with pytest.MonkeyPatch.context() as patch:
         for name in calls:
-            patch.setattr(os, name, replacement(name))
+            patch.setattr(_module(name), name, replacement(name))
         yield faults
+
+
+def _module(name: str) -> ModuleType:
+    """Where the call is: extents are shared by ioctl."""
+    return fcntl if name == "ioctl" else os

@@ -171,7 +171,8 @@ class Recorder:
     def _os_open(self, original: Any, path: Any, flags: int, *rest: Any, **named: Any) -> int:
         where = self._path(path, named.get("dir_fd"))
         fd: int = original(path, flags, *rest, **named)
-        self._open_(where, fd, flags, True)
+        nameless = flags & os.O_TMPFILE == os.O_TMPFILE  # and gone when it is closed
+        self._open_(None if nameless else where, fd, flags, True)
         return fd
 
     def _os_mkdir(self, original: Any, path: Any, *rest: Any, **named: Any) -> None:
@@ -248,16 +249,23 @@ class Recorder:
 
     def _ioctl(self, original: Any, fd: Any, request: int, argument: Any = 0, *rest: Any) -> Any:
         """Cloning a file works or not as was wanted: to clone, the contents are copied."""
-        if request != host_file._FICLONE:
+        if request not in (host_file._FICLONE, host_file._FICLONERANGE):
             return original(fd, request, argument, *rest)
         if not self._clones:
             raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
-        target = fd.fileno()
-        data = Path(f"/proc/self/fd/{argument}").read_bytes()
+        target = fd if isinstance(fd, int) else fd.fileno()
+        whole = request == host_file._FICLONE
+        source, start, length, offset = (
+            (argument, 0, 0, 0) if whole else host_file._CLONE_RANGE.unpack(argument)
+        )
+        length = length or os.fstat(source).st_size - start
+        data = os.pread(source, length, start)
+        assert len(data) == length, "extents behind the end of a file cannot be shared"
         with open(f"/proc/self/fd/{target}", "r+b") as file:
+            file.seek(offset)
             file.write(data)
         if node := self._held(target):
-            self._note(Write(node, 0, data))
+            self._note(Write(node, offset, data))
         return 0
 
 

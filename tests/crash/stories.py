@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from tests.backup.lab import SIZE, Lab, noise
 from tests.crash.folders import copy_tree
@@ -34,6 +34,7 @@ class Story:
         prepare: what comes before it.
         size: of the disk, in bytes.
         formats: in which it is told.
+        clones: whether the storage shares extents.
     """
 
     name: str
@@ -42,6 +43,7 @@ class Story:
     prepare: Callable[[Lab], None] = lambda lab: None
     size: int = SIZE
     formats: tuple[str, ...] = tuple(FORMATS)
+    clones: bool = False
 
 
 def five_points(lab: Lab) -> None:
@@ -128,7 +130,7 @@ def _adopt(lab: Lab) -> None:
         lab.moments[point.id] = lab.moments[old[point.sequence].id]
 
 
-STORIES = [
+_STORIES = [
     Story("first backup", _first_backup, prepare=_only_a_disk),
     Story("incremental", _backup, prepare=then_changes),
     Story("full", lambda lab: _backup(lab, "full"), prepare=then_changes),
@@ -148,10 +150,19 @@ STORIES = [
     Story("delete from the middle", _delete(3), frozenset((3, 4)), five_points),
     Story("convert", _convert, prepare=five_points),
     Story("adopt", _adopt, prepare=_chain_elsewhere),
+    Story("adopt by clones", _adopt, prepare=_chain_elsewhere, clones=True),
     Story(
         "retention",
         lambda lab: _backup(lab, "differential", Policy(keep=2)),
         frozenset((1, 2, 3, 4, 5)),
         then_changes,
+    ),
+]
+STORIES = [
+    *_STORIES,
+    *(
+        replace(story, name=f"{story.name} by clones", clones=True)
+        for story in _STORIES
+        if story.name.startswith("merge") or story.name == "retention"
     ),
 ]

@@ -43,7 +43,7 @@ class Telling:
         with shared_files_kept():
             story.prepare(self._lab)
         self._before = set(ids_of(self._lab.repository))
-        recorder = Recorder(storage, folder / "base")
+        recorder = Recorder(storage, folder / "base", clones=story.clones)
         with recorder.recording():
             story.act(self._lab)
         self.record = recorder.record()
@@ -67,7 +67,7 @@ class Telling:
         other._lab.repository = Repository(folder / "storage" / "repository", "")
         if not any(each.journal for each in other._lab.repository.sets()):
             return None
-        recorder = Recorder(folder / "storage", folder / "base")
+        recorder = Recorder(folder / "storage", folder / "base", clones=self.story.clones)
         with recorder.recording():
             merge.recover(other._lab.repository, silent, CancelToken())
         other.record = recorder.record()

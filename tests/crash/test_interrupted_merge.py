@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext, suppress
 from pathlib import Path
 
 import pytest
 
 from tests.backup.lab import Lab, noise
+from tests.backup.sharing import sharing_storage
 from tests.crash.faults import counted, power_cut, storage_error
 from tests.oracles import readers
 from vdbackup import cli
@@ -26,8 +28,23 @@ grandchild to be linked anew, or none."""
 
 @pytest.fixture
 def lab(tmp_path: Path, disk_format: str) -> Lab:
+    return five_points(Lab(tmp_path, disk_format=disk_format))
+
+
+@pytest.fixture(scope="module")
+def xfs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    with sharing_storage("xfs", tmp_path_factory.mktemp("xfs")) as folder:
+        yield folder
+
+
+@pytest.fixture
+def sharing_lab(xfs: Path, tmp_path: Path, disk_format: str) -> Lab:
+    """The same where extents are shared."""
+    return five_points(Lab(tmp_path, repository=xfs / tmp_path.name, disk_format=disk_format))
+
+
+def five_points(lab: Lab) -> Lab:
     """1 <- 2 <- 3 <- 4, and a full 5 that nothing of it concerns."""
-    lab = Lab(tmp_path, disk_format=disk_format)
     lab.poke(0, noise(9 * BLOCK, 1))
     lab.backup()
     lab.poke(BLOCK, noise(2 * BLOCK, 2))
@@ -64,7 +81,11 @@ def check_what_is_offered(lab: Lab, sequence: int) -> None:
 
 
 def recover(lab: Lab) -> None:
-    assert lab.set.journal is None or merge.recover(lab.repository, silent, CancelToken())
+    if lab.set.journal is None:  # it was never begun: what is half written goes with what is next
+        with lab.repository.lock("sweeping"):
+            assert not merge.finish_interrupted(lab.repository, "disk", silent, CancelToken())
+    else:
+        assert merge.recover(lab.repository, silent, CancelToken())
 
 
 def repaired(lab: Lab) -> None:
@@ -98,6 +119,19 @@ def assert_finished(lab: Lab, sequence: int) -> None:
 def test_cut_off_at_any_change_it_is_finished_by_the_next_operation(
     lab, tmp_path_factory, sequence
 ):
+    cut_off_at_any_change(lab, tmp_path_factory, sequence)
+
+
+@pytest.mark.parametrize("sequence", MERGES)
+def test_cut_off_where_extents_are_shared_it_is_finished_or_was_never_begun(
+    sharing_lab, tmp_path_factory, sequence
+):
+    cut_off_at_any_change(sharing_lab, tmp_path_factory, sequence)
+
+
+def cut_off_at_any_change(
+    lab: Lab, tmp_path_factory: pytest.TempPathFactory, sequence: int
+) -> None:
     load = lab.save(tmp_path_factory.mktemp("saved"))
     for number in changes_of_the_merge(lab, sequence, load):
         with power_cut(number):
@@ -110,6 +144,14 @@ def test_cut_off_at_any_change_it_is_finished_by_the_next_operation(
 
 @pytest.mark.parametrize("sequence", MERGES)
 def test_cut_off_again_while_it_is_finished_it_is_finished_then(lab, tmp_path_factory, sequence):
+    cut_off_twice(lab, tmp_path_factory, sequence)
+
+
+def test_cut_off_again_where_extents_are_shared_it_is_finished_then(sharing_lab, tmp_path_factory):
+    cut_off_twice(sharing_lab, tmp_path_factory, INTO_THE_FULL)
+
+
+def cut_off_twice(lab: Lab, tmp_path_factory: pytest.TempPathFactory, sequence: int) -> None:
     load = lab.save(tmp_path_factory.mktemp("saved"))
     changes = changes_of_the_merge(lab, sequence, load)
     for number in changes[::4]:
@@ -183,6 +225,22 @@ def test_a_merge_that_cannot_be_finished_is_said_and_the_rest_stays_usable(lab):
     assert "could not be finished" in sentence
     lab.check_ours(point(lab, 1))
     lab.check_ours(point(lab, 5))
+
+
+def test_a_file_in_flight_that_somebody_throws_away_is_missed_before_the_child_goes(sharing_lab):
+    lab = sharing_lab
+    number = 0
+    while not (lab.set.journal and lab.set.journal.result):
+        with power_cut(number):
+            lab.merge(point(lab, 3))
+        number += 1
+    for partial in lab.set_folder.glob(lab.file("0003-incremental") + ".partial"):
+        partial.unlink()
+    (sentence,) = merge.recover(lab.repository, silent, CancelToken())
+    if os.geteuid() == 0:
+        assert "could not be finished" in sentence
+        assert (lab.set_folder / lab.file("0003-incremental")).exists()
+    lab.check_ours(point(lab, 4))
 
 
 def test_a_command_that_is_given_again_after_a_crash_merges_no_further(lab, capfd):

@@ -39,7 +39,9 @@ def test_after_a_power_cut_every_point_is_right(tmp_path: Path, story: Story, di
     assert telling.figures.states == STATES
 
 
-@pytest.mark.parametrize("name", ["merge into the full", "merge the newest"])
+@pytest.mark.parametrize(
+    "name", ["merge into the full", "merge the newest", "merge into the full by clones"]
+)
 def test_after_a_power_cut_while_a_merge_is_finished_every_point_is_right(
     tmp_path: Path, name: str, disk_format: str
 ):
