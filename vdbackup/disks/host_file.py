@@ -65,6 +65,10 @@ class HostFile:
                 raise DiskFormatError(self.path, offset + done, problem)
             done += got
 
+    def expect(self, offset: int, length: int) -> None:
+        """Let the storage fetch what will be read soon, while other things are done."""
+        os.posix_fadvise(self._fd, offset, length, os.POSIX_FADV_WILLNEED)
+
     def read(self, offset: int, length: int) -> bytes:
         """At most `length` bytes: fewer at the end of the file."""
         return os.pread(self._fd, length, offset)
