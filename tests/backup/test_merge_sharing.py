@@ -110,6 +110,7 @@ def test_both_points_are_offered_and_right_until_then(lab):
     lab.check_all()
 
 
+@pytest.mark.parametrize("disk_format", ["vmdk"], indirect=True)
 def test_plan_and_result_say_so(lab):
     plan = merge.plan(lab.repository, "disk", lab.set.points[1].id)
     assert ("sharing blocks" in plan.summary) == MOUNTED
@@ -118,6 +119,7 @@ def test_plan_and_result_say_so(lab):
     assert ("sharing blocks" in result.way.sentence) == MOUNTED
 
 
+@pytest.mark.parametrize("disk_format", ["vmdk"], indirect=True)
 @pytest.mark.parametrize("phase", ["Merge", "Check"])
 def test_a_cancelled_merge_is_undone(lab, phase):
     before, cancel = lab.files, CancelToken()
@@ -134,6 +136,7 @@ def test_a_cancelled_merge_is_undone(lab, phase):
         assert_nothing_happened(lab, before)
 
 
+@pytest.mark.parametrize("disk_format", ["vmdk"], indirect=True)
 def test_a_damaged_child_is_refused_by_its_name_and_nothing_has_changed(lab):
     child = lab.set.points[1]
     layer = lab.layer(child)
@@ -147,6 +150,7 @@ def test_a_damaged_child_is_refused_by_its_name_and_nothing_has_changed(lab):
     assert_nothing_happened(lab, before)
 
 
+@pytest.mark.parametrize("disk_format", ["vmdk"], indirect=True)
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
 def test_where_there_is_no_room_for_what_is_shared_it_is_copied(lab, monkeypatch, number):
     def full(*_: object) -> bool:
@@ -168,6 +172,7 @@ def test_blocks_that_cannot_be_shared_are_copied_into_the_clone(lab, monkeypatch
     lab.check_all()
 
 
+@pytest.mark.parametrize("disk_format", ["vmdk"], indirect=True)
 def test_without_room_even_for_that_it_is_refused_with_figures(lab, monkeypatch):
     before = lab.files
     real = files.shutil.disk_usage
@@ -179,6 +184,7 @@ def test_without_room_even_for_that_it_is_refused_with_figures(lab, monkeypatch)
     assert_nothing_happened(lab, before)
 
 
+@pytest.mark.parametrize("disk_format", ["vmdk"], indirect=True)
 def test_the_result_shares_what_it_shared_with_the_parent(lab):
     """While both are there; afterwards it is the only one that is left."""
     shared = []

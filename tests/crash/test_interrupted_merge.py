@@ -122,7 +122,7 @@ def test_cut_off_at_any_change_it_is_finished_by_the_next_operation(
     cut_off_at_any_change(lab, tmp_path_factory, sequence)
 
 
-@pytest.mark.parametrize("sequence", MERGES)
+@pytest.mark.parametrize("sequence", [INTO_THE_FULL, INTO_AN_INCREMENTAL])
 def test_cut_off_where_extents_are_shared_it_is_finished_or_was_never_begun(
     sharing_lab, tmp_path_factory, sequence
 ):
