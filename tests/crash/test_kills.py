@@ -1,0 +1,58 @@
+"""The real program, killed at random moments, loses no point; whoever comes next goes on.
+
+Here a few rounds of each format, others in each; `python -m tests.crash.kills` does 200 of each.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.crash import kills
+from tests.crash.watch import Watch
+from vdbackup.disks.formats import FORMATS
+
+ROUNDS = -(-len(kills.WORKS) // len(FORMATS))
+"""Of each format: all together kill every kind of work."""
+
+
+def test_no_point_is_lost_by_killing_the_program(tmp_path: Path, disk_format: str):
+    first = list(FORMATS).index(disk_format) * ROUNDS
+    rounds = kills.tried(tmp_path, disk_format, range(first, first + ROUNDS))
+    assert rounds.faults == []
+    assert rounds.during > 0, str(rounds)
+
+
+def test_a_point_that_was_lost_would_be_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """The checks after a kill see a layer that has changed, and one that is gone."""
+    merge = next(n for n, work in enumerate(kills.WORKS) if work.name == "merge the newest")
+    killed = kills.killed
+
+    def harmed(work: kills.Work, lab: kills.Lab, *rest: object) -> object:
+        ended = killed(work, lab, *rest)
+        layer = lab.set_folder / lab.file("0005-full")
+        layer.chmod(0o600)
+        data = bytearray(layer.read_bytes())
+        data[-(1 << 20)] ^= 1
+        layer.write_bytes(data)
+        return ended
+
+    monkeypatch.setattr(kills, "killed", harmed)
+    (fault,) = kills.tried(tmp_path, "vmdk", range(merge, merge + 1)).faults
+    assert "point 5 reads wrong" in fault
+
+
+def test_changes_are_counted_also_in_folders_that_are_new(tmp_path: Path):
+    (tmp_path / "old").mkdir()
+    with Watch(tmp_path) as watch:
+        (tmp_path / ".lock").touch()
+        watch.read()
+        assert watch.count == 0
+        (tmp_path / "new").mkdir()
+        watch.read()
+        (tmp_path / "old" / "a").touch()
+        (tmp_path / "new" / "b").touch()
+        (tmp_path / "new" / "b").unlink()
+        watch.read()
+        assert watch.count >= 4
