@@ -6,7 +6,7 @@ import errno
 import fcntl
 import os
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from types import ModuleType
 
@@ -30,10 +30,12 @@ class Faults:
 
     Attributes:
         calls: the names of the calls so far.
+        before: what is to happen before which call.
     """
 
     def __init__(self, at: int | None, error: BaseException, *, for_good: bool) -> None:
         self.calls: list[str] = []
+        self.before: dict[int, Callable[[], None]] = {}
         self._at, self._error, self._for_good = at, error, for_good
         self._lock = threading.Lock()
 
@@ -42,6 +44,8 @@ class Faults:
         with self._lock:
             number = len(self.calls)
             self.calls.append(name)
+        if number in self.before:
+            self.before[number]()
         if self._at is not None and (number == self._at or (self._for_good and number > self._at)):
             raise self._error
 
@@ -70,6 +74,15 @@ def storage_error(
     """Change number `at` fails, and no other; None at all for None."""
     error = OSError(number, os.strerror(number))
     with _patched(Faults(at, error, for_good=False), calls) as faults:
+        yield faults
+
+
+@contextmanager
+def happening(at: int, act: Callable[[], None], calls: Sequence[str] = ALL) -> Iterator[Faults]:
+    """Before change number `at` something happens to the storage itself; the calls go on."""
+    faults = Faults(None, PowerCut(), for_good=False)
+    faults.before = {at: act}
+    with _patched(faults, calls):
         yield faults
 
 
