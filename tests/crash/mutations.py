@@ -1,183 +1,47 @@
-"""Whether the power cuts notice what is wrong: `python -m tests.crash.mutations [--states N]`.
+"""Whether what is wrong is noticed: `python -m tests.crash.mutations [--states N] [--format F]`.
 
 Each mutation switches off one thing on which safety rests: an fsync (every place in the code that
-calls one, as the records have them), a phase of the journal, an order, a check. The stories are
-told again, and the first state in which something does not hold is printed, or that nothing noticed
-it. An fsync of the engine is tried in one format, one of a format's module in that format.
+calls one, as the records have them), a phase of the journal, an order, a check. Then:
 
-What recovery does again in any case is noticed by nothing: the folder's fsync in `_take_over`, in
-`Journal.clear` and the later ones of `delete`, the order of `_relink` and `_delete_redundant`, the
-barrier inside `VhdxDisk.adopt` and `Qcow2Disk._rewrite`. Nor are the checks of lengths and of what
-was copied: they are there for storage that alters what it holds, which no power cut does here.
+1. The stories are told again, and the states tried that a power cut leaves. The first in which
+   something does not hold is printed.
+2. Where none was found, the tests are run that look at the thing without a power cut, or below the
+   engine, where nothing is done again after one. The first that fails is printed.
+3. Where nothing can notice it, it is said why. Anything else is printed as NOT NOTICED, and the
+   command ends with 1.
+
+An fsync of the engine is tried in one format, one of a format's module in that format.
 """
 
 from __future__ import annotations
 
 import argparse
-import os
+import contextlib
+import io
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.crash.stories import STORIES, Story
+from tests.crash.switched_off import MUTATIONS, NOT_NOTICED, Mutation, without_line
 from tests.crash.telling import Telling
-from vdbackup.backup import delete, merge, merged_layer, repair
-from vdbackup.disks import host_file, qcow2_structs, vhd
 from vdbackup.disks.formats import FORMATS
-from vdbackup.repository import draft, files, journal
-from vdbackup.repository.repository import BackupSet
+
+Apply = Callable[[pytest.MonkeyPatch], None]
+ROOT = Path(__file__).parents[2]
+UNNOTICED = "NOT NOTICED"
 
 
-@dataclass(frozen=True)
-class Mutation:
-    """Something that is switched off.
-
-    Attributes:
-        name: in words.
-        apply: does it.
-        disk_format: that it concerns.
-    """
-
-    name: str
-    apply: Callable[[pytest.MonkeyPatch], None]
-    disk_format: str = "vmdk"
+# ------------------------------------------------------------------------------------ power cuts
 
 
-def nothing(*_: Any, **__: Any) -> None:
-    """Instead of what is switched off."""
-
-
-def _no_journal(patch: pytest.MonkeyPatch) -> None:
-    save = journal.Journal.save
-    patch.setattr(
-        journal.Journal,
-        "save",
-        lambda self, folder: save(self, folder) if self.result else None,
-    )
-
-
-def _no_second_phase(patch: pytest.MonkeyPatch) -> None:
-    save = journal.Journal.save
-    patch.setattr(
-        journal.Journal,
-        "save",
-        lambda self, folder: None if self.result else save(self, folder),
-    )
-
-
-def _parent_offered(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(journal.Journal, "offered", lambda self, folder, points: (list(points), []))
-
-
-def _cleared_first(patch: pytest.MonkeyPatch) -> None:
-    remove, clear = merge._delete_redundant, journal.Journal.clear
-
-    def redundant(folder: Path, each: journal.Journal, result: Any) -> None:
-        clear(each, folder)
-        remove(folder, each, result)
-
-    patch.setattr(merge, "_delete_redundant", redundant)
-    patch.setattr(journal.Journal, "clear", nothing)
-
-
-def _deleted_before_relinking(patch: pytest.MonkeyPatch) -> None:
-    relink, remove = merge._relink, merge._delete_redundant
-
-    def first(backup_set: BackupSet, each: journal.Journal, result: Any) -> None:
-        remove(backup_set.folder, each, result)
-        relink(backup_set, each, result)
-
-    patch.setattr(merge, "_relink", first)
-
-
-def _json_in_place(patch: pytest.MonkeyPatch) -> None:
-    def write(path: Path, data: dict[str, Any]) -> None:
-        real = os.rename
-        with pytest.MonkeyPatch.context() as inner:
-            inner.setattr(files, "PARTIAL", "")
-            inner.setattr(os, "rename", lambda a, b: None if a == b else real(a, b))
-            original(path, data)
-
-    original = files.write_json
-    for module in (draft, journal):
-        patch.setattr(module, "write_json", write)
-
-
-def _manifest_last(patch: pytest.MonkeyPatch) -> None:
-    original = delete.point_files
-
-    def reordered(*arguments: Any) -> tuple[Path, ...]:
-        manifest, *others = original(*arguments)
-        return (others[0], manifest, *others[1:])
-
-    patch.setattr(delete, "point_files", reordered)
-
-
-def _one_slot(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(vhd, "SLOTS", _Same(vhd.SLOTS))
-
-
-class _Same(tuple[int, ...]):
-    """Slots of which the one that is in use is taken for free."""
-
-    __slots__ = ()
-
-    def __iter__(self) -> Iterator[int]:
-        return iter(_Never(each) for each in super().__iter__())
-
-
-class _Never(int):
-    def __ne__(self, other: object) -> bool:
-        return True
-
-    __hash__ = int.__hash__
-
-
-def _same_name_slot(patch: pytest.MonkeyPatch) -> None:
-    def used(self: qcow2_structs.HeaderCluster) -> int:
-        return self.header.backing_offset or free(self)
-
-    free = qcow2_structs.HeaderCluster.free_slot
-    patch.setattr(qcow2_structs.HeaderCluster, "free_slot", used)
-
-
-MUTATIONS = [
-    Mutation("no journal while the child is copied", _no_journal),
-    Mutation("no journal while links change", _no_second_phase),
-    Mutation("the parent is offered while it is copied into", _parent_offered),
-    Mutation("the journal goes before the redundant files", _cleared_first),
-    Mutation("the child goes before its children have other links", _deleted_before_relinking),
-    Mutation("an interrupted merge is not finished", lambda p: p.setattr(merge, "recover", _none)),
-    Mutation("JSON is written in place", _json_in_place),
-    Mutation("a deleted point's layer goes before its manifest", _manifest_last),
-    Mutation("what was half written is not swept", lambda p: p.setattr(merge, "sweep", nothing)),
-    Mutation("the length of a layer is not checked",
-             lambda p: p.setattr(BackupSet, "check_layer", nothing)),
-    Mutation("what was copied is not checked",
-             lambda p: p.setattr(merged_layer, "check_held", nothing)),
-    Mutation("repair takes sets in the making for sets",
-             lambda p: p.setattr(repair, "PARTIAL", ".none")),
-    *(
-        Mutation(f"no data of {name} are synced at all",
-                 lambda p: p.setattr(host_file.HostFile, "sync", nothing), name)
-        for name in FORMATS
-    ),
-    Mutation("a VHD's new link goes into the slot in use", _one_slot, "vhd"),
-    Mutation("a QCOW2's new parent goes where the old one's name is", _same_name_slot, "qcow2"),
-]  # fmt: skip
-
-
-def _none(*_: Any) -> list[str]:
-    return []
-
-
-def noticed(mutation: Mutation, count: int, folder: Path) -> str | None:
-    """The first state that is wrong; None if the mutation was not noticed."""
+def by_power_cuts(mutation: Mutation, count: int, folder: Path) -> str | None:
+    """The first state that is wrong; None if no power cut shows it."""
     for number, story in enumerate(STORIES):
         if mutation.disk_format not in story.formats:
             continue
@@ -197,30 +61,23 @@ def _told(story: Story, folder: Path, mutation: Mutation, patch: pytest.MonkeyPa
         mutation.apply(patch)
         story.act(lab)
 
-    changed = replace(story, act=act)
-    return Telling(changed, folder, mutation.disk_format)
+    return Telling(replace(story, act=act), folder, mutation.disk_format)
 
 
-def barriers(
-    disk_format: str, count: int, match: str, folder: Path
-) -> Iterator[tuple[str, str | None]]:
-    """Every place that calls fsync, and the first state that is wrong without it."""
-    tellings = [
-        Telling(story, folder / str(number), disk_format)
-        for number, story in enumerate(STORIES)
-        if disk_format in story.formats
-    ]
+def barriers(disk_format: str, tellings: list[Telling]) -> list[str]:
+    """Every place that calls fsync: of the engine in one format, of a format in that one."""
     sites = dict.fromkeys(site for telling in tellings for site in telling.record.sites())
-    for site in sites:
-        of_format = site.partition(".")[0].partition("_")[0] in FORMATS
-        if disk_format != ("vmdk" if not of_format else site[: len(disk_format) + 1].rstrip("._")):
-            continue
-        if match not in f"no fsync at {site}":
-            continue
-        yield site, _without(site, tellings, count)
+    return [site for site in sites if (_format_of(site) or next(iter(FORMATS))) == disk_format]
 
 
-def _without(site: str, tellings: list[Telling], count: int) -> str | None:
+def _format_of(site: str) -> str | None:
+    """The format whose module the place is in."""
+    stem = site.partition(".")[0].partition("_")[0]
+    return stem if stem in FORMATS else None
+
+
+def without_barrier(site: str, tellings: list[Telling], count: int) -> str | None:
+    """The first state that is wrong if the code does not call fsync there; None if none is."""
     for telling in tellings:
         if site in telling.record.sites():
             record, cuts = telling.record.without(site)
@@ -230,31 +87,98 @@ def _without(site: str, tellings: list[Telling], count: int) -> str | None:
     return None
 
 
+# ----------------------------------------------------------------------------------------- tests
+
+
+class _First:
+    """A plugin of pytest that remembers the first test that failed."""
+
+    def __init__(self) -> None:
+        self.failed = ""
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if report.failed and not self.failed:
+            self.failed = report.nodeid
+
+
+def by_tests(apply: Apply, tests: Sequence[str], matching: str = "") -> str | None:
+    """The first test that fails, in this process; None if all pass."""
+    first = _First()
+    arguments = ["-x", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", f"--rootdir={ROOT}"]
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(io.StringIO()) as said:
+        apply(patch)
+        status = pytest.main(
+            [*arguments, "-k", matching, *(str(ROOT / test) for test in tests)], [first]
+        )
+    if status not in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED):
+        raise RuntimeError(said.getvalue())
+    return first.failed or None
+
+
+def of_format(disk_format: str) -> list[str]:
+    """The tests of a format alone, where nothing recovers what a power cut left."""
+    return ["tests/disks/test_power_cuts.py", f"tests/disks/test_{disk_format}.py"]
+
+
+# --------------------------------------------------------------------------------------- command
+
+
+def noticed_barriers(disk_format: str, count: int, match: str) -> Iterator[tuple[str, str]]:
+    """Each barrier, and who noticed that it was not there."""
+    with tempfile.TemporaryDirectory() as folder:
+        tellings = [
+            Telling(story, Path(folder) / str(number), disk_format)
+            for number, story in enumerate(STORIES)
+            if disk_format in story.formats
+        ]
+        for site in barriers(disk_format, tellings):
+            if match not in f"no fsync at {site}":
+                continue
+            by = without_barrier(site, tellings, count)
+            if by is None and _format_of(site):
+
+                def apply(patch: pytest.MonkeyPatch, site: str = site) -> None:
+                    without_line(patch, site)
+
+                by = by_tests(apply, of_format(disk_format), disk_format)
+            why_not = NOT_NOTICED.get(site.rpartition(":")[0], "")
+            yield f"no fsync at {site} ({disk_format})", _said(by, folder, why_not)
+
+
+def noticed(mutation: Mutation, count: int) -> str:
+    """Who noticed it."""
+    with tempfile.TemporaryDirectory() as folder:
+        by = None if mutation.tests else by_power_cuts(mutation, count, Path(folder))
+        if mutation.tests:
+            by = by_tests(mutation.apply, mutation.tests)
+        return _said(by, folder, mutation.why_not)
+
+
+def _said(by: str | None, folder: str, why_not: str) -> str:
+    if by:
+        return by.replace(folder, "")
+    return f"nothing can notice it: {why_not}" if why_not else UNNOTICED
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, prog="python -m tests.crash.mutations")
     parser.add_argument("--states", type=int, default=200, help="of each story")
     parser.add_argument("--format", choices=FORMATS, action="append")
     parser.add_argument("--match", default="", help="only mutations whose name has this in it")
     arguments = parser.parse_args()
-    unnoticed = 0
+    found = []
     for disk_format in arguments.format or FORMATS:
-        with tempfile.TemporaryDirectory() as folder:
-            for site, fault in barriers(
-                disk_format, arguments.states, arguments.match, Path(folder)
-            ):
-                print(f"no fsync at {site} ({disk_format}): {_said(fault, folder)}", flush=True)
-                unnoticed += fault is None
+        for name, by in noticed_barriers(disk_format, arguments.states, arguments.match):
+            print(f"{name}: {by}", flush=True)
+            found.append(by)
         for mutation in MUTATIONS:
             if mutation.disk_format == disk_format and arguments.match in mutation.name:
-                with tempfile.TemporaryDirectory() as folder:
-                    fault = noticed(mutation, arguments.states, Path(folder))
-                print(f"{mutation.name} ({disk_format}): {_said(fault, folder)}", flush=True)
-                unnoticed += fault is None
+                by = noticed(mutation, arguments.states)
+                print(f"{mutation.name} ({disk_format}): {by}", flush=True)
+                found.append(by)
+    unnoticed = found.count(UNNOTICED)
+    print(f"{len(found)} mutations, {unnoticed} not noticed")
     return 1 if unnoticed else 0
-
-
-def _said(fault: str | None, folder: str) -> str:
-    return fault.replace(folder, "") if fault else "NOT NOTICED"
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ For each state:
    or is refused.
 2. After what opening a repository does (`merge.recover`), every point reads right, and there are
    the points of before, or those of afterwards: those of both in any case. If the thing had
-   returned, there are those of afterwards, and nothing is left to finish.
+   returned, there are those of afterwards, and nothing was left to finish or to remove.
 3. After `repair` the same holds.
 4. The next backup works, and readers that are not ours find in every point what it should hold (of
    a sample of states: this takes ten times as long).
@@ -29,6 +29,7 @@ from vdbackup.disks.chain import Chain
 from vdbackup.errors import VdbackupError
 from vdbackup.jobs import CancelToken, silent
 from vdbackup.repository.digests import Digests, digest_blocks
+from vdbackup.repository.files import PARTIAL
 from vdbackup.repository.model import RecoveryPoint
 from vdbackup.repository.repository import LAYER_MODE, MARKER, BackupSet, Repository
 from vdbackup.sources.source import open_source
@@ -80,6 +81,8 @@ class Remains:
         step = "as it is"
         try:
             self.check_points(story.concerned)
+            if returned:
+                self.check_finished()
             step = "recovered"
             is_there = (repository.path / MARKER).exists()
             said = merge.recover(repository, silent, CancelToken()) if is_there else []
@@ -102,6 +105,14 @@ class Remains:
             raise Wrong(f"{step}: {type(error).__name__}: {error}") from error
         except AssertionError as error:
             raise Wrong(f"{step}: {error}") from error
+
+    def check_finished(self) -> None:
+        """Nothing is left that somebody else would have to finish or to remove."""
+        left = [*self._lab.repository.path.glob("**/*" + PARTIAL)]
+        if any(each.journal for each in sets_of(self._lab.repository)):
+            raise Wrong("it had returned, and a journal is left")
+        if left:
+            raise Wrong(f"it had returned, and left {left[0].name}")
 
     def check_ids(self, before: set[str], after: set[str], returned: bool) -> None:
         found = ids_of(self._lab.repository)

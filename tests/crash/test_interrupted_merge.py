@@ -15,7 +15,7 @@ from tests.crash.faults import counted, power_cut, storage_error
 from tests.oracles import readers
 from vdbackup import cli
 from vdbackup.backup import delete, merge, repair
-from vdbackup.errors import NoSpace, VdbackupError
+from vdbackup.errors import Damaged, NoSpace, VdbackupError
 from vdbackup.jobs import CancelToken, Job, JobState, silent
 from vdbackup.repository.digests import BLOCK
 from vdbackup.repository.model import RecoveryPoint
@@ -199,6 +199,27 @@ def test_a_deletion_that_is_cut_off_is_done_or_not_begun(lab, tmp_path_factory, 
         assert numbers in ([1, 2, 3, 4, 5], [n for n in (1, 2, 3, 4, 5) if n != sequence])
         lab.check_without_processes()
         load()
+
+
+def test_a_block_that_the_storage_loses_is_noticed_before_the_child_goes(lab, monkeypatch):
+    """It says that it wrote it, and did not."""
+    write = os.pwritev
+
+    def losing(fd: int, buffers: list[memoryview], offset: int) -> int:
+        length = sum(map(len, buffers))
+        if length >= BLOCK and lab.set_folder.as_posix() in os.readlink(f"/proc/self/fd/{fd}"):
+            return length
+        return write(fd, buffers, offset)
+
+    child = point(lab, 3)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "pwritev", losing)
+        with pytest.raises(Damaged, match="is not as it was captured"):
+            lab.merge(child)
+    lab.check_ours(point(lab, 3))
+    lab.check_ours(point(lab, 4))
+    recover(lab)
+    lab.check_all()
 
 
 def test_recovering_where_nothing_was_interrupted_does_nothing(lab):

@@ -14,6 +14,7 @@ import pytest
 
 from tests.crash.faults import counted, power_cut
 from tests.disks.everybody import assert_everybody_reads
+from tests.disks.recorder import recorded
 from tests.disks.shelf import MIB, Shelf, change, contents, noise, opened, put, reference
 from tests.oracles import libvhdi, qemu, sevenzip
 from vdbackup.disks.disk import UNIT, ParentRef
@@ -28,6 +29,7 @@ from vdbackup.disks.vhdx_metadata import (
 )
 from vdbackup.disks.vhdx_structs import (
     BAT,
+    HEADERS_AT,
     METADATA,
     Header,
     Region,
@@ -317,6 +319,19 @@ def test_a_torn_header_is_passed_over_and_mended_by_the_next_writer(tmp_path, to
     shelf.note((UNIT, noise(UNIT, 2)))
     assert len(headers(path)) == 2
     assert_everybody_reads(shelf)
+
+
+def test_both_headers_are_never_on_their_way_at_once(tmp_path):
+    """Storage that tears a sector must find one of them whole ([MS-VHDX] 2.2.2)."""
+    shelf = Shelf(tmp_path, 2 * MIB, "vhdx")
+    disk = shelf.layer((0, noise(MIB, 1)))
+    with recorded(disk) as recorder, opened(disk, "vhdx", writable=True) as writer:
+        put(writer, (0, noise(MIB, 2)))
+        writer.flush()
+        writer.adopt(str(uuid.uuid4()), str(uuid.uuid4()))
+    headers = [{at for at, _ in batch} & set(HEADERS_AT) for batch in recorder.batches]
+    assert set(HEADERS_AT) == set().union(*headers)
+    assert max(map(len, headers)) == 1
 
 
 def test_bits_that_a_power_cut_left_behind_mean_nothing(tmp_path):

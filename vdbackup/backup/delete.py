@@ -125,7 +125,6 @@ def _remove(backup_set: BackupSet, point: RecoveryPoint) -> None:
     for path in reversed(others):
         if path.exists():
             os.rename(path, path.with_name(path.name + PARTIAL))
-    sync_folder(backup_set.folder)
-    for path in others:
+    for path in others:  # under a name that each has only once it was renamed: no barrier is needed
         remove(path.with_name(path.name + PARTIAL))
     sync_folder(backup_set.folder)

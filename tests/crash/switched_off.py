@@ -1,0 +1,234 @@
+"""What safety rests on, each of it to be switched off: barriers, phases of the journal, checks."""
+
+from __future__ import annotations
+
+import ast
+import os
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import CodeType
+from typing import Any
+
+import pytest
+
+from vdbackup.backup import delete, merge, merged_layer, repair
+from vdbackup.disks import host_file, qcow2_structs, vhd
+from vdbackup.disks.formats import FORMATS
+from vdbackup.repository import draft, files, journal
+from vdbackup.repository.repository import BackupSet
+
+
+@dataclass(frozen=True)
+class Mutation:
+    """Something that is switched off.
+
+    Attributes:
+        name: in words.
+        apply: does it.
+        disk_format: that it concerns.
+        tests: that notice it, where it is not about power cuts.
+        why_not: why nothing can notice it, where that is so.
+    """
+
+    name: str
+    apply: Callable[[pytest.MonkeyPatch], None]
+    disk_format: str = "vmdk"
+    tests: tuple[str, ...] = ()
+    why_not: str = ""
+
+
+def nothing(*_: Any, **__: Any) -> None:
+    """Instead of what is switched off."""
+
+
+def _no_journal(patch: pytest.MonkeyPatch) -> None:
+    save = journal.Journal.save
+    patch.setattr(
+        journal.Journal,
+        "save",
+        lambda self, folder: save(self, folder) if self.result else None,
+    )
+
+
+def _no_second_phase(patch: pytest.MonkeyPatch) -> None:
+    save = journal.Journal.save
+    patch.setattr(
+        journal.Journal,
+        "save",
+        lambda self, folder: None if self.result else save(self, folder),
+    )
+
+
+def _parent_offered(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(journal.Journal, "offered", lambda self, folder, points: (list(points), []))
+
+
+def _cleared_first(patch: pytest.MonkeyPatch) -> None:
+    remove, clear = merge._delete_redundant, journal.Journal.clear
+
+    def redundant(folder: Path, each: journal.Journal, result: Any) -> None:
+        clear(each, folder)
+        remove(folder, each, result)
+
+    patch.setattr(merge, "_delete_redundant", redundant)
+    patch.setattr(journal.Journal, "clear", nothing)
+
+
+def _deleted_before_relinking(patch: pytest.MonkeyPatch) -> None:
+    relink, remove = merge._relink, merge._delete_redundant
+
+    def first(backup_set: BackupSet, each: journal.Journal, result: Any) -> None:
+        remove(backup_set.folder, each, result)
+        relink(backup_set, each, result)
+
+    patch.setattr(merge, "_relink", first)
+
+
+def _json_in_place(patch: pytest.MonkeyPatch) -> None:
+    def write(path: Path, data: dict[str, Any]) -> None:
+        real = os.rename
+        with pytest.MonkeyPatch.context() as inner:
+            inner.setattr(files, "PARTIAL", "")
+            inner.setattr(os, "rename", lambda a, b: None if a == b else real(a, b))
+            original(path, data)
+
+    original = files.write_json
+    for module in (draft, journal):
+        patch.setattr(module, "write_json", write)
+
+
+def _manifest_last(patch: pytest.MonkeyPatch) -> None:
+    original = delete.point_files
+
+    def reordered(*arguments: Any) -> tuple[Path, ...]:
+        manifest, *others = original(*arguments)
+        return (others[0], manifest, *others[1:])
+
+    patch.setattr(delete, "point_files", reordered)
+
+
+def _one_slot(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(vhd, "SLOTS", _Same(vhd.SLOTS))
+
+
+def _not_read_back(phase: str) -> Callable[[pytest.MonkeyPatch], None]:
+    """Whatever a merge reads back in that phase is not looked at."""
+
+    def apply(patch: pytest.MonkeyPatch) -> None:
+        check = merged_layer.check_held
+
+        def other_phases(*arguments: Any) -> None:
+            if phase not in arguments:
+                check(*arguments)
+
+        patch.setattr(merged_layer, "check_held", other_phases)
+        patch.setattr(merge, "check_held", other_phases)
+
+    return apply
+
+
+class _Same(tuple[int, ...]):
+    """Slots of which the one that is in use is taken for free."""
+
+    __slots__ = ()
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(_Never(each) for each in super().__iter__())
+
+
+class _Never(int):
+    def __ne__(self, other: object) -> bool:
+        return True
+
+    __hash__ = int.__hash__
+
+
+def _same_name_slot(patch: pytest.MonkeyPatch) -> None:
+    def used(self: qcow2_structs.HeaderCluster) -> int:
+        return self.header.backing_offset or free(self)
+
+    free = qcow2_structs.HeaderCluster.free_slot
+    patch.setattr(qcow2_structs.HeaderCluster, "free_slot", used)
+
+
+def _none(*_: Any) -> list[str]:
+    return []
+
+
+MUTATIONS = [
+    Mutation("no journal while the child is copied", _no_journal),
+    Mutation("no journal while links change", _no_second_phase),
+    Mutation("the parent is offered while it is copied into", _parent_offered),
+    Mutation("the journal goes before the redundant files", _cleared_first),
+    Mutation("the child goes before its children have other links", _deleted_before_relinking),
+    Mutation("an interrupted merge is not finished", lambda p: p.setattr(merge, "recover", _none)),
+    Mutation("JSON is written in place", _json_in_place),
+    Mutation("a deleted point's layer goes before its manifest", _manifest_last),
+    Mutation("what was half written is not swept", lambda p: p.setattr(merge, "sweep", nothing)),
+    Mutation("the length of a layer is not checked",
+             lambda p: p.setattr(BackupSet, "check_layer", nothing),
+             tests=("tests/backup/test_merge.py",)),
+    Mutation("the child is not checked before it is merged",
+             _not_read_back("Check child"), tests=("tests/backup/test_merge.py",)),
+    Mutation("what was copied is not checked", _not_read_back("Check"),
+             tests=("tests/crash/test_interrupted_merge.py",)),
+    Mutation("repair takes sets in the making for sets",
+             lambda p: p.setattr(repair, "PARTIAL", ".none")),
+    *(
+        Mutation(f"no data of {name} are synced at all",
+                 lambda p: p.setattr(host_file.HostFile, "sync", nothing), name)
+        for name in FORMATS
+    ),
+    Mutation("a VHD's new link goes into the slot in use", _one_slot, "vhd"),
+    Mutation("a QCOW2's new parent goes where the old one's name is", _same_name_slot, "qcow2"),
+]  # fmt: skip
+
+
+# ---------------------------------------------------------------------------------------- barriers
+
+
+NOT_NOTICED = {
+    "merge._take_over": "the journal is there, so recovery gives the file its name again; until "
+    "then what hangs on the child is refused with it and without it",
+}
+"""Places that call fsync, and why nothing can notice that they do not."""
+
+
+def without_line(patch: pytest.MonkeyPatch, site: str) -> None:
+    """Let the code run without a statement: "module.function:line", as records have it."""
+    where, _, line = site.rpartition(":")
+    stem, _, qualname = where.partition(".")
+    module = next(
+        module
+        for name, module in sys.modules.items()
+        if name.startswith("vdbackup.") and name.rpartition(".")[2] == stem
+    )
+    assert module.__file__
+    tree = ast.parse(Path(module.__file__).read_text())
+    code = compile(_Without(int(line)).visit(tree), module.__file__, "exec")
+    function: Any = module
+    for part in qualname.split("."):
+        function = getattr(function, part)
+    function = getattr(function, "__func__", function)
+    patch.setattr(function, "__code__", _found(code, qualname))
+
+
+class _Without(ast.NodeTransformer):
+    def __init__(self, line: int) -> None:
+        self._line = line
+
+    def visit_Expr(self, node: ast.Expr) -> ast.AST:
+        return ast.copy_location(ast.Pass(), node) if node.lineno == self._line else node
+
+
+def _found(code: CodeType, qualname: str) -> CodeType:
+    """The function's code in that of its module."""
+    waiting = [code]
+    while waiting:
+        each = waiting.pop()
+        if each.co_qualname == qualname:
+            return each
+        waiting += [inner for inner in each.co_consts if isinstance(inner, CodeType)]
+    raise LookupError(qualname)
