@@ -338,9 +338,9 @@ def _publish(folder: Path, journal: Journal, result: RecoveryPoint) -> None:
         _new_layer(folder, result): folder / journal.parent.disk,
         folder / (result.digests + PARTIAL): folder / result.digests,
     }
-    for partial, path in new.items():
-        if partial.exists():
-            os.rename(partial, path)
+    for in_flight, path in new.items():
+        if in_flight.exists():
+            os.rename(in_flight, path)
     sync_folder(folder)
 
 
