@@ -1,0 +1,305 @@
+"""What an inspection finds out about small systems that other programs put on their disks."""
+
+from __future__ import annotations
+
+import struct
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.guests import systems
+from tests.recovery import volumes
+from tests.recovery.volumes import MIB
+from vdbackup.disks.chain import Chain
+from vdbackup.recovery.guest import menus
+from vdbackup.recovery.guest.inspect import inspect
+from vdbackup.recovery.guest.model import (
+    Firmware,
+    Generator,
+    Guest,
+    LoaderKind,
+    System,
+)
+
+GRUB = b"\xeb\x63\x90" + b"GRUB Geom\0Hard Disk\0Read\0 Error\0"
+"""How GRUB's boot.img is to be known."""
+
+
+def look(disk: Path) -> Guest:
+    with Chain.open(disk, "raw") as chain:
+        return inspect(chain)
+
+
+def disk_of(disk: Path, parts: list[Path], table: str = "dos", code: bytes = GRUB) -> Path:
+    """A disk of some volumes, one after the other, that begins with boot code."""
+    sizes = [path.stat().st_size // MIB for path in parts]
+    volumes.blank(disk, (sum(sizes) + 3) * MIB)
+    kind = ", type=U" if table == "gpt" else ""
+    lines = [f"size={size}M{kind if number else ''}" for number, size in enumerate(sizes)]
+    volumes.partition(disk, f"label: {table}\n" + "\n".join(lines) + "\n")
+    with disk.open("r+b") as file:
+        file.write(code)
+        offset = MIB
+        for path, size in zip(parts, sizes, strict=True):
+            file.seek(offset)
+            file.write(path.read_bytes())
+            offset += size * MIB
+    return disk
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    (tmp_path / "tree").mkdir()
+    return tmp_path / "tree"
+
+
+@pytest.mark.parametrize("kind", ["ext4", "ext3", "xfs", "btrfs"])
+def test_a_linux_is_found_on_each_file_system(tree: Path, tmp_path: Path, kind: str) -> None:
+    systems.linux(tree, ["ahci", "virtio-blk"], root="/dev/sda1")
+    volumes.MAKERS[kind](tree, tmp_path / "root.img")
+    guest = look(disk_of(tmp_path / "disk.img", [tmp_path / "root.img"]))
+    assert (guest.system, guest.name, guest.version) == (
+        System.LINUX, "Debian GNU/Linux 12 (bookworm)", "12",
+    )  # fmt: skip
+    assert guest.architecture == "x86_64"
+    assert guest.root is not None
+    assert (guest.root.volume, guest.root.kind) == ("p1", volumes.NAMES[kind])
+    blkid = volumes.run("blkid", "-p", "-o", "value", "-s", "UUID", tmp_path / "root.img").strip()
+    assert guest.root.uuid == blkid
+    assert guest.firmware == (Firmware.BIOS,)
+    assert guest.kernel is not None
+    assert guest.kernel.version == systems.VERSION
+    assert guest.kernel.command_line == "root=/dev/sda1 ro quiet"
+    assert guest.kernel.early == {"ahci", "virtio_blk", "crc32", "sd_mod"}
+    assert guest.kernel.generator is Generator.INITRAMFS_TOOLS
+    assert "virtio_scsi" in guest.kernel.modules
+    names = {(name.name, name.file.path, name.line, name.essential) for name in guest.device_names}
+    assert names == {
+        ("/dev/sda1", "/etc/fstab", 2, True),
+        ("/dev/sda1", "/boot/grub/grub.cfg", 4, True),
+        ("/dev/sda1", "/boot/grub/grub.cfg", 9, False),
+    }
+    assert not guest.problems
+
+
+def test_a_boot_partition_of_its_own_is_found_by_fstab(tree: Path, tmp_path: Path) -> None:
+    boot = tmp_path / "boot"
+    boot.mkdir()
+    volumes_uuid = "0a0b0c0d-0000-4000-8000-000000000001"
+    fstab = f"UUID={volumes_uuid} /boot ext2 defaults 0 2\n/dev/vda2 / ext4 defaults 0 1\n"
+    systems.linux(tree, root="/dev/vda2", fstab=fstab, boot=boot)
+    volumes.ext("ext2", "-U", volumes_uuid, size=16 * MIB)(boot, tmp_path / "boot.img")
+    volumes.ext("ext4")(tree, tmp_path / "root.img")
+    guest = look(disk_of(tmp_path / "disk.img", [tmp_path / "boot.img", tmp_path / "root.img"]))
+    assert guest.root is not None
+    assert guest.root.volume == "p2"
+    assert guest.boot is not None
+    assert guest.boot.uuid == volumes_uuid
+    assert guest.kernel is not None
+    assert guest.kernel.image.volume == "p1"
+    assert guest.kernel.early >= {"virtio_pci", "virtio_blk"}
+
+
+def test_a_fedora_is_started_by_the_entries_in_its_boot(tree: Path, tmp_path: Path) -> None:
+    """GRUB's command blscfg: loader/entries, and variables from grubenv; root in a subvolume."""
+    systems.linux(tree, ["ahci"])
+    grub = tree / "boot/grub2"
+    (tree / "boot/grub").rename(grub)
+    (grub / "grub.cfg").write_text("insmod blscfg\nblscfg\n")
+    (grub / "grubenv").write_text("# GRUB Environment Block\nkernelopts=root=UUID=1 ro rhgb\n")
+    entries = tree / "boot/loader/entries"
+    entries.mkdir(parents=True)
+    for version in ("5.9.1", systems.VERSION):
+        (entries / f"1234-{version}.conf").write_text(
+            f"title Fedora\nversion {version}\nlinux /boot/vmlinuz-{version}\n"
+            f"initrd /boot/initrd.img-{version}\noptions $kernelopts quiet\n"
+        )
+    volumes.ext("ext4")(tree, tmp_path / "root.img")
+    guest = look(disk_of(tmp_path / "disk.img", [tmp_path / "root.img"]))
+    assert guest.kernel is not None
+    assert guest.kernel.command_line == "root=UUID=1 ro rhgb quiet"
+    assert guest.kernel.initramfs[0].path == f"/boot/initrd.img-{systems.VERSION}"
+
+
+@pytest.mark.parametrize(
+    ("program", "kind", "fallback"),
+    [
+        ("EFI/BOOT/BOOTX64.EFI", LoaderKind.SYSTEMD_BOOT, True),
+        ("EFI/debian/shimx64.efi", LoaderKind.GRUB, False),
+    ],
+)
+def test_the_loader_on_the_efi_partition_is_found(
+    tree: Path, tmp_path: Path, program: str, kind: LoaderKind, fallback: bool
+) -> None:
+    systems.linux(tree, ["nvme"], root="/dev/nvme0n1p1")
+    efi = tmp_path / "efi"
+    (efi / program).parent.mkdir(parents=True)
+    (efi / program).write_bytes(b"MZ... #### LoaderInfo: systemd-boot 252 ####")
+    volumes.ext("ext4")(tree, tmp_path / "root.img")
+    volumes.fat(32, 64 * MIB, "-s", "1")(efi, tmp_path / "efi.img")
+    parts = [tmp_path / "root.img", tmp_path / "efi.img"]
+    guest = look(disk_of(tmp_path / "disk.img", parts, table="gpt", code=b""))
+    assert guest.efi is not None
+    assert guest.efi.volume == "p2"
+    (loader,) = guest.loaders
+    assert (loader.kind, loader.firmware, loader.fallback) == (kind, Firmware.UEFI, fallback)
+    assert loader.program is not None
+    assert loader.program.path == f"/{program}"
+
+
+def test_a_syslinux_on_fat_is_read(tiny_linux: Path) -> None:
+    guest = look(tiny_linux)
+    assert guest.system is System.LINUX
+    assert [loader.kind for loader in guest.loaders] == [LoaderKind.SYSLINUX]
+    assert guest.kernel is not None
+    assert guest.kernel.command_line == "console=ttyS0 quiet panic=-1"
+    assert guest.kernel.early >= {"virtio_pci", "virtio_blk", "ata_piix"}
+
+
+# ------------------------------------------------------------------------------ what cannot boot
+
+
+def problems(guest: Guest) -> list[tuple[str, bool]]:
+    return [(problem.sentence.partition(":")[0], problem.blocks) for problem in guest.problems]
+
+
+def test_a_volume_of_data_says_so(tree: Path, tmp_path: Path) -> None:
+    (tree / "photo.jpg").write_bytes(b"photo")
+    volumes.ext("ext4")(tree, tmp_path / "data.img")
+    guest = look(disk_of(tmp_path / "disk.img", [tmp_path / "data.img"], code=b""))
+    assert guest.system is System.NONE
+    assert problems(guest) == [("There is no operating system on this disk", True)]
+
+
+def test_an_empty_disk_says_so(tmp_path: Path) -> None:
+    volumes.blank(tmp_path / "disk.img", MIB)
+    assert problems(look(tmp_path / "disk.img")) == [
+        ("There is nothing on this disk that could be started", True)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("magic", "sentence", "blocks"),
+    [
+        ((0, b"LUKS\xba\xbe\0\2"), "The disk is encrypted with LUKS, and there is nothing", True),
+        ((3, b"-FVE-FS-"), "The disk", True),
+    ],
+)
+def test_an_encrypted_disk_says_so(
+    tmp_path: Path, magic: tuple[int, bytes], sentence: str, blocks: bool
+) -> None:
+    volume = tmp_path / "volume.img"
+    volumes.blank(volume, 8 * MIB)
+    with volume.open("r+b") as file:
+        file.seek(magic[0])
+        file.write(magic[1])
+    guest = look(disk_of(tmp_path / "disk.img", [volume], code=b""))
+    ((said, stops),) = [(each.sentence, each.blocks) for each in guest.problems]
+    assert said.startswith(sentence)
+    assert "encrypted" in said
+    assert stops is blocks
+
+
+def test_an_encrypted_root_with_a_boot_partition_asks_for_its_passphrase(tmp_path: Path) -> None:
+    boot, secret = tmp_path / "boot", tmp_path / "secret.img"
+    boot.mkdir()
+    (tmp_path / "tree").mkdir()
+    systems.linux(tmp_path / "tree", ["ahci", "sd_mod"], boot=boot)
+    volumes.ext("ext4", size=16 * MIB)(boot, tmp_path / "boot.img")
+    volumes.blank(secret, 8 * MIB)
+    with secret.open("r+b") as file:
+        file.write(b"LUKS\xba\xbe\0\2")
+    guest = look(disk_of(tmp_path / "disk.img", [tmp_path / "boot.img", secret]))
+    assert guest.kernel is not None
+    assert "ahci" in guest.kernel.early
+    assert problems(guest) == [("The system is encrypted with LUKS", False)]
+
+
+def test_a_system_for_another_processor_says_so(tree: Path, tmp_path: Path) -> None:
+    systems.linux(tree)
+    (tree / "usr/bin/sh").write_bytes(systems.ELF_AARCH64)
+    volumes.ext("ext4")(tree, tmp_path / "root.img")
+    guest = look(disk_of(tmp_path / "disk.img", [tmp_path / "root.img"]))
+    assert problems(guest) == [
+        (("The system on this disk was made for another processor (aarch64), and vdbackup starts "
+         "only PCs."), True),
+    ]  # fmt: skip
+
+
+def test_a_hibernated_linux_says_so(tree: Path, tmp_path: Path) -> None:
+    systems.linux(tree)
+    swap = tmp_path / "swap.img"
+    volumes.blank(swap, 8 * MIB)
+    volumes.run("mkswap", swap)
+    with swap.open("r+b") as file:
+        file.seek(4086)
+        file.write(b"S1SUSPEND\0")
+    volumes.ext("ext4")(tree, tmp_path / "root.img")
+    guest = look(disk_of(tmp_path / "disk.img", [tmp_path / "root.img", swap]))
+    assert problems(guest) == [("The system was hibernated when it was backed up", False)]
+
+
+def test_a_damaged_partition_table_is_a_problem_and_no_error(tmp_path: Path) -> None:
+    disk = tmp_path / "disk.img"
+    volumes.blank(disk, 16 * MIB)
+    volumes.partition(disk, "label: gpt\nsize=8M\n")
+    with volumes.overwritten(disk, [(512, bytes(512)), (16 * MIB - 512, bytes(512))]):
+        guest = look(disk)
+    assert problems(guest) == [
+        ("The disk's partition table (GPT) is damaged, in both of its copies.", True)
+    ]
+
+
+# ------------------------------------------------------------------------------------- hostile
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("hostile")
+    (folder / "tree").mkdir()
+    systems.linux(folder / "tree")
+    volumes.ext("ext4", "-b", "1024", size=4 * MIB)(folder / "tree", folder / "root.img")
+    return disk_of(folder / "disk.img", [folder / "root.img"])
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 4095), st.binary(min_size=1, max_size=8)), max_size=8),
+    st.randoms(use_true_random=False),
+)
+def test_no_damage_makes_an_inspection_fail(
+    whole: Path, patches: list[tuple[int, bytes]], random: object
+) -> None:
+    used = [512 * sector for sector in (0, *range(2048, 2048 + 900))]
+    places = [(used[at * 7 % len(used)] + at % 505, new) for at, new in patches]
+    with volumes.overwritten(whole, places):
+        look(whole)
+
+
+def test_links_in_a_circle_lead_nowhere(tree: Path, tmp_path: Path) -> None:
+    systems.linux(tree)
+    (tree / "usr/lib/os-release").unlink()
+    (tree / "usr/lib/os-release").symlink_to("../../etc/os-release")
+    (tree / "boot" / "more").symlink_to("more")
+    volumes.ext("ext4")(tree, tmp_path / "root.img")
+    guest = look(disk_of(tmp_path / "disk.img", [tmp_path / "root.img"]))
+    assert guest.root is None or guest.system is System.LINUX
+
+
+@given(st.text(max_size=200) | st.text("menuentry linux initrd'\"{}$\n = ", max_size=200))
+def test_no_configuration_does_harm(text: str) -> None:
+    menus.grub(text)
+    menus.syslinux(text)
+    menus.loader_entry(text, menus.environment_block(text))
+    menus.preferred(text.split(), text)
+
+
+def test_an_image_that_lies_about_its_version_has_none(tree: Path, tmp_path: Path) -> None:
+    systems.linux(tree)
+    image = bytearray(systems.kernel())
+    struct.pack_into("<H", image, 0x20E, 0xFFFF)
+    (tree / f"boot/vmlinuz-{systems.VERSION}").write_bytes(image)
+    volumes.ext("ext4")(tree, tmp_path / "root.img")
+    guest = look(disk_of(tmp_path / "disk.img", [tmp_path / "root.img"]))
+    assert guest.kernel is not None
