@@ -257,7 +257,10 @@ def test_qemu_runs_in_its_sandbox(session: vm.Session) -> None:
 
 
 def test_sectors_are_as_large_as_the_source_had_them(demo: Path, sessions: Path) -> None:
-    with vm.start_session(demo, sessions_folder=sessions, title="4K", sector_size=4096) as session:
+    wish = Wish(Controller.VIRTIO)
+    with vm.start_session(
+        demo, sessions_folder=sessions, title="4K", sector_size=4096, wish=wish
+    ) as session:
         (disk,) = [
             path
             for device in session.execute("qom-list", path="/machine/peripheral-anon")

@@ -229,7 +229,7 @@ def _nothing_known(disk: Disk, found: loaders.Found) -> Guest:
             "The disk is encrypted with LUKS, and there is nothing on it that could be started.",
             "Back up the whole disk that the system starts from.",
         )
-    elif any(disk.trees):
+    elif disk.trees:
         problem = Problem(
             "There is no operating system on this disk: it holds data.",
             "Browse its files, or attach the point's disk to another machine.",
