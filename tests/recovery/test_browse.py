@@ -68,7 +68,7 @@ def test_every_file_comes_back_as_it_was(image: Path, tree: Path, tmp_path: Path
 def test_a_volume_is_named_by_its_file_system(system: str, image: Path):
     with browsing(image) as browser:
         (volume,) = browser.volumes()
-    assert (volume.number, volume.offset, volume.size) == (0, 0, image.stat().st_size)
+    assert (volume.number, volume.place.runs) == (0, ((0, image.stat().st_size),))
     assert (volume.filesystem, volume.problem) == (volumes.NAMES[system], "")
 
 
@@ -264,7 +264,7 @@ def test_partitions_that_cannot_be_read_say_why(tmp_path: Path):
             "p1": ("LUKS", "It is encrypted with LUKS."),
             "p2": (
                 "LVM",
-                "It is a part of LVM and can be put together only by a running system.",
+                "It is a part of LVM; its logical volumes are listed by their own names.",
             ),
             "p3": ("swap", "It is swap space and holds no files."),
             "p4": ("BitLocker", "It is encrypted with BitLocker."),

@@ -31,7 +31,7 @@ _READABLE = (
     (3, b"NTFS    ", "ntfs"),
 )
 
-_LVM = "It is a part of LVM; logical volumes of it that can be read are listed by their own names"
+_LVM = "It is a part of LVM; its logical volumes are listed by their own names"
 _BUILT = "It is a part of {} and can be put together only by a running system"
 _FOREIGN = "Its file system, {}, is not one that vdbackup reads"
 _OTHERS = (
