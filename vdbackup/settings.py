@@ -103,7 +103,7 @@ class Settings:
         sources: what the user has added, in that order.
         theme: light, dark, or as the desktop says.
         sessions_folder: where running VMs write, None for a folder in `Locations.data`.
-        memory_mib: memory of a VM, in MiB.
+        memory_mib: memory of a VM, in MiB; 0 gives what its system needs.
         headless: VMs run without a display.
         ask_before_backup: show what a backup will do before it is made.
         remind_after_days: a source whose last backup is older is marked.
@@ -114,7 +114,7 @@ class Settings:
     sources: tuple[KnownSource, ...] = ()
     theme: ThemeChoice = ThemeChoice.AUTO
     sessions_folder: Path | None = None
-    memory_mib: int = 1024
+    memory_mib: int = 0
     headless: bool = False
     ask_before_backup: bool = True
     remind_after_days: int = 7

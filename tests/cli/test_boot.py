@@ -102,3 +102,23 @@ def test_a_machine_that_ends_without_the_text_is_a_failure_with_its_last_words(
 
 def test_a_machine_that_ends_by_itself_is_a_success(vdbackup: Vdbackup, repository: Path):
     assert vdbackup("boot", 1, "-r", repository, "--headless", "--timeout", LIMIT).status == 0
+
+
+def test_what_was_chosen_and_why_is_said(vdbackup: Vdbackup, repository: Path):
+    options = ["-r", repository, "--headless", "--timeout", LIMIT, "--until", tiny_linux.ALIVE]
+    said = vdbackup("boot", 1, *options, "--json").json
+    assert said["hardware"]["controller"] == "virtio"
+    assert said["hardware"]["firmware"] == "bios"
+    assert "virtio: the system has its driver early." in said["hardware"]["reasons"]
+    said = vdbackup("boot", 1, *options, "--hardware", "ide", "--memory", 256)
+    assert said.status == 0
+    assert "IDE, as you asked for." in said.out
+
+
+def test_a_disk_without_a_system_is_refused(vdbackup: Vdbackup, tmp_path: Path):
+    disk = tmp_path / "disk.img"
+    disk.write_bytes(bytes(1 << 20))
+    assert vdbackup("backup", disk, "-r", tmp_path / "backups").status == 0
+    said = vdbackup("boot", 1, "-r", tmp_path / "backups", "--headless")
+    assert said.status == 1
+    assert "There is nothing on this disk that could be started" in said.err

@@ -37,7 +37,7 @@ class Boot:
         repository, set_name, point_id: the recovery point.
         sessions_folder: where the machine writes.
         display: open a window.
-        memory_mib: in MiB.
+        memory_mib: in MiB; 0 gives what the system needs.
     """
 
     title: str
@@ -103,7 +103,7 @@ class SessionThread(QThread):
             title=boot.title,
             sector_size=point.sector_size,
             display=boot.display,
-            wish=Wish(memory_mib=boot.memory_mib),
+            wish=Wish(memory_mib=boot.memory_mib or None),
             disk_format=backup_set.settings.format,
         )
 

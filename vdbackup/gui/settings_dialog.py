@@ -109,7 +109,8 @@ class SettingsDialog(parts.Dialog):
 
     def _add_machines(self, column: QVBoxLayout) -> None:
         form = _section(column, "Virtual machines")
-        self.memory = _spin(128, 1 << 20, self._settings.memory_mib, " MiB")
+        self.memory = _spin(0, 1 << 20, self._settings.memory_mib, " MiB")
+        self.memory.setSpecialValueText("what the system needs")
         self.memory.setSingleStep(256)
         form.addRow(_name("Memory"), self.memory)
         self.headless = QCheckBox("Run without a display")
