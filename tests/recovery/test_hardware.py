@@ -169,7 +169,7 @@ def test_a_disk_without_a_boot_loader_starts_its_kernel(
     with disk.open("r+b") as file:
         file.seek(MIB)
         file.write(volume.read_bytes())
-    with boot(disk, sessions) as session:
+    with boot(disk, sessions / "a, b") as session:
         assert session.hardware.direct is not None
         alive = f"{tiny_linux_builder.ALIVE} root=/dev/vda1 count=7"
         assert session.wait_for_text(alive, LIMIT), session.console_text()

@@ -158,6 +158,20 @@ def test_a_syslinux_on_fat_is_read(tiny_linux: Path) -> None:
     assert guest.kernel.early >= {"virtio_pci", "virtio_blk", "ata_piix"}
 
 
+def test_of_two_systems_the_one_is_meant_that_the_menu_starts(tmp_path: Path) -> None:
+    """The first partition holds another one, which is started by nothing any more."""
+    parts = []
+    for number, root in ((1, "/dev/sda2"), (2, "/dev/sda2")):
+        tree = tmp_path / f"tree{number}"
+        tree.mkdir()
+        systems.linux(tree, ["ahci"], root=root)
+        (tree / "etc/os-release").unlink()
+        (tree / "etc/os-release").write_text(f'PRETTY_NAME="System {number}"\n')
+        parts.append(tmp_path / f"root{number}.img")
+        volumes.ext("ext4", size=16 * MIB)(tree, parts[-1])
+    assert look(disk_of(tmp_path / "disk.img", parts)).name == "System 2"
+
+
 # ------------------------------------------------------------------------------ what cannot boot
 
 

@@ -174,7 +174,7 @@ class Machine:
             return {"-boot": "strict=on"}
         files = {"-kernel": str(self.kernel.image), "-append": self.kernel.command_line}
         if self.kernel.initramfs is not None:
-            files["-initrd"] = _escaped(str(self.kernel.initramfs))
+            files["-initrd"] = str(self.kernel.initramfs)  # no list: a comma is one
         return files
 
     def _devices(self) -> list[dict[str, Any]]:

@@ -15,6 +15,7 @@ import logging
 import lzma
 import re
 import struct
+import time
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -31,6 +32,8 @@ MOST_PACKED = 512 << 20
 MOST_UNPACKED = 2 << 30
 """Bytes that are unpacked of one at most."""
 MOST_MEMBERS = 200_000
+MOST_SECONDS = 60.0
+"""A whole one of Ubuntu takes two; what bzip2 packs well takes a minute for each GiB."""
 _MOST_NAME = 4096
 _MOST_KEPT = 1 << 20
 """Bytes of a member whose content is wanted."""
@@ -71,11 +74,11 @@ class Broken(ValueError):
 def read(data: bytes) -> Initramfs:
     """List an initramfs. What cannot be read ends it: `whole` is False then."""
     found = Initramfs()
-    at, left = 0, MOST_UNPACKED
+    at, left, deadline = 0, MOST_UNPACKED, time.monotonic() + MOST_SECONDS
     try:
         while (at := _next(data, at)) < len(data):
             source = _opened(data, at)
-            left -= _archives(source, found, left)
+            left -= _archives(source, found, left, deadline)
             at = source.end()
     except (Broken, ValueError, struct.error, EOFError, OSError, zlib.error, lzma.LZMAError,
             zstandard.ZstdError) as error:  # fmt: skip
@@ -108,7 +111,12 @@ class _Source:
         self._unpacked = unpacked
         self.end = end
         self._buffer = b""
+        self._most, self._deadline = 0, 0.0
         self.total = 0
+
+    def bound(self, most: int, deadline: float) -> None:
+        """Let it give no more than `most` bytes, and none after the monotonic time `deadline`."""
+        self._most, self._deadline = most, deadline
 
     def read(self, size: int) -> bytes:
         """`size` bytes; fewer at the end."""
@@ -121,6 +129,8 @@ class _Source:
             missing -= len(parts[-1])
         data = b"".join(parts)
         self.total += len(data)
+        if self.total > self._most or time.monotonic() > self._deadline:
+            raise Broken("it is larger than any initramfs")
         return data
 
     def skip(self, size: int) -> None:
@@ -129,14 +139,15 @@ class _Source:
             size -= got
 
 
-def _archives(source: _Source, found: Initramfs, most: int) -> int:
+def _archives(source: _Source, found: Initramfs, most: int, deadline: float) -> int:
     """List the members of the archives in `source`; returns how many bytes those have."""
+    source.bound(most, deadline)
     while magic := source.read(1):
         if magic == b"\0":
             continue
         _member(magic + source.read(_HEAD - 1), source, found)
-        if source.total > most or found.members > MOST_MEMBERS:
-            raise Broken("it is larger than any initramfs")
+        if found.members > MOST_MEMBERS:
+            raise Broken("it has more files than any initramfs")
     return source.total
 
 

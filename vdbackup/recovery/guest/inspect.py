@@ -9,6 +9,7 @@ the registry of Windows. It takes 0.3 s for a small Debian, and 2 s for a whole 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 from vdbackup.disks.chain import Chain
 from vdbackup.errors import RecoveryError
@@ -53,13 +54,10 @@ def inspect(chain: Chain) -> Guest:
 
 
 def _linux(disk: Disk, found: loaders.Found) -> Guest | None:
-    roots = list(linux.roots(disk))
-    chosen = roots[0] if roots else None
+    start = _started(disk, found)
+    chosen, menu = start.root, start.menu
     root = chosen.tree if chosen else None
-    boot = _mounted(disk, root, "/boot") or _boot_volume(disk, root)
-    places = _places(disk, root, boot, found.efi)
-    menu = next((each for tree in places if (each := linux.menu(tree))), None)
-    kernels = linux.kernels(disk, menu, places, root)
+    kernels = linux.kernels(disk, menu, start.places, root)
     if root is None and not kernels:
         return None
     kernel = kernels[0] if kernels else None
@@ -75,7 +73,7 @@ def _linux(disk: Disk, found: loaders.Found) -> Guest | None:
         architecture=architecture,
         sector_size=disk.sector_size,
         root=chosen.file_system if chosen else None,
-        boot=boot,
+        boot=start.boot,
         efi=found.efi,
         loaders=described,
         firmware_reason=found.reason,
@@ -85,6 +83,40 @@ def _linux(disk: Disk, found: loaders.Found) -> Guest | None:
         alone="" in disk.volumes,
         problems=tuple(_linux_problems(disk, chosen, kernel, described, architecture)),
     )
+
+
+@dataclass(frozen=True)
+class _Start:
+    """A root, what is mounted at its /boot, its boot loader's menu, and where that begins paths."""
+
+    root: linux.Root | None
+    boot: FileSystem | None
+    menu: linux.Menu | None
+    places: list[Tree]
+
+
+def _started(disk: Disk, found: loaders.Found) -> _Start:
+    """The system that starts by itself; where a disk has several, the one that its menu names."""
+    starts = [_start(disk, found, root) for root in (*linux.roots(disk), None)]
+    for start in starts:
+        if start.root and start.menu and _names_root(disk, start.menu, start.root):
+            return start
+    return starts[0]
+
+
+def _start(disk: Disk, found: loaders.Found, root: linux.Root | None) -> _Start:
+    tree = root.tree if root else None
+    boot = _mounted(disk, tree, "/boot") or _boot_volume(disk, tree)
+    places = _places(disk, tree, boot, found.efi)
+    menu = next((each for tree in places if (each := linux.menu(tree))), None)
+    return _Start(root, boot, menu, places)
+
+
+def _names_root(disk: Disk, menu: linux.Menu, root: linux.Root) -> bool:
+    words = menu.entries[0].command_line.split()
+    names = [word.removeprefix("root=") for word in words if word.startswith("root=")]
+    system = disk.named(names[-1]) if names else None
+    return system is not None and system.volume == root.file_system.volume
 
 
 def _mounted(disk: Disk, root: Tree | None, point: str) -> FileSystem | None:
