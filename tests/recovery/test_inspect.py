@@ -149,6 +149,28 @@ def test_the_loader_on_the_efi_partition_is_found(
     assert loader.program.path == f"/{program}"
 
 
+def test_grubs_menu_is_read_as_update_grub_writes_it() -> None:
+    text = """\
+set default="1"
+if [ "${next_entry}" ] ; then
+   set default="${next_entry}"
+fi
+menuentry 'Ubuntu' --class ubuntu $menuentry_id_option 'simple' {
+\tlinux\t/boot/vmlinuz-6.8.0-41-generic root=UUID=1234 ro  quiet splash
+\tinitrd\t/boot/initrd.img-6.8.0-41-generic
+}
+menuentry 'It\\'s "other"' {
+    linuxefi ($root)/vmlinuz root=/dev/sda2
+    initrdefi ($root)/microcode.img "($root)/initrd one.img"
+}
+"""
+    first, second = menus.grub(text)
+    assert (first.image, first.command_line, first.line) == ("/vmlinuz", "root=/dev/sda2", 10)
+    assert first.initramfs == ["/microcode.img", "/initrd one.img"]
+    assert second.image == "/boot/vmlinuz-6.8.0-41-generic"
+    assert second.command_line == "root=UUID=1234 ro  quiet splash"
+
+
 def test_a_syslinux_on_fat_is_read(tiny_linux: Path) -> None:
     guest = look(tiny_linux)
     assert guest.system is System.LINUX

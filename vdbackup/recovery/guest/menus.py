@@ -18,6 +18,8 @@ MOST_ENTRIES = 500
 _GRUB_LINUX = re.compile(r"\s*linux(?:16|efi)?\s+(\S+)\s*(.*)")
 _GRUB_INITRD = re.compile(r"\s*initrd(?:16|efi)?\s+(.+)")
 _GRUB_DEFAULT = re.compile(r"\s*set\s+default=[\"']?(\d+)[\"']?\s*$")
+_GRUB_DEVICE = re.compile(r"^\([^)]*\)")
+"""The volume in a path; without one it is that of the variable root."""
 _VARIABLE = re.compile(r"\$\{?(\w+)\}?")
 
 
@@ -50,9 +52,10 @@ def grub(text: str) -> list[Entry]:
         elif line.lstrip().startswith("menuentry "):
             title = [*_words(line), "", ""][1]
         elif (match := _GRUB_LINUX.match(line)) and len(found) < MOST_ENTRIES:
-            found.append(Entry(title, _unquoted(match[1]), [], match[2].strip(), number))
+            image = _GRUB_DEVICE.sub("", match[1].strip("\"'"))
+            found.append(Entry(title, image, [], match[2].strip(), number))
         elif (match := _GRUB_INITRD.match(line)) and found:
-            found[-1].initramfs += _words(match[1])
+            found[-1].initramfs += [_GRUB_DEVICE.sub("", word) for word in _words(match[1])]
     return _first(found, default)
 
 
@@ -142,7 +145,3 @@ def _words(line: str) -> list[str]:
         return shlex.split(line)
     except ValueError:  # a quotation that does not end
         return line.split()
-
-
-def _unquoted(word: str) -> str:
-    return word.strip("\"'")
