@@ -9,8 +9,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Protocol, Self
 
-from vdbackup.disks.disk import ParentRef, VirtualDisk
-from vdbackup.disks.extents import ZERO, BlockMap, flatten
+import numpy as np
+
+from vdbackup.disks.disk import UNIT, ParentRef, VirtualDisk
+from vdbackup.disks.extents import ZERO, BlockMap, Ranges, aligned, flatten, union
 from vdbackup.disks.formats import open_disk, probe
 from vdbackup.errors import ParentError
 
@@ -103,6 +105,25 @@ class Chain:
         except BaseException:
             layer.close()
             raise
+
+    @classmethod
+    def topped(cls, chain: Chain, tip: VirtualDisk) -> Self:
+        """A chain and one more disk on top, whatever parent that names, in any format.
+
+        That is what a virtual machine saw that wrote to `tip`. The new chain takes the other's
+        place: close it alone.
+        """
+        return cls([*chain.layers, tip])
+
+    def held_from(self, number: int) -> Ranges:
+        """What the layers from position `number` on hold, in whole units (UNIT).
+
+        Copied through this chain, it makes a disk above the layers before, in any format.
+        """
+        held: Ranges = np.empty((0, 2), np.int64)
+        for layer in self.layers[number:]:
+            held = union(held, layer.block_map().own_ranges())
+        return aligned(held, UNIT, self.size)
 
     def readinto(self, offset: int, view: memoryview) -> None:
         """Fill `view` with the disk's bytes from `offset` on."""

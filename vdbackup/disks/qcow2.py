@@ -108,6 +108,25 @@ class Qcow2Disk:
         return disk
 
     @classmethod
+    def open_knowing_parent(cls, path: Path) -> Qcow2Disk:
+        """Open for reading what a virtual machine wrote: whatever it lies on, the caller knows.
+
+        The name of its parent may be one that we do not follow ("json:..."). Raises DiskFormatError
+        or DiskError as `open` does.
+        """
+        file = HostFile.open(path)
+        try:
+            first = HeaderCluster.parse(file.read(0, CLUSTER), path, file.size)
+            if first.header.has_backing:
+                identity = first.identity(path)
+                unnamed = ParentRef(None, "", "parent", disk_format="raw")
+                first, _ = _with_parent(first, identity, unnamed)
+            return cls(file, first)
+        except BaseException:
+            file.close()
+            raise
+
+    @classmethod
     def create(
         cls,
         path: Path,
