@@ -39,7 +39,7 @@ _EXIT_LIMIT = 30.0
 """Seconds that QEMU may take to end when it is told to."""
 
 
-def start_session(
+def start_session(  # noqa: PLR0913 - nobody needs more than a few of them
     overlay: Path,
     *,
     sessions_folder: Path,
@@ -49,6 +49,7 @@ def start_session(
     wish: Wish = ANYTHING,
     display: bool = False,
     disk_format: str = "vmdk",
+    kernel: qemu.Kernel | None = None,
 ) -> Session:
     """Boot a virtual machine from `overlay`; returns as soon as the guest runs.
 
@@ -65,6 +66,7 @@ def start_session(
         wish: what the user wants of it.
         display: open QEMU's own window; else the machine runs unseen.
         disk_format: of the chain.
+        kernel: started in place of what the disk boots.
 
     Raises:
         RecoveryError: QEMU is not installed, has no window here, or does not start.
@@ -93,7 +95,7 @@ def start_session(
             sector_size=sector_size,
             hardware=hardware,
             uefi=prepared.uefi,
-            kernel=prepared.kernel,
+            kernel=kernel or prepared.kernel,
             network=wish.network,
             accelerator=choice.accelerator,
             display=window,

@@ -35,12 +35,13 @@ MOST_MEMBERS = 200_000
 MOST_SECONDS = 60.0
 """A whole one of Ubuntu takes two; what bzip2 packs well takes a minute for each GiB."""
 _MOST_NAME = 4096
-_MOST_KEPT = 1 << 20
+_MOST_KEPT = 8 << 20
 """Bytes of a member whose content is wanted."""
 _CHUNK = 1 << 20
 _HEAD = 110
 _DRIVER = re.compile(r"(?:.*/)?([^/]+)\.ko(?:\.(?:gz|xz|zst))?")
 _BUILT_IN = re.compile(r"(?:usr/)?lib/modules/[^/]+/modules\.builtin")
+_INDEX = re.compile(r"(?:usr/)?lib/modules/[^/]+/modules\.(?:dep|alias|softdep)")
 _MARKS = (
     ("lib/dracut/", Generator.DRACUT),
     ("scripts/functions", Generator.INITRAMFS_TOOLS),
@@ -56,6 +57,7 @@ class Initramfs:
         drivers: the modules' names, with underscores.
         built_in: what its list of built-in modules names, likewise.
         generator: what made it, by the files that it leaves in it.
+        indexes: the text indexes of its modules (dep, alias, softdep), by their names in it.
         members: how many files it has.
         whole: it could be read to its end.
     """
@@ -63,6 +65,7 @@ class Initramfs:
     drivers: set[str] = field(default_factory=set)
     built_in: set[str] = field(default_factory=set)
     generator: Generator = Generator.UNKNOWN
+    indexes: dict[str, bytes] = field(default_factory=dict)
     members: int = 0
     whole: bool = True
 
@@ -171,7 +174,8 @@ def _member(head: bytes, source: _Source, found: Initramfs) -> None:
     if name == "TRAILER!!!":
         return
     found.members += 1
-    wanted = _BUILT_IN.fullmatch(name) is not None and size <= _MOST_KEPT
+    listed = _BUILT_IN.fullmatch(name) or _INDEX.fullmatch(name)
+    wanted = listed is not None and size <= _MOST_KEPT
     content = source.read(size) if wanted else b""
     source.skip(-(-size // 4) * 4 - len(content))
     _note(name, content, found)
@@ -180,6 +184,8 @@ def _member(head: bytes, source: _Source, found: Initramfs) -> None:
 def _note(name: str, content: bytes, found: Initramfs) -> None:
     if match := _DRIVER.fullmatch(name):
         found.drivers.add(match[1].replace("-", "_"))
+    elif content and _INDEX.fullmatch(name):
+        found.indexes[name] = content
     elif content:
         found.built_in |= {
             module_name(line) for line in content.decode(errors="replace").splitlines()

@@ -1,0 +1,312 @@
+"""What has to be changed on a Linux disk for the hardware it is to get: found out, not yet done."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from vdbackup.errors import RecoveryError
+from vdbackup.recovery.guest import initramfs
+from vdbackup.recovery.guest.disk import Disk
+from vdbackup.recovery.guest.model import File, FileSystem, Guest, Kernel
+from vdbackup.recovery.guest.tree import Tree
+from vdbackup.recovery.hardware import Hardware
+from vdbackup.recovery.retarget import appliance, fstab, identity, loaders
+from vdbackup.recovery.retarget.cpio import padded
+from vdbackup.recovery.retarget.drivers import INDEXES, Modules, driver_archive
+from vdbackup.recovery.retarget.names import Known, Names, Use
+from vdbackup.recovery.retarget.report import FileChange
+
+_MOST_TEXT = 1 << 20
+"""Bytes of a configuration file that is edited."""
+_MOST_KERNEL = 256 << 20
+_COMMAND_LINE_FILES = (
+    "/etc/default/grub",
+    "/etc/kernel/cmdline",
+    "/boot/grub/grub.cfg",
+    "/boot/grub2/grub.cfg",
+    "/boot/grub/grubenv",
+    "/boot/grub2/grubenv",
+    "/boot/extlinux/extlinux.conf",
+    "/boot/syslinux/syslinux.cfg",
+)
+"""Where a Linux keeps command lines, besides what its boot loader was found to use."""
+_ENTRY_FOLDERS = ("/boot/loader/entries", "/loader/entries")
+_CARD_RULES = "/etc/udev/rules.d/70-persistent-net.rules"
+_CARD_FOLDERS = (
+    "/etc/sysconfig/network-scripts",
+    "/etc/netplan",
+    "/etc/NetworkManager/system-connections",
+    "/etc/systemd/network",
+)
+_CARD = re.compile(
+    r"^\s*(?:HWADDR|macaddress|mac-address|MACAddress|PermanentMACAddress)\s*[=:]", re.MULTILINE
+)
+
+
+@dataclass(frozen=True)
+class Edits:
+    """What is to be done.
+
+    Attributes:
+        task: for the appliance; None where no file is to be changed.
+        changes: the same for a person.
+        new_identity: the disk may get another identity.
+        notes: what is done besides, or left as it is, a sentence each.
+    """
+
+    task: appliance.Task | None = None
+    changes: tuple[FileChange, ...] = ()
+    new_identity: bool = False
+    notes: tuple[str, ...] = ()
+
+
+def find(disk: Disk, guest: Guest, hardware: Hardware) -> Edits:
+    """What has to be changed for `hardware`.
+
+    Raises RecoveryError where it cannot be done: a driver is nowhere, or a file cannot be read.
+    """
+    system = _System(disk, guest)
+    texts = list(_texts(system))
+    writes = [_write(system, file, after) for file, _, after in texts]
+    changes = [FileChange(file.volume, file.path, old, new) for file, old, new in texts]
+    for kernel in guest.kernels:
+        if (added := _drivers(system, kernel, hardware)) is not None:
+            writes.append(added[0])
+            changes.append(added[1])
+    if not writes:
+        return Edits()
+    keep = _uses_signature(system)
+    notes = (
+        *_card_notes(system),
+        *(["The disk keeps its signature, which PARTUUID= names."] * keep),
+    )
+    task = _task(system, writes)
+    return Edits(task, tuple(each.cut() for each in changes), not keep, notes)
+
+
+class _System:
+    """The guest's files by where they lie.
+
+    Attributes:
+        names: what its names of devices mean here.
+    """
+
+    def __init__(self, disk: Disk, guest: Guest) -> None:
+        if guest.root is None or guest.kernel is None:
+            raise RecoveryError("This recovery point holds no Linux that could be changed.")
+        self.disk, self.guest, self.root = disk, guest, guest.root
+        top = disk.trees[guest.root.volume]
+        tree = top.below(guest.root.subvolume) if guest.root.subvolume else top
+        if tree is None:
+            raise RecoveryError("The root of the system in this recovery point cannot be read.")
+        self.tree: Tree = tree
+        self.names = self._names()
+
+    def file_system(self, volume: str) -> FileSystem:
+        return self.disk.file_systems[volume]
+
+    def text(self, file: File) -> str:
+        """Bytes that are no UTF-8 come back when it is written again; "" if it is not there."""
+        data = self.disk.trees[file.volume].read(file.path, _MOST_TEXT)
+        return (data or b"").decode(errors="surrogateescape")
+
+    def in_root(self, path: str) -> File | None:
+        """A file of the root by its path in the running system, if it lies on the root's volume."""
+        real = self.tree.real_path(path) if self.tree.is_file(path) else None
+        return File(self.root.volume, real) if real else None
+
+    def command_line_files(self) -> Iterator[File]:
+        named = [name.file for name in self.guest.device_names]
+        configured = [loader.configuration for loader in self.guest.loaders if loader.configuration]
+        yield from (
+            f for f in (*named, *configured) if not f.path.endswith(("/fstab", "/crypttab"))
+        )
+        yield from (file for path in _COMMAND_LINE_FILES if (file := self.in_root(path)))
+        mounted = [each.volume for each in (self.guest.boot, self.guest.efi) if each]
+        places = [(self.root.volume, self.tree)]
+        places += [(name, self.disk.trees[name]) for name in mounted if name in self.disk.trees]
+        for volume, tree in places:
+            for folder in _ENTRY_FOLDERS:
+                for name in tree.names(folder):
+                    real = tree.real_path(f"{folder}/{name}")
+                    if name.endswith(".conf") and real:
+                        yield File(volume, real)
+        for volume, tree in places[1:]:
+            for path in _COMMAND_LINE_FILES:
+                real = tree.real_path(path.removeprefix("/boot"))
+                if path.startswith("/boot") and real and tree.is_file(path.removeprefix("/boot")):
+                    yield File(volume, real)
+
+    def _names(self) -> Names:
+        volumes, others = {}, []
+        for name, each in self.disk.file_systems.items():
+            known = Known(each.kind.lower(), each.uuid, each.label)
+            if each.logical:
+                others.append(known)
+            else:
+                volumes[int(name.removeprefix("p") or 0)] = known
+        root = int(self.root.volume.removeprefix("p") or 0) if not self.root.logical else None
+        return Names.told_from(self._uses(), volumes, root, tuple(others))
+
+    def _uses(self) -> Iterator[Use]:
+        if file := self.in_root("/etc/fstab"):
+            yield from fstab.uses(self.text(file))
+        for kernel in self.guest.kernels:
+            yield from loaders.uses(kernel.command_line)
+
+
+Change = Callable[[str, Names], str]
+
+
+def _texts(system: _System) -> Iterator[tuple[File, str, str]]:
+    """Each text file that changes: where, before, after."""
+    candidates: dict[File, Change] = {}
+    for path, change in (
+        ("/etc/fstab", fstab.stable_fstab),
+        ("/etc/crypttab", fstab.stable_crypttab),
+        (_CARD_RULES, lambda text, _: identity.without_card_rules(text)),
+    ):
+        if file := system.in_root(path):
+            candidates[file] = change
+    for file in system.command_line_files():
+        candidates.setdefault(file, loaders.stable_command_lines)
+    for file, change in candidates.items():
+        before = system.text(file)
+        after = change(before, system.names)
+        if after != before:
+            yield file, before, after
+
+
+def _write(system: _System, file: File, after: str) -> appliance.Write:
+    content = after.encode(errors="surrogateescape")
+    return appliance.Write(system.file_system(file.volume), file.path, content)
+
+
+# ---------------------------------------------------------------------------------- drivers
+
+
+def _drivers(
+    system: _System, kernel: Kernel, hardware: Hardware
+) -> tuple[appliance.Write, FileChange] | None:
+    """What is put behind a kernel's initramfs; None where nothing is missing, or it has none."""
+    if not kernel.initramfs or not hardware.edit.drivers:
+        return None
+    packed = _Initramfs(system, kernel)
+    data, added = packed.with_drivers(hardware.edit.drivers)
+    if not added:
+        return None
+    file = kernel.initramfs[-1]
+    before = len(packed.last)
+    write = appliance.Write(
+        system.file_system(file.volume), file.path, bytes(-before % 512) + data, append=True
+    )
+    said = (
+        f"{len(data)} bytes behind it: the drivers {', '.join(added)}, and indexes that name them"
+    )
+    return write, FileChange(file.volume, file.path, f"{before} bytes", said)
+
+
+class _Initramfs:
+    """A kernel's initramfs, and the modules that could be added to it.
+
+    Attributes:
+        last: the last of its files; what is added goes behind it.
+    """
+
+    def __init__(self, system: _System, kernel: Kernel) -> None:
+        parts = [_read(system, file, initramfs.MOST_PACKED) for file in kernel.initramfs]
+        self.last = parts[-1]
+        self.whole = b"".join(padded(part) for part in parts)
+        self._kernel = kernel
+        self._tree = system.tree
+        indexes: dict[str, bytes] = {}
+        for part in parts:
+            indexes |= initramfs.read(part).indexes
+        found = {name for name in indexes if name.endswith(f"/{kernel.version}/modules.dep")}
+        self._folder = min(found, default="").removesuffix("/modules.dep")
+        self._there = Modules.parse(
+            {name: _decoded(indexes.get(f"{self._folder}/{name}", b"")) for name in INDEXES}
+        )
+
+    def with_drivers(self, wanted: tuple[str, ...]) -> tuple[bytes, tuple[str, ...]]:
+        """The archive that adds them, as `driver_archive` returns it."""
+        folder = f"/lib/modules/{self._kernel.version}"
+        texts = {name: self._tree.text(f"{folder}/{name}") for name in INDEXES}
+        modules = Modules.parse(texts)
+        missing = [
+            name for name in wanted if name not in {*self._there.files, *self._kernel.built_in}
+        ]
+        if not missing:
+            return b"", ()
+        if not self._folder:
+            raise RecoveryError(
+                f"The initramfs of Linux {self._kernel.version} does not say which drivers it has, "
+                "so none can be added to it.",
+                "Choose hardware that needs no other driver (--hardware auto).",
+            )
+        return driver_archive(self._folder, self._there, modules, missing, self._module)
+
+    def _module(self, path: str) -> bytes:
+        name = f"/lib/modules/{self._kernel.version}/{path}"
+        data = self._tree.read(name, _MOST_KERNEL)
+        if data is None:
+            raise RecoveryError(f"The driver {name} in this recovery point cannot be read.")
+        return data
+
+
+def _task(system: _System, writes: list[appliance.Write]) -> appliance.Task:
+    """What the appliance does, and the first kernel with the drivers that it needs for that."""
+    kernel = system.guest.kernels[0]
+    packed = _Initramfs(system, kernel)
+    has = kernel.early | set(kernel.modules)
+    volumes = [write.volume for write in writes]
+    for controller, drivers in appliance.controllers().items():
+        if has.issuperset(drivers):
+            wanted = (*drivers, *appliance.file_system_drivers(volumes))
+            data, _ = packed.with_drivers(wanted)
+            image = _read(system, kernel.image, _MOST_KERNEL)
+            return appliance.Task(image, packed.whole + data, controller, writes)
+    raise RecoveryError(
+        f"Linux {kernel.version} in this recovery point has no driver for any disk that it could "
+        "be given to change its files.",
+        "Choose hardware that needs no changes.",
+    )
+
+
+def _read(system: _System, file: File, most: int) -> bytes:
+    data = system.disk.trees[file.volume].read(file.path, most)
+    if data is None:
+        raise RecoveryError(
+            f"The file {file.path} in this recovery point cannot be read.",
+            "Choose hardware that needs no changes, or use another recovery point.",
+        )
+    return data
+
+
+def _decoded(data: bytes) -> str:
+    return data.decode(errors="surrogateescape")
+
+
+# --------------------------------------------------------------------------------- identity
+
+
+def _uses_signature(system: _System) -> bool:
+    """Whether PARTUUID= names a partition of an MBR, which is called by the disk's signature."""
+    files = [
+        file for file in (system.in_root("/etc/fstab"), system.in_root("/etc/crypttab")) if file
+    ]
+    files += system.command_line_files()
+    short = re.compile(r"PARTUUID=\"?[0-9a-fA-F]{8}-")
+    return any(short.search(system.text(file)) for file in files)
+
+
+def _card_notes(system: _System) -> Iterator[str]:
+    for folder in _CARD_FOLDERS:
+        for name in system.tree.names(folder):
+            if _CARD.search(system.tree.text(f"{folder}/{name}")):
+                yield (
+                    f"{folder}/{name} asks for a network card with the original's address; the "
+                    "machine has another one."
+                )

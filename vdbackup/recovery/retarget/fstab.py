@@ -1,0 +1,75 @@
+"""fstab and crypttab with names that stay (UUID=), and without devices that a boot waits for.
+
+Pure functions: what stood there, what is to stand there. Formats: fstab(5), crypttab(5). Lines that
+need no change stay as they are, byte for byte.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+from vdbackup.recovery.retarget.names import Names, Use, device_of
+
+_FIELD = re.compile(r"(\S+)(\s*)")
+_CALM = ("nofail", "noauto")
+
+
+def uses(fstab: str) -> Iterator[Use]:
+    """The devices that fstab names in ways that depend on the hardware."""
+    for line in fstab.splitlines():
+        fields = _fields(line)
+        if len(fields) >= 3 and (device := device_of(fields[0])) is not None:
+            yield Use(device, fields[2], fields[1] == "/")
+
+
+def stable_fstab(text: str, names: Names) -> str:
+    """The fstab for a machine that has this disk alone, on whatever controller."""
+    return "".join(_fstab_line(line, names) for line in text.splitlines(keepends=True))
+
+
+def stable_crypttab(text: str, names: Names) -> str:
+    """The crypttab likewise: the device is its second field, the options are its fourth."""
+    return "".join(_crypttab_line(line, names) for line in text.splitlines(keepends=True))
+
+
+def _fields(line: str) -> list[str]:
+    return [] if line.lstrip().startswith("#") else line.split()
+
+
+def _fstab_line(line: str, names: Names) -> str:
+    fields = _fields(line)
+    if len(fields) < 3:
+        return line
+    if stable := names.stable(fields[0]):
+        return _with_field(line, 0, stable)
+    if fields[1] == "/" or not names.is_elsewhere(fields[0]):
+        return line
+    return _calmed(line, fields, 3, "defaults,nofail")
+
+
+def _crypttab_line(line: str, names: Names) -> str:
+    fields = _fields(line)
+    if len(fields) < 2:
+        return line
+    if stable := names.stable(fields[1]):
+        return _with_field(line, 1, stable)
+    if not names.is_elsewhere(fields[1]):
+        return line
+    return _calmed(line, fields, 3, "nofail" if len(fields) > 2 else "none nofail")
+
+
+def _calmed(line: str, fields: list[str], number: int, otherwise: str) -> str:
+    """The line with `nofail` among its options, which are its field of that number."""
+    if len(fields) <= number:
+        end = line[len(line.rstrip()) :]
+        return f"{line.rstrip()} {otherwise}{end}"
+    if any(word in fields[number].split(",") for word in _CALM):
+        return line
+    return _with_field(line, number, f"{fields[number]},nofail")
+
+
+def _with_field(line: str, number: int, value: str) -> str:
+    start = len(line) - len(line.lstrip())
+    found = list(_FIELD.finditer(line, start))
+    return line[: found[number].start(1)] + value + line[found[number].end(1) :]

@@ -1,0 +1,95 @@
+"""What was done to an overlay: a report that lies beside it, as JSON.
+
+It belongs to one overlay, which it names by that disk's identity: beside another one it says
+nothing. So an overlay and its report need not be written in one step, and whoever makes a new
+overlay need not know of reports. What is read back is hostile until checked (records.py).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from vdbackup.disks.formats import open_disk
+from vdbackup.errors import VdbackupError
+from vdbackup.recovery import records
+from vdbackup.recovery.guest.model import Guest
+from vdbackup.recovery.hardware import Hardware
+from vdbackup.repository.files import read_json, write_json
+from vdbackup.repository.model import RecoveryPoint
+from vdbackup.repository.repository import BackupSet
+
+MOST_SHOWN = 16 << 10
+"""Characters of a file that are kept in the report, before and after each."""
+
+
+@dataclass(frozen=True)
+class FileChange:
+    """A file that was changed.
+
+    Attributes:
+        volume, path: where it lies: the volume's name ("p1"), and the path in it.
+        before, after: its text, or what was done to it in words where it is none. Cut off at
+            MOST_SHOWN characters.
+    """
+
+    volume: str
+    path: str
+    before: str
+    after: str
+
+    def cut(self) -> FileChange:
+        """The same, as it goes into a report."""
+        return FileChange(self.volume, self.path, self.before[:MOST_SHOWN], self.after[:MOST_SHOWN])
+
+
+@dataclass(frozen=True)
+class RetargetReport:
+    """What was found out about a point's machine, and what was done to its overlay.
+
+    Attributes:
+        version: of vdbackup.
+        made: when, UTC, ISO 8601.
+        milliseconds: that it took.
+        overlay: the identity of the overlay that it speaks of.
+        wish: what was asked for: "auto", or a controller.
+        guest: what lies on the disk.
+        hardware: what the machine boots on now, and why.
+        changes: the files that were changed, in the overlay alone.
+        notes: what else was done, or was left, a sentence each.
+    """
+
+    version: str
+    made: str
+    milliseconds: int
+    overlay: str
+    wish: str
+    guest: Guest
+    hardware: Hardware
+    changes: tuple[FileChange, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+def report_path(backup_set: BackupSet, point: RecoveryPoint) -> Path:
+    """Where a point's report lies."""
+    return backup_set.folder / point.report
+
+
+def load(backup_set: BackupSet, point: RecoveryPoint) -> RetargetReport | None:
+    """The report on the point's overlay as it is; None without one, or if it makes no sense."""
+    try:
+        data = read_json(report_path(backup_set, point))
+        report = records.from_json(RetargetReport, data)
+        overlay = open_disk(backup_set.overlay_path(point), backup_set.settings.format)
+    except (VdbackupError, FileNotFoundError):
+        return None
+    disk_id = overlay.info.disk_id
+    overlay.close()
+    return report if report.overlay == disk_id else None
+
+
+def save(backup_set: BackupSet, point: RecoveryPoint, report: RetargetReport) -> None:
+    """Put the report beside the overlay, durably; raises RecoveryError where it is impossible."""
+    data = records.to_json(report)
+    records.from_json(RetargetReport, data)  # what cannot be read back must not be written
+    write_json(report_path(backup_set, point), data)

@@ -1,0 +1,286 @@
+"""Retarget a recovery point: choose the hardware, and change on the overlay what that needs.
+
+A plan says what would be done, `run` does it under the repository's lock: the edits are made on a
+scratch disk above the point's layers, which are only read; what they come to becomes the new
+overlay (overlay.py), and a report is put beside it (report.py). Whatever the old overlay held goes:
+retargeting begins with an empty one.
+"""
+
+from __future__ import annotations
+
+import time
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+from vdbackup import __version__
+from vdbackup.disks.chain import Chain
+from vdbackup.disks.formats import open_disk
+from vdbackup.errors import RecoveryError, UsageError
+from vdbackup.jobs import CancelToken, Plan, Report
+from vdbackup.recovery.guest.choice import choose
+from vdbackup.recovery.guest.disk import Disk
+from vdbackup.recovery.guest.inspect import inspect
+from vdbackup.recovery.guest.model import Guest, System
+from vdbackup.recovery.hardware import Controller, Edit, Hardware, Wish
+from vdbackup.recovery.retarget import appliance, edits, identity
+from vdbackup.recovery.retarget.edits import Edits
+from vdbackup.recovery.retarget.overlay import publish_overlay, scratched
+from vdbackup.recovery.retarget.report import RetargetReport, report_path, save
+from vdbackup.repository.files import remove, sync_folder
+from vdbackup.repository.model import RecoveryPoint
+from vdbackup.repository.repository import BackupSet, Repository
+
+AUTO, NONE = "auto", "none"
+"""Wishes besides the names of controllers: whatever boots, changed only if nothing else does; and
+an empty overlay, as after the capture."""
+WISHES = (AUTO, NONE, *(each.value for each in Controller))
+
+
+@dataclass(frozen=True, kw_only=True)
+class RetargetPlan(Plan):
+    """What retargeting a point would do.
+
+    Attributes:
+        wish: one of WISHES.
+        guest: what lies on the disk.
+        hardware: what the machine would get; None where the overlay is emptied.
+        edits: what would be changed on the overlay.
+    """
+
+    repository: Repository
+    set_name: str
+    point_id: str
+    wish: str
+    guest: Guest
+    hardware: Hardware | None
+    edits: Edits
+
+
+@dataclass(frozen=True)
+class _Target:
+    guest: Guest
+    hardware: Hardware
+    edits: Edits
+
+
+def plan(repository: Repository, set_name: str, point_id: str, wish: str = AUTO) -> RetargetPlan:
+    """What would be done to the point's overlay.
+
+    Args:
+        repository: where the point is.
+        set_name: its set.
+        point_id: its id.
+        wish: one of WISHES.
+
+    Raises:
+        UsageError: there is no such wish.
+        RecoveryError: the guest cannot be made to boot on that hardware.
+    """
+    backup_set = repository.set(set_name)
+    point = backup_set.point(point_id)
+    _check_wish(wish)
+    with backup_set.open_chain(point) as chain:
+        target = (
+            _Target(inspect(chain), Hardware(), Edits()) if wish == NONE else _find(chain, wish)
+        )
+    return RetargetPlan(
+        summary=_summary(point, target, wish),
+        creates=() if wish == NONE else (point.report,),
+        replaces=(point.overlay,),
+        repository=repository,
+        set_name=set_name,
+        point_id=point_id,
+        wish=wish,
+        guest=target.guest,
+        hardware=None if wish == NONE else target.hardware,
+        edits=replace(target.edits, task=None),
+    )
+
+
+def run(
+    plan: RetargetPlan, sessions_folder: Path, report: Report, cancel: CancelToken
+) -> RetargetReport | None:
+    """Do it; the report, None where the overlay was emptied.
+
+    A recovery point never changes, so what was planned is found again.
+
+    Args:
+        plan: what to do.
+        sessions_folder: where the scratch disk lies meanwhile.
+        report: called now and then.
+        cancel: looked at all the time; nothing is changed then.
+
+    Raises:
+        RecoveryError: it failed, and at which stage; the overlay is as it was.
+        RepositoryLocked: somebody else writes to the repository.
+    """
+    return retarget(
+        plan.repository, plan.set_name, plan.point_id, plan.wish, sessions_folder, report, cancel
+    )
+
+
+def retarget(
+    repository: Repository,
+    set_name: str,
+    point_id: str,
+    wish: str,
+    sessions_folder: Path,
+    report: Report,
+    cancel: CancelToken,
+) -> RetargetReport | None:
+    """Plan and run in one."""
+    started = time.monotonic()
+    _check_wish(wish)
+    with repository.lock(f"retargeting a point of {set_name}"):
+        backup_set = repository.set(set_name)
+        point = backup_set.point(point_id)
+        if wish == NONE:
+            _empty(backup_set, point, report, cancel)
+            return None
+        with backup_set.open_chain(point) as chain:
+            target = _find(chain, wish)
+            patches = (
+                identity.new_disk_identity(_reader(chain), chain.size, chain.sector_size)
+                if target.edits.new_identity and not target.guest.alone
+                else {}
+            )
+        with ExitStack() as stack:
+            scratch = None
+            if target.edits.task is not None:
+                scratch = stack.enter_context(
+                    appliance.edited(
+                        backup_set.disk_path(point),
+                        backup_set.settings.format,
+                        target.edits.task,
+                        sessions_folder=sessions_folder,
+                        sector_size=point.sector_size,
+                        report=report,
+                        cancel=cancel,
+                    )
+                )
+                _check_written(backup_set, point, scratch, target.edits.task)
+            overlay = _overlay_of(backup_set, point) if scratch is None else ""
+            if not overlay:
+                overlay = publish_overlay(backup_set, point, scratch, patches, report, cancel)
+        made = _report(target, wish, overlay, started, bool(patches))
+        save(backup_set, point, made)
+        return made
+
+
+def _report(
+    target: _Target, wish: str, overlay: str, started: float, new_identity: bool
+) -> RetargetReport:
+    notes = target.edits.notes
+    if new_identity:
+        notes += ("The disk has another identity, so that it is not taken for the original.",)
+    # what had to be changed has been
+    hardware = replace(target.hardware, edit=Edit()) if target.edits.task else target.hardware
+    return RetargetReport(
+        version=__version__,
+        made=datetime.now(UTC).isoformat(timespec="seconds"),
+        milliseconds=int((time.monotonic() - started) * 1000),
+        overlay=overlay,
+        wish=wish,
+        guest=target.guest,
+        hardware=hardware,
+        changes=target.edits.changes,
+        notes=notes,
+    )
+
+
+def _check_wish(wish: str) -> None:
+    if wish not in WISHES:
+        raise UsageError(
+            f"There is no virtual hardware {wish!r}.", f"Choose one of {', '.join(WISHES)}."
+        )
+
+
+def _find(chain: Chain, wish: str) -> _Target:
+    """What is on the disk, the hardware for it, and what that needs changed."""
+    guest = inspect(chain)
+    hardware = choose(
+        guest,
+        Wish(None if wish == AUTO else Controller(wish)),
+        sector_size=chain.sector_size,
+    )
+    edit = hardware.edit
+    essential = bool(edit.drivers) or any(name.essential for name in edit.names)
+    if not (essential if wish == AUTO else edit.needed):
+        return _Target(guest, hardware, Edits())
+    if not edit.possible or guest.system is not System.LINUX:
+        if wish == AUTO:
+            return _Target(guest, hardware, Edits())
+        raise RecoveryError(
+            f"The system in this recovery point has no driver for {wish}.",
+            "Choose other hardware, or auto.",
+        )
+    return _Target(guest, hardware, edits.find(Disk(chain), guest, hardware))
+
+
+def _summary(point: RecoveryPoint, target: _Target, wish: str) -> str:
+    if wish == NONE:
+        return f"The overlay of point {point.sequence} becomes empty again."
+    name = target.guest.name or "The machine"
+    count = len(target.edits.changes)
+    changed = "nothing is changed" if not count else f"{count} files are changed in its overlay"
+    return (
+        f"Point {point.sequence}: {name} gets a disk on {target.hardware.controller} and starts by "
+        f"{target.hardware.firmware.upper()}; {changed}."
+    )
+
+
+def _empty(
+    backup_set: BackupSet, point: RecoveryPoint, report: Report, cancel: CancelToken
+) -> None:
+    """The report goes last: beside an overlay that it does not name it says nothing."""
+    if not _overlay_of(backup_set, point):
+        publish_overlay(backup_set, point, None, {}, report, cancel)
+    remove(report_path(backup_set, point))
+    sync_folder(backup_set.folder)
+
+
+def _overlay_of(backup_set: BackupSet, point: RecoveryPoint) -> str:
+    """The identity of the point's overlay, if that is there and empty; else ""."""
+    path = backup_set.overlay_path(point)
+    if not path.exists():
+        return ""
+    overlay = open_disk(path, backup_set.settings.format)
+    try:
+        empty = not len(overlay.block_map().own_ranges())
+        return (overlay.info.disk_id or "") if empty else ""
+    finally:
+        overlay.close()
+
+
+def _reader(chain: Chain) -> identity.Read:
+    def read(offset: int, length: int) -> bytes:
+        data = bytearray(length)
+        chain.readinto(offset, memoryview(data))
+        return bytes(data)
+
+    return read
+
+
+def _check_written(
+    backup_set: BackupSet, point: RecoveryPoint, scratch: Path, task: appliance.Task
+) -> None:
+    """Read back what the appliance wrote, by the readers that had read what was there before.
+
+    They do not replay a journal and the guest's kernel did: a file that only the journal had made
+    what it was would come out as a mixture of both.
+    """
+    with scratched(backup_set, point, scratch) as chain, backup_set.open_chain(point) as below:
+        now, then = Disk(chain), Disk(below)
+        for write in task.writes:
+            before = b""
+            if write.append:
+                before = then.trees[write.volume.volume].read(write.path, 1 << 30) or b""
+            wanted = before + write.content
+            if now.trees[write.volume.volume].read(write.path, len(wanted)) != wanted:
+                raise RecoveryError(
+                    f"The file {write.path} is not what it should be after it was changed.",
+                    "The overlay is as it was. Choose hardware that needs no changes, or another "
+                    "recovery point.",
+                )
