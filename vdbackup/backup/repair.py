@@ -11,8 +11,9 @@ they were, prove that it holds what was captured, block by block; if it does not
 
 Nothing is deleted. What cannot be understood goes into the folder `quarantine` in the set's: a
 layer that is no disk with all that belongs to it, and a manifest, digests, an overlay or `set.json`
-that is damaged, before a new one is made. Whoever has a good copy of a layer puts it back into the
-set's folder and repairs again. Points that read through a layer that is gone stay, and are refused.
+that is damaged, before a new one is made; so does a report on changes to an overlay that is not
+there any more. Whoever has a good copy of a layer puts it back into the set's folder and repairs
+again. Points that read through a layer that is gone stay, and are refused.
 """
 
 from __future__ import annotations
@@ -55,6 +56,7 @@ from vdbackup.repository.repository import (
 _LAYER = re.compile(rf"^(\d{{4,}})-({'|'.join(PointType)})\.({'|'.join(FORMATS)})$")
 
 _OVERLAY = re.compile(rf"^(\d{{4,}})-overlay\.({'|'.join(FORMATS)})$")
+_REPORT = re.compile(r"^(\d{4,}-overlay)\.retarget\.json$")
 _REBUILT = "Its manifest was rebuilt from the disk."
 QUARANTINE = "quarantine"
 """The folder in a set's folder for what is broken."""
@@ -119,6 +121,7 @@ def _repair_set(
             f"belongs to it: {problem}"
         )
     overlays = _overlays(folder)
+    _put_reports_aside(folder, overlays)
     children = [layer.info for layer in layers] + list(overlays.values())
     for number, layer in enumerate(layers):
         mended = repair_identity.mend(folder, layer, children, done, report, cancel)
@@ -177,10 +180,20 @@ def _overlays(folder: Path) -> dict[Path, DiskInfo]:
     return overlays
 
 
+def _put_reports_aside(folder: Path, overlays: dict[Path, DiskInfo]) -> None:
+    """Reports that speak of no overlay that is there: an overlay made anew is empty."""
+    identities = {path.stem: info.disk_id for path, info in overlays.items()}
+    for path in sorted(folder.iterdir()):
+        match = _REPORT.match(path.name)
+        if match and _json_or_empty(path).get("overlay") != identities.get(match[1], ""):
+            _quarantine(folder, path.name)
+
+
 def _quarantine_point(folder: Path, layer: Path) -> None:
     """Put a layer aside, and what speaks of it or hangs on it alone."""
-    overlay = f"{layer.name.partition('-')[0]}-overlay{layer.suffix}"
-    for name in (layer.name, f"{layer.stem}.json", f"{layer.stem}.digests", overlay):
+    overlay = f"{layer.name.partition('-')[0]}-overlay"
+    others = (f"{overlay}{layer.suffix}", f"{overlay}.retarget.json")
+    for name in (layer.name, f"{layer.stem}.json", f"{layer.stem}.digests", *others):
         _quarantine(folder, name)
 
 

@@ -6,7 +6,7 @@ Each returns a plan or an `Outcome`, takes plain values, and knows nothing of Qt
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,7 +16,7 @@ from vdbackup.gui import words
 from vdbackup.gui.outcome import Outcome
 from vdbackup.jobs import CancelToken, Plan, Report
 from vdbackup.recovery import restore, verify
-from vdbackup.repository.model import Policy, RecoveryPoint
+from vdbackup.repository.model import RecoveryPoint
 from vdbackup.repository.repository import Repository
 from vdbackup.sources import demo_disk
 from vdbackup.sources.source import open_source
@@ -193,7 +193,8 @@ def keep_newest(
 ) -> Outcome:
     """Change how many points a set keeps, and merge what is too many now."""
     repository = Repository.open(folder)
-    repository.set_policy(set_name, Policy(keep))
+    policy = repository.set(set_name).settings.policy
+    repository.set_policy(set_name, replace(policy, keep=keep))
     if keep is None:
         return Outcome(f"{set_name} keeps all its points.")
     with repository.lock(f"merging in {set_name}", cancel):

@@ -77,6 +77,11 @@ class RecoveryPoint:
     warnings: tuple[str, ...] = ()
     unreadable: tuple[tuple[int, int], ...] = ()
 
+    @property
+    def report(self) -> str:
+        """Its file that says what was done to the overlay; it need not be there."""
+        return f"{self.overlay.partition('.')[0]}.retarget.json"
+
     def to_json(self) -> dict[str, Any]:
         """The manifest's JSON object."""
         return asdict(self)
@@ -129,6 +134,12 @@ def _number(value: Any) -> int:
     return value
 
 
+def _flag(value: Any) -> bool:
+    if type(value) is not bool:
+        raise TypeError(f"{value!r} is neither true nor false")
+    return value
+
+
 def _range(value: Any, size: int) -> tuple[int, int]:
     offset, length = value
     if _number(offset) + _number(length) > size:
@@ -169,11 +180,13 @@ class Policy:
 
     Attributes:
         keep: merge or delete older points after a capture until this many are left; None keeps all.
+        retarget: prepare each new point's overlay for booting, after the capture.
 
     Raises UsageError where not even the newest would be kept.
     """
 
     keep: int | None = None
+    retarget: bool = True
 
     def __post_init__(self) -> None:
         if self.keep is not None and self.keep < 1:
@@ -210,7 +223,8 @@ class SetSettings:
     def from_json(cls, data: dict[str, Any]) -> SetSettings:
         """Settings from `set.json`; raises RepositoryError where it makes no sense."""
         try:
-            source, keep = data["source"], data.get("policy", {}).get("keep")
+            source, policy = data["source"], data.get("policy", {})
+            keep = policy.get("keep")
             return cls(
                 source=SourceIdentity(
                     _text(source["id"]), _text(source["name"]), _text(source["path"])
@@ -218,7 +232,10 @@ class SetSettings:
                 virtual_size=_number(data["virtual_size"]),
                 sector_size=_number(data["sector_size"]),
                 format=_text(data["format"]),
-                policy=Policy(_number(keep) if keep is not None else None),
+                policy=Policy(
+                    _number(keep) if keep is not None else None,
+                    _flag(policy.get("retarget", True)),
+                ),
                 last_sequence=_number(data.get("last_sequence", 0)),
                 continues=_text(data.get("continues", "")),
             )

@@ -34,7 +34,7 @@ _SHORTEST_NUMERIC_ID = 8
 """How many characters of an id are enough to mean it; digits alone may be a sequence number."""
 
 _MANIFEST = re.compile(r"^\d{4,}-[a-z]+\.json$")
-_POINT_FILE = re.compile(r"^(\d{4,})-[a-z]+\.[a-z0-9]+$")
+_POINT_FILE = re.compile(r"^(\d{4,})-[a-z]+(?:\.retarget)?\.[a-z0-9]+$")
 
 
 @dataclass(frozen=True)
@@ -320,7 +320,7 @@ def manifest_path(folder: Path, point: RecoveryPoint) -> Path:
 
 def point_files(folder: Path, point: RecoveryPoint) -> tuple[Path, ...]:
     """Everything that belongs to a point, its manifest first: the rest counts only with that."""
-    names = (point.disk, point.overlay, point.digests)
+    names = (point.disk, point.overlay, point.digests, point.report)
     return (manifest_path(folder, point), *(folder / name for name in names))
 
 
