@@ -211,7 +211,7 @@ def test_a_point_that_does_not_exist(
 def test_a_point_that_is_ambiguous(
     vdbackup: Vdbackup, repository: Path, backed_up: list[Path], tmp_path: Path
 ):
-    manifests = sorted((repository / "laptop").glob("000?-*.json"))
+    manifests = sorted((repository / "laptop").glob("000?-*l.json"))
     for path in manifests[1:]:
         data = json.loads(path.read_text())
         path.write_text(json.dumps({**data, "id": "feed" + data["id"][4:]}))

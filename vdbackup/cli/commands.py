@@ -19,7 +19,7 @@ from vdbackup.jobs import CancelToken, Plan, Report
 from vdbackup.jobs import readable_size as size
 
 if TYPE_CHECKING:
-    from vdbackup.repository.model import RecoveryPoint
+    from vdbackup.repository.model import Policy, RecoveryPoint
     from vdbackup.repository.repository import BackupSet, Repository
 
 DONE, WARNINGS = 0, 3
@@ -36,7 +36,15 @@ def open_repository(path: Path) -> Repository:
     return repository
 
 
-def _announce(plan: Plan, options: argparse.Namespace) -> bool:
+def sessions_folder() -> Path:
+    """Where virtual machines write, by the user's settings."""
+    from vdbackup.settings import Locations, Settings
+
+    locations = Locations.from_environment()
+    return Settings.load(locations.settings_file).sessions(locations)
+
+
+def announce(plan: Plan, options: argparse.Namespace) -> bool:
     """Say what is planned; whether it is to be done."""
     if options.dry_run:
         if options.json:
@@ -74,15 +82,30 @@ def point_json(backup_set: BackupSet, point: RecoveryPoint) -> dict[str, Any]:
         "overlay": f"{backup_set.name}/{point.overlay}",
         "stored_bytes": point.stored_bytes,
         **{name: {"at": c.at, "ok": c.ok} if c else None for name, c in checks.items()},
+        "retargeted": _retargeted(backup_set, point),
         "warnings": point.warnings,
         "unreadable": point.unreadable,
     }
 
 
+def _retargeted(backup_set: BackupSet, point: RecoveryPoint) -> dict[str, Any] | None:
+    """What the report beside the overlay says in short; None without one."""
+    if not (backup_set.folder / point.report).exists():
+        return None
+    from vdbackup.recovery.retarget.report import load
+
+    report = load(backup_set, point)
+    if report is None:
+        return None
+    boots = not any(problem.blocks for problem in report.hardware.problems)
+    hardware = report.hardware.controller.value
+    return {"hardware": hardware, "boots": boots, "changed_files": len(report.changes)}
+
+
 def backup(options: argparse.Namespace) -> int:
     """Back a source up."""
     from vdbackup.backup import capture
-    from vdbackup.repository.model import Policy
+    from vdbackup.recovery.retarget.policy import after_capture
     from vdbackup.repository.repository import Repository
     from vdbackup.sources.source import open_source
 
@@ -90,13 +113,14 @@ def backup(options: argparse.Namespace) -> int:
     def planned() -> Iterator[capture.CapturePlan]:
         with open_source(options.source, options.parents_in) as source:
             capture.check_apart(source, options.repository)
+            repository = Repository.open_or_create(options.repository)
             yield capture.plan(
-                Repository.open_or_create(options.repository),
+                repository,
                 source,
                 set_name=options.set,
                 kind=options.type,
                 disk_format=options.format,
-                policy=Policy(options.keep) if options.keep else None,
+                policy=_policy(repository, source.id, options),
             )
 
     def again(report: Report, cancel: CancelToken) -> capture.CaptureResult:
@@ -104,7 +128,7 @@ def backup(options: argparse.Namespace) -> int:
             return capture.run(plan, report, cancel)
 
     with planned() as plan:
-        if not _announce(plan, options):
+        if not announce(plan, options):
             return DONE
         result: capture.CaptureResult = work(
             f"Backup of {plan.source.path}",
@@ -114,6 +138,14 @@ def backup(options: argparse.Namespace) -> int:
             again=again,
         )
     point = result.point
+    warnings: tuple[str, ...] = work(
+        "Retarget",
+        lambda report, cancel: after_capture(
+            plan.repository, result.set_name, point.id, sessions_folder(), report, cancel
+        ),
+        as_json=options.json,
+    )
+    warnings = (*result.warnings, *warnings)
     if options.json:
         data = point_json(plan.repository.set(result.set_name), point)
         print_json({"event": "result", "set": result.set_name, **data, "notes": result.notes})
@@ -121,8 +153,23 @@ def backup(options: argparse.Namespace) -> int:
         say(f"Point {point.sequence} ({point.type}): {size(point.stored_bytes)} stored.")
         for note in result.notes:
             say(note)
-    warn(result.warnings)
-    return WARNINGS if result.warnings else DONE
+    warn(warnings)
+    return WARNINGS if warnings else DONE
+
+
+def _policy(repository: Repository, source_id: str, options: argparse.Namespace) -> Policy | None:
+    """The set's policy with what the options say of it; None where they say nothing."""
+    from vdbackup.repository.model import Policy
+
+    if options.keep is None and options.retarget is None:
+        return None
+    name = options.set or repository.set_of_source(source_id)
+    known = name in repository.names()
+    policy = repository.set(name).settings.policy if known else Policy()
+    return Policy(
+        options.keep or policy.keep,
+        policy.retarget if options.retarget is None else options.retarget == "auto",
+    )
 
 
 def list_points(options: argparse.Namespace) -> int:
@@ -154,6 +201,7 @@ def _set_json(backup_set: BackupSet) -> dict[str, Any]:
         "virtual_size": settings.virtual_size,
         "format": settings.format,
         "keep": settings.policy.keep,
+        "retarget": settings.policy.retarget,
         "points": [point_json(backup_set, point) for point in backup_set.points],
     }
 
@@ -180,7 +228,7 @@ def merge(options: argparse.Namespace) -> int:
         return WARNINGS
     backup_set, point = repository.find(options.point, options.set)
     plan = merge.plan(repository, backup_set.name, point.id)
-    if not _announce(plan, options):
+    if not announce(plan, options):
         return DONE
     result: merge.MergeResult = work(
         "Merge",
@@ -216,7 +264,7 @@ def adopt(options: argparse.Namespace) -> int:
             return adopt.run(plan, report, cancel)
 
     with planned() as plan:
-        if not _announce(plan, options):
+        if not announce(plan, options):
             return DONE
         adopted = work(
             "Adopt",
@@ -234,7 +282,7 @@ def convert(options: argparse.Namespace) -> int:
 
     repository = open_repository(options.repository)
     plan = convert.plan(repository, repository.set(options.set).name, options.format, options.to)
-    if not _announce(plan, options):
+    if not announce(plan, options):
         return DONE
     converted = work(
         "Convert",
@@ -261,7 +309,7 @@ def delete(options: argparse.Namespace) -> int:
     repository = open_repository(options.repository)
     backup_set, point = repository.find(options.point, options.set)
     plan = delete.plan(repository, backup_set.name, point.id)
-    if not _announce(plan, options):
+    if not announce(plan, options):
         return DONE
     work(
         "Delete",
@@ -289,7 +337,7 @@ def restore(options: argparse.Namespace) -> int:
         overwrite=options.overwrite,
         ignore_damage=options.ignore_damage,
     )
-    if not _announce(plan, options):
+    if not announce(plan, options):
         return DONE
     warnings = work(
         "Restore", lambda report, cancel: restore.run(plan, report, cancel), as_json=options.json

@@ -7,12 +7,14 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vdbackup.cli.commands import DONE, WARNINGS, open_repository
+from vdbackup.cli.commands import DONE, WARNINGS, announce, open_repository, sessions_folder
 from vdbackup.cli.console import print_json, say, warn, work
 
 if TYPE_CHECKING:
     from vdbackup.jobs import CancelToken
     from vdbackup.recovery.hardware import Wish
+    from vdbackup.recovery.retarget.report import RetargetReport
+    from vdbackup.recovery.retarget.retarget import RetargetPlan
     from vdbackup.recovery.vm import Session
 
 
@@ -20,22 +22,22 @@ def boot(options: argparse.Namespace) -> int:
     """Boot a virtual machine from a point; what it writes is thrown away."""
     from vdbackup.errors import RecoveryError
     from vdbackup.recovery.records import to_json
+    from vdbackup.recovery.retarget.report import chosen_hardware
     from vdbackup.recovery.verify import record_boot
     from vdbackup.recovery.vm import start_session
-    from vdbackup.settings import Locations, Settings
 
     repository = open_repository(options.repository)
     backup_set, point = repository.find(options.point, options.set)
     backup_set.open_chain(point).close()  # all layers are there and belong together
-    locations = Locations.from_environment()
-    settings = Settings.load(locations.settings_file)
+    wanted = wish(options)
     started = time.monotonic()
     with start_session(
         backup_set.overlay_path(point),
-        sessions_folder=settings.sessions_folder or locations.data / "sessions",
+        sessions_folder=sessions_folder(),
         title=f"{backup_set.name} #{point.sequence}",
         sector_size=point.sector_size,
-        wish=wish(options),
+        hardware=chosen_hardware(backup_set, point, wanted),
+        wish=wanted,
         display=not options.headless,
         disk_format=backup_set.settings.format,
     ) as session:
@@ -59,6 +61,56 @@ def boot(options: argparse.Namespace) -> int:
         say(f"{options.until!r} appeared after {seconds:.1f} s ({session.accelerator}).")
     pictured = not options.screenshot or options.screenshot.exists()
     return DONE if pictured else WARNINGS
+
+
+def retarget(options: argparse.Namespace) -> int:
+    """Make a point's machine ready to boot on other hardware: on its overlay alone."""
+    from vdbackup.recovery.records import to_json
+    from vdbackup.recovery.retarget import retarget
+
+    repository = open_repository(options.repository)
+    backup_set, point = repository.find(options.point, options.set)
+    plan = retarget.plan(repository, backup_set.name, point.id, options.hardware)
+    if options.dry_run and options.json:
+        described = {"wish": plan.wish, "guest": plan.guest, "hardware": plan.hardware}
+        details = {name: to_json(value) for name, value in described.items()}
+        changes = [to_json(change) for change in plan.edits.changes]
+        print_json({"event": "plan", "summary": plan.summary, **details, "changes": changes})
+        return DONE
+    if not announce(plan, options):
+        _say_what_changes(plan)
+        return DONE
+    report: RetargetReport | None = work(
+        "Retarget",
+        lambda progress, cancel: retarget.run(plan, sessions_folder(), progress, cancel),
+        as_json=options.json,
+    )
+    if options.json:
+        print_json({"event": "result", "report": to_json(report)})
+    elif report is not None:
+        _say_what_changes(plan)
+        for note in report.notes:
+            say(note)
+        say(f"It took {report.milliseconds / 1000:.1f} s.")
+    warn([problem.sentence for problem in report.hardware.problems] if report else [])
+    blocked = report is not None and any(each.blocks for each in report.hardware.problems)
+    return WARNINGS if blocked else DONE
+
+
+def _say_what_changes(plan: RetargetPlan) -> None:
+    """The reasons for the hardware, and each file as lines that go and lines that come."""
+    import difflib
+
+    for reason in plan.hardware.reasons if plan.hardware else ():
+        say(reason)
+    for change in plan.edits.changes:
+        say(f"{change.volume}:{change.path}")
+        lines = difflib.unified_diff(
+            change.before.splitlines(), change.after.splitlines(), lineterm="", n=0
+        )
+        for line in list(lines)[2:]:
+            if not line.startswith("@@"):
+                say(f"  {line}")
 
 
 def wish(options: argparse.Namespace) -> Wish:

@@ -13,6 +13,7 @@ from vdbackup.cli import commands, machines
 
 _POINT_HELP = "an id, the unique start of one, a sequence number, or `latest`"
 _FORMATS = "vmdk, vhd, vhdx or qcow2"  # not imported: numpy would come with them
+_CONTROLLERS = ("virtio", "virtio-scsi", "ahci", "ide", "nvme", "pvscsi", "lsi", "sas")
 _Subparsers = Any  # argparse does not name the type
 
 
@@ -29,8 +30,8 @@ def build_parser() -> argparse.ArgumentParser:
     subparsers = parser.add_subparsers(required=True, metavar="COMMAND")
     for add in (
         _add_backup, _add_list, _add_merge, _add_delete, _add_restore, _add_export, _add_verify,
-        _add_repair, _add_boot, _add_files, _add_extract, _add_info, _add_convert, _add_adopt,
-        _add_demo,
+        _add_repair, _add_boot, _add_retarget, _add_files, _add_extract, _add_info, _add_convert,
+        _add_adopt, _add_demo,
     ):  # fmt: skip
         add(subparsers)
     return parser
@@ -92,6 +93,28 @@ def _add_backup(subparsers: _Subparsers) -> None:
     parser.add_argument(
         "--keep", type=_positive, metavar="N",
         help="from now on keep the newest N points of the set: older ones are merged",
+    )  # fmt: skip
+    parser.add_argument(
+        "--retarget", choices=["auto", "off"],
+        help="from now on make each new point ready to boot (auto, which is usual), or do not",
+    )  # fmt: skip
+    _dry_run(parser)
+    _json(parser)
+
+
+def _add_retarget(subparsers: _Subparsers) -> None:
+    parser = _command(
+        subparsers,
+        "retarget",
+        machines.retarget,
+        "make a point's machine ready to boot on other hardware, in its overlay alone",
+    )
+    _in_repository(parser)
+    parser.add_argument("point", metavar="POINT", help=_POINT_HELP)
+    parser.add_argument(
+        "--hardware", default="auto", choices=["auto", "none", *_CONTROLLERS],
+        help="auto: what it has drivers for, and changes only if nothing else boots it; "
+        "none: an empty overlay again",
     )  # fmt: skip
     _dry_run(parser)
     _wait(parser)
@@ -195,7 +218,7 @@ def _add_boot(subparsers: _Subparsers) -> None:
 def _hardware(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--hardware", default="auto",
-        choices=["auto", "virtio", "virtio-scsi", "ahci", "ide", "nvme", "pvscsi", "lsi", "sas"],
+        choices=["auto", *_CONTROLLERS],
         help="the disk controller that the machine finds; auto: one that it has a driver for",
     )  # fmt: skip
     parser.add_argument(

@@ -70,7 +70,8 @@ class Operations(QObject):
         title = f"Back up {entry.name}"
 
         def start(_plan: Plan | None) -> None:
-            self._run(entry.repository, title, partial(work.back_up, *what))
+            sessions = self._store.value.sessions(self._store.locations)
+            self._run(entry.repository, title, partial(work.back_up, *what, sessions))
 
         if not (self._store.value.ask_before_backup if ask is None else ask):
             start(None)

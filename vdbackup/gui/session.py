@@ -14,6 +14,7 @@ from PySide6.QtCore import QObject, QThread, Signal
 from vdbackup.errors import RecoveryError, VdbackupError, from_os
 from vdbackup.recovery import vm
 from vdbackup.recovery.hardware import Wish
+from vdbackup.recovery.retarget.report import chosen_hardware
 from vdbackup.repository.repository import Repository
 
 log = logging.getLogger(__name__)
@@ -97,13 +98,15 @@ class SessionThread(QThread):
         backup_set = Repository.open(boot.repository).set(boot.set_name)
         point = backup_set.point(boot.point_id)
         backup_set.open_chain(point).close()  # all layers are there, and as long as they were
+        wish = Wish(memory_mib=boot.memory_mib or None)
         return vm.start_session(
             backup_set.overlay_path(point),
             sessions_folder=boot.sessions_folder,
             title=boot.title,
             sector_size=point.sector_size,
             display=boot.display,
-            wish=Wish(memory_mib=boot.memory_mib or None),
+            hardware=chosen_hardware(backup_set, point, wish),
+            wish=wish,
             disk_format=backup_set.settings.format,
         )
 

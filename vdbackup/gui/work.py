@@ -54,20 +54,28 @@ def plan_backup(path: Path, folder: Path, wanted: BackupWish) -> Plan:
 
 
 def back_up(
-    path: Path, folder: Path, wanted: BackupWish, report: Report, cancel: CancelToken
+    path: Path,
+    folder: Path,
+    wanted: BackupWish,
+    sessions_folder: Path,
+    report: Report,
+    cancel: CancelToken,
 ) -> Outcome:
-    """Make a recovery point; `value` is the CaptureResult."""
+    """Make a recovery point, and make it ready to boot; `value` is the CaptureResult."""
+    from vdbackup.recovery.retarget.policy import after_capture
+
     with open_source(path) as source:
         capture.check_apart(source, folder)
         repository = Repository.open_or_create(folder)
         plan = capture.plan(repository, source, **asdict(wanted))
         result = capture.run(plan, report, cancel)
     point = result.point
+    trouble = after_capture(repository, result.set_name, point.id, sessions_folder, report, cancel)
     return Outcome(
         f"Point #{point.sequence} made: {point.type.value}, "
         f"{words.size(point.stored_bytes)} stored.",
         (*facts(point), *result.notes),
-        result.warnings,
+        (*result.warnings, *trouble),
         result,
     )
 

@@ -7,14 +7,14 @@ overlay need not know of reports. What is read back is hostile until checked (re
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from vdbackup.disks.formats import open_disk
 from vdbackup.errors import VdbackupError
 from vdbackup.recovery import records
 from vdbackup.recovery.guest.model import Guest
-from vdbackup.recovery.hardware import Hardware
+from vdbackup.recovery.hardware import ANYTHING, Hardware, Wish
 from vdbackup.repository.files import read_json, write_json
 from vdbackup.repository.model import RecoveryPoint
 from vdbackup.repository.repository import BackupSet
@@ -86,6 +86,22 @@ def load(backup_set: BackupSet, point: RecoveryPoint) -> RetargetReport | None:
     disk_id = overlay.info.disk_id
     overlay.close()
     return report if report.overlay == disk_id else None
+
+
+def chosen_hardware(
+    backup_set: BackupSet, point: RecoveryPoint, wish: Wish = ANYTHING
+) -> Hardware | None:
+    """What the report says that the point boots on; None where it is to be found out anew.
+
+    That is where there is no report, where the wish is for something else, and where the machine
+    was found not to boot: whoever finds out again says why.
+    """
+    if wish.controller is not None or wish.firmware is not None:
+        return None
+    report = load(backup_set, point)
+    if report is None or any(problem.blocks for problem in report.hardware.problems):
+        return None
+    return replace(report.hardware, memory_mib=wish.memory_mib or report.hardware.memory_mib)
 
 
 def save(backup_set: BackupSet, point: RecoveryPoint, report: RetargetReport) -> None:

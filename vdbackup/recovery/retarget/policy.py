@@ -1,0 +1,45 @@
+"""What a set's policy does for a new point: its overlay is made ready to boot, at backup time."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+from vdbackup.errors import Cancelled, VdbackupError, from_os
+from vdbackup.jobs import CancelToken, Report, patient
+from vdbackup.recovery.retarget.retarget import AUTO, retarget
+from vdbackup.repository.repository import Repository
+
+log = logging.getLogger(__name__)
+
+PATIENCE = 60.0
+"""Seconds to wait for whoever took the repository when the capture gave it back."""
+
+
+def after_capture(
+    repository: Repository,
+    set_name: str,
+    point_id: str,
+    sessions_folder: Path,
+    report: Report,
+    cancel: CancelToken,
+) -> tuple[str, ...]:
+    """Retarget a new point if its set's policy says so; what went wrong, a sentence each.
+
+    The point is there and safe: nothing that happens here fails a backup. A disk that holds no
+    system, or one that boots as it is, is only looked at.
+    """
+
+    def do(report: Report, cancel: CancelToken) -> None:
+        retarget(repository, set_name, point_id, AUTO, sessions_folder, report, cancel)
+
+    try:
+        if repository.set(set_name).settings.policy.retarget:
+            patient(do, PATIENCE)(report, cancel)
+    except Cancelled:
+        return ("The point is safe, but it was not made ready to boot, because you cancelled.",)
+    except (VdbackupError, OSError) as error:
+        log.warning("point %s was not retargeted", point_id, exc_info=True)
+        said = from_os(error) if isinstance(error, OSError) else error
+        return (f"The point is safe, but it was not made ready to boot: {said.title}",)
+    return ()
