@@ -1,0 +1,148 @@
+"""Names that depend on the hardware become names that stay; nothing else is touched."""
+
+from __future__ import annotations
+
+import pytest
+
+from vdbackup.recovery.retarget import fstab, identity, loaders
+from vdbackup.recovery.retarget.names import Device, Known, Names, Use, device_of
+
+ROOT, SWAP, HOME = "11111111-aaaa", "22222222-bbbb", "33333333-cccc"
+VOLUMES = {1: Known("ext4", ROOT, "root"), 2: Known("swap", SWAP), 5: Known("ext4", HOME, "home")}
+OURS = Names(VOLUMES, frozenset({"sda"}), (Known("xfs", "44444444-dddd"),))
+
+DEBIAN = """\
+# <file system> <mount point>   <type>  <options>       <dump>  <pass>
+/dev/sda1 /               ext4    errors=remount-ro 0       1
+/dev/sda2\tnone            swap    sw              0       0
+/dev/sda5 /home ext4 defaults 0 2
+/dev/sdb1 /srv            ext4    defaults        0       2
+/dev/sr0 /media/cdrom0   udf,iso9660 user,noauto     0       0
+tmpfs /tmp tmpfs defaults 0 0
+server:/export /net nfs defaults 0 0
+/dev/mapper/vg-data /data xfs defaults 0 0
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "device"),
+    [
+        ("/dev/sda1", Device("sda", 1)),
+        ("/dev/sda", Device("sda", 0)),
+        ("/dev/vdb12", Device("vdb", 12)),
+        ("/dev/nvme0n1p3", Device("nvme0n1", 3)),
+        ("/dev/mmcblk0p1", Device("mmcblk0", 1)),
+        ("/dev/disk/by-id/ata-X_1-part2", Device("disk/by-id/ata-X_1", 2)),
+        ("/dev/mapper/vg-root", None),
+        ("/dev/disk/by-uuid/1234", None),
+        ("UUID=1234", None),
+        ("/dev/sr0", None),
+        ("/dev/sda1/../sdb", None),
+    ],
+)
+def test_names_that_depend_on_the_hardware_are_known(name: str, device: Device | None) -> None:
+    assert device_of(name) == device
+
+
+def test_fstab_of_a_debian() -> None:
+    assert fstab.stable_fstab(DEBIAN, OURS) == (
+        DEBIAN.replace("/dev/sda1", f"UUID={ROOT}")
+        .replace("/dev/sda2", f"UUID={SWAP}")
+        .replace("/dev/sda5", f"UUID={HOME}")
+        .replace("/srv            ext4    defaults ", "/srv            ext4    defaults,nofail ")
+    )
+
+
+@pytest.mark.parametrize(
+    ("line", "wanted"),
+    [
+        (f"UUID={HOME} /home ext4 defaults 0 2", None),
+        (f'UUID="{HOME.upper()}" /home ext4 defaults 0 2', None),
+        ("LABEL=home /home ext4 defaults", None),
+        ("UUID=44444444-dddd /var xfs defaults", None),
+        ("UUID=other /x ext4 ro,nofail 0 2", None),
+        ("UUID=other /x ext4 noauto 0 2", None),
+        ("UUID=other /x ext4 ro 0 2", "UUID=other /x ext4 ro,nofail 0 2"),
+        ("LABEL=other /x ext4", "LABEL=other /x ext4 defaults,nofail"),
+        ("/dev/disk/by-uuid/other /x ext4 ro", "/dev/disk/by-uuid/other /x ext4 ro,nofail"),
+        ("UUID=other / ext4 ro 0 1", None),  # without its root it starts in no way
+        ("UUID=other none swap sw 0 0", "UUID=other none swap sw,nofail 0 0"),
+        ("/dev/sda9 /x ext4 ro", "/dev/sda9 /x ext4 ro,nofail"),
+        ("#/dev/sda1 / ext4 defaults", None),
+        ("nonsense", None),
+        ("", None),
+        ("/dev/sda1 / ext4 \udcff 0 1", f"UUID={ROOT} / ext4 \udcff 0 1"),
+    ],
+)
+def test_line_of_fstab(line: str, wanted: str | None) -> None:
+    for end in ("", "\n", "\r\n"):
+        assert fstab.stable_fstab(line + end, OURS) == (wanted or line) + end
+
+
+@pytest.mark.parametrize(
+    ("line", "wanted"),
+    [
+        ("crypt /dev/sda5 none luks", f"crypt UUID={HOME} none luks"),
+        ("crypt UUID=other none luks", "crypt UUID=other none luks,nofail"),
+        ("crypt /dev/sdb1", "crypt /dev/sdb1 none nofail"),
+        ("crypt /dev/sdb1 /key", "crypt /dev/sdb1 /key nofail"),
+        ("# crypt /dev/sda5", None),
+    ],
+)
+def test_line_of_crypttab(line: str, wanted: str | None) -> None:
+    assert fstab.stable_crypttab(line + "\n", OURS) == (wanted or line) + "\n"
+
+
+@pytest.mark.parametrize(
+    ("line", "wanted"),
+    [
+        ("  linux /vmlinuz root=/dev/sda1 ro quiet", f"  linux /vmlinuz root=UUID={ROOT} ro quiet"),
+        ('GRUB_CMDLINE_LINUX="root=/dev/sda1"', f'GRUB_CMDLINE_LINUX="root=UUID={ROOT}"'),
+        ("options root=/dev/sda1 resume=/dev/sda2", f"options root=UUID={ROOT} resume=UUID={SWAP}"),
+        ("APPEND resume=/dev/sdb2 quiet", "APPEND noresume quiet"),
+        ("root=/dev/sdb1", None),
+        ("root=/dev/mapper/vg-root", None),
+        ("set root='hd0,msdos1'", None),
+        ("search --set=root --hint-bios=hd0", None),
+        ("nfsroot=/dev/sda1", None),
+        ("root=/dev/sda11", None),
+    ],
+)
+def test_command_line(line: str, wanted: str | None) -> None:
+    assert loaders.stable_command_lines(line, OURS) == (wanted or line)
+
+
+def test_environment_block_keeps_its_length() -> None:
+    block = "# GRUB Environment Block\nkernelopts=root=/dev/sda1 ro\n".ljust(1024, "#")
+    changed = loaders.stable_command_lines(block, OURS)
+    assert len(changed) == 1024
+    assert f"kernelopts=root=UUID={ROOT} ro\n###" in changed
+
+
+def uses(*lines: str) -> list[Use]:
+    return [use for line in lines for use in fstab.uses(line)]
+
+
+@pytest.mark.parametrize(
+    ("found", "disks"),
+    [
+        (uses("/dev/sda1 / ext4", "/dev/sdb1 /srv ext4"), {"sda"}),
+        (uses("/dev/sdb1 / ext4", "/dev/sda1 /srv ext4"), {"sdb"}),
+        # the root is called by its UUID, and the other names fit this disk, or do not
+        (uses("/dev/sda2 none swap", "/dev/sda5 /home ext3"), {"sda"}),
+        (uses("/dev/sda2 /srv ext4"), set()),
+        (uses("/dev/sda7 /srv ext4"), set()),
+        ([*loaders.uses("root=/dev/vda1"), *uses("/dev/vda2 none swap")], {"vda"}),
+    ],
+)
+def test_this_disk_is_told_from_what_the_system_does_with_it(
+    found: list[Use], disks: set[str]
+) -> None:
+    assert Names.told_from(found, VOLUMES, 1).disks == disks
+
+
+def test_rules_that_name_the_original_card_are_switched_off() -> None:
+    rule = 'SUBSYSTEM=="net", ATTR{address}=="00:11:22:33:44:55", NAME="eth0"\n'
+    rules = f'# PCI device\n{rule}KERNEL=="lo"\n'
+    assert identity.without_card_rules(rules) == rules.replace(rule, f"# vdbackup: {rule}")
+    assert identity.without_card_rules("# ATTR{address}==\n") == "# ATTR{address}==\n"
