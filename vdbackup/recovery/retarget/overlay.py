@@ -88,10 +88,10 @@ def publish_overlay(
             disk_id = overlay.info.disk_id or ""
         finally:
             overlay.close()
+        os.rename(partial, final)
     except BaseException:
         remove(partial)
         raise
-    os.rename(partial, final)
     sync_folder(backup_set.folder)
     return disk_id
 
