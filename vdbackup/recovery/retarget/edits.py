@@ -20,6 +20,8 @@ from vdbackup.recovery.retarget.report import FileChange
 
 _MOST_TEXT = 1 << 20
 """Bytes of a configuration file that is edited."""
+_HIBERNATED = b"S1SUSPEND\0"
+"""In a swap space that holds an image of the memory, in the place of SWAPSPACE2."""
 _MOST_KERNEL = 256 << 20
 _COMMAND_LINE_FILES = (
     "/etc/default/grub",
@@ -71,19 +73,41 @@ def find(disk: Disk, guest: Guest, hardware: Hardware) -> Edits:
     texts = list(_texts(system))
     writes = [_write(system, file, after) for file, _, after in texts]
     changes = [FileChange(file.volume, file.path, old, new) for file, old, new in texts]
+    notes = list(_card_notes(system))
     for kernel in guest.kernels:
-        if (added := _drivers(system, kernel, hardware)) is not None:
+        try:
+            added = _drivers(system, kernel, hardware)
+        except RecoveryError as error:
+            if kernel is guest.kernel:
+                raise
+            notes.append(
+                f"Linux {kernel.version}, which does not start by itself, may not boot: "
+                f"{error.title}"
+            )
+            continue
+        if added is not None:
             writes.append(added[0])
             changes.append(added[1])
     if not writes:
         return Edits()
+    _refuse_hibernated(disk)
     keep = _uses_signature(system)
-    notes = (
-        *_card_notes(system),
-        *(["The disk keeps its signature, which PARTUUID= names."] * keep),
-    )
+    if keep:
+        notes.append("The disk keeps its signature, which PARTUUID= names.")
     task = _task(system, writes)
-    return Edits(task, tuple(each.cut() for each in changes), not keep, notes)
+    return Edits(task, tuple(each.cut() for each in changes), not keep, tuple(notes))
+
+
+def _refuse_hibernated(disk: Disk) -> None:
+    """A system that goes on where it was holds what is on its disk in memory, as that was."""
+    for name, volume in disk.volumes.items():
+        swap = volume.filesystem in ("swap", "")
+        if swap and disk.head(name)[4086:4096] == _HIBERNATED:
+            raise RecoveryError(
+                "The system in this recovery point is hibernated: it would go on with what it "
+                "remembers of its files, and destroy those that were changed meanwhile.",
+                "Choose hardware that needs no changes, or use another recovery point.",
+            )
 
 
 class _System:
