@@ -51,7 +51,8 @@ def announce(plan: Plan, options: argparse.Namespace) -> bool:
             print_json({"event": "plan", **_plan_json(plan)})
         else:
             say(plan.summary)
-            say(f"Up to {size(plan.bytes_to_copy)} are copied.")
+            if plan.bytes_to_copy:
+                say(f"Up to {size(plan.bytes_to_copy)} are copied.")
             for name in (*plan.replaces, *plan.invalidates):
                 say(f"  replaced or gone afterwards: {name}")
     elif not options.json:

@@ -224,7 +224,8 @@ def _summary(point: RecoveryPoint, target: _Target, wish: str) -> str:
         return f"The overlay of point {point.sequence} becomes empty again."
     name = target.guest.name or "The machine"
     count = len(target.edits.changes)
-    changed = "nothing is changed" if not count else f"{count} files are changed in its overlay"
+    files = "1 file is" if count == 1 else f"{count} files are"
+    changed = f"{files} changed in its overlay" if count else "nothing is changed"
     return (
         f"Point {point.sequence}: {name} gets a disk on {target.hardware.controller} and starts by "
         f"{target.hardware.firmware.upper()}; {changed}."
