@@ -73,6 +73,10 @@ class PointDetails(QScrollArea):
         self.setWidget(pane)
         self.show_point(None, None)
 
+    def put(self, widget: QWidget) -> None:
+        """Put more facts below those that are known of every point."""
+        self._column.insertWidget(self._column.indexOf(self._facts) + 1, widget)
+
     def offer(self, action: QAction, *, primary: bool = False) -> None:
         """Put an action's button below the facts."""
         name = action.objectName().replace("action", "details")

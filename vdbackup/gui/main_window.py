@@ -28,6 +28,7 @@ from vdbackup.gui.catalogue import Catalogue, Entry
 from vdbackup.gui.details import PointDetails
 from vdbackup.gui.first_run import FirstRunPage
 from vdbackup.gui.jobs_panel import JobsPanel
+from vdbackup.gui.machine_facts import MachineFacts
 from vdbackup.gui.operations import Operations
 from vdbackup.gui.sessions import Sessions
 from vdbackup.gui.sessions_list import SessionsList
@@ -76,6 +77,8 @@ class MainWindow(QMainWindow):
         self.sources = SourcesList(self._theme, self.store.value.remind_after_days)
         self.panel = TimelinePanel(self._theme)
         self.details = PointDetails()
+        self.machine = MachineFacts(self.workers)
+        self.details.put(self.machine)
         self.details.offer(self.actions_["actionBootInVm"], primary=True)
         self.details.offer(self.actions_["actionBrowse"])
         self.details.offer(self.actions_["actionRestore"])
@@ -262,6 +265,7 @@ class MainWindow(QMainWindow):
     def _on_point_selected(self) -> None:
         entry, point = self.entry, self.point
         self.details.show_point(entry, point)
+        self.machine.show_point(entry, point)
         self.actions_.update(entry, point)
 
     @Slot()

@@ -1,0 +1,113 @@
+"""What a recovery point's machine boots on, and what was changed in its overlay for that."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator
+from functools import partial
+
+from PySide6.QtCore import QTimer
+from PySide6.QtWidgets import QVBoxLayout, QWidget
+
+from vdbackup.gui import parts, words
+from vdbackup.gui.catalogue import Entry
+from vdbackup.gui.worker import Workers
+from vdbackup.jobs import CancelToken, Job, JobState, Report
+from vdbackup.recovery.retarget.report import RetargetReport, load
+from vdbackup.repository.model import RecoveryPoint
+from vdbackup.repository.repository import BackupSet
+
+PAUSE = 150  # milliseconds that a point stays chosen before its report is read: one drags past many
+
+
+class MachineFacts(QWidget):
+    """The report beside the chosen point's overlay, in words; hidden where there is none.
+
+    Attributes:
+        report: what is shown.
+    """
+
+    def __init__(self, workers: Workers, parent: QWidget | None = None) -> None:
+        super().__init__(parent)
+        self.setObjectName("machineFacts")
+        self._workers = workers
+        self.report: RetargetReport | None = None
+        self._wanted: tuple[BackupSet, RecoveryPoint] | None = None
+        self._timer = QTimer(self)
+        self._timer.setSingleShot(True)
+        self._timer.setInterval(PAUSE)
+        self._timer.timeout.connect(self._on_wanted)
+        column = QVBoxLayout(self)
+        column.setContentsMargins(0, 0, 0, 0)
+        self._summary = parts.label(selectable=True)
+        self._summary.setAccessibleName("What the machine boots on")
+        self._problems = parts.Notice(name="machineProblems", role="warning")
+        self._changes = parts.label("", "muted", selectable=True)
+        self._fold = parts.Fold("Why, and what was changed", self._changes)
+        for widget in (self._summary, self._problems, self._fold, self._changes):
+            column.addWidget(widget)
+        self._show(None)
+
+    def show_point(self, entry: Entry | None, point: RecoveryPoint | None) -> None:
+        """Show what is known of a point's machine, as soon as it has been read."""
+        backup_set = entry.backup_set if entry else None
+        wanted = (backup_set, point) if backup_set and point else None
+        if wanted is None or self._wanted is None or wanted[1].id != self._wanted[1].id:
+            self._show(None)
+        self._wanted = wanted
+        self._timer.start()
+
+    @property
+    def text(self) -> str:
+        """All that is said."""
+        return f"{self._summary.text()}\n{self._problems.text}\n{self._changes.text()}"
+
+    def _on_wanted(self) -> None:
+        if self._wanted is not None:
+            backup_set, point = self._wanted
+            job = Job("Read a report", partial(_read, backup_set, point))
+            reader = self._workers.reader(backup_set.folder.parent)
+            reader.submit(job, partial(self._on_read, point.id))
+
+    def _on_read(self, point_id: str, job: Job) -> None:
+        if self._wanted is not None and self._wanted[1].id == point_id:
+            self._show(job.result if job.state is JobState.FINISHED else None)
+
+    def _show(self, report: RetargetReport | None) -> None:
+        self.report = report
+        self.setVisible(report is not None)
+        blocking = [each for each in report.hardware.problems if each.blocks] if report else []
+        self._summary.setVisible(not blocking)
+        self._summary.setText(_summary(report) if report else "")
+        problems = report.hardware.problems if report else ()
+        sentences = (words.shown(f"{each.sentence} {each.advice}".strip()) for each in problems)
+        self._problems.say("\n\n".join(sentences))
+        self._changes.setText("\n".join(map(words.shown, _details(report))) if report else "")
+
+
+def _read(
+    backup_set: BackupSet, point: RecoveryPoint, _report: Report, _cancel: CancelToken
+) -> RetargetReport | None:
+    return load(backup_set, point)
+
+
+def _summary(report: RetargetReport) -> str:
+    hardware = report.hardware
+    name = words.shown(report.guest.name) or "The machine"
+    changed = (
+        f"{words.plural(len(report.changes), 'file')} changed in its overlay"
+        if report.changes
+        else "nothing changed"
+    )
+    return f"{name} boots on {hardware.controller} by {hardware.firmware.upper()}, {changed}."
+
+
+def _details(report: RetargetReport) -> Iterator[str]:
+    yield from report.hardware.reasons
+    for change in report.changes:
+        yield f"{change.volume}:{change.path}"
+        lines = difflib.unified_diff(
+            change.before.splitlines(), change.after.splitlines(), lineterm="", n=0
+        )
+        yield from (f"  {line}" for line in list(lines)[2:] if not line.startswith("@@"))
+    yield from report.notes
