@@ -15,6 +15,7 @@ import pytest
 
 from tests.backup.lab import Lab, sha256
 from tests.guests import debian
+from tests.guests.cache import run
 from tests.guests.debian import ALIVE, Debian
 from vdbackup.errors import Cancelled, RecoveryError
 from vdbackup.jobs import CancelToken, Progress, silent
@@ -166,6 +167,35 @@ def test_machine_that_ran_while_it_was_backed_up_is_retargeted(tmp_path: Path, r
         assert session.wait_for_text(f"{ALIVE} count=2 root=/dev/vda1", LIMIT), (
             session.console_text()
         )
+
+
+@long
+def test_new_point_that_no_hardware_boots_as_it_is_is_changed_at_backup_time(
+    tmp_path: Path,
+) -> None:
+    """Its configuration calls the root /dev/hda1, as no controller of today does."""
+    guest = Debian()
+    machine = Machine(tmp_path, guest)
+    for path in ("/etc/fstab", "/boot/grub/grub.cfg"):
+        rename_root(machine.image, guest, path)
+    point = machine.backup()
+    said = after_capture(
+        machine.repository, "disk", point.id, machine.sessions, silent, CancelToken()
+    )
+    assert said == ()
+    report = load(machine.set, point)
+    assert report is not None
+    assert [change.path for change in report.changes] == ["/etc/fstab", "/boot/grub/grub.cfg"]
+    assert report.hardware.boots
+    assert machine.boot(point) == f"{ALIVE} count=1 root=/dev/sda1"
+
+
+def rename_root(image: Path, guest: Debian, path: str) -> None:
+    """Let a file of the guest call its root /dev/hda1."""
+    where = f"{image}?offset={guest.root_start * debian.SECTOR}"
+    new = image.with_name("new")
+    new.write_text(run("debugfs", "-R", f"cat {path}", where).replace("/dev/sda1", "/dev/hda1"))
+    run("debugfs", "-w", "-f", "-", where, text=f"rm {path}\nwrite {new} {path}\n")
 
 
 # ----------------------------------------------------------------------- without any boot
