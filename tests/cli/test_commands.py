@@ -101,7 +101,7 @@ def test_merging_both_children_leaves_one_full_of_the_last_moment(
     qemu.assert_holds(repository / point["overlay"], backed_up[2])
     left = {path.suffix for path in (repository / "laptop").iterdir()}
     assert left == {".vmdk", ".json", ".digests"}
-    assert len(list((repository / "laptop").iterdir())) == 5  # the point's four, and set.json
+    assert len(list((repository / "laptop").iterdir())) == 6  # the point's five, and set.json
 
 
 def test_a_set_that_keeps_two_points_merges_the_older_ones_after_each_backup(
@@ -214,6 +214,7 @@ def test_metadata_that_was_lost_is_rebuilt_from_the_disks(
     after = vdbackup("list", "-r", repository, "--json").json["sets"][0]["points"]
     for point in (*before, *after):
         point.pop("warnings")
+        point.pop("retargeted")  # only looking at the system again would tell
     assert after == before
     assert vdbackup("verify", "-r", repository).status == 0
     qemu.assert_holds(repository / "laptop/0002-overlay.vmdk", backed_up[1])
