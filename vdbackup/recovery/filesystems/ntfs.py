@@ -29,18 +29,21 @@ from vdbackup.recovery.filesystems.node import (
     plausible,
 )
 
-_ROOT = 5
+_LOG, _VOLUME, _ROOT = 2, 3, 5
 _FIRST_USER_FILE = 24
 """Number of the first record that is not one of the file system's own files."""
 _IN_USE, _IS_FOLDER = 0x0001, 0x0002
 _STANDARD_INFORMATION, _DATA, _REPARSE_POINT = 0x10, 0x80, 0xC0
 _END = 0xFFFF_FFFF
-_ENCRYPTED = 0x4000
+_ENCRYPTED, _COMPRESSED = 0x4000, 0x00FF
 _READ_ONLY, _IS_REPARSE_POINT = 0x0001, 0x0400
 _ELSEWHERE = 0x1000 | 0x40000 | 0x400000
 """Attributes of a file whose data are not here: offline, recall on open, recall on data access."""
 _LINKS = (IO_REPARSE_TAG.SYMLINK.value, IO_REPARSE_TAG.MOUNT_POINT.value)
 _CLOUD, _CLOUD_VARIANT = 0x9000001A, 0xF000
+_DIRTY = 0x0001
+_RESTART_PAGE = 4096
+_NO_CLIENT, _LOG_IS_CLEAN = 0xFFFF, 0x0002
 _DOS_NAME = 2
 _LAST_ENTRY = 2
 _EPOCH = 11_644_473_600 * 10**9
@@ -121,6 +124,49 @@ class NtfsNode(Node):
         if any(count < 0 for _, count in runs) or clusters * cluster_size < size:
             raise Unreadable("its map of clusters is damaged")
         return Content(stream, size, data_ranges(runs, cluster_size, written))
+
+    def places(self) -> list[tuple[int, int, int]]:
+        """Where the file's bytes lie: the first one's number, its place in the volume, how many.
+
+        Raises:
+            Unreadable: they do not lie there as they are: compressed, encrypted, with holes, or in
+                the file's record.
+        """
+        content = self.content()
+        record = self._record.attributes.find("", ATTRIBUTE_TYPE_CODE.DATA)
+        if self._header.resident is not None or record.header.flags & (_COMPRESSED | _ENCRYPTED):
+            raise Unreadable("its bytes do not lie on the disk as they are")
+        found: list[tuple[int, int, int]] = []
+        position, cluster_size = 0, self._fs.cluster_size
+        for start, count in content.stream.runlist:
+            length = min(count * cluster_size, content.size - position)
+            if length <= 0:
+                break
+            if start is None:
+                raise Unreadable("it has holes")
+            found.append((position, start * cluster_size, length))
+            position += length
+        return found
+
+    def unclean(self) -> bool:
+        """Whether the file system waits for a check, or its log for being applied.
+
+        Specification of the log: "$LogFile" in the documentation of NTFS; what ntfs-3g takes for
+        clean in logfile.c.
+        """
+        volume = self._fs.mft.get(_VOLUME).open("", ATTRIBUTE_TYPE_CODE.VOLUME_INFORMATION)
+        (flags,) = struct.unpack_from("<10xH", volume.read(12))
+        if flags & _DIRTY:
+            return True
+        log = self._fs.mft.get(_LOG).open().read(2 * _RESTART_PAGE)
+        pages = [log[:_RESTART_PAGE], log[_RESTART_PAGE:]]
+        if all(page[:4] == b"\xff\xff\xff\xff" for page in pages):
+            return False  # emptied, as after a repair
+        found = [_restart_area(page) for page in pages if page[:4] in (b"RSTR", b"CHKD")]
+        if not found:
+            return True
+        _, client, flags = max(found)
+        return client != _NO_CLIENT and not flags & _LOG_IS_CLEAN
 
     def _target(self) -> str:
         """As Windows shows it; a relative one with slashes, as Linux needs it."""
@@ -209,6 +255,13 @@ def _parse_record(data: bytes) -> _Header:
             tag = int.from_bytes(data[value : value + 4], "little")
         offset += length
     return _Header(flags, sequence, modified * 100 - _EPOCH, attributes, size, resident, tag)
+
+
+def _restart_area(page: bytes) -> tuple[int, int, int]:
+    """Of the log: the last number given, its first client, and its flags."""
+    (offset,) = struct.unpack_from("<H", page, 24)
+    sequence, client, flags = struct.unpack_from("<QxxxxHH", page, offset)
+    return sequence, client, flags
 
 
 def _parse_index(data: bytes, start: int) -> Iterator[tuple[int, int, str]]:

@@ -25,6 +25,7 @@ from vdbackup.recovery.guest.model import (
     System,
 )
 from vdbackup.recovery.guest.tree import Tree
+from vdbackup.recovery.guest.windows import inspect_windows
 from vdbackup.recovery.volumes import Volume
 
 _OTHER_DISK = "Boot another recovery point, or restore this one to get at its files."
@@ -197,18 +198,26 @@ def _windows(disk: Disk, found: loaders.Found) -> Guest | None:
     for name, tree in disk.trees.items():
         if disk.file_systems[name].kind != "NTFS":
             continue
-        if tree.is_file("/Windows/System32/config/SYSTEM"):
+        if windows := inspect_windows(tree):
             return Guest(
                 System.WINDOWS,
-                name="Windows",
+                name=windows.name,
+                version=windows.version,
+                architecture=windows.architecture,
                 sector_size=disk.sector_size,
                 root=disk.file_systems[name],
                 efi=found.efi,
                 loaders=found.loaders,
                 firmware_reason=found.reason,
+                services=windows.services,
+                inactive_services=windows.inactive_services,
                 graphical=True,
                 alone="" in disk.volumes,
-                problems=tuple(_no_loader(found.loaders)),
+                problems=(
+                    *windows.problems,
+                    *_no_loader(found.loaders),
+                    *_foreign_architecture(windows.architecture),
+                ),
             )
     if any(disk.with_kind("BitLocker")):
         return _bitlocker(disk, found)
