@@ -36,7 +36,8 @@ OF_2009: dict[str, Service] = {
 _ELSEWHERE = {"tcpip": (0, None), "Größe": (3, None)}
 """Services that have nothing to do with disks; one whose name is not ASCII."""
 
-VOLUME_AT = 1 * MIB
+VOLUME_AT, VOLUME_SIZE = 1 * MIB, 16 * MIB
+"""Of a disk for a BIOS, in bytes."""
 
 
 @dataclass(frozen=True)
@@ -207,7 +208,7 @@ def with_bios(folder: Path) -> Path:
 
 def volume(folder: Path, image: Path) -> Path:
     """An NTFS volume with the folder's files."""
-    volumes.ntfs()(folder, image)
+    volumes.ntfs(size=VOLUME_SIZE)(folder, image)
     image.with_suffix(".wim").unlink()
     return image
 

@@ -133,12 +133,12 @@ def btrfs(tree: Path, image: Path) -> None:
     run("mkfs.btrfs", "-q", "--rootdir", tree, image)
 
 
-def ntfs(*options: str) -> Callable[[Path, Path], None]:
+def ntfs(*options: str, size: int = 48 * MIB) -> Callable[[Path, Path], None]:
     """Makes NTFS, with links as Windows has them."""
 
     def make(tree: Path, image: Path) -> None:
         archive = image.with_suffix(".wim")
-        blank(image, 48 * MIB)
+        blank(image, size)
         run("mkntfs", "--quiet", "--force", "--quick", *options, image)
         run("wimlib-imagex", "capture", tree, archive, "--compress=none")
         run("wimlib-imagex", "apply", archive, "1", image)

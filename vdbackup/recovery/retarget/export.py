@@ -1,0 +1,148 @@
+"""One partition of a scratch disk as a plain file, for tools that work on files or devices.
+
+qemu-storage-daemon exports it by FUSE onto a file of ours: nothing is mounted as a disk, and nobody
+has to be root. The daemon is our child, not a daemon: it ends with the `with` block whatever
+happens in there, and with it what it has put over the file.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from vdbackup.errors import RecoveryError
+from vdbackup.recovery import qemu
+
+DAEMON = "qemu-storage-daemon"
+_UNMOUNT = "fusermount3"
+_LIMIT = 30.0
+"""Seconds that the daemon may take to begin, and to end."""
+_POLL = 0.02
+
+
+@contextmanager
+def exported(
+    scratch: Path, backing: qemu.Backing, offset: int, size: int, folder: Path
+) -> Iterator[Path]:
+    """A file whose bytes are those of a partition of `scratch`, for reading and writing.
+
+    Args:
+        scratch: a qcow2 child of `backing`; takes what is written, and is complete afterwards.
+        backing: what it lies on; is opened for reading.
+        offset: of the partition, in bytes.
+        size: likewise.
+        folder: takes a folder with the file in it for as long as it is there.
+
+    Raises:
+        RecoveryError: a program is missing, or the kernel has no FUSE for this user.
+    """
+    _check_programs()
+    with tempfile.TemporaryDirectory(prefix="export-", dir=folder) as own:
+        file, complaints = Path(own) / "partition", Path(own) / "complaints"
+        file.touch()
+        before = file.stat().st_dev
+        with complaints.open("wb") as output:
+            daemon = subprocess.Popen(
+                _command(scratch, backing, offset, size, file),
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+            )
+        try:
+            _wait_until_there(daemon, file, before, complaints)
+            yield file
+        finally:
+            _end(daemon, file, before)
+        if daemon.returncode:
+            raise _failed(complaints)
+
+
+def _check_programs() -> None:
+    for program, package in ((DAEMON, "qemu-system-common"), (_UNMOUNT, "fuse3")):
+        if shutil.which(program) is None:
+            raise RecoveryError(
+                f"Files cannot be put into the overlay: {program} is not installed.",
+                f"Install it with: sudo apt install {package}",
+            )
+    if not os.access("/dev/fuse", os.R_OK | os.W_OK):
+        raise RecoveryError(
+            "Files cannot be put into the overlay: there is no FUSE for you here (/dev/fuse).",
+            "Load the kernel's module fuse, or choose hardware that needs no new files.",
+        )
+
+
+def _command(scratch: Path, backing: qemu.Backing, offset: int, size: int, file: Path) -> list[str]:
+    disk = {
+        "driver": "qcow2",
+        "node-name": "scratch",
+        "backing": backing.nodes[-1]["node-name"],
+        "file": {"driver": "file", "filename": str(scratch)},
+    }
+    part = {
+        "driver": "raw",
+        "node-name": "partition",
+        "offset": offset,
+        "size": size,
+        "file": "scratch",
+    }
+    export = {
+        "type": "fuse",
+        "id": "export",
+        "node-name": "partition",
+        "mountpoint": str(file),
+        "writable": True,
+        "allow-other": "off",
+    }
+    return [
+        *("setpriv", "--pdeathsig", "TERM"),  # it ends with us, also where we are killed
+        DAEMON,
+        *(
+            word
+            for node in (*backing.nodes, disk, part)
+            for word in ("--blockdev", json.dumps(node))
+        ),
+        *("--export", json.dumps(export)),
+    ]
+
+
+def _wait_until_there(
+    daemon: subprocess.Popen[bytes], file: Path, before: int, complaints: Path
+) -> None:
+    deadline = time.monotonic() + _LIMIT
+    while file.stat().st_dev == before:
+        if daemon.poll() is not None or time.monotonic() > deadline:
+            raise _failed(complaints)
+        time.sleep(_POLL)
+
+
+def _end(daemon: subprocess.Popen[bytes], file: Path, before: int) -> None:
+    """End the daemon, which writes out what it has, and see to it that the file is a file again."""
+    daemon.terminate()
+    try:
+        daemon.wait(_LIMIT)
+    except subprocess.TimeoutExpired:
+        daemon.kill()
+        daemon.wait()
+    if _is_mount(file, before):
+        subprocess.run([_UNMOUNT, "-u", "-z", str(file)], capture_output=True, check=False)
+
+
+def _is_mount(file: Path, before: int) -> bool:
+    try:
+        return file.stat().st_dev != before
+    except OSError:  # a mount whose daemon is gone does not answer
+        return True
+
+
+def _failed(complaints: Path) -> RecoveryError:
+    return RecoveryError(
+        "Files cannot be put into the overlay: the partition could not be exported.",
+        qemu.first_complaint(complaints.read_text(errors="replace")),
+    )

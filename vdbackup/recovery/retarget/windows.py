@@ -1,0 +1,344 @@
+r"""Make a Windows start from another controller: changes in its registry, and drivers it lacks.
+
+There are two ways onto the disk, and each has what the other has not:
+
+- A driver that Windows has needs two numbers: Start, and what stands below StartOverride. Four
+  bytes each, and they lie in the file SYSTEM at known places, and that file in known clusters: they
+  are written there, into the overlay itself. No process runs and no structure of NTFS or of the
+  registry changes, so nothing can be left half done. (Deleting StartOverride, as others do, would
+  move cells; a zero in it means the same.)
+- New keys and new files need room. The hive is taken out, changed by hivexsh and put back by
+  ntfscp, beside the driver's files, into the partition as a plain file (export.py), on a scratch
+  disk that becomes the overlay.
+
+Both refuse a Windows that is hibernated, encrypted, or was not shut down: what is on its disk then
+is not what it will go on with.
+
+What stays as it is: the disk's signature and the identities of its partitions. Windows' boot
+configuration finds its partition by them, and MountedDevices its letters, so that another one
+would not boot; they say nothing to the network, and the original's disk is not seen by the machine.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from vdbackup.errors import RecoveryError
+from vdbackup.jobs import CancelToken
+from vdbackup.recovery import qemu
+from vdbackup.recovery.filesystems.node import Unreadable, reading
+from vdbackup.recovery.filesystems.ntfs import NtfsNode
+from vdbackup.recovery.guest.drivers import WINDOWS
+from vdbackup.recovery.guest.hive import Hive, Key
+from vdbackup.recovery.guest.model import FileSystem
+from vdbackup.recovery.guest.tree import Tree
+from vdbackup.recovery.guest.windows import (
+    HIVES,
+    Service,
+    Windows,
+    inspect_windows,
+    open_hive,
+    storage_services,
+)
+from vdbackup.recovery.hardware import Controller
+from vdbackup.recovery.retarget import hive_edit
+from vdbackup.recovery.retarget.export import exported
+from vdbackup.recovery.retarget.hive_edit import KeyEdit, NumberEdit
+from vdbackup.recovery.retarget.windows_drivers import (
+    DRIVERS,
+    DriverFiles,
+    critical_keys,
+    find_driver,
+    package_keys,
+    service_keys,
+)
+
+log = logging.getLogger(__name__)
+
+KEEPS_IDENTITY = (
+    "The disk keeps its signature: Windows finds what it boots from by it, and its drive letters."
+)
+"""For a report: what else changes a disk's identity must not do so here."""
+
+COPY = "ntfscp"
+_ADMINISTRATORS = ":/usr/sbin:/sbin"
+"""Where Debian has it, and an ordinary user does not look."""
+_LIMIT = 120.0
+"""Seconds that ntfscp may take for a file."""
+_CHUNK = 1 << 20
+
+
+@dataclass(frozen=True)
+class Change:
+    """What becomes of a file, for a person: its path from the volume's root on, and texts."""
+
+    path: str
+    before: str
+    after: str
+
+
+@dataclass(frozen=True)
+class WindowsEdits:
+    """What is to be done to a Windows.
+
+    Attributes:
+        hive: SYSTEM, from the volume's root on, as its names are spelled there.
+        numbers: to be changed in it.
+        patches: the same where they lie on the disk: by its bytes' numbers. Empty where the hive is
+            replaced.
+        keys: to be made or filled in it.
+        copies: files of ours, and where they go.
+        changes: all of that, for a person; empty where there is nothing to be done.
+    """
+
+    hive: str
+    numbers: tuple[NumberEdit, ...] = ()
+    patches: Mapping[int, bytes] = field(default_factory=dict)
+    keys: tuple[KeyEdit, ...] = ()
+    copies: tuple[tuple[Path, str], ...] = ()
+    changes: tuple[Change, ...] = ()
+
+    @property
+    def needs_tools(self) -> bool:
+        """Whether numbers in their places do not do."""
+        return bool(self.keys or self.copies)
+
+
+def plan_windows(
+    tree: Tree, volume: FileSystem, controller: Controller, drivers: Path | None = None
+) -> WindowsEdits:
+    """What makes a Windows start from a controller. Reads only.
+
+    Args:
+        tree: the files of its volume.
+        volume: where that lies.
+        controller: what it is to find its disk on.
+        drivers: a folder with drivers that it does not have.
+
+    Raises:
+        RecoveryError: it may not be changed as it is, or has no driver for the controller.
+    """
+    windows = inspect_windows(tree)
+    if windows is None:
+        raise RecoveryError("There is no Windows on this volume.", "Look for it on another one.")
+    if windows.problems:
+        problem = windows.problems[0]
+        raise RecoveryError(problem.sentence, problem.advice)
+    with reading("The registry of Windows"):
+        system = open_hive(tree, windows.system_root, "SYSTEM")
+        services = storage_services(tree, windows.system_root, system, windows.control_set)
+        files = None
+        names = _services(windows, controller)
+        if not names:
+            files = _new_driver(windows, controller, drivers)
+            names = (files.name,)
+        known = {name: services[name] for name in names if name in services}
+        numbers = tuple(_numbers(known, windows.control_set, new=files is not None))
+        wanted = list(_wanted_keys(system, windows.control_set, names, controller, files))
+        keys = tuple(hive_edit.missing(system, wanted))
+        hive = _spelled(tree, f"{windows.system_root}/{HIVES}/SYSTEM")
+        copies = tuple(_copies(tree, windows.system_root, files)) if files else ()
+        patches = {} if keys or copies else dict(_patches(tree, volume, hive, numbers))
+        changes = (*_hive_change(hive, system, numbers, keys), *_copied(copies))
+    return WindowsEdits(hive, numbers, patches, keys, copies, changes)
+
+
+def edit_windows(
+    edits: WindowsEdits,
+    tree: Tree,
+    volume: FileSystem,
+    scratch: Path,
+    backing: qemu.Backing,
+    cancel: CancelToken,
+) -> None:
+    """Do it with tools, on a scratch disk.
+
+    Args:
+        edits: from `plan_windows`, which `needs_tools`.
+        tree: the files of the volume as they are.
+        volume: where that lies.
+        scratch: a qcow2 child of the disk, in a folder of its own; takes all that is written.
+        backing: the disk, as QEMU opens it.
+        cancel: looked at before each file.
+
+    Raises:
+        RecoveryError: a program is missing or fails. The scratch disk is useless then.
+        Cancelled: on request; so it is then.
+    """
+    (run,) = volume.runs
+    with tempfile.TemporaryDirectory(prefix="hive-", dir=scratch.parent) as own:
+        hive = Path(own) / "SYSTEM"
+        _take_out(tree, edits.hive, hive)
+        hive_edit.change(hive, edits.numbers, edits.keys)
+        with exported(scratch, backing, run.offset, run.length, scratch.parent) as part:
+            for source, path in (*edits.copies, (hive, edits.hive)):
+                cancel.check()
+                _copy_in(part, source, path)
+
+
+# ---------------------------------------------------------------------------------------- plan
+
+
+def _services(windows: Windows, controller: Controller) -> tuple[str, ...]:
+    """Those that Windows has and needs for a controller; none if it has not all of them."""
+    there = {*windows.services, *windows.inactive_services}
+    groups = WINDOWS.get(controller, ())
+    return next((tuple(sorted(group)) for group in groups if group <= there), ())
+
+
+def _new_driver(windows: Windows, controller: Controller, drivers: Path | None) -> DriverFiles:
+    if controller not in DRIVERS:
+        raise RecoveryError(
+            f"{windows.name} has no driver for a disk on {controller}.",
+            "Choose another controller; the report of the point names those that it has.",
+        )
+    if drivers is None:
+        raise RecoveryError(
+            f"{windows.name} has no driver for a disk on {controller}.",
+            "Give the folder with virtio-win's drivers (--drivers DIR), or choose ahci.",
+        )
+    return find_driver(drivers, DRIVERS[controller][0], windows)
+
+
+def _spelled(tree: Tree, path: str) -> str:
+    """A path as its names are spelled on the volume, without the first slash: ntfscp wants that."""
+    return (tree.real_path(path) or path).lstrip("/")
+
+
+def _numbers(services: dict[str, Service], control_set: str, *, new: bool) -> Iterator[NumberEdit]:
+    """What has to become 0; a new driver's Start is one of the values that are set anyway."""
+    for service in services.values():
+        path = f"{control_set}\\Services\\{service.key.name}"
+        if not new:
+            yield from _to_zero(service.key, path, ("start",))
+        below = service.key.child("StartOverride")
+        if below is not None:
+            yield from _to_zero(below, f"{path}\\{below.name}", tuple(below.values()))
+
+
+def _to_zero(key: Key, path: str, names: Sequence[str]) -> Iterator[NumberEdit]:
+    for value in (value for name, value in key.values().items() if name in names):
+        if value.number is None or value.place is None:
+            raise Unreadable(f"the value {value.name} of {path} is not a number")
+        if value.number:
+            yield NumberEdit(path, value.name, value.place, value.number, 0)
+
+
+def _wanted_keys(
+    system: Hive,
+    control_set: str,
+    names: Sequence[str],
+    controller: Controller,
+    files: DriverFiles | None,
+) -> Iterator[KeyEdit]:
+    modern = system.find("DriverDatabase") is not None
+    if files is not None:
+        yield service_keys(files.name, control_set)
+        if modern:
+            yield from package_keys(files.name, DRIVERS[controller][1])
+    if not modern:
+        for name in names:
+            yield from critical_keys(name, control_set)
+
+
+def _copies(tree: Tree, system_root: str, files: DriverFiles) -> Iterator[tuple[Path, str]]:
+    """The driver where its service looks, and all of it where Windows looks for new devices'."""
+    loaded = _spelled(tree, f"{system_root}/System32/drivers")
+    package = _spelled(tree, f"{system_root}/INF")
+    yield files.program, f"{loaded}/{files.name}.sys"
+    if files.others and tree.find(package) is not None:
+        for path in (files.program, *files.others):
+            yield path, f"{package}/{path.name.lower()}"
+
+
+def _patches(
+    tree: Tree, volume: FileSystem, hive: str, numbers: Sequence[NumberEdit]
+) -> Iterator[tuple[int, bytes]]:
+    node = tree.find(hive)
+    if not isinstance(node, NtfsNode) or len(volume.runs) != 1:
+        raise Unreadable("it does not lie on an NTFS in one piece")
+    (run,) = volume.runs
+    places = node.places()
+    for edit in numbers:
+        for first, offset, length in places:
+            if first <= edit.place and edit.place + 4 <= first + length:
+                at = offset + edit.place - first
+                if at + 4 > run.length:
+                    raise Unreadable("it lies beyond the end of its volume")
+                yield run.offset + at, edit.after.to_bytes(4, "little")
+                break
+        else:
+            raise Unreadable("its place on the disk is not known")
+
+
+def _hive_change(
+    hive: str, system: Hive, numbers: Sequence[NumberEdit], keys: Sequence[KeyEdit]
+) -> Iterator[Change]:
+    before, after = [], []
+    for number in numbers:
+        before.append(f"{number.path}\\{number.name} = {number.before}")
+        after.append(f"{number.path}\\{number.name} = {number.after}")
+    for edit in keys:
+        key = system.find(edit.path)
+        there = key.values() if key is not None else {}
+        for name, data in edit.values.items():
+            where = f"{edit.path}\\{name or '(Default)'}"
+            after.append(f"{where} = {hive_edit.shown(data.kind, data.data)}")
+            if old := there.get(name.lower()):
+                before.append(f"{where} = {hive_edit.shown(old.kind, old.data)}")
+    if after:
+        yield Change(hive, "\n".join(before), "\n".join(after))
+
+
+def _copied(copies: Sequence[tuple[Path, str]]) -> Iterator[Change]:
+    for source, path in copies:
+        yield Change(path, "", f"copied from {source}")
+
+
+# ---------------------------------------------------------------------------------------- edit
+
+
+def _take_out(tree: Tree, path: str, destination: Path) -> None:
+    node = tree.find(path)
+    with reading(path), destination.open("xb") as file:
+        if node is None:
+            raise Unreadable("it is not there")
+        content = node.content()
+        file.truncate(content.size)
+        for first, end in content.ranges:
+            content.stream.seek(first)
+            file.seek(first)
+            for at in range(first, end, _CHUNK):
+                file.write(content.stream.read(min(_CHUNK, end - at)))
+
+
+def _copy_in(volume: Path, source: Path, path: str) -> None:
+    program = shutil.which(COPY, path=os.environ.get("PATH", os.defpath) + _ADMINISTRATORS)
+    if program is None:
+        raise RecoveryError(
+            f"Files cannot be put onto the disk of Windows: {COPY} is not installed.",
+            "Install it with: sudo apt install ntfs-3g",
+        )
+    try:
+        done = subprocess.run(
+            [program, "--quiet", str(volume), str(source), path],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=_LIMIT,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        raise RecoveryError(f"{path} could not be put onto the disk of Windows in time.") from None
+    if done.returncode:
+        log.info("ntfscp: %s", done.stderr.decode(errors="replace"))
+        raise RecoveryError(
+            f"{path} could not be put onto the disk of Windows.",
+            "Choose hardware that Windows has drivers for; the log says what ntfscp said.",
+        )
