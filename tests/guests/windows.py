@@ -33,6 +33,13 @@ OF_2009: dict[str, Service] = {
     "pciide": (0, None),
 }
 """Of a Windows 7 that was installed on IDE."""
+OF_A_RAID: dict[str, Service] = {
+    "iaStorV": (0, None),
+    "intelide": (0, 3),
+    "storahci": (0, 3),
+    "stornvme": (0, 3),
+}
+"""Of a Windows 10 that was installed on a vendor's RAID: nothing starts that QEMU has."""
 _ELSEWHERE = {"tcpip": (0, None), "Größe": (3, None)}
 """Services that have nothing to do with disks; one whose name is not ASCII."""
 
@@ -59,6 +66,7 @@ class Release:
 TEN = Release("Windows 10 Pro", (10, 0), 19045, MODERN)
 ELEVEN = Release("Windows 10 Home", (10, 0), 22631, MODERN)  # so it says
 SEVEN = Release("Windows 7 Professional", (6, 1), 7601, OF_2009)
+RAID = Release("Windows 10 Pro", (10, 0), 19045, OF_A_RAID)
 SERVER = Release("Windows Server 2019 Standard", (10, 0), 17763, MODERN)
 
 
@@ -123,9 +131,13 @@ def sealed(base: bytes) -> bytes:
     return base[:508] + struct.pack("<I", found) + base[512:]
 
 
-def system_hive(hive: Path, release: Release) -> None:
-    """SYSTEM, whose current control set is the second one."""
+def system_hive(hive: Path, release: Release, filling: int = 0) -> None:
+    """SYSTEM, whose current control set is the second one, behind so many keys of 8 KiB."""
     script = Script()
+    for number in range(filling):
+        for half in "ab":
+            value = "hex:3:" + "5a" * 3900
+            script.key(f"Setup\\Filling {number}{half}", Data=value)
     script.key(
         "Select", Current="dword:2", Default="dword:2", Failed="dword:0", LastKnownGood="dword:1"
     )

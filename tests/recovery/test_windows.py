@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from regipy.registry import RegistryHive
 
@@ -32,6 +32,7 @@ from vdbackup.recovery.guest.model import Firmware, System
 from vdbackup.recovery.guest.tree import Tree
 from vdbackup.recovery.guest.windows import Windows, inspect_windows
 from vdbackup.recovery.hardware import Controller
+from vdbackup.recovery.retarget.windows import plan_windows
 
 SYSTEM = "Windows/System32/config/SYSTEM"
 Change = Callable[[Path], None]
@@ -149,7 +150,7 @@ def test_boot_start_drivers_are_told_from_those_that_are_switched_off(disk: Path
     windows = inspected(disk, "p1")
     assert windows is not None
     assert windows.services == ("atapi", "stornvme")
-    assert windows.inactive_services == ("intelide", "pciide", "storahci")
+    assert windows.inactive_services == ("intelide", "lsi_sas", "pciide", "storahci")
 
 
 def test_a_driver_whose_file_is_gone_does_not_count(tmp_path: Path):
@@ -341,7 +342,7 @@ def test_a_value_lies_where_it_is_said_to(system: Path):
 
 @given(
     patches=st.lists(
-        st.tuples(st.integers(0, 12287), st.binary(min_size=1, max_size=8)), min_size=1, max_size=6
+        st.tuples(st.integers(0, 20479), st.binary(min_size=1, max_size=8)), min_size=1, max_size=6
     )
 )
 def test_no_damaged_hive_gives_anything_but_a_sentence(
@@ -361,6 +362,33 @@ def test_no_damaged_hive_gives_anything_but_a_sentence(
 def damaged_hive(system: Path) -> bytearray:
     """What is damaged then."""
     return bytearray(system.read_bytes())
+
+
+def test_no_damaged_volume_gives_anything_but_a_guest_or_a_sentence(sleeper: Path):
+    """Whatever stands in the structures of NTFS and of the registry."""
+    content = sleeper.read_bytes()
+    pages = [at for at in range(0, len(content), 512) if any(content[at : at + 512])]
+
+    @settings(max_examples=settings().max_examples // 4)  # a volume takes longer than a hive
+    @given(
+        st.lists(
+            st.tuples(
+                st.sampled_from(pages), st.integers(0, 511), st.binary(min_size=1, max_size=8)
+            ),
+            min_size=1,
+            max_size=8,
+        )
+    )
+    def damage(lies: list[tuple[int, int, bytes]]) -> None:
+        patches = [(page + at, new) for page, at, new in lies]
+        with volumes.overwritten(sleeper, patches), Chain.open(sleeper, "raw") as chain:
+            guest = inspect(chain)
+            if guest.system is System.WINDOWS and guest.root is not None:
+                tree = Disk(chain).trees[guest.root.volume]
+                with contextlib.suppress(RecoveryError):
+                    plan_windows(tree, guest.root, Controller.AHCI)
+
+    damage()
 
 
 def test_a_list_of_keys_that_names_itself_comes_to_an_end(system: Path):

@@ -21,20 +21,26 @@ from regipy.registry import RegistryHive
 from tests.guests import chains
 from tests.guests import windows as made
 from tests.recovery import volumes
+from vdbackup.backup import capture
 from vdbackup.disks.chain import Chain
 from vdbackup.disks.disk import UNIT
 from vdbackup.disks.formats import open_disk
 from vdbackup.errors import Cancelled, RecoveryError
-from vdbackup.jobs import CancelToken
-from vdbackup.recovery import concatenation, qemu
+from vdbackup.jobs import CancelToken, silent
+from vdbackup.recovery import qemu
+from vdbackup.recovery.filesystems.ntfs import NtfsNode
 from vdbackup.recovery.guest.disk import Disk
 from vdbackup.recovery.guest.inspect import inspect
 from vdbackup.recovery.guest.model import FileSystem
 from vdbackup.recovery.guest.tree import Tree
 from vdbackup.recovery.hardware import Controller
 from vdbackup.recovery.retarget import export, hive_edit
+from vdbackup.recovery.retarget import retarget as retargeting
 from vdbackup.recovery.retarget import windows as retarget
-from vdbackup.recovery.retarget.windows import WindowsEdits, edit_windows, plan_windows
+from vdbackup.recovery.retarget.report import RetargetReport
+from vdbackup.recovery.retarget.windows import WindowsEdits, plan_windows
+from vdbackup.repository.repository import Repository
+from vdbackup.sources.source import open_source
 
 SYSTEM = "Windows/System32/config/SYSTEM"
 SERVICES = "\\ControlSet002\\Services\\"
@@ -111,11 +117,11 @@ class Result:
         system: its SYSTEM hive, by regipy.
     """
 
-    def __init__(self, disk: Path, offset: int = P1, size: int = made.VOLUME_SIZE) -> None:
+    def __init__(self, disk: Path, offset: int = P1) -> None:
         self.volume = disk.with_suffix(".ntfs")
         with disk.open("rb") as file:
             file.seek(offset)
-            self.volume.write_bytes(file.read(size))
+            self.volume.write_bytes(file.read(made.VOLUME_SIZE))
         hive = disk.with_suffix(".SYSTEM")
         hive.write_bytes(self.file(SYSTEM))
         self.system = RegistryHive(str(hive))
@@ -201,6 +207,25 @@ def test_it_is_written_where_the_volume_lies_on_a_disk_for_uefi(
     assert Result(after, 83968 * 512).start("storahci") == (0, 0)
 
 
+def test_it_is_written_where_it_lies_in_a_hive_in_pieces(tmp_path: Path):
+    image = made.volume(made.files(tmp_path / "files"), tmp_path / "volume.img")
+    hive = tmp_path / "SYSTEM"
+    made.system_hive(hive, made.TEN, filling=60)
+    volumes.run("ntfscp", "--quiet", image, hive, SYSTEM)  # grows, past what lies behind it
+    with found(image) as (_, tree, volume):
+        node = tree.find(SYSTEM)
+        assert isinstance(node, NtfsNode)
+        (_, _, first), *others = node.places()
+        edits = plan_windows(tree, volume, Controller.AHCI)
+    assert others
+    assert min(number.place for number in edits.numbers) > first
+    with image.open("r+b") as file:
+        for place, data in edits.patches.items():
+            file.seek(place)
+            file.write(data)
+    assert Result(image, 0).start("storahci") == (0, 0)
+
+
 def test_what_is_changed_is_told_with_before_and_after(disks: dict[str, Path]):
     (change,) = planned(disks["ten"], "ahci").changes
     path = "ControlSet002\\Services\\storahci"
@@ -223,21 +248,13 @@ def edited(
     """The disk in a chain of that format, edited on a scratch disk above it by tools."""
     overlay = chains.make(folder / "chain", disk, disk_format=disk_format)
     before = chains.digests(overlay)
-    scratch_folder = folder / "scratch"
-    scratch_folder.mkdir()
+    after = folder / "after.img"
     with found(overlay, disk_format) as (chain, tree, volume):
         edits = plan_windows(tree, volume, Controller(controller), drivers)
         assert edits.needs_tools
-        layers = [layer.path for layer in chain.layers]
-        if disk_format in qemu.DRIVERS:
-            backing = qemu.Backing.of_chain(layers, disk_format)
-        else:
-            backing = qemu.Backing.of_map(concatenation.build(scratch_folder, chain.map, layers))
-        scratch = scratch_folder / "scratch.qcow2"
-        qemu.create_session_disk(scratch, backing, chain.size)
-        edit_windows(edits, tree, volume, scratch, backing, CancelToken())
-    after = folder / "after.img"
-    volumes.run("qemu-img", "convert", "-f", "qcow2", "-O", "raw", scratch, after)
+        with retarget.edited(edits, chain, disk_format, volume, CancelToken()) as scratch:
+            volumes.run("qemu-img", "convert", "-f", "qcow2", "-O", "raw", scratch, after)
+        assert not scratch.exists()
     assert chains.digests(overlay) == before
     return Result(after)
 
@@ -415,6 +432,78 @@ def test_a_missing_program_is_named_with_its_package(
         edited(disks["ten"], "virtio", tmp_path, drivers)
     assert program in error.value.title
     assert package in error.value.advice
+
+
+# ------------------------------------------------------------------------------ a recovery point
+
+
+def repository_with(disk: Path, folder: Path, disk_format: str = "vmdk") -> Repository:
+    """A repository with the disk as its only point."""
+    repository = Repository.create(folder / "repository")
+    with open_source(disk) as source:
+        plan = capture.plan(repository, source, set_name="pc", disk_format=disk_format)
+        capture.run(plan, silent, CancelToken())
+    return repository
+
+
+def retargeted(
+    repository: Repository, folder: Path, wish: str, drivers: Path | None = None
+) -> tuple[RetargetReport, Result]:
+    """The point retargeted, and its overlay's disk as others read it."""
+    backup_set, point = repository.find("1")
+    layer = backup_set.disk_path(point)
+    before = layer.read_bytes()
+    plan = retargeting.plan(repository, "pc", point.id, wish, drivers)
+    report = retargeting.run(plan, folder / "sessions", silent, CancelToken())
+    assert report is not None
+    assert layer.read_bytes() == before
+    with Chain.open(backup_set.overlay_path(point), backup_set.settings.format) as chain:
+        volume = report.guest.root
+        assert volume is not None
+        return report, Result(raw_of(chain, folder / "after.img"), volume.runs[0].offset)
+
+
+def test_a_point_is_retargeted_to_ahci(disk_format: str, disks: dict[str, Path], tmp_path: Path):
+    repository = repository_with(disks["ten"], tmp_path, disk_format)
+    report, result = retargeted(repository, tmp_path, "ahci")
+    assert result.start("storahci") == (0, 0)
+    assert report.hardware.controller is Controller.AHCI
+    assert not report.hardware.edit.needed
+    assert [change.path for change in report.changes] == [f"/{SYSTEM}"]
+    assert retarget.KEEPS_IDENTITY in report.notes
+    result.check()
+
+
+@pytest.mark.usefixtures("fuse")
+def test_a_point_is_retargeted_to_virtio(disks: dict[str, Path], drivers: Path, tmp_path: Path):
+    repository = repository_with(disks["uefi"], tmp_path, "vhdx")
+    backup_set, point = repository.find("1")
+    report, _ = retargeted(repository, tmp_path, "virtio", drivers)
+    assert report.hardware.controller is Controller.VIRTIO
+    assert not any(problem.blocks for problem in report.hardware.problems)
+    with Chain.open(backup_set.overlay_path(point), "vhdx") as chain:
+        assert "viostor" in inspect(chain).services
+
+
+def test_a_windows_of_a_raid_gets_what_it_has_switched_on_by_itself(tmp_path: Path):
+    tree = made.with_bios(made.files(tmp_path / "files", made.RAID))
+    disk = made.mbr_disk(made.volume(tree, tmp_path / "volume.img"), tmp_path / "disk.img")
+    report, result = retargeted(repository_with(disk, tmp_path), tmp_path, "auto")
+    assert report.hardware.controller is Controller.AHCI
+    assert result.start("storahci") == (0, 0)
+
+
+def test_a_windows_that_must_not_be_touched_is_told_of(tmp_path: Path):
+    tree = made.with_bios(made.files(tmp_path / "files", made.RAID))
+    hive = tree / SYSTEM
+    base = bytearray(hive.read_bytes())
+    base[4] += 1
+    hive.write_bytes(made.sealed(bytes(base[:4096])) + base[4096:])
+    disk = made.mbr_disk(made.volume(tree, tmp_path / "volume.img"), tmp_path / "disk.img")
+    report, result = retargeted(repository_with(disk, tmp_path), tmp_path, "auto")
+    assert report.changes == ()
+    assert any("its logs hold changes" in note for note in report.notes)
+    assert result.start("storahci") == (0, 3)
 
 
 # ------------------------------------------------------------------------------------ the tools

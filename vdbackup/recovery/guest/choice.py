@@ -185,7 +185,8 @@ def _why(guest: Guest, best: _Candidate) -> str:
 
 
 def _knows_drivers(guest: Guest) -> bool:
-    return bool(guest.services) or (guest.kernel is not None and bool(guest.kernel.early))
+    services = guest.services or guest.inactive_services
+    return bool(services) or (guest.kernel is not None and bool(guest.kernel.early))
 
 
 def _edit(guest: Guest, controller: Controller) -> Edit:
@@ -199,7 +200,7 @@ def _edit(guest: Guest, controller: Controller) -> Edit:
         groups = drivers.LINUX[controller]
     else:
         return Edit(names=names)
-    if not early:
+    if not (early or there):
         return Edit(names=names)
     if not groups:
         return Edit(drivers=(controller.value,), names=names, possible=False)

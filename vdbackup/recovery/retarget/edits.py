@@ -17,6 +17,7 @@ from vdbackup.recovery.retarget.cpio import padded
 from vdbackup.recovery.retarget.drivers import INDEXES, Modules, driver_archive
 from vdbackup.recovery.retarget.names import Known, Names, Use
 from vdbackup.recovery.retarget.report import FileChange
+from vdbackup.recovery.retarget.windows import WindowsEdits
 
 _MOST_TEXT = 1 << 20
 """Bytes of a configuration file that is edited."""
@@ -54,12 +55,14 @@ class Edits:
     Attributes:
         task: for the appliance; None where no file is to be changed.
         changes: the same for a person.
+        windows: of a Windows, instead of a task.
         new_identity: the disk may get another identity.
         notes: what is done besides, or left as it is, a sentence each.
     """
 
     task: appliance.Task | None = None
     changes: tuple[FileChange, ...] = ()
+    windows: WindowsEdits | None = None
     new_identity: bool = False
     notes: tuple[str, ...] = ()
 
@@ -95,7 +98,8 @@ def find(disk: Disk, guest: Guest, hardware: Hardware) -> Edits:
     if keep:
         notes.append("The disk keeps its signature, which PARTUUID= names.")
     task = _task(system, writes)
-    return Edits(task, tuple(each.cut() for each in changes), not keep, tuple(notes))
+    cut = tuple(each.cut() for each in changes)
+    return Edits(task, cut, new_identity=not keep, notes=tuple(notes))
 
 
 def _refuse_hibernated(disk: Disk) -> None:

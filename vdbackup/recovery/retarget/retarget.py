@@ -9,6 +9,7 @@ retargeting begins with an empty one.
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -22,12 +23,12 @@ from vdbackup.jobs import CancelToken, Plan, Report
 from vdbackup.recovery.guest.choice import choose
 from vdbackup.recovery.guest.disk import Disk
 from vdbackup.recovery.guest.inspect import inspect
-from vdbackup.recovery.guest.model import Guest, System
+from vdbackup.recovery.guest.model import FileSystem, Guest, System
 from vdbackup.recovery.hardware import Controller, Edit, Hardware, Wish
-from vdbackup.recovery.retarget import appliance, edits, identity
+from vdbackup.recovery.retarget import appliance, edits, identity, windows
 from vdbackup.recovery.retarget.edits import Edits
 from vdbackup.recovery.retarget.overlay import publish_overlay, scratched
-from vdbackup.recovery.retarget.report import RetargetReport, report_path, save
+from vdbackup.recovery.retarget.report import FileChange, RetargetReport, report_path, save
 from vdbackup.repository.files import remove, sync_folder
 from vdbackup.repository.model import RecoveryPoint
 from vdbackup.repository.repository import BackupSet, Repository
@@ -44,6 +45,7 @@ class RetargetPlan(Plan):
 
     Attributes:
         wish: one of WISHES.
+        drivers: a folder with drivers for a Windows.
         guest: what lies on the disk.
         hardware: what the machine would get; None where the overlay is emptied.
         edits: what would be changed on the overlay.
@@ -53,6 +55,7 @@ class RetargetPlan(Plan):
     set_name: str
     point_id: str
     wish: str
+    drivers: Path | None
     guest: Guest
     hardware: Hardware | None
     edits: Edits
@@ -65,7 +68,13 @@ class _Target:
     edits: Edits
 
 
-def plan(repository: Repository, set_name: str, point_id: str, wish: str = AUTO) -> RetargetPlan:
+def plan(
+    repository: Repository,
+    set_name: str,
+    point_id: str,
+    wish: str = AUTO,
+    drivers: Path | None = None,
+) -> RetargetPlan:
     """What would be done to the point's overlay.
 
     Args:
@@ -73,6 +82,7 @@ def plan(repository: Repository, set_name: str, point_id: str, wish: str = AUTO)
         set_name: its set.
         point_id: its id.
         wish: one of WISHES.
+        drivers: a folder with drivers for a Windows that has none for the wish.
 
     Raises:
         UsageError: there is no such wish.
@@ -83,7 +93,9 @@ def plan(repository: Repository, set_name: str, point_id: str, wish: str = AUTO)
     _check_wish(wish)
     with backup_set.open_chain(point) as chain:
         target = (
-            _Target(inspect(chain), Hardware(), Edits()) if wish == NONE else _find(chain, wish)
+            _Target(inspect(chain), Hardware(), Edits())
+            if wish == NONE
+            else _find(chain, wish, drivers)
         )
     return RetargetPlan(
         summary=_summary(point, target, wish),
@@ -93,9 +105,10 @@ def plan(repository: Repository, set_name: str, point_id: str, wish: str = AUTO)
         set_name=set_name,
         point_id=point_id,
         wish=wish,
+        drivers=drivers,
         guest=target.guest,
         hardware=None if wish == NONE else target.hardware,
-        edits=replace(target.edits, task=None),
+        edits=replace(target.edits, task=None, windows=None),
     )
 
 
@@ -117,7 +130,14 @@ def run(
         RepositoryLocked: somebody else writes to the repository.
     """
     return retarget(
-        plan.repository, plan.set_name, plan.point_id, plan.wish, sessions_folder, report, cancel
+        plan.repository,
+        plan.set_name,
+        plan.point_id,
+        plan.wish,
+        sessions_folder,
+        report,
+        cancel,
+        plan.drivers,
     )
 
 
@@ -129,6 +149,7 @@ def retarget(
     sessions_folder: Path,
     report: Report,
     cancel: CancelToken,
+    drivers: Path | None = None,
 ) -> RetargetReport | None:
     """Plan and run in one."""
     started = time.monotonic()
@@ -140,40 +161,73 @@ def retarget(
             _empty(backup_set, point, report, cancel)
             return None
         with backup_set.open_chain(point) as chain:
-            target = _find(chain, wish)
-            patches = (
-                identity.new_disk_identity(_reader(chain), chain.size, chain.sector_size)
-                if target.edits.new_identity and not target.guest.alone
-                else {}
-            )
+            target = _find(chain, wish, drivers)
+            patches = _patches(chain, target)
         with ExitStack() as stack:
-            scratch = None
-            if target.edits.task is not None:
-                scratch = stack.enter_context(
-                    appliance.edited(
-                        backup_set.disk_path(point),
-                        backup_set.settings.format,
-                        target.edits.task,
-                        sessions_folder=sessions_folder,
-                        sector_size=point.sector_size,
-                        report=report,
-                        cancel=cancel,
-                    )
-                )
-                _check_written(backup_set, point, scratch, target.edits.task)
-            overlay = _overlay_of(backup_set, point) if scratch is None else ""
+            scratch = _scratch(stack, backup_set, point, target, sessions_folder, report, cancel)
+            overlay = "" if scratch or patches else _overlay_of(backup_set, point)
             if not overlay:
                 overlay = publish_overlay(backup_set, point, scratch, patches, report, cancel)
-        made = _report(target, wish, overlay, started, bool(patches))
+        made = _report(target, wish, overlay, started)
         save(backup_set, point, made)
         return made
 
 
-def _report(
-    target: _Target, wish: str, overlay: str, started: float, new_identity: bool
-) -> RetargetReport:
+def _patches(chain: Chain, target: _Target) -> Mapping[int, bytes]:
+    """What is written over blocks of the disk as they are."""
+    if target.edits.windows is not None:
+        return target.edits.windows.patches
+    if target.edits.new_identity and not target.guest.alone:
+        return identity.new_disk_identity(_reader(chain), chain.size, chain.sector_size)
+    return {}
+
+
+def _scratch(
+    stack: ExitStack,
+    backup_set: BackupSet,
+    point: RecoveryPoint,
+    target: _Target,
+    sessions_folder: Path,
+    report: Report,
+    cancel: CancelToken,
+) -> Path | None:
+    """The disk on which files were changed, and that they were; None where none are to be."""
+    disk_format, edits_ = backup_set.settings.format, target.edits
+    if edits_.task is not None:
+        scratch = stack.enter_context(
+            appliance.edited(
+                backup_set.disk_path(point),
+                disk_format,
+                edits_.task,
+                sessions_folder=sessions_folder,
+                sector_size=point.sector_size,
+                report=report,
+                cancel=cancel,
+            )
+        )
+        _check_written(backup_set, point, scratch, edits_.task)
+        return scratch
+    if edits_.windows is not None and edits_.windows.needs_tools:
+        chain = stack.enter_context(backup_set.open_chain(point))
+        volume = _root(target.guest)
+        scratch = stack.enter_context(
+            windows.edited(edits_.windows, chain, disk_format, volume, cancel)
+        )
+        with scratched(backup_set, point, scratch) as above:
+            windows.check_starts(Disk(above).trees[volume.volume], target.hardware.controller)
+        return scratch
+    return None
+
+
+def _root(guest: Guest) -> FileSystem:
+    if guest.root is None:
+        raise RecoveryError("The system's own volume was not found.", "Choose other hardware.")
+    return guest.root
+
+
+def _report(target: _Target, wish: str, overlay: str, started: float) -> RetargetReport:
     notes = target.edits.notes
-    if new_identity:
+    if target.edits.new_identity and not target.guest.alone:
         notes += ("The disk has another identity, so that it is not taken for the original.",)
     # what had to be changed has been
     hardware = replace(target.hardware, edit=Edit()) if target.edits.task else target.hardware
@@ -197,18 +251,20 @@ def _check_wish(wish: str) -> None:
         )
 
 
-def _find(chain: Chain, wish: str) -> _Target:
+def _find(chain: Chain, wish: str, drivers: Path | None) -> _Target:
     """What is on the disk, the hardware for it, and what that needs changed."""
     guest = inspect(chain)
-    hardware = choose(
-        guest,
-        Wish(None if wish == AUTO else Controller(wish)),
-        sector_size=chain.sector_size,
-    )
+    wanted = Wish(None if wish == AUTO else Controller(wish))
+    hardware = choose(guest, wanted, sector_size=chain.sector_size)
     edit = hardware.edit
     essential = bool(edit.drivers) or any(name.essential for name in edit.names)
     if not (essential if wish == AUTO else edit.needed):
         return _Target(guest, hardware, Edits())
+    if guest.system is System.WINDOWS:
+        found = _find_windows(chain, guest, hardware, wish, drivers)
+        services = found.windows.services if found.windows is not None else ()
+        after = replace(guest, services=(*guest.services, *services))
+        return _Target(guest, choose(after, wanted, sector_size=chain.sector_size), found)
     if not edit.possible or guest.system is not System.LINUX:
         if wish == AUTO:
             return _Target(guest, hardware, Edits())
@@ -217,6 +273,23 @@ def _find(chain: Chain, wish: str) -> _Target:
             "Choose other hardware, or auto.",
         )
     return _Target(guest, hardware, edits.find(Disk(chain), guest, hardware))
+
+
+def _find_windows(
+    chain: Chain, guest: Guest, hardware: Hardware, wish: str, drivers: Path | None
+) -> Edits:
+    """What has to be changed on a Windows; where nothing can be and nothing was asked for, why."""
+    try:
+        volume = _root(guest)
+        tree = Disk(chain).trees[volume.volume]
+        found = windows.plan_windows(tree, volume, hardware.controller, drivers)
+    except RecoveryError as error:
+        if wish != AUTO:
+            raise
+        return Edits(notes=(f"Nothing was changed. {error.title}",))
+    changes = (FileChange(volume.volume, f"/{c.path}", c.before, c.after) for c in found.changes)
+    cut = tuple(change.cut() for change in changes)
+    return Edits(changes=cut, windows=found, notes=(windows.KEEPS_IDENTITY,))
 
 
 def _summary(point: RecoveryPoint, target: _Target, wish: str) -> str:

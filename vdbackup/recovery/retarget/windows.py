@@ -27,14 +27,17 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from vdbackup.disks.chain import Chain
 from vdbackup.errors import RecoveryError
 from vdbackup.jobs import CancelToken
-from vdbackup.recovery import qemu
+from vdbackup.recovery import concatenation, qemu
 from vdbackup.recovery.filesystems.node import Unreadable, reading
 from vdbackup.recovery.filesystems.ntfs import NtfsNode
+from vdbackup.recovery.guest.disk import Disk
 from vdbackup.recovery.guest.drivers import WINDOWS
 from vdbackup.recovery.guest.hive import Hive, Key
 from vdbackup.recovery.guest.model import FileSystem
@@ -96,6 +99,7 @@ class WindowsEdits:
         keys: to be made or filled in it.
         copies: files of ours, and where they go.
         changes: all of that, for a person; empty where there is nothing to be done.
+        services: the drivers that start at boot then and find the disk.
     """
 
     hive: str
@@ -104,6 +108,7 @@ class WindowsEdits:
     keys: tuple[KeyEdit, ...] = ()
     copies: tuple[tuple[Path, str], ...] = ()
     changes: tuple[Change, ...] = ()
+    services: tuple[str, ...] = ()
 
     @property
     def needs_tools(self) -> bool:
@@ -147,40 +152,62 @@ def plan_windows(
         copies = tuple(_copies(tree, windows.system_root, files)) if files else ()
         patches = {} if keys or copies else dict(_patches(tree, volume, hive, numbers))
         changes = (*_hive_change(hive, system, numbers, keys), *_copied(copies))
-    return WindowsEdits(hive, numbers, patches, keys, copies, changes)
+    return WindowsEdits(hive, numbers, patches, keys, copies, changes, names)
 
 
-def edit_windows(
+@contextmanager
+def edited(
     edits: WindowsEdits,
-    tree: Tree,
+    chain: Chain,
+    disk_format: str,
     volume: FileSystem,
-    scratch: Path,
-    backing: qemu.Backing,
     cancel: CancelToken,
-) -> None:
-    """Do it with tools, on a scratch disk.
+) -> Iterator[Path]:
+    """A scratch disk (qcow2) above a chain with the edits done by tools; gone afterwards.
 
     Args:
         edits: from `plan_windows`, which `needs_tools`.
-        tree: the files of the volume as they are.
-        volume: where that lies.
-        scratch: a qcow2 child of the disk, in a folder of its own; takes all that is written.
-        backing: the disk, as QEMU opens it.
+        chain: the disk as it is.
+        disk_format: of the chain.
+        volume: where Windows lies on it.
         cancel: looked at before each file.
 
     Raises:
-        RecoveryError: a program is missing or fails. The scratch disk is useless then.
-        Cancelled: on request; so it is then.
+        RecoveryError: a program is missing or fails.
+        Cancelled: on request.
     """
-    (run,) = volume.runs
-    with tempfile.TemporaryDirectory(prefix="hive-", dir=scratch.parent) as own:
-        hive = Path(own) / "SYSTEM"
-        _take_out(tree, edits.hive, hive)
+    with tempfile.TemporaryDirectory(prefix="vdbackup-") as own:  # some MiB at most
+        folder = Path(own)
+        backing = _backing(folder, chain, disk_format)
+        scratch = folder / "scratch.qcow2"
+        qemu.create_session_disk(scratch, backing, chain.size)
+        hive = folder / "SYSTEM"
+        _take_out(Disk(chain).trees[volume.volume], edits.hive, hive)
         hive_edit.change(hive, edits.numbers, edits.keys)
-        with exported(scratch, backing, run.offset, run.length, scratch.parent) as part:
+        (run,) = volume.runs
+        with exported(scratch, backing, run.offset, run.length, folder) as part:
             for source, path in (*edits.copies, (hive, edits.hive)):
                 cancel.check()
                 _copy_in(part, source, path)
+        yield scratch
+
+
+def check_starts(tree: Tree, controller: Controller) -> None:
+    """Raise RecoveryError where a Windows that was edited does not start from that controller."""
+    found = inspect_windows(tree)
+    services = set(found.services) if found is not None else set()
+    if not any(group <= services for group in WINDOWS.get(controller, ())):
+        raise RecoveryError(
+            "Windows is not what it should be after it was changed.",
+            "The overlay is as it was. Choose hardware that needs no changes.",
+        )
+
+
+def _backing(folder: Path, chain: Chain, disk_format: str) -> qemu.Backing:
+    layers = [layer.path.absolute() for layer in chain.layers]
+    if disk_format in qemu.DRIVERS:
+        return qemu.Backing.of_chain(layers, disk_format)
+    return qemu.Backing.of_map(concatenation.build(folder, chain.map, layers))
 
 
 # ---------------------------------------------------------------------------------------- plan
