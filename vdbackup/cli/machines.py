@@ -70,7 +70,7 @@ def retarget(options: argparse.Namespace) -> int:
 
     repository = open_repository(options.repository)
     backup_set, point = repository.find(options.point, options.set)
-    plan = retarget.plan(repository, backup_set.name, point.id, options.hardware)
+    plan = retarget.plan(repository, backup_set.name, point.id, options.hardware, options.drivers)
     if options.dry_run and options.json:
         described = {"wish": plan.wish, "guest": plan.guest, "hardware": plan.hardware}
         details = {name: to_json(value) for name, value in described.items()}

@@ -116,6 +116,10 @@ def _add_retarget(subparsers: _Subparsers) -> None:
         help="auto: what it has drivers for, and changes only if nothing else boots it; "
         "none: an empty overlay again",
     )  # fmt: skip
+    parser.add_argument(
+        "--drivers", type=Path, metavar="DIR",
+        help="of Windows: the folder with drivers that it lacks, as virtio-win.iso holds them",
+    )  # fmt: skip
     _dry_run(parser)
     _wait(parser)
     _json(parser)
