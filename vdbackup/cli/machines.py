@@ -84,6 +84,7 @@ def retarget(options: argparse.Namespace) -> int:
         "Retarget",
         lambda progress, cancel: retarget.run(plan, sessions_folder(), progress, cancel),
         as_json=options.json,
+        wait=options.wait,
     )
     if options.json:
         print_json({"event": "result", "report": to_json(report)})

@@ -99,6 +99,7 @@ def _add_backup(subparsers: _Subparsers) -> None:
         help="from now on make each new point ready to boot (auto, which is usual), or do not",
     )  # fmt: skip
     _dry_run(parser)
+    _wait(parser)
     _json(parser)
 
 
