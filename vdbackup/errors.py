@@ -14,6 +14,7 @@
     │   ├── PointNotFound         no such recovery point, or more than one
     │   └── NoSpace               the storage is full
     ├── BackupError               capture, merge, delete: refused or failed
+    │   └── PointInUse            a virtual machine runs from it, or a session is kept on it
     └── RecoveryError             restore, boot, browse, verify: refused or failed
         └── Damaged               stored data differ from what was captured
 
@@ -147,6 +148,10 @@ class NoSpace(RepositoryError):
 
 class BackupError(VdbackupError):
     """A capture, merge or deletion was refused or failed."""
+
+
+class PointInUse(BackupError):
+    """A virtual machine runs from a recovery point, or a session is kept on it."""
 
 
 class RecoveryError(VdbackupError):

@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from functools import partial
 
 from vdbackup.backup import merge
-from vdbackup.errors import BackupError, NoSpace, from_os
+from vdbackup.errors import BackupError, NoSpace, PointInUse, from_os
 from vdbackup.jobs import CancelToken, Plan, Report
+from vdbackup.repository import holds
 from vdbackup.repository.files import PARTIAL, remove, sync_folder
 from vdbackup.repository.lock import unused
 from vdbackup.repository.model import RecoveryPoint
@@ -45,7 +46,7 @@ def plan(repository: Repository, set_name: str, point_id: str) -> DeletePlan:
     if len(backup_set.points) == 1:
         summary += f" It is the last point of {set_name}: no backup of the source remains."
     return DeletePlan(
-        summary=summary,
+        summary=summary + holds.notice(backup_set, point),
         bytes_to_copy=size,
         replaces=tuple(path.name for path in point_files(backup_set.folder, point)),
         invalidates=(f"point {point.sequence}",),
@@ -93,11 +94,12 @@ def delete_locked(
         return
     cancel.check()
     if not unused(backup_set.disk_path(point)):
-        raise BackupError(
+        raise PointInUse(
             f"A virtual machine is running from point {point.sequence}.",
             "Shut it down first.",
             over=partial(unused, backup_set.disk_path(point)),
         )
+    holds.check_free(backup_set, [point])
     _remove(backup_set, point)
 
 

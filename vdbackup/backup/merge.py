@@ -3,7 +3,8 @@
 The order of writes is what makes it survivable; `journal.json` says how far it came. How the file
 that holds both comes about (merged_layer.py) depends on the storage:
 
-1. Only an only child is merged, under the repository's lock, its own data checked.
+1. Only an only child is merged, under the repository's lock, its own data checked. No session may
+   lie on the parent, whose moment goes.
 
 Where the storage shares extents:
 
@@ -56,11 +57,13 @@ from vdbackup.disks.host_file import can_clone
 from vdbackup.errors import (
     BackupError,
     Cancelled,
+    PointInUse,
     RepositoryLocked,
     VdbackupError,
     from_os,
 )
 from vdbackup.jobs import CancelToken, Plan, Report
+from vdbackup.repository import holds
 from vdbackup.repository.draft import make_overlay, seal, sweep
 from vdbackup.repository.files import PARTIAL, remove, sync_folder
 from vdbackup.repository.journal import Journal
@@ -114,7 +117,7 @@ def plan(repository: Repository, set_name: str, point_id: str) -> MergePlan:
         summary=(
             f"Point {child.sequence} is rolled into point {parent.sequence}: the result stands for "
             f"the moment of point {child.sequence}; the moment of point {parent.sequence} is no "
-            f"longer kept. {_SHARES if shared else _COPIES}"
+            f"longer kept. {_SHARES if shared else _COPIES}{holds.notice(backup_set, parent)}"
         ),
         bytes_to_copy=0 if shared else child.stored_bytes,
         replaces=(parent.disk, child.disk, parent.overlay),
@@ -152,6 +155,7 @@ def merge_locked(
     backup_set = repository.set(set_name)
     child = backup_set.point(child_id)
     parent = _parent_to_merge_into(backup_set, child)
+    holds.check_free(backup_set, [parent])
     _check_whole(backup_set, child)
     _check_unused(backup_set, [parent, child, *backup_set.children(child.id)])
     journal = Journal(parent, child)
@@ -160,6 +164,12 @@ def merge_locked(
         check_before_copying(backup_set, parent, child, report, cancel)
     journal = shared or journal
     journal.save(backup_set.folder)
+    try:
+        holds.check_free(backup_set, [parent])  # a session that began meanwhile
+    except PointInUse:
+        journal.clear(backup_set.folder)  # nothing has moved yet
+        sweep(backup_set.folder)
+        raise
     point = _finish(repository, backup_set, journal, report, cancel)
     return MergeResult(point, Way.SHARED if shared else Way.COPIED)
 
@@ -310,7 +320,7 @@ def _check_unused(backup_set: BackupSet, points: list[RecoveryPoint]) -> None:
     for point in points:
         path = backup_set.disk_path(point)
         if used_by_vm(path):
-            raise BackupError(
+            raise PointInUse(
                 f"A virtual machine is running from point {point.sequence} or a later one.",
                 "Shut it down first.",
                 over=partial(unused, path),

@@ -2,12 +2,17 @@
 
 Each step takes the oldest point that is no longer wanted and that can go: one that nothing reads
 through is deleted, one with a single child has that child rolled into it. A point that several
-others read through has to stay until they are gone.
+others read through has to stay until they are gone, and one that a virtual machine needs until that
+is done. What was captured counts and expires; what was promoted from a session stays until somebody
+deletes it, and so does the point that it was made on while others go on from that, too.
 """
 
 from __future__ import annotations
 
+from collections.abc import Container
+
 from vdbackup.backup import delete
+from vdbackup.errors import PointInUse
 from vdbackup.jobs import CancelToken, Report
 from vdbackup.repository.model import RecoveryPoint
 from vdbackup.repository.repository import BackupSet, Repository
@@ -16,9 +21,15 @@ from vdbackup.repository.repository import BackupSet, Repository
 def apply(repository: Repository, set_name: str, report: Report, cancel: CancelToken) -> list[str]:
     """Apply the set's policy; the caller holds the lock. What was done, a sentence each."""
     done = []
-    while (point := _next_to_go(backup_set := repository.set(set_name))) is not None:
+    in_use: set[str] = set()
+    while (point := _next_to_go(backup_set := repository.set(set_name), in_use)) is not None:
         children = backup_set.children(point.id)
-        delete.delete_locked(repository, set_name, point.id, report, cancel)
+        try:
+            delete.delete_locked(repository, set_name, point.id, report, cancel)
+        except PointInUse as error:
+            in_use.add(point.id)
+            done.append(f"Point {point.sequence} stays for now: {error.title}")
+            continue
         if children:
             done.append(f"Point {children[0].sequence} was rolled into point {point.sequence}.")
         else:
@@ -26,9 +37,16 @@ def apply(repository: Repository, set_name: str, report: Report, cancel: CancelT
     return done
 
 
-def _next_to_go(backup_set: BackupSet) -> RecoveryPoint | None:
+def _next_to_go(backup_set: BackupSet, in_use: Container[str]) -> RecoveryPoint | None:
     keep = backup_set.settings.policy.keep
     if keep is None:
         return None
-    expired = backup_set.points[:-keep]
-    return next((p for p in expired if len(backup_set.children(p.id)) <= 1), None)
+    expired = [point for point in backup_set.points if point.promoted_from is None][:-keep]
+    return next(
+        (
+            point
+            for point in expired
+            if point.id not in in_use and len(backup_set.children(point.id)) <= 1
+        ),
+        None,
+    )

@@ -1,0 +1,167 @@
+"""Holds: a point that a session lies on is not taken away, by nobody, until the session is gone."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tests.backup.lab import Lab, noise
+from vdbackup.backup import delete, merge
+from vdbackup.errors import PointInUse
+from vdbackup.jobs import CancelToken, silent
+from vdbackup.repository import holds
+from vdbackup.repository.digests import BLOCK
+from vdbackup.repository.model import Policy, RecoveryPoint
+
+SESSION = "20260301-120000-abcdef"
+
+
+@pytest.fixture
+def lab(tmp_path: Path) -> Lab:
+    lab = Lab(tmp_path)
+    for number in range(3):
+        lab.poke(number * BLOCK, noise(BLOCK, number))
+        lab.backup()
+    return lab
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A session's folder."""
+    folder = tmp_path / SESSION
+    folder.mkdir()
+    return folder
+
+
+def hold(lab: Lab, number: int, folder: Path) -> RecoveryPoint:
+    point = lab.set.points[number - 1]
+    assert holds.place(lab.set, point, SESSION, "laptop", folder)
+    return point
+
+
+def test_a_point_that_would_go_in_a_merge_is_kept_and_the_session_named(
+    lab: Lab, folder: Path
+) -> None:
+    hold(lab, 1, folder)
+    before = lab.files
+    with pytest.raises(PointInUse, match=f"Point 1 is in use: the session {SESSION}") as refused:
+        lab.merge(lab.set.points[1])
+    assert f"vdbackup sessions discard {SESSION}" in refused.value.advice
+    assert lab.files == before
+
+
+def test_a_merge_that_was_planned_before_is_refused_too(lab: Lab, folder: Path) -> None:
+    plan = merge.plan(lab.repository, "disk", lab.set.points[1].id)
+    hold(lab, 1, folder)
+    with pytest.raises(PointInUse):
+        merge.run(plan, silent, CancelToken())
+
+
+def test_a_session_that_begins_while_a_merge_does_wins(
+    lab: Lab, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The child has been checked, which takes long; nothing has been copied."""
+    checked = merge._check_child
+
+    def check_and_begin(*arguments: object) -> None:
+        checked(*arguments)  # type: ignore[arg-type]
+        hold(lab, 1, folder)
+
+    monkeypatch.setattr(merge, "_check_child", check_and_begin)
+    with pytest.raises(PointInUse):
+        lab.merge(lab.set.points[1])
+    assert lab.set.journal is None
+    holds.release(lab.set_folder, SESSION)
+    lab.check_all()
+
+
+def test_a_session_on_the_child_of_a_merge_stays_on_the_result(lab: Lab, folder: Path) -> None:
+    point = hold(lab, 2, folder)
+    assert lab.merge(point).id == point.id
+    with pytest.raises(PointInUse):
+        lab.merge(lab.set.points[1])
+
+
+@pytest.mark.parametrize("number", [1, 3])
+def test_a_held_point_is_not_deleted(lab: Lab, folder: Path, number: int) -> None:
+    """Neither the first, whose child would be rolled into it, nor the last."""
+    plan = delete.plan(lab.repository, "disk", lab.set.points[number - 1].id)
+    hold(lab, number, folder)
+    with pytest.raises(PointInUse, match=f"Point {number} is in use"):
+        delete.run(plan, silent, CancelToken())
+    with pytest.raises(PointInUse):
+        lab.delete(lab.set.points[number - 1])
+    assert len(lab.set.points) == 3
+
+
+def test_a_policy_passes_over_it_with_a_note(lab: Lab, folder: Path) -> None:
+    hold(lab, 2, folder)
+    lab.poke(7 * BLOCK, noise(BLOCK, 9))
+    result = lab.capture(policy=Policy(1))
+    assert [point.sequence for point in lab.set.points] == [2, 4]
+    assert any(f"Point 2 stays for now: Point 2 is in use: the session {SESSION}" in note
+               for note in result.notes)  # fmt: skip
+    assert result.warnings == ()
+    holds.release(lab.set_folder, SESSION)
+    lab.backup()
+    assert [point.sequence for point in lab.set.points] == [5]
+    lab.check_all()
+
+
+def test_a_session_that_is_gone_holds_nothing(lab: Lab, folder: Path) -> None:
+    hold(lab, 1, folder)
+    shutil.rmtree(folder)
+    lab.merge(lab.set.points[1])
+    lab.check_all()  # the hold itself is gone, too
+
+
+def test_another_computers_session_holds_until_it_is_released(lab: Lab, folder: Path) -> None:
+    hold(lab, 1, folder)
+    shutil.rmtree(folder)
+    (lab.set_folder / f"hold-{SESSION}.json").write_text(
+        json.dumps({
+            "point": lab.set.points[0].id, "session": SESSION, "title": "laptop",
+            "host": "server", "user": "eve", "folder": str(folder),
+            "since": "2026-03-01T12:00:00+00:00",
+        })
+    )  # fmt: skip
+    with pytest.raises(PointInUse, match="of eve on server") as refused:
+        lab.merge(lab.set.points[1])
+    assert "add -r" in refused.value.advice
+    assert holds.release(lab.set_folder, SESSION)
+    assert not holds.release(lab.set_folder, SESSION)
+    lab.merge(lab.set.points[1])
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["", "[]", "{}", '{"point": 3}', '{"since": "yesterday"}', "\0" * 100, "[" * 100_000],
+)
+def test_a_hold_that_says_nothing_holds_nothing(lab: Lab, folder: Path, content: str) -> None:
+    point = hold(lab, 1, folder)
+    path = lab.set_folder / f"hold-{SESSION}.json"
+    if content.startswith('{"'):
+        content = json.dumps(json.loads(path.read_text()) | json.loads(content))
+    path.write_text(content)
+    assert holds.of(lab.set) == []
+    holds.check_free(lab.set, [point])
+
+
+def test_a_repository_that_cannot_be_written_to_is_not_held(
+    lab: Lab, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(30, "Read-only file system")
+
+    monkeypatch.setattr(holds, "write_json", refuse)
+    assert not holds.place(lab.set, lab.set.points[0], SESSION, "laptop", folder)
+    assert holds.of(lab.set) == []
+
+
+@pytest.mark.parametrize("name", ["", "x", "../../etc/passwd", f"{SESSION}/../x"])
+def test_only_a_sessions_id_makes_a_name(lab: Lab, name: str) -> None:
+    with pytest.raises(ValueError, match="no session's id"):
+        holds.release(lab.set_folder, name)

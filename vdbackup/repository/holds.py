@@ -1,0 +1,191 @@
+"""Holds: which recovery points a virtual machine's session lies on, so that none is taken away.
+
+A session's disk is worth something only above the point that it was started on. While the session
+runs or is kept, a small file in the set's folder says so:
+
+    hold-<session>.json     the point's id, whose session it is, where its folder lies, since when
+
+A hold is put down before its owner looks whether the point is there, and whoever takes a point away
+looks for holds after its journal is written: of two that come at once, one at least sees the other.
+A hold whose session is gone from this computer goes by itself; what another computer holds is held
+until somebody removes it.
+"""
+
+from __future__ import annotations
+
+import errno
+import getpass
+import logging
+import os
+import re
+import socket
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from vdbackup.errors import PointInUse, RepositoryError
+from vdbackup.repository.files import read_json, remove, sync_folder, write_json
+from vdbackup.repository.model import RecoveryPoint
+from vdbackup.repository.repository import BackupSet
+
+log = logging.getLogger(__name__)
+
+SESSION_ID = re.compile(r"\d{8}-\d{6}-[0-9a-f]{6}")
+_NAME = re.compile(rf"hold-({SESSION_ID.pattern})\.json")
+
+
+@dataclass(frozen=True)
+class Hold:
+    """One session's claim on a point.
+
+    Attributes:
+        point: the point's id.
+        session: the session's id.
+        title: what runs in it, for a person.
+        host, user: whose it is.
+        folder: the session's, on that host.
+        since: UTC, ISO 8601.
+    """
+
+    point: str
+    session: str
+    title: str
+    host: str
+    user: str
+    folder: str
+    since: str
+
+    @property
+    def is_ours(self) -> bool:
+        """Whether the session lies on this computer."""
+        return self.host == socket.gethostname()
+
+    @property
+    def is_stale(self) -> bool:
+        """Whether its session is known to be gone."""
+        return self.is_ours and not _may_exist(self.folder)
+
+
+def place(
+    backup_set: BackupSet, point: RecoveryPoint, session: str, title: str, folder: Path
+) -> bool:
+    """Hold a point for a session; False where the repository cannot be written to."""
+    since = datetime.now(UTC).isoformat(timespec="seconds")
+    hold = Hold(
+        point.id, session, title, socket.gethostname(), _user(), str(folder.absolute()), since
+    )
+    try:
+        write_json(_path(backup_set.folder, session), asdict(hold))
+    except OSError as error:
+        # a machine has to boot from a repository that is read-only, or full
+        log.warning("%s is not held for session %s: %s", point.disk, session, error)
+        return False
+    return True
+
+
+def release(set_folder: Path, session: str) -> bool:
+    """Remove a session's hold; whether there was one."""
+    path = _path(set_folder, session)
+    try:
+        there = path.exists()
+        remove(path)
+        if there:
+            sync_folder(set_folder)
+    except OSError as error:
+        if error.errno not in (errno.EROFS, errno.EACCES, errno.EPERM):
+            raise
+        log.warning("%s stays: %s", path, error)  # it goes by itself, as its session does not exist
+        return False
+    return there
+
+
+def of(backup_set: BackupSet) -> list[Hold]:
+    """The holds of a set, oldest first; those whose session is gone are removed."""
+    found = []
+    for hold in _read(backup_set.folder):
+        if hold.is_stale:
+            with suppress(OSError):
+                remove(_path(backup_set.folder, hold.session))
+        else:
+            found.append(hold)
+    return found
+
+
+def check_free(backup_set: BackupSet, points: Iterable[RecoveryPoint]) -> None:
+    """Raise PointInUse, which names the session, where one lies on any of the points."""
+    by_id = {point.id: point for point in points}
+    for hold in of(backup_set):
+        if hold.point in by_id:
+            raise _in_use(backup_set, by_id[hold.point], hold)
+
+
+def notice(backup_set: BackupSet, point: RecoveryPoint) -> str:
+    """What a plan that takes the point away says of the sessions on it, after a space; or ""."""
+    names = [hold.session for hold in of(backup_set) if hold.point == point.id]
+    if not names:
+        return ""
+    return f" That cannot be while there is a session on it: {', '.join(names)}."
+
+
+def _in_use(backup_set: BackupSet, point: RecoveryPoint, hold: Hold) -> PointInUse:
+    whose = "" if hold.is_ours else f" of {hold.user} on {hold.host}"
+    there = (
+        "" if hold.is_ours else " there; if that is not possible any more, add -r and the folder"
+    )
+    return PointInUse(
+        f"Point {point.sequence} is in use: the session {hold.session}{whose} runs from it, or is "
+        "kept on it.",
+        f"End it, then discard or promote it: `vdbackup sessions discard {hold.session}`{there}.",
+        over=lambda: hold not in of(backup_set),
+    )
+
+
+def _read(folder: Path) -> Iterator[Hold]:
+    for name in sorted(os.listdir(folder)):
+        match = _NAME.fullmatch(name)
+        if not match:
+            continue
+        try:
+            hold = _parsed(read_json(folder / name))
+        except FileNotFoundError:
+            continue  # its session has ended meanwhile
+        except (RepositoryError, KeyError, TypeError, ValueError) as error:
+            log.warning("%s says nothing and is passed over: %s", folder / name, error)
+            continue
+        if hold.session == match[1]:
+            yield hold
+
+
+def _parsed(data: dict[str, Any]) -> Hold:
+    values = {name: data[name] for name in Hold.__dataclass_fields__}
+    if not all(isinstance(value, str) for value in values.values()):
+        raise TypeError("not all of it is text")
+    datetime.fromisoformat(values["since"])
+    return Hold(**values)
+
+
+def _path(folder: Path, session: str) -> Path:
+    if not SESSION_ID.fullmatch(session):
+        raise ValueError(f"{session!r} is no session's id")
+    return folder / f"hold-{session}.json"
+
+
+def _may_exist(folder: str) -> bool:
+    """False only where the folder is known not to be there."""
+    try:
+        os.stat(folder)
+    except (FileNotFoundError, NotADirectoryError, ValueError):
+        return False
+    except OSError:
+        return True  # another user's, or storage that does not answer
+    return True
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a container may have no name for us
+        return str(os.getuid())
