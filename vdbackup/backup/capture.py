@@ -293,9 +293,9 @@ def _choose(backup_set: BackupSet, source: Source, kind: str) -> _Choice:
         )
     if kind == PointType.FULL:
         return _Choice(PointType.FULL, None)
-    if not backup_set.points:
+    latest = backup_set.latest_captured()
+    if latest is None:
         return _Choice(PointType.FULL, None, _not_possible(kind, "there is no point yet"))
-    latest = backup_set.points[-1]
     if (latest.virtual_size, latest.sector_size) != (source.size, source.sector_size):
         reason = (
             f"the source has now {source.size} bytes in sectors of {source.sector_size}, "

@@ -262,7 +262,7 @@ def _manifest(folder: Path, layer: Layer, layers: list[Layer]) -> RecoveryPoint:
         sector_size=layer.info.sector_size,
         stored_bytes=0,  # its digests tell
     )
-    for name in ("merged", "warnings", "unreadable"):
+    for name in ("merged", "warnings", "unreadable", "promoted_from"):
         point = _with_what_is_said(point, said, name)
     return replace(point, warnings=tuple(dict.fromkeys((*point.warnings, _REBUILT))))
 

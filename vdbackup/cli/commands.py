@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -86,6 +87,7 @@ def point_json(backup_set: BackupSet, point: RecoveryPoint) -> dict[str, Any]:
         "retargeted": _retargeted(backup_set, point),
         "warnings": point.warnings,
         "unreadable": point.unreadable,
+        "promoted_from": asdict(point.promoted_from) if point.promoted_from else None,
     }
 
 

@@ -30,7 +30,8 @@ def status(entry: Entry, remind_after_days: int) -> tuple[str, str, str]:
     if not entry.points:
         return "no recovery points yet", "never backed up", "warning"
     count = words.plural(len(entry.points), "point")
-    last = entry.points[-1].created
+    captured = entry.backup_set.latest_captured() if entry.backup_set else None
+    last = (captured or entry.points[-1]).created
     days = words.days_since(last)
     if days >= remind_after_days:
         return count, f"no backup for {words.plural(days, 'day')}!", "warning"

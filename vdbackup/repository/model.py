@@ -41,6 +41,21 @@ class SourceIdentity:
 
 
 @dataclass(frozen=True)
+class Promotion:
+    """Where a point comes from that was not captured: a virtual machine's session.
+
+    Attributes:
+        session: the session's id.
+        title: what ran in it, for a person.
+        ended: when the machine wrote last, UTC, ISO 8601.
+    """
+
+    session: str
+    title: str
+    ended: str
+
+
+@dataclass(frozen=True)
 class RecoveryPoint:
     """The source as it was at one moment: a manifest.
 
@@ -57,6 +72,7 @@ class RecoveryPoint:
         merged: ids of the points that were rolled together with this one and are gone.
         warnings: what was not as it should have been during capture, a sentence each.
         unreadable: what the source did not give, and reads as zeros: (offset, length) in bytes.
+        promoted_from: the session whose changes it holds; None for what was captured.
     """
 
     id: str
@@ -76,6 +92,7 @@ class RecoveryPoint:
     merged: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
     unreadable: tuple[tuple[int, int], ...] = ()
+    promoted_from: Promotion | None = None
 
     @property
     def report(self) -> str:
@@ -115,6 +132,7 @@ class RecoveryPoint:
                 unreadable=tuple(
                     _range(each, data["virtual_size"]) for each in data.get("unreadable", ())
                 ),
+                promoted_from=_promotion(data.get("promoted_from")),
             )
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise RepositoryError(
@@ -168,6 +186,12 @@ def _file_name(value: Any) -> str:
     if not re.fullmatch(r"[0-9]{4,19}-[a-z]{1,20}\.[a-z0-9]{1,20}", _text(value)):
         raise ValueError(f"{value!r} is no name of a point's file")
     return str(value)
+
+
+def _promotion(value: Any) -> Promotion | None:
+    if not value:
+        return None
+    return Promotion(_text(value["session"]), _text(value["title"]), _moment(value["ended"]))
 
 
 def _check(value: Any) -> Check | None:

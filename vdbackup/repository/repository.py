@@ -68,6 +68,11 @@ class BackupSet:
         """The points that read through this one directly, by sequence."""
         return [point for point in self.points if point.parent == point_id]
 
+    def latest_captured(self) -> RecoveryPoint | None:
+        """The point that the source's next backup goes on from: not what a VM has made of it."""
+        captured = (point for point in reversed(self.points) if point.promoted_from is None)
+        return next(captured, None)
+
     def chain(self, point: RecoveryPoint) -> list[RecoveryPoint]:
         """The points that this one reads through and itself, the full first.
 
@@ -298,6 +303,12 @@ class Repository:
         """Change what a set does by itself; takes the lock for a moment."""
         with self.lock(f"changing the policy of {name}"):
             self.save_settings(name, replace(self.set(name).settings, policy=policy))
+
+    def remember_sequence(self, name: str, sequence: int) -> None:
+        """Never give a number to another point; the caller holds the lock."""
+        settings = self.set(name).settings
+        highest = max(settings.last_sequence, sequence)
+        self.save_settings(name, replace(settings, last_sequence=highest))
 
     def save_point(self, name: str, point: RecoveryPoint) -> None:
         """Write or replace a point's manifest; the caller holds the lock."""
