@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import hashlib
+import json
+import os
+import signal
 from pathlib import Path
 
 from PySide6.QtCore import Qt
-from PySide6.QtWidgets import QCheckBox, QMessageBox, QPushButton
+from PySide6.QtWidgets import QComboBox, QMessageBox, QPushButton
 from pytestqt.qtbot import QtBot
 
 from tests.gui.user import LONG, User
+from vdbackup.gui.session import AtEnd
+from vdbackup.recovery.session_folder import SessionState
 from vdbackup.repository.repository import Repository
 from vdbackup.sources import demo_disk
 
@@ -22,6 +27,11 @@ def boots(user: User, message: str) -> None:
     assert thread.problem is None
     assert thread.session is not None
     assert thread.session.wait_for_text(message, timeout=LONG / 1000)
+
+
+def chooses(user: User, what: AtEnd) -> None:
+    """Say what is to become of what the machine writes."""
+    user.sees(QComboBox, "atEndBox").setCurrentText(what.value)
 
 
 def layers(repository: Path) -> dict[str, str]:
@@ -58,17 +68,87 @@ def test_what_a_machine_wrote_is_discarded_by_default(with_source: User) -> None
     with_source.clicks("killButton")
     with_source.waits_until(lambda: not with_source.window.sessions.running)
     assert not folder.exists()
-    assert not with_source.window.sessions.leftovers
+    assert not with_source.window.sessions.saved
 
 
 def test_what_a_machine_wrote_is_kept_on_request_until_it_is_discarded(with_source: User) -> None:
     boots(with_source, "the first state")
     folder = with_source.window.sessions.running[0].session.folder
-    with_source.sees(QCheckBox, "keepBox").setChecked(True)
+    chooses(with_source, AtEnd.KEEP)
     with_source.clicks("killButton")
     with_source.clicks("discardButton")
-    with_source.waits_until(lambda: not with_source.window.sessions.leftovers)
+    with_source.waits_until(lambda: not with_source.window.sessions.saved)
     assert not folder.exists()
+
+
+def test_a_kept_machine_is_started_again_and_stays_kept(with_source: User) -> None:
+    boots(with_source, "the first state")
+    folder = with_source.window.sessions.running[0].session.folder
+    chooses(with_source, AtEnd.KEEP)
+    with_source.clicks("killButton")
+    with_source.clicks("reopenButton")
+    (thread,) = with_source.window.sessions.running
+    with_source.waits_until(lambda: thread.session is not None or thread.problem)
+    assert thread.session is not None
+    assert thread.session.folder == folder
+    assert thread.session.wait_for_text("the first state", timeout=LONG / 1000)
+    with_source.clicks("killButton")
+    assert with_source.sees(QPushButton, "discardButton")
+    assert [saved.folder for saved in with_source.window.sessions.saved] == [folder]
+
+
+def test_what_a_machine_wrote_becomes_a_point_beside_those_of_its_source(
+    with_source: User, disk: Path
+) -> None:
+    boots(with_source, "the first state")
+    (thread,) = with_source.window.sessions.running
+    folder = thread.session.folder
+    chooses(with_source, AtEnd.PROMOTE)
+    with_source.clicks("killButton")
+    with_source.sees_points(2)
+    with_source.waits_until(lambda: not folder.exists())
+    assert not with_source.window.sessions.saved
+    demo_disk.change(disk, "the second state", {})
+    with_source.backs_up(3)
+    layout = with_source.window.panel.timeline.facts.layout
+    assert layout.parent.tolist() == [-1, 0, 0]
+    assert layout.lane.tolist() == [0, 1, 0]
+    with_source.presses(Qt.Key.Key_Left)
+    assert "a virtual machine on laptop #1" in with_source.window.details.fact("promoted")
+
+
+def test_a_kept_machine_becomes_a_point_after_a_question(with_source: User) -> None:
+    boots(with_source, "the first state")
+    chooses(with_source, AtEnd.KEEP)
+    with_source.clicks("killButton")
+    with_source.clicks("makeapointButton")
+    with_source.agrees()
+    with_source.sees_points(2)
+    with_source.waits_until(lambda: not with_source.window.sessions.saved)
+
+
+def test_a_merge_of_a_point_with_a_kept_machine_says_whose_it_is(
+    with_source: User, disk: Path
+) -> None:
+    boots(with_source, "the first state")
+    chooses(with_source, AtEnd.KEEP)
+    with_source.clicks("killButton")
+    assert with_source.sees(QPushButton, "discardButton")
+    demo_disk.change(disk, "the second state", {})
+    with_source.backs_up(2)
+    with_source.asks_for("actionMerge")
+    with_source.reads("Point 1 is in use: the session")
+
+
+def test_a_machine_whose_qemu_crashed_is_kept(with_source: User) -> None:
+    boots(with_source, "the first state")
+    (thread,) = with_source.window.sessions.running
+    record = json.loads((thread.session.folder / "session.json").read_text())
+    os.kill(record["pid"], signal.SIGKILL)
+    with_source.reads("has crashed")
+    assert with_source.sees(QPushButton, "reopenButton")
+    (saved,) = with_source.window.sessions.saved
+    assert saved.state is SessionState.CRASHED
 
 
 def test_a_double_click_boots_the_point(with_source: User, qtbot: QtBot) -> None:

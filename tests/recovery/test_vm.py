@@ -23,7 +23,7 @@ from vdbackup.errors import Cancelled, ParentError, RecoveryError
 from vdbackup.jobs import CancelToken
 from vdbackup.recovery import accelerator, qemu, vm
 from vdbackup.recovery.hardware import Controller, Wish
-from vdbackup.recovery.session_folder import leftover_sessions
+from vdbackup.recovery.session_folder import SessionState, saved_sessions
 from vdbackup.repository.lock import used_by_vm
 from vdbackup.sources import demo_disk
 
@@ -549,24 +549,28 @@ def test_session_of_a_crashed_program_is_left_over_and_can_be_discarded(
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as owner:
         assert owner.stdout is not None
         assert owner.stdout.readline() == b"started\n"
-        assert leftover_sessions(sessions) == []  # its owner lives
+        (its,) = saved_sessions(sessions)
+        assert its.state is SessionState.RUNNING
+        with pytest.raises(RecoveryError, match="belongs to a program that is running"):
+            its.discard()
         owner.kill()
-    (left,) = leftover_sessions(sessions)
-    assert (left.title, left.overlay, left.running) == ("orphan", demo, True)
+    (left,) = saved_sessions(sessions)
+    assert (left.title, left.said.overlay) == ("orphan", demo)
+    assert left.state is SessionState.UNATTENDED
 
     left.discard()
 
     assert not left.folder.exists()
-    assert leftover_sessions(sessions) == []
-    assert left.pid is not None
-    assert not _runs(left.pid)
+    assert saved_sessions(sessions) == []
+    assert left.said.pid is not None
+    assert not _runs(left.said.pid)
 
 
 def test_session_whose_record_a_power_cut_has_emptied_can_be_discarded(sessions: Path) -> None:
     folder = sessions / "20250101-000000-abcdef"
     folder.mkdir(parents=True)
     (folder / "session.json").write_text("")
-    (left,) = leftover_sessions(sessions)
+    (left,) = saved_sessions(sessions)
     assert (left.id, left.title, left.running) == (folder.name, folder.name, False)
     left.discard()
     assert list(sessions.iterdir()) == []
@@ -577,10 +581,10 @@ def test_pid_that_belongs_to_another_program_now_is_left_alone(sessions: Path) -
     folder.mkdir(parents=True)
     record = {"pid": os.getpid(), "title": "old", "started": "2025-01-01T00:00:00+00:00"}
     (folder / "session.json").write_text(json.dumps(record))
-    (left,) = leftover_sessions(sessions)
+    (left,) = saved_sessions(sessions)
     assert not left.running
     left.discard()  # and this test goes on
-    assert leftover_sessions(sessions) == []
+    assert saved_sessions(sessions) == []
 
 
 def _runs(pid: int) -> bool:

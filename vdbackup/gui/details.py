@@ -16,7 +16,7 @@ from PySide6.QtWidgets import (
 from vdbackup.gui import parts, words
 from vdbackup.gui.catalogue import Entry
 from vdbackup.gui.points_table import check_in_words
-from vdbackup.repository.model import Check, RecoveryPoint
+from vdbackup.repository.model import Check, Promotion, RecoveryPoint
 
 ROWS = {
     "time": "Time",
@@ -26,6 +26,7 @@ ROWS = {
     "booted": "Boot-tested",
     "chain": "Chain",
     "merged": "Stands for",
+    "promoted": "Made from",
     "id": "Id",
 }
 
@@ -103,6 +104,7 @@ class PointDetails(QScrollArea):
         for key, text in self._facts_of(entry, point).items():
             self._values[key].setText(text)
         self._form.setRowVisible(self._values["merged"], bool(point.merged))
+        self._form.setRowVisible(self._values["promoted"], point.promoted_from is not None)
         self._values["id"].setToolTip(point.id)
         self._paint_check("verified", point.verified)
         self._paint_check("booted", point.boot_tested)
@@ -124,6 +126,7 @@ class PointDetails(QScrollArea):
             "booted": check_in_words(point.boot_tested),
             "chain": reads if parents else "stands alone",
             "merged": f"{words.plural(len(point.merged), 'older point')} merged into it",
+            "promoted": _promotion_in_words(point.promoted_from),
             "id": point.id.replace("-", "-\u200b"),  # may be broken where it has a hyphen
         }
 
@@ -138,3 +141,9 @@ class PointDetails(QScrollArea):
         value.setAccessibleName(name)
         self._form.addRow(title, value)
         return value
+
+
+def _promotion_in_words(promotion: Promotion | None) -> str:
+    if promotion is None:
+        return ""
+    return f"a virtual machine on {promotion.title}, ended {words.when_exactly(promotion.ended)}"

@@ -70,7 +70,7 @@ class MainWindow(QMainWindow):
         self._on_entry_chosen(None)
         self._on_catalogue_changed()
         self.catalogue.refresh()
-        self.sessions.find_leftovers()
+        self.sessions.find_saved()
 
     def _build(self) -> None:
         self.addToolBar(self.actions_.toolbar())
@@ -135,6 +135,8 @@ class MainWindow(QMainWindow):
         self.sessions.changed.connect(self._on_sessions_changed)
         self.sessions.told.connect(self.jobs.tell)
         self.sessions.failed.connect(self.jobs.refuse)
+        self.sessions.promotion_wanted.connect(self.operations.promote)
+        self.operations.promoted.connect(self.sessions.find_saved)
         self.catalogue.changed.connect(self._on_catalogue_changed)
         self.store.changed.connect(self._on_settings_changed)
         self.sources.leave_wanted.connect(self._on_leave_wanted)
@@ -295,6 +297,7 @@ class MainWindow(QMainWindow):
         super().changeEvent(event)
         if event.type() == QEvent.Type.ActivationChange and self.isActiveWindow():
             self.catalogue.refresh()
+            self.sessions.find_saved()
 
     def closeEvent(self, event: QCloseEvent) -> None:
         """Close when nothing runs any more; ask before stopping what runs."""

@@ -24,6 +24,7 @@ from vdbackup.gui.store import Store
 from vdbackup.gui.worker import Workers
 from vdbackup.jobs import CancelToken, Job, JobState, Plan, Report, patient
 from vdbackup.recovery import restore
+from vdbackup.recovery.session_folder import SavedSession
 from vdbackup.repository.model import RecoveryPoint
 from vdbackup.repository.repository import Repository
 from vdbackup.settings import KnownSource
@@ -36,9 +37,11 @@ class Operations(QObject):
 
     Signals:
         refused(str, VdbackupError): what could not even be planned, and why.
+        promoted(): a session has become a recovery point, or could not.
     """
 
     refused = Signal(str, object)
+    promoted = Signal()
 
     def __init__(
         self, window: QWidget, store: Store, workers: Workers, catalogue: Catalogue
@@ -142,6 +145,30 @@ class Operations(QObject):
 
         dialog.accepted.connect(plan)
         dialog.open()
+
+    def promote(self, saved: SavedSession, ask: bool) -> None:
+        """Make a recovery point of what a virtual machine wrote; the session goes with that."""
+        title = f"Make a recovery point of {saved.title}"
+        try:
+            repository = saved.origin.repository
+        except VdbackupError as error:
+            self.refused.emit(title, error)
+            return
+
+        def start(_plan: Plan | None) -> None:
+            def ended(_job: Job) -> None:
+                self._catalogue.refresh(repository)
+                self.promoted.emit()
+
+            job = Job(title, partial(work.promote_session, saved))
+            self._workers.writer(repository).submit(job, ended)
+
+        if ask:
+            self._plan(
+                repository, title, "Make the point", lambda: work.plan_promotion(saved), start
+            )
+        else:
+            start(None)
 
     def keep_newest(self, entry: Entry, keep: int | None) -> None:
         """Change how many points a set keeps."""

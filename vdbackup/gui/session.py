@@ -15,6 +15,7 @@ from vdbackup.errors import RecoveryError, VdbackupError, from_os
 from vdbackup.recovery import vm
 from vdbackup.recovery.hardware import Wish
 from vdbackup.recovery.retarget.report import chosen_hardware
+from vdbackup.recovery.session_folder import SavedSession
 from vdbackup.repository.repository import Repository
 
 log = logging.getLogger(__name__)
@@ -27,6 +28,15 @@ class Order(enum.Enum):
 
     POWER_OFF = "power off"
     KILL = "kill"
+    RESUME = "go on"
+
+
+class AtEnd(enum.Enum):
+    """What is to become of what a machine wrote."""
+
+    DISCARD = "Discard what it wrote"
+    KEEP = "Keep what it wrote"
+    PROMOTE = "Make it a recovery point"
 
 
 @dataclass(frozen=True)
@@ -39,6 +49,7 @@ class Boot:
         sessions_folder: where the machine writes.
         display: open a window.
         memory_mib: in MiB; 0 gives what the system needs.
+        again: a session whose machine is started again, instead of a new one.
     """
 
     title: str
@@ -48,16 +59,18 @@ class Boot:
     sessions_folder: Path
     display: bool
     memory_mib: int
+    again: SavedSession | None = None
 
 
 class SessionThread(QThread):
-    """Starts a machine, follows it to its end, and throws away what it wrote unless told otherwise.
+    """Starts a machine, follows it to its end, and discards what it wrote unless told otherwise.
 
     Attributes:
         boot: what was started.
         session: the machine, None until it runs.
         problem: what went wrong, None as long as nothing has.
-        keep: what the machine wrote stays when it has ended.
+        at_end: what becomes of what the machine wrote.
+        kept: it is there still, though the machine has ended.
 
     Signals:
         changed(): `session` or `problem` is another one now.
@@ -71,7 +84,8 @@ class SessionThread(QThread):
         self.boot = boot
         self.session: vm.Session | None = None
         self.problem: VdbackupError | None = None
-        self.keep = False
+        self.at_end = AtEnd.KEEP if boot.again else AtEnd.DISCARD
+        self.kept = False
         self._orders: queue.SimpleQueue[Order] = queue.SimpleQueue()
 
     def order(self, order: Order) -> None:
@@ -84,8 +98,11 @@ class SessionThread(QThread):
             self.session = self._start()
             self.changed.emit()
             self._follow(self.session)
-            if not self.keep:
+            if self.at_end is AtEnd.DISCARD and not self.session.crashed:
                 self.session.discard()
+            else:
+                self.session.keep()
+                self.kept = True
         except VdbackupError as error:
             log.info("session %s failed", self.boot.title, exc_info=True)
             self.problem = error
@@ -95,19 +112,20 @@ class SessionThread(QThread):
 
     def _start(self) -> vm.Session:
         boot = self.boot
-        backup_set = Repository.open(boot.repository).set(boot.set_name)
+        if boot.again:
+            return vm.reopen_session(boot.again, display=boot.display)
+        repository = Repository.open(boot.repository)
+        backup_set = repository.set(boot.set_name)
         point = backup_set.point(boot.point_id)
-        backup_set.open_chain(point).close()  # all layers are there, and as long as they were
         wish = Wish(memory_mib=boot.memory_mib or None)
-        return vm.start_session(
-            backup_set.overlay_path(point),
+        return vm.start_from_point(
+            repository,
+            backup_set,
+            point,
             sessions_folder=boot.sessions_folder,
-            title=boot.title,
-            sector_size=point.sector_size,
             display=boot.display,
             hardware=chosen_hardware(backup_set, point, wish),
             wish=wish,
-            disk_format=backup_set.settings.format,
         )
 
     def _follow(self, session: vm.Session) -> None:
@@ -120,7 +138,9 @@ class SessionThread(QThread):
                 self._press_power_button(session)
             if order is Order.KILL or time.monotonic() > ends_at:
                 session.kill()
-            if session.error and not self.problem:
+            if order is Order.RESUME:
+                self._resume(session)
+            if session.error is not self.problem:  # a machine that was paused may go on
                 self.problem = session.error
                 self.changed.emit()
 
@@ -129,6 +149,12 @@ class SessionThread(QThread):
             return self._orders.get(timeout=LOOK)
         except queue.Empty:
             return None
+
+    def _resume(self, session: vm.Session) -> None:
+        try:
+            session.resume()
+        except RecoveryError:
+            log.info("%s does not go on", self.boot.title, exc_info=True)
 
     def _press_power_button(self, session: vm.Session) -> None:
         try:

@@ -1,60 +1,85 @@
-"""The virtual machines of this window, and what earlier ones left."""
+"""The virtual machines of this window, those of other programs, and what is kept of ended ones."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 
 from PySide6.QtCore import QObject, Signal
 
 from vdbackup.gui.catalogue import Entry
 from vdbackup.gui.outcome import Outcome
-from vdbackup.gui.session import Boot, Order, SessionThread
+from vdbackup.gui.session import AtEnd, Boot, Order, SessionThread
 from vdbackup.gui.store import Store
 from vdbackup.gui.worker import Workers
 from vdbackup.jobs import Job
-from vdbackup.recovery import vm
-from vdbackup.recovery.session_folder import LeftoverSession, leftover_sessions
+from vdbackup.recovery import sessions, vm
+from vdbackup.recovery.session_folder import SavedSession, saved_sessions
 from vdbackup.repository.model import RecoveryPoint
-
-Leftover = vm.Session | LeftoverSession
 
 
 class Sessions(QObject):
     """Starts machines and knows which there are.
 
     Attributes:
-        running: those that have not ended.
+        running: those of this window that have not ended.
+        saved: those of other programs, and what is left of ended ones.
 
     Signals:
         changed(): another one runs, or one is in another state.
         told(str, Outcome): how one ended.
         failed(str, VdbackupError): why one could not go on.
+        promotion_wanted(SavedSession, bool): make a recovery point of one; whether to ask first.
     """
 
     changed = Signal()
     told = Signal(str, object)
     failed = Signal(str, object)
+    promotion_wanted = Signal(object, bool)
 
     def __init__(self, store: Store, workers: Workers, parent: QObject | None = None) -> None:
         super().__init__(parent)
         self._store = store
         self._workers = workers
         self.running: list[SessionThread] = []
-        self._kept: list[vm.Session] = []
-        self._abandoned: list[LeftoverSession] = []
+        self.saved: list[SavedSession] = []
+        self._to_promote: set[str] = set()
 
     def boot(self, entry: Entry, point: RecoveryPoint) -> SessionThread:
         """Start a machine from a point; returns at once."""
         settings = self._store.value
-        boot = Boot(
-            title=f"{entry.name} #{point.sequence}",
-            repository=entry.repository,
-            set_name=entry.name,
-            point_id=point.id,
-            sessions_folder=settings.sessions(self._store.locations),
-            display=settings.display(),
-            memory_mib=settings.memory_mib,
+        return self._start(
+            Boot(
+                title=f"{entry.name} #{point.sequence}",
+                repository=entry.repository,
+                set_name=entry.name,
+                point_id=point.id,
+                sessions_folder=settings.sessions(self._store.locations),
+                display=settings.display(),
+                memory_mib=settings.memory_mib,
+            )
         )
+
+    def reopen(self, saved: SavedSession) -> SessionThread | None:
+        """Start the machine of a kept session again; returns at once. None where it was done."""
+        origin, settings = saved.said.origin, self._store.value
+        if origin is None or saved not in self.saved:
+            return None
+        self.saved.remove(saved)  # until it has ended again
+        return self._start(
+            Boot(
+                title=saved.title,
+                repository=origin.repository,
+                set_name=origin.set_name,
+                point_id=origin.point,
+                sessions_folder=saved.folder.parent,
+                display=settings.display(),
+                memory_mib=settings.memory_mib,
+                again=saved,
+            )
+        )
+
+    def _start(self, boot: Boot) -> SessionThread:
         thread = SessionThread(boot, self)
         thread.changed.connect(self.changed)
         thread.finished.connect(partial(self._on_finished, thread))
@@ -71,26 +96,36 @@ class Sessions(QObject):
             if entry and thread.boot.repository == entry.repository
         )
 
-    @property
-    def leftovers(self) -> list[Leftover]:
-        """Sessions that have ended, and whose disks are still there."""
-        return [*self._kept, *self._abandoned]
-
-    def find_leftovers(self) -> None:
-        """Look what the machines of earlier runs left; `changed` follows."""
+    def find_saved(self) -> None:
+        """Look which sessions there are besides this window's; `changed` follows."""
         folder = self._store.value.sessions(self._store.locations)
-        job = Job("List sessions", lambda _report, _cancel: leftover_sessions(folder))
-        self._workers.reader(None).submit(job, self._on_leftovers_found)
+        job = Job("List sessions", lambda _report, _cancel: saved_sessions(folder))
+        self._workers.reader(None).submit(job, self._on_found)
 
-    def discard(self, leftover: Leftover) -> None:
+    def discard(self, saved: SavedSession) -> None:
         """Delete what a machine left."""
-        job = Job(f"Discard {leftover.title}", lambda _report, _cancel: leftover.discard())
-        self._workers.reader(None).submit(job, partial(self._on_discarded, leftover))
+        self._do(saved, f"Discard {saved.title}", saved.discard)
+
+    def promote(self, saved: SavedSession) -> None:
+        """Make a recovery point of what a machine left."""
+        self.promotion_wanted.emit(saved, True)
+
+    def stop(self, saved: SavedSession) -> None:
+        """Shut the machine of another program, or of one that has crashed, down."""
+        self._do(saved, f"Stop {saved.title}", lambda: sessions.stop(saved, vm.GRACE))
+
+    def kill(self, saved: SavedSession) -> None:
+        """End it at once."""
+        self._do(saved, f"Kill {saved.title}", lambda: sessions.kill(saved))
 
     def kill_all(self) -> None:
         """End all machines and discard what they wrote, unless it is to be kept."""
         for thread in self.running:
             thread.order(Order.KILL)
+
+    def _do(self, saved: SavedSession, title: str, what: Callable[[], None]) -> None:
+        job = Job(title, lambda _report, _cancel: what())
+        self._workers.reader(None).submit(job, partial(self._on_done, saved))
 
     def _on_finished(self, thread: SessionThread) -> None:
         thread.wait()  # it has left `run`, and has a few instructions to go
@@ -98,24 +133,32 @@ class Sessions(QObject):
         title = f"VM {thread.boot.title}"
         if thread.problem:
             self.failed.emit(title, thread.problem)
-        if thread.session and thread.keep:
-            self._kept.append(thread.session)
+        if thread.session and thread.kept:
             folder = str(thread.session.folder)
             self.told.emit(title, Outcome("Ended; what it wrote is kept.", (folder,)))
+            if thread.at_end is AtEnd.PROMOTE and not thread.session.crashed:
+                self._to_promote.add(thread.session.id)
         elif not thread.problem:
             self.told.emit(title, Outcome("Ended; what it wrote is discarded."))
         self.changed.emit()
+        self.find_saved()
         thread.deleteLater()
 
-    def _on_leftovers_found(self, job: Job) -> None:
-        if job.result is not None and job.result != self._abandoned:
-            self._abandoned = job.result
+    def _on_found(self, job: Job) -> None:
+        if job.result is None:
+            return
+        ours = {thread.session.id for thread in self.running if thread.session}
+        ours |= {thread.boot.again.id for thread in self.running if thread.boot.again}
+        saved = [session for session in job.result if session.id not in ours]
+        if saved != self.saved:
+            self.saved = saved
             self.changed.emit()
+        for session in saved:
+            if session.id in self._to_promote:
+                self._to_promote.remove(session.id)
+                self.promotion_wanted.emit(session, False)
 
-    def _on_discarded(self, leftover: Leftover, job: Job) -> None:
+    def _on_done(self, saved: SavedSession, job: Job) -> None:
         if job.error:
-            self.failed.emit(f"VM {leftover.title}", job.error)
-        elif isinstance(leftover, vm.Session):
-            self._kept.remove(leftover)
-            self.changed.emit()
-        self.find_leftovers()
+            self.failed.emit(f"VM {saved.title}", job.error)
+        self.find_saved()

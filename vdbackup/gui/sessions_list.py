@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from PySide6.QtWidgets import QCheckBox, QFrame, QHBoxLayout, QVBoxLayout, QWidget
+from PySide6.QtWidgets import QComboBox, QFrame, QGridLayout, QPushButton, QVBoxLayout, QWidget
 
 from vdbackup.gui import parts, words
-from vdbackup.gui.session import Order, SessionThread
-from vdbackup.gui.sessions import Leftover, Sessions
-from vdbackup.recovery.session_folder import LeftoverSession
+from vdbackup.gui.session import AtEnd, Order, SessionThread
+from vdbackup.gui.sessions import Sessions
+from vdbackup.recovery.session_folder import SavedSession, SessionState
 
-Machine = SessionThread | Leftover
+Machine = SessionThread | SavedSession
+
+_COLUMNS = 2
+"""Buttons side by side: the pane is narrow."""
 
 
 class SessionsList(QWidget):
@@ -31,7 +34,7 @@ class SessionsList(QWidget):
         self._on_changed()
 
     def _on_changed(self) -> None:
-        machines: list[Machine] = [*self._sessions.running, *self._sessions.leftovers]
+        machines: list[Machine] = [*self._sessions.running, *self._sessions.saved]
         names = [_name(machine) for machine in machines]
         for gone in [name for name in self._cards if name not in names]:
             card = self._cards.pop(gone)
@@ -42,19 +45,29 @@ class SessionsList(QWidget):
                 self._cards[name] = self._card(machine)
                 self._column.addWidget(self._cards[name])
             if isinstance(machine, SessionThread):
-                self._cards[name].say(*_state(machine))
+                card = self._cards[name]
+                card.say(*_state(machine))
+                card.show_button("Go on", visible=_is_paused(machine))
         self.setVisible(bool(machines))
 
     def _card(self, machine: Machine) -> SessionCard:
-        if not isinstance(machine, SessionThread):
-            card = SessionCard(machine.title)
-            card.say(*_what_is_left(machine))
-            card.offer("Discard", lambda: self._sessions.discard(machine))
+        if isinstance(machine, SessionThread):
+            card = SessionCard(machine.boot.title)
+            card.offer_at_end(machine.at_end, lambda chosen: setattr(machine, "at_end", chosen))
+            card.offer("Power off", lambda: machine.order(Order.POWER_OFF))
+            card.offer("Kill", lambda: machine.order(Order.KILL))
+            card.offer("Go on", lambda: machine.order(Order.RESUME))
             return card
-        card = SessionCard(machine.boot.title)
-        card.offer_to_keep(lambda wanted: setattr(machine, "keep", wanted))
-        card.offer("Power off", lambda: machine.order(Order.POWER_OFF))
-        card.offer("Kill", lambda: machine.order(Order.KILL))
+        card = SessionCard(machine.title)
+        card.say(*_what_is_left(machine))
+        if machine.running:
+            card.offer("Power off", lambda: self._sessions.stop(machine))
+            card.offer("Kill", lambda: self._sessions.kill(machine))
+        else:
+            if machine.said.origin and machine.disk.exists():
+                card.offer("Reopen", lambda: self._sessions.reopen(machine))
+                card.offer("Make a point", lambda: self._sessions.promote(machine))
+            card.offer("Discard", lambda: self._sessions.discard(machine))
         return card
 
 
@@ -66,6 +79,7 @@ class SessionCard(QFrame):
         self.setProperty("card", "true")
         self.setAccessibleName(f"Virtual machine {title}")
         self._title = title
+        self._buttons: dict[str, QPushButton] = {}
         column = QVBoxLayout(self)
         column.setContentsMargins(10, 8, 10, 8)
         column.setSpacing(6)
@@ -73,8 +87,9 @@ class SessionCard(QFrame):
         self.state = parts.label("", "muted")
         column.addWidget(self.state)
         self._column = column
-        self._buttons = QHBoxLayout()
-        column.addLayout(self._buttons)
+        self._grid = QGridLayout()
+        self._grid.setSpacing(6)
+        column.addLayout(self._grid)
 
     def say(self, state: str, role: str, hint: str = "") -> None:
         """Show the machine's state."""
@@ -82,24 +97,40 @@ class SessionCard(QFrame):
         self.state.setToolTip(hint)
         parts.set_role(self.state, role)
 
-    def offer(self, text: str, do: Callable[[], None]) -> None:
+    def offer(self, text: str, do: Callable[[], object]) -> None:
         """Show a button."""
         button = parts.button(text, text.replace(" ", "").lower() + "Button")
         button.setAccessibleName(f"{text}: {self._title}")
         button.clicked.connect(lambda _checked=False: do())
-        self._buttons.addWidget(button)
+        self._grid.addWidget(button, *divmod(len(self._buttons), _COLUMNS))
+        self._buttons[text] = button
 
-    def offer_to_keep(self, do: Callable[[bool], None]) -> None:
-        """Show a box to tick that keeps what the machine writes."""
-        box = QCheckBox("Keep what it writes")
-        box.setObjectName("keepBox")
-        box.setToolTip("Otherwise it is discarded when the machine ends.")
-        box.toggled.connect(do)
+    def show_button(self, text: str, *, visible: bool) -> None:
+        """Show or hide one of the buttons."""
+        self._buttons[text].setVisible(visible)
+
+    def offer_at_end(self, chosen: AtEnd, do: Callable[[AtEnd], None]) -> None:
+        """Show what can become of what the machine writes."""
+        box = QComboBox()
+        box.setObjectName("atEndBox")
+        box.setAccessibleName(f"When it ends: {self._title}")
+        box.setToolTip("What becomes of what the machine wrote when it ends")
+        for choice in AtEnd:
+            box.addItem(choice.value, choice)
+        box.setCurrentText(chosen.value)
+        box.currentIndexChanged.connect(lambda _index: do(box.currentData()))
         self._column.insertWidget(2, box)
 
 
 def _name(machine: Machine) -> object:
-    return machine if isinstance(machine, SessionThread) else machine.id
+    """What stays the same as long as the same can be done to a machine."""
+    if isinstance(machine, SessionThread):
+        return machine
+    return machine.id, machine.state
+
+
+def _is_paused(machine: SessionThread) -> bool:
+    return machine.session is not None and machine.session.paused
 
 
 def _state(machine: SessionThread) -> tuple[str, str, str]:
@@ -113,11 +144,13 @@ def _state(machine: SessionThread) -> tuple[str, str, str]:
     return "running", "good", ""
 
 
-def _what_is_left(machine: Leftover) -> tuple[str, str, str]:
+def _what_is_left(machine: SavedSession) -> tuple[str, str, str]:
     """What to say of what a machine left, in which role, with which hint."""
-    folder = str(machine.folder)
-    if isinstance(machine, LeftoverSession) and machine.running:
+    folder, started = str(machine.folder), words.when(machine.said.started.isoformat())
+    if machine.state is SessionState.RUNNING:
+        return "running in another program", "good", folder
+    if machine.state is SessionState.UNATTENDED:
         return "left running by a crash", "warning", folder
-    if isinstance(machine, LeftoverSession):
-        return f"left behind, started {words.when(machine.started.isoformat())}", "muted", folder
-    return "ended; what it wrote is kept", "muted", folder
+    if machine.state is SessionState.CRASHED:
+        return f"left behind by a crash, started {started}", "warning", folder
+    return f"kept, started {started}", "muted", folder

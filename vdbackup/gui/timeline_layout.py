@@ -110,12 +110,13 @@ def _lanes(
 ) -> tuple[list[int], list[int], int]:
     """Each point's lane and the start of its strand, and the number of lanes.
 
-    A parent's first incremental child continues its lane; a full takes the first lane that
+    A parent's first incremental child continues its lane, unless it was promoted from a session on
+    what was captured: the source's own points stay in one lane. A full takes the first lane that
     nobody will continue, any other point the first such lane below its parent's.
     """
     heir = [-1] * len(points)
     for i, above in enumerate(parent):
-        if above >= 0 and heir[above] < 0 and points[i].type is PointType.INCREMENTAL:
+        if above >= 0 and heir[above] < 0 and _continues(points[i], points[above]):
             heir[above] = i
     lane, strand = [0] * len(points), list(range(len(points)))
     tips: list[int] = []  # the last point in each lane
@@ -129,3 +130,9 @@ def _lanes(
         lane[i] = next(free, len(tips))
         tips[lane[i] : lane[i] + 1] = [i]
     return lane, strand, max(1, len(tips))
+
+
+def _continues(child: RecoveryPoint, parent: RecoveryPoint) -> bool:
+    """Whether the child goes on where its parent left off."""
+    fork = child.promoted_from is not None and parent.promoted_from is None
+    return child.type is PointType.INCREMENTAL and not fork

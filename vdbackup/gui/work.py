@@ -10,12 +10,13 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vdbackup.backup import capture, delete, merge, retention
+from vdbackup.backup import capture, delete, merge, promote, retention
 from vdbackup.disks.chain import Chain
 from vdbackup.gui import words
 from vdbackup.gui.outcome import Outcome
 from vdbackup.jobs import CancelToken, Plan, Report
 from vdbackup.recovery import restore, verify
+from vdbackup.recovery.session_folder import SavedSession, SessionFolder
 from vdbackup.repository.model import RecoveryPoint
 from vdbackup.repository.repository import Repository
 from vdbackup.sources import demo_disk
@@ -109,6 +110,23 @@ def delete_point(plan: delete.DeletePlan, report: Report, cancel: CancelToken) -
     """Delete a point."""
     delete.run(plan, report, cancel)
     return Outcome(f"Deleted: {', '.join(plan.invalidates)}.", plan.replaces)
+
+
+def plan_promotion(saved: SavedSession) -> promote.PromotePlan:
+    """What making a recovery point of a session would do."""
+    origin = saved.origin
+    repository, backup_set, _ = origin.find()
+    session = promote.EndedSession(saved.id, saved.title, saved.disk, origin.overlay_contents)
+    return promote.plan(repository, backup_set.name, origin.point, session)
+
+
+def promote_session(saved: SavedSession, report: Report, cancel: CancelToken) -> Outcome:
+    """Make a recovery point of a session, which then goes; `value` is the point."""
+    plan = plan_promotion(saved)
+    with SessionFolder.reopen(saved.folder) as folder:  # nobody else opens it meanwhile
+        point = promote.run(plan, report, cancel)
+        folder.remove()
+    return Outcome(f"Point #{point.sequence} made of {saved.title}.", facts(point), value=point)
 
 
 def restore_point(plan: restore.RestorePlan, report: Report, cancel: CancelToken) -> Outcome:

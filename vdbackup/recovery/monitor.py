@@ -24,6 +24,30 @@ _TIME_LIMIT = 30.0
 """Seconds that QEMU may take to answer; it answers at once unless its storage is stuck."""
 
 
+def tell(connection: socket.socket, command: str, seconds: float = _TIME_LIMIT) -> Any:
+    """Say one thing to a QEMU that another program watches, and hang up; what it answers.
+
+    Raises RecoveryError where it refuses, or does not answer within `seconds`.
+    """
+
+    async def converse() -> Any:
+        client = QMPClient()
+        await client.connect(connection)
+        try:
+            return await client.execute(command)
+        finally:
+            with contextlib.suppress(EOFError, ConnectionError, QMPError):  # so it ends at "quit"
+                await client.disconnect()
+
+    try:
+        return asyncio.run(asyncio.wait_for(converse(), seconds))
+    except (QMPError, TimeoutError, EOFError, OSError) as error:
+        raise RecoveryError(
+            f"The virtual machine does not do what it was told ({command}).",
+            "Kill it if it hangs.",
+        ) from error
+
+
 class Monitor:
     """A conversation with one QEMU over a connected socket.
 

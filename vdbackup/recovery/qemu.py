@@ -117,6 +117,7 @@ class Machine:
         display: "none", or what `window` returned.
         console: the file that takes what the guest writes to its first serial port.
         monitor_fd: a connected socket that QEMU inherits, for QMP.
+        control_fd: a listening one, on which other programs speak with it.
     """
 
     title: str
@@ -132,6 +133,7 @@ class Machine:
     display: str
     console: Path
     monitor_fd: int = -1
+    control_fd: int = -1
 
     def command(self) -> list[str]:
         """The argument list; the guest waits for QMP's `cont`, so that no event is missed."""
@@ -145,7 +147,6 @@ class Machine:
             "-action": "panic=pause",
             "-display": self.display,
             "-serial": "chardev:console",
-            "-mon": "chardev=monitor,mode=control",
             "-sandbox": "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny",
             **self._start(),
             **({"-netdev": "user,id=network"} if self.network else {"-nic": "none"}),
@@ -153,6 +154,7 @@ class Machine:
         chardevs = [
             f"file,id=console,path={_escaped(str(self.console))}",
             f"socket,id=monitor,fd={self.monitor_fd}",
+            f"socket,id=control,fd={self.control_fd},server=on,wait=off",
         ]
         return [
             find(SYSTEM),
@@ -160,6 +162,7 @@ class Machine:
             *("-S", "-nodefaults", "-no-user-config"),
             *(word for option in arguments.items() for word in option),
             *(word for chardev in chardevs for word in ("-chardev", chardev)),
+            *("-mon", "chardev=monitor,mode=control", "-mon", "chardev=control,mode=control"),
             *(word for node in self._blockdevs() for word in ("-blockdev", json.dumps(node))),
             *(word for device in self._devices() for word in ("-device", json.dumps(device))),
         ]
@@ -259,6 +262,20 @@ def create_session_disk(path: Path, backing: Backing, size: int) -> None:
     if done.returncode != 0:
         raise RecoveryError(
             f"The session's disk {path} could not be made.", first_complaint(done.stderr)
+        )
+
+
+def name_backing(path: Path, backing: Backing) -> None:
+    """Write into a session's disk what its backing is called now, for whoever opens it by itself.
+
+    QEMU is told what it lies on when a machine starts; the files may have got other names since.
+    """
+    parent = ["-u", "-F", backing.driver, "-b", backing.file_name]
+    command = [find(IMAGE), "rebase", "-q", "-f", "qcow2", *parent, str(path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise RecoveryError(
+            f"The session's disk {path} could not be opened again.", first_complaint(done.stderr)
         )
 
 

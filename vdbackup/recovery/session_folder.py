@@ -1,14 +1,15 @@
 """A session's folder: its disk, its console's text, and who it belongs to.
 
     SESSIONS/<id>/            mode 0700
-        session.json          id, pid (QEMU's), started, title, overlay
+        session.json          what was started, from which point, how (session_record.py)
         session.qcow2         what the guest has written
         map.*, layer<n>       the chain for a QEMU that cannot read it (concatenation.py)
+        control               a socket on which QEMU hears what other programs want of it (QMP)
         console.log           what the guest wrote to its first serial port
         qemu.log              what QEMU complained of
 
-The folder is locked (flock) by the process that started the session, for as long as that lives: a
-folder without a lock is left over from a crash.
+The folder is locked (flock) by the process that runs the session, for as long as that lives: one
+without a lock is kept on purpose, or left over from a crash.
 """
 
 from __future__ import annotations
@@ -21,47 +22,96 @@ import secrets
 import select
 import shutil
 import signal
+import socket
 import weakref
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from enum import StrEnum
 from pathlib import Path
-from typing import Any, BinaryIO
+from types import TracebackType
+from typing import Any, BinaryIO, Self
 
 from vdbackup.errors import RecoveryError
+from vdbackup.recovery.session_record import Origin, SessionRecord
 
 log = logging.getLogger(__name__)
 
 _RECORD = "session.json"
+_CONTROL = "control"
+_LONGEST_RECORD = 1 << 20
 
 
 class SessionFolder:
-    """The folder of a session of ours, locked until `remove`, or until nobody holds this object.
+    """The folder of a session of ours, locked until `close`, or until nobody holds this object.
 
     Attributes:
         id: the folder's name.
-        title: what runs here, for a person.
-        started: when, in UTC.
+        path: the folder.
+        said: what session.json says.
     """
 
-    def __init__(self, sessions_folder: Path, title: str, overlay: Path) -> None:
-        """Make the folder; raises RecoveryError where that cannot be."""
-        self.started = datetime.now(UTC)
-        self.id = f"{self.started:%Y%m%d-%H%M%S}-{secrets.token_hex(3)}"
-        self.title = title
-        self.path = sessions_folder.absolute() / self.id
-        self._overlay = overlay.absolute()
-        with self._writing():
-            self.path.mkdir(mode=0o700, parents=True)
-            descriptor = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-            self._unlock = weakref.finalize(self, os.close, descriptor)
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    def __init__(self, path: Path, said: SessionRecord, descriptor: int) -> None:
+        """Take over a folder whose `descriptor` holds the lock; use `create` or `reopen`."""
+        self.id = path.name
+        self.path = path
+        self.said = said
+        self._unlock = weakref.finalize(self, os.close, descriptor)
+
+    @classmethod
+    def create(
+        cls,
+        sessions_folder: Path,
+        title: str,
+        overlay: Path,
+        origin: Origin | None = None,
+        machine: dict[str, Any] | None = None,
+    ) -> Self:
+        """Make a session's folder, and hold the point that it lies on.
+
+        Raises RecoveryError where the folder cannot be made, RepositoryError where the point is not
+        there.
+        """
+        started = datetime.now(UTC)
+        name = f"{started:%Y%m%d-%H%M%S}-{secrets.token_hex(3)}"
+        path = sessions_folder.absolute() / name
+        said = SessionRecord(title, started, overlay.absolute(), None, False, origin, machine or {})
+        with _writing(path):
+            path.mkdir(mode=0o700, parents=True)
+            folder = cls(path, said, _locked(path))
         try:
-            self.record(None)
-        except RecoveryError:
-            self.remove()
+            folder.record(None)
+            if origin:
+                origin.hold(name, title, path)
+        except BaseException:
+            folder.remove()
             raise
+        return folder
+
+    @classmethod
+    def reopen(cls, path: Path) -> Self:
+        """Take over a session that nobody runs; raises RecoveryError where somebody does."""
+        try:
+            folder = cls(path, read_record(path), _locked(path))
+        except BlockingIOError:
+            raise RecoveryError(
+                f"The session {path.name} is in use by another program.",
+                "End it there, or kill it first.",
+            ) from None
+        except FileNotFoundError:
+            raise RecoveryError(f"There is no session {path.name} any more.") from None
+        folder.said = read_record(path)  # as it is under the lock
+        if is_qemu_of(folder.said.pid, path):
+            raise RecoveryError(
+                f"The machine of the session {path.name} is still running.", "Stop or kill it."
+            )
+        return folder
+
+    @property
+    def title(self) -> str:
+        """What runs here, for a person."""
+        return self.said.title
 
     @property
     def disk(self) -> Path:
@@ -75,114 +125,269 @@ class SessionFolder:
 
     def complaints(self) -> BinaryIO:
         """The file that takes what QEMU writes to its standard output and error."""
-        with self._writing():
+        with _writing(self.path):
             return (self.path / "qemu.log").open("ab+")
 
-    def record(self, pid: int | None) -> None:
+    def record(self, pid: int | None, *, ended: bool = False) -> None:
         """Write session.json; `pid` is QEMU's, once it runs. Raises RecoveryError."""
-        record = {
-            "id": self.id,
-            "pid": pid,
-            "started": self.started.isoformat(timespec="seconds"),
-            "title": self.title,
-            "overlay": str(self._overlay),
-        }
+        self.said = replace(self.said, pid=pid, ended=ended)
         new = self.path / f"{_RECORD}.new"
-        with self._writing():
-            new.write_text(json.dumps(record, indent=2) + "\n")
+        with _writing(self.path):
+            new.write_text(json.dumps({"id": self.id, **self.said.to_json()}, indent=2) + "\n")
             new.replace(self.path / _RECORD)
 
-    def remove(self) -> None:
-        """Delete the folder and all that is in it; may be called again."""
-        _delete(self.path)
+    def control(self) -> socket.socket:
+        """A listening socket in the folder, for other programs; raises RecoveryError.
+
+        A socket's path may have 107 bytes; the folder's own descriptor makes it short.
+        """
+        path = self.path / _CONTROL
+        listener = socket.socket(socket.AF_UNIX)
+        descriptor = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            with _writing(self.path):
+                path.unlink(missing_ok=True)
+                listener.bind(f"/proc/self/fd/{descriptor}/{_CONTROL}")
+                path.chmod(0o600)
+                listener.listen()
+        except BaseException:
+            listener.close()
+            raise
+        finally:
+            os.close(descriptor)
+        return listener
+
+    def clear_map(self) -> None:
+        """Remove the map of the chain, to make it anew."""
+        with _writing(self.path):
+            for pattern in ("map.*", "layer*", "tables.bin"):
+                for name in self.path.glob(pattern):
+                    name.unlink()
+
+    def keep(self, *, ended: bool = True) -> None:
+        """What the machine wrote stays, and may be opened again; ends our part in it.
+
+        Args:
+            ended: as it was meant to, and not by a crash.
+        """
+        self.record(self.said.pid, ended=ended)
+        self.close()
+
+    def close(self) -> None:
+        """Let others have the folder; may be called again."""
         self._unlock()
 
-    @contextmanager
-    def _writing(self) -> Iterator[None]:
-        """Says in a sentence that the folder cannot be written to."""
-        try:
-            yield
-        except OSError as error:
-            raise RecoveryError(
-                f"The session's folder {self.path} cannot be written to: {error.strerror}.",
-                "Choose another folder for sessions, or make room there.",
-            ) from error
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def remove(self) -> None:
+        """Delete the folder and all that is in it, and let go of the point; may be called again."""
+        _delete(self.path)
+        if self.said.origin:
+            self.said.origin.release(self.id)
+        self.close()
+
+
+class SessionState(StrEnum):
+    """What a session is: one that runs has an owner, or has lost it."""
+
+    RUNNING = "running"
+    UNATTENDED = "unattended"
+    """Its QEMU runs, and the program that started it is gone."""
+    KEPT = "kept"
+    CRASHED = "crashed"
+    """It ended without anybody saying what was to become of it."""
 
 
 @dataclass(frozen=True)
-class LeftoverSession:
-    """A session whose owner has crashed.
+class SavedSession:
+    """A session as its folder shows it, whoever it belongs to.
 
     Attributes:
-        started: when, in UTC.
-        overlay: what it was started on.
-        running: its QEMU is still there, and nobody controls it.
+        owned: a program runs it.
     """
 
     id: str
     folder: Path
-    title: str
-    started: datetime
-    overlay: Path
-    pid: int | None
-    running: bool
+    said: SessionRecord
+    state: SessionState
+    owned: bool
+
+    @property
+    def title(self) -> str:
+        """What runs there, for a person."""
+        return self.said.title
+
+    @property
+    def running(self) -> bool:
+        """Whether its QEMU is there."""
+        return self.state in (SessionState.RUNNING, SessionState.UNATTENDED)
+
+    @property
+    def disk(self) -> Path:
+        """What the guest has written."""
+        return self.folder / "session.qcow2"
+
+    @property
+    def origin(self) -> Origin:
+        """The recovery point that it lies on; raises RecoveryError where its record is lost."""
+        if self.said.origin is None:
+            raise RecoveryError(
+                f"The session {self.id} does not say from which recovery point it was started.",
+                "Discard it.",
+            )
+        return self.said.origin
+
+    def kill(self) -> None:
+        """End its machine, as a power cut would; returns when it is gone."""
+        if self.said.pid is not None:
+            kill(self.said.pid, self.folder)
+        self._note_end()
+
+    def wait(self, seconds: float) -> bool:
+        """Wait for the end of its machine; whether it came in time."""
+        ended = self.said.pid is None or _gone(self.said.pid, self.folder, seconds)
+        if ended:
+            self._note_end()
+        return ended
+
+    def _note_end(self) -> None:
+        """Whoever ended it on purpose wants what it wrote; where it has an owner, that one says."""
+        with suppress(RecoveryError):
+            SessionFolder.reopen(self.folder).keep()
 
     def discard(self) -> None:
-        """End its QEMU if that still runs, and delete the folder."""
-        if self.pid is not None:
-            _kill(self.pid, self.folder)
+        """End its QEMU if that still runs, and delete the folder; raises RecoveryError."""
+        if self.owned:
+            raise RecoveryError(
+                f"The session {self.id} belongs to a program that is running.",
+                "End it there, or kill it first.",
+            )
+        if self.said.pid is not None:
+            kill(self.said.pid, self.folder)
         _delete(self.folder)
+        if self.said.origin:
+            self.said.origin.release(self.id)
 
 
-def leftover_sessions(sessions_folder: Path) -> list[LeftoverSession]:
-    """The sessions in `sessions_folder` that nobody owns any more, oldest first."""
+def saved_sessions(sessions_folder: Path) -> list[SavedSession]:
+    """All sessions in `sessions_folder`, oldest first; what is just being deleted is left out."""
     return [
         session
         for record in sorted(sessions_folder.absolute().glob(f"*/{_RECORD}"))
-        if (session := _leftover(record.parent)) is not None
+        if (session := _saved(record.parent)) is not None
     ]
 
 
-def _leftover(folder: Path) -> LeftoverSession | None:
-    """The session in `folder`, unless its owner lives or is just deleting it."""
+def _saved(folder: Path) -> SavedSession | None:
     try:
-        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        owned = _is_locked(folder)
+        said = read_record(folder)
     except FileNotFoundError:
         return None
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        record = _read_record(folder)
-    except (BlockingIOError, FileNotFoundError):
-        return None
-    finally:
-        os.close(descriptor)
-    pid = record["pid"]
-    return LeftoverSession(
-        id=folder.name,
-        folder=folder,
-        title=record["title"],
-        started=datetime.fromisoformat(record["started"]),
-        overlay=Path(record["overlay"]),
-        pid=pid,
-        running=pid is not None and _is_qemu_of(pid, folder),
-    )
+    running = is_qemu_of(said.pid, folder)
+    if owned:
+        state = SessionState.KEPT if said.ended else SessionState.RUNNING
+    elif running:
+        state = SessionState.UNATTENDED
+    else:
+        state = SessionState.KEPT if said.ended else SessionState.CRASHED
+    return SavedSession(folder.name, folder, said, state, owned)
 
 
-def _read_record(folder: Path) -> dict[str, Any]:
+def read_record(folder: Path) -> SessionRecord:
     """What session.json says; what can be said without it where a power cut has emptied it."""
     path = folder / _RECORD
     modified = datetime.fromtimestamp(path.stat().st_mtime, UTC)
-    record: dict[str, Any] = {
-        "pid": None,
-        "title": folder.name,
-        "started": modified.isoformat(),
-        "overlay": "",
-    }
+    data: object = None
     try:
-        record |= json.loads(path.read_text())
-    except ValueError:
+        with path.open("rb") as file:
+            data = json.loads(file.read(_LONGEST_RECORD))
+    except (ValueError, RecursionError):
         log.warning("%s cannot be read", path)
-    return record
+    return SessionRecord.from_json(data, folder.name, modified)
+
+
+def connect(folder: Path) -> socket.socket:
+    """A connection to the QEMU that runs in a session's folder; raises RecoveryError."""
+    connection = socket.socket(socket.AF_UNIX)
+    try:
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            connection.connect(f"/proc/self/fd/{descriptor}/{_CONTROL}")
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        connection.close()
+        raise RecoveryError(
+            f"The virtual machine of the session {folder.name} does not answer: {error.strerror}.",
+            "It may have ended; `vdbackup sessions list` shows.",
+        ) from error
+    return connection
+
+
+def is_qemu_of(pid: int | None, folder: Path) -> bool:
+    """Whether process `pid` works in `folder`: by its command line, since pids are used again."""
+    if pid is None:
+        return False
+    try:
+        return os.fsencode(folder) in Path(f"/proc/{pid}/cmdline").read_bytes()
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def kill(pid: int, folder: Path) -> None:
+    """Kill the QEMU of `folder`, if `pid` still is that; returns when it is gone."""
+    with _process(pid, folder) as process:
+        if process is not None:
+            signal.pidfd_send_signal(process, signal.SIGKILL)
+            select.select([process], [], [])
+
+
+def _gone(pid: int, folder: Path, seconds: float) -> bool:
+    with _process(pid, folder) as process:
+        return process is None or bool(select.select([process], [], [], seconds)[0])
+
+
+@contextmanager
+def _process(pid: int, folder: Path) -> Iterator[int | None]:
+    """A descriptor of the process, if it is the QEMU of `folder`."""
+    try:
+        process = os.pidfd_open(pid)
+    except ProcessLookupError:
+        yield None
+        return
+    try:
+        yield process if is_qemu_of(pid, folder) else None
+    finally:
+        os.close(process)
+
+
+def _locked(folder: Path) -> int:
+    """A descriptor of the folder that holds its lock; raises BlockingIOError where it is taken."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def _is_locked(folder: Path) -> bool:
+    try:
+        os.close(_locked(folder))
+    except BlockingIOError:
+        return True
+    return False
 
 
 def _delete(folder: Path) -> None:
@@ -197,23 +402,13 @@ def _delete(folder: Path) -> None:
         ) from error
 
 
-def _is_qemu_of(pid: int, folder: Path) -> bool:
-    """Whether process `pid` works in `folder`: by its command line, since pids are used again."""
+@contextmanager
+def _writing(folder: Path) -> Iterator[None]:
+    """Says in a sentence that the folder cannot be written to."""
     try:
-        return os.fsencode(folder) in Path(f"/proc/{pid}/cmdline").read_bytes()
-    except (FileNotFoundError, ProcessLookupError):
-        return False
-
-
-def _kill(pid: int, folder: Path) -> None:
-    """Kill the QEMU of `folder`, if `pid` still is that; returns when it is gone."""
-    try:
-        process = os.pidfd_open(pid)
-    except ProcessLookupError:
-        return
-    try:
-        if _is_qemu_of(pid, folder):
-            signal.pidfd_send_signal(process, signal.SIGKILL)
-            select.select([process], [], [])
-    finally:
-        os.close(process)
+        yield
+    except OSError as error:
+        raise RecoveryError(
+            f"The session's folder {folder} cannot be written to: {error.strerror}.",
+            "Choose another folder for sessions, or make room there.",
+        ) from error

@@ -1,7 +1,8 @@
 """A virtual machine on a recovery point's overlay: start it, watch it, end it.
 
 What the guest writes goes to a session disk of its own; the overlay and the layers below it are
-opened for reading only. Nothing of a session outlives `discard`.
+opened for reading only. Nothing of a session outlives `discard`; what is kept can be started again
+(`reopen_session`).
 """
 
 from __future__ import annotations
@@ -26,7 +27,11 @@ from vdbackup.jobs import CancelToken
 from vdbackup.recovery import accelerator, devices, launch, qemu
 from vdbackup.recovery.hardware import ANYTHING, Hardware, Wish
 from vdbackup.recovery.monitor import Monitor
-from vdbackup.recovery.session_folder import SessionFolder
+from vdbackup.recovery.records import from_json, to_json
+from vdbackup.recovery.session_folder import SavedSession, SessionFolder
+from vdbackup.recovery.session_record import Origin
+from vdbackup.repository.model import RecoveryPoint
+from vdbackup.repository.repository import BackupSet, Repository
 
 log = logging.getLogger(__name__)
 
@@ -50,6 +55,7 @@ def start_session(  # noqa: PLR0913 - nobody needs more than a few of them
     display: bool = False,
     disk_format: str = "vmdk",
     kernel: qemu.Kernel | None = None,
+    on: Origin | SavedSession | None = None,
 ) -> Session:
     """Boot a virtual machine from `overlay`; returns as soon as the guest runs.
 
@@ -67,6 +73,8 @@ def start_session(  # noqa: PLR0913 - nobody needs more than a few of them
         display: open QEMU's own window; else the machine runs unseen.
         disk_format: of the chain.
         kernel: started in place of what the disk boots.
+        on: the recovery point that the overlay belongs to, which is then held; or a session whose
+            disk is used in place of a new one (`reopen_session`).
 
     Raises:
         RecoveryError: QEMU is not installed, has no window here, or does not start.
@@ -83,10 +91,20 @@ def start_session(  # noqa: PLR0913 - nobody needs more than a few of them
             if wish.controller is None:
                 launch.refuse_what_cannot_boot(hardware)
         devices.check(hardware, sector_size)
-        folder = SessionFolder(sessions_folder, title, overlay)
-        undo.callback(folder.remove)
+        again = isinstance(on, SavedSession)
+        if isinstance(on, SavedSession):
+            folder = SessionFolder.reopen(on.folder)
+            undo.callback(folder.close)
+            folder.clear_map()
+        else:
+            options = {"hardware": to_json(hardware), "network": wish.network}
+            folder = SessionFolder.create(sessions_folder, title, overlay, on, options)
+            undo.callback(folder.remove)
         prepared = launch.prepare(folder.path, chain, disk_format, hardware)
-        qemu.create_session_disk(folder.disk, prepared.backing, prepared.size)
+        if again:
+            qemu.name_backing(folder.disk, prepared.backing)
+        else:
+            qemu.create_session_disk(folder.disk, prepared.backing, prepared.size)
         machine = qemu.Machine(
             title=title,
             identity=uuid.uuid5(uuid.NAMESPACE_OID, folder.id),
@@ -103,10 +121,55 @@ def start_session(  # noqa: PLR0913 - nobody needs more than a few of them
         )
         session = Session(folder, choice, machine)
         undo.pop_all()  # folder and QEMU are the session's from here on
-        undo.callback(session.discard)
+        undo.callback(session.keep if again else session.discard)
         session._begin()
         undo.pop_all()
     return session
+
+
+def start_from_point(
+    repository: Repository, backup_set: BackupSet, point: RecoveryPoint, **options: Any
+) -> Session:
+    """Boot a recovery point and hold it; `options` and errors are those of `start_session`."""
+    backup_set.open_chain(point).close()  # all layers are there, and as long as they were
+    return start_session(
+        backup_set.overlay_path(point),
+        title=f"{backup_set.name} #{point.sequence}",
+        sector_size=point.sector_size,
+        disk_format=backup_set.settings.format,
+        on=Origin.of(repository, backup_set, point),
+        **options,
+    )
+
+
+def reopen_session(saved: SavedSession, *, display: bool = False) -> Session:
+    """Start the machine of a kept or crashed session again, on the disk that it had written.
+
+    The chain is found afresh, by the point: a merge may have given its files other names. Errors
+    are those of `start_session`; nothing of the session is lost by them.
+
+    Raises:
+        RecoveryError: the session runs, or does not say what it was started from, or what it lies
+            on is not what it was.
+        RepositoryError: the point is not there.
+    """
+    origin, machine = saved.origin, saved.said.machine
+    hardware = from_json(Hardware, machine.get("hardware"))
+    _, backup_set, point = origin.find()
+    backup_set.open_chain(point).close()
+    origin.check_unchanged(backup_set, point)
+    origin.hold(saved.id, saved.title, saved.folder)
+    return start_session(
+        backup_set.overlay_path(point),
+        sessions_folder=saved.folder.parent,
+        title=saved.title,
+        sector_size=point.sector_size,
+        hardware=hardware,
+        wish=Wish(network=machine.get("network") is True),
+        display=display,
+        disk_format=backup_set.settings.format,
+        on=saved,
+    )
 
 
 @contextmanager
@@ -126,9 +189,15 @@ def _start(
 ) -> tuple[subprocess.Popen[bytes], socket.socket]:
     """Start QEMU, which waits for `cont`; returns it, and the socket of its monitor."""
     ours, theirs = socket.socketpair()
-    with ExitStack() as undo, theirs, folder.complaints() as complaints:
+    with (
+        ExitStack() as undo,
+        theirs,
+        folder.control() as control,
+        folder.complaints() as complaints,
+    ):
         undo.callback(ours.close)
-        command = replace(machine, monitor_fd=theirs.fileno()).command()
+        descriptors = (theirs.fileno(), control.fileno())
+        command = replace(machine, monitor_fd=descriptors[0], control_fd=descriptors[1]).command()
         log.info("starting %s", command)
         process = subprocess.Popen(
             command,
@@ -136,7 +205,7 @@ def _start(
             stdout=complaints,
             stderr=subprocess.STDOUT,
             env=qemu.environment(),
-            pass_fds=[theirs.fileno()],
+            pass_fds=descriptors,
             # Python ignores SIGXFSZ, and so shall QEMU: a limit on the size of files then pauses
             # the guest, as a full disk does, instead of killing it.
             restore_signals=False,
@@ -159,6 +228,8 @@ class Session:
         accelerator: what runs the guest's instructions.
         notice: why that is not KVM, in a sentence; empty where it is.
         error: what went wrong in the machine or with QEMU, None as long as nothing has.
+        paused: `error` is one of the session's storage, after which it can go on (`resume`).
+        crashed: QEMU ended without anybody wanting it to.
     """
 
     def __init__(
@@ -175,6 +246,9 @@ class Session:
         self.accelerator = choice.accelerator
         self.notice = choice.notice
         self.error: RecoveryError | None = None
+        self.paused = False
+        self.crashed = False
+        self._kept = False
         self._folder = folder
         self._machine = machine
         self._process, connection = _start(machine, folder)
@@ -241,6 +315,11 @@ class Session:
             raise self.error
         return ended
 
+    def wait_while_paused(self, cancel: CancelToken) -> None:
+        """Return when a machine that was paused goes on, or has ended; raises Cancelled."""
+        while self.paused and not self._ended.wait(_POLL):
+            cancel.check()
+
     def console_text(self) -> str:
         """All that the guest has written to its first serial port, with plain line ends."""
         if not self._folder.console.exists():
@@ -280,6 +359,10 @@ class Session:
         if not self._ended.wait(_EXIT_LIMIT):
             self.kill()
 
+    def resume(self) -> None:
+        """Let a paused machine go on: what could not be written is tried again."""
+        self.execute("cont")
+
     def kill(self) -> None:
         """End the machine at once, as a power cut would; returns when it has ended."""
         with self._lock:
@@ -288,9 +371,16 @@ class Session:
         self._thread.join()
 
     def discard(self) -> None:
-        """End the machine if it runs, and delete all that it wrote; may be called again."""
+        """End the machine if it runs, and delete all that it wrote, unless that is kept."""
         self.kill()
-        self._folder.remove()
+        if not self._kept:
+            self._folder.remove()
+
+    def keep(self) -> None:
+        """End the machine if it runs; what it wrote stays, and may be opened again or promoted."""
+        self.kill()
+        self._kept = True
+        self._folder.keep(ended=not self.crashed)
 
     def __enter__(self) -> Self:
         return self
@@ -343,6 +433,7 @@ class Session:
             starter.join()
             status = self._process.wait()
         if status != 0 and not self._killed:
+            self.crashed = True
             self._fail(
                 RecoveryError(f"QEMU, which ran {self.title}, has crashed.", self._complaint())
             )
@@ -353,6 +444,10 @@ class Session:
             self._falls_back = True
             self._process.kill()
             return
+        if event == "RESUME" and self.paused:
+            self.error, self.paused = None, False
+        if event == "BLOCK_IO_ERROR" and data.get("action") == "stop" and not self.error:
+            self.paused = True
         error = _trouble(self.title, event, data)
         if error is not None:
             self._fail(error)
@@ -431,7 +526,7 @@ def _trouble(title: str, event: str, data: Mapping[str, Any]) -> RecoveryError |
         if data.get("nospace"):
             return RecoveryError(
                 f"{title} is paused: there is no room for what it writes.",
-                "Make room where sessions are kept, and boot it again.",
+                "Make room where sessions are kept, then let it go on: nothing is lost so far.",
             )
         verb = "read" if data.get("operation") == "read" else "written"
         return RecoveryError(
