@@ -19,35 +19,27 @@ if TYPE_CHECKING:
 
 
 def boot(options: argparse.Namespace) -> int:
-    """Boot a virtual machine from a point; what it writes is thrown away."""
+    """Boot a virtual machine from a point; what it writes is thrown away, unless it is kept."""
     from vdbackup.errors import RecoveryError
     from vdbackup.recovery.records import to_json
     from vdbackup.recovery.retarget.report import chosen_hardware
     from vdbackup.recovery.verify import record_boot
-    from vdbackup.recovery.vm import start_session
+    from vdbackup.recovery.vm import start_from_point
 
     repository = open_repository(options.repository)
     backup_set, point = repository.find(options.point, options.set)
-    backup_set.open_chain(point).close()  # all layers are there and belong together
     wanted = wish(options)
     started = time.monotonic()
-    with start_session(
-        backup_set.overlay_path(point),
+    session = start_from_point(
+        repository,
+        backup_set,
+        point,
         sessions_folder=sessions_folder(),
-        title=f"{backup_set.name} #{point.sequence}",
-        sector_size=point.sector_size,
         hardware=chosen_hardware(backup_set, point, wanted),
         wish=wanted,
         display=not options.headless,
-        disk_format=backup_set.settings.format,
-    ) as session:
-        warn(_doubts(session))
-        if not options.json:
-            say(" ".join(session.hardware.reasons))
-        outcome = work(
-            "Boot", lambda _report, cancel: _watch(session, options, cancel), as_json=options.json
-        )
-        text = session.console_text()
+    )
+    outcome, text = follow(session, options, keep=options.keep)
     if options.until:
         record_boot(repository, backup_set.name, point.id, outcome)
     seconds = time.monotonic() - started
@@ -56,7 +48,7 @@ def boot(options: argparse.Namespace) -> int:
         hardware = to_json(session.hardware)
         print_json({"event": "result", "reached": outcome, **data, "hardware": hardware})
     if not outcome:
-        raise RecoveryError(_missed(options, seconds), _last_words(text))
+        raise RecoveryError(missed(options, seconds), last_words(text))
     if options.until and not options.json:
         say(f"{options.until!r} appeared after {seconds:.1f} s ({session.accelerator}).")
     pictured = not options.screenshot or options.screenshot.exists()
@@ -136,7 +128,30 @@ def _doubts(session: Session) -> list[str]:
     return [doubt for doubt in doubts if doubt]
 
 
-def _missed(options: argparse.Namespace, seconds: float) -> str:
+def follow(session: Session, options: argparse.Namespace, *, keep: bool) -> tuple[bool, str]:
+    """Watch a machine and end it; whether what was asked for came, and what the console shows.
+
+    What it wrote is kept if that is wanted, and after a crash of QEMU.
+    """
+    with session:
+        warn(_doubts(session))
+        if not options.json:
+            say(" ".join(session.hardware.reasons))
+        try:
+            outcome = work(
+                "Boot",
+                lambda _report, cancel: _watch(session, options, cancel),
+                as_json=options.json,
+            )
+            text = session.console_text()
+        finally:
+            if keep or session.crashed:
+                session.keep()
+                warn([f"What it wrote is kept: `vdbackup sessions reopen {session.id}`."])
+    return bool(outcome), text
+
+
+def missed(options: argparse.Namespace, seconds: float) -> str:
     """What did not happen, in a sentence."""
     if not options.until:
         return f"The machine was still running after {options.timeout:g} s, and was ended."
@@ -145,7 +160,8 @@ def _missed(options: argparse.Namespace, seconds: float) -> str:
     return f"The machine ended after {seconds:.0f} s without printing {options.until!r}."
 
 
-def _last_words(text: str) -> str:
+def last_words(text: str) -> str:
+    """What the machine said last, in a sentence."""
     if not text.strip():
         return "It printed nothing on its serial console; --screenshot shows its screen."
     return f"Its last words: {text.strip().splitlines()[-1][:200]!r}."
@@ -156,10 +172,24 @@ def _watch(session: Session, options: argparse.Namespace, cancel: CancelToken) -
     try:
         if options.until:
             return session.wait_for_text(options.until, timeout=options.timeout, cancel=cancel)
-        return session.wait(timeout=options.timeout, cancel=cancel)
+        return _wait_for_end(session, options.timeout, cancel)
     finally:
         if options.screenshot:
             _take_picture(session, options.screenshot)
+
+
+def _wait_for_end(session: Session, timeout: float | None, cancel: CancelToken) -> bool:
+    """Whether the machine ended in time; one that is paused for want of room may go on later."""
+    from vdbackup.errors import RecoveryError
+
+    while True:
+        try:
+            return session.wait(timeout=timeout, cancel=cancel)
+        except RecoveryError as error:
+            if not session.paused or timeout is not None:
+                raise
+            warn([error.title, f"{error.advice} Then: `vdbackup sessions resume {session.id}`."])
+            session.wait_while_paused(cancel)
 
 
 def _take_picture(session: Session, file: Path) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from vdbackup import __version__
-from vdbackup.cli import commands, machines
+from vdbackup.cli import commands, machines, sessions
 
 _POINT_HELP = "an id, the unique start of one, a sequence number, or `latest`"
 _FORMATS = "vmdk, vhd, vhdx or qcow2"  # not imported: numpy would come with them
@@ -30,8 +30,8 @@ def build_parser() -> argparse.ArgumentParser:
     subparsers = parser.add_subparsers(required=True, metavar="COMMAND")
     for add in (
         _add_backup, _add_list, _add_merge, _add_delete, _add_restore, _add_export, _add_verify,
-        _add_repair, _add_boot, _add_retarget, _add_files, _add_extract, _add_info, _add_convert,
-        _add_adopt, _add_demo,
+        _add_repair, _add_boot, _add_retarget, _add_sessions, _add_open_with, _add_files,
+        _add_extract, _add_info, _add_convert, _add_adopt, _add_demo,
     ):  # fmt: skip
         add(subparsers)
     return parser
@@ -208,14 +208,12 @@ def _add_boot(subparsers: _Subparsers) -> None:
         subparsers,
         "boot",
         machines.boot,
-        "boot a virtual machine from a point; its writes are dropped",
+        "boot a virtual machine from a point; its writes are dropped unless kept",
     )
     _in_repository(parser)
     parser.add_argument("point", metavar="POINT", help=_POINT_HELP)
-    parser.add_argument("--headless", action="store_true", help="open no display")
-    parser.add_argument("--until", metavar="TEXT", help="until TEXT appears on the serial console")
-    parser.add_argument("--timeout", type=_seconds, metavar="SECONDS", help="give up after that")
-    parser.add_argument("--screenshot", type=Path, metavar="PNG", help="save the screen at the end")
+    parser.add_argument("--keep", action="store_true", help="keep what it writes, as a session")
+    _watching(parser)
     _hardware(parser)
     _json(parser)
 
@@ -236,6 +234,59 @@ def _hardware(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--network", action="store_true", help="give it a network, by which nobody reaches it"
     )
+
+
+def _watching(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--headless", action="store_true", help="open no display")
+    parser.add_argument("--until", metavar="TEXT", help="until TEXT appears on the serial console")
+    parser.add_argument("--timeout", type=_seconds, metavar="SECONDS", help="give up after that")
+    parser.add_argument("--screenshot", type=Path, metavar="PNG", help="save the screen at the end")
+
+
+def _add_sessions(subparsers: _Subparsers) -> None:
+    text = "list, reopen, stop, discard and promote what virtual machines run on or left"
+    parser: argparse.ArgumentParser = subparsers.add_parser("sessions", help=text, description=text)
+    actions = parser.add_subparsers(required=True, metavar="ACTION")
+    made = {
+        name: _command(actions, name, run, help_text)
+        for name, run, help_text in (
+            ("list", sessions.list_sessions, "which sessions there are, running and kept"),
+            ("reopen", sessions.reopen, "start a kept session's machine again, and keep it after"),
+            ("resume", sessions.resume, "let a machine that is paused go on"),
+            ("stop", sessions.stop, "press the power button, and kill it after a minute"),
+            ("kill", sessions.kill, "end a machine at once, as a power cut would"),
+            ("discard", sessions.discard, "end a session, and delete what its machine wrote"),
+            ("promote", sessions.promote, "make a recovery point of what its machine wrote"),
+        )
+    }
+    for name, action in made.items():
+        if name != "list":
+            action.add_argument(
+                "session", metavar="ID", help="of the session, its start or its end"
+            )
+    _watching(made["reopen"])
+    made["discard"].add_argument(
+        "-r", "--repository", type=Path, metavar="DIR",
+        help="also let go of the points there that another computer's session of this id holds",
+    )  # fmt: skip
+    _dry_run(made["promote"])
+    for name in ("list", "reopen", "promote"):
+        _json(made[name])
+
+
+def _add_open_with(subparsers: _Subparsers) -> None:
+    parser = _command(
+        subparsers, "open-with", sessions.open_with,
+        "make a virtual machine of a point for another program, and keep it as a session",
+    )  # fmt: skip
+    parser.add_argument(
+        "program", choices=["virt-manager", "virtualbox", "vmware"], metavar="PROGRAM",
+        help="virt-manager, virtualbox or vmware",
+    )  # fmt: skip
+    parser.add_argument("point", metavar="POINT", help=_POINT_HELP)
+    _in_repository(parser)
+    parser.add_argument("--memory", type=_positive, default=1024, metavar="MIB", help="in MiB")
+    _json(parser)
 
 
 def _add_files(subparsers: _Subparsers) -> None:

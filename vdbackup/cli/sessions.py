@@ -1,0 +1,185 @@
+"""Commands about the sessions of virtual machines: as in commands.py, a function each."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from typing import TYPE_CHECKING, Any
+
+from vdbackup.cli.commands import (
+    DONE,
+    announce,
+    open_repository,
+    point_json,
+    sessions_folder,
+)
+from vdbackup.cli.console import print_json, say, table, work
+from vdbackup.cli.machines import follow, last_words, missed
+
+if TYPE_CHECKING:
+    from vdbackup.backup.promote import PromotePlan
+    from vdbackup.jobs import CancelToken, Report
+    from vdbackup.recovery.session_folder import SavedSession
+    from vdbackup.repository.model import RecoveryPoint
+
+
+def list_sessions(options: argparse.Namespace) -> int:
+    """List sessions, whoever they belong to."""
+    from vdbackup.recovery import sessions
+    from vdbackup.recovery.session_folder import saved_sessions
+
+    found = [(each, sessions.status(each)) for each in saved_sessions(sessions_folder())]
+    if options.json:
+        print_json([_session_json(session, state) for session, state in found])
+        return DONE
+    rows: list[tuple[str, ...]] = [
+        (session.id, state, f"{session.said.started:%Y-%m-%d %H:%M:%S}", session.title)
+        for session, state in found
+    ]
+    if rows:
+        table(("id", "state", "started (UTC)", "title"), rows)
+    else:
+        say("No sessions.")
+    return DONE
+
+
+def _session_json(session: SavedSession, state: str) -> dict[str, Any]:
+    origin = session.said.origin
+    return {
+        "id": session.id,
+        "state": state,
+        "title": session.title,
+        "started": session.said.started.isoformat(timespec="seconds"),
+        "folder": str(session.folder),
+        "repository": str(origin.repository) if origin else None,
+        "set": origin.set_name if origin else None,
+        "point": origin.point if origin else None,
+        "program": session.said.machine.get("program"),
+    }
+
+
+def _find(options: argparse.Namespace) -> SavedSession:
+    from vdbackup.recovery import sessions
+
+    return sessions.find(sessions_folder(), options.session)
+
+
+def reopen(options: argparse.Namespace) -> int:
+    """Start a kept or crashed session's machine again; it is kept afterwards."""
+    from vdbackup.errors import RecoveryError
+    from vdbackup.recovery.vm import reopen_session
+
+    started = time.monotonic()
+    session = reopen_session(_find(options), display=not options.headless)
+    outcome, text = follow(session, options, keep=True)
+    seconds = time.monotonic() - started
+    if options.json:
+        data = {"accelerator": session.accelerator, "seconds": round(seconds, 2), "console": text}
+        print_json({"event": "result", "reached": outcome, **data})
+    if not outcome:
+        raise RecoveryError(missed(options, seconds), last_words(text))
+    return DONE
+
+
+def resume(options: argparse.Namespace) -> int:
+    """Let a paused machine go on."""
+    from vdbackup.recovery import sessions
+
+    sessions.resume(_find(options))
+    return DONE
+
+
+def stop(options: argparse.Namespace) -> int:
+    """Press the power button; end the machine if it does not shut down."""
+    from vdbackup.recovery import sessions
+    from vdbackup.recovery.vm import GRACE
+
+    sessions.stop(_find(options), GRACE)
+    return DONE
+
+
+def kill(options: argparse.Namespace) -> int:
+    """End a machine at once."""
+    from vdbackup.recovery import sessions
+
+    sessions.kill(_find(options))
+    return DONE
+
+
+def discard(options: argparse.Namespace) -> int:
+    """Delete what a machine left; or only let go of what another computer's session holds."""
+    if options.repository is None:
+        _find(options).discard()
+        return DONE
+    from vdbackup.errors import RecoveryError
+    from vdbackup.repository import holds
+
+    backup_sets = open_repository(options.repository).sets()
+    found = [
+        holds.release(backup_set.folder, hold.session)
+        for backup_set in backup_sets
+        for hold in holds.of(backup_set)
+        if hold.session == options.session and not hold.is_ours
+    ]
+    if not found:
+        raise RecoveryError(
+            f"No other computer's session {options.session} holds a point there.",
+            "Give its whole id; leave -r out for a session of this computer.",
+        )
+    return DONE
+
+
+def promote(options: argparse.Namespace) -> int:
+    """Make a recovery point of what a machine wrote, and let the session go."""
+    from vdbackup.backup import promote
+    from vdbackup.recovery.session_folder import SessionFolder
+
+    saved = _find(options)
+    origin = saved.origin
+    repository, backup_set, _ = origin.find()
+    open_repository(repository.path)  # finishes what was interrupted
+    session = promote.EndedSession(saved.id, saved.title, saved.disk, origin.overlay_contents)
+    plan = promote.plan(repository, backup_set.name, origin.point, session)
+    if not announce(plan, options):
+        return DONE
+    with SessionFolder.reopen(saved.folder) as folder:  # nobody else opens it meanwhile
+        point = _promoted(plan, options)
+        folder.remove()
+    if options.json:
+        data = point_json(repository.set(backup_set.name), point)
+        print_json({"event": "result", "set": backup_set.name, **data})
+    else:
+        say(f"Point {point.sequence} of {backup_set.name} holds what {saved.title} wrote.")
+    return DONE
+
+
+def _promoted(plan: PromotePlan, options: argparse.Namespace) -> RecoveryPoint:
+    from vdbackup.backup import promote
+
+    def run(report: Report, cancel: CancelToken) -> RecoveryPoint:
+        return promote.run(plan, report, cancel)
+
+    point: RecoveryPoint = work("Promote", run, as_json=options.json)
+    return point
+
+
+def open_with(options: argparse.Namespace) -> int:
+    """Write what another program needs to run a machine from a point."""
+    from vdbackup.recovery.other_programs import Program, write_machine
+
+    repository = open_repository(options.repository)
+    backup_set, point = repository.find(options.point, options.set)
+    made = write_machine(
+        repository,
+        backup_set,
+        point,
+        Program(options.program),
+        sessions_folder=sessions_folder(),
+        memory_mib=options.memory,
+    )
+    if options.json:
+        print_json({"event": "result", "session": made.session, "file": str(made.file)})
+    else:
+        say(made.how)
+        say(f"`vdbackup sessions discard {made.session}` throws it away.")
+    return DONE
