@@ -129,7 +129,10 @@ class SessionThread(QThread):
         )
 
     def _follow(self, session: vm.Session) -> None:
-        """Obey orders until the machine has ended; `power_off` would not hear a kill meanwhile."""
+        """Obey orders until the machine has ended, or is to be ended.
+
+        `power_off` would not hear a kill meanwhile.
+        """
         ends_at = float("inf")
         while session.running:
             order = self._next_order()
@@ -137,7 +140,7 @@ class SessionThread(QThread):
                 ends_at = time.monotonic() + vm.GRACE
                 self._press_power_button(session)
             if order is Order.KILL or time.monotonic() > ends_at:
-                session.kill()
+                return  # whoever keeps or discards what it wrote ends it first
             if order is Order.RESUME:
                 self._resume(session)
             if session.error is not self.problem:  # a machine that was paused may go on

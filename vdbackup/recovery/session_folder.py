@@ -157,10 +157,10 @@ class SessionFolder:
             os.close(descriptor)
         return listener
 
-    def clear_map(self) -> None:
-        """Remove the map of the chain, to make it anew."""
+    def clear(self) -> None:
+        """Remove what is made anew when a machine starts again: the chain's map, the console."""
         with _writing(self.path):
-            for pattern in ("map.*", "layer*", "tables.bin"):
+            for pattern in ("map.*", "layer*", "tables.bin", "console.log"):
                 for name in self.path.glob(pattern):
                     name.unlink()
 

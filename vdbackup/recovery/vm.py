@@ -95,7 +95,7 @@ def start_session(  # noqa: PLR0913 - nobody needs more than a few of them
         if isinstance(on, SavedSession):
             folder = SessionFolder.reopen(on.folder)
             undo.callback(folder.close)
-            folder.clear_map()
+            folder.clear()
         else:
             options = {"hardware": to_json(hardware), "network": wish.network}
             folder = SessionFolder.create(sessions_folder, title, overlay, on, options)
@@ -377,7 +377,16 @@ class Session:
             self._folder.remove()
 
     def keep(self) -> None:
-        """End the machine if it runs; what it wrote stays, and may be opened again or promoted."""
+        """End the machine if it runs; what it wrote stays, and may be opened again or promoted.
+
+        QEMU ends by itself, if it can: killed, it loses what of the disk's tables is in its memory.
+        """
+        try:
+            self.execute("quit")
+        except RecoveryError:
+            log.info("session %s has ended before", self.id, exc_info=True)
+        else:
+            self._ended.wait(_EXIT_LIMIT)
         self.kill()
         self._kept = True
         self._folder.keep(ended=not self.crashed)
