@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -233,6 +234,34 @@ def test_a_session_disk_that_lies_is_refused(lab: Lab, second: RecoveryPoint) ->
         file.write((1 << 50).to_bytes(8, "big"))
     with pytest.raises(DiskFormatError, match="L2 table"):
         promote.plan(lab.repository, "disk", second.id, session)
+
+
+def test_of_a_disk_that_was_composed_around_a_volume_the_volume_is_promoted(
+    lab: Lab, second: RecoveryPoint, tmp_path: Path
+) -> None:
+    start = 1 << 20
+    raw = lab.moments[second.id].read_bytes()
+    below, disk = tmp_path / "composed.raw", tmp_path / "composed.qcow2"
+    below.write_bytes(b"t" * start + raw + b"t" * start)
+    create = ["qemu-img", "create", "-q", "-f", "qcow2", "-F", "raw", "-b", below, disk]
+    subprocess.run(create, check=True)
+    session = promote.EndedSession(sessions.SESSION, "volume", disk, "", start)
+    writes = [
+        "write -q -P 1 0 4k",
+        "write -q -P 2 1020k 8k",
+        f"write -q -P 3 {start + lab.size} 4k",
+    ]
+    sessions.writes(session, *writes)  # the tables, both sides of the border, behind it
+    point = promote.run(
+        promote.plan(lab.repository, "disk", second.id, session), silent, CancelToken()
+    )
+    lab.moments[point.id] = tmp_path / "wanted.raw"
+    lab.moments[point.id].write_bytes(b"\2" * 4096 + raw[4096:])
+    lab.check_all()
+    with pytest.raises(BackupError, match="not as large"):
+        promote.plan(lab.repository, "disk", second.id, replace(session, start=0))
+    with pytest.raises(BackupError, match="not as large"):
+        promote.plan(lab.repository, "disk", second.id, replace(session, start=5 << 20))
 
 
 def test_a_relinked_overlay_is_the_same_overlay(lab: Lab, second: RecoveryPoint) -> None:

@@ -11,14 +11,15 @@ The session's disk is read only; it goes when the point exists, by whoever asked
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 from vdbackup.backup import merge
 from vdbackup.backup.capture import RESERVE, keep_changes, state_of
 from vdbackup.disks.chain import Chain
-from vdbackup.disks.extents import Ranges, aligned, total, union
+from vdbackup.disks.disk import DiskInfo
+from vdbackup.disks.extents import BlockMap, Ranges, aligned, total, union
 from vdbackup.disks.qcow2 import Qcow2Disk
 from vdbackup.errors import BackupError, PointInUse, from_os
 from vdbackup.jobs import CancelToken, Plan, Report, readable_size
@@ -39,12 +40,40 @@ class EndedSession:
         id, title: of the session.
         disk: a QCOW2 child of the point's overlay; no machine has it open.
         overlay_contents: what the overlay held when the session began (repository/overlays.py).
+        start: where the point's disk begins on the session's, in bytes: not at 0 where a disk was
+            composed around a volume. What the machine wrote beside the volume is no part of it.
     """
 
     id: str
     title: str
     disk: Path
     overlay_contents: str
+    start: int = 0
+
+
+class _Written(Qcow2Disk):
+    """What a session's disk holds of the point's.
+
+    Attributes:
+        start, size: that stretch of the session's disk, in bytes.
+    """
+
+    start: int
+    size: int
+
+    def fits(self, *, composed: bool) -> bool:
+        """Whether the file's disk has that stretch, and more around it only if it is `composed`."""
+        whole, end = super().info.virtual_size, self.start + self.size
+        return end < whole if composed else end == whole
+
+    def block_map(self) -> BlockMap:
+        """Of that stretch."""
+        return super().block_map().part(self.start, self.size)
+
+    @property
+    def info(self) -> DiskInfo:
+        """The facts, as if that stretch were all."""
+        return replace(super().info, virtual_size=self.size)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,11 +174,12 @@ def _seen_by_guest(backup_set: BackupSet, point: RecoveryPoint, session: EndedSe
                 "started on it, so what that wrote fits no more.",
                 "Put the overlay back as it was, or discard the session.",
             )
-        written = Qcow2Disk.open_knowing_parent(session.disk)
+        written = _Written.open_knowing_parent(session.disk)
     except OSError as error:
         raise from_os(error) from error
     try:
-        if written.info.virtual_size != point.virtual_size:
+        written.start, written.size = session.start, point.virtual_size
+        if not written.fits(composed=session.start > 0):
             raise BackupError(
                 f"The disk of {session.title} is not as large as that of point {point.sequence}.",
                 "Discard the session.",

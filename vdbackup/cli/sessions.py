@@ -138,7 +138,9 @@ def promote(options: argparse.Namespace) -> int:
     origin = saved.origin
     repository, backup_set, _ = origin.find()
     open_repository(repository.path)  # finishes what was interrupted
-    session = promote.EndedSession(saved.id, saved.title, saved.disk, origin.overlay_contents)
+    session = promote.EndedSession(
+        saved.id, saved.title, saved.disk, origin.overlay_contents, saved.disk_start
+    )
     plan = promote.plan(repository, backup_set.name, origin.point, session)
     if not announce(plan, options):
         return DONE

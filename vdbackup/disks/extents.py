@@ -148,6 +148,16 @@ class BlockMap:
         kept = self.starts < size
         return BlockMap(size, self.starts[kept], self.layers[kept], self.hosts[kept])
 
+    def part(self, offset: int, size: int) -> BlockMap:
+        """The map of `size` bytes from byte `offset` on, as a disk of its own."""
+        first = self.run_at(offset)
+        end = int(np.searchsorted(self.starts, offset + size))
+        starts = np.maximum(self.starts[first:end] - offset, 0)
+        layers, hosts = self.layers[first:end], self.hosts[first:end].copy()
+        if layers[0] >= 0:
+            hosts[0] += offset - self.starts[first]
+        return BlockMap(size, starts, layers, hosts)
+
     def over(self, parent: BlockMap) -> BlockMap:
         """The map of this disk as a child of `parent`, which answers what is UNALLOCATED here."""
         parent = parent.resized(self.size)

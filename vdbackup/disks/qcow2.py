@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 
@@ -108,7 +109,7 @@ class Qcow2Disk:
         return disk
 
     @classmethod
-    def open_knowing_parent(cls, path: Path) -> Qcow2Disk:
+    def open_knowing_parent(cls, path: Path) -> Self:
         """Open for reading what a virtual machine wrote: whatever it lies on, the caller knows.
 
         The name of its parent may be one that we do not follow ("json:..."). Raises DiskFormatError

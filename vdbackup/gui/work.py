@@ -116,7 +116,9 @@ def plan_promotion(saved: SavedSession) -> promote.PromotePlan:
     """What making a recovery point of a session would do."""
     origin = saved.origin
     repository, backup_set, _ = origin.find()
-    session = promote.EndedSession(saved.id, saved.title, saved.disk, origin.overlay_contents)
+    session = promote.EndedSession(
+        saved.id, saved.title, saved.disk, origin.overlay_contents, saved.disk_start
+    )
     return promote.plan(repository, backup_set.name, origin.point, session)
 
 

@@ -34,6 +34,7 @@ from types import TracebackType
 from typing import Any, BinaryIO, Self
 
 from vdbackup.errors import RecoveryError
+from vdbackup.recovery import composition
 from vdbackup.recovery.session_record import Origin, SessionRecord
 
 log = logging.getLogger(__name__)
@@ -245,6 +246,13 @@ class SavedSession:
                 "Discard it.",
             )
         return self.said.origin
+
+    @property
+    def disk_start(self) -> int:
+        """Where the point's disk begins on the session's, in bytes (composition.py)."""
+        hardware = self.said.machine.get("hardware")
+        partition = hardware.get("partition") if isinstance(hardware, dict) else 0
+        return composition.START if partition else 0
 
     def kill(self) -> None:
         """End its machine, as a power cut would; returns when it is gone."""
