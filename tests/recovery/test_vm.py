@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import resource
+import shutil
 import signal
 import stat
 import subprocess
@@ -24,6 +25,7 @@ from vdbackup.jobs import CancelToken
 from vdbackup.recovery import accelerator, qemu, vm
 from vdbackup.recovery.hardware import Controller, Wish
 from vdbackup.recovery.session_folder import SessionState, saved_sessions
+from vdbackup.recovery.sessions import resume, status
 from vdbackup.repository.lock import used_by_vm
 from vdbackup.sources import demo_disk
 
@@ -446,6 +448,52 @@ def test_disk_that_cannot_be_written_pauses_the_guest_and_is_said(
         with pytest.raises(RecoveryError, match=r"cannot be written \(File too large\)"):
             session.wait(LIMIT)
         assert session.execute("query-status")["status"] == "io-error"
+
+
+def test_a_paused_guest_goes_on_when_there_is_room(tmp_path: Path, sessions: Path) -> None:
+    """The limit on the size of QEMU's files stands for a disk that is full, then is not."""
+    disk = boot_sector.make(tmp_path / "writer.img", boot_sector.WRITE_EVERYWHERE)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, before[1]))
+    try:
+        session = boot_raw(disk, sessions)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    with session:
+        until(lambda: session.paused)
+        (saved,) = saved_sessions(sessions)
+        assert status(saved) == "paused"
+        session.resume()
+        until(lambda: session.paused)  # there is no room yet
+        assert saved.said.pid is not None
+        resource.prlimit(saved.said.pid, resource.RLIMIT_FSIZE, before)
+        resume(saved)  # as another program does
+        written = session.folder / "session.qcow2"
+        until(lambda: written.stat().st_size > boot_sector.SIZE)
+        assert (session.paused, session.error) == (False, None)
+        assert session.execute("query-status")["running"]
+
+
+def test_nvme_is_paused_before_its_storage_is_full(
+    demo: Path, sessions: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """QEMU pauses every other controller's guest itself."""
+    free = [1 << 40]
+    usage = shutil.disk_usage(demo)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _path: usage._replace(free=free[0]))
+    with vm.start_session(
+        demo, sessions_folder=sessions, title="demo", wish=Wish(controller=Controller.NVME)
+    ) as session:
+        assert session.wait_for_text("second message", LIMIT)
+        free[0] = 1 << 20
+        until(lambda: session.paused and session.error)
+        with pytest.raises(RecoveryError, match="no room for what it writes"):
+            session.wait(LIMIT)
+        assert session.execute("query-status")["status"] == "paused"
+        free[0] = 1 << 40
+        session.resume()
+        until(lambda: not session.paused)
+        assert session.execute("query-status")["running"]
 
 
 @pytest.mark.parametrize(

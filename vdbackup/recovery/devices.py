@@ -29,6 +29,11 @@ _USB = {MachineType.Q35: "qemu-xhci", MachineType.PC: "piix3-usb-uhci"}
 """Old systems, which need IDE, know no xHCI."""
 
 
+def pauses(hardware: Hardware) -> bool:
+    """Whether QEMU pauses the guest by itself where its disk cannot be written."""
+    return "werror" in _CONTROLLERS[hardware.controller][-1]
+
+
 def check(hardware: Hardware, sector_size: int) -> None:
     """Raise RecoveryError where a disk of such sectors cannot be on that hardware."""
     if sector_size != 512 and hardware.controller in (Controller.AHCI, Controller.IDE):

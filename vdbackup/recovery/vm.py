@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 import socket
 import subprocess
 import threading
@@ -40,6 +41,10 @@ GRACE = 60.0
 
 _POLL = 0.05
 """Seconds between two looks at the console and at the user's wish to cancel."""
+_ROOM = 256 << 20
+"""Bytes that must be free where a machine writes that QEMU itself does not pause..."""
+_ROOM_POLL = 0.1
+"""... and seconds between two looks: enough for what writes 2.5 GiB a second."""
 _EXIT_LIMIT = 30.0
 """Seconds that QEMU may take to end when it is told to."""
 
@@ -408,6 +413,11 @@ class Session:
         try:
             self._monitor.wait_until_ready()
             self.execute("cont")
+            if not devices.pauses(self.hardware):
+                watch = threading.Thread(
+                    target=self._watch_room, name=f"room of session {self.id}", daemon=True
+                )
+                watch.start()
         except RecoveryError:
             self.kill()
             log.exception("QEMU did not start")
@@ -447,6 +457,19 @@ class Session:
                 RecoveryError(f"QEMU, which ran {self.title}, has crashed.", self._complaint())
             )
         self._ended.set()
+
+    def _watch_room(self) -> None:
+        """Pause a machine before its storage is full: its guest would be told of a broken disk."""
+        while not self._ended.wait(_ROOM_POLL):
+            try:
+                if self.paused or shutil.disk_usage(self.folder).free >= _ROOM:
+                    continue
+                self.execute("stop")
+            except (RecoveryError, OSError):  # it ends, or its storage does not answer
+                log.info("session %s cannot be paused", self.id, exc_info=True)
+                continue
+            self.paused = True
+            self._fail(_no_room(self.title))
 
     def _on_event(self, event: str, data: Mapping[str, Any]) -> None:
         if self._machine.accelerator is qemu.Accelerator.KVM and _is_internal_error(event, data):
@@ -519,6 +542,13 @@ def _is_internal_error(event: str, data: Mapping[str, Any]) -> bool:
     return event == "STOP" and data.get("status") == "internal-error"
 
 
+def _no_room(title: str) -> RecoveryError:
+    return RecoveryError(
+        f"{title} is paused: there is no room for what it writes.",
+        "Make room where sessions are kept, then let it go on: nothing is lost so far.",
+    )
+
+
 def _trouble(title: str, event: str, data: Mapping[str, Any]) -> RecoveryError | None:
     """What is wrong with the machine `title`, if an event of QMP says that something is."""
     if event == "GUEST_PANICKED":
@@ -533,10 +563,7 @@ def _trouble(title: str, event: str, data: Mapping[str, Any]) -> RecoveryError |
         )
     if event == "BLOCK_IO_ERROR" and data.get("action") == "stop":
         if data.get("nospace"):
-            return RecoveryError(
-                f"{title} is paused: there is no room for what it writes.",
-                "Make room where sessions are kept, then let it go on: nothing is lost so far.",
-            )
+            return _no_room(title)
         verb = "read" if data.get("operation") == "read" else "written"
         return RecoveryError(
             f"{title} is paused: its disk cannot be {verb} ({data.get('reason')}).",
