@@ -9,10 +9,11 @@ import signal
 from pathlib import Path
 
 from PySide6.QtCore import Qt
-from PySide6.QtWidgets import QComboBox, QMessageBox, QPushButton
+from PySide6.QtWidgets import QComboBox, QLabel, QMessageBox, QPushButton
 from pytestqt.qtbot import QtBot
 
 from tests.gui.user import LONG, User
+from vdbackup.gui.plan_dialog import PlanDialog
 from vdbackup.gui.session import AtEnd
 from vdbackup.recovery.session_folder import SessionState
 from vdbackup.repository.repository import Repository
@@ -137,6 +138,9 @@ def test_a_merge_of_a_point_with_a_kept_machine_says_whose_it_is(
     demo_disk.change(disk, "the second state", {})
     with_source.backs_up(2)
     with_source.asks_for("actionMerge")
+    summary = with_source.sees(PlanDialog, "planDialog").findChildren(QLabel)
+    assert any("while there is a session on it" in label.text() for label in summary)
+    with_source.agrees()
     with_source.reads("Point 1 is in use: the session")
 
 

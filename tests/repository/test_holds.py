@@ -11,7 +11,7 @@ import pytest
 from tests.backup.lab import Lab, noise
 from vdbackup.backup import delete, merge
 from vdbackup.errors import PointInUse
-from vdbackup.jobs import CancelToken, silent
+from vdbackup.jobs import CancelToken, Progress, Waiting, patient, silent
 from vdbackup.repository import holds
 from vdbackup.repository.digests import BLOCK
 from vdbackup.repository.model import Policy, RecoveryPoint
@@ -58,6 +58,30 @@ def test_a_merge_that_was_planned_before_is_refused_too(lab: Lab, folder: Path) 
     hold(lab, 1, folder)
     with pytest.raises(PointInUse):
         merge.run(plan, silent, CancelToken())
+
+
+def test_who_is_told_to_wait_goes_on_when_the_session_is_gone(lab: Lab, folder: Path) -> None:
+    plan = merge.plan(lab.repository, "disk", lab.set.points[1].id)
+    hold(lab, 1, folder)
+    said: list[str] = []
+
+    def report(progress: Progress) -> None:
+        if isinstance(progress, Waiting):
+            said.append(progress.phase)
+            holds.release(lab.set_folder, SESSION)
+
+    result = patient(lambda report, cancel: merge.run(plan, report, cancel))(report, CancelToken())
+    assert result.sequence == 2
+    assert said[0].startswith(f"Point 1 is in use: the session {SESSION}")
+    lab.check_all()
+
+
+def test_the_plan_says_which_session_is_in_the_way(lab: Lab, folder: Path) -> None:
+    hold(lab, 1, folder)
+    first, second, _ = lab.set.points
+    assert SESSION in merge.plan(lab.repository, "disk", second.id).summary
+    assert SESSION in delete.plan(lab.repository, "disk", first.id).summary
+    assert SESSION not in delete.plan(lab.repository, "disk", second.id).summary
 
 
 def test_a_session_that_begins_while_a_merge_does_wins(

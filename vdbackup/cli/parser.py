@@ -270,6 +270,7 @@ def _add_sessions(subparsers: _Subparsers) -> None:
         help="also let go of the points there that another computer's session of this id holds",
     )  # fmt: skip
     _dry_run(made["promote"])
+    _wait(made["promote"])
     for name in ("list", "reopen", "promote"):
         _json(made[name])
 

@@ -161,7 +161,7 @@ def _promoted(plan: PromotePlan, options: argparse.Namespace) -> RecoveryPoint:
     def run(report: Report, cancel: CancelToken) -> RecoveryPoint:
         return promote.run(plan, report, cancel)
 
-    point: RecoveryPoint = work("Promote", run, as_json=options.json)
+    point: RecoveryPoint = work("Promote", run, as_json=options.json, wait=options.wait)
     return point
 
 

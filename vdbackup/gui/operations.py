@@ -156,12 +156,8 @@ class Operations(QObject):
             return
 
         def start(_plan: Plan | None) -> None:
-            def ended(_job: Job) -> None:
-                self._catalogue.refresh(repository)
-                self.promoted.emit()
-
-            job = Job(title, partial(work.promote_session, saved))
-            self._workers.writer(repository).submit(job, ended)
+            doing = partial(work.promote_session, saved)
+            self._run(repository, title, doing, self.promoted.emit)
 
         if ask:
             self._plan(
@@ -236,9 +232,13 @@ class Operations(QObject):
         dialog.finished.connect(answered)
         dialog.open()
 
-    def _run(self, repository: Path, title: str, doing: Work) -> None:
+    def _run(
+        self, repository: Path, title: str, doing: Work, then: Callable[[], None] | None = None
+    ) -> None:
         def ended(_job: Job) -> None:
             self._catalogue.refresh(repository)
+            if then:
+                then()
 
         # another window, or a command: the job waits for it, and says so
         waiting = patient(doing, of=RepositoryLocked)
