@@ -177,3 +177,33 @@ def test_closing_the_window_asks_before_it_ends_a_machine(with_source: User, qtb
     qtbot.mouseClick(question.findChild(QPushButton, "stopAndQuit"), Qt.MouseButton.LeftButton)
     with_source.waits_until(lambda: not with_source.window.isVisible())
     assert not with_source.window.sessions.running
+
+
+def test_a_point_is_opened_with_another_program_and_thrown_away(with_source: User) -> None:
+    window = with_source.window
+    with_source.waits_until(lambda: window.point)
+    (action,) = [a for a in window.actions_.open_menu.actions() if a.text() == "VirtualBox"]
+    action.trigger()
+    with_source.reads("Open it in VirtualBox: Machine, Add, ")
+    with_source.waits_until(lambda: window.sessions.saved)
+    (saved,) = window.sessions.saved
+    assert (saved.folder / "machine.vbox").exists()
+    assert (
+        not with_source.sees(QPushButton, "discardButton")
+        .parent()
+        .findChild(QPushButton, "reopenButton")
+    )
+    with_source.clicks("discardButton")
+    with_source.waits_until(lambda: not window.sessions.saved)
+    assert not saved.folder.exists()
+
+
+def test_a_program_that_reads_the_format_wrong_says_so(with_source: User) -> None:
+    """The set is kept in VMDK, which all three read; VHDX none."""
+    window = with_source.window
+    backup_set = Repository.open(window.entry.repository).set()
+    settings = backup_set.folder / "set.json"
+    settings.write_text(settings.read_text().replace('"vmdk"', '"vhdx"'))
+    with_source.waits_until(lambda: window.point)
+    window.actions_.open_menu.actions()[0].trigger()
+    with_source.reads("virt-manager cannot boot from this point")

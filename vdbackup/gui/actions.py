@@ -9,6 +9,7 @@ from PySide6.QtWidgets import QMenu, QSizePolicy, QToolBar, QToolButton, QWidget
 from vdbackup.gui import icons
 from vdbackup.gui.catalogue import Entry
 from vdbackup.gui.theme import Theme
+from vdbackup.recovery.other_programs import NAMES
 from vdbackup.repository.model import RecoveryPoint
 
 # object name: text, icon, shortcut, what it does
@@ -42,6 +43,7 @@ class Actions:
     Attributes:
         backup_menu: the kinds of backup; each of its actions' data is the kind.
         verify_menu: what to verify; its actions' data are "point" and "all".
+        open_menu: other programs to open the point with; its actions' data are Programs.
     """
 
     def __init__(self, window: QWidget) -> None:
@@ -64,6 +66,10 @@ class Actions:
         self.verify_menu = QMenu(window)
         self.verify_menu.addAction("This point and what it reads through").setData("point")
         self.verify_menu.addAction("All points of this source").setData("all")
+
+        self.open_menu = QMenu("Open with…", window)
+        for program, name in NAMES.items():
+            self.open_menu.addAction(name).setData(program)
 
     def __getitem__(self, name: str) -> QAction:
         return self._made[name]
@@ -106,5 +112,6 @@ class Actions:
         self.backup_menu.setEnabled(readable)
         for name in ("actionBootInVm", "actionBrowse", "actionRestore", "actionVerify"):
             self[name].setEnabled(point is not None)
+        self.open_menu.setEnabled(point is not None)
         self["actionDelete"].setEnabled(point is not None)
         self["actionMerge"].setEnabled(point is not None and point.parent is not None)

@@ -8,6 +8,7 @@ from PySide6.QtWidgets import (
     QFormLayout,
     QFrame,
     QLabel,
+    QMenu,
     QScrollArea,
     QVBoxLayout,
     QWidget,
@@ -86,6 +87,13 @@ class PointDetails(QScrollArea):
         button.setEnabled(action.isEnabled())
         button.clicked.connect(action.trigger)
         action.changed.connect(lambda: button.setEnabled(action.isEnabled()))
+        self._buttons.addWidget(button)
+
+    def offer_menu(self, menu: QMenu, hint: str) -> None:
+        """Put a button that opens a menu below the facts."""
+        button = parts.button(menu.title(), "detailsOpenWith")
+        button.setToolTip(hint)
+        button.setMenu(menu)
         self._buttons.addWidget(button)
 
     def show_point(self, entry: Entry | None, point: RecoveryPoint | None) -> None:

@@ -37,6 +37,7 @@ from vdbackup.gui.sources_list import SourcesList
 from vdbackup.gui.store import Store
 from vdbackup.gui.timeline_panel import TimelinePanel
 from vdbackup.gui.worker import Workers
+from vdbackup.recovery.other_programs import Program
 from vdbackup.repository.model import RecoveryPoint
 
 
@@ -82,6 +83,8 @@ class MainWindow(QMainWindow):
         self.details.offer(self.actions_["actionBootInVm"], primary=True)
         self.details.offer(self.actions_["actionBrowse"])
         self.details.offer(self.actions_["actionRestore"])
+        hint = "Make a machine of the point for virt-manager, VirtualBox or VMware"
+        self.details.offer_menu(self.actions_.open_menu, hint)
         self.jobs = JobsPanel()
         columns = QSplitter(Qt.Orientation.Horizontal)
         columns.addWidget(self._left())
@@ -164,6 +167,7 @@ class MainWindow(QMainWindow):
         for name, slot in slots.items():
             self.actions_[name].triggered.connect(lambda _checked=False, do=slot: do())
         self.actions_.backup_menu.triggered.connect(lambda chosen: self._on_back_up(chosen.data()))
+        self.actions_.open_menu.triggered.connect(lambda chosen: self._on_open_with(chosen.data()))
         self.actions_.verify_menu.triggered.connect(lambda chosen: self._on_verify(chosen.data()))
 
     @property
@@ -185,6 +189,10 @@ class MainWindow(QMainWindow):
     def _on_boot(self) -> None:
         if self.entry and self.point:
             self.sessions.boot(self.entry, self.point)
+
+    def _on_open_with(self, program: Program) -> None:
+        if self.entry and self.point:
+            self.sessions.open_with(self.entry, self.point, program)
 
     def _on_browse(self) -> None:
         if self.entry and self.point:

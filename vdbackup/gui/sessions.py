@@ -14,8 +14,10 @@ from vdbackup.gui.store import Store
 from vdbackup.gui.worker import Workers
 from vdbackup.jobs import Job
 from vdbackup.recovery import sessions, vm
+from vdbackup.recovery.other_programs import Program, WrittenMachine, write_machine
 from vdbackup.recovery.session_folder import SavedSession, saved_sessions
 from vdbackup.repository.model import RecoveryPoint
+from vdbackup.repository.repository import Repository
 
 
 class Sessions(QObject):
@@ -87,6 +89,32 @@ class Sessions(QObject):
         thread.start()
         self.changed.emit()
         return thread
+
+    def open_with(self, entry: Entry, point: RecoveryPoint, program: Program) -> None:
+        """Make a machine of a point for another program, and say how that opens it."""
+        settings, title = self._store.value, f"Open #{point.sequence} of {entry.name} elsewhere"
+        folder = settings.sessions(self._store.locations)
+
+        def write() -> WrittenMachine:
+            repository = Repository.open(entry.repository)
+            backup_set = repository.set(entry.name)
+            return write_machine(
+                repository,
+                backup_set,
+                backup_set.point(point.id),
+                program,
+                sessions_folder=folder,
+                memory_mib=settings.memory_mib,
+            )
+
+        def written(job: Job) -> None:
+            if job.error:
+                self.failed.emit(title, job.error)
+            elif job.result is not None:
+                self.told.emit(title, Outcome(job.result.how, (str(job.result.file),)))
+            self.find_saved()
+
+        self._workers.reader(None).submit(Job(title, lambda _report, _cancel: write()), written)
 
     def points(self, entry: Entry | None) -> frozenset[str]:
         """The points of a source from which a machine runs."""

@@ -9,6 +9,7 @@ from PySide6.QtWidgets import QComboBox, QFrame, QGridLayout, QPushButton, QVBox
 from vdbackup.gui import parts, words
 from vdbackup.gui.session import AtEnd, Order, SessionThread
 from vdbackup.gui.sessions import Sessions
+from vdbackup.recovery.other_programs import NAMES, Program
 from vdbackup.recovery.session_folder import SavedSession, SessionState
 
 Machine = SessionThread | SavedSession
@@ -64,8 +65,9 @@ class SessionsList(QWidget):
             card.offer("Power off", lambda: self._sessions.stop(machine))
             card.offer("Kill", lambda: self._sessions.kill(machine))
         else:
-            if machine.said.origin and machine.disk.exists():
+            if machine.said.origin and "hardware" in machine.said.machine:
                 card.offer("Reopen", lambda: self._sessions.reopen(machine))
+            if machine.said.origin and machine.disk.exists():
                 card.offer("Make a point", lambda: self._sessions.promote(machine))
             card.offer("Discard", lambda: self._sessions.discard(machine))
         return card
@@ -153,4 +155,7 @@ def _what_is_left(machine: SavedSession) -> tuple[str, str, str]:
         return "left running by a crash", "warning", folder
     if machine.state is SessionState.CRASHED:
         return f"left behind by a crash, started {started}", "warning", folder
+    program = machine.said.machine.get("program")
+    if program in list(Program):  # its record may say anything
+        return f"for {NAMES[Program(program)]}, made {started}", "muted", folder
     return f"kept, started {started}", "muted", folder
