@@ -14,6 +14,7 @@ from vdbackup.errors import PointInUse
 from vdbackup.jobs import CancelToken, Progress, Waiting, patient, silent
 from vdbackup.repository import holds
 from vdbackup.repository.digests import BLOCK
+from vdbackup.repository.journal import Journal
 from vdbackup.repository.model import Policy, RecoveryPoint
 
 SESSION = "20260301-120000-abcdef"
@@ -71,7 +72,7 @@ def test_who_is_told_to_wait_goes_on_when_the_session_is_gone(lab: Lab, folder: 
             holds.release(lab.set_folder, SESSION)
 
     result = patient(lambda report, cancel: merge.run(plan, report, cancel))(report, CancelToken())
-    assert result.sequence == 2
+    assert result.point.sequence == 2
     assert said[0].startswith(f"Point 1 is in use: the session {SESSION}")
     lab.check_all()
 
@@ -87,14 +88,14 @@ def test_the_plan_says_which_session_is_in_the_way(lab: Lab, folder: Path) -> No
 def test_a_session_that_begins_while_a_merge_does_wins(
     lab: Lab, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The child has been checked, which takes long; nothing has been copied."""
-    checked = merge._check_child
+    """The child has been checked, which takes long; nothing has been moved."""
+    save = Journal.save
 
-    def check_and_begin(*arguments: object) -> None:
-        checked(*arguments)  # type: ignore[arg-type]
+    def begin_and_save(journal: Journal, where: Path) -> None:
         hold(lab, 1, folder)
+        save(journal, where)
 
-    monkeypatch.setattr(merge, "_check_child", check_and_begin)
+    monkeypatch.setattr(Journal, "save", begin_and_save)
     with pytest.raises(PointInUse):
         lab.merge(lab.set.points[1])
     assert lab.set.journal is None
