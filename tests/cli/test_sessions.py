@@ -235,3 +235,13 @@ def test_a_program_that_reads_such_chains_wrong_is_refused(
     assert said.status == 1
     assert "cannot boot from this point: it reads chains in" in said.err
     assert vdbackup("sessions", "list", "--json").json == []
+
+
+def test_an_overlay_with_a_session_on_it_is_not_retargeted_anew(
+    vdbackup: Vdbackup, kept: str, repository: Path
+) -> None:
+    before = layers(repository)
+    said = vdbackup("retarget", 3, "-r", repository)
+    assert said.status == 1
+    assert f"the session {kept}" in said.err
+    assert layers(repository) == before

@@ -64,10 +64,10 @@ class Origin:
         holds.place(backup_set, point, session, title, folder)
         _, backup_set, point = self.find()
         if point in backup_set.hidden:
-            self.release(session)
             raise RecoveryError(
                 f"Point {point.sequence} is just being merged.", "Use another recovery point."
             )
+        self.check_unchanged(backup_set, point)
 
     def release(self, session: str) -> None:
         """The session is gone; a hold that cannot be removed now goes by itself later."""

@@ -29,6 +29,7 @@ from vdbackup.recovery.retarget import appliance, edits, identity, windows
 from vdbackup.recovery.retarget.edits import Edits
 from vdbackup.recovery.retarget.overlay import publish_overlay, scratched
 from vdbackup.recovery.retarget.report import FileChange, RetargetReport, report_path, save
+from vdbackup.repository import holds
 from vdbackup.repository.files import remove, sync_folder
 from vdbackup.repository.model import RecoveryPoint
 from vdbackup.repository.repository import BackupSet, Repository
@@ -157,6 +158,7 @@ def retarget(
     with repository.lock(f"retargeting a point of {set_name}"):
         backup_set = repository.set(set_name)
         point = backup_set.point(point_id)
+        holds.check_free(backup_set, [point])  # what a session wrote fits this overlay alone
         if wish == NONE:
             _empty(backup_set, point, report, cancel)
             return None
@@ -166,6 +168,7 @@ def retarget(
         with ExitStack() as stack:
             scratch = _scratch(stack, backup_set, point, target, sessions_folder, report, cancel)
             overlay = "" if scratch or patches else _overlay_of(backup_set, point)
+            holds.check_free(backup_set, [point])  # one that began meanwhile
             if not overlay:
                 overlay = publish_overlay(backup_set, point, scratch, patches, report, cancel)
         made = _report(target, wish, overlay, started)
