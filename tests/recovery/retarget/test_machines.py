@@ -105,7 +105,7 @@ GUESTS = [
     (Debian(root="xfs", initramfs="dracut"), "vhdx", "nvme", "/dev/nvme0n1p1"),
     (Debian(lvm=True, initramfs="dracut"), "qcow2", "nvme", "/dev/mapper/debian-root"),
     (Debian(lvm=True), "vmdk", "virtio", "/dev/mapper/debian-root"),
-    (Debian(root="btrfs", initramfs="dracut"), "qcow2", "sas", "/dev/sda1"),
+    (Debian(root="btrfs", initramfs="dracut"), "qcow2", "pvscsi", "/dev/sda1"),
     (Debian(boot="grub-uefi"), "vmdk", "virtio", "/dev/vda1"),
     (Debian(boot="systemd-boot"), "qcow2", "virtio", "/dev/vda1"),
     (Debian(), "vhd", "virtio-scsi", "/dev/sda1"),
