@@ -202,9 +202,10 @@ class Lab:
         for point in backup_set.points:
             manifest = Path(point.disk).with_suffix(".json").name
             wanted |= {point.disk, point.overlay, point.digests, manifest}
-        reports = {point.report for point in backup_set.points}  # where it was retargeted
+        # where it was retargeted or boot-tested
+        more = {name for point in backup_set.points for name in (point.report, point.picture)}
         found = {path.name for path in backup_set.folder.iterdir()}
-        assert found - reports == wanted
+        assert found - more == wanted
         for point in backup_set.points:
             assert self.layer(point).stat().st_size == point.disk_size
             assert self.layer(point).stat().st_mode & 0o777 == 0o444

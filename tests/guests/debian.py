@@ -40,6 +40,7 @@ _PACKAGES = (
     "linux-image-amd64",
     *("systemd-sysv", "udev", "kmod", "mount"),
     *("initramfs-tools", "zstd", "dracut-core", "lvm2", "systemd-boot-efi"),
+    "qemu-guest-agent",
 )
 _LEFT_OUT = ("doc", "man", "locale")
 _TOOLS = ("mmdebstrap", "sfdisk", "mke2fs", "mkfs.fat", "mcopy", "grub-mkimage", "modprobe")
@@ -93,7 +94,8 @@ echo 0 > "$root/var/lib/bootcount"
 cat > "$root{_SCRIPT_INIT}" <<'SCRIPT'
 #!/bin/sh
 # Counts this boot. As the kernel's init it brings up what that takes, and then powers off.
-[ $$ = 1 ] && mount -t proc proc /proc && mount -o remount,rw /
+[ $$ = 1 ] && mount -t proc proc /proc && mount -o remount,rw / &&
+    cat /etc/hostname > /proc/sys/kernel/hostname
 count=$(($(cat /var/lib/bootcount) + 1))
 echo $count > /var/lib/bootcount
 sync

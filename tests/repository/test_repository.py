@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import stat
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,13 @@ from hypothesis import strategies as st
 from tests.backup.lab import Lab, noise
 from vdbackup.errors import Damaged, PointNotFound, RepositoryError, VdbackupError
 from vdbackup.repository.digests import BLOCK
-from vdbackup.repository.model import Policy, SetSettings, SourceIdentity
+from vdbackup.repository.model import (
+    BootStage,
+    BootTest,
+    Policy,
+    SetSettings,
+    SourceIdentity,
+)
 from vdbackup.repository.repository import (
     LAYOUT,
     Repository,
@@ -321,6 +328,28 @@ def test_a_manifest_with_a_field_of_another_kind_is_refused_or_harmless(lab, wro
 
 
 @pytest.mark.parametrize("wrong", NOT_WHAT_IT_IS, ids=repr)
+def test_a_boot_test_with_a_field_of_another_kind_is_refused_or_harmless(lab, wrong):
+    point = lab.set.points[1]
+    manifest = manifest_path(lab.set.folder, point)
+    test = BootTest(point.created, ok=True, seconds=4.5, stage=BootStage.LOGIN, sentence="Up.")
+    data = json.loads(manifest.read_text())
+    for field in asdict(test):
+        said = asdict(test) | {field: wrong}
+        manifest.write_text(json.dumps(data | {"boot_tested": said}))
+        assert_only_sentences(lab)
+    manifest.write_text(json.dumps(data | {"boot_tested": asdict(test)}))
+    assert lab.set.points[1].boot_tested == test
+
+
+def test_a_boot_test_of_an_earlier_version_is_read(lab):
+    point = lab.set.points[1]
+    manifest = manifest_path(lab.set.folder, point)
+    said = {"boot_tested": {"at": point.created, "ok": False}}
+    manifest.write_text(json.dumps(json.loads(manifest.read_text()) | said))
+    assert lab.set.points[1].boot_tested == BootTest(point.created, ok=False)
+
+
+@pytest.mark.parametrize("wrong", NOT_WHAT_IT_IS, ids=repr)
 def test_settings_with_a_field_of_another_kind_are_refused_or_harmless(lab, wrong):
     path = lab.set.folder / "set.json"
     data = json.loads(path.read_text())
@@ -330,8 +359,9 @@ def test_settings_with_a_field_of_another_kind_are_refused_or_harmless(lab, wron
     for field in ("id", "name", "path"):
         path.write_text(json.dumps(data | {"source": data["source"] | {field: wrong}}))
         assert_only_sentences(lab)
-    path.write_text(json.dumps(data | {"policy": {"keep": wrong}}))
-    assert_only_sentences(lab)
+    for field in data["policy"]:
+        path.write_text(json.dumps(data | {"policy": {field: wrong}}))
+        assert_only_sentences(lab)
 
 
 @pytest.mark.parametrize("name", ["0002-incremental.json", "set.json", "journal.json"])

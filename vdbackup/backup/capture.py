@@ -83,12 +83,14 @@ class CaptureResult:
         point: the new recovery point; after a merge by policy, as it is now.
         warnings: what was not as it should be.
         notes: what else was done: why it became a full, what the policy merged.
+        policy: what the set does by itself.
     """
 
     set_name: str
     point: RecoveryPoint
     warnings: tuple[str, ...]
     notes: tuple[str, ...]
+    policy: Policy
 
 
 def check_apart(source: Source, repository: Path) -> None:
@@ -205,9 +207,9 @@ def run(plan: CapturePlan, report: Report, cancel: CancelToken) -> CaptureResult
         except (VdbackupError, OSError) as error:
             title = from_os(error).title if isinstance(error, OSError) else error.title
             warnings += (f"The point is safe, but the older ones were not merged: {title}",)
-        return CaptureResult(
-            plan.set_name, repository.set(plan.set_name).point(point.id), warnings, notes
-        )
+        backup_set = repository.set(plan.set_name)
+        policy = backup_set.settings.policy
+        return CaptureResult(plan.set_name, backup_set.point(point.id), warnings, notes, policy)
 
 
 def _captured(

@@ -15,7 +15,7 @@ from vdbackup.errors import BackupError, NoSpace, PointInUse, from_os
 from vdbackup.jobs import CancelToken, Plan, Report
 from vdbackup.repository import holds
 from vdbackup.repository.files import PARTIAL, remove, sync_folder
-from vdbackup.repository.lock import unused
+from vdbackup.repository.lock import stays_used_by_vm, unused
 from vdbackup.repository.model import RecoveryPoint
 from vdbackup.repository.repository import BackupSet, Repository, point_files
 
@@ -93,7 +93,8 @@ def delete_locked(
         merge.merge_locked(repository, set_name, child.id, report, cancel)
         return
     cancel.check()
-    if not unused(backup_set.disk_path(point)):
+    path = backup_set.disk_path(point)
+    if path.exists() and stays_used_by_vm(path):
         raise PointInUse(
             f"A virtual machine is running from point {point.sequence}.",
             "Shut it down first.",

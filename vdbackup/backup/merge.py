@@ -67,7 +67,7 @@ from vdbackup.repository import holds
 from vdbackup.repository.draft import make_overlay, seal, sweep
 from vdbackup.repository.files import PARTIAL, remove, sync_folder
 from vdbackup.repository.journal import Journal
-from vdbackup.repository.lock import check_lock, unused, used_by_vm
+from vdbackup.repository.lock import check_lock, stays_used_by_vm, unused
 from vdbackup.repository.model import RecoveryPoint
 from vdbackup.repository.repository import BackupSet, Repository, point_files
 
@@ -319,7 +319,7 @@ def _check_unused(backup_set: BackupSet, points: list[RecoveryPoint]) -> None:
     """A layer that a virtual machine reads must not change or go."""
     for point in points:
         path = backup_set.disk_path(point)
-        if used_by_vm(path):
+        if stays_used_by_vm(path):
             raise PointInUse(
                 f"A virtual machine is running from point {point.sequence} or a later one.",
                 "Shut it down first.",
@@ -410,8 +410,11 @@ def _relink_file(path: Path, disk_format: str, parent: ParentRef) -> None:
 
 
 def _delete_redundant(folder: Path, journal: Journal, result: RecoveryPoint) -> None:
-    """Step 6: the child's layer, the parent's overlay, and what described them."""
-    kept = point_files(folder, result)
+    """Step 6: the child's layer, the parent's overlay, and what described them.
+
+    The pictures of their boot tests go, too: the result has not been tested.
+    """
+    kept = set(point_files(folder, result)) - {folder / result.picture}
     for path in [*point_files(folder, journal.parent), *point_files(folder, journal.child)]:
         if path not in kept:
             remove(path)

@@ -191,8 +191,9 @@ def _put_reports_aside(folder: Path, overlays: dict[Path, DiskInfo]) -> None:
 
 def _quarantine_point(folder: Path, layer: Path) -> None:
     """Put a layer aside, and what speaks of it or hangs on it alone."""
-    overlay = f"{layer.name.partition('-')[0]}-overlay"
-    others = (f"{overlay}{layer.suffix}", f"{overlay}.retarget.json")
+    number = layer.name.partition("-")[0]
+    overlay = f"{number}-overlay"
+    others = (f"{overlay}{layer.suffix}", f"{overlay}.retarget.json", f"{number}-boot.png")
     for name in (layer.name, f"{layer.stem}.json", f"{layer.stem}.digests", *others):
         _quarantine(folder, name)
 

@@ -23,7 +23,7 @@ from vdbackup.jobs import CancelToken, Report
 from vdbackup.repository.digests import BLOCK, DigestFile, DigestFold, differ, digest_blocks
 from vdbackup.repository.draft import seal
 from vdbackup.repository.files import read_json, write_json
-from vdbackup.repository.lock import used_by_vm
+from vdbackup.repository.lock import stays_used_by_vm
 from vdbackup.repository.model import PointType, RecoveryPoint
 
 
@@ -68,7 +68,7 @@ def mend(
     if not strangers and layer.info.disk_id == point.id and length == point.disk_size:
         return layer
     name = f"{folder.name}: {layer.path.name}"
-    if used_by_vm(layer.path):
+    if stays_used_by_vm(layer.path):
         done.append(f"{name} has another identity than its children know, and is in use.")
         return None
     try:

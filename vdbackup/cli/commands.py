@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -20,6 +20,7 @@ from vdbackup.jobs import CancelToken, Plan, Report
 from vdbackup.jobs import readable_size as size
 
 if TYPE_CHECKING:
+    from vdbackup.backup.capture import CapturePlan
     from vdbackup.repository.model import Policy, RecoveryPoint
     from vdbackup.repository.repository import BackupSet, Repository
 
@@ -73,7 +74,9 @@ def _plan_json(plan: Plan) -> dict[str, Any]:
 
 def point_json(backup_set: BackupSet, point: RecoveryPoint) -> dict[str, Any]:
     """A recovery point as `list --json` shows it: paths relative to the repository."""
-    checks = {"verified": point.verified, "boot_tested": point.boot_tested}
+    from vdbackup.cli.boot_test import boot_test_json
+
+    verified, booted = point.verified, point.boot_tested
     return {
         "id": point.id,
         "sequence": point.sequence,
@@ -83,7 +86,8 @@ def point_json(backup_set: BackupSet, point: RecoveryPoint) -> dict[str, Any]:
         "disk": f"{backup_set.name}/{point.disk}",
         "overlay": f"{backup_set.name}/{point.overlay}",
         "stored_bytes": point.stored_bytes,
-        **{name: {"at": c.at, "ok": c.ok} if c else None for name, c in checks.items()},
+        "verified": {"at": verified.at, "ok": verified.ok} if verified else None,
+        "boot_tested": boot_test_json(backup_set, point, booted) if booted else None,
         "retargeted": _retargeted(backup_set, point),
         "warnings": point.warnings,
         "unreadable": point.unreadable,
@@ -108,6 +112,7 @@ def _retargeted(backup_set: BackupSet, point: RecoveryPoint) -> dict[str, Any] |
 def backup(options: argparse.Namespace) -> int:
     """Back a source up."""
     from vdbackup.backup import capture
+    from vdbackup.cli.boot_test import prove_new_point
     from vdbackup.recovery.retarget.policy import after_capture
     from vdbackup.repository.repository import Repository
     from vdbackup.sources.source import open_source
@@ -116,15 +121,14 @@ def backup(options: argparse.Namespace) -> int:
     def planned() -> Iterator[capture.CapturePlan]:
         with open_source(options.source, options.parents_in) as source:
             capture.check_apart(source, options.repository)
-            repository = Repository.open_or_create(options.repository)
-            yield capture.plan(
-                repository,
+            plan = capture.plan(
+                Repository.open_or_create(options.repository),
                 source,
                 set_name=options.set,
                 kind=options.type,
                 disk_format=options.format,
-                policy=_policy(repository, source.id, options),
             )
+            yield replace(plan, policy=_policy(options, plan))
 
     def again(report: Report, cancel: CancelToken) -> capture.CaptureResult:
         with planned() as plan:
@@ -157,22 +161,27 @@ def backup(options: argparse.Namespace) -> int:
         for note in result.notes:
             say(note)
     warn(warnings)
-    return WARNINGS if warnings else DONE
+    boots = prove_new_point(plan.repository, result.set_name, point.id, as_json=options.json)
+    return WARNINGS if warnings or not boots else DONE
 
 
-def _policy(repository: Repository, source_id: str, options: argparse.Namespace) -> Policy | None:
-    """The set's policy with what the options say of it; None where they say nothing."""
-    from vdbackup.repository.model import Policy
+def _policy(options: argparse.Namespace, plan: CapturePlan) -> Policy | None:
+    """What the set is to do by itself from now on; None for what it does already."""
+    from vdbackup.repository.model import BootTests, Policy
 
-    if options.keep is None and options.retarget is None:
+    changes: dict[str, Any] = {}
+    if options.keep:
+        changes["keep"] = options.keep
+    if options.boot_test:
+        changes["boot_test"] = BootTests(options.boot_test)
+    if options.retarget:
+        changes["retarget"] = options.retarget == "auto"
+    if not changes:
         return None
-    name = options.set or repository.set_of_source(source_id)
-    known = name in repository.names()
-    policy = repository.set(name).settings.policy if known else Policy()
-    return Policy(
-        options.keep or policy.keep,
-        policy.retarget if options.retarget is None else options.retarget == "auto",
-    )
+    present = Policy()
+    if not plan.new_set:
+        present = plan.repository.set(plan.set_name).settings.policy
+    return replace(present, **changes)
 
 
 def list_points(options: argparse.Namespace) -> int:

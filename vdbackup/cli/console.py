@@ -151,6 +151,9 @@ class Bar:
         elif now - self._last < _INTERVAL and progress.done < progress.total:
             return
         self._last = now
+        if not progress.total:  # nobody knows how long it takes
+            print(f"\r{progress.phase}\x1b[K", end="", file=sys.stderr, flush=True)
+            return
         seconds = max(now - self._started, 1e-6)
         speed = progress.done / seconds
         share = progress.done / progress.total if progress.total else 1.0

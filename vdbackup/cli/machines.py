@@ -21,10 +21,12 @@ if TYPE_CHECKING:
 def boot(options: argparse.Namespace) -> int:
     """Boot a virtual machine from a point; what it writes is thrown away, unless it is kept."""
     from vdbackup.errors import RecoveryError
+    from vdbackup.jobs import CancelToken
+    from vdbackup.recovery import boot_test
     from vdbackup.recovery.records import to_json
     from vdbackup.recovery.retarget.report import chosen_hardware
-    from vdbackup.recovery.verify import record_boot
     from vdbackup.recovery.vm import start_from_point
+    from vdbackup.repository.model import BootTest
 
     repository = open_repository(options.repository)
     backup_set, point = repository.find(options.point, options.set)
@@ -40,9 +42,10 @@ def boot(options: argparse.Namespace) -> int:
         display=not options.headless,
     )
     outcome, text = follow(session, options, keep=options.keep)
-    if options.until:
-        record_boot(repository, backup_set.name, point.id, outcome)
     seconds = time.monotonic() - started
+    if options.until:
+        test = BootTest(boot_test.now(), outcome, round(seconds, 1))
+        boot_test.record(repository, backup_set.name, point.id, test, None, CancelToken())
     if options.json:
         data = {"accelerator": session.accelerator, "seconds": round(seconds, 2), "console": text}
         hardware = to_json(session.hardware)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from vdbackup import __version__
-from vdbackup.cli import commands, machines, sessions
+from vdbackup.cli import boot_test, commands, machines, sessions
 
 _POINT_HELP = "an id, the unique start of one, a sequence number, or `latest`"
 _FORMATS = "vmdk, vhd, vhdx or qcow2"  # not imported: numpy would come with them
@@ -30,8 +30,8 @@ def build_parser() -> argparse.ArgumentParser:
     subparsers = parser.add_subparsers(required=True, metavar="COMMAND")
     for add in (
         _add_backup, _add_list, _add_merge, _add_delete, _add_restore, _add_export, _add_verify,
-        _add_repair, _add_boot, _add_retarget, _add_sessions, _add_open_with, _add_files,
-        _add_extract, _add_info, _add_convert, _add_adopt, _add_demo,
+        _add_repair, _add_boot, _add_boot_test, _add_retarget, _add_sessions, _add_open_with,
+        _add_files, _add_extract, _add_info, _add_convert, _add_adopt, _add_demo,
     ):  # fmt: skip
         add(subparsers)
     return parser
@@ -93,6 +93,10 @@ def _add_backup(subparsers: _Subparsers) -> None:
     parser.add_argument(
         "--keep", type=_positive, metavar="N",
         help="from now on keep the newest N points of the set: older ones are merged",
+    )  # fmt: skip
+    parser.add_argument(
+        "--boot-test", choices=["off", "each"],
+        help="from now on boot-test no new point of the set, or each, after its backup",
     )  # fmt: skip
     parser.add_argument(
         "--retarget", choices=["auto", "off"],
@@ -287,6 +291,30 @@ def _add_open_with(subparsers: _Subparsers) -> None:
     parser.add_argument("point", metavar="POINT", help=_POINT_HELP)
     _in_repository(parser)
     parser.add_argument("--memory", type=_positive, default=1024, metavar="MIB", help="in MiB")
+    _json(parser)
+
+
+def _add_boot_test(subparsers: _Subparsers) -> None:
+    parser = _command(
+        subparsers, "boot-test", boot_test.boot_test, "prove that points boot, and note it"
+    )
+    _in_repository(parser)
+    parser.add_argument(
+        "points", nargs="*", metavar="POINT", help=f"{_POINT_HELP}; the latest if left out"
+    )
+    parser.add_argument(
+        "--new", action="store_true", help="all points that have not been tested yet, of all sets"
+    )
+    parser.add_argument(
+        "--sign", default="auto", metavar="SIGN",
+        help="of life: login, screen, agent, text:WORDS, regex:PATTERN, or auto: whichever of the "
+        "first three comes first (default: auto)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--timeout", type=_seconds, metavar="SECONDS",
+        help="for each point (default: 180, or 900 where there is no KVM)",
+    )  # fmt: skip
+    _hardware(parser)
     _json(parser)
 
 

@@ -19,6 +19,7 @@ ACTIONS = {
     "actionBrowse": ("Browse files", "browse", "Ctrl+F", "Look at the files in the point"),
     "actionRestore": ("Restore…", "restore", "Ctrl+R", "Write the point to a file or a disk"),
     "actionVerify": ("Verify", "verify", "Ctrl+K", "Check the point's data against its digests"),
+    "actionBootTest": ("Boot test", "boot-test", "Ctrl+T", "Prove that the point boots"),
     "actionMerge": ("Merge", "merge", "Ctrl+M", "Roll the point into its parent"),
     "actionDelete": ("Delete", "delete", "Ctrl+Delete", "Delete the point"),
     "actionAddSource": ("Add a source…", "add", "Ctrl+N", "Back up another disk"),
@@ -33,7 +34,11 @@ KINDS = {
 }
 IN_TOOLBAR = (
     ("actionBackUp", "actionBootInVm", "actionBrowse", "actionRestore"),
-    ("actionVerify", "actionMerge", "actionDelete"),
+    ("actionVerify", "actionBootTest", "actionMerge", "actionDelete"),
+)
+OF_ANY_POINT = (
+    *("actionBootInVm", "actionBrowse", "actionRestore"),
+    *("actionVerify", "actionBootTest", "actionDelete"),
 )
 
 
@@ -110,8 +115,7 @@ class Actions:
         readable = entry is not None and entry.problem is None
         self["actionBackUp"].setEnabled(readable)
         self.backup_menu.setEnabled(readable)
-        for name in ("actionBootInVm", "actionBrowse", "actionRestore", "actionVerify"):
+        for name in OF_ANY_POINT:
             self[name].setEnabled(point is not None)
         self.open_menu.setEnabled(point is not None)
-        self["actionDelete"].setEnabled(point is not None)
         self["actionMerge"].setEnabled(point is not None and point.parent is not None)

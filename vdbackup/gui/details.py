@@ -15,6 +15,7 @@ from PySide6.QtWidgets import (
 )
 
 from vdbackup.gui import parts, words
+from vdbackup.gui.boot_picture import BootPicture
 from vdbackup.gui.catalogue import Entry
 from vdbackup.gui.points_table import check_in_words
 from vdbackup.repository.model import Check, Promotion, RecoveryPoint
@@ -37,6 +38,7 @@ class PointDetails(QScrollArea):
 
     Attributes:
         point_id: whose facts are shown, "" for none.
+        boot_test: the picture of its boot test.
     """
 
     def __init__(self, parent: QWidget | None = None) -> None:
@@ -64,6 +66,8 @@ class PointDetails(QScrollArea):
         self._form.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.AllNonFixedFieldsGrow)
         self._values = {key: self._row(name) for key, name in ROWS.items()}
         self._column.addWidget(self._facts)
+        self.boot_test = BootPicture()
+        self._column.addWidget(self.boot_test)
         self._warnings = parts.Notice(name="pointWarnings", role="warning")
         self._column.addWidget(self._warnings)
         self._offers = QWidget()

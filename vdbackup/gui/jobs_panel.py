@@ -113,10 +113,14 @@ class JobRow(QFrame):
         if isinstance(progress, Waiting):
             self._wait(progress.phase)
             return
+        if not progress.total:  # nobody knows how long it takes
+            if self._cancel.isEnabled():
+                self._say(progress.phase, "muted")
+            return
         self._pace.follow(progress.phase, progress.done, time.monotonic())
         if self._bar.maximum() != STEPS:
             self._bar.setRange(0, STEPS)
-        share = progress.done / progress.total if progress.total else 0.0
+        share = progress.done / progress.total
         self._bar.setValue(round(share * STEPS))
         if self._cancel.isEnabled():
             self._say(f"{progress.phase} {share:.0%}", "muted")

@@ -158,6 +158,7 @@ class MainWindow(QMainWindow):
             "actionBrowse": self._on_browse,
             "actionRestore": self._on_restore,
             "actionVerify": self._on_verify,
+            "actionBootTest": self._on_boot_test,
             "actionMerge": self._on_merge,
             "actionDelete": self._on_delete,
             "actionAddSource": self._on_add_source,
@@ -207,6 +208,10 @@ class MainWindow(QMainWindow):
             points = self.entry.points if what == "all" else (self.point,)
             self.operations.verify(self.entry, points)
 
+    def _on_boot_test(self) -> None:
+        if self.entry and self.point:
+            self.operations.prove_boots(self.entry, self.point)
+
     def _on_merge(self) -> None:
         if self.entry and self.point:
             self.operations.merge(self.entry, self.point)
@@ -249,6 +254,8 @@ class MainWindow(QMainWindow):
             self.store.put(dialog.chosen())
             for entry, keep in dialog.kept():
                 self.operations.keep_newest(entry, keep)
+            for entry, wanted in dialog.tested():
+                self.operations.prove_new_points(entry, wanted)
 
         dialog.accepted.connect(accepted)
         dialog.open()
@@ -276,6 +283,7 @@ class MainWindow(QMainWindow):
         entry, point = self.entry, self.point
         self.details.show_point(entry, point)
         self.machine.show_point(entry, point)
+        self.details.boot_test.show_test(entry, point, self.workers)
         self.actions_.update(entry, point)
 
     @Slot()

@@ -23,9 +23,10 @@ from vdbackup.gui.restore_dialog import RestoreDialog
 from vdbackup.gui.store import Store
 from vdbackup.gui.worker import Workers
 from vdbackup.jobs import CancelToken, Job, JobState, Plan, Report, patient
-from vdbackup.recovery import restore
+from vdbackup.recovery import boot_test, restore
+from vdbackup.recovery.hardware import Wish
 from vdbackup.recovery.session_folder import SavedSession
-from vdbackup.repository.model import RecoveryPoint
+from vdbackup.repository.model import BootTests, RecoveryPoint
 from vdbackup.repository.repository import Repository
 from vdbackup.settings import KnownSource
 
@@ -72,9 +73,14 @@ class Operations(QObject):
         what = (entry.path, entry.repository, wish)
         title = f"Back up {entry.name}"
 
+        def test(job: Job) -> None:
+            made = job.result.value if job.state is JobState.FINISHED else None
+            if made and made.policy.boot_test is BootTests.EACH:
+                self._test(entry.repository, made.set_name, made.point)
+
         def start(_plan: Plan | None) -> None:
             sessions = self._store.value.sessions(self._store.locations)
-            self._run(entry.repository, title, partial(work.back_up, *what, sessions))
+            self._run(entry.repository, title, partial(work.back_up, *what, sessions), test)
 
         if not (self._store.value.ask_before_backup if ask is None else ask):
             start(None)
@@ -127,6 +133,20 @@ class Operations(QObject):
         doing = partial(work.verify_points, entry.repository, entry.name, ids)
         self._run(entry.repository, f"Verify {which} of {entry.name}", doing)
 
+    def prove_boots(self, entry: Entry, point: RecoveryPoint) -> None:
+        """Prove that a point boots; asks nothing, and waits for nothing but the test before."""
+        self._test(entry.repository, entry.name, point)
+
+    def _test(self, repository: Path, set_name: str, point: RecoveryPoint) -> None:
+        settings = self._store.value
+        folder = settings.sessions(self._store.locations)
+        wish = boot_test.Wish(folder, hardware=Wish(memory_mib=settings.memory_mib))
+        job = Job(
+            f"Boot test of {set_name} #{point.sequence}",
+            partial(work.boots, repository, set_name, point.id, wish),
+        )
+        self._workers.tester(repository).submit(job, lambda _: self._catalogue.refresh(repository))
+
     def restore(self, entry: Entry, point: RecoveryPoint) -> None:
         """Write a point to a file or device that the user chooses."""
         dialog = RestoreDialog(point, self._window)
@@ -157,7 +177,7 @@ class Operations(QObject):
 
         def start(_plan: Plan | None) -> None:
             doing = partial(work.promote_session, saved)
-            self._run(repository, title, doing, self.promoted.emit)
+            self._run(repository, title, doing, lambda _job: self.promoted.emit())
 
         if ask:
             self._plan(
@@ -170,6 +190,12 @@ class Operations(QObject):
         """Change how many points a set keeps."""
         if entry.backup_set and entry.backup_set.settings.policy.keep != keep:
             doing = partial(work.keep_newest, entry.repository, entry.backup_set.name, keep)
+            self._run(entry.repository, f"Policy of {entry.name}", doing)
+
+    def prove_new_points(self, entry: Entry, wanted: BootTests) -> None:
+        """Change which new points of a set are boot-tested."""
+        if entry.backup_set and entry.backup_set.settings.policy.boot_test is not wanted:
+            doing = partial(work.prove_new_points, entry.repository, entry.backup_set.name, wanted)
             self._run(entry.repository, f"Policy of {entry.name}", doing)
 
     def _on_interrupted(self, repository: Path) -> None:
@@ -233,12 +259,15 @@ class Operations(QObject):
         dialog.open()
 
     def _run(
-        self, repository: Path, title: str, doing: Work, then: Callable[[], None] | None = None
+        self,
+        repository: Path,
+        title: str,
+        doing: Work,
+        then: Callable[[Job], None] = lambda _job: None,
     ) -> None:
-        def ended(_job: Job) -> None:
+        def ended(job: Job) -> None:
             self._catalogue.refresh(repository)
-            if then:
-                then()
+            then(job)
 
         # another window, or a command: the job waits for it, and says so
         waiting = patient(doing, of=RepositoryLocked)

@@ -18,6 +18,7 @@ from PySide6.QtWidgets import (
 
 from vdbackup.gui import parts
 from vdbackup.gui.catalogue import Entry
+from vdbackup.repository.model import BootTests
 from vdbackup.settings import Locations, Settings, ThemeChoice
 
 THEMES = {
@@ -35,6 +36,7 @@ class SettingsDialog(parts.Dialog):
     Attributes:
         theme, sessions, memory, headless, ask, remind, animations: the fields.
         keep: for each source that has been backed up, how many points to keep (0 keeps all).
+        boot_test: for each such source, whether new points are boot-tested.
     """
 
     def __init__(
@@ -48,6 +50,7 @@ class SettingsDialog(parts.Dialog):
         self._settings = settings
         self._locations = locations
         self.keep: list[tuple[Entry, QSpinBox]] = []
+        self.boot_test: list[tuple[Entry, QCheckBox]] = []
         column = self.column
         column.setSpacing(8)
         self._add_window(column)
@@ -79,6 +82,11 @@ class SettingsDialog(parts.Dialog):
         """For each source how many points it shall keep, None for all."""
         return [(entry, spin.value() or None) for entry, spin in self.keep]
 
+    def tested(self) -> list[tuple[Entry, BootTests]]:
+        """For each source which of its new points shall be boot-tested."""
+        choices = {True: BootTests.EACH, False: BootTests.OFF}
+        return [(entry, choices[box.isChecked()]) for entry, box in self.boot_test]
+
     def _add_window(self, column: QVBoxLayout) -> None:
         form = _section(column, "Window")
         self.theme = QComboBox()
@@ -106,6 +114,12 @@ class SettingsDialog(parts.Dialog):
             spin.setAccessibleName(f"Points to keep of {entry.name}")
             form.addRow(_name(f"{entry.name} keeps"), spin)
             self.keep.append((entry, spin))
+            box = QCheckBox("Boot-test each new point")
+            box.setChecked(policy is not None and policy.boot_test is BootTests.EACH)
+            box.setToolTip("It is started unseen after its backup; you see whether it comes up.")
+            box.setAccessibleName(f"Boot-test each new point of {entry.name}")
+            form.addRow(_name(""), box)
+            self.boot_test.append((entry, box))
 
     def _add_machines(self, column: QVBoxLayout) -> None:
         form = _section(column, "Virtual machines")

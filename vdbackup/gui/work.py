@@ -15,9 +15,9 @@ from vdbackup.disks.chain import Chain
 from vdbackup.gui import words
 from vdbackup.gui.outcome import Outcome
 from vdbackup.jobs import CancelToken, Plan, Report
-from vdbackup.recovery import restore, verify
+from vdbackup.recovery import boot_test, restore, verify
 from vdbackup.recovery.session_folder import SavedSession, SessionFolder
-from vdbackup.repository.model import RecoveryPoint
+from vdbackup.repository.model import BootTests, RecoveryPoint
 from vdbackup.repository.repository import Repository
 from vdbackup.sources import demo_disk
 from vdbackup.sources.source import open_source
@@ -156,6 +156,34 @@ def verify_points(
     )
     said = f"Damaged: {numbers}. Use another point, and check the storage that the backups lie on."
     return Outcome(f"{words.plural(len(verdicts), 'point')} verified.", details, (said,), verdicts)
+
+
+def boots(
+    folder: Path,
+    set_name: str,
+    point_id: str,
+    wish: boot_test.Wish,
+    report: Report,
+    cancel: CancelToken,
+) -> Outcome:
+    """Boot a point unseen; `value` is the BootTest."""
+    repository = Repository.open(folder)
+    test = boot_test.run(repository, set_name, point_id, wish, report, cancel)
+    if test.ok:
+        return Outcome(f"It boots, in {test.seconds:.0f} s.", (test.sentence,), value=test)
+    where = f"It does not boot: it stopped at the stage {test.stage}. {test.sentence}"
+    return Outcome("Boot-tested.", (), (where,), test)
+
+
+def prove_new_points(
+    folder: Path, set_name: str, wanted: BootTests, _report: Report, _cancel: CancelToken
+) -> Outcome:
+    """Change which new points of a set are boot-tested by themselves."""
+    repository = Repository.open(folder)
+    policy = repository.set(set_name).settings.policy
+    repository.set_policy(set_name, replace(policy, boot_test=wanted))
+    which = {BootTests.OFF: "No new point", BootTests.EACH: "Each new point"}[wanted]
+    return Outcome(f"{which} of {set_name} is boot-tested.")
 
 
 class Browser:

@@ -149,13 +149,14 @@ class Worker(QThread):
 
 
 class Workers(QObject):
-    """All workers of a window: per repository one that writes, and one that only reads.
+    """All workers of a window: per repository one that writes, one that tests, one that only reads.
 
-    Two, because a listing or a plan must not wait until a capture is through; writing is what
-    happens one after another. Only the writers' jobs are passed on for a person to see.
+    A listing or a plan must not wait until a capture is through, nor a capture for a boot test;
+    writing is what happens one after another. The readers' jobs are not for a person to see.
 
     Signals:
-        job_queued(Job), job_started(Job), progressed(Progress), job_ended(Job): of the writers.
+        job_queued(Job), job_started(Job), progressed(Progress), job_ended(Job): of the writers
+            and testers.
     """
 
     job_queued = Signal(object)
@@ -166,6 +167,7 @@ class Workers(QObject):
     def __init__(self, parent: QObject | None = None) -> None:
         super().__init__(parent)
         self._writers: dict[Path, Worker] = {}
+        self._testers: dict[Path, Worker] = {}
         self._readers: dict[Path | None, Worker] = {}
         self._borrowed: list[Worker] = []
         self._leaving: list[Worker] = []
@@ -173,13 +175,26 @@ class Workers(QObject):
     def writer(self, repository: Path) -> Worker:
         """The worker whose jobs change `repository`."""
         if repository not in self._writers:
-            worker = Worker(f"writer of {repository}", self)
-            worker.job_queued.connect(self.job_queued)
-            worker.job_started.connect(self.job_started)
-            worker.progressed.connect(self.progressed)
-            worker.job_ended.connect(self.job_ended)
-            self._writers[repository] = worker
+            self._writers[repository] = self._shown(f"writer of {repository}")
         return self._writers[repository]
+
+    def tester(self, repository: Path) -> Worker:
+        """The worker that boots points of `repository`; a test gives way to what changes it."""
+        if repository not in self._testers:
+            self._testers[repository] = self._shown(f"tester of {repository}")
+        return self._testers[repository]
+
+    def _shown(self, name: str) -> Worker:
+        worker = Worker(name, self)
+        worker.job_queued.connect(self.job_queued)
+        worker.job_started.connect(self.job_started)
+        worker.progressed.connect(self.progressed)
+        worker.job_ended.connect(self.job_ended)
+        return worker
+
+    @property
+    def _visible(self) -> list[Worker]:
+        return [*self._writers.values(), *self._testers.values()]
 
     def reader(self, repository: Path | None) -> Worker:
         """The worker that looks at `repository`, or (None) at this computer."""
@@ -208,22 +223,22 @@ class Workers(QObject):
 
     def cancel(self, job: Job) -> None:
         """Ask a job to stop, whoever runs it; returns at once."""
-        for worker in self._writers.values():
+        for worker in self._visible:
             worker.cancel(job)
 
     def cancel_all(self) -> None:
-        """Ask all jobs that change a repository to stop; returns at once."""
-        for worker in self._writers.values():
+        """Ask all jobs that change or test a repository to stop; returns at once."""
+        for worker in self._visible:
             worker.cancel_all()
 
     @property
     def busy(self) -> bool:
-        """Whether something that changes a repository runs or waits."""
-        return any(worker.busy for worker in self._writers.values())
+        """Whether something that changes or tests a repository runs or waits."""
+        return any(worker.busy for worker in self._visible)
 
     def stop(self) -> None:
         """Cancel everything, and return when all threads have ended."""
-        workers = [*self._writers.values(), *self._readers.values()]
+        workers = [*self._visible, *self._readers.values()]
         workers += [*self._borrowed, *self._leaving]
         for worker in workers:
             worker.stop()

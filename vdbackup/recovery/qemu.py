@@ -21,6 +21,7 @@ from typing import Any
 from vdbackup.errors import RecoveryError
 from vdbackup.recovery.concatenation import ConcatenationMap
 from vdbackup.recovery.devices import devices, network_card
+from vdbackup.recovery.guest_agent import PORT
 from vdbackup.recovery.hardware import Hardware
 
 SYSTEM = "qemu-system-x86_64"
@@ -100,6 +101,19 @@ class Kernel:
 
 
 @dataclass(frozen=True)
+class Background:
+    """What a machine gets that runs beside other work, and that nobody looks at.
+
+    It has one processor, and takes time and disk only where nobody else wants them.
+
+    Attributes:
+        agent_fd: a connected socket that QEMU inherits, for the guest's agent.
+    """
+
+    agent_fd: int
+
+
+@dataclass(frozen=True)
 class Machine:
     """A virtual machine as QEMU's command line describes it.
 
@@ -118,6 +132,7 @@ class Machine:
         console: the file that takes what the guest writes to its first serial port.
         monitor_fd: a connected socket that QEMU inherits, for QMP.
         control_fd: a listening one, on which other programs speak with it.
+        background: None for a machine that somebody waits for.
     """
 
     title: str
@@ -134,6 +149,16 @@ class Machine:
     console: Path
     monitor_fd: int = -1
     control_fd: int = -1
+    background: Background | None = None
+
+    @property
+    def descriptors(self) -> list[int]:
+        """The file descriptors that QEMU inherits."""
+        return [
+            self.monitor_fd,
+            self.control_fd,
+            *([self.background.agent_fd] if self.background else []),
+        ]
 
     def command(self) -> list[str]:
         """The argument list; the guest waits for QMP's `cont`, so that no event is missed."""
@@ -141,7 +166,7 @@ class Machine:
             "-name": f"guest={_escaped(self.title)}",
             "-uuid": str(self.identity),
             "-machine": self._machine(),
-            "-smp": str(min(2, os.cpu_count() or 1)),
+            "-smp": str(1 if self.background else min(2, os.cpu_count() or 1)),
             "-m": str(self.hardware.memory_mib),
             "-rtc": "base=utc",
             "-action": "panic=pause",
@@ -156,7 +181,10 @@ class Machine:
             f"socket,id=monitor,fd={self.monitor_fd}",
             f"socket,id=control,fd={self.control_fd},server=on,wait=off",
         ]
+        if self.background:
+            chardevs.append(f"socket,id=agent,fd={self.background.agent_fd}")
         return [
+            *(_last_in_line() if self.background else ()),
             find(SYSTEM),
             *processor(self.accelerator),
             *("-S", "-nodefaults", "-no-user-config"),
@@ -188,6 +216,9 @@ class Machine:
             # 52:54:00 is QEMU's; the original's address may be in use on the same network
             tail = self.identity.bytes[-3:].hex(":")
             found.append(network_card(self.hardware.network_card, f"52:54:00:{tail}"))
+        if self.background:
+            found.append({"driver": "virtio-serial-pci"})
+            found.append({"driver": "virtserialport", "chardev": "agent", "name": PORT})
         return found
 
     def _blockdevs(self) -> list[Node]:
@@ -222,6 +253,12 @@ def find(program: str) -> str:
             "Install it with: sudo apt install qemu-system-x86 qemu-utils",
         )
     return path
+
+
+def _last_in_line() -> list[str]:
+    """What starts a program so that it gives way to all others; ionice is not everywhere."""
+    idle_io = ["ionice", "-c", "3"] if shutil.which("ionice") else []
+    return ["nice", "-n", "19", *idle_io]
 
 
 def processor(accelerator: Accelerator) -> list[str]:

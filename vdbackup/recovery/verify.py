@@ -200,12 +200,5 @@ def _findings_for(
     return tuple(findings)
 
 
-def record_boot(repository: Repository, set_name: str, point_id: str, ok: bool) -> None:
-    """Note in a point's manifest that it was booted; raises RepositoryLocked."""
-    with repository.lock(f"recording a boot test in {set_name}"):
-        point = repository.set(set_name).point(point_id)
-        repository.save_point(set_name, replace(point, boot_tested=Check(_now(), ok)))
-
-
 def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")

@@ -61,6 +61,7 @@ def start_session(  # noqa: PLR0913 - nobody needs more than a few of them
     disk_format: str = "vmdk",
     kernel: qemu.Kernel | None = None,
     on: Origin | SavedSession | None = None,
+    background: qemu.Background | None = None,
 ) -> Session:
     """Boot a virtual machine from `overlay`; returns as soon as the guest runs.
 
@@ -80,6 +81,7 @@ def start_session(  # noqa: PLR0913 - nobody needs more than a few of them
         kernel: started in place of what the disk boots.
         on: the recovery point that the overlay belongs to, which is then held; or a session whose
             disk is used in place of a new one (`reopen_session`).
+        background: for a machine that gives way to all other work.
 
     Raises:
         RecoveryError: QEMU is not installed, has no window here, or does not start.
@@ -123,6 +125,7 @@ def start_session(  # noqa: PLR0913 - nobody needs more than a few of them
             accelerator=choice.accelerator,
             display=window,
             console=folder.console,
+            background=background,
         )
         session = Session(folder, choice, machine)
         undo.pop_all()  # folder and QEMU are the session's from here on
@@ -201,8 +204,8 @@ def _start(
         folder.complaints() as complaints,
     ):
         undo.callback(ours.close)
-        descriptors = (theirs.fileno(), control.fileno())
-        command = replace(machine, monitor_fd=descriptors[0], control_fd=descriptors[1]).command()
+        machine = replace(machine, monitor_fd=theirs.fileno(), control_fd=control.fileno())
+        command = machine.command()
         log.info("starting %s", command)
         process = subprocess.Popen(
             command,
@@ -210,7 +213,7 @@ def _start(
             stdout=complaints,
             stderr=subprocess.STDOUT,
             env=qemu.environment(),
-            pass_fds=descriptors,
+            pass_fds=machine.descriptors,
             # Python ignores SIGXFSZ, and so shall QEMU: a limit on the size of files then pauses
             # the guest, as a full disk does, instead of killing it.
             restore_signals=False,
@@ -344,6 +347,21 @@ class Session:
                 f"The screenshot {path} cannot be written: {error.strerror}.",
                 "Choose another file.",
             ) from error
+
+    @property
+    def virtual_processors_rest(self) -> bool:
+        """Whether none of the guest's processors has anything to do at this moment.
+
+        A thread that runs a processor sleeps while that is halted (proc(5), stat: state). How much
+        time it takes would not tell: where others want the computer's, it gets little.
+        """
+        tasks = Path(f"/proc/{self._process.pid}/task")
+        threads = [each["thread-id"] for each in self.execute("query-cpus-fast")]
+        try:
+            stats = [(tasks / str(thread) / "stat").read_text() for thread in threads]
+        except (FileNotFoundError, ProcessLookupError):  # it has just ended
+            return True
+        return all(stat.rpartition(") ")[2].startswith("S") for stat in stats)
 
     def execute(self, command: str, **arguments: object) -> Any:
         """What QEMU answers to a command of QMP; raises RecoveryError."""

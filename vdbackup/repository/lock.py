@@ -248,6 +248,23 @@ def unused(path: Path) -> bool:
     return not path.exists() or not used_by_vm(path)
 
 
+GIVE_WAY = 5.0
+"""Seconds in which a boot test ends after somebody has taken the lock (recovery/boot_test.py)."""
+
+
+def stays_used_by_vm(path: Path) -> bool:
+    """Whether QEMU has the file open, and goes on; asked under the lock.
+
+    A boot test gives way to whoever holds that.
+    """
+    deadline = time.monotonic() + GIVE_WAY
+    while used_by_vm(path):
+        if time.monotonic() > deadline:
+            return True
+        time.sleep(0.1)
+    return False
+
+
 def used_by_vm(path: Path) -> bool:
     """Whether QEMU has the file open.
 
@@ -263,3 +280,18 @@ def used_by_vm(path: Path) -> bool:
         os.close(fd)
     kind: int = struct.unpack("hhqqi4x", answer)[0]
     return kind != fcntl.F_UNLCK
+
+
+def being_written(folder: Path) -> bool:
+    """Whether a program on this computer holds the repository in `folder` for writing.
+
+    Asked of the kernel's list of locks (proc(5), locks), because whoever tries to take a lock may
+    be in the way of somebody who means it.
+    """
+    try:
+        stat = (folder / LOCK_NAME).stat()
+    except FileNotFoundError:
+        return False
+    device = f"{os.major(stat.st_dev):02x}:{os.minor(stat.st_dev):02x}:{stat.st_ino}"
+    held = (line.split() for line in Path("/proc/locks").read_text().splitlines())
+    return any(device in words for words in held if "->" not in words)

@@ -12,7 +12,10 @@ from typing import Any
 from vdbackup.errors import RepositoryError, UsageError
 from vdbackup.jobs import readable_size
 
+LONGEST_SENTENCE = 1000
+"""Characters of what a boot test has to say."""
 _PLACES_NAMED = 5
+_LONGEST_BOOT = 1e6
 
 
 class PointType(enum.StrEnum):
@@ -29,6 +32,31 @@ class Check:
 
     at: str
     ok: bool
+
+
+class BootStage(enum.StrEnum):
+    """How far a machine comes when it boots, in this order."""
+
+    FIRMWARE = "firmware"
+    LOADER = "boot loader"
+    KERNEL = "kernel"
+    SYSTEM = "system"
+    LOGIN = "login"
+
+
+@dataclass(frozen=True)
+class BootTest(Check):
+    """The last boot test of a point; its picture, if there is one, is `RecoveryPoint.picture`.
+
+    Attributes:
+        seconds: from the start of the machine until it was up, or until the test had failed.
+        stage: the last one that was reached, None where nothing is known of it.
+        sentence: what was seen; it may quote the guest.
+    """
+
+    seconds: float = 0.0
+    stage: BootStage | None = None
+    sentence: str = ""
 
 
 @dataclass(frozen=True)
@@ -88,7 +116,7 @@ class RecoveryPoint:
     sector_size: int
     stored_bytes: int
     verified: Check | None = None
-    boot_tested: Check | None = None
+    boot_tested: BootTest | None = None
     merged: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
     unreadable: tuple[tuple[int, int], ...] = ()
@@ -98,6 +126,11 @@ class RecoveryPoint:
     def report(self) -> str:
         """Its file that says what was done to the overlay; it need not be there."""
         return f"{self.overlay.partition('.')[0]}.retarget.json"
+
+    @property
+    def picture(self) -> str:
+        """The name of the screen's picture from the last boot test, which need not be there."""
+        return f"{self.sequence:04d}-boot.png"
 
     def to_json(self) -> dict[str, Any]:
         """The manifest's JSON object."""
@@ -126,7 +159,7 @@ class RecoveryPoint:
                 sector_size=_number(data["sector_size"]),
                 stored_bytes=_number(data["stored_bytes"]),
                 verified=_check(data.get("verified")),
-                boot_tested=_check(data.get("boot_tested")),
+                boot_tested=_boot_test(data.get("boot_tested")),
                 merged=tuple(_text(each) for each in data.get("merged", ())),
                 warnings=tuple(_text(each) for each in data.get("warnings", ())),
                 unreadable=tuple(
@@ -198,6 +231,29 @@ def _check(value: Any) -> Check | None:
     return Check(_moment(value["at"]), bool(value["ok"])) if value else None
 
 
+def _boot_test(value: Any) -> BootTest | None:
+    check = _check(value)
+    if check is None:
+        return None
+    seconds, stage = value.get("seconds", 0.0), value.get("stage")
+    if type(seconds) not in (int, float) or not 0 <= seconds < _LONGEST_BOOT:
+        raise ValueError(f"{seconds!r} is no number of seconds")
+    return BootTest(
+        check.at,
+        check.ok,
+        float(seconds),
+        BootStage(stage) if stage is not None else None,
+        _text(value.get("sentence", ""))[:LONGEST_SENTENCE],
+    )
+
+
+class BootTests(enum.StrEnum):
+    """Which new points are boot-tested by themselves."""
+
+    OFF = "off"
+    EACH = "each"
+
+
 @dataclass(frozen=True)
 class Policy:
     """What a set does by itself.
@@ -205,12 +261,14 @@ class Policy:
     Attributes:
         keep: merge or delete older points after a capture until this many are left; None keeps all.
         retarget: prepare each new point's overlay for booting, after the capture.
+        boot_test: which new points are boot-tested, after their capture.
 
     Raises UsageError where not even the newest would be kept.
     """
 
     keep: int | None = None
     retarget: bool = True
+    boot_test: BootTests = BootTests.OFF
 
     def __post_init__(self) -> None:
         if self.keep is not None and self.keep < 1:
@@ -259,6 +317,7 @@ class SetSettings:
                 policy=Policy(
                     _number(keep) if keep is not None else None,
                     _flag(policy.get("retarget", True)),
+                    boot_test=BootTests(policy.get("boot_test", BootTests.OFF)),
                 ),
                 last_sequence=_number(data.get("last_sequence", 0)),
                 continues=_text(data.get("continues", "")),

@@ -330,8 +330,11 @@ def manifest_path(folder: Path, point: RecoveryPoint) -> Path:
 
 
 def point_files(folder: Path, point: RecoveryPoint) -> tuple[Path, ...]:
-    """Everything that belongs to a point, its manifest first: the rest counts only with that."""
-    names = (point.disk, point.overlay, point.digests, point.report)
+    """Everything that belongs to a point, its manifest first: the rest counts only with that.
+
+    The report of retargeting and the picture of a boot test need not be there.
+    """
+    names = (point.disk, point.overlay, point.digests, point.report, point.picture)
     return (manifest_path(folder, point), *(folder / name for name in names))
 
 

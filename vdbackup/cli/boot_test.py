@@ -1,0 +1,131 @@
+"""The command that proves that recovery points boot, and what a backup does of it by itself."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vdbackup.cli import machines
+from vdbackup.cli.commands import DONE, open_repository, sessions_folder
+from vdbackup.cli.console import print_json, say, warn, work
+from vdbackup.errors import UsageError, VdbackupError
+
+if TYPE_CHECKING:
+    from vdbackup.recovery.boot_test import Wish
+    from vdbackup.repository.model import BootTest, RecoveryPoint
+    from vdbackup.repository.repository import BackupSet, Repository
+
+FAILED = 1
+
+
+def boot_test(options: argparse.Namespace) -> int:
+    """Boot points one after the other; a point that cannot be tested does not stop the others."""
+    repository = open_repository(options.repository)
+    chosen = _chosen(repository, options)
+    if not chosen and not options.json:
+        say("All points have been tested.")
+    wish = replace(_wish(), sign=options.sign, time_limit=options.timeout)
+    wish = replace(wish, hardware=machines.wish(options))
+    results = [
+        _test(repository, backup_set, point, wish, as_json=options.json)
+        for backup_set, point in chosen
+    ]
+    return DONE if all(results) else FAILED
+
+
+def prove_new_point(repository: Repository, set_name: str, point_id: str, *, as_json: bool) -> bool:
+    """Boot a point that has just been made, if its set wants that; False where it fails."""
+    from vdbackup.repository.model import BootTests
+
+    backup_set = repository.set(set_name)
+    if backup_set.settings.policy.boot_test is BootTests.OFF:
+        return True
+    point = backup_set.point(point_id)
+    return _test(repository, backup_set, point, _wish(), as_json=as_json)
+
+
+def _chosen(
+    repository: Repository, options: argparse.Namespace
+) -> list[tuple[BackupSet, RecoveryPoint]]:
+    from vdbackup.recovery.boot_test import untested
+
+    if not options.new:
+        return [repository.find(each, options.set) for each in options.points or ["latest"]]
+    if options.points:
+        raise UsageError(
+            "With --new the points are chosen by themselves.", "Leave out either of them."
+        )
+    sets = [repository.set(options.set)] if options.set else repository.sets()
+    return [(backup_set, point) for backup_set in sets for point in untested(backup_set)]
+
+
+def _wish() -> Wish:
+    from vdbackup.recovery.boot_test import Wish
+
+    return Wish(sessions_folder())
+
+
+def _test(
+    repository: Repository,
+    backup_set: BackupSet,
+    point: RecoveryPoint,
+    wish: Wish,
+    *,
+    as_json: bool,
+) -> bool:
+    """Test one point, and say what came of it; whether it boots."""
+    from vdbackup.recovery import boot_test
+
+    name = f"{backup_set.name} #{point.sequence}"
+    try:
+        test: BootTest = work(
+            f"Boot test of {name}",
+            lambda report, cancel: boot_test.run(
+                repository, backup_set.name, point.id, wish, report, cancel
+            ),
+            as_json=as_json,
+        )
+    except UsageError:
+        raise
+    except VdbackupError as error:
+        if error.exit_code != FAILED:  # cancelled
+            raise
+        warn([f"{name} could not be tested: {error.title} {error.advice}".rstrip()])
+        if as_json:
+            print_json(
+                {"event": "error", "set": backup_set.name, "id": point.id, "sentence": error.title}
+            )
+        return False
+    if as_json:
+        said = boot_test_json(backup_set, point, test)
+        print_json(
+            {
+                "event": "result",
+                "set": backup_set.name,
+                "id": point.id,
+                "sequence": point.sequence,
+                **said,
+            }
+        )
+    elif test.ok:
+        say(f"{name} boots, in {test.seconds:.1f} s. {test.sentence}")
+    if not test.ok:
+        where = f"it stopped at the stage {test.stage}, after {test.seconds:.1f} s"
+        warn([f"{name} does not boot: {where}. {test.sentence}"])
+    return test.ok
+
+
+def boot_test_json(backup_set: BackupSet, point: RecoveryPoint, test: BootTest) -> dict[str, Any]:
+    """A result as JSON shows it; the picture's path is relative to the repository."""
+    picture = Path(backup_set.name, point.picture)
+    there = (backup_set.folder / point.picture).exists()
+    return {
+        "at": test.at,
+        "ok": test.ok,
+        "seconds": test.seconds,
+        "stage": test.stage,
+        "sentence": test.sentence,
+        "picture": str(picture) if there else None,
+    }

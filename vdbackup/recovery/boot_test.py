@@ -1,0 +1,327 @@
+"""Boot test: does a machine come up from a recovery point?
+
+It boots unseen, without network, at the lowest priority. It is up at its sign of life (signs.py);
+what it writes until then says how far it has come, and often why it goes no further
+(boot_words.py). The result goes into the point's manifest, the screen's picture beside its overlay.
+
+A test gives way: it holds no lock while its machine runs, and as soon as somebody writes to the
+repository it ends, so that no merge finds its files in use, and starts anew when they have done.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+from vdbackup.disks.chain import Chain
+from vdbackup.errors import RecoveryError, RepositoryLocked
+from vdbackup.jobs import CancelToken, Progress, Report
+from vdbackup.recovery import boot_words, hardware, launch, qemu, screen
+from vdbackup.recovery.boot_words import Failure
+from vdbackup.recovery.guest_agent import AgentChannel
+from vdbackup.recovery.qemu import Accelerator
+from vdbackup.recovery.retarget.report import chosen_hardware
+from vdbackup.recovery.screen import Frame
+from vdbackup.recovery.signs import Seen, Sign, View, sign
+from vdbackup.recovery.vm import Session, start_session
+from vdbackup.repository.files import PARTIAL, remove, sync_folder
+from vdbackup.repository.lock import being_written
+from vdbackup.repository.model import LONGEST_SENTENCE, BootStage, BootTest, RecoveryPoint
+from vdbackup.repository.repository import BackupSet, Repository
+
+log = logging.getLogger(__name__)
+
+TIME_LIMITS = {Accelerator.KVM: 180.0, Accelerator.TCG: 900.0}
+"""Seconds that a machine gets to come up, if nothing else is said."""
+
+_LOOK = 0.5
+"""Seconds between two looks at a machine."""
+_WAIT = 0.5
+"""Seconds between two looks whether the repository is still being written to."""
+_CONSOLE_KEPT = 1 << 16
+"""Bytes at the end of the console's text that are looked at."""
+_ESCAPE = re.compile(r"\x1b(?:\[[0-9;?]*[ -/]*[@-~]|[()][0-9A-B]|[=>78])")
+"""How a terminal is steered: ECMA-48, section 5.4, and what a VT100 knows besides."""
+_STAGES = list(BootStage)
+
+
+@dataclass(frozen=True)
+class Wish:
+    """How a test is to be done.
+
+    Attributes:
+        sessions_folder: where the machine writes meanwhile.
+        sign: of life, as `signs.sign` knows them.
+        time_limit: seconds that the machine gets; None for TIME_LIMITS.
+        hardware: what is wanted of the machine; what is not, its disk decides.
+    """
+
+    sessions_folder: Path
+    sign: str = "auto"
+    time_limit: float | None = None
+    hardware: hardware.Wish = hardware.ANYTHING
+
+
+def run(
+    repository: Repository,
+    set_name: str,
+    point_id: str,
+    wish: Wish,
+    report: Report,
+    cancel: CancelToken,
+) -> BootTest:
+    """Boot the point, and record what came of it.
+
+    Returns:
+        The result; a machine that does not come up is one, and no error.
+
+    Raises:
+        RecoveryError: no machine could be started.
+        UsageError: there is no such sign of life.
+        PointNotFound, Damaged, DiskError: the point cannot be read.
+        Cancelled: by `cancel`; nothing is recorded.
+    """
+    sign(wish.sign)
+    while True:
+        _wait_for_others(repository, report, cancel)
+        found = _test(repository, set_name, point_id, wish, report, cancel)
+        if found is not None:
+            test, frame = found
+            picture = frame.png() if frame else None
+            record(repository, set_name, point_id, test, picture, cancel)
+            return test
+
+
+def untested(backup_set: BackupSet) -> list[RecoveryPoint]:
+    """The points that have never been tested as they are now, the newest first."""
+    return [point for point in reversed(backup_set.points) if point.boot_tested is None]
+
+
+def record(
+    repository: Repository,
+    set_name: str,
+    point_id: str,
+    test: BootTest,
+    picture: bytes | None,
+    cancel: CancelToken,
+) -> None:
+    """Note a result in the point's manifest; waits until nobody else writes to the repository.
+
+    The order of writes: the new picture whole under another name, durable, then renamed, then the
+    manifest. A crash in between leaves the last result beside the newer picture.
+    """
+    with _locked(repository, f"recording a boot test in {set_name}", cancel):
+        backup_set = repository.set(set_name)
+        point = backup_set.point(point_id)
+        path = backup_set.folder / point.picture
+        if picture is None:
+            remove(path)
+        else:
+            _write(path, picture)
+        repository.save_point(set_name, replace(point, boot_tested=test))
+
+
+def now() -> str:
+    """The moment, as manifests have it."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def _write(path: Path, data: bytes) -> None:
+    partial = path.with_name(path.name + PARTIAL)
+    try:
+        with partial.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.rename(path)
+    except OSError:
+        remove(partial)
+        raise
+    sync_folder(path.parent)
+
+
+def _wait_for_others(repository: Repository, report: Report, cancel: CancelToken) -> None:
+    while being_written(repository.path):
+        report(Progress(0, "Waiting for a backup", 0, 0))
+        cancel.check()
+        time.sleep(_WAIT)
+
+
+@contextmanager
+def _locked(repository: Repository, purpose: str, cancel: CancelToken) -> Iterator[None]:
+    """Hold the repository, as soon as nobody else does."""
+    while True:
+        try:
+            lock = repository.lock(purpose)
+            lock.__enter__()
+            break
+        except RepositoryLocked:
+            cancel.check()
+            time.sleep(_WAIT)
+    try:
+        yield
+    finally:
+        lock.__exit__(None, None, None)
+
+
+def _test(
+    repository: Repository,
+    set_name: str,
+    point_id: str,
+    wish: Wish,
+    report: Report,
+    cancel: CancelToken,
+) -> tuple[BootTest, Frame | None] | None:
+    """The result and the last thing on the screen; None if it has given way."""
+    backup_set = repository.set(set_name)
+    point = backup_set.point(point_id)
+    backup_set.open_chain(point).close()  # all layers are there, and as long as they were
+    report(Progress(0, "Starting", 0, 0))
+    with AgentChannel() as agent, _start(backup_set, point, wish, agent) as session:
+        limit = wish.time_limit or TIME_LIMITS[session.accelerator]
+        watch = _Watch(session, agent, sign(wish.sign), limit)
+        while not watch.over:
+            cancel.check()
+            if being_written(repository.path):
+                log.info("the boot test of %s gives way", point_id)
+                return None
+            watch.look()
+            report(Progress(0, f"Booting: {watch.stage}", 0, 0))
+        return watch.result(), watch.frame
+
+
+def _start(backup_set: BackupSet, point: RecoveryPoint, wish: Wish, agent: AgentChannel) -> Session:
+    """Start the machine; one that is not expected to boot is tried all the same."""
+    overlay, disk_format = backup_set.overlay_path(point), backup_set.settings.format
+    chosen = chosen_hardware(backup_set, point, wish.hardware)
+    if chosen is None:
+        with Chain.open(overlay, disk_format) as chain:
+            chosen = launch.hardware_for(chain, wish.hardware, point.sector_size)
+    return start_session(
+        overlay,
+        sessions_folder=wish.sessions_folder,
+        title=f"{backup_set.name} #{point.sequence}",
+        sector_size=point.sector_size,
+        hardware=chosen,
+        disk_format=disk_format,
+        background=qemu.Background(agent.guests_end.fileno()),
+    )
+
+
+class _Watch:
+    """Follows a machine until it is up, or will not be.
+
+    Attributes:
+        stage: the last one that it was seen to reach.
+        frame: the last thing on its screen, None if there was nothing.
+        over: whether there is a result.
+    """
+
+    def __init__(self, session: Session, agent: AgentChannel, wanted: Sign, limit: float) -> None:
+        self.stage = BootStage.FIRMWARE
+        self.frame: Frame | None = None
+        self.over = False
+        self._session = session
+        self._agent = agent
+        self._sign = wanted
+        self._limit = limit
+        self._started = time.monotonic()
+        self._console = _Console(session.folder / "console.log")
+        self._seen: Seen | None = None
+        self._failure: Failure | None = None
+        self._ended = ""
+        self._view = View(0.0, "", None, None, agent=False, rests=True, disk_bytes=0)
+
+    def look(self) -> None:
+        """Look once, after a moment."""
+        running = self._session_runs()
+        self._view = view = self._observe()
+        if view.frame and not view.frame.blank:
+            self.frame = view.frame
+        texts = [view.console, view.text or ""]
+        self.stage = max(self.stage, *map(boot_words.stage_of, texts), key=_STAGES.index)
+        self._seen = self._sign.see(view)
+        self._failure = next(filter(None, map(boot_words.failure_in, texts)), None)
+        late = view.seconds > self._limit
+        self.over = bool(self._seen or self._failure or late) or not running
+
+    def result(self) -> BootTest:
+        """What came of it."""
+        if seen := self._seen:
+            return BootTest(now(), True, round(seen.seconds, 1), BootStage.LOGIN, seen.sentence)
+        stage = self._failure.stage if self._failure else self.stage
+        sentence = self._why_not()[:LONGEST_SENTENCE]
+        return BootTest(now(), False, round(self._view.seconds, 1), stage, sentence)
+
+    def _why_not(self) -> str:
+        if self._failure:
+            return self._failure.reason
+        for problem in self._session.hardware.problems:
+            if problem.blocks:
+                return problem.sentence
+        reason = self._ended or f"It showed no sign of life within {self._limit:g} s."
+        last = boot_words.last_line(self._view.console) or boot_words.last_line(
+            self._view.text or ""
+        )
+        return f"{reason} Its last words: {last!r}." if last else reason
+
+    def _session_runs(self) -> bool:
+        """Whether the machine still runs, after a moment; notes why it does not."""
+        try:
+            if not self._session.wait(timeout=_LOOK):
+                return True
+            self._ended = "It has switched itself off."
+        except RecoveryError as error:
+            self._ended = error.title
+        return False
+
+    def _observe(self) -> View:
+        seconds = time.monotonic() - self._started
+        console = self._console.tail()
+        try:
+            frame, text = self._screen()
+            disk, rests = self._disk_bytes(), self._session.virtual_processors_rest
+        except RecoveryError:  # it has ended meanwhile
+            frame, text, disk, rests = None, self._view.text, self._view.disk_bytes, True
+        return View(seconds, console, text, frame, self._agent.answers(), rests, disk)
+
+    def _screen(self) -> tuple[Frame | None, str | None]:
+        path = self._session.folder / "screen"
+        self._session.execute("screendump", filename=str(path))
+        frame = Frame.from_ppm(path.read_bytes())
+        if frame is None or not frame.is_text:
+            return frame, None
+        size = screen.TEXT_BYTES
+        self._session.execute("pmemsave", val=screen.TEXT_MEMORY, size=size, filename=str(path))
+        return frame, screen.text_of(path.read_bytes())
+
+    def _disk_bytes(self) -> int:
+        stats = (each["stats"] for each in self._session.execute("query-blockstats"))
+        return sum(int(each["rd_bytes"]) + int(each["wr_bytes"]) for each in stats)
+
+
+class _Console:
+    """What a guest writes to its serial port, read as it grows; it may write any amount."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._read = 0
+        self._tail = b""
+
+    def tail(self) -> str:
+        """The end of it, without what steers a terminal."""
+        if self._path.exists():
+            with self._path.open("rb") as file:
+                size = file.seek(0, os.SEEK_END)
+                file.seek(max(self._read, size - _CONSOLE_KEPT))
+                self._tail = (self._tail + file.read(_CONSOLE_KEPT))[-_CONSOLE_KEPT:]
+                self._read = file.tell()
+        text = _ESCAPE.sub("", self._tail.decode(errors="replace"))
+        return text.replace("\r\n", "\n").replace("\r", "\n")
