@@ -140,7 +140,7 @@ class Operations(QObject):
     def _test(self, repository: Path, set_name: str, point: RecoveryPoint) -> None:
         settings = self._store.value
         folder = settings.sessions(self._store.locations)
-        wish = boot_test.Wish(folder, hardware=Wish(memory_mib=settings.memory_mib))
+        wish = boot_test.Wish(folder, hardware=Wish(memory_mib=settings.memory_mib or None))
         job = Job(
             f"Boot test of {set_name} #{point.sequence}",
             partial(work.boots, repository, set_name, point.id, wish),
