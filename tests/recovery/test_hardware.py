@@ -20,13 +20,14 @@ from vdbackup.errors import RecoveryError
 from vdbackup.recovery import accelerator, qemu, vm
 from vdbackup.recovery.guest.model import Firmware
 from vdbackup.recovery.hardware import ANYTHING, Controller, Wish
+from vdbackup.recovery.session import Session
 
 LIMIT = 280.0  # seconds; a Debian takes 30 on a machine that does nothing else
 ESP = MIB
 """Where the EFI system partition of a Debian with UEFI begins."""
 
 
-def boot(disk: Path, sessions: Path, wish: Wish = ANYTHING, disk_format: str = "raw") -> vm.Session:
+def boot(disk: Path, sessions: Path, wish: Wish = ANYTHING, disk_format: str = "raw") -> Session:
     return vm.start_session(
         disk, sessions_folder=sessions, title="guest", wish=wish, disk_format=disk_format
     )

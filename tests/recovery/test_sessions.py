@@ -23,6 +23,7 @@ from vdbackup.jobs import CancelToken, silent
 from vdbackup.recovery import sessions as all_sessions
 from vdbackup.recovery import vm
 from vdbackup.recovery.hardware import Controller, Wish
+from vdbackup.recovery.session import Session
 from vdbackup.recovery.session_folder import (
     SavedSession,
     SessionFolder,
@@ -54,7 +55,7 @@ packet: db 16, 0
 """
 """Counts its boots on the disk, and says which one it is."""
 
-Boot = Callable[..., vm.Session]
+Boot = Callable[..., Session]
 
 
 @pytest.fixture
@@ -76,9 +77,9 @@ def folder(tmp_path: Path) -> Path:
 @pytest.fixture
 def boot(lab: Lab, folder: Path) -> Iterator[Boot]:
     """Boot a point of the lab by its number; what still runs at the end is ended."""
-    started: list[vm.Session] = []
+    started: list[Session] = []
 
-    def start(number: int, **options: Any) -> vm.Session:
+    def start(number: int, **options: Any) -> Session:
         point = next(each for each in lab.set.points if each.sequence == number)
         options = {"wish": IDE, "sessions_folder": folder, **options}
         started.append(vm.start_from_point(lab.repository, lab.set, point, **options))
@@ -90,11 +91,11 @@ def boot(lab: Lab, folder: Path) -> Iterator[Boot]:
 
 
 @pytest.fixture
-def again() -> Iterator[Callable[[SavedSession], vm.Session]]:
+def again() -> Iterator[Callable[[SavedSession], Session]]:
     """Reopen a session; its machine is ended when the test has."""
-    opened: list[vm.Session] = []
+    opened: list[Session] = []
 
-    def reopen(saved: SavedSession) -> vm.Session:
+    def reopen(saved: SavedSession) -> Session:
         opened.append(vm.reopen_session(saved))
         return opened[-1]
 
@@ -103,10 +104,10 @@ def again() -> Iterator[Callable[[SavedSession], vm.Session]]:
         session.keep()
 
 
-Reopen = Callable[[SavedSession], vm.Session]
+Reopen = Callable[[SavedSession], Session]
 
 
-def says(session: vm.Session, text: str) -> None:
+def says(session: Session, text: str) -> None:
     assert session.wait_for_text(text, LIMIT), session.console_text()
 
 
@@ -118,7 +119,7 @@ def layers(lab: Lab) -> dict[str, str]:
     }
 
 
-def kept(session: vm.Session, folder: Path) -> SavedSession:
+def kept(session: Session, folder: Path) -> SavedSession:
     session.keep()
     return all_sessions.find(folder, session.id)
 
@@ -194,7 +195,7 @@ def vmdk(tmp_path: Path) -> Lab:
 
 
 @pytest.fixture
-def running(vmdk: Lab, folder: Path) -> Iterator[vm.Session]:
+def running(vmdk: Lab, folder: Path) -> Iterator[Session]:
     """A machine on the first of two points."""
     point = vmdk.set.points[0]
     with vm.start_from_point(
@@ -204,7 +205,7 @@ def running(vmdk: Lab, folder: Path) -> Iterator[vm.Session]:
 
 
 def test_a_point_is_held_from_the_start_to_the_end_of_a_session(
-    vmdk: Lab, running: vm.Session, folder: Path
+    vmdk: Lab, running: Session, folder: Path
 ) -> None:
     (hold,) = holds.of(vmdk.set)
     assert (hold.session, hold.point) == (running.id, vmdk.set.points[0].id)
@@ -243,7 +244,7 @@ def test_a_point_of_a_repository_that_takes_no_holds_boots(
 
 
 def test_a_promoted_session_is_refused_while_it_runs(
-    vmdk: Lab, running: vm.Session, folder: Path
+    vmdk: Lab, running: Session, folder: Path
 ) -> None:
     saved = all_sessions.find(folder, running.id)
     with pytest.raises(PointInUse, match="still running"):
@@ -254,7 +255,7 @@ def test_a_promoted_session_is_refused_while_it_runs(
 
 
 @pytest.fixture
-def saved(running: vm.Session, folder: Path) -> SavedSession:
+def saved(running: Session, folder: Path) -> SavedSession:
     says(running, "3")
     return kept(running, folder)
 

@@ -24,6 +24,7 @@ from vdbackup.errors import Cancelled, ParentError, RecoveryError
 from vdbackup.jobs import CancelToken
 from vdbackup.recovery import accelerator, qemu, vm
 from vdbackup.recovery.hardware import Controller, Wish
+from vdbackup.recovery.session import Session, _trouble
 from vdbackup.recovery.session_folder import SessionState, saved_sessions
 from vdbackup.recovery.sessions import resume, status
 from vdbackup.repository.lock import used_by_vm
@@ -33,7 +34,7 @@ LIMIT = 120.0  # seconds; the demo disk takes 0.3 and Linux 4, on a machine that
 TEXT_SCREEN = 0xB8000
 ALL_HARDWARE = list(Controller)
 
-Mapped = tuple[vm.Session, Path]
+Mapped = tuple[Session, Path]
 """A session, and the one layer of its chain that holds data."""
 
 
@@ -53,13 +54,13 @@ def demo(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def session(demo: Path, sessions: Path) -> Iterator[vm.Session]:
+def session(demo: Path, sessions: Path) -> Iterator[Session]:
     """The demo disk, booted; whatever a test does to it, it is discarded in the end."""
     with vm.start_session(demo, sessions_folder=sessions, title="demo") as running:
         yield running
 
 
-def boot_raw(disk: Path, sessions: Path, hardware: str = "virtio") -> vm.Session:
+def boot_raw(disk: Path, sessions: Path, hardware: str = "virtio") -> Session:
     return vm.start_session(
         disk,
         sessions_folder=sessions,
@@ -193,7 +194,7 @@ def test_names_with_commas_spaces_and_quotes_are_fine(demo: Path, tmp_path: Path
 # ------------------------------------------------------------------------- what QEMU is given
 
 
-def test_qemu_opens_the_chain_for_reading_and_nothing_else(session: vm.Session, demo: Path) -> None:
+def test_qemu_opens_the_chain_for_reading_and_nothing_else(session: Session, demo: Path) -> None:
     nodes = session.execute("query-named-block-nodes")
     opened = {node["file"]: node["ro"] for node in nodes if node["drv"] == "file"}
     layers = [demo.with_name(name) for name in ("0.vmdk", "1.vmdk", "overlay.vmdk")]
@@ -247,12 +248,12 @@ def test_session_disk_over_a_map_can_be_read_by_itself(mapped: Mapped, tmp_path:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_guest_has_no_network(session: vm.Session) -> None:
+def test_guest_has_no_network(session: Session) -> None:
     assert session.execute("query-rx-filter") == []
     assert session.execute("human-monitor-command", **{"command-line": "info network"}) == ""
 
 
-def test_qemu_runs_in_its_sandbox(session: vm.Session) -> None:
+def test_qemu_runs_in_its_sandbox(session: Session) -> None:
     pid = json.loads((session.folder / "session.json").read_text())["pid"]
     status = Path(f"/proc/{pid}/status").read_text()
     assert "Seccomp:\t2" in status
@@ -273,7 +274,7 @@ def test_sectors_are_as_large_as_the_source_had_them(demo: Path, sessions: Path)
             assert session.execute("qom-get", path=disk, property=unit) == 4096
 
 
-def test_accelerator_is_the_one_that_runs_here(session: vm.Session) -> None:
+def test_accelerator_is_the_one_that_runs_here(session: Session) -> None:
     choice = accelerator.choose()
     assert (session.accelerator, session.notice) == (choice.accelerator, choice.notice)
     enabled = session.execute("query-kvm")["enabled"]
@@ -283,7 +284,7 @@ def test_accelerator_is_the_one_that_runs_here(session: vm.Session) -> None:
 # --------------------------------------------------------------------------------- its folder
 
 
-def test_folder_is_private_and_says_what_runs(session: vm.Session, demo: Path) -> None:
+def test_folder_is_private_and_says_what_runs(session: Session, demo: Path) -> None:
     record = json.loads((session.folder / "session.json").read_text())
     assert stat.S_IMODE(session.folder.stat().st_mode) == 0o700
     assert record["id"] == session.id == session.folder.name
@@ -302,7 +303,7 @@ def test_folder_is_gone_after_the_session(demo: Path, sessions: Path) -> None:
 
 
 def test_ended_session_keeps_its_folder_until_it_is_discarded(
-    session: vm.Session, sessions: Path
+    session: Session, sessions: Path
 ) -> None:
     assert session.wait_for_text("second message", LIMIT)
     session.kill()
@@ -315,13 +316,13 @@ def test_ended_session_keeps_its_folder_until_it_is_discarded(
 # -------------------------------------------------------------------------------- waiting
 
 
-def test_text_that_came_before_the_call_is_found(session: vm.Session) -> None:
+def test_text_that_came_before_the_call_is_found(session: Session) -> None:
     assert session.wait_for_text("second message", LIMIT)
     assert session.wait_for_text("message\r\n", 0)
     assert not session.wait_for_text("no such text", 0.2)
 
 
-def test_waiting_is_cancelled(session: vm.Session) -> None:
+def test_waiting_is_cancelled(session: Session) -> None:
     cancel = CancelToken()
     threading.Timer(0.2, cancel.cancel).start()
     with pytest.raises(Cancelled):
@@ -331,7 +332,7 @@ def test_waiting_is_cancelled(session: vm.Session) -> None:
     assert session.running
 
 
-def test_another_thread_ends_what_one_waits_for(session: vm.Session) -> None:
+def test_another_thread_ends_what_one_waits_for(session: Session) -> None:
     assert not session.wait(0.05)
     threading.Timer(0.2, session.kill).start()
     assert not session.wait_for_text("no such text", LIMIT)
@@ -340,7 +341,7 @@ def test_another_thread_ends_what_one_waits_for(session: vm.Session) -> None:
     assert session.error is None
 
 
-def test_machine_that_ignores_the_power_button_is_ended(session: vm.Session) -> None:
+def test_machine_that_ignores_the_power_button_is_ended(session: Session) -> None:
     session.power_off(grace=0.2)
     assert not session.running
     assert session.error is None
@@ -351,7 +352,7 @@ def test_machine_that_ignores_the_power_button_is_ended(session: vm.Session) -> 
 # ------------------------------------------------------------------------------- the screen
 
 
-def test_screenshot_is_a_png_of_the_screen(session: vm.Session, tmp_path: Path) -> None:
+def test_screenshot_is_a_png_of_the_screen(session: Session, tmp_path: Path) -> None:
     assert session.wait_for_text("second message", LIMIT)
     picture = tmp_path / "picture.png"
     session.screenshot(picture)
@@ -361,7 +362,7 @@ def test_screenshot_is_a_png_of_the_screen(session: vm.Session, tmp_path: Path) 
     assert not list(tmp_path.glob("*.partial"))
 
 
-def test_screenshot_that_cannot_be_made_is_said(session: vm.Session, tmp_path: Path) -> None:
+def test_screenshot_that_cannot_be_made_is_said(session: Session, tmp_path: Path) -> None:
     with pytest.raises(RecoveryError, match="No such file or directory"):
         session.screenshot(tmp_path / "nowhere" / "picture.png")
     session.kill()
@@ -518,7 +519,7 @@ def test_nvme_is_paused_before_its_storage_is_full(
 def test_events_that_tell_of_trouble_become_errors(
     event: str, data: dict[str, object], said: str | None
 ) -> None:
-    error = vm._trouble("laptop", event, data)
+    error = _trouble("laptop", event, data)
     if said is None:
         assert error is None
     else:
@@ -526,7 +527,7 @@ def test_events_that_tell_of_trouble_become_errors(
             raise error or AssertionError
 
 
-def test_qemu_that_dies_is_an_error(session: vm.Session) -> None:
+def test_qemu_that_dies_is_an_error(session: Session) -> None:
     pid = json.loads((session.folder / "session.json").read_text())["pid"]
     os.kill(pid, signal.SIGKILL)
     with pytest.raises(RecoveryError, match="which ran demo, has crashed"):

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from vdbackup.recovery.hardware import Wish
     from vdbackup.recovery.retarget.report import RetargetReport
     from vdbackup.recovery.retarget.retarget import RetargetPlan
-    from vdbackup.recovery.vm import Session
+    from vdbackup.recovery.session import Session
 
 
 def boot(options: argparse.Namespace) -> int:

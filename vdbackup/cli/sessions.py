@@ -92,7 +92,7 @@ def resume(options: argparse.Namespace) -> int:
 def stop(options: argparse.Namespace) -> int:
     """Press the power button; end the machine if it does not shut down."""
     from vdbackup.recovery import sessions
-    from vdbackup.recovery.vm import GRACE
+    from vdbackup.recovery.session import GRACE
 
     sessions.stop(_find(options), GRACE)
     return DONE

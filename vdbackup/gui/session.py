@@ -15,6 +15,7 @@ from vdbackup.errors import RecoveryError, VdbackupError, from_os
 from vdbackup.recovery import vm
 from vdbackup.recovery.hardware import Wish
 from vdbackup.recovery.retarget.report import chosen_hardware
+from vdbackup.recovery.session import GRACE, Session
 from vdbackup.recovery.session_folder import SavedSession
 from vdbackup.repository.repository import Repository
 
@@ -82,7 +83,7 @@ class SessionThread(QThread):
         super().__init__(parent)
         self.setObjectName(f"session {boot.title}")
         self.boot = boot
-        self.session: vm.Session | None = None
+        self.session: Session | None = None
         self.problem: VdbackupError | None = None
         self.at_end = AtEnd.KEEP if boot.again else AtEnd.DISCARD
         self.kept = False
@@ -110,7 +111,7 @@ class SessionThread(QThread):
             log.warning("session %s failed", self.boot.title, exc_info=True)
             self.problem = from_os(error)
 
-    def _start(self) -> vm.Session:
+    def _start(self) -> Session:
         boot = self.boot
         if boot.again:
             return vm.reopen_session(boot.again, display=boot.display)
@@ -128,7 +129,7 @@ class SessionThread(QThread):
             wish=wish,
         )
 
-    def _follow(self, session: vm.Session) -> None:
+    def _follow(self, session: Session) -> None:
         """Obey orders until the machine has ended, or is to be ended.
 
         `power_off` would not hear a kill meanwhile.
@@ -137,7 +138,7 @@ class SessionThread(QThread):
         while session.running:
             order = self._next_order()
             if order is Order.POWER_OFF:
-                ends_at = time.monotonic() + vm.GRACE
+                ends_at = time.monotonic() + GRACE
                 self._press_power_button(session)
             if order is Order.KILL or time.monotonic() > ends_at:
                 return  # whoever keeps or discards what it wrote ends it first
@@ -153,13 +154,13 @@ class SessionThread(QThread):
         except queue.Empty:
             return None
 
-    def _resume(self, session: vm.Session) -> None:
+    def _resume(self, session: Session) -> None:
         try:
             session.resume()
         except RecoveryError:
             log.info("%s does not go on", self.boot.title, exc_info=True)
 
-    def _press_power_button(self, session: vm.Session) -> None:
+    def _press_power_button(self, session: Session) -> None:
         try:
             session.execute("system_powerdown")
         except RecoveryError:

@@ -13,8 +13,9 @@ from vdbackup.gui.session import AtEnd, Boot, Order, SessionThread
 from vdbackup.gui.store import Store
 from vdbackup.gui.worker import Workers
 from vdbackup.jobs import Job
-from vdbackup.recovery import sessions, vm
+from vdbackup.recovery import sessions
 from vdbackup.recovery.other_programs import Program, WrittenMachine, write_machine
+from vdbackup.recovery.session import GRACE
 from vdbackup.recovery.session_folder import SavedSession, saved_sessions
 from vdbackup.repository.model import RecoveryPoint
 from vdbackup.repository.repository import Repository
@@ -140,7 +141,7 @@ class Sessions(QObject):
 
     def stop(self, saved: SavedSession) -> None:
         """Shut the machine of another program, or of one that has crashed, down."""
-        self._do(saved, f"Stop {saved.title}", lambda: sessions.stop(saved, vm.GRACE))
+        self._do(saved, f"Stop {saved.title}", lambda: sessions.stop(saved, GRACE))
 
     def kill(self, saved: SavedSession) -> None:
         """End it at once."""

@@ -14,23 +14,22 @@ import logging
 import os
 import re
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 from vdbackup.disks.chain import Chain
 from vdbackup.errors import RecoveryError, RepositoryLocked
-from vdbackup.jobs import CancelToken, Progress, Report
+from vdbackup.jobs import CancelToken, Progress, Report, patient, silent
 from vdbackup.recovery import boot_words, hardware, launch, qemu, screen
 from vdbackup.recovery.boot_words import Failure
 from vdbackup.recovery.guest_agent import AgentChannel
 from vdbackup.recovery.qemu import Accelerator
 from vdbackup.recovery.retarget.report import chosen_hardware
 from vdbackup.recovery.screen import Frame
+from vdbackup.recovery.session import Session
 from vdbackup.recovery.signs import Seen, Sign, View, sign
-from vdbackup.recovery.vm import Session, start_session
+from vdbackup.recovery.vm import start_session
 from vdbackup.repository.files import PARTIAL, remove, sync_folder
 from vdbackup.repository.lock import being_written
 from vdbackup.repository.model import LONGEST_SENTENCE, BootStage, BootTest, RecoveryPoint
@@ -117,15 +116,19 @@ def record(
     The order of writes: the new picture whole under another name, durable, then renamed, then the
     manifest. A crash in between leaves the last result beside the newer picture.
     """
-    with _locked(repository, f"recording a boot test in {set_name}", cancel):
-        backup_set = repository.set(set_name)
-        point = backup_set.point(point_id)
-        path = backup_set.folder / point.picture
-        if picture is None:
-            remove(path)
-        else:
-            _write(path, picture)
-        repository.save_point(set_name, replace(point, boot_tested=test))
+
+    def note(_report: Report, cancel: CancelToken) -> None:
+        with repository.lock(f"recording a boot test in {set_name}", cancel):
+            backup_set = repository.set(set_name)
+            point = backup_set.point(point_id)
+            path = backup_set.folder / point.picture
+            if picture is None:
+                remove(path)
+            else:
+                _write(path, picture)
+            repository.save_point(set_name, replace(point, boot_tested=test))
+
+    patient(note, of=RepositoryLocked)(silent, cancel)
 
 
 def now() -> str:
@@ -152,23 +155,6 @@ def _wait_for_others(repository: Repository, report: Report, cancel: CancelToken
         report(Progress(0, "Waiting for a backup", 0, 0))
         cancel.check()
         time.sleep(_WAIT)
-
-
-@contextmanager
-def _locked(repository: Repository, purpose: str, cancel: CancelToken) -> Iterator[None]:
-    """Hold the repository, as soon as nobody else does."""
-    while True:
-        try:
-            lock = repository.lock(purpose)
-            lock.__enter__()
-            break
-        except RepositoryLocked:
-            cancel.check()
-            time.sleep(_WAIT)
-    try:
-        yield
-    finally:
-        lock.__exit__(None, None, None)
 
 
 def _test(

@@ -27,6 +27,7 @@ from vdbackup.recovery import qemu, vm
 from vdbackup.recovery.guest.model import FileSystem
 from vdbackup.recovery.hardware import Controller, Hardware, MachineType
 from vdbackup.recovery.retarget.cpio import Member, archive, padded
+from vdbackup.recovery.session import Session
 
 TIME_LIMIT = 600.0
 """Seconds that it may take: KVM takes 3, translation 20 to 60, on a busy computer a few minutes."""
@@ -164,7 +165,7 @@ def edited(
 
 
 def _wait(
-    session: vm.Session,
+    session: Session,
     nonce: str,
     steps: int,
     report: Report,

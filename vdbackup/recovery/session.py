@@ -1,0 +1,438 @@
+"""A session: one virtual machine that runs or has ended; QEMU is started, watched and ended here.
+
+vm.py says what is to run.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from vdbackup.errors import RecoveryError
+from vdbackup.jobs import CancelToken
+from vdbackup.recovery import accelerator, devices, qemu
+from vdbackup.recovery.monitor import Monitor
+from vdbackup.recovery.session_folder import SessionFolder
+
+log = logging.getLogger(__name__)
+
+GRACE = 60.0
+"""Seconds that a guest gets to shut down when it is asked to."""
+
+_POLL = 0.05
+"""Seconds between two looks at the console and at the user's wish to cancel."""
+_ROOM = 256 << 20
+"""Bytes that must be free where a machine writes that QEMU itself does not pause..."""
+_ROOM_POLL = 0.1
+"""... and seconds between two looks: enough for what writes 2.5 GiB a second."""
+_EXIT_LIMIT = 30.0
+"""Seconds that QEMU may take to end when it is told to."""
+
+
+class Session:
+    """A running or ended virtual machine. As a context manager it is ended and discarded.
+
+    All methods may be called from any thread; those that wait may be cut short from another one
+    by `kill`.
+
+    Attributes:
+        id: names the session's folder.
+        folder: holds the session's disk, its console's text, and QEMU's complaints.
+        title: for a person.
+        hardware: the machine's, with the reasons for it.
+        accelerator: what runs the guest's instructions.
+        notice: why that is not KVM, in a sentence; empty where it is.
+        error: what went wrong in the machine or with QEMU, None as long as nothing has.
+        paused: `error` is one of the session's storage, after which it can go on (`resume`).
+        crashed: QEMU ended without anybody wanting it to.
+    """
+
+    def __init__(
+        self,
+        folder: SessionFolder,
+        choice: accelerator.Choice,
+        machine: qemu.Machine,
+    ) -> None:
+        """Start QEMU, which waits; use `start_session`."""
+        self.id = folder.id
+        self.folder = folder.path
+        self.title = folder.title
+        self.hardware = machine.hardware
+        self.accelerator = choice.accelerator
+        self.notice = choice.notice
+        self.error: RecoveryError | None = None
+        self.paused = False
+        self.crashed = False
+        self._kept = False
+        self._folder = folder
+        self._machine = machine
+        self._process, connection = _start(machine, folder)
+        self._monitor = Monitor(connection, self._on_event)
+        self._killed = False
+        self._falls_back = False
+        self._lock = threading.Lock()
+        """Held while the QEMU that this session has is ended or replaced."""
+        self._ended = threading.Event()
+        self._thread = threading.Thread(
+            target=self._supervise, name=f"session {self.id}", daemon=True
+        )
+        self._thread.start()
+
+    @property
+    def running(self) -> bool:
+        """Whether QEMU is there, with a guest that runs or is paused."""
+        return not self._ended.is_set()
+
+    def wait_for_text(
+        self, text: str, timeout: float | None = None, cancel: CancelToken | None = None
+    ) -> bool:
+        """Wait until the guest has written `text` to its first serial port, from its start on.
+
+        Args:
+            text: looked for as UTF-8; a guest ends its lines with CR and LF as a rule.
+            timeout: seconds; None waits for ever.
+            cancel: looked at twenty times a second.
+
+        Returns:
+            Whether it came; False when the time is over or the machine has ended.
+
+        Raises:
+            RecoveryError: something went wrong in the machine (`error`).
+            Cancelled: by `cancel`.
+        """
+        wanted = text.encode()
+        seen = 0  # bytes of the console in which the text does not start
+
+        def came() -> bool:
+            nonlocal seen
+            if not self._folder.console.exists():
+                return False
+            with self._folder.console.open("rb") as console:
+                if console.seek(0, os.SEEK_END) < seen:  # QEMU has been started anew
+                    seen = 0
+                console.seek(seen)
+                new = console.read()
+            seen += max(0, len(new) - len(wanted) + 1)
+            return wanted in new
+
+        return self._wait(came, timeout, cancel)
+
+    def wait(self, timeout: float | None = None, cancel: CancelToken | None = None) -> bool:
+        """Wait until the machine has ended; returns whether it has within `timeout` seconds.
+
+        Raises:
+            RecoveryError: something went wrong in the machine (`error`); it may still be there,
+                paused, so that its screen can be looked at.
+            Cancelled: by `cancel`.
+        """
+        ended = self._wait(self._ended.is_set, timeout, cancel)
+        if self.error is not None:
+            raise self.error
+        return ended
+
+    def wait_while_paused(self, cancel: CancelToken) -> None:
+        """Return when a machine that was paused goes on, or has ended; raises Cancelled."""
+        while self.paused and not self._ended.wait(_POLL):
+            cancel.check()
+
+    def console_text(self) -> str:
+        """All that the guest has written to its first serial port, with plain line ends."""
+        if not self._folder.console.exists():
+            return ""
+        return self._folder.console.read_text(encoding="utf-8", errors="replace")
+
+    def screenshot(self, path: Path) -> None:
+        """Save the guest's screen as a PNG file, durably; raises RecoveryError."""
+        new = path.absolute().with_name(path.name + ".partial")
+        self.execute("screendump", filename=str(new), format="png")
+        try:
+            with new.open("rb") as file:
+                os.fsync(file.fileno())
+            new.replace(path)
+        except OSError as error:
+            raise RecoveryError(
+                f"The screenshot {path} cannot be written: {error.strerror}.",
+                "Choose another file.",
+            ) from error
+
+    @property
+    def virtual_processors_rest(self) -> bool:
+        """Whether none of the guest's processors has anything to do at this moment.
+
+        A thread that runs a processor sleeps while that is halted (proc(5), stat: state). How much
+        time it takes would not tell: where others want the computer's, it gets little.
+        """
+        tasks = Path(f"/proc/{self._process.pid}/task")
+        threads = [each["thread-id"] for each in self.execute("query-cpus-fast")]
+        try:
+            stats = [(tasks / str(thread) / "stat").read_text() for thread in threads]
+        except (FileNotFoundError, ProcessLookupError):  # it has just ended
+            return True
+        return all(stat.rpartition(") ")[2].startswith("S") for stat in stats)
+
+    def execute(self, command: str, **arguments: object) -> Any:
+        """What QEMU answers to a command of QMP; raises RecoveryError."""
+        return self._monitor.execute(command, **arguments)
+
+    def power_off(self, grace: float = GRACE) -> None:
+        """Press the power button; end the machine if it has not shut down after `grace` seconds.
+
+        Returns when it has ended.
+        """
+        try:
+            self.execute("system_powerdown")
+            paused = self.error is not None
+            if not self._ended.wait(0 if paused else grace):
+                self.execute("quit")
+        except RecoveryError:
+            log.info("ended before it was told to", exc_info=True)
+        if not self._ended.wait(_EXIT_LIMIT):
+            self.kill()
+
+    def resume(self) -> None:
+        """Let a paused machine go on: what could not be written is tried again."""
+        self.execute("cont")
+
+    def kill(self) -> None:
+        """End the machine at once, as a power cut would; returns when it has ended."""
+        with self._lock:
+            self._killed = True
+            self._process.kill()
+        self._thread.join()
+
+    def discard(self) -> None:
+        """End the machine if it runs, and delete all that it wrote, unless that is kept."""
+        self.kill()
+        if not self._kept:
+            self._folder.remove()
+
+    def keep(self) -> None:
+        """End the machine if it runs; what it wrote stays, and may be opened again or promoted.
+
+        QEMU ends by itself, if it can: killed, it loses what of the disk's tables is in its memory.
+        """
+        try:
+            self.execute("quit")
+        except RecoveryError:
+            log.info("session %s has ended before", self.id, exc_info=True)
+        else:
+            self._ended.wait(_EXIT_LIMIT)
+        self.kill()
+        self._kept = True
+        self._folder.keep(ended=not self.crashed)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.discard()
+
+    def begin(self) -> None:
+        """Let the guest run; raises RecoveryError where QEMU has ended instead."""
+        self._folder.record(self._process.pid)
+        try:
+            self._monitor.wait_until_ready()
+            self.execute("cont")
+            if not devices.pauses(self.hardware):
+                watch = threading.Thread(
+                    target=self._watch_room, name=f"room of session {self.id}", daemon=True
+                )
+                watch.start()
+        except RecoveryError:
+            self.kill()
+            log.exception("QEMU did not start")
+            raise RecoveryError(
+                f"The virtual machine {self.title} could not be started.", self._complaint()
+            ) from None
+
+    def _wait(
+        self, done: Callable[[], bool], timeout: float | None, cancel: CancelToken | None
+    ) -> bool:
+        deadline = None if timeout is None else time.monotonic() + timeout
+        while True:
+            ended = self._ended.is_set()
+            if done():
+                return True
+            if cancel is not None:
+                cancel.check()
+            if self.error is not None:
+                raise self.error
+            if ended or (deadline is not None and time.monotonic() >= deadline):
+                return False
+            self._ended.wait(_POLL)
+
+    def _supervise(self) -> None:
+        """What the session's thread does: speak with QEMU, and wait for its end."""
+        self._monitor.run()
+        status = self._process.wait()
+        if self._falls_back and self._start_again():
+            starter = threading.Thread(target=self._go_on, name=f"start of session {self.id}")
+            starter.start()
+            self._monitor.run()
+            starter.join()
+            status = self._process.wait()
+        if status != 0 and not self._killed:
+            self.crashed = True
+            self._fail(
+                RecoveryError(f"QEMU, which ran {self.title}, has crashed.", self._complaint())
+            )
+        self._ended.set()
+
+    def _watch_room(self) -> None:
+        """Pause a machine before its storage is full: its guest would be told of a broken disk."""
+        while not self._ended.wait(_ROOM_POLL):
+            try:
+                if self.paused or shutil.disk_usage(self.folder).free >= _ROOM:
+                    continue
+                self.execute("stop")
+            except (RecoveryError, OSError):  # it ends, or its storage does not answer
+                log.info("session %s cannot be paused", self.id, exc_info=True)
+                continue
+            self.paused = True
+            self._fail(_no_room(self.title))
+
+    def _on_event(self, event: str, data: Mapping[str, Any]) -> None:
+        if self._machine.accelerator is qemu.Accelerator.KVM and _is_internal_error(event, data):
+            self._falls_back = True
+            self._process.kill()
+            return
+        if event == "RESUME" and self.paused:
+            self.error, self.paused = None, False
+        if event == "BLOCK_IO_ERROR" and data.get("action") == "stop" and not self.error:
+            self.paused = True
+        error = _trouble(self.title, event, data)
+        if error is not None:
+            self._fail(error)
+
+    def _start_again(self) -> bool:
+        """Start QEMU without KVM, which could not run this guest; whether it has been started.
+
+        The disk is as the guest has left it, as after a power cut: a boot has written little.
+        """
+        log.warning("session %s: KVM could not run the guest; going on without", self.id)
+        with self._lock:
+            if self._killed:
+                return False
+            self._machine = replace(self._machine, accelerator=qemu.Accelerator.TCG)
+            try:
+                self._process, connection = _start(self._machine, self._folder)
+                self._folder.record(self._process.pid)
+            except (RecoveryError, OSError):
+                log.exception("QEMU could not be started again")
+                self._fail(
+                    RecoveryError(
+                        f"{self.title} could not be started again without hardware virtualization.",
+                        "The log says more.",
+                    )
+                )
+                return False
+            self._monitor = Monitor(connection, self._on_event)
+        self.accelerator = qemu.Accelerator.TCG
+        self.notice = (
+            "The virtual machine runs slowly, in software: hardware virtualization (KVM) is there, "
+            "but could not run this system, which was started again without it."
+        )
+        return True
+
+    def _go_on(self) -> None:
+        """Let the guest run that has been started again."""
+        try:
+            self._monitor.wait_until_ready()
+            self.execute("cont")
+        except RecoveryError as error:
+            self._fail(error)
+            self._process.kill()
+
+    def _fail(self, error: RecoveryError) -> None:
+        """Note what went wrong; what follows from it is not noted."""
+        log.error("session %s: %s", self.id, error)
+        self.error = self.error or error
+
+    def _complaint(self) -> str:
+        """Why QEMU has ended, in a sentence; all that it said goes to the log."""
+        with self._folder.complaints() as file:
+            file.seek(0)
+            said = file.read().decode(errors="replace")
+        status = self._process.returncode
+        log.error("QEMU ended with status %s and said: %s", status, said)
+        return qemu.first_complaint(said) or f"QEMU ended with status {status}."
+
+
+def _start(
+    machine: qemu.Machine, folder: SessionFolder
+) -> tuple[subprocess.Popen[bytes], socket.socket]:
+    """Start QEMU, which waits for `cont`; returns it, and the socket of its monitor."""
+    ours, theirs = socket.socketpair()
+    with (
+        ExitStack() as undo,
+        theirs,
+        folder.control() as control,
+        folder.complaints() as complaints,
+    ):
+        undo.callback(ours.close)
+        machine = replace(machine, monitor_fd=theirs.fileno(), control_fd=control.fileno())
+        command = machine.command()
+        log.info("starting %s", command)
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=complaints,
+            stderr=subprocess.STDOUT,
+            env=qemu.environment(),
+            pass_fds=machine.descriptors,
+            # Python ignores SIGXFSZ, and so shall QEMU: a limit on the size of files then pauses
+            # the guest, as a full disk does, instead of killing it.
+            restore_signals=False,
+        )
+        undo.pop_all()
+    return process, ours
+
+
+def _is_internal_error(event: str, data: Mapping[str, Any]) -> bool:
+    return event == "STOP" and data.get("status") == "internal-error"
+
+
+def _no_room(title: str) -> RecoveryError:
+    return RecoveryError(
+        f"{title} is paused: there is no room for what it writes.",
+        "Make room where sessions are kept, then let it go on: nothing is lost so far.",
+    )
+
+
+def _trouble(title: str, event: str, data: Mapping[str, Any]) -> RecoveryError | None:
+    """What is wrong with the machine `title`, if an event of QMP says that something is."""
+    if event == "GUEST_PANICKED":
+        return RecoveryError(
+            f"The operating system in {title} has crashed.",
+            "Its screen says why; try another recovery point, or other virtual hardware.",
+        )
+    if _is_internal_error(event, data):
+        return RecoveryError(
+            f"This computer cannot run {title}: QEMU has paused it with an internal error.",
+            "The log says more.",
+        )
+    if event == "BLOCK_IO_ERROR" and data.get("action") == "stop":
+        if data.get("nospace"):
+            return _no_room(title)
+        verb = "read" if data.get("operation") == "read" else "written"
+        return RecoveryError(
+            f"{title} is paused: its disk cannot be {verb} ({data.get('reason')}).",
+            "Verify the recovery point, and look at the storage that it and sessions lie on.",
+        )
+    return None
