@@ -125,7 +125,8 @@ def test_a_kernel_without_a_root_stops_with_its_own_words(
     disk, configuration = tmp_path / "linux.img", tmp_path / "syslinux.cfg"
     disk.write_bytes(tiny_linux.read_bytes())
     configuration.write_text(
-        "DEFAULT tiny\nLABEL tiny\n KERNEL vmlinuz\n APPEND console=ttyS0 root=/dev/vda9\n"
+        "DEFAULT tiny\nLABEL tiny\n KERNEL vmlinuz\n"
+        " APPEND console=ttyS0 no_timer_check root=/dev/vda9\n"
     )
     where = f"{disk}@@{tiny_linux_builder.BOOT_START * 512}"
     cache.run("mcopy", "-o", "-i", where, configuration, "::syslinux.cfg")
@@ -300,6 +301,25 @@ def test_a_picture_goes_with_its_point_and_with_a_merge(demo: Lab) -> None:
 
 def pictures(lab: Lab) -> list[str]:
     return sorted(path.name for path in lab.set.folder.glob("*.png"))
+
+
+def test_a_kernel_that_was_given_too_little_time_is_tried_again(lab: Lab) -> None:
+    words = "Kernel panic - not syncing: IO-APIC + timer doesn't work!"
+    lab.image.unlink()
+    demo_disk.create(lab.image, words)
+    lab.backup()
+    phases: list[str] = []
+    wish = boot_test.Wish(lab.folder / "sessions", time_limit=LIMIT)
+    said = boot_test.run(
+        lab.repository,
+        "disk",
+        newest(lab).id,
+        wish,
+        lambda progress: phases.append(progress.phase),
+        CancelToken(),
+    )
+    assert not said.ok
+    assert phases.count("Starting") == boot_test.MOST_TRIES
 
 
 def test_there_is_no_such_sign(demo: Lab) -> None:

@@ -176,7 +176,7 @@ def test_a_syslinux_on_fat_is_read(tiny_linux: Path) -> None:
     assert guest.system is System.LINUX
     assert [loader.kind for loader in guest.loaders] == [LoaderKind.SYSLINUX]
     assert guest.kernel is not None
-    assert guest.kernel.command_line == "console=ttyS0 quiet panic=-1"
+    assert guest.kernel.command_line == "console=ttyS0 quiet panic=-1 no_timer_check"
     assert guest.kernel.early >= {"virtio_pci", "virtio_blk", "ata_piix"}
 
 

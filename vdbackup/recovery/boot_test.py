@@ -40,6 +40,8 @@ log = logging.getLogger(__name__)
 TIME_LIMITS = {Accelerator.KVM: 180.0, Accelerator.TCG: 900.0}
 """Seconds that a machine gets to come up, if nothing else is said."""
 
+MOST_TRIES = 3
+"""Of a machine that fails because this computer is too busy: that says nothing about the point."""
 _LOOK = 0.5
 """Seconds between two looks at a machine."""
 _WAIT = 0.5
@@ -88,14 +90,20 @@ def run(
         Cancelled: by `cancel`; nothing is recorded.
     """
     sign(wish.sign)
+    tries = 0
     while True:
         _wait_for_others(repository, report, cancel)
         found = _test(repository, set_name, point_id, wish, report, cancel)
-        if found is not None:
-            test, frame = found
-            picture = frame.png() if frame else None
-            record(repository, set_name, point_id, test, picture, cancel)
-            return test
+        if found is None:  # it has given way
+            continue
+        test, frame = found
+        tries += 1
+        if boot_words.lacked_time(test.sentence) and tries < MOST_TRIES:
+            log.warning("the boot test of %s begins again: %s", point_id, test.sentence)
+            continue
+        picture = frame.png() if frame else None
+        record(repository, set_name, point_id, test, picture, cancel)
+        return test
 
 
 def untested(backup_set: BackupSet) -> list[RecoveryPoint]:
