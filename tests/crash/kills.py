@@ -22,7 +22,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tests.backup.lab import Lab, noise
-from tests.crash.faults import power_cut
 from tests.crash.remains import Figures, Remains, Wrong, sets_of
 from tests.crash.watch import Watch
 from tests.oracles import readers
@@ -31,6 +30,7 @@ from vdbackup.repository.files import PARTIAL
 from vdbackup.repository.journal import JOURNAL_NAME
 from vdbackup.repository.repository import Repository
 
+ROOT = Path(__file__).parents[2]
 MIB = 1 << 20
 SIZE = 24 * MIB
 """Bytes of the disk: enough for a merge of a layer to take as long as starting Python."""
@@ -88,10 +88,21 @@ def _chain_elsewhere(lab: Lab) -> None:
         os.link(path, lab.folder / "elsewhere" / path.name)
 
 
+_CUT_OFF = """
+import sys
+from tests.crash.faults import power_cut
+from vdbackup import cli
+with power_cut(12):
+    cli.main(sys.argv[1:])
+"""
+
+
 def _begun(sequence: int) -> Callable[[Lab], None]:
+    """A merge that was cut off while it copied, in a process that is gone."""
+
     def prepare(lab: Lab) -> None:
-        with power_cut(12):
-            lab.merge(next(point for point in lab.set.points if point.sequence == sequence))
+        command = [sys.executable, "-c", _CUT_OFF, "merge", "-r", lab.repository.path, sequence]
+        subprocess.run([*map(str, command)], cwd=ROOT, stdout=subprocess.DEVNULL, check=True)
         assert lab.set.journal is not None
 
     return prepare
@@ -147,7 +158,7 @@ def vdbackup(lab: Lab, arguments: list[object]) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
         [sys.executable, "-m", "vdbackup", *map(str, arguments), "-r", str(lab.repository.path)],
         env={**os.environ, **own},
-        cwd=Path(__file__).parents[2],
+        cwd=ROOT,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -191,7 +202,8 @@ class Usual:
             end = time.monotonic()
         if process.returncode not in (0, 3):
             raise Wrong(f"not even undisturbed: {(out + err).decode(errors='replace')}")
-        assert watch.first is not None
+        if watch.first is None:
+            raise Wrong(f"it changed nothing: {(out + err).decode(errors='replace')}")
         return cls(end - start, end - watch.first, watch.count, sequences(lab.repository))
 
 

@@ -6,6 +6,7 @@ import fcntl
 import os
 import struct
 import subprocess
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -18,6 +19,8 @@ _MAKE = {
 """The command that makes one, without the device."""
 _SMALLEST = {"ext4": 48 * MIB, "xfs": 300 * MIB}
 """Bytes; XFS refuses to be smaller."""
+PATIENCE = 60.0
+"""Seconds to wait until nobody has a file system any more."""
 _GOING_DOWN = 0x8004587D
 """ioctl: EXT4_IOC_SHUTDOWN, XFS_IOC_GOINGDOWN (linux/ext4.h, xfs_fs.h)."""
 _NOTHING_MORE = 2
@@ -40,8 +43,24 @@ class Storage:
         _run("mount", self._device, self.folder)
 
     def take_out(self) -> None:
-        """Unmount it; raises CalledProcessError where a file is still open."""
+        """Unmount it; raises CalledProcessError where a file is still open.
+
+        A process with a copy of all mounts (a container that is being started) keeps it for a
+        while: mounting it again would then give the same one, pulled out as it is.
+        """
         _run("umount", self.folder)
+        until = time.monotonic() + PATIENCE
+        while not self._is_free():
+            if time.monotonic() > until:
+                raise TimeoutError(f"{self._device} is still mounted elsewhere")
+            time.sleep(0.01)
+
+    def _is_free(self) -> bool:
+        try:
+            os.close(os.open(self._device, os.O_RDONLY | os.O_EXCL))
+        except OSError:
+            return False
+        return True
 
     def detach(self) -> None:
         """Take it out of the tree of folders while files are open: those go on working."""
