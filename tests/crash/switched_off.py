@@ -162,7 +162,9 @@ MUTATIONS = [
     Mutation("no journal while links change", _no_second_phase),
     Mutation("the parent is offered while it is copied into", _parent_offered),
     Mutation("the journal goes before the redundant files", _cleared_first),
-    Mutation("the child goes before its children have other links", _deleted_before_relinking),
+    Mutation("the child goes before its children have other links", _deleted_before_relinking,
+             why_not="recovery links them from the journal, in which all names stand; until then "
+             "they may be refused in any case"),
     Mutation("an interrupted merge is not finished", lambda p: p.setattr(merge, "recover", _none)),
     Mutation("JSON is written in place", _json_in_place),
     Mutation("a deleted point's layer goes before its manifest", _manifest_last),
