@@ -18,6 +18,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import io
+import logging
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -166,6 +167,7 @@ def main() -> int:
     parser.add_argument("--format", choices=FORMATS, action="append")
     parser.add_argument("--match", default="", help="only mutations whose name has this in it")
     arguments = parser.parse_args()
+    logging.disable()  # each state has a lease to take over, which is no news
     found = []
     for disk_format in arguments.format or FORMATS:
         for name, by in noticed_barriers(disk_format, arguments.states, arguments.match):
