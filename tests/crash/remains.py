@@ -107,8 +107,11 @@ class Remains:
             raise Wrong(f"{step}: {error}") from error
 
     def check_finished(self) -> None:
-        """Nothing is left that somebody else would have to finish or to remove."""
-        left = [*self._lab.repository.path.glob("**/*" + PARTIAL)]
+        """Nothing is left that somebody else would have to finish or to remove.
+
+        A lease is no part of this: whoever comes next takes over what a dead holder left.
+        """
+        left = [*self._lab.repository.path.glob("**/[!.]*" + PARTIAL)]
         if any(each.journal for each in sets_of(self._lab.repository)):
             raise Wrong("it had returned, and a journal is left")
         if left:

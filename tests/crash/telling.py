@@ -22,8 +22,8 @@ from vdbackup.repository.repository import Repository
 
 TRIES = 40
 """How often a new state is looked for before a story is taken to have no more."""
-LAST_EIGHTH = 7
-"""One state in eight is of a thing that has returned, as far as there are such."""
+RETURNED = 8
+"""One state in so many is of a thing that has returned, as far as there are such."""
 
 
 class Telling:
@@ -89,7 +89,8 @@ class Telling:
             sampled: every how many states other readers are asked, and another backup is made.
             record: another one than what happened (the same without a barrier).
             cuts: the places in the record to spread them over; all if None.
-            until_wrong: whether to end with the first fault.
+            until_wrong: whether to end with the first fault; half of the states are then of a thing
+                that has returned, which is where most of them show.
         """
         faults: list[str] = []
         record = record or self.record
@@ -99,7 +100,7 @@ class Telling:
         with States(record, self._folder / "cache") as states:
             for number in range(count):
                 rng = random.Random(f"{self._seed} {number}")
-                first = _place(number, count, cuts)
+                first = _place(number, count, cuts, 2 if until_wrong else RETURNED)
                 choice = self._new_choice(states, first, cuts, rng)
                 if choice is None:
                     continue
@@ -139,8 +140,8 @@ class Telling:
             shutil.rmtree(state)
 
 
-def _place(number: int, count: int, cuts: Sequence[int]) -> int:
+def _place(number: int, count: int, cuts: Sequence[int], returned: int) -> int:
     """Where to cut for a state: evenly over all places, and often where the thing has returned."""
-    if number % 8 == LAST_EIGHTH:
+    if number % returned == returned - 1:
         return cuts[-1]
     return cuts[number * len(cuts) // count if count < len(cuts) else number % len(cuts)]
