@@ -38,9 +38,9 @@ def writes(session: promote.EndedSession, *commands: str) -> None:
     oracle.io(session.disk, *commands, disk_format="qcow2")
 
 
-def seen(session: promote.EndedSession, raw: Path) -> Path:
-    """What the guest saw, read through its whole chain by QEMU."""
-    command = ["qemu-img", "convert", "-f", "qcow2", "-O", "raw", str(session.disk), str(raw)]
+def seen(disk: Path, raw: Path) -> Path:
+    """What the guest of a session's disk saw, read through its whole chain by QEMU."""
+    command = ["qemu-img", "convert", "-f", "qcow2", "-O", "raw", str(disk), str(raw)]
     subprocess.run(command, check=True)
     return raw
 
@@ -49,5 +49,5 @@ def promoted(lab: Lab, point: RecoveryPoint, session: promote.EndedSession) -> R
     """Make a point of it; the moment is what QEMU says that the guest saw."""
     plan = promote.plan(lab.repository, "disk", point.id, session)
     result = promote.run(plan, silent, CancelToken())
-    lab.moments[result.id] = seen(session, lab.folder / f"{result.id}.raw")
+    lab.moments[result.id] = seen(session.disk, lab.folder / f"{result.id}.raw")
     return result

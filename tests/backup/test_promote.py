@@ -198,7 +198,7 @@ def test_an_overlay_that_was_retargeted_anew_is_noticed(
 def test_a_merge_below_changes_nothing_for_a_session(
     lab: Lab, second: RecoveryPoint, session: promote.EndedSession
 ) -> None:
-    wanted = sessions.seen(session, lab.folder / "seen.raw").read_bytes()
+    wanted = sessions.seen(session.disk, lab.folder / "seen.raw").read_bytes()
     lab.merge(second)  # the full takes the second point's name, and its overlay stays
     point = promote.run(
         promote.plan(lab.repository, "disk", second.id, session), silent, CancelToken()

@@ -7,12 +7,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from tests.backup.lab import SIZE, Lab, noise
+from tests.crash import overlays
 from tests.crash.folders import copy_tree
 from vdbackup.backup import adopt, convert
 from vdbackup.disks.formats import FORMATS
 from vdbackup.jobs import CancelToken, silent
 from vdbackup.repository.digests import BLOCK
-from vdbackup.repository.model import Policy
+from vdbackup.repository.model import Policy, RecoveryPoint
 from vdbackup.repository.repository import Repository
 from vdbackup.sources.source import open_source
 
@@ -82,16 +83,20 @@ def _backup(lab: Lab, kind: str = "incremental", policy: Policy | None = None) -
     lab.backup(kind, policy=policy)
 
 
+def _point(lab: Lab, sequence: int) -> RecoveryPoint:
+    return next(point for point in lab.set.points if point.sequence == sequence)
+
+
 def _merge(sequence: int) -> Callable[[Lab], None]:
     def act(lab: Lab) -> None:
-        lab.merge(next(point for point in lab.set.points if point.sequence == sequence))
+        lab.merge(_point(lab, sequence))
 
     return act
 
 
 def _delete(sequence: int) -> Callable[[Lab], None]:
     def act(lab: Lab) -> None:
-        lab.delete(next(point for point in lab.set.points if point.sequence == sequence))
+        lab.delete(_point(lab, sequence))
 
     return act
 
@@ -130,6 +135,30 @@ def _adopt(lab: Lab) -> None:
         lab.moments[point.id] = lab.moments[old[point.sequence].id]
 
 
+def with_scratch(lab: Lab) -> None:
+    """The five, and what a guest wrote above the third."""
+    five_points(lab)
+    overlays.guest_writes(lab, _point(lab, 3))
+
+
+def retargeted(lab: Lab) -> None:
+    """The same; the overlays of the third and the fourth hold something since."""
+    with_scratch(lab)
+    for sequence in (3, 4):
+        overlays.retarget_by_patches(lab, _point(lab, sequence))
+
+
+def session_on_retargeted(lab: Lab) -> None:
+    """The five; the third was retargeted, then a guest wrote above it."""
+    five_points(lab)
+    overlays.retarget_by_patches(lab, _point(lab, 3))
+    overlays.guest_writes(lab, _point(lab, 3))
+
+
+def _to_third(act: Callable[[Lab, RecoveryPoint], None]) -> Callable[[Lab], None]:
+    return lambda lab: act(lab, _point(lab, 3))
+
+
 _STORIES = [
     Story("first backup", _first_backup, prepare=_only_a_disk),
     Story("incremental", _backup, prepare=then_changes),
@@ -148,6 +177,11 @@ _STORIES = [
     Story("merge new blocks", _merge(3), frozenset((2, 3, 4)), new_blocks, LARGE, _BLOCKS),
     Story("delete a leaf", _delete(4), frozenset((4,)), five_points),
     Story("delete from the middle", _delete(3), frozenset((3, 4)), five_points),
+    Story("merge under a retargeted overlay", _merge(3), frozenset((2, 3, 4)), retargeted),
+    Story("promote", _to_third(overlays.promote_what_it_wrote), prepare=session_on_retargeted),
+    Story("retarget", _to_third(overlays.retarget_by_scratch), prepare=with_scratch),
+    Story("retarget anew", _to_third(overlays.retarget_by_scratch), prepare=retargeted),
+    Story("empty an overlay", _to_third(overlays.empty), prepare=retargeted),
     Story("convert", _convert, prepare=five_points),
     Story("adopt", _adopt, prepare=_chain_elsewhere),
     Story("adopt by clones", _adopt, prepare=_chain_elsewhere, clones=True),

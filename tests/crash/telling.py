@@ -43,6 +43,7 @@ class Telling:
         with shared_files_kept():
             story.prepare(self._lab)
         self._before = set(ids_of(self._lab.repository))
+        self._overlays = dict(self._lab.overlays)
         recorder = Recorder(storage, folder / "base", clones=story.clones)
         with recorder.recording():
             story.act(self._lab)
@@ -133,9 +134,9 @@ class Telling:
         try:
             with shared_files_kept():
                 returned = choice.cut == len(states.record.changes)
-                Remains(self._lab, state / "repository", self.figures, self._known).check(
-                    self.story, self._before, self._after, returned, sample
-                )
+                Remains(
+                    self._lab, state / "repository", self._overlays, self.figures, self._known
+                ).check(self.story, self._before, self._after, returned, sample)
         finally:
             shutil.rmtree(state)
 
