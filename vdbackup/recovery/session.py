@@ -142,8 +142,12 @@ class Session:
         return ended
 
     def wait_while_paused(self, cancel: CancelToken) -> None:
-        """Return when a machine that was paused goes on, or has ended; raises Cancelled."""
-        while self.paused and not self._ended.wait(_POLL):
+        """Return when a machine that was paused goes on, or has ended; raises Cancelled.
+
+        To go on for a moment is enough: where there still is no room, that is to be said again.
+        """
+        reason = self.error
+        while self.paused and self.error is reason and not self._ended.wait(_POLL):
             cancel.check()
 
     def console_text(self) -> str:
