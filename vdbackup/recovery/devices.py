@@ -14,6 +14,8 @@ Device = dict[str, Any]
 
 _STOP = {"werror": "stop", "rerror": "stop"}  # NVMe alone does not know it
 _SCSI = {"driver": "scsi-hd", "bus": "scsi.0", **_STOP}
+_SAS_ADDRESS = 0x3525400000000001
+"""Of a disk, made up (NAA 3, QEMU's 52:54:00). Without one it is 0, and no disk to Linux."""
 _CONTROLLERS: dict[Controller, tuple[Device, ...]] = {
     Controller.VIRTIO: ({"driver": "virtio-blk-pci", **_STOP},),
     Controller.VIRTIO_SCSI: ({"driver": "virtio-scsi-pci", "id": "scsi"}, _SCSI),
@@ -22,7 +24,7 @@ _CONTROLLERS: dict[Controller, tuple[Device, ...]] = {
     Controller.NVME: ({"driver": "nvme", "serial": "vdbackup"},),
     Controller.PVSCSI: ({"driver": "pvscsi", "id": "scsi"}, _SCSI),
     Controller.LSI: ({"driver": "lsi53c895a", "id": "scsi"}, _SCSI),
-    Controller.SAS: ({"driver": "mptsas1068", "id": "scsi"}, _SCSI),
+    Controller.SAS: ({"driver": "mptsas1068", "id": "scsi"}, _SCSI | {"wwn": _SAS_ADDRESS}),
 }
 """The controller, where the machine has none, and the disk."""
 _USB = {MachineType.Q35: "qemu-xhci", MachineType.PC: "piix3-usb-uhci"}
