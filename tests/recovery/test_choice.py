@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vdbackup.recovery.guest.choice import choose
+from vdbackup.recovery.guest.choice import choose, edited
 from vdbackup.recovery.guest.model import (
     DeviceName,
     File,
@@ -76,6 +76,22 @@ def test_names_are_edited_rather_than_drivers() -> None:
     assert not chosen.edit.drivers
     assert [name.name for name in chosen.edit.names] == ["/dev/sda1"]
     assert not chosen.boots
+
+
+def test_reasons_say_what_was_changed_once_it_has_been() -> None:
+    reasons = {
+        linux("nvme", name="/dev/sda1"): "NVMe: the system has its driver early; what called its "
+        "disk /dev/sda1 was changed.",
+        linux("xen_blkfront", name="/dev/xvda1"): "virtio: no driver was there early, so "
+        "these were added: virtio_blk, virtio_pci.",
+    }
+    for guest, reason in reasons.items():
+        before = choose(guest)
+        after = edited(guest, Wish(), before)
+        assert after.boots
+        assert after.reasons == (reason, *before.reasons[1:])
+        wish = Wish(Controller.VIRTIO)
+        assert edited(guest, wish, choose(guest, wish)).reasons[0] == "virtio, as you asked for."
 
 
 def test_a_second_disk_is_one_that_the_machine_will_not_have() -> None:

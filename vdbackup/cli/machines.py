@@ -11,10 +11,11 @@ from vdbackup.cli.commands import DONE, WARNINGS, announce, open_repository, ses
 from vdbackup.cli.console import print_json, say, warn, work
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from vdbackup.jobs import CancelToken
-    from vdbackup.recovery.hardware import Wish
-    from vdbackup.recovery.retarget.report import RetargetReport
-    from vdbackup.recovery.retarget.retarget import RetargetPlan
+    from vdbackup.recovery.hardware import Hardware, Wish
+    from vdbackup.recovery.retarget.report import FileChange, RetargetReport
     from vdbackup.recovery.session import Session
 
 
@@ -73,7 +74,7 @@ def retarget(options: argparse.Namespace) -> int:
         print_json({"event": "plan", "summary": plan.summary, **details, "changes": changes})
         return DONE
     if not announce(plan, options):
-        _say_what_changes(plan)
+        _say_what_changes(plan.hardware, plan.edits.changes)
         return DONE
     report: RetargetReport | None = work(
         "Retarget",
@@ -84,7 +85,7 @@ def retarget(options: argparse.Namespace) -> int:
     if options.json:
         print_json({"event": "result", "report": to_json(report)})
     elif report is not None:
-        _say_what_changes(plan)
+        _say_what_changes(report.hardware, report.changes)
         for note in report.notes:
             say(note)
         say(f"It took {report.milliseconds / 1000:.1f} s.")
@@ -93,13 +94,13 @@ def retarget(options: argparse.Namespace) -> int:
     return WARNINGS if blocked else DONE
 
 
-def _say_what_changes(plan: RetargetPlan) -> None:
+def _say_what_changes(hardware: Hardware | None, changes: Iterable[FileChange]) -> None:
     """The reasons for the hardware, and each file as lines that go and lines that come."""
     import difflib
 
-    for reason in plan.hardware.reasons if plan.hardware else ():
+    for reason in hardware.reasons if hardware else ():
         say(reason)
-    for change in plan.edits.changes:
+    for change in changes:
         say(f"{change.volume}:{change.path}")
         lines = difflib.unified_diff(
             change.before.splitlines(), change.after.splitlines(), lineterm="", n=0

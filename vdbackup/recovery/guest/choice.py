@@ -8,7 +8,7 @@ Where there is none, the least that has to be edited.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from vdbackup.recovery.filesystems.node import shown
 from vdbackup.recovery.guest import drivers
@@ -117,6 +117,20 @@ def choose(
     )
 
 
+def edited(guest: Guest, wish: Wish, hardware: Hardware) -> Hardware:
+    """The hardware once all that it needed has been changed: its reasons say what had to be.
+
+    Args:
+        guest: what its disk held before.
+        wish: what the user wanted.
+        hardware: what `choose` found for these two.
+    """
+    about_controller, *others = hardware.reasons
+    if wish.controller is None:
+        about_controller = _why_edited(guest, hardware) or about_controller
+    return replace(hardware, edit=Edit(), reasons=(about_controller, *others))
+
+
 # ------------------------------------------------------------------------------ the controller
 
 
@@ -182,6 +196,17 @@ def _why(guest: Guest, best: _Candidate) -> str:
     if essential:
         return f"{name}: {system} its driver early and calls its disk {shown(essential[0].name)}."
     return f"{name}: {system} its driver early."
+
+
+def _why_edited(guest: Guest, hardware: Hardware) -> str:
+    """The same afterwards; "" where what is said of the controller holds as it did."""
+    name, edit = _WORDS[hardware.controller], hardware.edit
+    names = ", ".join(dict.fromkeys(shown(each.name) for each in edit.names if each.essential))
+    if edit.drivers:
+        return f"{name}: no driver was there early, so these were added: {', '.join(edit.drivers)}."
+    if names and _knows_drivers(guest):
+        return f"{name}: the system has its driver early; what called its disk {names} was changed."
+    return ""
 
 
 def _knows_drivers(guest: Guest) -> bool:

@@ -20,11 +20,11 @@ from vdbackup.disks.chain import Chain
 from vdbackup.disks.formats import open_disk
 from vdbackup.errors import RecoveryError, UsageError
 from vdbackup.jobs import CancelToken, Plan, Report
-from vdbackup.recovery.guest.choice import choose
+from vdbackup.recovery.guest.choice import choose, edited
 from vdbackup.recovery.guest.disk import Disk
 from vdbackup.recovery.guest.inspect import inspect
 from vdbackup.recovery.guest.model import FileSystem, Guest, System
-from vdbackup.recovery.hardware import Controller, Edit, Hardware, Wish
+from vdbackup.recovery.hardware import Controller, Hardware, Wish
 from vdbackup.recovery.retarget import appliance, edits, identity, windows
 from vdbackup.recovery.retarget.edits import Edits
 from vdbackup.recovery.retarget.overlay import publish_overlay, scratched
@@ -232,8 +232,9 @@ def _report(target: _Target, wish: str, overlay: str, started: float) -> Retarge
     notes = target.edits.notes
     if target.edits.new_identity and not target.guest.alone:
         notes += ("The disk has another identity, so that it is not taken for the original.",)
-    # what had to be changed has been
-    hardware = replace(target.hardware, edit=Edit()) if target.edits.task else target.hardware
+    hardware = target.hardware
+    if target.edits.task is not None:
+        hardware = edited(target.guest, _hardware_wish(wish), hardware)
     return RetargetReport(
         version=__version__,
         made=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -254,10 +255,14 @@ def _check_wish(wish: str) -> None:
         )
 
 
+def _hardware_wish(wish: str) -> Wish:
+    return Wish(None if wish == AUTO else Controller(wish))
+
+
 def _find(chain: Chain, wish: str, drivers: Path | None) -> _Target:
     """What is on the disk, the hardware for it, and what that needs changed."""
     guest = inspect(chain)
-    wanted = Wish(None if wish == AUTO else Controller(wish))
+    wanted = _hardware_wish(wish)
     hardware = choose(guest, wanted, sector_size=chain.sector_size)
     edit = hardware.edit
     essential = bool(edit.drivers) or any(name.essential for name in edit.names)
