@@ -51,6 +51,15 @@ def named(made: ConcatenationMap) -> list[str]:
     return [line.split('"')[1] for line in lines if line.startswith("RW ")]
 
 
+def test_a_compressed_layer_is_refused_because_its_blocks_lie_nowhere(tmp_path: Path) -> None:
+    raw, packed = tmp_path / "raw", tmp_path / "packed.qcow2"
+    raw.write_bytes(bytes(GRAIN) + b"x" * GRAIN)
+    command = ["qemu-img", "convert", "-c", "-f", "raw", "-O", "qcow2", str(raw), str(packed)]
+    subprocess.run(command, check=True)
+    with pytest.raises(RecoveryError, match="compressed by another program"):
+        mapped(packed, "qcow2", tmp_path / "session")
+
+
 @pytest.mark.parametrize("disk_format", FORMATS)
 @pytest.mark.parametrize("tail", [0, 512, GRAIN - 512])
 def test_qemu_reads_a_chain_with_holes_and_zeros_through_its_map(tmp_path, disk_format, tail):

@@ -30,6 +30,7 @@ from numpy.typing import NDArray
 
 from vdbackup.disks.disk import SECTOR, UNIT
 from vdbackup.disks.extents import BlockMap, Int64s, runs_of
+from vdbackup.disks.qcow2_mapping import COMPRESSED_FROM
 from vdbackup.disks.qcow2_structs import HEADER_LENGTH, MAGIC, MAX_L1_BYTES, OFFSET, Header
 from vdbackup.errors import RecoveryError
 
@@ -77,10 +78,16 @@ def build(folder: Path, flat: BlockMap, layers: Sequence[Path]) -> Concatenation
             each shows whoever wants to merge or delete one that a machine runs on it.
 
     Raises:
-        RecoveryError: the chain's blocks lie so that QEMU has no map for so large a disk, or the
-            files cannot be written.
+        RecoveryError: the chain's blocks lie so that QEMU has no map for so large a disk, or are
+            compressed, or the files cannot be written.
     """
     runs = _Runs.of(flat)
+    if (runs.hosts >= COMPRESSED_FROM).any():
+        raise RecoveryError(
+            "A layer of this chain was compressed by another program, and no map can be made of "
+            "that.",
+            "Restore the recovery point to a raw disk, and back that up.",
+        )
     tables = _Tables(flat.size, runs)
     names = [f"layer{number}" for number in range(len(layers))]
     sizes = [_whole(tables.end), *(_whole(layer.stat().st_size) for layer in layers)]
