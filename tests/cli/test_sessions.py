@@ -72,6 +72,8 @@ def test_a_promoted_session_is_a_point_and_gone(
     ]
     assert backup_set["points"][3]["promoted_from"]["session"] == kept
     assert backup_set["points"][3]["parent"] == backup_set["points"][2]["id"]
+    assert backup_set["points"][3]["retargeted"] is not None, "it is made ready to boot, too"
+    assert "incremental, of a session" in vdbackup("list", "-r", repository).out
     assert vdbackup("sessions", "list", "--json").json == []
     assert vdbackup("restore", 4, tmp_path / "out.raw", "-r", repository).status == 0
     assert vdbackup("verify", "-r", repository).status == 0

@@ -281,6 +281,7 @@ def test_the_result_waits_until_nobody_writes_to_the_repository(demo: Lab) -> No
     thread.join()
     assert newest(demo).boot_tested == test
     assert picture(demo).read_bytes() == b"picture"
+    assert picture(demo).stat().st_mode & 0o777 == 0o600
 
 
 def test_a_picture_goes_with_its_point_and_with_a_merge(demo: Lab) -> None:

@@ -23,6 +23,7 @@ from vdbackup.jobs import CancelToken, silent
 from vdbackup.recovery import restore, vm
 from vdbackup.recovery import sessions as all_sessions
 from vdbackup.recovery.hardware import Controller, Wish
+from vdbackup.recovery.session import Session
 from vdbackup.recovery.session_folder import SavedSession, SessionState, saved_sessions
 from vdbackup.repository.model import RecoveryPoint
 
@@ -46,11 +47,11 @@ def linux(tmp_path: Path, image: Path, disk_format: str) -> Lab:
     return lab
 
 
-def booted(lab: Lab, point: RecoveryPoint, folder: Path) -> vm.Session:
+def booted(lab: Lab, point: RecoveryPoint, folder: Path) -> Session:
     return vm.start_from_point(lab.repository, lab.set, point, sessions_folder=folder, wish=VIRTIO)
 
 
-def counts(session: vm.Session, number: int) -> None:
+def counts(session: Session, number: int) -> None:
     assert session.wait_for_text(f"count={number}", LIMIT), session.console_text()
 
 

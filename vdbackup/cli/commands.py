@@ -113,7 +113,7 @@ def backup(options: argparse.Namespace) -> int:
     """Back a source up."""
     from vdbackup.backup import capture
     from vdbackup.cli.boot_test import prove_new_point
-    from vdbackup.recovery.retarget.policy import after_capture
+    from vdbackup.recovery.retarget.policy import for_new_point
     from vdbackup.repository.repository import Repository
     from vdbackup.sources.source import open_source
 
@@ -147,7 +147,7 @@ def backup(options: argparse.Namespace) -> int:
     point = result.point
     warnings: tuple[str, ...] = work(
         "Retarget",
-        lambda report, cancel: after_capture(
+        lambda report, cancel: for_new_point(
             plan.repository, result.set_name, point.id, sessions_folder(), report, cancel
         ),
         as_json=options.json,
@@ -199,7 +199,7 @@ def list_points(options: argparse.Namespace) -> int:
         )
         rows = [_point_row(backup_set, point) for point in backup_set.points]
         if rows:
-            table(("#", "created (UTC)", "type", "parent", "stored", "verified", "id"), rows)
+            table(_COLUMNS, rows)
     if not sets:
         say("No backups yet.")
     return DONE
@@ -218,13 +218,18 @@ def _set_json(backup_set: BackupSet) -> dict[str, Any]:
     }
 
 
+_COLUMNS = ("#", "created (UTC)", "type", "parent", "stored", "verified", "boots", "id")
+
+
 def _point_row(backup_set: BackupSet, point: RecoveryPoint) -> tuple[str, ...]:
     parent = next((p for p in backup_set.points if p.id == point.parent), None)
     verified = "" if not point.verified else "ok" if point.verified.ok else "DAMAGED"
+    boots = "" if not point.boot_tested else "yes" if point.boot_tested.ok else "NO"
+    kind = f"{point.type}, of a session" if point.promoted_from else point.type
     created = point.created.replace("T", " ")[:19]
     above = str(parent.sequence) if parent else ""
     stored = size(point.stored_bytes)
-    return (str(point.sequence), created, point.type, above, stored, verified, point.id[:8])
+    return (str(point.sequence), created, kind, above, stored, verified, boots, point.id[:8])
 
 
 def merge(options: argparse.Namespace) -> int:

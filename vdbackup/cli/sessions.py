@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 from vdbackup.cli.commands import (
     DONE,
+    WARNINGS,
     announce,
     open_repository,
     point_json,
     sessions_folder,
 )
-from vdbackup.cli.console import print_json, say, table, work
+from vdbackup.cli.console import print_json, say, table, warn, work
 from vdbackup.cli.machines import follow, last_words, missed
 
 if TYPE_CHECKING:
@@ -132,6 +133,7 @@ def discard(options: argparse.Namespace) -> int:
 def promote(options: argparse.Namespace) -> int:
     """Make a recovery point of what a machine wrote, and let the session go."""
     from vdbackup.backup import promote
+    from vdbackup.recovery.retarget.policy import for_new_point
     from vdbackup.recovery.session_folder import SessionFolder
 
     saved = _find(options)
@@ -147,12 +149,20 @@ def promote(options: argparse.Namespace) -> int:
     with SessionFolder.reopen(saved.folder) as folder:  # nobody else opens it meanwhile
         point = _promoted(plan, options)
         folder.remove()
+    warnings: tuple[str, ...] = work(
+        "Retarget",
+        lambda report, cancel: for_new_point(
+            repository, backup_set.name, point.id, saved.folder.parent, report, cancel
+        ),
+        as_json=options.json,
+    )
     if options.json:
         data = point_json(repository.set(backup_set.name), point)
         print_json({"event": "result", "set": backup_set.name, **data})
     else:
         say(f"Point {point.sequence} of {backup_set.name} holds what {saved.title} wrote.")
-    return DONE
+    warn(warnings)
+    return WARNINGS if warnings else DONE
 
 
 def _promoted(plan: PromotePlan, options: argparse.Namespace) -> RecoveryPoint:

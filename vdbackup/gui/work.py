@@ -63,7 +63,7 @@ def back_up(
     cancel: CancelToken,
 ) -> Outcome:
     """Make a recovery point, and make it ready to boot; `value` is the CaptureResult."""
-    from vdbackup.recovery.retarget.policy import after_capture
+    from vdbackup.recovery.retarget.policy import for_new_point
 
     with open_source(path) as source:
         capture.check_apart(source, folder)
@@ -71,7 +71,7 @@ def back_up(
         plan = capture.plan(repository, source, **asdict(wanted))
         result = capture.run(plan, report, cancel)
     point = result.point
-    trouble = after_capture(repository, result.set_name, point.id, sessions_folder, report, cancel)
+    trouble = for_new_point(repository, result.set_name, point.id, sessions_folder, report, cancel)
     return Outcome(
         f"Point #{point.sequence} made: {point.type.value}, "
         f"{words.size(point.stored_bytes)} stored.",
@@ -124,11 +124,16 @@ def plan_promotion(saved: SavedSession) -> promote.PromotePlan:
 
 def promote_session(saved: SavedSession, report: Report, cancel: CancelToken) -> Outcome:
     """Make a recovery point of a session, which then goes; `value` is the point."""
+    from vdbackup.recovery.retarget.policy import for_new_point
+
     plan = plan_promotion(saved)
     with SessionFolder.reopen(saved.folder) as folder:  # nobody else opens it meanwhile
         point = promote.run(plan, report, cancel)
         folder.remove()
-    return Outcome(f"Point #{point.sequence} made of {saved.title}.", facts(point), value=point)
+    what = (plan.repository, plan.set_name, point.id, saved.folder.parent)
+    trouble = for_new_point(*what, report, cancel)
+    made = f"Point #{point.sequence} made of {saved.title}."
+    return Outcome(made, facts(point), trouble, point)
 
 
 def restore_point(plan: restore.RestorePlan, report: Report, cancel: CancelToken) -> Outcome:

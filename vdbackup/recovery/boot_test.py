@@ -147,7 +147,8 @@ def now() -> str:
 def _write(path: Path, data: bytes) -> None:
     partial = path.with_name(path.name + PARTIAL)
     try:
-        with partial.open("wb") as file:
+        fd = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        with open(fd, "wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())

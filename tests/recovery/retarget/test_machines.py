@@ -21,7 +21,7 @@ from vdbackup.errors import Cancelled, RecoveryError
 from vdbackup.jobs import CancelToken, Progress, silent
 from vdbackup.recovery import vm
 from vdbackup.recovery.retarget import appliance, retarget
-from vdbackup.recovery.retarget.policy import after_capture
+from vdbackup.recovery.retarget.policy import for_new_point
 from vdbackup.recovery.retarget.report import RetargetReport, chosen_hardware, load
 from vdbackup.repository.model import Policy, RecoveryPoint
 
@@ -179,7 +179,7 @@ def test_new_point_that_no_hardware_boots_as_it_is_is_changed_at_backup_time(
     for path in ("/etc/fstab", "/boot/grub/grub.cfg"):
         rename_root(machine.image, guest, path)
     point = machine.backup()
-    said = after_capture(
+    said = for_new_point(
         machine.repository, "disk", point.id, machine.sessions, silent, CancelToken()
     )
     assert said == ()
@@ -223,7 +223,7 @@ def test_new_point_that_boots_as_it_is_gets_a_report_and_an_empty_overlay(
 ) -> None:
     point = machine.set.points[-1]
     before = sha256(machine.overlay(point))
-    said = after_capture(
+    said = for_new_point(
         machine.repository, "disk", point.id, machine.sessions, silent, CancelToken()
     )
     assert said == ()
@@ -237,7 +237,7 @@ def test_new_point_that_boots_as_it_is_gets_a_report_and_an_empty_overlay(
 def test_policy_can_say_that_nothing_is_done(machine: Machine) -> None:
     point = machine.set.points[-1]
     machine.repository.set_policy("disk", Policy(retarget=False))
-    after_capture(machine.repository, "disk", point.id, machine.sessions, silent, CancelToken())
+    for_new_point(machine.repository, "disk", point.id, machine.sessions, silent, CancelToken())
     machine.repository.set_policy("disk", Policy())
     assert load(machine.set, point) is None
 

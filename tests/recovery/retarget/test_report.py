@@ -17,7 +17,7 @@ from vdbackup.jobs import CancelToken, silent
 from vdbackup.recovery.guest.model import Guest, Problem, System
 from vdbackup.recovery.hardware import Controller, Hardware, Wish
 from vdbackup.recovery.retarget import edits, report, retarget
-from vdbackup.recovery.retarget.policy import after_capture
+from vdbackup.recovery.retarget.policy import for_new_point
 from vdbackup.recovery.retarget.report import FileChange, RetargetReport
 from vdbackup.repository.digests import BLOCK
 from vdbackup.repository.model import RecoveryPoint
@@ -154,7 +154,7 @@ def test_number_of_a_report_is_not_given_again(lab: Lab) -> None:
 
 def test_disk_without_a_system_is_only_looked_at(lab: Lab, tmp_path: Path) -> None:
     point = lab.set.points[-1]
-    said = after_capture(
+    said = for_new_point(
         lab.repository, "disk", point.id, tmp_path / "sessions", silent, CancelToken()
     )
     assert said == ()
@@ -182,7 +182,7 @@ def test_wish_for_hardware_that_does_not_exist_is_refused(lab: Lab) -> None:
 
 
 def test_point_that_vanished_is_a_warning(lab: Lab, tmp_path: Path) -> None:
-    said = after_capture(lab.repository, "disk", "gone", tmp_path, silent, CancelToken())
+    said = for_new_point(lab.repository, "disk", "gone", tmp_path, silent, CancelToken())
     assert len(said) == 1
     assert said[0].startswith("The point is safe, but it was not made ready to boot: ")
 

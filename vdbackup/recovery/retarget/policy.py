@@ -16,7 +16,7 @@ PATIENCE = 60.0
 """Seconds to wait for whoever took the repository when the capture gave it back."""
 
 
-def after_capture(
+def for_new_point(
     repository: Repository,
     set_name: str,
     point_id: str,
@@ -24,9 +24,9 @@ def after_capture(
     report: Report,
     cancel: CancelToken,
 ) -> tuple[str, ...]:
-    """Retarget a new point if its set's policy says so; what went wrong, a sentence each.
+    """Retarget a captured or promoted point if its set's policy says so; what went wrong.
 
-    The point is there and safe: nothing that happens here fails a backup. A disk that holds no
+    The point is there and safe: nothing that happens here fails what made it. A disk that holds no
     system, or one that boots as it is, is only looked at.
     """
 
