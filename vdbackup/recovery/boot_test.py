@@ -295,7 +295,7 @@ class _Watch:
             return frame, None
         size = screen.TEXT_BYTES
         self._session.execute("pmemsave", val=screen.TEXT_MEMORY, size=size, filename=str(path))
-        return frame, screen.text_of(path.read_bytes())
+        return frame, screen.text_of(frame, path.read_bytes())
 
     def _disk_bytes(self) -> int:
         stats = (each["stats"] for each in self._session.execute("query-blockstats"))

@@ -17,8 +17,11 @@ import numpy as np
 import numpy.typing as npt
 
 TEXT_MEMORY = 0xB8000
-TEXT_BYTES = 80 * 25 * 2
-_TEXT_COLUMNS = 80
+TEXT_BYTES = 32 << 10
+_COLUMNS, _LINES = 80, 25
+_LINE_BYTES = _COLUMNS * 2
+_EMPTY = np.array([0x00, 0x20, 0xFF], np.uint8)
+"""Characters of which nothing is seen."""
 _TEXT_SIZES = ((720, 400), (640, 400))
 """Pixels, width first, of 80 x 25 characters."""
 
@@ -29,6 +32,9 @@ touches two or, where it stands between tiles, four."""
 _DIFFERENCE = 8
 """Grey levels that the mean of a tile may differ by, of 255: a thin cursor is half a tile."""
 _FEW_COLOURS = 16
+_NEARLY_ALL = 0.97
+_MOSTLY = 0.5
+"""Shares of a screen's pixels."""
 _HEADER = re.compile(rb"P6\s+(\d+)\s+(\d+)\s+255\s", re.ASCII)
 _LARGEST = 1 << 26
 
@@ -78,10 +84,14 @@ class Frame:
 
     @cached_property
     def plain(self) -> bool:
-        """Whether it has few colours and is mostly black: messages of a system, not a desktop."""
+        """Whether it is mostly black and has few colours: messages of a system, not a desktop.
+
+        A logo may stand above them, such as Linux' penguin of 80 x 80 pixels.
+        """
         colours = self.pixels.astype(np.uint32) @ np.array([1 << 16, 1 << 8, 1], np.uint32)
-        few = len(np.unique(colours)) <= _FEW_COLOURS
-        return few and float((colours == 0).mean()) > 0.5
+        counts = np.sort(np.unique(colours, return_counts=True)[1])
+        few = counts[-_FEW_COLOURS:].sum() > _NEARLY_ALL * colours.size
+        return bool(few) and float((colours == 0).mean()) > _MOSTLY
 
     def same_as(self, other: Frame) -> bool:
         """Whether nothing has changed between the two but a cursor."""
@@ -102,12 +112,35 @@ class Frame:
         )
 
 
-def text_of(memory: bytes) -> str:
-    """The lines of a screen in text mode, from what lies at TEXT_MEMORY."""
-    characters = memory[:TEXT_BYTES:2].decode("cp437")
-    lines = [
-        characters[start : start + _TEXT_COLUMNS]
-        for start in range(0, len(characters), _TEXT_COLUMNS)
-    ]
-    shown = ("".join(c if c.isprintable() else " " for c in line).rstrip() for line in lines)
-    return "\n".join(shown).strip("\n")
+def text_of(frame: Frame, memory: bytes) -> str:
+    """The lines of a screen in text mode; one that went on below is one line again.
+
+    Where in the memory the screen begins, only the graphics card knows: a system moves that on line
+    by line instead of moving the text. So it is looked for by which of the cells are empty.
+
+    Args:
+        frame: the screen at that moment.
+        memory: what lies at TEXT_MEMORY, TEXT_BYTES long.
+    """
+    cells = np.frombuffer(memory[: len(memory) // _LINE_BYTES * _LINE_BYTES : 2], np.uint8)
+    lines = cells.reshape(-1, _COLUMNS)
+    drawn, written = _drawn(frame), ~np.isin(lines, _EMPTY)
+    starts = range(len(lines) - _LINES + 1)
+    start = min(starts, key=lambda at: int((written[at : at + _LINES] != drawn).sum()), default=0)
+    shown = lines[start : start + _LINES]
+    text = "".join(_printable(line) + ("" if line[-1] not in _EMPTY else "\n") for line in shown)
+    return text.strip("\n")
+
+
+def _drawn(frame: Frame) -> npt.NDArray[np.bool_]:
+    """Which of the cells of a screen in text mode have something in them."""
+    height, width, _ = frame.pixels.shape
+    cell = (_LINES, height // _LINES, _COLUMNS, width // _COLUMNS)
+    grey = frame.pixels.max(axis=2).reshape(cell)
+    drawn: npt.NDArray[np.bool_] = grey.max(axis=(1, 3)) != grey.min(axis=(1, 3))
+    return drawn
+
+
+def _printable(line: npt.NDArray[np.uint8]) -> str:
+    characters = line.tobytes().decode("cp437")
+    return "".join(c if c.isprintable() else " " for c in characters).rstrip()

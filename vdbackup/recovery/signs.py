@@ -15,8 +15,9 @@ SETTLED_TEXT = 5.0
 """Seconds that a screen in text mode has to be at rest."""
 SETTLED_DESKTOP = 10.0
 SETTLED_MESSAGES = 60.0
-"""Of a screen that shows messages as a picture: its last line cannot be read, and a system that
-waits for its root file system is at rest, too, for 30 seconds and more."""
+"""Of a screen that shows messages as a picture, so that its last line cannot be read, or where the
+serial console's last line is not the end: a system that waits for its root file system is at rest,
+too, for 30 seconds and more."""
 
 _BUSY_LOOKS = 0.3
 """Share of looks at which the guest may have had something to do."""
@@ -181,6 +182,8 @@ def sign(words: str) -> Sign:
 
 
 def _time_needed(view: View) -> float:
+    if boot_words.between_stages(view.console):
+        return SETTLED_MESSAGES
     if view.text is not None:
         return SETTLED_TEXT
     plain = view.frame is not None and view.frame.plain
