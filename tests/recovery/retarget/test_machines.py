@@ -76,10 +76,14 @@ def assert_nothing_is_left(machine: Machine) -> None:
     assert not machine.sessions.exists() or not list(machine.sessions.iterdir())
 
 
+FORMATS = ["vmdk", *(pytest.param(name, marks=long) for name in ("vhd", "vhdx", "qcow2"))]
+
+
+@pytest.mark.parametrize("disk_format", FORMATS)
 def test_debian_that_knows_ahci_alone_boots_on_virtio_from_incremental_and_merged_points(
-    tmp_path: Path,
+    tmp_path: Path, disk_format: str
 ) -> None:
-    machine = Machine(tmp_path, Debian())
+    machine = Machine(tmp_path, Debian(), disk_format)
     first = machine.backup()
     point = machine.capture_again(41)
     layers = machine.layers()
@@ -110,6 +114,8 @@ GUESTS = [
     (Debian(boot="systemd-boot"), "qcow2", "virtio", "/dev/vda1"),
     (Debian(), "vhd", "virtio-scsi", "/dev/sda1"),
     (Debian(init="systemd"), "vhdx", "virtio", "/dev/vda1"),
+    (Debian(), "qcow2", "sas", "/dev/sda1"),
+    (Debian(), "vmdk", "lsi", "/dev/sda1"),
 ]
 
 
@@ -187,6 +193,9 @@ def test_new_point_that_no_hardware_boots_as_it_is_is_changed_at_backup_time(
     assert report is not None
     assert [change.path for change in report.changes] == ["/etc/fstab", "/boot/grub/grub.cfg"]
     assert report.hardware.boots
+    assert report.hardware.reasons[0] == (
+        "AHCI: the system has its driver early; what called its disk /dev/hda1 was changed."
+    )
     assert machine.boot(point) == f"{ALIVE} count=1 root=/dev/sda1"
 
 
