@@ -119,6 +119,18 @@ def test_a_driver_that_the_system_has_nowhere_is_a_problem() -> None:
     assert [problem.blocks for problem in chosen.problems] == [True]
 
 
+@pytest.mark.parametrize("controller", [Controller.SAS, Controller.LSI])
+def test_controller_on_which_uefi_finds_no_disk_is_not_chosen_and_a_problem(
+    controller: Controller,
+) -> None:
+    early = {Controller.SAS: "mptsas", Controller.LSI: "sym53c8xx"}[controller]
+    guest = linux(early, "sd_mod", loaders=(Loader(LoaderKind.GRUB, Firmware.UEFI),))
+    assert choose(guest).controller is not controller
+    wished = choose(guest, Wish(controller))
+    assert [problem.blocks for problem in wished.problems] == [True]
+    assert not choose(guest, Wish(controller, Firmware.BIOS)).problems[1:]
+
+
 def test_large_sectors_leave_out_what_has_none() -> None:
     chosen = choose(linux("ahci", "sd_mod", "nvme"), sector_size=4096)
     assert chosen.controller is Controller.NVME

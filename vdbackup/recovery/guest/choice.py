@@ -41,8 +41,8 @@ _FIRST_DISK = {
 _FIRST_SCSI_DISK = re.compile(r"/dev/sda\d*")
 _NUMBER = re.compile(r"/dev/(?:[a-z]+|nvme\d+n\d+p)(\d+)")
 _SECTORS_OF_512 = (Controller.AHCI, Controller.IDE)
-_NOT_WITH_UEFI = (Controller.LSI,)
-"""OVMF has no driver for it as distributions build it."""
+_NOT_WITH_UEFI = (Controller.LSI, Controller.SAS)
+"""OVMF finds no disk on them as distributions build it."""
 _WORDS = {
     Controller.VIRTIO: "virtio",
     Controller.VIRTIO_SCSI: "virtio-scsi",
@@ -113,7 +113,12 @@ def choose(
         partition=partition,
         reasons=tuple(reason for reason in reasons if reason),
         edit=candidate.edit,
-        problems=(*guest.problems, *problems, *_no_driver(guest, candidate)),
+        problems=(
+            *guest.problems,
+            *problems,
+            *_no_driver(guest, candidate),
+            *(_no_firmware(candidate, firmware) if direct is None else ()),
+        ),
     )
 
 
@@ -161,6 +166,17 @@ def _no_driver(guest: Guest, candidate: _Candidate) -> tuple[Problem, ...]:
             f"{guest.name or 'The system'} has no driver for a disk on "
             f"{_WORDS[candidate.controller]}.",
             "Choose other hardware, or install the driver and back it up again.",
+        ),
+    )
+
+
+def _no_firmware(candidate: _Candidate, firmware: Firmware) -> tuple[Problem, ...]:
+    if firmware is not Firmware.UEFI or candidate.controller not in _NOT_WITH_UEFI:
+        return ()
+    return (
+        Problem(
+            f"UEFI finds no disk on {_WORDS[candidate.controller]}.",
+            "Choose other hardware, such as ahci.",
         ),
     )
 
