@@ -14,13 +14,14 @@ from tests.backup.lab import Lab, noise
 from vdbackup.backup import repair
 from vdbackup.errors import RecoveryError, UsageError
 from vdbackup.jobs import CancelToken, silent
+from vdbackup.recovery import boot_test
 from vdbackup.recovery.guest.model import Guest, Problem, System
 from vdbackup.recovery.hardware import Controller, Hardware, Wish
 from vdbackup.recovery.retarget import edits, report, retarget
 from vdbackup.recovery.retarget.policy import for_new_point
 from vdbackup.recovery.retarget.report import FileChange, RetargetReport
 from vdbackup.repository.digests import BLOCK
-from vdbackup.repository.model import RecoveryPoint
+from vdbackup.repository.model import BootTest, RecoveryPoint
 
 
 @pytest.fixture
@@ -174,6 +175,19 @@ def test_empty_overlay_comes_back(lab: Lab, tmp_path: Path) -> None:
     assert retarget.run(plan, tmp_path, silent, CancelToken()) is None
     assert not path_of(lab).exists()
     lab.check_all()
+
+
+@pytest.mark.parametrize("wish", ["auto", "none"])
+def test_boot_test_of_what_was_there_before_counts_no_more(
+    lab: Lab, tmp_path: Path, wish: str
+) -> None:
+    point = lab.set.points[-1]
+    test = BootTest(boot_test.now(), ok=True, sentence="Up.")
+    boot_test.record(lab.repository, "disk", point.id, test, b"picture", CancelToken())
+    retarget.retarget(lab.repository, "disk", point.id, wish, tmp_path, silent, CancelToken())
+    (after,) = lab.set.points
+    assert after.boot_tested is None
+    assert not (lab.set.folder / after.picture).exists()
 
 
 def test_wish_for_hardware_that_does_not_exist_is_refused(lab: Lab) -> None:

@@ -160,6 +160,7 @@ def retarget(
         point = backup_set.point(point_id)
         holds.check_free(backup_set, [point])  # what a session wrote fits this overlay alone
         if wish == NONE:
+            _forget_boot_test(repository, backup_set, point)
             _empty(backup_set, point, report, cancel)
             return None
         with backup_set.open_chain(point) as chain:
@@ -169,11 +170,19 @@ def retarget(
             scratch = _scratch(stack, backup_set, point, target, sessions_folder, report, cancel)
             overlay = "" if scratch or patches else _overlay_of(backup_set, point)
             holds.check_free(backup_set, [point])  # one that began meanwhile
+            _forget_boot_test(repository, backup_set, point)
             if not overlay:
                 overlay = publish_overlay(backup_set, point, scratch, patches, report, cancel)
         made = _report(target, wish, overlay, started)
         save(backup_set, point, made)
         return made
+
+
+def _forget_boot_test(repository: Repository, backup_set: BackupSet, point: RecoveryPoint) -> None:
+    """What was proven, was proven of the overlay and the hardware that there were until now."""
+    if point.boot_tested:
+        repository.save_point(backup_set.name, replace(point, boot_tested=None))
+    remove(backup_set.folder / point.picture)
 
 
 def _patches(chain: Chain, target: _Target) -> Mapping[int, bytes]:
