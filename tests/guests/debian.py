@@ -42,6 +42,8 @@ _PACKAGES = (
     *("initramfs-tools", "zstd", "dracut-core", "lvm2", "systemd-boot-efi"),
     "qemu-guest-agent",
 )
+_GRUB_PACKAGES = ("grub2-common",)
+"""Of a Debian that writes its boot loader's configuration itself."""
 _LEFT_OUT = ("doc", "man", "locale")
 _TOOLS = ("mmdebstrap", "sfdisk", "mke2fs", "mkfs.fat", "mcopy", "grub-mkimage", "modprobe")
 _GRUB = Path("/usr/lib/grub")
@@ -155,6 +157,8 @@ class Debian:
         init: "systemd", or "script": a real kernel, initramfs and boot loader, and after them
             nothing but what counts the boot, which takes a third of the time.
         stay: offer a login on the first serial port instead of powering off.
+        grub_tools: whether the Debian has GRUB's own programs, and what they go by; no test needs
+            them but those of programs that work in the Debian itself.
     """
 
     root: str = "ext4"
@@ -163,12 +167,19 @@ class Debian:
     boot: str = "grub-bios"
     init: str = "script"
     stay: bool = False
+    grub_tools: bool = False
 
     @property
     def name(self) -> str:
         """All of that in a word."""
         words = [self.root, "lvm" * self.lvm, self.initramfs, self.boot, self.init]
-        return "-".join(filter(None, [*words, "stay" * self.stay]))
+        words += ["stay" * self.stay, "tools" * self.grub_tools]
+        return "-".join(filter(None, words))
+
+    @property
+    def packages(self) -> tuple[str, ...]:
+        """What is installed besides the essential."""
+        return _PACKAGES + (_GRUB_PACKAGES if self.grub_tools else ())
 
     @property
     def root_start(self) -> int:
@@ -194,7 +205,7 @@ def image(debian: Debian = Debian()) -> Path:
     """The raw image of a Debian, built if it is not in the cache. Copy it before you change it."""
     _check_tools()
     with cache.locked("debian"):
-        system = _system()
+        system = _system(debian.packages)
         code = cache.recipe(Path(__file__).read_bytes(), Path(lvm.__file__).read_bytes())
         folder = cache.folder() / f"{system.name}-disks-{code}"
         built = folder / f"{debian.name}.img"
@@ -230,9 +241,9 @@ def _check_tools() -> None:
 # ---------------------------------------------------------------------------------- the system
 
 
-def _system() -> Path:
+def _system(packages: tuple[str, ...]) -> Path:
     """The folder of the installed Debian; what differs between disks is not in it yet."""
-    code = cache.recipe(_CUSTOMIZE.encode(), " ".join([_SUITE, *_PACKAGES]).encode())
+    code = cache.recipe(_CUSTOMIZE.encode(), " ".join([_SUITE, *packages]).encode())
     system = cache.folder() / f"debian-{code}"
     if not system.exists():
         with tempfile.TemporaryDirectory(dir=cache.folder()) as work:
@@ -240,7 +251,7 @@ def _system() -> Path:
             run(
                 "mmdebstrap",
                 "--variant=essential",
-                f"--include={','.join(_PACKAGES)}",
+                f"--include={','.join(packages)}",
                 *(f"--dpkgopt=path-exclude=/usr/share/{name}/*" for name in _LEFT_OUT),
                 f"--customize-hook={_CUSTOMIZE}",
                 _SUITE,
@@ -293,6 +304,10 @@ def _tree(debian: Debian, system: Path, tree: Path, names: dict[str, str]) -> Pa
     if debian.boot != "systemd-boot":
         (tree / "boot" / "grub").mkdir()
         _replace(tree / "boot" / "grub" / "grub.cfg", _GRUB_CFG.format(**names))
+    if debian.grub_tools:
+        words = debian.arguments.partition(" ro ")[2]
+        defaults = f'GRUB_TIMEOUT=0\nGRUB_CMDLINE_LINUX="{words}"\n'
+        _replace(tree / "etc" / "default" / "grub", defaults)
     return tree
 
 
