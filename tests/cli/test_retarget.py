@@ -99,3 +99,12 @@ def test_hardware_that_does_not_exist_is_wrong_usage(
     vdbackup: Vdbackup, repository: Path, hardware: str
 ):
     assert vdbackup("retarget", 1, "-r", repository, "--hardware", hardware).status == 2
+
+
+@pytest.mark.parametrize("more", [("--hardware", "ahci"), ("--drivers", ".")])
+def test_virt_v2v_makes_machines_ready_for_virtio_alone(
+    vdbackup: Vdbackup, repository: Path, more: tuple[str, str]
+):
+    said = vdbackup("retarget", 1, "-r", repository, "--with", "virt-v2v", *more)
+    assert said.status == 2
+    assert "virt-v2v makes a machine ready for virtio, with drivers of its own." in said.err

@@ -61,12 +61,19 @@ def boot(options: argparse.Namespace) -> int:
 
 def retarget(options: argparse.Namespace) -> int:
     """Make a point's machine ready to boot on other hardware: on its overlay alone."""
+    from vdbackup.errors import UsageError
     from vdbackup.recovery.records import to_json
     from vdbackup.recovery.retarget import retarget
 
+    if options.program and (options.hardware not in ("auto", "virtio") or options.drivers):
+        raise UsageError(
+            f"{options.program} makes a machine ready for virtio, with drivers of its own.",
+            "Leave out --hardware and --drivers, or --with.",
+        )
+    wanted = options.program or options.hardware
     repository = open_repository(options.repository)
     backup_set, point = repository.find(options.point, options.set)
-    plan = retarget.plan(repository, backup_set.name, point.id, options.hardware, options.drivers)
+    plan = retarget.plan(repository, backup_set.name, point.id, wanted, options.drivers)
     if options.dry_run and options.json:
         described = {"wish": plan.wish, "guest": plan.guest, "hardware": plan.hardware}
         details = {name: to_json(value) for name, value in described.items()}

@@ -125,6 +125,10 @@ def _add_retarget(subparsers: _Subparsers) -> None:
         "--drivers", type=Path, metavar="DIR",
         help="of Windows: the folder with drivers that it lacks, as virtio-win.iso holds them",
     )  # fmt: skip
+    parser.add_argument(
+        "--with", dest="program", choices=["virt-v2v"],
+        help="let virt-v2v, where it is installed, make the machine ready for virtio",
+    )  # fmt: skip
     _dry_run(parser)
     _wait(parser)
     _json(parser)

@@ -52,7 +52,7 @@ class RetargetReport:
         made: when, UTC, ISO 8601.
         milliseconds: that it took.
         overlay: the identity of the overlay that it speaks of.
-        wish: what was asked for: "auto", or a controller.
+        wish: what was asked for: "auto", a controller, or "virt-v2v".
         guest: what lies on the disk.
         hardware: what the machine boots on now, and why.
         changes: the files that were changed, in the overlay alone.

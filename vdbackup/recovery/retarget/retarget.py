@@ -25,7 +25,7 @@ from vdbackup.recovery.guest.disk import Disk
 from vdbackup.recovery.guest.inspect import inspect
 from vdbackup.recovery.guest.model import FileSystem, Guest, System
 from vdbackup.recovery.hardware import Controller, Hardware, Wish
-from vdbackup.recovery.retarget import appliance, edits, identity, windows
+from vdbackup.recovery.retarget import appliance, edits, identity, outcome, virt_v2v, windows
 from vdbackup.recovery.retarget.edits import Edits
 from vdbackup.recovery.retarget.overlay import publish_overlay, scratched
 from vdbackup.recovery.retarget.report import FileChange, RetargetReport, report_path, save
@@ -36,8 +36,8 @@ from vdbackup.repository.repository import BackupSet, Repository
 
 AUTO, NONE = "auto", "none"
 """Wishes besides the names of controllers: whatever boots, changed only if nothing else does; and
-an empty overlay, as after the capture."""
-WISHES = (AUTO, NONE, *(each.value for each in Controller))
+an empty overlay, as after the capture. Another one is for what virt-v2v makes of it."""
+WISHES = (AUTO, NONE, virt_v2v.VIRT_V2V, *(each.value for each in Controller))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -167,7 +167,13 @@ def retarget(
             target = _find(chain, wish, drivers)
             patches = _patches(chain, target)
         with ExitStack() as stack:
-            scratch = _scratch(stack, backup_set, point, target, sessions_folder, report, cancel)
+            scratch: Path | None
+            if wish == virt_v2v.VIRT_V2V:
+                scratch, target = _converted(stack, backup_set, point, target, report, cancel)
+            else:
+                scratch = _scratch(
+                    stack, backup_set, point, target, sessions_folder, report, cancel
+                )
             overlay = "" if scratch or patches else _overlay_of(backup_set, point)
             holds.check_free(backup_set, [point])  # one that began meanwhile
             _forget_boot_test(repository, backup_set, point)
@@ -231,6 +237,23 @@ def _scratch(
     return None
 
 
+def _converted(
+    stack: ExitStack,
+    backup_set: BackupSet,
+    point: RecoveryPoint,
+    target: _Target,
+    report: Report,
+    cancel: CancelToken,
+) -> tuple[Path, _Target]:
+    """The disk on which virt-v2v worked, and what came of it."""
+    below = stack.enter_context(backup_set.open_chain(point))
+    scratch, notes = stack.enter_context(virt_v2v.converted(below, report, cancel))
+    with scratched(backup_set, point, scratch) as above:
+        hardware = outcome.hardware(above, virt_v2v.VIRT_V2V)
+        done = Edits(changes=tuple(outcome.changes(below, above)), notes=notes)
+    return scratch, replace(target, hardware=hardware, edits=done)
+
+
 def _root(guest: Guest) -> FileSystem:
     if guest.root is None:
         raise RecoveryError("The system's own volume was not found.", "Choose other hardware.")
@@ -265,6 +288,8 @@ def _check_wish(wish: str) -> None:
 
 
 def _hardware_wish(wish: str) -> Wish:
+    if wish == virt_v2v.VIRT_V2V:
+        return Wish(Controller.VIRTIO)
     return Wish(None if wish == AUTO else Controller(wish))
 
 
@@ -273,6 +298,9 @@ def _find(chain: Chain, wish: str, drivers: Path | None) -> _Target:
     guest = inspect(chain)
     wanted = _hardware_wish(wish)
     hardware = choose(guest, wanted, sector_size=chain.sector_size)
+    if wish == virt_v2v.VIRT_V2V:
+        virt_v2v.check_installed()
+        return _Target(guest, hardware, Edits())  # it finds out by itself what is to be done
     edit = hardware.edit
     essential = bool(edit.drivers) or any(name.essential for name in edit.names)
     if not (essential if wish == AUTO else edit.needed):
@@ -316,6 +344,8 @@ def _summary(point: RecoveryPoint, target: _Target, wish: str) -> str:
     count = len(target.edits.changes)
     files = "1 file is" if count == 1 else f"{count} files are"
     changed = f"{files} changed in its overlay" if count else "nothing is changed"
+    if wish == virt_v2v.VIRT_V2V:
+        changed = "virt-v2v changes in its overlay what that needs"
     return (
         f"Point {point.sequence}: {name} gets a disk on {target.hardware.controller} and starts by "
         f"{target.hardware.firmware.upper()}; {changed}."

@@ -1,0 +1,57 @@
+"""What another program has made of a disk: seen by reading it before and after."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+from vdbackup.disks.chain import Chain
+from vdbackup.errors import RecoveryError
+from vdbackup.recovery.guest.choice import choose
+from vdbackup.recovery.guest.disk import Disk
+from vdbackup.recovery.guest.initramfs import MOST_PACKED
+from vdbackup.recovery.guest.inspect import inspect
+from vdbackup.recovery.guest.model import File, Guest
+from vdbackup.recovery.hardware import Controller, Hardware, Wish
+from vdbackup.recovery.retarget.report import FileChange
+
+
+def hardware(chain: Chain, program: str) -> Hardware:
+    """What the disk boots on after `program`: virtio, which it has to have drivers for now.
+
+    Raises:
+        RecoveryError: it has not, as a Windows may for which there are no drivers.
+    """
+    found = choose(inspect(chain), Wish(Controller.VIRTIO), sector_size=chain.sector_size)
+    if not found.boots:
+        raise RecoveryError(
+            f"{program} has not made the system ready for virtio.",
+            f"The overlay is as it was. Retarget without {program}, or choose hardware that fits.",
+        )
+    why = f"virtio, which {program} has made the system ready for."
+    return replace(found, reasons=(why, *found.reasons[1:]))
+
+
+def changes(before: Chain, after: Chain) -> Iterator[FileChange]:
+    """What became of the files that decide how a system boots: fstab and the like, initramfs."""
+    disks = Disk(before), Disk(after)
+    files = [file for chain in (before, after) for file in _deciding(inspect(chain))]
+    for file in dict.fromkeys(files):
+        old, new = (_content(disk, file) for disk in disks)
+        if old != new:
+            yield FileChange(file.volume, file.path, _shown(old), _shown(new)).cut()
+
+
+def _deciding(guest: Guest) -> Iterator[File]:
+    yield from (name.file for name in guest.device_names)
+    yield from (loader.configuration for loader in guest.loaders if loader.configuration)
+    yield from (file for kernel in guest.kernels for file in kernel.initramfs)
+
+
+def _content(disk: Disk, file: File) -> bytes:
+    tree = disk.trees.get(file.volume)
+    return (tree.read(file.path, MOST_PACKED) or b"") if tree is not None else b""
+
+
+def _shown(content: bytes) -> str:
+    return f"{len(content)} bytes" if b"\0" in content else content.decode(errors="replace")
