@@ -323,7 +323,7 @@ class Round:
             for point in backup_set.points:
                 if point.id not in lab.moments:
                     lab.moments[point.id] = (self._moments | newest)[point.sequence]
-        return Remains(lab, lab.repository.path, self._rounds.read, self._known)
+        return Remains(lab, lab.repository.path, lab.overlays, self._rounds.read, self._known)
 
     def _check_points(self, concerned: frozenset[int] = frozenset()) -> None:
         self._remains().check_points(concerned)
