@@ -16,7 +16,11 @@ import pytest
 from vdbackup.backup import delete, merge, merged_layer, repair
 from vdbackup.disks import host_file, qcow2_structs, vhd
 from vdbackup.disks.formats import FORMATS
+from vdbackup.recovery.records import from_json
+from vdbackup.recovery.retarget import overlay, report
+from vdbackup.recovery.retarget.report import RetargetReport
 from vdbackup.repository import draft, files, journal
+from vdbackup.repository.model import RecoveryPoint
 from vdbackup.repository.repository import BackupSet
 
 
@@ -153,6 +157,16 @@ def _same_name_slot(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(qcow2_structs.HeaderCluster, "free_slot", used)
 
 
+def _any_report(patch: pytest.MonkeyPatch) -> None:
+    """A report is believed whichever overlay it speaks of."""
+
+    def load(backup_set: BackupSet, point: RecoveryPoint) -> RetargetReport | None:
+        path = report.report_path(backup_set, point)
+        return from_json(RetargetReport, files.read_json(path)) if path.exists() else None
+
+    patch.setattr(report, "load", load)
+
+
 def _none(*_: Any) -> list[str]:
     return []
 
@@ -178,6 +192,8 @@ MUTATIONS = [
              tests=("tests/crash/test_interrupted_merge.py",)),
     Mutation("repair takes sets in the making for sets",
              lambda p: p.setattr(repair, "PARTIAL", ".none")),
+    Mutation("a new overlay is made in place", lambda p: p.setattr(overlay, "PARTIAL", "")),
+    Mutation("a report is believed beside any overlay", _any_report),
     *(
         Mutation(f"no data of {name} are synced at all",
                  lambda p: p.setattr(host_file.HostFile, "sync", nothing), name)
@@ -194,6 +210,8 @@ MUTATIONS = [
 NOT_NOTICED = {
     "merge._take_over": "the journal is there, so recovery gives the file its name again; until "
     "then what hangs on the child is refused with it and without it",
+    "overlay.publish_overlay": "a report is saved or removed next in the same folder, which makes "
+    "that durable; and it says nothing beside an overlay that it does not name",
 }
 """Places that call fsync, and why nothing can notice that they do not."""
 
