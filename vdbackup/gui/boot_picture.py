@@ -97,8 +97,8 @@ class BootPicture(QWidget):
 def words_for(test: BootTest) -> str:
     """How long the boot took or where it stopped, and what was seen."""
     if test.ok:
-        return f"Up in {test.seconds:.0f} s. {test.sentence}"
-    return f"Stopped at the stage {test.stage} after {test.seconds:.0f} s. {test.sentence}"
+        return f"Up in {test.seconds:.1f} s. {test.sentence}"
+    return f"Stopped at the stage {test.stage} after {test.seconds:.1f} s. {test.sentence}"
 
 
 def read(path: Path, _report: Report, _cancel: CancelToken) -> QImage:

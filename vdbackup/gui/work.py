@@ -175,7 +175,7 @@ def boots(
     repository = Repository.open(folder)
     test = boot_test.run(repository, set_name, point_id, wish, report, cancel)
     if test.ok:
-        return Outcome(f"It boots, in {test.seconds:.0f} s.", (test.sentence,), value=test)
+        return Outcome(f"It boots, in {test.seconds:.1f} s.", (test.sentence,), value=test)
     where = f"It does not boot: it stopped at the stage {test.stage}. {test.sentence}"
     return Outcome("Boot-tested.", (), (where,), test)
 
