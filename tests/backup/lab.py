@@ -203,8 +203,8 @@ class Lab:
             expected = digests.expected(0, -(-point.virtual_size // BLOCK))
         assert (expected == digest_blocks(memoryview(wanted))).all()
 
-    def check_files(self) -> None:
-        """Nothing lies in the set's folder but what its points consist of."""
+    def check_files(self, left: frozenset[str] = frozenset()) -> None:
+        """Nothing lies in the set's folder but what its points consist of, and those files."""
         backup_set = self.set
         wanted = {"set.json"}
         for point in backup_set.points:
@@ -213,13 +213,19 @@ class Lab:
         # where it was retargeted or boot-tested
         more = {name for point in backup_set.points for name in (point.report, point.picture)}
         found = {path.name for path in backup_set.folder.iterdir()}
-        assert found - more == wanted
+        found -= more | (left - wanted)
+        assert found == wanted, f"too much {found - wanted}, missing {wanted - found}"
         for point in backup_set.points:
-            assert self.layer(point).stat().st_size == point.disk_size
-            assert self.layer(point).stat().st_mode & 0o777 == 0o444
+            status = self.layer(point).stat()
+            assert status.st_size == point.disk_size, f"{point.disk} has {status.st_size} bytes"
+            assert status.st_mode & 0o777 == 0o444, f"{point.disk} has mode {status.st_mode:o}"
             parents = [each.disk for each in backup_set.chain(point)][::-1]
-            assert self.names(self.layer(point)) == parents
-            assert self.names(self.overlay(point)) == [point.overlay, *parents]
+            for path, more_names in (
+                (self.layer(point), []),
+                (self.overlay(point), [point.overlay]),
+            ):
+                names = self.names(path)
+                assert names == [*more_names, *parents], f"{path.name} reads through {names}"
 
     def names(self, disk: Path) -> list[str]:
         """The files of a disk's chain as another program finds them, the disk first."""

@@ -12,7 +12,7 @@ import pytest
 from tests.backup.lab import SIZE, Lab, noise
 from tests.disks.shelf import Shelf
 from tests.oracles import qemu, readers
-from vdbackup.backup import capture
+from vdbackup.backup import capture, repair
 from vdbackup.errors import BackupError, Damaged
 from vdbackup.jobs import CancelToken, Progress, silent
 from vdbackup.repository.digests import BLOCK, DigestFold
@@ -238,6 +238,19 @@ def test_auto_makes_a_full_where_the_chain_is_broken_and_says_why(lab):
     assert result.point.type == PointType.FULL
     assert lab.file("0001-full") in result.notes[0]
     assert "missing" in result.notes[0]
+
+
+def test_a_layer_without_a_manifest_is_said_until_repair_makes_a_point_of_it(lab):
+    lab.backup()
+    lab.poke(4096, b"the manifest of this one is lost")
+    lost = lab.backup()
+    lab.set_folder.joinpath(lost.disk).with_suffix(".json").unlink()
+    done = lab.capture()
+    assert [lost.disk in warning for warning in done.warnings] == [True]
+    assert done.point.warnings == ()
+    repair.run(lab.repository.path, silent, CancelToken())
+    assert lost.id in [point.id for point in lab.set.points]
+    assert lab.capture().warnings == ()
 
 
 def test_an_incremental_onto_a_broken_chain_is_refused(lab):

@@ -43,6 +43,24 @@ def test_a_point_that_was_lost_would_be_noticed(tmp_path: Path, monkeypatch: pyt
     assert "point 5 reads wrong" in fault
 
 
+def test_a_layer_that_was_left_without_its_manifest_is_no_loss(
+    tmp_path: Path, disk_format: str, monkeypatch: pytest.MonkeyPatch
+):
+    """A kill between the two last renames of a backup is too short a moment to wait for."""
+    backup = next(n for n, work in enumerate(kills.WORKS) if work.name == "backup")
+
+    def just_before_the_end(work: kills.Work, lab: kills.Lab, *_: object) -> tuple[bool, int]:
+        kills.done(lab, *work.arguments(lab))
+        (lab.set_folder / "0006-incremental.json").unlink()
+        return True, 1
+
+    monkeypatch.setattr(kills, "killed", just_before_the_end)
+    numbers = range(backup, kills.REPAIRED * len(kills.WORKS), len(kills.WORKS))
+    rounds = kills.tried(tmp_path, disk_format, numbers)
+    assert rounds.faults == []
+    assert rounds.during == kills.REPAIRED
+
+
 def test_changes_are_counted_also_in_folders_that_are_new(tmp_path: Path):
     (tmp_path / "old").mkdir()
     with Watch(tmp_path) as watch:

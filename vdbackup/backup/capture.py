@@ -198,8 +198,9 @@ def run(plan: CapturePlan, report: Report, cancel: CancelToken) -> CaptureResult
         warnings = source.trouble()
         if plan.note and (plan.damaged or plan.asked not in (AUTO, plan.kind.value)):
             warnings += (plan.note,)
+        unlisted = _unlisted(backup_set)
         point = _captured(backup_set, source, choice, warnings, report, cancel)
-        warnings = (*point.warnings, *tight)
+        warnings = (*point.warnings, *tight, *unlisted)
         notes: tuple[str, ...] = (plan.note,) if plan.note else ()
         try:
             repository.save_settings(plan.set_name, _settings_after(backup_set, plan, point))
@@ -210,6 +211,18 @@ def run(plan: CapturePlan, report: Report, cancel: CancelToken) -> CaptureResult
         backup_set = repository.set(plan.set_name)
         policy = backup_set.settings.policy
         return CaptureResult(plan.set_name, backup_set.point(point.id), warnings, notes, policy)
+
+
+def _unlisted(backup_set: BackupSet) -> tuple[str, ...]:
+    """What is said as long as there are layers without a manifest: they take room unseen."""
+    names = backup_set.unlisted_layers()
+    if not names:
+        return ()
+    sentence = (
+        f"{', '.join(names)} in {backup_set.folder} belongs to no recovery point: a backup was cut "
+        "off right before its end, or a manifest is missing. `vdbackup repair` makes a point of it."
+    )
+    return (sentence,)
 
 
 def _captured(

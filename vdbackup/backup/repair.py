@@ -46,14 +46,13 @@ from vdbackup.repository.files import PARTIAL, read_json, sync_folder, write_jso
 from vdbackup.repository.journal import JOURNAL_NAME
 from vdbackup.repository.model import PointType, RecoveryPoint, SetSettings, SourceIdentity
 from vdbackup.repository.repository import (
+    LAYER_NAME,
     LAYOUT,
     MARKER,
     SETTINGS,
     Repository,
     manifest_path,
 )
-
-_LAYER = re.compile(rf"^(\d{{4,}})-({'|'.join(PointType)})\.({'|'.join(FORMATS)})$")
 
 _OVERLAY = re.compile(rf"^(\d{{4,}})-overlay\.({'|'.join(FORMATS)})$")
 _REPORT = re.compile(r"^(\d{4,}-overlay)\.retarget\.json$")
@@ -81,7 +80,7 @@ def _opened(path: Path, done: list[str]) -> Repository:
         return Repository.open(path)
     except RepositoryError:
         readable = (path / MARKER).exists() and "layout" in _json_or_empty(path / MARKER)
-        if readable or not any(_LAYER.match(file.name) for file in path.glob("*/*")):
+        if readable or not any(LAYER_NAME.match(file.name) for file in path.glob("*/*")):
             raise  # a newer layout, or no repository at all
     write_json(path / MARKER, {"layout": LAYOUT, "id": str(uuid.uuid4())})
     done.append(f"{MARKER} was written anew.")
@@ -134,7 +133,7 @@ def _repair_set(
 def _write_settings(folder: Path, layers: list[Layer]) -> None:
     info = layers[-1].info
     names = [*folder.iterdir(), *folder.glob(f"{QUARANTINE}/*")]
-    numbers = [int(match[1]) for each in names if (match := _LAYER.match(each.name))]
+    numbers = [int(match[1]) for each in names if (match := LAYER_NAME.match(each.name))]
     settings = SetSettings(
         SourceIdentity("", folder.name, ""),
         info.virtual_size,
@@ -151,7 +150,7 @@ def _read_layers(folder: Path, done: list[str]) -> tuple[list[Layer], dict[Path,
     layers: list[Layer] = []
     broken: dict[Path, str] = {}
     for path in sorted(folder.iterdir()):
-        match = _LAYER.match(path.name)
+        match = LAYER_NAME.match(path.name)
         if not match:
             continue
         try:

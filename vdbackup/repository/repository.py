@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from vdbackup.disks.chain import Chain
+from vdbackup.disks.formats import FORMATS
 from vdbackup.errors import Damaged, PointNotFound, RepositoryError
 from vdbackup.jobs import CancelToken
 from vdbackup.repository.digests import DigestFold
@@ -18,7 +19,7 @@ from vdbackup.repository.files import PARTIAL, read_json, sync_folder, write_jso
 from vdbackup.repository.journal import JOURNAL_NAME, Journal
 from vdbackup.repository.lease import LEASE_NAME
 from vdbackup.repository.lock import LOCK_NAME, writer_lock
-from vdbackup.repository.model import Policy, RecoveryPoint, SetSettings
+from vdbackup.repository.model import PointType, Policy, RecoveryPoint, SetSettings
 
 LAYOUT = 1
 MARKER = "vdbackup.json"
@@ -33,6 +34,8 @@ _SHORTEST_ID = 4
 _SHORTEST_NUMERIC_ID = 8
 """How many characters of an id are enough to mean it; digits alone may be a sequence number."""
 
+LAYER_NAME = re.compile(rf"^(\d{{4,}})-({'|'.join(PointType)})\.({'|'.join(FORMATS)})$")
+"""A layer's file name: its number, its kind, its format."""
 _MANIFEST = re.compile(r"^\d{4,}-[a-z]+\.json$")
 _POINT_FILE = re.compile(r"^(\d{4,})-[a-z]+(?:\.retarget)?\.[a-z0-9]+$")
 
@@ -151,6 +154,16 @@ class BackupSet:
         """The digests of the point's whole state."""
         paths = [self.folder / each.digests for each in self.chain(point)]
         return DigestFold(paths, point.virtual_size)
+
+    def unlisted_layers(self) -> list[str]:
+        """Names of layers that no manifest names, so that `repair` would make points of them.
+
+        A backup that was cut off right before its end leaves one (draft.py), or its manifest was
+        lost. Not to be asked while there is a journal.
+        """
+        listed = {point.disk for point in self.points}
+        names = (path.name for path in self.folder.glob("*." + self.settings.format))
+        return sorted(name for name in names if LAYER_NAME.match(name) and name not in listed)
 
     def next_sequence(self) -> int:
         """One more than any point ever had, and than any file in the folder bears."""
