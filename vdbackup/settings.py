@@ -202,6 +202,18 @@ class Settings:
         )
         return replace(self, sources=(*others, source)).with_repository(source.repository)
 
+    def with_sets(self, repository: Path, sets: Mapping[Path, str]) -> Settings:
+        """These settings, knowing which sets the sources have in `repository`, by source."""
+        return replace(
+            self,
+            sources=tuple(
+                replace(known, set_name=sets[known.path.absolute()])
+                if known.repository == repository and known.path.absolute() in sets
+                else known
+                for known in self.sources
+            ),
+        )
+
     def with_repository(self, repository: Path) -> Settings:
         """These settings, with `repository` among the known ones."""
         if repository in self.repositories:

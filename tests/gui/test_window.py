@@ -225,6 +225,33 @@ def test_a_source_and_its_points_are_there_after_a_restart(
     again.deleteLater()
 
 
+def test_a_repository_whose_drive_is_gone_is_not_begun_anew(
+    with_source: User, qtbot: QtBot, repository: Path
+) -> None:
+    user = with_source
+    user.waits_until(lambda: user.window.store.value.sources[0].set_name == "laptop")
+    away = repository.rename(repository.with_name("on a drive in a drawer"))
+    user.asks_for("actionBackUp")
+    assert "Connect the drive" in user.reads(f"{repository} is not a repository").sentence
+    user.asks_for("actionRefresh")
+    action = user.window.actions_["actionBackUp"]
+    user.waits_until(lambda: not action.isEnabled())
+
+    locations = user.window.store.locations
+    again = MainWindow(Store(Settings.load(locations.settings_file), locations))
+    again.show()
+    other = User(again, qtbot)
+    other.waits_until(lambda: again.entry is not None and again.entry.problem is not None)
+    assert not again.actions_["actionBackUp"].isEnabled()
+    assert not repository.exists()
+
+    away.rename(repository)
+    other.asks_for("actionRefresh")
+    other.sees_points(1)
+    again.close()
+    again.deleteLater()
+
+
 def test_the_demo_disk_needs_one_click(user: User) -> None:
     user.clicks("demoButton")
     user.sees_points(1)

@@ -68,9 +68,13 @@ class Entry:
 
 
 def read(repository: Path, known: Sequence[KnownSource]) -> list[Entry]:
-    """The sets in a repository, and those known sources that have none there yet."""
+    """The sets in a repository, and those known sources that have none there yet.
+
+    Where there were sets before, a folder that is gone is trouble, and no reason to begin anew.
+    """
+    begun = any(source.set_name for source in known)
     try:
-        sets = Repository.open(repository).sets() if repository.exists() else []
+        sets = Repository.open(repository).sets() if begun or repository.exists() else []
     except VdbackupError as error:
         sources = [source.path for source in known] or [repository]
         return [Entry(path, repository, problem=error) for path in sources]
@@ -139,6 +143,8 @@ class Catalogue(QObject):
             self._read[folder] = job.result
         else:  # cancelled: the window is closing
             return
+        sets = {each.path: each.backup_set.name for each in self._read[folder] if each.backup_set}
+        self._store.put(self._store.value.with_sets(folder, sets))
         self.changed.emit()
         cut_off = [e for e in self._read[folder] if e.backup_set and e.backup_set.journal]
         if opened_now and cut_off:

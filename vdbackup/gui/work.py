@@ -50,8 +50,12 @@ def plan_backup(path: Path, folder: Path, wanted: BackupWish) -> Plan:
     """What backing up `path` into the repository in `folder` would do; makes the repository."""
     with open_source(path) as source:
         capture.check_apart(source, folder)
-        repository = Repository.open_or_create(folder)
-        return capture.plan(repository, source, **asdict(wanted))
+        return capture.plan(_repository(folder, wanted), source, **asdict(wanted))
+
+
+def _repository(folder: Path, wanted: BackupWish) -> Repository:
+    """A set that has been seen is never begun anew: its drive may have been unplugged."""
+    return Repository.open(folder) if wanted.set_name else Repository.open_or_create(folder)
 
 
 def back_up(
@@ -67,7 +71,7 @@ def back_up(
 
     with open_source(path) as source:
         capture.check_apart(source, folder)
-        repository = Repository.open_or_create(folder)
+        repository = _repository(folder, wanted)
         plan = capture.plan(repository, source, **asdict(wanted))
         result = capture.run(plan, report, cancel)
     point = result.point

@@ -20,6 +20,7 @@ from vdbackup.repository.journal import JOURNAL_NAME, Journal
 from vdbackup.repository.lease import LEASE_NAME
 from vdbackup.repository.lock import LOCK_NAME, writer_lock
 from vdbackup.repository.model import PointType, Policy, RecoveryPoint, SetSettings
+from vdbackup.repository.mount_points import waiting_mount_point
 
 LAYOUT = 1
 MARKER = "vdbackup.json"
@@ -188,7 +189,8 @@ class Repository:
     def create(cls, path: Path) -> Repository:
         """Make a new repository in `path`, which may exist if it is an empty folder.
 
-        Raises RepositoryError where `path` is something else, or cannot be written.
+        Raises RepositoryError where `path` is something else, cannot be written, or lies where a
+        drive or share is to be mounted that is not there.
         """
         if path.exists() and not path.is_dir():
             raise RepositoryError(f"{path} is not a folder.", "Choose a folder for the backups.")
@@ -196,6 +198,11 @@ class Repository:
             raise RepositoryError(
                 f"{path} is not empty and is not a repository.",
                 "Choose an empty or a new folder for the backups.",
+            )
+        if point := waiting_mount_point(path):
+            raise RepositoryError(
+                f"{path} has no backups yet, and nothing is mounted on {point} (see /etc/fstab).",
+                f"Mount what belongs on {point}, or choose a folder elsewhere.",
             )
         made = [folder for folder in (path, *path.parents) if not folder.exists()]
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -212,7 +219,7 @@ class Repository:
         if not marker.is_file():
             raise RepositoryError(
                 f"{path} is not a repository of vdbackup: it has no {MARKER}.",
-                "Give the folder that holds the backups, or back up into a new one.",
+                "Connect the drive if it is on one, or give the folder that holds the backups.",
             )
         data = read_json(marker)
         layout = data.get("layout")
