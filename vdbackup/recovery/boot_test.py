@@ -1,6 +1,6 @@
 """Boot test: does a machine come up from a recovery point?
 
-It boots unseen, without network, at the lowest priority. It is up at its sign of life (signs.py);
+It boots unseen, without network, at a low priority. It is up at its sign of life (signs.py);
 what it writes until then says how far it has come, and often why it goes no further
 (boot_words.py). The result goes into the point's manifest, the screen's picture beside its overlay.
 
