@@ -80,6 +80,13 @@ def _nothing_left_behind(
         time.sleep(0.05)
 
 
+@pytest.fixture
+def as_root() -> None:
+    """For tests of real mounts and loop devices, which an ordinary user cannot make."""
+    if os.geteuid() != 0:
+        pytest.skip("only root can mount file systems and attach loop devices")
+
+
 @pytest.fixture(params=FORMATS)
 def disk_format(request: pytest.FixtureRequest) -> str:
     """What holds for backups in one format holds for each."""

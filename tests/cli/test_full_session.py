@@ -28,7 +28,7 @@ ROOM = 3 * MIB
 
 
 @pytest.fixture
-def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def small(as_root: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A small ext4 on which sessions lie."""
     with storage(tmp_path / "small", "ext4") as made:
         monkeypatch.setenv("VDBACKUP_DATA_DIR", str(made.folder))

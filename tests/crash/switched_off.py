@@ -208,6 +208,8 @@ MUTATIONS = [
 
 
 NOT_NOTICED = {
+    "lease.make": "a lease that says nothing is taken over after two seconds: on one computer the "
+    "flock tells that nobody holds the repository",
     "merge._take_over": "the journal is there, so recovery gives the file its name again; until "
     "then what hangs on the child is refused with it and without it",
     "overlay.publish_overlay": "a report is saved or removed next in the same folder, which makes "

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,10 +21,8 @@ each_file_system = pytest.mark.parametrize("folder", ["ext4", "xfs"], indirect=T
 
 
 @pytest.fixture
-def folder(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Path]:
+def folder(as_root: None, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Path]:
     """A small file system: ext4, where a test asks for no other one."""
-    if os.geteuid() != 0:
-        pytest.skip("only root can mount a small file system")
     with storage(tmp_path / "small", getattr(request, "param", "ext4")) as small:
         yield small.folder
 

@@ -40,7 +40,7 @@ def device(folder: Path, share: float) -> Iterator[Path]:
 
 
 @pytest.fixture
-def storage(tmp_path: Path) -> Iterator[Path]:
+def storage(as_root: None, tmp_path: Path) -> Iterator[Path]:
     """A file system of 48 MiB."""
     folder = tmp_path / "small"
     folder.mkdir()
@@ -56,6 +56,7 @@ def back_up(loop: Path, folder: Path) -> capture.CaptureResult:
         return capture.run(capture.plan(repository, source), silent, CancelToken())
 
 
+@pytest.mark.usefixtures("as_root")
 @pytest.mark.parametrize("share", [0.0, 0.02, 0.5, 1.0])
 def test_the_guess_holds_what_the_device_holds(tmp_path, share):
     with device(tmp_path, share) as loop, open_source(loop) as source:

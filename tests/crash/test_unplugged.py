@@ -39,10 +39,8 @@ SIZE = 128 << 20
 
 
 @pytest.fixture(params=["ext4", "xfs"] if LONG else ["ext4"])
-def drive(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Storage]:
+def drive(as_root: None, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Storage]:
     """What the repository is on."""
-    if os.geteuid() != 0:
-        pytest.skip("only root can mount a file system")
     with storage(tmp_path / "drive", request.param, SIZE) as drive:
         yield drive
 

@@ -37,14 +37,14 @@ def folder(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def here(folder: Path, tmp_path: Path) -> Iterator[Path]:
+def here(as_root: None, folder: Path, tmp_path: Path) -> Iterator[Path]:
     """The storage as this computer sees it."""
     with mounted(folder, tmp_path / "here") as where:
         yield where
 
 
 @pytest.fixture
-def there(folder: Path, tmp_path: Path) -> Iterator[Path]:
+def there(as_root: None, folder: Path, tmp_path: Path) -> Iterator[Path]:
     """The storage as another computer sees it."""
     with mounted(folder, tmp_path / "there") as where:
         yield where
