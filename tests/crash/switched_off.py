@@ -212,6 +212,8 @@ NOT_NOTICED = {
     "flock tells that nobody holds the repository",
     "merge._take_over": "the journal is there, so recovery gives the file its name again; until "
     "then what hangs on the child is refused with it and without it",
+    "retarget._empty": "a report that is there again says nothing beside an overlay that it does "
+    "not name",
     "overlay.publish_overlay": "a report is saved or removed next in the same folder, which makes "
     "that durable; and it says nothing beside an overlay that it does not name",
 }
