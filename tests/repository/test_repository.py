@@ -392,3 +392,14 @@ def assert_only_sentences(lab: Lab) -> None:
             pytest.fail(f"no advice: {error}")
     for name in [n for n in os.listdir(lab.set_folder) if n.startswith("0004")]:
         (lab.set_folder / name).unlink()
+
+
+def test_a_set_that_is_gone_as_a_whole_is_not_called_damaged(lab):
+    """Its drive was pulled out: nothing is to be repaired."""
+    backup_set = lab.set
+    point = backup_set.points[-1]
+    lab.set_folder.rename(lab.folder / "elsewhere")
+    with pytest.raises(FileNotFoundError):
+        backup_set.open_chain(point)
+    with pytest.raises(FileNotFoundError):
+        backup_set.open_digests(point)

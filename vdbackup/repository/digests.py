@@ -160,6 +160,8 @@ class DigestFile:
         try:
             self._file = HostFile.open(path)
         except FileNotFoundError as error:
+            if not path.parent.exists():  # not this file alone: the storage is gone
+                raise
             raise RepositoryError(
                 f"{path.name} is missing.", "Run `vdbackup repair` to compute it again."
             ) from error

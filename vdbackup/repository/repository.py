@@ -129,6 +129,8 @@ class BackupSet:
     def check_layer(self, layer: RecoveryPoint, wanted: RecoveryPoint | None = None) -> None:
         """Raise Damaged if the layer is missing or has another length than when published.
 
+        FileNotFoundError where the whole set is gone.
+
         Args:
             layer: whose layer to look at.
             wanted: the point on whose behalf it is needed, for the sentence.
@@ -139,6 +141,8 @@ class BackupSet:
         try:
             size = path.stat().st_size
         except FileNotFoundError:
+            if not self.folder.exists():  # not this layer alone: the storage is gone
+                raise
             raise Damaged(
                 f"{path.name} of point {layer.sequence}{needs} is missing from {self.folder}.",
                 "Put the file back, or use a recovery point of another chain.",
