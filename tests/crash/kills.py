@@ -276,22 +276,23 @@ class Round:
         self._before = sequences(lab.repository)
         self._known: set[object] = set()  # files that were read and have not changed since
         self._moments = dict(enumerate(lab.moments.values(), 1))
-        self._left: frozenset[str] = frozenset()
-        """Files of layers that the kill left without their manifest: each keeps its number, so that
-        the command again takes the next one, backups say it, and `repair` makes a point of it."""
         self._skipped = 0
-        """How many layers those are."""
+        """New layers that the kill left without their manifest: each keeps its number, so that the
+        command again takes the next one, and `repair` makes a point of it."""
+        self._left: frozenset[str] = frozenset()
+        """Files that belong to such a layer after the repository was opened: backups say it."""
 
     def run(self, rng: random.Random) -> None:
         """Kill, and check; raises Wrong."""
         was_killed, changes = killed(self._work, self._lab, self._usual, rng, self._number % 5)
         self._count(was_killed, changes)
-        self._look_for_unlisted()
+        self._note_new_layers()
         step = "as it is"
         try:
             self._check_points(self._work.concerned)
             step = "opened"
             done(self._lab, self._work.opened_by)
+            self._note_what_is_left()
             self._check()
             step = "the command again"
             self._again()
@@ -319,14 +320,22 @@ class Round:
                 path.name == JOURNAL_NAME or path.name.endswith(PARTIAL) for path in left
             )
 
-    def _look_for_unlisted(self) -> None:
+    def _unlisted(self) -> list[Path]:
+        """Layers without a manifest."""
         folder, suffix = self._lab.set_folder, f".{self._lab.disk_format}"
         layers = [path for path in folder.glob("*" + suffix) if LAYER_NAME.match(path.name)]
-        unlisted = [layer for layer in layers if not layer.with_suffix(".json").exists()]
-        numbers = [layer.name.partition("-")[0] for layer in unlisted]
-        self._skipped = len(numbers)
+        return [layer for layer in layers if not layer.with_suffix(".json").exists()]
+
+    def _note_new_layers(self) -> None:
+        """Those of merges have old numbers, and are somebody's once the merge is finished."""
+        numbers = [int(layer.name.partition("-")[0]) for layer in self._unlisted()]
+        self._skipped = sum(number > max(self._moments) for number in numbers)
+
+    def _note_what_is_left(self) -> None:
+        numbers = [layer.name.partition("-")[0] for layer in self._unlisted()]
+        files = self._lab.set_folder.iterdir()
         self._left = frozenset(
-            path.name for number in numbers for path in folder.glob(number + "-*")
+            file.name for file in files if file.name.partition("-")[0] in numbers
         )  # fmt: skip
 
     # ------------------------------------------------------------------ what must hold
@@ -370,7 +379,8 @@ class Round:
                 name: [n + self._skipped if n > max(self._moments) else n for n in numbers]
                 for name, numbers in self._usual.after.items()
             }
-            assert sequences(self._lab.repository) == wanted
+            found = sequences(self._lab.repository)
+            assert found == wanted, f"{found}, and not {wanted}"
 
     def _back_up(self) -> None:
         lab = self._lab

@@ -219,8 +219,8 @@ def _unlisted(backup_set: BackupSet) -> tuple[str, ...]:
     if not names:
         return ()
     sentence = (
-        f"{', '.join(names)} in {backup_set.folder} belongs to no recovery point: a backup was cut "
-        "off right before its end, or a manifest is missing. `vdbackup repair` makes a point of it."
+        f"No recovery point has {', '.join(names)} in {backup_set.folder}: a backup was cut off "
+        "right before its end, or a manifest is missing. `vdbackup repair` makes a point of it."
     )
     return (sentence,)
 

@@ -143,9 +143,9 @@ class Catalogue(QObject):
             self._read[folder] = job.result
         else:  # cancelled: the window is closing
             return
-        sets = {each.path: each.backup_set.name for each in self._read[folder] if each.backup_set}
-        self._store.put(self._store.value.with_sets(folder, sets))
         self.changed.emit()
         cut_off = [e for e in self._read[folder] if e.backup_set and e.backup_set.journal]
         if opened_now and cut_off:
             self.interrupted.emit(folder)
+        sets = {each.path: each.backup_set.name for each in self._read[folder] if each.backup_set}
+        self._store.put(self._store.value.with_sets(folder, sets))
