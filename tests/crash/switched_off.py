@@ -200,7 +200,8 @@ MUTATIONS = [
         for name in FORMATS
     ),
     Mutation("a VHD's new link goes into the slot in use", _one_slot, "vhd"),
-    Mutation("a QCOW2's new parent goes where the old one's name is", _same_name_slot, "qcow2"),
+    Mutation("a QCOW2's new parent goes where the old one's name is", _same_name_slot, "qcow2",
+             tests=("tests/disks/test_power_cuts.py",)),
 ]  # fmt: skip
 
 
