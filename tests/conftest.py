@@ -80,7 +80,7 @@ def _nothing_left_behind(
         time.sleep(0.05)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def as_root() -> None:
     """For tests of real mounts and loop devices, which an ordinary user cannot make."""
     if os.geteuid() != 0:

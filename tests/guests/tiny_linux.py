@@ -55,10 +55,10 @@ for try in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20; do
   root=$(findfs LABEL=root) && break
   sleep 0.2
 done
-if mount -t ext4 "$root" /root; then
-  count=$(($(cat /root/bootcount) + 1))
-  echo $count > /root/bootcount
-  umount /root
+if mount -t ext4 "$root" /sysroot; then
+  count=$(($(cat /sysroot/bootcount) + 1))
+  echo $count > /sysroot/bootcount
+  umount /sysroot
   echo "VDBACKUP-BOOT-OK root=$root count=$count"
 else
   echo "VDBACKUP-BOOT-FAILED no root among: $(echo /sys/class/block/*)"
@@ -196,7 +196,10 @@ def _initramfs(system: Path) -> bytes:
     drivers = _drivers(system)
     archive = b"".join(
         [
-            *(_member(name, 0o040755) for name in ("bin", "dev", "drivers", "proc", "root", "sys")),
+            *(
+                _member(name, 0o040755)
+                for name in ("bin", "dev", "drivers", "proc", "sysroot", "sys")
+            ),
             _member("init", 0o100755, _INIT.encode()),
             _member("bin/busybox", 0o100755, (system / "bin" / "busybox").read_bytes()),
             *(_member(f"bin/{name}", 0o120777, b"busybox") for name in _COMMANDS),

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import io
 import json
-import os
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -56,10 +55,8 @@ def tool(name: str, *arguments: str) -> str:
 
 
 @pytest.fixture(scope="module")
-def group(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def group(as_root: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A disk of two physical volumes: root has two segments, and one volume lies in stripes."""
-    if os.geteuid() != 0:
-        pytest.skip("only root makes loop devices")
     image = tmp_path_factory.mktemp("lvm") / "disk.img"
     volumes.blank(image, 288 * MIB)
     script = "".join(f"start={at // 512}, size={length // 512}\n" for at, length in (FIRST, SECOND))
