@@ -19,8 +19,8 @@ from pathlib import Path
 import pytest
 
 from tests.backup.lab import Lab, noise
+from tests.oracles import qemu
 from tests.repository.computers import held
-from tests.repository.test_lock import opened_by_qemu
 from vdbackup.jobs import CancelToken, silent
 from vdbackup.recovery import verify
 
@@ -181,7 +181,7 @@ def test_a_merge_waits_for_the_virtual_machine_that_runs_from_its_points(
     backup_set = type(prepared.repository).open(repository).set("disk")
     overlay = backup_set.overlay_path(backup_set.points[sequence - 1])
     with started(name, prepared, repository, "--wait") as waiting:
-        with opened_by_qemu(overlay, "-r"):
+        with qemu.opened(overlay, "-r"):
             assert waiting.stderr is not None
             said = waiting.stderr.readline()
             with started("backup", prepared, repository) as backup:  # nothing is held meanwhile

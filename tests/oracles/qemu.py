@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +45,12 @@ def create(disk: Path, size: int, backing: str | None = None) -> None:
     subprocess.run(command, cwd=disk.parent, check=True, capture_output=True)
 
 
+def make(disk: Path, size: int, disk_format: str, *options: str) -> None:
+    """Make an empty disk in any format that QEMU has (its names: "vpc" is VHD)."""
+    command = ["qemu-img", "create", "-q", "-f", disk_format, *options, str(disk), str(size)]
+    subprocess.run(command, check=True, capture_output=True)
+
+
 def io(disk: Path, *commands: str, disk_format: str = "vmdk") -> str:
     """Run commands of qemu-io; raises CalledProcessError where one of them fails.
 
@@ -55,6 +63,34 @@ def io(disk: Path, *commands: str, disk_format: str = "vmdk") -> str:
             done.returncode or 1, "qemu-io", done.stdout, done.stderr
         )
     return done.stdout
+
+
+@contextmanager
+def opened(disk: Path, *options: str, disk_format: str = "vmdk") -> Iterator[Callable[[str], str]]:
+    """A QEMU process that has the disk and its parents open, as a virtual machine has.
+
+    Yields what runs one more command of qemu-io in it, and returns the first line that it says.
+    """
+    with subprocess.Popen(
+        ["qemu-io", "-f", disk_format, *options, str(disk)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        told, said = process.stdin, process.stdout
+
+        def run(command: str) -> str:
+            told.write(f"{command}\n")
+            told.flush()
+            return said.readline().removeprefix("qemu-io> ")
+
+        assert "iB" in run("length")
+        yield run
+        told.write("quit\n")
+        told.flush()
+        process.wait()
 
 
 def _run(*command: str) -> subprocess.CompletedProcess[str]:

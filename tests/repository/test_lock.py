@@ -134,26 +134,6 @@ def test_the_lock_says_nothing_any_more_when_it_is_free(repository):
 # --------------------------------------------------------------------------- used by a VM
 
 
-@contextmanager
-def opened_by_qemu(disk: Path, *options: str) -> Iterator[None]:
-    """A QEMU process that has the disk and its parents open, as a virtual machine has."""
-    with subprocess.Popen(
-        ["qemu-io", "-f", "vmdk", *options, str(disk)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    ) as process:
-        assert process.stdin is not None
-        assert process.stdout is not None
-        process.stdin.write("length\n")
-        process.stdin.flush()
-        assert "MiB" in process.stdout.readline()
-        yield
-        process.stdin.write("quit\n")
-        process.stdin.flush()
-        process.wait()
-
-
 @pytest.fixture
 def chain(tmp_path: Path) -> Lab:
     """1 <- 2 <- 3 <- 4 <- 5"""
@@ -170,7 +150,7 @@ def test_a_disk_that_qemu_has_open_is_seen_to_be(chain, options):
     used = [chain.layer(point) for point in chain.set.points[:3]]
     unused = [chain.layer(point) for point in chain.set.points[3:]]
     assert not any(used_by_vm(path) for path in used)
-    with opened_by_qemu(overlay, *options):
+    with qemu.opened(overlay, *options):
         assert all(used_by_vm(path) for path in used)
         assert not any(used_by_vm(path) for path in unused)
     assert not any(used_by_vm(path) for path in used)
@@ -180,7 +160,7 @@ def test_a_disk_that_qemu_has_open_is_seen_to_be(chain, options):
 def test_nothing_is_merged_that_a_virtual_machine_reads(chain, running):
     points = chain.set.points
     before = chain.files
-    with opened_by_qemu(chain.overlay(points[running]), "-r"), pytest.raises(BackupError) as error:
+    with qemu.opened(chain.overlay(points[running]), "-r"), pytest.raises(BackupError) as error:
         chain.merge(points[2])
     assert "virtual machine" in error.value.title
     assert error.value.advice
@@ -190,13 +170,13 @@ def test_nothing_is_merged_that_a_virtual_machine_reads(chain, running):
 
 def test_a_merge_behind_a_running_virtual_machine_is_done(chain):
     points = chain.set.points
-    with opened_by_qemu(chain.overlay(points[1]), "-r"):
+    with qemu.opened(chain.overlay(points[1]), "-r"):
         chain.merge(points[3])
     chain.check_all()
 
 
 def test_a_point_that_a_virtual_machine_runs_from_is_not_deleted(chain):
     point = chain.set.points[4]
-    with opened_by_qemu(chain.overlay(point)), pytest.raises(BackupError, match="running"):
+    with qemu.opened(chain.overlay(point)), pytest.raises(BackupError, match="running"):
         chain.delete(point)
     chain.delete(point)

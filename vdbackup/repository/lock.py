@@ -18,7 +18,6 @@ import errno
 import fcntl
 import logging
 import os
-import struct
 import threading
 import time
 from collections.abc import Iterator
@@ -26,6 +25,7 @@ from contextlib import contextmanager, nullcontext, suppress
 from functools import partial
 from pathlib import Path
 
+from vdbackup.disks import qemu_locks
 from vdbackup.errors import LockLost, RepositoryLocked
 from vdbackup.jobs import CancelToken
 from vdbackup.repository import lease
@@ -266,20 +266,8 @@ def stays_used_by_vm(path: Path) -> bool:
 
 
 def used_by_vm(path: Path) -> bool:
-    """Whether QEMU has the file open.
-
-    QEMU holds record locks on bytes from 100 on, one for each permission that it uses or denies
-    (block/file-posix.c, RAW_LOCK_PERM_BASE).
-    """
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        # struct flock: type, whence, start, length, pid; asked as if we wanted to write there
-        question = struct.pack("hhqqi4x", fcntl.F_WRLCK, os.SEEK_SET, 100, 200, 0)
-        answer = fcntl.fcntl(fd, fcntl.F_OFD_GETLK, question)
-    finally:
-        os.close(fd)
-    kind: int = struct.unpack("hhqqi4x", answer)[0]
-    return kind != fcntl.F_UNLCK
+    """Whether QEMU has the file open."""
+    return qemu_locks.is_open(path)
 
 
 def being_written(folder: Path) -> bool:
