@@ -1,0 +1,128 @@
+"""Who has a file open is seen, whatever program it is, and named."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.sources.ordinary_user import as_an_ordinary_user, open_folder
+from vdbackup.disks.holders import Holder, holders, named
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "0001-full.vhd"
+    path.write_bytes(bytes(1 << 20))
+    return path
+
+
+@contextmanager
+def opened(path: Path, mode: str = "<", program: str = "cat") -> Iterator[subprocess.Popen[str]]:
+    """A process that has the file open, and takes no lock."""
+    command = ["sh", "-c", f'exec 7{mode}"$0"; exec "$1"', str(path), program]
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdin.write("open\n")
+        process.stdin.flush()
+        assert process.stdout.readline() == "open\n"  # the shell has become `cat`
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+@contextmanager
+def on_loop(path: Path) -> Iterator[str]:
+    made = subprocess.run(
+        ["losetup", "--find", "--show", "--read-only", str(path)],
+        check=True, capture_output=True, text=True,
+    )  # fmt: skip
+    try:
+        yield made.stdout.strip()
+    finally:
+        subprocess.run(["losetup", "--detach", made.stdout.strip()], check=True)
+
+
+@pytest.mark.parametrize(("mode", "writes"), [("<", False), (">>", True), ("<>", True)])
+def test_a_program_that_takes_no_lock_is_named_with_its_number_and_user(file, mode, writes):
+    with opened(file, mode) as process:
+        assert holders([file]) == [Holder(file, "cat", process.pid, "root", writes)]
+        assert str(holders([file])[0]) == f"cat (process {process.pid} of root)"
+    assert holders([file]) == []
+
+
+def test_a_loop_device_is_seen_though_no_process_has_the_file_open(file):
+    with on_loop(file) as device:
+        assert holders([file]) == [Holder(file, device, None, "", False)]
+        assert named(holders([file])) == f"the loop device {device}"
+
+
+def test_qemu_is_seen_also_where_its_locks_are_switched_off(file):
+    image = f"driver=raw,file.driver=file,file.locking=off,file.filename={file}"
+    with subprocess.Popen(
+        ["qemu-io", "-r", "--image-opts", image],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+    ) as process:  # fmt: skip
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdin.write("length\n")
+        process.stdin.flush()
+        assert "MiB" in process.stdout.readline()
+        assert [each.program for each in holders([file])] == ["qemu-io"]
+        process.stdin.close()
+
+
+def test_what_this_process_has_open_does_not_count(file):
+    with file.open("rb"):
+        assert holders([file]) == []
+
+
+def test_a_file_is_known_by_its_inode_and_not_by_its_name(file, tmp_path):
+    link = tmp_path / "link"
+    link.hardlink_to(file)
+    other = tmp_path / "elsewhere" / file.name
+    other.parent.mkdir()
+    other.write_bytes(b"")
+    with opened(link) as process:
+        assert [each.pid for each in holders([file])] == [process.pid]
+        assert holders([other]) == []
+    with opened(file):
+        renamed = file.rename(tmp_path / "0002-full.vhd")
+        assert len(holders([renamed])) == 1
+
+
+def test_all_files_are_looked_for_in_one_pass_and_each_program_is_named_once(tmp_path, file):
+    other = tmp_path / "0002-incremental.vhd"
+    other.write_bytes(b"")
+    missing = tmp_path / "missing"
+    with opened(file) as one, opened(other) as two, opened(other) as three:
+        found = holders([file, other, missing])
+        assert {(each.path, each.pid) for each in found} == {
+            (file, one.pid), (other, two.pid), (other, three.pid),
+        }  # fmt: skip
+        assert named(found).count("cat (process") == 3
+        assert " and cat (process" in named(found)
+
+
+def test_a_user_sees_their_own_programs_and_no_error_of_others():
+    with open_folder() as folder:
+        file = folder / "0001-full.vhd"
+        file.write_bytes(b"")
+        with opened(file) as process:
+            with as_an_ordinary_user():
+                assert holders([file]) == []
+            assert [each.pid for each in holders([file])] == [process.pid]
+
+
+def test_a_name_that_steers_a_terminal_is_shown_and_not_obeyed(file, tmp_path):
+    program = tmp_path / "a\x1b[31m"
+    program.symlink_to("/bin/cat")
+    with opened(file, program=str(program)):
+        assert [each.program for each in holders([file])] == ["a?[31m"]
