@@ -9,11 +9,12 @@ import os
 import random
 import subprocess
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
+from tests.sources.loops import loop, mounted, run
 from vdbackup.backup import capture
 from vdbackup.errors import BackupError, SourceError
 from vdbackup.jobs import CancelToken, silent
@@ -23,31 +24,6 @@ from vdbackup.sources.source import open_source
 
 MIB = 1 << 20
 ROOT = os.geteuid() == 0
-
-
-def run(*command: str | Path) -> str:
-    return subprocess.run(
-        [str(part) for part in command], check=True, capture_output=True, text=True
-    ).stdout.strip()
-
-
-@contextmanager
-def loop(image: Path, *options: str) -> Iterator[Path]:
-    device = run("losetup", "--find", "--show", *options, image)
-    try:
-        yield Path(device)
-    finally:
-        run("losetup", "--detach", device)
-
-
-@contextmanager
-def mounted(device: Path | str, folder: Path, *options: str) -> Iterator[Path]:
-    folder.mkdir(exist_ok=True)
-    run("mount", *options, device, folder)
-    try:
-        yield folder
-    finally:
-        run("umount", folder)
 
 
 @pytest.fixture

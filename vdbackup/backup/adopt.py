@@ -108,11 +108,21 @@ def run(plan: AdoptPlan, report: Report, cancel: CancelToken) -> BackupSet:
                 point = _Adoption(draft.set, source.chain, number, report, cancel).point()
                 draft.add(point)
             cancel.check()
+            _check_unchanged(source)
             draft.publish()
         except BaseException:
             draft.discard()
             raise
         return plan.repository.set(plan.set_name)
+
+
+def _check_unchanged(source: Source) -> None:
+    """Raise SourceError where the chain may not be what it was when it was opened."""
+    for sentence in source.trouble():
+        raise SourceError(
+            f"{sentence} It was not adopted.",
+            "Let the program that uses it end, then adopt it; or back it up as it is.",
+        )
 
 
 class _Adoption:

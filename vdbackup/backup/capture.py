@@ -195,7 +195,7 @@ def run(plan: CapturePlan, report: Report, cancel: CancelToken) -> CaptureResult
         if choice.kind != plan.kind:  # the repository changed since the plan was shown
             raise BackupError(f"{plan.set_name} has changed meanwhile.", "Start the backup again.")
         source.check_present()
-        warnings = source.trouble()
+        warnings: tuple[str, ...] = ()
         if plan.note and (plan.damaged or plan.asked not in (AUTO, plan.kind.value)):
             warnings += (plan.note,)
         unlisted = _unlisted(backup_set)
@@ -241,7 +241,7 @@ def _captured(
             keep_changes(draft, state, ranges, salvage.readinto, "Capture", report, cancel)
         cancel.check()
         unreadable = salvage.unreadable()
-        warnings += tuple(w for w in source.trouble() if w not in warnings)
+        warnings = (*source.trouble(), *warnings)
         if unreadable:
             warnings += (unreadable_warning(unreadable),)
         return draft.publish(warnings, unreadable=unreadable)

@@ -80,6 +80,10 @@ class VirtualDisk(Protocol):
     def info(self) -> DiskInfo:
         """The disk's facts."""
 
+    @property
+    def host_files(self) -> tuple[HostFile, ...]:
+        """The open files that it is read from."""
+
     def block_map(self) -> BlockMap:
         """Where the disk's own blocks lie, as of the last flush; data are in layer 0."""
 

@@ -1,14 +1,20 @@
-"""The file that a disk lies in: whole reads and writes, large ones past the page cache."""
+"""The file that a disk lies in: whole reads and writes, large writes past the page cache.
+
+A block device is read past it, too: see `device_reads`.
+"""
 
 from __future__ import annotations
 
 import errno
 import fcntl
 import os
+import stat
 import struct
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
+from vdbackup.disks.device_reads import DeviceReads
 from vdbackup.errors import DiskFormatError
 
 DIRECT_FROM = 512 << 10
@@ -30,6 +36,20 @@ _ALIGNMENT = 4096
 """What O_DIRECT wants of addresses, offsets and lengths (logical blocks are 512 or 4096 bytes)."""
 
 
+@dataclass(frozen=True)
+class _Stamp:
+    """What changes with whatever is written to a file: by `ctime` also what sets `mtime` back."""
+
+    size: int
+    mtime: int
+    ctime: int
+
+    @classmethod
+    def of(cls, fd: int) -> Self:
+        now = os.fstat(fd)
+        return cls(now.st_size, now.st_mtime_ns, now.st_ctime_ns)
+
+
 class HostFile:
     """An open file or block device. All methods may be called from several threads at once."""
 
@@ -37,12 +57,21 @@ class HostFile:
         self.path = path
         self._fd = fd
         self._direct_fd = direct_fd
+        self._device: DeviceReads | None = None
+        self._opened = _Stamp.of(fd)
 
     @classmethod
     def open(cls, path: Path, writable: bool = False) -> Self:
         """Open an existing file; raises OSError."""
         fd = os.open(path, (os.O_RDWR if writable else os.O_RDONLY) | os.O_CLOEXEC)
-        return cls(path, fd, _open_direct(path) if writable else None)
+        file = cls(path, fd, _open_direct(path) if writable else None)
+        try:
+            if stat.S_ISBLK(os.fstat(fd).st_mode):
+                file._device = DeviceReads(path)
+        except BaseException:
+            file.close()
+            raise
+        return file
 
     @classmethod
     def create(cls, path: Path) -> Self:
@@ -55,23 +84,39 @@ class HostFile:
         """Of the file or device, in bytes."""
         return os.lseek(self._fd, 0, os.SEEK_END)
 
+    @property
+    def was_changed(self) -> bool:
+        """Whether anybody has written to the file since it was opened here; no device tells."""
+        return _Stamp.of(self._fd) != self._opened
+
     def readinto(self, offset: int, view: memoryview) -> None:
         """Fill `view` from byte `offset` on; raises DiskFormatError if the file ends before."""
         done = 0
         while done < len(view):
-            got = os.preadv(self._fd, [view[done:]], offset + done)
+            got = self._read_some(offset + done, view[done:])
             if got == 0:
                 problem = "the file is shorter than its tables say"
                 raise DiskFormatError(self.path, offset + done, problem)
             done += got
 
+    def _read_some(self, offset: int, view: memoryview) -> int:
+        if self._device is not None:
+            return self._device.readinto(offset, view)
+        return os.preadv(self._fd, [view], offset)
+
     def expect(self, offset: int, length: int) -> None:
         """Let the storage fetch what will be read soon, while other things are done."""
+        if self._device is not None:
+            return  # it would fetch it into the page cache, which is not read
         os.posix_fadvise(self._fd, offset, length, os.POSIX_FADV_WILLNEED)
 
     def read(self, offset: int, length: int) -> bytes:
         """At most `length` bytes: fewer at the end of the file."""
-        return os.pread(self._fd, length, offset)
+        if self._device is None:
+            return os.pread(self._fd, length, offset)
+        data = bytearray(max(0, min(length, self.size - offset)))
+        self.readinto(offset, memoryview(data))
+        return bytes(data)
 
     def write(self, offset: int, view: memoryview) -> None:
         """Write all of `view` from byte `offset` on."""
@@ -135,9 +180,11 @@ class HostFile:
         """Close the file, if it is not closed yet; what was not synced is not durable."""
         if self._direct_fd is not None:
             os.close(self._direct_fd)
+        if self._device is not None:
+            self._device.close()
         if self._fd >= 0:
             os.close(self._fd)
-        self._fd, self._direct_fd = -1, None
+        self._fd, self._direct_fd, self._device = -1, None, None
 
 
 def can_clone(source: Path) -> bool:

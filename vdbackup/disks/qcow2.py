@@ -168,6 +168,11 @@ class Qcow2Disk:
         """The disk's facts; ids are those of our extension, None and "" without it."""
         return self._info
 
+    @property
+    def host_files(self) -> tuple[HostFile, ...]:
+        """The file."""
+        return (self._file,)
+
     def block_map(self) -> BlockMap:
         """The disk's own clusters; raises DiskFormatError where a table names what is not there."""
         # without a parent there is nothing to fall through to: what is not here reads as zeros

@@ -39,6 +39,11 @@ class RawDisk:
         file.grow(virtual_size)
         return cls(file)
 
+    @property
+    def host_files(self) -> tuple[HostFile, ...]:
+        """The file."""
+        return (self._file,)
+
     def block_map(self) -> BlockMap:
         """Holes of the image read as zeros and are never read."""
         segments = np.array(self._file.data_segments(0, self._stored), np.int64).reshape(-1, 2)

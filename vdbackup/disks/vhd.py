@@ -151,6 +151,11 @@ class VhdDisk:
         parent_id = uuid_text(self._header.parent_id)
         return ParentRef(parent_id, "", paths[0] if paths else "", tuple(paths[1:]))
 
+    @property
+    def host_files(self) -> tuple[HostFile, ...]:
+        """The file."""
+        return (self._file,)
+
     def block_map(self) -> BlockMap:
         """The disk's own sectors; raises DiskFormatError where a table names what is not there."""
         blocks, places = self._stored_blocks()

@@ -32,6 +32,11 @@ class FixedVhdDisk:
             "vhd", footer.current_size, SECTOR, SECTOR, footer.disk_id, footer.content_id, None
         )
 
+    @property
+    def host_files(self) -> tuple[HostFile, ...]:
+        """The file."""
+        return (self._file,)
+
     def block_map(self) -> BlockMap:
         """Holes of the file read as zeros and are never read."""
         size = self.info.virtual_size

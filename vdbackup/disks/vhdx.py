@@ -164,6 +164,11 @@ class VhdxDisk:
             str(self._metadata.disk_id), str(self._header.data_write_guid), self._metadata.parent,
         )  # fmt: skip
 
+    @property
+    def host_files(self) -> tuple[HostFile, ...]:
+        """The file."""
+        return (self._file,)
+
     def block_map(self) -> BlockMap:
         """The disk's own blocks; raises DiskFormatError where a table names what is not there."""
         return self._table().block_map()

@@ -156,6 +156,11 @@ class VmdkDisk:
             own.parent,
         )  # fmt: skip
 
+    @property
+    def host_files(self) -> tuple[HostFile, ...]:
+        """The file."""
+        return (self._file,)
+
     def block_map(self) -> BlockMap:
         """The disk's own grains; raises DiskFormatError where a table names what is not there."""
         # without a parent there is nothing to fall through to: what is not here reads as zeros

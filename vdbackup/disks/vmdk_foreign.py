@@ -66,6 +66,11 @@ class ForeignVmdk:
             descriptor.cid, descriptor.parent,
         )  # fmt: skip
 
+    @property
+    def host_files(self) -> tuple[HostFile, ...]:
+        """The descriptor's file, then those of the extents."""
+        return (self._file, *self._extents.files)
+
     def block_map(self) -> BlockMap:
         """The disk's own stretches; a host is a place in one of several files, see `read_host`."""
         return self._map
@@ -188,6 +193,11 @@ class _Extents:
 
     def _refusal(self, problem: str) -> DiskFormatError:
         return DiskFormatError(self._descriptor.path, 0, problem)
+
+    @property
+    def files(self) -> tuple[HostFile, ...]:
+        """All files but the descriptor's."""
+        return tuple(self._files.values())
 
     def close_others(self) -> None:
         """Close all files but the descriptor's."""

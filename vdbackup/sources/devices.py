@@ -12,7 +12,7 @@ from typing import Any
 
 from vdbackup.errors import SourceError
 
-_SYS_BLOCK = Path("/sys/dev/block")
+SYS_BLOCK = Path("/sys/dev/block")
 _MOUNTS = Path("/proc/self/mountinfo")
 _LSBLK_COLUMNS = "PATH,SIZE,TYPE,MODEL,MOUNTPOINTS,FSTYPE,LABEL,WWN,SERIAL,PARTUUID,PTUUID,UUID"
 
@@ -86,12 +86,32 @@ def device_id(path: Path) -> str:
 
 def mounts_of(path: Path) -> tuple[str, ...]:
     """Where a device, its partitions, or what is built on them (LVM, RAID, loop) is mounted."""
-    numbers = _numbers_on(path)
+    numbers = numbers_on(path)
     return tuple(
-        where
-        for number, where, device in _mounts()
-        if number in numbers or _rdev(device) in numbers
+        mount.where
+        for mount in _mounts()
+        if mount.number in numbers or _rdev(mount.device) in numbers
     )
+
+
+def is_mounted_writable(path: Path) -> bool:
+    """Whether one of the file systems that are mounted from it may be written to."""
+    numbers = numbers_on(path)
+    return any(
+        not mount.read_only
+        for mount in _mounts()
+        if mount.number in numbers or _rdev(mount.device) in numbers
+    )
+
+
+def device_of(number: str) -> Path | None:
+    """The node of the device with that number ("8:1"); None where there is none."""
+    try:
+        facts = (SYS_BLOCK / number / "uevent").read_text()
+    except OSError:
+        return None
+    name = next((line[8:] for line in facts.splitlines() if line.startswith("DEVNAME=")), None)
+    return Path("/dev") / name if name else None
 
 
 def lies_on(folder: Path, path: Path) -> bool:
@@ -99,23 +119,41 @@ def lies_on(folder: Path, path: Path) -> bool:
     folder = folder.resolve()
     while not folder.exists():
         folder = folder.parent
-    numbers = _numbers_on(path)
+    numbers = numbers_on(path)
     here = folder.stat().st_dev
     if f"{os.major(here)}:{os.minor(here)}" in numbers:
         return True
     # Btrfs gives each subvolume a number of its own: ask for the device that is mounted there
-    under = [m for m in _mounts() if folder.is_relative_to(m[1])]
-    nearest = max(under, key=lambda mount: len(mount[1]), default=None)
-    return nearest is not None and _rdev(nearest[2]) in numbers
+    under = [mount for mount in _mounts() if folder.is_relative_to(mount.where)]
+    nearest = max(under, key=lambda mount: len(mount.where), default=None)
+    return nearest is not None and _rdev(nearest.device) in numbers
 
 
-def _mounts() -> list[tuple[str, str, str]]:
-    """(device number, mount point, device) of every mount, from proc(5)."""
+@dataclass(frozen=True)
+class _Mount:
+    """One line of proc(5), mountinfo.
+
+    Attributes:
+        number: of the device, "8:1".
+        where: the mount point.
+        device: its path, or whatever else the file system calls its source.
+        read_only: whether the file system itself is; one mount of it may be that alone.
+    """
+
+    number: str
+    where: str
+    device: str
+    read_only: bool
+
+
+def _mounts() -> list[_Mount]:
     mounts = []
     for line in _MOUNTS.read_bytes().rstrip(b"\n").split(b"\n"):
         left, _, right = line.partition(b" - ")
         fields = left.split(b" ")
-        mounts.append((fields[2].decode(), _name(fields[4]), _name(right.split(b" ")[1])))
+        _, device, options = right.split(b" ")[:3]
+        read_only = b"ro" in options.split(b",")
+        mounts.append(_Mount(fields[2].decode(), _name(fields[4]), _name(device), read_only))
     return mounts
 
 
@@ -132,7 +170,7 @@ def _rdev(device: str) -> str | None:
     return f"{os.major(number)}:{os.minor(number)}"
 
 
-def _numbers_on(path: Path) -> set[str]:
+def numbers_on(path: Path) -> set[str]:
     """Device numbers ("8:1") of everything that is stored on a device or image."""
     if path.is_block_device():
         number = _rdev(str(path))
@@ -143,7 +181,7 @@ def _numbers_on(path: Path) -> set[str]:
     while start:
         number = start.pop()
         found.add(number)
-        start |= _numbers_above(_SYS_BLOCK / number) - found
+        start |= _numbers_above(SYS_BLOCK / number) - found
     return found
 
 

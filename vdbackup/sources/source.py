@@ -3,26 +3,26 @@
 from __future__ import annotations
 
 import errno
-import fcntl
 import grp
 import os
 import pwd
 import stat
-import struct
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 from vdbackup.disks.chain import Chain
+from vdbackup.disks.device_reads import sector_size_of
 from vdbackup.disks.disk import SECTOR
 from vdbackup.disks.extents import Ranges
 from vdbackup.disks.formats import probe
+from vdbackup.disks.host_file import HostFile
 from vdbackup.errors import DiskFormatError, SourceError, Unreadable
+from vdbackup.sources.changes import Changes
 from vdbackup.sources.devices import device_id, mounts_of
+from vdbackup.sources.writeback import write_out
 
-_BLKSSZGET = 0x1268
-"""ioctl: logical sector size of a block device (linux/fs.h)."""
 _RAW_SUFFIXES = {".img", ".raw", ".dd", ".bin", ".iso"}
 """Named so, a file is raw whatever its first bytes say: those are the guest's to choose."""
 _UNREADABLE = {errno.EIO, errno.ENODATA, errno.EREMOTEIO, errno.EILSEQ}
@@ -38,7 +38,7 @@ class Source:
         path: the image or device.
         size: in bytes, whole sectors.
         sector_size: that the disk itself has, in bytes.
-        mounted: where it is mounted, if it is: then files may change while they are read.
+        mounted: where it is mounted, if it is.
         chain: the disk with its parents.
     """
 
@@ -50,13 +50,17 @@ class Source:
         self.sector_size = sector_size
         self.mounted = mounts_of(path)
         self.chain = chain
-        self._modified = path.stat().st_mtime_ns
+        self._changes = Changes(self.path, self._host_files)
         self._lengths = {file: _length(file) for file in self.files}
 
     @property
     def files(self) -> tuple[Path, ...]:
-        """The files that the source is read from: the image and its parents, or the device."""
-        return tuple(layer.path for layer in self.chain.layers)
+        """What the source is read from: the image, its extents and its parents, or the device."""
+        return tuple(file.path for file in self._host_files)
+
+    @property
+    def _host_files(self) -> list[HostFile]:
+        return [file for layer in self.chain.layers for file in layer.host_files]
 
     def data_ranges(self) -> Ranges:
         """What may hold anything but zeros; holes of an image are left out."""
@@ -97,20 +101,7 @@ class Source:
 
     def trouble(self) -> tuple[str, ...]:
         """What the user must know of the copy that was just read, a sentence each."""
-        sentences = []
-        if self.mounted:
-            sentences.append(
-                f"{self.path} was in use (mounted at {', '.join(self.mounted)}): files that were "
-                "written during the capture may be incomplete in this point."
-            )
-        elif (
-            stat.S_ISREG(self.path.stat().st_mode)
-            and self.path.stat().st_mtime_ns != self._modified
-        ):
-            sentences.append(
-                f"{self.path} was written to during the capture: this point may mix old and new."
-            )
-        return tuple(sentences)
+        return self._changes.sentences()
 
     def __enter__(self) -> Self:
         return self
@@ -145,6 +136,7 @@ def open_source(path: Path, parents_in: Sequence[Path] = ()) -> Source:
                 f"{path} is neither a file nor a block device.",
                 "Give a disk image or a block device.",
             )
+        write_out(path)
         return _open_device(path) if stat.S_ISBLK(mode) else _open_image(path, parents_in)
     except FileNotFoundError:
         raise SourceError(
@@ -174,9 +166,9 @@ def _open_device(path: Path) -> Source:
     chain = Chain.open(path, "raw")
     try:
         _check_size(path, chain.size)
-        with open(path, "rb") as device:
-            raw = fcntl.ioctl(device, _BLKSSZGET, bytes(4))
-        return Source(device_id(path), path, chain, struct.unpack("i", raw)[0])
+        with open(path, "rb", buffering=0) as device:
+            sector_size = sector_size_of(device.fileno())
+        return Source(device_id(path), path, chain, sector_size)
     except BaseException:
         chain.close()
         raise
@@ -184,7 +176,7 @@ def _open_device(path: Path) -> Source:
 
 def _length(path: Path) -> int:
     """Of an image or a device, in bytes; a device that was unplugged has none, or none left."""
-    with open(path, "rb") as file:
+    with open(path, "rb", buffering=0) as file:
         return file.seek(0, os.SEEK_END)
 
 

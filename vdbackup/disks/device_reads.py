@@ -1,0 +1,71 @@
+"""Reading a block device past its page cache, as its storage holds it now.
+
+A mounted file system writes its files' data by requests of its own, which neither use nor drop the
+pages that were cached of the device itself: those grow old as long as anybody has the device open.
+Reading with O_DIRECT asks the storage, after what was written through the device's own cache; what
+is cached stays as it is, and nothing is added (block/fops.c, blkdev_read_iter).
+"""
+
+from __future__ import annotations
+
+import fcntl
+import mmap
+import os
+import struct
+from pathlib import Path
+
+import numpy as np
+
+_BLKSSZGET = 0x1268
+"""ioctl: logical sector size of a block device (linux/fs.h)."""
+_BOUNCED = 1 << 20
+"""Bytes at most that go through a buffer of our own at once."""
+
+
+class DeviceReads:
+    """A block device, open for reading alone. Methods may be called from several threads at once.
+
+    Attributes:
+        sector_size: logical, in bytes: what places and lengths are multiples of on the way there.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Raises OSError."""
+        self._fd = os.open(path, os.O_RDONLY | os.O_DIRECT | os.O_CLOEXEC)
+        try:
+            self.sector_size = sector_size_of(self._fd)
+        except BaseException:
+            self.close()
+            raise
+
+    def readinto(self, offset: int, view: memoryview) -> int:
+        """Fill some of `view` from byte `offset` on, any place; how many bytes, 0 at the end."""
+        whole = len(view) // self.sector_size * self.sector_size
+        # pages: no device wants more of an address than that
+        if offset % self.sector_size == 0 and whole and _address(view) % mmap.PAGESIZE == 0:
+            return os.preadv(self._fd, [view[:whole]], offset)
+        return self._bounced(offset, view)
+
+    def _bounced(self, offset: int, view: memoryview) -> int:
+        """The same through a buffer that lies as the device wants it."""
+        start = offset // self.sector_size * self.sector_size
+        wanted = min(offset - start + len(view), _BOUNCED)
+        buffer = mmap.mmap(-1, -(-wanted // self.sector_size) * self.sector_size)
+        got = os.preadv(self._fd, [buffer], start)
+        done = max(0, min(got, wanted) - (offset - start))
+        view[:done] = memoryview(buffer)[offset - start : offset - start + done]
+        return done
+
+    def close(self) -> None:
+        """Close the device."""
+        os.close(self._fd)
+
+
+def sector_size_of(fd: int) -> int:
+    """Of an open block device: its logical sectors, in bytes; raises OSError."""
+    size: int = struct.unpack("i", fcntl.ioctl(fd, _BLKSSZGET, bytes(4)))[0]
+    return size
+
+
+def _address(view: memoryview) -> int:
+    return int(np.frombuffer(view, np.uint8).__array_interface__["data"][0])

@@ -1,0 +1,118 @@
+"""Whether a source stayed as it was while it was read, and who may have more of it in memory.
+
+What a point holds is the source as it was at one moment; where that cannot be, the point says so.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+from vdbackup.disks import qemu_locks
+from vdbackup.disks.holders import Holder, holders, named
+from vdbackup.disks.host_file import HostFile
+from vdbackup.jobs import readable_size
+from vdbackup.sources.device_writes import DeviceWrites
+from vdbackup.sources.devices import is_mounted_writable, mounts_of
+from vdbackup.sources.writeback import write_out_caches
+
+log = logging.getLogger(__name__)
+
+_MOST_NAMED = 5
+"""Files of a chain that a sentence names."""
+
+
+class Changes:
+    """Looks after what a source is read from, beginning now.
+
+    Args:
+        path: the device or image.
+        files: what it is read from, open; their state is that of when they were opened.
+    """
+
+    def __init__(self, path: Path, files: Sequence[HostFile]) -> None:
+        self._path, self._files = path, tuple(files)
+        self._mounts = mounts_of(path)
+        self._writable = bool(self._mounts) and is_mounted_writable(path)
+        self._writes = DeviceWrites(path) if path.is_block_device() else None
+        self._writers = self._who_may_write()
+
+    def sentences(self) -> tuple[str, ...]:
+        """What the user must know of what was read until now, a sentence each."""
+        changed = self._of_device(self._writes) if self._writes else self._of_files()
+        said = (changed, *self._writers, *self._who_may_write())
+        return tuple(dict.fromkeys(filter(None, said)))
+
+    def _of_device(self, writes: DeviceWrites) -> str:
+        write_out_caches(self._path)  # what was written to the device's own cache counts from here
+        written = writes.since()
+        if self._mounts:
+            return self._of_mounted(written)
+        if written is None:
+            return (
+                f"Whether {self._path} was written to during the capture cannot be told: the "
+                "kernel does not count it."
+            )
+        if not written:
+            return ""
+        return (
+            f"{self._path} was written to during the capture ({readable_size(written)}): this "
+            "point may mix old and new."
+        )
+
+    def _of_mounted(self, written: int | None) -> str:
+        """What is said of a file system in use; None where it is not known how much it wrote."""
+        used = f"{self._path} was in use (mounted at {', '.join(self._mounts)})"
+        if written == 0:
+            if not self._writable:
+                return ""
+            return (
+                f"{used}, but nothing was written to it during the capture: this point is what a "
+                "power cut would have left."
+            )
+        amount = f", and written to ({readable_size(written)})" if written else ""
+        return (
+            f"{used}{amount}: files that were written during the capture may be incomplete in this "
+            "point."
+        )
+
+    def _of_files(self) -> str:
+        changed = [str(file.path) for file in self._files if file.was_changed]
+        if self._mounts:
+            return self._of_mounted(None if changed else 0)
+        if not changed:
+            return ""
+        more = len(changed) - _MOST_NAMED
+        names = ", ".join(changed[:_MOST_NAMED]) + (f" and {more} more" if more > 0 else "")
+        was = "was" if len(changed) == 1 else "were"
+        return f"{names} {was} written to during the capture: this point may mix old and new."
+
+    def _who_may_write(self) -> tuple[str, ...]:
+        """A sentence for each file that another program has open for writing."""
+        paths = [file.path for file in self._files]
+        writers = [holder for holder in holders(paths) if holder.writes]
+        if self._mounts:  # through a loop device, of which its mount tells more
+            writers = [holder for holder in writers if holder.pid is not None]
+        return tuple(
+            sentence for path in paths if (sentence := _open_for_writing(path, writers)) is not None
+        )
+
+
+def _open_for_writing(path: Path, writers: Sequence[Holder]) -> str | None:
+    mine = [holder for holder in writers if holder.path == path]
+    if not mine and not _is_locked(path):
+        return None
+    who = named(mine) if mine else "a virtual machine"  # another user's
+    return (
+        f"{path} is open for writing in {who}: what that has not written to the file yet is "
+        "missing in this point, and old and new may be mixed."
+    )
+
+
+def _is_locked(path: Path) -> bool:
+    try:
+        return qemu_locks.is_open_for_writing(path)
+    except OSError as error:  # it has just gone: that is said where it is read
+        log.debug("%s cannot be asked for locks: %s", path, error)
+        return False
