@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
+from tests.disks.opened import on_loop, opened
 from tests.sources.ordinary_user import as_an_ordinary_user, open_folder
 from vdbackup.disks.holders import Holder, holders, named
 
@@ -18,36 +17,6 @@ def file(tmp_path: Path) -> Path:
     path = tmp_path / "0001-full.vhd"
     path.write_bytes(bytes(1 << 20))
     return path
-
-
-@contextmanager
-def opened(path: Path, mode: str = "<", program: str = "cat") -> Iterator[subprocess.Popen[str]]:
-    """A process that has the file open, and takes no lock."""
-    command = ["sh", "-c", f'exec 7{mode}"$0"; exec "$1"', str(path), program]
-    with subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    ) as process:
-        assert process.stdin is not None
-        assert process.stdout is not None
-        process.stdin.write("open\n")
-        process.stdin.flush()
-        assert process.stdout.readline() == "open\n"  # the shell has become `cat`
-        try:
-            yield process
-        finally:
-            process.kill()
-
-
-@contextmanager
-def on_loop(path: Path) -> Iterator[str]:
-    made = subprocess.run(
-        ["losetup", "--find", "--show", "--read-only", str(path)],
-        check=True, capture_output=True, text=True,
-    )  # fmt: skip
-    try:
-        yield made.stdout.strip()
-    finally:
-        subprocess.run(["losetup", "--detach", made.stdout.strip()], check=True)
 
 
 @pytest.mark.parametrize(("mode", "writes"), [("<", False), (">>", True), ("<>", True)])

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from tests.backup.lab import Lab
+from tests.disks.opened import opened
 from tests.guests import boot_sector
 from vdbackup.backup import promote
 from vdbackup.errors import PointInUse, RecoveryError, RepositoryError, VdbackupError
@@ -447,3 +448,47 @@ def test_a_folder_that_is_taken_is_not_taken_again(saved: SavedSession) -> None:
     with SessionFolder.reopen(saved.folder), pytest.raises(RecoveryError, match="in use"):
         SessionFolder.reopen(saved.folder)
     SessionFolder.reopen(saved.folder).close()
+
+
+# ------------------------------------------------------------ discarded from a list that is stale
+
+
+def test_a_session_that_was_reopened_since_it_was_listed_is_not_discarded(
+    saved: SavedSession,
+) -> None:
+    with SessionFolder.reopen(saved.folder):
+        assert not saved.owned  # as the list has it
+        with pytest.raises(RecoveryError, match="belongs to a program that is running"):
+            saved.discard()
+        assert saved.disk.exists()
+    saved.discard()
+    assert not saved.folder.exists()
+
+
+def test_what_was_written_since_it_was_listed_is_not_discarded_unseen(
+    saved: SavedSession, folder: Path
+) -> None:
+    with SessionFolder.reopen(saved.folder) as again:
+        again.record(os.getpid())
+        again.keep()
+    with pytest.raises(RecoveryError, match="opened again since it was listed"):
+        saved.discard()
+    (fresh,) = saved_sessions(folder)
+    fresh.discard()
+
+
+def test_a_session_whose_disk_another_program_has_open_is_not_discarded(
+    saved: SavedSession,
+) -> None:
+    with opened(saved.disk) as program:
+        with pytest.raises(RecoveryError, match=rf"cat \(process {program.pid} of "):
+            saved.discard()
+        assert saved.disk.exists()
+    saved.discard()
+    assert not saved.folder.exists()
+
+
+def test_a_session_that_somebody_else_has_discarded_is_gone(saved: SavedSession) -> None:
+    saved.discard()
+    saved.discard()
+    assert not saved.folder.exists()

@@ -33,6 +33,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, Self
 
+from vdbackup.disks.holders import holders, named
 from vdbackup.errors import RecoveryError
 from vdbackup.recovery import composition
 from vdbackup.recovery.session_record import Origin, SessionRecord
@@ -273,17 +274,50 @@ class SavedSession:
             SessionFolder.reopen(self.folder).keep()
 
     def discard(self) -> None:
-        """End its QEMU if that still runs, and delete the folder; raises RecoveryError."""
-        if self.owned:
+        """End its QEMU if that still runs, and delete the folder.
+
+        Raises RecoveryError where somebody needs it: what is done is done under the folder's lock,
+        for the session may have been opened again since the list was read.
+        """
+        try:
+            lock = _locked(self.folder)
+        except BlockingIOError:
             raise RecoveryError(
                 f"The session {self.id} belongs to a program that is running.",
                 "End it there, or kill it first.",
+            ) from None
+        except FileNotFoundError:
+            self._release(self.said)
+            return
+        try:
+            said = read_record(self.folder) if (self.folder / _RECORD).exists() else self.said
+            if said.pid != self.said.pid:
+                raise RecoveryError(
+                    f"The session {self.id} was opened again since it was listed.",
+                    "Look at the list again before you throw away what it wrote.",
+                )
+            self._refuse_if_open(said.pid)
+            if said.pid is not None:
+                kill(said.pid, self.folder)
+            _delete(self.folder)
+            self._release(said)
+        finally:
+            os.close(lock)
+
+    def _refuse_if_open(self, pid: int | None) -> None:
+        """Other programs than our QEMU, which is ended: VirtualBox, libvirt's, whatever it is."""
+        files = (path for path in self.folder.rglob("*") if path.suffix != ".log")
+        ours = pid if is_qemu_of(pid, self.folder) else None
+        found = [each for each in holders(files) if each.pid is None or each.pid != ours]
+        if found:
+            raise RecoveryError(
+                f"The session {self.id} is in use: {named(found)} has its files open.",
+                "Shut the machine down there first.",
             )
-        if self.said.pid is not None:
-            kill(self.said.pid, self.folder)
-        _delete(self.folder)
-        if self.said.origin:
-            self.said.origin.release(self.id)
+
+    def _release(self, said: SessionRecord) -> None:
+        if said.origin:
+            said.origin.release(self.id)
 
 
 def saved_sessions(sessions_folder: Path) -> list[SavedSession]:
