@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.oracles import readers
+from tests.oracles import libvmdk, readers
 from vdbackup.backup import capture, delete, merge
 from vdbackup.disks.disk import VirtualDisk
 from vdbackup.disks.formats import open_disk
@@ -224,6 +224,8 @@ class Lab:
                 (self.layer(point), []),
                 (self.overlay(point), [point.overlay]),
             ):
+                if self.disk_format == "vmdk":
+                    libvmdk.assert_names_itself(path)
                 names = self.names(path)
                 assert names == [*more_names, *parents], f"{path.name} reads through {names}"
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.backup.lab import Lab, noise
-from tests.oracles import qemu, readers
+from tests.oracles import distribution, qemu, readers
 from vdbackup.backup import merge
 from vdbackup.errors import BackupError, Cancelled, Damaged, VdbackupError
 from vdbackup.jobs import CancelToken, Progress, silent
@@ -62,6 +62,16 @@ def test_an_incremental_is_rolled_into_an_incremental_and_its_child_is_linked_an
     ]
     assert (result.id, result.parent) == (chain[2].id, chain[0].id)
     lab.check_all()
+
+
+@pytest.mark.parametrize("disk_format", ["vmdk", "vhd"], indirect=True)
+def test_merged_layers_are_read_by_the_distributions_own_libraries(lab, chain):
+    """Debian's libvmdk looks for the extent by the name that the disk says it has."""
+    lab.merge(chain[1])
+    lab.merge(chain[3])
+    for point in lab.set.points:
+        for disk in (lab.layer(point), lab.overlay(point)):
+            distribution.assert_holds(disk, lab.moments[point.id])
 
 
 def test_132_into_128_and_then_128_into_124(lab, chain):

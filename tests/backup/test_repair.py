@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -60,6 +61,39 @@ def test_a_set_that_was_in_the_making_is_passed_over(lab):
     before = lab.files
     assert repaired(lab) == []
     assert lab.files == before
+
+
+def misname(disk: Path) -> None:
+    """Leave another name in a VMDK's extent line, as merges did once."""
+    disk.chmod(0o644)
+    data = disk.read_bytes()
+    named = f'SPARSE "{disk.name}"'.encode()
+    assert data.count(named) == 1
+    disk.write_bytes(data.replace(named, named.replace(b"000", b"009")))
+
+
+@pytest.mark.parametrize("disk_format", ["vmdk"], indirect=True)
+def test_disks_that_say_another_name_than_their_own_are_read_and_mended(lab):
+    for point in lab.set.points:
+        before = lab.layer(point).stat()
+        misname(lab.layer(point))
+        os.utime(lab.layer(point), ns=(before.st_atime_ns, before.st_mtime_ns))
+        lab.layer(point).chmod(0o444)
+    misname(lab.overlay(lab.set.points[1]))
+    for point in lab.set.points:
+        lab.check_ours(point)
+    assert len(repaired(lab)) == 6
+    assert_as_before(lab)
+
+
+@pytest.mark.parametrize("disk_format", ["vmdk"], indirect=True)
+def test_a_merge_mends_the_name_of_every_layer_that_it_writes_to(lab):
+    for point in lab.set.points[:2]:
+        misname(lab.layer(point))
+        lab.layer(point).chmod(0o444)
+    lab.delete(lab.set.points[3])
+    lab.merge(lab.set.points[1])
+    lab.check_all()
 
 
 def test_where_nothing_is_wrong_nothing_is_done(lab):

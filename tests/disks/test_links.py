@@ -111,7 +111,7 @@ def test_a_disk_that_adopts_an_identity_is_found_by_the_others_children(tmp_path
     with opened(merged, disk_format, writable=True) as disk:
         put(disk, (UNIT, noise(UNIT, 2)))
         disk.flush()
-        disk.adopt(wanted.disk_id, wanted.content_id)
+        disk.adopt(wanted.disk_id, wanted.content_id, middle.name)
         assert (disk.info.disk_id, disk.info.content_id) == (wanted.disk_id, wanted.content_id)
     merged.rename(middle)
     del shelf.names[0]

@@ -17,8 +17,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.disks.shelf import GRAIN, MIB, Shelf, contents, noise
-from tests.oracles import qemu
+from tests.disks.shelf import GRAIN, MIB, Shelf, contents, noise, opened, put
+from tests.oracles import libvmdk, qemu
 from vdbackup.disks.chain import Chain
 from vdbackup.disks.extents import State
 from vdbackup.disks.formats import open_disk, probe
@@ -325,7 +325,7 @@ def test_a_child_that_has_nothing_but_its_parents_uuid_finds_it(tmp_path, name):
     drop_lines(child, b"parentFileNameHint", b"parentCID")
     assert contents(child) == shelf.raw
     (tmp_path / name).unlink()
-    with pytest.raises(ParentError, match="missing"):
+    with pytest.raises(ParentError, match=r"no disk in .* has that"):
         contents(child)
 
 
@@ -415,8 +415,94 @@ def test_an_extent_that_is_missing_is_named(tmp_path):
 
 def test_a_sparse_extent_of_another_size_than_its_line_says_is_refused(tmp_path):
     made(tmp_path / "s.vmdk", MIB)
-    with pytest.raises(DiskFormatError, match="is of 1048576 bytes"):
-        contents(described(tmp_path, 'RW 2047 SPARSE "s.vmdk"'))
+    for sectors in (1920, 2049):
+        with pytest.raises(DiskFormatError, match="is of 1048576 bytes"):
+            contents(described(tmp_path, f'RW {sectors} SPARSE "s.vmdk"'))
+
+
+# ------------------------------------------------------------------------------ as VirtualBox does
+
+
+def with_whole_grains(disk: Path) -> None:
+    """Round the header's capacity up to whole grains, as VirtualBox and VMware do."""
+    with disk.open("r+b") as file:
+        file.seek(12)
+        (capacity,) = struct.unpack("<Q", file.read(8))
+        file.seek(12)
+        file.write(struct.pack("<Q", -(-capacity // 128) * 128))
+
+
+@pytest.mark.parametrize("size", [512, GRAIN - 512, GRAIN + 512, TABLE + 3 * 512])
+def test_a_disk_is_as_large_as_its_descriptor_says_not_as_its_whole_grains(tmp_path, size):
+    raw = noise(size, 1)
+    disk = converted_to(tmp_path, raw, "monolithicSparse")
+    with_whole_grains(disk)
+    assert contents(disk) == raw
+    libvmdk.assert_holds(disk, tmp_path / "disk.raw")
+
+
+def test_a_stream_and_a_split_disk_are_as_large_as_their_descriptors_say(tmp_path):
+    raw = noise(GRAIN + 512, 1)
+    for subformat, part in [
+        ("streamOptimized", "disk.vmdk"),
+        ("twoGbMaxExtentSparse", "disk-s001.vmdk"),
+    ]:
+        folder = tmp_path / subformat
+        folder.mkdir()
+        disk = converted_to(folder, raw, subformat)
+        with_whole_grains(folder / part)
+        assert contents(disk) == raw
+
+
+def test_a_child_of_whole_grains_can_be_written_and_is_not_longer_afterwards(tmp_path):
+    shelf = Shelf(tmp_path, GRAIN + 512)
+    shelf.add("a.vmdk", (0, noise(GRAIN + 512, 1)))
+    child = shelf.add("b.vmdk", (GRAIN, noise(512, 2)))
+    for disk in (tmp_path / "a.vmdk", child):
+        with_whole_grains(disk)
+    with opened(child, "vmdk", writable=True) as disk:
+        put(disk, (0, noise(GRAIN, 3)))
+        disk.flush()
+    assert contents(child) == noise(GRAIN, 3) + noise(512, 2)
+
+
+@pytest.mark.parametrize("sectors", [127, 257, 384])
+def test_a_descriptor_that_contradicts_the_header_is_refused(tmp_path, sectors):
+    disk = converted_to(tmp_path, noise(2 * GRAIN, 1), "monolithicSparse")
+    disk.write_bytes(disk.read_bytes().replace(b"RW 256 SPARSE", b"RW %d SPARSE" % sectors))
+    with pytest.raises(DiskFormatError, match="the descriptor speaks of"):
+        contents(disk)
+
+
+def snapshots(tmp_path: Path) -> tuple[Shelf, Path]:
+    """VirtualBox's folder of a machine: the first disk in it, all children in Snapshots."""
+    shelf = Shelf(tmp_path, 4 * GRAIN)
+    shelf.add("machine.vmdk", (0, noise(2 * GRAIN, 1)))
+    children = [shelf.add(name, (GRAIN, noise(GRAIN, 2))) for name in ("{b}.vmdk", "{c}.vmdk")]
+    folder = tmp_path / "Snapshots"
+    folder.mkdir()
+    for child in children:
+        drop_lines(child, b"parentFileNameHint")
+        child.rename(folder / child.name)
+    return shelf, folder / children[-1].name
+
+
+def test_virtualboxs_snapshots_are_read_with_the_folder_above_them(tmp_path):
+    shelf, child = snapshots(tmp_path)
+    with Chain.open(child, parents_in=[tmp_path]) as chain:
+        data = bytearray(chain.size)
+        chain.readinto(0, memoryview(data))
+        assert [layer.path.name for layer in chain.layers] == [
+            "machine.vmdk", "{b}.vmdk", "{c}.vmdk",
+        ]  # fmt: skip
+    assert data == shelf.raw
+
+
+def test_a_parent_that_is_known_by_its_uuid_alone_is_said_to_be_missing_so(tmp_path):
+    _, child = snapshots(tmp_path)
+    with pytest.raises(ParentError, match=r"names its parent by the identity .* alone") as refusal:
+        contents(child)
+    assert "parents-in" in refusal.value.advice
 
 
 def test_one_sparse_file_a_thousand_times_is_refused(tmp_path):

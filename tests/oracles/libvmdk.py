@@ -37,6 +37,13 @@ def assert_holds(disk: Path, raw: Path, disk_format: str = "vmdk") -> None:
         raise AssertionError(f"{disk.name}: libvmdk reads another byte at {at}")
 
 
+def assert_names_itself(disk: Path) -> None:
+    """The extent is said to lie in this file: the distributions' libvmdk looks, PyPI's does not."""
+    with ExitStack() as stack:
+        extents = _handle(disk, stack).extent_descriptors
+        assert [extent.get_filename() for extent in extents] == [disk.name]
+
+
 def _handle(disk: Path, stack: ExitStack) -> pyvmdk.handle:
     handle = pyvmdk.handle()
     handle.open(str(disk))

@@ -370,7 +370,7 @@ def _take_over(backup_set: BackupSet, journal: Journal, result: RecoveryPoint) -
     path.chmod(WRITABLE_MODE)
     layer = open_disk(path, disk_format, writable=True)
     try:
-        layer.adopt(identity.disk_id or "", identity.content_id)
+        layer.adopt(identity.disk_id or "", identity.content_id, result.disk)
     finally:
         layer.close()
     seal(path, result)

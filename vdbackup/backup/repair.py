@@ -128,6 +128,21 @@ def _repair_set(
             continue  # altered: its manifest has to go on contradicting it
         layers[number] = mended
         _repair_point(repository, folder, mended, layers, done, report, cancel)
+    _mend_names(repository, folder, layers, overlays, done)
+
+
+def _mend_names(
+    repository: Repository,
+    folder: Path,
+    layers: list[Layer],
+    overlays: dict[Path, DiskInfo],
+    done: list[str],
+) -> None:
+    points = {point.disk: point for point in repository.set(folder.name).points}
+    named = [(layer.path, layer.info) for layer in layers if layer.path.name in points]
+    for path, info in [*named, *overlays.items()]:
+        if repair_identity.mend_name(path, info, points.get(path.name)):
+            done.append(f"{folder.name}: {path.name} says its own name again.")
 
 
 def _write_settings(folder: Path, layers: list[Layer]) -> None:

@@ -84,6 +84,36 @@ def mend(
     return replace(layer, info=info)
 
 
+def mend_name(path: Path, info: DiskInfo, point: RecoveryPoint | None) -> bool:
+    """Let a disk of the set say the name that its file has; whether that was to be done.
+
+    Merges left the old name in a VMDK's extent line (until 2026), by which some readers look for
+    the extent. One sector changes, and it is all old or all new.
+
+    Args:
+        path: a layer or an overlay.
+        info: what it says of itself.
+        point: whose layer it is; None of an overlay.
+    """
+    named = info.file_name in (None, path.name)
+    if named or not info.disk_id or stays_used_by_vm(path):
+        return False
+    if point is not None:
+        path.chmod(WRITABLE_MODE)
+    try:
+        disk = open_disk(path, info.format, writable=True)
+        try:
+            disk.adopt(info.disk_id, info.content_id)
+        finally:
+            disk.close()
+    except DiskError:
+        return False  # a layout that is not ours: nobody can name it anew
+    finally:
+        if point is not None:
+            seal(path, point)
+    return True
+
+
 def _references(layer: Layer, others: Sequence[DiskInfo]) -> list[ParentRef]:
     """How other disks of the set name this one."""
     parents = [other.parent for other in others if other.parent]

@@ -178,7 +178,8 @@ def _places(child: Path, wanted: ParentRef, parents_in: Sequence[Path]) -> Itera
     """Where the parent may be: each name as it stands, then its last part in each allowed folder.
 
     A moved chain is found by the last part alone, also where the rest is another system's. That is
-    done only if the child can tell its parent from a stranger of the same name.
+    done only if the child can tell its parent from a stranger of the same name. A child that knows
+    only its parent's identity finds it by that.
     """
     own = child.parent.resolve()
     allowed = [own, *(folder.resolve() for folder in parents_in)]
@@ -192,6 +193,11 @@ def _places(child: Path, wanted: ParentRef, parents_in: Sequence[Path]) -> Itera
     for name in names if wanted.proves else ():
         last = re.split(r"[/\\]", name)[-1]
         yield from (folder / last for folder in allowed if last)
+    if not wanted.named and wanted.disk_id:  # VirtualBox's snapshots, and the disk above them
+        from vdbackup.disks.vmdk_foreign import disks_with
+
+        for folder in parents_in:
+            yield from disks_with(wanted.disk_id, folder.resolve())
 
 
 def _no_parent(child: Path, wanted: ParentRef, altered: Path | None) -> ParentError:
@@ -201,6 +207,13 @@ def _no_parent(child: Path, wanted: ParentRef, altered: Path | None) -> ParentEr
             f"{altered.name} is no longer the disk that {child.name} was made on: another "
             "program has written to it, or it was replaced.",
             f"Put the original {altered.name} back.",
+        )
+    if not wanted.named:
+        return ParentError(
+            f"{child.name} names its parent by the identity {wanted.disk_id} alone, and no disk "
+            f"in {child.parent.resolve()} has that.",
+            "Name the folder that it lies in with --parents-in, if you trust the disk. VirtualBox "
+            "keeps the first disk in the folder above its Snapshots.",
         )
     if not name or name != wanted.relative_path.removeprefix("./").removeprefix(".\\"):
         return ParentError(

@@ -29,6 +29,7 @@ class ParentRef:
         relative_path: the parent's path as the child has it, external text.
         other_paths: more such texts, in the order in which they are to be tried.
         disk_format: the parent's, where it need not be the child's and the child says it.
+        named: whether the child says the path; else it was found, or made up, by the identity.
     """
 
     disk_id: str | None
@@ -36,6 +37,7 @@ class ParentRef:
     relative_path: str
     other_paths: tuple[str, ...] = field(default=(), compare=False)
     disk_format: str | None = field(default=None, compare=False)
+    named: bool = field(default=True, compare=False)
 
     @property
     def proves(self) -> bool:
@@ -57,6 +59,8 @@ class DiskInfo:
         block_size: unit of allocation in the file.
         disk_id: UUID in lower case without braces, None where the file carries none.
         content_id: as in ParentRef.
+        file_name: what the disk says its file is called (VMDK, in its extent line); external text,
+            None where the format carries none.
     """
 
     format: str
@@ -66,6 +70,7 @@ class DiskInfo:
     disk_id: str | None
     content_id: str
     parent: ParentRef | None
+    file_name: str | None = None
 
 
 class VirtualDisk(Protocol):
@@ -109,8 +114,11 @@ class VirtualDisk(Protocol):
     def relink(self, parent: ParentRef) -> None:
         """Name another parent; durable on return."""
 
-    def adopt(self, disk_id: str, content_id: str) -> None:
-        """Take another disk's identity, so that its children find this one; durable on return."""
+    def adopt(self, disk_id: str, content_id: str, file_name: str | None = None) -> None:
+        """Take another disk's identity, so that its children find this one; durable on return.
+
+        `file_name` is what the file will be called, if not as it is: some formats write it down.
+        """
 
     def close(self) -> None:
         """Close the file without a flush."""

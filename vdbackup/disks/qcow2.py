@@ -245,7 +245,7 @@ class Qcow2Disk:
         first, identity = _with_parent(self._first, self._first.identity(self.path), parent)
         self._rewrite(first.with_extension(IDENTITY, identity.pack()))
 
-    def adopt(self, disk_id: str, content_id: str) -> None:
+    def adopt(self, disk_id: str, content_id: str, file_name: str | None = None) -> None:
         """Take another disk's UUID and content id; durable on return, and likewise atomic."""
         identity = replace(self._first.identity(self.path), disk_id=disk_id, content_id=content_id)
         self._rewrite(self._first.with_extension(IDENTITY, identity.pack()))

@@ -80,7 +80,7 @@ class RawDisk:
             f"{self.path} is a raw disk, which cannot have a parent {parent.relative_path}."
         )
 
-    def adopt(self, disk_id: str, content_id: str) -> None:
+    def adopt(self, disk_id: str, content_id: str, file_name: str | None = None) -> None:
         """Raw disks carry no identity: raises DiskError."""
         raise DiskError(f"{self.path} is a raw disk, which cannot carry the identity {disk_id}.")
 

@@ -428,7 +428,7 @@ class VhdDisk:
         self._write_footer(replace(self._footer, data_offset=slot))
         self._parent = self._stored_parent()
 
-    def adopt(self, disk_id: str, content_id: str) -> None:
+    def adopt(self, disk_id: str, content_id: str, file_name: str | None = None) -> None:
         """Take another disk's UUID and time stamp; durable on return, atomic as `relink` is."""
         stamp = time_stamp(content_id)
         self._write_footer(

@@ -68,7 +68,7 @@ class FixedVhdDisk:
         """Raise DiskError."""
         raise only_read(self.path)
 
-    def adopt(self, disk_id: str, content_id: str) -> None:
+    def adopt(self, disk_id: str, content_id: str, file_name: str | None = None) -> None:
         """Raise DiskError."""
         raise only_read(self.path)
 

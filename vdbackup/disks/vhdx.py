@@ -386,7 +386,7 @@ class VhdxDisk:
         self._file.sync()
         self._metadata = Metadata.read(self._contents, metadata.region)
 
-    def adopt(self, disk_id: str, content_id: str) -> None:
+    def adopt(self, disk_id: str, content_id: str, file_name: str | None = None) -> None:
         """Take another disk's ids; durable on return.
 
         The one that children know their parent by comes last: once it is there, all is.

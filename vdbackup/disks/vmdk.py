@@ -31,7 +31,9 @@ from vdbackup.disks.vmdk_structs import (
     DESCRIPTOR_AT,
     TABLE_ENTRIES,
     Descriptor,
+    ExtentLine,
     SparseExtentHeader,
+    final_name,
     is_descriptor,
     only_read,
 )
@@ -54,6 +56,7 @@ class VmdkDisk:
         self._file = file
         self._header = header
         self._descriptor = descriptor
+        self._named = descriptor.file_name  # as the extent line has it: not always the file's name
         self._tables = GrainTables(file, header)
         self._grain = header.grain_size * SECTOR
         self._lock = threading.Lock()
@@ -93,11 +96,14 @@ class VmdkDisk:
         if not text.strip():
             problem = "it is an extent of a larger VMDK, not a disk of its own"
             raise DiskFormatError(file.path, 0, problem)
-        descriptor = Descriptor.parse(text, file.path, header.capacity * SECTOR)
+        extent = ExtentLine.only(text, file.path, header)
+        descriptor = Descriptor.parse(text, file.path, extent.size)
         if descriptor.create_type.lower() != "monolithicsparse":
             problem = f"VMDK of type {descriptor.create_type or 'unknown'!r} cannot be read"
             raise DiskFormatError(file.path, SECTOR, problem)
-        return cls(file, header, with_found_parent(descriptor, file.path))
+        disk = cls(file, header, with_found_parent(descriptor, file.path))
+        disk._named = extent.file_name
+        return disk
 
     @classmethod
     def create(
@@ -118,9 +124,7 @@ class VmdkDisk:
         if virtual_size > LARGEST or sector_size != SECTOR:
             raise ValueError(f"{virtual_size} bytes in sectors of {sector_size} are no VMDK")
         header = SparseExtentHeader.for_disk(virtual_size)
-        descriptor = Descriptor(
-            virtual_size, path.name.removesuffix(".partial"), _new_cid(), str(uuid.uuid4())
-        )
+        descriptor = Descriptor(virtual_size, final_name(path), _new_cid(), str(uuid.uuid4()))
         if parent:
             descriptor = _with_parent(descriptor, parent)
         start = header.pack() + descriptor.pack()
@@ -152,8 +156,8 @@ class VmdkDisk:
         """The disk's facts; `disk_id` is ddb.uuid.image, `content_id` the CID."""
         own = self._descriptor
         return DiskInfo(
-            "vmdk", self._header.capacity * SECTOR, SECTOR, self._grain, own.uuid, own.cid,
-            own.parent,
+            "vmdk", own.virtual_size, SECTOR, self._grain, own.uuid, own.cid, own.parent,
+            self._named,
         )  # fmt: skip
 
     @property
@@ -165,7 +169,8 @@ class VmdkDisk:
         """The disk's own grains; raises DiskFormatError where a table names what is not there."""
         # without a parent there is nothing to fall through to: what is not here reads as zeros
         fill = ZERO if self.info.parent is None else UNALLOCATED
-        return self._tables.block_map(self._tables.entries(), fill)
+        whole = self._tables.block_map(self._tables.entries(), fill)
+        return whole.part(0, self._descriptor.virtual_size)
 
     def read_host(self, host: int, view: memoryview) -> None:
         """Fill `view` from byte `host` of the file on."""
@@ -257,14 +262,19 @@ class VmdkDisk:
         """Name another parent; durable on return."""
         self._rewrite(_with_parent(self._descriptor, parent))
 
-    def adopt(self, disk_id: str, content_id: str) -> None:
-        """Take another disk's UUID and CID; durable on return."""
-        self._rewrite(replace(self._descriptor, uuid=disk_id, cid=content_id))
+    def adopt(self, disk_id: str, content_id: str, file_name: str | None = None) -> None:
+        """Take another disk's UUID and CID, and say what the file is called; durable on return.
+
+        All three stand in one sector. The distributions' libvmdk looks for the extent by the name
+        in its line; QEMU and VirtualBox do not, so nothing is lost between this and a rename.
+        """
+        name = file_name or final_name(self.path)
+        self._rewrite(replace(self._descriptor, uuid=disk_id, cid=content_id, file_name=name))
 
     def _rewrite(self, descriptor: Descriptor) -> None:
         self._file.write(DESCRIPTOR_AT * SECTOR, memoryview(descriptor.pack()))
         self._file.sync()
-        self._descriptor = descriptor
+        self._descriptor, self._named = descriptor, descriptor.file_name
 
     def close(self) -> None:
         """Close the file without a flush."""

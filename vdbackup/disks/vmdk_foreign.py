@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -21,7 +21,7 @@ import numpy as np
 from vdbackup.disks.disk import SECTOR, DiskInfo, ParentRef
 from vdbackup.disks.extents import UNALLOCATED, ZERO, BlockMap
 from vdbackup.disks.host_file import HostFile
-from vdbackup.disks.vmdk_sparse import SparseExtent, read_descriptor
+from vdbackup.disks.vmdk_sparse import SparseExtent, read_descriptor, read_header
 from vdbackup.disks.vmdk_structs import (
     LARGEST_DESCRIPTOR,
     MAGIC,
@@ -99,7 +99,7 @@ class ForeignVmdk:
         """Raises DiskError, as opening for writing does."""
         raise only_read(self.path)
 
-    def adopt(self, disk_id: str, content_id: str) -> None:
+    def adopt(self, disk_id: str, content_id: str, file_name: str | None = None) -> None:
         """Raises DiskError, as opening for writing does."""
         raise only_read(self.path)
 
@@ -143,17 +143,15 @@ class _Extents:
                 "Let the program that made it convert or export the disk.",
             )
         if line.kind == "SPARSE":
-            part = self.sparse(self._opened(line.file_name), fill)
-            if part[0].size != line.size:
-                raise self._refusal(
-                    f"{line.file_name!r} is of {part[0].size} bytes, not {line.size}"
-                )
-            return part
+            return self.sparse(self._opened(line.file_name), line, fill)
         return self._flat_part(line)
 
-    def sparse(self, file: HostFile, fill: int) -> _Part:
-        """A stretch that is all of a sparse file."""
+    def sparse(self, file: HostFile, line: ExtentLine, fill: int) -> _Part:
+        """A stretch that is all of a sparse file, whose capacity may be rounded up to a grain."""
         extent = SparseExtent(file)
+        if not 0 <= extent.size - line.size < extent.grain:
+            raise self._refusal(f"{line.file_name!r} is of {extent.size} bytes, not {line.size}")
+        extent.size = line.size
         self.block_size = extent.grain
         self.readers.append(extent)
         return extent.block_map(fill), len(self.readers) - 1
@@ -214,11 +212,22 @@ def with_found_parent(descriptor: Descriptor, path: Path) -> Descriptor:
     wanted = descriptor.parent_uuid
     if wanted is None or descriptor.parent_hint is not None:
         return descriptor
-    first = f"{{{wanted}}}.vmdk"
-    others = sorted(name for name in os.listdir(path.parent) if name.lower().endswith(".vmdk"))
-    names = [first, *others[:_MOST_CANDIDATES]]
-    found = (name for name in names if _uuid_of(path.parent / name) == wanted)
-    return replace(descriptor, parent_hint=next(found, first))
+    found = next(disks_with(wanted, path.parent), None)
+    name = found.name if found else _usual_name(wanted)
+    return replace(descriptor, parent_hint=name, parent_named=False)
+
+
+def disks_with(disk_id: str, folder: Path) -> Iterator[Path]:
+    """The VMDKs in a folder that say that they are that disk."""
+    first = _usual_name(disk_id)
+    others = sorted(name for name in os.listdir(folder) if name.lower().endswith(".vmdk"))
+    for name in [first, *others[:_MOST_CANDIDATES]]:
+        if _uuid_of(folder / name) == disk_id:
+            yield folder / name
+
+
+def _usual_name(disk_id: str) -> str:
+    return f"{{{disk_id}}}.vmdk"
 
 
 def _uuid_of(path: Path) -> str | None:
@@ -245,7 +254,7 @@ def _text(file: HostFile) -> str:
 def _parts(file: HostFile, text: str, extents: _Extents, fill: int) -> list[_Part]:
     """The stretches in the order of the disk."""
     if file.read(0, len(MAGIC)) == MAGIC:
-        return [extents.sparse(file, fill)]
+        return [extents.sparse(file, ExtentLine.only(text, file.path, read_header(file)), fill)]
     lines = [line for line in ExtentLine.parse_all(text, file.path) if line.size]
     size = sum(line.size for line in lines)
     if not 0 < size <= _LARGEST or len(lines) > _MOST_EXTENTS:

@@ -145,7 +145,7 @@ class SparseExtent:
     `readinto` may be called from several threads at once.
 
     Attributes:
-        size: of its part of the disk, in bytes.
+        size: of its part of the disk, in bytes: the header's until the descriptor has been asked.
         grain: bytes in one.
     """
 
@@ -160,7 +160,7 @@ class SparseExtent:
 
     def block_map(self, fill: int) -> BlockMap:
         """Its own grains; in a compressed one a grain's host is its place in this part's bytes."""
-        return self._tables.block_map(self._entries, fill)
+        return self._tables.block_map(self._entries, fill).part(0, self.size)
 
     def readinto(self, host: int, view: memoryview) -> None:
         """Fill `view` from byte `host` of the map on."""

@@ -228,6 +228,26 @@ class ExtentLine:
             )  # fmt: skip
         return found
 
+    @classmethod
+    def only(cls, text: str, path: Path, header: SparseExtentHeader) -> ExtentLine:
+        """The extent of a disk that is all in one sparse file; the header's where no line tells.
+
+        The disk is as large as the line says. The header's capacity may be that in whole grains
+        (VirtualBox and VMware write it so: Storage/VMDK.cpp, cNominalSectors); anything else would
+        make another disk of it for one reader or the other, and is refused by DiskFormatError.
+        """
+        lines = [line for line in cls.parse_all(text, path) if line.size]
+        if not lines:
+            return cls("RW", header.capacity * SECTOR, "SPARSE", "", 0)
+        beyond = header.capacity - lines[0].size // SECTOR
+        if len(lines) > 1 or not 0 <= beyond < header.grain_size:
+            problem = (
+                f"the descriptor speaks of {lines[0].size} bytes in {len(lines)} extents, the "
+                f"header of {header.capacity * SECTOR}"
+            )
+            raise DiskFormatError(path, SECTOR, problem)
+        return lines[0]
+
 
 @dataclass(frozen=True)
 class Descriptor:
@@ -237,6 +257,7 @@ class Descriptor:
         cid, parent_cid: 8 hex digits; QEMU changes a disk's CID when it opens it and then writes.
         uuid, parent_uuid: VirtualBox treats a child without them as parentless.
         parent_hint: the parent's path.
+        parent_named: whether the hint stands in the text (VirtualBox writes none).
     """
 
     virtual_size: int
@@ -247,17 +268,22 @@ class Descriptor:
     parent_uuid: str | None = None
     parent_hint: str | None = None
     create_type: str = "monolithicSparse"
+    parent_named: bool = True
 
     @classmethod
     def parse(cls, text: str, path: Path, virtual_size: int) -> Descriptor:
-        """The fields that identify the disk and its parent; unknown lines are passed over."""
+        """The fields that identify the disk and its parent; unknown lines are passed over.
+
+        The extents are for others to read (ExtentLine): the file's name is the one that it has.
+        """
         fields: dict[str, str] = {}
         for line in _lines(text):
             name, _, value = line.partition("=")
             fields.setdefault(name.strip().lower(), value.strip().strip('"'))
         try:
             return cls(
-                virtual_size, path.name, _cid(fields["cid"]), _uuid(fields.get("ddb.uuid.image")),
+                virtual_size, final_name(path),
+                _cid(fields["cid"]), _uuid(fields.get("ddb.uuid.image")),
                 _cid(fields.get("parentcid", NO_PARENT)), _uuid(fields.get("ddb.uuid.parent")),
                 fields.get("parentfilenamehint"), fields.get("createtype", ""),
             )  # fmt: skip
@@ -272,7 +298,8 @@ class Descriptor:
         if self.parent_cid == NO_PARENT and self.parent_uuid is None:
             return None
         content_id = "" if self.parent_cid == NO_PARENT else self.parent_cid
-        return ParentRef(self.parent_uuid, content_id, self.parent_hint or "")
+        hint = self.parent_hint or ""
+        return ParentRef(self.parent_uuid, content_id, hint, named=self.parent_named)
 
     def pack(self) -> bytes:
         """The descriptor, padded with NULs to its whole place in the file.
@@ -327,6 +354,11 @@ class Descriptor:
             f'ddb.geometry.cylinders = "{cylinders}"',
             'ddb.geometry.heads = "16"', 'ddb.geometry.sectors = "63"',
         ]  # fmt: skip
+
+
+def final_name(path: Path) -> str:
+    """What a file is called, or will be that is in the making."""
+    return path.name.removesuffix(".partial")
 
 
 def _packed(lines: list[str]) -> bytes:
