@@ -12,6 +12,7 @@
     │   ├── RepositoryLocked      somebody else is writing; names who
     │   ├── LockLost              somebody else took it over while this computer slept
     │   ├── PointNotFound         no such recovery point, or more than one
+    │   ├── Obstructed            what bears the name of one of our files is none: a link, a pipe
     │   └── NoSpace               the storage is full
     ├── BackupError               capture, merge, delete: refused or failed
     │   └── PointInUse            a virtual machine runs from it, or a session is kept on it
@@ -140,6 +141,10 @@ class LockLost(RepositoryError):
 
 class PointNotFound(RepositoryError):
     """No recovery point, or more than one, answers to what was asked for."""
+
+
+class Obstructed(RepositoryError):
+    """What bears the name of one of our files is none: a link, a pipe, or far too long."""
 
 
 class NoSpace(RepositoryError):

@@ -18,7 +18,6 @@ import json
 import logging
 import logging.handlers
 import os
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -26,11 +25,24 @@ from typing import Any
 
 import appdirs
 
+from vdbackup import durable
 from vdbackup.errors import VdbackupError
 
 APPLICATION = "vdbackup"
 LOG_SIZE = 1 << 20
 """Bytes after which a new log file is begun; one old one is kept."""
+
+
+_NO_SETTINGS = (
+    OSError,
+    VdbackupError,
+    ValueError,
+    TypeError,
+    KeyError,
+    AttributeError,
+    RuntimeError,  # nested too deeply, or a link that leads to itself
+)
+"""What reading a file of settings that makes no sense ends in."""
 
 
 @dataclass(frozen=True)
@@ -127,11 +139,11 @@ class Settings:
         Raises VdbackupError when the file is there and cannot be understood.
         """
         try:
-            data = json.loads(file.read_text(encoding="utf-8"))
+            data = json.loads(durable.read_own(file.resolve()).decode("utf-8"))
             return cls.from_json(data)
         except FileNotFoundError:
             return cls()
-        except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        except _NO_SETTINGS as error:
             raise VdbackupError(
                 f"The settings in {file} cannot be read: {error}.",
                 "Correct the file, or delete it to start with the defaults.",
@@ -140,17 +152,8 @@ class Settings:
     def save(self, file: Path) -> None:
         """Write the settings; a reader sees the old ones or the new ones, never a part."""
         file.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, name = tempfile.mkstemp(dir=file.parent, prefix=file.name, suffix=".partial")
-        partial = Path(name)
-        try:
-            with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
-                json.dump(self.to_json(), stream, indent=2)
-                stream.flush()
-                os.fsync(stream.fileno())
-            partial.replace(file)
-        except BaseException:
-            partial.unlink(missing_ok=True)
-            raise
+        # a link that the user made, to a folder of settings for instance, stays one
+        durable.replace(file.resolve(), json.dumps(self.to_json(), indent=2).encode())
 
     def to_json(self) -> dict[str, Any]:
         """The JSON object that is stored."""

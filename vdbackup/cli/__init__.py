@@ -6,9 +6,10 @@ import logging
 import sys
 from collections.abc import Sequence
 
-from vdbackup.cli.console import printable, warn
+from vdbackup.cli.console import warn
 from vdbackup.cli.parser import build_parser
 from vdbackup.errors import VdbackupError, from_os
+from vdbackup.text import printable
 
 log = logging.getLogger(__name__)
 

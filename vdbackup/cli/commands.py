@@ -418,7 +418,8 @@ def repair(options: argparse.Namespace) -> int:
     if options.json:
         print_json({"event": "result", "done": done})
     else:
-        say("\n".join(done) or "Nothing had to be repaired.")
+        for sentence in done or ["Nothing had to be repaired."]:
+            say(sentence)
     return DONE
 
 
@@ -508,5 +509,6 @@ def demo(options: argparse.Namespace) -> int:
     say("")
     table(("what", "proof", "seconds"), [(p.claim, p.evidence, f"{p.seconds:.1f}") for p in proofs])
     if options.folder:
-        say(f"\nEverything is kept in {options.folder}; `vdbackup list -r {story.repository}`.")
+        say("")
+        say(f"Everything is kept in {options.folder}; `vdbackup list -r {story.repository}`.")
     return DONE

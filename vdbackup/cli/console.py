@@ -22,6 +22,7 @@ from vdbackup.jobs import (
     patient,
     readable_size,
 )
+from vdbackup.text import printable
 
 _INTERVAL = 0.1
 _BAR = 24
@@ -61,11 +62,6 @@ def work(
 def print_json(data: Any) -> None:
     """Print one JSON value on one line."""
     print(json.dumps(data), flush=True)  # ASCII: names may hold bytes that are no UTF-8
-
-
-def printable(text: str) -> str:
-    """The text with what would steer a terminal written out: names of files are external."""
-    return "".join(c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in text)
 
 
 def say(text: str) -> None:

@@ -30,7 +30,7 @@ from vdbackup.recovery.screen import Frame
 from vdbackup.recovery.session import Session
 from vdbackup.recovery.signs import Seen, Sign, View, sign
 from vdbackup.recovery.vm import start_session
-from vdbackup.repository.files import PARTIAL, remove, sync_folder
+from vdbackup.repository.files import remove, write_file
 from vdbackup.repository.lock import being_written
 from vdbackup.repository.model import LONGEST_SENTENCE, BootStage, BootTest, RecoveryPoint
 from vdbackup.repository.repository import BackupSet, Repository
@@ -133,7 +133,7 @@ def record(
             if picture is None:
                 remove(path)
             else:
-                _write(path, picture)
+                write_file(path, picture)
             repository.save_point(set_name, replace(point, boot_tested=test))
 
     patient(note, of=RepositoryLocked)(silent, cancel)
@@ -142,21 +142,6 @@ def record(
 def now() -> str:
     """The moment, as manifests have it."""
     return datetime.now(UTC).isoformat(timespec="seconds")
-
-
-def _write(path: Path, data: bytes) -> None:
-    partial = path.with_name(path.name + PARTIAL)
-    try:
-        fd = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-        with open(fd, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.rename(path)
-    except OSError:
-        remove(partial)
-        raise
-    sync_folder(path.parent)
 
 
 def _wait_for_others(repository: Repository, report: Report, cancel: CancelToken) -> None:

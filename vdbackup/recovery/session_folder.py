@@ -33,8 +33,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, Self
 
+from vdbackup import durable
 from vdbackup.disks.holders import holders, named
-from vdbackup.errors import RecoveryError
+from vdbackup.errors import Obstructed, RecoveryError
 from vdbackup.recovery import composition
 from vdbackup.recovery.session_record import Origin, SessionRecord
 
@@ -133,10 +134,9 @@ class SessionFolder:
     def record(self, pid: int | None, *, ended: bool = False) -> None:
         """Write session.json; `pid` is QEMU's, once it runs. Raises RecoveryError."""
         self.said = replace(self.said, pid=pid, ended=ended)
-        new = self.path / f"{_RECORD}.new"
+        text = json.dumps({"id": self.id, **self.said.to_json()}, indent=2) + "\n"
         with _writing(self.path):
-            new.write_text(json.dumps({"id": self.id, **self.said.to_json()}, indent=2) + "\n")
-            new.replace(self.path / _RECORD)
+            durable.replace(self.path / _RECORD, text.encode())
 
     def control(self) -> socket.socket:
         """A listening socket in the folder, for other programs; raises RecoveryError.
@@ -348,12 +348,11 @@ def _saved(folder: Path) -> SavedSession | None:
 def read_record(folder: Path) -> SessionRecord:
     """What session.json says; what can be said without it where a power cut has emptied it."""
     path = folder / _RECORD
-    modified = datetime.fromtimestamp(path.stat().st_mtime, UTC)
+    modified = datetime.fromtimestamp(os.lstat(path).st_mtime, UTC)
     data: object = None
     try:
-        with path.open("rb") as file:
-            data = json.loads(file.read(_LONGEST_RECORD))
-    except (ValueError, RecursionError):
+        data = json.loads(durable.read_own(path, _LONGEST_RECORD))
+    except (ValueError, RecursionError, Obstructed):
         log.warning("%s cannot be read", path)
     return SessionRecord.from_json(data, folder.name, modified)
 

@@ -1,67 +1,61 @@
-"""Files that are whole or not there: written beside, made durable, renamed into place."""
+"""A repository's records, and room for what is written to it."""
 
 from __future__ import annotations
 
 import json
-import os
 import shutil
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from vdbackup.durable import MAX_RECORD, PARTIAL, read_own, replace, sync_file, sync_folder
 from vdbackup.errors import NoSpace, RepositoryError
 from vdbackup.jobs import readable_size
 from vdbackup.repository.lock import check_lock
 
-PARTIAL = ".partial"
-"""What is in flight ends so, and is nobody's backup."""
-
-
-def sync_folder(folder: Path) -> None:
-    """Make renames, links and deletions in a folder durable (fsync(2): the file's own does not)."""
-    _sync(folder, os.O_DIRECTORY)
-
-
-def sync_file(path: Path) -> None:
-    """Make durable what was written to a file, its mode and its times."""
-    _sync(path)
-
-
-def _sync(path: Path, flags: int = 0) -> None:
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | flags)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
+__all__ = [
+    "PARTIAL",
+    "check_room",
+    "free_room",
+    "read_json",
+    "remove",
+    "sync_file",
+    "sync_folder",
+    "write_file",
+    "write_json",
+]
 
 
 def write_json(path: Path, data: dict[str, Any]) -> None:
-    """Write a JSON file so that there is always the old one or the new one.
+    """Write a JSON file so that there is always the old one or the new one (durable.replace).
 
-    Order: content, fsync, rename, fsync of the folder. Renaming first could leave an empty file.
-    Raises LockLost, as `remove` does, where the repository is somebody else's by now.
+    Raises LockLost, as `remove` does, where the repository is somebody else's by now;
+    RepositoryError where it would be too long to be read back.
     """
-    partial = path.with_name(path.name + PARTIAL)
-    check_lock(path)
-    fd = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-    try:
-        # names of files need not be text: what is none becomes \\udcXX, as JSON writes it
-        with open(fd, "w", encoding="utf-8", errors="backslashreplace") as file:
-            json.dump(data, file, indent=2, ensure_ascii=False)
-            file.write("\n")
-            file.flush()
-            os.fsync(fd)
-        check_lock(path)
-        os.rename(partial, path)
-    except OSError:
-        remove(partial)
-        raise
-    sync_folder(path.parent)
+    text = json.dumps(data, indent=2, ensure_ascii=False) + "\n"
+    # names of files need not be text: what is none becomes \\udcXX, as JSON writes it
+    encoded = text.encode("utf-8", errors="backslashreplace")
+    if len(encoded) > MAX_RECORD:
+        raise RepositoryError(
+            f"{path} would become {readable_size(len(encoded))} long, too long to be read again.",
+            "Nothing was changed; the log says more.",
+        )
+    write_file(path, encoded)
+
+
+def write_file(path: Path, data: bytes) -> None:
+    """Write a small file of a repository, as `write_json` does."""
+    replace(path, data, partial(check_lock, path))
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object from a file; raises RepositoryError where it is none."""
+    """A JSON object from a file.
+
+    Raises RepositoryError where it is none, or no ordinary file; FileNotFoundError where there is
+    nothing of that name.
+    """
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = json.loads(read_own(path).decode("utf-8"))
     except (ValueError, RecursionError) as error:  # UnicodeError is a ValueError
         raise RepositoryError(
             f"{path} is damaged: {error}.", "Run `vdbackup repair` to rebuild it from the disks."

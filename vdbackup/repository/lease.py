@@ -24,10 +24,14 @@ import json
 import logging
 import os
 import socket
+import stat
 import uuid
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+
+from vdbackup.durable import check_regular, open_own, read_own
+from vdbackup.errors import Obstructed
 
 log = logging.getLogger(__name__)
 
@@ -137,20 +141,33 @@ def look(folder: Path) -> Found | None:
     so a minute ago (nfs(5), close-to-open).
     """
     try:
-        fd = os.open(folder / LEASE_NAME, os.O_RDONLY | os.O_CLOEXEC)
+        fd = open_own(folder / LEASE_NAME)
     except FileNotFoundError:
         return None
+    except Obstructed:
+        return _in_the_way(folder / LEASE_NAME)
     try:
         return Found(Lease.parse(os.pread(fd, _LONGEST, 0)), os.fstat(fd).st_mtime)
     finally:
         os.close(fd)
 
 
+def _in_the_way(path: Path) -> Found | None:
+    """What is no file, a link for instance: no lease, and taken away as a broken one is."""
+    try:
+        found = os.lstat(path)
+    except FileNotFoundError:
+        return None
+    if stat.S_ISDIR(found.st_mode):  # not ours to delete with what is in it
+        check_regular(path)
+    return Found(None, found.st_mtime)
+
+
 def make(folder: Path, lease: Lease) -> bool:
     """Write the lease down where there is none; whether that succeeded."""
     path = folder / LEASE_NAME
     try:
-        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+        fd = open_own(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
     except FileExistsError:
         return False
     try:
@@ -166,7 +183,7 @@ def make(folder: Path, lease: Lease) -> bool:
 
 def renew(folder: Path, lease: Lease) -> None:
     """Give the lease a new time; nothing happens if the file is another one by now."""
-    fd = os.open(folder / LEASE_NAME, os.O_RDWR | os.O_CLOEXEC)
+    fd = open_own(folder / LEASE_NAME, os.O_RDWR)
     try:
         if os.pread(fd, _LONGEST, 0) == bytes(lease):
             os.pwrite(fd, bytes(lease), 0)
@@ -182,10 +199,17 @@ def take_away(folder: Path, found: Lease | None) -> None:
         os.rename(path, aside)
     except FileNotFoundError:
         return
-    taken = Lease.parse(aside.read_bytes())
+    taken = _parsed(aside)
     if taken is not None and taken != found:
         make(folder, taken)
     os.unlink(aside)
+
+
+def _parsed(path: Path) -> Lease | None:
+    try:
+        return Lease.parse(read_own(path, _LONGEST))
+    except Obstructed:
+        return None
 
 
 def is_fresh(folder: Path, found: Found) -> bool:
@@ -194,7 +218,7 @@ def is_fresh(folder: Path, found: Found) -> bool:
     A time that lies in the future is as far from now as one in the past: the clock was changed.
     """
     probe = folder / f"{LEASE_NAME}.{uuid.uuid4()}.partial"
-    fd = os.open(probe, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    fd = open_own(probe, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
     try:
         now = os.fstat(fd).st_mtime
     finally:
@@ -209,8 +233,8 @@ def _start_of(pid: int) -> int | None:
     One that has ended and that its parent has not looked after yet is still listed, as a zombie.
     """
     try:
-        stat = Path(f"/proc/{pid}/stat").read_bytes()
+        said = Path(f"/proc/{pid}/stat").read_bytes()
     except (FileNotFoundError, ProcessLookupError):
         return None
-    fields = stat.rpartition(b")")[2].split()
+    fields = said.rpartition(b")")[2].split()
     return None if fields[0] in b"ZX" else int(fields[19])

@@ -26,6 +26,7 @@ from functools import partial
 from pathlib import Path
 
 from vdbackup.disks import qemu_locks
+from vdbackup.durable import open_own
 from vdbackup.errors import LockLost, RepositoryLocked
 from vdbackup.jobs import CancelToken
 from vdbackup.repository import lease
@@ -56,7 +57,7 @@ def writer_lock(folder: Path, purpose: str, cancel: CancelToken | None = None) -
         purpose: what the holder does, in words ("backing up laptop-sda").
         cancel: its `check` also raises LockLost from now on, until the lock is given back.
     """
-    fd = os.open(folder / LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    fd = open_own(folder / LOCK_NAME, os.O_RDWR | os.O_CREAT)
     try:
         hold = _Hold(folder, _taken(folder, purpose, flocked=_flocked(fd, folder)))
         with hold, cancel.also(hold.check) if cancel else nullcontext():
@@ -277,7 +278,7 @@ def being_written(folder: Path) -> bool:
     be in the way of somebody who means it.
     """
     try:
-        stat = (folder / LOCK_NAME).stat()
+        stat = os.lstat(folder / LOCK_NAME)
     except FileNotFoundError:
         return False
     device = f"{os.major(stat.st_dev):02x}:{os.minor(stat.st_dev):02x}:{stat.st_ino}"

@@ -1,0 +1,153 @@
+"""Our own small files where others may write, too: never led astray, and whole or not there.
+
+A repository may lie on a share, or on a stick that somebody brought. What bears the name of one of
+our files there may be a link to a file that matters, a pipe that nobody writes to, a device, or
+huge. So such a file is opened in one way only (`open_own`): no link is followed, it is a regular
+file, and no more of it is read than ours ever hold. The folders above it may be reached by links:
+those the user made.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections.abc import Callable
+from pathlib import Path
+
+from vdbackup.errors import Obstructed
+
+PARTIAL = ".partial"
+"""What is in flight ends so, and is nobody's backup."""
+MAX_RECORD = 16 << 20
+"""Bytes of a record (JSON): 300,000 stretches that a source did not give, where one has 10,000."""
+_KINDS = {
+    stat.S_IFLNK: "a link",
+    stat.S_IFDIR: "a folder",
+    stat.S_IFIFO: "a pipe",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+}
+
+
+def open_own(path: Path, flags: int = os.O_RDONLY, mode: int = 0o600) -> int:
+    """A descriptor of one of our own files, by open(2).
+
+    Args:
+        path: of the file.
+        flags: how to open it; what keeps it from being led astray is added.
+        mode: of a file that is made.
+
+    Raises:
+        Obstructed: something else bears its name.
+        OSError: as open(2) has it; FileNotFoundError where there is nothing of that name.
+    """
+    flags |= os.O_NOFOLLOW | os.O_NOCTTY | os.O_CLOEXEC
+    try:
+        # O_NONBLOCK: a pipe without a writer must not keep us waiting
+        fd = os.open(path, flags | os.O_NONBLOCK, mode)
+    except BlockingIOError:
+        # a server on this computer (Samba, NFS) has it, and is just asked to let go (fcntl(2),
+        # leases): that is waited for
+        check_regular(path)
+        fd = os.open(path, flags, mode)
+    except OSError as error:
+        if error.errno in (errno.ELOOP, errno.ENXIO, errno.EISDIR):
+            check_regular(path)
+        raise
+    kind = os.fstat(fd).st_mode
+    if not stat.S_ISREG(kind):
+        os.close(fd)
+        raise _obstructed(path, kind)
+    return fd
+
+
+def check_regular(path: Path) -> os.stat_result:
+    """What lstat(2) says of one of our own files.
+
+    Raises:
+        Obstructed: something else bears its name, a link for instance.
+        OSError: FileNotFoundError where there is nothing of that name.
+    """
+    found = os.lstat(path)
+    if not stat.S_ISREG(found.st_mode):
+        raise _obstructed(path, found.st_mode)
+    return found
+
+
+def read_own(path: Path, most: int = MAX_RECORD) -> bytes:
+    """All that one of our own files holds.
+
+    Raises:
+        Obstructed: something else bears its name, or it holds more than `most` bytes.
+        OSError: FileNotFoundError where there is nothing of that name.
+    """
+    with open(open_own(path), "rb") as file:
+        data = file.read(most + 1)
+    if len(data) > most:
+        raise Obstructed(
+            f"{path} is damaged: it is longer than such a file can be.", _OUT_OF_THE_WAY
+        )
+    return data
+
+
+def create_partial(path: Path, mode: int = 0o600) -> int:
+    """A descriptor of a new, empty file for writing, in place of what an interruption left there.
+
+    Raises OSError: IsADirectoryError where a folder bears the name, for example.
+    """
+    path.unlink(missing_ok=True)
+    return open_own(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+
+
+def replace(path: Path, data: bytes, check: Callable[[], None] = lambda: None) -> None:
+    """Write a file so that there is always the old one or the new one.
+
+    Order: content, fsync, rename, fsync of the folder. Renaming first could leave an empty file.
+
+    Args:
+        path: of the file; what lies beside it meanwhile ends in PARTIAL.
+        data: all that it will hold.
+        check: called before each change that others see; where it raises, nothing more is changed.
+    """
+    partial = path.with_name(path.name + PARTIAL)
+    check()
+    try:
+        with open(create_partial(partial), "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        check()
+        os.rename(partial, path)
+    except OSError:
+        check()
+        partial.unlink(missing_ok=True)
+        raise
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make renames, links and deletions in a folder durable (fsync(2): the file's own does not)."""
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def sync_file(path: Path) -> None:
+    """Make durable what was written to one of our own files, its mode and its times."""
+    fd = open_own(path)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+_OUT_OF_THE_WAY = "Move it away; `vdbackup repair` makes anew what can be made anew."
+
+
+def _obstructed(path: Path, kind: int) -> Obstructed:
+    what = _KINDS.get(stat.S_IFMT(kind), "no file")
+    return Obstructed(f"{path} is damaged: it is {what}, and no ordinary file.", _OUT_OF_THE_WAY)
