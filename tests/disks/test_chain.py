@@ -166,11 +166,50 @@ def test_a_parent_outside_the_folder_is_never_opened(shelf, tmp_path_factory):
         assert "outside its own folder" in error.title
 
 
-def test_a_symbolic_link_as_parent_is_not_followed(shelf, tmp_path_factory):
-    outside = tmp_path_factory.mktemp("outside") / "a.vmdk"
+def test_a_parent_that_is_a_link_beside_its_child_is_followed(shelf):
+    (shelf.folder / "a.vmdk").rename(shelf.folder / "real.vmdk")
+    (shelf.folder / "a.vmdk").symlink_to("between.vmdk")
+    (shelf.folder / "between.vmdk").symlink_to(shelf.folder / "real.vmdk")
+    assert contents(shelf.folder / "c.vmdk") == shelf.raw
+    with Chain.open(shelf.folder / "c.vmdk") as chain:
+        assert chain.layers[0].path == shelf.folder / "real.vmdk"
+
+
+def test_a_parent_that_is_a_link_is_followed_into_a_folder_that_the_user_named(
+    shelf, tmp_path_factory
+):
+    outside = tmp_path_factory.mktemp("outside") / "base.vmdk"
     (shelf.folder / "a.vmdk").rename(outside)
     (shelf.folder / "a.vmdk").symlink_to(outside)
-    assert isinstance(refused(shelf.folder / "b.vmdk"), ParentError)
+    with Chain.open(shelf.folder / "c.vmdk", parents_in=[outside.parent]) as chain:
+        assert chain.layers[0].path == outside
+
+
+def test_a_link_as_parent_that_leads_elsewhere_is_not_followed_and_named_as_that(
+    shelf, tmp_path_factory
+):
+    outside = tmp_path_factory.mktemp("outside") / "a.vmdk"
+    (shelf.folder / "a.vmdk").rename(outside)
+    link = shelf.folder / "a.vmdk"
+    for target, said in (
+        (outside, "outside its own folder"),
+        (outside.parent / "gone.vmdk", "there is nothing"),
+        (outside.parent, "no file"),
+        (link, "there is nothing"),
+    ):
+        link.symlink_to(target)
+        error = refused(shelf.folder / "b.vmdk")
+        assert isinstance(error, ParentError)
+        assert f"a.vmdk, which is a link to {target}" in error.title
+        assert said in error.title
+        assert error.advice
+        link.unlink()
+
+
+def test_a_link_that_leads_back_to_the_child_is_a_circle(shelf):
+    (shelf.folder / "a.vmdk").unlink()
+    (shelf.folder / "a.vmdk").symlink_to("c.vmdk")
+    assert "circle" in refused(shelf.folder / "c.vmdk").title
 
 
 @pytest.mark.parametrize(

@@ -151,10 +151,13 @@ def _open_parent(
 ) -> VirtualDisk:
     """The parent of the last of `layers`, at the first of the places that it names that has it."""
     child = layers[-1]
-    altered = None
-    for where in _places(child.path, wanted, parents_in):
+    altered = link = None
+    allowed = _allowed(child.path, parents_in)
+    for place in _places(child.path, wanted, parents_in):
+        where = _followed(place)
         # os.path: a name that no file can have is a missing parent, where Path raises OSError
-        if os.path.islink(where) or not os.path.isfile(where):
+        if where.parent.resolve() not in allowed or not os.path.isfile(where):
+            link = link or (place if os.path.islink(place) else None)
             continue
         if any(os.path.samefile(where, layer.path) for layer in layers):
             raise ParentError(
@@ -171,7 +174,17 @@ def _open_parent(
             return parent
         parent.close()
         altered = altered or where
-    raise _no_parent(child.path, wanted, altered)
+    raise _no_parent(child.path, wanted, altered, link)
+
+
+def _allowed(child: Path, parents_in: Sequence[Path]) -> list[Path]:
+    """The folders that a parent may lie in: the child's own, and what the user named."""
+    return [child.parent.resolve(), *(folder.resolve() for folder in parents_in)]
+
+
+def _followed(place: Path) -> Path:
+    """Where a parent really lies: a link may lead anywhere, so that is looked at, not the link."""
+    return Path(os.path.realpath(place)) if os.path.islink(place) else place
 
 
 def _places(child: Path, wanted: ParentRef, parents_in: Sequence[Path]) -> Iterator[Path]:
@@ -181,8 +194,7 @@ def _places(child: Path, wanted: ParentRef, parents_in: Sequence[Path]) -> Itera
     done only if the child can tell its parent from a stranger of the same name. A child that knows
     only its parent's identity finds it by that.
     """
-    own = child.parent.resolve()
-    allowed = [own, *(folder.resolve() for folder in parents_in)]
+    own, *others = allowed = _allowed(child, parents_in)
     names = [
         name for name in (wanted.relative_path, *wanted.other_paths) if name and "\0" not in name
     ]
@@ -196,11 +208,13 @@ def _places(child: Path, wanted: ParentRef, parents_in: Sequence[Path]) -> Itera
     if not wanted.named and wanted.disk_id:  # VirtualBox's snapshots, and the disk above them
         from vdbackup.disks.vmdk_foreign import disks_with
 
-        for folder in parents_in:
-            yield from disks_with(wanted.disk_id, folder.resolve())
+        for folder in others:
+            yield from disks_with(wanted.disk_id, folder)
 
 
-def _no_parent(child: Path, wanted: ParentRef, altered: Path | None) -> ParentError:
+def _no_parent(
+    child: Path, wanted: ParentRef, altered: Path | None, link: Path | None
+) -> ParentError:
     name = re.split(r"[/\\]", wanted.relative_path)[-1]
     if altered is not None:
         return ParentError(
@@ -208,6 +222,8 @@ def _no_parent(child: Path, wanted: ParentRef, altered: Path | None) -> ParentEr
             "program has written to it, or it was replaced.",
             f"Put the original {altered.name} back.",
         )
+    if link is not None:
+        return _behind_link(child, link)
     if not wanted.named:
         return ParentError(
             f"{child.name} names its parent by the identity {wanted.disk_id} alone, and no disk "
@@ -224,4 +240,26 @@ def _no_parent(child: Path, wanted: ParentRef, altered: Path | None) -> ParentEr
     return ParentError(
         f"{child.name} needs its parent {name}, which is missing.",
         f"Put {name} back into {child.parent.resolve()}, or use a point that does not need it.",
+    )
+
+
+def _behind_link(child: Path, link: Path) -> ParentError:
+    target = Path(os.path.realpath(link))
+    if not os.path.exists(target):
+        return ParentError(
+            f"{child.name} needs its parent {link.name}, which is a link to {target}, and there is "
+            "nothing.",
+            f"Put the parent back to {target}, or into {link.parent} in the link's place.",
+        )
+    if not os.path.isfile(target):
+        return ParentError(
+            f"{child.name} needs its parent {link.name}, which is a link to {target}, and that is "
+            "no file.",
+            f"Put the parent itself into {link.parent}, in the link's place.",
+        )
+    return ParentError(
+        f"{child.name} needs its parent {link.name}, which is a link to {target}, outside its own "
+        "folder.",
+        f"Name {target.parent} with --parents-in, if you trust the disk, or put the whole chain "
+        "into one folder.",
     )
