@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from tests.backup.lab import Lab, noise
-from vdbackup.backup import merge
+from vdbackup.backup import merge, retention
 from vdbackup.errors import BackupError, Damaged, UsageError
 from vdbackup.repository.digests import BLOCK
-from vdbackup.repository.model import PointType, Policy
+from vdbackup.repository.model import PointType, Policy, Promotion
 
 
 def sequences(lab: Lab) -> list[int]:
@@ -128,3 +130,30 @@ def test_full_storage_during_the_merge_leaves_the_new_point_with_a_warning(lab, 
     result = lab.capture()
     assert "full" in result.warnings[0]
     assert sequences(lab) == [1, 2]
+
+
+@pytest.mark.parametrize("keep", [1, 3, 5])
+def test_what_goes_is_known_beforehand(lab, keep):
+    for number, kind in enumerate(("auto", "auto", "differential", "full", "auto")):
+        changed(lab, number)
+        lab.backup(kind)
+    before = sequences(lab)
+    foretold = [point.sequence for point in retention.preview(lab.set, keep)]
+    changed(lab, 7)
+    lab.backup(policy=Policy(keep))
+    assert [number for number in before if number not in sequences(lab)] == foretold
+
+
+def test_a_point_that_a_promoted_one_was_made_on_is_not_foretold_to_go(lab):
+    lab.backup()
+    changed(lab, 1)
+    lab.backup()
+    first, second = lab.set.points
+    promoted = replace(second, promoted_from=Promotion("s", "a machine", second.created))
+    assert retention.preview(lab.set, 1) == (first, second)
+    assert retention.preview(replace(lab.set, points=(first, promoted)), 1) == ()
+
+
+def test_without_a_number_nothing_is_foretold_to_go(lab):
+    lab.backup()
+    assert retention.preview(lab.set, None) == ()

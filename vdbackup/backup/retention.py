@@ -37,6 +37,39 @@ def apply(repository: Repository, set_name: str, report: Report, cancel: CancelT
     return done
 
 
+def preview(backup_set: BackupSet, keep: int | None) -> tuple[RecoveryPoint, ...]:
+    """The moments that are gone after the next backup, if the set then keeps `keep` points.
+
+    What several points read through stays as long as they do; what a virtual machine needs may stay
+    longer than is said here, and nothing else goes.
+    """
+    if keep is None:
+        return ()
+    captured = [point for point in backup_set.points if point.promoted_from is None]
+    expired = {point.id: point for point in captured[: max(0, len(captured) + 1 - keep)]}
+    above = {point.id: point.parent for point in backup_set.points}
+    if captured:
+        above[_NEXT] = captured[-1].id  # as an incremental's would be
+    below: dict[str | None, set[str]] = {}
+    for name, parent in above.items():
+        below.setdefault(parent, set()).add(name)
+    gone: list[RecoveryPoint] = []
+    while (
+        name := next((each for each in expired if len(below.get(each, ())) <= 1), None)
+    ) is not None:
+        gone.append(expired.pop(name))
+        for child in below.pop(
+            name, ()
+        ):  # it is rolled into the point, and stands where that stood
+            above[child] = above[name]
+            below[above[name]].add(child)
+        below[above[name]].discard(name)
+    return tuple(sorted(gone, key=lambda point: point.sequence))
+
+
+_NEXT = ""  # no point has this id
+
+
 def _next_to_go(backup_set: BackupSet, in_use: Container[str]) -> RecoveryPoint | None:
     keep = backup_set.settings.policy.keep
     if keep is None:
