@@ -14,11 +14,12 @@ from __future__ import annotations
 
 import contextlib
 import enum
+import fcntl
 import json
 import logging
 import logging.handlers
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -149,6 +150,31 @@ class Settings:
                 "Correct the file, or delete it to start with the defaults.",
             ) from error
 
+    @classmethod
+    def update(
+        cls, file: Path, change: Callable[[Settings], Settings], otherwise: Settings
+    ) -> Settings:
+        """Change what is in `file` at this moment, and return that.
+
+        Another window or a command may have written it since it was read last: what they changed
+        stays. Each waits for the other.
+
+        Args:
+            file: what the settings are kept in.
+            change: makes the new settings of those in the file.
+            otherwise: what is changed where there is no file yet.
+
+        Raises:
+            VdbackupError: the file is there and cannot be understood.
+            OSError: it cannot be written.
+        """
+        with _alone(file):
+            before = cls.load(file) if file.exists() else otherwise
+            after = change(before)
+            if after != before or not file.exists():
+                after.save(file)
+        return after
+
     def save(self, file: Path) -> None:
         """Write the settings; a reader sees the old ones or the new ones, never a part."""
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -205,6 +231,11 @@ class Settings:
         )
         return replace(self, sources=(*others, source)).with_repository(source.repository)
 
+    def without_source(self, path: Path, repository: Path) -> Settings:
+        """These settings, without one source; its repository stays known."""
+        others = (k for k in self.sources if (k.path, k.repository) != (path, repository))
+        return replace(self, sources=tuple(others))
+
     def with_sets(self, repository: Path, sets: Mapping[Path, str]) -> Settings:
         """These settings, knowing which sets the sources have in `repository`, by source."""
         return replace(
@@ -238,6 +269,18 @@ class Settings:
     def sessions(self, locations: Locations) -> Path:
         """The folder that running VMs write to."""
         return self.sessions_folder or locations.data / "sessions"
+
+
+@contextlib.contextmanager
+def _alone(file: Path) -> Iterator[None]:
+    """Keep others out who change `file`: by a lock beside it, as the file itself is replaced."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    lock = os.open(file.with_suffix(".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(lock)
 
 
 def start_log(locations: Locations) -> None:

@@ -2,24 +2,33 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from PySide6.QtGui import QColor, QPalette
-from PySide6.QtWidgets import QApplication, QComboBox
+from PySide6.QtCore import QPoint, QPointF, Qt
+from PySide6.QtGui import QColor, QPalette, QWheelEvent
+from PySide6.QtWidgets import QApplication, QComboBox, QPushButton, QWidget
+from pytestqt.qtbot import QtBot
 
 from tests.gui.user import User
 from vdbackup.errors import VdbackupError
-from vdbackup.gui import app, theme
-from vdbackup.gui.settings_dialog import SettingsDialog
-from vdbackup.repository.repository import Repository
+from vdbackup.gui import app, parts, theme
+from vdbackup.gui.catalogue import Entry
+from vdbackup.gui.plan_dialog import PlanDialog
+from vdbackup.gui.settings_dialog import USUAL_KEEP, KeepField, SettingsDialog
+from vdbackup.gui.store import Store
+from vdbackup.repository.model import SetSettings, SourceIdentity
+from vdbackup.repository.repository import BackupSet, Repository
 from vdbackup.settings import KnownSource, Locations, Settings, ThemeChoice
 from vdbackup.sources import demo_disk
 
+SET = SetSettings(SourceIdentity("id", "disk", "/dev/sda"), 1 << 30, 512, "vmdk")
 FULL = Settings(
     repositories=(Path("/mnt/usb"), Path("/srv/backups")),
     sources=(
@@ -130,19 +139,157 @@ def test_a_dialog_that_is_left_changes_nothing(user: User) -> None:
     assert user.window.store.value == before
 
 
-def test_keeping_the_newest_points_merges_the_older_ones(
+def wants_to_keep(user: User, count: int) -> None:
+    """Say in the settings how many points are to be kept, and save."""
+    user.asks_for("actionSettings")
+    ((entry, field),) = user.sees(SettingsDialog, "settingsDialog").keep
+    assert entry.name == "laptop"
+    field.choice.setCurrentIndex(1)
+    field.number.setValue(count)
+    user.agrees("settingsDialog", "settingsSave")
+
+
+def test_a_policy_is_confirmed_with_what_goes_and_acts_after_the_next_backup(
     with_source: User, disk: Path, repository: Path
 ) -> None:
-    for count in (2, 3, 4):
+    for count in (2, 3):
         demo_disk.change(disk, f"state {count}", {})
         with_source.backs_up(count)
-    with_source.asks_for("actionSettings")
-    ((entry, spin),) = with_source.sees(SettingsDialog, "settingsDialog").keep
-    assert entry.name == "laptop"
-    spin.setValue(2)
-    with_source.agrees("settingsDialog", "settingsSave")
-    with_source.sees_points(2)
+    wants_to_keep(with_source, 2)
+    plan = with_source.sees(PlanDialog, "planDialog")
+    assert [name.partition(",")[0] for name in plan.plan.invalidates] == ["#1", "#2"]
+    assert plan.cancel_button.isDefault()
+    with_source.agrees()
+    assert "from its next backup on" in with_source.sees_job_end("Policy of laptop").sentence
+    assert len(Repository.open(repository).set().points) == 3
     assert Repository.open(repository).set().settings.policy.keep == 2
+    demo_disk.change(disk, "state 4", {})
+    with_source.backs_up(2)
+    timeline = with_source.window.panel.timeline
+    assert [point.sequence for point in timeline.points] == [3, 4]
+    assert timeline.selected == timeline.points[-1].id
+
+
+def test_a_policy_that_is_not_confirmed_is_none(with_source: User, repository: Path) -> None:
+    wants_to_keep(with_source, 1)
+    with_source.sees(PlanDialog, "planDialog").reject()
+    assert Repository.open(repository).set().settings.policy.keep is None
+
+
+def test_all_points_is_not_the_number_beside_one(qtbot: QtBot) -> None:
+    field = KeepField(None, "laptop")
+    qtbot.addWidget(field)
+    assert field.value is None
+    field.choice.setCurrentIndex(1)
+    assert field.value == USUAL_KEEP
+    field.number.setValue(1)
+    field.number.stepDown()
+    assert field.value == 1
+
+
+def test_a_wheel_changes_no_field_that_was_not_clicked(user: User) -> None:
+    user.asks_for("actionSettings")
+    dialog = user.sees(SettingsDialog, "settingsDialog")
+    dialog.theme.setFocus()
+    fields = [dialog.remind, dialog.memory]
+    for field in fields:
+        before = field.value()
+        turn_wheel(field)
+        assert field.value() == before
+        assert not field.hasFocus()
+    dialog.memory.setFocus()
+    turn_wheel(dialog.theme)
+    assert dialog.theme.currentIndex() == list(ThemeChoice).index(user.window.store.value.theme)
+    dialog.reject()
+
+
+def turn_wheel(widget: QWidget) -> None:
+    """One notch down over a widget."""
+    at = QPointF(widget.rect().center())
+    event = QWheelEvent(
+        at,
+        QPointF(widget.mapToGlobal(at)),
+        QPoint(),
+        QPoint(0, -120),
+        Qt.MouseButton.NoButton,
+        Qt.KeyboardModifier.NoModifier,
+        Qt.ScrollPhase.NoScrollPhase,
+        False,
+    )
+    QApplication.sendEvent(widget, event)
+
+
+def test_every_field_of_the_window_is_one_that_a_wheel_passes_over() -> None:
+    changed_by_wheel = {"QComboBox", "QSpinBox", "QDoubleSpinBox", "QSlider", "QDial"}
+    changed_by_wheel |= {"QDateEdit", "QTimeEdit", "QDateTimeEdit"}
+    folder = Path(parts.__file__).parent
+    for module in sorted(folder.glob("*.py")):
+        made = {
+            ast.unparse(node.func).rpartition(".")[2]
+            for node in ast.walk(ast.parse(module.read_text(encoding="utf-8")))
+            if isinstance(node, ast.Call)
+        }
+        assert not made & changed_by_wheel, module
+
+
+def test_the_settings_scroll_where_the_screen_is_low(user: User, tmp_path: Path) -> None:
+    many = [
+        Entry(Path(f"/dev/sd{i}"), tmp_path, BackupSet(f"sd{i}", tmp_path, SET, ()))
+        for i in range(40)
+    ]
+    store = user.window.store
+    dialog = SettingsDialog(store.value, store.locations, many, user.window)
+    dialog.open()
+    screen = dialog.screen().availableGeometry()
+    assert dialog.height() <= screen.height()
+    save = user.sees(QPushButton, "settingsSave")
+    assert dialog.rect().contains(save.mapTo(dialog, save.rect().bottomRight()))
+    dialog.reject()
+
+
+def test_enter_saves_the_settings_wherever_the_focus_is(user: User, qtbot: QtBot) -> None:
+    user.asks_for("actionSettings")
+    dialog = user.sees(SettingsDialog, "settingsDialog")
+    dialog.sessions.setFocus()
+    dialog.sessions.setText("/somewhere/else")
+    qtbot.keyClick(dialog.sessions, Qt.Key.Key_Return)
+    user.waits_until(lambda: not dialog.isVisible())
+    assert user.window.store.value.sessions_folder == Path("/somewhere/else")
+
+
+# two windows
+
+
+def test_what_another_window_has_saved_stays(locations: Locations) -> None:
+    mine, other = Store(Settings(), locations), Store(Settings(), locations)
+    mine.update(lambda settings: settings.with_source(FULL.sources[0]))
+    other.change(memory_mib=512)
+    saved = Settings.load(locations.settings_file)
+    assert saved.sources == FULL.sources[:1]
+    assert saved.memory_mib == 512
+    mine.reload()
+    assert mine.value == saved == other.value
+
+
+def test_settings_that_cannot_be_saved_hold_for_this_run(locations: Locations) -> None:
+    store, failed = Store(Settings(), locations), []
+    store.failed.connect(failed.append)
+    locations.config.write_text("a file where the folder should be")
+    store.change(memory_mib=512)
+    assert store.value.memory_mib == 512
+    assert isinstance(failed[0], VdbackupError)
+
+
+def test_many_who_write_at_once_lose_nothing(locations: Locations) -> None:
+    Settings().save(locations.settings_file)
+
+    def add(number: int) -> None:
+        source = KnownSource(Path(f"/dev/sd{number}"), Path("/mnt"))
+        Settings.update(locations.settings_file, lambda s: s.with_source(source), Settings())
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(add, range(40)))
+    assert len(Settings.load(locations.settings_file).sources) == 40
 
 
 @pytest.mark.parametrize("colours", [theme.LIGHT, theme.DARK], ids=["light", "dark"])

@@ -197,6 +197,31 @@ def test_a_new_point_takes_the_cursor_along_only_from_the_newest(timeline: Timel
     assert timeline.selected == "2"
 
 
+def test_with_a_retention_the_cursor_stays_at_the_newest_point(timeline: Timeline) -> None:
+    """Then there are as many points afterwards as before."""
+    points = chain(6)
+    timeline.set_points(points[:3])
+    for first in (1, 2, 3):
+        timeline.set_points(points[first : first + 3], same_set=True)
+        assert timeline.selected == points[first + 2].id
+    timeline.select(points[4].id)
+    timeline.set_points([*points[4:], point(7, 6)], same_set=True)
+    assert timeline.selected == points[4].id
+
+
+def test_a_double_click_beside_all_points_boots_nothing(timeline: Timeline, qtbot: QtBot) -> None:
+    booted: list[str] = []
+    timeline.set_points(chain(3))
+    timeline.point_activated.connect(booted.append)
+    at, left = timeline.place_of(1).toPoint(), Qt.MouseButton.LeftButton
+    bars = QPoint(at.x(), round(timeline.bars_area.center().y()))
+    for beside in (at + QPoint(0, 60), at - QPoint(30, 0), QPoint(3, 3), bars):
+        qtbot.mouseDClick(timeline.viewport(), left, pos=beside)
+    assert booted == []
+    qtbot.mouseDClick(timeline.viewport(), left, pos=at + QPoint(3, 3))
+    assert booted == [timeline.points[1].id]
+
+
 def test_the_cursor_goes_with_a_point_that_is_merged(timeline: Timeline) -> None:
     timeline.set_points(chain(3))
     timeline.select("2")

@@ -54,16 +54,14 @@ def preview(backup_set: BackupSet, keep: int | None) -> tuple[RecoveryPoint, ...
     for name, parent in above.items():
         below.setdefault(parent, set()).add(name)
     gone: list[RecoveryPoint] = []
-    while (
-        name := next((each for each in expired if len(below.get(each, ())) <= 1), None)
-    ) is not None:
-        gone.append(expired.pop(name))
-        for child in below.pop(
-            name, ()
-        ):  # it is rolled into the point, and stands where that stood
-            above[child] = above[name]
-            below[above[name]].add(child)
-        below[above[name]].discard(name)
+    while may_go := [name for name in expired if len(below.get(name, ())) <= 1]:
+        for name in may_go:
+            gone.append(expired.pop(name))
+            parent = above[name]
+            for child in below.pop(name, ()):  # it is rolled into the point, and stands there
+                above[child] = parent
+                below[parent].add(child)
+            below[parent].discard(name)
     return tuple(sorted(gone, key=lambda point: point.sequence))
 
 

@@ -7,7 +7,6 @@ from pathlib import Path
 
 from PySide6.QtCore import Qt, QTimer, Signal
 from PySide6.QtWidgets import (
-    QComboBox,
     QHBoxLayout,
     QLineEdit,
     QListWidget,
@@ -72,9 +71,7 @@ class AddSourceForm(QWidget):
         choose_folder = parts.button("Choose a folder…", "chooseFolderButton")
         choose_folder.clicked.connect(self._on_choose_folder_clicked)
         column.addLayout(_row(self.repository_edit, choose_folder))
-        self.format_box = QComboBox()
-        self.format_box.setObjectName("formatBox")
-        self.format_box.setAccessibleName("Format of a first backup")
+        self.format_box = parts.ComboBox("formatBox", "Format of a first backup")
         self.format_box.addItem("Format: VMDK, or what the disk fits into", None)
         for name in FORMATS:
             self.format_box.addItem(f"Format: {name.upper()}", name)

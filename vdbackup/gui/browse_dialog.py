@@ -41,7 +41,7 @@ class BrowseDialog(parts.Dialog):
     def __init__(
         self, entry: Entry, point: RecoveryPoint, workers: Workers, theme: Theme, parent: QWidget
     ) -> None:
-        title = f"Files in {entry.name} #{point.sequence}, {words.when(point.created)}"
+        title = f"Files in {entry.title} #{point.sequence}, {words.when(point.created)}"
         super().__init__("browseDialog", title, 640, parent)
         self.fits = False
         self.resize(760, 560)
@@ -85,7 +85,7 @@ class BrowseDialog(parts.Dialog):
     def extract(self, destination: Path) -> None:
         """Copy the chosen files into a folder, as a job that can be seen."""
         point = self._point
-        title = f"Extract from {self._entry.name} #{point.sequence}"
+        title = f"Extract from {self._entry.title} #{point.sequence}"
         what = (self._entry.repository, self._entry.name, point.id, self.chosen, destination)
         self._workers.writer(destination).submit(Job(title, partial(work.extract, *what)))
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 
@@ -27,12 +28,21 @@ class Entry:
         repository: the folder that holds the backups.
         backup_set: None before the first backup, or when it cannot be read.
         problem: why the repository cannot be read, else None.
+        shares_name: another source that is shown has the same name.
     """
 
     path: Path
     repository: Path
     backup_set: BackupSet | None = None
     problem: VdbackupError | None = None
+    shares_name: bool = False
+
+    @property
+    def title(self) -> str:
+        """What to call it on the screen: sources of one name tell where their backups lie."""
+        if not self.shares_name:
+            return self.name
+        return f"{self.name if self.backup_set else self.path} in {self.repository}"
 
     @property
     def name(self) -> str:
@@ -111,7 +121,9 @@ class Catalogue(QObject):
     def entries(self) -> list[Entry]:
         """What has been read so far, in the order in which the user added it."""
         known = self._store.value.repositories
-        return [entry for repository in known for entry in self._read.get(repository, ())]
+        entries = [entry for repository in known for entry in self._read.get(repository, ())]
+        names = Counter(entry.name for entry in entries)
+        return [replace(entry, shares_name=names[entry.name] > 1) for entry in entries]
 
     @property
     def loading(self) -> bool:
@@ -148,4 +160,5 @@ class Catalogue(QObject):
         if opened_now and cut_off:
             self.interrupted.emit(folder)
         sets = {each.path: each.backup_set.name for each in self._read[folder] if each.backup_set}
-        self._store.put(self._store.value.with_sets(folder, sets))
+        if self._store.value.with_sets(folder, sets) != self._store.value:
+            self._store.update(lambda settings: settings.with_sets(folder, sets))

@@ -240,18 +240,18 @@ class MainWindow(QMainWindow):
         dialog.open()
 
     def _on_repository_chosen(self, folder: str) -> None:
-        self.store.put(self.store.value.with_repository(Path(folder)))
+        self.store.update(lambda settings: settings.with_repository(Path(folder)))
         self.catalogue.refresh(Path(folder))
 
     def _on_leave_wanted(self, folder: Path) -> None:
-        self.store.put(self.store.value.without_repository(folder))
+        self.store.update(lambda settings: settings.without_repository(folder))
 
     def _on_settings(self) -> None:
         entries = self.catalogue.entries
         dialog = SettingsDialog(self.store.value, self.store.locations, entries, self)
 
         def accepted() -> None:
-            self.store.put(dialog.chosen())
+            self.store.change(**dialog.changes())
             for entry, keep in dialog.kept():
                 self.operations.keep_newest(entry, keep)
             for entry, wanted in dialog.tested():

@@ -16,7 +16,7 @@ from PySide6.QtWidgets import QDialog, QWidget
 
 from vdbackup.backup import delete, merge
 from vdbackup.errors import RepositoryLocked, VdbackupError
-from vdbackup.gui import work
+from vdbackup.gui import words, work
 from vdbackup.gui.catalogue import Catalogue, Entry
 from vdbackup.gui.plan_dialog import PlanDialog
 from vdbackup.gui.restore_dialog import RestoreDialog
@@ -71,7 +71,7 @@ class Operations(QObject):
             backup_set.name if backup_set else None, kind, None if backup_set else disk_format
         )
         what = (entry.path, entry.repository, wish)
-        title = f"Back up {entry.name}"
+        title = f"Back up {entry.title}"
 
         def test(job: Job) -> None:
             made = job.result.value if job.state is JobState.FINISHED else None
@@ -91,7 +91,8 @@ class Operations(QObject):
 
     def add_source(self, path: Path, repository: Path) -> Entry:
         """Remember a source; what has been backed up of it is read."""
-        self._store.put(self._store.value.with_source(KnownSource(path, repository)))
+        known = KnownSource(path, repository)
+        self._store.update(lambda settings: settings.with_source(known))
         self._catalogue.refresh(repository)
         return Entry(path, repository)
 
@@ -120,7 +121,7 @@ class Operations(QObject):
         """Delete a point."""
         self._change(
             entry,
-            f"Delete #{point.sequence} of {entry.name}",
+            f"Delete #{point.sequence} of {entry.title}",
             "Delete",
             lambda repository, name: delete.plan(repository, name, point.id),
             work.delete_point,
@@ -131,7 +132,7 @@ class Operations(QObject):
         ids = tuple(point.id for point in points)
         which = f"#{points[0].sequence}" if len(points) == 1 else "all points"
         doing = partial(work.verify_points, entry.repository, entry.name, ids)
-        self._run(entry.repository, f"Verify {which} of {entry.name}", doing)
+        self._run(entry.repository, f"Verify {which} of {entry.title}", doing)
 
     def prove_boots(self, entry: Entry, point: RecoveryPoint) -> None:
         """Prove that a point boots; asks nothing, and waits for nothing but the test before."""
@@ -155,7 +156,7 @@ class Operations(QObject):
             target, disk_format, overwrite = dialog.target, dialog.disk_format, dialog.overwrite
             self._change(
                 entry,
-                f"Restore #{point.sequence} of {entry.name}",
+                f"Restore #{point.sequence} of {entry.title}",
                 "Overwrite and restore" if overwrite else "Restore",
                 lambda repository, name: restore.plan(
                     repository, name, point.id, target, disk_format=disk_format, overwrite=overwrite
@@ -187,16 +188,31 @@ class Operations(QObject):
             start(None)
 
     def keep_newest(self, entry: Entry, keep: int | None) -> None:
-        """Change how many points a set keeps."""
-        if entry.backup_set and entry.backup_set.settings.policy.keep != keep:
-            doing = partial(work.keep_newest, entry.repository, entry.backup_set.name, keep)
-            self._run(entry.repository, f"Policy of {entry.name}", doing)
+        """Change how many points a set keeps, once the user has seen which ones that takes."""
+        if entry.backup_set is None or entry.backup_set.settings.policy.keep == keep:
+            return
+        what = (entry.repository, entry.backup_set.name, keep)
+        title = f"Policy of {entry.title}"
+
+        def start(_plan: Plan | None) -> None:
+            self._run(entry.repository, title, partial(work.keep_newest, *what))
+
+        if keep is None:  # takes nothing
+            start(None)
+            return
+        self._plan(
+            entry.repository,
+            f"Keep only the newest {words.plural(keep, 'point')} of {entry.title}",
+            f"Keep {words.plural(keep, 'point')}",
+            partial(work.plan_keeping, entry.repository, entry.backup_set.name, keep),
+            start,
+        )
 
     def prove_new_points(self, entry: Entry, wanted: BootTests) -> None:
         """Change which new points of a set are boot-tested."""
         if entry.backup_set and entry.backup_set.settings.policy.boot_test is not wanted:
             doing = partial(work.prove_new_points, entry.repository, entry.backup_set.name, wanted)
-            self._run(entry.repository, f"Policy of {entry.name}", doing)
+            self._run(entry.repository, f"Policy of {entry.title}", doing)
 
     def _on_interrupted(self, repository: Path) -> None:
         self._run(

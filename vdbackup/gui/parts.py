@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from PySide6.QtCore import Qt
-from PySide6.QtGui import QPainter, QPaintEvent, QShowEvent
+from PySide6.QtGui import QPainter, QPaintEvent, QShowEvent, QWheelEvent
 from PySide6.QtWidgets import (
+    QComboBox,
     QDialog,
     QDialogButtonBox,
     QFileDialog,
@@ -15,10 +16,13 @@ from PySide6.QtWidgets import (
     QLineEdit,
     QPushButton,
     QSizePolicy,
+    QSpinBox,
     QToolButton,
     QVBoxLayout,
     QWidget,
 )
+
+FRAME = 40  # pixels that a window's title takes, before the desktop has said how many
 
 
 def label(text: str = "", role: str = "", *, wrap: bool = True, selectable: bool = False) -> QLabel:
@@ -72,6 +76,40 @@ def field(name: str, hint: str, accessible_name: str) -> QLineEdit:
     made.setPlaceholderText(hint)
     made.setAccessibleName(accessible_name)
     return made
+
+
+class ComboBox(QComboBox):
+    """A choice that a wheel which passes over it does not change: it has to be clicked first."""
+
+    def __init__(self, name: str, accessible_name: str) -> None:
+        super().__init__()
+        self.setObjectName(name)
+        self.setAccessibleName(accessible_name)
+        self.setFocusPolicy(Qt.FocusPolicy.StrongFocus)  # Qt's own one takes it from the wheel
+
+    def wheelEvent(self, event: QWheelEvent) -> None:
+        """Leave the wheel to what is scrolled."""
+        if self.hasFocus():
+            super().wheelEvent(event)
+        else:
+            event.ignore()
+
+
+class SpinBox(QSpinBox):
+    """A number that a wheel which passes over it does not change: it has to be clicked first."""
+
+    def __init__(self, name: str, accessible_name: str) -> None:
+        super().__init__()
+        self.setObjectName(name)
+        self.setAccessibleName(accessible_name)
+        self.setFocusPolicy(Qt.FocusPolicy.StrongFocus)
+
+    def wheelEvent(self, event: QWheelEvent) -> None:
+        """Leave the wheel to what is scrolled."""
+        if self.hasFocus():
+            super().wheelEvent(event)
+        else:
+            event.ignore()
 
 
 def card(content: QWidget) -> QFrame:
@@ -143,25 +181,44 @@ class Dialog(QDialog):
         self.column.setContentsMargins(22, 20, 22, 18)
         self.column.setSpacing(12)
 
-    def add_buttons(self, accept: QPushButton, cancel: str = "Cancel") -> QPushButton:
-        """Add the row of buttons at the end, in the desktop's order; returns the cancelling one."""
+    def add_buttons(
+        self, accept: QPushButton, cancel: str = "Cancel", *others: QPushButton
+    ) -> QPushButton:
+        """Add the row of buttons at the end, in the desktop's order; returns the cancelling one.
+
+        Enter presses `accept` unless `press_by_enter` says otherwise.
+        """
         box = QDialogButtonBox()
         refuse = button(cancel, "cancelButton")
         box.addButton(refuse, QDialogButtonBox.ButtonRole.RejectRole)
+        for other in others:
+            box.addButton(other, QDialogButtonBox.ButtonRole.ActionRole)
         box.addButton(accept, QDialogButtonBox.ButtonRole.AcceptRole)
         refuse.clicked.connect(self.reject)
         self.column.addSpacing(4)
         self.column.addWidget(box)
+        self.press_by_enter(accept)
         return refuse
 
+    def press_by_enter(self, wanted: QPushButton) -> None:
+        """Let Enter press this button, wherever in the dialog the focus is, and no other one."""
+        for each in self.findChildren(QPushButton):
+            each.setAutoDefault(False)
+        wanted.setDefault(True)
+
     def showEvent(self, event: QShowEvent) -> None:
-        """Take the height that wrapped texts need at this width, which Qt only guesses."""
+        """Take the height that wrapped texts need at this width, which Qt only guesses.
+
+        What does not fit on the screen has to scroll.
+        """
         super().showEvent(event)
         if self.fits:
             for child in self.findChildren(QWidget):
                 child.ensurePolished()
             width = max(self.minimumWidth(), self.minimumSizeHint().width())
-            self.resize(width, self.column.totalHeightForWidth(width))
+            frame = self.frameGeometry().height() - self.height()
+            most = self.screen().availableGeometry().height() - max(frame, FRAME)
+            self.resize(width, min(self.column.totalHeightForWidth(width), most))
 
 
 def choose_folder(parent: QWidget, title: str, edit: QLineEdit) -> None:

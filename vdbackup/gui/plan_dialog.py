@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from PySide6.QtWidgets import QCheckBox, QWidget
+from PySide6.QtWidgets import QCheckBox, QPlainTextEdit, QWidget
 
 from vdbackup.gui import parts, words
 from vdbackup.jobs import Plan
 
 WIDTH = 460  # pixels
+FEW = 6  # names that are read in a sentence; more are a list
 
 
 class PlanDialog(parts.Dialog):
@@ -39,9 +40,13 @@ class PlanDialog(parts.Dialog):
             said = f"At most {words.size(plan.bytes_to_copy)} will be read or written."
             column.addWidget(parts.label(said, "muted"))
         if plan.invalidates:
-            column.addWidget(
-                parts.Notice(f"No longer there afterwards: {', '.join(plan.invalidates)}.")
-            )
+            column.addWidget(parts.Notice(f"No longer there afterwards: {_few(plan.invalidates)}."))
+        if len(plan.invalidates) > FEW:
+            names = QPlainTextEdit("\n".join(plan.invalidates))
+            names.setReadOnly(True)
+            names.setAccessibleName("What is no longer there afterwards")
+            names.setFixedHeight(150)
+            column.addWidget(names)
         details = [*_listed("Makes", plan.creates), *_listed("Changes or deletes", plan.replaces)]
         if details:
             lines = parts.label("\n".join(details), "muted", selectable=True)
@@ -55,7 +60,12 @@ class PlanDialog(parts.Dialog):
         self.accept_button = parts.button(verb, "planAccept", "danger" if dangerous else "primary")
         self.accept_button.clicked.connect(self.accept)
         self.cancel_button = self.add_buttons(self.accept_button)
-        (self.cancel_button if dangerous else self.accept_button).setDefault(True)
+        if dangerous:
+            self.press_by_enter(self.cancel_button)
+
+
+def _few(names: Sequence[str]) -> str:
+    return ", ".join(names) if len(names) <= FEW else f"the {len(names):,} below"
 
 
 def _listed(title: str, names: Sequence[str]) -> list[str]:

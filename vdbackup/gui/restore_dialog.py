@@ -6,7 +6,6 @@ from pathlib import Path
 
 from PySide6.QtWidgets import (
     QCheckBox,
-    QComboBox,
     QFormLayout,
     QHBoxLayout,
     QWidget,
@@ -43,8 +42,7 @@ class RestoreDialog(parts.Dialog):
         row.setSpacing(8)
         row.addWidget(self.target_edit, 1)
         row.addWidget(choose)
-        self.format_box = QComboBox()
-        self.format_box.setObjectName("formatBox")
+        self.format_box = parts.ComboBox("formatBox", "Format of a file")
         self.format_box.addItem("Raw image", "raw")
         for name in FORMATS:
             self.format_box.addItem(f"{name.upper()}, a stand-alone virtual disk", name)
@@ -59,7 +57,6 @@ class RestoreDialog(parts.Dialog):
         self.column.addLayout(form)
         self.accept_button = parts.button("Continue", "restoreAccept", "primary")
         self.accept_button.setEnabled(False)
-        self.accept_button.setDefault(True)
         self.accept_button.clicked.connect(self.accept)
         self.add_buttons(self.accept_button)
         self.target_edit.textChanged.connect(self._on_text_changed)

@@ -53,7 +53,7 @@ class Sessions(QObject):
         settings = self._store.value
         return self._start(
             Boot(
-                title=f"{entry.name} #{point.sequence}",
+                title=f"{entry.title} #{point.sequence}",
                 repository=entry.repository,
                 set_name=entry.name,
                 point_id=point.id,
@@ -93,7 +93,7 @@ class Sessions(QObject):
 
     def open_with(self, entry: Entry, point: RecoveryPoint, program: Program) -> None:
         """Make a machine of a point for another program, and say how that opens it."""
-        settings, title = self._store.value, f"Open #{point.sequence} of {entry.name} elsewhere"
+        settings, title = self._store.value, f"Open #{point.sequence} of {entry.title} elsewhere"
         folder = settings.sessions(self._store.locations)
 
         def write() -> WrittenMachine:

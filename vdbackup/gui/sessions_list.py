@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from PySide6.QtWidgets import QComboBox, QFrame, QGridLayout, QPushButton, QVBoxLayout, QWidget
+from PySide6.QtWidgets import QFrame, QGridLayout, QPushButton, QVBoxLayout, QWidget
 
 from vdbackup.gui import parts, words
 from vdbackup.gui.session import AtEnd, Order, SessionThread
@@ -113,9 +113,7 @@ class SessionCard(QFrame):
 
     def offer_at_end(self, chosen: AtEnd, do: Callable[[AtEnd], None]) -> None:
         """Show what can become of what the machine writes."""
-        box = QComboBox()
-        box.setObjectName("atEndBox")
-        box.setAccessibleName(f"When it ends: {self._title}")
+        box = parts.ComboBox("atEndBox", f"When it ends: {self._title}")
         box.setToolTip("What becomes of what the machine wrote when it ends")
         for choice in AtEnd:
             box.addItem(choice.value, choice)

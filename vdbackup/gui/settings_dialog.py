@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
+from PySide6.QtCore import QSize, Qt
 from PySide6.QtWidgets import (
     QCheckBox,
-    QComboBox,
     QFormLayout,
+    QFrame,
     QHBoxLayout,
     QLineEdit,
-    QSpinBox,
+    QScrollArea,
     QVBoxLayout,
     QWidget,
 )
@@ -28,14 +28,16 @@ THEMES = {
 }
 
 NAMES_WIDTH = 130  # pixels
+USUAL_KEEP = 30
+"""Points that are offered first to whoever does not want all of them."""
 
 
 class SettingsDialog(parts.Dialog):
-    """Shows settings; `chosen()` and `kept()` say what the user made of them.
+    """Shows settings; `changes()`, `kept()` and `tested()` say what the user made of them.
 
     Attributes:
         theme, sessions, memory, headless, ask, remind, animations: the fields.
-        keep: for each source that has been backed up, how many points to keep (0 keeps all).
+        keep: for each source that has been backed up, how many points to keep.
         boot_test: for each such source, whether new points are boot-tested.
     """
 
@@ -49,38 +51,43 @@ class SettingsDialog(parts.Dialog):
         super().__init__("settingsDialog", "Settings", 540, parent)
         self._settings = settings
         self._locations = locations
-        self.keep: list[tuple[Entry, QSpinBox]] = []
+        self.keep: list[tuple[Entry, KeepField]] = []
         self.boot_test: list[tuple[Entry, QCheckBox]] = []
-        column = self.column
+        inside = QWidget()
+        column = QVBoxLayout(inside)
+        column.setContentsMargins(0, 0, 8, 0)
         column.setSpacing(8)
         self._add_window(column)
         self._add_backups(column, [entry for entry in entries if entry.backup_set])
         self._add_machines(column)
         self._add_locations(column)
+        column.addStretch(1)
+        self.column.addWidget(Scrolled(inside), 1)
         save = parts.button("Save", "settingsSave", "primary")
-        save.setDefault(True)
         save.clicked.connect(self.accept)
         self.add_buttons(save)
 
-    def chosen(self) -> Settings:
-        """The settings as the user wants them."""
+    def changes(self) -> dict[str, object]:
+        """The settings that the user has changed, by name; others may have changed meanwhile."""
         folder = self.sessions.text().strip()
         path = Path(folder).expanduser() if folder else None
         usual = self._locations.data / "sessions"
-        return replace(
-            self._settings,
-            theme=ThemeChoice(self.theme.currentData()),
-            sessions_folder=None if path == usual else path,
-            memory_mib=self.memory.value(),
-            headless=self.headless.isChecked(),
-            ask_before_backup=self.ask.isChecked(),
-            remind_after_days=self.remind.value(),
-            animations=self.animations.isChecked(),
-        )
+        wanted = {
+            "theme": ThemeChoice(self.theme.currentData()),
+            "sessions_folder": None if path == usual else path,
+            "memory_mib": self.memory.value(),
+            "headless": self.headless.isChecked(),
+            "ask_before_backup": self.ask.isChecked(),
+            "remind_after_days": self.remind.value(),
+            "animations": self.animations.isChecked(),
+        }
+        return {
+            name: value for name, value in wanted.items() if value != getattr(self._settings, name)
+        }
 
     def kept(self) -> list[tuple[Entry, int | None]]:
         """For each source how many points it shall keep, None for all."""
-        return [(entry, spin.value() or None) for entry, spin in self.keep]
+        return [(entry, field.value) for entry, field in self.keep]
 
     def tested(self) -> list[tuple[Entry, BootTests]]:
         """For each source which of its new points shall be boot-tested."""
@@ -89,8 +96,7 @@ class SettingsDialog(parts.Dialog):
 
     def _add_window(self, column: QVBoxLayout) -> None:
         form = _section(column, "Window")
-        self.theme = QComboBox()
-        self.theme.setObjectName("themeChoice")
+        self.theme = parts.ComboBox("themeChoice", "Colours")
         for choice, name in THEMES.items():
             self.theme.addItem(name, choice.value)
         self.theme.setCurrentIndex(list(THEMES).index(self._settings.theme))
@@ -104,26 +110,29 @@ class SettingsDialog(parts.Dialog):
         self.ask = QCheckBox("Show what will be done before each backup")
         self.ask.setChecked(self._settings.ask_before_backup)
         form.addRow(_name(""), self.ask)
-        self.remind = _spin(1, 365, self._settings.remind_after_days, " days without a backup")
+        self.remind = parts.SpinBox("remindAfter", "Remind after so many days without a backup")
+        self.remind.setRange(1, 365)
+        self.remind.setSuffix(" days without a backup")
+        self.remind.setValue(self._settings.remind_after_days)
         form.addRow(_name("Remind after"), self.remind)
         for entry in entries:
             policy = entry.backup_set.settings.policy if entry.backup_set else None
-            spin = _spin(0, 100_000, (policy and policy.keep) or 0, " newest points")
-            spin.setSpecialValueText("all points")
-            spin.setToolTip("Older points are merged or deleted after each backup.")
-            spin.setAccessibleName(f"Points to keep of {entry.name}")
-            form.addRow(_name(f"{entry.name} keeps"), spin)
-            self.keep.append((entry, spin))
+            field = KeepField(policy.keep if policy else None, entry.title)
+            form.addRow(_name(f"{entry.title} keeps"), field)
+            self.keep.append((entry, field))
             box = QCheckBox("Boot-test each new point")
             box.setChecked(policy is not None and policy.boot_test is BootTests.EACH)
             box.setToolTip("It is started unseen after its backup; you see whether it comes up.")
-            box.setAccessibleName(f"Boot-test each new point of {entry.name}")
+            box.setAccessibleName(f"Boot-test each new point of {entry.title}")
             form.addRow(_name(""), box)
             self.boot_test.append((entry, box))
 
     def _add_machines(self, column: QVBoxLayout) -> None:
         form = _section(column, "Virtual machines")
-        self.memory = _spin(0, 1 << 20, self._settings.memory_mib, " MiB")
+        self.memory = parts.SpinBox("memory", "Memory of a virtual machine")
+        self.memory.setRange(0, 1 << 20)
+        self.memory.setSuffix(" MiB")
+        self.memory.setValue(self._settings.memory_mib)
         self.memory.setSpecialValueText("what the system needs")
         self.memory.setSingleStep(256)
         form.addRow(_name("Memory"), self.memory)
@@ -148,6 +157,56 @@ class SettingsDialog(parts.Dialog):
         form.addRow(_name("Log"), _path(self._locations.log_file))
 
 
+class KeepField(QWidget):
+    """How many points a source keeps: all, or so many of the newest.
+
+    All of them is a choice of its own, and not the number beside 1: a slip must not take them.
+    """
+
+    def __init__(self, keep: int | None, name: str) -> None:
+        super().__init__()
+        self.choice = parts.ComboBox("keepChoice", f"Points that {name} keeps")
+        self.choice.addItem("all points", None)
+        self.choice.addItem("only the newest", True)
+        self.choice.setToolTip("Older points are merged or deleted after the next backup.")
+        self.number = parts.SpinBox("keepNumber", f"Number of newest points that {name} keeps")
+        self.number.setRange(1, 100_000)
+        self.number.setValue(keep or USUAL_KEEP)
+        self.choice.setCurrentIndex(0 if keep is None else 1)
+        row = QHBoxLayout(self)
+        row.setContentsMargins(0, 0, 0, 0)
+        row.setSpacing(8)
+        row.addWidget(self.choice)
+        row.addWidget(self.number)
+        row.addStretch(1)
+        self.choice.currentIndexChanged.connect(self._on_chosen)
+        self._on_chosen()
+
+    @property
+    def value(self) -> int | None:
+        """How many points to keep, None for all."""
+        return self.number.value() if self.choice.currentData() else None
+
+    def _on_chosen(self) -> None:
+        self.number.setVisible(bool(self.choice.currentData()))
+
+
+class Scrolled(QScrollArea):
+    """Holds what may be higher than the screen."""
+
+    def __init__(self, inside: QWidget) -> None:
+        super().__init__()
+        self.setWidget(inside)
+        self.setWidgetResizable(True)
+        self.setFrameShape(QFrame.Shape.NoFrame)
+        self.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
+
+    def sizeHint(self) -> QSize:
+        """All of it; a dialog takes no more than the screen has."""
+        inside = self.widget().sizeHint()
+        return QSize(inside.width() + self.verticalScrollBar().sizeHint().width(), inside.height())
+
+
 def _section(column: QVBoxLayout, title: str) -> QFormLayout:
     heading = parts.label(title, "strong")
     if column.count():
@@ -166,16 +225,6 @@ def _name(text: str) -> QWidget:
     label = parts.label(text)
     label.setFixedWidth(NAMES_WIDTH)
     return label
-
-
-def _spin(least: int, most: int, value: int, suffix: str) -> QSpinBox:
-    spin = QSpinBox()
-    spin.setRange(least, most)
-    spin.setSuffix(suffix)
-    spin.setValue(value)
-    spin.setMaximumWidth(230)
-    spin.setMinimumWidth(200)
-    return spin
 
 
 def _path(path: Path) -> QWidget:

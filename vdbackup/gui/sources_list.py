@@ -82,8 +82,8 @@ class SourcesList(QListWidget):
             item = QListWidgetItem()
             item.setData(ENTRY, entry)
             first, second, _ = status(entry, self.remind_after_days)
-            item.setText(entry.name)
-            item.setData(Qt.ItemDataRole.AccessibleTextRole, f"{entry.name}, {first}, {second}")
+            item.setText(entry.title)
+            item.setData(Qt.ItemDataRole.AccessibleTextRole, f"{entry.title}, {first}, {second}")
             item.setToolTip(f"{entry.path}\nbacked up to {entry.repository}")
             self.addItem(item)
         keys = [entry.key for entry in entries]
@@ -152,7 +152,7 @@ class _Delegate(QStyledItemDelegate):
             focused = option.state & QStyle.StateFlag.State_HasFocus
             painter.setPen(QColor(theme.accent) if focused else Qt.PenStyle.NoPen)
             painter.drawRoundedRect(box, 6, 6)
-        self._draw_text(painter, box, (entry.name, first, second), role)
+        self._draw_text(painter, box, (entry.title, first, second), role)
         painter.restore()
 
     def _draw_text(

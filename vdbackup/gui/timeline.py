@@ -23,7 +23,7 @@ from vdbackup.gui.theme import Theme
 from vdbackup.gui.timeline_glyphs import place
 from vdbackup.gui.timeline_items import Facts, radius
 from vdbackup.gui.timeline_layout import arrange
-from vdbackup.gui.timeline_view import REACH, TimelineView
+from vdbackup.gui.timeline_view import TimelineView
 from vdbackup.repository.model import RecoveryPoint
 
 MERGE_MILLISECONDS = 380
@@ -89,10 +89,11 @@ class Timeline(TimelineView):
         """
         before, chosen = self.facts, self.selected
         at_end = self._index in (-1, len(before.points) - 1)
+        newer = bool(points) and (not before.points or points[-1].id != before.points[-1].id)
         self._remember_merged(points if same_set else ())
         facts = Facts(tuple(points), arrange(points), before.sessions)
         places = {name: i for i, p in enumerate(points) for name in (*p.merged, p.id)}
-        stays = same_set and chosen in places and not (at_end and len(points) > len(before.points))
+        stays = same_set and chosen in places and not (at_end and newer)
         self._places = {point.id: i for i, point in enumerate(points)}
         self._index = places[chosen] if stays else len(points) - 1
         self.show_facts(facts)
@@ -219,9 +220,10 @@ class Timeline(TimelineView):
         event.accept()
 
     def mouseDoubleClickEvent(self, event: QMouseEvent) -> None:
-        """Boot the point."""
-        if event.button() == Qt.MouseButton.LeftButton and self._index >= 0:
-            self._go_to(self.point_near(event.position()))
+        """Boot the point that is meant; beside all of them nothing is."""
+        index = self.point_at(event.position())
+        if event.button() == Qt.MouseButton.LeftButton and index >= 0:
+            self._go_to(index)
             self.point_activated.emit(self.selected)
         event.accept()
 
@@ -270,10 +272,8 @@ class Timeline(TimelineView):
         """Say what a point is when the pointer rests on it."""
         if isinstance(event, QHelpEvent) and len(self.points):
             at = QPointF(event.pos())
-            index = self.point_near(at)
-            offset = self.place_of(index) - at
-            near = np.hypot(offset.x(), offset.y()) < REACH
-            QToolTip.showText(event.globalPos(), self._hint(index) if near else "", self)
+            index = self.point_at(at)
+            QToolTip.showText(event.globalPos(), self._hint(index) if index >= 0 else "", self)
             return True
         return bool(super().viewportEvent(event))
 

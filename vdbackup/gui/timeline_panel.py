@@ -127,7 +127,7 @@ class TimelinePanel(QFrame):
             return
         self._entry = entry
         points = entry.points if entry else ()
-        self._title.setText(f"Timeline of {entry.name}" if entry else "Timeline")
+        self._title.setText(entry.title if entry else "Timeline")
         self.table.set_points(points)
         if self._timeline or points:
             self.timeline.animated = self.animated

@@ -198,10 +198,15 @@ class TimelineView(pg.GraphicsView):
 
     def point_near(self, at: QPointF) -> int:
         """The point that is drawn at a place, or else the one above or below it; -1 for none."""
+        drawn = self.point_at(at)
+        return drawn if drawn >= 0 else self.facts.layout.nearest(self.x_at(at.x()))
+
+    def point_at(self, at: QPointF) -> int:
+        """The point that is drawn at a place, -1 for none."""
         layout = self.facts.layout
         middle = layout.nearest(self.x_at(at.x()))
         span = int(REACH / max(self.room, 1.0)) + 1
-        best, closest = middle, float(REACH)
+        best, closest = -1, float(REACH)
         for index in range(max(0, middle - span), min(len(layout), middle + span + 1)):
             offset = self.place_of(index) - at
             distance = float(np.hypot(offset.x(), offset.y()))

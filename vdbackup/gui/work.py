@@ -253,15 +253,29 @@ def extract(
     return Outcome(said, tuple(paths), tuple(warnings), destination)
 
 
+def plan_keeping(folder: Path, set_name: str, keep: int) -> Plan:
+    """What keeping only so many points would take, at first; nothing goes before a backup."""
+    backup_set = Repository.open(folder).set(set_name)
+    gone = retention.preview(backup_set, keep)
+    some = words.plural(keep, "point")
+    summary = f"After each backup of {set_name} its newest {some} stay; older ones are merged "
+    summary += "into them or deleted. "
+    summary += (
+        f"The next backup takes {words.plural(len(gone), 'moment')}; until then all stay."
+        if gone
+        else f"The next backup takes none yet: there are {len(backup_set.points)}."
+    )
+    return Plan(summary, invalidates=tuple(words.point_title(point) for point in gone))
+
+
 def keep_newest(
-    folder: Path, set_name: str, keep: int | None, report: Report, cancel: CancelToken
+    folder: Path, set_name: str, keep: int | None, _report: Report, _cancel: CancelToken
 ) -> Outcome:
-    """Change how many points a set keeps, and merge what is too many now."""
+    """Change how many points a set keeps, from its next backup on."""
     repository = Repository.open(folder)
     policy = repository.set(set_name).settings.policy
     repository.set_policy(set_name, replace(policy, keep=keep))
     if keep is None:
         return Outcome(f"{set_name} keeps all its points.")
-    with repository.lock(f"merging in {set_name}", cancel):
-        done = retention.apply(repository, set_name, report, cancel)
-    return Outcome(f"{set_name} keeps its newest {words.plural(keep, 'point')}.", tuple(done))
+    kept = words.plural(keep, "point")
+    return Outcome(f"{set_name} keeps its newest {kept}, from its next backup on.")
