@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import os
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -180,3 +181,48 @@ def test_no_damage_does_harm(head: bytes, place: int, new: bytes) -> None:
 def test_no_text_does_harm(words: list[str]) -> None:
     with contextlib.suppress(lvm.Damaged):
         lvm.parse(" ".join(words))
+
+
+def test_a_disk_that_is_all_lvm_shows_its_logical_volumes(head: bytes, tmp_path: Path) -> None:
+    disk = tmp_path / "disk.img"
+    disk.write_bytes(head)
+    os.truncate(disk, 240 * MIB)
+    with Chain.open(disk, "raw") as chain:
+        browser = FileBrowser(chain)
+        shown = [entry.name for entry in browser.listing()]
+        problems = {volume.name: volume.problem for volume in browser.volumes()}
+    assert shown == list(problems) == [f"my--vg-{n}" for n in ("swap", "root", "home", "twice")]
+    assert "in stripes" in problems["my--vg-twice"]
+
+
+def test_a_physical_volume_without_logical_ones_says_so(tmp_path: Path) -> None:
+    disk = tmp_path / "disk.img"
+    volumes.blank(disk, 32 * MIB)
+    label = bytearray(512)
+    label[:8], label[8:16], label[20:32] = b"LABELONE", b"\1" + bytes(7), b"\x20\0\0\0LVM2 001"
+    with disk.open("r+b") as file:
+        file.seek(512)
+        file.write(label)
+    with Chain.open(disk, "raw") as chain:
+        (volume,) = FileBrowser(chain).volumes()
+    assert volume.problem == (
+        "It is a part of LVM, and no logical volume is described on this disk."
+    )
+
+
+def test_a_snapshot_is_not_taken_for_what_its_store_holds() -> None:
+    segment = {"segment_count": 1, "segment1": {
+        "type": "striped", "start_extent": 0, "extent_count": 1, "stripe_count": 1,
+        "stripes": ["pv0", 0]}}  # fmt: skip
+    visible = {"status": ["VISIBLE"], **segment}
+    group = {"vg": {
+        "extent_size": 8192,
+        "physical_volumes": {"pv0": {"id": "x", "pe_start": 2048}},
+        "logical_volumes": {
+            "root": visible, "kept": visible,
+            "snapshot0": {"status": [], "segment1": {
+                "type": "snapshot", "origin": "root", "cow_store": "kept"}}},
+    }}  # fmt: skip
+    found = {volume.name: volume.problem for volume in lvm._group(group, {"x": 0})}
+    assert found["root"] == ""
+    assert "a snapshot of another volume" in found["kept"]

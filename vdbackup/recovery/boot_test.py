@@ -181,14 +181,15 @@ def _start(backup_set: BackupSet, point: RecoveryPoint, wish: Wish, agent: Agent
     """Start the machine; one that is not expected to boot is tried all the same."""
     overlay, disk_format = backup_set.overlay_path(point), backup_set.settings.format
     chosen = chosen_hardware(backup_set, point, wish.hardware)
-    if chosen is None:
-        with Chain.open(overlay, disk_format) as chain:
-            chosen = launch.hardware_for(chain, wish.hardware, point.sector_size)
+    with Chain.open(overlay, disk_format) as chain:
+        sector_size = launch.sector_size_for(chain)
+        if chosen is None:
+            chosen = launch.hardware_for(chain, wish.hardware, sector_size)
     return start_session(
         overlay,
         sessions_folder=wish.sessions_folder,
         title=f"{backup_set.name} #{point.sequence}",
-        sector_size=point.sector_size,
+        sector_size=sector_size,
         hardware=chosen,
         disk_format=disk_format,
         background=qemu.Background(agent.guests_end.fileno()),

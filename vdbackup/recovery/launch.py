@@ -52,14 +52,25 @@ def hardware_for(chain: Chain, wish: Wish = ANYTHING, sector_size: int | None = 
     Args:
         chain: the disk.
         wish: what the user wants.
-        sector_size: that the guest sees, in bytes; the disk's own if None.
+        sector_size: that the guest sees, in bytes; that of the disk's tables if None.
     """
     return choose(
         inspect(chain),
         wish,
-        sector_size=sector_size or chain.sector_size,
+        sector_size=sector_size or sector_size_for(chain),
         host_memory_mib=_host_memory_mib(),
     )
+
+
+def sector_size_for(chain: Chain) -> int:
+    """Bytes of a sector as the guest must see it: what its disk's tables count in.
+
+    A raw file says nothing of it, and what was restored to other sectors keeps its tables.
+    """
+    try:
+        return Disk(chain).sector_size
+    except RecoveryError:  # a damaged table is told of by whoever chooses the hardware
+        return chain.sector_size
 
 
 def refuse_what_cannot_boot(hardware: Hardware) -> None:

@@ -174,14 +174,35 @@ def _group(top: dict[str, Any], places: dict[str, int]) -> Iterator[LogicalVolum
     for alias, volume in content["physical_volumes"].items():
         place = places.get(volume["id"])
         starts[alias] = None if place is None else place + int(volume["pe_start"]) * SECTOR
-    for name, volume in content.get("logical_volumes", {}).items():
+    volumes = content.get("logical_volumes", {})
+    stores = _snapshots(volumes)
+    for name, volume in volumes.items():
         if "VISIBLE" not in volume.get("status", ()):
             continue
         try:
+            if name in stores:
+                raise Damaged(stores[name])
             yield LogicalVolume(group, name, tuple(_runs(volume, extent, starts)))
         except Damaged as reason:
             problem = f"Its logical volume {shown(name)} cannot be put together: {reason}"
             yield LogicalVolume(group, name, (), problem)
+
+
+def _snapshots(volumes: dict[str, Any]) -> dict[str, str]:
+    """What keeps a volume from being what its own segments hold, by its name.
+
+    A snapshot's own blocks are only those that its original has changed since; while it is merged,
+    the original's are those of both.
+    """
+    found: dict[str, str] = {}
+    for volume in volumes.values():
+        segment = volume.get("segment1", {})
+        if segment.get("type") == "snapshot":
+            found[segment.get("cow_store", "")] = "it is a snapshot of another volume"
+            if "merging_store" in segment:
+                found[segment["merging_store"]] = "it is a snapshot of another volume"
+                found[segment.get("origin", "")] = "a snapshot is being merged into it"
+    return found
 
 
 def _runs(

@@ -3,6 +3,10 @@
 dissect.volume would number them otherwise, takes a sector off each of a GPT's, and does not end
 where a table claims to have billions of entries; so the tables are read here.
 
+A table counts in the sectors of the disk that it was written on, 512 bytes or 4096, and nothing in
+it says which. A raw file says neither, and what was copied from one disk to the other keeps its
+own: so a table is looked for in the sectors that the disk has, and then in the others.
+
 Specifications: UEFI 2.10, chapter 5 (GPT, protective MBR); "Extended boot record" has none: this is
 what Linux does in block/partitions/msdos.c.
 """
@@ -12,11 +16,13 @@ from __future__ import annotations
 import io
 import logging
 import struct
+import uuid
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from vdbackup.errors import RecoveryError
+from vdbackup.recovery import signatures
 
 log = logging.getLogger(__name__)
 
@@ -25,141 +31,245 @@ _TABLE = 446
 _ENTRY = struct.Struct("<B3xB3xII")
 _EXTENDED = (0x05, 0x0F, 0x85)
 _PROTECTIVE = 0xEE
-_MAX_LOGICAL = 256
+_LOGICAL = range(5, 257)
+"""Numbers of logical partitions: Linux gives a disk 256 at most."""
+_MAX_EMPTY = 100
+"""Tables in a chain, one after the other, that name no partition: as in Linux."""
 _GPT_HEADER = struct.Struct("<8s4xII4xQQQQ16xQIII")
 _MAX_TABLE = 1 << 20
 """Bytes of a GPT's table; 128 entries have 16 KiB."""
+_SECTOR_SIZES = (512, 4096, 2048, 1024)
 
 
 @dataclass(frozen=True)
 class Partition:
-    """Where a partition lies: `offset` and `size` in bytes, `number` as in Linux (/dev/sda2)."""
+    """Where a partition lies: `offset` and `size` in bytes, `number` as in Linux (/dev/sda2).
+
+    A table may say anything: it may lie beyond the disk's end, or reach over it.
+
+    Attributes:
+        kind: the type that the table gives it: "83" of an MBR, a GUID of a GPT.
+    """
 
     number: int
     offset: int
     size: int
+    kind: str = field(default="", compare=False)
 
 
-def partitions(disk: io.BufferedReader, size: int, sector_size: int) -> list[Partition]:
-    """The partitions of a disk, by number; none if it has no table.
+@dataclass(frozen=True)
+class Table:
+    """A disk's partition table.
+
+    Attributes:
+        sector_size: that it counts in, in bytes.
+        partitions: by number; none if the disk has no table.
+        scheme: "gpt" or "dos"; "" where there is none.
+        whole: a GPT of which both copies lie on this disk, undamaged.
+    """
+
+    sector_size: int
+    partitions: tuple[Partition, ...] = ()
+    scheme: str = ""
+    whole: bool = False
+
+
+def read_table(disk: io.BufferedReader, size: int, sector_size: int) -> Table:
+    """The partition table of a disk.
 
     Args:
         disk: the disk's bytes.
         size: of the disk, in bytes.
-        sector_size: bytes that a sector of the tables stands for.
+        sector_size: the disk's own, in which its table counts unless only another makes sense.
 
     Raises:
         RecoveryError: it has a GPT, and both copies of it are damaged.
     """
-    entries = _table(disk, 0, size // sector_size)
-    if any(kind == _PROTECTIVE for kind, _, _ in entries.values()):
-        return _gpt(disk, size, sector_size)
+    entries = _entries(_read(disk, 0, 512))
+    sizes = list(dict.fromkeys((sector_size, *_SECTOR_SIZES)))
+    if any(entry.kind == _PROTECTIVE for entry in entries.values()):
+        return _gpt(disk, size, sizes, entries)
+    unit = _unit(disk, size, sizes[:2], entries)
     found: list[Partition] = []
-    for slot, (kind, start, length) in entries.items():
-        if kind in _EXTENDED:
-            found += _logical(disk, start, sector_size)
+    for slot, entry in entries.items():
+        if entry.kind in _EXTENDED:
+            first = min(_LOGICAL[0] + sum(each.number >= 5 for each in found), _LOGICAL[-1] + 1)
+            found += _logical(disk, entry, unit, first)
         else:
-            found.append(Partition(slot + 1, start * sector_size, length * sector_size))
-    return sorted(found, key=lambda partition: partition.number)
+            found.append(entry.partition(slot + 1, 0, unit))
+    if not any(part.offset < size for part in found) and _is_volume(disk):
+        return Table(sector_size)
+    return Table(unit, tuple(sorted(found, key=lambda part: part.number)), "dos" if found else "")
 
 
-Entries = dict[int, tuple[int, int, int]]
-"""By slot (0 to 3): type, first sector, number of sectors."""
+def partitions(disk: io.BufferedReader, size: int, sector_size: int) -> list[Partition]:
+    """The partitions of a disk, by number; arguments and errors are those of `read_table`."""
+    return list(read_table(disk, size, sector_size).partitions)
 
 
-def _table(disk: io.BufferedReader, offset: int, sectors: int) -> Entries:
-    """The used entries of the table in the sector at `offset`; none if it is no table.
+# ----------------------------------------------------------------------------------------- MBR
+
+
+@dataclass(frozen=True)
+class _Entry:
+    """An entry of an MBR: type, first sector, number of sectors."""
+
+    kind: int
+    start: int
+    length: int
+
+    def partition(self, number: int, base: int, unit: int) -> Partition:
+        """What it names, counted from the sector `base` on."""
+        return Partition(number, (base + self.start) * unit, self.length * unit, f"{self.kind:02x}")
+
+
+_Entries = dict[int, _Entry]
+"""By slot, 0 to 3."""
+
+
+def _entries(sector: bytes) -> _Entries:
+    """The used entries of the table in a disk's first sector; none if it is no table.
 
     Nothing says that it is one: other boot sectors end with the same signature. A table's entries
-    are flagged active or not, and begin on the disk.
+    are flagged active or not. What else an entry says is believed, or not, for that entry alone.
     """
-    sector = _read(disk, offset, 512)
-    if sector[510:512] != _SIGNATURE or _is_volume(sector):
+    if sector[510:512] != _SIGNATURE or _is_boot_sector(sector):
         return {}
-    entries: Entries = {}
-    for slot, (flag, kind, start, length) in enumerate(_ENTRY.iter_unpack(sector[_TABLE:510])):
-        if not kind:
-            continue
-        if flag not in (0x00, 0x80) or not 0 < start < sectors or not length:
-            return {}
-        entries[slot] = kind, start, length
-    return entries
+    if any(sector[at] not in (0x00, 0x80) for at in range(_TABLE, 510, _ENTRY.size)):
+        return {}
+    return _used(sector)
 
 
-def _is_volume(sector: bytes) -> bool:
+def _used(sector: bytes) -> _Entries:
+    every = enumerate(_ENTRY.iter_unpack(sector[_TABLE:510]))
+    return {slot: _Entry(*rest) for slot, (_, *rest) in every if rest[2]}
+
+
+def _is_boot_sector(sector: bytes) -> bool:
     """Whether it is the boot sector of a volume: a disk may be one, without partitions."""
-    return sector[3:11] in (b"NTFS    ", b"EXFAT   ", b"-FVE-FS-") or is_fat(sector)
+    return sector[3:11] in (b"NTFS    ", b"EXFAT   ", b"-FVE-FS-") or signatures.is_fat(sector)
 
 
-def is_fat(sector: bytes) -> bool:
-    """Whether a boot sector describes a FAT. The name for it in there is said to mean nothing."""
-    if len(sector) < 512 or sector[510:512] != _SIGNATURE or sector[0] not in (0xEB, 0xE9):
-        return False
-    sector_size, cluster, reserved, tables = struct.unpack_from("<HBHB", sector, 11)
-    return (
-        sector_size in (512, 1024, 2048, 4096)
-        and cluster.bit_count() == 1
-        and reserved > 0
-        and tables in (1, 2)
-    )
+def _is_volume(disk: io.BufferedReader) -> bool:
+    return signatures.is_known(_read(disk, 0, signatures.HEAD))
 
 
-def _logical(disk: io.BufferedReader, extended: int, sector_size: int) -> Iterator[Partition]:
-    """The logical partitions: a chain of tables, each names one partition and the next table."""
-    at, seen = extended, set[int]()
-    for number in range(5, 5 + _MAX_LOGICAL):
+def _unit(disk: io.BufferedReader, size: int, sizes: list[int], entries: _Entries) -> int:
+    """Bytes that a sector of an MBR stands for: the disk's own where anything speaks for those.
+
+    Only where no partition begins with anything known, and some would if the table counted in the
+    other sectors, it does.
+    """
+    for unit in sizes:
+        fits = all((e.start + e.length) * unit <= size for e in entries.values())
+        if (fits or unit == sizes[0]) and any(_begins(disk, e, unit) for e in entries.values()):
+            return unit
+    return sizes[0]
+
+
+def _begins(disk: io.BufferedReader, entry: _Entry, unit: int) -> bool:
+    """Whether anything known begins where an entry says."""
+    head = _read(disk, entry.start * unit, 512 if entry.kind in _EXTENDED else signatures.HEAD)
+    if entry.kind in _EXTENDED:
+        return head[510:512] == _SIGNATURE
+    return entry.start > 0 and signatures.is_known(head)
+
+
+def _logical(
+    disk: io.BufferedReader, extended: _Entry, unit: int, number: int
+) -> Iterator[Partition]:
+    """The logical partitions: a chain of tables, each names partitions and the next table.
+
+    One that names none (its partition was deleted) takes no number.
+    """
+    at, length, empty, seen = extended.start, extended.length, 0, set[int]()
+    while at not in seen and empty < _MAX_EMPTY:
         seen.add(at)
-        sector = _read(disk, at * sector_size, 512)
+        sector = _read(disk, at * unit, 512)
         if sector[510:512] != _SIGNATURE:
             log.info("the chain of logical partitions breaks off at sector %d", at)
             return
-        one, following, *_ = _ENTRY.iter_unpack(sector[_TABLE:510])
-        _, kind, start, length = one
-        if kind and length:
-            yield Partition(number, (at + start) * sector_size, length * sector_size)
-        _, kind, start, _ = following
-        if kind not in _EXTENDED or not start or extended + start in seen:
+        entries, empty = _used(sector), empty + 1
+        for slot, entry in entries.items():
+            if entry.kind in _EXTENDED or (slot >= 2 and not _inside(entry, at, length, extended)):
+                continue
+            if number not in _LOGICAL:
+                return
+            yield entry.partition(number, at, unit)
+            number, empty = number + 1, 0
+        following = next((e for e in entries.values() if e.kind in _EXTENDED), None)
+        if following is None:
             return
-        at = extended + start
+        at, length = extended.start + following.start, following.length
 
 
-def _gpt(disk: io.BufferedReader, size: int, sector_size: int) -> list[Partition]:
-    """By the first copy of the table or, if that is damaged, the one at the disk's end."""
-    for sector in (1, size // sector_size - 1):
-        found = _gpt_copy(disk, sector, sector_size)
-        if found is not None:
-            return found
-        log.info("the partition table at sector %d is damaged", sector)
+def _inside(entry: _Entry, at: int, length: int, extended: _Entry) -> bool:
+    """Whether a third or fourth entry, which may be garbage, lies where it belongs."""
+    end = at + entry.start + entry.length
+    return entry.start + entry.length <= length and end <= extended.start + extended.length
+
+
+# ----------------------------------------------------------------------------------------- GPT
+
+
+@dataclass(frozen=True)
+class _Copy:
+    """One of the two copies of a GPT: where the other one lies, and what it names."""
+
+    other: int
+    partitions: tuple[Partition, ...]
+
+
+def _gpt(disk: io.BufferedReader, size: int, sizes: list[int], entries: _Entries) -> Table:
+    """By the first copy of the table or, if that is damaged, by the one behind all partitions."""
+    for unit in sizes:
+        if found := _gpt_copy(disk, 1, unit):
+            whole = found.other > 1 and _gpt_copy(disk, found.other, unit) is not None
+            return Table(unit, found.partitions, "gpt", whole)
+    log.info("the first copy of the partition table is damaged")
+    ends = [e.start + e.length - 1 for e in entries.values() if e.kind == _PROTECTIVE]
+    for unit in sizes:
+        for sector in (size // unit - 1, *ends):  # a disk may have grown behind it
+            if found := _gpt_copy(disk, sector, unit):
+                return Table(unit, found.partitions, "gpt")
+    if _is_volume(disk):  # what is left of a table that was there before
+        return Table(sizes[0])
     raise RecoveryError(
         "The disk's partition table (GPT) is damaged, in both of its copies.",
         "Restore the recovery point and repair the table there, for example with gdisk.",
     )
 
 
-def _gpt_copy(disk: io.BufferedReader, sector: int, sector_size: int) -> list[Partition] | None:
-    header = _read(disk, sector * sector_size, sector_size)
-    magic, header_size, checksum, here, _, _, _, table, count, entry_size, table_checksum = (
+def _gpt_copy(disk: io.BufferedReader, sector: int, unit: int) -> _Copy | None:
+    header = _read(disk, sector * unit, unit)
+    magic, header_size, checksum, here, other, _, _, table, count, entry_size, table_checksum = (
         _GPT_HEADER.unpack_from(header)
     )
-    if magic != b"EFI PART" or here != sector or not 92 <= header_size <= sector_size:
+    if magic != b"EFI PART" or here != sector or not 92 <= header_size <= unit:
         return None
     if zlib.crc32(header[:16] + bytes(4) + header[20:header_size]) != checksum:
         return None
     if entry_size < 128 or count * entry_size > _MAX_TABLE:
         return None
-    entries = _read(disk, table * sector_size, count * entry_size)
+    entries = _read(disk, table * unit, count * entry_size)
     if zlib.crc32(entries) != table_checksum:
         return None
     found = []
     for index in range(count):
         kind, first, last = struct.unpack_from("<16s16xQQ", entries, index * entry_size)
         if any(kind) and first <= last:
-            length = last - first + 1
-            found.append(Partition(index + 1, first * sector_size, length * sector_size))
-    return found
+            guid = str(uuid.UUID(bytes_le=kind))
+            found.append(Partition(index + 1, first * unit, (last - first + 1) * unit, guid))
+    return _Copy(other, tuple(found))
+
+
+_FARTHEST = (1 << 63) - 1
+"""Bytes; a file has none beyond."""
 
 
 def _read(disk: io.BufferedReader, offset: int, length: int) -> bytes:
     """Bytes of the disk; zeros beyond its end."""
+    if offset > _FARTHEST - length:
+        return bytes(length)
     disk.seek(offset)
     return disk.read(length).ljust(length, b"\0")

@@ -115,11 +115,12 @@ def start_from_point(
     repository: Repository, backup_set: BackupSet, point: RecoveryPoint, **options: Any
 ) -> Session:
     """Boot a recovery point and hold it; `options` and errors are those of `start_session`."""
-    backup_set.open_chain(point).close()  # all layers are there, and as long as they were
+    with backup_set.open_chain(point) as chain:  # all layers are there, and as long as they were
+        sector_size = launch.sector_size_for(chain)
     return start_session(
         backup_set.overlay_path(point),
         title=f"{backup_set.name} #{point.sequence}",
-        sector_size=point.sector_size,
+        sector_size=sector_size,
         disk_format=backup_set.settings.format,
         on=Origin.of(repository, backup_set, point),
         **options,
@@ -140,14 +141,15 @@ def reopen_session(saved: SavedSession, *, display: bool = False) -> Session:
     origin, machine = saved.origin, saved.said.machine
     hardware = from_json(Hardware, machine.get("hardware"))
     _, backup_set, point = origin.find()
-    backup_set.open_chain(point).close()
+    with backup_set.open_chain(point) as chain:
+        sector_size = launch.sector_size_for(chain)
     origin.check_unchanged(backup_set, point)
     origin.hold(saved.id, saved.title, saved.folder)
     return start_session(
         backup_set.overlay_path(point),
         sessions_folder=saved.folder.parent,
         title=saved.title,
-        sector_size=point.sector_size,
+        sector_size=sector_size,
         hardware=hardware,
         wish=Wish(network=machine.get("network") is True),
         display=display,

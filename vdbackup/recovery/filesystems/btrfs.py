@@ -16,6 +16,7 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 from dissect.btrfs.c_btrfs import BTRFS_BLOCK_GROUP, c_btrfs
+from dissect.btrfs.exceptions import Error
 from dissect.btrfs.stream import HAS_ZSTD, ChunkStream, Extent, ExtentStream, decode_extent
 
 from vdbackup.recovery.filesystems.node import (
@@ -44,6 +45,15 @@ _DIRECTORY_ITEM = struct.Struct("<QBQ8xHHB")
 _INODE_ITEM = struct.Struct("<16xQ28xI80xqI12x")
 _INLINE_EXTENT = struct.Struct("<16xBB2xB")
 _EXTENT_ITEM = struct.Struct("<21xQQQQ")
+_READ = 0xFFF
+"""Incompatible features that make no difference here or are read, up to copies on three and four
+devices."""
+_NAMES = {
+    0x1000: "a log of zones in place of its super block",
+    0x2000: "a second version of its extent tree",
+    0x4000: "a tree of stripes",
+}
+_SIMPLE_QUOTAS = 0x10000
 _CACHED_NODES = 1024
 _LARGEST_NODE, _LARGEST_PACKED = 65_536, 131_072
 """Bytes of a block of a tree, and of a compressed extent."""
@@ -71,6 +81,9 @@ class _FileSystem:
         self._node_size: int = block.nodesize
         if not 4096 <= self._node_size <= _LARGEST_NODE:
             raise Unreadable("its super block is damaged")
+        if unknown := block.incompat_flags & ~(_READ | _SIMPLE_QUOTAS):
+            words = _NAMES.get(unknown & -unknown, "features that vdbackup does not know")
+            raise Unreadable(f"it has {words} ({unknown:#x})")
         self.devices = {block.dev_item.devid: stream}
         self.sector_size: int = block.sectorsize
         self.bytes = ChunkStream(self)
@@ -108,7 +121,10 @@ class _FileSystem:
         copied = chunk.type & BTRFS_BLOCK_GROUP.DUP
         if not any(here) or (copied and not all(here)):
             raise Unreadable("a part of it lies on another device")
-        self.bytes.add(offset, chunk)
+        try:
+            self.bytes.add(offset, chunk)
+        except Error as error:  # more are missing than the profile can do without
+            raise Unreadable("a part of it lies on another device") from error
 
 
 class BtrfsNode(Node):

@@ -30,10 +30,19 @@ from vdbackup.recovery.filesystems.node import (
     runs_of,
 )
 
-_UNKNOWN = {
-    c_ext.EXT2_FEATURE_INCOMPAT_META_BG: "descriptors spread over its groups (meta_bg)",
+_SUPER_BLOCK = 1024
+_READ = 0x0002 | 0x0004 | 0x0040 | 0x0080 | 0x0100 | 0x0200 | 0x0400 | 0x2000 | 0x4000 | 0x38000
+"""Incompatible features that make no difference here or are read: file types in folders, recovery,
+extents, 64 bits, multiple mount protection, flexible groups, attributes in inodes, a seed for
+checksums, large folders, data in inodes, encryption of single files, folded case."""
+_NAMES = {
+    0x0001: "compressed files",
     0x0008: "a journal for another file system",
+    0x0010: "descriptors spread over its groups (meta_bg)",
+    0x1000: "data in folders (dirdata)",
 }
+_BIGALLOC = 0x0200
+"""A feature that only writing needs to know; but dissect does not open such a file system."""
 _IN_INODE = 60
 """Bytes of the space that an inode has for a map of blocks, or for a small file instead."""
 _MAX_DEPTH = 5
@@ -44,11 +53,21 @@ _INITIALIZED = 0x8000
 
 def open_root(stream: io.BufferedReader) -> tuple[str, Node]:
     """The name of the file system that lies in `stream`, and its topmost folder."""
+    _check_features(stream)
     fs = ExtFS(stream)
-    for feature, words in _UNKNOWN.items():
-        if fs.sb.s_feature_incompat & feature:
-            raise Unreadable(f"it has {words}")
     return f"ext{fs.type}", ExtNode(fs, c_ext.EXT2_ROOT_INO, "")
+
+
+def _check_features(stream: io.BufferedReader) -> None:
+    """Raise Unreadable where the file system has what is not read here, and say what."""
+    stream.seek(_SUPER_BLOCK)
+    incompatible, read_only = struct.unpack_from("<96xII", stream.read(1024))
+    for bit in (1 << number for number in range(32)):
+        if incompatible & bit & ~_READ:
+            words = _NAMES.get(bit, f"a feature that vdbackup does not know ({bit:#x})")
+            raise Unreadable(f"it has {words}")
+    if read_only & _BIGALLOC:
+        raise Unreadable("it has clusters of several blocks (bigalloc)")
 
 
 class ExtNode(Node):
@@ -81,8 +100,7 @@ class ExtNode(Node):
     def content(self) -> Content:
         """The file's blocks; reserved ones that were never written are holes."""
         inode = self._load()
-        if inode.inode.i_flags & c_ext.EXT4_ENCRYPT_FL:
-            raise Unreadable("it is encrypted")
+        self._check_plain()
         if inode.inode.i_flags & c_ext.EXT4_INLINE_DATA_FL:
             data = self._inline()[: inode.size]
             if len(data) < inode.size:
@@ -94,7 +112,13 @@ class ExtNode(Node):
         return Content(stream, size, data_ranges(runs, block_size, size))
 
     def _target(self) -> str:
+        self._check_plain()
         return str(self._load().link)
+
+    def _check_plain(self) -> None:
+        """What is encrypted has names and targets that only look like such."""
+        if self._load().inode.i_flags & c_ext.EXT4_ENCRYPT_FL:
+            raise Unreadable("it is encrypted")
 
     def _load(self) -> Any:
         if self._inode is None:
@@ -120,6 +144,7 @@ class ExtNode(Node):
         return bytes(inode.inode.i_block) + next(rest, b"")
 
     def _entries(self) -> Iterator[tuple[int, bytes]]:
+        self._check_plain()
         if self._load().inode.i_flags & c_ext.EXT4_INLINE_DATA_FL:
             data = self._inline()
             yield from _parse(data[4:_IN_INODE])  # the first four bytes are ".."

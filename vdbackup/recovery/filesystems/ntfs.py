@@ -107,6 +107,8 @@ class NtfsNode(Node):
         """The main stream, decompressed."""
         self._check_readable()
         resident = self._header.resident
+        if resident and self._header.attributes & _ENCRYPTED:
+            raise Unreadable("it is encrypted")
         if resident is not None:
             return Content(io.BytesIO(resident), len(resident), [(0, len(resident))])
         record = self._record

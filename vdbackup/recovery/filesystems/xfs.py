@@ -10,6 +10,7 @@ Specification: XFS Algorithms & Data Structures, 3rd edition.
 from __future__ import annotations
 
 import io
+import struct
 from collections.abc import Hashable, Iterator
 from typing import Any
 
@@ -28,13 +29,32 @@ from vdbackup.recovery.filesystems.node import (
     runs_of,
 )
 
+_NEEDS_REPAIR = 0x10
+_READ = 0x01 | 0x02 | 0x04 | 0x08 | 0x20 | 0x40 | 0x80
+"""Incompatible features that make no difference here or are read: file types in folders, sparse
+inodes, another UUID, times after 2038, large counters of extents, exchanged ranges, pointers to
+parents."""
+
 
 def open_root(stream: io.BufferedReader) -> tuple[str, Node]:
     """The name of the file system that lies in `stream`, and its topmost folder."""
+    _check_features(stream)
     fs = XFS(stream)
     if fs.sb.sb_dirblklog:
         raise Unreadable("the blocks of its folders are larger than those of its files")
     return "XFS", XfsNode(fs.root, "")
+
+
+def _check_features(stream: io.BufferedReader) -> None:
+    """Raise Unreadable where the file system has what is not read here, and say what."""
+    stream.seek(0)
+    version, incompatible = struct.unpack_from(">100xH114xI", stream.read(512))
+    if version & 0xF < 5:
+        return
+    if incompatible & _NEEDS_REPAIR:
+        raise Unreadable("it waits for xfs_repair")
+    if unknown := incompatible & ~_READ:
+        raise Unreadable(f"it has features that vdbackup does not know ({unknown:#x})")
 
 
 class XfsNode(Node):

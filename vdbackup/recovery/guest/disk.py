@@ -19,7 +19,8 @@ class Disk:
     """A disk, its volumes, and their files.
 
     Attributes:
-        size, sector_size: in bytes.
+        size: in bytes.
+        sector_size: that its tables count in, in bytes.
         volumes: all of them, by name.
         file_systems: what is known of each, by name.
         trees: the files of those that can be read, by name.
@@ -30,7 +31,7 @@ class Disk:
         self._chain = chain
         self._volumes = Volumes(chain)
         self.size = chain.size
-        self.sector_size = chain.sector_size
+        self.sector_size = self._volumes.sector_size
         self.volumes: dict[str, Volume] = {}
         self.file_systems: dict[str, FileSystem] = {}
         self.trees: dict[str, Tree] = {}

@@ -42,7 +42,11 @@ def inspect(chain: Chain) -> Guest:
     try:
         disk = Disk(chain)
     except RecoveryError as error:
-        return Guest(System.NONE, problems=(Problem(error.title, error.advice),))
+        return Guest(
+            System.NONE,
+            sector_size=chain.sector_size,
+            problems=(Problem(error.title, error.advice),),
+        )
     found_loaders = loaders.find(disk)
     if guest := _linux(disk, found_loaders):
         return guest

@@ -22,7 +22,8 @@ def hardware(chain: Chain, program: str) -> Hardware:
     Raises:
         RecoveryError: it has not, as a Windows may for which there are no drivers.
     """
-    found = choose(inspect(chain), Wish(Controller.VIRTIO), sector_size=chain.sector_size)
+    guest = inspect(chain)
+    found = choose(guest, Wish(Controller.VIRTIO), sector_size=guest.sector_size)
     if not found.boots:
         raise RecoveryError(
             f"{program} has not made the system ready for virtio.",

@@ -196,7 +196,7 @@ def _patches(chain: Chain, target: _Target) -> Mapping[int, bytes]:
     if target.edits.windows is not None:
         return target.edits.windows.patches
     if target.edits.new_identity and not target.guest.alone:
-        return identity.new_disk_identity(_reader(chain), chain.size, chain.sector_size)
+        return identity.new_disk_identity(_reader(chain), chain.size, target.guest.sector_size)
     return {}
 
 
@@ -218,7 +218,7 @@ def _scratch(
                 disk_format,
                 edits_.task,
                 sessions_folder=sessions_folder,
-                sector_size=point.sector_size,
+                sector_size=target.guest.sector_size,
                 report=report,
                 cancel=cancel,
             )
@@ -297,7 +297,7 @@ def _find(chain: Chain, wish: str, drivers: Path | None) -> _Target:
     """What is on the disk, the hardware for it, and what that needs changed."""
     guest = inspect(chain)
     wanted = _hardware_wish(wish)
-    hardware = choose(guest, wanted, sector_size=chain.sector_size)
+    hardware = choose(guest, wanted, sector_size=guest.sector_size)
     if wish == virt_v2v.VIRT_V2V:
         virt_v2v.check_installed()
         return _Target(guest, hardware, Edits())  # it finds out by itself what is to be done
@@ -309,7 +309,7 @@ def _find(chain: Chain, wish: str, drivers: Path | None) -> _Target:
         found = _find_windows(chain, guest, hardware, wish, drivers)
         services = found.windows.services if found.windows is not None else ()
         after = replace(guest, services=(*guest.services, *services))
-        return _Target(guest, choose(after, wanted, sector_size=chain.sector_size), found)
+        return _Target(guest, choose(after, wanted, sector_size=guest.sector_size), found)
     if not edit.possible or guest.system is not System.LINUX:
         if wish == AUTO:
             return _Target(guest, hardware, Edits())

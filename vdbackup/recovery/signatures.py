@@ -1,0 +1,98 @@
+"""What lies on a volume, by the marks that its first bytes bear; whether vdbackup reads it or not.
+
+Where each mark stands: libblkid's superblocks/*.c.
+"""
+
+from __future__ import annotations
+
+import struct
+
+HEAD = 128 << 10
+"""Bytes in which nearly every file system says what it is."""
+LONG_HEAD = 1 << 20
+"""... and all of them."""
+
+_READABLE = (
+    (1080, b"\x53\xef", "ext"),
+    (0, b"XFSB", "xfs"),
+    (0x10040, b"_BHRfS_M", "btrfs"),
+    (3, b"NTFS    ", "ntfs"),
+)
+
+LVM = "It is a part of LVM; its logical volumes are listed by their own names"
+_BUILT = "It is a part of {} and can be put together only by a running system"
+_FOREIGN = "Its file system, {}, is not one that vdbackup reads"
+_OTHERS = (
+    (0, b"LUKS\xba\xbe", "LUKS", "It is encrypted with LUKS"),
+    (3, b"-FVE-FS-", "BitLocker", "It is encrypted with BitLocker"),
+    *(
+        (page - 10, mark, "swap", "It is swap space and holds no files")
+        for page in (4096, 8192, 16384, 65536)
+        for mark in (b"SWAPSPACE2", b"SWAP-SPACE", b"S1SUSPEND\0")
+    ),
+    *((sector * 512, b"LABELONE", "LVM", LVM) for sector in range(4)),
+    (4120, bytes.fromhex("c68573f64e1a45ca8265f57f48ba6d81"), "bcache", _BUILT.format("bcache")),
+    (0, b"dmvdo001", "VDO", _BUILT.format("VDO")),
+    (0, b"SnAp", "snapshot", _BUILT.format("a snapshot of LVM")),
+    (0, b"integrt\0", "dm-integrity", _BUILT.format("dm-integrity")),
+    *(
+        (offset, magic, name, _FOREIGN.format(name))
+        for offset, magic, name in (
+            (4120, bytes.fromhex("c68573f666ce90a9d96a60cf803df7ef"), "bcachefs"),
+            (3, b"EXFAT   ", "exFAT"),
+            (3, b"ReFS\0\0\0\0", "ReFS"),
+            (32, b"NXSB", "APFS"),
+            (1024, b"H+", "HFS+"),
+            (1024, b"HX", "HFS+"),
+            (1024, b"\x10\x20\xf5\xf2", "F2FS"),
+            (1024, b"\xe2\xe1\xf5\xe0", "EROFS"),
+            (0, b"hsqs", "SquashFS"),
+            (32769, b"CD001", "ISO 9660"),
+            (32769, b"BEA01", "UDF"),
+            (32768, b"JFS1", "JFS"),
+            (0x10034, b"ReIsEr", "ReiserFS"),
+            (0x10000, b"ReIsEr4", "Reiser4"),
+            (1030, b"\x34\x34", "NILFS2"),
+            (0x10000, b"\x01\x16\x19\x70", "GFS2"),
+            (0x1055C, b"\x19\x01\x54\x19", "UFS"),
+            (0x255C, b"\x19\x01\x54\x19", "UFS"),
+        )
+    ),
+)
+_ZFS_RING = range(128 << 10, 256 << 10, 1024)
+"""Where a member of a pool has its uberblocks, in the first of its four labels."""
+_ZFS_MAGIC = (struct.pack("<Q", 0x00BAB10C), struct.pack(">Q", 0x00BAB10C))
+
+
+def readable(head: bytes) -> str:
+    """The reader for what begins with `head`: "ext", "xfs", "btrfs", "ntfs", "fat"; "" if none."""
+    kind = next((name for at, magic, name in _READABLE if head.startswith(magic, at)), "")
+    return kind or ("fat" if is_fat(head) else "")
+
+
+def unreadable(head: bytes) -> tuple[str, str] | None:
+    """What is known of it and not read: its name, and a sentence (without its full stop) why."""
+    for offset, magic, name, problem in _OTHERS:
+        if head.startswith(magic, offset):
+            return name, problem
+    if any(head[at : at + 8] in _ZFS_MAGIC for at in _ZFS_RING if at < len(head)):
+        return "ZFS", _FOREIGN.format("ZFS")
+    return None
+
+
+def is_known(head: bytes) -> bool:
+    """Whether anything is known to begin with `head`."""
+    return bool(readable(head)) or unreadable(head) is not None
+
+
+def is_fat(sector: bytes) -> bool:
+    """Whether a boot sector describes a FAT. The name for it in there is said to mean nothing."""
+    if len(sector) < 512 or sector[510:512] != b"\x55\xaa" or sector[0] not in (0xEB, 0xE9):
+        return False
+    sector_size, cluster, reserved, tables = struct.unpack_from("<HBHB", sector, 11)
+    return (
+        sector_size in (512, 1024, 2048, 4096)
+        and cluster.bit_count() == 1
+        and reserved > 0
+        and tables in (1, 2)
+    )
