@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from PySide6.QtCore import Qt
-from PySide6.QtWidgets import QMessageBox, QPushButton
+from PySide6.QtWidgets import QPushButton
 from pytestqt.qtbot import QtBot
 
 from tests.gui.user import LONG, User
@@ -16,6 +16,7 @@ from vdbackup.errors import BackupError
 from vdbackup.gui.jobs_panel import JobsPanel
 from vdbackup.gui.outcome import Outcome
 from vdbackup.gui.pace import Pace
+from vdbackup.gui.quit_dialog import QuitDialog
 from vdbackup.gui.worker import Throttle, Worker
 from vdbackup.jobs import CancelToken, Job, JobState, Progress, Report
 from vdbackup.repository.repository import Repository
@@ -158,7 +159,46 @@ def test_closing_the_window_asks_before_it_stops_a_backup(
         pass
     user.window.close()
     assert user.window.isVisible()
-    question = user.sees(QMessageBox, "quitQuestion")
-    qtbot.mouseClick(question.findChild(QPushButton, "stopAndQuit"), Qt.MouseButton.LeftButton)
+    assert "Back up big" in user.sees(QuitDialog, "quitQuestion").text
+    user.agrees("quitQuestion", "stopAndQuit")
     user.waits_until(lambda: not user.window.isVisible())
     assert Repository.open(repository).set().points == ()
+
+
+def test_the_question_goes_when_what_it_asks_about_has_ended(user: User, repository: Path) -> None:
+    gate = Gate()
+    user.window.workers.writer(repository).submit(Job("Wait", gate))
+    user.window.close()
+    question = user.sees(QuitDialog, "quitQuestion")
+    assert "Wait" in question.text
+    gate.opened.set()
+    user.waits_until(lambda: user.window.ending._question is None)
+    assert user.window.isVisible()
+
+
+def test_the_window_closes_when_all_is_done_if_that_is_wanted(user: User, repository: Path) -> None:
+    gate = Gate()
+    job = user.window.workers.writer(repository).submit(Job("Wait", gate))
+    user.window.close()
+    user.agrees("quitQuestion", "quitWhenDone")
+    assert user.sees(QPushButton, "stayOpen")
+    gate.opened.set()
+    user.waits_until(lambda: not user.window.isVisible())
+    assert job.state is JobState.FINISHED
+
+
+def test_what_fails_on_the_way_keeps_the_window_open(user: User, repository: Path) -> None:
+    gate = Gate()
+
+    def fail(report: Report, cancel: CancelToken) -> None:
+        gate(report, cancel)
+        raise BackupError("It went wrong.", "Try again.")
+
+    user.window.workers.writer(repository).submit(Job("Fail", fail))
+    user.window.close()
+    user.agrees("quitQuestion", "quitWhenDone")
+    gate.opened.set()
+    user.reads("It went wrong.")
+    user.waits_until(lambda: not user.window.busy)
+    assert user.window.isVisible()
+    assert not user.window.statusBar().isVisible()

@@ -8,14 +8,17 @@ import os
 import signal
 from pathlib import Path
 
+import pytest
 from PySide6.QtCore import Qt
-from PySide6.QtWidgets import QComboBox, QLabel, QMessageBox, QPushButton
+from PySide6.QtWidgets import QComboBox, QLabel, QPushButton, QWidget
 from pytestqt.qtbot import QtBot
 
 from tests.gui.user import LONG, User
 from vdbackup.gui.plan_dialog import PlanDialog
+from vdbackup.gui.quit_dialog import QuitDialog
 from vdbackup.gui.session import AtEnd
-from vdbackup.recovery.session_folder import SessionState
+from vdbackup.recovery import monitor
+from vdbackup.recovery.session_folder import SessionState, connect, saved_session
 from vdbackup.repository.repository import Repository
 from vdbackup.sources import demo_disk
 
@@ -78,6 +81,7 @@ def test_what_a_machine_wrote_is_kept_on_request_until_it_is_discarded(with_sour
     chooses(with_source, AtEnd.KEEP)
     with_source.clicks("killButton")
     with_source.clicks("discardButton")
+    with_source.agrees()
     with_source.waits_until(lambda: not with_source.window.sessions.saved)
     assert not folder.exists()
 
@@ -170,13 +174,80 @@ def test_a_point_that_cannot_boot_says_why(with_source: User, repository: Path) 
     assert not with_source.window.sessions.running
 
 
-def test_closing_the_window_asks_before_it_ends_a_machine(with_source: User, qtbot: QtBot) -> None:
+def test_closing_the_window_says_what_becomes_of_each_machine_and_loses_nothing_by_enter(
+    with_source: User, qtbot: QtBot
+) -> None:
     boots(with_source, "the first state")
     with_source.window.close()
-    question = with_source.sees(QMessageBox, "quitQuestion")
-    qtbot.mouseClick(question.findChild(QPushButton, "stopAndQuit"), Qt.MouseButton.LeftButton)
+    question = with_source.sees(QuitDialog, "quitQuestion")
+    assert "laptop #1: what it wrote is thrown away" in question.text
+    qtbot.keyClick(question, Qt.Key.Key_Return)
+    with_source.waits_until(lambda: not question.isVisible())
+    assert with_source.window.isVisible()
+    assert with_source.window.sessions.running
+    with_source.window.close()
+    with_source.agrees("quitQuestion", "stopAndQuit")
     with_source.waits_until(lambda: not with_source.window.isVisible())
     assert not with_source.window.sessions.running
+
+
+def test_what_a_machine_wrote_becomes_a_point_before_the_window_closes(
+    with_source: User, repository: Path
+) -> None:
+    boots(with_source, "the first state")
+    chooses(with_source, AtEnd.PROMOTE)
+    with_source.window.close()
+    question = with_source.sees(QuitDialog, "quitQuestion")
+    assert "laptop #1: what it wrote becomes a recovery point" in question.text
+    assert not question.findChild(QWidget, "quitLosses").isVisible()
+    with_source.agrees("quitQuestion", "stopAndQuit")
+    with_source.waits_until(lambda: not with_source.window.isVisible())
+    assert [bool(each.promoted_from) for each in Repository.open(repository).set().points] == [
+        False,
+        True,
+    ]
+
+
+def test_a_signal_keeps_what_machines_wrote(with_source: User) -> None:
+    boots(with_source, "the first state")
+    folder = with_source.window.sessions.running[0].session.folder
+    with_source.window.ending.stop_before_the_desktop_ends()
+    assert not with_source.window.isVisible()
+    saved = saved_session(folder)
+    assert saved is not None
+    assert saved.state is SessionState.KEPT
+
+
+@pytest.mark.parametrize("at_end", [AtEnd.DISCARD, AtEnd.KEEP])
+def test_a_machine_whose_window_was_closed_is_kept(with_source: User, at_end: AtEnd) -> None:
+    """GTK's window tells QEMU to quit then, as whoever has its monitor can."""
+    boots(with_source, "the first state")
+    chooses(with_source, at_end)
+    (thread,) = with_source.window.sessions.running
+    with connect(thread.session.folder) as qemu:
+        monitor.tell(qemu, "quit")
+    with_source.reads("What it wrote is kept")
+    assert with_source.sees(QPushButton, "reopenButton")
+    (saved,) = with_source.window.sessions.saved
+    assert saved.state is SessionState.KEPT
+
+
+def test_discarding_what_is_kept_asks_and_says_what_goes(with_source: User, qtbot: QtBot) -> None:
+    boots(with_source, "the first state")
+    folder = with_source.window.sessions.running[0].session.folder
+    chooses(with_source, AtEnd.KEEP)
+    with_source.clicks("killButton")
+    with_source.clicks("discardButton")
+    question = with_source.sees(PlanDialog, "planDialog")
+    said = " ".join(label.text() for label in question.findChildren(QLabel))
+    assert "started from laptop #1, today" in said
+    assert f"KiB in {folder}" in said
+    qtbot.keyClick(question, Qt.Key.Key_Return)
+    with_source.waits_until(lambda: not question.isVisible())
+    assert folder.exists()
+    with_source.clicks("discardButton")
+    with_source.agrees()
+    with_source.waits_until(lambda: not folder.exists())
 
 
 def test_a_point_is_opened_with_another_program_and_thrown_away(with_source: User) -> None:
@@ -194,6 +265,7 @@ def test_a_point_is_opened_with_another_program_and_thrown_away(with_source: Use
         .findChild(QPushButton, "reopenButton")
     )
     with_source.clicks("discardButton")
+    with_source.agrees()
     with_source.waits_until(lambda: not window.sessions.saved)
     assert not saved.folder.exists()
 

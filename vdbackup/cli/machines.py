@@ -142,7 +142,8 @@ def _doubts(session: Session) -> list[str]:
 def follow(session: Session, options: argparse.Namespace, *, keep: bool) -> tuple[bool, str]:
     """Watch a machine and end it; whether what was asked for came, and what the console shows.
 
-    What it wrote is kept if that is wanted, and after a crash of QEMU.
+    What it wrote is kept if that is wanted, and after a crash of QEMU, or when its window was
+    closed: then nobody has said that it may go.
     """
     with session:
         warn(_doubts(session))
@@ -156,7 +157,7 @@ def follow(session: Session, options: argparse.Namespace, *, keep: bool) -> tupl
             )
             text = session.console_text()
         finally:
-            if keep or session.crashed:
+            if keep or session.crashed or session.cut_off:
                 session.keep()
                 warn([f"What it wrote is kept: `vdbackup sessions reopen {session.id}`."])
     return bool(outcome), text

@@ -39,7 +39,11 @@ def main(argv: Sequence[str]) -> int:
     wake = QTimer(interval=200)  # lets Python see Ctrl-C, which Qt's loop does not wake up for
     wake.timeout.connect(lambda: None)
     wake.start()
-    signal.signal(signal.SIGINT, lambda *_: window.close())
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda *_: window.ending.stop_unasked())
+    application.commitDataRequest.connect(
+        lambda _manager: window.ending.stop_before_the_desktop_ends()
+    )
     return application.exec()
 
 

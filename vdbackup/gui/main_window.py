@@ -8,11 +8,11 @@ from PySide6.QtCore import QEvent, Qt, Slot
 from PySide6.QtGui import QCloseEvent, QGuiApplication
 from PySide6.QtWidgets import (
     QApplication,
+    QDialog,
     QFileDialog,
     QHBoxLayout,
     QLabel,
     QMainWindow,
-    QMessageBox,
     QPushButton,
     QSplitter,
     QStackedWidget,
@@ -20,16 +20,18 @@ from PySide6.QtWidgets import (
     QWidget,
 )
 
-from vdbackup.gui import icons, theme
+from vdbackup.gui import icons, parts, theme, work
 from vdbackup.gui.actions import Actions
 from vdbackup.gui.add_source import AddSourceDialog
 from vdbackup.gui.browse_dialog import BrowseDialog
 from vdbackup.gui.catalogue import Catalogue, Entry
 from vdbackup.gui.details import PointDetails
+from vdbackup.gui.ending import Ending, Wish
 from vdbackup.gui.first_run import FirstRunPage
 from vdbackup.gui.jobs_panel import JobsPanel
 from vdbackup.gui.machine_facts import MachineFacts
 from vdbackup.gui.operations import Operations
+from vdbackup.gui.plan_dialog import PlanDialog
 from vdbackup.gui.sessions import Sessions
 from vdbackup.gui.sessions_list import SessionsList
 from vdbackup.gui.settings_dialog import SettingsDialog
@@ -38,6 +40,7 @@ from vdbackup.gui.store import Store
 from vdbackup.gui.timeline_panel import TimelinePanel
 from vdbackup.gui.worker import Workers
 from vdbackup.recovery.other_programs import Program
+from vdbackup.recovery.session_folder import SavedSession
 from vdbackup.repository.model import RecoveryPoint
 
 
@@ -50,6 +53,7 @@ class MainWindow(QMainWindow):
         catalogue: what there is.
         operations: what can be done.
         sessions: the virtual machines.
+        ending: when the window may close.
         actions_: what the user can ask for.
     """
 
@@ -63,7 +67,7 @@ class MainWindow(QMainWindow):
         self.operations = Operations(self, store, self.workers, self.catalogue)
         self.sessions = Sessions(store, self.workers, self)
         self.actions_ = Actions(self)
-        self._closing = False
+        self.ending = Ending(self, self.workers, self.sessions)
         self._theme = theme.chosen(store.value.theme)
         self._build()
         self._connect()
@@ -106,6 +110,14 @@ class MainWindow(QMainWindow):
         self._pages.addWidget(self.first_run)
         self._pages.addWidget(body)
         self.setCentralWidget(self._pages)
+        stay = parts.button("Stay open", "stayOpen")
+        stay.clicked.connect(self.ending.stay)
+        self.statusBar().addWidget(
+            parts.label("vdbackup closes when all of this is done.", "strong")
+        )
+        self.statusBar().addPermanentWidget(stay)
+        self.statusBar().setSizeGripEnabled(False)
+        self.statusBar().hide()
         self.first_run.form.source_edit.setFocus()
 
     def _left(self) -> QWidget:
@@ -132,12 +144,15 @@ class MainWindow(QMainWindow):
         self.workers.job_started.connect(self.jobs.begin)
         self.workers.progressed.connect(self.jobs.follow)
         self.workers.job_ended.connect(self.jobs.end)
-        self.workers.job_ended.connect(self._on_job_ended)
         self.jobs.cancel_wanted.connect(self.workers.cancel)
         self.operations.refused.connect(self.jobs.refuse)
+        self.operations.refused.connect(lambda _title, _error: self.ending.stay_to_show())
+        self.ending.changed.connect(self._on_ending_changed)
+        self.store.failed.connect(lambda error: self.jobs.refuse("Settings", error))
         self.sessions.changed.connect(self._on_sessions_changed)
         self.sessions.told.connect(self.jobs.tell)
         self.sessions.failed.connect(self.jobs.refuse)
+        self.sessions.discard_wanted.connect(self._on_discard_wanted)
         self.sessions.promotion_wanted.connect(self.operations.promote)
         self.operations.promoted.connect(self.sessions.find_saved)
         self.catalogue.changed.connect(self._on_catalogue_changed)
@@ -260,6 +275,12 @@ class MainWindow(QMainWindow):
         dialog.accepted.connect(accepted)
         dialog.open()
 
+    def _on_discard_wanted(self, saved: SavedSession, written: int) -> None:
+        plan = work.plan_discard(saved, written)
+        dialog = PlanDialog(f"Discard what {saved.title} wrote?", "Discard", plan, self)
+        dialog.accepted.connect(lambda: self.sessions.discard(saved))
+        dialog.open()
+
     # what the parts tell
 
     def _on_catalogue_changed(self) -> None:
@@ -277,7 +298,6 @@ class MainWindow(QMainWindow):
 
     def _on_sessions_changed(self) -> None:
         self.panel.set_sessions(self.sessions.points(self.entry))
-        self._on_job_ended()
 
     def _on_point_selected(self) -> None:
         entry, point = self.entry, self.point
@@ -306,44 +326,26 @@ class MainWindow(QMainWindow):
     @property
     def busy(self) -> bool:
         """Whether a job or a virtual machine runs."""
-        return self.workers.busy or bool(self.sessions.running)
+        return self.ending.busy
 
     def changeEvent(self, event: QEvent) -> None:
         """Look again at what other programs may have changed while the user was elsewhere."""
         super().changeEvent(event)
         if event.type() == QEvent.Type.ActivationChange and self.isActiveWindow():
+            self.store.reload()
             self.catalogue.refresh()
             self.sessions.find_saved()
 
     def closeEvent(self, event: QCloseEvent) -> None:
         """Close when nothing runs any more; ask before stopping what runs."""
-        if not self.busy:
-            self.hide()  # what a slow disk is still being asked may take a moment
-            self.workers.stop()
-            event.accept()
+        if not self.ending.may_close():
+            event.ignore()
             return
-        event.ignore()
-        if self._closing:
-            return
-        question = QMessageBox(self)
-        question.setObjectName("quitQuestion")
-        question.setAttribute(Qt.WidgetAttribute.WA_DeleteOnClose)
-        question.setWindowTitle("Quit?")
-        machine = "A virtual machine is still running."
-        question.setText(machine if self.sessions.running else "A job is still running.")
-        question.setInformativeText("Stop it and quit? What is unfinished leaves no trace.")
-        question.addButton("Keep working", QMessageBox.ButtonRole.RejectRole)
-        stop = question.addButton("Stop and quit", QMessageBox.ButtonRole.AcceptRole)
-        stop.setObjectName("stopAndQuit")
-        stop.clicked.connect(self._on_quit_wanted)
-        question.open()
+        for dialog in self.findChildren(QDialog):
+            dialog.close()
+        self.hide()  # what a slow disk is still being asked may take a moment
+        self.workers.stop()
+        event.accept()
 
-    def _on_quit_wanted(self) -> None:
-        self._closing = True
-        self.workers.cancel_all()
-        self.sessions.kill_all()
-        self._on_job_ended()
-
-    def _on_job_ended(self) -> None:
-        if self._closing and not self.busy:
-            self.close()
+    def _on_ending_changed(self) -> None:
+        self.statusBar().setVisible(self.ending.wish is Wish.WHEN_DONE)

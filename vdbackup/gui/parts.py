@@ -212,7 +212,11 @@ class Dialog(QDialog):
         What does not fit on the screen has to scroll.
         """
         super().showEvent(event)
-        if self.fits:
+        self.fit()
+
+    def fit(self) -> None:
+        """Take that height again, after texts have changed."""
+        if self.fits and self.isVisible():
             for child in self.findChildren(QWidget):
                 child.ensurePolished()
             width = max(self.minimumWidth(), self.minimumSizeHint().width())

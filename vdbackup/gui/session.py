@@ -72,6 +72,7 @@ class SessionThread(QThread):
         problem: what went wrong, None as long as nothing has.
         at_end: what becomes of what the machine wrote.
         kept: it is there still, though the machine has ended.
+        wanted_end: the user has ended the machine from here, or its guest has.
 
     Signals:
         changed(): `session` or `problem` is another one now.
@@ -87,6 +88,7 @@ class SessionThread(QThread):
         self.problem: VdbackupError | None = None
         self.at_end = AtEnd.KEEP if boot.again else AtEnd.DISCARD
         self.kept = False
+        self.wanted_end = True
         self._orders: queue.SimpleQueue[Order] = queue.SimpleQueue()
 
     def order(self, order: Order) -> None:
@@ -99,7 +101,8 @@ class SessionThread(QThread):
             self.session = self._start()
             self.changed.emit()
             self._follow(self.session)
-            if self.at_end is AtEnd.DISCARD and not self.session.crashed:
+            self.wanted_end = not (self.session.crashed or self.session.cut_off)
+            if self.at_end is AtEnd.DISCARD and self.wanted_end:
                 self.session.discard()
             else:
                 self.session.keep()

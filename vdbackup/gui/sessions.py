@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 
 from PySide6.QtCore import QObject, Signal
 
@@ -16,9 +17,15 @@ from vdbackup.jobs import Job
 from vdbackup.recovery import sessions
 from vdbackup.recovery.other_programs import Program, WrittenMachine, write_machine
 from vdbackup.recovery.session import GRACE
-from vdbackup.recovery.session_folder import SavedSession, saved_sessions
+from vdbackup.recovery.session_folder import SavedSession, saved_session, saved_sessions
 from vdbackup.repository.model import RecoveryPoint
 from vdbackup.repository.repository import Repository
+
+KEPT = "Ended; what it wrote is kept."
+CUT_OFF = (
+    "Its window was closed, which is like pulling its plug. What it wrote is kept: in the list of "
+    "virtual machines you can start it again, make a recovery point of it, or discard it."
+)
 
 
 class Sessions(QObject):
@@ -33,12 +40,14 @@ class Sessions(QObject):
         told(str, Outcome): how one ended.
         failed(str, VdbackupError): why one could not go on.
         promotion_wanted(SavedSession, bool): make a recovery point of one; whether to ask first.
+        discard_wanted(SavedSession, int): ask whether to delete one, of so many bytes.
     """
 
     changed = Signal()
     told = Signal(str, object)
     failed = Signal(str, object)
     promotion_wanted = Signal(object, bool)
+    discard_wanted = Signal(object, object)  # int would be 32 bits
 
     def __init__(self, store: Store, workers: Workers, parent: QObject | None = None) -> None:
         super().__init__(parent)
@@ -46,7 +55,7 @@ class Sessions(QObject):
         self._workers = workers
         self.running: list[SessionThread] = []
         self.saved: list[SavedSession] = []
-        self._to_promote: set[str] = set()
+        self._ended_to_promote: set[Path] = set()
 
     def boot(self, entry: Entry, point: RecoveryPoint) -> SessionThread:
         """Start a machine from a point; returns at once."""
@@ -131,6 +140,20 @@ class Sessions(QObject):
         job = Job("List sessions", lambda _report, _cancel: saved_sessions(folder))
         self._workers.reader(None).submit(job, self._on_found)
 
+    @property
+    def busy(self) -> bool:
+        """Whether a machine of this window runs, or is about to become a recovery point."""
+        return bool(self.running or self._ended_to_promote)
+
+    def ask_to_discard(self, saved: SavedSession) -> None:
+        """Look how much a machine left; `discard_wanted` follows."""
+
+        def looked(job: Job) -> None:
+            self.discard_wanted.emit(saved, job.result or 0)
+
+        job = Job(f"Look at {saved.title}", lambda _report, _cancel: saved.written)
+        self._workers.reader(None).submit(job, looked)
+
     def discard(self, saved: SavedSession) -> None:
         """Delete what a machine left."""
         self._do(saved, f"Discard {saved.title}", saved.discard)
@@ -152,6 +175,12 @@ class Sessions(QObject):
         for thread in self.running:
             thread.order(Order.KILL)
 
+    def keep_all(self) -> None:
+        """Let nothing that a machine wrote go, whatever was chosen for its end."""
+        for thread in self.running:
+            thread.at_end = AtEnd.KEEP
+        self.changed.emit()
+
     def _do(self, saved: SavedSession, title: str, what: Callable[[], None]) -> None:
         job = Job(title, lambda _report, _cancel: what())
         self._workers.reader(None).submit(job, partial(self._on_done, saved))
@@ -163,15 +192,30 @@ class Sessions(QObject):
         if thread.problem:
             self.failed.emit(title, thread.problem)
         if thread.session and thread.kept:
-            folder = str(thread.session.folder)
-            self.told.emit(title, Outcome("Ended; what it wrote is kept.", (folder,)))
+            said = KEPT if thread.wanted_end or thread.problem else CUT_OFF
+            self.told.emit(title, Outcome(said, (str(thread.session.folder),)))
             if thread.at_end is AtEnd.PROMOTE and not thread.session.crashed:
-                self._to_promote.add(thread.session.id)
+                self._promote_ended(thread.session.folder, title)
         elif not thread.problem:
             self.told.emit(title, Outcome("Ended; what it wrote is discarded."))
         self.changed.emit()
         self.find_saved()
         thread.deleteLater()
+
+    def _promote_ended(self, folder: Path, title: str) -> None:
+        """Make a recovery point of what a machine has left in its folder."""
+        self._ended_to_promote.add(folder)
+
+        def read(job: Job) -> None:
+            if job.result is not None:
+                self.promotion_wanted.emit(job.result, False)
+            elif job.error:
+                self.failed.emit(title, job.error)
+            self._ended_to_promote.discard(folder)
+            self.changed.emit()
+
+        job = Job("Read a session", lambda _report, _cancel: saved_session(folder))
+        self._workers.reader(None).submit(job, read)
 
     def _on_found(self, job: Job) -> None:
         if job.result is None:
@@ -182,10 +226,6 @@ class Sessions(QObject):
         if saved != self.saved:
             self.saved = saved
             self.changed.emit()
-        for session in saved:
-            if session.id in self._to_promote:
-                self._to_promote.remove(session.id)
-                self.promotion_wanted.emit(session, False)
 
     def _on_done(self, saved: SavedSession, job: Job) -> None:
         if job.error:

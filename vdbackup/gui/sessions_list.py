@@ -69,7 +69,7 @@ class SessionsList(QWidget):
                 card.offer("Reopen", lambda: self._sessions.reopen(machine))
             if machine.said.origin and machine.disk.exists():
                 card.offer("Make a point", lambda: self._sessions.promote(machine))
-            card.offer("Discard", lambda: self._sessions.discard(machine))
+            card.offer("Discard", lambda: self._sessions.ask_to_discard(machine))
         return card
 
 

@@ -126,6 +126,16 @@ def plan_promotion(saved: SavedSession) -> promote.PromotePlan:
     return promote.plan(repository, backup_set.name, origin.point, session)
 
 
+def plan_discard(saved: SavedSession, written: int) -> Plan:
+    """What discarding a session would take; nothing of a recovery point is."""
+    started = words.when(saved.said.started.isoformat())
+    return Plan(
+        f"The virtual machine was started from {saved.title}, {started}. What it wrote since then "
+        "is deleted and cannot be brought back; the recovery point stays as it is.",
+        invalidates=(f"{words.size(written)} in {saved.folder}",),
+    )
+
+
 def promote_session(saved: SavedSession, report: Report, cancel: CancelToken) -> Outcome:
     """Make a recovery point of a session, which then goes; `value` is the point."""
     from vdbackup.recovery.retarget.policy import for_new_point

@@ -40,6 +40,11 @@ _EXIT_LIMIT = 30.0
 """Seconds that QEMU may take to end when it is told to."""
 
 
+_CUT_OFF = ("host-qmp-quit", "host-ui", "host-signal")
+"""Reasons of QMP's SHUTDOWN that are not the guest's. GTK's window says the first one when it is
+closed, SDL's the second; a desktop that ends sends signals."""
+
+
 class Session:
     """A running or ended virtual machine. As a context manager it is ended and discarded.
 
@@ -56,6 +61,8 @@ class Session:
         error: what went wrong in the machine or with QEMU, None as long as nothing has.
         paused: `error` is one of the session's storage, after which it can go on (`resume`).
         crashed: QEMU ended without anybody wanting it to.
+        cut_off: QEMU was ended by neither its guest nor us: its window was closed, or another
+            program told it to. Nobody has said then what is to become of what the guest wrote.
     """
 
     def __init__(
@@ -74,6 +81,8 @@ class Session:
         self.error: RecoveryError | None = None
         self.paused = False
         self.crashed = False
+        self.cut_off = False
+        self._told_to_end = False
         self._kept = False
         self._folder = folder
         self._machine = machine
@@ -198,6 +207,7 @@ class Session:
             self.execute("system_powerdown")
             paused = self.error is not None
             if not self._ended.wait(0 if paused else grace):
+                self._told_to_end = True
                 self.execute("quit")
         except RecoveryError:
             log.info("ended before it was told to", exc_info=True)
@@ -226,6 +236,7 @@ class Session:
 
         QEMU ends by itself, if it can: killed, it loses what of the disk's tables is in its memory.
         """
+        self._told_to_end = True
         try:
             self.execute("quit")
         except RecoveryError:
@@ -316,6 +327,8 @@ class Session:
             self._falls_back = True
             self._process.kill()
             return
+        if event == "SHUTDOWN" and data.get("reason") in _CUT_OFF and not self._told_to_end:
+            self.cut_off = True
         if event == "RESUME" and self.paused:
             self.error, self.paused = None, False
         if event == "BLOCK_IO_ERROR" and data.get("action") == "stop" and not self.error:

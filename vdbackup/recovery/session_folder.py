@@ -239,6 +239,13 @@ class SavedSession:
         return self.folder / "session.qcow2"
 
     @property
+    def written(self) -> int:
+        """Bytes of storage that its files take."""
+        with suppress(OSError):
+            return sum(each.stat().st_blocks * 512 for each in self.folder.iterdir())
+        return 0
+
+    @property
     def origin(self) -> Origin:
         """The recovery point that it lies on; raises RecoveryError where its record is lost."""
         if self.said.origin is None:
@@ -325,11 +332,12 @@ def saved_sessions(sessions_folder: Path) -> list[SavedSession]:
     return [
         session
         for record in sorted(sessions_folder.absolute().glob(f"*/{_RECORD}"))
-        if (session := _saved(record.parent)) is not None
+        if (session := saved_session(record.parent)) is not None
     ]
 
 
-def _saved(folder: Path) -> SavedSession | None:
+def saved_session(folder: Path) -> SavedSession | None:
+    """The session of a folder, None where it has gone."""
     try:
         owned = _is_locked(folder)
         said = read_record(folder)

@@ -1,0 +1,77 @@
+"""The question before what runs is stopped: it names it, follows it, and goes when it has ended."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from PySide6.QtWidgets import QWidget
+
+from vdbackup.gui import parts
+from vdbackup.gui.session import AtEnd, SessionThread
+from vdbackup.jobs import Job, JobState
+
+WIDTH = 480  # pixels
+MOST = 8  # lines that are shown of each kind
+
+BECOMES = {
+    AtEnd.DISCARD: "what it wrote is thrown away",
+    AtEnd.KEEP: "what it wrote is kept",
+    AtEnd.PROMOTE: "what it wrote becomes a recovery point",
+}
+
+
+class QuitDialog(parts.Dialog):
+    """Asks what is to become of jobs and machines that run. Enter and Escape go on working.
+
+    Attributes:
+        stop_button, wait_button, stay_button: what the user may press.
+    """
+
+    def __init__(self, parent: QWidget | None = None) -> None:
+        super().__init__("quitQuestion", "Quit?", WIDTH, parent)
+        self.column.addWidget(parts.label("Quit, while this is running?", "heading"))
+        self._jobs = parts.label()
+        self._jobs.setObjectName("runningJobs")
+        self._machines = parts.label()
+        self._machines.setObjectName("runningMachines")
+        self._losses = parts.Notice(name="quitLosses")
+        for widget in (self._jobs, self._machines, self._losses):
+            self.column.addWidget(widget)
+        self.column.addWidget(
+            parts.label(
+                "“Quit when done” closes the window as soon as all of it has ended.", "muted"
+            )
+        )
+        self.stop_button = parts.button("Stop and quit", "stopAndQuit", "danger")
+        self.wait_button = parts.button("Quit when done", "quitWhenDone")
+        self.stay_button = self.add_buttons(self.stop_button, "Keep working", self.wait_button)
+        self.press_by_enter(self.stay_button)
+        self.stay_button.setFocus()
+
+    @property
+    def text(self) -> str:
+        """All that is said."""
+        return f"{self._jobs.text()}\n{self._machines.text()}\n{self._losses.text}"
+
+    def show_running(self, jobs: Sequence[Job], machines: Sequence[SessionThread]) -> None:
+        """Say what runs at this moment, and what becomes of it where it is stopped."""
+        states = {JobState.QUEUED: ", waiting for its turn"}
+        lines = [f"•  {job.title}{states.get(job.state, '')}" for job in jobs]
+        self._jobs.setText(_listed("Cancelled, with no recovery point harmed:", lines))
+        self._jobs.setVisible(bool(lines))
+        lines = [f"•  {each.boot.title}: {BECOMES[each.at_end]}" for each in machines]
+        self._machines.setText(_listed("Virtual machines, switched off without notice:", lines))
+        self._machines.setVisible(bool(lines))
+        lost = [each.boot.title for each in machines if each.at_end is AtEnd.DISCARD]
+        self._losses.say(
+            f"Lost with that: what {', '.join(lost[:MOST])} wrote. “Keep working” lets you choose "
+            "otherwise in the list of virtual machines."
+            if lost
+            else ""
+        )
+        self.fit()
+
+
+def _listed(title: str, lines: Sequence[str]) -> str:
+    more = [f"    and {len(lines) - MOST} more"] if len(lines) > MOST else []
+    return "\n".join((title, *lines[:MOST], *more))
