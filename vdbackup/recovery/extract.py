@@ -1,5 +1,6 @@
 """Copy files out of a file system that may be hostile into a folder that must not suffer from it.
 
+- What the destination cannot hold, a name or a file, is left out, with all that lies in it.
 - A name is one name: "", ".", "..", what holds a slash or a zero byte, and what no file can be
   called are left out.
 - Every file and folder is made anew (O_EXCL, mkdir), by its name in a folder that is open; the way
@@ -11,6 +12,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import logging
 import os
@@ -43,10 +45,14 @@ CHUNK = 1 << 20
 """Bytes that are read and written at once."""
 _HOLE = 4096
 """Bytes of zeros, aligned, that are not written."""
-_NOT_HERE = (errno.EEXIST, errno.ENAMETOOLONG, errno.EINVAL, errno.EILSEQ)
-"""What a file system says of a name that it has, or cannot have."""
+_NOT_HERE = (errno.EEXIST, errno.ENAMETOOLONG, errno.EINVAL, errno.EILSEQ, errno.ENOENT)
+"""What a file system says of a name that it has, or cannot have: ENOENT of exFAT through FUSE, and
+of shares of Windows."""
 _TOO_LARGE = (errno.EFBIG, errno.EINVAL)
-_NO_LINKS = (*_NOT_HERE, errno.EPERM, errno.EOPNOTSUPP, errno.ENOENT)
+_NO_SUCH_THING = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS)
+"""What it says where it knows no links, times or permissions at all."""
+_NO_LINKS = (*_NOT_HERE, *_NO_SUCH_THING)
+_NO_TIMES = (*_NO_SUCH_THING, errno.EINVAL, errno.EOVERFLOW)
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
@@ -273,10 +279,11 @@ class _Writer:
         try:
             # What is made in it needs us to be allowed to; `leave` takes back what was too much.
             os.mkdir(name, stat.mode & 0o777 | 0o700, dir_fd=parent)
+            fd = os.open(name, _FOLDER, dir_fd=parent)
         except OSError as error:
             self._pass_by(path, error, _NOT_HERE)
             return False
-        self._folders.append(_Folder(os.open(name, _FOLDER, dir_fd=parent)))
+        self._folders.append(_Folder(fd))
         self.made += 1
         return True
 
@@ -284,7 +291,8 @@ class _Writer:
         folder = self._folders[-1]
         self._make_links(folder)
         if stat.mode & 0o700 != 0o700:
-            os.fchmod(folder.fd, os.fstat(folder.fd).st_mode & stat.mode & 0o777)
+            with _as_far_as_it_can():
+                os.fchmod(folder.fd, os.fstat(folder.fd).st_mode & stat.mode & 0o777)
         _set_time(folder.fd, stat)
         os.close(self._folders.pop().fd)
 
@@ -351,17 +359,25 @@ class _Writer:
             self.made += 1
             if stat.modified is not None:
                 times = (stat.modified, stat.modified)
-                os.utime(name, ns=times, dir_fd=folder.fd, follow_symlinks=False)
+                with _as_far_as_it_can():
+                    os.utime(name, ns=times, dir_fd=folder.fd, follow_symlinks=False)
 
     def _pass_by(self, path: str, error: OSError, expected: Sequence[int]) -> None:
         """Warn that the destination cannot hold this one; raise what is wrong with all."""
-        if error.errno not in expected:
+        if error.errno not in expected or not self._is_there():
             raise error
         if error.errno == errno.EEXIST:
             why = "the folder holds something of this name already"
         else:
             why = f"the destination cannot hold it ({error.strerror})"
         self.warn(f"{shown(path)} is left out: {why}.")
+
+    def _is_there(self) -> bool:
+        """Whether the folder that is being filled is there still, and so is its storage."""
+        try:
+            return os.stat(".", dir_fd=self._folders[-1].fd).st_nlink > 0
+        except OSError:
+            return False
 
     def _reach(self, done: int) -> None:
         if done != self._done:
@@ -396,4 +412,16 @@ def _write_all(fd: int, offset: int, view: memoryview) -> None:
 
 def _set_time(fd: int, stat: Stat) -> None:
     if stat.modified is not None:
-        os.utime(fd, ns=(stat.modified, stat.modified))
+        with _as_far_as_it_can():
+            os.utime(fd, ns=(stat.modified, stat.modified))
+
+
+@contextlib.contextmanager
+def _as_far_as_it_can() -> Iterator[None]:
+    """For what a file system may have no place for: the file itself is worth more."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _NO_TIMES:
+            raise
+        log.info("the destination keeps no such time or permission: %s", error)
