@@ -65,16 +65,14 @@ install_packages() {  # PACKAGE...
     fi
 }
 
-find_python() {  # prints a Python that can make an environment, if there is one
+find_pythons() {  # prints each Python that can make an environment, the system's own first
     local python
-    for python in $(type -aP python3 python3.{14..11}); do
+    for python in $(type -aP python3 python3.{14..11} | awk '!seen[$0]++'); do
         if "$python" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' \
             2> /dev/null; then
             printf '%s\n' "$python"
-            return 0
         fi
     done
-    return 1
 }
 
 python_package() {  # the Debian package that would bring one
@@ -98,29 +96,44 @@ origin() {  # what $environment was made from; another place or Python makes it 
     printf '%s\n%s\n' "$checkout" "$(readlink -f "$environment/bin/python")"
 }
 
+install_python_packages() {  # EXTRA: into $environment
+    say "Installing vdbackup's Python packages into $environment ..."
+    "$environment/bin/python" -m pip install --quiet --disable-pip-version-check \
+        --editable "$checkout$1" >&2
+}
+
+make_environment() {  # EXTRA: with the first Python for which all packages can be installed
+    local python pythons
+    mapfile -t pythons < <(find_pythons)
+    [[ ${#pythons[@]} -gt 0 ]] ||
+        fail "vdbackup needs Python 3.11 or later with its venv module; please install them."
+    for python in "${pythons[@]}"; do
+        "$python" -m venv --clear "$environment" || continue
+        ! install_python_packages "$1" || return 0
+        say "With $python that was not possible."
+    done
+    fail "The Python packages could not be installed; the lines above say why."
+}
+
 fill_environment() {  # EXTRA
-    local python stamp
-    stamp=$environment/installed$1
+    local stamp=$environment/installed$1
     if [[ "$(origin)" != "$(cat "$environment/origin" 2> /dev/null)" ]]; then
-        python=$(find_python) || fail \
-            "vdbackup needs Python 3.11 or later with its venv module; please install them."
-        "$python" -m venv --clear "$environment"
+        make_environment "$1"
         origin > "$environment/origin"
-    fi
-    if ! cmp -s "$checkout/pyproject.toml" "$stamp"; then
-        say "Installing vdbackup's Python packages into $environment ..."
-        "$environment/bin/python" -m pip install --quiet --disable-pip-version-check \
-            --editable "$checkout$1" >&2 ||
+    elif cmp -s "$checkout/pyproject.toml" "$stamp"; then
+        return
+    else
+        install_python_packages "$1" ||
             fail "The Python packages could not be installed; the lines above say why."
-        cp "$checkout/pyproject.toml" "$stamp"
     fi
+    cp "$checkout/pyproject.toml" "$stamp"
 }
 
 prepare() {  # EXTRA PACKAGE...
     local extra=$1
     shift
     choose_environment
-    [[ -e $environment/origin ]] || find_python > /dev/null || set -- "$(python_package)" "$@"
+    [[ -e $environment/origin || -n $(find_pythons) ]] || set -- "$(python_package)" "$@"
     install_packages "$@"
     mkdir -p "$environment"
     exec 9> "$environment/lock" # two calls at once: the second one waits
