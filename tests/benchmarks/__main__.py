@@ -22,6 +22,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from tests.oracles import sevenzip
 from vdbackup.disks.formats import FORMATS
 
 MIB = 1 << 20
@@ -227,7 +228,7 @@ def contests(arena: Arena) -> list[Contest]:
         if arena.format in ("vmdk", "qcow2"):
             command = ["qemu-img", "convert", "-O", "raw", child, str(target)]
         else:
-            command = ["sh", "-c", f"7zz x -so '{child}' > '{target}'"]
+            command = ["sh", "-c", f"{sevenzip.PROGRAM} x -so '{child}' > '{target}'"]
         return durable(command, target)
 
     def full() -> list[str]:

@@ -68,7 +68,7 @@ def test_a_machine_whose_storage_is_full_waits_for_room_and_loses_nothing(
     repository: Path,
     tmp_path: Path,
 ) -> None:
-    code = boot_sector.WRITE_EVERYWHERE.replace("jmp halt\n", POWER_OFF, 1)
+    code = boot_sector.write_everywhere().replace("jmp halt\n", POWER_OFF, 1)
     disk = boot_sector.make(tmp_path / "writer.img", code)
     assert vdbackup("backup", disk, "-r", repository).status == 0
     make_room = fill(small)

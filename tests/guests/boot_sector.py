@@ -12,24 +12,28 @@ CRASH = """
     mov al, 1
     out dx, al
 """
-WRITE_EVERYWHERE = """
+_WRITE_EVERYWHERE = """
 next:
     mov si, packet
     mov ah, 0x43        ; write through the BIOS
     int 0x13
     add dword [packet + 8], 128
-    cmp dword [packet + 8], 16384
+    cmp dword [packet + 8], SECTORS
     jb next
     jmp halt
 packet: db 16, 0
     dw 1, 0x7C00, 0
     dq 0
 """
-"""Writes a sector into each 64 KiB of the disk."""
 
 
-def make(path: Path, instructions: str) -> Path:
-    """A raw disk at `path` whose boot code executes `instructions` and halts."""
+def write_everywhere(size: int = SIZE) -> str:
+    """Instructions that write a sector into each 64 KiB of a disk of `size` bytes."""
+    return _WRITE_EVERYWHERE.replace("SECTORS", str(size // 512))
+
+
+def make(path: Path, instructions: str, size: int = SIZE) -> Path:
+    """A raw disk of `size` bytes at `path` whose boot code executes `instructions` and halts."""
     source = path.with_suffix(".asm")
     source.write_text(
         "org 0x7C00\n xor ax, ax\n mov ds, ax\n"
@@ -38,5 +42,5 @@ def make(path: Path, instructions: str) -> Path:
     )
     subprocess.run(["nasm", "-f", "bin", "-o", path, source], check=True)
     with path.open("rb+") as file:
-        file.truncate(SIZE)
+        file.truncate(size)
     return path

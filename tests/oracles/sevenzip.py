@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 import subprocess
 from pathlib import Path
 
 _TYPES = {"vhd": "VHD", "vhdx": "VHDX"}
 _PIECE = 1 << 20
+PROGRAM = "7zz" if shutil.which("7zz") else "7z"
+"""Debian's package names it so until 12, and otherwise from 13 on."""
 
 
 def opens(raw: Path, disk_format: str) -> bool:
@@ -21,7 +24,7 @@ def opens(raw: Path, disk_format: str) -> bool:
 def assert_holds(disk: Path, raw: Path, disk_format: str) -> None:
     """7-Zip reads the same bytes, and as many, from the disk through its chain as `raw` holds."""
     # the type by name, or it would look for an archive inside the disk
-    command = ["7zz", "x", "-so", "-bd", f"-t{_TYPES[disk_format]}", str(disk)]
+    command = [PROGRAM, "x", "-so", "-bd", f"-t{_TYPES[disk_format]}", str(disk)]
     found, size = hashlib.sha256(), 0
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         assert process.stdout is not None

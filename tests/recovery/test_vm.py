@@ -435,12 +435,25 @@ def test_guest_that_crashes_is_an_error_and_its_screen_stays(
         assert not session.running
 
 
+SMALL, LARGE = 20 << 20, 32 << 20
+"""Bytes that QEMU's files may have, and what a guest writes in all.
+
+QEMU 10 has the memory of its screen (16 MiB) in a file of memory, for which the limit counts, too.
+"""
+
+
+def writer(tmp_path: Path) -> Path:
+    """A disk whose guest writes more than SMALL."""
+    instructions = boot_sector.write_everywhere(LARGE)
+    return boot_sector.make(tmp_path / "writer.img", instructions, LARGE)
+
+
 def test_disk_that_cannot_be_written_pauses_the_guest_and_is_said(
     tmp_path: Path, sessions: Path
 ) -> None:
-    disk = boot_sector.make(tmp_path / "writer.img", boot_sector.WRITE_EVERYWHERE)
+    disk = writer(tmp_path)
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, before[1]))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (SMALL, before[1]))
     try:
         session = boot_raw(disk, sessions)
     finally:
@@ -453,9 +466,9 @@ def test_disk_that_cannot_be_written_pauses_the_guest_and_is_said(
 
 def test_a_paused_guest_goes_on_when_there_is_room(tmp_path: Path, sessions: Path) -> None:
     """The limit on the size of QEMU's files stands for a disk that is full, then is not."""
-    disk = boot_sector.make(tmp_path / "writer.img", boot_sector.WRITE_EVERYWHERE)
+    disk = writer(tmp_path)
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, before[1]))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (SMALL, before[1]))
     try:
         session = boot_raw(disk, sessions)
     finally:
@@ -470,7 +483,7 @@ def test_a_paused_guest_goes_on_when_there_is_room(tmp_path: Path, sessions: Pat
         resource.prlimit(saved.said.pid, resource.RLIMIT_FSIZE, before)
         resume(saved)  # as another program does
         written = session.folder / "session.qcow2"
-        until(lambda: written.stat().st_size > boot_sector.SIZE)
+        until(lambda: written.stat().st_size > LARGE)
         assert (session.paused, session.error) == (False, None)
         assert session.execute("query-status")["running"]
 

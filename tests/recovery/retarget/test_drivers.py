@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.oracles import sevenzip
 from vdbackup.errors import RecoveryError
 from vdbackup.recovery.guest import initramfs
 from vdbackup.recovery.retarget import kmod_index
@@ -63,7 +64,9 @@ def unpacked(data: bytes, folder: Path) -> dict[str, bytes]:
     source = folder / "archive.cpio"
     source.write_bytes(data)
     target = folder / "unpacked"
-    subprocess.run(["7zz", "x", "-y", f"-o{target}", source], check=True, capture_output=True)
+    subprocess.run(
+        [sevenzip.PROGRAM, "x", "-y", f"-o{target}", source], check=True, capture_output=True
+    )
     found = {
         str(path.relative_to(target)): path.read_bytes()
         for path in target.rglob("*")
