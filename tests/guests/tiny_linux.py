@@ -132,6 +132,9 @@ def _unpack(packages: list[str], target: Path) -> None:
     for package in target.glob("*.deb"):
         run("dpkg-deb", "-x", package, target)
         package.unlink()
+    for name in ("bin", "lib"):  # from Debian 13 on packages hold only what these links lead to
+        if not (target / name).exists():
+            (target / name).symlink_to(f"usr/{name}")
 
 
 def _disk(system: Path, folder: Path) -> Path:
