@@ -16,7 +16,7 @@ from tests.backup.lab import Lab, noise
 from vdbackup import cli
 from vdbackup.backup import repair
 from vdbackup.disks.chain import Chain
-from vdbackup.errors import VdbackupError
+from vdbackup.errors import Damaged, VdbackupError
 from vdbackup.jobs import CancelToken, silent
 from vdbackup.recovery import verify
 from vdbackup.repository.digests import BLOCK
@@ -329,3 +329,20 @@ def test_a_set_whose_merge_cannot_be_finished_keeps_no_other_set_from_being_repa
     sentences = repaired(lab)
     assert any("disk: an interrupted merge cannot be finished" in each for each in sentences)
     assert any("other: the manifest of point 5 was rebuilt" in each for each in sentences)
+
+
+@pytest.mark.parametrize(("disk_format", "order"), [("vhdx", "little"), ("qcow2", "big")])
+def test_a_layer_whose_disk_has_another_size_is_damaged(lab: Lab, order: str) -> None:
+    """The size that these formats note is guarded by no checksum."""
+    newest = lab.set.points[-1]
+    layer = lab.layer(newest)
+    data, size = layer.read_bytes(), newest.virtual_size
+    place = data.index(size.to_bytes(8, order))
+    layer.chmod(0o644)
+    with layer.open("r+b") as file:
+        file.seek(place)
+        file.write((size + BLOCK).to_bytes(8, order))
+    with pytest.raises(Damaged, match="says that its disk has"):
+        lab.set.open_chain(newest)
+    verdicts = verify.run(verify.plan(lab.repository, "disk"), silent, CancelToken())
+    assert [verdict.point.id for verdict in verdicts if not verdict.ok] == [newest.id]

@@ -20,7 +20,7 @@ from vdbackup.errors import DiskError, VdbackupError
 from vdbackup.jobs import CancelToken, Plan, Report
 from vdbackup.repository.digests import BLOCK, DigestFold, differ, digest_blocks
 from vdbackup.repository.model import Check, RecoveryPoint
-from vdbackup.repository.repository import BackupSet, Repository
+from vdbackup.repository.repository import BackupSet, Repository, check_size
 
 _ALTERED = "the block is not as it was captured"
 
@@ -121,6 +121,10 @@ def _check_layer(
     except VdbackupError as error:
         return [Finding(layer.disk, None, 0, error.title)]
     with data:
+        try:
+            check_size(data.layers[-1].info, layer)
+        except VdbackupError as error:
+            return [Finding(layer.disk, None, 0, error.title)]
         try:
             digests = DigestFold([backup_set.folder / layer.digests], layer.virtual_size)
         except VdbackupError as error:

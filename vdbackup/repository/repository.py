@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from vdbackup.disks.chain import Chain
+from vdbackup.disks.disk import DiskInfo
 from vdbackup.disks.formats import FORMATS
 from vdbackup.errors import Damaged, PointNotFound, RepositoryError
 from vdbackup.jobs import CancelToken
@@ -111,7 +112,7 @@ class BackupSet:
         """The point's disk through all its layers.
 
         Raises:
-            Damaged: a layer is missing, or not as long as when it was published.
+            Damaged: a layer is missing, not as long as when it was published, or its disk is not.
             DiskError: the disks' own links do not lead where the manifests say.
         """
         points = self.chain(point)
@@ -124,6 +125,12 @@ class BackupSet:
                 f"The parents inside {point.disk} are not those that the manifests name.",
                 "Run `vdbackup repair` to see which are right.",
             )
+        try:
+            for layer, each in zip(chain.layers, points, strict=True):
+                check_size(layer.info, each)
+        except Damaged:
+            chain.close()
+            raise
         return chain
 
     def check_layer(self, layer: RecoveryPoint, wanted: RecoveryPoint | None = None) -> None:
@@ -346,6 +353,19 @@ class Repository:
             if settings.source.id == source_id:
                 of_source[name] = settings.continues
         return next((name for name in of_source if name not in of_source.values()), None)
+
+
+def check_size(disk: DiskInfo, layer: RecoveryPoint) -> None:
+    """Raise Damaged unless the disk in a layer's file has the size that was captured.
+
+    No checksum guards the size that a VMDK, a VHDX or a QCOW2 says it has.
+    """
+    if disk.virtual_size != layer.virtual_size:
+        raise Damaged(
+            f"{layer.disk} says that its disk has {disk.virtual_size} bytes; when it was captured, "
+            f"it had {layer.virtual_size}.",
+            "Put the original file back, or use a recovery point of another chain.",
+        )
 
 
 def manifest_path(folder: Path, point: RecoveryPoint) -> Path:
