@@ -12,6 +12,7 @@ from PySide6.QtCore import QTimer
 from PySide6.QtWidgets import QApplication
 
 from vdbackup.errors import VdbackupError
+from vdbackup.gui.instance import Instance
 from vdbackup.gui.main_window import MainWindow
 from vdbackup.gui.store import Store
 from vdbackup.settings import APPLICATION, Locations, Settings, start_log
@@ -31,6 +32,10 @@ def main(argv: Sequence[str]) -> int:
     application = QApplication([APPLICATION, *argv])
     application.setApplicationName(APPLICATION)
     application.setDesktopFileName(APPLICATION)
+    instance = Instance(locations.config)
+    if not instance.claim():
+        sys.stderr.write("vdbackup is open already; its window comes forward if it can.\n")
+        return 0
     settings, error = load(locations)
     window = MainWindow(Store(settings, locations))
     if error:
@@ -44,7 +49,10 @@ def main(argv: Sequence[str]) -> int:
     application.commitDataRequest.connect(
         lambda _manager: window.ending.stop_before_the_desktop_ends()
     )
-    return application.exec()
+    instance.called.connect(window.come_forward)
+    status = application.exec()
+    instance.release()
+    return status
 
 
 def has_display(environ: os._Environ[str]) -> bool:

@@ -328,6 +328,13 @@ class MainWindow(QMainWindow):
         """Whether a job or a virtual machine runs."""
         return self.ending.busy
 
+    def come_forward(self) -> None:
+        """Show the window to whoever has started the program once more."""
+        self.setWindowState(self.windowState() & ~Qt.WindowState.WindowMinimized)
+        self.show()
+        self.raise_()
+        self.activateWindow()
+
     def changeEvent(self, event: QEvent) -> None:
         """Look again at what other programs may have changed while the user was elsewhere."""
         super().changeEvent(event)
