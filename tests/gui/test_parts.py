@@ -8,15 +8,23 @@ from pathlib import Path
 
 import pytest
 from PySide6.QtCore import Qt
-from PySide6.QtWidgets import QAbstractButton, QLineEdit, QWidget
+from PySide6.QtWidgets import (
+    QAbstractButton,
+    QLineEdit,
+    QMenu,
+    QPushButton,
+    QToolBar,
+    QWidget,
+)
 from pytestqt.qtbot import QtBot
 
 from tests.gui.points import chain, point
 from tests.gui.user import User
 from vdbackup.backup import capture
 from vdbackup.errors import RepositoryError
-from vdbackup.gui import placement, words
-from vdbackup.gui.actions import ACTIONS
+from vdbackup.gui import add_source, placement, words
+from vdbackup.gui.actions import ACTIONS, IN_TOOLBAR
+from vdbackup.gui.add_source import AddSourceDialog
 from vdbackup.gui.catalogue import Entry, read
 from vdbackup.gui.details import PointDetails
 from vdbackup.gui.parts import Notice
@@ -26,6 +34,7 @@ from vdbackup.repository.model import RecoveryPoint, SetSettings, SourceIdentity
 from vdbackup.repository.repository import BackupSet, Repository
 from vdbackup.settings import KnownSource
 from vdbackup.sources import demo_disk
+from vdbackup.sources.devices import Candidate
 from vdbackup.sources.source import open_source
 
 NOW = datetime(2026, 3, 10, 12, tzinfo=UTC).astimezone()
@@ -100,7 +109,7 @@ def test_a_known_source_without_a_set_is_listed_until_it_has_one(tmp_path: Path)
 
 
 def test_a_folder_that_is_no_repository_is_a_problem_of_its_sources(tmp_path: Path) -> None:
-    known = KnownSource(Path("/dev/sda"), tmp_path)
+    known = KnownSource(Path("/dev/sda"), tmp_path, "sda")
     (only,) = read(tmp_path, [known])
     assert only.problem is not None
     assert only.path == known.path
@@ -180,3 +189,113 @@ def test_the_tab_key_reaches_every_part(with_source: User, qtbot: QtBot) -> None
             focused = focused.parentWidget()
         qtbot.keyClick(window.focusWidget() or window, Qt.Key.Key_Tab)
     assert {"toolbar", "sourcesList", "timeline", "pointDetails", "jobsPanel"} <= reached
+
+
+def test_a_source_whose_first_backup_failed_can_be_tried_again(tmp_path: Path) -> None:
+    """It was remembered, and its folder is there, but nothing ever came to lie in it."""
+    (only,) = read(tmp_path, [KnownSource(Path("/dev/sda"), tmp_path)])
+    assert only.problem is None
+    assert only.points == ()
+
+
+def test_two_sources_of_one_name_tell_where_their_backups_lie(user: User, tmp_path: Path) -> None:
+    store = user.window.store
+    for name in ("usb", "nas"):
+        known = KnownSource(tmp_path / "raw.img", tmp_path / name)
+        store.update(lambda settings, known=known: settings.with_source(known))
+    user.window.catalogue.refresh()
+    user.waits_until(lambda: user.window.sources.count() == 2)
+    shown = [user.window.sources.item(row).text() for row in range(2)]
+    assert all(
+        str(tmp_path / name) in text for name, text in zip(("usb", "nas"), shown, strict=True)
+    )
+
+
+# adding and removing sources
+
+
+def test_nothing_is_chosen_before_the_user_chooses(
+    with_source: User, qtbot: QtBot, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = [Candidate(Path(f"/dev/sd{n}"), f"Disk {n}", 1 << 30, "disk", (), True) for n in "ab"]
+    monkeypatch.setattr(add_source, "candidates", lambda: found)
+    with_source.asks_for("actionAddSource")
+    dialog = with_source.sees(AddSourceDialog, "addSourceDialog")
+    form = dialog.form
+    form.devices.setFocus()  # as where the list comes late, or Tab passes over it
+    with_source.waits_until(lambda: form.devices.count() == 2)
+    form.list_devices()
+    with_source.waits_until(lambda: form.devices.count() == 2)
+    form.source_edit.setFocus()
+    form.devices.setFocus()
+    assert form.source_edit.text() == ""
+    assert not form.devices.selectedItems()
+    qtbot.keyClick(form.devices, Qt.Key.Key_Down)
+    assert form.source_edit.text().startswith("/dev/sd")
+    qtbot.keyClick(form.source_edit, Qt.Key.Key_X)
+    assert not form.devices.selectedItems()
+    at = form.devices.visualItemRect(form.devices.item(1)).center()
+    qtbot.mouseClick(form.devices.viewport(), Qt.MouseButton.LeftButton, pos=at)
+    assert form.source_edit.text() == "/dev/sdb"
+    dialog.reject()
+
+
+def test_a_source_that_cannot_be_backed_up_is_said_in_the_form_and_not_remembered(
+    user: User, tmp_path: Path, disk: Path, repository: Path
+) -> None:
+    form = user.window.first_run.form
+    form.source_edit.setText(str(tmp_path / "mistyped.img"))
+    form.repository_edit.setText(str(repository))
+    user.clicks("startButton")
+    user.waits_until(form.refusal.isVisible)
+    assert "mistyped.img" in form.refusal.text
+    assert user.window.store.value.sources == ()
+    form.source_edit.setText(str(disk))
+    assert not form.refusal.isVisible()
+    user.clicks("startButton")
+    user.agrees()
+    user.sees_points(1)
+
+
+def test_a_mistyped_source_is_removed_alone(with_source: User, repository: Path) -> None:
+    store, sources = with_source.window.store, with_source.window.sources
+    mistyped = KnownSource(Path("/dev/sdx"), repository)
+    store.update(lambda settings: settings.with_source(mistyped))
+    with_source.asks_for("actionRefresh")
+    with_source.waits_until(lambda: sources.count() == 2)
+    sources.choose((str(repository), "/dev/sdx"))
+    menu = QMenu(sources)
+    sources.offer_leaving(menu)
+    menu.actions()[0].trigger()
+    with_source.waits_until(lambda: sources.count() == 1)
+    assert mistyped not in store.value.sources
+    assert len(store.value.sources) == 1
+    menu.clear()
+    sources.offer_leaving(menu)
+    assert [action.objectName() for action in menu.actions()] == ["leaveRepository"]
+
+
+def test_other_backups_can_always_be_opened(with_source: User, tmp_path: Path, disk: Path) -> None:
+    other = tmp_path / "other"
+    with open_source(disk) as source:
+        capture.run(capture.plan(Repository.create(other), source), silent, CancelToken())
+    assert with_source.sees(QPushButton, "openBackupsButton").isEnabled()
+    with_source.window._on_repository_chosen(str(other))
+    with_source.waits_until(lambda: with_source.window.sources.count() == 2)
+
+
+def test_a_folder_without_backups_is_not_opened(user: User, tmp_path: Path) -> None:
+    user.window._on_repository_chosen(str(tmp_path))
+    assert user.reads("is not a repository").isVisible()
+    assert user.window.store.value.repositories == ()
+
+
+@pytest.mark.parametrize("width", [1600, 1280, 1024, 800])
+def test_everything_in_the_toolbar_is_in_reach(user: User, width: int) -> None:
+    user.window.resize(width, 700)
+    user.waits_until(lambda: user.window.width() == width)
+    bar = user.window.findChild(QToolBar, "toolbar")
+    for name in (*IN_TOOLBAR[0], *IN_TOOLBAR[1], "actionSettings"):
+        button = bar.widgetForAction(user.window.actions_[name])
+        assert button.isVisible()
+        assert bar.rect().contains(button.geometry()), name

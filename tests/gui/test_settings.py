@@ -18,7 +18,7 @@ from pytestqt.qtbot import QtBot
 
 from tests.gui.user import User
 from vdbackup.errors import VdbackupError
-from vdbackup.gui import app, parts, theme
+from vdbackup.gui import app, drawings, parts, theme
 from vdbackup.gui.catalogue import Entry
 from vdbackup.gui.plan_dialog import PlanDialog
 from vdbackup.gui.settings_dialog import USUAL_KEEP, KeepField, SettingsDialog
@@ -359,3 +359,12 @@ def test_without_a_display_it_says_so() -> None:
     )
     assert result.returncode == 1
     assert "no display" in result.stderr
+
+
+def test_without_its_drawings_the_window_says_so(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.setattr(drawings, "FOLDERS", (tmp_path,))
+    monkeypatch.setenv("QT_QPA_PLATFORM", "offscreen")
+    assert app.main([]) == 1
+    assert f"no vdbackup.svg in {tmp_path}" in capsys.readouterr().err

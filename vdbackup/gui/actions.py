@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from PySide6.QtCore import Qt
-from PySide6.QtGui import QAction, QKeySequence
+from PySide6.QtGui import QAction, QKeySequence, QResizeEvent
 from PySide6.QtWidgets import QMenu, QSizePolicy, QToolBar, QToolButton, QWidget
 
 from vdbackup.gui import icons
@@ -23,6 +23,7 @@ ACTIONS = {
     "actionMerge": ("Merge", "merge", "Ctrl+M", "Roll the point into its parent"),
     "actionDelete": ("Delete", "delete", "Ctrl+Delete", "Delete the point"),
     "actionAddSource": ("Add a source…", "add", "Ctrl+N", "Back up another disk"),
+    "actionOpenBackups": ("Open backups…", "disk", "Ctrl+O", "Show the backups in a folder"),
     "actionSettings": ("Settings", "settings", "Ctrl+,", "Change how vdbackup looks and works"),
     "actionRefresh": ("Read again", "refresh", "F5", "Look what is in the repositories"),
 }
@@ -40,6 +41,35 @@ OF_ANY_POINT = (
     *("actionBootInVm", "actionBrowse", "actionRestore"),
     *("actionVerify", "actionBootTest", "actionDelete"),
 )
+
+
+class ToolBar(QToolBar):
+    """Shows icons alone where the window is too narrow for names, so that none is out of reach."""
+
+    def __init__(self) -> None:
+        super().__init__("Actions")
+        self._buttons: list[tuple[QToolButton, int]] = []
+
+    def shrinks(self, button: QToolButton, step: int) -> None:
+        """Let a button lose its name in this step, the first being 1."""
+        self._buttons.append((button, step))
+
+    def resizeEvent(self, event: QResizeEvent) -> None:
+        """Take as few names away as it needs."""
+        super().resizeEvent(event)
+        layout = self.layout()
+        if layout is None:
+            return
+        for step in range(1 + max(step for _, step in self._buttons)):
+            for button, of in self._buttons:
+                style = Qt.ToolButtonStyle.ToolButtonTextBesideIcon
+                if of <= step:
+                    style = Qt.ToolButtonStyle.ToolButtonIconOnly
+                button.setToolButtonStyle(style)
+            layout.invalidate()
+            if self.sizeHint().width() <= self.width():
+                break
+        layout.activate()
 
 
 class Actions:
@@ -87,7 +117,7 @@ class Actions:
 
     def toolbar(self) -> QToolBar:
         """The toolbar that shows them."""
-        bar = QToolBar("Actions")
+        bar = ToolBar()
         bar.setObjectName("toolbar")
         bar.setMovable(False)
         bar.setContextMenuPolicy(Qt.ContextMenuPolicy.PreventContextMenu)
@@ -103,6 +133,8 @@ class Actions:
         bar.addAction(self["actionSettings"])
         for name in (*IN_TOOLBAR[0], *IN_TOOLBAR[1], "actionSettings"):
             button = bar.widgetForAction(self[name])
+            if isinstance(button, QToolButton):
+                bar.shrinks(button, 2 if name in IN_TOOLBAR[0] else 1)
             button.setFocusPolicy(Qt.FocusPolicy.TabFocus)
             button.setAccessibleName(self[name].text())
             if name in ("actionBackUp", "actionVerify") and isinstance(button, QToolButton):

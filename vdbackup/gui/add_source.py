@@ -6,6 +6,7 @@ from functools import partial
 from pathlib import Path
 
 from PySide6.QtCore import Qt, QTimer, Signal
+from PySide6.QtGui import QFocusEvent, QKeyEvent
 from PySide6.QtWidgets import (
     QHBoxLayout,
     QLineEdit,
@@ -16,6 +17,7 @@ from PySide6.QtWidgets import (
 )
 
 from vdbackup.disks.formats import FORMATS
+from vdbackup.errors import VdbackupError
 from vdbackup.gui import parts, placement, words
 from vdbackup.gui.worker import Worker
 from vdbackup.jobs import Job
@@ -25,6 +27,28 @@ PAUSE = 250  # milliseconds without typing before what was typed is looked at
 PATH = Qt.ItemDataRole.UserRole
 
 
+class Devices(QListWidget):
+    """The disks of this computer. Qt selects one by itself when the list has the focus.
+
+    Signals:
+        arrow_pressed(): the keyboard went to another one.
+    """
+
+    arrow_pressed = Signal()
+
+    def keyPressEvent(self, event: QKeyEvent) -> None:
+        """Say that a person has moved."""
+        super().keyPressEvent(event)
+        self.arrow_pressed.emit()
+
+    def focusInEvent(self, event: QFocusEvent) -> None:
+        """Light nothing up that nobody has chosen."""
+        chosen = self.selectedItems()
+        super().focusInEvent(event)
+        if not chosen:
+            self.clearSelection()
+
+
 class AddSourceForm(QWidget):
     """A source, a folder for its backups, and a button.
 
@@ -32,26 +56,31 @@ class AddSourceForm(QWidget):
         source_edit, repository_edit: the two paths.
         format_box: what a first backup is kept in; its data is None for what suits the source.
         start_button: enabled when both are given.
+        waiting: what was submitted is being planned, and the user has not turned away.
 
     Signals:
+        planned(): what was submitted can be done; the user is asked next.
         submitted(Path, Path, str | None): the user wants this source backed up into this folder,
             in that format if it is the first time.
     """
 
     submitted = Signal(object, object, object)
+    planned = Signal()
 
     def __init__(self, reader: Worker, parent: QWidget | None = None) -> None:
         super().__init__(parent)
         self._reader = reader
+        self.waiting = False
         column = QVBoxLayout(self)
         column.setContentsMargins(0, 0, 0, 0)
         column.setSpacing(8)
         column.addWidget(parts.label("1. What should be backed up?", "strong"))
-        self.devices = QListWidget()
+        self.devices = Devices()
         self.devices.setObjectName("candidatesList")
         self.devices.setAccessibleName("Disks of this computer")
         self.devices.setFixedHeight(122)
-        self.devices.currentItemChanged.connect(self._on_device_chosen)
+        self.devices.itemClicked.connect(self._on_device_chosen)
+        self.devices.arrow_pressed.connect(self._on_device_chosen)
         column.addWidget(self.devices)
         self.source_edit = parts.field(
             "sourceEdit",
@@ -78,6 +107,8 @@ class AddSourceForm(QWidget):
         column.addWidget(self.format_box, 0, Qt.AlignmentFlag.AlignLeft)
         self.notice = parts.Notice(name="placementNotice")
         column.addWidget(self.notice)
+        self.refusal = parts.Notice(name="refusalNotice", role="bad")
+        column.addWidget(self.refusal)
         column.addSpacing(10)
         self.start_button = parts.button("Back up now", "startButton", "primary")
         self.start_button.setEnabled(False)
@@ -90,6 +121,7 @@ class AddSourceForm(QWidget):
         for edit in (self.source_edit, self.repository_edit):
             edit.textChanged.connect(self._on_text_changed)
             edit.returnPressed.connect(self._on_start_clicked)
+        self.source_edit.textEdited.connect(self.devices.clearSelection)
         self.list_devices()
 
     def list_devices(self) -> None:
@@ -107,6 +139,7 @@ class AddSourceForm(QWidget):
             self.devices.clear()
             for candidate in job.result:
                 self.devices.addItem(_item(candidate))
+            self.devices.clearSelection()
 
     def _show_hint(self, text: str) -> None:
         self.devices.clear()
@@ -121,9 +154,11 @@ class AddSourceForm(QWidget):
 
         return path(self.source_edit), path(self.repository_edit)
 
-    def _on_device_chosen(self, item: QListWidgetItem | None) -> None:
-        if item and item.data(PATH):
-            self.source_edit.setText(item.data(PATH))
+    def _on_device_chosen(self) -> None:
+        """Take the disk that was clicked or gone to; one that merely has the focus is not meant."""
+        for item in self.devices.selectedItems():
+            if item.data(PATH):
+                self.source_edit.setText(item.data(PATH))
 
     def _on_choose_image_clicked(self) -> None:
         images = " ".join(f"*.{ending}" for ending in ("img", "raw", "dd", "iso", "bin", *FORMATS))
@@ -134,7 +169,8 @@ class AddSourceForm(QWidget):
         parts.choose_folder(self, "Choose a folder for the backups", self.repository_edit)
 
     def _on_text_changed(self) -> None:
-        self.start_button.setEnabled(all(self._paths()))
+        self.refusal.say("")
+        self.start_button.setEnabled(all(self._paths()) and not self.waiting)
         self._pause.start()
 
     def _on_pause(self) -> None:
@@ -156,25 +192,43 @@ class AddSourceForm(QWidget):
 
     def _on_start_clicked(self) -> None:
         source, folder = self._paths()
-        if source and folder:
+        if source and folder and not self.waiting:
+            self.waiting = True
+            self.refusal.say("")
+            self.start_button.setEnabled(False)
             self.submitted.emit(source, folder, self.format_box.currentData())
+
+    def end_waiting(self, error: VdbackupError | None = None) -> None:
+        """Say why what was submitted cannot be done, or let the next question come."""
+        self.waiting = False
+        self.start_button.setEnabled(all(self._paths()))
+        if error:
+            self.refusal.say(f"{error.title} {error.advice}".rstrip())
+        else:
+            self.planned.emit()
 
 
 class AddSourceDialog(parts.Dialog):
     """The form in a dialog, for every source but the first.
 
     Attributes:
-        form: the form; the dialog closes when it is submitted.
+        form: the form; the dialog closes when it is known that what it says can be done.
     """
 
     def __init__(self, reader: Worker, parent: QWidget | None = None) -> None:
         super().__init__("addSourceDialog", "Add a source", 560, parent)
         self.column.addWidget(parts.label("Add a source", "heading"))
         self.form = AddSourceForm(reader)
-        self.form.submitted.connect(self.accept)
+        self.form.planned.connect(self.accept)
         self.column.addWidget(self.form)
         self.form.start_button.setParent(None)
         self.add_buttons(self.form.start_button)
+        self.form.source_edit.setFocus()
+
+    def done(self, result: int) -> None:
+        """Turn away from what is being planned, too."""
+        self.form.waiting = False
+        super().done(result)
 
 
 def _item(candidate: Candidate) -> QListWidgetItem:

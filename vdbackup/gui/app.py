@@ -12,6 +12,7 @@ from PySide6.QtCore import QTimer
 from PySide6.QtWidgets import QApplication
 
 from vdbackup.errors import VdbackupError
+from vdbackup.gui.drawings import drawing
 from vdbackup.gui.instance import Instance
 from vdbackup.gui.main_window import MainWindow
 from vdbackup.gui.store import Store
@@ -25,6 +26,13 @@ def main(argv: Sequence[str]) -> int:
     if not has_display(os.environ):
         sys.stderr.write("There is no display to open a window on.\n")
         sys.stderr.write("Use the command line: `vdbackup --help`.\n")
+        return 1
+    try:
+        drawing("vdbackup")
+    except FileNotFoundError as missing:
+        sys.stderr.write(f"The window's drawings are not installed: {missing}.\n")
+        sys.stderr.write("Install vdbackup into an environment of its own: pip leaves data files\n")
+        sys.stderr.write("elsewhere with --target. The command line works without them.\n")
         return 1
     locations = Locations.from_environment()
     start_log(locations)

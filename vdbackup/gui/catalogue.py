@@ -15,7 +15,7 @@ from vdbackup.gui.store import Store
 from vdbackup.gui.worker import Workers
 from vdbackup.jobs import CancelToken, Job, Report
 from vdbackup.repository.model import RecoveryPoint
-from vdbackup.repository.repository import BackupSet, Repository
+from vdbackup.repository.repository import MARKER, BackupSet, Repository
 from vdbackup.settings import KnownSource
 
 
@@ -81,10 +81,13 @@ def read(repository: Path, known: Sequence[KnownSource]) -> list[Entry]:
     """The sets in a repository, and those known sources that have none there yet.
 
     Where there were sets before, a folder that is gone is trouble, and no reason to begin anew.
+    Where none was ever seen, a first backup may have failed, and can be tried again.
     """
     begun = any(source.set_name for source in known)
+    new = not begun and (bool(known) or not repository.exists())
     try:
-        sets = Repository.open(repository).sets() if begun or repository.exists() else []
+        nothing_yet = new and not (repository / MARKER).exists()
+        sets = [] if nothing_yet else Repository.open(repository).sets()
     except VdbackupError as error:
         sources = [source.path for source in known] or [repository]
         return [Entry(path, repository, problem=error) for path in sources]

@@ -106,7 +106,8 @@ class Instance(QObject):
         return heard
 
     def _on_called(self) -> None:
-        while self._server and (caller := self._server.nextPendingConnection()):
+        while self._server and self._server.hasPendingConnections():
+            caller = self._server.nextPendingConnection()
             caller.readyRead.connect(lambda caller=caller: self._on_token(caller))
             caller.disconnected.connect(caller.deleteLater)
             if caller.bytesAvailable():
@@ -114,7 +115,7 @@ class Instance(QObject):
 
     def _on_token(self, caller: QLocalSocket) -> None:
         """Come forward, with the right to that which the desktop gave to the second start."""
-        token = caller.read(_LONGEST).data().strip()
+        token = bytes(caller.read(_LONGEST).data()).strip()
         if token:
             os.environ[_ACTIVATION] = os.fsdecode(token)
         self.called.emit()

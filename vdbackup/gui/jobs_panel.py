@@ -185,9 +185,11 @@ class JobsPanel(QScrollArea):
 
     Signals:
         cancel_wanted(Job): the user wants it to stop.
+        filled(): there is a row more.
     """
 
     cancel_wanted = Signal(object)
+    filled = Signal()
 
     def __init__(self, parent: QWidget | None = None) -> None:
         super().__init__(parent)
@@ -254,6 +256,7 @@ class JobsPanel(QScrollArea):
         for old in [each for each in self.rows if each.ended][KEPT:]:
             self._on_dismissed(old)
         self.verticalScrollBar().setValue(0)
+        self.filled.emit()
         return row
 
     def _on_dismissed(self, row: JobRow) -> None:

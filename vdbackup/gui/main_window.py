@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 from PySide6.QtCore import QEvent, Qt, Slot
@@ -22,7 +23,7 @@ from PySide6.QtWidgets import (
 
 from vdbackup.gui import icons, parts, theme, work
 from vdbackup.gui.actions import Actions
-from vdbackup.gui.add_source import AddSourceDialog
+from vdbackup.gui.add_source import AddSourceDialog, AddSourceForm
 from vdbackup.gui.browse_dialog import BrowseDialog
 from vdbackup.gui.catalogue import Catalogue, Entry
 from vdbackup.gui.details import PointDetails
@@ -39,9 +40,11 @@ from vdbackup.gui.sources_list import SourcesList
 from vdbackup.gui.store import Store
 from vdbackup.gui.timeline_panel import TimelinePanel
 from vdbackup.gui.worker import Workers
+from vdbackup.jobs import Job
 from vdbackup.recovery.other_programs import Program
 from vdbackup.recovery.session_folder import SavedSession
 from vdbackup.repository.model import RecoveryPoint
+from vdbackup.settings import Settings
 
 
 class MainWindow(QMainWindow):
@@ -96,20 +99,20 @@ class MainWindow(QMainWindow):
         columns.addWidget(self.details)
         columns.setSizes([230, 780, 270])
         columns.setStretchFactor(1, 1)
+        reader = self.workers.reader(None)
+        self.first_run = FirstRunPage(reader, self.store.locations.data / "demo")
+        self._pages = QStackedWidget()
+        self._pages.addWidget(self.first_run)
+        self._pages.addWidget(columns)
         body = QSplitter(Qt.Orientation.Vertical)
-        body.addWidget(columns)
+        body.addWidget(self._pages)
         body.addWidget(self.jobs)
         body.setSizes([620, 116])
         body.setStretchFactor(0, 1)
         for splitter in (columns, body):
             splitter.setHandleWidth(1)
             splitter.setChildrenCollapsible(False)
-        reader = self.workers.reader(None)
-        self.first_run = FirstRunPage(reader, self.store.locations.data / "demo")
-        self._pages = QStackedWidget()
-        self._pages.addWidget(self.first_run)
-        self._pages.addWidget(body)
-        self.setCentralWidget(self._pages)
+        self.setCentralWidget(body)
         stay = parts.button("Stay open", "stayOpen")
         stay.clicked.connect(self.ending.stay)
         self.statusBar().addWidget(
@@ -132,14 +135,19 @@ class MainWindow(QMainWindow):
         column.addWidget(self.sources, 1)
         add = QPushButton("+  Add a source…")
         add.clicked.connect(self.actions_["actionAddSource"].trigger)
-        row = QHBoxLayout()
-        row.setContentsMargins(6, 0, 6, 0)
-        row.addWidget(add)
-        column.addLayout(row)
+        opening = parts.button("Open backups…", "openBackupsButton")
+        opening.setToolTip(self.actions_["actionOpenBackups"].toolTip())
+        opening.clicked.connect(self.actions_["actionOpenBackups"].trigger)
+        for button in (add, opening):
+            row = QHBoxLayout()
+            row.setContentsMargins(6, 0, 6, 0)
+            row.addWidget(button)
+            column.addLayout(row)
         column.addWidget(SessionsList(self.sessions))
         return left
 
     def _connect(self) -> None:
+        self.jobs.filled.connect(self.jobs.show)
         self.workers.job_queued.connect(self.jobs.add)
         self.workers.job_started.connect(self.jobs.begin)
         self.workers.progressed.connect(self.jobs.follow)
@@ -158,11 +166,14 @@ class MainWindow(QMainWindow):
         self.catalogue.changed.connect(self._on_catalogue_changed)
         self.store.changed.connect(self._on_settings_changed)
         self.sources.leave_wanted.connect(self._on_leave_wanted)
+        self.sources.forget_wanted.connect(self._on_forget_wanted)
         self.sources.entry_chosen.connect(self._on_entry_chosen)
         self.panel.point_selected.connect(self._on_point_selected)
         self.panel.point_activated.connect(self.actions_["actionBootInVm"].trigger)
         self.panel.backup_wanted.connect(self.actions_["actionBackUp"].trigger)
-        self.first_run.form.submitted.connect(self._on_source_submitted)
+        form = self.first_run.form
+        form.submitted.connect(partial(self._on_source_submitted, form))
+        self.operations.begun.connect(lambda entry: self.sources.choose(entry.key))
         self.first_run.demo_wanted.connect(self._on_demo_wanted)
         self.first_run.open_wanted.connect(self._on_open_wanted)
         hints = QGuiApplication.styleHints()
@@ -177,6 +188,7 @@ class MainWindow(QMainWindow):
             "actionMerge": self._on_merge,
             "actionDelete": self._on_delete,
             "actionAddSource": self._on_add_source,
+            "actionOpenBackups": self._on_open_wanted,
             "actionSettings": self._on_settings,
             "actionRefresh": self.catalogue.refresh,
         }
@@ -237,13 +249,13 @@ class MainWindow(QMainWindow):
 
     def _on_add_source(self) -> None:
         dialog = AddSourceDialog(self.workers.reader(None), self)
-        dialog.form.submitted.connect(self._on_source_submitted)
+        dialog.form.submitted.connect(partial(self._on_source_submitted, dialog.form))
         dialog.open()
 
-    def _on_source_submitted(self, path: Path, repository: Path, disk_format: str | None) -> None:
-        entry = self.operations.add_source(path, repository)
-        self.sources.choose(entry.key)
-        self.operations.back_up(entry, disk_format=disk_format)
+    def _on_source_submitted(
+        self, form: AddSourceForm, path: Path, repository: Path, disk_format: str | None
+    ) -> None:
+        self.operations.begin(path, repository, disk_format, form)
 
     def _on_demo_wanted(self) -> None:
         self.operations.start_demo(self.store.locations.data / "demo")
@@ -255,11 +267,43 @@ class MainWindow(QMainWindow):
         dialog.open()
 
     def _on_repository_chosen(self, folder: str) -> None:
-        self.store.update(lambda settings: settings.with_repository(Path(folder)))
-        self.catalogue.refresh(Path(folder))
+        title = f"Open {folder}"
+
+        def opened(job: Job) -> None:
+            if job.error:
+                self.jobs.refuse(title, job.error)
+            elif job.result is not None:
+                self.store.update(lambda settings: settings.with_repository(job.result))
+                self.catalogue.refresh(job.result)
+
+        job = Job(title, partial(work.open_backups, Path(folder)))
+        self.workers.reader(None).submit(job, opened)
 
     def _on_leave_wanted(self, folder: Path) -> None:
-        self.store.update(lambda settings: settings.without_repository(folder))
+        names = [each.name for each in self.catalogue.entries if each.repository == folder]
+
+        def leave() -> None:
+            self.store.update(lambda settings: settings.without_repository(folder))
+
+        if len(names) < 2:
+            leave()
+            return
+        plan = work.plan_leaving(folder, names)
+        dialog = PlanDialog("Remove from the list?", "Remove from the list", plan, self)
+        dialog.accepted.connect(leave)
+        dialog.open()
+
+    def _on_forget_wanted(self, entry: Entry) -> None:
+        folder = entry.repository
+        others = [each for each in self.catalogue.entries if each.repository == folder]
+
+        def forget(settings: Settings) -> Settings:
+            if len(others) < 2:  # a repository that nothing is backed up to is of no use here
+                return settings.without_repository(folder)
+            return settings.without_source(entry.path, folder)
+
+        self.store.update(forget)
+        self.catalogue.refresh(folder)
 
     def _on_settings(self) -> None:
         entries = self.catalogue.entries
@@ -287,6 +331,7 @@ class MainWindow(QMainWindow):
         entries = self.catalogue.entries
         self.sources.set_entries(entries)
         page = 1 if self.store.value.repositories else 0
+        self.jobs.setVisible(bool(page or self.jobs.rows))
         if page != self._pages.currentIndex():
             self._pages.setCurrentIndex(page)
             (self.sources if page else self.first_run.form.source_edit).setFocus()

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from PySide6.QtCore import QObject, Signal
 from PySide6.QtWidgets import QDialog, QWidget
@@ -33,15 +33,26 @@ from vdbackup.settings import KnownSource
 Work = Callable[[Report, CancelToken], Any]
 
 
+class Form(Protocol):
+    """Where a source was named: it waits until it is known whether that can be backed up."""
+
+    waiting: bool
+
+    def end_waiting(self, error: VdbackupError | None = None) -> None:
+        """Say what is wrong, or go on."""
+
+
 class Operations(QObject):
     """Starts everything that changes a repository.
 
     Signals:
         refused(str, VdbackupError): what could not even be planned, and why.
+        begun(Entry): a source is backed up for the first time.
         promoted(): a session has become a recovery point, or could not.
     """
 
     refused = Signal(str, object)
+    begun = Signal(object)
     promoted = Signal()
 
     def __init__(
@@ -88,6 +99,30 @@ class Operations(QObject):
         self._plan(
             entry.repository, title, "Back up", lambda: work.plan_backup(*what), start, silence=True
         )
+
+    def begin(self, path: Path, repository: Path, disk_format: str | None, form: Form) -> None:
+        """Back a source up that the user has just named, and remember it once that can be done."""
+        entry = Entry(path, repository)
+        what = (path, repository, work.BackupWish(None, "auto", disk_format))
+
+        def start(_plan: Plan | None) -> None:
+            self.back_up(self.add_source(path, repository), ask=False, disk_format=disk_format)
+            self.begun.emit(entry)
+
+        def planned(job: Job) -> None:
+            if not form.waiting:
+                return
+            form.end_waiting(job.error)
+            if job.state is not JobState.FINISHED:
+                return
+            if self._store.value.ask_before_backup:
+                self._ask(title, "Back up", job.result, start, silence=True)
+            else:
+                start(None)
+
+        title = f"Back up {entry.title}"
+        job = Job(f"Plan: {title}", lambda _report, _cancel: work.plan_backup(*what))
+        self._workers.reader(repository).submit(job, planned)
 
     def add_source(self, path: Path, repository: Path) -> Entry:
         """Remember a source; what has been backed up of it is read."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from PySide6.QtCore import QModelIndex, QPersistentModelIndex, QRect, QSize, Qt, Signal
@@ -44,10 +45,12 @@ class SourcesList(QListWidget):
     Signals:
         entry_chosen(Entry): the current one changed (None when there is none).
         leave_wanted(Path): the user wants a repository out of the window.
+        forget_wanted(Entry): the user wants a source out of it that has no backups.
     """
 
     entry_chosen = Signal(object)
     leave_wanted = Signal(object)
+    forget_wanted = Signal(object)
 
     def __init__(self, theme: Theme, remind_after_days: int, parent: QWidget | None = None) -> None:
         super().__init__(parent)
@@ -104,18 +107,36 @@ class SourcesList(QListWidget):
         self._wanted = key
 
     def contextMenuEvent(self, event: QContextMenuEvent) -> None:
-        """Offer to leave the repository alone; the keyboard's menu key brings this too."""
+        """Offer what can leave the list; the keyboard's menu key brings this too."""
         if not self.entry:
             return
-        folder = self.entry.repository
         menu = QMenu(self)
         menu.setAttribute(Qt.WidgetAttribute.WA_DeleteOnClose)
-        leave = menu.addAction(f"Remove {folder} from this list (the backups stay)")
-        leave.triggered.connect(lambda _checked=False: self.leave_wanted.emit(folder))
+        self.offer_leaving(menu)
         menu.popup(event.globalPos())
+
+    def offer_leaving(self, menu: QMenu) -> None:
+        """Put into a menu how the chosen source, or all of its folder, leave the list."""
+        entry = self.entry
+        if entry is None:
+            return
+        if entry.backup_set is None and entry.path != entry.repository:
+            forget = menu.addAction(f"Remove {_literal(entry.path)} from this list")
+            forget.setObjectName("forgetSource")
+            forget.triggered.connect(lambda _checked=False: self.forget_wanted.emit(entry))
+        leave = menu.addAction(
+            f"Remove all of {_literal(entry.repository)} from this list (the backups stay)"
+        )
+        leave.setObjectName("leaveRepository")
+        leave.triggered.connect(lambda _checked=False: self.leave_wanted.emit(entry.repository))
 
     def _on_current_changed(self) -> None:
         self.entry_chosen.emit(self.entry)
+
+
+def _literal(path: Path) -> str:
+    """A path as a menu shows it: an ampersand would underline what follows."""
+    return words.shown(str(path)).replace("&", "&&")
 
 
 class _Delegate(QStyledItemDelegate):

@@ -85,6 +85,19 @@ def back_up(
     )
 
 
+def open_backups(folder: Path, _report: Report, _cancel: CancelToken) -> Path:
+    """The folder, if it holds backups."""
+    return Repository.open(folder).path
+
+
+def plan_leaving(folder: Path, names: Sequence[str]) -> Plan:
+    """What taking a repository out of the window means: nothing of it is changed."""
+    return Plan(
+        f"These leave the list, and nothing is deleted: {', '.join(names)}. Their backups stay in "
+        f"{folder}; “Open backups…” shows them again."
+    )
+
+
 def make_demo_disk(image: Path, _report: Report, _cancel: CancelToken) -> Outcome:
     """Make the demo disk unless it is there already; `value` is its path."""
     if not image.exists():

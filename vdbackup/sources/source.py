@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import grp
 import os
 import pwd
 import stat
@@ -198,16 +197,12 @@ def _check_size(path: Path, size: int) -> None:
 
 
 def _permission_advice(path: Path) -> str:
+    """Lets this user read it, and nothing else: a group that owns disks may read all of them."""
     if not os.access(path.parent, os.X_OK):
         return f"The folder {path.parent} does not let you in; ask its owner."
     try:
-        user, group = pwd.getpwuid(os.geteuid()).pw_name, grp.getgrgid(path.stat().st_gid).gr_name
-    except KeyError:  # in a container they may have no names
-        user, group = str(os.geteuid()), str(path.stat().st_gid)
-    allow = f"Allow it with `sudo setfacl -m u:{user}:r {path}`"
-    if not path.is_block_device():
-        return f"{allow}."
-    return (
-        f"{allow} (until the next restart), or add yourself to the group that owns it with "
-        f"`sudo usermod -aG {group} {user}`."
-    )
+        user = pwd.getpwuid(os.geteuid()).pw_name
+    except KeyError:  # in a container it may have no name
+        user = str(os.geteuid())
+    until = " (until the next restart)" if path.is_block_device() else ""
+    return f"Allow it with `sudo setfacl -m u:{user}:r {path}`{until}."
