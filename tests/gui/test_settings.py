@@ -21,7 +21,7 @@ from vdbackup.errors import VdbackupError
 from vdbackup.gui import app, drawings, parts, theme
 from vdbackup.gui.catalogue import Entry
 from vdbackup.gui.plan_dialog import PlanDialog
-from vdbackup.gui.settings_dialog import USUAL_KEEP, KeepField, SettingsDialog
+from vdbackup.gui.settings_dialog import USUAL_KEEP, KeepField, Scrolled, SettingsDialog
 from vdbackup.gui.store import Store
 from vdbackup.repository.model import SetSettings, SourceIdentity
 from vdbackup.repository.repository import BackupSet, Repository
@@ -241,7 +241,7 @@ def test_the_settings_scroll_where_the_screen_is_low(user: User, tmp_path: Path)
     dialog = SettingsDialog(store.value, store.locations, many, user.window)
     dialog.open()
     screen = dialog.screen().availableGeometry()
-    assert dialog.height() <= screen.height()
+    assert screen.height() * 0.8 < dialog.height() <= screen.height()
     save = user.sees(QPushButton, "settingsSave")
     assert dialog.rect().contains(save.mapTo(dialog, save.rect().bottomRight()))
     dialog.reject()
@@ -368,3 +368,11 @@ def test_without_its_drawings_the_window_says_so(
     monkeypatch.setenv("QT_QPA_PLATFORM", "offscreen")
     assert app.main([]) == 1
     assert f"no vdbackup.svg in {tmp_path}" in capsys.readouterr().err
+
+
+def test_settings_that_fit_are_seen_without_scrolling(user: User) -> None:
+    user.asks_for("actionSettings")
+    dialog = user.sees(SettingsDialog, "settingsDialog")
+    area = dialog.findChild(Scrolled)
+    assert area.verticalScrollBar().maximum() == 0
+    dialog.reject()

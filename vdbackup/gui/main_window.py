@@ -63,7 +63,8 @@ class MainWindow(QMainWindow):
     def __init__(self, store: Store) -> None:
         super().__init__()
         self.setWindowTitle("vdbackup")
-        self.resize(1280, 800)
+        room = self.screen().availableSize()
+        self.resize(min(1280, room.width()), min(800, room.height() - parts.FRAME))
         self.store = store
         self.workers = Workers(self)
         self.catalogue = Catalogue(store, self.workers, self)

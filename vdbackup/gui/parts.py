@@ -222,7 +222,10 @@ class Dialog(QDialog):
             width = max(self.minimumWidth(), self.minimumSizeHint().width())
             frame = self.frameGeometry().height() - self.height()
             most = self.screen().availableGeometry().height() - max(frame, FRAME)
-            self.resize(width, min(self.column.totalHeightForWidth(width), most))
+            height = self.column.totalHeightForWidth(width)  # -1 where no text wraps
+            if height < 0:
+                height = self.column.totalSizeHint().height()
+            self.resize(width, min(height, most))
 
 
 def choose_folder(parent: QWidget, title: str, edit: QLineEdit) -> None:
