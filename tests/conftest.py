@@ -61,6 +61,8 @@ def private_home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.M
     runtime = home / "run"
     runtime.mkdir(mode=0o700)
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(runtime))
+    # Without a bus in the environment Qt has dbus-launch start one, which outlives the test.
+    monkeypatch.setenv("DBUS_SESSION_BUS_ADDRESS", "disabled:")
     return home
 
 
