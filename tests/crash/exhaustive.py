@@ -99,12 +99,16 @@ def _promote(lab: Lab) -> None:
     overlays.promote_what_it_wrote(lab, _newest(lab))
 
 
+def _elsewhere(lab: Lab) -> Path:
+    """Where a copy of the set lies that the next adoption takes."""
+    return lab.folder / f"elsewhere{len(lab.repository.names())}"
+
+
 def _adopt(lab: Lab) -> None:
     old = {point.disk: point for point in lab.set.points}
-    tip = lab.folder / "elsewhere" / _newest(lab).disk
-    name = f"new{len(lab.repository.names())}"
+    tip = _elsewhere(lab) / _newest(lab).disk
     with open_source(tip) as source:
-        plan = adopt.plan(lab.repository, source, set_name=name)
+        plan = adopt.plan(lab.repository, source, set_name=_elsewhere(lab).name)
         new = adopt.run(plan, silent, CancelToken())
     chain = lab.set.chain(old[tip.name])
     for point, original in zip(new.points, chain, strict=True):
@@ -123,12 +127,7 @@ def _before_promotion(lab: Lab) -> None:
 
 
 def _before_adoption(lab: Lab) -> None:
-    folder = lab.folder / "elsewhere"
-    if folder.exists():
-        for file in folder.iterdir():
-            file.unlink()
-        folder.rmdir()
-    copy_tree(lab.set_folder, folder)
+    copy_tree(lab.set_folder, _elsewhere(lab))
 
 
 @dataclass(frozen=True)

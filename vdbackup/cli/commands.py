@@ -430,14 +430,16 @@ def files(options: argparse.Namespace) -> int:
     repository = open_repository(options.repository)
     backup_set, point = repository.find(options.point, options.set)
     with backup_set.open_chain(point) as chain:
-        entries = FileBrowser(chain).listing(options.path)
+        browser = FileBrowser(chain)
+        entries, warnings = browser.listing(options.path), browser.warnings([options.path])
     if options.json:
         print_json([{**vars(entry), "kind": str(entry.kind)} for entry in entries])
     else:
         for entry in entries:
             name = entry.name + ("/" if entry.kind == "folder" else "")
             say(f"{entry.size:>14}  {(entry.modified or '')[:19]:<19}  {name}")
-    return DONE
+    warn(warnings)
+    return WARNINGS if warnings else DONE
 
 
 def extract(options: argparse.Namespace) -> int:

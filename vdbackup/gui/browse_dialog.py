@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -28,6 +29,14 @@ if TYPE_CHECKING:
 
 ENTRY = Qt.ItemDataRole.UserRole  # not its path: a name need not be Unicode, as Qt's texts are
 NAME, SIZE, MODIFIED = range(3)  # columns
+
+
+@dataclass(frozen=True)
+class _Listing:
+    """What a folder holds, with what to call it, and what is to be said of that."""
+
+    entries: list[tuple[str, FileEntry]]
+    warnings: tuple[str, ...]
 
 
 class BrowseDialog(parts.Dialog):
@@ -93,8 +102,8 @@ class BrowseDialog(parts.Dialog):
         waiting = QTreeWidgetItem(item, ["Reading …"])
         waiting.setFlags(Qt.ItemFlag.NoItemFlags)
 
-        def listing(_report: Report, _cancel: CancelToken) -> list[tuple[str, FileEntry]]:
-            return self._browser.listing(path)
+        def listing(_report: Report, _cancel: CancelToken) -> _Listing:
+            return _Listing(self._browser.listing(path), self._browser.warnings(path))
 
         self._worker.submit(Job(f"List {path}", listing), partial(self._on_listed, item))
 
@@ -103,7 +112,9 @@ class BrowseDialog(parts.Dialog):
         if job.error:
             self._notice.say(f"{job.error.title} {job.error.advice}")
         elif job.result is not None:
-            item.addChildren([self._item(name, entry) for name, entry in job.result])
+            item.addChildren([self._item(name, entry) for name, entry in job.result.entries])
+            if job.result.warnings:
+                self._notice.say("\n".join(job.result.warnings))
 
     def _item(self, name: str, entry: FileEntry) -> QTreeWidgetItem:
         is_folder = entry.kind == "folder"

@@ -246,6 +246,10 @@ class Browser:
             for entry in entries
         ]
 
+    def warnings(self, path: str) -> tuple[str, ...]:
+        """Why what a folder shows may not be the newest; it was listed before."""
+        return self._open[1].warnings([path]) if self._open else ()
+
     def close(self) -> None:
         """Close the point's disks."""
         if self._open:

@@ -62,6 +62,18 @@ class FileBrowser:
         """
         return [self._volumes.open(name)[0] for name in self._volumes.by_name]
 
+    def warnings(self, paths: Sequence[str]) -> tuple[str, ...]:
+        """Why the files that paths lead to may not be the newest, a sentence for each volume."""
+        volumes = self._volumes
+        wanted = {names[0] if (names := _names(path)) else None for path in paths}
+        every = None in wanted or "" in volumes.by_name
+        found = (volumes.open(name)[0] for name in volumes.by_name if every or name in wanted)
+        return tuple(
+            f"{shown(each.name) or 'This file system'}: {each.warning[0].lower()}{each.warning[1:]}"
+            for each in found
+            if each.warning
+        )
+
     def listing(self, path: str = "/") -> list[Entry]:
         """What a folder holds, by name.
 
@@ -111,7 +123,7 @@ class FileBrowser:
             cancel: looked at for each file and each MiB.
 
         Returns:
-            Sentences that say what was left out.
+            Sentences that say what was left out, and what may not be the newest.
 
         Raises:
             RecoveryError: a path does not exist, two would get the same name, the destination holds
@@ -136,7 +148,8 @@ class FileBrowser:
                     unreadable.append(error.title)
         if unreadable and not items:
             raise RecoveryError(unreadable[0], "Nothing was extracted.")
-        return (*unreadable, *extract(items, destination, report, cancel))
+        left_out = extract(items, destination, report, cancel)
+        return (*self.warnings(paths), *unreadable, *left_out)
 
     @property
     def _volumes(self) -> Volumes:

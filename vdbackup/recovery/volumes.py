@@ -25,11 +25,13 @@ class Volume:
         place: where it lies.
         filesystem: "ext4", "NTFS", "LUKS", ...: what is known to lie on it; "" if nothing is.
         problem: one sentence that says why its files cannot be read; "" if they can.
+        warning: one that says why the files may not be the newest; "" if they are.
     """
 
     place: Place
     filesystem: str
     problem: str = ""
+    warning: str = ""
 
     @property
     def number(self) -> int:
@@ -104,7 +106,19 @@ def _identify(chain: Chain, place: Place) -> tuple[Volume, Node | None]:
             name, root = _open_root(kind, stream)
     except RecoveryError as error:
         return volume(kind, error.title), None
-    return volume(name), root
+    return Volume(place, name, warning=_warning(kind, Window.opened(chain, place.runs))), root
+
+
+def _warning(kind: str, stream: io.BufferedReader) -> str:
+    """What is to be said of the journal; where it cannot be told, that it may be needed."""
+    from vdbackup.recovery.filesystems import journals
+    from vdbackup.recovery.filesystems.node import reading
+
+    try:
+        with reading("Its journal"):
+            return journals.warning(kind, stream)
+    except RecoveryError:
+        return journals.SENTENCE.format(log="journal")
 
 
 def _open_root(kind: str, stream: io.BufferedReader) -> tuple[str, Node]:

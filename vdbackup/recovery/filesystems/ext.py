@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import io
 import itertools
+import logging
 import struct
 from collections.abc import Hashable, Iterator
 from typing import Any
@@ -18,6 +19,7 @@ from dissect.extfs.c_ext import c_ext
 from dissect.extfs.extfs import ExtFS
 from dissect.util.stream import RunlistStream
 
+from vdbackup.recovery.filesystems import jbd2
 from vdbackup.recovery.filesystems.node import (
     Content,
     Node,
@@ -30,11 +32,15 @@ from vdbackup.recovery.filesystems.node import (
     runs_of,
 )
 
+log = logging.getLogger(__name__)
+
 _SUPER_BLOCK = 1024
 _READ = 0x0002 | 0x0004 | 0x0040 | 0x0080 | 0x0100 | 0x0200 | 0x0400 | 0x2000 | 0x4000 | 0x38000
 """Incompatible features that make no difference here or are read: file types in folders, recovery,
 extents, 64 bits, multiple mount protection, flexible groups, attributes in inodes, a seed for
 checksums, large folders, data in inodes, encryption of single files, folded case."""
+_RECOVER = 0x0004
+"""The feature that a file system has as long as its journal may hold something."""
 _NAMES = {
     0x0001: "compressed files",
     0x0008: "a journal for another file system",
@@ -54,8 +60,40 @@ _INITIALIZED = 0x8000
 def open_root(stream: io.BufferedReader) -> tuple[str, Node]:
     """The name of the file system that lies in `stream`, and its topmost folder."""
     _check_features(stream)
+    try:
+        stream = replayed(stream)
+    except Unreadable as error:  # what is not replayed is said (journals.py)
+        log.info("the journal is not replayed: %s", error)
     fs = ExtFS(stream)
     return f"ext{fs.type}", ExtNode(fs, c_ext.EXT2_ROOT_INO, "")
+
+
+def replayed(stream: io.BufferedReader) -> io.BufferedReader:
+    """The volume as it is once its journal is replayed; itself where there is nothing to replay.
+
+    Raises Unreadable where the journal cannot be read.
+    """
+    stream.seek(_SUPER_BLOCK)
+    super_block = stream.read(1024)
+    (incompatible,) = struct.unpack_from("<I", super_block, 96)
+    inode, device = struct.unpack_from("<II", super_block, 224)
+    if not incompatible & _RECOVER:
+        return stream
+    if device or not inode:
+        raise Unreadable("its journal lies on another device")
+    fs = ExtFS(stream)
+    journal = ExtNode(fs, inode, "").content()
+    size = fs.block_size
+
+    def read(block: int) -> bytes:
+        journal.stream.seek(block * size)
+        data: bytes = journal.stream.read(size)
+        if len(data) < size:
+            raise Unreadable("its journal is damaged")
+        return data
+
+    patches = jbd2.replay(read, journal.size // size, size)
+    return io.BufferedReader(jbd2.Replayed(stream, patches, read, size), size)
 
 
 def _check_features(stream: io.BufferedReader) -> None:

@@ -50,7 +50,7 @@ _EPOCH = 11_644_473_600 * 10**9
 """Nanoseconds from 1601 to 1970."""
 
 
-def open_root(stream: io.BufferedReader) -> tuple[str, Node]:
+def open_root(stream: io.BufferedReader) -> tuple[str, NtfsNode]:
     """The name of the file system that lies in `stream`, and its topmost folder."""
     root = NtfsNode(NTFS(stream), _ROOT, None, "")
     root.stat()
