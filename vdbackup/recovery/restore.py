@@ -6,8 +6,6 @@ captured.
 
 from __future__ import annotations
 
-import os
-import shutil
 import stat
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,14 +13,27 @@ from pathlib import Path
 import numpy as np
 
 from vdbackup.disks.chain import Chain
+from vdbackup.disks.device_reads import sector_size_of
 from vdbackup.disks.disk import VirtualDisk
 from vdbackup.disks.extents import Ranges, aligned, total, union
 from vdbackup.disks.formats import FORMATS, check_fits, create_disk, open_disk
 from vdbackup.disks.transfer import transfer, write_blocks
-from vdbackup.errors import Damaged, NoSpace, RecoveryError, UsageError
+from vdbackup.errors import Damaged, RecoveryError, UsageError
 from vdbackup.jobs import CancelToken, Plan, Report, readable_size
+from vdbackup.recovery import places
+from vdbackup.recovery.gpt import move_second_copy
+from vdbackup.recovery.target import (
+    Identity,
+    check_device,
+    check_same,
+    description,
+    held_device,
+    identity,
+    new_file,
+    wipe_rest,
+)
 from vdbackup.repository.digests import BLOCK, DigestFold, differ, digest_blocks, is_zero
-from vdbackup.repository.files import PARTIAL, remove, sync_folder
+from vdbackup.repository.files import check_room
 from vdbackup.repository.model import RecoveryPoint
 from vdbackup.repository.repository import BackupSet, Repository
 
@@ -36,6 +47,7 @@ class RestorePlan(Plan):
 
     Attributes:
         target: a file that will be made, or a block device that will be overwritten.
+        found: what the target was when it was planned; None if it was not there.
         disk_format: "raw", or a format that a stand-alone disk can have.
         ignore_damage: write damaged blocks as they are, and go on.
     """
@@ -44,6 +56,7 @@ class RestorePlan(Plan):
     set_name: str
     point_id: str
     target: Path
+    found: Identity | None
     disk_format: str
     ignore_damage: bool
 
@@ -80,16 +93,22 @@ def plan(
         )
     with backup_set.open_chain(point) as chain:
         size = total(chain.map.data_ranges())
+        sector_size = _sector_size(chain) if target.is_block_device() else 0
     on_device = target.is_block_device()
     if on_device:
-        _check_device(target, point, overwrite)
+        if not overwrite:
+            raise RecoveryError(
+                f"{target} is a block device: everything on it would be lost.",
+                "Give --overwrite if that is what you want.",
+            )
+        check_device(target, point.virtual_size, sector_size)
         size = point.virtual_size
-        where = f"written over everything on the device {target}"
+        where = f"written over everything on the device {target} ({description(target)})"
     else:
         if disk_format != RAW:
             check_fits(disk_format, point.virtual_size, point.sector_size)
         _check_file(target, repository, overwrite)
-        _check_space(target.parent, size)
+        check_room(target.parent, size, "The restored disk")
         where = f"restored to the {disk_format} disk {target}"
     return RestorePlan(
         summary=f"Point {point.sequence} of {set_name} is {where}, {readable_size(size)} of data.",
@@ -100,9 +119,18 @@ def plan(
         set_name=set_name,
         point_id=point_id,
         target=target,
+        found=identity(target),
         disk_format=RAW if on_device else disk_format,
         ignore_damage=ignore_damage,
     )
+
+
+def _sector_size(chain: Chain) -> int:
+    """Bytes of the sectors that the disk's tables count in; its own where there are none."""
+    try:
+        return places.find(chain)[0]
+    except RecoveryError:  # a damaged table
+        return chain.sector_size
 
 
 def format_of(target: Path) -> str:
@@ -119,26 +147,35 @@ def run(plan: RestorePlan, report: Report, cancel: CancelToken) -> tuple[str, ..
     backup_set = plan.repository.set(plan.set_name)
     point = backup_set.point(plan.point_id)
     if plan.target.is_block_device():
-        device = open_disk(plan.target, RAW, writable=True)
-        try:
-            return _write(backup_set, point, plan, device, report, cancel)
-        finally:
-            device.close()
-    partial = plan.target.with_name(plan.target.name + PARTIAL)
-    remove(partial)
-    try:
+        return _to_device(backup_set, point, plan, report, cancel)
+    check_same(plan.target, plan.found)
+    with new_file(plan.target, plan.found) as path:
         disk = create_disk(
-            partial, plan.disk_format, point.virtual_size, sector_size=point.sector_size
+            path, plan.disk_format, point.virtual_size, sector_size=point.sector_size
         )
         try:
-            warnings = _write(backup_set, point, plan, disk, report, cancel)
+            return _write(backup_set, point, plan, disk, report, cancel)
         finally:
             disk.close()
-        os.rename(partial, plan.target)
-        sync_folder(plan.target.parent)
-    except BaseException:
-        remove(partial)
-        raise
+
+
+def _to_device(
+    backup_set: BackupSet,
+    point: RecoveryPoint,
+    plan: RestorePlan,
+    report: Report,
+    cancel: CancelToken,
+) -> tuple[str, ...]:
+    """Write over a device, which is nobody else's meanwhile."""
+    with held_device(plan.target) as fd:
+        check_same(plan.target, plan.found)
+        device = open_disk(plan.target, RAW, writable=True)
+        try:
+            warnings = _write(backup_set, point, plan, device, report, cancel)
+        finally:
+            device.close()
+        wipe_rest(fd, point.virtual_size)
+        move_second_copy(fd, sector_size_of(fd))
     return warnings
 
 
@@ -233,39 +270,4 @@ def _check_file(target: Path, repository: Repository, overwrite: bool) -> None:
     if target.exists() and not overwrite:
         raise RecoveryError(
             f"{target} exists already.", "Give another name, or --overwrite to replace it."
-        )
-
-
-def _check_space(folder: Path, size: int) -> None:
-    free = shutil.disk_usage(folder).free
-    if free < size:
-        raise NoSpace(
-            f"The restored disk needs {readable_size(size)}, and {folder} has "
-            f"{readable_size(free)} free.",
-            "Make room, or restore to another disk.",
-        )
-
-
-def _check_device(target: Path, point: RecoveryPoint, overwrite: bool) -> None:
-    if not overwrite:
-        raise RecoveryError(
-            f"{target} is a block device: everything on it would be lost.",
-            "Give --overwrite if that is what you want.",
-        )
-    # O_EXCL on a block device fails while the kernel uses it: mounted, or part of LVM or RAID
-    try:
-        fd = os.open(target, os.O_RDWR | os.O_EXCL | os.O_CLOEXEC)
-    except OSError as error:
-        raise RecoveryError(
-            f"{target} cannot be written: {error.strerror}.",
-            "Unmount what is on it, and check that you may write to it.",
-        ) from error
-    try:
-        size = os.lseek(fd, 0, os.SEEK_END)
-    finally:
-        os.close(fd)
-    if size < point.virtual_size:
-        raise RecoveryError(
-            f"{target} has {size} bytes; the recovery point needs {point.virtual_size}.",
-            "Choose a device that is at least as large.",
         )

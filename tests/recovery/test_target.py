@@ -1,0 +1,226 @@
+"""What a restore writes to is what was planned, and nothing of what lay there before comes back."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.backup.lab import Lab, noise
+from vdbackup.backup import capture
+from vdbackup.errors import RecoveryError
+from vdbackup.jobs import CancelToken, silent
+from vdbackup.recovery import restore
+from vdbackup.sources.source import open_source
+
+MIB = 1 << 20
+
+
+@pytest.fixture
+def lab(tmp_path: Path) -> Lab:
+    """One point of a disk of 4 MiB."""
+    lab = Lab(tmp_path, 4 * MIB)
+    lab.poke(MIB, noise(MIB, 1))
+    lab.backup()
+    return lab
+
+
+def planned(lab: Lab, target: Path, *, overwrite: bool = False) -> restore.RestorePlan:
+    point = lab.set.points[-1]
+    return restore.plan(lab.repository, "disk", point.id, target, overwrite=overwrite)
+
+
+def run(plan: restore.RestorePlan) -> tuple[str, ...]:
+    return restore.run(plan, silent, CancelToken())
+
+
+@contextmanager
+def loop(image: Path, *options: str) -> Iterator[Path]:
+    command = ["losetup", "--find", "--show", *options, str(image)]
+    device = subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+    try:
+        yield Path(device)
+    finally:
+        subprocess.run(["losetup", "--detach", device], check=True)
+
+
+# ------------------------------------------------------------------------------------------ files
+
+
+def test_a_file_that_came_after_the_plan_is_not_replaced(lab: Lab, tmp_path: Path) -> None:
+    target = tmp_path / "out.img"
+    plan = planned(lab, target)
+    target.write_bytes(b"somebody's")
+    with pytest.raises(RecoveryError, match="was not there when the restore was planned"):
+        run(plan)
+    assert target.read_bytes() == b"somebody's"
+
+
+def test_a_file_that_comes_while_it_is_restored_is_not_replaced(lab: Lab, tmp_path: Path) -> None:
+    target = tmp_path / "out.img"
+    plan = planned(lab, target)
+
+    def report(*_: object) -> None:
+        target.write_bytes(b"somebody's")
+
+    with pytest.raises(RecoveryError, match="was not there when the restore was planned"):
+        restore.run(plan, report, CancelToken())
+    assert target.read_bytes() == b"somebody's"
+    assert not list(tmp_path.glob("*.partial"))
+    assert not list(tmp_path.glob(".*.partial"))
+
+
+def test_another_file_under_the_name_is_not_replaced(lab: Lab, tmp_path: Path) -> None:
+    target = tmp_path / "out.img"
+    target.write_bytes(b"that may go")
+    plan = planned(lab, target, overwrite=True)
+    other = tmp_path / "other"
+    other.write_bytes(b"that was not meant")
+    other.rename(target)
+    with pytest.raises(RecoveryError, match="another file or device"):
+        run(plan)
+    assert target.read_bytes() == b"that was not meant"
+
+
+def test_a_file_that_was_to_be_replaced_is(lab: Lab, tmp_path: Path) -> None:
+    target = tmp_path / "out.img"
+    target.write_bytes(b"that may go")
+    run(planned(lab, target, overwrite=True))
+    assert target.read_bytes() == lab.image.read_bytes()
+
+
+def test_a_file_of_the_user_that_is_named_as_ours_in_flight_would_be_stays(
+    lab: Lab, tmp_path: Path
+) -> None:
+    (tmp_path / "out.img.partial").write_bytes(b"somebody's")
+    run(planned(lab, tmp_path / "out.img"))
+    assert (tmp_path / "out.img.partial").read_bytes() == b"somebody's"
+    assert (tmp_path / "out.img").read_bytes() == lab.image.read_bytes()
+
+
+# ---------------------------------------------------------------------------------------- devices
+
+
+@pytest.mark.usefixtures("as_root")
+def test_a_device_that_was_mounted_since_the_plan_is_not_written(lab: Lab, tmp_path: Path) -> None:
+    image, where = tmp_path / "device.img", tmp_path / "mounted"
+    with image.open("wb") as file:
+        file.truncate(8 * MIB)
+    where.mkdir()
+    with loop(image) as device:
+        plan = planned(lab, device, overwrite=True)
+        subprocess.run(["mkfs.ext4", "-q", device], check=True)
+        subprocess.run(["mount", device, where], check=True)
+        try:
+            with pytest.raises(RecoveryError, match="cannot be written"):
+                run(plan)
+        finally:
+            subprocess.run(["umount", where], check=True)
+        subprocess.run(["e2fsck", "-fn", device], check=True, capture_output=True)
+
+
+@pytest.mark.usefixtures("as_root")
+def test_another_device_under_the_name_is_not_written(lab: Lab, tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        (tmp_path / name).write_bytes(noise(8 * MIB, 5))
+    with loop(tmp_path / "one") as one, loop(tmp_path / "two") as two:
+        name = tmp_path / "by-id"
+        name.symlink_to(one)
+        plan = planned(lab, name, overwrite=True)
+        name.unlink()
+        name.symlink_to(two)
+        with pytest.raises(RecoveryError, match="another file or device"):
+            run(plan)
+    assert (tmp_path / "two").read_bytes() == noise(8 * MIB, 5)
+
+
+@pytest.mark.usefixtures("as_root")
+def test_a_device_is_nobody_elses_while_it_is_written(lab: Lab, tmp_path: Path) -> None:
+    (tmp_path / "device.img").write_bytes(bytes(8 * MIB))
+    tried = []
+
+    def report(*_: object) -> None:
+        try:
+            os.close(os.open(device, os.O_RDWR | os.O_EXCL | os.O_CLOEXEC))
+            tried.append("opened")
+        except OSError as error:
+            tried.append(os.strerror(error.errno or 0))
+
+    with loop(tmp_path / "device.img") as device:
+        restore.run(planned(lab, device, overwrite=True), report, CancelToken())
+    assert set(tried) == {"Device or resource busy"}
+
+
+@pytest.mark.usefixtures("as_root")
+def test_nothing_of_what_lay_on_a_larger_device_comes_back(lab: Lab, tmp_path: Path) -> None:
+    image = tmp_path / "device.img"
+    with image.open("wb") as file:
+        file.truncate(32 * MIB)
+    subprocess.run(["mkfs.ext4", "-q", "-E", f"offset={4 * MIB}", image, "20M"], check=True)
+    subprocess.run(["sfdisk", "-q", image], input=b"label: gpt\nsize=1M\n", check=True)
+    with loop(image) as device:
+        run(planned(lab, device, overwrite=True))
+        found = subprocess.run(["wipefs", "--noheadings", device], capture_output=True, check=True)
+    assert found.stdout == b""
+    data = image.read_bytes()
+    assert data[: 4 * MIB] == lab.image.read_bytes()
+    for signature in (b"EFI PART", b"\x53\xef\x01\x00"):
+        assert signature not in data[4 * MIB : 5 * MIB]
+        assert signature not in data[-MIB:]
+
+
+@pytest.mark.usefixtures("as_root")
+@pytest.mark.parametrize(("of_point", "of_device"), [(512, 4096), (4096, 512)])
+def test_a_disk_does_not_go_to_a_device_with_other_sectors(
+    tmp_path: Path, of_point: int, of_device: int
+) -> None:
+    lab = Lab(tmp_path, 4 * MIB, disk_format="vhdx")
+    with loop(lab.image, "--sector-size", str(of_point)) as source:
+        subprocess.run(["sfdisk", "-q", source], input=b"label: gpt\nsize=1M\n", check=True)
+    lab.backup()
+    (tmp_path / "device.img").write_bytes(noise(8 * MIB, 5))
+    with (
+        loop(tmp_path / "device.img", "--sector-size", str(of_device)) as device,
+        pytest.raises(RecoveryError, match=f"sectors of {of_device} bytes.* of {of_point}"),
+    ):
+        planned(lab, device, overwrite=True)
+    assert (tmp_path / "device.img").read_bytes() == noise(8 * MIB, 5)
+
+
+@pytest.mark.usefixtures("as_root")
+def test_the_plan_says_what_the_device_is(lab: Lab, tmp_path: Path) -> None:
+    (tmp_path / "device.img").write_bytes(bytes(8 * MIB))
+    with loop(tmp_path / "device.img") as device:
+        assert f"{device} (8 MiB, the file " in planned(lab, device, overwrite=True).summary
+
+
+@pytest.mark.usefixtures("as_root")
+@pytest.mark.parametrize("sector_size", [512, 4096])
+def test_the_table_of_a_larger_device_is_whole(tmp_path: Path, sector_size: int) -> None:
+    lab = Lab(tmp_path, 8 * MIB, disk_format="vhdx")
+    with loop(lab.image, "--sector-size", str(sector_size)) as source:
+        subprocess.run(["sfdisk", "-q", source], input=b"label: gpt\nsize=2M\n", check=True)
+        with open_source(source) as opened:
+            capture.run(
+                capture.plan(lab.repository, opened, set_name="disk", disk_format="vhdx"),
+                silent,
+                CancelToken(),
+            )
+    before = lab.image.read_bytes()
+    with (tmp_path / "device.img").open("wb") as file:
+        file.truncate(64 * MIB)
+    with loop(tmp_path / "device.img", "--sector-size", str(sector_size)) as device:
+        run(planned(lab, device, overwrite=True))
+        said = subprocess.run(["sgdisk", "-v", device], capture_output=True, text=True, check=True)
+        listed = subprocess.run(
+            ["sfdisk", "-V", device], capture_output=True, text=True, check=False
+        )
+    assert "No problems found" in said.stdout
+    assert "No errors detected" in listed.stdout
+    after = (tmp_path / "device.img").read_bytes()[: len(before)]
+    other = [n for n in range(0, len(before), 512) if after[n : n + 512] != before[n : n + 512]]
+    assert other == [sector_size]  # the first header, which names the second one's place

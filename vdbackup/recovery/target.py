@@ -1,0 +1,184 @@
+"""Where a restored disk goes: a new file, or a block device that is kept for nobody else meanwhile.
+
+What was planned may be an hour old: each target is looked at when it is planned, and again right
+before the first byte. A file that came since is not replaced, and a device that is another one now,
+or that somebody uses, is not written to.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import stat
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from vdbackup.disks.device_reads import sector_size_of
+from vdbackup.errors import RecoveryError
+from vdbackup.jobs import readable_size
+from vdbackup.repository.files import PARTIAL, sync_file, sync_folder
+
+_WIPED = 1 << 20
+"""Bytes behind the point's end, and before a larger device's, in which what lay there before would
+be found again: the second GPT, and super blocks of RAID, LVM and file systems (wipefs(8))."""
+_ZEROS = bytes(_WIPED)
+
+
+@dataclass(frozen=True)
+class Identity:
+    """Which file or device a path led to, as stat(2) has it; a device's size in bytes."""
+
+    device: int
+    inode: int
+    number: int
+    size: int
+
+
+def identity(target: Path) -> Identity | None:
+    """What is there now; None if nothing is."""
+    try:
+        status = target.stat()
+    except FileNotFoundError:
+        return None
+    if not stat.S_ISBLK(status.st_mode):
+        return Identity(status.st_dev, status.st_ino, 0, 0)
+    with open(target, "rb") as device:
+        size = device.seek(0, os.SEEK_END)
+    return Identity(0, 0, status.st_rdev, size)
+
+
+def check_same(target: Path, planned: Identity | None) -> None:
+    """Raise RecoveryError unless the path leads to what it led to when that was planned."""
+    now = identity(target)
+    if now == planned:
+        return
+    if planned is None:
+        problem = f"{target} was not there when the restore was planned, and is not replaced."
+    elif now is None:
+        problem = f"{target} is gone since the restore was planned."
+    else:
+        problem = f"{target} is another file or device than when the restore was planned."
+    raise RecoveryError(problem, "Look at it, then start again.")
+
+
+# ------------------------------------------------------------------------------------ a new file
+
+
+@contextmanager
+def new_file(target: Path, planned: Identity | None) -> Iterator[Path]:
+    """A path for a file that gets the name `target` when it is whole; else nothing is left.
+
+    It lies in a folder of its own beside the target, so that nobody's file is in the way, and that
+    it has its final name already, which some disks hold. Order: the file durable, then its name,
+    then the folder.
+    """
+    folder = Path(
+        tempfile.mkdtemp(prefix=f".{target.name[:100]}.", suffix=PARTIAL, dir=target.parent)
+    )
+    try:
+        made = folder / target.name
+        yield made
+        sync_file(made)
+        check_same(target, planned)
+        _publish(made, target, planned)
+        sync_folder(target.parent)
+    finally:
+        shutil.rmtree(folder)
+
+
+def _publish(made: Path, target: Path, planned: Identity | None) -> None:
+    if planned is not None:
+        os.rename(made, target)
+        return
+    try:
+        os.link(made, target)  # fails where a file has come meanwhile, as no rename does
+    except FileExistsError:
+        check_same(target, planned)
+        raise
+    except OSError as error:
+        if error.errno not in (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK):
+            raise
+        os.rename(made, target)  # FAT knows no second name: it was looked at right before
+
+
+# -------------------------------------------------------------------------------- a block device
+
+
+def check_device(target: Path, needed: int, sector_size: int) -> None:
+    """Raise RecoveryError, before anything is written, where a disk cannot go to a device.
+
+    Args:
+        target: the device.
+        needed: bytes of the disk.
+        sector_size: bytes of the sectors that its tables count in.
+    """
+    with held_device(target) as fd:
+        size, sectors = os.lseek(fd, 0, os.SEEK_END), sector_size_of(fd)
+    if size < needed:
+        raise RecoveryError(
+            f"{target} has {size} bytes; the recovery point needs {needed}.",
+            "Choose a device that is at least as large.",
+        )
+    if sectors != sector_size:
+        raise RecoveryError(
+            f"{target} has sectors of {sectors} bytes, and the disk in the recovery point had "
+            f"sectors of {sector_size}: its partition table would mean nothing there.",
+            "Choose a device with the same sectors, or restore to a file.",
+        )
+
+
+@contextmanager
+def held_device(target: Path) -> Iterator[int]:
+    """A descriptor of a device that is opened exclusively.
+
+    O_EXCL on a block device fails while the kernel uses it, mounted or as a part of LVM or RAID;
+    while it is open, the kernel does not begin to (open(2)).
+    """
+    try:
+        fd = os.open(target, os.O_RDWR | os.O_EXCL | os.O_CLOEXEC)
+    except OSError as error:
+        raise RecoveryError(
+            f"{target} cannot be written: {error.strerror}.",
+            "Unmount what is on it, and check that you may write to it.",
+        ) from error
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def wipe_rest(fd: int, used: int) -> None:
+    """Let nothing be found again of what lay behind the restored disk; durable on return.
+
+    Args:
+        fd: of the device.
+        used: bytes of the restored disk.
+    """
+    size = os.lseek(fd, 0, os.SEEK_END)
+    for start in (used, max(used, size - _WIPED)):
+        length = min(_WIPED, size - start)
+        if length > 0:
+            os.pwrite(fd, _ZEROS[:length], start)
+    os.fsync(fd)
+
+
+def description(target: Path) -> str:
+    """What a device is, for a person: model and size as the kernel has them."""
+    status = target.stat()
+    folder = Path(f"/sys/dev/block/{os.major(status.st_rdev)}:{os.minor(status.st_rdev)}")
+    with open(target, "rb") as device:
+        words = [readable_size(device.seek(0, os.SEEK_END))]
+    for where in (folder / "device", folder.resolve().parent / "device"):  # a disk's, a partition's
+        for name in ("vendor", "model"):
+            if (where / name).is_file():
+                words.insert(-1, (where / name).read_text(errors="replace").strip())
+        if len(words) > 1:
+            break
+    backing = folder / "loop" / "backing_file"
+    if backing.is_file():
+        words.append(f"the file {backing.read_text(errors='replace').strip()}")
+    return ", ".join(word for word in words if word)
