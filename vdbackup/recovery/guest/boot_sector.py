@@ -47,3 +47,19 @@ def loader(sector: bytes) -> LoaderKind | None:
         return None
     code = sector[3:510]
     return next((kind for words, kind in _KINDS if words in code), LoaderKind.OTHER)
+
+
+def rest_of_grub(sector: bytes) -> int | None:
+    """The byte of the disk at which GRUB's boot sector has the rest of it begin.
+
+    None where it is not GRUB 2's, or does not say. Source: grub-core/boot/i386/pc/boot.S.
+    """
+    if sector[:2] != b"\xeb\x63":
+        return None
+    (number,) = struct.unpack_from("<Q", sector, 0x5C)
+    return int(number) * 512 if 0 < number < 1 << 40 else None
+
+
+def begins_rest_of_grub(sector: bytes) -> bool:
+    """Whether a sector can be the first of core.img: diskboot.S begins with "pushw %dx"."""
+    return sector[:1] == b"\x52"

@@ -62,7 +62,7 @@ def _linux(disk: Disk, found: loaders.Found) -> Guest | None:
     start = _started(disk, found)
     chosen, menu = start.root, start.menu
     root = chosen.tree if chosen else None
-    kernels = linux.kernels(disk, menu, start.places, root)
+    kernels = linux.kernels(disk, menu, start.places, root) or _unified(disk, found, root)
     if root is None and not kernels:
         return None
     kernel = kernels[0] if kernels else None
@@ -88,6 +88,16 @@ def _linux(disk: Disk, found: loaders.Found) -> Guest | None:
         alone="" in disk.volumes,
         problems=tuple(_linux_problems(disk, chosen, kernel, described, architecture)),
     )
+
+
+def _unified(disk: Disk, found: loaders.Found, root: Tree | None) -> tuple[Kernel, ...]:
+    """The kernel in what the firmware starts, where that is one with all that belongs to it."""
+    for loader in found.loaders:
+        if loader.program is not None:
+            tree = disk.trees[loader.program.volume]
+            if kernel := linux.of_unified(tree, loader.program.path, root):
+                return (kernel,)
+    return ()
 
 
 @dataclass(frozen=True)

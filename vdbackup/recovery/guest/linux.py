@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from vdbackup.recovery.filesystems.node import shown
-from vdbackup.recovery.guest import initramfs, menus
+from vdbackup.recovery.guest import initramfs, menus, unified
 from vdbackup.recovery.guest.disk import Disk
 from vdbackup.recovery.guest.drivers import KNOWN
 from vdbackup.recovery.guest.model import (
@@ -198,6 +198,34 @@ def _of_menu(menu: Menu, places: Sequence[Tree]) -> Iterator[Kernel]:
             break
 
 
+def of_unified(tree: Tree, path: str, root: Tree | None) -> Kernel | None:
+    """The kernel in a unified kernel image; None if it is none.
+
+    Its initramfs and its command line lie in one signed file with it: neither can be changed, so
+    none of the modules of /lib/modules can be put there.
+    """
+    data = tree.read(path, initramfs.MOST_PACKED)
+    parts = unified.read(data) if data else None
+    if parts is None:
+        return None
+    version, machine = _image_of(parts.kernel[:_MOST_IMAGE_HEAD])
+    content = initramfs.read(parts.initramfs) if parts.initramfs else initramfs.Initramfs()
+    version = parts.version or version
+    built_in = content.built_in
+    if root is not None and version:
+        built_in = built_in | _modules(root.text(f"/lib/modules/{version}/modules.builtin"))
+    return Kernel(
+        version,
+        _file(tree, path),
+        (),
+        parts.command_line,
+        content.generator,
+        tuple(sorted(content.drivers)),
+        tuple(sorted(built_in)),
+        architecture=machine,
+    )
+
+
 def _of_folders(places: Sequence[Tree]) -> Iterator[Kernel]:
     for tree in places:
         for folder in ("/boot", "/"):
@@ -233,7 +261,10 @@ def _initramfs_names(suffix: str) -> tuple[str, ...]:
 
 def _image(tree: Tree, path: str) -> tuple[str, str]:
     """Version and architecture that a kernel image says it has; "" where it does not."""
-    head = tree.read(path, _MOST_IMAGE_HEAD, whole=False) or b""
+    return _image_of(tree.read(path, _MOST_IMAGE_HEAD, whole=False) or b"")
+
+
+def _image_of(head: bytes) -> tuple[str, str]:
     if head[0x202:0x206] == b"HdrS":
         (version_at,) = struct.unpack_from("<H", head, 0x20E)
         (flags,) = struct.unpack_from("<H", head, 0x236)

@@ -6,10 +6,13 @@ for (EFI/BOOT/BOOTX64.EFI); the others lie where distributions install them.
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from vdbackup.recovery.guest import boot_sector
+from vdbackup.recovery.filesystems.node import shown
+from vdbackup.recovery.guest import boot_sector, menus, unified
 from vdbackup.recovery.guest.disk import Disk
 from vdbackup.recovery.guest.model import File, FileSystem, Firmware, Loader, LoaderKind
 from vdbackup.recovery.guest.tree import Tree
@@ -23,12 +26,31 @@ _PROGRAMS = (
     ("grubx64.efi", LoaderKind.GRUB),
     ("grub.efi", LoaderKind.GRUB),
     ("systemd-bootx64.efi", LoaderKind.SYSTEMD_BOOT),
-    ("bootmgfw.efi", LoaderKind.WINDOWS),
+    ("refind_x64.efi", LoaderKind.REFIND),
+    ("limine_x64.efi", LoaderKind.LIMINE),
     ("syslinux.efi", LoaderKind.SYSLINUX),
 )
 """Names of programs, those to be preferred first: a shim starts GRUB."""
-_SAYS = ((b"systemd-boot", LoaderKind.SYSTEMD_BOOT), (b"GRUB", LoaderKind.GRUB))
+_WINDOWS = "bootmgfw.efi"
+_UNIFIED = "/EFI/Linux"
+"""Where kernel images that are programs lie: of the Boot Loader Specification, type 2."""
+_TRIES = re.compile(r"\+\d+(?:-\d+)?(?=\.efi$)")
+"""In a name: how often it may still be tried; systemd-boot takes that off when it has come up."""
+_NO_LOADER = re.compile(
+    r"(mm|fb|fwup|mok|hashtool|keytool|lockdown|memtest|shell|gptsync|gdisk|uefi-?shell|bootmgr"
+    r"|memdisk|ipxe|cdboot)[^/]*\.efi"
+)
+"""Programs beside a loader that start no system."""
+_SAYS = (
+    (b"systemd-boot", LoaderKind.SYSTEMD_BOOT),
+    (b"rEFInd", LoaderKind.REFIND),
+    (b"GRUB", LoaderKind.GRUB),
+    (b"L\0i\0m\0i\0n\0e", LoaderKind.LIMINE),
+    (b"Limine", LoaderKind.LIMINE),
+)
 _MOST_PROGRAM = 4 << 20
+_MOST_LOOKED_AT = 200
+"""Files of a folder."""
 
 
 @dataclass(frozen=True)
@@ -61,14 +83,13 @@ def find(disk: Disk) -> Found:
     """The boot loaders of a disk."""
     efi = next((name for name, tree in disk.trees.items() if _is_efi(disk, name, tree)), None)
     of_uefi = _of_uefi(disk.trees[efi]) if efi is not None else []
-    of_bios = _of_bios(disk)
+    of_bios = _of_bios(disk, among_others=bool(of_uefi))
     system = disk.file_systems[efi] if efi is not None else None
     if of_uefi and of_bios and of_bios[0].kind is LoaderKind.GRUB:
         reason = "The disk starts with a BIOS and with UEFI; a BIOS is the simpler of the two."
         return Found((*of_bios, *of_uefi), reason, system)
     if of_uefi:
-        reason = "The disk has an EFI system partition with a boot loader, so it starts with UEFI."
-        return Found((*of_uefi, *of_bios), reason, system)
+        return Found((*of_uefi, *of_bios), _why_uefi(of_uefi), system)
     reason = "The disk has a boot loader for a BIOS, and none for UEFI." if of_bios else ""
     return Found(tuple(of_bios), reason, system)
 
@@ -80,30 +101,107 @@ def _is_efi(disk: Disk, name: str, tree: Tree) -> bool:
 def _of_uefi(tree: Tree) -> list[Loader]:
     found = []
     if tree.is_file(_FALLBACK):
-        kind = _kind_of(tree)
+        kind = _kind_of(tree, _FALLBACK)
         program = File(tree.volume, tree.real_path(_FALLBACK) or _FALLBACK)
         found.append(Loader(kind, Firmware.UEFI, None, program, fallback=True))
-    vendors = [name for name in tree.names("/EFI") if name.casefold() != "boot"]
+    found += [_program(tree, path, kind) for path, kind in _installed(tree)]
+    return list({loader.program: loader for loader in reversed(found)}.values())[::-1]
+
+
+def _why_uefi(found: list[Loader]) -> str:
+    first = found[0]
+    if first.fallback or first.program is None:
+        return "The disk has an EFI system partition with a boot loader, so it starts with UEFI."
+    return (
+        f"The disk starts with UEFI, by a boot entry of its own computer's firmware; this machine "
+        f"gets one for {shown(first.program.path)}."
+    )
+
+
+def _program(tree: Tree, path: str, kind: LoaderKind) -> Loader:
+    where = File(tree.volume, tree.real_path(path) or path)
+    return Loader(kind, Firmware.UEFI, None, where)
+
+
+def _installed(tree: Tree) -> Iterator[tuple[str, LoaderKind]]:
+    """Programs that a firmware needs a boot entry for, those to be preferred first.
+
+    Loaders that are known by their names, then kernels that need none, then Windows', and at last
+    whatever a vendor's folder holds that a firmware of a PC could start.
+    """
+    folders = [
+        folder
+        for vendor in tree.names("/EFI")
+        if vendor.casefold() not in ("boot", "linux")
+        for folder in (f"/EFI/{vendor}", f"/EFI/{vendor}/Boot")
+    ]
     for name, kind in _PROGRAMS:
-        for vendor in vendors:
-            for folder in (f"/EFI/{vendor}", f"/EFI/{vendor}/Boot"):
-                path = f"{folder}/{name}"
-                if tree.is_file(path):
-                    where = File(tree.volume, tree.real_path(path) or path)
-                    found.append(Loader(kind, Firmware.UEFI, None, where))
-    return found
+        yield from ((f"{each}/{name}", kind) for each in folders if tree.is_file(f"{each}/{name}"))
+    for path in unified_images(tree):
+        yield path, LoaderKind.UNIFIED
+    for each in folders:
+        if tree.is_file(f"{each}/{_WINDOWS}"):
+            yield f"{each}/{_WINDOWS}", LoaderKind.WINDOWS
+    for path in _others(tree, folders):
+        yield path, _kind_of(tree, path)
 
 
-def _kind_of(tree: Tree) -> LoaderKind:
-    """Which loader the firmware's fallback is, by what it says of itself."""
-    data = tree.read(_FALLBACK, _MOST_PROGRAM, whole=False) or b""
+def unified_images(tree: Tree) -> list[str]:
+    """The unified kernel images of an EFI system partition, the newest first."""
+    names = [name for name in tree.names(_UNIFIED) if name.casefold().endswith(".efi")]
+    names.sort(key=lambda name: menus.version_key(_TRIES.sub("", name)), reverse=True)
+    failed = [name for name in names if "+0-" in name or "+0." in name]
+    ordered = [name for name in names if name not in failed] + failed
+    return [path for each in ordered if _starts_here(tree, path := f"{_UNIFIED}/{each}")]
+
+
+def _others(tree: Tree, folders: list[str]) -> Iterator[str]:
+    for folder in (*folders, "/"):
+        for name in tree.names(folder)[:_MOST_LOOKED_AT]:
+            path = f"{folder.rstrip('/')}/{name}"
+            low = name.casefold()
+            if low.endswith(".efi") and not _NO_LOADER.fullmatch(low) and _starts_here(tree, path):
+                yield path
+
+
+def _starts_here(tree: Tree, path: str) -> bool:
+    return unified.machine(tree.read(path, 4096, whole=False) or b"") == unified.X86_64
+
+
+def _kind_of(tree: Tree, path: str) -> LoaderKind:
+    """Which loader a program is, by what it says of itself."""
+    data = tree.read(path, _MOST_PROGRAM, whole=False) or b""
     return next((kind for words, kind in _SAYS if words in data), LoaderKind.OTHER)
 
 
-def _of_bios(disk: Disk) -> list[Loader]:
+def _of_bios(disk: Disk, *, among_others: bool) -> list[Loader]:
+    """What a BIOS starts; `among_others`: UEFI starts something, so this may be left over."""
     sector = disk.sector(0)
     kind = boot_sector.loader(sector)
     if kind is not None and boot_sector.passes_on(sector):
         start = boot_sector.active_partition(sector)
-        kind = None if start is None else boot_sector.loader(disk.sector(start * disk.sector_size))
+        sector = b"" if start is None else disk.sector(start * disk.sector_size)
+        kind = None if start is None else boot_sector.loader(sector)
+    if kind is LoaderKind.GRUB and not _is_whole(disk, sector, among_others):
+        return []
     return [] if kind is None else [Loader(kind, Firmware.BIOS)]
+
+
+def _is_whole(disk: Disk, sector: bytes, among_others: bool) -> bool:
+    """Whether the rest of GRUB lies where its boot sector says.
+
+    Nothing takes the boot sector away when a disk is partitioned anew, or starts with UEFI from
+    then on. What it names is the beginning of core.img, in the gap behind an MBR or in a BIOS boot
+    partition; where a file system lies now, only a piece of it is left.
+    """
+    at = boot_sector.rest_of_grub(sector)
+    if at is None:
+        return True
+    if not boot_sector.begins_rest_of_grub(disk.sector(at)):
+        return False
+    within = (
+        volume.filesystem
+        for volume in disk.volumes.values()
+        if volume.name and any(o <= at < o + n for o, n in volume.place.runs)
+    )
+    return not (among_others and any(within))

@@ -34,6 +34,9 @@ class LoaderKind(StrEnum):
     GRUB = "grub"
     SYSTEMD_BOOT = "systemd-boot"
     SYSLINUX = "syslinux"
+    REFIND = "refind"
+    LIMINE = "limine"
+    UNIFIED = "unified kernel image"
     WINDOWS = "windows"
     OTHER = "other"
 

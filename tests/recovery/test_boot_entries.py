@@ -1,0 +1,123 @@
+"""Which program a machine's firmware is told to start, and when what a BIOS starts is left over."""
+
+from __future__ import annotations
+
+import struct
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.guests import systems
+from tests.recovery import volumes
+from tests.recovery.test_inspect import disk_of, look
+from tests.recovery.test_partitions import write
+from tests.recovery.volumes import MIB
+from vdbackup.recovery.guest import unified
+from vdbackup.recovery.guest.choice import choose
+from vdbackup.recovery.guest.model import Firmware
+
+BOOT = b"\xeb\x63\x90".ljust(0x5C, b"\0") + struct.pack("<Q", 1) + b"GRUB \0Geom\0Hard Disk\0"
+"""GRUB's boot.img: the rest of it begins in the sector whose number it names."""
+
+
+def program(**sections: bytes) -> bytes:
+    """A PE program of UEFI for x86-64 with these sections."""
+    head = bytearray(b"MZ".ljust(60, b"\0") + struct.pack("<I", 64) + b"PE\0\0")
+    head += struct.pack("<HH12xHH", 0x8664, len(sections), 112, 0)
+    head += struct.pack("<H66xH", 0x20B, 10).ljust(112, b"\0")
+    at = 1024
+    table, data = b"", b""
+    for name, content in sections.items():
+        table += struct.pack("<8sIIII16x", f".{name}".encode(), len(content), 0, len(content), at)
+        data += content
+        at += len(content)
+    return (bytes(head) + table).ljust(1024, b"\0") + data
+
+
+def disk(tmp_path: Path, files: dict[str, bytes], *, code: bytes = bytes(440)) -> Path:
+    efi, tree = tmp_path / "efi", tmp_path / "tree"
+    (efi / "EFI").mkdir(parents=True)
+    for name, content in files.items():
+        (efi / name).parent.mkdir(parents=True, exist_ok=True)
+        (efi / name).write_bytes(content)
+    tree.mkdir()
+    systems.linux(tree, ["nvme"], root="/dev/nvme0n1p2")
+    volumes.fat(32, 64 * MIB, "-s", "1")(efi, tmp_path / "efi.img")
+    volumes.ext("ext4")(tree, tmp_path / "root.img")
+    parts = [tmp_path / "efi.img", tmp_path / "root.img"]
+    return disk_of(tmp_path / "disk.img", parts, "gpt", code)
+
+
+@pytest.mark.parametrize(
+    ("files", "expected"),
+    [
+        (["EFI/Linux/arch-linux.efi"], "/EFI/Linux/arch-linux.efi"),
+        (["EFI/Linux/a-6.1.9.efi", "EFI/Linux/a-6.1.10+3.efi"], "/EFI/Linux/a-6.1.10+3.efi"),
+        (["EFI/Linux/a-1.efi", "EFI/Linux/a-2+0-3.efi"], "/EFI/Linux/a-1.efi"),
+        (["EFI/refind/refind_x64.efi"], "/EFI/refind/refind_x64.efi"),
+        (["EFI/limine/BOOTX64.EFI"], "/EFI/limine/BOOTX64.EFI"),
+        (["EFI/CLOVER/CLOVERX64.efi"], "/EFI/CLOVER/CLOVERX64.efi"),
+        (["EFI/systemd/systemd-bootx64.efi"], "/EFI/systemd/systemd-bootx64.efi"),
+        (["EFI/Microsoft/Boot/bootmgfw.efi"], "/EFI/Microsoft/Boot/bootmgfw.efi"),
+        (["EFI/debian/mmx64.efi", "EFI/debian/shimx64.efi"], "/EFI/debian/shimx64.efi"),
+        (["EFI/own/memtest.efi", "EFI/own/loader.efi"], "/EFI/own/loader.efi"),
+    ],
+)
+def test_what_only_a_firmwares_own_entry_starts_gets_one(
+    files: list[str], expected: str, tmp_path: Path
+) -> None:
+    chosen = choose(look(disk(tmp_path, dict.fromkeys(files, program()))))
+    assert chosen.firmware is Firmware.UEFI
+    assert chosen.loader is not None
+    assert chosen.loader.path == expected
+    assert any(expected in reason for reason in chosen.reasons)
+
+
+def test_a_program_for_another_processor_is_not_started(tmp_path: Path) -> None:
+    arm = program().replace(b"PE\0\0\x64\x86", b"PE\0\0\x64\xaa")
+    assert look(disk(tmp_path, {"EFI/Linux/arm.efi": arm})).firmware == ()
+
+
+@pytest.mark.parametrize("sector", [b"EFI PART", bytes(8)], ids=["gpt", "nothing"])
+def test_the_beginning_of_a_grub_alone_does_not_choose_a_bios(
+    sector: bytes, tmp_path: Path
+) -> None:
+    image = disk(tmp_path, {"EFI/BOOT/BOOTX64.EFI": program()}, code=BOOT)
+    assert image.read_bytes()[512:520] == b"EFI PART"
+    if not any(sector):
+        write(image, 0x5C, struct.pack("<Q", 40))
+    assert look(image).firmware == (Firmware.UEFI,)
+
+
+def test_a_piece_of_grub_inside_a_file_system_is_left_over(tmp_path: Path) -> None:
+    image = disk(tmp_path, {"EFI/BOOT/BOOTX64.EFI": program()}, code=BOOT)
+    write(image, 0x5C, struct.pack("<Q", 80 * MIB // 512))
+    write(image, 80 * MIB, b"\x52\xe8\x28\x01")
+    assert look(image).firmware == (Firmware.UEFI,)
+
+
+def test_a_whole_grub_is_started_by_a_bios(tmp_path: Path) -> None:
+    image = disk(tmp_path, {"EFI/BOOT/BOOTX64.EFI": program()}, code=BOOT)
+    write(image, 0x5C, struct.pack("<Q", 40))
+    write(image, 40 * 512, b"\x52\xe8\x28\x01")
+    assert look(image).firmware == (Firmware.BIOS, Firmware.UEFI)
+
+
+def test_the_parts_of_a_unified_kernel_image_are_found() -> None:
+    parts = unified.read(
+        program(linux=b"k", initrd=b"i", cmdline=b"root=LABEL=r  ro\n\0", uname=b"6.1")
+    )
+    assert parts is not None
+    assert (parts.kernel, parts.initramfs, parts.version) == (b"k", b"i", "6.1")
+    assert parts.command_line == "root=LABEL=r ro"
+
+
+@given(st.lists(st.tuples(st.integers(0, 400), st.binary(min_size=1, max_size=8)), max_size=6))
+def test_no_damage_to_a_unified_kernel_image_does_harm(patches: list[tuple[int, bytes]]) -> None:
+    data = bytearray(program(linux=b"kernel", initrd=b"initramfs", cmdline=b"quiet"))
+    for at, new in patches:
+        data[at : at + len(new)] = new
+    unified.machine(bytes(data[:4096]))
+    unified.read(bytes(data))
