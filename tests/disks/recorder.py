@@ -15,8 +15,8 @@ from vdbackup.disks.host_file import HostFile
 
 SECTOR = 512
 
-Written = tuple[int, bytes]
-"""Where in the file, and what; nothing where the file was made as long as that."""
+Written = tuple[int, bytes | None]
+"""Where in the file, and what; nothing where the file was made as long as that, None where as short."""
 
 
 class Recorder:
@@ -48,7 +48,7 @@ class Recorder:
                     [(at, what[:length])]
                     for at, what in batch
                     for length in sorted({tear, SECTOR})
-                    if length < len(what)
+                    if what and length < len(what)
                 ]
             for writes in some:
                 self._lay(durable, writes)
@@ -58,10 +58,10 @@ class Recorder:
         """The same, if of what was not durable any sectors may be there and any not."""
         chance = random.Random(seed)
         for durable, batch in self._cuts():
-            sectors = [
-                (offset + at, data[at : at + SECTOR])
+            sectors: list[Written] = [
+                (offset + at, data[at : at + SECTOR] if data is not None else None)
                 for offset, data in batch
-                for at in range(0, max(1, len(data)), SECTOR)
+                for at in range(0, max(1, len(data or b"")), SECTOR)
             ]
             for part in (0.2, 0.7):
                 self._lay(durable, [each for each in sectors if chance.random() < part])
@@ -79,6 +79,9 @@ class Recorder:
         with self.path.open("r+b") as file:
             for offset, what in durable + writes:
                 end = file.seek(0, os.SEEK_END)
+                if what is None:
+                    file.truncate(min(end, offset))
+                    continue
                 file.truncate(max(end, offset))
                 file.seek(offset)
                 file.write(what)
@@ -88,7 +91,7 @@ class Recorder:
 def recorded(path: Path) -> Iterator[Recorder]:
     """Note what is written to that file in the `with`."""
     recorder = Recorder(path)
-    write, grow, sync = HostFile.write, HostFile.grow, HostFile.sync
+    write, grow, cut, sync = HostFile.write, HostFile.grow, HostFile.cut, HostFile.sync
 
     def noted_write(file: HostFile, offset: int, view: memoryview) -> None:
         if file.path == path:
@@ -100,6 +103,11 @@ def recorded(path: Path) -> Iterator[Recorder]:
             recorder.batches[-1].append((size, b""))
         grow(file, size)
 
+    def noted_cut(file: HostFile, size: int) -> None:
+        if file.path == path:
+            recorder.batches[-1].append((size, None))
+        cut(file, size)
+
     def noted_sync(file: HostFile) -> None:
         if file.path == path:
             recorder.batches.append([])
@@ -108,6 +116,7 @@ def recorded(path: Path) -> Iterator[Recorder]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(HostFile, "write", noted_write)
         patch.setattr(HostFile, "grow", noted_grow)
+        patch.setattr(HostFile, "cut", noted_cut)
         patch.setattr(HostFile, "sync", noted_sync)
         yield recorder
 

@@ -172,6 +172,11 @@ class HostFile:
         if os.fstat(self._fd).st_size < size:
             os.ftruncate(self._fd, size)
 
+    def cut(self, size: int) -> None:
+        """Make the file at most `size` bytes long: what lay behind is a hole when it grows again."""
+        if os.fstat(self._fd).st_size > size:
+            os.ftruncate(self._fd, size)
+
     def sync(self) -> None:
         """Make all that was written durable, past the page cache or through it."""
         os.fsync(self._fd)

@@ -45,7 +45,9 @@ Counts = NDArray[np.uint16]
 
 
 class Allocation:
-    """What is in use, and what the next write takes: always what lies behind the file's end.
+    """What is in use, and what the next write takes: what lies behind all that is named.
+
+    What else lies there was written by somebody who did not come to an end: it goes before that.
 
     `flush` writes what has changed. Until then the file says what it said before.
     """
@@ -59,6 +61,7 @@ class Allocation:
         self._refcount_table = refcounts
         self._blocks: dict[int, Counts] = {}  # refcount blocks that change, or that will
         self._end = 0  # the next new cluster
+        self._has_remains = False  # whether something may lie from there on
         self._new_tables: set[int] = set()
         self._changed_tables: set[int] = set()
         self._new_blocks: set[int] = set()
@@ -143,9 +146,10 @@ class Allocation:
     def _adopt_counts(self, used: NDArray[np.bool_], mend: bool) -> None:
         """Compare with what the file counts; `mend`: `flush` writes what it counts too much.
 
-        New clusters go behind all that was ever written, so they are zeros until they are written.
+        Where something unknown may name a cluster, new ones go behind all that was ever written.
         """
-        self._end = len(used)
+        self._end = int(np.flatnonzero(used)[-1]) + 1 if mend else len(used)
+        self._has_remains = mend
         needed = -(-len(used) // BLOCK_ENTRIES)
         named = set(np.flatnonzero(self._refcount_table).tolist())
         if len(named) > 2 * needed + _SPARE_BLOCKS:
@@ -215,6 +219,9 @@ class Allocation:
 
     def _free(self, count: int) -> Int64s:
         """The numbers of the next `count` free clusters of the file, which are in use now."""
+        if count and self._has_remains:
+            self._file.cut(self._end * CLUSTER)  # what is new is zeros until it is written
+            self._has_remains = False
         found = [np.empty(0, np.int64)]
         while count:
             block = self._end // BLOCK_ENTRIES

@@ -73,6 +73,7 @@ class VhdDisk:
         self._end = 0  # where the footer at the end lies, in bytes
         self._hole_from = 0  # where what was not written since the last flush is a hole
         self._footers_agree = False
+        self._named_end = 0  # where the last block ends that the table named when it was opened
 
     # ------------------------------------------------------------------ open and create
 
@@ -265,6 +266,9 @@ class VhdDisk:
         self._footers_agree = ends_well and first == last == self._footer.pack()
         self._end = size - SECTOR if ends_well else _up(max(size, header.table_end), SECTOR)
         self._hole_from = self._end + SECTOR
+        blocks_end = places + header.bitmap_size + header.block_size
+        named_end = _up(int(np.max(blocks_end, initial=header.table_end)), SECTOR)
+        self._named_end = min(named_end, self._end)
 
     def _is_own_footer(self, data: bytes) -> bool:
         """Whether this is the disk's footer, or was before a power cut in `relink` or `adopt`.
@@ -321,7 +325,7 @@ class VhdDisk:
         The file is longer by a footer behind them before anything is written into them.
         """
         header = self._header
-        payload = _up(self._end + SECTOR + header.bitmap_size, header.alignment)
+        payload = _up(self._named_end + SECTOR + header.bitmap_size, header.alignment)
         stride = _up(header.block_size + SECTOR + header.bitmap_size, header.alignment)
         places = payload - header.bitmap_size + np.arange(count) * stride
         end = payload + (count - 1) * stride + header.block_size
@@ -330,10 +334,25 @@ class VhdDisk:
                 f"{self.path} has no room for more blocks, since writing to it was interrupted.",
                 "Export it to a new disk first.",
             )
+        if self._named_end < self._end:
+            self._cut_remains()
         self._file.grow(end + SECTOR)
         self._file.write(end, memoryview(self._footer.pack()))
-        self._end = end
+        self._end = self._named_end = end
         return places
+
+    def _cut_remains(self) -> None:
+        """Blocks behind the last that is named go: their writer did not come to an end.
+
+        A footer stands behind what stays before the file becomes that short, and the file is that
+        short before a guest's data can come to lie where it ended: both durable.
+        """
+        end = self._named_end
+        self._file.write(end, memoryview(self._footer.pack()))
+        self._file.sync()
+        self._file.cut(end + SECTOR)
+        self._file.sync()
+        self._end, self._hole_from = end, end + SECTOR
 
     def zero(self, offset: int, length: int) -> None:
         """Make whole units read as zeros: a child gets real ones, a base no block that it lacks."""

@@ -64,8 +64,9 @@ _ZEROS = memoryview(bytes(MIB))
 class VhdxDisk:
     """One VHDX file, without its parents.
 
-    Writes go to new blocks at the end of the file, or over the block that is there; table and
-    bitmaps in memory follow at once, those in the file with `flush`.
+    Writes go to new blocks behind all that something names, or over the block that is there; table
+    and bitmaps in memory follow at once, those in the file with `flush`. What lies further behind
+    was written by somebody who did not come to an end: it goes before the first new block.
     """
 
     def __init__(self, file: HostFile, replay: Replay | None = None) -> None:
@@ -86,6 +87,8 @@ class VhdxDisk:
         self._fresh_chunks = np.empty(0, np.bool_)  # chunks with such units
         self._end = 0  # where the next block goes, in bytes
         self._flushed_end = 0  # where it was at the last flush: what lies behind are new blocks
+        self._named_end = 0  # where the last ends that something named when the file was opened
+        self._has_remains = False  # whether something may lie behind that
 
     # ------------------------------------------------------------------ open and create
 
@@ -234,9 +237,8 @@ class VhdxDisk:
         self._touched = np.zeros(pages, np.bool_)
         self._fresh = np.zeros(-(-geometry.virtual_size // UNIT), np.bool_)
         self._fresh_chunks = np.zeros(geometry.chunks, np.bool_)
-        # other programs leave a block's unused end out of the file
-        ends = table.blocks.hosts + geometry.block_size
-        self._end = -(-int(ends.max(initial=self._contents.size)) // MIB) * MIB
+        self._end = self._named_end = self._end_of_named(table)
+        self._has_remains = True
         if geometry.has_parent:
             lacking = np.setdiff1d(np.arange(geometry.chunks), table.bitmaps.numbers)
             places = geometry.entry_of_bitmap(lacking)
@@ -245,6 +247,23 @@ class VhdxDisk:
             self._touched[places // PAGE] = True
             self._end += len(lacking) * BITMAP_BYTES
         self._flushed_end = self._end
+
+    def _end_of_named(self, table: Table) -> int:
+        """Where the last of all that lies in the file ends, in bytes: a multiple of 1 MiB.
+
+        Other programs leave a block's unused end out of the file.
+        """
+        stored = table.blocks.of(table.blocks.states >= PRESENT).hosts + self._geometry.block_size
+        bitmaps = table.bitmaps.hosts + BITMAP_BYTES
+        structures = max(each.offset + each.length for each in self._occupied())
+        end = max(structures, int(stored.max(initial=0)), int(bitmaps.max(initial=0)))
+        return -(-end // MIB) * MIB
+
+    def _cut_remains(self) -> None:
+        """What is new has to be zeros until it is written."""
+        if self._has_remains:
+            self._file.cut(self._named_end)
+            self._has_remains = False
 
     def write(self, offset: int, view: memoryview) -> None:
         """Write whole units (the disk's last one may be short) at byte `offset` of the disk."""
@@ -283,6 +302,7 @@ class VhdxDisk:
                 place = block + block // geometry.chunk_ratio
                 state = int(self._bat[place]) & 7
                 if state not in (PRESENT, PARTIAL):
+                    self._cut_remains()
                     new = PARTIAL if geometry.has_parent and state == NOT_PRESENT else PRESENT
                     self._bat[place] = self._end | new
                     self._touched[place // PAGE] = True
@@ -325,6 +345,8 @@ class VhdxDisk:
         A power cut then leaves a table that names only blocks that are there, and bitmaps whose
         bits stand only for sectors that are there: what is not named yet, the parent answers.
         """
+        if self._touched.any():
+            self._cut_remains()  # else a chunk's first bitmap would be what lies there
         self._file.grow(self._end)
         self._file.sync()
         if self._geometry.has_parent and self._fresh_chunks.any():

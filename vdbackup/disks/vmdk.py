@@ -16,6 +16,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from vdbackup.disks.disk import SECTOR, DiskInfo, ParentRef, VirtualDisk
 from vdbackup.disks.extents import UNALLOCATED, ZERO, BlockMap, Int64s
@@ -37,18 +38,22 @@ from vdbackup.disks.vmdk_structs import (
     is_descriptor,
     only_read,
 )
-from vdbackup.errors import DiskFormatError
+from vdbackup.errors import DiskError, DiskFormatError
+from vdbackup.jobs import readable_size
 
 LARGEST = (2 << 40) - (1 << 30)
 """Bytes of disk: grain table entries are 32-bit sectors, and the tables take their part of them."""
+LARGEST_FILE = 2 << 40
+"""Bytes of a file whose sectors 32 bits can count."""
 _ZEROS = memoryview(bytes(1 << 20))
 
 
 class VmdkDisk:
     """One monolithicSparse file, without its parents.
 
-    Writes go to free grains at the end of the file, or over the grain that is there; the tables in
-    memory follow at once, the tables in the file with `flush`.
+    Writes go to new grains behind the last that the tables name, or over the grain that is there;
+    the tables in memory follow at once, the tables in the file with `flush`. What lies further
+    behind was written by somebody who did not come to an end: it goes before the first new grain.
     """
 
     def __init__(self, file: HostFile, header: SparseExtentHeader, descriptor: Descriptor) -> None:
@@ -63,6 +68,7 @@ class VmdkDisk:
         self._entries = np.empty(0, np.uint32)  # uint32[tables * 512], while writing
         self._touched = np.zeros(header.tables, np.bool_)  # tables changed since the last flush
         self._end = 0  # where the next grain goes, in bytes
+        self._has_remains = False  # whether something may lie behind that
 
     # ------------------------------------------------------------------ open and create
 
@@ -169,7 +175,8 @@ class VmdkDisk:
         """The disk's own grains; raises DiskFormatError where a table names what is not there."""
         # without a parent there is nothing to fall through to: what is not here reads as zeros
         fill = ZERO if self.info.parent is None else UNALLOCATED
-        whole = self._tables.block_map(self._tables.entries(), fill)
+        entries = self._tables.entries(self._header.directory)
+        whole = self._tables.block_map(entries, fill)
         return whole.part(0, self._descriptor.virtual_size)
 
     def read_host(self, host: int, view: memoryview) -> None:
@@ -186,7 +193,7 @@ class VmdkDisk:
             for directory in (header.redundant_directory, header.directory)
         ):
             raise only_read(self.path)
-        grains, entries = self._tables.entries()
+        grains, entries = self._tables.entries(header.directory)
         self._tables.check_places(grains, entries.astype(np.int64) * SECTOR)
         places = np.sort(entries)
         if (np.diff(places) < header.grain_size).any() or (places < header.overhead).any():
@@ -194,7 +201,23 @@ class VmdkDisk:
             raise DiskFormatError(self.path, header.directory * SECTOR, problem)
         self._entries = np.zeros(header.tables * TABLE_ENTRIES, np.uint32)
         self._entries[grains] = entries
-        self._end = -(-self._file.size // self._grain) * self._grain
+        self._note_other_redundant(grains, entries)
+        ends = entries.astype(np.int64) * SECTOR + self._grain
+        end = int(ends.max(initial=header.overhead * SECTOR))
+        self._end = -(-end // self._grain) * self._grain
+        self._has_remains = True
+
+    def _note_other_redundant(self, primary_grains: Int64s, primary: NDArray[np.uint32]) -> None:
+        """The redundant tables that say something else are written anew with the next flush.
+
+        A power cut between both leaves such; else they would name places that are given anew.
+        """
+        grains, entries = self._tables.entries(self._header.redundant_directory)
+        if np.array_equal(grains, primary_grains) and np.array_equal(entries, primary):
+            return
+        other = self._entries.copy()
+        other[grains] ^= entries  # 0 where both say the same, and where neither says anything
+        self._touched |= other.reshape(-1, TABLE_ENTRIES).any(axis=1)
 
     def write(self, offset: int, view: memoryview) -> None:
         """Write whole grains (the disk's last one may be short) at byte `offset` of the disk."""
@@ -219,12 +242,25 @@ class VmdkDisk:
         with self._lock:
             entries = self._entries[first:last]
             missing = np.flatnonzero(entries == 0)
-            places = self._end // SECTOR + np.arange(len(missing)) * self._header.grain_size
-            self._end += len(missing) * self._grain
-            entries[missing] = places
             if len(missing):
+                entries[missing] = self._new_places(len(missing)) // SECTOR
                 self._touched[first // TABLE_ENTRIES : -(-last // TABLE_ENTRIES)] = True
             return entries.astype(np.int64) * SECTOR
+
+    def _new_places(self, count: int) -> Int64s:
+        """Where `count` new grains go; raises DiskError where the tables cannot name a place."""
+        if self._end + count * self._grain > LARGEST_FILE:
+            raise DiskError(
+                f"{self.path} has grown to {readable_size(LARGEST_FILE)}, the most that the format "
+                "can address.",
+                "Export it to a new disk first.",
+            )
+        if self._has_remains:
+            self._file.cut(self._end)  # what is new has to be zeros until it is written
+            self._has_remains = False
+        places = self._end + np.arange(count) * self._grain
+        self._end += count * self._grain
+        return places
 
     def zero(self, offset: int, length: int) -> None:
         """Make whole grains read as zeros: a child gets real grains, a base keeps none it lacks."""

@@ -86,10 +86,14 @@ class GrainTables:
             problem = f"grain {grains[first]} is said to lie at byte {hosts[first]} of {file_size}"
             raise DiskFormatError(self._file.path, header.directory * SECTOR, problem)
 
-    def entries(self) -> Entries:
-        """All that the file has."""
+    def entries(self, directory: int) -> Entries:
+        """All that the file has.
+
+        Args:
+            directory: the one to go by; where it lies, in sectors.
+        """
         found = [(np.empty(0, np.int64), np.empty(0, np.uint32))]
-        for first_table, place, count in self.runs(self._header.directory):
+        for first_table, place, count in self.runs(directory):
             found += self._entries_in(first_table * TABLE_ENTRIES, place, count * TABLE_BYTES)
         return (
             np.concatenate([grains for grains, _ in found]),
@@ -153,7 +157,7 @@ class SparseExtent:
         self._file = file
         self._header = read_header(file)
         self._tables = GrainTables(file, self._header)
-        self._entries = self._tables.entries()
+        self._entries = self._tables.entries(self._header.directory)
         self._last = -1, b""  # the grain that was inflated last: small reads come one by one
         self.size = self._header.capacity * SECTOR
         self.grain = self._header.grain_size * SECTOR

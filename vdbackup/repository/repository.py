@@ -154,8 +154,9 @@ class BackupSet:
                 f"{path.name} of point {layer.sequence}{needs} is missing from {self.folder}.",
                 "Put the file back, or use a recovery point of another chain.",
             ) from None
-        growing = layer in self.hidden and size > layer.disk_size  # it is being merged into
-        if size != layer.disk_size and not growing:
+        # what is merged into grows, or loses what an earlier merge left behind in it
+        merged_into = self.journal is not None and layer.id == self.journal.parent.id
+        if size != layer.disk_size and not merged_into:
             raise Damaged(
                 f"{path.name} of point {layer.sequence}{needs} is {size} bytes long instead of "
                 f"{layer.disk_size}: it was cut off or altered.",
