@@ -16,7 +16,7 @@ from vdbackup.disks.host_file import HostFile
 SECTOR = 512
 
 Written = tuple[int, bytes | None]
-"""Where in the file, and what; nothing where the file was made as long as that, None where as short."""
+"""Where in the file, and what; nothing where it was made as long as that, None where as short."""
 
 
 class Recorder:

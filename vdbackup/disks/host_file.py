@@ -173,7 +173,7 @@ class HostFile:
             os.ftruncate(self._fd, size)
 
     def cut(self, size: int) -> None:
-        """Make the file at most `size` bytes long: what lay behind is a hole when it grows again."""
+        """Make the file at most `size` bytes long: what lay behind is a hole if it grows again."""
         if os.fstat(self._fd).st_size > size:
             os.ftruncate(self._fd, size)
 
