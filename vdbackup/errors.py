@@ -15,7 +15,8 @@
     │   ├── Obstructed            what bears the name of one of our files is none: a link, a pipe
     │   └── NoSpace               the storage is full
     ├── BackupError               capture, merge, delete: refused or failed
-    │   └── PointInUse            a virtual machine runs from it, or a session is kept on it
+    │   ├── PointInUse            a virtual machine runs from it, or a session is kept on it
+    │   └── OtherSource           the set holds the backups of another source, or may do
     └── RecoveryError             restore, boot, browse, verify: refused or failed
         └── Damaged               stored data differ from what was captured
 
@@ -157,6 +158,10 @@ class BackupError(VdbackupError):
 
 class PointInUse(BackupError):
     """A virtual machine runs from a recovery point, or a session is kept on it."""
+
+
+class OtherSource(BackupError):
+    """A set holds the backups of another source than the one to be backed up, or may do."""
 
 
 class RecoveryError(VdbackupError):

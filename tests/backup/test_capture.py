@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,7 +12,7 @@ from tests.backup.lab import SIZE, Lab, noise
 from tests.disks.shelf import Shelf
 from tests.oracles import qemu, readers
 from vdbackup.backup import capture, repair
-from vdbackup.errors import BackupError, Damaged
+from vdbackup.errors import Damaged
 from vdbackup.jobs import CancelToken, Progress, silent
 from vdbackup.repository.digests import BLOCK, DigestFold
 from vdbackup.repository.model import PointType, RecoveryPoint
@@ -273,18 +272,6 @@ def test_a_source_finds_its_own_set_again(lab):
     lab.backup()
     with open_source(lab.image) as source:
         assert capture.plan(lab.repository, source).set_name == "disk"
-
-
-def test_a_source_that_was_moved_keeps_its_set_if_that_is_named(lab):
-    lab.backup()
-    lab.image = lab.image.rename(lab.folder / "moved.img")
-    with pytest.raises(BackupError, match="belongs to"):
-        lab.backup()
-    settings = lab.set.settings
-    known = replace(settings.source, id=f"file:{lab.image}")  # as if the id had stayed, as a disk's
-    lab.repository.save_settings("disk", replace(settings, source=known))
-    assert lab.backup().type == PointType.INCREMENTAL
-    assert lab.set.settings.source.path == str(lab.image)
 
 
 def test_another_source_of_the_same_name_gets_a_set_of_its_own(lab, tmp_path_factory):

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
+from vdbackup.backup.belonging import identity_of, set_of
 from vdbackup.backup.capture import check_apart, default_format, keep_changes, state_of
 from vdbackup.backup.merged_layer import RESERVE
 from vdbackup.backup.readback import check_layer
@@ -31,9 +32,10 @@ from vdbackup.jobs import CancelToken, Plan, Report, readable_size
 from vdbackup.repository.digests import BLOCK, DigestFold, digest_blocks, is_zero
 from vdbackup.repository.draft import Draft
 from vdbackup.repository.files import check_room, remove
-from vdbackup.repository.model import PointType, RecoveryPoint, SetSettings, SourceIdentity
+from vdbackup.repository.model import PointType, RecoveryPoint, SetSettings
 from vdbackup.repository.repository import BackupSet, Repository, check_set_name, free_set_name
 from vdbackup.repository.set_draft import SetDraft
+from vdbackup.sources.facts import facts_of
 from vdbackup.sources.source import Source
 
 
@@ -66,7 +68,7 @@ def plan(
         BackupError: it cannot be done. DiskError: it does not fit into the format.
     """
     check_apart(source, repository.path)
-    known = repository.set_of_source(source.id)
+    known = set_of(repository, source)
     if known is not None:
         raise BackupError(
             f"{source.path} has been backed up or adopted into the set {known}.",
@@ -98,7 +100,7 @@ def plan(
 def run(plan: AdoptPlan, report: Report, cancel: CancelToken) -> BackupSet:
     """Adopt; the new set. If it fails or is cancelled, everything is as it was."""
     source = plan.source
-    identity = SourceIdentity(source.id, source.name, str(source.path))
+    identity = identity_of(source, facts_of(source))
     settings = SetSettings(identity, source.size, source.sector_size, plan.disk_format)
     with plan.repository.lock(f"adopting {source.path}", cancel):
         _check_space(plan)

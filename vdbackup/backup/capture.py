@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from vdbackup.backup import merge, retention
+from vdbackup.backup.belonging import belonging
 from vdbackup.disks.disk import SECTOR
 from vdbackup.disks.extents import Ranges, aligned, runs_of, total, union
 from vdbackup.disks.formats import check_fits, fitting_formats
@@ -29,8 +30,9 @@ from vdbackup.repository.model import (
     SourceIdentity,
     unreadable_warning,
 )
-from vdbackup.repository.repository import BackupSet, Repository, check_set_name, free_set_name
+from vdbackup.repository.repository import BackupSet, Repository
 from vdbackup.sources.devices import lies_on
+from vdbackup.sources.identity import Verdict
 from vdbackup.sources.salvage import Salvage
 from vdbackup.sources.sample import stored_share
 from vdbackup.sources.source import Source
@@ -60,6 +62,12 @@ class CapturePlan(Plan):
         damaged: whether that is because the points there are cannot be gone on from.
         asked: the kind that was asked for ("auto" included).
         policy: the set's from now on; None leaves it as it is.
+        identity: what is to be kept of the source.
+        known: what the set knows of it until now; None for a new set.
+        confirmed: the user says that it is the set's source, though it does not look so: nothing
+            older is merged or deleted this time.
+        similar: a set that may hold this source's backups, though this is not sure, or "".
+        about_source: what there is to say of that, or "".
     """
 
     repository: Repository
@@ -73,6 +81,11 @@ class CapturePlan(Plan):
     damaged: bool
     asked: str
     policy: Policy | None
+    identity: SourceIdentity
+    known: SourceIdentity | None
+    confirmed: bool
+    similar: str
+    about_source: str
 
 
 @dataclass(frozen=True)
@@ -121,38 +134,38 @@ def plan(
     kind: str = AUTO,
     disk_format: str | None = None,
     policy: Policy | None = None,
+    same_source: bool = False,
 ) -> CapturePlan:
     """What backing up `source` now would do.
 
     Args:
         repository: where to.
         source: open for reading, until `run` is done.
-        set_name: the set; found by the source's identity, or made, if None.
+        set_name: the set; found by what is known of the source, or made, if None.
         kind: "auto" (incremental where possible), "full", "incremental" or "differential".
         disk_format: of a new set; an existing set keeps its own.
         policy: the set's from now on; None leaves it as it is.
+        same_source: the user says that `source` is what the set `set_name` holds the backups of.
 
     Raises:
-        BackupError: it cannot be done, and why.
+        BackupError: it cannot be done, and why; OtherSource unless `same_source`.
     """
     check_apart(source, repository.path)
-    if set_name is not None:
-        name = check_set_name(set_name)
-    else:
-        name = repository.set_of_source(source.id) or free_set_name(repository, source.name)
-    existing = repository.set(name) if name in repository.names() else None
+    home = belonging(repository, source, set_name, same_source=same_source)
+    name, existing = home.set_name, home.existing
     if existing is None:
         choice = _Choice(PointType.FULL, None, _not_possible(kind, "there is no point yet"))
         disk_format, note = _format_for(source, disk_format)
         choice = replace(choice, note=f"{choice.note} {note}".strip())
     else:
-        _check_same_source(existing, source, set_name)
         if disk_format not in (None, existing.settings.format):
             raise BackupError(
                 f"The set {name} is kept in {existing.settings.format}, not in {disk_format}.",
                 "Leave --format out, or name a new set with --set.",
             )
         choice = _choose(existing, source, kind)
+        if home.confirmed is Verdict.OTHER:
+            choice = _Choice(PointType.FULL, None, _not_possible(kind, "its source is another now"))
         disk_format = existing.settings.format
     size = total(source.data_ranges())
     parent = f" onto point {choice.parent.sequence}" if choice.parent else ""
@@ -161,7 +174,7 @@ def plan(
         f"point{parent}."
     )
     return CapturePlan(
-        summary=f"{summary} {choice.note}".rstrip(),
+        summary=" ".join(each for each in (summary, choice.note, home.note) if each),
         bytes_to_copy=size,
         creates=(f"a layer ({disk_format}), its overlay, digests and manifest",),
         repository=repository,
@@ -175,6 +188,11 @@ def plan(
         damaged=choice.damaged,
         asked=kind,
         policy=policy,
+        identity=home.identity,
+        known=existing.settings.source if existing else None,
+        confirmed=home.confirmed is not None,
+        similar=home.similar,
+        about_source=home.note,
     )
 
 
@@ -192,19 +210,25 @@ def run(plan: CapturePlan, report: Report, cancel: CancelToken) -> CaptureResult
         merge.finish_interrupted(repository, plan.set_name, report, cancel)
         backup_set = repository.set(plan.set_name)
         choice = _choose(backup_set, source, plan.kind.value)
-        if choice.kind != plan.kind:  # the repository changed since the plan was shown
+        changed = plan.known not in (None, backup_set.settings.source)
+        if changed or choice.kind != plan.kind:  # the repository, since the plan was shown
             raise BackupError(f"{plan.set_name} has changed meanwhile.", "Start the backup again.")
         source.check_present()
         warnings: tuple[str, ...] = ()
         if plan.note and (plan.damaged or plan.asked not in (AUTO, plan.kind.value)):
             warnings += (plan.note,)
         unlisted = _unlisted(backup_set)
-        point = _captured(backup_set, source, choice, warnings, report, cancel)
+        point = _captured(backup_set, plan, choice, warnings, report, cancel)
         warnings = (*point.warnings, *tight, *unlisted)
         notes: tuple[str, ...] = (plan.note,) if plan.note else ()
+        if plan.similar:
+            warnings += (plan.about_source,)
+        elif plan.about_source:
+            notes += (plan.about_source,)
         try:
             repository.save_settings(plan.set_name, _settings_after(backup_set, plan, point))
-            notes += tuple(retention.apply(repository, plan.set_name, report, cancel))
+            if not plan.confirmed:  # a mistake must not cost the other source its backups
+                notes += tuple(retention.apply(repository, plan.set_name, report, cancel))
         except (VdbackupError, OSError) as error:
             title = from_os(error).title if isinstance(error, OSError) else error.title
             warnings += (f"The point is safe, but the older ones were not merged: {title}",)
@@ -227,12 +251,13 @@ def _unlisted(backup_set: BackupSet) -> tuple[str, ...]:
 
 def _captured(
     backup_set: BackupSet,
-    source: Source,
+    plan: CapturePlan,
     choice: _Choice,
     warnings: tuple[str, ...],
     report: Report,
     cancel: CancelToken,
 ) -> RecoveryPoint:
+    source = plan.source
     draft = Draft(backup_set, choice.kind, choice.parent, source.size, source.sector_size)
     salvage = Salvage(source, cancel)
     try:
@@ -244,7 +269,7 @@ def _captured(
         warnings = (*source.trouble(), *warnings)
         if unreadable:
             warnings += (unreadable_warning(unreadable),)
-        return draft.publish(warnings, unreadable=unreadable)
+        return draft.publish(warnings, unreadable=unreadable, captured_from=plan.identity)
     except BaseException:
         draft.discard()
         raise
@@ -384,29 +409,15 @@ def _with_tables(size: int) -> int:
     return size + size // _TABLES + RESERVE
 
 
-def _check_same_source(backup_set: BackupSet, source: Source, asked: str | None) -> None:
-    known = backup_set.settings.source
-    # without an id the set was rebuilt by `repair`: it belongs to whom its user says
-    if asked and known.id and known.id != source.id and known.path != str(source.path):
-        raise BackupError(
-            f"The set {backup_set.name} belongs to {known.path}, not to {source.path}.",
-            "Name another set with --set, or leave it out.",
-        )
-
-
 def _settings_for(source: Source, plan: CapturePlan) -> SetSettings:
     policy = plan.policy or Policy()
-    return SetSettings(_identity(source), source.size, source.sector_size, plan.disk_format, policy)
-
-
-def _identity(source: Source) -> SourceIdentity:
-    return SourceIdentity(source.id, source.name, str(source.path))
+    return SetSettings(plan.identity, source.size, source.sector_size, plan.disk_format, policy)
 
 
 def _settings_after(backup_set: BackupSet, plan: CapturePlan, point: RecoveryPoint) -> SetSettings:
     return replace(
         backup_set.settings,
-        source=_identity(plan.source),
+        source=plan.identity,
         virtual_size=point.virtual_size,
         sector_size=point.sector_size,
         policy=plan.policy or backup_set.settings.policy,

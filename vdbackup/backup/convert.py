@@ -114,7 +114,9 @@ def _converted(
             phase = f"Convert point {point.sequence}"
             keep_changes(draft, state, own.held(), chain.readinto, phase, report, cancel)
         created = datetime.fromisoformat(point.created)
-        converted = draft.publish(point.warnings, created, point.unreadable, point.promoted_from)
+        converted = draft.publish(
+            point.warnings, created, point.unreadable, point.promoted_from, point.captured_from
+        )
     except BaseException:
         draft.discard()
         raise

@@ -22,11 +22,16 @@ from vdbackup.repository.repository import BackupSet, Repository, point_files
 
 @dataclass(frozen=True, kw_only=True)
 class DeletePlan(Plan):
-    """What deleting `point_id` would do."""
+    """What deleting `point_id` would do.
+
+    Attributes:
+        last: it is the last one of its set.
+    """
 
     repository: Repository
     set_name: str
     point_id: str
+    last: bool
 
 
 def plan(repository: Repository, set_name: str, point_id: str) -> DeletePlan:
@@ -43,7 +48,8 @@ def plan(repository: Repository, set_name: str, point_id: str) -> DeletePlan:
             "is rolled into its file and stays."
         )
         size = child.stored_bytes
-    if len(backup_set.points) == 1:
+    last = len(backup_set.points) == 1
+    if last:
         summary += f" It is the last point of {set_name}: no backup of the source remains."
     return DeletePlan(
         summary=summary + holds.notice(backup_set, point),
@@ -53,6 +59,7 @@ def plan(repository: Repository, set_name: str, point_id: str) -> DeletePlan:
         repository=repository,
         set_name=set_name,
         point_id=point_id,
+        last=last,
     )
 
 

@@ -21,6 +21,7 @@ from __future__ import annotations
 import re
 import shutil
 import uuid
+from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -53,6 +54,8 @@ from vdbackup.repository.repository import (
     Repository,
     manifest_path,
 )
+from vdbackup.sources.facts import with_written
+from vdbackup.sources.identity import Facts
 
 _OVERLAY = re.compile(rf"^(\d{{4,}})-overlay\.({'|'.join(FORMATS)})$")
 _REPORT = re.compile(r"^(\d{4,}-overlay)\.retarget\.json$")
@@ -92,10 +95,7 @@ def _repair_set(
 ) -> None:
     layers, broken = _read_layers(folder, done)
     if layers and not _valid_settings(folder):
-        _write_settings(folder, layers)
-        done.append(
-            f"{folder.name}: {SETTINGS} was written anew; its source is not known any more."
-        )
+        done.append(_write_settings(folder, layers))
     if (folder / JOURNAL_NAME).exists():
         try:
             result = merge.finish_interrupted(repository, folder.name, report, cancel)
@@ -145,12 +145,14 @@ def _mend_names(
             done.append(f"{folder.name}: {path.name} says its own name again.")
 
 
-def _write_settings(folder: Path, layers: list[Layer]) -> None:
+def _write_settings(folder: Path, layers: list[Layer]) -> str:
+    """Write `set.json` anew, with what can still be known of its source; the sentence for it."""
     info = layers[-1].info
     names = [*folder.iterdir(), *folder.glob(f"{QUARANTINE}/*")]
     numbers = [int(match[1]) for each in names if (match := LAYER_NAME.match(each.name))]
+    source = _source_said(folder, layers)
     settings = SetSettings(
-        SourceIdentity("", folder.name, ""),
+        source or SourceIdentity("", folder.name, "", _facts_inside(layers[-1])),
         info.virtual_size,
         info.sector_size,
         layers[-1].format,
@@ -158,6 +160,32 @@ def _write_settings(folder: Path, layers: list[Layer]) -> None:
     )
     _quarantine(folder, SETTINGS)
     write_json(folder / SETTINGS, settings.to_json())
+    whose = (
+        f"its source is {source.path}"
+        if source
+        else "its source is only known by what is on the disk: the next backup has to name the set"
+    )
+    return f"{folder.name}: {SETTINGS} was written anew; {whose}, and it keeps all its points."
+
+
+def _source_said(folder: Path, layers: list[Layer]) -> SourceIdentity | None:
+    """The set's source, by what is left of `set.json`, or else by the newest manifest."""
+    manifests = [_json_or_empty(layer.path.with_suffix(".json")) for layer in reversed(layers)]
+    said = [each.get("captured_from") for each in manifests]
+    for each in (_json_or_empty(folder / SETTINGS).get("source"), *said):
+        with suppress(AttributeError, KeyError, TypeError, ValueError):
+            return SourceIdentity.from_json(each)
+    return None
+
+
+def _facts_inside(layer: Layer) -> dict[str, tuple[str, ...]]:
+    """What the layer's disk itself says of its source; only its size if it cannot be read."""
+    size, sector_size = layer.info.virtual_size, layer.info.sector_size
+    try:
+        with Chain.open(layer.path, layer.format) as chain:
+            return with_written(Facts(), chain.readinto, size, sector_size).record()
+    except (VdbackupError, OSError):
+        return Facts(size=str(size)).record()
 
 
 def _read_layers(folder: Path, done: list[str]) -> tuple[list[Layer], dict[Path, str]]:
@@ -277,7 +305,7 @@ def _manifest(folder: Path, layer: Layer, layers: list[Layer]) -> RecoveryPoint:
         sector_size=layer.info.sector_size,
         stored_bytes=0,  # its digests tell
     )
-    for name in ("merged", "warnings", "unreadable", "promoted_from"):
+    for name in ("merged", "warnings", "unreadable", "promoted_from", "captured_from"):
         point = _with_what_is_said(point, said, name)
     return replace(point, warnings=tuple(dict.fromkeys((*point.warnings, _REBUILT))))
 

@@ -7,6 +7,7 @@ most of what a small command takes.
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, replace
@@ -14,8 +15,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from vdbackup.cli.console import print_json, say, table, warn, work
-from vdbackup.errors import Damaged
+from vdbackup.cli.console import print_json, printable, say, table, warn, work
+from vdbackup.errors import BackupError, Cancelled, Damaged, OtherSource, UsageError
 from vdbackup.jobs import CancelToken, Plan, Report
 from vdbackup.jobs import readable_size as size
 
@@ -109,6 +110,9 @@ def _retargeted(backup_set: BackupSet, point: RecoveryPoint) -> dict[str, Any] |
     return {"hardware": hardware, "boots": boots, "changed_files": len(report.changes)}
 
 
+_MEANT = "Name another set with --set, or leave it out; --same-source says that it is meant."
+
+
 def backup(options: argparse.Namespace) -> int:
     """Back a source up."""
     from vdbackup.backup import capture
@@ -117,17 +121,27 @@ def backup(options: argparse.Namespace) -> int:
     from vdbackup.repository.repository import Repository
     from vdbackup.sources.source import open_source
 
+    if options.same_source and not options.set:
+        raise UsageError(
+            "--same-source says whose backups a set holds, and no set is named.", "Add --set NAME."
+        )
+
     @contextmanager
     def planned() -> Iterator[capture.CapturePlan]:
         with open_source(options.source, options.parents_in) as source:
             capture.check_apart(source, options.repository)
-            plan = capture.plan(
-                Repository.open_or_create(options.repository),
-                source,
-                set_name=options.set,
-                kind=options.type,
-                disk_format=options.format,
-            )
+            repository = Repository.open_or_create(options.repository)
+            try:
+                plan = capture.plan(
+                    repository,
+                    source,
+                    set_name=options.set,
+                    kind=options.type,
+                    disk_format=options.format,
+                    same_source=options.same_source,
+                )
+            except OtherSource as error:
+                raise OtherSource(error.title, _MEANT) from error
             yield replace(plan, policy=_policy(options, plan))
 
     def again(report: Report, cancel: CancelToken) -> capture.CaptureResult:
@@ -161,6 +175,8 @@ def backup(options: argparse.Namespace) -> int:
         for note in result.notes:
             say(note)
     warn(warnings)
+    if plan.similar:
+        warn([f"If it is the same, go on there with --set {plan.similar!r} --same-source."])
     boots = prove_new_point(plan.repository, result.set_name, point.id, as_json=options.json)
     return WARNINGS if warnings or not boots else DONE
 
@@ -328,6 +344,8 @@ def delete(options: argparse.Namespace) -> int:
     plan = delete.plan(repository, backup_set.name, point.id)
     if not announce(plan, options):
         return DONE
+    if plan.last and not options.yes:
+        _ask_to_delete(plan.set_name)
     work(
         "Delete",
         lambda report, cancel: delete.run(plan, report, cancel),
@@ -337,6 +355,19 @@ def delete(options: argparse.Namespace) -> int:
     if options.json:
         print_json({"event": "result", "deleted": point.id})
     return DONE
+
+
+def _ask_to_delete(set_name: str) -> None:
+    """Raise Cancelled unless the user says yes; BackupError where there is nobody to ask."""
+    if not sys.stdin.isatty():
+        raise BackupError(
+            f"It is the last point of {set_name}, and no backup of its source would remain.",
+            "Say with --yes that this is meant.",
+        )
+    print(printable(f"Delete the last point of {set_name}? [y/N] "), end="", file=sys.stderr)
+    sys.stderr.flush()
+    if sys.stdin.readline().strip().lower() not in ("y", "yes"):
+        raise Cancelled("Nothing was deleted.", "")
 
 
 def restore(options: argparse.Namespace) -> int:

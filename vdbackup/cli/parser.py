@@ -11,7 +11,9 @@ from typing import Any
 from vdbackup import __version__
 from vdbackup.cli import boot_test, commands, machines, sessions
 
-_POINT_HELP = "an id, the unique start of one, a sequence number, or `latest`"
+_POINT_HELP = (
+    "an id, the unique start of one, a sequence number, or `latest`: the newest that was captured"
+)
 _FORMATS = "vmdk, vhd, vhdx or qcow2"  # not imported: numpy would come with them
 _CONTROLLERS = ("virtio", "virtio-scsi", "ahci", "ide", "nvme", "pvscsi", "lsi", "sas")
 _Subparsers = Any  # argparse does not name the type
@@ -91,6 +93,11 @@ def _add_backup(subparsers: _Subparsers) -> None:
     )  # fmt: skip
     _parents(parser)
     parser.add_argument(
+        "--same-source", action="store_true",
+        help="SOURCE is what the set named with --set holds the backups of, though it looks like "
+        "another; nothing older is merged this time",
+    )  # fmt: skip
+    parser.add_argument(
         "--keep", type=_positive, metavar="N",
         help="from now on keep the newest N points of the set: older ones are merged",
     )  # fmt: skip
@@ -153,6 +160,7 @@ def _add_delete(subparsers: _Subparsers) -> None:
     parser = _command(subparsers, "delete", commands.delete, "delete a recovery point")
     _in_repository(parser)
     parser.add_argument("point", metavar="POINT", help=_POINT_HELP)
+    parser.add_argument("--yes", action="store_true", help="even the last point of its set")
     _dry_run(parser)
     _wait(parser)
     _json(parser)

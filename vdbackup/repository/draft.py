@@ -13,7 +13,7 @@ from vdbackup.disks.formats import create_disk, open_disk
 from vdbackup.repository.digests import DigestWriter
 from vdbackup.repository.files import PARTIAL, remove, sync_file, sync_folder, write_json
 from vdbackup.repository.lock import check_lock
-from vdbackup.repository.model import PointType, Promotion, RecoveryPoint
+from vdbackup.repository.model import PointType, Promotion, RecoveryPoint, SourceIdentity
 from vdbackup.repository.repository import LAYER_MODE, BackupSet, manifest_path
 
 MakeLayer = Callable[[Path, ParentRef | None], VirtualDisk]
@@ -73,6 +73,7 @@ class Draft:
         created: datetime | None = None,
         unreadable: tuple[tuple[int, int], ...] = (),
         promoted_from: Promotion | None = None,
+        captured_from: SourceIdentity | None = None,
     ) -> RecoveryPoint:
         """Make the point exist, as of `created` or of now.
 
@@ -104,6 +105,7 @@ class Draft:
             warnings=warnings,
             unreadable=unreadable,
             promoted_from=promoted_from,
+            captured_from=captured_from,
         )
         seal(layer, point)
         check_lock(layer)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from typing import Any
@@ -15,6 +15,7 @@ from vdbackup.jobs import readable_size
 LONGEST_SENTENCE = 1000
 """Characters of what a boot test has to say."""
 _PLACES_NAMED = 5
+_MOST_FACTS = 64
 _LONGEST_BOOT = 1e6
 
 
@@ -61,11 +62,28 @@ class BootTest(Check):
 
 @dataclass(frozen=True)
 class SourceIdentity:
-    """Which source a set belongs to: `id` stays the same as long as it is the same disk."""
+    """Which source a set belongs to.
+
+    Attributes:
+        id: the one number by which older versions know it.
+        name, path: of it, for a person.
+        facts: all that is known of it, name to values (sources/identity.py); empty where an older
+            version wrote it.
+    """
 
     id: str
     name: str
     path: str
+    facts: Mapping[str, tuple[str, ...]] = field(default_factory=dict, hash=False)
+
+    @classmethod
+    def from_json(cls, data: Any) -> SourceIdentity:
+        """An identity from external text; raises TypeError, ValueError or KeyError."""
+        facts = data.get("facts", {})
+        if not isinstance(facts, dict) or len(facts) > _MOST_FACTS:
+            raise ValueError("too many facts of the source")
+        known = {_text(name): tuple(map(_text, values)) for name, values in facts.items()}
+        return cls(_text(data["id"]), _text(data["name"]), _text(data["path"]), known)
 
 
 @dataclass(frozen=True)
@@ -101,6 +119,8 @@ class RecoveryPoint:
         warnings: what was not as it should have been during capture, a sentence each.
         unreadable: what the source did not give, and reads as zeros: (offset, length) in bytes.
         promoted_from: the session whose changes it holds; None for what was captured.
+        captured_from: the source as it was known then; None where it was not captured, or by an
+            older version.
     """
 
     id: str
@@ -121,6 +141,7 @@ class RecoveryPoint:
     warnings: tuple[str, ...] = ()
     unreadable: tuple[tuple[int, int], ...] = ()
     promoted_from: Promotion | None = None
+    captured_from: SourceIdentity | None = None
 
     @property
     def report(self) -> str:
@@ -166,6 +187,7 @@ class RecoveryPoint:
                     _range(each, data["virtual_size"]) for each in data.get("unreadable", ())
                 ),
                 promoted_from=_promotion(data.get("promoted_from")),
+                captured_from=_source(data.get("captured_from")),
             )
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise RepositoryError(
@@ -225,6 +247,10 @@ def _promotion(value: Any) -> Promotion | None:
     if not value:
         return None
     return Promotion(_text(value["session"]), _text(value["title"]), _moment(value["ended"]))
+
+
+def _source(value: Any) -> SourceIdentity | None:
+    return SourceIdentity.from_json(value) if value else None
 
 
 def _check(value: Any) -> Check | None:
@@ -308,9 +334,7 @@ class SetSettings:
             source, policy = data["source"], data.get("policy", {})
             keep = policy.get("keep")
             return cls(
-                source=SourceIdentity(
-                    _text(source["id"]), _text(source["name"]), _text(source["path"])
-                ),
+                source=SourceIdentity.from_json(source),
                 virtual_size=_number(data["virtual_size"]),
                 sector_size=_number(data["sector_size"]),
                 format=_text(data["format"]),

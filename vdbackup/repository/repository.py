@@ -280,7 +280,7 @@ class Repository:
             raise PointNotFound(
                 f"{self.path} has no backup set {name!r}.", "`vdbackup list` shows what there is."
             )
-        settings = SetSettings.from_json(read_json(folder / SETTINGS))
+        settings = self.settings(name)
         points = _read_manifests(folder)
         hidden: list[RecoveryPoint] = []
         journal = Journal.load(folder) if (folder / JOURNAL_NAME).exists() else None
@@ -289,12 +289,16 @@ class Repository:
         points.sort(key=lambda point: point.sequence)
         return BackupSet(name, folder, settings, tuple(points), journal, tuple(hidden))
 
+    def settings(self, name: str) -> SetSettings:
+        """A set's settings alone; raises RepositoryError where they make no sense."""
+        return SetSettings.from_json(read_json(self.path / check_set_name(name) / SETTINGS))
+
     def find(self, reference: str, set_name: str | None = None) -> tuple[BackupSet, RecoveryPoint]:
         """The point that `reference` means; raises PointNotFound if none or several answer to it.
 
         Args:
             reference: an id, the unique start of one (4 characters at least), a sequence number,
-                or "latest".
+                or "latest": the newest that was captured, not promoted from a session.
             set_name: the set; may be None where there is only one.
         """
         backup_set = self.set(set_name)
@@ -345,15 +349,6 @@ class Repository:
     def save_point(self, name: str, point: RecoveryPoint) -> None:
         """Write or replace a point's manifest; the caller holds the lock."""
         write_json(manifest_path(self.path / check_set_name(name), point), point.to_json())
-
-    def set_of_source(self, source_id: str) -> str | None:
-        """The name of the set that the source's next backup goes into, if there is one."""
-        of_source = {}
-        for name in self.names():
-            settings = SetSettings.from_json(read_json(self.path / name / SETTINGS))
-            if settings.source.id == source_id:
-                of_source[name] = settings.continues
-        return next((name for name in of_source if name not in of_source.values()), None)
 
 
 def check_size(disk: DiskInfo, layer: RecoveryPoint) -> None:
@@ -416,7 +411,8 @@ def free_set_name(repository: Repository, source_name: str) -> str:
 
 def _matching(backup_set: BackupSet, reference: str) -> Iterator[RecoveryPoint]:
     if reference == "latest":
-        yield from backup_set.points[-1:]
+        latest = backup_set.latest_captured()
+        yield from [latest] if latest else []
         return
     # a small number is never the start of an id: "merge 9" must not merge whatever point begins so
     if reference.isascii() and reference.isdigit() and len(reference) < _SHORTEST_NUMERIC_ID:

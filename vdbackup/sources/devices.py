@@ -6,11 +6,14 @@ import json
 import os
 import re
 import subprocess
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from vdbackup.errors import SourceError
+from vdbackup.sources.file_identity import file_identity
+from vdbackup.sources.identity import Attached, Facts, Kind
 
 SYS_BLOCK = Path("/sys/dev/block")
 _MOUNTS = Path("/proc/self/mountinfo")
@@ -82,6 +85,112 @@ def device_id(path: Path) -> str:
         if facts.get(kind):
             return f"{kind}:{facts[kind]}"
     return f"device:{path.resolve()}"
+
+
+def facts_of_device(path: Path) -> Facts:
+    """What the kernel and udev know of a device; without what is written on it."""
+    row = next(iter(_lsblk(path)), {})
+    path = path.resolve()
+    place = (_SYS_BLOCK / (_rdev(str(path)) or "")).resolve()
+    kind = _kind(place)
+    name = _sysfs(place / "dm/name")
+    table = "" if kind is Kind.PARTITION else _said(row, "ptuuid")  # lsblk says its disk's there
+    return Facts(
+        paths=(str(path), *([f"/dev/mapper/{name}"] if name else [])),
+        kind=kind,
+        attached=_attached(place),
+        model=_said(row, "model"),
+        serial=_said(row, "serial"),
+        wwn=_said(row, "wwn"),
+        volume=_volume_id(place, path),
+        file=_file_behind(place),
+        partition=_said(row, "partuuid"),
+        table=table,
+        contents=tuple(filter(None, [_said(row, "uuid")])),
+        twins=_twins(row),
+    )
+
+
+def _said(row: dict[str, Any], column: str) -> str:
+    return str(row.get(column) or "").strip()
+
+
+def _sysfs(file: Path) -> str:
+    """The text in a file of sysfs; "" where there is none."""
+    try:
+        return os.fsdecode(file.read_bytes()).strip()
+    except OSError:
+        return ""
+
+
+def _kind(place: Path) -> Kind:
+    kinds = {"partition": Kind.PARTITION, "dm": Kind.VOLUME, "md": Kind.VOLUME, "loop": Kind.LOOP}
+    return next((kind for name, kind in kinds.items() if (place / name).exists()), Kind.DISK)
+
+
+def _attached(place: Path) -> str:
+    """By the bus that it hangs on; a device that is made of others is on none."""
+    if re.search(r"/(usb|fw)[0-9]+/", str(place)):
+        return Attached.BRIDGE
+    return "" if "/virtual/" in str(place) or place.parent == _SYS_BLOCK else Attached.DIRECTLY
+
+
+def _volume_id(place: Path, path: Path) -> str:
+    """Of device-mapper or md; that of an opened LUKS is its container's, which clones share."""
+    found = _sysfs(place / "dm/uuid") or _sysfs(place / "md/uuid")
+    if not found:
+        links = Path("/dev/disk/by-id").glob("md-uuid-*")
+        found = next((link.name for link in links if link.resolve() == path), "")
+    return "" if found.startswith("CRYPT-") else found
+
+
+def _file_behind(place: Path) -> str:
+    """The file of a loop device, and where in it the device begins."""
+    backing = _sysfs(place / "loop/backing_file")
+    file = file_identity(Path(backing)) if backing else ""
+    return f"{file}+{_sysfs(place / 'loop/offset')}" if file else ""
+
+
+def _twins(row: dict[str, Any]) -> tuple[str, ...]:
+    """Other devices with the same ids on them: clones, as long as they are no paths to one disk."""
+    if not any(_said(row, column) for column in ("partuuid", "ptuuid", "uuid")):
+        return ()
+    return tuple(
+        _said(each, "path")
+        for each in _beside(_lsblk(), _said(row, "path"))
+        if _same_ids(row, each) and not _same_numbers(row, each)
+    )
+
+
+def _same_ids(one: dict[str, Any], other: dict[str, Any]) -> bool:
+    for column in ("partuuid", "ptuuid", "uuid"):
+        if _said(one, column):  # a partition's row has its disk's PTUUID, too
+            same = _said(one, column) == _said(other, column)
+            return same and bool(_said(one, "partuuid")) == bool(_said(other, "partuuid"))
+    return False
+
+
+def _same_numbers(one: dict[str, Any], other: dict[str, Any]) -> bool:
+    """Whether it is one disk, which several cables lead to."""
+    numbers = [(_said(row, "wwn"), _said(row, "serial")) for row in (one, other)]
+    return numbers[0] == numbers[1] and all(numbers[0])
+
+
+def _beside(devices: list[dict[str, Any]], path: str) -> Iterator[dict[str, Any]]:
+    """All devices but that one, what it lies on, and what lies on it."""
+    for device in devices:
+        if device.get("path") == path:
+            continue
+        children = device.get("children") or []
+        if not any(_holds(child, path) for child in children):
+            yield device
+        yield from _beside(children, path)
+
+
+def _holds(device: dict[str, Any], path: str) -> bool:
+    return device.get("path") == path or any(
+        _holds(child, path) for child in device.get("children") or []
+    )
 
 
 def mounts_of(path: Path) -> tuple[str, ...]:

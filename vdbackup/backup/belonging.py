@@ -1,0 +1,212 @@
+"""Which set a source belongs to: the one that holds its backups, surely, or a new one.
+
+Retention goes over what a set holds, so another disk in it would cost the first one its backups.
+Where it is not sure that it is the same source, a set of its own is begun, and said; a set that was
+named is refused until the user says that it is meant.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from vdbackup.disks.extents import aligned
+from vdbackup.errors import OtherSource, RepositoryError, VdbackupError
+from vdbackup.repository.digests import BLOCK, differ, digest_blocks
+from vdbackup.repository.model import SetSettings, SourceIdentity
+from vdbackup.repository.repository import BackupSet, Repository, check_set_name, free_set_name
+from vdbackup.sources.facts import facts_of
+from vdbackup.sources.identity import Comparison, Facts, Verdict, compare
+from vdbackup.sources.source import Source
+
+_SAMPLE = 64
+"""Blocks of 64 KiB that are compared: 4 MiB are read."""
+_SHARE = 0.5
+"""Of them has to be as it was captured. Of another disk's, almost none is."""
+
+
+@dataclass(frozen=True)
+class Belonging:
+    """The set that a source's backup goes into.
+
+    Attributes:
+        set_name: of the set.
+        existing: the set, None if it is to be made.
+        identity: what is to be kept of the source.
+        confirmed: the verdict that the user has overruled; None where it is the same source.
+        similar: another set that may hold this source's backups, or "".
+        note: what there is to say of that, or of the set, or "".
+    """
+
+    set_name: str
+    existing: BackupSet | None
+    identity: SourceIdentity
+    confirmed: Verdict | None = None
+    similar: str = ""
+    note: str = ""
+
+
+def identity_of(source: Source, now: Facts) -> SourceIdentity:
+    """What is kept of a source that nothing was known of."""
+    path = now.paths[-1] if now.paths else str(source.path)  # /dev/mapper/NAME, not /dev/dm-3
+    return SourceIdentity(source.id, source.name, path, now.record())
+
+
+def belonging(
+    repository: Repository, source: Source, set_name: str | None = None, *, same_source: bool
+) -> Belonging:
+    """The set that the source's next backup goes into.
+
+    Args:
+        repository: where the sets are.
+        source: open.
+        set_name: as the user says; found by what is known of the source if None.
+        same_source: the user says that the source of the set so named is this one.
+
+    Raises:
+        OtherSource: the named set is another source's, or may be.
+    """
+    now = facts_of(source)
+    if set_name is not None:
+        return _named(repository, source, now, check_set_name(set_name), same_source)
+    known, alike, unreadable = _look(repository, source, now)
+    if known:
+        return _at_home(repository.set(known), source, now)
+    name = free_set_name(repository, source.name)
+    fresh = Belonging(name, None, identity_of(source, now))
+    if alike:
+        similar, found = alike
+        settings = repository.settings(similar)
+        if found.verdict is Verdict.UNSURE:
+            note = _unsure(source, similar, known_facts(settings), found)
+            return replace(fresh, similar=similar, note=note)
+        return replace(fresh, note=_other(source, similar, known_facts(settings), found))
+    if unreadable:
+        note = (
+            f"{source.path} gets a set of its own; whether {', '.join(unreadable)} holds its "
+            "backups cannot be told, because that cannot be read: repair the repository."
+        )
+        return replace(fresh, similar=unreadable[0], note=note)
+    return fresh
+
+
+def set_of(repository: Repository, source: Source) -> str | None:
+    """The name of the set that surely holds the source's backups, if there is one."""
+    return _look(repository, source, facts_of(source))[0]
+
+
+def known_facts(settings: SetSettings) -> Facts:
+    """What a set knows of its source; one of an older version knows one number and the size."""
+    source = settings.source
+    if source.facts:
+        return Facts.of_record(source.facts)
+    return replace(Facts.of_old_id(source.id, source.path), size=str(settings.virtual_size))
+
+
+def _look(
+    repository: Repository, source: Source, now: Facts
+) -> tuple[str | None, tuple[str, Comparison] | None, list[str]]:
+    """The source's set; else the set that is most like its; and the sets that cannot be read."""
+    found: dict[str, Comparison] = {}
+    unreadable, continued = [], set()
+    for name in repository.names():
+        try:
+            settings = repository.settings(name)
+        except RepositoryError:
+            unreadable.append(name)
+            continue
+        found[name] = compare(known_facts(settings), now)
+        if found[name].provable and known_facts(settings).paths:
+            found[name] = _proven(found[name], repository.set(name), source)
+        if found[name].verdict is Verdict.SAME:
+            continued.add(settings.continues)
+    same = [name for name, each in found.items() if each.verdict is Verdict.SAME]
+    homes = [name for name in same if name not in continued]
+    if homes:
+        return max(homes, key=lambda name: len(found[name].agree)), None, []
+    alike = [name for name, each in found.items() if each.alike]
+    if not alike:
+        return None, None, unreadable
+    name = max(alike, key=lambda n: (found[n].verdict is Verdict.UNSURE, len(found[n].agree)))
+    return None, (name, found[name]), unreadable
+
+
+def _named(
+    repository: Repository, source: Source, now: Facts, name: str, same_source: bool
+) -> Belonging:
+    if name not in repository.names():
+        return Belonging(name, None, identity_of(source, now))
+    existing = repository.set(name)
+    known = known_facts(existing.settings)
+    found = _proven(compare(known, now), existing, source)
+    if found.verdict is Verdict.SAME or not (existing.points or existing.hidden):
+        return _at_home(existing, source, now)
+    if not same_source:
+        sure = "is another source" if found.verdict is Verdict.OTHER else "may be another source"
+        raise OtherSource(
+            f"The set {name} belongs to {known}; {now} {sure}: {found.reasons}.",
+            "Choose another set, or say that it is meant to go on there.",
+        )
+    note = (
+        f"As you say, {now} goes on in the set {name}, which belonged to {known}; no older points "
+        "are merged or deleted this time."
+    )
+    return Belonging(name, existing, identity_of(source, now), found.verdict, note=note)
+
+
+def _at_home(existing: BackupSet, source: Source, now: Facts) -> Belonging:
+    facts = now.after(known_facts(existing.settings))
+    return Belonging(existing.name, existing, identity_of(source, facts))
+
+
+def _proven(found: Comparison, backup_set: BackupSet, source: Source) -> Comparison:
+    """The same comparison, decided by the contents where nothing speaks against it."""
+    if found.provable and _resembles(source, backup_set):
+        return replace(found, verdict=Verdict.SAME)
+    return found
+
+
+def _resembles(source: Source, backup_set: BackupSet) -> bool:
+    """Whether the source holds much of what was captured last, in places spread over the disk."""
+    last = backup_set.latest_captured()
+    if last is None or last.virtual_size != source.size:
+        return False
+    try:
+        with backup_set.open_digests(last) as state:
+            held = aligned(state.held(), BLOCK, source.size)
+            places = _spread(held, _SAMPLE)
+            same = 0
+            for offset in places:
+                view = memoryview(bytearray(min(BLOCK, source.size - offset)))
+                source.readinto(offset, view)
+                wanted = state.expected(offset // BLOCK, 1)
+                same += not differ(digest_blocks(view), wanted).any()
+    except VdbackupError:  # damaged, or the source has errors there: then it is no proof
+        return False
+    return bool(places) and same >= len(places) * _SHARE
+
+
+def _spread(held: np.ndarray, count: int) -> list[int]:
+    """Offsets of at most so many blocks, evenly spread over ranges of whole blocks."""
+    blocks = -(-held[:, 1] // BLOCK)
+    ends = np.cumsum(blocks)
+    total = int(ends[-1]) if len(ends) else 0
+    chosen = np.unique(np.linspace(0, max(total - 1, 0), min(count, total)).astype(np.int64))
+    rows = np.searchsorted(ends, chosen, side="right")
+    starts = held[rows, 0] + (chosen - (ends[rows] - blocks[rows])) * BLOCK
+    return [int(each) for each in starts]
+
+
+def _other(source: Source, similar: str, known: Facts, found: Comparison) -> str:
+    return (
+        f"{source.path} gets a set of its own: it is not what the set {similar} holds the backups "
+        f"of ({known}): {found.reasons}."
+    )
+
+
+def _unsure(source: Source, similar: str, known: Facts, found: Comparison) -> str:
+    return (
+        f"{source.path} gets a set of its own: whether it is what the set {similar} holds the "
+        f"backups of ({known}) is not sure: {found.reasons}."
+    )
