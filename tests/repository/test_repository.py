@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import stat
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -19,6 +19,7 @@ from vdbackup.repository.model import (
     BootStage,
     BootTest,
     Policy,
+    Promotion,
     SetSettings,
     SourceIdentity,
 )
@@ -403,3 +404,16 @@ def test_a_set_that_is_gone_as_a_whole_is_not_called_damaged(lab):
         backup_set.open_chain(point)
     with pytest.raises(FileNotFoundError):
         backup_set.open_digests(point)
+
+
+def test_latest_is_the_newest_point_that_was_captured(lab):
+    captured = lab.backup()
+    lab.poke(0, b"of a session")
+    promoted = replace(lab.backup(), promoted_from=Promotion("s", "s", captured.created))
+    lab.repository.save_point("disk", promoted)
+    assert lab.repository.find("latest")[1].id == captured.id
+    assert lab.repository.find(str(promoted.sequence))[1].id == promoted.id
+    for point in lab.set.points:
+        lab.repository.save_point("disk", replace(point, promoted_from=promoted.promoted_from))
+    with pytest.raises(PointNotFound, match="matches no"):
+        lab.repository.find("latest")

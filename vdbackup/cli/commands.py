@@ -15,10 +15,11 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from vdbackup.cli.console import print_json, printable, say, table, warn, work
+from vdbackup.cli.console import print_json, say, table, warn, work
 from vdbackup.errors import BackupError, Cancelled, Damaged, OtherSource, UsageError
 from vdbackup.jobs import CancelToken, Plan, Report
 from vdbackup.jobs import readable_size as size
+from vdbackup.text import printable
 
 if TYPE_CHECKING:
     from vdbackup.backup.capture import CapturePlan

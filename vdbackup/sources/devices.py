@@ -91,7 +91,7 @@ def facts_of_device(path: Path) -> Facts:
     """What the kernel and udev know of a device; without what is written on it."""
     row = next(iter(_lsblk(path)), {})
     path = path.resolve()
-    place = (_SYS_BLOCK / (_rdev(str(path)) or "")).resolve()
+    place = (SYS_BLOCK / (_rdev(str(path)) or "")).resolve()
     kind = _kind(place)
     name = _sysfs(place / "dm/name")
     table = "" if kind is Kind.PARTITION else _said(row, "ptuuid")  # lsblk says its disk's there
@@ -132,7 +132,7 @@ def _attached(place: Path) -> str:
     """By the bus that it hangs on; a device that is made of others is on none."""
     if re.search(r"/(usb|fw)[0-9]+/", str(place)):
         return Attached.BRIDGE
-    return "" if "/virtual/" in str(place) or place.parent == _SYS_BLOCK else Attached.DIRECTLY
+    return "" if "/virtual/" in str(place) or place.parent == SYS_BLOCK else Attached.DIRECTLY
 
 
 def _volume_id(place: Path, path: Path) -> str:
