@@ -90,7 +90,8 @@ def test_another_computers_hold_is_let_go_on_demand(
     vdbackup: Vdbackup, kept: str, repository: Path
 ) -> None:
     (hold,) = repository.rglob("hold-*.json")
-    hold.write_text(json.dumps(json.loads(hold.read_text()) | {"host": "elsewhere"}))
+    other = {"host": "elsewhere", "machine": "b" * 32}
+    hold.write_text(json.dumps(json.loads(hold.read_text()) | other))
     said = vdbackup("delete", 3, "-r", repository)
     assert "on elsewhere" in said.err
     assert vdbackup("sessions", "discard", kept, "-r", repository).status == 0

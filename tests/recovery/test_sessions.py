@@ -210,6 +210,7 @@ def test_a_point_is_held_from_the_start_to_the_end_of_a_session(
 ) -> None:
     (hold,) = holds.of(vmdk.set)
     assert (hold.session, hold.point) == (running.id, vmdk.set.points[0].id)
+    assert running.unheld == ""
     with pytest.raises(PointInUse, match=running.id):
         vmdk.merge(vmdk.set.points[1])
     saved = kept(running, folder)
@@ -230,7 +231,7 @@ def test_a_point_that_is_gone_is_not_booted(vmdk: Lab, folder: Path) -> None:
     assert holds.of(vmdk.set) == []
 
 
-def test_a_point_of_a_repository_that_takes_no_holds_boots(
+def test_a_point_of_a_repository_that_takes_no_holds_boots_and_it_is_said(
     vmdk: Lab, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(*_: object) -> None:
@@ -242,6 +243,7 @@ def test_a_point_of_a_repository_that_takes_no_holds_boots(
         vmdk.repository, vmdk.set, point, sessions_folder=folder, wish=IDE
     ) as session:
         says(session, "3")
+        assert "nobody else sees that this point is in use" in session.unheld
 
 
 def test_a_promoted_session_is_refused_while_it_runs(

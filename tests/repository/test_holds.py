@@ -143,6 +143,63 @@ def test_a_session_that_is_gone_holds_nothing(lab: Lab, folder: Path) -> None:
     lab.check_all()  # the hold itself is gone, too
 
 
+def test_planning_takes_no_hold_away(lab: Lab, folder: Path) -> None:
+    """Neither that of a session that is gone, which counts no more."""
+    hold(lab, 1, folder)
+    shutil.rmtree(folder)
+    before = lab.files
+    first, second, _ = lab.set.points
+    assert SESSION not in merge.plan(lab.repository, "disk", second.id).summary
+    assert SESSION not in delete.plan(lab.repository, "disk", first.id).summary
+    assert lab.files == before
+
+
+@pytest.mark.parametrize("other", [{"machine": "b" * 32}, {"boot": "another"}, {"boot": ""}])
+def test_a_computer_of_the_same_name_holds_until_it_lets_go(
+    lab: Lab, folder: Path, other: dict[str, str]
+) -> None:
+    """A clone, a container, one that was started anew, or an older version's hold."""
+    hold(lab, 1, folder)
+    path = lab.set_folder / f"hold-{SESSION}.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | other))
+    shutil.rmtree(folder)
+    with pytest.raises(PointInUse):
+        lab.merge(lab.set.points[1])
+    assert path.exists()
+
+
+def test_what_an_older_version_wrote_holds(lab: Lab, folder: Path) -> None:
+    hold(lab, 1, folder)
+    path = lab.set_folder / f"hold-{SESSION}.json"
+    said = json.loads(path.read_text())
+    path.write_text(
+        json.dumps({n: said[n] for n in said if n not in ("machine", "boot", "within")})
+    )
+    assert [each.is_ours for each in holds.of(lab.set)] == [True]
+    with pytest.raises(PointInUse):
+        lab.merge(lab.set.points[1])
+
+
+def test_a_session_on_a_drive_that_is_not_there_holds(lab: Lab, tmp_path: Path) -> None:
+    """What its folder lay in is another one now: the empty mount point."""
+    drive = tmp_path / "drive"
+    (drive / SESSION).mkdir(parents=True)
+    hold(lab, 1, drive / SESSION)
+    drive.rename(tmp_path / "unplugged")
+    with pytest.raises(PointInUse):
+        lab.merge(lab.set.points[1])
+    drive.mkdir()
+    with pytest.raises(PointInUse):
+        lab.merge(lab.set.points[1])
+
+
+def test_a_hold_that_is_just_being_written_is_not_swept_away(lab: Lab) -> None:
+    partial = lab.set_folder / f"hold-{SESSION}.json.partial"
+    partial.write_text("{")
+    lab.backup()
+    assert partial.exists()
+
+
 def test_another_computers_session_holds_until_it_is_released(lab: Lab, folder: Path) -> None:
     hold(lab, 1, folder)
     shutil.rmtree(folder)

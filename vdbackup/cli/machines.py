@@ -133,7 +133,7 @@ def wish(options: argparse.Namespace) -> Wish:
 def _doubts(session: Session) -> list[str]:
     """Why the machine may be slow, or may not boot."""
     hardware = session.hardware
-    doubts = [session.notice, *(problem.sentence for problem in hardware.problems)]
+    doubts = [session.notice, session.unheld, *(problem.sentence for problem in hardware.problems)]
     if hardware.edit.needed:
         doubts.append("The system's own disk would have to be changed for this hardware.")
     return [doubt for doubt in doubts if doubt]

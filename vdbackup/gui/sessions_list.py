@@ -139,6 +139,8 @@ def _state(machine: SessionThread) -> tuple[str, str, str]:
         return machine.problem.title, "bad", machine.problem.advice
     if machine.session is None:
         return "starting …", "muted", ""
+    if machine.session.unheld:
+        return "running, unseen by others", "warning", machine.session.unheld
     if machine.session.notice:
         return "running, slowly (without KVM)", "warning", machine.session.notice
     return "running", "good", ""

@@ -58,6 +58,7 @@ class Session:
         hardware: the machine's, with the reasons for it.
         accelerator: what runs the guest's instructions.
         notice: why that is not KVM, in a sentence; empty where it is.
+        unheld: that others cannot see that its point is in use, in a sentence; empty where they do.
         error: what went wrong in the machine or with QEMU, None as long as nothing has.
         paused: `error` is one of the session's storage, after which it can go on (`resume`).
         crashed: QEMU ended without anybody wanting it to.
@@ -78,6 +79,7 @@ class Session:
         self.hardware = machine.hardware
         self.accelerator = choice.accelerator
         self.notice = choice.notice
+        self.unheld = folder.unheld
         self.error: RecoveryError | None = None
         self.paused = False
         self.crashed = False

@@ -92,6 +92,17 @@ class SessionFolder:
             raise
         return folder
 
+    @property
+    def unheld(self) -> str:
+        """What there is to say where the point is not held for the session; "" where it is."""
+        origin = self.said.origin
+        if origin is None or origin.is_held(self.id):
+            return ""
+        return (
+            "The repository cannot be written to, so nobody else sees that this point is in use: "
+            "do not merge or delete it meanwhile."
+        )
+
     @classmethod
     def reopen(cls, path: Path) -> Self:
         """Take over a session that nobody runs; raises RecoveryError where somebody does."""

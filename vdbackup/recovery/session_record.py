@@ -69,8 +69,12 @@ class Origin:
             )
         self.check_unchanged(backup_set, point)
 
+    def is_held(self, session: str) -> bool:
+        """Whether others can see that the session lies on the point."""
+        return holds.is_held(self.repository / self.set_name, session)
+
     def release(self, session: str) -> None:
-        """The session is gone; a hold that cannot be removed now goes by itself later."""
+        """The session is gone; a hold that cannot be removed now counts no more."""
         folder = self.repository / self.set_name
         if folder.is_dir():
             holds.release(folder, session)

@@ -163,6 +163,10 @@ def reference_to(backup_set: BackupSet, point: RecoveryPoint) -> ParentRef:
 
 
 def sweep(folder: Path) -> None:
-    """Remove what interrupted captures left; only under the lock, with no journal there."""
+    """Remove what interrupted captures left; only under the lock, with no journal there.
+
+    Holds are put down without the lock (holds.py): one that is just being written stays.
+    """
     for partial in folder.glob("*" + PARTIAL):
-        remove(partial)
+        if not partial.name.startswith("hold-"):
+            remove(partial)

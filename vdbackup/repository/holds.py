@@ -3,12 +3,16 @@
 A session's disk is worth something only above the point that it was started on. While the session
 runs or is kept, a small file in the set's folder says so:
 
-    hold-<session>.json     the point's id, whose session it is, where its folder lies, since when
+    hold-<session>.json     the point's id, whose session it is and on which computer, where its
+                            folder lies, since when
 
 A hold is put down before its owner looks whether the point is there, and whoever takes a point away
 looks for holds after its journal is written: of two that come at once, one at least sees the other.
-A hold whose session is gone from this computer goes by itself; what another computer holds is held
-until somebody removes it.
+A hold whose session is known to be gone counts no more, and whoever takes a point away under the
+repository's lock removes it. It is known only on the computer that made it, in the same run of its
+kernel, and where the folder that the session's lay in is still the same: a host's name, a clone of
+a computer or a drive that is not plugged in prove nothing, and then the point stays held until
+somebody lets go of it.
 """
 
 from __future__ import annotations
@@ -18,16 +22,16 @@ import getpass
 import logging
 import os
 import re
-import socket
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from vdbackup.errors import PointInUse, RepositoryError
 from vdbackup.repository.files import read_json, remove, sync_folder, write_json
+from vdbackup.repository.lease import Lease
 from vdbackup.repository.model import RecoveryPoint
 from vdbackup.repository.repository import BackupSet
 
@@ -45,9 +49,12 @@ class Hold:
         point: the point's id.
         session: the session's id.
         title: what runs in it, for a person.
-        host, user: whose it is.
+        host, user: whose it is, for a person.
         folder: the session's, on that host.
         since: UTC, ISO 8601.
+        machine, boot: of the computer and of its kernel's run, as in Lease; "" in what older
+            versions wrote.
+        within: number of the inode of the folder that the session's folder lies in; "" likewise.
     """
 
     point: str
@@ -57,26 +64,34 @@ class Hold:
     user: str
     folder: str
     since: str
+    machine: str = ""
+    boot: str = ""
+    within: str = ""
 
     @property
     def is_ours(self) -> bool:
-        """Whether the session lies on this computer."""
-        return self.host == socket.gethostname()
+        """Whether the session lies, as far as one can tell, on this computer."""
+        here = Lease.of_this_process("")
+        same = self.machine == here.machine if self.machine and here.machine else None
+        return self.host == here.host if same is None else same
 
     @property
     def is_stale(self) -> bool:
         """Whether its session is known to be gone."""
-        return self.is_ours and not _may_exist(self.folder)
+        here = Lease.of_this_process("")
+        same = bool(self.boot) and (self.machine, self.boot) == (here.machine, here.boot)
+        return same and _inode_above(self.folder) == self.within and not _may_exist(self.folder)
 
 
 def place(
     backup_set: BackupSet, point: RecoveryPoint, session: str, title: str, folder: Path
 ) -> bool:
     """Hold a point for a session; False where the repository cannot be written to."""
-    since = datetime.now(UTC).isoformat(timespec="seconds")
+    here, where = Lease.of_this_process(""), str(folder.absolute())
     hold = Hold(
-        point.id, session, title, socket.gethostname(), _user(), str(folder.absolute()), since
-    )
+        point.id, session, title, here.host, _user(), where, here.since,
+        here.machine, here.boot, _inode_above(where),
+    )  # fmt: skip
     try:
         write_json(_path(backup_set.folder, session), asdict(hold))
     except OSError as error:
@@ -97,28 +112,32 @@ def release(set_folder: Path, session: str) -> bool:
     except OSError as error:
         if error.errno not in (errno.EROFS, errno.EACCES, errno.EPERM):
             raise
-        log.warning("%s stays: %s", path, error)  # it goes by itself, as its session does not exist
+        log.warning("%s stays: %s", path, error)  # it counts no more, as its session is gone
         return False
     return there
 
 
 def of(backup_set: BackupSet) -> list[Hold]:
-    """The holds of a set, oldest first; those whose session is gone are removed."""
-    found = []
-    for hold in _read(backup_set.folder):
-        if hold.is_stale:
-            with suppress(OSError):
-                remove(_path(backup_set.folder, hold.session))
-        else:
-            found.append(hold)
-    return found
+    """The holds of a set that count, oldest first. Nothing is changed: plans ask, too."""
+    return [hold for hold in _read(backup_set.folder) if not hold.is_stale]
+
+
+def is_held(set_folder: Path, session: str) -> bool:
+    """Whether a session has put its hold down; not where the repository cannot be written to."""
+    return _path(set_folder, session).exists()
 
 
 def check_free(backup_set: BackupSet, points: Iterable[RecoveryPoint]) -> None:
-    """Raise PointInUse, which names the session, where one lies on any of the points."""
+    """Raise PointInUse, which names the session, where one lies on any of the points.
+
+    The caller holds the lock: holds whose session is known to be gone are removed.
+    """
     by_id = {point.id: point for point in points}
-    for hold in of(backup_set):
-        if hold.point in by_id:
+    for hold in _read(backup_set.folder):
+        if hold.is_stale:
+            with suppress(OSError):  # storage that is full or read-only: it does not count anyway
+                remove(_path(backup_set.folder, hold.session))
+        elif hold.point in by_id:
             raise _in_use(backup_set, by_id[hold.point], hold)
 
 
@@ -160,7 +179,8 @@ def _read(folder: Path) -> Iterator[Hold]:
 
 
 def _parsed(data: dict[str, Any]) -> Hold:
-    values = {name: data[name] for name in Hold.__dataclass_fields__}
+    later = ("machine", "boot", "within")
+    values = {n: data.get(n, "") if n in later else data[n] for n in Hold.__dataclass_fields__}
     if not all(isinstance(value, str) for value in values.values()):
         raise TypeError("not all of it is text")
     datetime.fromisoformat(values["since"])
@@ -171,6 +191,14 @@ def _path(folder: Path, session: str) -> Path:
     if not SESSION_ID.fullmatch(session):
         raise ValueError(f"{session!r} is no session's id")
     return folder / f"hold-{session}.json"
+
+
+def _inode_above(folder: str) -> str:
+    """Of what a folder lies in; another one, or "", where a drive is not there that was."""
+    try:
+        return str(os.stat(os.path.dirname(folder)).st_ino)
+    except (OSError, ValueError):
+        return ""
 
 
 def _may_exist(folder: str) -> bool:
