@@ -6,27 +6,16 @@ import os
 import random
 import re
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from tests.recovery.volumes import MIB, browsing, run
+from tests.sources.loops import mounted
 from vdbackup import cli
 from vdbackup.jobs import CancelToken, silent
 
 pytestmark = pytest.mark.usefixtures("as_root")
-
-
-@contextmanager
-def mounted(image: Path, where: Path, *options: str) -> Iterator[Path]:
-    where.mkdir(exist_ok=True)
-    run("mount", *options, image, where)
-    try:
-        yield where
-    finally:
-        run("umount", where)
 
 
 def put(path: Path, data: bytes) -> None:

@@ -20,16 +20,6 @@ DATA = MIB
 VERSIONS = ("0.90", "1.0", "1.1", "1.2")
 
 
-@pytest.fixture(scope="module")
-def filesystem(tmp_path_factory: pytest.TempPathFactory) -> bytes:
-    folder = tmp_path_factory.mktemp("filesystem")
-    tree, image = folder / "tree", folder / "image"
-    tree.mkdir()
-    (tree / "file").write_bytes(b"what is in it")
-    volumes.ext("ext4", size=8 * MIB)(tree, image)
-    return image.read_bytes()
-
-
 def place(version: str, size: int) -> int:
     """Where the superblock lies, by md's formulas."""
     return {

@@ -38,17 +38,6 @@ def disk(tmp_path: Path) -> Path:
     return disk
 
 
-@pytest.fixture(scope="module")
-def filesystem(tmp_path_factory: pytest.TempPathFactory) -> bytes:
-    """An ext4 with a file in it."""
-    folder = tmp_path_factory.mktemp("filesystem")
-    tree, image = folder / "tree", folder / "image"
-    tree.mkdir()
-    (tree / "file").write_bytes(b"what is in it")
-    volumes.ext("ext4", size=8 * MIB)(tree, image)
-    return image.read_bytes()
-
-
 def table_of_4096(disk: Path, kind: str) -> None:
     with device(disk, 4096) as name:
         volumes.run("sfdisk", "--quiet", name, stdin=f"label: {kind}\nsize=8MiB\nsize=8MiB\n")

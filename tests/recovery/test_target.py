@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import os
 import subprocess
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from tests.backup.lab import Lab, noise
+from tests.sources.loops import loop
 from vdbackup.backup import capture
 from vdbackup.errors import RecoveryError
 from vdbackup.jobs import CancelToken, silent
@@ -36,16 +35,6 @@ def planned(lab: Lab, target: Path, *, overwrite: bool = False) -> restore.Resto
 
 def run(plan: restore.RestorePlan) -> tuple[str, ...]:
     return restore.run(plan, silent, CancelToken())
-
-
-@contextmanager
-def loop(image: Path, *options: str) -> Iterator[Path]:
-    command = ["losetup", "--find", "--show", *options, str(image)]
-    device = subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
-    try:
-        yield Path(device)
-    finally:
-        subprocess.run(["losetup", "--detach", device], check=True)
 
 
 # ------------------------------------------------------------------------------------------ files
