@@ -1,30 +1,36 @@
 """Promote: what a virtual machine wrote becomes a recovery point of its own.
 
-The guest saw the point's layers, its overlay, which may be retargeted, and its session's disk above
-them. Whatever of that differs from the point can only lie where the overlay or the session's disk
-holds something: those ranges are compared by digests and kept as in a capture, so that time follows
-the changes and not the disk. The new point is a child of the session's; the source's next backup
-goes on from what was captured last, beside it.
+The guest saw the point's layers, its overlay, which may be retargeted, and above them its session's
+disk, or several, where another program has taken snapshots. Whatever of that differs from the point
+can only lie where the overlay or one of those holds something: those ranges are compared by digests
+and kept as in a capture, so that time follows the changes and not the disk. The new point is a
+child of the session's; the source's next backup goes on from what was captured last, beside it.
 
-The session's disk is read only; it goes when the point exists, by whoever asked for it.
+The session's disks are only read. They go by whoever asked for it, when the point exists and was
+read back and compared with them once more: where they hold anything else by then, they stay.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Self
 
 from vdbackup.backup import merge
 from vdbackup.backup.capture import RESERVE, keep_changes, state_of
+from vdbackup.backup.readback import check_layer
 from vdbackup.disks.chain import Chain
-from vdbackup.disks.disk import DiskInfo
-from vdbackup.disks.extents import BlockMap, Ranges, aligned, total, union
+from vdbackup.disks.disk import DiskInfo, VirtualDisk
+from vdbackup.disks.extents import BlockMap, Ranges, total
+from vdbackup.disks.formats import open_disk, probe
 from vdbackup.disks.qcow2 import Qcow2Disk
+from vdbackup.disks.transfer import transfer
 from vdbackup.errors import BackupError, PointInUse, from_os
 from vdbackup.jobs import CancelToken, Plan, Report, readable_size
 from vdbackup.repository import overlays
-from vdbackup.repository.digests import BLOCK
+from vdbackup.repository.digests import BLOCK, DigestFold, differ, digest_blocks
 from vdbackup.repository.draft import Draft
 from vdbackup.repository.files import check_room
 from vdbackup.repository.lock import used_by_vm
@@ -38,7 +44,8 @@ class EndedSession:
 
     Attributes:
         id, title: of the session.
-        disk: a QCOW2 child of the point's overlay; no machine has it open.
+        disk: a child of the point's overlay; no machine has it open.
+        above: disks that another program has put above it, the machine's current one last.
         overlay_contents: what the overlay held when the session began (repository/overlays.py).
         start: where the point's disk begins on the session's, in bytes: not at 0 where a disk was
             composed around a volume. What the machine wrote beside the volume is no part of it.
@@ -49,6 +56,12 @@ class EndedSession:
     disk: Path
     overlay_contents: str
     start: int = 0
+    above: tuple[Path, ...] = ()
+
+    @property
+    def disks(self) -> tuple[Path, ...]:
+        """All that the machine wrote, oldest first."""
+        return (self.disk, *self.above)
 
 
 class _Written(Qcow2Disk):
@@ -61,10 +74,15 @@ class _Written(Qcow2Disk):
     start: int
     size: int
 
-    def fits(self, *, composed: bool) -> bool:
-        """Whether the file's disk has that stretch, and more around it only if it is `composed`."""
-        whole, end = super().info.virtual_size, self.start + self.size
-        return end < whole if composed else end == whole
+    def of(self, start: int, point: RecoveryPoint) -> Self:
+        """That stretch of a disk that is composed around the point's, or all of one that is not.
+
+        Of one that has another size, all: it is for the caller to refuse.
+        """
+        whole = super().info.virtual_size
+        fits = start + point.virtual_size < whole if start else point.virtual_size == whole
+        self.start, self.size = (start, point.virtual_size) if fits else (0, whole)
+        return self
 
     def block_map(self) -> BlockMap:
         """Of that stretch."""
@@ -93,7 +111,7 @@ def plan(
     backup_set = repository.set(set_name)
     point = backup_set.point(point_id)
     with _seen_by_guest(backup_set, point, session) as disk:
-        size = total(_candidates(disk))
+        size = total(_candidates(disk, session))
     return PromotePlan(
         summary=(
             f"What {session.title} wrote, at most {readable_size(size)}, becomes a recovery point "
@@ -102,7 +120,7 @@ def plan(
         ),
         bytes_to_copy=size,
         creates=(f"a layer ({backup_set.settings.format}), its overlay, digests and manifest",),
-        replaces=(str(session.disk),),
+        replaces=tuple(map(str, session.disks)),
         repository=repository,
         set_name=set_name,
         point_id=point_id,
@@ -121,13 +139,51 @@ def run(plan: PromotePlan, report: Report, cancel: CancelToken) -> RecoveryPoint
         backup_set = repository.set(plan.set_name)
         for each in backup_set.points:
             if each.promoted_from and each.promoted_from.session == plan.session.id:
+                _check(backup_set, each, plan, report, cancel)
                 return each
         promoted = _promoted(
             backup_set, backup_set.point(plan.point_id), plan.session, report, cancel
         )
         # the number is never given again, even when this point is deleted
         repository.remember_sequence(plan.set_name, promoted.sequence)
+        _check(repository.set(plan.set_name), promoted, plan, report, cancel)
         return promoted
+
+
+def _check(
+    backup_set: BackupSet,
+    promoted: RecoveryPoint,
+    plan: PromotePlan,
+    report: Report,
+    cancel: CancelToken,
+) -> None:
+    """Read the point back, and the machine's disks again: what they hold goes after this.
+
+    Raises:
+        Damaged: the layer is not what was written. BackupError: the disks hold something else, as
+            where the machine has written since an earlier promotion.
+    """
+    disk_format = backup_set.settings.format
+    with DigestFold([backup_set.folder / promoted.digests], promoted.virtual_size) as own:
+        layer = backup_set.disk_path(promoted)
+        check_layer(layer, disk_format, own, f"Check {promoted.disk}", report, cancel)
+    origin = backup_set.point(plan.point_id)
+    with (
+        _seen_by_guest(backup_set, origin, plan.session) as disk,
+        backup_set.open_digests(promoted) as held,
+    ):
+
+        def compare(offset: int, view: memoryview) -> None:
+            actual = digest_blocks(view)
+            if differ(actual, held.expected(offset // BLOCK, len(actual))).any():
+                raise BackupError(
+                    f"Point {promoted.sequence} is not all that {plan.session.title} wrote: the "
+                    "machine has written since. The session stays.",
+                    f"Delete point {promoted.sequence}, and make it again.",
+                )
+
+        ranges = _candidates(disk, plan.session)
+        transfer(ranges, disk.readinto, compare, phase="Compare", report=report, cancel=cancel)
 
 
 def _promoted(
@@ -138,7 +194,7 @@ def _promoted(
     cancel: CancelToken,
 ) -> RecoveryPoint:
     with _seen_by_guest(backup_set, point, session) as disk:
-        ranges = _candidates(disk)
+        ranges = _candidates(disk, session)
         check_room(backup_set.folder, total(ranges) + RESERVE, f"Promoting {session.title}")
         draft = Draft(
             backup_set, PointType.INCREMENTAL, point, point.virtual_size, point.sector_size
@@ -147,7 +203,7 @@ def _promoted(
             with state_of(backup_set, point, point.virtual_size) as state:
                 keep_changes(draft, state, ranges, disk.readinto, "Promote", report, cancel)
             cancel.check()
-            ended = datetime.fromtimestamp(session.disk.stat().st_mtime, UTC)
+            ended = datetime.fromtimestamp(session.disks[-1].stat().st_mtime, UTC)
             return draft.publish(
                 point.warnings,  # what was not there to be captured is not there now
                 unreadable=point.unreadable,
@@ -161,11 +217,11 @@ def _promoted(
 
 
 def _seen_by_guest(backup_set: BackupSet, point: RecoveryPoint, session: EndedSession) -> Chain:
-    """The disk as the guest saw it last; its last two layers are the overlay and the session's."""
+    """The disk as the guest saw it last: the point's layers, its overlay, the session's disks."""
     disk_format = backup_set.settings.format
     overlay = backup_set.overlay_path(point)
     try:
-        if used_by_vm(session.disk):
+        if any(used_by_vm(path) for path in session.disks):
             raise PointInUse(f"{session.title} is still running.", "Shut it down first.")
         backup_set.open_chain(point).close()  # all layers are there, and as long as they were
         if overlays.contents(overlay, disk_format) != session.overlay_contents:
@@ -174,29 +230,49 @@ def _seen_by_guest(backup_set: BackupSet, point: RecoveryPoint, session: EndedSe
                 "started on it, so what that wrote fits no more.",
                 "Put the overlay back as it was, or discard the session.",
             )
-        written = _Written.open_knowing_parent(session.disk)
+        written = _opened(session, point)
     except OSError as error:
         raise from_os(error) from error
     try:
-        written.start, written.size = session.start, point.virtual_size
-        if not written.fits(composed=session.start > 0):
-            raise BackupError(
-                f"The disk of {session.title} is not as large as that of point {point.sequence}.",
-                "Discard the session.",
-            )
         below = Chain.open(overlay, disk_format)
     except BaseException:
-        written.close()
+        _close(written)
         raise
     try:
-        return Chain([*below.layers, written])
+        return Chain([*below.layers, *written])
     except BaseException:  # its tables make no sense
         below.close()
-        written.close()
+        _close(written)
         raise
 
 
-def _candidates(disk: Chain) -> Ranges:
-    """What the overlay or the session's disk holds, in whole blocks."""
-    own = [layer.block_map().own_ranges() for layer in disk.layers[-2:]]
-    return union(*(aligned(ranges, BLOCK, disk.size) for ranges in own))
+def _opened(session: EndedSession, point: RecoveryPoint) -> list[VirtualDisk]:
+    """The session's disks, as much of them as is the point's."""
+    written: list[VirtualDisk] = []
+    try:
+        for path in session.disks:
+            if probe(path) == "qcow2":
+                disk: VirtualDisk = _Written.open_knowing_parent(path).of(session.start, point)
+            else:  # VirtualBox's or VMware's; no disk is composed for them
+                disk = open_disk(path, probe(path))
+            written.append(disk)
+            if disk.info.virtual_size != point.virtual_size:
+                raise BackupError(
+                    f"The disk of {session.title} is not as large as that of point "
+                    f"{point.sequence}.",
+                    "Discard the session.",
+                )
+    except BaseException:
+        _close(written)
+        raise
+    return written
+
+
+def _close(disks: Sequence[VirtualDisk]) -> None:
+    for disk in disks:
+        disk.close()
+
+
+def _candidates(disk: Chain, session: EndedSession) -> Ranges:
+    """What the overlay or the session's disks hold, in whole blocks."""
+    return disk.held_from(len(disk.layers) - len(session.disks) - 1)

@@ -285,6 +285,11 @@ def _add_sessions(subparsers: _Subparsers) -> None:
         "-r", "--repository", type=Path, metavar="DIR",
         help="also let go of the points there that another computer's session of this id holds",
     )  # fmt: skip
+    for name in ("discard", "promote", "reopen"):
+        made[name].add_argument(
+            "--not-running", action="store_true",
+            help="the machine of another program does not run, where only you can know that",
+        )  # fmt: skip
     _dry_run(made["promote"])
     _wait(made["promote"])
     for name in ("list", "reopen", "promote"):

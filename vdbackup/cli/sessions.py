@@ -70,8 +70,11 @@ def reopen(options: argparse.Namespace) -> int:
     from vdbackup.errors import RecoveryError
     from vdbackup.recovery.vm import reopen_session
 
+    saved = _find(options)
+    if saved.program is not None:
+        return _write_again(saved, options)
     started = time.monotonic()
-    session = reopen_session(_find(options), display=not options.headless)
+    session = reopen_session(saved, display=not options.headless)
     outcome, text = follow(session, options, keep=True)
     seconds = time.monotonic() - started
     if options.json:
@@ -79,6 +82,18 @@ def reopen(options: argparse.Namespace) -> int:
         print_json({"event": "result", "reached": outcome, **data})
     if not outcome:
         raise RecoveryError(missed(options, seconds), last_words(text))
+    return DONE
+
+
+def _write_again(saved: SavedSession, options: argparse.Namespace) -> int:
+    """Write the machine of another program anew: a merge has given its disks other names."""
+    from vdbackup.recovery.other_programs import write_again
+
+    made = write_again(saved, not_running=options.not_running)
+    if options.json:
+        print_json({"event": "result", "session": made.session, "file": str(made.file)})
+    else:
+        say(made.how)
     return DONE
 
 
@@ -110,7 +125,7 @@ def kill(options: argparse.Namespace) -> int:
 def discard(options: argparse.Namespace) -> int:
     """Delete what a machine left; or only let go of what another computer's session holds."""
     if options.repository is None:
-        _find(options).discard()
+        _find(options).discard(not_running=options.not_running)
         return DONE
     from vdbackup.errors import RecoveryError
     from vdbackup.repository import holds
@@ -140,14 +155,17 @@ def promote(options: argparse.Namespace) -> int:
     origin = saved.origin
     repository, backup_set, _ = origin.find()
     open_repository(repository.path)  # finishes what was interrupted
+    machine = saved.ended_machine(not_running=options.not_running)
+    own, *above = machine.disks
     session = promote.EndedSession(
-        saved.id, saved.title, saved.disk, origin.overlay_contents, saved.disk_start
+        saved.id, saved.title, own, origin.overlay_contents, saved.disk_start, tuple(above)
     )
     plan = promote.plan(repository, backup_set.name, origin.point, session)
     if not announce(plan, options):
         return DONE
     with SessionFolder.reopen(saved.folder) as folder:  # nobody else opens it meanwhile
         point = _promoted(plan, options)
+        machine.check_still()
         folder.remove()
     warnings: tuple[str, ...] = work(
         "Retarget",
@@ -177,7 +195,8 @@ def _promoted(plan: PromotePlan, options: argparse.Namespace) -> RecoveryPoint:
 
 def open_with(options: argparse.Namespace) -> int:
     """Write what another program needs to run a machine from a point."""
-    from vdbackup.recovery.other_programs import Program, write_machine
+    from vdbackup.recovery.elsewhere import Program
+    from vdbackup.recovery.other_programs import write_machine
 
     repository = open_repository(options.repository)
     backup_set, point = repository.find(options.point, options.set)

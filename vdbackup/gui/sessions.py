@@ -15,7 +15,8 @@ from vdbackup.gui.store import Store
 from vdbackup.gui.worker import Workers
 from vdbackup.jobs import Job
 from vdbackup.recovery import sessions
-from vdbackup.recovery.other_programs import Program, WrittenMachine, write_machine
+from vdbackup.recovery.elsewhere import Program
+from vdbackup.recovery.other_programs import WrittenMachine, write_machine
 from vdbackup.recovery.session import GRACE
 from vdbackup.recovery.session_folder import SavedSession, saved_session, saved_sessions
 from vdbackup.repository.model import RecoveryPoint

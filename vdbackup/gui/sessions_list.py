@@ -9,7 +9,7 @@ from PySide6.QtWidgets import QFrame, QGridLayout, QPushButton, QVBoxLayout, QWi
 from vdbackup.gui import parts, words
 from vdbackup.gui.session import AtEnd, Order, SessionThread
 from vdbackup.gui.sessions import Sessions
-from vdbackup.recovery.other_programs import NAMES, Program
+from vdbackup.recovery.elsewhere import NAMES, Program
 from vdbackup.recovery.session_folder import SavedSession, SessionState
 
 Machine = SessionThread | SavedSession

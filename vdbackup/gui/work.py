@@ -130,13 +130,19 @@ def delete_point(plan: delete.DeletePlan, report: Report, cancel: CancelToken) -
 
 
 def plan_promotion(saved: SavedSession) -> promote.PromotePlan:
-    """What making a recovery point of a session would do."""
+    """What making a recovery point of a session would do; who agrees says that it does not run."""
     origin = saved.origin
     repository, backup_set, _ = origin.find()
+    own, *above = saved.ended_machine(not_running=True).disks
     session = promote.EndedSession(
-        saved.id, saved.title, saved.disk, origin.overlay_contents, saved.disk_start
+        saved.id, saved.title, own, origin.overlay_contents, saved.disk_start, tuple(above)
     )
-    return promote.plan(repository, backup_set.name, origin.point, session)
+    plan = promote.plan(repository, backup_set.name, origin.point, session)
+    if saved.program is None:
+        return plan
+    return replace(
+        plan, summary=f"{plan.summary} Its machine must be shut down in {saved.program}."
+    )
 
 
 def plan_discard(saved: SavedSession, written: int) -> Plan:
@@ -153,9 +159,11 @@ def promote_session(saved: SavedSession, report: Report, cancel: CancelToken) ->
     """Make a recovery point of a session, which then goes; `value` is the point."""
     from vdbackup.recovery.retarget.policy import for_new_point
 
+    machine = saved.ended_machine(not_running=True)
     plan = plan_promotion(saved)
     with SessionFolder.reopen(saved.folder) as folder:  # nobody else opens it meanwhile
         point = promote.run(plan, report, cancel)
+        machine.check_still()
         folder.remove()
     what = (plan.repository, plan.set_name, point.id, saved.folder.parent)
     trouble = for_new_point(*what, report, cancel)

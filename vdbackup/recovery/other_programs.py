@@ -8,10 +8,12 @@ held until the session is discarded. Which program reads chains of which format:
     VirtualBox                      VMDK, VHD       a child in the set's own format
     VMware                          VMDK            the same
 
-The machine has a SATA controller, which most real machines have, a BIOS, and no network. libvirt's
-file is checked against its schema (docs/formatdomain.rst describes it). VirtualBox's and VMware's
-are written by what is generally known of them: neither program was at hand to open one. That their
-disks read right through all parents is proven with QEMU and libvhdi.
+The machine has the controller and the firmware that the point was found to boot with, as far as the
+program has them (other_hardware.py), and no network. libvirt's file is checked against its schema
+(docs/formatdomain.rst describes it) and booted by its session daemon. VirtualBox's is written by
+its own (Main/xml/VirtualBox-settings.xsd), VMware's by what is generally known of it: neither
+program was at hand to open one. That their disks read right through all parents is proven with QEMU
+and libvhdi.
 """
 
 from __future__ import annotations
@@ -19,36 +21,27 @@ from __future__ import annotations
 import os
 import uuid
 from collections.abc import Sequence
-from dataclasses import dataclass
+from contextlib import closing
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from enum import StrEnum
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
 from vdbackup.disks.chain import Chain
 from vdbackup.disks.disk import DiskInfo, ParentRef
-from vdbackup.disks.formats import create_disk
+from vdbackup.disks.formats import create_disk, open_disk, probe
+from vdbackup.disks.qcow2 import Qcow2Disk
 from vdbackup.errors import RecoveryError, from_os
-from vdbackup.recovery import accelerator, qemu
-from vdbackup.recovery.session_folder import SessionFolder
+from vdbackup.recovery import accelerator, other_hardware, qemu
+from vdbackup.recovery.elsewhere import NAMES, Program
+from vdbackup.recovery.guest.model import Firmware
+from vdbackup.recovery.hardware import Controller, Hardware
+from vdbackup.recovery.retarget.report import chosen_hardware
+from vdbackup.recovery.session_folder import SavedSession, SessionFolder
 from vdbackup.recovery.session_record import Origin
 from vdbackup.repository.model import RecoveryPoint
 from vdbackup.repository.repository import BackupSet, Repository
 
-
-class Program(StrEnum):
-    """Whose virtual machine it is to be."""
-
-    VIRT_MANAGER = "virt-manager"
-    VIRTUALBOX = "virtualbox"
-    VMWARE = "vmware"
-
-
-NAMES = {
-    Program.VIRT_MANAGER: "virt-manager",
-    Program.VIRTUALBOX: "VirtualBox",
-    Program.VMWARE: "VMware",
-}
 FORMATS = {
     Program.VIRT_MANAGER: ("vmdk", "qcow2"),
     Program.VIRTUALBOX: ("vmdk", "vhd"),
@@ -105,18 +98,15 @@ def write_machine(
         RecoveryError: the program cannot read the format, or the folder cannot be written to.
         ParentError, DiskFormatError, Damaged: the chain is not what it should be.
     """
-    disk_format = backup_set.settings.format
-    check_possible(program, disk_format, point.sector_size)
-    backup_set.open_chain(point).close()
-    overlay = backup_set.overlay_path(point).absolute()
-    with Chain.open(overlay, disk_format) as chain:
-        layers = [_Layer(layer.path.absolute(), layer.info) for layer in chain.layers]
+    place = _place(backup_set, point, program)
+    hardware = replace(place.hardware, memory_mib=memory_mib)
     origin = Origin.of(repository, backup_set, point)
     title = f"{backup_set.name} #{point.sequence}"
     options = {"program": str(program), "memory_mib": memory_mib}
-    with SessionFolder.create(sessions_folder, title, overlay, origin, options) as folder:
+    with SessionFolder.create(sessions_folder, title, place.overlay, origin, options) as folder:
         try:
-            file = _WRITERS[program](folder, layers, memory_mib)
+            _CHILDREN[program](folder, place.layers)
+            file = _WRITERS[program](folder, _own_disks(folder, program), place.layers, hardware)
             folder.keep()
         except OSError as error:
             folder.remove()
@@ -124,7 +114,76 @@ def write_machine(
         except BaseException:
             folder.remove()
             raise
-    return WrittenMachine(folder.id, file, _HOW[program].format(file=file))
+    return _written(folder, program, file, hardware)
+
+
+def write_again(saved: SavedSession, *, not_running: bool = False) -> WrittenMachine:
+    """Write the machine of a session anew, on the disks that it has by now.
+
+    A merge gives the layers below other names, and libvirt's and VirtualBox's machines name each.
+
+    Raises:
+        RecoveryError: the machine runs, or what it lies on is not what it was.
+        RepositoryError: the point is not there.
+    """
+    if saved.program not in list(Program):  # its record may say anything
+        raise RecoveryError(f"The session {saved.id} is of no program that is known.")
+    program = Program(saved.program)
+    ended = saved.ended_machine(not_running=not_running)
+    _, backup_set, point = saved.origin.find()
+    place = _place(backup_set, point, program)
+    saved.origin.check_unchanged(backup_set, point)
+    memory = saved.said.machine.get("memory_mib")
+    hardware = replace(place.hardware, memory_mib=memory) if type(memory) is int else place.hardware
+    with SessionFolder.reopen(saved.folder) as folder:
+        try:
+            file = _AGAIN[program](folder, ended.disks, place.layers, hardware)
+        except OSError as error:
+            raise from_os(error) from error
+        folder.keep()
+    return _written(folder, program, file, hardware)
+
+
+@dataclass(frozen=True)
+class _Place:
+    """What a machine is put on."""
+
+    overlay: Path
+    layers: tuple[_Layer, ...]
+    hardware: Hardware
+
+
+def _place(backup_set: BackupSet, point: RecoveryPoint, program: Program) -> _Place:
+    disk_format = backup_set.settings.format
+    check_possible(program, disk_format, point.sector_size)
+    backup_set.open_chain(point).close()
+    overlay = backup_set.overlay_path(point).absolute()
+    with Chain.open(overlay, disk_format) as chain:
+        layers = tuple(_Layer(layer.path.absolute(), layer.info) for layer in chain.layers)
+        hardware = other_hardware.hardware_in(program, chain, chosen_hardware(backup_set, point))
+    return _Place(overlay, layers, hardware)
+
+
+def _info(path: Path) -> DiskInfo:
+    found = probe(path)
+    opened = Qcow2Disk.open_knowing_parent(path) if found == "qcow2" else open_disk(path, found)
+    with closing(opened) as disk:
+        return disk.info
+
+
+def _own_disks(folder: SessionFolder, program: Program) -> list[_Layer]:
+    """The session's own disk, just made."""
+    if program is Program.VIRT_MANAGER:
+        return [_Layer(folder.disk, _info(folder.disk))]
+    (path,) = (path for path in folder.path.glob("machine.*") if path.suffix in (".vmdk", ".vhd"))
+    return [_Layer(path, _info(path))]
+
+
+def _written(
+    folder: SessionFolder, program: Program, file: Path, hardware: Hardware
+) -> WrittenMachine:
+    how = _HOW[program].format(file=file) + other_hardware.notice(hardware)
+    return WrittenMachine(folder.id, file, how)
 
 
 _HOW = {
@@ -137,17 +196,29 @@ _HOW = {
 # ------------------------------------------------------------------------------- virt-manager
 
 
-def _libvirt(folder: SessionFolder, layers: Sequence[_Layer], memory_mib: int) -> Path:
-    files = [layer.path for layer in layers]
-    backing = qemu.Backing.of_chain(files, layers[-1].info.format)
-    qemu.create_session_disk(folder.disk, backing, layers[-1].info.virtual_size)
+def _backing(layers: Sequence[_Layer]) -> qemu.Backing:
+    return qemu.Backing.of_chain([layer.path for layer in layers], layers[-1].info.format)
+
+
+def _qcow2_child(folder: SessionFolder, layers: Sequence[_Layer]) -> None:
+    qemu.create_session_disk(folder.disk, _backing(layers), layers[-1].info.virtual_size)
+
+
+def _libvirt(
+    folder: SessionFolder, disks: Sequence[_Layer], layers: Sequence[_Layer], hardware: Hardware
+) -> Path:
     kvm = accelerator.choose().accelerator is qemu.Accelerator.KVM
     domain = ET.Element("domain", type="kvm" if kvm else "qemu")
     _add(domain, "name", _machine_name(folder))
-    _add(domain, "memory", str(memory_mib), unit="MiB")
+    # always the same, so that defining it again changes the machine that is there
+    _add(domain, "uuid", str(uuid.uuid5(uuid.NAMESPACE_OID, folder.id)))
+    _add(domain, "memory", str(hardware.memory_mib), unit="MiB")
     _add(domain, "vcpu", str(_CPUS))
-    system = _add(domain, "os")
-    _add(system, "type", "hvm", arch="x86_64", machine="q35")
+    uefi = {"firmware": "efi"} if hardware.firmware is Firmware.UEFI else {}
+    system = _add(domain, "os", **uefi)
+    _add(system, "type", "hvm", arch="x86_64", machine=hardware.machine.value)
+    if uefi:  # what boots may be signed by nobody
+        _add(_add(system, "firmware"), "feature", enabled="no", name="secure-boot")
     _add(system, "boot", dev="hd")
     features = _add(domain, "features")
     _add(features, "acpi")
@@ -156,14 +227,18 @@ def _libvirt(folder: SessionFolder, layers: Sequence[_Layer], memory_mib: int) -
     devices = _add(domain, "devices")
     disk = _add(devices, "disk", type="file", device="disk")
     _add(disk, "driver", name="qemu", type="qcow2", discard="unmap", error_policy="stop")
-    _add(disk, "source", file=str(folder.disk))
+    *below, current = [*layers, *disks]
+    _add(disk, "source", file=str(current.path))
     above = disk  # each layer is named outright, so that libvirt follows no link in a file
-    for layer in reversed(layers):
+    for layer in reversed(below):
         above = _add(above, "backingStore", type="file")
         _add(above, "format", type=layer.info.format)
         _add(above, "source", file=str(layer.path))
     _add(above, "backingStore")
-    _add(disk, "target", dev="sda", bus="sata")
+    bus, name, model = other_hardware.LIBVIRT[hardware.controller]
+    _add(disk, "target", dev=name, bus=bus)
+    if model:
+        _add(devices, "controller", type="scsi", index="0", model=model)
     _add(devices, "input", type="tablet", bus="usb")
     _add(devices, "graphics", type="vnc", autoport="yes")
     _add(_add(devices, "video"), "model", type="vga")
@@ -171,70 +246,118 @@ def _libvirt(folder: SessionFolder, layers: Sequence[_Layer], memory_mib: int) -
     return _write_xml(folder.path / "domain.xml", domain)
 
 
+def _libvirt_again(
+    folder: SessionFolder, disks: Sequence[Path], layers: Sequence[_Layer], hardware: Hardware
+) -> Path:
+    qemu.name_backing(folder.disk, _backing(layers))
+    return _libvirt(folder, [_Layer(path, _info(path)) for path in disks], layers, hardware)
+
+
 # -------------------------------------------------------------------------------- VirtualBox
 
 _NAMESPACE = "http://www.virtualbox.org/"
 
 
-def _virtualbox(folder: SessionFolder, layers: Sequence[_Layer], memory_mib: int) -> Path:
-    child = _child_disk(folder, layers)
+def _virtualbox(
+    folder: SessionFolder, disks: Sequence[_Layer], layers: Sequence[_Layer], hardware: Hardware
+) -> Path:
     root = ET.Element("VirtualBox", xmlns=_NAMESPACE, version="1.15-linux")
     machine = _add(
         root,
         "Machine",
-        uuid=f"{{{uuid.uuid4()}}}",
+        uuid=f"{{{uuid.uuid5(uuid.NAMESPACE_OID, folder.id)}}}",
         name=_machine_name(folder),
         OSType="Other_64",
         snapshotFolder="Snapshots",
         lastStateChange=f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}",
     )
-    above = _add(_add(machine, "MediaRegistry"), "HardDisks")
-    for number, layer in enumerate([*layers, child]):
-        facts = {"uuid": f"{{{layer.info.disk_id}}}", "location": str(layer.path)}
-        kind = {} if number else {"type": "Normal"}
-        above = _add(above, "HardDisk", **facts, format=layer.info.format.upper(), **kind)
-    hardware = _add(machine, "Hardware")
-    _add(hardware, "CPU", count=str(_CPUS))
-    _add(hardware, "Memory", RAMSize=str(memory_mib))
-    _add(_add(hardware, "Boot"), "Order", position="1", device="HardDisk")
-    _add(hardware, "Display", VRAMSize="16")
-    _add(_add(hardware, "BIOS"), "IOAPIC", enabled="true")
+    _add_media(_add(_add(machine, "MediaRegistry"), "HardDisks"), [*layers, *disks])
+    built = _add(machine, "Hardware")
+    _add(built, "CPU", count=str(_CPUS))
+    _add(built, "Memory", RAMSize=str(hardware.memory_mib))
+    if hardware.firmware is Firmware.UEFI:
+        _add(built, "Firmware", type="EFI")
+    _add(_add(built, "Boot"), "Order", position="1", device="HardDisk")
+    _add(built, "Display", VRAMSize="16")
+    # an adapter that is not spoken of is one that is there, with NAT
+    _add(_add(built, "Network"), "Adapter", slot="0", enabled="false")
+    _add(_add(built, "BIOS"), "IOAPIC", enabled="true")
+    name, kind = other_hardware.VIRTUALBOX[hardware.controller]
     controller = _add(
         _add(machine, "StorageControllers"),
         "StorageController",
-        name="SATA",
-        type="AHCI",
-        PortCount="1",
+        name=name,
+        type=kind,
+        PortCount="2" if hardware.controller is Controller.IDE else "1",
         useHostIOCache="true",
         Bootable="true",
     )
     attached = _add(controller, "AttachedDevice", type="HardDisk", port="0", device="0")
-    _add(attached, "Image", uuid=f"{{{child.info.disk_id}}}")
+    _add(attached, "Image", uuid=_virtualbox_uuid(disks[-1].info))
     return _write_xml(folder.path / "machine.vbox", root)
+
+
+def _add_media(above: ET.Element, layers: Sequence[_Layer], tag: str = "HardDisk") -> ET.Element:
+    """Name the disks, each in its parent; the last one's element."""
+    for number, layer in enumerate(layers):
+        facts = {"uuid": _virtualbox_uuid(layer.info), "location": str(layer.path)}
+        kind = {} if number else {"type": "Normal"}
+        above = _add(above, tag, **facts, format=layer.info.format.upper(), **kind)
+    return above
+
+
+def _virtualbox_again(
+    folder: SessionFolder, disks: Sequence[Path], layers: Sequence[_Layer], _hardware: Hardware
+) -> Path:
+    """Name the layers below the session's disk anew; all else is VirtualBox's by now."""
+    path = folder.path / "machine.vbox"
+    space = f"{{{_NAMESPACE}}}"
+    try:
+        tree = ET.parse(path)  # noqa: S314 - the user's own VirtualBox's
+    except ET.ParseError as error:
+        raise RecoveryError(f"{path} cannot be read: {error}.", "Discard the session.") from error
+    for media in tree.iterfind(f"{space}Machine/{space}MediaRegistry/{space}HardDisks"):
+        for own in media.iter(f"{space}HardDisk"):
+            if (folder.path / own.get("location", "")).resolve() == disks[0].resolve():
+                media.clear()
+                _add_media(media, layers, f"{space}HardDisk").append(own)
+                break
+    ET.register_namespace("", _NAMESPACE)
+    return _write_xml(path, tree.getroot())
+
+
+def _virtualbox_uuid(info: DiskInfo) -> str:
+    """A disk's UUID as VirtualBox reads it: a VHD footer's little-endian (Storage/VHD.cpp)."""
+    own = uuid.UUID(info.disk_id)
+    return f"{{{uuid.UUID(bytes_le=own.bytes) if info.format == 'vhd' else own}}}"
 
 
 # ------------------------------------------------------------------------------------ VMware
 
 
-def _vmware(folder: SessionFolder, layers: Sequence[_Layer], memory_mib: int) -> Path:
-    child = _child_disk(folder, layers)
+def _vmware(
+    folder: SessionFolder, disks: Sequence[_Layer], _layers: Sequence[_Layer], hardware: Hardware
+) -> Path:
+    bus, model = other_hardware.VMWARE[hardware.controller]
     settings = {
         ".encoding": "UTF-8",
         "config.version": "8",
-        "virtualHW.version": "10",  # the first that knows SATA
+        # the first that know NVMe, and SATA
+        "virtualHW.version": "13" if hardware.controller is Controller.NVME else "10",
         "displayName": _machine_name(folder),
         "guestOS": "other-64",
-        "firmware": "bios",
-        "memsize": str(-(-memory_mib // 4) * 4),  # in steps of 4 MiB
+        "firmware": "efi" if hardware.firmware is Firmware.UEFI else "bios",
+        "memsize": str(-(-hardware.memory_mib // 4) * 4),  # in steps of 4 MiB
         "numvcpus": str(_CPUS),
         "pciBridge0.present": "TRUE",
         "pciBridge4.present": "TRUE",
         "pciBridge4.virtualDev": "pcieRootPort",
         "pciBridge4.functions": "8",
-        "sata0.present": "TRUE",
-        "sata0:0.present": "TRUE",
-        "sata0:0.deviceType": "disk",
-        "sata0:0.fileName": child.path.name,
+        f"{bus}0.present": "TRUE",
+        **({f"{bus}0.virtualDev": model} if model else {}),
+        f"{bus}0:0.present": "TRUE",
+        f"{bus}0:0.deviceType": "disk",
+        f"{bus}0:0.fileName": disks[-1].path.name,
         "ethernet0.present": "FALSE",
     }
     path = folder.path / "machine.vmx"
@@ -248,10 +371,17 @@ def _vmx_value(text: str) -> str:
     return "".join(c if c.isprintable() and c not in '"|' else f"|{ord(c):02X}" for c in text)
 
 
+def _vmware_again(
+    folder: SessionFolder, _disks: Sequence[Path], _layers: Sequence[_Layer], _hardware: Hardware
+) -> Path:
+    """Its file names the session's disk alone, and that the overlay, whose name stays."""
+    return folder.path / "machine.vmx"
+
+
 # ------------------------------------------------------------------------------------- parts
 
 
-def _child_disk(folder: SessionFolder, layers: Sequence[_Layer]) -> _Layer:
+def _child_disk(folder: SessionFolder, layers: Sequence[_Layer]) -> None:
     """An empty child of the overlay, in its format.
 
     VMDK names its parent by any path; VHD's locator is one relative to the child.
@@ -263,11 +393,8 @@ def _child_disk(folder: SessionFolder, layers: Sequence[_Layer]) -> _Layer:
     reference = ParentRef(parent.info.disk_id, parent.info.content_id, place)
     path = folder.path / f"machine.{parent.info.format}"
     disk = create_disk(path, parent.info.format, parent.info.virtual_size, reference)
-    try:
+    with closing(disk):
         disk.flush()
-        return _Layer(path, disk.info)
-    finally:
-        disk.close()
 
 
 def _machine_name(folder: SessionFolder) -> str:
@@ -288,8 +415,18 @@ def _write_xml(path: Path, root: ET.Element) -> Path:
     return path
 
 
+_CHILDREN = {
+    Program.VIRT_MANAGER: _qcow2_child,
+    Program.VIRTUALBOX: _child_disk,
+    Program.VMWARE: _child_disk,
+}
 _WRITERS = {
     Program.VIRT_MANAGER: _libvirt,
     Program.VIRTUALBOX: _virtualbox,
     Program.VMWARE: _vmware,
+}
+_AGAIN = {
+    Program.VIRT_MANAGER: _libvirt_again,
+    Program.VIRTUALBOX: _virtualbox_again,
+    Program.VMWARE: _vmware_again,
 }

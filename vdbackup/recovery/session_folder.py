@@ -37,6 +37,7 @@ from vdbackup import durable
 from vdbackup.disks.holders import holders, named
 from vdbackup.errors import Obstructed, RecoveryError
 from vdbackup.recovery import composition
+from vdbackup.recovery.elsewhere import EndedMachine, check_ended
 from vdbackup.recovery.session_record import Origin, SessionRecord
 
 log = logging.getLogger(__name__)
@@ -245,9 +246,23 @@ class SavedSession:
         return self.state in (SessionState.RUNNING, SessionState.UNATTENDED)
 
     @property
+    def program(self) -> str | None:
+        """Which other program has the machine; None where it is ours. Its record says anything."""
+        program = self.said.machine.get("program")
+        return program if isinstance(program, str) else None
+
+    @property
     def disk(self) -> Path:
-        """What the guest has written."""
-        return self.folder / "session.qcow2"
+        """What the guest has written, at first: another program may have gone on in another file.
+
+        What there is by now `ended_machine` finds out.
+        """
+        others = (self.folder / f"machine.{suffix}" for suffix in ("vmdk", "vhd"))
+        return next((path for path in others if path.exists()), self.folder / "session.qcow2")
+
+    def ended_machine(self, *, not_running: bool = False) -> EndedMachine:
+        """All disks that the machine is on; raises RecoveryError where it runs, or may run."""
+        return EndedMachine.of(self.folder, self.disk, self.program, not_running=not_running)
 
     @property
     def written(self) -> int:
@@ -291,11 +306,15 @@ class SavedSession:
         with suppress(RecoveryError):
             SessionFolder.reopen(self.folder).keep()
 
-    def discard(self) -> None:
+    def discard(self, *, not_running: bool = False) -> None:
         """End its QEMU if that still runs, and delete the folder.
 
         Raises RecoveryError where somebody needs it: what is done is done under the folder's lock,
         for the session may have been opened again since the list was read.
+
+        Args:
+            not_running: the user has said that the machine does not run in another program, where
+                that cannot be found out (MayRun).
         """
         try:
             lock = _locked(self.folder)
@@ -315,6 +334,8 @@ class SavedSession:
                     "Look at the list again before you throw away what it wrote.",
                 )
             self._refuse_if_open(said.pid)
+            if self.program is not None:
+                check_ended(self.folder, self.disk, self.program, not_running=not_running)
             if said.pid is not None:
                 kill(said.pid, self.folder)
             _delete(self.folder)

@@ -1,0 +1,324 @@
+"""Machines in other programs: what they wrote is never lost, whatever disks they made of it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from xml.etree import ElementTree as ET
+
+import pytest
+
+from tests.cli.conftest import Vdbackup
+from tests.guests import tiny_linux
+from tests.oracles import qemu
+from tests.recovery.libvirt import Libvirt, Refused
+from vdbackup.repository.repository import Repository
+
+LIMIT = 120.0
+VIRTUALBOX = "{http://www.virtualbox.org/}"
+
+
+@pytest.fixture
+def libvirt(monkeypatch: pytest.MonkeyPatch) -> Iterator[Libvirt]:
+    """libvirt's session daemon is at hand; it does not run yet."""
+    with tempfile.TemporaryDirectory(prefix="lv-") as folder:  # a socket's path is short
+        made = Libvirt(Path(folder))
+        monkeypatch.setenv("PATH", str(made.programs), prepend=":")
+        yield made
+
+
+@pytest.fixture
+def no_tools(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No other program's tool answers."""
+    for name in ("virsh", "VBoxManage", "vmrun"):
+        program = tmp_path / "silent" / name
+        program.parent.mkdir(exist_ok=True)
+        program.write_text("#!/bin/sh\nexit 1\n")
+        program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path / "silent"), prepend=":")
+
+
+@pytest.fixture(params=["vmdk", "qcow2"])
+def linux(request: pytest.FixtureRequest, vdbackup: Vdbackup, tmp_path: Path) -> Path:
+    """A repository with two points of a small Linux that counts its boots."""
+    image = tmp_path / "linux.img"
+    shutil.copyfile(tiny_linux.image(), image)
+    for seed in (1, 2):
+        with image.open("r+b") as file:
+            file.seek(1 << 20 >> 1)  # before the first partition
+            file.write(bytes([seed]) * 512)
+        done = vdbackup("backup", image, "-r", tmp_path / "r", "--format", request.param)
+        assert done.status in (0, 3), done.err
+    return tmp_path / "r"
+
+
+def boots_of(vdbackup: Vdbackup, repository: Path, folder: Path) -> str:
+    """How often the system has come up, as the newest promoted point has it."""
+    folder.mkdir()
+    assert vdbackup("extract", "-r", repository, 3, "/p2/bootcount", folder).status == 0
+    return (folder / "bootcount").read_text().strip()
+
+
+def runs_to_its_end(libvirt: Libvirt, name: str) -> None:
+    """Start a machine, and wait until it has shut down by itself."""
+    libvirt.virsh("start", name)
+    end = time.monotonic() + LIMIT
+    while libvirt.virsh("domstate", name).strip() != "shut off":
+        assert time.monotonic() < end, "the machine does not end"
+        time.sleep(0.2)
+
+
+def machine_name(file: Path) -> str:
+    return str(ET.parse(file).getroot().findtext("name"))
+
+
+def test_libvirt_boots_the_machine_and_what_its_snapshots_hold_is_promoted(
+    vdbackup: Vdbackup, linux: Path, libvirt: Libvirt, tmp_path: Path
+) -> None:
+    made = vdbackup("open-with", "virt-manager", "latest", "-r", linux, "--json").json
+    session, file = made["session"], Path(made["file"])
+    name = machine_name(file)
+    with libvirt.running():
+        libvirt.virsh("define", file)
+        runs_to_its_end(libvirt, name)
+        libvirt.virsh("snapshot-create-as", name, "s1", "--disk-only")
+        runs_to_its_end(libvirt, name)  # what this writes is in the snapshot's disk alone
+        assert sorted(path.name for path in file.parent.glob("session.*")) == [
+            "session.json", "session.qcow2", "session.s1",
+        ]  # fmt: skip
+        said = vdbackup("sessions", "promote", session, "--json")
+        assert said.status in (0, 3), said.err
+        libvirt.virsh("undefine", name, "--snapshots-metadata")
+    assert not file.parent.exists()
+    assert boots_of(vdbackup, linux, tmp_path / "out") == "2"
+    assert vdbackup("verify", "-r", linux).status == 0
+
+
+def test_a_machine_that_runs_in_libvirt_is_neither_discarded_nor_promoted(
+    vdbackup: Vdbackup, linux: Path, libvirt: Libvirt
+) -> None:
+    made = vdbackup("open-with", "virt-manager", "latest", "-r", linux, "--json").json
+    name = machine_name(Path(made["file"]))
+    with libvirt.running():
+        libvirt.virsh("define", made["file"])
+        libvirt.virsh("start", name, "--paused")
+        for action in ("discard", "promote", "reopen"):
+            said = vdbackup("sessions", action, made["session"], "--not-running")
+            assert said.status == 1
+            assert "its files open" in said.err
+        libvirt.virsh("destroy", name)
+        assert vdbackup("sessions", "discard", made["session"]).status == 0
+        libvirt.virsh("undefine", name)
+
+
+def test_a_snapshot_that_libvirt_keeps_elsewhere_is_promoted_too(
+    vdbackup: Vdbackup, linux: Path, libvirt: Libvirt, tmp_path: Path
+) -> None:
+    made = vdbackup("open-with", "virt-manager", "latest", "-r", linux, "--json").json
+    file = Path(made["file"])
+    name, disk = machine_name(file), ET.parse(file).getroot().find("./devices/disk/target")
+    assert disk is not None
+    with libvirt.running():
+        libvirt.virsh("define", file)
+        elsewhere = f"{disk.get('dev')},file={tmp_path}/elsewhere.qcow2"
+        libvirt.virsh("snapshot-create-as", name, "s1", "--disk-only", "--diskspec", elsewhere)
+        runs_to_its_end(libvirt, name)
+        assert vdbackup("sessions", "promote", made["session"]).status in (0, 3)
+        libvirt.virsh("undefine", name, "--snapshots-metadata")
+    assert boots_of(vdbackup, linux, tmp_path / "out") == "1"
+
+
+def test_after_a_merge_the_machine_is_written_again_and_starts(
+    vdbackup: Vdbackup, linux: Path, libvirt: Libvirt
+) -> None:
+    made = vdbackup("open-with", "virt-manager", "latest", "-r", linux, "--json").json
+    name = machine_name(Path(made["file"]))
+    with libvirt.running():
+        libvirt.virsh("define", made["file"])
+        runs_to_its_end(libvirt, name)
+        assert vdbackup("merge", 2, "-r", linux).status == 0
+        with pytest.raises(Refused, match="No such file"):
+            libvirt.virsh("start", name)
+        said = vdbackup("sessions", "reopen", made["session"], "--json")
+        assert said.status == 0, said.err
+        libvirt.virsh("define", said.json["file"])
+        runs_to_its_end(libvirt, name)
+        libvirt.virsh("undefine", name)
+        assert vdbackup("sessions", "discard", made["session"]).status == 0
+
+
+# ------------------------------------------------------------------------- without their tools
+
+
+@pytest.fixture
+def session(vdbackup: Vdbackup, disk: Path, tmp_path: Path, no_tools: None) -> Path:
+    """The folder of a session that virt-manager has; its machine has written once."""
+    vdbackup("backup", disk, "-r", tmp_path / "r", "--format", "qcow2")
+    made = vdbackup("open-with", "virt-manager", "latest", "-r", tmp_path / "r", "--json").json
+    folder = Path(made["file"]).parent
+    qemu.io(folder / "session.qcow2", "write -P 7 1M 64k", disk_format="qcow2")
+    return folder
+
+
+def above(path: Path, below: str, *writes: str) -> None:
+    """A snapshot by hand, in which the machine goes on."""
+    create = ["qemu-img", "create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", below, path]
+    subprocess.run(create, check=True)
+    qemu.io(path, *writes, disk_format="qcow2")
+
+
+def promoted(vdbackup: Vdbackup, session: Path) -> str:
+    """Why it is not promoted; "" where it is."""
+    said = vdbackup("sessions", "promote", session.name, "--not-running")
+    return said.err if said.status == 1 else ""
+
+
+def test_snapshots_by_hand_are_promoted_whole(
+    vdbackup: Vdbackup, session: Path, tmp_path: Path
+) -> None:
+    above(session / "a.qcow2", "session.qcow2", "write -P 8 1M 4k")
+    above(session / "b.qcow2", "a.qcow2", "write -P 9 2M 4k")
+    wanted = tmp_path / "wanted.raw"
+    convert = ["qemu-img", "convert", "-O", "raw", session / "b.qcow2", wanted]
+    subprocess.run(convert, check=True)
+    assert promoted(vdbackup, session) == ""
+    assert not session.exists()
+    assert vdbackup("restore", 2, tmp_path / "out.raw", "-r", tmp_path / "r").status == 0
+    assert (tmp_path / "out.raw").read_bytes() == wanted.read_bytes()
+
+
+def test_where_nobody_can_say_whether_it_runs_the_user_has_to(
+    vdbackup: Vdbackup, session: Path
+) -> None:
+    for action in ("promote", "discard"):
+        said = vdbackup("sessions", action, session.name)
+        assert said.status == 1
+        assert "Whether the machine runs in virt-manager cannot be found out" in said.err
+        assert session.exists()
+    assert vdbackup("sessions", "discard", session.name, "--not-running").status == 0
+
+
+def test_two_branches_are_refused_and_nothing_is_lost(vdbackup: Vdbackup, session: Path) -> None:
+    above(session / "a.qcow2", "session.qcow2", "write -P 8 1M 4k")
+    above(session / "b.qcow2", "session.qcow2", "write -P 9 2M 4k")
+    assert "more than one disk lies above session.qcow2" in promoted(vdbackup, session)
+    assert (session / "a.qcow2").exists()
+    assert (session / "b.qcow2").exists()
+
+
+def test_a_copy_that_was_rebased_off_the_sessions_disk_is_refused(
+    vdbackup: Vdbackup, session: Path
+) -> None:
+    above(session / "a.qcow2", "session.qcow2", "write -P 8 1M 4k")
+    subprocess.run(["qemu-img", "rebase", "-b", "", session / "a.qcow2"], check=True)
+    assert "do not lie above session.qcow2" in promoted(vdbackup, session)
+    assert (session / "a.qcow2").exists()
+
+
+@pytest.mark.parametrize("disk_format", ["vmdk", "vhd"])
+def test_what_virtualbox_wrote_is_promoted_with_its_snapshots(
+    vdbackup: Vdbackup, disk: Path, tmp_path: Path, no_tools: None, disk_format: str
+) -> None:
+    repository = tmp_path / "r"
+    vdbackup("backup", disk, "-r", repository, "--format", disk_format)
+    made = vdbackup("open-with", "virtualbox", "latest", "-r", repository, "--json").json
+    file = Path(made["file"])
+    child = tmp_path / "child.raw"
+    restore = vdbackup("restore", 1, child, "-r", repository)
+    assert restore.status == 0
+    taken = snapshot(file, disk_format)
+    with child.open("r+b") as raw:
+        raw.seek(1 << 20)
+        raw.write(b"\7" * (64 << 10))
+    said = vdbackup("sessions", "promote", made["session"], "--not-running")
+    assert said.status in (0, 3), said.err
+    assert not taken.exists()
+    assert vdbackup("restore", 2, tmp_path / "out.raw", "-r", repository).status == 0
+    assert (tmp_path / "out.raw").read_bytes() == child.read_bytes()
+
+
+def snapshot(file: Path, disk_format: str) -> Path:
+    """As VirtualBox takes one: a child in Snapshots, noted in the settings, which is written to."""
+    from vdbackup.disks.disk import ParentRef
+    from vdbackup.disks.formats import create_disk, open_disk
+
+    own = open_disk(file.with_name(f"machine.{disk_format}"), disk_format)
+    facts, place = own.info, f"../machine.{disk_format}"
+    own.close()
+    (file.parent / "Snapshots").mkdir()
+    path = file.parent / "Snapshots" / f"{{snapshot}}.{disk_format}"
+    reference = ParentRef(facts.disk_id, facts.content_id, place)
+    made = create_disk(path, disk_format, facts.virtual_size, reference)
+    made.write(1 << 20, memoryview(b"\7" * (64 << 10)))
+    made.flush()
+    name = "{5b1c7b4e-0000-4000-8000-000000000001}"
+    made.close()
+    tree = ET.parse(file)
+    own_disk = list(tree.iter(f"{VIRTUALBOX}HardDisk"))[-1]
+    ET.SubElement(own_disk, f"{VIRTUALBOX}HardDisk", uuid=name, location=f"Snapshots/{path.name}")
+    image = tree.find(f".//{VIRTUALBOX}AttachedDevice/{VIRTUALBOX}Image")
+    assert image is not None
+    image.set("uuid", name)
+    tree.write(file)
+    return path
+
+
+def test_virtualboxs_settings_name_the_layers_that_a_merge_left(
+    vdbackup: Vdbackup, disk: Path, tmp_path: Path, no_tools: None
+) -> None:
+    repository = tmp_path / "r"
+    for seed in (1, 2):
+        with disk.open("r+b") as image:
+            image.seek(-512, 2)
+            image.write(bytes([seed]) * 512)
+        vdbackup("backup", disk, "-r", repository)
+    made = vdbackup("open-with", "virtualbox", "latest", "-r", repository, "--json").json
+    snapshot(Path(made["file"]), "vmdk")
+    assert vdbackup("merge", 2, "-r", repository).status == 0
+    assert vdbackup("sessions", "reopen", made["session"], "--not-running").status == 0
+    disks = [each.get("location") for each in ET.parse(made["file"]).iter(f"{VIRTUALBOX}HardDisk")]
+    assert [Path(str(place)).name for place in disks] == [
+        "0002-full.vmdk", "0002-overlay.vmdk", "machine.vmdk", "{snapshot}.vmdk",
+    ]  # fmt: skip
+    folder = Repository.open(repository).set().folder
+    assert all((Path(made["file"]).parent / str(place)).exists() for place in disks)
+    assert str(disks[0]) == str(folder / "0002-full.vmdk")
+
+
+def test_a_machine_gets_a_controller_that_its_system_has_a_driver_for(
+    vdbackup: Vdbackup, tmp_path: Path, no_tools: None
+) -> None:
+    """The small Linux knows virtio, NVMe and IDE, and no AHCI."""
+    image = tmp_path / "linux.img"
+    shutil.copyfile(tiny_linux.image(), image)
+    assert vdbackup("backup", image, "-r", tmp_path / "r").status in (0, 3)
+    said = {
+        program: Path(
+            vdbackup("open-with", program, 1, "-r", tmp_path / "r", "--json").json["file"]
+        )
+        for program in ("virt-manager", "virtualbox", "vmware")
+    }
+    bus = ET.parse(said["virt-manager"]).find("./devices/disk/target")
+    assert bus is not None
+    assert bus.get("bus") == "virtio"
+    controller = ET.parse(said["virtualbox"]).find(f".//{VIRTUALBOX}StorageController")
+    assert controller is not None
+    assert controller.get("type") == "PIIX4"
+    settings = said["vmware"].read_text()
+    assert 'ide0:0.fileName = "machine.vmdk"' in settings
+    assert "sata" not in settings
+
+
+def test_a_record_that_names_another_program_is_no_traceback(
+    vdbackup: Vdbackup, session: Path
+) -> None:
+    record = json.loads((session / "session.json").read_text())
+    record["machine"]["program"] = "../somebody"
+    (session / "session.json").write_text(json.dumps(record))
+    said = vdbackup("sessions", "reopen", session.name, "--not-running")
+    assert (said.status, "no program that is known" in said.err) == (1, True)

@@ -1,0 +1,359 @@
+"""What another program has made of a session's machine: on which disks it is, and if it runs.
+
+virt-manager, VirtualBox and VMware take a snapshot by putting a new disk above the one that they
+were given, and write into that from then on. What the machine wrote is all of it, from the
+session's own disk up to the last. So whoever wants that looks here first:
+
+- Every virtual disk in the session's folder, and every one that the program's own list names for a
+  machine on the session's disk, has to lie in one line above that disk. Which of two branches the
+  user means cannot be told, and a disk that belongs to nothing may be the only copy of something:
+  both are refused in a sentence.
+- Where the program's list says which disk the machine has now, the last of the line has to be that.
+
+Whether a machine runs: whoever has its files open is seen (disks/holders.py, QEMU's locks); of
+libvirt, VirtualBox and VMware their own tools are asked where they are installed. Where nobody can
+say it, the user has to.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from xml.etree import ElementTree as ET
+
+from vdbackup.disks import qemu_locks
+from vdbackup.disks.disk import DiskInfo, VirtualDisk
+from vdbackup.disks.formats import open_disk, probe
+from vdbackup.disks.holders import holders, named
+from vdbackup.disks.qcow2 import Qcow2Disk
+from vdbackup.errors import RecoveryError, VdbackupError
+
+_OURS = re.compile(
+    r"map\..*|layer\d+|tables\.bin|.*\.log|.*\.fd|session\.json.*|.*\.(?:xml|vbox.*|vmx)"
+)
+"""Files of a session's folder that are no disks of its machine."""
+_ANSWER = 20.0
+"""Seconds that another program's tool may take; the first starts libvirt's session daemon."""
+_LIBVIRT = (("qemu:///session", ()), ("qemu:///system", ("--readonly",)))
+_MOST_ABOVE = 1000
+"""Disks above the session's: more is a circle."""
+_VIRTUALBOX = "{http://www.virtualbox.org/}"
+
+
+class Program(StrEnum):
+    """Whose virtual machine it is to be."""
+
+    VIRT_MANAGER = "virt-manager"
+    VIRTUALBOX = "virtualbox"
+    VMWARE = "vmware"
+
+
+NAMES = {
+    Program.VIRT_MANAGER: "virt-manager",
+    Program.VIRTUALBOX: "VirtualBox",
+    Program.VMWARE: "VMware",
+}
+
+
+@dataclass(frozen=True)
+class _Listed:
+    """What a program's own list says of the machine.
+
+    Attributes:
+        known: whether there was a list to ask.
+        running: whether the machine runs.
+        current: the disks that machines on the session's disk have now.
+        others: more disks that the list names for them.
+    """
+
+    known: bool = False
+    running: bool = False
+    current: tuple[Path, ...] = ()
+    others: tuple[Path, ...] = ()
+
+
+@dataclass(frozen=True)
+class EndedMachine:
+    """A machine that does not run, and the disks that it is on.
+
+    Attributes:
+        folder: the session's.
+        program: whose machine it is; None of ours.
+        disks: the session's own, and what lies above it, the current one last.
+        not_running: the user has said that it does not.
+        written: what those looked like when this was found out.
+    """
+
+    folder: Path
+    program: str | None
+    disks: tuple[Path, ...]
+    not_running: bool
+    written: tuple[tuple[int, int, int], ...]
+
+    @classmethod
+    def of(
+        cls, folder: Path, own: Path, program: str | None, *, not_running: bool = False
+    ) -> EndedMachine:
+        """Look; raises RecoveryError as `check_ended` and `disks_of` do."""
+        check_ended(folder, own, program, not_running=not_running)
+        disks = disks_of(folder, own, program)
+        return cls(folder, program, disks, not_running, _signatures(disks))
+
+    def check_still(self) -> None:
+        """Raise RecoveryError unless all is as it was: before what the machine wrote goes."""
+        now = EndedMachine.of(
+            self.folder, self.disks[0], self.program, not_running=self.not_running
+        )
+        if now != self:
+            raise RecoveryError(
+                "The machine has been running meanwhile, so its session stays.",
+                "Delete the point that was made, and make it again when the machine is shut down.",
+            )
+
+
+class MayRun(RecoveryError):
+    """Nobody but the user can say whether the machine runs."""
+
+
+def disks_of(folder: Path, own: Path, program: str | None) -> tuple[Path, ...]:
+    """The session's own disk and what lies above it, the machine's current disk last.
+
+    Args:
+        folder: the session's.
+        own: its disk.
+        program: whose machine it is; None of ours.
+
+    Raises:
+        RecoveryError: what the machine is on cannot be told for sure.
+    """
+    listed = _LISTS.get(program, _unknown)(folder, own)
+    found = {_real(path): path for path in (*_disks_in(folder), *listed.others, *listed.current)}
+    found.pop(_real(own), None)
+    chain = _line(own, list(found.values()))
+    if any(_real(path) != _real(chain[-1]) for path in listed.current):
+        raise RecoveryError(
+            f"The machine has {listed.current[0].name} now, and {chain[-1].name} lies above that.",
+            f"Move {chain[-1].name} away if you do not need it any more, and try again.",
+        )
+    return chain
+
+
+def check_ended(folder: Path, own: Path, program: str | None, *, not_running: bool = False) -> None:
+    """Raise RecoveryError where the machine runs, MayRun where only the user can know.
+
+    Args:
+        folder: the session's.
+        own: its disk.
+        program: whose machine it is; None of ours.
+        not_running: the user has said that it does not.
+    """
+    files = [path for path in folder.rglob("*") if path.is_file() and path.suffix != ".log"]
+    who = [each for each in holders(files) if each.pid != os.getpid()]
+    if who or any(qemu_locks.is_open(path) for path in files):
+        raise RecoveryError(
+            f"The machine is still running: {named(who) or 'QEMU'} has its files open.",
+            "Shut it down first.",
+        )
+    if program is None:
+        return
+    listed = _LISTS.get(program, _unknown)(folder, own)
+    if listed.running:
+        raise RecoveryError("The machine is still running.", "Shut it down in its own program.")
+    if not listed.known and not not_running:
+        raise MayRun(
+            f"Whether the machine runs in {_name(program)} cannot be found out from here.",
+            "Shut it down there, and say that it is (on the command line: --not-running).",
+        )
+
+
+def _name(program: str) -> str:
+    known = {str(each): name for each, name in NAMES.items()}
+    return known.get(program, "another program")
+
+
+# ---------------------------------------------------------------------------- the line of disks
+
+
+def _disks_in(folder: Path) -> Iterator[Path]:
+    """The virtual disks in a session's folder, in the folders that programs make in it too."""
+    for path in sorted(folder.rglob("*")):
+        if path.is_symlink() or not path.is_file() or _OURS.fullmatch(path.name):
+            continue
+        if probe(path) != "raw":
+            yield path
+
+
+def _line(own: Path, others: Sequence[Path]) -> tuple[Path, ...]:
+    if not others:
+        return (own,)
+    facts = {path: _facts(path, knowing_parent=path == own) for path in (own, *others)}
+    left, chain = list(others), [own]
+    while left:
+        above = [path for path in left if _is_child(path, facts[path], chain[-1], facts[chain[-1]])]
+        if len(above) != 1:
+            names = ", ".join(sorted(str(path) for path in above or left))
+            problem = "more than one disk lies" if above else "there are disks that do not lie"
+            raise RecoveryError(
+                f"What the machine is on cannot be told: {problem} above {chain[-1].name}: "
+                f"{names}.",
+                "Move those away that you do not need, and try again. Nothing was changed.",
+            )
+        chain.append(above[0])
+        left.remove(above[0])
+    return tuple(chain)
+
+
+def _facts(path: Path, *, knowing_parent: bool) -> DiskInfo:
+    try:
+        found = probe(path)
+        if knowing_parent and found == "qcow2":  # its parent may be named as only QEMU can
+            opened: VirtualDisk = Qcow2Disk.open_knowing_parent(path)
+        else:
+            opened = open_disk(path, found)
+        with closing(opened) as disk:
+            return disk.info
+    except (VdbackupError, OSError) as error:
+        problem = error.title if isinstance(error, VdbackupError) else str(error)
+        raise RecoveryError(
+            f"What the machine is on cannot be told: {problem}",
+            f"Move {path} away if it is not the machine's, and try again. Nothing was changed.",
+        ) from error
+
+
+def _is_child(path: Path, info: DiskInfo, parent: Path, parents: DiskInfo) -> bool:
+    if info.parent is None or info.virtual_size != parents.virtual_size:
+        return False
+    if info.parent.proves:
+        return info.format == parents.format and info.parent.means(parents)
+    return _real(path.parent / info.parent.relative_path) == _real(parent)
+
+
+def _real(path: Path) -> str:
+    return os.path.realpath(path)
+
+
+# -------------------------------------------------------------------------- the programs' lists
+
+
+def _libvirt(folder: Path, own: Path) -> _Listed:
+    """What libvirt has of domains on the disk: the disks that it gives them now and next time."""
+    known, running, current = False, False, []
+    for connection, options in _LIBVIRT:
+        names = _said("virsh", "-q", "-c", connection, *options, "list", "--all", "--uuid")
+        known |= names is not None
+        for name in (names or "").split():
+            for which in ((), ("--inactive",)):
+                said = _said("virsh", "-q", "-c", connection, *options, "dumpxml", name, *which)
+                domain = _parsed(said)
+                if domain is None:
+                    continue
+                sources = [Path(place) for place in _sources(domain) if _leads_to(place, own)]
+                current += sources
+                running |= bool(sources) and not which and domain.get("id") is not None
+    return _Listed(known, running, tuple(dict.fromkeys(current)))
+
+
+def _sources(domain: ET.Element) -> list[str]:
+    places = (source.get("file") for source in domain.iterfind("./devices/disk/source"))
+    return [place for place in places if place and "\0" not in place]
+
+
+def _leads_to(place: str, own: Path) -> bool:
+    """Whether a disk is the session's, or lies above it."""
+    path, seen = Path(place), 0
+    while seen < _MOST_ABOVE:
+        if _real(path) == _real(own):
+            return True
+        try:
+            with closing(open_disk(path, probe(path))) as disk:
+                parent = disk.info.parent
+        except (VdbackupError, OSError):
+            return False
+        if parent is None or "\0" in parent.relative_path:
+            return False
+        path, seen = path.parent / parent.relative_path, seen + 1
+    return False
+
+
+def _virtualbox(folder: Path, own: Path) -> _Listed:
+    """What the machine's settings say: its disks, and which of them is attached."""
+    root = _parsed_file(folder / "machine.vbox")
+    machine = None if root is None else root.find(f"{_VIRTUALBOX}Machine")
+    if machine is None:
+        return _Listed()
+    media = f"{_VIRTUALBOX}MediaRegistry//{_VIRTUALBOX}HardDisk"
+    places = {
+        disk.get("uuid", ""): folder / disk.get("location", "")
+        for mine in machine.iterfind(media)
+        if _real(folder / mine.get("location", "")) == _real(own)
+        for disk in mine.iter(f"{_VIRTUALBOX}HardDisk")  # itself, and all above it
+    }
+    attached = [
+        image.get("uuid", "")
+        for where in ("", f"{_VIRTUALBOX}Hardware/")
+        for image in machine.iterfind(
+            f"{where}{_VIRTUALBOX}StorageControllers//{_VIRTUALBOX}AttachedDevice/{_VIRTUALBOX}Image"
+        )
+    ]
+    current = tuple(places[name] for name in attached if name in places)
+    listed = _said("VBoxManage", "list", "runningvms")
+    running = machine.get("uuid", "-") in (listed or "")
+    return _Listed(listed is not None, running, current, tuple(places.values()))
+
+
+def _unknown(_folder: Path, _own: Path) -> _Listed:
+    """Of a machine of ours, or of a program that a record of another version names."""
+    return _Listed()
+
+
+def _vmware(folder: Path, _own: Path) -> _Listed:
+    """VMware keeps a folder *.lck beside each file that it has open."""
+    if any(folder.glob("*.lck")):
+        return _Listed(known=True, running=True)
+    listed = _said("vmrun", "list")
+    return _Listed(listed is not None, str(folder / "machine.vmx") in (listed or ""))
+
+
+_LISTS: dict[str | None, Callable[[Path, Path], _Listed]] = {
+    Program.VIRT_MANAGER: _libvirt,
+    Program.VIRTUALBOX: _virtualbox,
+    Program.VMWARE: _vmware,
+}
+
+
+def _said(*command: str) -> str | None:
+    """What a program's tool answers; None where it is not installed, or has no answer."""
+    try:
+        done = subprocess.run(
+            command, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace",
+            timeout=_ANSWER, check=False,
+        )  # fmt: skip
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout if done.returncode == 0 else None
+
+
+def _parsed(text: str | None) -> ET.Element | None:
+    try:
+        return ET.fromstring(text) if text else None  # noqa: S314 - the user's own libvirt's
+    except ET.ParseError:
+        return None
+
+
+def _parsed_file(path: Path) -> ET.Element | None:
+    try:
+        return _parsed(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError):
+        return None
+
+
+def _signatures(disks: Iterable[Path]) -> tuple[tuple[int, int, int], ...]:
+    """What changes when somebody writes to one of the disks, or puts another in its place."""
+    stats = [path.stat() for path in disks]
+    return tuple((each.st_ino, each.st_size, each.st_mtime_ns) for each in stats)

@@ -1,0 +1,89 @@
+"""Which controller a point's disk is on in another program's machine: one that its system knows.
+
+Each program has some of the controllers that a machine of ours can have. What the retarget report
+chose comes first; where the program has not got that, the first of its own that the system on the
+disk needs no change for.
+"""
+
+from __future__ import annotations
+
+from vdbackup.disks.chain import Chain
+from vdbackup.errors import RecoveryError
+from vdbackup.recovery import launch
+from vdbackup.recovery.elsewhere import NAMES, Program
+from vdbackup.recovery.guest.model import Firmware
+from vdbackup.recovery.hardware import Controller, Hardware, Wish
+
+LIBVIRT = {
+    Controller.VIRTIO: ("virtio", "vda", ""),
+    Controller.VIRTIO_SCSI: ("scsi", "sda", "virtio-scsi"),
+    Controller.AHCI: ("sata", "sda", ""),
+    Controller.IDE: ("ide", "hda", ""),
+    Controller.PVSCSI: ("scsi", "sda", "vmpvscsi"),
+    Controller.SAS: ("scsi", "sda", "lsisas1068"),
+    Controller.LSI: ("scsi", "sda", "lsilogic"),
+}
+"""The disk's bus and name, and the model of its SCSI controller (libvirt's formatdomain.rst)."""
+VIRTUALBOX = {
+    Controller.AHCI: ("SATA", "AHCI"),
+    Controller.IDE: ("IDE", "PIIX4"),
+    Controller.VIRTIO_SCSI: ("VirtioSCSI", "VirtioSCSI"),
+    Controller.NVME: ("NVMe", "NVMe"),
+    Controller.SAS: ("SAS", "LsiLogicSas"),
+}
+"""A name, and the type (VirtualBox-settings.xsd, TStorageControllerType)."""
+VMWARE = {
+    Controller.AHCI: ("sata", ""),
+    Controller.IDE: ("ide", ""),
+    Controller.PVSCSI: ("scsi", "pvscsi"),
+    Controller.NVME: ("nvme", ""),
+    Controller.SAS: ("scsi", "lsisas1068"),
+}
+"""The bus, and the model of its SCSI controller."""
+_CONTROLLERS = {
+    Program.VIRT_MANAGER: tuple(LIBVIRT),
+    Program.VIRTUALBOX: tuple(VIRTUALBOX),
+    Program.VMWARE: tuple(VMWARE),
+}
+
+
+def hardware_in(program: Program, chain: Chain, chosen: Hardware | None) -> Hardware:
+    """What the machine gets there.
+
+    Args:
+        program: whose it is.
+        chain: the point's disk, through its overlay.
+        chosen: what the retarget report says; None where there is none, or it does not boot.
+
+    Raises:
+        RecoveryError: the system has no driver for any of the program's controllers, or needs what
+            only a machine of ours has.
+    """
+    best = chosen or launch.hardware_for(chain)
+    if best.direct or best.partition:
+        what = "a kernel without a boot loader" if best.direct else "a volume without its disk"
+        raise RecoveryError(
+            f"{NAMES[program]} cannot boot this point: it holds {what}.",
+            "Boot it here: that starts it all the same.",
+        )
+    if best.controller in _CONTROLLERS[program]:
+        return best
+    wishes = (Wish(controller, best.firmware) for controller in _CONTROLLERS[program])
+    others = [launch.hardware_for(chain, wish) for wish in wishes]
+    for other in others:
+        if not other.edit.needed:
+            return other
+    if not best.boots:  # nobody knows what is on it: let the user try
+        return others[0]
+    raise RecoveryError(
+        f"The system on this disk boots on {best.controller}, which {NAMES[program]} has not got, "
+        f"and it has no driver for what that has: {', '.join(_CONTROLLERS[program])}.",
+        f"Retarget the point to {_CONTROLLERS[program][0]} first, or boot it here.",
+    )
+
+
+def notice(hardware: Hardware) -> str:
+    """What the user has to do in the program for the machine to boot, after a space; or ""."""
+    if hardware.firmware is Firmware.UEFI and hardware.loader is not None:
+        return f" In its firmware, boot from the file {hardware.loader.path}."
+    return ""
