@@ -77,6 +77,7 @@ def machine_name(file: Path) -> str:
     return str(ET.parse(file).getroot().findtext("name"))
 
 
+@pytest.mark.long
 def test_libvirt_boots_the_machine_and_what_its_snapshots_hold_is_promoted(
     vdbackup: Vdbackup, linux: Path, libvirt: Libvirt, tmp_path: Path
 ) -> None:
@@ -99,6 +100,7 @@ def test_libvirt_boots_the_machine_and_what_its_snapshots_hold_is_promoted(
     assert vdbackup("verify", "-r", linux).status == 0
 
 
+@pytest.mark.long
 def test_a_machine_that_runs_in_libvirt_is_neither_discarded_nor_promoted(
     vdbackup: Vdbackup, linux: Path, libvirt: Libvirt
 ) -> None:
@@ -116,6 +118,7 @@ def test_a_machine_that_runs_in_libvirt_is_neither_discarded_nor_promoted(
         libvirt.virsh("undefine", name)
 
 
+@pytest.mark.long
 def test_a_snapshot_that_libvirt_keeps_elsewhere_is_promoted_too(
     vdbackup: Vdbackup, linux: Path, libvirt: Libvirt, tmp_path: Path
 ) -> None:
@@ -133,6 +136,7 @@ def test_a_snapshot_that_libvirt_keeps_elsewhere_is_promoted_too(
     assert boots_of(vdbackup, linux, tmp_path / "out") == "1"
 
 
+@pytest.mark.long
 def test_after_a_merge_the_machine_is_written_again_and_starts(
     vdbackup: Vdbackup, linux: Path, libvirt: Libvirt
 ) -> None:

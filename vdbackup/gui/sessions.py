@@ -157,7 +157,7 @@ class Sessions(QObject):
 
     def discard(self, saved: SavedSession) -> None:
         """Delete what a machine left."""
-        self._do(saved, f"Discard {saved.title}", saved.discard)
+        self._do(saved, f"Discard {saved.title}", partial(saved.discard, not_running=True))
 
     def promote(self, saved: SavedSession) -> None:
         """Make a recovery point of what a machine left."""
