@@ -132,13 +132,14 @@ def test_every_error_of_a_medium_is_one(tmp_path, number):
         assert lab.backup().unreadable == tuple(SOME)
 
 
-def test_one_lost_sector_costs_few_failing_reads(tmp_path):
-    """A disk may take many seconds for each."""
+@pytest.mark.parametrize(("lost", "errors"), [((5 * BLOCK, 512), 4), (SOME[0], 4 + 1)])
+def test_one_lost_sector_costs_few_failing_reads(tmp_path, lost, errors):
+    """A disk may take many seconds for each. Who the disk is stands in its first sectors, too."""
     lab = Lab(tmp_path)
     lab.poke(0, noise(SIZE, 1))
-    with failing(lab, SOME[:1]) as disk:
+    with failing(lab, [lost]) as disk:
         lab.backup()
-    assert disk.errors == 4
+    assert disk.errors == errors
 
 
 def test_places_are_counted_where_they_are_many(tmp_path):
