@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import argparse
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from vdbackup.cli import remedies
+from vdbackup.cli.parser import build_parser
+from vdbackup.errors import Remedy
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 PACKAGE = CHECKOUT / "vdbackup"
@@ -55,6 +61,35 @@ def calls(module: Path) -> Iterator[tuple[str, ast.Call]]:
     for node in ast.walk(ast.parse(module.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Call):
             yield ast.unparse(node.func), node
+
+
+def sentences(module: Path) -> Iterator[str]:
+    """Every text of several words in a module, but for what describes the code."""
+    tree = ast.parse(module.read_text(encoding="utf-8"))
+    described = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.Constant) or not isinstance(node.value, str):
+            continue
+        if id(node) not in described and " " in node.value.strip():
+            yield node.value
+
+
+def spoken_commands() -> re.Pattern[str]:
+    """What names one of our commands or options in a sentence."""
+    options: set[str] = set()
+    commands: set[str] = set()
+    parsers = [build_parser()]
+    while parsers:
+        for action in parsers.pop()._actions:
+            options.update(each for each in action.option_strings if each.startswith("--"))
+            if isinstance(action, argparse._SubParsersAction):
+                commands.update(action.choices)
+                parsers.extend(action.choices.values())
+    ours = (
+        *(f"(?<![\\w-]){each}" for each in options),
+        *(f"(?<!the )vdbackup {each}" for each in commands),
+    )
+    return re.compile(rf"(?:{'|'.join(ours)})(?![\w-])")
 
 
 def tracked() -> list[Path]:
@@ -107,6 +142,28 @@ def test_nothing_is_run_by_a_shell():
 def test_only_the_command_line_prints():
     others = modules(outside=("cli",))
     assert [m for m in others if any(name == "print" for name, _ in calls(m))] == []
+
+
+def test_only_the_command_line_speaks_of_its_commands_and_options():
+    """The engine's sentences are read in the window, too: see `vdbackup.errors.Remedy`."""
+    spoken = spoken_commands()
+    assert spoken.search("Run `vdbackup repair` on it.")
+    assert spoken.search("Give --overwrite if that is what you want.")
+    assert [
+        (module, sentence)
+        for module in modules(outside=("cli",))
+        if module != PACKAGE / "gui" / "app.py"  # speaks to a terminal while there is no window
+        for sentence in sentences(module)
+        if spoken.search(sentence)
+    ] == []
+
+
+def test_every_remedy_has_words_on_the_command_line_that_it_understands():
+    assert set(remedies.WORDS) == set(Remedy)
+    spoken = spoken_commands()
+    for words in remedies.WORDS.values():
+        for named in re.findall(r"--[a-z-]+|vdbackup [a-z-]+", words):
+            assert spoken.fullmatch(named), words
 
 
 def test_the_top_level_stays_as_it_is():

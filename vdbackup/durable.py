@@ -15,7 +15,7 @@ import stat
 from collections.abc import Callable
 from pathlib import Path
 
-from vdbackup.errors import Obstructed
+from vdbackup.errors import Obstructed, Remedy
 
 PARTIAL = ".partial"
 """What is in flight ends so, and is nobody's backup."""
@@ -87,7 +87,9 @@ def read_own(path: Path, most: int = MAX_RECORD) -> bytes:
         data = file.read(most + 1)
     if len(data) > most:
         raise Obstructed(
-            f"{path} is damaged: it is longer than such a file can be.", _OUT_OF_THE_WAY
+            f"{path} is damaged: it is longer than such a file can be.",
+            _OUT_OF_THE_WAY,
+            remedy=Remedy.REPAIR,
         )
     return data
 
@@ -145,9 +147,13 @@ def sync_file(path: Path) -> None:
         os.close(fd)
 
 
-_OUT_OF_THE_WAY = "Move it away; `vdbackup repair` makes anew what can be made anew."
+_OUT_OF_THE_WAY = "Move it away; what can be made anew is made anew then."
 
 
 def _obstructed(path: Path, kind: int) -> Obstructed:
     what = _KINDS.get(stat.S_IFMT(kind), "no file")
-    return Obstructed(f"{path} is damaged: it is {what}, and no ordinary file.", _OUT_OF_THE_WAY)
+    return Obstructed(
+        f"{path} is damaged: it is {what}, and no ordinary file.",
+        _OUT_OF_THE_WAY,
+        remedy=Remedy.REPAIR,
+    )

@@ -20,15 +20,41 @@
     └── RecoveryError             restore, boot, browse, verify: refused or failed
         └── Damaged               stored data differ from what was captured
 
-Each carries two sentences: `title` says what is wrong, `advice` says what to do. Whatever else is
-worth knowing goes to the log (`logging`), never to the user.
+Each carries two sentences: `title` says what is wrong, `advice` says what to do. Where this program
+itself has something for it, `remedy` says which, and each front end names it in words of its own: a
+command or an option, a button or a menu. Whatever else is worth knowing goes to the log
+(`logging`), never to the user.
 """
 
 from __future__ import annotations
 
 import errno
 from collections.abc import Callable
+from enum import StrEnum
 from pathlib import Path
+
+
+class Remedy(StrEnum):
+    """What this program has for who meets an error; worded by `cli.remedies` and `gui.remedies`."""
+
+    CHOOSE_HARDWARE = "let the machine have other hardware"
+    END_SESSION = "end a session, and discard it or make a point of it"
+    END_SESSION_ELSEWHERE = "the same on another computer, or let go of what it holds"
+    GIVE_DRIVERS = "name a folder with drivers for Windows"
+    IGNORE_DAMAGE = "restore what is whole of a damaged point"
+    LIST_DEVICES = "see which block devices there are"
+    LIST_POINTS = "see which sets and points there are"
+    LIST_SESSIONS = "see which sessions there are"
+    NAME_ANOTHER_SET = "keep the backups in a set of another name"
+    NAME_PARENTS = "name the folder that a disk's parents lie in"
+    NAME_SET = "say which of several sets is meant"
+    NO_DISPLAY = "start the machine without a window"
+    OVERWRITE = "replace what is there"
+    REPAIR = "rebuild metadata from the disks"
+    RETARGET = "make a point ready to boot anew"
+    SAY_NOT_RUNNING = "say that another program's machine does not run"
+    SET_KEEPS_ITS_FORMAT = "leave a set's format as it is, or begin another set"
+    VERIFY = "see which points are whole"
 
 
 class VdbackupError(Exception):
@@ -38,17 +64,27 @@ class VdbackupError(Exception):
         title: one sentence that says what is wrong.
         advice: one sentence that says what to do about it (may be empty).
         over: where it helps to wait: asks whether what is in the way has gone; else None.
+        remedy: what this program has for it, None where nothing.
+        about: what the remedy is for, such as a session's id.
     """
 
     exit_code = 1
 
     def __init__(
-        self, title: str, advice: str = "", *, over: Callable[[], bool] | None = None
+        self,
+        title: str,
+        advice: str = "",
+        *,
+        over: Callable[[], bool] | None = None,
+        remedy: Remedy | None = None,
+        about: str = "",
     ) -> None:
         super().__init__(f"{title} {advice}".rstrip())
         self.title = title
         self.advice = advice
         self.over = over
+        self.remedy = remedy
+        self.about = about
 
 
 def from_os(error: OSError) -> VdbackupError:

@@ -13,7 +13,7 @@ from tests.backup.lab import fingerprint, noise
 from tests.backup.sharing import shared_bytes, sharing_storage
 from tests.oracles import qemu, readers
 from vdbackup.backup import adopt, capture, merge
-from vdbackup.errors import BackupError, ParentError
+from vdbackup.errors import BackupError, ParentError, Remedy
 from vdbackup.jobs import CancelToken, silent
 from vdbackup.recovery import verify
 from vdbackup.repository.model import PointType
@@ -179,7 +179,7 @@ def test_a_parent_in_another_folder_is_followed_only_where_the_user_says_so(tmp_
     repository = Repository.create(tmp_path / "repository")
     with pytest.raises(ParentError, match="outside its own folder") as refusal:
         open_source(chain.tip)
-    assert "--parents-in" in refusal.value.advice
+    assert refusal.value.remedy is Remedy.NAME_PARENTS
     with open_source(chain.tip, [tmp_path / "elsewhere"]) as source:
         backup_set = adopt.run(adopt.plan(repository, source), silent, CancelToken())
     check(backup_set, chain.states)

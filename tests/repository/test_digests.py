@@ -11,7 +11,7 @@ from blake3 import blake3
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vdbackup.errors import DiskFormatError, RepositoryError
+from vdbackup.errors import DiskFormatError, Remedy, RepositoryError
 from vdbackup.repository.digests import (
     BLOCK,
     DIGEST,
@@ -141,7 +141,7 @@ def test_a_file_of_a_disk_of_another_size_is_refused(folder):
 def test_a_missing_file_is_named_with_what_computes_it_again(folder):
     with pytest.raises(RepositoryError, match=r"gone\.digests is missing") as refusal:
         DigestFold([folder / "gone.digests"], SIZE)
-    assert "repair" in refusal.value.advice
+    assert refusal.value.remedy is Remedy.REPAIR
 
 
 def test_a_fold_of_nothing_is_a_disk_of_zeros():

@@ -10,7 +10,7 @@ import pytest
 
 from tests.backup.lab import Lab, noise
 from vdbackup.backup import delete, merge
-from vdbackup.errors import PointInUse
+from vdbackup.errors import PointInUse, Remedy
 from vdbackup.jobs import CancelToken, Progress, Waiting, patient, silent
 from vdbackup.repository import holds
 from vdbackup.repository.digests import BLOCK
@@ -50,7 +50,7 @@ def test_a_point_that_would_go_in_a_merge_is_kept_and_the_session_named(
     before = lab.files
     with pytest.raises(PointInUse, match=f"Point 1 is in use: the session {SESSION}") as refused:
         lab.merge(lab.set.points[1])
-    assert f"vdbackup sessions discard {SESSION}" in refused.value.advice
+    assert (refused.value.remedy, refused.value.about) == (Remedy.END_SESSION, SESSION)
     assert lab.files == before
 
 
@@ -212,7 +212,7 @@ def test_another_computers_session_holds_until_it_is_released(lab: Lab, folder: 
     )  # fmt: skip
     with pytest.raises(PointInUse, match="of eve on server") as refused:
         lab.merge(lab.set.points[1])
-    assert "add -r" in refused.value.advice
+    assert refused.value.remedy is Remedy.END_SESSION_ELSEWHERE
     assert holds.release(lab.set_folder, SESSION)
     assert not holds.release(lab.set_folder, SESSION)
     lab.merge(lab.set.points[1])

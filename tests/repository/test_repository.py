@@ -13,7 +13,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from tests.backup.lab import Lab, noise
-from vdbackup.errors import Damaged, PointNotFound, RepositoryError, VdbackupError
+from vdbackup.errors import Damaged, PointNotFound, Remedy, RepositoryError, VdbackupError
 from vdbackup.repository.digests import BLOCK
 from vdbackup.repository.model import (
     BootStage,
@@ -202,7 +202,7 @@ def test_the_only_set_needs_no_name(lab):
     lab.repository.create_set("other", settings())
     error = refused(lab.repository.set, PointNotFound)
     assert "disk, other" in error.title
-    assert "--set" in error.advice
+    assert error.remedy is Remedy.NAME_SET
 
 
 def test_a_set_that_is_not_there_is_not_found(lab):

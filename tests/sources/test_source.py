@@ -12,7 +12,7 @@ import pytest
 from tests.disks.shelf import GRAIN, MIB, Shelf, noise
 from tests.oracles import qemu
 from tests.sources.ordinary_user import as_an_ordinary_user, open_folder
-from vdbackup.errors import DiskError, SourceError, VdbackupError
+from vdbackup.errors import DiskError, Remedy, SourceError, VdbackupError
 from vdbackup.sources.source import open_source
 
 
@@ -83,7 +83,7 @@ def test_an_image_has_sectors_of_512_bytes_and_its_files_name(tmp_path):
 
 def test_what_is_not_there_is_said_not_to_be(tmp_path):
     error = refused(tmp_path / "missing.img", "There is no")
-    assert "lsblk" in error.advice
+    assert error.remedy is Remedy.LIST_DEVICES
     refused(image(tmp_path / "disk.img", 512) / "below", "cannot be opened")
 
 

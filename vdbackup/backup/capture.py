@@ -17,7 +17,7 @@ from vdbackup.disks.disk import SECTOR
 from vdbackup.disks.extents import Ranges, aligned, runs_of, total, union
 from vdbackup.disks.formats import check_fits, fitting_formats
 from vdbackup.disks.transfer import Read, transfer, write_blocks
-from vdbackup.errors import BackupError, UsageError, VdbackupError, from_os
+from vdbackup.errors import BackupError, Remedy, UsageError, VdbackupError, from_os
 from vdbackup.jobs import CancelToken, Plan, Report, readable_size
 from vdbackup.repository.digests import BLOCK, DigestFold, differ, digest_blocks, is_zero
 from vdbackup.repository.draft import Draft
@@ -161,7 +161,8 @@ def plan(
         if disk_format not in (None, existing.settings.format):
             raise BackupError(
                 f"The set {name} is kept in {existing.settings.format}, not in {disk_format}.",
-                "Leave --format out, or name a new set with --set.",
+                "A set stays in its format.",
+                remedy=Remedy.SET_KEEPS_ITS_FORMAT,
             )
         choice = _choose(existing, source, kind)
         if home.confirmed is Verdict.OTHER:
@@ -244,7 +245,7 @@ def _unlisted(backup_set: BackupSet) -> tuple[str, ...]:
         return ()
     sentence = (
         f"No recovery point has {', '.join(names)} in {backup_set.folder}: a backup was cut off "
-        "right before its end, or a manifest is missing. `vdbackup repair` makes a point of it."
+        "right before its end, or a manifest is missing. A repair makes a point of it."
     )
     return (sentence,)
 

@@ -14,7 +14,7 @@ from vdbackup.backup.capture import keep_changes, state_of
 from vdbackup.backup.merged_layer import RESERVE
 from vdbackup.backup.readback import check_layer
 from vdbackup.disks.formats import check_fits
-from vdbackup.errors import BackupError, Damaged
+from vdbackup.errors import BackupError, Damaged, Remedy
 from vdbackup.jobs import CancelToken, Plan, Report, readable_size
 from vdbackup.repository.digests import BLOCK, DigestFold, differ
 from vdbackup.repository.draft import Draft
@@ -140,7 +140,8 @@ def _check_same(
                 raise Damaged(
                     f"Point {point.sequence} of {old.name} is damaged: it is not as it was "
                     "captured.",
-                    "Run `vdbackup verify`, and delete the damaged points before you convert.",
+                    "Delete the damaged points before you convert.",
+                    remedy=Remedy.VERIFY,
                 )
 
 

@@ -13,7 +13,7 @@ from vdbackup.disks.chain import Chain
 from vdbackup.disks.extents import BlockMap, Ranges
 from vdbackup.disks.host_file import HostFile
 from vdbackup.disks.transfer import transfer
-from vdbackup.errors import Damaged
+from vdbackup.errors import Damaged, Remedy
 from vdbackup.jobs import CancelToken, Report
 from vdbackup.repository.digests import BLOCK, DigestFold, differ, digest_blocks
 
@@ -44,7 +44,8 @@ def check_layer(
             at = offset + int(np.flatnonzero(wrong)[0]) * BLOCK
             raise Damaged(
                 f"{layer.name} is not as it was captured, at byte {at} of the disk.",
-                "No good data was lost: `vdbackup verify` shows which points are whole.",
+                "No good data was lost.",
+                remedy=Remedy.VERIFY,
             )
 
     held = digests.held()

@@ -6,6 +6,7 @@ import logging
 import sys
 from collections.abc import Sequence
 
+from vdbackup.cli import remedies
 from vdbackup.cli.console import warn
 from vdbackup.cli.parser import build_parser
 from vdbackup.errors import VdbackupError, from_os
@@ -56,6 +57,6 @@ def _choose_log(verbose: bool) -> None:
 
 def _say(error: VdbackupError) -> int:
     warn([error.title])
-    if error.advice:
-        print(printable(error.advice), file=sys.stderr)
+    if advice := remedies.advice(error):
+        print(printable(advice), file=sys.stderr)
     return error.exit_code

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vdbackup.cli import machines
+from vdbackup.cli import machines, remedies
 from vdbackup.cli.commands import DONE, open_repository, sessions_folder
 from vdbackup.cli.console import print_json, say, warn, work
 from vdbackup.errors import UsageError, VdbackupError
@@ -92,7 +92,7 @@ def _test(
     except VdbackupError as error:
         if error.exit_code != FAILED:  # cancelled
             raise
-        warn([f"{name} could not be tested: {error.title} {error.advice}".rstrip()])
+        warn([f"{name} could not be tested: {remedies.sentences(error)}"])
         if as_json:
             print_json(
                 {"event": "error", "set": backup_set.name, "id": point.id, "sentence": error.title}

@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from vdbackup.cli import remedies
 from vdbackup.cli.commands import DONE, WARNINGS, announce, open_repository, sessions_folder
 from vdbackup.cli.console import print_json, say, warn, work
 
@@ -200,7 +201,8 @@ def _wait_for_end(session: Session, timeout: float | None, cancel: CancelToken) 
         except RecoveryError as error:
             if not session.paused or timeout is not None:
                 raise
-            warn([error.title, f"{error.advice} Then: `vdbackup sessions resume {session.id}`."])
+            then = f"Then: `vdbackup sessions resume {session.id}`."
+            warn([error.title, f"{remedies.advice(error)} {then}".lstrip()])
             session.wait_while_paused(cancel)
 
 

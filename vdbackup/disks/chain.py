@@ -14,7 +14,7 @@ import numpy as np
 from vdbackup.disks.disk import UNIT, ParentRef, VirtualDisk
 from vdbackup.disks.extents import ZERO, BlockMap, Ranges, aligned, flatten, union
 from vdbackup.disks.formats import open_disk, probe
-from vdbackup.errors import ParentError
+from vdbackup.errors import ParentError, Remedy
 
 MAX_LAYERS = 10_000
 """A chain that is longer is a circle or an attack."""
@@ -228,14 +228,15 @@ def _no_parent(
         return ParentError(
             f"{child.name} names its parent by the identity {wanted.disk_id} alone, and no disk "
             f"in {child.parent.resolve()} has that.",
-            "Name the folder that it lies in with --parents-in, if you trust the disk. VirtualBox "
-            "keeps the first disk in the folder above its Snapshots.",
+            "Put the whole chain into one folder. VirtualBox keeps the first disk in the folder "
+            "above its Snapshots.",
+            remedy=Remedy.NAME_PARENTS,
         )
     if not name or name != wanted.relative_path.removeprefix("./").removeprefix(".\\"):
         return ParentError(
             f"{child} names a parent outside its own folder: {wanted.relative_path!r}.",
-            "Name the folder that it lies in with --parents-in, if you trust the disk, or put the "
-            "whole chain into one folder.",
+            "Put the whole chain into one folder.",
+            remedy=Remedy.NAME_PARENTS,
         )
     return ParentError(
         f"{child.name} needs its parent {name}, which is missing.",
@@ -260,6 +261,6 @@ def _behind_link(child: Path, link: Path) -> ParentError:
     return ParentError(
         f"{child.name} needs its parent {link.name}, which is a link to {target}, outside its own "
         "folder.",
-        f"Name {target.parent} with --parents-in, if you trust the disk, or put the whole chain "
-        "into one folder.",
+        "Put the whole chain into one folder.",
+        remedy=Remedy.NAME_PARENTS,
     )

@@ -18,7 +18,7 @@ from PySide6.QtWidgets import (
 
 from vdbackup.disks.formats import FORMATS
 from vdbackup.errors import VdbackupError
-from vdbackup.gui import parts, placement, words
+from vdbackup.gui import parts, placement, remedies, words
 from vdbackup.gui.worker import Worker
 from vdbackup.jobs import Job
 from vdbackup.sources.devices import Candidate, candidates
@@ -132,7 +132,7 @@ class AddSourceForm(QWidget):
 
     def _on_devices_listed(self, job: Job) -> None:
         if job.error:
-            self._show_hint(f"{job.error.title} {job.error.advice}")
+            self._show_hint(remedies.sentences(job.error))
         elif not job.result:
             self._show_hint("No disks are visible here. Choose an image below.")
         else:
@@ -203,7 +203,7 @@ class AddSourceForm(QWidget):
         self.waiting = False
         self.start_button.setEnabled(all(self._paths()))
         if error:
-            self.refusal.say(f"{error.title} {error.advice}".rstrip())
+            self.refusal.say(remedies.sentences(error))
         else:
             self.planned.emit()
 

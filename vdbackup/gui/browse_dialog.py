@@ -17,7 +17,7 @@ from PySide6.QtWidgets import (
     QWidget,
 )
 
-from vdbackup.gui import icons, parts, words, work
+from vdbackup.gui import icons, parts, remedies, words, work
 from vdbackup.gui.catalogue import Entry
 from vdbackup.gui.theme import Theme
 from vdbackup.gui.worker import Workers
@@ -110,7 +110,7 @@ class BrowseDialog(parts.Dialog):
     def _on_listed(self, item: QTreeWidgetItem, job: Job) -> None:
         item.takeChildren()
         if job.error:
-            self._notice.say(f"{job.error.title} {job.error.advice}")
+            self._notice.say(remedies.sentences(job.error))
         elif job.result is not None:
             item.addChildren([self._item(name, entry) for name, entry in job.result.entries])
             if job.result.warnings:

@@ -18,7 +18,7 @@ from PySide6.QtWidgets import (
 )
 
 from vdbackup.errors import VdbackupError
-from vdbackup.gui import parts, words
+from vdbackup.gui import parts, remedies, words
 from vdbackup.gui.outcome import Outcome
 from vdbackup.gui.pace import Pace
 from vdbackup.jobs import Job, JobState, Progress, Waiting
@@ -155,7 +155,7 @@ class JobRow(QFrame):
 
     def show_error(self, error: VdbackupError) -> None:
         """Say what went wrong and what to do."""
-        self._end(f"{error.title} {error.advice}".rstrip(), "bad", ())
+        self._end(remedies.sentences(error), "bad", ())
 
     def _end(self, sentence: str, role: str, details: tuple[str, ...]) -> None:
         self._say(sentence, role)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from PySide6.QtWidgets import QFrame, QGridLayout, QPushButton, QVBoxLayout, QWidget
 
-from vdbackup.gui import parts, words
+from vdbackup.gui import parts, remedies, words
 from vdbackup.gui.session import AtEnd, Order, SessionThread
 from vdbackup.gui.sessions import Sessions
 from vdbackup.recovery.elsewhere import NAMES, Program
@@ -136,7 +136,7 @@ def _is_paused(machine: SessionThread) -> bool:
 def _state(machine: SessionThread) -> tuple[str, str, str]:
     """What to say of a machine, in which role, with which hint."""
     if machine.problem:
-        return machine.problem.title, "bad", machine.problem.advice
+        return machine.problem.title, "bad", remedies.advice(machine.problem)
     if machine.session is None:
         return "starting …", "muted", ""
     if machine.session.unheld:

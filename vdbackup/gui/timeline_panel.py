@@ -17,7 +17,7 @@ from PySide6.QtWidgets import (
     QWidget,
 )
 
-from vdbackup.gui import parts, words
+from vdbackup.gui import parts, remedies, words
 from vdbackup.gui.catalogue import Entry
 from vdbackup.gui.points_table import PointsTable
 from vdbackup.gui.theme import Theme
@@ -156,7 +156,7 @@ class TimelinePanel(QFrame):
             self._advice.setText("Choose one on the left, or add one.")
         elif entry.problem:
             self._message.setText(entry.problem.title)
-            self._advice.setText(entry.problem.advice)
+            self._advice.setText(remedies.advice(entry.problem))
         else:
             self._message.setText("No recovery points yet")
             self._advice.setText(f"The first backup copies all of {entry.path} that holds data.")

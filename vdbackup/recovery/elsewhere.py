@@ -32,7 +32,7 @@ from vdbackup.disks.disk import DiskInfo, VirtualDisk
 from vdbackup.disks.formats import open_disk, probe
 from vdbackup.disks.holders import holders, named
 from vdbackup.disks.qcow2 import Qcow2Disk
-from vdbackup.errors import RecoveryError, VdbackupError
+from vdbackup.errors import RecoveryError, Remedy, VdbackupError
 
 _OURS = re.compile(
     r"map\..*|layer\d+|tables\.bin|.*\.log|.*\.fd|session\.json.*|.*\.(?:xml|vbox.*|vmx)"
@@ -168,7 +168,8 @@ def check_ended(folder: Path, own: Path, program: str | None, *, not_running: bo
     if not listed.known and not not_running:
         raise MayRun(
             f"Whether the machine runs in {_name(program)} cannot be found out from here.",
-            "Shut it down there, and say that it is (on the command line: --not-running).",
+            "Shut it down there.",
+            remedy=Remedy.SAY_NOT_RUNNING,
         )
 
 

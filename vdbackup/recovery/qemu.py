@@ -18,7 +18,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from vdbackup.errors import RecoveryError
+from vdbackup.errors import RecoveryError, Remedy
 from vdbackup.recovery.concatenation import ConcatenationMap
 from vdbackup.recovery.devices import devices, network_card
 from vdbackup.recovery.guest_agent import PORT
@@ -285,7 +285,8 @@ def window() -> str:
     if not (os.environ.get("WAYLAND_DISPLAY") or os.environ.get("DISPLAY")):
         raise RecoveryError(
             "There is no screen to open the virtual machine's window on.",
-            "Start it without a window (--headless), or from a desktop session.",
+            "Start it from a desktop session, or without a window.",
+            remedy=Remedy.NO_DISPLAY,
         )
     command = [find(SYSTEM), "-display", "help"]
     known = subprocess.run(command, capture_output=True, text=True, check=False).stdout.split()

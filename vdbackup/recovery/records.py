@@ -15,7 +15,7 @@ import typing
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
-from vdbackup.errors import RecoveryError
+from vdbackup.errors import RecoveryError, Remedy
 
 MOST_LETTERS = 65_536
 MOST_ITEMS = 100_000
@@ -47,7 +47,8 @@ def from_json(kind: type[Record], data: object) -> Record:
     except (TypeError, ValueError) as error:
         raise RecoveryError(
             f"What was noted about the machine in this recovery point is damaged: {error}.",
-            "It is found out again from the point's disk: run vdbackup retarget on it.",
+            "It can be found out again from the point's disk.",
+            remedy=Remedy.RETARGET,
         ) from error
 
 

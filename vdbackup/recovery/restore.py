@@ -18,7 +18,7 @@ from vdbackup.disks.disk import VirtualDisk
 from vdbackup.disks.extents import Ranges, aligned, total, union
 from vdbackup.disks.formats import FORMATS, check_fits, create_disk, open_disk
 from vdbackup.disks.transfer import transfer, write_blocks
-from vdbackup.errors import Damaged, RecoveryError, UsageError
+from vdbackup.errors import Damaged, RecoveryError, Remedy, UsageError
 from vdbackup.jobs import CancelToken, Plan, Report, readable_size
 from vdbackup.recovery import places
 from vdbackup.recovery.gpt import move_second_copy
@@ -99,7 +99,8 @@ def plan(
         if not overwrite:
             raise RecoveryError(
                 f"{target} is a block device: everything on it would be lost.",
-                "Give --overwrite if that is what you want.",
+                "Choose another target, unless that is what you want.",
+                remedy=Remedy.OVERWRITE,
             )
         check_device(target, point.virtual_size, sector_size)
         size = point.virtual_size
@@ -234,7 +235,8 @@ class _Check:
         if not self._go_on:
             raise Damaged(
                 f"{disk} is damaged: {BLOCK} bytes at {offset} of the disk are not as captured.",
-                "Restore another point, or give --ignore-damage to get all that is whole.",
+                "Restore another point.",
+                remedy=Remedy.IGNORE_DAMAGE,
             )
         self._damaged.append((offset, disk))
 
@@ -269,5 +271,5 @@ def _check_file(target: Path, repository: Repository, overwrite: bool) -> None:
         raise RecoveryError(f"{target} is neither a file nor a block device.", "Give a new file.")
     if target.exists() and not overwrite:
         raise RecoveryError(
-            f"{target} exists already.", "Give another name, or --overwrite to replace it."
+            f"{target} exists already.", "Give another name.", remedy=Remedy.OVERWRITE
         )

@@ -35,7 +35,7 @@ from typing import Any, BinaryIO, Self
 
 from vdbackup import durable
 from vdbackup.disks.holders import holders, named
-from vdbackup.errors import Obstructed, RecoveryError
+from vdbackup.errors import Obstructed, RecoveryError, Remedy
 from vdbackup.recovery import composition
 from vdbackup.recovery.elsewhere import EndedMachine, check_ended
 from vdbackup.recovery.session_record import Origin, SessionRecord
@@ -410,7 +410,8 @@ def connect(folder: Path) -> socket.socket:
         connection.close()
         raise RecoveryError(
             f"The virtual machine of the session {folder.name} does not answer: {error.strerror}.",
-            "It may have ended; `vdbackup sessions list` shows.",
+            "It may have ended.",
+            remedy=Remedy.LIST_SESSIONS,
         ) from error
     return connection
 

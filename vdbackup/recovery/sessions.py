@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
-from vdbackup.errors import RecoveryError
+from vdbackup.errors import RecoveryError, Remedy
 from vdbackup.recovery.monitor import tell
 from vdbackup.recovery.session_folder import SavedSession, connect, saved_sessions
 
@@ -32,7 +32,7 @@ def find(sessions_folder: Path, reference: str) -> SavedSession:
         return found[0]
     problem = "more than one" if len(found) > 1 else "no"
     raise RecoveryError(
-        f"{reference!r} matches {problem} session.", "`vdbackup sessions list` shows what there is."
+        f"{reference!r} matches {problem} session.", "Check the id.", remedy=Remedy.LIST_SESSIONS
     )
 
 

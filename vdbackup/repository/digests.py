@@ -32,7 +32,7 @@ from numpy.typing import NDArray
 from vdbackup.disks.chain import read_flat
 from vdbackup.disks.extents import UNALLOCATED, BlockMap, Ranges, flatten
 from vdbackup.disks.host_file import HostFile
-from vdbackup.errors import DiskFormatError, RepositoryError
+from vdbackup.errors import DiskFormatError, Remedy, RepositoryError
 
 BLOCK = 64 << 10
 """Bytes of disk that one digest covers."""
@@ -163,7 +163,9 @@ class DigestFile:
             if not path.parent.exists():  # not this file alone: the storage is gone
                 raise
             raise RepositoryError(
-                f"{path.name} is missing.", "Run `vdbackup repair` to compute it again."
+                f"{path.name} is missing.",
+                "It can be computed again from the disk.",
+                remedy=Remedy.REPAIR,
             ) from error
         try:
             self._parse()

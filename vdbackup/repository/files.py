@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from vdbackup.durable import MAX_RECORD, PARTIAL, read_own, replace, sync_file, sync_folder
-from vdbackup.errors import NoSpace, RepositoryError
+from vdbackup.errors import NoSpace, Remedy, RepositoryError
 from vdbackup.jobs import readable_size
 from vdbackup.repository.lock import check_lock
 
@@ -58,11 +58,15 @@ def read_json(path: Path) -> dict[str, Any]:
         data = json.loads(read_own(path).decode("utf-8"))
     except (ValueError, RecursionError) as error:  # UnicodeError is a ValueError
         raise RepositoryError(
-            f"{path} is damaged: {error}.", "Run `vdbackup repair` to rebuild it from the disks."
+            f"{path} is damaged: {error}.",
+            "It can be rebuilt from the disks.",
+            remedy=Remedy.REPAIR,
         ) from error
     if not isinstance(data, dict):
         raise RepositoryError(
-            f"{path} is damaged: it holds no JSON object.", "Run `vdbackup repair` to rebuild it."
+            f"{path} is damaged: it holds no JSON object.",
+            "It can be rebuilt from the disks.",
+            remedy=Remedy.REPAIR,
         )
     return data
 

@@ -29,7 +29,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from vdbackup.errors import PointInUse, RepositoryError
+from vdbackup.errors import PointInUse, Remedy, RepositoryError
 from vdbackup.repository.files import read_json, remove, sync_folder, write_json
 from vdbackup.repository.lease import Lease
 from vdbackup.repository.model import RecoveryPoint
@@ -151,13 +151,12 @@ def notice(backup_set: BackupSet, point: RecoveryPoint) -> str:
 
 def _in_use(backup_set: BackupSet, point: RecoveryPoint, hold: Hold) -> PointInUse:
     whose = "" if hold.is_ours else f" of {hold.user} on {hold.host}"
-    there = (
-        "" if hold.is_ours else " there; if that is not possible any more, add -r and the folder"
-    )
     return PointInUse(
         f"Point {point.sequence} is in use: the session {hold.session}{whose} runs from it, or is "
         "kept on it.",
-        f"End it, then discard or promote it: `vdbackup sessions discard {hold.session}`{there}.",
+        f"End it, then discard it or make a point of it{'' if hold.is_ours else ' there'}.",
+        remedy=Remedy.END_SESSION if hold.is_ours else Remedy.END_SESSION_ELSEWHERE,
+        about=hold.session,
         over=lambda: hold not in of(backup_set),
     )
 

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from typing import Any
 
-from vdbackup.errors import RepositoryError, UsageError
+from vdbackup.errors import Remedy, RepositoryError, UsageError
 from vdbackup.jobs import readable_size
 
 LONGEST_SENTENCE = 1000
@@ -191,7 +191,9 @@ class RecoveryPoint:
             )
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise RepositoryError(
-                f"{name} is not valid: {error}.", "Run `vdbackup repair` to rebuild it."
+                f"{name} is not valid: {error}.",
+                "It can be rebuilt from the disks.",
+                remedy=Remedy.REPAIR,
             ) from error
 
 
@@ -348,5 +350,7 @@ class SetSettings:
             )
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise RepositoryError(
-                f"set.json is not valid: {error}.", "Run `vdbackup repair` to rebuild it."
+                f"set.json is not valid: {error}.",
+                "It can be rebuilt from the disks.",
+                remedy=Remedy.REPAIR,
             ) from error

@@ -13,7 +13,7 @@ from pathlib import Path
 from vdbackup.disks.chain import Chain
 from vdbackup.disks.disk import DiskInfo
 from vdbackup.disks.formats import FORMATS
-from vdbackup.errors import Damaged, PointNotFound, RepositoryError
+from vdbackup.errors import Damaged, PointNotFound, Remedy, RepositoryError
 from vdbackup.jobs import CancelToken
 from vdbackup.repository.digests import DigestFold
 from vdbackup.repository.files import PARTIAL, read_json, sync_folder, write_json
@@ -66,7 +66,9 @@ class BackupSet:
             if point.id == point_id:
                 return point
         raise PointNotFound(
-            f"{self.name} has no recovery point {point_id}.", "`vdbackup list` shows what there is."
+            f"{self.name} has no recovery point {point_id}.",
+            "It may have been merged or deleted.",
+            remedy=Remedy.LIST_POINTS,
         )
 
     def children(self, point_id: str) -> list[RecoveryPoint]:
@@ -88,7 +90,8 @@ class BackupSet:
             if len(chain) > len(self.points) + len(self.hidden):
                 raise RepositoryError(
                     f"The parents of point {point.sequence} form a circle.",
-                    "Run `vdbackup repair` to rebuild the manifests.",
+                    "The manifests can be rebuilt from the disks.",
+                    remedy=Remedy.REPAIR,
                 )
             try:
                 chain.insert(0, self.point(chain[0].parent))
@@ -96,7 +99,8 @@ class BackupSet:
                 raise Damaged(
                     f"The point that point {chain[0].sequence} reads through is missing from "
                     f"{self.name}.",
-                    "Put its files back and run `vdbackup repair`, or use another chain's point.",
+                    "Use another chain's point; or put its files back, then have it repaired.",
+                    remedy=Remedy.REPAIR,
                 ) from None
         return chain
 
@@ -123,7 +127,8 @@ class BackupSet:
             chain.close()
             raise Damaged(
                 f"The parents inside {point.disk} are not those that the manifests name.",
-                "Run `vdbackup repair` to see which are right.",
+                "A repair finds out which are right.",
+                remedy=Remedy.REPAIR,
             )
         try:
             for layer, each in zip(chain.layers, points, strict=True):
@@ -272,13 +277,16 @@ class Repository:
                 names = ", ".join(each.name for each in sets)
                 raise PointNotFound(
                     f"{self.path} holds {len(sets)} backup sets" + (f": {names}." if sets else "."),
-                    "Say which one with --set NAME." if sets else "Back something up first.",
+                    "Say which one." if sets else "Back something up first.",
+                    remedy=Remedy.NAME_SET if sets else None,
                 )
             return sets[0]
         folder = self.path / check_set_name(name)
         if not (folder / SETTINGS).is_file():
             raise PointNotFound(
-                f"{self.path} has no backup set {name!r}.", "`vdbackup list` shows what there is."
+                f"{self.path} has no backup set {name!r}.",
+                "Check its name.",
+                remedy=Remedy.LIST_POINTS,
             )
         settings = self.settings(name)
         points = _read_manifests(folder)
@@ -314,7 +322,8 @@ class Repository:
         problem = "matches no" if not found else "matches more than one"
         raise PointNotFound(
             f"{reference!r} {problem} recovery point of {backup_set.name}.",
-            "Give a sequence number, an id, or `latest`; `vdbackup list` shows them.",
+            "Give a sequence number, an id, or `latest`.",
+            remedy=Remedy.LIST_POINTS,
         )
 
     def create_set(self, name: str, settings: SetSettings) -> BackupSet:
@@ -324,7 +333,8 @@ class Repository:
         if folder.exists() and not begun:
             raise RepositoryError(
                 f"{self.path} holds something named {name!r} already.",
-                "Start again, or name another set with --set.",
+                "Start again, or choose another name.",
+                remedy=Remedy.NAME_ANOTHER_SET,
             )
         folder.mkdir(mode=0o700, exist_ok=True)
         sync_folder(self.path)

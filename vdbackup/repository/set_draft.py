@@ -6,7 +6,7 @@ import os
 import shutil
 from dataclasses import replace
 
-from vdbackup.errors import RepositoryError
+from vdbackup.errors import Remedy, RepositoryError
 from vdbackup.repository.files import PARTIAL, sync_folder, write_json
 from vdbackup.repository.lock import check_lock
 from vdbackup.repository.model import RecoveryPoint, SetSettings
@@ -24,7 +24,8 @@ class SetDraft:
         if self._target.exists():
             raise RepositoryError(
                 f"{repository.path} holds something named {name!r} already.",
-                "Name another set with --set.",
+                "Choose another name.",
+                remedy=Remedy.NAME_ANOTHER_SET,
             )
         folder = self._target.with_name(name + PARTIAL)
         shutil.rmtree(folder, ignore_errors=True)  # of one that was interrupted

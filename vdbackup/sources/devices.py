@@ -72,7 +72,8 @@ def _lsblk(*devices: Path) -> list[dict[str, Any]]:
         listing = json.loads(result.stdout or b'{"blockdevices": []}')
     except (OSError, ValueError, subprocess.TimeoutExpired) as error:
         raise SourceError(
-            f"The block devices cannot be listed: {error}.", "Check that `lsblk` works."
+            f"The block devices cannot be listed: {error}.",
+            "That is done by lsblk, of the package util-linux: check that it works here.",
         ) from error
     devices_found: list[dict[str, Any]] = listing["blockdevices"]
     return devices_found

@@ -17,7 +17,7 @@ from vdbackup.disks.disk import SECTOR
 from vdbackup.disks.extents import Ranges
 from vdbackup.disks.formats import probe
 from vdbackup.disks.host_file import HostFile
-from vdbackup.errors import DiskFormatError, SourceError, Unreadable
+from vdbackup.errors import DiskFormatError, Remedy, SourceError, Unreadable
 from vdbackup.sources.changes import Changes
 from vdbackup.sources.devices import device_id, mounts_of
 from vdbackup.sources.writeback import write_out
@@ -139,7 +139,7 @@ def open_source(path: Path, parents_in: Sequence[Path] = ()) -> Source:
         return _open_device(path) if stat.S_ISBLK(mode) else _open_image(path, parents_in)
     except FileNotFoundError:
         raise SourceError(
-            f"There is no {path}.", "Check the path; `lsblk` lists block devices."
+            f"There is no {path}.", "Check the path.", remedy=Remedy.LIST_DEVICES
         ) from None
     except PermissionError:
         raise SourceError(f"You may not read {path}.", _permission_advice(path)) from None

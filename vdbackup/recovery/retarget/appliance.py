@@ -21,7 +21,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from vdbackup.errors import Cancelled, RecoveryError
+from vdbackup.errors import Cancelled, RecoveryError, Remedy
 from vdbackup.jobs import CancelToken, Progress, Report
 from vdbackup.recovery import qemu, vm
 from vdbackup.recovery.guest.model import FileSystem
@@ -219,7 +219,8 @@ def _failed(said: str, nonce: str, why: str) -> RecoveryError:
     return RecoveryError(
         f"The overlay could not be retargeted: {sentence}"
         + (f" ({more.rstrip('.')})." if more else "."),
-        "The overlay is as it was. Choose other hardware (--hardware), or use another point.",
+        "The overlay is as it was. Use another point, or other hardware.",
+        remedy=Remedy.CHOOSE_HARDWARE,
     )
 
 

@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from vdbackup.errors import RecoveryError
+from vdbackup.errors import RecoveryError, Remedy
 from vdbackup.recovery.guest import initramfs
 from vdbackup.recovery.guest.disk import Disk
 from vdbackup.recovery.guest.model import File, FileSystem, Guest, Kernel
@@ -272,7 +272,8 @@ class _Initramfs:
             raise RecoveryError(
                 f"The initramfs of Linux {self._kernel.version} does not say which drivers it has, "
                 "so none can be added to it.",
-                "Choose hardware that needs no other driver (--hardware auto).",
+                "Choose hardware that needs no other driver.",
+                remedy=Remedy.CHOOSE_HARDWARE,
             )
         return driver_archive(self._folder, self._there, modules, missing, self._module)
 

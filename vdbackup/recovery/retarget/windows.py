@@ -32,7 +32,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from vdbackup.disks.chain import Chain
-from vdbackup.errors import RecoveryError
+from vdbackup.errors import RecoveryError, Remedy
 from vdbackup.jobs import CancelToken
 from vdbackup.recovery import concatenation, qemu
 from vdbackup.recovery.filesystems.node import Unreadable, reading
@@ -229,7 +229,8 @@ def _new_driver(windows: Windows, controller: Controller, drivers: Path | None) 
     if drivers is None:
         raise RecoveryError(
             f"{windows.name} has no driver for a disk on {controller}.",
-            "Give the folder with virtio-win's drivers (--drivers DIR), or choose ahci.",
+            "Choose ahci, or give it virtio-win's drivers.",
+            remedy=Remedy.GIVE_DRIVERS,
         )
     return find_driver(drivers, DRIVERS[controller][0], windows)
 

@@ -1,0 +1,29 @@
+"""What the window says of errors: the engine's sentences, and our remedies by what to press."""
+
+from __future__ import annotations
+
+from vdbackup.errors import Remedy, VdbackupError
+
+WORDS = {
+    Remedy.END_SESSION: "The list of virtual machines offers both.",
+    Remedy.LIST_DEVICES: "“Add a source…” lists the disks of this computer.",
+    Remedy.LIST_POINTS: "“Read again” (F5) shows what there is.",
+    Remedy.LIST_SESSIONS: "The list of virtual machines shows what there is.",
+    Remedy.NAME_ANOTHER_SET: "Keep the backups in another folder.",
+    Remedy.NO_DISPLAY: "“Run without a display” in the settings does that.",
+    Remedy.OVERWRITE: "“Overwrite what is there” replaces it.",
+    Remedy.SET_KEEPS_ITS_FORMAT: "Choose that format, or another folder for the backups.",
+    Remedy.VERIFY: "“Verify” shows which points are whole.",
+}
+"""What the window cannot do is not here: the engine's advice stands alone then."""
+
+
+def advice(error: VdbackupError) -> str:
+    """What to do about an error; may be empty."""
+    ours = WORDS.get(error.remedy, "") if error.remedy else ""
+    return f"{error.advice} {ours}".strip()
+
+
+def sentences(error: VdbackupError) -> str:
+    """What is wrong, and what to do about it."""
+    return f"{error.title} {advice(error)}".rstrip()
