@@ -7,7 +7,13 @@ import sys
 
 def main() -> int:
     """Start what the arguments ask for; the exit status."""
-    arguments = sys.argv[1:]
+    try:
+        return _started(sys.argv[1:])
+    except KeyboardInterrupt:  # before anything was begun: Python was reading the program
+        return 130
+
+
+def _started(arguments: list[str]) -> int:
     if arguments:
         from vdbackup import cli
         from vdbackup.settings import Locations, start_log

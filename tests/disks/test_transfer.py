@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import threading
 from pathlib import Path
 
@@ -128,6 +129,48 @@ def test_an_error_of_a_worker_is_raised_and_stops_the_others(part):
 def test_an_error_of_whoever_reads_the_progress_is_raised():
     with pytest.raises(ZeroDivisionError):
         Copy(64 * MIB).run(ranges((0, 64 * MIB)), report=lambda _: 1 // 0)
+
+
+@pytest.mark.parametrize("times", [1, 2, 20])
+def test_ctrl_c_is_raised_after_the_last_thread_has_ended(times: int):
+    """Else the caller closes and removes what a thread still writes to."""
+    job = Copy(2 * CHUNK)
+    returned, taken = threading.Event(), threading.Barrier(2)
+    wrote_in_time: list[bool] = []
+
+    def consume(offset: int, view: memoryview) -> None:
+        taken.wait(20)
+        if threading.current_thread() is threading.main_thread():
+            return
+        for _ in range(times):
+            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+        wrote_in_time.append(not returned.wait(0.2))
+        job.consume(offset, view)
+
+    with pytest.raises(KeyboardInterrupt):
+        job.run(ranges((0, 2 * CHUNK)), consume=consume)
+    returned.set()
+    assert all(wrote_in_time)
+    assert wrote_in_time
+    assert [t.name for t in threading.enumerate() if t.name == "transfer"] == []
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_threads_that_cannot_be_had_are_an_error_that_leaves_no_other(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    job, usual, started = Copy(64 * MIB), threading.Thread.start, []
+
+    def start(thread: threading.Thread) -> None:
+        if started:
+            raise RuntimeError("can't start new thread")
+        started.append(thread)
+        usual(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", start)
+    with pytest.raises(RuntimeError, match="can't start"):
+        job.run(ranges((0, 64 * MIB)))
+    assert not started[0].is_alive()
 
 
 def test_a_write_to_full_storage_is_raised_as_that():

@@ -194,7 +194,8 @@ def recover(repository: Repository, report: Report, cancel: CancelToken) -> list
     """Finish what a crash left, if nobody else is at it; sentences of what was done or not.
 
     To be called when a repository is opened, also for reading: until then the parent of an
-    interrupted merge is not offered.
+    interrupted merge is not offered. It is as long as the merge was, so it tells how far it is, and
+    Cancelled leaves it as it was found.
     """
     waiting = [each.name for each in repository.sets() if each.journal]
     sentences: list[str] = []
@@ -209,6 +210,8 @@ def recover(repository: Repository, report: Report, cancel: CancelToken) -> list
                     sentences.append(f"{name}: an interrupted merge was finished: point {number}.")
     except RepositoryLocked:
         return sentences  # its holder is at it
+    except Cancelled:
+        raise
     except VdbackupError as error:
         sentences.append(f"An interrupted merge could not be finished: {error}")
     except OSError as error:

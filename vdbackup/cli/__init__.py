@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
+import argparse
 import logging
 import sys
 from collections.abc import Sequence
 
 from vdbackup.cli import remedies
-from vdbackup.cli.console import warn
+from vdbackup.cli.console import interrupts, warn
 from vdbackup.cli.parser import build_parser
-from vdbackup.errors import VdbackupError, from_os
+from vdbackup.errors import Cancelled, VdbackupError, from_os
 from vdbackup.text import printable
 
 log = logging.getLogger(__name__)
-
-INTERRUPTED = 130
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -24,6 +23,12 @@ def main(arguments: Sequence[str]) -> int:
     """
     options = build_parser().parse_args(arguments)
     _choose_log(options.verbose)
+    with interrupts.caught():
+        return _done(options)
+
+
+def _done(options: argparse.Namespace) -> int:
+    """Do it; the exit status, with a sentence where it failed."""
     try:
         status: int = options.command(options)
         sys.stdout.flush()
@@ -37,7 +42,7 @@ def main(arguments: Sequence[str]) -> int:
         log.info("failed", exc_info=True)
         return _say(from_os(error))
     except KeyboardInterrupt:
-        return INTERRUPTED
+        return _say(Cancelled("Cancelled.", ""))
     except Exception as error:
         log.critical("unexpected", exc_info=True)
         title = f"It failed unexpectedly: {type(error).__name__}: {error}."

@@ -15,7 +15,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from vdbackup.cli.console import print_json, say, table, warn, work
+from vdbackup.cli.console import interrupts, print_json, say, table, warn, work
 from vdbackup.errors import BackupError, Cancelled, Damaged, OtherSource, UsageError
 from vdbackup.jobs import CancelToken, Plan, Report
 from vdbackup.jobs import readable_size as size
@@ -31,13 +31,27 @@ DONE, WARNINGS = 0, 3
 
 def open_repository(path: Path) -> Repository:
     """Open a repository, and finish first what a crash left in it."""
-    from vdbackup.backup import merge
-    from vdbackup.jobs import CancelToken, silent
     from vdbackup.repository.repository import Repository
 
     repository = Repository.open(path)
-    warn(merge.recover(repository, silent, CancelToken()))
+    warn(_finish_merges(repository))
     return repository
+
+
+def _finish_merges(repository: Repository) -> list[str]:
+    """Finish merges that were cut off; sentences of what was done.
+
+    It may take as long as they would have, and is no part of what a command prints as JSON.
+    """
+    from vdbackup.backup import merge
+
+    finished: list[str] = work(
+        "Finishing an interrupted merge",
+        lambda report, cancel: merge.recover(repository, report, cancel),
+        as_json=False,
+    )
+    interrupts.check()
+    return finished
 
 
 def sessions_folder() -> Path:
@@ -252,11 +266,10 @@ def _point_row(backup_set: BackupSet, point: RecoveryPoint) -> tuple[str, ...]:
 def merge(options: argparse.Namespace) -> int:
     """Roll a point into its parent."""
     from vdbackup.backup import merge
-    from vdbackup.jobs import CancelToken, silent
     from vdbackup.repository.repository import Repository
 
     repository = Repository.open(options.repository)
-    if finished := merge.recover(repository, silent, CancelToken()):
+    if finished := _finish_merges(repository):
         # it may be this very merge that is asked for again: going on would merge one step further
         warn([*finished, "Nothing else was merged: look at `vdbackup list` first."])
         return WARNINGS

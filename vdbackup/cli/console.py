@@ -17,6 +17,7 @@ from vdbackup.jobs import (
     Job,
     JobState,
     Progress,
+    Report,
     Waiting,
     Work,
     patient,
@@ -26,6 +27,62 @@ from vdbackup.text import printable
 
 _INTERVAL = 0.1
 _BAR = 24
+
+
+class Interrupts:
+    """Ctrl-C, SIGTERM, and a terminal that closes: the first one ends what the command does.
+
+    It cancels a job, which then puts its things away; beside jobs it is a KeyboardInterrupt.
+    Whatever comes after it changes nothing: an exception in the midst of putting things away would
+    leave half of them, and SIGKILL remains for whoever cannot wait.
+
+    Attributes:
+        came: whether there was one.
+    """
+
+    def __init__(self) -> None:
+        self.came = False
+        self._token: CancelToken | None = None
+
+    @contextmanager
+    def caught(self) -> Iterator[None]:
+        """Meanwhile signals are ours; only in the main thread. Under nohup SIGHUP stays ignored."""
+        self.came = False
+        numbers = [signal.SIGINT, signal.SIGTERM]
+        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+            numbers.append(signal.SIGHUP)
+        before = {number: signal.signal(number, self._on_signal) for number in numbers}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    @contextmanager
+    def cancelling(self, token: CancelToken) -> Iterator[None]:
+        """Meanwhile a signal cancels."""
+        self._token = token
+        try:
+            yield
+        finally:
+            self._token = None
+
+    def check(self) -> None:
+        """Raise KeyboardInterrupt if there was one: before something that is no job."""
+        if self.came:
+            raise KeyboardInterrupt
+
+    def _on_signal(self, _number: int, _frame: FrameType | None) -> None:
+        if self.came:
+            return
+        self.came = True
+        if self._token is None:
+            raise KeyboardInterrupt
+        self._token.cancel()
+
+
+interrupts = Interrupts()
+"""This process': signals are no one else's."""
 
 
 def work(
@@ -38,7 +95,7 @@ def work(
 ) -> Any:
     """Run a job in this thread with its progress shown; its result.
 
-    Ctrl-C and SIGTERM cancel it. Raises the job's error, or Cancelled.
+    What interrupts the command cancels it. Raises the job's error, or Cancelled.
 
     Args:
         title: what it does.
@@ -47,9 +104,16 @@ def work(
         wait: seconds to wait for whoever is in its way; None refuses at once.
         again: done instead of `do` after waiting.
     """
-    job = Job(title, do if wait is None else patient(do, wait, again=again))
-    with _cancelling(job.cancel):
-        display = JsonLines() if as_json else Bar(sys.stderr.isatty())
+
+    def begun(report: Report, cancel: CancelToken) -> Any:
+        if interrupts.came:  # `do` knows what it means that it does not begin
+            cancel.cancel()
+        doing = do if wait is None else patient(do, wait, again=again)
+        return doing(report, cancel)
+
+    job = Job(title, begun)
+    display = JsonLines() if as_json else Bar(sys.stderr.isatty())
+    with interrupts.cancelling(job.cancel):
         job.run(display.report)
         display.close()
     if job.state is JobState.CANCELLED:
@@ -81,21 +145,6 @@ def table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
     for row in (head, *rows):
         cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
         print(printable("  ".join(cells).rstrip()))
-
-
-@contextmanager
-def _cancelling(token: CancelToken) -> Iterator[None]:
-    def on_signal(_number: int, _frame: FrameType | None) -> None:
-        token.cancel()
-
-    before = {
-        number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)
-    }
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 class JsonLines:

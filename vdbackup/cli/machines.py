@@ -12,9 +12,9 @@ from vdbackup.cli.commands import DONE, WARNINGS, announce, open_repository, ses
 from vdbackup.cli.console import print_json, say, warn, work
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
-    from vdbackup.jobs import CancelToken
+    from vdbackup.jobs import CancelToken, Report
     from vdbackup.recovery.hardware import Hardware, Wish
     from vdbackup.recovery.retarget.report import FileChange, RetargetReport
     from vdbackup.recovery.session import Session
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 def boot(options: argparse.Namespace) -> int:
     """Boot a virtual machine from a point; what it writes is thrown away, unless it is kept."""
     from vdbackup.errors import RecoveryError
-    from vdbackup.jobs import CancelToken
     from vdbackup.recovery import boot_test
     from vdbackup.recovery.records import to_json
     from vdbackup.recovery.retarget.report import chosen_hardware
@@ -34,20 +33,29 @@ def boot(options: argparse.Namespace) -> int:
     backup_set, point = repository.find(options.point, options.set)
     wanted = wish(options)
     started = time.monotonic()
-    session = start_from_point(
-        repository,
-        backup_set,
-        point,
-        sessions_folder=sessions_folder(),
-        hardware=chosen_hardware(backup_set, point, wanted),
-        wish=wanted,
-        display=not options.headless,
+    session, outcome, text = follow(
+        lambda: start_from_point(
+            repository,
+            backup_set,
+            point,
+            sessions_folder=sessions_folder(),
+            hardware=chosen_hardware(backup_set, point, wanted),
+            wish=wanted,
+            display=not options.headless,
+        ),
+        options,
+        keep=options.keep,
     )
-    outcome, text = follow(session, options, keep=options.keep)
     seconds = time.monotonic() - started
     if options.until:
         test = BootTest(boot_test.now(), outcome, round(seconds, 1))
-        boot_test.record(repository, backup_set.name, point.id, test, None, CancelToken())
+        work(
+            "Recording the boot test",
+            lambda _report, cancel: boot_test.record(
+                repository, backup_set.name, point.id, test, None, cancel
+            ),
+            as_json=options.json,
+        )
     if options.json:
         data = {"accelerator": session.accelerator, "seconds": round(seconds, 2), "console": text}
         hardware = to_json(session.hardware)
@@ -140,28 +148,35 @@ def _doubts(session: Session) -> list[str]:
     return [doubt for doubt in doubts if doubt]
 
 
-def follow(session: Session, options: argparse.Namespace, *, keep: bool) -> tuple[bool, str]:
-    """Watch a machine and end it; whether what was asked for came, and what the console shows.
+def follow(
+    start: Callable[[], Session], options: argparse.Namespace, *, keep: bool
+) -> tuple[Session, bool, str]:
+    """Start a machine, watch it and end it: all in one job, so that no Ctrl-C leaves a QEMU alone.
 
     What it wrote is kept if that is wanted, and after a crash of QEMU, or when its window was
-    closed: then nobody has said that it may go.
+    closed, or when a machine that nobody tests was ended by a signal: then nobody has said that it
+    may go.
+
+    Returns:
+        The machine's session, whether what was asked for came, and what the console shows.
     """
-    with session:
-        warn(_doubts(session))
-        if not options.json:
-            say(" ".join(session.hardware.reasons))
-        try:
-            outcome = work(
-                "Boot",
-                lambda _report, cancel: _watch(session, options, cancel),
-                as_json=options.json,
-            )
-            text = session.console_text()
-        finally:
-            if keep or session.crashed or session.cut_off:
-                session.keep()
-                warn([f"What it wrote is kept: `vdbackup sessions reopen {session.id}`."])
-    return bool(outcome), text
+
+    def run(_report: Report, cancel: CancelToken) -> tuple[Session, bool, str]:
+        with start() as session:
+            warn(_doubts(session))
+            if not options.json:
+                say(" ".join(session.hardware.reasons))
+            try:
+                outcome = _watch(session, options, cancel)
+                return session, outcome, session.console_text()
+            finally:
+                unasked = cancel.cancelled and not options.until
+                if keep or unasked or session.crashed or session.cut_off:
+                    session.keep()
+                    warn([f"What it wrote is kept: `vdbackup sessions reopen {session.id}`."])
+
+    ended: tuple[Session, bool, str] = work("Boot", run, as_json=options.json)
+    return ended
 
 
 def missed(options: argparse.Namespace, seconds: float) -> str:

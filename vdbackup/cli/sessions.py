@@ -74,8 +74,9 @@ def reopen(options: argparse.Namespace) -> int:
     if saved.program is not None:
         return _write_again(saved, options)
     started = time.monotonic()
-    session = reopen_session(saved, display=not options.headless)
-    outcome, text = follow(session, options, keep=True)
+    session, outcome, text = follow(
+        lambda: reopen_session(saved, display=not options.headless), options, keep=True
+    )
     seconds = time.monotonic() - started
     if options.json:
         data = {"accelerator": session.accelerator, "seconds": round(seconds, 2), "console": text}

@@ -9,8 +9,10 @@ into a kept mmap 7.5 GB/s, pread into new bytes 1.8 GB/s).
 from __future__ import annotations
 
 import mmap
+import signal
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Protocol
 
 import numpy as np
@@ -51,6 +53,9 @@ def transfer(
 ) -> None:
     """Read every range and hand it on, in several threads, in no fixed order.
 
+    However it ends, none of its threads reads or hands on anything after it has returned: callers
+    close and remove then what they were at.
+
     Args:
         ranges: what to move, in bytes.
         read: `read(offset, view)` fills the view; called from several threads.
@@ -61,18 +66,45 @@ def transfer(
         cancel: looked at before each chunk.
 
     Raises:
-        Cancelled: on request. Otherwise whatever `read` or `consume` raised first.
+        Cancelled: on request. KeyboardInterrupt: by Ctrl-C, where nobody turns that into a cancel.
+        Otherwise whatever `read` or `consume` raised first.
     """
     work = _Work(ranges, read, consume, phase, report, cancel)
     threads = THREADS if total(ranges) >= SMALL * len(ranges) else 1
     helpers = [threading.Thread(target=work.run, name="transfer") for _ in range(threads - 1)]
-    for thread in helpers:
-        thread.start()
-    work.run()
-    for thread in helpers:
-        thread.join()
+    with _interrupts_stop(work):
+        try:
+            for thread in helpers:
+                thread.start()
+            work.run()
+        except BaseException as error:  # noqa: BLE001 - raised below, when the threads have ended
+            work.stop(error)
+        for thread in helpers:
+            if thread.is_alive():  # one that never started has seen `stop` before anything else
+                thread.join()
     if work.error is not None:
         raise work.error
+
+
+@contextmanager
+def _interrupts_stop(work: _Work) -> Iterator[None]:
+    """Ctrl-C meanwhile is the work's error, and not an exception in the midst of waiting for it.
+
+    Where another handler is in place Ctrl-C is a cancel already (the command line), and in other
+    threads than the main one there is none (signal).
+    """
+    default = signal.default_int_handler
+    if (
+        threading.current_thread() is not threading.main_thread()
+        or signal.getsignal(signal.SIGINT) is not default
+    ):
+        yield
+        return
+    signal.signal(signal.SIGINT, lambda *_: work.stop(KeyboardInterrupt()))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, default)
 
 
 class Target(Protocol):
@@ -135,8 +167,14 @@ class _Work:
                 self._consume(offset, view[:length])
                 self._moved(length)
         except BaseException as error:  # noqa: BLE001 - `transfer` raises it in the caller's thread
-            with self._lock:
-                self.error = self.error or error
+            self.stop(error)
+
+    def stop(self, error: BaseException) -> None:
+        """Let no thread begin another chunk.
+
+        Without the lock: a signal's handler runs in a thread that may have it.
+        """
+        self.error = self.error or error
 
     def _next(self) -> tuple[int, int] | None:
         with self._lock:

@@ -302,7 +302,7 @@ def create_session_disk(path: Path, backing: Backing, size: int) -> None:
     """Make an empty qcow2 child of `backing`, a disk of `size` bytes; reads no other file."""
     parent = ["-F", backing.driver, "-b", backing.file_name, "-u"]
     command = [find(IMAGE), "create", "-q", "-f", "qcow2", *parent, str(path), str(size)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = _run(command)
     if done.returncode != 0:
         raise RecoveryError(
             f"The session's disk {path} could not be made.", first_complaint(done.stderr)
@@ -316,11 +316,16 @@ def name_backing(path: Path, backing: Backing) -> None:
     """
     parent = ["-u", "-F", backing.driver, "-b", backing.file_name]
     command = [find(IMAGE), "rebase", "-q", "-f", "qcow2", *parent, str(path)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = _run(command)
     if done.returncode != 0:
         raise RecoveryError(
             f"The session's disk {path} could not be opened again.", first_complaint(done.stderr)
         )
+
+
+def _run(command: list[str]) -> subprocess.CompletedProcess[str]:
+    """Run one of QEMU's programs to its end, in a group that Ctrl-C in our terminal is not for."""
+    return subprocess.run(command, capture_output=True, text=True, check=False, process_group=0)
 
 
 def first_complaint(output: str) -> str:

@@ -415,6 +415,7 @@ def _start(
             stderr=subprocess.STDOUT,
             env=qemu.environment(),
             pass_fds=machine.descriptors,
+            process_group=0,  # Ctrl-C in our terminal is told to us: QEMU is ended by us alone
             # Python ignores SIGXFSZ, and so shall QEMU: a limit on the size of files then pauses
             # the guest, as a full disk does, instead of killing it.
             restore_signals=False,

@@ -54,6 +54,7 @@ def exported(
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
+                process_group=0,  # Ctrl-C in our terminal is not for it: we end it
             )
         try:
             _wait_until_there(daemon, file, before, complaints)

@@ -184,7 +184,12 @@ def _run(file: Path, script: str) -> None:
         command = [SHELL, "-w", "-f", commands.name, str(file)]
         try:
             done = subprocess.run(
-                command, stdin=subprocess.DEVNULL, capture_output=True, timeout=_LIMIT, check=False
+                command,
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                timeout=_LIMIT,
+                check=False,
+                process_group=0,  # Ctrl-C in our terminal is not for it
             )
         except subprocess.TimeoutExpired:
             raise RecoveryError(

@@ -361,6 +361,7 @@ def _copy_in(volume: Path, source: Path, path: str) -> None:
             capture_output=True,
             timeout=_LIMIT,
             check=False,
+            process_group=0,  # Ctrl-C in our terminal is not for it
         )
     except subprocess.TimeoutExpired:
         raise RecoveryError(f"{path} could not be put onto the disk of Windows in time.") from None
