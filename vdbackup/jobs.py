@@ -28,6 +28,7 @@ class Plan:
         creates: files that will be made.
         replaces: files that will be changed or deleted.
         invalidates: recovery points that will no longer exist, in words.
+        hindrance: why it cannot be done as things stand, in words; "" where nothing is known.
     """
 
     summary: str
@@ -35,6 +36,7 @@ class Plan:
     creates: tuple[str, ...] = ()
     replaces: tuple[str, ...] = ()
     invalidates: tuple[str, ...] = ()
+    hindrance: str = ""
 
 
 @dataclass(frozen=True)

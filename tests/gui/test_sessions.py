@@ -14,6 +14,7 @@ from PySide6.QtWidgets import QComboBox, QLabel, QPushButton, QWidget
 from pytestqt.qtbot import QtBot
 
 from tests.gui.user import LONG, User
+from vdbackup.gui.parts import Notice
 from vdbackup.gui.plan_dialog import PlanDialog
 from vdbackup.gui.quit_dialog import QuitDialog
 from vdbackup.gui.session import AtEnd
@@ -132,8 +133,8 @@ def test_a_kept_machine_becomes_a_point_after_a_question(with_source: User) -> N
     with_source.waits_until(lambda: not with_source.window.sessions.saved)
 
 
-def test_a_merge_of_a_point_with_a_kept_machine_says_whose_it_is(
-    with_source: User, disk: Path
+def test_a_merge_of_a_point_with_a_kept_machine_cannot_be_agreed_to(
+    with_source: User, disk: Path, qtbot: QtBot
 ) -> None:
     boots(with_source, "the first state")
     chooses(with_source, AtEnd.KEEP)
@@ -142,10 +143,14 @@ def test_a_merge_of_a_point_with_a_kept_machine_says_whose_it_is(
     demo_disk.change(disk, "the second state", {})
     with_source.backs_up(2)
     with_source.asks_for("actionMerge")
-    summary = with_source.sees(PlanDialog, "planDialog").findChildren(QLabel)
-    assert any("while there is a session on it" in label.text() for label in summary)
-    with_source.agrees()
-    with_source.reads("Point 1 is in use: the session")
+    dialog = with_source.sees(PlanDialog, "planDialog")
+    assert "a session on point 1" in dialog.findChild(Notice, "planHindrance").text
+    assert "laptop #1" in dialog.findChild(Notice, "planHindrance").text  # as its card is called
+    assert not dialog.accept_button.isEnabled()
+    qtbot.keyClick(dialog, Qt.Key.Key_Return)  # closes it
+    with_source.waits_until(lambda: not dialog.isVisible())
+    assert not [row for row in with_source.window.jobs.rows if "Merge" in row.accessibleName()]
+    with_source.sees_points(2)
 
 
 def test_a_machine_whose_qemu_crashed_is_kept(with_source: User) -> None:

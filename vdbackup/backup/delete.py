@@ -52,10 +52,15 @@ def plan(repository: Repository, set_name: str, point_id: str) -> DeletePlan:
     if last:
         summary += f" It is the last point of {set_name}: no backup of the source remains."
     return DeletePlan(
-        summary=summary + holds.notice(backup_set, point),
+        summary=summary,
         bytes_to_copy=size,
         replaces=tuple(path.name for path in point_files(backup_set.folder, point)),
         invalidates=(f"point {point.sequence}",),
+        hindrance=(
+            merge.hindrance(backup_set, point, child)
+            if child
+            else holds.hindrance(backup_set, point)
+        ),
         repository=repository,
         set_name=set_name,
         point_id=point_id,

@@ -117,15 +117,30 @@ def plan(repository: Repository, set_name: str, point_id: str) -> MergePlan:
         summary=(
             f"Point {child.sequence} is rolled into point {parent.sequence}: the result stands for "
             f"the moment of point {child.sequence}; the moment of point {parent.sequence} is no "
-            f"longer kept. {_SHARES if shared else _COPIES}{holds.notice(backup_set, parent)}"
+            f"longer kept. {_SHARES if shared else _COPIES}"
         ),
         bytes_to_copy=0 if shared else child.stored_bytes,
         replaces=(parent.disk, child.disk, parent.overlay),
         invalidates=(f"point {parent.sequence}",),
+        hindrance=hindrance(backup_set, parent, child),
         repository=repository,
         set_name=set_name,
         child_id=point_id,
         parent_id=parent.id,
+    )
+
+
+def hindrance(backup_set: BackupSet, parent: RecoveryPoint, child: RecoveryPoint) -> str:
+    """Why the child cannot be rolled into its parent now, in words; "" where nothing is known.
+
+    A boot test gives way, and lies on no session.
+    """
+    kept = holds.hindrance(backup_set, parent)
+    if kept or not holds.of(backup_set) or unused(backup_set.disk_path(child)):
+        return kept
+    return (
+        f"That cannot be while a virtual machine is running from point {child.sequence} or a later "
+        "one. Shut it down first."
     )
 
 

@@ -73,6 +73,8 @@ def announce(plan: Plan, options: argparse.Namespace) -> bool:
                 say(f"Up to {size(plan.bytes_to_copy)} are copied.")
             for name in (*plan.replaces, *plan.invalidates):
                 say(f"  replaced or gone afterwards: {name}")
+            if plan.hindrance:
+                say(plan.hindrance)
     elif not options.json:
         say(plan.summary)
     return not options.dry_run
@@ -85,6 +87,7 @@ def _plan_json(plan: Plan) -> dict[str, Any]:
         "creates": plan.creates,
         "replaces": plan.replaces,
         "invalidates": plan.invalidates,
+        "hindrance": plan.hindrance,
     }
 
 

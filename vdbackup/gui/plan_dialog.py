@@ -16,6 +16,8 @@ FEW = 6  # names that are read in a sentence; more are a list
 class PlanDialog(parts.Dialog):
     """Shows a plan, and is accepted when the user wants it done. Use `open()`, never `exec()`.
 
+    What cannot be done as things stand can only be read, and closed.
+
     Attributes:
         plan: what is shown.
         accept_button, cancel_button: what the user may press.
@@ -36,6 +38,7 @@ class PlanDialog(parts.Dialog):
         column = self.column
         column.addWidget(parts.label(title, "heading"))
         column.addWidget(parts.label(plan.summary))
+        column.addWidget(parts.Notice(plan.hindrance, "planHindrance", "bad"))
         if plan.bytes_to_copy:
             said = f"At most {words.size(plan.bytes_to_copy)} will be read or written."
             column.addWidget(parts.label(said, "muted"))
@@ -54,14 +57,16 @@ class PlanDialog(parts.Dialog):
             column.addWidget(lines)
         self.never_again = QCheckBox("Do not ask again before a backup")
         self.never_again.setObjectName("neverAgain")
-        self.never_again.setVisible(offer_silence)
+        self.never_again.setVisible(offer_silence and not plan.hindrance)
         column.addWidget(self.never_again)
         dangerous = bool(plan.invalidates or plan.replaces)
         self.accept_button = parts.button(verb, "planAccept", "danger" if dangerous else "primary")
         self.accept_button.clicked.connect(self.accept)
         self.cancel_button = self.add_buttons(self.accept_button)
-        if dangerous:
+        self.accept_button.setDisabled(bool(plan.hindrance))
+        if dangerous or plan.hindrance:
             self.press_by_enter(self.cancel_button)
+            self.cancel_button.setFocus()
 
 
 def _few(names: Sequence[str]) -> str:

@@ -141,12 +141,16 @@ def check_free(backup_set: BackupSet, points: Iterable[RecoveryPoint]) -> None:
             raise _in_use(backup_set, by_id[hold.point], hold)
 
 
-def notice(backup_set: BackupSet, point: RecoveryPoint) -> str:
-    """What a plan that takes the point away says of the sessions on it, after a space; or ""."""
-    names = [hold.session for hold in of(backup_set) if hold.point == point.id]
-    if not names:
+def hindrance(backup_set: BackupSet, point: RecoveryPoint) -> str:
+    """Why the point cannot be taken away, naming the sessions on it; "" where there is none."""
+    held = [hold for hold in of(backup_set) if hold.point == point.id]
+    if not held:
         return ""
-    return f" That cannot be while there is a session on it: {', '.join(names)}."
+    names = ", ".join(f"{hold.session} of {hold.title or 'a virtual machine'}" for hold in held)
+    return (
+        f"That cannot be while there is a session on point {point.sequence}: {names}. Discard it, "
+        "or make a recovery point of it, first."
+    )
 
 
 def _in_use(backup_set: BackupSet, point: RecoveryPoint, hold: Hold) -> PointInUse:
