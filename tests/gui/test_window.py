@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tarfile
 from pathlib import Path
 
 from PySide6.QtCore import Qt
@@ -169,6 +170,30 @@ def test_a_point_is_restored_to_an_image(with_source: User, disk: Path, tmp_path
     with_source.agrees()
     assert str(target) in with_source.sees_job_end("Restore").sentence
     assert target.read_bytes() == disk.read_bytes()
+
+
+def test_a_point_is_exported_as_an_appliance(with_source: User, tmp_path: Path) -> None:
+    target = tmp_path / "machine.ova"
+    with_source.asks_for("actionRestore")
+    dialog = with_source.sees(RestoreDialog, "restoreDialog")
+    dialog.target_edit.setText(str(target))
+    assert dialog.disk_format == "ova"
+    with_source.agrees("restoreDialog", "restoreAccept")
+    with_source.agrees()
+    assert str(target) in with_source.sees_job_end("Restore").sentence
+    with tarfile.open(target) as archive:
+        assert [Path(name).suffix for name in archive.getnames()] == [".ovf", ".mf", ".vmdk"]
+
+
+def test_a_package_that_was_chosen_stays_when_its_ending_is_written(with_source: User) -> None:
+    with_source.asks_for("actionRestore")
+    dialog = with_source.sees(RestoreDialog, "restoreDialog")
+    dialog.format_box.setCurrentIndex(dialog.format_box.findData("vhd-fixed"))
+    dialog.target_edit.setText("/tmp/azure.vhd")
+    assert dialog.disk_format == "vhd-fixed"
+    dialog.target_edit.setText("/tmp/azure.qcow2")
+    assert dialog.disk_format == "qcow2"
+    dialog.reject()
 
 
 def test_a_restore_overwrites_nothing_unasked(with_source: User, tmp_path: Path) -> None:

@@ -185,7 +185,10 @@ def _add_export(subparsers: _Subparsers) -> None:
     parser.add_argument("point", metavar="POINT", help=_POINT_HELP)
     parser.add_argument("target", type=Path, metavar="FILE", help="a new file")
     parser.add_argument(
-        "--format", default=None, help=f"raw, {_FORMATS}; by FILE's ending if left out"
+        "--format",
+        default=None,
+        help=f"raw, {_FORMATS}; for clouds and appliances vhd-fixed (Azure), vmdk-stream (AWS, "
+        "vSphere) or ova (VirtualBox, vSphere); by FILE's ending if left out",
     )
     _restoring(parser)
 

@@ -86,6 +86,17 @@ def transfer(
         raise work.error
 
 
+def transfer_in_order(
+    ranges: Ranges, read: Read, consume: Consume, *, phase: str, report: Report, cancel: CancelToken
+) -> None:
+    """Do what `transfer` does from the first range to the last, in the caller's thread."""
+    work = _Work(ranges, read, consume, phase, report, cancel)
+    with _interrupts_stop(work):
+        work.run()
+    if work.error is not None:
+        raise work.error
+
+
 @contextmanager
 def _interrupts_stop(work: _Work) -> Iterator[None]:
     """Ctrl-C meanwhile is the work's error, and not an exception in the midst of waiting for it.

@@ -1,4 +1,4 @@
-"""Fixed VHDs, which are only read, and which of a VHD's footers to go by.
+"""Fixed VHDs, which are only read and written as a whole, and which of a VHD's footers to go by.
 
 The format keeps two footers of a dynamic disk, one at each end of the file, and a fixed disk has
 one at the end alone. We believe the first if it is valid: at the end, a power cut while the file
@@ -7,6 +7,7 @@ grows can leave what a guest has written, which may be a forged footer.
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,8 @@ from vdbackup.disks.extents import ZERO, BlockMap
 from vdbackup.disks.host_file import HostFile
 from vdbackup.disks.vhd_structs import COOKIE, FIXED, Footer
 from vdbackup.errors import DiskError, DiskFormatError
+
+MIB = 1 << 20
 
 
 class FixedVhdDisk:
@@ -75,6 +78,18 @@ class FixedVhdDisk:
     def close(self) -> None:
         """Close the file."""
         self._file.close()
+
+
+def end_fixed(path: Path) -> None:
+    """Make a fixed VHD of a raw image: its footer, behind all of it.
+
+    The image has to have whole MiB, or Azure refuses the disk ("Prepare a Windows VHD", Microsoft).
+    """
+    with path.open("r+b") as file:
+        size = file.seek(0, os.SEEK_END)
+        if size % MIB:
+            raise ValueError(f"{size} bytes are no whole MiB")
+        file.write(Footer.for_disk(size, FIXED).pack())
 
 
 def is_fixed(path: Path) -> bool:

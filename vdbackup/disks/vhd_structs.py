@@ -47,6 +47,7 @@ _LOCATOR = struct.Struct(">4sII4xQ")
 _MAX_LOCATOR = 64 << 10  # bytes: paths on Windows have at most 32,767 UTF-16 units
 _MOST_SECTORS = 65535 * 16 * 255  # that a geometry can stand for
 _NAME_BYTES = 512
+_NOWHERE = 0xFFFFFFFFFFFFFFFF
 _W2RU_ROOM, _MACX_ROOM = 2048, 4096  # bytes behind the header in each of our slots
 
 
@@ -100,13 +101,14 @@ class Footer:
 
     @classmethod
     def for_disk(cls, virtual_size: int, disk_type: int) -> Footer:
-        """The footer of a new disk of `virtual_size` bytes.
+        """The footer of a new disk of `virtual_size` bytes; a fixed one has no dynamic header.
 
         QEMU believes `current_size` if "win " made the disk; for a creator that it does not know it
         cuts the disk to what the geometry stands for (block/vpc.c).
         """
+        header_at = _NOWHERE if disk_type == FIXED else SLOTS[0]
         return cls(
-            COOKIE, 2, _VERSION, SLOTS[0], max(0, int(time.time()) - _EPOCH), b"win ", 0x000A0000,
+            COOKIE, 2, _VERSION, header_at, max(0, int(time.time()) - _EPOCH), b"win ", 0x000A0000,
             b"Wi2k", virtual_size, virtual_size, *geometry(virtual_size), disk_type, 0,
             uuid.uuid4().bytes, 0,
         )  # fmt: skip

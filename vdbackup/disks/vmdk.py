@@ -7,7 +7,6 @@ VirtualBox fail on them.
 
 from __future__ import annotations
 
-import secrets
 import threading
 import uuid
 from collections.abc import Iterator
@@ -36,6 +35,7 @@ from vdbackup.disks.vmdk_structs import (
     SparseExtentHeader,
     final_name,
     is_descriptor,
+    new_cid,
     only_read,
 )
 from vdbackup.errors import DiskError, DiskFormatError
@@ -130,7 +130,7 @@ class VmdkDisk:
         if virtual_size > LARGEST or sector_size != SECTOR:
             raise ValueError(f"{virtual_size} bytes in sectors of {sector_size} are no VMDK")
         header = SparseExtentHeader.for_disk(virtual_size)
-        descriptor = Descriptor(virtual_size, final_name(path), _new_cid(), str(uuid.uuid4()))
+        descriptor = Descriptor(virtual_size, final_name(path), new_cid(), str(uuid.uuid4()))
         if parent:
             descriptor = _with_parent(descriptor, parent)
         start = header.pack() + descriptor.pack()
@@ -315,11 +315,6 @@ class VmdkDisk:
     def close(self) -> None:
         """Close the file without a flush."""
         self._file.close()
-
-
-def _new_cid() -> str:
-    """A CID that is none of the values that mean something else (0, no parent, its neighbour)."""
-    return f"{secrets.randbelow(0xFFFFFFFD) + 1:08x}"
 
 
 def _with_parent(descriptor: Descriptor, parent: ParentRef) -> Descriptor:

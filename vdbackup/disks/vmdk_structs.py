@@ -8,6 +8,7 @@ VirtualBox want beyond it was found by experiment and stands beside the code tha
 from __future__ import annotations
 
 import re
+import secrets
 import string
 import struct
 import uuid
@@ -188,6 +189,10 @@ class GrainMarker:
         """The marker from its 12 bytes."""
         return cls(*_MARKER.unpack(data))
 
+    def pack(self) -> bytes:
+        """12 bytes."""
+        return _MARKER.pack(self.sector, self.size)
+
 
 @dataclass(frozen=True)
 class ExtentLine:
@@ -329,7 +334,7 @@ class Descriptor:
         lines = [
             "# Disk DescriptorFile", "version=1", 'encoding="UTF-8"',
             f"CID={self.cid}", f"parentCID={self.parent_cid}",
-            'createType="monolithicSparse"',
+            f'createType="{self.create_type}"',
         ]  # fmt: skip
         if self.parent_hint is not None:
             lines.append(f'parentFileNameHint="{self.parent_hint}"')
@@ -354,6 +359,11 @@ class Descriptor:
             f'ddb.geometry.cylinders = "{cylinders}"',
             'ddb.geometry.heads = "16"', 'ddb.geometry.sectors = "63"',
         ]  # fmt: skip
+
+
+def new_cid() -> str:
+    """A CID that is none of the values that mean something else (0, no parent, its neighbour)."""
+    return f"{secrets.randbelow(0xFFFFFFFD) + 1:08x}"
 
 
 def final_name(path: Path) -> str:

@@ -13,6 +13,7 @@ from PySide6.QtWidgets import (
 
 from vdbackup.disks.formats import FORMATS
 from vdbackup.gui import parts, words
+from vdbackup.recovery.packages import PACKAGES
 from vdbackup.repository.model import RecoveryPoint
 
 
@@ -46,6 +47,8 @@ class RestoreDialog(parts.Dialog):
         self.format_box.addItem("Raw image", "raw")
         for name in FORMATS:
             self.format_box.addItem(f"{name.upper()}, a stand-alone virtual disk", name)
+        for name, package in PACKAGES.items():
+            self.format_box.addItem(package.words, name)
         self.overwrite_box = QCheckBox("Overwrite what is there")
         self.overwrite_box.setObjectName("overwriteBox")
         form = QFormLayout()
@@ -77,12 +80,14 @@ class RestoreDialog(parts.Dialog):
         return self.overwrite_box.isChecked()
 
     def _on_choose_clicked(self) -> None:
-        images = " ".join(f"*.{ending}" for ending in ("img", "raw", *FORMATS))
+        images = " ".join(f"*.{ending}" for ending in ("img", "raw", "ova", *FORMATS))
         filters = [f"Disk images ({images})", "All files (*)"]
         parts.choose_file(self, "Restore to", self.target_edit, filters, new=True)
 
     def _on_text_changed(self, text: str) -> None:
         self.accept_button.setEnabled(bool(text.strip()))
-        named = self.format_box.findData(Path(text.strip()).suffix.lower().removeprefix("."))
-        if named >= 0:  # who writes ".qcow2" means it
-            self.format_box.setCurrentIndex(named)
+        ending = Path(text.strip()).suffix.lower().removeprefix(".")
+        package = PACKAGES.get(self.disk_format)
+        named = self.format_box.findData(ending)
+        if named >= 0 and (package is None or package.ending != ending):
+            self.format_box.setCurrentIndex(named)  # who writes ".qcow2" means it

@@ -11,7 +11,9 @@ from vdbackup.disks.chain import Chain
 from vdbackup.errors import RecoveryError
 from vdbackup.recovery import launch
 from vdbackup.recovery.elsewhere import NAMES, Program
-from vdbackup.recovery.guest.model import Firmware
+from vdbackup.recovery.guest.choice import choose
+from vdbackup.recovery.guest.inspect import inspect
+from vdbackup.recovery.guest.model import Firmware, System
 from vdbackup.recovery.hardware import Controller, Hardware, Wish
 
 LIBVIRT = {
@@ -40,6 +42,17 @@ VMWARE = {
     Controller.SAS: ("scsi", "lsisas1068"),
 }
 """The bus, and the model of its SCSI controller."""
+OVF = {
+    Controller.AHCI: (20, "vmware.sata.ahci"),
+    Controller.IDE: (5, "PIIX4"),
+    Controller.SAS: (6, "lsilogicsas"),
+    Controller.LSI: (6, "lsilogic"),
+    Controller.NVME: (20, "vmware.nvme.controller"),
+    Controller.PVSCSI: (6, "VirtualSCSI"),
+    Controller.VIRTIO_SCSI: (20, "VirtioSCSI"),
+}
+"""The resource's type and subtype, as VMware writes them and VirtualBox reads them too
+(Main/xml/ovfreader.cpp); what both have comes first, and VMware has not got the last."""
 _CONTROLLERS = {
     Program.VIRT_MANAGER: tuple(LIBVIRT),
     Program.VIRTUALBOX: tuple(VIRTUALBOX),
@@ -60,12 +73,7 @@ def hardware_in(program: Program, chain: Chain, chosen: Hardware | None) -> Hard
             only a machine of ours has.
     """
     best = chosen or launch.hardware_for(chain)
-    if best.direct or best.partition:
-        what = "a kernel without a boot loader" if best.direct else "a volume without its disk"
-        raise RecoveryError(
-            f"{NAMES[program]} cannot boot this point: it holds {what}.",
-            "Boot it here: that starts it all the same.",
-        )
+    _refuse_what_only_we_boot(best, NAMES[program])
     if best.controller in _CONTROLLERS[program]:
         return best
     wishes = (Wish(controller, best.firmware) for controller in _CONTROLLERS[program])
@@ -80,6 +88,34 @@ def hardware_in(program: Program, chain: Chain, chosen: Hardware | None) -> Hard
         f"and it has no driver for what that has: {', '.join(_CONTROLLERS[program])}.",
         f"Retarget the point to {_CONTROLLERS[program][0]} first, or boot it here.",
     )
+
+
+def _refuse_what_only_we_boot(hardware: Hardware, who: str) -> None:
+    if hardware.direct or hardware.partition:
+        what = "a kernel without a boot loader" if hardware.direct else "a volume without its disk"
+        raise RecoveryError(
+            f"{who} cannot boot this point: it holds {what}.",
+            "Boot it here: that starts it all the same.",
+        )
+
+
+def hardware_in_ovf(chain: Chain) -> tuple[System, Hardware]:
+    """What is on a disk, and the machine that it gets in an appliance.
+
+    The disk goes there as it was captured, so what a retargeting changed does not count.
+
+    Raises:
+        RecoveryError: only a machine of ours can start what is on it.
+        DiskError, OSError: it cannot be read.
+    """
+    guest = inspect(chain)
+    sectors = launch.sector_size_for(chain)
+    wishes = [Wish(controller) for controller in OVF]
+    machines = [choose(guest, wish, sector_size=sectors) for wish in wishes]
+    known = [each for each in machines if not each.edit.needed]
+    best = next((each for each in known if each.boots), (known or machines)[0])
+    _refuse_what_only_we_boot(best, "An appliance")
+    return guest.system, best
 
 
 def notice(hardware: Hardware) -> str:

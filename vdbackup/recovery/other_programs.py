@@ -36,6 +36,7 @@ from vdbackup.recovery import accelerator, other_hardware, qemu
 from vdbackup.recovery.elsewhere import NAMES, Program
 from vdbackup.recovery.guest.model import Firmware
 from vdbackup.recovery.hardware import Controller, Hardware
+from vdbackup.recovery.machine_xml import add, virtualbox_hardware
 from vdbackup.recovery.retarget.report import chosen_hardware
 from vdbackup.recovery.session_folder import SavedSession, SessionFolder
 from vdbackup.recovery.session_record import Origin
@@ -209,40 +210,40 @@ def _libvirt(
 ) -> Path:
     kvm = accelerator.choose().accelerator is qemu.Accelerator.KVM
     domain = ET.Element("domain", type="kvm" if kvm else "qemu")
-    _add(domain, "name", _machine_name(folder))
+    add(domain, "name", _machine_name(folder))
     # always the same, so that defining it again changes the machine that is there
-    _add(domain, "uuid", str(uuid.uuid5(uuid.NAMESPACE_OID, folder.id)))
-    _add(domain, "memory", str(hardware.memory_mib), unit="MiB")
-    _add(domain, "vcpu", str(_CPUS))
+    add(domain, "uuid", str(uuid.uuid5(uuid.NAMESPACE_OID, folder.id)))
+    add(domain, "memory", str(hardware.memory_mib), unit="MiB")
+    add(domain, "vcpu", str(_CPUS))
     uefi = {"firmware": "efi"} if hardware.firmware is Firmware.UEFI else {}
-    system = _add(domain, "os", **uefi)
-    _add(system, "type", "hvm", arch="x86_64", machine=hardware.machine.value)
+    system = add(domain, "os", **uefi)
+    add(system, "type", "hvm", arch="x86_64", machine=hardware.machine.value)
     if uefi:  # what boots may be signed by nobody
-        _add(_add(system, "firmware"), "feature", enabled="no", name="secure-boot")
-    _add(system, "boot", dev="hd")
-    features = _add(domain, "features")
-    _add(features, "acpi")
-    _add(features, "apic")
-    _add(domain, "cpu", mode="host-passthrough" if kvm else "maximum")
-    devices = _add(domain, "devices")
-    disk = _add(devices, "disk", type="file", device="disk")
-    _add(disk, "driver", name="qemu", type="qcow2", discard="unmap", error_policy="stop")
+        add(add(system, "firmware"), "feature", enabled="no", name="secure-boot")
+    add(system, "boot", dev="hd")
+    features = add(domain, "features")
+    add(features, "acpi")
+    add(features, "apic")
+    add(domain, "cpu", mode="host-passthrough" if kvm else "maximum")
+    devices = add(domain, "devices")
+    disk = add(devices, "disk", type="file", device="disk")
+    add(disk, "driver", name="qemu", type="qcow2", discard="unmap", error_policy="stop")
     *below, current = [*layers, *disks]
-    _add(disk, "source", file=str(current.path))
+    add(disk, "source", file=str(current.path))
     above = disk  # each layer is named outright, so that libvirt follows no link in a file
     for layer in reversed(below):
-        above = _add(above, "backingStore", type="file")
-        _add(above, "format", type=layer.info.format)
-        _add(above, "source", file=str(layer.path))
-    _add(above, "backingStore")
+        above = add(above, "backingStore", type="file")
+        add(above, "format", type=layer.info.format)
+        add(above, "source", file=str(layer.path))
+    add(above, "backingStore")
     bus, name, model = other_hardware.LIBVIRT[hardware.controller]
-    _add(disk, "target", dev=name, bus=bus)
+    add(disk, "target", dev=name, bus=bus)
     if model:
-        _add(devices, "controller", type="scsi", index="0", model=model)
-    _add(devices, "input", type="tablet", bus="usb")
-    _add(devices, "graphics", type="vnc", autoport="yes")
-    _add(_add(devices, "video"), "model", type="vga")
-    _add(devices, "serial", type="pty")
+        add(devices, "controller", type="scsi", index="0", model=model)
+    add(devices, "input", type="tablet", bus="usb")
+    add(devices, "graphics", type="vnc", autoport="yes")
+    add(add(devices, "video"), "model", type="vga")
+    add(devices, "serial", type="pty")
     return _write_xml(folder.path / "domain.xml", domain)
 
 
@@ -262,7 +263,7 @@ def _virtualbox(
     folder: SessionFolder, disks: Sequence[_Layer], layers: Sequence[_Layer], hardware: Hardware
 ) -> Path:
     root = ET.Element("VirtualBox", xmlns=_NAMESPACE, version="1.15-linux")
-    machine = _add(
+    machine = add(
         root,
         "Machine",
         uuid=f"{{{uuid.uuid5(uuid.NAMESPACE_OID, folder.id)}}}",
@@ -271,29 +272,8 @@ def _virtualbox(
         snapshotFolder="Snapshots",
         lastStateChange=f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}",
     )
-    _add_media(_add(_add(machine, "MediaRegistry"), "HardDisks"), [*layers, *disks])
-    built = _add(machine, "Hardware")
-    _add(built, "CPU", count=str(_CPUS))
-    _add(built, "Memory", RAMSize=str(hardware.memory_mib))
-    if hardware.firmware is Firmware.UEFI:
-        _add(built, "Firmware", type="EFI")
-    _add(_add(built, "Boot"), "Order", position="1", device="HardDisk")
-    _add(built, "Display", VRAMSize="16")
-    # an adapter that is not spoken of is one that is there, with NAT
-    _add(_add(built, "Network"), "Adapter", slot="0", enabled="false")
-    _add(_add(built, "BIOS"), "IOAPIC", enabled="true")
-    name, kind = other_hardware.VIRTUALBOX[hardware.controller]
-    controller = _add(
-        _add(machine, "StorageControllers"),
-        "StorageController",
-        name=name,
-        type=kind,
-        PortCount="2" if hardware.controller is Controller.IDE else "1",
-        useHostIOCache="true",
-        Bootable="true",
-    )
-    attached = _add(controller, "AttachedDevice", type="HardDisk", port="0", device="0")
-    _add(attached, "Image", uuid=_virtualbox_uuid(disks[-1].info))
+    _add_media(add(add(machine, "MediaRegistry"), "HardDisks"), [*layers, *disks])
+    virtualbox_hardware(machine, hardware, _CPUS, _virtualbox_uuid(disks[-1].info))
     return _write_xml(folder.path / "machine.vbox", root)
 
 
@@ -302,7 +282,7 @@ def _add_media(above: ET.Element, layers: Sequence[_Layer], tag: str = "HardDisk
     for number, layer in enumerate(layers):
         facts = {"uuid": _virtualbox_uuid(layer.info), "location": str(layer.path)}
         kind = {} if number else {"type": "Normal"}
-        above = _add(above, tag, **facts, format=layer.info.format.upper(), **kind)
+        above = add(above, tag, **facts, format=layer.info.format.upper(), **kind)
     return above
 
 
@@ -401,12 +381,6 @@ def _machine_name(folder: SessionFolder) -> str:
     """A name that the programs take, and that no other machine has."""
     title = "".join(c if c.isalnum() or c in " .#+-" else "_" for c in folder.title)
     return f"{title} {folder.id}"
-
-
-def _add(parent: ET.Element, tag: str, text: str = "", /, **facts: str) -> ET.Element:
-    made = ET.SubElement(parent, tag, facts)
-    made.text = text or None
-    return made
 
 
 def _write_xml(path: Path, root: ET.Element) -> Path:

@@ -1,5 +1,7 @@
 """Restore a recovery point: to a raw image, a block device, or a stand-alone virtual disk.
 
+What clouds and other programs take beside the formats of backups is in packages.py.
+
 What is written is checked against the digests on its way: a restore that ends well is what was
 captured.
 """
@@ -7,21 +9,27 @@ captured.
 from __future__ import annotations
 
 import stat
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from vdbackup.disks.chain import Chain
 from vdbackup.disks.device_reads import sector_size_of
-from vdbackup.disks.disk import VirtualDisk
 from vdbackup.disks.extents import Ranges, aligned, total, union
 from vdbackup.disks.formats import FORMATS, check_fits, create_disk, open_disk
-from vdbackup.disks.transfer import transfer, write_blocks
+from vdbackup.disks.transfer import transfer, transfer_in_order, write_blocks
 from vdbackup.errors import Damaged, RecoveryError, Remedy, UsageError
 from vdbackup.jobs import CancelToken, Plan, Report, readable_size
-from vdbackup.recovery import places
+from vdbackup.recovery import other_hardware, packages, places
 from vdbackup.recovery.gpt import move_second_copy
+from vdbackup.recovery.guest.model import System
+from vdbackup.recovery.hardware import Hardware
+from vdbackup.recovery.ovf import Appliance
+from vdbackup.recovery.packages import OVA, PACKAGES, Output
 from vdbackup.recovery.target import (
     Identity,
     check_device,
@@ -48,8 +56,10 @@ class RestorePlan(Plan):
     Attributes:
         target: a file that will be made, or a block device that will be overwritten.
         found: what the target was when it was planned; None if it was not there.
-        disk_format: "raw", or a format that a stand-alone disk can have.
+        disk_format: "raw", a format that a stand-alone disk can have, or one of PACKAGES.
         ignore_damage: write damaged blocks as they are, and go on.
+        machine: that an OVA describes, with what is on its disk; else None.
+        notes: what the user has to know of it afterwards, a sentence each.
     """
 
     repository: Repository
@@ -59,6 +69,8 @@ class RestorePlan(Plan):
     found: Identity | None
     disk_format: str
     ignore_damage: bool
+    machine: tuple[System, Hardware] | None = None
+    notes: tuple[str, ...] = ()
 
 
 def plan(
@@ -87,13 +99,17 @@ def plan(
     """
     backup_set = repository.set(set_name)
     point = backup_set.point(point_id)
-    if disk_format not in (RAW, *FORMATS):
+    if disk_format not in (RAW, *FORMATS, *PACKAGES):
         raise UsageError(
-            f"There is no disk format {disk_format!r}.", f"Choose raw or {', '.join(FORMATS)}."
+            f"There is no disk format {disk_format!r}.",
+            f"Choose raw or {', '.join([*FORMATS, *PACKAGES])}.",
         )
+    machine = None
     with backup_set.open_chain(point) as chain:
         size = total(chain.map.data_ranges())
         sector_size = _sector_size(chain) if target.is_block_device() else 0
+        if disk_format == OVA and not target.is_block_device():
+            machine = other_hardware.hardware_in_ovf(chain)
     on_device = target.is_block_device()
     if on_device:
         if not overwrite:
@@ -106,10 +122,10 @@ def plan(
         size = point.virtual_size
         where = f"written over everything on the device {target} ({description(target)})"
     else:
-        if disk_format != RAW:
-            check_fits(disk_format, point.virtual_size, point.sector_size)
+        _check_format(disk_format, point)
         _check_file(target, repository, overwrite)
-        check_room(target.parent, size, "The restored disk")
+        if disk_format not in PACKAGES or not PACKAGES[disk_format].in_order:  # not compressed
+            check_room(target.parent, size, "The restored disk")
         where = f"restored to the {disk_format} disk {target}"
     return RestorePlan(
         summary=f"Point {point.sequence} of {set_name} is {where}, {readable_size(size)} of data.",
@@ -123,7 +139,31 @@ def plan(
         found=identity(target),
         disk_format=RAW if on_device else disk_format,
         ignore_damage=ignore_damage,
+        machine=machine,
+        notes=_notes(machine),
     )
+
+
+def _check_format(disk_format: str, point: RecoveryPoint) -> None:
+    """Raise DiskError where a point does not fit into a format."""
+    if disk_format == RAW:
+        return
+    inside = PACKAGES[disk_format].disk_format if disk_format in PACKAGES else disk_format
+    check_fits(inside, packages.size_in(disk_format, point.virtual_size), point.sector_size)
+
+
+def _notes(machine: tuple[System, Hardware] | None) -> tuple[str, ...]:
+    """What the user has to know of an appliance."""
+    if machine is None:
+        return ()
+    _, hardware = machine
+    said = [problem.sentence for problem in hardware.problems]
+    if hardware.edit.needed:
+        said.append(
+            f"The machine has its disk on {hardware.controller}, which the system on it may not "
+            "start from as it is."
+        )
+    return (*said, *filter(None, [other_hardware.notice(hardware).strip()]))
 
 
 def _sector_size(chain: Chain) -> int:
@@ -137,7 +177,7 @@ def _sector_size(chain: Chain) -> int:
 def format_of(target: Path) -> str:
     """The format that a file's ending asks for, raw if it asks for none."""
     suffix = target.suffix.lower().removeprefix(".")
-    return suffix if suffix in FORMATS else RAW
+    return suffix if suffix in (*FORMATS, OVA) else RAW
 
 
 def run(plan: RestorePlan, report: Report, cancel: CancelToken) -> tuple[str, ...]:
@@ -150,14 +190,49 @@ def run(plan: RestorePlan, report: Report, cancel: CancelToken) -> tuple[str, ..
     if plan.target.is_block_device():
         return _to_device(backup_set, point, plan, report, cancel)
     check_same(plan.target, plan.found)
-    with new_file(plan.target, plan.found) as path:
-        disk = create_disk(
-            path, plan.disk_format, point.virtual_size, sector_size=point.sector_size
-        )
-        try:
-            return _write(backup_set, point, plan, disk, report, cancel)
-        finally:
-            disk.close()
+    with (
+        new_file(plan.target, plan.found) as path,
+        _created(path, backup_set, point, plan) as disk,
+    ):
+        warnings = _write(backup_set, point, plan, disk, report, cancel)
+    return (*warnings, *plan.notes)
+
+
+@contextmanager
+def _created(
+    path: Path, backup_set: BackupSet, point: RecoveryPoint, plan: RestorePlan
+) -> Iterator[Output]:
+    """The file in the making, in the format that was chosen."""
+    size = point.virtual_size
+    made: AbstractContextManager[Output]
+    if plan.disk_format == packages.VHD_FIXED:
+        made = packages.fixed_vhd(path, size)
+    elif plan.disk_format == packages.VMDK_STREAM:
+        made = packages.stream_vmdk(path, size)
+    elif plan.disk_format == OVA:
+        made = packages.ova(path, size, partial(_appliance, backup_set, point, plan))
+    else:
+        disk = create_disk(path, plan.disk_format, size, sector_size=point.sector_size)
+        made = closing(disk)
+    with made as output:
+        yield output
+
+
+def _appliance(
+    backup_set: BackupSet, point: RecoveryPoint, plan: RestorePlan, disk_file: str, disk_id: str
+) -> Appliance:
+    if plan.machine is None:
+        raise ValueError("no machine was planned")
+    system, hardware = plan.machine
+    return Appliance(
+        f"{backup_set.name} {point.sequence}",
+        system is System.LINUX,
+        hardware,
+        disk_file,
+        disk_id,
+        point.virtual_size,
+        plan.bytes_to_copy,
+    )
 
 
 def _to_device(
@@ -184,7 +259,7 @@ def _write(
     backup_set: BackupSet,
     point: RecoveryPoint,
     plan: RestorePlan,
-    disk: VirtualDisk,
+    disk: Output,
     report: Report,
     cancel: CancelToken,
 ) -> tuple[str, ...]:
@@ -198,14 +273,9 @@ def _write(
             zero = check.look(offset, view)
             write_blocks(disk, offset, view, BLOCK, ~zero | on_device, zero)
 
-        transfer(
-            ranges,
-            chain.readinto,
-            put,
-            phase="Restore",
-            report=report,
-            cancel=cancel,
-        )
+        in_order = plan.disk_format in PACKAGES and PACKAGES[plan.disk_format].in_order
+        move = transfer_in_order if in_order else transfer
+        move(ranges, chain.readinto, put, phase="Restore", report=report, cancel=cancel)
     disk.flush()
     return check.warnings()
 
