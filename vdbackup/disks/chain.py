@@ -83,12 +83,13 @@ class Chain:
             DiskFormatError: a file breaks its format's rules.
         """
         layers: list[VirtualDisk] = []
+        seen = _Seen(path)
         try:
             layers.append(open_disk(path, disk_format or probe(path)))
             while (parent := layers[-1].info.parent) is not None:
                 if len(layers) >= MAX_LAYERS:
                     raise ParentError(f"{path} has too many parents.", "Use another copy.")
-                layers.append(_open_parent(layers, parent, parents_in))
+                layers.append(_open_parent(layers[-1], parent, parents_in, seen))
             layers.reverse()
             return cls(layers)
         except BaseException:
@@ -146,11 +147,30 @@ class Chain:
         self.close()
 
 
+class _Seen:
+    """The files of a chain, so that a circle is seen."""
+
+    def __init__(self, tip: Path) -> None:
+        self._tip = tip
+        self._identities = {_identity(tip)}
+
+    def add(self, path: Path) -> None:
+        """One more; raises ParentError where it is there already."""
+        identity = _identity(path)
+        if identity in self._identities:
+            raise ParentError(f"The parents of {self._tip} form a circle.", "Use another copy.")
+        self._identities.add(identity)
+
+
+def _identity(path: Path) -> tuple[int, int]:
+    found = os.stat(path)
+    return found.st_dev, found.st_ino
+
+
 def _open_parent(
-    layers: Sequence[VirtualDisk], wanted: ParentRef, parents_in: Sequence[Path]
+    child: VirtualDisk, wanted: ParentRef, parents_in: Sequence[Path], seen: _Seen
 ) -> VirtualDisk:
-    """The parent of the last of `layers`, at the first of the places that it names that has it."""
-    child = layers[-1]
+    """The parent of `child`, at the first of the places that it names that has it."""
     altered = link = None
     allowed = _allowed(child.path, parents_in)
     for place in _places(child.path, wanted, parents_in):
@@ -159,10 +179,7 @@ def _open_parent(
         if where.parent.resolve() not in allowed or not os.path.isfile(where):
             link = link or (place if os.path.islink(place) else None)
             continue
-        if any(os.path.samefile(where, layer.path) for layer in layers):
-            raise ParentError(
-                f"The parents of {layers[0].path} form a circle.", "Use another copy."
-            )
+        seen.add(where)
         if not wanted.proves and wanted.disk_format is None and probe(where) == "raw":
             # guessing would let whoever wrote into that raw disk choose what else is read
             raise ParentError(

@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
+from vdbackup.disks.descriptors import Descriptor, Held, Lent, open_to_read
 from vdbackup.disks.device_reads import DeviceReads
-from vdbackup.errors import DiskFormatError
+from vdbackup.errors import DiskError, DiskFormatError
 
 DIRECT_FROM = 512 << 10
 """Bytes from which a write goes past the page cache.
@@ -55,22 +56,29 @@ class HostFile:
 
     def __init__(self, path: Path, fd: int, direct_fd: int | None = None) -> None:
         self.path = path
-        self._fd = fd
+        self._descriptor: Descriptor = Held(fd)
         self._direct_fd = direct_fd
         self._device: DeviceReads | None = None
         self._opened = _Stamp.of(fd)
 
     @classmethod
     def open(cls, path: Path, writable: bool = False) -> Self:
-        """Open an existing file; raises OSError."""
-        fd = os.open(path, (os.O_RDWR if writable else os.O_RDONLY) | os.O_CLOEXEC)
+        """Open an existing file; raises OSError.
+
+        Of files that are only read many can be open at once, see `descriptors`; where one is not
+        the same any more when it is needed again, all methods raise DiskError.
+        """
+        fd = os.open(path, os.O_RDWR | os.O_CLOEXEC) if writable else open_to_read(path)
         file = cls(path, fd, _open_direct(path) if writable else None)
         try:
-            if stat.S_ISBLK(os.fstat(fd).st_mode):
+            kind = os.fstat(fd).st_mode
+            if stat.S_ISBLK(kind):
                 file._device = DeviceReads(path)
         except BaseException:
             file.close()
             raise
+        if not writable and stat.S_ISREG(kind):
+            file._descriptor = Lent(path, fd)
         return file
 
     @classmethod
@@ -82,12 +90,17 @@ class HostFile:
     @property
     def size(self) -> int:
         """Of the file or device, in bytes."""
-        return os.lseek(self._fd, 0, os.SEEK_END)
+        with self._descriptor as fd:
+            return os.lseek(fd, 0, os.SEEK_END)
 
     @property
     def was_changed(self) -> bool:
         """Whether anybody has written to the file since it was opened here; no device tells."""
-        return _Stamp.of(self._fd) != self._opened
+        try:
+            with self._descriptor as fd:
+                return _Stamp.of(fd) != self._opened
+        except DiskError:  # it is another one by now
+            return True
 
     def readinto(self, offset: int, view: memoryview) -> None:
         """Fill `view` from byte `offset` on; raises DiskFormatError if the file ends before."""
@@ -102,18 +115,21 @@ class HostFile:
     def _read_some(self, offset: int, view: memoryview) -> int:
         if self._device is not None:
             return self._device.readinto(offset, view)
-        return os.preadv(self._fd, [view], offset)
+        with self._descriptor as fd:
+            return os.preadv(fd, [view], offset)
 
     def expect(self, offset: int, length: int) -> None:
         """Let the storage fetch what will be read soon, while other things are done."""
         if self._device is not None:
             return  # it would fetch it into the page cache, which is not read
-        os.posix_fadvise(self._fd, offset, length, os.POSIX_FADV_WILLNEED)
+        with self._descriptor as fd:
+            os.posix_fadvise(fd, offset, length, os.POSIX_FADV_WILLNEED)
 
     def read(self, offset: int, length: int) -> bytes:
         """At most `length` bytes: fewer at the end of the file."""
         if self._device is None:
-            return os.pread(self._fd, length, offset)
+            with self._descriptor as fd:
+                return os.pread(fd, length, offset)
         data = bytearray(max(0, min(length, self.size - offset)))
         self.readinto(offset, memoryview(data))
         return bytes(data)
@@ -121,8 +137,9 @@ class HostFile:
     def write(self, offset: int, view: memoryview) -> None:
         """Write all of `view` from byte `offset` on."""
         done = self._write_direct(offset, view) if len(view) >= DIRECT_FROM else 0
-        while done < len(view):
-            done += os.pwritev(self._fd, [view[done:]], offset + done)
+        with self._descriptor as fd:
+            while done < len(view):
+                done += os.pwritev(fd, [view[done:]], offset + done)
 
     def share(self, offset: int, source: HostFile, start: int, length: int) -> None:
         """Be from byte `offset` on what `source` is from `start` on, sharing its extents.
@@ -130,7 +147,9 @@ class HostFile:
         Raises OSError where that cannot be: EINVAL, among others, if a place or the length is no
         multiple of the file system's blocks, or the source ends before (ioctl_ficlonerange(2)).
         """
-        fcntl.ioctl(self._fd, _FICLONERANGE, _CLONE_RANGE.pack(source._fd, start, length, offset))
+        with self._descriptor as fd, source._descriptor as source_fd:
+            argument = _CLONE_RANGE.pack(source_fd, start, length, offset)
+            fcntl.ioctl(fd, _FICLONERANGE, argument)
 
     def _write_direct(self, offset: int, view: memoryview) -> int:
         """Write what can go past the page cache; how many bytes from the start on."""
@@ -152,34 +171,38 @@ class HostFile:
         """
         segments = []
         position = start
-        while position < end:
-            try:
-                data = os.lseek(self._fd, position, os.SEEK_DATA)
-            except OSError as error:
-                if error.errno in (errno.EINVAL, errno.EOPNOTSUPP):
-                    return [(start, end - start)]
-                if error.errno != errno.ENXIO:
-                    raise
-                break  # nothing but a hole up to the end of the file
-            if data >= end:
-                break
-            position = min(os.lseek(self._fd, data, os.SEEK_HOLE), end)
-            segments.append((data, position - data))
+        with self._descriptor as fd:
+            while position < end:
+                try:
+                    data = os.lseek(fd, position, os.SEEK_DATA)
+                except OSError as error:
+                    if error.errno in (errno.EINVAL, errno.EOPNOTSUPP):
+                        return [(start, end - start)]
+                    if error.errno != errno.ENXIO:
+                        raise
+                    break  # nothing but a hole up to the end of the file
+                if data >= end:
+                    break
+                position = min(os.lseek(fd, data, os.SEEK_HOLE), end)
+                segments.append((data, position - data))
         return segments
 
     def grow(self, size: int) -> None:
         """Make the file at least `size` bytes long; what is new is a hole."""
-        if os.fstat(self._fd).st_size < size:
-            os.ftruncate(self._fd, size)
+        with self._descriptor as fd:
+            if os.fstat(fd).st_size < size:
+                os.ftruncate(fd, size)
 
     def cut(self, size: int) -> None:
         """Make the file at most `size` bytes long: what lay behind is a hole if it grows again."""
-        if os.fstat(self._fd).st_size > size:
-            os.ftruncate(self._fd, size)
+        with self._descriptor as fd:
+            if os.fstat(fd).st_size > size:
+                os.ftruncate(fd, size)
 
     def sync(self) -> None:
         """Make all that was written durable, past the page cache or through it."""
-        os.fsync(self._fd)
+        with self._descriptor as fd:
+            os.fsync(fd)
 
     def close(self) -> None:
         """Close the file, if it is not closed yet; what was not synced is not durable."""
@@ -187,9 +210,8 @@ class HostFile:
             os.close(self._direct_fd)
         if self._device is not None:
             self._device.close()
-        if self._fd >= 0:
-            os.close(self._fd)
-        self._fd, self._direct_fd, self._device = -1, None, None
+        self._descriptor.close()
+        self._direct_fd = self._device = None
 
 
 def can_clone(source: Path) -> bool:

@@ -1,0 +1,209 @@
+"""Descriptors of files that are read: a chain may have more files than a process may have open.
+
+A file that is only read lends its descriptor for each reading (`with file as fd`). The pool keeps
+those open that were used last, and closes the others: they are opened again when they are needed,
+and it is looked then whether they are still the same file. Nobody may rely on a lock that hangs on
+such a descriptor, or on the process having the file open at all: closing any drops both.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import resource
+import threading
+from collections import OrderedDict
+from pathlib import Path
+from typing import Protocol
+
+from vdbackup.errors import DiskError
+
+log = logging.getLogger(__name__)
+
+MOST_OPEN = 256
+"""Descriptors that are kept: a quarter of what Linux lets a process have by itself (1,024)..."""
+_SHARE = 4
+"""... and where it may have less, a quarter of that; the rest is Qt's, QEMU's, and everybody's."""
+_HEADS = (0, 64 << 10)
+"""Where a file is looked at to know it again: there every format has its identity (VHDX's headers
+lie at the second place), and a file of digests the checksum of all that it holds."""
+_HEAD = 4096
+
+
+class Descriptor(Protocol):
+    """An open file, whose descriptor is valid inside `with`."""
+
+    def __enter__(self) -> int: ...
+    def __exit__(self, *_error: object) -> None: ...
+    def close(self) -> None:
+        """Close the file, if it is not closed yet."""
+
+
+class Held:
+    """A descriptor that stays open until `close`: of what is written to, and of devices."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+
+    def __enter__(self) -> int:
+        return self._fd
+
+    def __exit__(self, *_error: object) -> None:
+        """It stays open."""
+
+    def close(self) -> None:
+        """Close it, if it is not closed yet."""
+        if self._fd >= 0:
+            os.close(self._fd)
+        self._fd = -1
+
+
+class Lent:
+    """A file that is read, open only as long as the pool has room for it.
+
+    May be used by several threads at once. Raises DiskError where the file is another one when it
+    is opened again, or is gone; OSError as open(2) does.
+    """
+
+    def __init__(self, path: Path, fd: int) -> None:
+        """Take over the descriptor of a regular file."""
+        self._path = os.path.abspath(path)  # the process may go to another folder meanwhile
+        self._fd = fd
+        self._users = 0
+        self._is_tired = False  # whether it closes once nobody uses it
+        self._is_closed = False
+        self._looks = _looks(fd)
+        self._heads: tuple[bytes, ...] = ()  # read before it closes for the first time
+        self._lock = threading.Lock()
+        POOL.note(self)
+
+    def __enter__(self) -> int:
+        with self._lock:
+            if self._is_closed:
+                raise ValueError(f"{self._path} is closed")
+            if self._fd < 0:
+                self._fd = self._opened_again()
+            self._users += 1
+            self._is_tired = False
+        POOL.note(self)
+        return self._fd
+
+    def __exit__(self, *_error: object) -> None:
+        with self._lock:
+            self._users -= 1
+            if self._is_tired and not self._users:
+                self._shut()
+
+    def rest(self) -> None:
+        """Close the descriptor until it is needed, at once or when its users have done with it."""
+        with self._lock:
+            self._is_tired = True
+            if not self._users:
+                self._shut()
+
+    def close(self) -> None:
+        """Close the file, if it is not closed yet."""
+        POOL.forget(self)
+        self._is_closed = True
+        self.rest()
+
+    def _shut(self) -> None:
+        if self._fd < 0:
+            return
+        try:
+            if not self._heads and not self._is_closed:
+                self._heads = _heads(self._fd)
+        except OSError as error:  # another file's turn must not fail for that: this one's will
+            log.warning("%s cannot be read: %s", self._path, error)
+        os.close(self._fd)
+        self._fd = -1
+
+    def _opened_again(self) -> int:
+        try:
+            fd = _open(self._path)
+        except FileNotFoundError as error:
+            raise self._other() from error
+        try:
+            # no inode's number: sshfs and exFAT give a file another one when it is opened again
+            if _looks(fd) != self._looks or _heads(fd) != self._heads:
+                raise self._other()
+        except BaseException:
+            os.close(fd)
+            raise
+        return fd
+
+    def _other(self) -> DiskError:
+        return DiskError(
+            f"{self._path} was written to, moved or replaced while it was read.",
+            "Begin again; if it happens again, find out which program does that.",
+        )
+
+
+class Pool:
+    """Keeps those files open that were used last."""
+
+    def __init__(self) -> None:
+        self._open: OrderedDict[Lent, None] = OrderedDict()  # longest unused first
+        self._lock = threading.Lock()
+
+    def note(self, file: Lent) -> None:
+        """That file is open, and is used now."""
+        too_many: list[Lent] = []
+        with self._lock:
+            is_new = file not in self._open
+            self._open[file] = None
+            self._open.move_to_end(file)
+            if is_new:
+                most = _most()
+                while len(self._open) > most:
+                    too_many.append(self._open.popitem(last=False)[0])
+        for each in too_many:
+            each.rest()
+
+    def forget(self, file: Lent) -> None:
+        """That file is closed for good."""
+        with self._lock:
+            self._open.pop(file, None)
+
+    def shed(self) -> None:
+        """Close all that nobody uses: the process has no descriptors left."""
+        with self._lock:
+            files = list(self._open)
+            self._open.clear()
+        for each in files:
+            each.rest()
+
+
+POOL = Pool()
+"""Of the process: what is limited are its descriptors."""
+
+
+def open_to_read(path: Path) -> int:
+    """A descriptor of a file or device for reading; raises OSError."""
+    return _open(os.fspath(path))
+
+
+def _open(path: str) -> int:
+    flags = os.O_RDONLY | os.O_CLOEXEC
+    try:
+        return os.open(path, flags)
+    except OSError as error:
+        if error.errno != errno.EMFILE:
+            raise
+    POOL.shed()
+    return os.open(path, flags)
+
+
+def _most() -> int:
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return MOST_OPEN if soft == resource.RLIM_INFINITY else min(MOST_OPEN, max(1, soft // _SHARE))
+
+
+def _looks(fd: int) -> tuple[int, int]:
+    found = os.fstat(fd)
+    return found.st_size, found.st_mtime_ns
+
+
+def _heads(fd: int) -> tuple[bytes, ...]:
+    return tuple(os.pread(fd, _HEAD, place) for place in _HEADS)
