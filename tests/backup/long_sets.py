@@ -1,7 +1,7 @@
 """Sets of very many points, made quickly: by the engine's own drafts, without a capture each.
 
-What a point holds is two blocks (64 KiB) of noise: one of its own, and one that all points have.
-Nothing is fsynced meanwhile.
+What a point holds is two blocks (64 KiB) of noise in the upper half of the disk: one of its own, as
+far as there are as many, and one that all points have. Nothing is fsynced meanwhile.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ def _with_next(lab: Lab, backup_set: BackupSet) -> BackupSet:
         backup_set, PointType.INCREMENTAL, parent, lab.size, parent.sector_size, sequence=number
     )
     try:
-        blocks = lab.size // BLOCK
-        for block in (0, 1 + number % (blocks - 1)):
+        first = lab.size // BLOCK // 2
+        for block in (first, first + 1 + number % (first - 1)):
             data = noise(BLOCK, 1000 * number + block)
             lab.poke(block * BLOCK, data)
             draft.disk.write(block * BLOCK, memoryview(data))

@@ -10,7 +10,7 @@ Runs are numpy arrays, never an object per block: 2 TiB are 33 million blocks of
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -198,19 +198,24 @@ class BlockMap:
         return int(self.starts[run + 1]) if run + 1 < len(self.starts) else self.size
 
 
-def flatten(maps: Sequence[BlockMap]) -> BlockMap:
+def flatten(maps: Iterable[BlockMap]) -> BlockMap:
     """One map from a chain's maps, the base first; layer numbers are positions in `maps`.
 
     What no layer holds reads as zeros. `over` is associative, so the chain is folded as a tree:
-    100 layers cost log2(100) passes over the runs instead of 100.
+    100 layers cost log2(100) passes over the runs instead of 100, and no more maps are there at
+    once.
     """
-    numbered = [layer_map.of_layer(number) for number, layer_map in enumerate(maps)]
-    while len(numbered) > 1:
-        numbered = [
-            numbered[i + 1].over(numbered[i]) if i + 1 < len(numbered) else numbered[i]
-            for i in range(0, len(numbered), 2)
-        ]
-    return numbered[0].over(BlockMap.uniform(numbered[0].size, ZERO))
+    folded: list[tuple[int, BlockMap]] = []  # of 1, 2, 4, ... maps each; the largest first
+    for number, layer_map in enumerate(maps):
+        height, top = 0, layer_map.of_layer(number)
+        while folded and folded[-1][0] == height:
+            top = top.over(folded.pop()[1])
+            height += 1
+        folded.append((height, top))
+    top = folded.pop()[1]
+    while folded:
+        top = top.over(folded.pop()[1])
+    return top.over(BlockMap.uniform(top.size, ZERO))
 
 
 def union(a: Ranges, b: Ranges) -> Ranges:

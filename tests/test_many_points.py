@@ -1,0 +1,76 @@
+"""As many points as years of hourly backups make, under the limits that a user has.
+
+The short form has 150 points and 64 descriptors; `packaging/test -m long tests/test_many_points.py`
+has 2,000 and 1,024.
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+import subprocess
+import sys
+
+import pytest
+
+from tests.backup.lab import Lab, noise
+from tests.backup.long_sets import lengthen
+
+MIB = 1 << 20
+SHORT, LONG = (150, 64), (2000, 1024)
+
+RUN = """
+import json, sys
+from vdbackup import cli
+print(json.dumps([cli.main(arguments) for arguments in json.loads(sys.argv[1])]), file=sys.stderr)
+"""
+
+
+@pytest.fixture(params=[SHORT, pytest.param(LONG, marks=pytest.mark.long)], ids=["short", "long"])
+def scale(request) -> tuple[int, int]:
+    """How many points, and how many descriptors."""
+    return request.param
+
+
+@pytest.fixture
+def lab(tmp_path, disk_format, scale) -> Lab:
+    """A disk with a file system in its lower half, and that many points."""
+    lab = Lab(tmp_path, 16 * MIB, disk_format=disk_format)
+    tree = tmp_path / "tree"
+    tree.mkdir()
+    (tree / "letter.txt").write_text("as it was")
+    system = tmp_path / "ext4"
+    make = ["mkfs.ext4", "-q", "-F", "-d", tree, system, "8M"]
+    subprocess.run(make, check=True, capture_output=True)
+    lab.poke(0, system.read_bytes())
+    lab.poke(8 * MIB, noise(MIB, 1))
+    lab.backup()
+    lengthen(lab, scale[0])
+    return lab
+
+
+def run(limit: int, *commands: list[object]) -> subprocess.CompletedProcess[str]:
+    """Commands, one after the other in one process that may have `limit` descriptors."""
+    arguments = json.dumps([[str(word) for word in command] for command in commands])
+    return subprocess.run(
+        [sys.executable, "-c", RUN, arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit)),
+    )
+
+
+def test_a_point_is_read_through_more_layers_than_there_may_be_descriptors(lab, scale, tmp_path):
+    points, limit = scale
+    at = ["-r", lab.repository.path]
+    done = run(
+        limit,
+        ["list", *at, "--json"],
+        ["restore", points, tmp_path / "out.raw", *at],
+        ["files", points, *at],
+        ["extract", points, "/letter.txt", tmp_path / "files", *at],
+    )
+    assert json.loads(done.stderr.splitlines()[-1]) == [0, 0, 0, 0], done.stderr
+    assert (tmp_path / "out.raw").read_bytes() == lab.image.read_bytes()
+    assert (tmp_path / "files/letter.txt").read_text() == "as it was"
