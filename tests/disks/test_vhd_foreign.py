@@ -19,7 +19,7 @@ from vdbackup.disks.disk import UNIT, ParentRef
 from vdbackup.disks.extents import State
 from vdbackup.disks.formats import open_disk, probe
 from vdbackup.disks.vhd import VhdDisk
-from vdbackup.disks.vhd_fixed import FixedVhdDisk, is_fixed
+from vdbackup.disks.vhd_fixed import FixedVhdDisk
 from vdbackup.errors import DiskError, DiskFormatError, ParentError
 
 BLOCK = 2 * MIB
@@ -320,12 +320,18 @@ def test_the_map_of_a_fixed_disk_leaves_out_the_holes_of_its_file(tmp_path):
 @pytest.mark.parametrize(
     "data",
     [b"", b"x", noise(511, 1), noise(512, 1), noise(MIB, 1), fixed()[1:], b"x" + fixed(),
-     fixed()[:-1] + b"x", noise(MIB, 1) + Foreign(MIB, kind=3).footer()],
+     fixed()[:-1] + b"x"],
 )  # fmt: skip
 def test_a_file_that_does_not_end_exactly_as_a_fixed_disk_is_none(tmp_path, data):
     (tmp_path / "a.vhd").write_bytes(data)
-    assert not is_fixed(tmp_path / "a.vhd")
     assert probe(tmp_path / "a.vhd") == "raw"
+
+
+def test_what_ends_as_a_dynamic_disk_and_begins_as_none_is_a_damaged_one(tmp_path):
+    (tmp_path / "a.vhd").write_bytes(noise(MIB, 1) + Foreign(MIB, kind=3).footer())
+    assert probe(tmp_path / "a.vhd") == "vhd"
+    with pytest.raises(DiskFormatError):
+        Chain.open(tmp_path / "a.vhd")
 
 
 @pytest.mark.parametrize("data", [fixed()[512:], fixed()[1:], bytes(512) + fixed()])

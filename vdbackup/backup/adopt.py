@@ -100,8 +100,13 @@ def plan(
 def run(plan: AdoptPlan, report: Report, cancel: CancelToken) -> BackupSet:
     """Adopt; the new set. If it fails or is cancelled, everything is as it was."""
     source = plan.source
-    identity = identity_of(source, facts_of(source))
-    settings = SetSettings(identity, source.size, source.sector_size, plan.disk_format)
+    settings = SetSettings(
+        identity_of(source, facts_of(source)),
+        source.size,
+        source.sector_size,
+        plan.disk_format,
+        source_format=source.said or "",
+    )
     with plan.repository.lock(f"adopting {source.path}", cancel):
         _check_space(plan)
         draft = SetDraft(plan.repository, plan.set_name, settings)

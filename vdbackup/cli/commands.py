@@ -131,6 +131,18 @@ def _retargeted(backup_set: BackupSet, point: RecoveryPoint) -> dict[str, Any] |
 _MEANT = "Name another set with --set, or leave it out; --same-source says that it is meant."
 
 
+@contextmanager
+def _named() -> Iterator[None]:
+    """An engine that has to be told what a disk is, answered in this command line's words."""
+    from vdbackup.disks.contents import UnclearFormat
+
+    try:
+        yield
+    except UnclearFormat as error:
+        options = " or ".join(f"--source-format {choice}" for choice in error.choices)
+        raise UnclearFormat(error.title, f"{error.advice} ({options})", error.choices) from error
+
+
 def backup(options: argparse.Namespace) -> int:
     """Back a source up."""
     from vdbackup.backup import capture
@@ -146,7 +158,9 @@ def backup(options: argparse.Namespace) -> int:
 
     @contextmanager
     def planned() -> Iterator[capture.CapturePlan]:
-        with open_source(options.source, options.parents_in) as source:
+        said = capture.said_before(options.repository, options.source, options.set)
+        said = options.source_format or said
+        with _named(), open_source(options.source, options.parents_in, said) as source:
             capture.check_apart(source, options.repository)
             repository = Repository.open_or_create(options.repository)
             try:
@@ -304,7 +318,10 @@ def adopt(options: argparse.Namespace) -> int:
 
     @contextmanager
     def planned() -> Iterator[adopt.AdoptPlan]:
-        with open_source(options.tip, options.parents_in) as source:
+        with (
+            _named(),
+            open_source(options.tip, options.parents_in, options.source_format) as source,
+        ):
             capture.check_apart(source, options.repository)
             repository = Repository.open_or_create(options.repository)
             yield adopt.plan(repository, source, set_name=options.set, disk_format=options.format)
@@ -514,6 +531,7 @@ def extract(options: argparse.Namespace) -> int:
 def info(options: argparse.Namespace) -> int:
     """Describe a virtual disk and its chain."""
     from vdbackup.disks.chain import Chain
+    from vdbackup.disks.contents import decide
     from vdbackup.disks.extents import total
     from vdbackup.errors import SourceError
 
@@ -521,7 +539,11 @@ def info(options: argparse.Namespace) -> int:
         raise SourceError(f"There is no {options.disk}.", "Check the path.")
     if options.disk.is_dir():
         raise SourceError(f"{options.disk} is a folder.", "Give a virtual disk file.")
-    with Chain.open(options.disk, parents_in=options.parents_in) as chain:
+    with _named():
+        decision = decide(options.disk, options.source_format)
+    with Chain.open(options.disk, decision.disk_format, options.parents_in) as chain:
+        doubts = [f"{each.path} {each.info.unclean}." for each in chain.layers if each.info.unclean]
+        doubts = [*filter(None, [decision.doubt]), *doubts]
         layers: list[dict[str, Any]] = [
             {
                 "path": str(layer.path),
@@ -537,15 +559,15 @@ def info(options: argparse.Namespace) -> int:
             for layer in reversed(chain.layers)
         ]
     if options.json:
-        print_json({**layers[0], "chain": layers})
-        return DONE
-    for number, layer in enumerate(layers):
+        print_json({**layers[0], "chain": layers, "warnings": doubts})
+    for number, layer in enumerate([] if options.json else layers):
         say(f"{'parent: ' if number else ''}{layer['path']}")
         say(f"  format        {layer['format']}, blocks of {size(layer['block_size'])}")
         say(f"  virtual size  {size(layer['virtual_size'])} ({layer['virtual_size']} bytes)")
         say(f"  stored        {size(layer['stored_bytes'])}")
         say(f"  identity      {layer['disk_id'] or '-'}, content {layer['content_id'] or '-'}")
-    return DONE
+    warn(doubts)
+    return WARNINGS if doubts else DONE
 
 
 def demo(options: argparse.Namespace) -> int:

@@ -63,6 +63,14 @@ def _parents(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
 
 
+def _source_format(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--source-format", metavar="FORMAT", choices=["raw", "vmdk", "vhd", "vhdx", "qcow2"],
+        help="what the disk is, where its name and its contents do not agree: raw, "
+        f"{_FORMATS}; a backup set keeps it in mind",
+    )  # fmt: skip
+
+
 def _json(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print JSON")
 
@@ -92,6 +100,7 @@ def _add_backup(subparsers: _Subparsers) -> None:
         help=f"of a new set: {_FORMATS}; if left out vmdk, or what the disk fits into",
     )  # fmt: skip
     _parents(parser)
+    _source_format(parser)
     parser.add_argument(
         "--same-source", action="store_true",
         help="SOURCE is what the set named with --set holds the backups of, though it looks like "
@@ -359,6 +368,7 @@ def _add_info(subparsers: _Subparsers) -> None:
     parser = _command(subparsers, "info", commands.info, "describe a virtual disk and its chain")
     parser.add_argument("disk", type=Path, metavar="DISK")
     _parents(parser)
+    _source_format(parser)
     _json(parser)
 
 
@@ -386,6 +396,7 @@ def _add_adopt(subparsers: _Subparsers) -> None:
         "--format", metavar="FORMAT", help=f"of the set: {_FORMATS}; the tip's own if left out"
     )
     _parents(parser)
+    _source_format(parser)
     _dry_run(parser)
     _wait(parser)
     _json(parser)

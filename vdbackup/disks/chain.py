@@ -11,6 +11,7 @@ from typing import Protocol, Self
 
 import numpy as np
 
+from vdbackup.disks.contents import decide
 from vdbackup.disks.disk import UNIT, ParentRef, VirtualDisk
 from vdbackup.disks.extents import ZERO, BlockMap, Ranges, aligned, flatten, union
 from vdbackup.disks.formats import open_disk, probe
@@ -72,19 +73,20 @@ class Chain:
 
         Args:
             path: the disk.
-            disk_format: its format; found out by its first bytes if None. A raw disk's contents
-                are the guest's to choose, so whoever knows that it is raw must say so.
+            disk_format: its format; None where it is to be found out (`contents.decide`). A raw
+                disk's contents are the guest's to choose, so whoever knows it must say so.
             parents_in: folders besides the disk's own in which parents may lie: only what the
                 user named. A disk image must not be able to make us read any file that it names.
 
         Raises:
             ParentError: a parent is missing, is not the disk that the child was made on, lies
                 in another folder, or the chain is a circle.
-            DiskFormatError: a file breaks its format's rules.
+            DiskFormatError: a file breaks its format's rules. UnclearFormat: the user has to say
+                what it is.
         """
         layers: list[VirtualDisk] = []
         try:
-            layers.append(open_disk(path, disk_format or probe(path)))
+            layers.append(open_disk(path, disk_format or decide(path).disk_format))
             search = _Search(path, parents_in)
             while (parent := layers[-1].info.parent) is not None:
                 if len(layers) >= MAX_LAYERS:

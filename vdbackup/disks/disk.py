@@ -11,6 +11,8 @@ from vdbackup.disks.host_file import HostFile
 
 SECTOR = 512
 """The unit of the formats' own structures, in bytes."""
+NOT_CLOSED = "was not closed by the program that wrote it: what that held back is missing"
+"""A disk's `unclean`, in all formats that note it."""
 UNIT = 64 << 10
 """Bytes in which disks are written: whole units at multiples of it, the disk's last may be short.
 
@@ -61,6 +63,8 @@ class DiskInfo:
         content_id: as in ParentRef.
         file_name: what the disk says its file is called (VMDK, in its extent line); external text,
             None where the format carries none.
+        unclean: what the file says was wrong when it was written last, to follow its name in a
+            sentence; "" where nothing was.
     """
 
     format: str
@@ -71,6 +75,7 @@ class DiskInfo:
     content_id: str
     parent: ParentRef | None
     file_name: str | None = None
+    unclean: str = ""
 
 
 class VirtualDisk(Protocol):

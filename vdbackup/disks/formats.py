@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import re
+from contextlib import closing
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import Protocol, cast
 
 from vdbackup.disks.disk import SECTOR, ParentRef, VirtualDisk
+from vdbackup.disks.host_file import HostFile
 from vdbackup.disks.raw import RawDisk
+from vdbackup.disks.vmdk_structs import DESCRIPTOR_START
 from vdbackup.errors import DiskError, UsageError
 from vdbackup.jobs import readable_size
 
@@ -57,7 +60,7 @@ class Format:
         return int(import_module(f"vdbackup.disks.{self.name}").LARGEST)
 
 
-_VMDK = re.compile(rb"KDMV|COWD|(?i:(?:\xef\xbb\xbf)?\s*#\s*Disk\s*DescriptorFile)")
+_VMDK = re.compile(rb"KDMV|COWD|" + DESCRIPTOR_START)
 FORMATS: dict[str, Format] = {
     each.name: each
     for each in (
@@ -73,17 +76,33 @@ FORMATS: dict[str, Format] = {
 def probe(path: Path) -> str:
     """The name of the format that a file or device is in: "raw" if it is none we know.
 
-    A fixed VHD is known by its end alone, and so only where the file's name says that it is one:
-    the end of a raw disk is its guest's to choose.
+    A VHD that is known by its end alone is one only where the file's name says so, too: the end of
+    a raw disk is its guest's to choose, as its beginning is. See `contents` for what is to be
+    believed.
     """
-    with open(path, "rb") as file:
-        start = file.read(PROBE_BYTES)
-    found = next((name for name, each in FORMATS.items() if each.magic.match(start)), "raw")
-    if found == "raw" and path.suffix.lower() == ".vhd":
-        from vdbackup.disks.vhd_fixed import is_fixed
+    with closing(HostFile.open(path)) as file:
+        start = _by_beginning(file)
+        if start is None and path.suffix.lower() == ".vhd":
+            return _by_end(file) or "raw"
+    return start or "raw"
 
-        return "vhd" if is_fixed(path) else "raw"
-    return found
+
+def format_by_content(file: HostFile) -> str | None:
+    """The format that an open file begins or ends as, whatever it is called."""
+    return _by_beginning(file) or _by_end(file)
+
+
+def _by_beginning(file: HostFile) -> str | None:
+    start = file.read(0, PROBE_BYTES)
+    return next((name for name, each in FORMATS.items() if each.magic.match(start)), None)
+
+
+def _by_end(file: HostFile) -> str | None:
+    if not file.read(max(0, file.size - SECTOR), SECTOR).startswith((b"conectix", b"\0conectix")):
+        return None
+    from vdbackup.disks.vhd_fixed import ends_as_vhd
+
+    return "vhd" if ends_as_vhd(file) else None
 
 
 def open_disk(path: Path, disk_format: str, writable: bool = False) -> VirtualDisk:

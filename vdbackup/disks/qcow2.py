@@ -19,7 +19,7 @@ from typing import Self
 
 import numpy as np
 
-from vdbackup.disks.disk import SECTOR, DiskInfo, ParentRef
+from vdbackup.disks.disk import NOT_CLOSED, SECTOR, DiskInfo, ParentRef
 from vdbackup.disks.extents import UNALLOCATED, ZERO, BlockMap
 from vdbackup.disks.host_file import HostFile
 from vdbackup.disks.qcow2_allocation import Allocation
@@ -83,6 +83,7 @@ class Qcow2Disk:
             identity.disk_id,
             identity.content_id,
             parent,
+            unclean=_unclean(first.header.incompatible),
         )
 
     # ------------------------------------------------------------------ open and create
@@ -286,3 +287,9 @@ def _with_parent(
         named.with_extension(BACKING_FORMAT, backing_format_name(parent.disk_format)),
         replace(identity, parent_id=parent.disk_id, parent_content_id=parent.content_id),
     )
+
+
+def _unclean(features: int) -> str:
+    if features & CORRUPT:
+        return "is marked as damaged by the program that wrote it: what is read may be wrong"
+    return NOT_CLOSED if features & DIRTY else ""

@@ -23,7 +23,7 @@ import numpy as np
 from vdbackup.disks.disk import SECTOR, UNIT, DiskInfo, ParentRef
 from vdbackup.disks.extents import UNALLOCATED, ZERO, BlockMap, Int64s
 from vdbackup.disks.host_file import HostFile
-from vdbackup.disks.vhd_fixed import FixedVhdDisk, footer_of, only_read
+from vdbackup.disks.vhd_fixed import SUSPENDED, FixedVhdDisk, footer_of, only_read
 from vdbackup.disks.vhd_structs import (
     BAT_AT,
     DIFFERENCING,
@@ -133,7 +133,7 @@ class VhdDisk:
         own = self._footer
         return DiskInfo(
             "vhd", own.current_size, SECTOR, self._header.block_size, own.disk_id, own.content_id,
-            self._parent,
+            self._parent, unclean=SUSPENDED if own.saved_state else "",
         )  # fmt: skip
 
     def _stored_parent(self) -> ParentRef | None:

@@ -19,6 +19,8 @@ from vdbackup.disks.vhd_structs import COOKIE, FIXED, Footer
 from vdbackup.errors import DiskError, DiskFormatError
 
 MIB = 1 << 20
+SUSPENDED = "has a virtual machine suspended on it: what was in its memory is missing"
+"""A VHD's `unclean`."""
 
 
 class FixedVhdDisk:
@@ -32,8 +34,9 @@ class FixedVhdDisk:
             problem = f"a fixed disk of {footer.current_size} bytes does not end there"
             raise DiskFormatError(file.path, at, problem)
         self.info = DiskInfo(
-            "vhd", footer.current_size, SECTOR, SECTOR, footer.disk_id, footer.content_id, None
-        )
+            "vhd", footer.current_size, SECTOR, SECTOR, footer.disk_id, footer.content_id, None,
+            unclean=SUSPENDED if footer.saved_state else "",
+        )  # fmt: skip
 
     @property
     def host_files(self) -> tuple[HostFile, ...]:
@@ -92,17 +95,16 @@ def end_fixed(path: Path) -> None:
         file.write(Footer.for_disk(size, FIXED).pack())
 
 
-def is_fixed(path: Path) -> bool:
-    """Whether the file ends as a fixed VHD does: its footer, behind as many bytes as it says.
+def ends_as_vhd(file: HostFile) -> bool:
+    """Whether a file ends as a VHD does: its footer, of a fixed disk behind as many bytes.
 
-    A raw image ends with what its guest wrote there, so this may be asked only of a file whose name
-    says that it is a VHD.
+    A raw image ends with what its guest wrote there, so this alone makes none of it.
     """
-    file = HostFile.open(path)
     try:
-        return _fixed_footer(file) is not None
-    finally:
-        file.close()
+        footer, at = _last_footer(file)
+    except DiskFormatError:
+        return False
+    return footer.disk_type != FIXED or footer.current_size == at
 
 
 def footer_of(file: HostFile) -> Footer:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from vdbackup.disks.disk import SECTOR, UNIT, DiskInfo, ParentRef
+from vdbackup.disks.disk import NOT_CLOSED, SECTOR, UNIT, DiskInfo, ParentRef
 from vdbackup.disks.extents import BlockMap, runs_of
 from vdbackup.disks.host_file import HostFile
 from vdbackup.disks.vhdx_bat import NOT_PRESENT, PARTIAL, PRESENT, Table
@@ -165,6 +165,7 @@ class VhdxDisk:
         return DiskInfo(
             "vhdx", geometry.virtual_size, geometry.sector_size, geometry.block_size,
             str(self._metadata.disk_id), str(self._header.data_write_guid), self._metadata.parent,
+            unclean="" if self._header.log_guid == NULL else NOT_CLOSED,
         )  # fmt: skip
 
     @property

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from vdbackup.disks.disk import SECTOR, DiskInfo, ParentRef, VirtualDisk
+from vdbackup.disks.disk import NOT_CLOSED, SECTOR, DiskInfo, ParentRef, VirtualDisk
 from vdbackup.disks.extents import UNALLOCATED, ZERO, BlockMap, Int64s
 from vdbackup.disks.host_file import HostFile
 from vdbackup.disks.vmdk_foreign import ForeignVmdk, with_found_parent
@@ -163,7 +163,7 @@ class VmdkDisk:
         own = self._descriptor
         return DiskInfo(
             "vmdk", own.virtual_size, SECTOR, self._grain, own.uuid, own.cid, own.parent,
-            self._named,
+            self._named, NOT_CLOSED if self._header.unclean else "",
         )  # fmt: skip
 
     @property

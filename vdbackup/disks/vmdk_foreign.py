@@ -18,7 +18,7 @@ from typing import Protocol
 
 import numpy as np
 
-from vdbackup.disks.disk import SECTOR, DiskInfo, ParentRef
+from vdbackup.disks.disk import NOT_CLOSED, SECTOR, DiskInfo, ParentRef
 from vdbackup.disks.extents import UNALLOCATED, ZERO, BlockMap
 from vdbackup.disks.host_file import HostFile
 from vdbackup.disks.vmdk_sparse import SparseExtent, read_descriptor, read_header
@@ -64,6 +64,7 @@ class ForeignVmdk:
         self.info = DiskInfo(
             "vmdk", self._map.size, SECTOR, self._extents.block_size, descriptor.uuid,
             descriptor.cid, descriptor.parent,
+            unclean=NOT_CLOSED if self._extents.unclean else "",
         )  # fmt: skip
 
     @property
@@ -122,6 +123,7 @@ class _Extents:
     Attributes:
         readers: what the maps' hosts are places in.
         block_size: in bytes, of the sparse extents.
+        unclean: whether one of those was not closed.
     """
 
     def __init__(self, descriptor: HostFile) -> None:
@@ -131,6 +133,7 @@ class _Extents:
         self._named: Counter[str] = Counter()  # bytes of each flat file
         self.readers: list[_Reader] = []
         self.block_size = SECTOR
+        self.unclean = False
 
     def part(self, line: ExtentLine, fill: int) -> _Part:
         """A stretch as the descriptor has it."""
@@ -153,6 +156,7 @@ class _Extents:
             raise self._refusal(f"{line.file_name!r} is of {extent.size} bytes, not {line.size}")
         extent.size = line.size
         self.block_size = extent.grain
+        self.unclean |= extent.unclean
         self.readers.append(extent)
         return extent.block_map(fill), len(self.readers) - 1
 

@@ -151,6 +151,7 @@ class SparseExtent:
     Attributes:
         size: of its part of the disk, in bytes: the header's until the descriptor has been asked.
         grain: bytes in one.
+        unclean: whether it was not closed by who wrote to it.
     """
 
     def __init__(self, file: HostFile) -> None:
@@ -161,6 +162,7 @@ class SparseExtent:
         self._last = -1, b""  # the grain that was inflated last: small reads come one by one
         self.size = self._header.capacity * SECTOR
         self.grain = self._header.grain_size * SECTOR
+        self.unclean = bool(self._header.unclean)
 
     def block_map(self, fill: int) -> BlockMap:
         """Its own grains; in a compressed one a grain's host is its place in this part's bytes."""

@@ -55,7 +55,14 @@ _EXTENT = re.compile(
     re.IGNORECASE,
 )
 """Access, sectors, kind, and but for ZERO: file, offset, and what devices have besides."""
-_FIRST_LINE = re.compile(rb"(?:\xef\xbb\xbf)?\s*#\s*Disk\s*DescriptorFile", re.IGNORECASE)
+DESCRIPTOR_START = (
+    rb"(?i:(?:\xef\xbb\xbf)?(?:[ \t]*(?:#[^\r\n]*)?[\r\n])*[ \t]*"
+    rb"(?:#\s*Disk\s*Descriptor\s*File|version\s*=\s*[0-9]))"
+)
+"""VirtualBox wants the comment, in one of four spellings (Storage/VMDK.cpp,
+vmdkPreprocessDescriptor); QEMU the version, behind whatever comments (block/vmdk.c, vmdk_probe).
+"""
+_FIRST_LINE = re.compile(DESCRIPTOR_START)
 _ENCODING = re.compile(rb'encoding\s*=\s*"?([\w-]{1,20})', re.IGNORECASE)
 _ENCODINGS = {"windows-1252", "windows-1251", "windows-1250", "shift_jis", "gbk", "big5", "euc-kr"}
 

@@ -315,6 +315,8 @@ class SetSettings:
         last_sequence: the highest number that a point ever had, deleted ones included.
         continues: the name of the set that this one was converted from, "" if it was not: later
             backups of the source go on here.
+        source_format: what the user said that the source is, "raw" or a virtual disk's format; ""
+            where nobody had to.
     """
 
     source: SourceIdentity
@@ -324,6 +326,7 @@ class SetSettings:
     policy: Policy = field(default_factory=Policy)
     last_sequence: int = 0
     continues: str = ""
+    source_format: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """The JSON object of `set.json`."""
@@ -347,6 +350,7 @@ class SetSettings:
                 ),
                 last_sequence=_number(data.get("last_sequence", 0)),
                 continues=_text(data.get("continues", "")),
+                source_format=_text(data.get("source_format", "")),
             )
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise RepositoryError(

@@ -12,18 +12,16 @@ from types import TracebackType
 from typing import Self
 
 from vdbackup.disks.chain import Chain
+from vdbackup.disks.contents import RAW, decide
 from vdbackup.disks.device_reads import sector_size_of
 from vdbackup.disks.disk import SECTOR
 from vdbackup.disks.extents import Ranges
-from vdbackup.disks.formats import probe
 from vdbackup.disks.host_file import HostFile
 from vdbackup.errors import DiskFormatError, Remedy, SourceError, Unreadable
 from vdbackup.sources.changes import Changes
 from vdbackup.sources.devices import device_id, mounts_of
 from vdbackup.sources.writeback import write_out
 
-_RAW_SUFFIXES = {".img", ".raw", ".dd", ".bin", ".iso"}
-"""Named so, a file is raw whatever its first bytes say: those are the guest's to choose."""
 _UNREADABLE = {errno.EIO, errno.ENODATA, errno.EREMOTEIO, errno.EILSEQ}
 """What Linux says of a medium that cannot be read in one place (block/blk-core.c, blk_errors)."""
 
@@ -39,9 +37,18 @@ class Source:
         sector_size: that the disk itself has, in bytes.
         mounted: where it is mounted, if it is.
         chain: the disk with its parents.
+        said: what the user says that it is, "raw" or a format; None where nobody had to.
     """
 
-    def __init__(self, source_id: str, path: Path, chain: Chain, sector_size: int) -> None:
+    def __init__(
+        self,
+        source_id: str,
+        path: Path,
+        chain: Chain,
+        sector_size: int,
+        said: str | None = None,
+        doubt: str = "",
+    ) -> None:
         self.id = source_id
         self.name = path.stem
         self.path = path.resolve()
@@ -49,6 +56,8 @@ class Source:
         self.sector_size = sector_size
         self.mounted = mounts_of(path)
         self.chain = chain
+        self.said = said
+        self._doubt = doubt
         self._changes = Changes(self.path, self._host_files)
         self._lengths = {file: _length(file) for file in self.files}
 
@@ -100,7 +109,12 @@ class Source:
 
     def trouble(self) -> tuple[str, ...]:
         """What the user must know of the copy that was just read, a sentence each."""
-        return self._changes.sentences()
+        unclean = [
+            f"{layer.path} {layer.info.unclean}."
+            for layer in self.chain.layers
+            if layer.info.unclean
+        ]
+        return tuple(filter(None, (self._doubt, *unclean, *self._changes.sentences())))
 
     def __enter__(self) -> Self:
         return self
@@ -114,15 +128,18 @@ class Source:
         self.chain.close()
 
 
-def open_source(path: Path, parents_in: Sequence[Path] = ()) -> Source:
+def open_source(path: Path, parents_in: Sequence[Path] = (), said: str | None = None) -> Source:
     """Open an image or a block device.
 
     Args:
         path: of the image or device.
         parents_in: folders besides its own in which a virtual disk's parents may lie.
+        said: what it is, "raw" or a format, where the user has said so; else its name and its
+            content decide (disks/contents.py).
 
     Raises:
-        SourceError: it cannot be read; says what would help. DiskError: it is not a valid disk.
+        SourceError: it cannot be read; says what would help. DiskError: it is not a valid disk;
+        UnclearFormat where the user has to say what it is.
     """
     try:
         mode = path.stat().st_mode
@@ -136,7 +153,8 @@ def open_source(path: Path, parents_in: Sequence[Path] = ()) -> Source:
                 "Give a disk image or a block device.",
             )
         write_out(path)
-        return _open_device(path) if stat.S_ISBLK(mode) else _open_image(path, parents_in)
+        opener = _open_device if stat.S_ISBLK(mode) else _open_image
+        return opener(path, parents_in, said)
     except FileNotFoundError:
         raise SourceError(
             f"There is no {path}.", "Check the path.", remedy=Remedy.LIST_DEVICES
@@ -149,25 +167,30 @@ def open_source(path: Path, parents_in: Sequence[Path] = ()) -> Source:
         ) from error
 
 
-def _open_image(path: Path, parents_in: Sequence[Path]) -> Source:
-    disk_format = "raw" if path.suffix.lower() in _RAW_SUFFIXES else probe(path)
-    if disk_format == "raw":
+def _open_image(path: Path, parents_in: Sequence[Path], said: str | None) -> Source:
+    _check_not_empty(path, path.stat().st_size)
+    decision = decide(path, said)
+    if decision.disk_format == RAW:
         _check_size(path, path.stat().st_size)
-    chain = Chain.open(path, disk_format, parents_in)
+    chain = Chain.open(path, decision.disk_format, parents_in)
     try:
-        return Source(f"file:{path.resolve()}", path, chain, chain.sector_size)
+        source_id = f"file:{path.resolve()}"
+        return Source(source_id, path, chain, chain.sector_size, said, decision.doubt)
     except BaseException:  # it was there a moment ago
         chain.close()
         raise
 
 
-def _open_device(path: Path) -> Source:
-    chain = Chain.open(path, "raw")
+def _open_device(path: Path, parents_in: Sequence[Path], said: str | None) -> Source:
+    decision = decide(path, said)
+    chain = Chain.open(path, decision.disk_format, parents_in)
     try:
         _check_size(path, chain.size)
-        with open(path, "rb", buffering=0) as device:
-            sector_size = sector_size_of(device.fileno())
-        return Source(device_id(path), path, chain, sector_size)
+        sector_size = chain.sector_size
+        if decision.disk_format == RAW:
+            with open(path, "rb", buffering=0) as device:
+                sector_size = sector_size_of(device.fileno())
+        return Source(device_id(path), path, chain, sector_size, said)
     except BaseException:
         chain.close()
         raise
@@ -186,9 +209,13 @@ def _shorter(path: Path) -> SourceError:
     )
 
 
-def _check_size(path: Path, size: int) -> None:
+def _check_not_empty(path: Path, size: int) -> None:
     if size == 0:
         raise SourceError(f"{path} is empty.", "Give a disk image or a block device with contents.")
+
+
+def _check_size(path: Path, size: int) -> None:
+    _check_not_empty(path, size)
     if size < SECTOR:
         raise SourceError(
             f"{path} is {size} bytes long, less than one sector of {SECTOR} bytes.",

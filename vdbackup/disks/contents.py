@@ -1,0 +1,265 @@
+"""What a file or device is, by its content: which disk format, some other container, or a raw disk.
+
+A name proves nothing: cloud images are QCOW2 in `.img`. Content proves as little where the file may
+be a raw disk, for its guest writes there what it likes. So what both agree on is believed; where
+they are at odds whoever asks has to say it, and nothing is a raw disk only because it was not
+recognised.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+from collections.abc import Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+
+from vdbackup.disks.formats import check_format, format_by_content
+from vdbackup.disks.host_file import HostFile
+from vdbackup.errors import DiskError
+
+RAW = "raw"
+_HEAD = 256 << 10
+"""Bytes looked at: Btrfs and ReiserFS have what tells them at 64 KiB, VHDX its last at 192 KiB."""
+_FOOT = 512
+_RAW_NAMES = {".img", ".raw", ".dd", ".bin", ".iso", ".ima", ".image"}
+_NAMES = {
+    "vmdk": {".vmdk"},
+    "vhd": {".vhd", ".avhd", ".vpc"},
+    "vhdx": {".vhdx", ".avhdx"},
+    "qcow2": {".qcow2", ".qcow", ".qc2"},
+}
+"""What files in our formats are called."""
+_FORMAT_OF = {suffix: name for name, suffixes in _NAMES.items() for suffix in suffixes}
+_OTHER_NAMES = {
+    ".vdi", ".qed", ".hdd", ".hds", ".ova", ".ovf", ".vmx", ".tar", ".gz", ".tgz", ".xz", ".txz",
+    ".zip", ".bz2", ".tbz2", ".zst", ".7z", ".rar", ".lz4", ".lzma", ".lzo", ".lz", ".z", ".dmg",
+    ".sparseimage", ".e01", ".ex01", ".aff", ".aff4", ".wim", ".esd", ".swm", ".gho", ".tib",
+    ".tibx", ".mrimg", ".vbk", ".vma", ".chd", ".cloop", ".simg", ".nrg", ".mdf", ".cue",
+    ".parallels", ".sesparse", ".vmsn", ".vmem", ".vmrs", ".partclone", ".pcl",
+}  # fmt: skip
+"""What other containers are called: not recognised, they are damaged or unknown, but not raw."""
+
+
+@dataclass(frozen=True)
+class _Sign:
+    """What tells a kind of content: bytes at a place."""
+
+    what: str
+    place: int
+    magic: re.Pattern[bytes]
+
+    def fits(self, head: bytes) -> bool:
+        return self.magic.match(head, self.place) is not None
+
+
+def _sign(what: str, place: int, *magic: bytes) -> _Sign:
+    return _Sign(what, place, re.compile(b"|".join(map(re.escape, magic))))
+
+
+_CONTAINERS = (
+    _sign("a VirtualBox disk (VDI)", 64, b"\x7f\x10\xda\xbe"),
+    _sign("a VirtualBox disk (VDI)", 0, b"<<< "),
+    _sign("a QED disk", 0, b"QED\0"),
+    _sign("a Parallels disk", 0, b"WithoutFreeSpace", b"WithouFreSpacExt"),
+    _sign("an extent of an ESX disk (seSparse)", 0, b"\xbe\xba\xfe\xca\0\0\0\0"),
+    _sign("a Bochs disk", 0, b"Bochs Virtual HD Image"),
+    _sign("a cloop image", 0, b"#!/bin/sh\n#V2.0 Format"),
+    _sign("compressed with gzip", 0, b"\x1f\x8b\x08"),
+    _sign("compressed with compress", 0, b"\x1f\x9d"),
+    _sign("compressed with xz", 0, b"\xfd7zXZ\0"),
+    _sign("compressed with bzip2", 0, *(b"BZh%d1AY&SY" % level for level in range(1, 10))),
+    _sign("compressed with Zstandard", 0, b"\x28\xb5\x2f\xfd"),
+    _sign("compressed with LZ4", 0, b"\x04\x22\x4d\x18", b"\x02\x21\x4c\x18"),
+    _sign("compressed with lzip", 0, b"LZIP\x01"),
+    _sign("compressed with lzop", 0, b"\x89LZO\0"),
+    _sign("compressed with LZMA", 0, b"\x5d\0\0\x80\0", b"\x5d\0\0\0\x01", b"\x5d\0\0\0\x04"),
+    _sign("a ZIP archive", 0, b"PK\x03\x04", b"PK\x05\x06", b"PK\x07\x08"),
+    _sign("a 7-Zip archive", 0, b"7z\xbc\xaf\x27\x1c"),
+    _sign("a RAR archive", 0, b"Rar!\x1a\x07"),
+    _sign("a tar archive, as an OVA is", 257, b"ustar\0", b"ustar "),
+    _sign("an EnCase image (EWF)", 0, b"EVF\x09\r\n\xff\0", b"EVF2\r\n\x81\0"),
+    _sign("an EnCase image (EWF)", 0, b"LVF\x09\r\n\xff\0"),
+    _sign("an AFF image", 0, b"AFF10\r\n\0"),
+    _sign("a Windows image (WIM)", 0, b"MSWIM\0\0\0"),
+    _sign("a Proxmox backup (VMA)", 0, b"VMA\0"),
+    _sign("a partclone image", 0, b"partclone-image"),
+    _sign("an ntfsclone image", 0, b"\0ntfsclone-image"),
+    _sign("a partimage image", 0, b"PaRtImAgE-VoLuMe"),
+    _sign("a FSArchiver archive", 0, b"FsA0"),
+    _sign("an Android sparse image", 0, b"\x3a\xff\x26\xed"),
+    _sign("a macOS sparse image", 0, b"sprs"),
+    _sign("a CHD image", 0, b"MComprHD"),
+)  # fmt: skip
+"""Containers that are not read. Places are bytes."""
+_DMG_FOOT = b"koly\0\0\0\x04"
+_VHDX_TABLES = (_sign("header", 64 << 10, b"head"), _sign("region table", 192 << 10, b"regi"))
+
+_RAW_DISKS = (
+    _sign("a boot sector", 510, b"\x55\xaa"),
+    _sign("zeros", 0, bytes(512)),
+    _sign("a GPT", 512, b"EFI PART"),
+    _sign("a GPT on sectors of 4 KiB", 4096, b"EFI PART"),
+    _sign("an Apple partition map", 512, b"PM\0\0"),
+    _sign("a Sun label", 508, b"\xda\xbe"),
+    _sign("ext2, ext3 or ext4", 1080, b"\x53\xef"),
+    _sign("XFS", 0, b"XFSB"),
+    _sign("Btrfs", 65600, b"_BHRfS_M"),
+    _sign("NTFS", 3, b"NTFS    "),
+    _sign("exFAT", 3, b"EXFAT   "),
+    _sign("F2FS", 1024, b"\x10\x20\xf5\xf2"),
+    _sign("EROFS", 1024, b"\xe2\xe1\xf5\xe0"),
+    _sign("JFS", 32768, b"JFS1"),
+    _sign("ReiserFS", 65588, b"ReIsEr"),
+    _sign("HFS", 1024, b"H+\0", b"HX\0", b"BD"),
+    _sign("APFS", 32, b"NXSB"),
+    _sign("SquashFS", 0, b"hsqs"),
+    _sign("cramfs", 0, b"\x45\x3d\xcd\x28"),
+    _sign("romfs", 0, b"-rom1fs-"),
+    _sign("ISO 9660 or UDF", 32769, b"CD001", b"BEA01", b"NSR0"),
+    _sign("swap", 4086, b"SWAPSPACE2", b"SWAP-SPACE"),
+    _sign("LUKS", 0, b"LUKS\xba\xbe", b"SKUL\xba\xbe"),
+    *(_sign("LVM", place, b"LABELONE") for place in range(0, 2048, 512)),
+    _sign("RAID", 0, b"\xfc\x4e\x2b\xa9"),
+    _sign("RAID", 4096, b"\xfc\x4e\x2b\xa9"),
+)
+"""What a raw disk, or a volume of one, begins with."""
+
+
+class UnclearFormat(DiskError):
+    """What a file is has to be said by whoever knows it.
+
+    Attributes:
+        choices: what it may be: "raw", or a format that a disk can be read in.
+    """
+
+    def __init__(self, title: str, advice: str, choices: Sequence[str]) -> None:
+        super().__init__(title, advice)
+        self.choices = tuple(choices)
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What a file is read as.
+
+    Attributes:
+        disk_format: "raw", or one of FORMATS.
+        doubt: a sentence where its content alone says so; else "".
+    """
+
+    disk_format: str
+    doubt: str = ""
+
+
+def decide(path: Path, said: str | None = None) -> Decision:
+    """What the file or device is to be read as.
+
+    Args:
+        path: of the file or device.
+        said: what the user says that it is: that is not questioned, only opened as such.
+
+    Raises:
+        UnclearFormat: the user has to say. DiskError: it is a container that is not read.
+        UsageError: there is no such format. OSError: it cannot be read.
+    """
+    if said is not None:
+        return Decision(said if said == RAW else check_format(said))
+    mode = os.stat(path).st_mode
+    if not stat.S_ISREG(mode) and not stat.S_ISBLK(mode):
+        raise DiskError(
+            f"{path} is neither a file nor a block device.", "Give a disk image or a block device."
+        )
+    is_device = stat.S_ISBLK(mode)
+    with closing(HostFile.open(path)) as file:
+        head, foot = file.read(0, _HEAD), file.read(max(0, file.size - _FOOT), _FOOT)
+        found = format_by_content(file)
+    suffix = "" if is_device else path.suffix.lower()
+    if found is not None:
+        return _of_our_format(path, found, suffix, is_device=is_device)
+    if (container := _container(head, foot)) is not None:
+        raise _not_read(path, container)
+    if is_device or suffix in _RAW_NAMES:
+        return Decision(RAW)
+    if suffix in _FORMAT_OF or suffix in _OTHER_NAMES:
+        raise _not_what_it_is_called(path, suffix)
+    if not any(sign.fits(head) for sign in _RAW_DISKS):
+        raise _nothing_tells(path)
+    return Decision(RAW)
+
+
+def _of_our_format(path: Path, found: str, suffix: str, *, is_device: bool) -> Decision:
+    if suffix in _NAMES[found]:
+        return Decision(found)
+    choices = (found, RAW)
+    if is_device:
+        raise UnclearFormat(
+            f"{path} holds {_words(found)}: it may be that disk that is to be backed up, or the "
+            "device as it is.",
+            f"Say which it is, {found} or raw.",
+            choices,
+        )
+    if suffix in _RAW_NAMES | _OTHER_NAMES or suffix in _FORMAT_OF:
+        raise UnclearFormat(
+            f"{path} begins as {_words(found)} does, though its name ends in {suffix}: it is that "
+            "disk, or a raw disk whose system wrote that there.",
+            f"Say which it is, {found} or raw; or rename it to end in .{found}.",
+            choices,
+        )
+    return Decision(
+        found,
+        f"{path} was taken for {_words(found)} by its content alone, which could be a raw disk's, "
+        f"too: say that it is {found}, or rename it to end in .{found}.",
+    )
+
+
+def _words(disk_format: str) -> str:
+    return f"a {disk_format.upper()} disk"
+
+
+def _container(head: bytes, foot: bytes) -> str | None:
+    for sign in _CONTAINERS:
+        if sign.fits(head):
+            return sign.what
+    if all(sign.fits(head) for sign in _VHDX_TABLES):
+        return "a VHDX disk whose beginning is damaged"
+    return "a macOS disk image (DMG)" if foot.startswith(_DMG_FOOT) else None
+
+
+def _not_read(path: Path, container: str) -> UnclearFormat:
+    is_packed = container.startswith("compressed") or "archive" in container
+    help_ = (
+        "Unpack it, and back up the disk that is in it"
+        if is_packed
+        else "Let the program that made it, or qemu-img, convert it"
+    )
+    return UnclearFormat(
+        f"{path} is {container}, which is not read.",
+        f"{help_}; if it is a raw disk that only begins so, say that it is raw.",
+        (RAW,),
+    )
+
+
+def _not_what_it_is_called(path: Path, suffix: str) -> UnclearFormat:
+    damaged = _FORMAT_OF.get(suffix)
+    choices = (RAW,) if damaged is None else (damaged, RAW)
+    flat = path.stem.lower().endswith("-flat") and damaged == "vmdk"
+    return UnclearFormat(
+        f"{path} does not begin as its name says, which ends in {suffix}: it is damaged, or of a "
+        "kind that is not known.",
+        f"Give {path.stem[:-5]}.vmdk, whose data it holds."
+        if flat
+        else "Restore it from a copy, or let the program that made it repair it; if it is a raw "
+        "disk, say that it is raw.",
+        choices,
+    )
+
+
+def _nothing_tells(path: Path) -> UnclearFormat:
+    return UnclearFormat(
+        f"Nothing in {path} tells that it is a disk: no partition table, no file system, no "
+        "format that is known.",
+        "If it is a raw disk, say that it is raw, or give it a name that ends in .raw.",
+        (RAW,),
+    )
