@@ -17,12 +17,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vdbackup.disks.formats import check_format, format_by_content
-from vdbackup.disks.host_file import HostFile
+from vdbackup.disks.host_file import UNREADABLE, HostFile
 from vdbackup.errors import DiskError
 
 RAW = "raw"
-_HEAD = 256 << 10
-"""Bytes looked at: Btrfs and ReiserFS have what tells them at 64 KiB, VHDX its last at 192 KiB."""
+_LOOKED_AT = ((0, 8 << 10), (32 << 10, 4096), (64 << 10, 4096), (192 << 10, 4096))
+"""Offset and bytes: ISO 9660 is told at 32 KiB, Btrfs at 64 KiB, a VHDX's tables at up to 192 KiB.
+
+Few pieces, as each may be a read that fails, which takes a disk many seconds.
+"""
+_LOST = b"\xff"
+"""Stands for a byte that cannot be read: no kind of content has it."""
 _FOOT = 512
 _RAW_NAMES = {".img", ".raw", ".dd", ".bin", ".iso", ".ima", ".image"}
 _NAMES = {
@@ -95,11 +100,17 @@ _CONTAINERS = (
 )  # fmt: skip
 """Containers that are not read. Places are bytes."""
 _DMG_FOOT = b"koly\0\0\0\x04"
-_VHDX_TABLES = (_sign("header", 64 << 10, b"head"), _sign("region table", 192 << 10, b"regi"))
+_BEHEADED = {
+    "vmdk": (_sign("descriptor", 512, b"# Disk DescriptorFile"),),
+    "vhd": (_sign("dynamic disk header", 512, b"cxsparse"),),
+    "vhdx": (_sign("header", 64 << 10, b"head"), _sign("region table", 192 << 10, b"regi")),
+    "qcow2": (_Sign("names of features", 104, re.compile(rb"(?s:.{0,256})\x68\x03\xf8\x57\0\0")),),
+}
+"""What our formats have behind their beginning, by which they are known when that is damaged."""
 
 _RAW_DISKS = (
     _sign("a boot sector", 510, b"\x55\xaa"),
-    _sign("zeros", 0, bytes(512)),
+    _Sign("zeros", 0, re.compile(rb"\0+\Z")),
     _sign("a GPT", 512, b"EFI PART"),
     _sign("a GPT on sectors of 4 KiB", 4096, b"EFI PART"),
     _sign("an Apple partition map", 512, b"PM\0\0"),
@@ -126,6 +137,11 @@ _RAW_DISKS = (
     _sign("RAID", 4096, b"\xfc\x4e\x2b\xa9"),
 )
 """What a raw disk, or a volume of one, begins with."""
+
+
+_PART_OF_VMDK = re.compile(r"(?P<disk>.+)-(flat|f[0-9]{3}|pt|rdmp?)\.vmdk", re.IGNORECASE)
+"""Data alone; what disk they are a part of is described in another file."""
+_MEND = "Restore it from a copy, or let the program that made it repair it"
 
 
 class UnclearFormat(DiskError):
@@ -173,13 +189,15 @@ def decide(path: Path, said: str | None = None) -> Decision:
         )
     is_device = stat.S_ISBLK(mode)
     with closing(HostFile.open(path)) as file:
-        head, foot = file.read(0, _HEAD), file.read(max(0, file.size - _FOOT), _FOOT)
-        found = format_by_content(file)
+        head, foot = _head(file), _read(file, max(0, file.size - _FOOT), _FOOT)
+        found = format_by_content(file, head, foot)
     suffix = "" if is_device else path.suffix.lower()
     if found is not None:
         return _of_our_format(path, found, suffix, is_device=is_device)
     if (container := _container(head, foot)) is not None:
         raise _not_read(path, container)
+    if (damaged := _beheaded(head)) is not None:
+        raise _not_whole(path, damaged)
     if is_device or suffix in _RAW_NAMES:
         return Decision(RAW)
     if suffix in _FORMAT_OF or suffix in _OTHER_NAMES:
@@ -187,6 +205,25 @@ def decide(path: Path, said: str | None = None) -> Decision:
     if not any(sign.fits(head) for sign in _RAW_DISKS):
         raise _nothing_tells(path)
     return Decision(RAW)
+
+
+def _head(file: HostFile) -> bytes:
+    """What there is to tell a file by, each byte at its place, and zeros between."""
+    head = bytearray()
+    for place, length in _LOOKED_AT:
+        if data := _read(file, place, length):
+            head += bytes(place - len(head)) + data
+    return bytes(head)
+
+
+def _read(file: HostFile, place: int, length: int) -> bytes:
+    """At most so many bytes; what the medium does not give is unknown, and salvaged later."""
+    try:
+        return file.read(place, length)
+    except OSError as error:
+        if error.errno not in UNREADABLE:
+            raise
+        return _LOST * length
 
 
 def _of_our_format(path: Path, found: str, suffix: str, *, is_device: bool) -> Decision:
@@ -222,9 +259,14 @@ def _container(head: bytes, foot: bytes) -> str | None:
     for sign in _CONTAINERS:
         if sign.fits(head):
             return sign.what
-    if all(sign.fits(head) for sign in _VHDX_TABLES):
-        return "a VHDX disk whose beginning is damaged"
     return "a macOS disk image (DMG)" if foot.startswith(_DMG_FOOT) else None
+
+
+def _beheaded(head: bytes) -> str | None:
+    for name, signs in _BEHEADED.items():
+        if all(sign.fits(head) for sign in signs):
+            return name
+    return None
 
 
 def _not_read(path: Path, container: str) -> UnclearFormat:
@@ -241,18 +283,23 @@ def _not_read(path: Path, container: str) -> UnclearFormat:
     )
 
 
-def _not_what_it_is_called(path: Path, suffix: str) -> UnclearFormat:
-    damaged = _FORMAT_OF.get(suffix)
-    choices = (RAW,) if damaged is None else (damaged, RAW)
-    flat = path.stem.lower().endswith("-flat") and damaged == "vmdk"
+def _not_whole(path: Path, damaged: str) -> UnclearFormat:
     return UnclearFormat(
-        f"{path} does not begin as its name says, which ends in {suffix}: it is damaged, or of a "
-        "kind that is not known.",
-        f"Give {path.stem[:-5]}.vmdk, whose data it holds."
-        if flat
-        else "Restore it from a copy, or let the program that made it repair it; if it is a raw "
-        "disk, say that it is raw.",
-        choices,
+        f"{path} goes on as {_words(damaged)} does, and does not begin as one: it is damaged.",
+        f"{_MEND}; if it is a raw disk whose system wrote that there, say that it is raw.",
+        (RAW,),
+    )
+
+
+def _not_what_it_is_called(path: Path, suffix: str) -> UnclearFormat:
+    described = _PART_OF_VMDK.fullmatch(path.name)
+    return UnclearFormat(
+        f"{path} is not what its name says, which ends in {suffix}: it is damaged, or of a kind "
+        "that is not known.",
+        f"Give {described['disk']}.vmdk, whose data it holds."
+        if described
+        else f"{_MEND}; if it is a raw disk, say that it is raw.",
+        (RAW,),
     )
 
 

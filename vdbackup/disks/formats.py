@@ -81,25 +81,24 @@ def probe(path: Path) -> str:
     believed.
     """
     with closing(HostFile.open(path)) as file:
-        start = _by_beginning(file)
-        if start is None and path.suffix.lower() == ".vhd":
-            return _by_end(file) or "raw"
-    return start or "raw"
+        start = file.read(0, PROBE_BYTES)
+        by_name = path.suffix.lower() == ".vhd"
+        foot = file.read(max(0, file.size - SECTOR), SECTOR) if by_name else b""
+        return format_by_content(file, start, foot) or "raw"
 
 
-def format_by_content(file: HostFile) -> str | None:
-    """The format that an open file begins or ends as, whatever it is called."""
-    return _by_beginning(file) or _by_end(file)
+def format_by_content(file: HostFile, head: bytes, foot: bytes) -> str | None:
+    """The format that an open file begins or ends as, whatever it is called.
 
-
-def _by_beginning(file: HostFile) -> str | None:
-    start = file.read(0, PROBE_BYTES)
-    return next((name for name, each in FORMATS.items() if each.magic.match(start)), None)
-
-
-def _by_end(file: HostFile) -> str | None:
-    if not file.read(max(0, file.size - SECTOR), SECTOR).startswith((b"conectix", b"\0conectix")):
-        return None
+    Args:
+        file: open.
+        head: what it begins with, PROBE_BYTES or more.
+        foot: its last SECTOR bytes; none where the end is not to be believed.
+    """
+    start = head[:PROBE_BYTES]
+    found = next((name for name, each in FORMATS.items() if each.magic.match(start)), None)
+    if found or not foot.startswith((b"conectix", b"\0conectix")):
+        return found
     from vdbackup.disks.vhd_fixed import ends_as_vhd
 
     return "vhd" if ends_as_vhd(file) else None

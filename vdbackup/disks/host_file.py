@@ -33,6 +33,8 @@ _CLONE_RANGE = struct.Struct("qQQQ")
 """Descriptor of the source, offset there, length, offset here; all but the first in bytes."""
 _PROBED = 64 << 10
 """Bytes that are shared to see whether that can be: whole blocks of any file system."""
+UNREADABLE = {errno.EIO, errno.ENODATA, errno.EREMOTEIO, errno.EILSEQ}
+"""What Linux says of a medium that cannot be read in one place (block/blk-core.c, blk_errors)."""
 _ALIGNMENT = 4096
 """What O_DIRECT wants of addresses, offsets and lengths (logical blocks are 512 or 4096 bytes)."""
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import pwd
 import stat
@@ -16,14 +15,11 @@ from vdbackup.disks.contents import RAW, decide
 from vdbackup.disks.device_reads import sector_size_of
 from vdbackup.disks.disk import SECTOR
 from vdbackup.disks.extents import Ranges
-from vdbackup.disks.host_file import HostFile
+from vdbackup.disks.host_file import UNREADABLE, HostFile
 from vdbackup.errors import DiskFormatError, Remedy, SourceError, Unreadable
 from vdbackup.sources.changes import Changes
 from vdbackup.sources.devices import device_id, mounts_of
 from vdbackup.sources.writeback import write_out
-
-_UNREADABLE = {errno.EIO, errno.ENODATA, errno.EREMOTEIO, errno.EILSEQ}
-"""What Linux says of a medium that cannot be read in one place (block/blk-core.c, blk_errors)."""
 
 
 class Source:
@@ -88,7 +84,7 @@ class Source:
             self.check_present()
             raise _shorter(self.path) from error
         except OSError as error:
-            kind = Unreadable if error.errno in _UNREADABLE else SourceError
+            kind = Unreadable if error.errno in UNREADABLE else SourceError
             raise kind(
                 f"{self.path} cannot be read at byte {offset}: {error.strerror}.",
                 "Check the disk (its kernel log, its SMART values).",
