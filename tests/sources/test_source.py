@@ -12,12 +12,13 @@ import pytest
 from tests.disks.shelf import GRAIN, MIB, Shelf, noise
 from tests.oracles import qemu
 from tests.sources.ordinary_user import as_an_ordinary_user, open_folder
+from vdbackup.disks.contents import UnclearFormat
 from vdbackup.errors import DiskError, Remedy, SourceError, VdbackupError
 from vdbackup.sources.source import open_source
 
 
-def contents(path: Path) -> bytes:
-    with open_source(path) as source:
+def contents(path: Path, said: str | None = None) -> bytes:
+    with open_source(path, said=said) as source:
         data = bytearray(source.size)
         source.readinto(0, memoryview(data))
         return bytes(data)
@@ -57,14 +58,16 @@ def test_a_vmdk_is_the_disk_in_it(tmp_path):
         assert source.data_ranges().tolist() == [[0, 2 * GRAIN]]
 
 
-def test_a_file_named_as_raw_is_raw_whatever_its_guest_has_written_there(tmp_path):
+def test_what_is_named_as_raw_and_begins_as_none_is_what_the_user_says(tmp_path):
     """A guest could write a header into its first sector that names any file as its parent."""
     shelf = Shelf(tmp_path, MIB)
     vmdk = shelf.add("a.vmdk", (0, noise(MIB, 1)))
     for suffix in (".img", ".raw", ".dd", ".IMG"):
         copy = tmp_path / f"copy{suffix}"
         copy.write_bytes(vmdk.read_bytes())
-        assert contents(copy) == vmdk.read_bytes()
+        refused(copy, "begins as a VMDK disk does", UnclearFormat)
+        assert contents(copy, "raw") == vmdk.read_bytes()
+        assert contents(copy, "vmdk") == shelf.raw
 
 
 def test_an_image_reached_by_a_link_is_the_same_source(tmp_path):
@@ -166,7 +169,8 @@ def test_a_refusal_leaves_nothing_open(tmp_path):
     before = len(os.listdir("/proc/self/fd"))
     (tmp_path / "empty.img").touch()
     refused(tmp_path / "empty.img", "is empty")
-    refused(image(tmp_path / "small.vmdk", 100), "less than one sector")
+    refused(image(tmp_path / "small.img", 100), "less than one sector")
+    refused(image(tmp_path / "small.vmdk", 100), "not what its name says", UnclearFormat)
     assert len(os.listdir("/proc/self/fd")) == before
 
 

@@ -7,18 +7,30 @@ named is refused until the user says that it is meant.
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 
+from vdbackup.disks.contents import RAW
 from vdbackup.disks.extents import aligned
+from vdbackup.disks.formats import FORMATS
 from vdbackup.errors import OtherSource, RepositoryError, VdbackupError
 from vdbackup.repository.digests import BLOCK, differ, digest_blocks
 from vdbackup.repository.model import SetSettings, SourceIdentity
-from vdbackup.repository.repository import BackupSet, Repository, check_set_name, free_set_name
+from vdbackup.repository.repository import (
+    MARKER,
+    BackupSet,
+    Repository,
+    check_set_name,
+    free_set_name,
+)
 from vdbackup.sources.facts import facts_of
 from vdbackup.sources.identity import Comparison, Facts, Verdict, compare
 from vdbackup.sources.source import Source
+
+log = logging.getLogger(__name__)
 
 _SAMPLE = 64
 """Blocks of 64 KiB that are compared: 4 MiB are read."""
@@ -94,6 +106,34 @@ def belonging(
 def set_of(repository: Repository, source: Source) -> str | None:
     """The name of the set that surely holds the source's backups, if there is one."""
     return _look(repository, source, facts_of(source))[0]
+
+
+def said_before(folder: Path, path: Path, set_name: str | None = None) -> str | None:
+    """What the user said that the source is when it was backed up before; None where nothing.
+
+    It is needed to open the source, so that the source is known by its path alone.
+
+    Args:
+        folder: the repository's, which need not be there yet.
+        path: the source's.
+        set_name: of its set, where that is known.
+    """
+    if not (folder / MARKER).exists():
+        return None
+    repository = Repository.open(folder)
+    paths = {str(path), str(path.resolve())}
+    for name in repository.names():
+        if set_name not in (None, name):
+            continue
+        try:
+            settings = repository.settings(name)
+        except RepositoryError as error:  # it stops only what is done with that set
+            log.warning("%s says nothing of its source: %s", name, error)
+            continue
+        known = {settings.source.path, *known_facts(settings).paths}
+        if settings.source_format in (RAW, *FORMATS) and known & paths:
+            return settings.source_format
+    return None
 
 
 def known_facts(settings: SetSettings) -> Facts:

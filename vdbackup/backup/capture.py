@@ -8,7 +8,6 @@ looked at.
 
 from __future__ import annotations
 
-import logging
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -22,7 +21,7 @@ from vdbackup.errors import BackupError, Remedy, UsageError, VdbackupError, from
 from vdbackup.jobs import CancelToken, Plan, Report, readable_size
 from vdbackup.repository.digests import BLOCK, DigestFold, differ, digest_blocks, is_zero
 from vdbackup.repository.draft import Draft
-from vdbackup.repository.files import check_room, free_room, read_json
+from vdbackup.repository.files import check_room, free_room
 from vdbackup.repository.model import (
     PointType,
     Policy,
@@ -31,14 +30,12 @@ from vdbackup.repository.model import (
     SourceIdentity,
     unreadable_warning,
 )
-from vdbackup.repository.repository import MARKER, SETTINGS, BackupSet, Repository
+from vdbackup.repository.repository import BackupSet, Repository
 from vdbackup.sources.devices import lies_on
 from vdbackup.sources.identity import Verdict
 from vdbackup.sources.salvage import Salvage
 from vdbackup.sources.sample import stored_share
 from vdbackup.sources.source import Source
-
-log = logging.getLogger(__name__)
 
 AUTO = "auto"
 DEFAULT_FORMAT = "vmdk"
@@ -127,31 +124,6 @@ def check_apart(source: Source, repository: Path) -> None:
             "lost with its source.",
             "Choose a folder on another disk.",
         )
-
-
-def said_before(folder: Path, path: Path, set_name: str | None = None) -> str | None:
-    """What the user has said that the source is, when it was backed up into that repository.
-
-    Asked before the source is opened, and so by its path. None where nothing was said.
-
-    Args:
-        folder: the repository's, which need not be there yet.
-        path: the source's.
-        set_name: the set, where it is known.
-    """
-    if not (folder / MARKER).exists():
-        return None
-    for name in Repository.open(folder).names():
-        if set_name not in (None, name):
-            continue
-        try:
-            settings = SetSettings.from_json(read_json(folder / name / SETTINGS))
-        except (VdbackupError, OSError) as error:  # it stops only what is done with that set
-            log.warning("%s says nothing of its source: %s", name, error)
-            continue
-        if settings.source_format and settings.source.path == str(path.resolve()):
-            return settings.source_format
-    return None
 
 
 def plan(

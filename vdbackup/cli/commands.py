@@ -146,6 +146,7 @@ def _named() -> Iterator[None]:
 def backup(options: argparse.Namespace) -> int:
     """Back a source up."""
     from vdbackup.backup import capture
+    from vdbackup.backup.belonging import said_before
     from vdbackup.cli.boot_test import prove_new_point
     from vdbackup.recovery.retarget.policy import for_new_point
     from vdbackup.repository.repository import Repository
@@ -158,9 +159,9 @@ def backup(options: argparse.Namespace) -> int:
 
     @contextmanager
     def planned() -> Iterator[capture.CapturePlan]:
-        said = capture.said_before(options.repository, options.source, options.set)
-        said = options.source_format or said
-        with _named(), open_source(options.source, options.parents_in, said) as source:
+        before = said_before(options.repository, options.source, options.set)
+        where = options.source, options.parents_in
+        with _named(), open_source(*where, options.source_format, before) as source:
             capture.check_apart(source, options.repository)
             repository = Repository.open_or_create(options.repository)
             try:

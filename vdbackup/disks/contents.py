@@ -67,6 +67,7 @@ def _sign(what: str, place: int, *magic: bytes) -> _Sign:
 _CONTAINERS = (
     _sign("a VirtualBox disk (VDI)", 64, b"\x7f\x10\xda\xbe"),
     _sign("a VirtualBox disk (VDI)", 0, b"<<< "),
+    _sign("a disk of the first QCOW format", 0, b"QFI\xfb\0\0\0\x01"),
     _sign("a QED disk", 0, b"QED\0"),
     _sign("a Parallels disk", 0, b"WithoutFreeSpace", b"WithouFreSpacExt"),
     _sign("an extent of an ESX disk (seSparse)", 0, b"\xbe\xba\xfe\xca\0\0\0\0"),
@@ -169,19 +170,33 @@ class Decision:
     doubt: str = ""
 
 
-def decide(path: Path, said: str | None = None) -> Decision:
+def decide(path: Path, said: str | None = None, before: str | None = None) -> Decision:
     """What the file or device is to be read as.
 
     Args:
         path: of the file or device.
         said: what the user says that it is: that is not questioned, only opened as such.
+        before: what the user said of it once. A format still has to be what it is; that it was a
+            raw disk answers the question where there is one, for the file may be another now.
 
     Raises:
-        UnclearFormat: the user has to say. DiskError: it is a container that is not read.
-        UsageError: there is no such format. OSError: it cannot be read.
+        UnclearFormat: the user has to say, or it is a container that is not read. DiskError: it is
+        neither a file nor a device. UsageError: there is no such format. OSError: it cannot be
+        read.
     """
-    if said is not None:
-        return Decision(said if said == RAW else check_format(said))
+    wanted = before if said is None and before != RAW else said
+    if wanted is not None:
+        return Decision(wanted if wanted == RAW else check_format(wanted))
+    try:
+        decision = _by_name_and_content(path)
+    except UnclearFormat as error:
+        if before not in error.choices:
+            raise
+        return Decision(RAW)
+    return Decision(RAW) if decision.doubt and before == RAW else decision
+
+
+def _by_name_and_content(path: Path) -> Decision:
     mode = os.stat(path).st_mode
     if not stat.S_ISREG(mode) and not stat.S_ISBLK(mode):
         raise DiskError(

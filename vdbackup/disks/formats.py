@@ -67,7 +67,7 @@ FORMATS: dict[str, Format] = {
         Format("vmdk", "VmdkDisk", _VMDK, (512,)),
         Format("vhd", "VhdDisk", re.compile(b"conectix"), (512,)),
         Format("vhdx", "VhdxDisk", re.compile(b"vhdxfile"), (512, 4096)),
-        Format("qcow2", "Qcow2Disk", re.compile(b"QFI\xfb"), (512, 4096)),
+        Format("qcow2", "Qcow2Disk", re.compile(rb"QFI\xfb(?!\0\0\0\x01)"), (512, 4096)),
     )
 }
 """What a backup can be kept in."""

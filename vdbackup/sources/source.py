@@ -33,7 +33,7 @@ class Source:
         sector_size: that the disk itself has, in bytes.
         mounted: where it is mounted, if it is.
         chain: the disk with its parents.
-        said: what the user says that it is, "raw" or a format; None where nobody had to.
+        said: what the user says or said that it is, "raw" or a format; None where nobody had to.
     """
 
     def __init__(
@@ -124,14 +124,20 @@ class Source:
         self.chain.close()
 
 
-def open_source(path: Path, parents_in: Sequence[Path] = (), said: str | None = None) -> Source:
+def open_source(
+    path: Path,
+    parents_in: Sequence[Path] = (),
+    said: str | None = None,
+    before: str | None = None,
+) -> Source:
     """Open an image or a block device.
 
     Args:
         path: of the image or device.
         parents_in: folders besides its own in which a virtual disk's parents may lie.
-        said: what it is, "raw" or a format, where the user has said so; else its name and its
-            content decide (disks/contents.py).
+        said: what it is, "raw" or a format, where the user says so; else its name and its content
+            decide (disks/contents.py).
+        before: what the user said when it was backed up last.
 
     Raises:
         SourceError: it cannot be read; says what would help. DiskError: it is not a valid disk;
@@ -150,7 +156,7 @@ def open_source(path: Path, parents_in: Sequence[Path] = (), said: str | None = 
             )
         write_out(path)
         opener = _open_device if stat.S_ISBLK(mode) else _open_image
-        return opener(path, parents_in, said)
+        return opener(path, parents_in, said, before)
     except FileNotFoundError:
         raise SourceError(
             f"There is no {path}.", "Check the path.", remedy=Remedy.LIST_DEVICES
@@ -163,22 +169,26 @@ def open_source(path: Path, parents_in: Sequence[Path] = (), said: str | None = 
         ) from error
 
 
-def _open_image(path: Path, parents_in: Sequence[Path], said: str | None) -> Source:
+def _open_image(
+    path: Path, parents_in: Sequence[Path], said: str | None, before: str | None
+) -> Source:
     _check_not_empty(path, path.stat().st_size)
-    decision = decide(path, said)
+    decision = decide(path, said, before)
     if decision.disk_format == RAW:
         _check_size(path, path.stat().st_size)
     chain = Chain.open(path, decision.disk_format, parents_in)
     try:
         source_id = f"file:{path.resolve()}"
-        return Source(source_id, path, chain, chain.sector_size, said, decision.doubt)
+        return Source(source_id, path, chain, chain.sector_size, said or before, decision.doubt)
     except BaseException:  # it was there a moment ago
         chain.close()
         raise
 
 
-def _open_device(path: Path, parents_in: Sequence[Path], said: str | None) -> Source:
-    decision = decide(path, said)
+def _open_device(
+    path: Path, parents_in: Sequence[Path], said: str | None, before: str | None
+) -> Source:
+    decision = decide(path, said, before)
     chain = Chain.open(path, decision.disk_format, parents_in)
     try:
         _check_size(path, chain.size)
@@ -186,7 +196,7 @@ def _open_device(path: Path, parents_in: Sequence[Path], said: str | None) -> So
         if decision.disk_format == RAW:
             with open(path, "rb", buffering=0) as device:
                 sector_size = sector_size_of(device.fileno())
-        return Source(device_id(path), path, chain, sector_size, said)
+        return Source(device_id(path), path, chain, sector_size, said or before)
     except BaseException:
         chain.close()
         raise

@@ -1,0 +1,175 @@
+"""What a source is taken for: `info` and `backup` say the same, and a set keeps the answer."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import struct
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.cli.conftest import Vdbackup
+from tests.disks.shelf import MIB, noise
+from tests.oracles import qemu
+
+SIZE = 2 * MIB
+
+
+def raw_disk(folder: Path) -> Path:
+    path = folder / "contents.raw"
+    path.write_bytes(bytes(65536) + noise(SIZE - 65536, 1))
+    return path
+
+
+def converted(raw: Path, disk: Path, disk_format: str, *options: str) -> Path:
+    command = ["qemu-img", "convert", "-f", "raw", "-O", disk_format, *options, raw, disk]
+    subprocess.run(command, check=True)
+    return disk
+
+
+def restored(vdbackup: Vdbackup, repository: Path, *options: str) -> bytes:
+    """The newest point, as a raw disk."""
+    target = repository.parent / "restored.raw"
+    restore = vdbackup("restore", "-r", repository, *options, "latest", target, "--overwrite")
+    assert restore.status == 0, restore.err
+    return target.read_bytes()
+
+
+@pytest.mark.parametrize("disk_format", ["vdi", "qed", "parallels", "qcow", "qcow2", "vpc", "vmdk"])
+@pytest.mark.parametrize("name", ["disk.img", "disk.vhdx"])
+def test_what_is_not_what_its_name_says_is_refused_alike_and_nothing_is_made(
+    vdbackup, tmp_path, repository, disk_format, name
+):
+    disk = converted(raw_disk(tmp_path), tmp_path / name, disk_format)
+    info = vdbackup("info", disk)
+    backup = vdbackup("backup", disk, "-r", repository)
+    assert (info.status, backup.status) == (1, 1)
+    assert info.err == backup.err
+    assert "--source-format raw" in info.err
+    assert not list(repository.rglob("*.json"))
+
+
+def test_what_is_said_is_done_by_both_and_kept_by_the_set(vdbackup, tmp_path, repository):
+    raw = raw_disk(tmp_path)
+    disk = converted(raw, tmp_path / "cloud.img", "qcow2")
+    said = ("--source-format", "qcow2")
+    assert vdbackup("info", disk, *said, "--json").json["format"] == "qcow2"
+    assert vdbackup("backup", disk, "-r", repository, *said).status == 0
+    assert restored(vdbackup, repository) == raw.read_bytes()
+    qemu.io(disk, "write -P 7 0 64k", disk_format="qcow2")
+    for _ in range(2):
+        assert vdbackup("backup", disk, "-r", repository).status == 0
+    assert restored(vdbackup, repository)[: 1 << 16] == b"\7" * (1 << 16)
+    points = vdbackup("list", "-r", repository, "--json").json
+    assert len(json.dumps(points).split('"incremental"')) > 1
+
+
+def test_a_raw_disk_whose_system_wrote_a_magic_is_backed_up_as_it_is(
+    vdbackup, tmp_path, repository
+):
+    inside = converted(raw_disk(tmp_path), tmp_path / "inside", "qcow2").read_bytes()
+    disk = tmp_path / "server.img"
+    disk.write_bytes(inside + noise(MIB - len(inside) % MIB, 2))
+    assert vdbackup("backup", disk, "-r", repository).status == 1
+    assert vdbackup("backup", disk, "-r", repository, "--source-format", "raw").status == 0
+    assert restored(vdbackup, repository) == disk.read_bytes()
+    assert vdbackup("backup", disk, "-r", repository).status == 0
+    assert restored(vdbackup, repository) == disk.read_bytes()
+
+
+def test_what_only_its_content_tells_is_backed_up_with_a_word(vdbackup, tmp_path, repository):
+    raw = raw_disk(tmp_path)
+    disk = converted(raw, tmp_path / "disk", "qcow2")
+    info = vdbackup("info", disk)
+    backup = vdbackup("backup", disk, "-r", repository)
+    assert (info.status, backup.status) == (3, 3)
+    assert "by its content alone" in info.err
+    assert "by its content alone" in backup.err
+    assert restored(vdbackup, repository) == raw.read_bytes()
+    said = ("--source-format", "qcow2")
+    assert vdbackup("info", disk, *said).status == 0
+    assert vdbackup("backup", disk, "-r", repository, *said).status == 0
+    assert vdbackup("backup", disk, "-r", repository).status == 0
+
+
+def test_a_set_that_is_named_keeps_its_own_answer(vdbackup, tmp_path, repository):
+    """One file, backed up as what it is and as what is in it: a test of two answers for a path."""
+    raw = raw_disk(tmp_path)
+    disk = converted(raw, tmp_path / "disk.img", "qcow2")
+    for name in ("raw", "qcow2"):
+        made = vdbackup("backup", disk, "-r", repository, "--set", name, "--source-format", name)
+        assert made.status == 0, made.err
+    for name, data in (("raw", disk.read_bytes()), ("qcow2", raw.read_bytes())):
+        assert vdbackup("backup", disk, "-r", repository, "--set", name).status == 0
+        assert restored(vdbackup, repository, "--set", name) == data
+
+
+def test_an_adopted_disk_is_what_is_said(vdbackup, tmp_path, repository):
+    raw = raw_disk(tmp_path)
+    disk = converted(raw, tmp_path / "disk.img", "qcow2")
+    refused = vdbackup("adopt", disk, "-r", repository)
+    assert refused.status == 1
+    assert "--source-format qcow2" in refused.err
+    adopted = vdbackup("adopt", disk, "-r", repository, "--source-format", "qcow2")
+    assert adopted.status == 0, adopted.err
+    assert restored(vdbackup, repository) == raw.read_bytes()
+    assert vdbackup("backup", disk, "-r", repository).status == 0
+
+
+def flagged(raw: Path, kind: str) -> Path:
+    """A disk with a mark that something was wrong with it when it was written last."""
+    folder = raw.parent
+    match kind:
+        case "corrupt":
+            return patched(converted(raw, folder / "disk.qcow2", "qcow2"), 72, struct.pack(">Q", 2))
+        case "dirty":
+            return patched(converted(raw, folder / "disk.qcow2", "qcow2"), 72, struct.pack(">Q", 1))
+        case "unclean":
+            return patched(converted(raw, folder / "disk.vmdk", "vmdk"), 72, b"\1")
+    raise AssertionError(kind)
+
+
+def patched(path: Path, place: int, data: bytes) -> Path:
+    with path.open("r+b") as file:
+        file.seek(place)
+        file.write(data)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [("corrupt", "marked as damaged"), ("dirty", "not closed"), ("unclean", "not closed")],
+)
+def test_a_mark_that_a_disk_was_not_well_is_said(vdbackup, tmp_path, repository, kind, words):
+    raw = raw_disk(tmp_path)
+    disk = flagged(raw, kind)
+    info, backup = vdbackup("info", disk), vdbackup("backup", disk, "-r", repository)
+    assert (info.status, backup.status) == (3, 3)
+    assert words in info.err
+    assert words in backup.err
+    assert restored(vdbackup, repository) == raw.read_bytes()
+    in_json = vdbackup("info", disk, "--json")
+    assert in_json.status == 3
+    assert words in in_json.json["warnings"][0]
+
+
+def test_a_mark_of_a_parent_is_said_too(vdbackup, tmp_path, repository):
+    base = flagged(raw_disk(tmp_path), "corrupt")
+    child = tmp_path / "child.qcow2"
+    command = ["qemu-img", "create", "-q", "-f", "qcow2", "-b", base.name, "-F", "qcow2"]
+    subprocess.run([*command, child], cwd=tmp_path, check=True)
+    for said in (vdbackup("info", child), vdbackup("backup", child, "-r", repository)):
+        assert said.status == 3
+        assert f"{base} is marked as damaged" in said.err
+
+
+def test_a_moved_disk_is_asked_for_once_more(vdbackup, tmp_path, repository):
+    disk = converted(raw_disk(tmp_path), tmp_path / "disk.img", "qcow2")
+    assert vdbackup("backup", disk, "-r", repository, "--source-format", "qcow2").status == 0
+    moved = Path(shutil.move(disk, tmp_path / "moved.img"))
+    assert vdbackup("backup", moved, "-r", repository).status == 1
+    again = vdbackup("backup", moved, "-r", repository, "--source-format", "qcow2", "--json")
+    assert again.status == 0
+    assert vdbackup("backup", moved, "-r", repository).status == 0

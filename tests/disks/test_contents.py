@@ -1,0 +1,310 @@
+"""What a file is read as: by its name and its content together, and asked where they disagree."""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import io
+import lzma
+import os
+import shutil
+import struct
+import subprocess
+import tarfile
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import zstandard
+
+from tests.disks.shelf import MIB, Shelf, contents, noise
+from tests.oracles import qemu
+from tests.sources.loops import loop
+from vdbackup.disks.contents import Decision, UnclearFormat, decide
+from vdbackup.errors import DiskError, UsageError
+
+SIZE = 2 * MIB
+OURS = {"vmdk": "vmdk", "vhd": "vpc", "vhdx": "vhdx", "qcow2": "qcow2"}
+"""Our formats, and QEMU's names of them."""
+_MADE: dict[tuple[str, tuple[str, ...]], bytes] = {}
+"""What `disk_of` has made already: each takes a process."""
+RAW_NAMES = [".img", ".raw", ".dd", ".bin", ".iso", ".IMG"]
+
+
+def disk_of(folder: Path, disk_format: str, *options: str) -> bytes:
+    """What QEMU writes of a small disk."""
+    if (disk_format, options) not in _MADE:
+        raw, made = folder / "made.raw", folder / "made"
+        raw.write_bytes(bytes(65536) + noise(SIZE - 65536, 1))
+        command = ["qemu-img", "convert", "-f", "raw", "-O", disk_format, *options, raw, made]
+        subprocess.run(command, check=True)
+        _MADE[disk_format, options] = made.read_bytes()
+        made.unlink()
+        raw.unlink()
+    return _MADE[disk_format, options]
+
+
+def tarred(data: bytes) -> bytes:
+    archive = io.BytesIO()
+    with tarfile.open(fileobj=archive, mode="w") as tar:
+        entry = tarfile.TarInfo("disk.vmdk")
+        entry.size = len(data)
+        tar.addfile(entry, io.BytesIO(data))
+    return archive.getvalue()
+
+
+def zipped(data: bytes) -> bytes:
+    archive = io.BytesIO()
+    with zipfile.ZipFile(archive, "w") as file:
+        file.writestr("disk.img", data)
+    return archive.getvalue()
+
+
+PLAIN = noise(3 * 65536, 2)
+SESPARSE = struct.pack("<QQ", 0xCAFEBABE, 0x200000001) + PLAIN
+CONTAINERS: dict[str, tuple[str, Callable[[Path], bytes]]] = {
+    ".vdi": ("VDI", lambda folder: disk_of(folder, "vdi")),
+    ".qed": ("QED", lambda folder: disk_of(folder, "qed")),
+    ".hdd": ("Parallels", lambda folder: disk_of(folder, "parallels")),
+    ".qcow": ("first QCOW format", lambda folder: disk_of(folder, "qcow")),
+    "-sesparse.vmdk": ("seSparse", lambda _: SESPARSE),
+    ".ova": ("tar archive", lambda _: tarred(PLAIN)),
+    ".img.gz": ("gzip", lambda _: gzip.compress(PLAIN)),
+    ".img.xz": ("xz", lambda _: lzma.compress(PLAIN)),
+    ".img.bz2": ("bzip2", lambda _: bz2.compress(PLAIN)),
+    ".img.zst": ("Zstandard", lambda _: zstandard.compress(PLAIN)),
+    ".zip": ("ZIP", lambda _: zipped(PLAIN)),
+}  # fmt: skip
+"""By the suffix they have: what is said of them, and how they are made."""
+
+
+@pytest.mark.parametrize("kind", CONTAINERS)
+@pytest.mark.parametrize("suffix", ["own", ".img", ".raw", ".vmdk", ".qcow2", ""])
+def test_a_container_that_is_not_read_is_named_whatever_it_is_called(tmp_path, kind, suffix):
+    words, make = CONTAINERS[kind]
+    path = tmp_path / f"disk{kind if suffix == 'own' else suffix}"
+    path.write_bytes(make(tmp_path))
+    with pytest.raises(UnclearFormat, match=words) as refusal:
+        decide(path)
+    assert refusal.value.choices == ("raw",)
+    assert refusal.value.advice
+    assert decide(path, "raw") == Decision("raw")
+
+
+@pytest.mark.parametrize("disk_format", OURS)
+class TestOurFormats:
+    @staticmethod
+    def made(folder: Path, disk_format: str, name: str) -> Path:
+        (folder / name).write_bytes(disk_of(folder, OURS[disk_format]))
+        return folder / name
+
+    def test_a_disk_that_is_called_what_it_is_is_that(self, tmp_path, disk_format):
+        path = self.made(tmp_path, disk_format, f"disk.{disk_format.upper()}")
+        assert decide(path) == Decision(disk_format)
+
+    @pytest.mark.parametrize("suffix", [*RAW_NAMES, ".vdi", ".gz"])
+    def test_a_disk_with_the_name_of_a_raw_one_is_asked_for(self, tmp_path, disk_format, suffix):
+        """Every cloud image is such a file, and so may be a raw disk whose system wrote it."""
+        path = self.made(tmp_path, disk_format, f"disk{suffix}")
+        with pytest.raises(UnclearFormat, match=disk_format.upper()) as question:
+            decide(path)
+        assert question.value.choices == (disk_format, "raw")
+        assert decide(path, disk_format) == Decision(disk_format)
+        assert decide(path, "raw") == Decision("raw")
+
+    def test_a_disk_that_is_called_another_of_our_formats_is_asked_for(self, tmp_path, disk_format):
+        for other in OURS.keys() - {disk_format}:
+            path = self.made(tmp_path, disk_format, f"disk.{other}")
+            with pytest.raises(UnclearFormat) as question:
+                decide(path)
+            assert question.value.choices == (disk_format, "raw")
+
+    @pytest.mark.parametrize("name", ["disk", "disk.snapshot1", "disk.bak"])
+    def test_where_the_name_says_nothing_the_content_is_believed_with_a_word(
+        self, tmp_path, disk_format, name
+    ):
+        decision = decide(self.made(tmp_path, disk_format, name))
+        assert decision.disk_format == disk_format
+        assert "by its content alone" in decision.doubt
+
+    @pytest.mark.parametrize("suffix", ["own", ".img", ""])
+    def test_a_disk_whose_head_is_damaged_is_no_raw_disk(self, tmp_path, disk_format, suffix):
+        """One byte of it, or its first sector: a dynamic VHD has what it says at its end, too."""
+        name = f"disk{f'.{disk_format}' if suffix == 'own' else suffix}"
+        path = self.made(tmp_path, disk_format, name)
+        whole = path.read_bytes()
+        for length in (1, 100):
+            path.write_bytes(b"\xee" * length + whole[length:])
+            if disk_format == "vhd":
+                assert "vhd" in what_is_said(path)
+            else:
+                assert what_is_said(path) == ("raw",)
+
+    def test_a_disk_of_which_nothing_is_left_but_its_name_is_refused(self, tmp_path, disk_format):
+        path = tmp_path / f"disk.{disk_format}"
+        for rest in (noise(MIB, 1), bytes(MIB), b"", b"x", bytes(510) + b"\x55\xaa"):
+            path.write_bytes(rest)
+            with pytest.raises(UnclearFormat, match="not what its name says") as refusal:
+                decide(path)
+            assert refusal.value.choices == ("raw",)
+
+    def test_a_device_that_holds_one_is_asked_for(self, tmp_path, disk_format):
+        """Virtual machines' disks lie on volumes as files would; a raw one's guest writes there."""
+        path = self.made(tmp_path, disk_format, "device")
+        with path.open("r+b") as file:
+            file.truncate(-(-path.stat().st_size // 4096) * 4096)
+        with loop(path) as device:
+            with pytest.raises(UnclearFormat, match="device as it is") as question:
+                decide(device)
+            assert question.value.choices == (disk_format, "raw")
+            assert decide(device, disk_format) == Decision(disk_format)
+            assert decide(device, "raw") == Decision("raw")
+
+
+def what_is_said(path: Path) -> tuple[str, ...]:
+    """What it may be: one thing, or those that the user is asked for."""
+    try:
+        return (decide(path).disk_format,)
+    except UnclearFormat as question:
+        return question.choices
+
+
+@pytest.mark.parametrize("name", ["disk.vhd", "disk.img", "disk"])
+def test_a_fixed_vhd_whose_foot_is_damaged_is_no_raw_disk_by_its_name(tmp_path, name):
+    path = tmp_path / name
+    path.write_bytes(disk_of(tmp_path, "vpc", "-o", "subformat=fixed"))
+    assert what_is_said(path)[0] == "vhd"
+    with path.open("r+b") as file:
+        file.seek(-400, os.SEEK_END)
+        file.write(b"damage")
+    # nothing else tells it from a raw disk: it begins with what its guest has at its beginning
+    assert what_is_said(path) == ("raw",)
+    if name == "disk.vhd":
+        with pytest.raises(UnclearFormat):
+            decide(path)
+
+
+def test_the_data_of_a_flat_vmdk_are_named_as_a_part_of_it(tmp_path):
+    disk = tmp_path / "disk.vmdk"
+    qemu.make(disk, SIZE, "vmdk", "-o", "subformat=monolithicFlat")
+    with pytest.raises(UnclearFormat, match=r"Give disk\.vmdk"):
+        decide(tmp_path / "disk-flat.vmdk")
+    assert decide(disk) == Decision("vmdk")
+
+
+DESCRIPTOR = """CID=fffffffe
+parentCID=ffffffff
+createType="monolithicFlat"
+RW {sectors} FLAT "data.raw" 0
+"""
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        "# Disk DescriptorFile\nversion=1\n",
+        "# Disk Descriptor File\nversion=1\n",
+        "#Disk Descriptor File\nversion=1\n",
+        "#Disk DescriptorFile\nversion=1\n",
+        "# disk descriptorfile\r\nversion=1\r\n",
+        "\n\n# Disk DescriptorFile\nversion=1\n",
+        "\ufeff# Disk DescriptorFile\nversion=1\n",
+        "# made by hand\n# Disk DescriptorFile\nversion=1\n",
+        "# made by hand\nversion=1\n",
+        "version=3\n",
+    ],
+)
+def test_a_descriptor_is_known_in_every_spelling_that_qemu_or_virtualbox_take(tmp_path, head):
+    data = noise(SIZE, 3)
+    (tmp_path / "data.raw").write_bytes(data)
+    disk = tmp_path / "disk.vmdk"
+    disk.write_text(head + DESCRIPTOR.format(sectors=SIZE // 512), newline="")
+    assert decide(disk) == Decision("vmdk")
+    assert contents(disk) == data
+    disk.rename(tmp_path / "disk.img")
+    with pytest.raises(UnclearFormat):
+        decide(tmp_path / "disk.img")
+
+
+FILE_SYSTEMS = [
+    ["mkfs.ext4", "-q", "-F"], ["mkfs.xfs", "-q", "-f"], ["mkfs.btrfs", "-q", "-f"],
+    ["mkfs.fat"], ["mkfs.ntfs", "-q", "-F", "-f"], ["mkswap", "-q"],
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("command", FILE_SYSTEMS, ids=lambda command: command[0])
+def test_a_file_system_is_a_raw_disk_whatever_the_name_says_not(tmp_path, command):
+    path = tmp_path / "disk"
+    path.touch(0o600)
+    os.truncate(path, 400 * MIB)
+    subprocess.run([*command, path], check=True, capture_output=True)
+    assert decide(path) == Decision("raw")
+
+
+@pytest.mark.parametrize("label", ["dos", "gpt"])
+def test_a_partition_table_is_a_raw_disk_whatever_the_name_says_not(tmp_path, label):
+    path = tmp_path / "disk"
+    path.touch()
+    os.truncate(path, 8 * MIB)
+    subprocess.run(["sfdisk", "-q", path], input=f"label: {label}\n,,\n", text=True, check=True)
+    assert decide(path) == Decision("raw")
+
+
+def test_an_empty_disk_is_a_raw_one_and_what_lost_its_first_sectors_is_not(tmp_path):
+    path = tmp_path / "disk"
+    path.write_bytes(bytes(MIB))
+    assert decide(path) == Decision("raw")
+    disk = disk_of(tmp_path, "qcow2")
+    path.write_bytes(bytes(4096) + disk[4096:])
+    with pytest.raises(UnclearFormat, match="Nothing in"):
+        decide(path)
+
+
+def test_what_nothing_is_known_of_is_raw_only_if_its_name_says_so(tmp_path):
+    path = tmp_path / "disk"
+    path.write_bytes(noise(MIB, 1))
+    with pytest.raises(UnclearFormat, match="Nothing in") as question:
+        decide(path)
+    assert question.value.choices == ("raw",)
+    for suffix in RAW_NAMES:
+        named = Path(shutil.copy(path, tmp_path / f"disk{suffix}"))
+        assert decide(named) == Decision("raw")
+
+
+def test_a_folder_a_pipe_and_an_unknown_format_are_none(tmp_path):
+    os.mkfifo(tmp_path / "pipe.img")
+    for path in (tmp_path, tmp_path / "pipe.img"):
+        with pytest.raises(DiskError, match="neither a file nor a block device"):
+            decide(path)
+    (tmp_path / "disk.img").write_bytes(bytes(512))
+    with pytest.raises(UsageError, match="vdi"):
+        decide(tmp_path / "disk.img", "vdi")
+
+
+class TestWhatWasSaidBefore:
+    """The answer of an earlier backup, where the file may be another now."""
+
+    def test_it_answers_the_same_question(self, tmp_path):
+        path = tmp_path / "disk.img"
+        path.write_bytes(disk_of(tmp_path, "qcow2"))
+        for answer in ("qcow2", "raw"):
+            assert decide(path, before=answer) == Decision(answer)
+        assert decide(path, "raw", before="qcow2") == Decision("raw")
+
+    def test_that_it_was_raw_makes_no_raw_disk_of_a_virtual_one(self, tmp_path):
+        shelf = Shelf(tmp_path, MIB)
+        assert (
+            decide(shelf.add("disk.vmdk", (0, noise(MIB, 1))), before="raw").disk_format == "vmdk"
+        )
+
+    def test_that_it_was_a_virtual_disk_makes_no_raw_disk_of_another(self, tmp_path):
+        path = tmp_path / "disk.img"
+        path.write_bytes(noise(MIB, 1))
+        assert decide(path, before="qcow2") == Decision("qcow2")  # which it then has to be
+
+    def test_it_settles_what_only_the_content_said(self, tmp_path):
+        path = tmp_path / "disk"
+        path.write_bytes(disk_of(tmp_path, "qcow2"))
+        assert decide(path, before="qcow2") == Decision("qcow2")
+        assert decide(path, before="raw") == Decision("raw")
