@@ -271,8 +271,10 @@ def test_an_encrypted_disk_is_refused(tmp_path):
 
 def test_a_disk_of_the_format_before_is_refused_as_such(tmp_path):
     qemu_img("create", "-q", "-f", "qcow", tmp_path / "disk.qcow", MIB)
-    with pytest.raises(DiskFormatError, match="version 1"):
+    with pytest.raises(DiskError, match="first QCOW format"):
         Chain.open(tmp_path / "disk.qcow")
+    with pytest.raises(DiskFormatError, match="version 1"):
+        Chain.open(tmp_path / "disk.qcow", "qcow2")
 
 
 @pytest.mark.parametrize("options", ["", "compression_type=zstd", "cluster_size=2M"])
