@@ -53,6 +53,7 @@ class Remedy(StrEnum):
     REPAIR = "rebuild metadata from the disks"
     RETARGET = "make a point ready to boot anew"
     SAY_NOT_RUNNING = "say that another program's machine does not run"
+    SAY_WHAT_IT_IS = "say which format a source is in"
     SET_KEEPS_ITS_FORMAT = "leave a set's format as it is, or begin another set"
     VERIFY = "see which points are whole"
 

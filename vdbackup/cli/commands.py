@@ -131,18 +131,6 @@ def _retargeted(backup_set: BackupSet, point: RecoveryPoint) -> dict[str, Any] |
 _MEANT = "Name another set with --set, or leave it out; --same-source says that it is meant."
 
 
-@contextmanager
-def _named() -> Iterator[None]:
-    """An engine that has to be told what a disk is, answered in this command line's words."""
-    from vdbackup.disks.contents import UnclearFormat
-
-    try:
-        yield
-    except UnclearFormat as error:
-        options = " or ".join(f"--source-format {choice}" for choice in error.choices)
-        raise UnclearFormat(error.title, f"{error.advice} ({options})", error.choices) from error
-
-
 def backup(options: argparse.Namespace) -> int:
     """Back a source up."""
     from vdbackup.backup import capture
@@ -161,7 +149,7 @@ def backup(options: argparse.Namespace) -> int:
     def planned() -> Iterator[capture.CapturePlan]:
         before = said_before(options.repository, options.source, options.set)
         where = options.source, options.parents_in
-        with _named(), open_source(*where, options.source_format, before) as source:
+        with open_source(*where, options.source_format, before) as source:
             capture.check_apart(source, options.repository)
             repository = Repository.open_or_create(options.repository)
             try:
@@ -319,10 +307,7 @@ def adopt(options: argparse.Namespace) -> int:
 
     @contextmanager
     def planned() -> Iterator[adopt.AdoptPlan]:
-        with (
-            _named(),
-            open_source(options.tip, options.parents_in, options.source_format) as source,
-        ):
+        with open_source(options.tip, options.parents_in, options.source_format) as source:
             capture.check_apart(source, options.repository)
             repository = Repository.open_or_create(options.repository)
             yield adopt.plan(repository, source, set_name=options.set, disk_format=options.format)
@@ -540,8 +525,7 @@ def info(options: argparse.Namespace) -> int:
         raise SourceError(f"There is no {options.disk}.", "Check the path.")
     if options.disk.is_dir():
         raise SourceError(f"{options.disk} is a folder.", "Give a virtual disk file.")
-    with _named():
-        decision = decide(options.disk, options.source_format)
+    decision = decide(options.disk, options.source_format)
     with Chain.open(options.disk, decision.disk_format, options.parents_in) as chain:
         doubts = [f"{each.path} {each.info.unclean}." for each in chain.layers if each.info.unclean]
         doubts = [*filter(None, [decision.doubt]), *doubts]

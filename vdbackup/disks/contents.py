@@ -18,7 +18,7 @@ from pathlib import Path
 
 from vdbackup.disks.formats import check_format, format_by_content
 from vdbackup.disks.host_file import UNREADABLE, HostFile
-from vdbackup.errors import DiskError
+from vdbackup.errors import DiskError, Remedy
 
 RAW = "raw"
 _LOOKED_AT = ((0, 8 << 10), (32 << 10, 4096), (64 << 10, 4096), (192 << 10, 4096))
@@ -153,7 +153,8 @@ class UnclearFormat(DiskError):
     """
 
     def __init__(self, title: str, advice: str, choices: Sequence[str]) -> None:
-        super().__init__(title, advice)
+        about = " or ".join(choices)
+        super().__init__(title, advice, remedy=Remedy.SAY_WHAT_IT_IS, about=about)
         self.choices = tuple(choices)
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vdbackup.backup import capture, delete, merge, promote, retention
+from vdbackup.backup.belonging import said_before
 from vdbackup.disks.chain import Chain
 from vdbackup.gui import words
 from vdbackup.gui.outcome import Outcome
@@ -20,7 +21,7 @@ from vdbackup.recovery.session_folder import SavedSession, SessionFolder
 from vdbackup.repository.model import BootTests, RecoveryPoint
 from vdbackup.repository.repository import Repository
 from vdbackup.sources import demo_disk
-from vdbackup.sources.source import open_source
+from vdbackup.sources.source import Source, open_source
 
 if TYPE_CHECKING:  # late at run time: what reads file systems takes long to import
     from vdbackup.recovery.browse import Entry, FileBrowser
@@ -48,9 +49,14 @@ def facts(point: RecoveryPoint) -> tuple[str, ...]:
 
 def plan_backup(path: Path, folder: Path, wanted: BackupWish) -> Plan:
     """What backing up `path` into the repository in `folder` would do; makes the repository."""
-    with open_source(path) as source:
+    with _opened(path, folder, wanted) as source:
         capture.check_apart(source, folder)
         return capture.plan(_repository(folder, wanted), source, **asdict(wanted))
+
+
+def _opened(path: Path, folder: Path, wanted: BackupWish) -> Source:
+    """The source, as what the user said last that it is."""
+    return open_source(path, before=said_before(folder, path, wanted.set_name))
 
 
 def _repository(folder: Path, wanted: BackupWish) -> Repository:
@@ -69,7 +75,7 @@ def back_up(
     """Make a recovery point, and make it ready to boot; `value` is the CaptureResult."""
     from vdbackup.recovery.retarget.policy import for_new_point
 
-    with open_source(path) as source:
+    with _opened(path, folder, wanted) as source:
         capture.check_apart(source, folder)
         repository = _repository(folder, wanted)
         plan = capture.plan(repository, source, **asdict(wanted))
