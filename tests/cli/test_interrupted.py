@@ -191,7 +191,7 @@ def test_a_signal_before_anything_was_begun_leaves_no_traceback(
 ):
     """While the command reads: here between two sets of a listing."""
     assert vdbackup("backup", image, "-r", repository).status == 0
-    place = "vdbackup.repository.repository:Repository:sets"
+    place = "vdbackup.repository.repository:Repository:survey"
     with gated(place, ["list", "-r", repository]) as listing:
         listing.wait_until_at_work()
         status, out, err = listing.interrupt(*THREE_TIMES)

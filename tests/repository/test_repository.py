@@ -311,10 +311,12 @@ OUTSIDE = ["../other.vmdk", "/etc/passwd", "a/b.vmdk", "..", ".", "", "a\0b", "x
 def test_a_manifest_that_names_a_file_elsewhere_is_refused(lab, field):
     manifest = manifest_path(lab.set.folder, lab.set.points[1])
     data = json.loads(manifest.read_text())
-    for name in OUTSIDE:
+    of_another = {"disk": "0001-full.vmdk", "overlay": "0001-overlay.vmdk"}
+    for name in (*OUTSIDE, of_another.get(field, "0001-full.digests")):
         manifest.write_text(json.dumps(data | {field: name}))
-        error = refused(lambda: lab.repository.set("disk"))
+        error = refused(lambda: lab.repository.find("2"))
         assert "0002-incremental.json" in error.title
+        assert [point.sequence for point in lab.set.points] == [1, 3]
 
 
 NOT_WHAT_IT_IS = [None, True, -1, 1.5, "", "x", [], {}, [None], {"a": 1}, 10**30]
@@ -366,12 +368,36 @@ def test_settings_with_a_field_of_another_kind_are_refused_or_harmless(lab, wron
         assert_only_sentences(lab)
 
 
-@pytest.mark.parametrize("name", ["0002-incremental.json", "set.json", "journal.json"])
-def test_a_damaged_file_of_ours_is_refused_by_a_sentence(lab, name):
-    for text in ("", "{", "[]", "null", "{}", '{"id": 1}', "[" * 100_000, "\udcff"):
+DAMAGED = ["", "{", "[]", "null", "{}", '{"id": 1}', "[" * 100_000, "\udcff"]
+
+
+@pytest.mark.parametrize("name", ["set.json", "journal.json"])
+def test_a_damaged_file_of_a_set_is_refused_by_a_sentence_and_the_others_go_on(lab, name):
+    lab.repository.create_set("other", settings())
+    for text in DAMAGED:
         (lab.set_folder / name).write_text(text, errors="surrogateescape")
         error = refused(lambda: lab.repository.set("disk"))
         assert name in error.title
+        sets, damaged = lab.repository.survey()
+        assert [each.name for each in sets] == ["other"]
+        assert [(each.name, each.problem.title) for each in damaged] == [("disk", error.title)]
+
+
+def test_a_damaged_manifest_stops_its_own_point_and_what_reads_through_it(lab):
+    for text in DAMAGED:
+        (lab.set_folder / "0002-incremental.json").write_text(text, errors="surrogateescape")
+        lab.check_ours(lab.repository.find("1")[1])
+        assert "0002-incremental.json" in refused(lambda: lab.repository.find("2")).title
+        _, third = lab.repository.find("3")
+        error = refused(lambda third=third: lab.set.open_chain(third), Damaged)
+        assert "0002-incremental.json" in error.title
+        assert lab.set.next_sequence() == 4
+        assert lab.set.unlisted_layers() == []
+
+
+def test_latest_is_no_older_point_where_the_newest_is_damaged(lab):
+    (lab.set_folder / "0003-incremental.json").write_text("{")
+    assert "0003-incremental.json" in refused(lambda: lab.repository.find("latest")).title
 
 
 def assert_only_sentences(lab: Lab) -> None:

@@ -52,6 +52,7 @@ def plan(
         DiskError: a point does not fit into the format. BackupError: there is nothing to do.
     """
     backup_set = repository.set(set_name)
+    backup_set.check_manifests()  # later backups go on in the new set: it has to hold all points
     target = check_set_name(target or f"{set_name}-{disk_format}")
     for point in backup_set.points:
         check_fits(disk_format, point.virtual_size, point.sector_size)

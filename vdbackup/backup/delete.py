@@ -117,6 +117,7 @@ def delete_locked(
 
 
 def _only_child(backup_set: BackupSet, point: RecoveryPoint) -> RecoveryPoint | None:
+    backup_set.check_manifests()
     children = backup_set.children(point.id)
     if len(children) > 1:
         numbers = ", ".join(str(child.sequence) for child in children)

@@ -57,6 +57,7 @@ from vdbackup.disks.host_file import can_clone
 from vdbackup.errors import (
     BackupError,
     Cancelled,
+    LockLost,
     PointInUse,
     RepositoryLocked,
     VdbackupError,
@@ -199,6 +200,7 @@ def finish_interrupted(
     backup_set = repository.set(set_name)
     result = None
     if journal := backup_set.journal:
+        backup_set.check_manifests()
         _check_what_is_there(backup_set, journal, report, cancel)
         result = _finish(repository, backup_set, journal, report, cancel)
     sweep(backup_set.folder)
@@ -212,29 +214,46 @@ def recover(repository: Repository, report: Report, cancel: CancelToken) -> list
     interrupted merge is not offered. It is as long as the merge was, so it tells how far it is, and
     Cancelled leaves it as it was found.
     """
-    waiting = [each.name for each in repository.sets() if each.journal]
-    sentences: list[str] = []
+    waiting = interrupted(repository)
     if not waiting:
-        return sentences
+        return []
     try:
         with repository.lock("finishing an interrupted merge", cancel):
-            for name in waiting:
-                result = finish_interrupted(repository, name, report, cancel)
-                if result:
-                    number = result.sequence
-                    sentences.append(f"{name}: an interrupted merge was finished: point {number}.")
+            finished = [_finished(repository, name, report, cancel) for name in waiting]
     except RepositoryLocked:
-        return sentences  # its holder is at it
-    except Cancelled:
+        return []  # its holder is at it
+    except (Cancelled, LockLost):
         raise
-    except VdbackupError as error:
-        sentences.append(f"An interrupted merge could not be finished: {error}")
-    except OSError as error:
-        sentences.append(f"An interrupted merge could not be finished: {from_os(error)}")
-    return sentences
+    except (VdbackupError, OSError) as error:  # the lock itself: a storage that is read-only
+        return [_not_finished(error)]
+    return [sentence for sentence in finished if sentence]
+
+
+def interrupted(repository: Repository) -> list[str]:
+    """The names of the sets in which a merge was cut off, or is running; no file is read."""
+    return [name for name in repository.names() if repository.interrupted(name)]
+
+
+def _finished(repository: Repository, name: str, report: Report, cancel: CancelToken) -> str | None:
+    """Finish a set's merge; what there is to say. One that cannot be finished stops no other."""
+    try:
+        result = finish_interrupted(repository, name, report, cancel)
+    except (Cancelled, LockLost):
+        raise
+    except (VdbackupError, OSError) as error:
+        return f"{name}: {_not_finished(error)}"
+    if result is None:
+        return None
+    return f"{name}: an interrupted merge was finished: point {result.sequence}."
+
+
+def _not_finished(error: VdbackupError | OSError) -> str:
+    said = from_os(error) if isinstance(error, OSError) else error
+    return f"An interrupted merge could not be finished: {said}"
 
 
 def _parent_to_merge_into(backup_set: BackupSet, child: RecoveryPoint) -> RecoveryPoint:
+    backup_set.check_manifests()
     if child.parent is None:
         raise BackupError(
             f"Point {child.sequence} is a full backup and has no parent to be rolled into.",

@@ -22,7 +22,7 @@ FAILED = 1
 
 def boot_test(options: argparse.Namespace) -> int:
     """Boot points one after the other; a point that cannot be tested does not stop the others."""
-    repository = open_repository(options.repository)
+    repository = open_repository(options.repository, as_json=options.json)
     chosen = _chosen(repository, options)
     if not chosen and not options.json:
         say("All points have been tested.")
@@ -57,7 +57,10 @@ def _chosen(
         raise UsageError(
             "With --new the points are chosen by themselves.", "Leave out either of them."
         )
-    sets = [repository.set(options.set)] if options.set else repository.sets()
+    sets, damaged = repository.survey()
+    if options.set:
+        sets, damaged = [repository.set(options.set)], []
+    warn([f"{each.name} is passed over: {each.problem.title}" for each in damaged])
     return [(backup_set, point) for backup_set in sets for point in untested(backup_set)]
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
+from vdbackup.cli import remedies
 from vdbackup.cli.console import interrupts, print_json, say, table, warn, work
 from vdbackup.errors import BackupError, Cancelled, Damaged, OtherSource, UsageError
 from vdbackup.jobs import CancelToken, Plan, Report
@@ -23,32 +24,37 @@ from vdbackup.text import printable
 
 if TYPE_CHECKING:
     from vdbackup.backup.capture import CapturePlan
+    from vdbackup.errors import VdbackupError
     from vdbackup.repository.model import Policy, RecoveryPoint
     from vdbackup.repository.repository import BackupSet, Repository
 
 DONE, WARNINGS = 0, 3
 
 
-def open_repository(path: Path) -> Repository:
-    """Open a repository, and finish first what a crash left in it."""
+def open_repository(path: Path, *, as_json: bool = False) -> Repository:
+    """Open a repository, and finish first what a crash left in it.
+
+    Args:
+        path: the repository's folder.
+        as_json: show progress as JSON lines; not for a command that prints a single JSON value.
+    """
     from vdbackup.repository.repository import Repository
 
     repository = Repository.open(path)
-    warn(_finish_merges(repository))
+    warn(_finish_merges(repository, as_json=as_json))
     return repository
 
 
-def _finish_merges(repository: Repository) -> list[str]:
-    """Finish merges that were cut off; sentences of what was done.
-
-    It may take as long as they would have, and is no part of what a command prints as JSON.
-    """
+def _finish_merges(repository: Repository, *, as_json: bool) -> list[str]:
+    """Finish merges that were cut off; what was done, a sentence each. It may take an hour."""
     from vdbackup.backup import merge
 
+    if not merge.interrupted(repository):
+        return []
     finished: list[str] = work(
         "Finishing an interrupted merge",
         lambda report, cancel: merge.recover(repository, report, cancel),
-        as_json=False,
+        as_json=as_json,
     )
     interrupts.check()
     return finished
@@ -222,12 +228,19 @@ def _policy(options: argparse.Namespace, plan: CapturePlan) -> Policy | None:
 
 
 def list_points(options: argparse.Namespace) -> int:
-    """List sets and recovery points."""
+    """List sets and recovery points, and what of them is damaged."""
     repository = open_repository(options.repository)
-    sets = repository.sets()
+    sets, damaged = repository.survey()
+    status = WARNINGS if damaged or any(each.broken for each in sets) else DONE
     if options.json:
-        print_json({"repository": repository.id, "sets": [_set_json(each) for each in sets]})
-        return DONE
+        print_json(
+            {
+                "repository": repository.id,
+                "sets": [_set_json(each) for each in sets],
+                "damaged": [{"name": each.name, **_problem_json(each.problem)} for each in damaged],
+            }
+        )
+        return status
     for backup_set in sets:
         settings = backup_set.settings
         say(
@@ -237,9 +250,17 @@ def list_points(options: argparse.Namespace) -> int:
         rows = [_point_row(backup_set, point) for point in backup_set.points]
         if rows:
             table(_COLUMNS, rows)
-    if not sets:
+        for manifest in backup_set.broken:
+            say(f"DAMAGED: {remedies.sentences(manifest.problem)}")
+    for lost in damaged:
+        say(f"{lost.name}: DAMAGED: {remedies.sentences(lost.problem)}")
+    if not sets and not damaged:
         say("No backups yet.")
-    return DONE
+    return status
+
+
+def _problem_json(problem: VdbackupError) -> dict[str, str]:
+    return {"title": problem.title, "advice": remedies.advice(problem)}
 
 
 def _set_json(backup_set: BackupSet) -> dict[str, Any]:
@@ -252,6 +273,10 @@ def _set_json(backup_set: BackupSet) -> dict[str, Any]:
         "keep": settings.policy.keep,
         "retarget": settings.policy.retarget,
         "points": [point_json(backup_set, point) for point in backup_set.points],
+        "damaged": [
+            {"file": each.name, "sequence": each.sequence, **_problem_json(each.problem)}
+            for each in backup_set.broken
+        ],
     }
 
 
@@ -275,7 +300,7 @@ def merge(options: argparse.Namespace) -> int:
     from vdbackup.repository.repository import Repository
 
     repository = Repository.open(options.repository)
-    if finished := _finish_merges(repository):
+    if finished := _finish_merges(repository, as_json=options.json):
         # it may be this very merge that is asked for again: going on would merge one step further
         warn([*finished, "Nothing else was merged: look at `vdbackup list` first."])
         return WARNINGS
@@ -333,7 +358,7 @@ def convert(options: argparse.Namespace) -> int:
     """Copy a set into a new one in another format."""
     from vdbackup.backup import convert
 
-    repository = open_repository(options.repository)
+    repository = open_repository(options.repository, as_json=options.json)
     plan = convert.plan(repository, repository.set(options.set).name, options.format, options.to)
     if not announce(plan, options):
         return DONE
@@ -359,7 +384,7 @@ def delete(options: argparse.Namespace) -> int:
     """Delete a recovery point."""
     from vdbackup.backup import delete
 
-    repository = open_repository(options.repository)
+    repository = open_repository(options.repository, as_json=options.json)
     backup_set, point = repository.find(options.point, options.set)
     plan = delete.plan(repository, backup_set.name, point.id)
     if not announce(plan, options):
@@ -394,7 +419,7 @@ def restore(options: argparse.Namespace) -> int:
     """Restore or export a point."""
     from vdbackup.recovery import restore
 
-    repository = open_repository(options.repository)
+    repository = open_repository(options.repository, as_json=options.json)
     backup_set, point = repository.find(options.point, options.set)
     plan = restore.plan(
         repository,
@@ -420,7 +445,7 @@ def verify(options: argparse.Namespace) -> int:
     """Check that points are as they were captured."""
     from vdbackup.recovery import verify
 
-    repository = open_repository(options.repository)
+    repository = open_repository(options.repository, as_json=options.json)
     backup_set = repository.set(options.set)
     wanted = tuple(repository.find(each, options.set)[1].id for each in options.points)
     plan = verify.plan(repository, backup_set.name, wanted or None)
@@ -497,7 +522,7 @@ def extract(options: argparse.Namespace) -> int:
     """Copy files out of a point."""
     from vdbackup.recovery.browse import FileBrowser
 
-    repository = open_repository(options.repository)
+    repository = open_repository(options.repository, as_json=options.json)
     backup_set, point = repository.find(options.point, options.set)
     with backup_set.open_chain(point) as chain:
         browser = FileBrowser(chain)

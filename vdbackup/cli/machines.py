@@ -29,7 +29,7 @@ def boot(options: argparse.Namespace) -> int:
     from vdbackup.recovery.vm import start_from_point
     from vdbackup.repository.model import BootTest
 
-    repository = open_repository(options.repository)
+    repository = open_repository(options.repository, as_json=options.json)
     backup_set, point = repository.find(options.point, options.set)
     wanted = wish(options)
     started = time.monotonic()
@@ -80,7 +80,7 @@ def retarget(options: argparse.Namespace) -> int:
             "Leave out --hardware and --drivers, or --with.",
         )
     wanted = options.program or options.hardware
-    repository = open_repository(options.repository)
+    repository = open_repository(options.repository, as_json=options.json)
     backup_set, point = repository.find(options.point, options.set)
     plan = retarget.plan(repository, backup_set.name, point.id, wanted, options.drivers)
     if options.dry_run and options.json:

@@ -131,7 +131,7 @@ def discard(options: argparse.Namespace) -> int:
     from vdbackup.errors import RecoveryError
     from vdbackup.repository import holds
 
-    backup_sets = open_repository(options.repository).sets()
+    backup_sets = open_repository(options.repository, as_json=options.json).sets()
     found = [
         holds.release(backup_set.folder, hold.session)
         for backup_set in backup_sets
@@ -155,7 +155,7 @@ def promote(options: argparse.Namespace) -> int:
     saved = _find(options)
     origin = saved.origin
     repository, backup_set, _ = origin.find()
-    open_repository(repository.path)  # finishes what was interrupted
+    open_repository(repository.path, as_json=options.json)  # finishes what was interrupted
     machine = saved.ended_machine(not_running=options.not_running)
     own, *above = machine.disks
     session = promote.EndedSession(
@@ -199,7 +199,7 @@ def open_with(options: argparse.Namespace) -> int:
     from vdbackup.recovery.elsewhere import Program
     from vdbackup.recovery.other_programs import write_machine
 
-    repository = open_repository(options.repository)
+    repository = open_repository(options.repository, as_json=options.json)
     backup_set, point = repository.find(options.point, options.set)
     made = write_machine(
         repository,

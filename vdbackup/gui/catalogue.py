@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -27,7 +28,7 @@ class Entry:
         path: the disk image or block device.
         repository: the folder that holds the backups.
         backup_set: None before the first backup, or when it cannot be read.
-        problem: why the repository cannot be read, else None.
+        problem: why the repository, or this set in it, cannot be read, else None.
         shares_name: another source that is shown has the same name.
     """
 
@@ -78,7 +79,7 @@ class Entry:
 
 
 def read(repository: Path, known: Sequence[KnownSource]) -> list[Entry]:
-    """The sets in a repository, and those known sources that have none there yet.
+    """The sets in a repository, damaged ones too, and known sources that have none there yet.
 
     Where there were sets before, a folder that is gone is trouble, and no reason to begin anew.
     Where none was ever seen, a first backup may have failed, and can be tried again.
@@ -86,13 +87,19 @@ def read(repository: Path, known: Sequence[KnownSource]) -> list[Entry]:
     begun = any(source.set_name for source in known)
     new = not begun and (bool(known) or not repository.exists())
     try:
-        nothing_yet = new and not (repository / MARKER).exists()
-        sets = [] if nothing_yet else Repository.open(repository).sets()
+        if new and not os.path.lexists(repository / MARKER):
+            return [Entry(source.path, repository) for source in known]
+        sets, damaged = Repository.open(repository).survey()
     except VdbackupError as error:
         sources = [source.path for source in known] or [repository]
         return [Entry(path, repository, problem=error) for path in sources]
     entries = [Entry(Path(each.settings.source.path), repository, each) for each in sets]
-    named = {each.name for each in sets}
+    homes = {source.set_name: source.path for source in known}
+    entries += [
+        Entry(homes.get(each.name, each.folder), repository, problem=each.problem)
+        for each in damaged
+    ]
+    named = {each.name for each in sets} | {each.name for each in damaged}
     paths = {entry.path for entry in entries}
     entries += [
         Entry(source.path, repository)

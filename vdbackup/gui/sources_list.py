@@ -28,6 +28,9 @@ def status(entry: Entry, remind_after_days: int) -> tuple[str, str, str]:
     """(first line, second line, role of the second: "muted", "warning" or "bad")."""
     if entry.problem:
         return "cannot be read", entry.problem.title, "bad"
+    if entry.backup_set and entry.backup_set.broken:
+        names = ", ".join(each.name for each in entry.backup_set.broken)
+        return words.plural(len(entry.points), "point"), f"damaged: {names}", "bad"
     if not entry.points:
         return "no recovery points yet", "never backed up", "warning"
     count = words.plural(len(entry.points), "point")

@@ -32,6 +32,7 @@ from numpy.typing import NDArray
 from vdbackup.disks.chain import read_flat
 from vdbackup.disks.extents import UNALLOCATED, BlockMap, Ranges, flatten
 from vdbackup.disks.host_file import HostFile
+from vdbackup.durable import check_regular
 from vdbackup.errors import DiskFormatError, Remedy, RepositoryError
 
 BLOCK = 64 << 10
@@ -158,6 +159,7 @@ class DigestFile:
     def __init__(self, path: Path) -> None:
         self.path = path
         try:
+            check_regular(path)
             self._file = HostFile.open(path)
         except FileNotFoundError as error:
             if not path.parent.exists():  # not this file alone: the storage is gone

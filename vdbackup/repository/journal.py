@@ -13,6 +13,7 @@ redundant file is gone. A merge that shares extents begins with the second of it
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -88,6 +89,6 @@ class Journal:
         others = [point for point in points if point.id not in ids]
         if self.result is None:
             return [*others, self.child], [self.parent]
-        if not (folder / self.parent.disk).exists():
+        if not os.path.lexists(folder / self.parent.disk):
             return [*others, self.result], []
         return others, [self.child, self.parent]

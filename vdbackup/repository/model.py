@@ -16,6 +16,7 @@ LONGEST_SENTENCE = 1000
 """Characters of what a boot test has to say."""
 _PLACES_NAMED = 5
 _MOST_FACTS = 64
+_LONGEST_QUOTE = 200
 _LONGEST_BOOT = 1e6
 
 
@@ -189,12 +190,22 @@ class RecoveryPoint:
                 promoted_from=_promotion(data.get("promoted_from")),
                 captured_from=_source(data.get("captured_from")),
             )
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
+        except _NO_SENSE as error:
             raise RepositoryError(
-                f"{name} is not valid: {error}.",
+                f"{name} is not valid: {_short(error)}.",
                 "It can be rebuilt from the disks.",
                 remedy=Remedy.REPAIR,
             ) from error
+
+
+_NO_SENSE = (AttributeError, KeyError, TypeError, ValueError, RecursionError)
+"""What looking at external JSON ends in where it is not what it should be."""
+
+
+def _short(error: Exception) -> str:
+    """What an error says; it may quote whatever stands there."""
+    text = str(error)
+    return text if len(text) <= _LONGEST_QUOTE else f"{text[:_LONGEST_QUOTE]}..."
 
 
 def _text(value: Any) -> str:
@@ -352,9 +363,9 @@ class SetSettings:
                 continues=_text(data.get("continues", "")),
                 source_format=_text(data.get("source_format", "")),
             )
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
+        except _NO_SENSE as error:
             raise RepositoryError(
-                f"set.json is not valid: {error}.",
+                f"set.json is not valid: {_short(error)}.",
                 "It can be rebuilt from the disks.",
                 remedy=Remedy.REPAIR,
             ) from error

@@ -6,17 +6,25 @@ import os
 import re
 import uuid
 from collections.abc import Iterator
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from vdbackup.disks.chain import Chain
 from vdbackup.disks.disk import DiskInfo
 from vdbackup.disks.formats import FORMATS
-from vdbackup.errors import Damaged, PointNotFound, Remedy, RepositoryError
+from vdbackup.durable import PARTIAL, check_regular, sync_folder
+from vdbackup.errors import (
+    Damaged,
+    PointNotFound,
+    Remedy,
+    RepositoryError,
+    VdbackupError,
+    from_os,
+)
 from vdbackup.jobs import CancelToken
 from vdbackup.repository.digests import DigestFold
-from vdbackup.repository.files import PARTIAL, read_json, sync_folder, write_json
+from vdbackup.repository.files import read_json, write_json
 from vdbackup.repository.journal import JOURNAL_NAME, Journal
 from vdbackup.repository.lease import LEASE_NAME
 from vdbackup.repository.lock import LOCK_NAME, writer_lock
@@ -36,10 +44,34 @@ _SHORTEST_ID = 4
 _SHORTEST_NUMERIC_ID = 8
 """How many characters of an id are enough to mean it; digits alone may be a sequence number."""
 
-LAYER_NAME = re.compile(rf"^(\d{{4,}})-({'|'.join(PointType)})\.({'|'.join(FORMATS)})$")
+LAYER_NAME = re.compile(rf"([0-9]{{4,18}})-({'|'.join(PointType)})\.({'|'.join(FORMATS)})\Z")
 """A layer's file name: its number, its kind, its format."""
-_MANIFEST = re.compile(r"^\d{4,}-[a-z]+\.json$")
-_POINT_FILE = re.compile(r"^(\d{4,})-[a-z]+(?:\.retarget)?\.[a-z0-9]+$")
+_MANIFEST = re.compile(rf"([0-9]{{4,18}})-({'|'.join(PointType)})\.json")
+_POINT_FILE = re.compile(r"([0-9]{4,18})-[a-z]+(?:\.retarget)?\.[a-z0-9]+")
+
+
+@dataclass(frozen=True)
+class BrokenManifest:
+    """A point whose manifest cannot be read: nothing is known of it but its number.
+
+    Attributes:
+        name: the file's.
+        sequence: the number in it, which no other point gets.
+        problem: what is wrong with it.
+    """
+
+    name: str
+    sequence: int
+    problem: VdbackupError
+
+
+@dataclass(frozen=True)
+class DamagedSet:
+    """A set that cannot be read: its own work stops, and nobody else's."""
+
+    name: str
+    folder: Path
+    problem: VdbackupError
 
 
 @dataclass(frozen=True)
@@ -51,6 +83,8 @@ class BackupSet:
         points: by sequence; the parent of a merge in flight is not among them.
         journal: of a merge that was interrupted or is running, else None.
         hidden: points that may not be used, but that others read through meanwhile.
+        broken: points whose manifests cannot be read. What does not need them goes on; what merges
+            or deletes does not (`check_manifests`), for they may read through any other.
     """
 
     name: str
@@ -59,6 +93,7 @@ class BackupSet:
     points: tuple[RecoveryPoint, ...]
     journal: Journal | None = None
     hidden: tuple[RecoveryPoint, ...] = ()
+    broken: tuple[BrokenManifest, ...] = ()
 
     def point(self, point_id: str) -> RecoveryPoint:
         """The point with exactly this id; raises PointNotFound."""
@@ -96,21 +131,36 @@ class BackupSet:
             try:
                 chain.insert(0, self.point(chain[0].parent))
             except PointNotFound:
+                names = ", ".join(each.name for each in self.broken)
                 raise Damaged(
                     f"The point that point {chain[0].sequence} reads through is missing from "
-                    f"{self.name}.",
+                    f"{self.name}" + (f", or it is damaged: {names}." if names else "."),
                     "Use another chain's point; or put its files back, then have it repaired.",
                     remedy=Remedy.REPAIR,
                 ) from None
         return chain
 
+    def check_manifests(self) -> None:
+        """Raise RepositoryError unless every point is known.
+
+        What is merged or deleted otherwise may be what an unknown one reads through.
+        """
+        if self.broken:
+            first = self.broken[0]
+            raise RepositoryError(
+                f"{self.name} has damaged manifests, so nothing is merged or deleted in it: "
+                f"{first.problem.title}",
+                "They can be rebuilt from the disks.",
+                remedy=Remedy.REPAIR,
+            )
+
     def disk_path(self, point: RecoveryPoint) -> Path:
-        """The point's layer."""
-        return self.folder / point.disk
+        """The point's layer; raises Obstructed where something else bears its name, as a link."""
+        return _own(self.folder / point.disk)
 
     def overlay_path(self, point: RecoveryPoint) -> Path:
-        """The point's overlay."""
-        return self.folder / point.overlay
+        """The point's overlay; raises Obstructed as `disk_path` does."""
+        return _own(self.folder / point.overlay)
 
     def open_chain(self, point: RecoveryPoint) -> Chain:
         """The point's disk through all its layers.
@@ -179,14 +229,16 @@ class BackupSet:
         A backup that was cut off right before its end leaves one (draft.py), or its manifest was
         lost. Not to be asked while there is a journal.
         """
-        listed = {point.disk for point in self.points}
-        names = (path.name for path in self.folder.glob("*." + self.settings.format))
-        return sorted(name for name in names if LAYER_NAME.match(name) and name not in listed)
+        listed = {Path(point.disk).stem for point in self.points}
+        listed |= {Path(each.name).stem for each in self.broken}
+        ending = "." + self.settings.format
+        names = (name for name in os.listdir(self.folder) if name.endswith(ending))
+        return sorted(n for n in names if LAYER_NAME.match(n) and Path(n).stem not in listed)
 
     def next_sequence(self) -> int:
         """One more than any point ever had, and than any file in the folder bears."""
         names = (entry.name.removesuffix(PARTIAL) for entry in os.scandir(self.folder))
-        numbers = (int(match[1]) for name in names if (match := _POINT_FILE.match(name)))
+        numbers = (int(match[1]) for name in names if (match := _POINT_FILE.fullmatch(name)))
         return max(self.settings.last_sequence, *numbers, 0) + 1
 
 
@@ -260,46 +312,86 @@ class Repository:
         return writer_lock(self.path, purpose, cancel)
 
     def names(self) -> list[str]:
-        """The names of all backup sets; a folder that somebody named otherwise is passed over."""
-        with os.scandir(self.path) as entries:
-            names = sorted(entry.name for entry in entries if entry.is_dir())
-        return [n for n in names if _can_be_set(n) and (self.path / n / SETTINGS).exists()]
+        """The names of all backup sets; a folder that somebody named otherwise is passed over.
+
+        A folder with layers and without settings is one, too: they were lost.
+        """
+        # isdir: of a link that leads in a circle, or where we may not look, is_dir raises OSError
+        names = [n for n in sorted(os.listdir(self.path)) if os.path.isdir(self.path / n)]
+        return [n for n in names if _can_be_set(n) and _holds_a_set(self.path / n)]
 
     def sets(self) -> list[BackupSet]:
-        """All backup sets, by name."""
-        return [self.set(name) for name in self.names()]
+        """All backup sets that can be read, by name; `survey` says which others there are."""
+        return self.survey()[0]
+
+    def survey(self) -> tuple[list[BackupSet], list[DamagedSet]]:
+        """The backup sets that can be read and those that cannot, by name."""
+        sets: list[BackupSet] = []
+        damaged: list[DamagedSet] = []
+        for name in self.names():
+            try:
+                sets.append(self.set(name))
+            except (VdbackupError, OSError) as error:
+                if not self.path.exists():  # not this set alone: the storage is gone
+                    raise
+                problem = from_os(error) if isinstance(error, OSError) else error
+                damaged.append(DamagedSet(name, self.path / name, problem))
+        return sets, damaged
 
     def set(self, name: str | None = None) -> BackupSet:
         """The set of that name; without a name the only one there is. Raises PointNotFound."""
         if name is None:
-            sets = self.sets()
-            if len(sets) != 1:
-                names = ", ".join(each.name for each in sets)
+            names = self.names()
+            if len(names) != 1:
+                which = f": {', '.join(names)}." if names else "."
                 raise PointNotFound(
-                    f"{self.path} holds {len(sets)} backup sets" + (f": {names}." if sets else "."),
-                    "Say which one." if sets else "Back something up first.",
-                    remedy=Remedy.NAME_SET if sets else None,
+                    f"{self.path} holds {len(names)} backup sets{which}",
+                    "Say which one." if names else "Back something up first.",
+                    remedy=Remedy.NAME_SET if names else None,
                 )
-            return sets[0]
-        folder = self.path / check_set_name(name)
-        if not (folder / SETTINGS).is_file():
-            raise PointNotFound(
-                f"{self.path} has no backup set {name!r}.",
-                "Check its name.",
-                remedy=Remedy.LIST_POINTS,
-            )
+            return self.set(names[0])
         settings = self.settings(name)
-        points = _read_manifests(folder)
+        folder = self.path / name
+        points, broken = _read_manifests(folder)
         hidden: list[RecoveryPoint] = []
-        journal = Journal.load(folder) if (folder / JOURNAL_NAME).exists() else None
+        journal = Journal.load(folder) if self.interrupted(name) else None
         if journal:
             points, hidden = journal.offered(folder, points)
+            known = (journal.parent.sequence, journal.child.sequence)
+            broken = [each for each in broken if each.sequence not in known]
         points.sort(key=lambda point: point.sequence)
-        return BackupSet(name, folder, settings, tuple(points), journal, tuple(hidden))
+        return BackupSet(
+            name, folder, settings, tuple(points), journal, tuple(hidden), tuple(broken)
+        )
 
     def settings(self, name: str) -> SetSettings:
-        """A set's settings alone; raises RepositoryError where they make no sense."""
-        return SetSettings.from_json(read_json(self.path / check_set_name(name) / SETTINGS))
+        """A set's settings alone.
+
+        Raises PointNotFound where there is no such set, RepositoryError where they are damaged.
+        """
+        folder = self.path / check_set_name(name)
+        try:
+            return SetSettings.from_json(read_json(folder / SETTINGS))
+        except (FileNotFoundError, NotADirectoryError):
+            if not folder.is_dir() or not _holds_a_set(folder):
+                raise PointNotFound(
+                    f"{self.path} has no backup set {name!r}.",
+                    "Check its name.",
+                    remedy=Remedy.LIST_POINTS,
+                ) from None
+            raise RepositoryError(
+                f"{folder / SETTINGS} is missing.",
+                "It can be rebuilt from the disks.",
+                remedy=Remedy.REPAIR,
+            ) from None
+        except OSError as error:
+            if not self.path.exists():  # not this set alone: the storage is gone
+                raise
+            raise from_os(error) from error
+
+    def interrupted(self, name: str) -> bool:
+        """Whether a merge was cut off in the set, or is running; no file is read."""
+        return os.path.lexists(self.path / name / JOURNAL_NAME)
 
     def find(self, reference: str, set_name: str | None = None) -> tuple[BackupSet, RecoveryPoint]:
         """The point that `reference` means; raises PointNotFound if none or several answer to it.
@@ -310,6 +402,7 @@ class Repository:
             set_name: the set; may be None where there is only one.
         """
         backup_set = self.set(set_name)
+        _check_not_broken(backup_set, reference)
         found = list(_matching(backup_set, reference))
         if len(found) == 1:
             return backup_set, found[0]
@@ -431,7 +524,68 @@ def _matching(backup_set: BackupSet, reference: str) -> Iterator[RecoveryPoint]:
         yield from (p for p in backup_set.points if p.id.startswith(reference))
 
 
-def _read_manifests(folder: Path) -> list[RecoveryPoint]:
-    with os.scandir(folder) as entries:
-        names = [entry.name for entry in entries if _MANIFEST.match(entry.name)]
-    return [RecoveryPoint.from_json(read_json(folder / name), name) for name in names]
+def _check_not_broken(backup_set: BackupSet, reference: str) -> None:
+    """Raise the problem of a manifest if it may be its point that is meant."""
+    newest = max((point.sequence for point in backup_set.points), default=0)
+    for each in backup_set.broken:
+        if reference == str(each.sequence) or (reference == "latest" and each.sequence > newest):
+            raise each.problem
+
+
+def _holds_a_set(folder: Path) -> bool:
+    """Whether a folder holds settings, or layers that have lost theirs, or does not show what."""
+    if os.path.lexists(folder / SETTINGS):
+        return True
+    try:
+        return any(map(LAYER_NAME.match, os.listdir(folder)))
+    except FileNotFoundError:  # it has just gone
+        return False
+    except OSError:  # a set that may not be read must not pass for none
+        return folder.name not in _NOT_OURS  # root's lost+found
+
+
+def _own(path: Path) -> Path:
+    """The path of a file of ours, which need not be there; raises Obstructed."""
+    with suppress(FileNotFoundError):
+        check_regular(path)
+    return path
+
+
+def _read_manifests(folder: Path) -> tuple[list[RecoveryPoint], list[BrokenManifest]]:
+    """The points of a set, and the manifests that are damaged; in no order."""
+    points: dict[str, RecoveryPoint] = {}
+    broken = []
+    for name in sorted(os.listdir(folder)):
+        match = _MANIFEST.fullmatch(name)
+        if not match:
+            continue
+        try:
+            point = _manifest(folder, name)
+            if point.id in points:
+                raise RepositoryError(
+                    f"{folder / name} is damaged: {points[point.id].disk} has the same id.",
+                    "It can be rebuilt from the disks.",
+                    remedy=Remedy.REPAIR,
+                )
+            points[point.id] = point
+        except FileNotFoundError:
+            if not folder.exists():  # not this manifest alone: the storage is gone
+                raise
+        except (RepositoryError, OSError) as error:
+            problem = from_os(error) if isinstance(error, OSError) else error
+            broken.append(BrokenManifest(name, int(match[1]), problem))
+    return list(points.values()), broken
+
+
+def _manifest(folder: Path, name: str) -> RecoveryPoint:
+    """A point from its manifest, which must not speak of another point's files."""
+    point = RecoveryPoint.from_json(read_json(folder / name), name)
+    stem = name.removesuffix(".json")
+    named = (Path(point.disk).stem, Path(point.digests).stem, Path(point.overlay).stem)
+    if named != (stem, stem, stem.partition("-")[0] + "-overlay"):
+        raise RepositoryError(
+            f"{folder / name} is damaged: it names files of another point.",
+            "It can be rebuilt from the disks.",
+            remedy=Remedy.REPAIR,
+        )
+    return point
