@@ -229,7 +229,9 @@ def run(plan: CapturePlan, report: Report, cancel: CancelToken) -> CaptureResult
         try:
             repository.save_settings(plan.set_name, _settings_after(backup_set, plan, point))
             if not plan.confirmed:  # a mistake must not cost the other source its backups
-                notes += tuple(retention.apply(repository, plan.set_name, report, cancel))
+                applied = retention.apply(repository, plan.set_name, report, cancel)
+                notes += applied.done
+                warnings += applied.damaged
         except (VdbackupError, OSError) as error:
             title = from_os(error).title if isinstance(error, OSError) else error.title
             warnings += (f"The point is safe, but the older ones were not merged: {title}",)

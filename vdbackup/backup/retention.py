@@ -5,36 +5,62 @@ through is deleted, one with a single child has that child rolled into it. A poi
 others read through has to stay until they are gone, and one that a virtual machine needs until that
 is done. What was captured counts and expires; what was promoted from a session stays until somebody
 deletes it, and so does the point that it was made on while others go on from that, too.
+
+A chain that is damaged is left alone, its newest point too: nothing is merged across damage, and a
+file that is put back makes it whole again. The others go on as if it were not there.
 """
 
 from __future__ import annotations
 
 from collections.abc import Container
+from dataclasses import dataclass
 
 from vdbackup.backup import delete
-from vdbackup.errors import PointInUse
+from vdbackup.errors import (
+    Damaged,
+    DiskError,
+    LockLost,
+    NoSpace,
+    PointInUse,
+    RepositoryError,
+    VdbackupError,
+)
 from vdbackup.jobs import CancelToken, Report
 from vdbackup.repository.model import RecoveryPoint
 from vdbackup.repository.repository import BackupSet, Repository
 
 
-def apply(repository: Repository, set_name: str, report: Report, cancel: CancelToken) -> list[str]:
-    """Apply the set's policy; the caller holds the lock. What was done, a sentence each."""
-    done = []
-    in_use: set[str] = set()
-    while (point := _next_to_go(backup_set := repository.set(set_name), in_use)) is not None:
+@dataclass(frozen=True)
+class Applied:
+    """What a policy did, a sentence each, and what it had to leave because it is damaged."""
+
+    done: tuple[str, ...]
+    damaged: tuple[str, ...]
+
+
+def apply(repository: Repository, set_name: str, report: Report, cancel: CancelToken) -> Applied:
+    """Apply the set's policy; the caller holds the lock."""
+    done: list[str] = []
+    if repository.set(set_name).broken:
+        return Applied((), (_unknown_points(repository.set(set_name)),))
+    staying: set[str] = set()
+    damaged: dict[str, VdbackupError] = {}
+    while (point := _next_to_go(backup_set := repository.set(set_name), staying)) is not None:
         children = backup_set.children(point.id)
         try:
+            backup_set.open_chain(point).close()
             delete.delete_locked(repository, set_name, point.id, report, cancel)
         except PointInUse as error:
-            in_use.add(point.id)
+            staying.add(point.id)
             done.append(f"Point {point.sequence} stays for now: {error.title}")
-            continue
-        if children:
-            done.append(f"Point {children[0].sequence} was rolled into point {point.sequence}.")
+        except (DiskError, RepositoryError, Damaged) as error:
+            if isinstance(error, _FOR_ALL) or repository.interrupted(set_name):
+                raise
+            staying.add(point.id)
+            damaged[point.id] = error
         else:
-            done.append(f"Point {point.sequence} was deleted.")
-    return done
+            done.append(_went(point, children))
+    return Applied(tuple(done), _left_damaged(backup_set, damaged))
 
 
 def preview(backup_set: BackupSet, keep: int | None) -> tuple[RecoveryPoint, ...]:
@@ -43,7 +69,7 @@ def preview(backup_set: BackupSet, keep: int | None) -> tuple[RecoveryPoint, ...
     What several points read through stays as long as they do; what a virtual machine needs may stay
     longer than is said here, and nothing else goes.
     """
-    if keep is None:
+    if keep is None or backup_set.broken:
         return ()
     captured = [point for point in backup_set.points if point.promoted_from is None]
     expired = {point.id: point for point in captured[: max(0, len(captured) + 1 - keep)]}
@@ -68,7 +94,47 @@ def preview(backup_set: BackupSet, keep: int | None) -> tuple[RecoveryPoint, ...
 _NEXT = ""  # no point has this id
 
 
-def _next_to_go(backup_set: BackupSet, in_use: Container[str]) -> RecoveryPoint | None:
+_FOR_ALL = (LockLost, NoSpace)
+"""Troubles that are not of one chain."""
+
+
+def _went(point: RecoveryPoint, children: list[RecoveryPoint]) -> str:
+    if children:
+        return f"Point {children[0].sequence} was rolled into point {point.sequence}."
+    return f"Point {point.sequence} was deleted."
+
+
+def _unknown_points(backup_set: BackupSet) -> str:
+    names = ", ".join(each.name for each in backup_set.broken)
+    return (
+        f"{backup_set.name} has damaged manifests: {names}. Until a repair of the repository has "
+        "rebuilt them, no older points are merged or deleted."
+    )
+
+
+def _left_damaged(backup_set: BackupSet, damaged: dict[str, VdbackupError]) -> tuple[str, ...]:
+    """One sentence on all of them, however many there are."""
+    if not damaged:
+        return ()
+    points = [point for point in backup_set.points if point.id in damaged]
+    numbers = ", ".join(str(point.sequence) for point in points)
+    reason = next(iter(damaged.values())).title
+    newest = [point for point in points if not backup_set.children(point.id)]
+    offer = (
+        f" Nothing reads through point {newest[-1].sequence}: if it cannot be mended, delete that "
+        "one first, then those before it."
+        if newest
+        else ""
+    )
+    plural = len(points) > 1
+    sentence = (
+        f"Point{'s' if plural else ''} {numbers} {'are' if plural else 'is'} due to go and "
+        f"stay{'' if plural else 's'}, because the chain is damaged: {reason}{offer}"
+    )
+    return (sentence,)
+
+
+def _next_to_go(backup_set: BackupSet, staying: Container[str]) -> RecoveryPoint | None:
     keep = backup_set.settings.policy.keep
     if keep is None:
         return None
@@ -77,7 +143,7 @@ def _next_to_go(backup_set: BackupSet, in_use: Container[str]) -> RecoveryPoint 
         (
             point
             for point in expired
-            if point.id not in in_use and len(backup_set.children(point.id)) <= 1
+            if point.id not in staying and len(backup_set.children(point.id)) <= 1
         ),
         None,
     )
