@@ -240,7 +240,7 @@ def _item(candidate: Candidate) -> QListWidgetItem:
         facts.append("you may not read it")
     name = candidate.path.name
     title = candidate.title if candidate.title == name else f"{candidate.title} ({name})"
-    item = QListWidgetItem(f"{indent}{title}  ·  {'  ·  '.join(facts)}")
+    item = QListWidgetItem(f"{indent}{words.shown(title)}  ·  {'  ·  '.join(facts)}")
     item.setData(PATH, str(candidate.path))
     return item
 

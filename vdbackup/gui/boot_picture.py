@@ -9,7 +9,7 @@ from PySide6.QtCore import QSize, Qt
 from PySide6.QtGui import QImage, QImageReader, QPixmap, QResizeEvent
 from PySide6.QtWidgets import QLabel, QSizePolicy, QVBoxLayout, QWidget
 
-from vdbackup.gui import parts
+from vdbackup.gui import parts, words
 from vdbackup.gui.catalogue import Entry
 from vdbackup.gui.worker import Workers
 from vdbackup.jobs import CancelToken, Job, Report
@@ -59,7 +59,7 @@ class BootPicture(QWidget):
         test = point.boot_tested if point else None
         self._wanted = None
         self._show_picture(QImage())
-        self._sentence.setText(words_for(test) if test else "")
+        self._sentence.setText(words.shown(words_for(test)) if test else "")
         parts.set_role(self._sentence, "muted" if test is None or test.ok else "bad")
         self.setVisible(bool(test and test.sentence))
         if test and point and entry and entry.backup_set and workers:

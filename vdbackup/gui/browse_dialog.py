@@ -114,7 +114,7 @@ class BrowseDialog(parts.Dialog):
         elif job.result is not None:
             item.addChildren([self._item(name, entry) for name, entry in job.result.entries])
             if job.result.warnings:
-                self._notice.say("\n".join(job.result.warnings))
+                self._notice.say("\n".join(map(words.shown, job.result.warnings)))
 
     def _item(self, name: str, entry: FileEntry) -> QTreeWidgetItem:
         is_folder = entry.kind == "folder"

@@ -12,6 +12,7 @@ from pathlib import Path
 from PySide6.QtCore import QObject, Signal
 
 from vdbackup.errors import VdbackupError
+from vdbackup.gui import words
 from vdbackup.gui.store import Store
 from vdbackup.gui.worker import Workers
 from vdbackup.jobs import CancelToken, Job, Report
@@ -42,8 +43,8 @@ class Entry:
     def title(self) -> str:
         """What to call it on the screen: sources of one name tell where their backups lie."""
         if not self.shares_name:
-            return self.name
-        return f"{self.name if self.backup_set else self.path} in {self.repository}"
+            return words.shown(self.name)
+        return words.shown(f"{self.name if self.backup_set else self.path} in {self.repository}")
 
     @property
     def name(self) -> str:

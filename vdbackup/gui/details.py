@@ -106,7 +106,7 @@ class PointDetails(QScrollArea):
         chosen = entry is not None and point is not None
         for widget in (self._facts, self._offers):
             widget.setVisible(chosen)
-        self._warnings.say("\n\n".join(point.warnings) if point else "")
+        self._warnings.say("\n\n".join(map(words.shown, point.warnings)) if point else "")
         if entry is None or point is None:
             self._title.setText("Recovery point")
             self._subtitle.setText("Choose one in the timeline to see what is known of it.")
@@ -158,4 +158,5 @@ class PointDetails(QScrollArea):
 def _promotion_in_words(promotion: Promotion | None) -> str:
     if promotion is None:
         return ""
-    return f"a virtual machine on {promotion.title}, ended {words.when_exactly(promotion.ended)}"
+    title = words.shown(promotion.title)
+    return f"a virtual machine on {title}, ended {words.when_exactly(promotion.ended)}"

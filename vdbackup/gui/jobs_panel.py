@@ -45,6 +45,7 @@ class JobRow(QFrame):
         super().__init__(parent)
         self.job = job
         self._pace = Pace()
+        title = words.shown(title)
         self.setAccessibleName(title)
         self.setProperty("card", "true")
         grid = QGridLayout(self)
@@ -115,7 +116,7 @@ class JobRow(QFrame):
             return
         if not progress.total:  # nobody knows how long it takes
             if self._cancel.isEnabled():
-                self._say(progress.phase, "muted")
+                self._say(words.shown(progress.phase), "muted")
             return
         self._pace.follow(progress.phase, progress.done, time.monotonic())
         if self._bar.maximum() != STEPS:
@@ -123,7 +124,7 @@ class JobRow(QFrame):
         share = progress.done / progress.total
         self._bar.setValue(round(share * STEPS))
         if self._cancel.isEnabled():
-            self._say(f"{progress.phase} {share:.0%}", "muted")
+            self._say(f"{words.shown(progress.phase)} {share:.0%}", "muted")
         parts = [f"{words.size(progress.done)} of {words.size(progress.total)}"]
         if self._pace.speed:
             parts = [f"{words.size(self._pace.speed)}/s"]
@@ -137,7 +138,7 @@ class JobRow(QFrame):
         self._bar.setRange(0, 0)
         self._pace_label.setText("")
         if self._cancel.isEnabled():
-            self._say(f"Waiting: {sentence}", "muted")
+            self._say(f"Waiting: {words.shown(sentence)}", "muted")
 
     def show_end(self, job: Job) -> None:
         """Say how the job ended."""
@@ -150,7 +151,7 @@ class JobRow(QFrame):
 
     def show_outcome(self, outcome: Outcome) -> None:
         """Say what was done."""
-        said = " ".join((outcome.sentence, *outcome.warnings))
+        said = words.shown(" ".join((outcome.sentence, *outcome.warnings)))
         self._end(said, "warning" if outcome.warnings else "good", outcome.details)
 
     def show_error(self, error: VdbackupError) -> None:
@@ -167,7 +168,7 @@ class JobRow(QFrame):
         self._pace_label.hide()
         self._cancel.hide()
         self._close.show()
-        self._details.setText("\n".join(details))
+        self._details.setText("\n".join(map(words.shown, details)))
         self._fold.setVisible(bool(details))
 
     def _say(self, text: str, role: str) -> None:

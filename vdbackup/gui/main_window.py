@@ -12,7 +12,6 @@ from PySide6.QtWidgets import (
     QDialog,
     QFileDialog,
     QHBoxLayout,
-    QLabel,
     QMainWindow,
     QPushButton,
     QSplitter,
@@ -129,8 +128,7 @@ class MainWindow(QMainWindow):
         column = QVBoxLayout(left)
         column.setContentsMargins(6, 13, 6, 8)
         column.setSpacing(6)
-        heading = QLabel("Sources")
-        heading.setProperty("role", "heading")
+        heading = parts.label("Sources", "heading", wrap=False)
         heading.setContentsMargins(8, 0, 0, 0)
         column.addWidget(heading)
         column.addWidget(self.sources, 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 from collections.abc import Sequence
 
 from PySide6.QtCore import Qt
@@ -22,13 +23,39 @@ from PySide6.QtWidgets import (
     QWidget,
 )
 
+from vdbackup.gui import words
+
 FRAME = 40  # pixels that a window's title takes, before the desktop has said how many
+
+
+class Label(QLabel):
+    """A text that is shown as it is: names of disks, files and points are not ours."""
+
+    def __init__(self, text: str = "") -> None:
+        super().__init__()
+        self.setTextFormat(Qt.TextFormat.PlainText)
+        self.setText(text)
+
+    def setText(self, text: str) -> None:
+        """Show a text: neither markup in it nor marks that turn the direction are obeyed."""
+        super().setText(words.shown_lines(text))
+
+    def setToolTip(self, text: str) -> None:
+        """Show a hint, as `hint` makes it."""
+        super().setToolTip(hint(text))
+
+
+def hint(text: str) -> str:
+    """A tool tip that shows a text as it is: Qt reads as HTML what looks like it."""
+    plain = words.shown_lines(text)
+    if "<" not in plain:  # then Qt does not, either
+        return plain
+    return f'<p style="white-space: pre-wrap">{html.escape(plain)}</p>'
 
 
 def label(text: str = "", role: str = "", *, wrap: bool = True, selectable: bool = False) -> QLabel:
     """A text; `role` is one of the theme's (heading, title, strong, muted, good, bad, warning)."""
-    made = QLabel(text)
-    made.setTextFormat(Qt.TextFormat.PlainText)  # names of disks and files are not ours
+    made = Label(text)
     made.setProperty("role", role)
     made.setWordWrap(wrap)
     if selectable:
@@ -36,7 +63,7 @@ def label(text: str = "", role: str = "", *, wrap: bool = True, selectable: bool
     return made
 
 
-class Elided(QLabel):
+class Elided(Label):
     """A text in one line that ends in an ellipsis where it has no room."""
 
     def __init__(self, role: str) -> None:
@@ -173,7 +200,7 @@ class Dialog(QDialog):
     def __init__(self, name: str, title: str, width: int, parent: QWidget | None) -> None:
         super().__init__(parent)
         self.setObjectName(name)
-        self.setWindowTitle(title)
+        self.setWindowTitle(words.shown(title).replace("[*]", "[*][*]"))  # Qt's mark of changes
         self.setAttribute(Qt.WidgetAttribute.WA_DeleteOnClose)
         self.setMinimumWidth(width)
         self.fits = True

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from PySide6.QtWidgets import QWidget
 
-from vdbackup.gui import parts
+from vdbackup.gui import parts, words
 from vdbackup.gui.session import AtEnd, SessionThread
 from vdbackup.jobs import Job, JobState
 
@@ -56,13 +56,13 @@ class QuitDialog(parts.Dialog):
     def show_running(self, jobs: Sequence[Job], machines: Sequence[SessionThread]) -> None:
         """Say what runs at this moment, and what becomes of it where it is stopped."""
         states = {JobState.QUEUED: ", waiting for its turn"}
-        lines = [f"•  {job.title}{states.get(job.state, '')}" for job in jobs]
+        lines = [f"•  {words.shown(job.title)}{states.get(job.state, '')}" for job in jobs]
         self._jobs.setText(_listed("Cancelled, with no recovery point harmed:", lines))
         self._jobs.setVisible(bool(lines))
-        lines = [f"•  {each.boot.title}: {BECOMES[each.at_end]}" for each in machines]
+        lines = [f"•  {words.shown(each.boot.title)}: {BECOMES[each.at_end]}" for each in machines]
         self._machines.setText(_listed("Virtual machines, switched off without notice:", lines))
         self._machines.setVisible(bool(lines))
-        lost = [each.boot.title for each in machines if each.at_end is AtEnd.DISCARD]
+        lost = [words.shown(each.boot.title) for each in machines if each.at_end is AtEnd.DISCARD]
         self._losses.say(
             f"Lost with that: what {', '.join(lost[:MOST])} wrote. “Keep working” lets you choose "
             "otherwise in the list of virtual machines."

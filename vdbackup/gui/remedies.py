@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from vdbackup.errors import Remedy, VdbackupError
+from vdbackup.gui import words
 
 WORDS = {
     Remedy.END_SESSION: "The list of virtual machines offers both.",
@@ -21,9 +22,9 @@ WORDS = {
 def advice(error: VdbackupError) -> str:
     """What to do about an error; may be empty."""
     ours = WORDS.get(error.remedy, "") if error.remedy else ""
-    return f"{error.advice} {ours}".strip()
+    return words.shown(f"{error.advice} {ours}".strip())
 
 
 def sentences(error: VdbackupError) -> str:
     """What is wrong, and what to do about it."""
-    return f"{error.title} {advice(error)}".rstrip()
+    return f"{words.shown(error.title)} {advice(error)}".rstrip()

@@ -59,7 +59,7 @@ class SessionsList(QWidget):
             card.offer("Kill", lambda: machine.order(Order.KILL))
             card.offer("Go on", lambda: machine.order(Order.RESUME))
             return card
-        card = SessionCard(machine.title)
+        card = SessionCard(words.shown(machine.title))
         card.say(*_what_is_left(machine))
         if machine.running:
             card.offer("Power off", lambda: self._sessions.stop(machine))
@@ -95,7 +95,7 @@ class SessionCard(QFrame):
 
     def say(self, state: str, role: str, hint: str = "") -> None:
         """Show the machine's state."""
-        self.state.setText(state)
+        self.state.setText(words.shown(state))
         self.state.setToolTip(hint)
         parts.set_role(self.state, role)
 

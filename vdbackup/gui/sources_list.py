@@ -17,7 +17,7 @@ from PySide6.QtWidgets import (
     QWidget,
 )
 
-from vdbackup.gui import icons, words
+from vdbackup.gui import icons, parts, words
 from vdbackup.gui.catalogue import Entry
 from vdbackup.gui.theme import Theme
 
@@ -27,9 +27,9 @@ ENTRY = Qt.ItemDataRole.UserRole
 def status(entry: Entry, remind_after_days: int) -> tuple[str, str, str]:
     """(first line, second line, role of the second: "muted", "warning" or "bad")."""
     if entry.problem:
-        return "cannot be read", entry.problem.title, "bad"
+        return "cannot be read", words.shown(entry.problem.title), "bad"
     if entry.backup_set and entry.backup_set.broken:
-        names = ", ".join(each.name for each in entry.backup_set.broken)
+        names = words.shown(", ".join(each.name for each in entry.backup_set.broken))
         return words.plural(len(entry.points), "point"), f"damaged: {names}", "bad"
     if not entry.points:
         return "no recovery points yet", "never backed up", "warning"
@@ -90,7 +90,8 @@ class SourcesList(QListWidget):
             first, second, _ = status(entry, self.remind_after_days)
             item.setText(entry.title)
             item.setData(Qt.ItemDataRole.AccessibleTextRole, f"{entry.title}, {first}, {second}")
-            item.setToolTip(f"{entry.path}\nbacked up to {entry.repository}")
+            where = (words.shown(str(path)) for path in (entry.path, entry.repository))
+            item.setToolTip(parts.hint("\nbacked up to ".join(where)))
             self.addItem(item)
         keys = [entry.key for entry in entries]
         chosen = before.key if before else None

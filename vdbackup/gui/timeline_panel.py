@@ -155,11 +155,13 @@ class TimelinePanel(QFrame):
             self._message.setText("No source is chosen")
             self._advice.setText("Choose one on the left, or add one.")
         elif entry.problem:
-            self._message.setText(entry.problem.title)
+            self._message.setText(words.shown(entry.problem.title))
             self._advice.setText(remedies.advice(entry.problem))
         else:
             self._message.setText("No recovery points yet")
-            self._advice.setText(f"The first backup copies all of {entry.path} that holds data.")
+            self._advice.setText(
+                f"The first backup copies all of {words.shown(str(entry.path))} that holds data."
+            )
 
     def _header(self) -> QHBoxLayout:
         row = QHBoxLayout()

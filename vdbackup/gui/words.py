@@ -64,8 +64,14 @@ def days_since(moment: str, now: datetime | None = None) -> int:
 
 
 def shown(name: str) -> str:
-    """A name from inside a backup, without what no screen can show."""
+    """A name from outside, in one line, without what no screen can show or what turns a text."""
     return "".join(each if each.isprintable() else "\ufffd" for each in name)
+
+
+def shown_lines(text: str) -> str:
+    """Lines of our own that hold names from outside; they may break where we let them."""
+    kept = "\n\u200b"
+    return "".join(each if each.isprintable() or each in kept else "\ufffd" for each in text)
 
 
 def plural(count: int, word: str) -> str:

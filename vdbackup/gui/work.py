@@ -252,9 +252,11 @@ class Browser:
         systems = {each.name: each.filesystem for each in browser.volumes()} if path == "/" else {}
         return [
             (
-                f"{entry.name} ({systems[entry.name] or 'unknown contents'})"
-                if entry.name in systems
-                else words.shown(entry.name),
+                words.shown(
+                    f"{entry.name} ({systems[entry.name] or 'unknown contents'})"
+                    if entry.name in systems
+                    else entry.name
+                ),
                 entry,
             )
             for entry in entries
