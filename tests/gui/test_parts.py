@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -26,7 +27,7 @@ from vdbackup.gui import add_source, placement, words
 from vdbackup.gui.actions import ACTIONS, IN_TOOLBAR
 from vdbackup.gui.add_source import AddSourceDialog
 from vdbackup.gui.catalogue import Entry, read
-from vdbackup.gui.details import PointDetails
+from vdbackup.gui.details import Facts, PointDetails
 from vdbackup.gui.parts import Notice
 from vdbackup.gui.sources_list import status
 from vdbackup.jobs import CancelToken, silent
@@ -299,3 +300,17 @@ def test_everything_in_the_toolbar_is_in_reach(user: User, width: int) -> None:
         button = bar.widgetForAction(user.window.actions_[name])
         assert button.isVisible()
         assert bar.rect().contains(button.geometry()), name
+
+
+def test_what_can_be_done_stays_in_sight_below_long_facts(with_source: User) -> None:
+    window = with_source.window
+    window.resize(800, 600)
+    long = "Something wrote to it meanwhile: " + "/a-name-without-a-place-to-break" * 9
+    source, (shown,) = window.entry, window.entry.points
+    window.details.show_point(source, replace(shown, warnings=(long, long), merged=("a",) * 9))
+    with_source.waits_until(lambda: window.width() == 800)
+    for name in ("detailsBootInVm", "detailsBrowse", "detailsRestore", "detailsOpenWith"):
+        button = with_source.sees(QPushButton, name)
+        with_source.waits_until(lambda b=button: b.visibleRegion().boundingRect() == b.rect())
+    facts = window.details.findChild(Facts)
+    with_source.waits_until(lambda: facts.widget().width() == facts.viewport().width())

@@ -81,7 +81,8 @@ class BrowseDialog(parts.Dialog):
         tree.header().setSectionResizeMode(NAME, QHeaderView.ResizeMode.Stretch)
         tree.setColumnWidth(SIZE, 110)
         tree.setColumnWidth(MODIFIED, 170)
-        tree.headerItem().setTextAlignment(SIZE, Qt.AlignmentFlag.AlignRight)
+        right = Qt.AlignmentFlag.AlignRight | Qt.AlignmentFlag.AlignVCenter
+        tree.headerItem().setTextAlignment(SIZE, right)
         tree.itemExpanded.connect(self._on_expanded)
         tree.itemSelectionChanged.connect(self._on_selection_changed)
         return tree

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from PySide6.QtCore import Qt
+from PySide6.QtCore import QEvent, QObject, QSize, Qt
 from PySide6.QtGui import QAction
 from PySide6.QtWidgets import (
     QFormLayout,
@@ -20,6 +20,7 @@ from vdbackup.gui.catalogue import Entry
 from vdbackup.gui.points_table import check_in_words
 from vdbackup.repository.model import Check, Promotion, RecoveryPoint
 
+LOWEST = 120  # pixels of facts that stay in sight
 ROWS = {
     "time": "Time",
     "type": "Type",
@@ -33,8 +34,31 @@ ROWS = {
 }
 
 
-class PointDetails(QScrollArea):
-    """The facts about the chosen recovery point, and what to do with it.
+class Facts(QScrollArea):
+    """Scrolls what is higher than the window, and is as wide as that needs."""
+
+    def __init__(self, inside: QWidget) -> None:
+        super().__init__()
+        self.setFrameShape(QFrame.Shape.NoFrame)
+        self.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
+        self.setWidgetResizable(True)
+        self.setWidget(inside)
+        inside.installEventFilter(self)
+
+    def eventFilter(self, watched: QObject, event: QEvent) -> bool:
+        """Need another width when other facts are shown."""
+        if event.type() == QEvent.Type.LayoutRequest:
+            self.updateGeometry()
+        return super().eventFilter(watched, event)
+
+    def minimumSizeHint(self) -> QSize:
+        """Nothing is cut on the right where it scrolls."""
+        bar = self.verticalScrollBar().sizeHint().width()
+        return QSize(self.widget().minimumSizeHint().width() + bar, LOWEST)
+
+
+class PointDetails(QFrame):
+    """The facts about the chosen recovery point, and below them, always in sight, what to do.
 
     Attributes:
         point_id: whose facts are shown, "" for none.
@@ -45,14 +69,12 @@ class PointDetails(QScrollArea):
         super().__init__(parent)
         self.setObjectName("pointDetails")
         self.setAccessibleName("Details of the recovery point")
-        self.setWidgetResizable(True)
-        self.setFrameShape(QFrame.Shape.NoFrame)
-        self.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
+        self.setProperty("pane", "true")
         self.point_id = ""
         pane = QFrame()
         pane.setProperty("pane", "true")
         self._column = QVBoxLayout(pane)
-        self._column.setContentsMargins(16, 14, 16, 14)
+        self._column.setContentsMargins(16, 14, 16, 8)
         self._column.setSpacing(10)
         self._title = parts.label("", "heading")
         self._subtitle = parts.label("", "muted")
@@ -72,11 +94,14 @@ class PointDetails(QScrollArea):
         self._column.addWidget(self._warnings)
         self._offers = QWidget()
         self._buttons = QVBoxLayout(self._offers)
-        self._buttons.setContentsMargins(0, 0, 0, 0)
+        self._buttons.setContentsMargins(16, 6, 16, 14)
         self._buttons.setSpacing(6)
-        self._column.addWidget(self._offers)
         self._column.addStretch(1)
-        self.setWidget(pane)
+        outside = QVBoxLayout(self)
+        outside.setContentsMargins(0, 0, 0, 0)
+        outside.setSpacing(0)
+        outside.addWidget(Facts(pane), 1)
+        outside.addWidget(self._offers)
         self.show_point(None, None)
 
     def put(self, widget: QWidget) -> None:
@@ -106,7 +131,7 @@ class PointDetails(QScrollArea):
         chosen = entry is not None and point is not None
         for widget in (self._facts, self._offers):
             widget.setVisible(chosen)
-        self._warnings.say("\n\n".join(map(words.shown, point.warnings)) if point else "")
+        self._warnings.say("\n\n".join(map(words.breakable, point.warnings)) if point else "")
         if entry is None or point is None:
             self._title.setText("Recovery point")
             self._subtitle.setText("Choose one in the timeline to see what is known of it.")
@@ -158,5 +183,5 @@ class PointDetails(QScrollArea):
 def _promotion_in_words(promotion: Promotion | None) -> str:
     if promotion is None:
         return ""
-    title = words.shown(promotion.title)
+    title = words.breakable(promotion.title)
     return f"a virtual machine on {title}, ended {words.when_exactly(promotion.ended)}"

@@ -114,6 +114,8 @@ QToolBar::separator {{ background: {border}; width: 1px; margin: 6px 5px; }}
 QSplitter::handle {{ background: {border}; }}
 QPushButton {{ padding: 5px 14px; border: 1px solid {border}; border-radius: 5px;
                background: {raised}; color: {text}; min-height: 18px; }}
+QPushButton::menu-indicator {{ subcontrol-origin: padding; subcontrol-position: center right;
+               right: 8px; }}
 QPushButton:hover:enabled {{ border-color: {muted}; }}
 QPushButton:focus {{ border-color: {accent}; }}
 QPushButton:disabled {{ color: {muted}; background: {window}; }}
@@ -123,7 +125,7 @@ QPushButton[primary="true"]:focus {{ border-color: {text}; }}
 QPushButton[danger="true"]:enabled {{ background: {bad}; color: {base}; border-color: {bad};
                font-weight: 600; }}
 QPushButton[danger="true"]:focus {{ border-color: {text}; }}
-QToolButton[segment="true"] {{ padding: 3px 10px; border: 1px solid {border}; background: {raised};
+QToolButton[segment="true"] {{ padding: 3px 8px; border: 1px solid {border}; background: {raised};
                border-radius: 4px; }}
 QToolButton[segment="true"]:checked {{ background: {accent}; color: {on_accent};
                border-color: {accent}; }}

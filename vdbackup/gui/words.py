@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, datetime, timedelta
 
 from vdbackup.jobs import readable_size
 from vdbackup.repository.model import RecoveryPoint
 
 MINUTE, HOUR, DAY = 60, 3600, 86400
+LONGEST_WORD = 16  # letters that a narrow pane has room for
 
 size = readable_size
 
@@ -66,6 +68,11 @@ def days_since(moment: str, now: datetime | None = None) -> int:
 def shown(name: str) -> str:
     """A name from outside, in one line, without what no screen can show or what turns a text."""
     return "".join(each if each.isprintable() else "\ufffd" for each in name)
+
+
+def breakable(text: str) -> str:
+    """What `shown` makes of a text, with places where a long name in it may be broken."""
+    return re.sub(rf"(\S{{{LONGEST_WORD}}})(?=\S)", "\\1\u200b", shown(text))
 
 
 def shown_lines(text: str) -> str:
