@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import sys
+
+_UTF8 = ["-X", "utf8"]
+"""Python's option: PEP 540."""
 
 
 def main() -> int:
@@ -14,6 +18,10 @@ def main() -> int:
 
 
 def _started(arguments: list[str]) -> int:
+    _take_names_for_utf8()
+    from vdbackup.cli import output
+
+    output.prepare()
     if arguments:
         from vdbackup import cli
         from vdbackup.settings import Locations, start_log
@@ -23,6 +31,19 @@ def _started(arguments: list[str]) -> int:
     from vdbackup.gui import app
 
     return app.main(arguments)
+
+
+def _take_names_for_utf8() -> None:
+    """Where Python takes the names of files for another encoding, start it anew without that.
+
+    A locale without UTF-8 would give the same set and the same source another name, which neither a
+    listing nor the next backup would find. What is said keeps the terminal's encoding.
+    """
+    if sys.getfilesystemencoding() == "utf-8" or sys.orig_argv[1:3] == _UTF8:
+        return
+    if sys.stdout is not None and not os.environ.get("PYTHONIOENCODING"):
+        os.environ["PYTHONIOENCODING"] = sys.stdout.encoding
+    os.execv(sys.executable, [sys.orig_argv[0], *_UTF8, *sys.orig_argv[1:]])  # noqa: S606
 
 
 if __name__ == "__main__":

@@ -28,6 +28,7 @@ import appdirs
 
 from vdbackup import durable
 from vdbackup.errors import VdbackupError
+from vdbackup.text import PrintableFormatter
 
 APPLICATION = "vdbackup"
 LOG_SIZE = 1 << 20
@@ -296,5 +297,6 @@ def start_log(locations: Locations) -> None:
             errors="backslashreplace",  # names of files need not be text
             delay=True,
         )
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    logging.raiseExceptions = False  # a log that cannot be written is no reason to say anything
+    handler.setFormatter(PrintableFormatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     logging.basicConfig(level=logging.INFO, handlers=[handler])

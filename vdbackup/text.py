@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import logging
+from typing import Any
+
 
 def printable(text: str) -> str:
     """The text with all written out that would steer a terminal, or forge a line of its own.
@@ -12,3 +15,17 @@ def printable(text: str) -> str:
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
+class PrintableFormatter(logging.Formatter):
+    """Records of the log, each of one line but for a traceback's, whatever names they hold."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging calls it so
+        """The line itself."""
+        record.message = printable(record.message)
+        return super().formatMessage(record)
+
+    def formatException(self, ei: Any) -> str:  # noqa: N802
+        """A traceback: an error's text may hold names, too, of which no line may look like ours."""
+        lines = super().formatException(ei).splitlines()
+        return "\n".join(f"  {printable(line)}" for line in lines)

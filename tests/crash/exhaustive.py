@@ -96,7 +96,8 @@ def _write_overlay(lab: Lab) -> None:
 
 
 def _promote(lab: Lab) -> None:
-    overlays.promote_what_it_wrote(lab, _newest(lab))
+    session = (lab.folder / "session" / "id").read_text()
+    overlays.promote_what_it_wrote(lab, _newest(lab), session)
 
 
 def _elsewhere(lab: Lab) -> Path:
@@ -124,6 +125,9 @@ def _before_promotion(lab: Lab) -> None:
             path.rmdir()
         path.unlink(missing_ok=True)
     overlays.guest_writes(lab, _newest(lab))
+    # a session of its own: an earlier one's id would be an earlier promotion begun anew
+    number = sum(point.promoted_from is not None for point in lab.set.points)
+    (lab.folder / "session" / "id").write_text(f"2026030{1 + number}-120000-abcdef")
 
 
 def _before_adoption(lab: Lab) -> None:
@@ -166,12 +170,17 @@ def words(length: int) -> Iterator[str]:
 
 
 class Impossible(Exception):
-    """There is nothing to do it with: a full cannot be merged, the only point is not deleted."""
+    """There is nothing to do it with.
+
+    A full cannot be merged, nor what has siblings, and the only point is not deleted.
+    """
 
 
 def _check_possible(lab: Lab, letter: str) -> None:
-    if OPERATIONS[letter].needs_parent and _newest(lab).parent is None:
-        raise Impossible
+    if OPERATIONS[letter].needs_parent:
+        parent = _newest(lab).parent
+        if parent is None or len(lab.set.children(parent)) > 1:
+            raise Impossible
     if letter == "d" and len(lab.set.points) < 2:
         raise Impossible
 

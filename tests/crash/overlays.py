@@ -32,11 +32,11 @@ def guest_writes(lab: Lab, point: RecoveryPoint) -> None:
     sessions.seen(session.disk, lab.folder / "seen.raw")
 
 
-def promote_what_it_wrote(lab: Lab, point: RecoveryPoint) -> None:
+def promote_what_it_wrote(lab: Lab, point: RecoveryPoint, session: str = sessions.SESSION) -> None:
     """That becomes a point."""
     disk = lab.folder / "session" / "session.qcow2"
     held = overlays.contents(lab.overlay(point), lab.disk_format)
-    sessions.promoted(lab, point, promote.EndedSession(sessions.SESSION, "laptop", disk, held))
+    sessions.promoted(lab, point, promote.EndedSession(session, "laptop", disk, held))
 
 
 def retarget_by_patches(lab: Lab, point: RecoveryPoint) -> None:

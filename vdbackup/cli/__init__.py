@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import argparse
 import logging
-import sys
 from collections.abc import Sequence
 
-from vdbackup.cli import remedies
+from vdbackup.cli import output, remedies
 from vdbackup.cli.console import interrupts, warn
 from vdbackup.cli.parser import build_parser
 from vdbackup.errors import Cancelled, VdbackupError, from_os
-from vdbackup.text import printable
+from vdbackup.text import PrintableFormatter, printable
 
 log = logging.getLogger(__name__)
 
@@ -21,32 +19,40 @@ def main(arguments: Sequence[str]) -> int:
 
     0 done, 1 failed, 2 wrong usage, 3 done with warnings, 130 cancelled.
     """
-    options = build_parser().parse_args(arguments)
-    _choose_log(options.verbose)
     with interrupts.caught():
-        return _done(options)
+        try:
+            status = _done(arguments)
+            output.flush()
+        except BrokenPipeError:  # whoever read our output has gone; nothing can be said to them
+            output.give_up()
+            return VdbackupError.exit_code
+        except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - each is said
+            return _say(_in_words(error))
+        return status
 
 
-def _done(options: argparse.Namespace) -> int:
-    """Do it; the exit status, with a sentence where it failed."""
+def _in_words(error: BaseException) -> VdbackupError:
+    """What is wrong, and what to do; the log gets the rest."""
+    if isinstance(error, KeyboardInterrupt):
+        return Cancelled("Cancelled.", "")
+    if isinstance(error, output.Unsaid):
+        output.give_up()
+    if isinstance(error, VdbackupError | OSError):
+        log.info("failed", exc_info=error)
+        return from_os(error) if isinstance(error, OSError) else error
+    log.critical("unexpected", exc_info=error)
+    title = f"It failed unexpectedly: {type(error).__name__}: {error}."
+    return VdbackupError(title, "This is a fault of vdbackup; -v shows more.")
+
+
+def _done(arguments: Sequence[str]) -> int:
+    """Do it; the exit status of what did not fail, and of wrong usage, which has been said."""
     try:
-        status: int = options.command(options)
-        sys.stdout.flush()
-    except VdbackupError as error:
-        log.info("failed", exc_info=True)
-        return _say(error)
-    except BrokenPipeError:  # whoever read our output has gone; nothing can be said to them
-        sys.stderr.close()
-        return 1
-    except OSError as error:
-        log.info("failed", exc_info=True)
-        return _say(from_os(error))
-    except KeyboardInterrupt:
-        return _say(Cancelled("Cancelled.", ""))
-    except Exception as error:
-        log.critical("unexpected", exc_info=True)
-        title = f"It failed unexpectedly: {type(error).__name__}: {error}."
-        return _say(VdbackupError(title, "This is a fault of vdbackup; -v shows more."))
+        options = build_parser().parse_args(arguments)
+    except SystemExit as end:  # --help, --version, or wrong usage
+        return int(end.code or 0)
+    _choose_log(options.verbose)
+    status: int = options.command(options)
     return status
 
 
@@ -54,7 +60,9 @@ def _choose_log(verbose: bool) -> None:
     """What `-v` asks for goes to stderr; without a log file nothing else may go there."""
     root = logging.getLogger()
     if verbose:
-        root.addHandler(logging.StreamHandler())
+        shown = logging.StreamHandler()
+        shown.setFormatter(PrintableFormatter())
+        root.addHandler(shown)
         root.setLevel(logging.DEBUG)
     elif not root.handlers:
         root.addHandler(logging.NullHandler())
@@ -63,5 +71,5 @@ def _choose_log(verbose: bool) -> None:
 def _say(error: VdbackupError) -> int:
     warn([error.title])
     if advice := remedies.advice(error):
-        print(printable(advice), file=sys.stderr)
+        output.complain(printable(advice))
     return error.exit_code

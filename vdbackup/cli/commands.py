@@ -15,7 +15,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from vdbackup.cli import remedies
+from vdbackup.cli import output, remedies
 from vdbackup.cli.console import interrupts, print_json, say, table, warn, work
 from vdbackup.errors import BackupError, Cancelled, Damaged, OtherSource, UsageError
 from vdbackup.jobs import CancelToken, Plan, Report
@@ -409,8 +409,7 @@ def _ask_to_delete(set_name: str) -> None:
             f"It is the last point of {set_name}, and no backup of its source would remain.",
             "Say with --yes that this is meant.",
         )
-    print(printable(f"Delete the last point of {set_name}? [y/N] "), end="", file=sys.stderr)
-    sys.stderr.flush()
+    output.complain(printable(f"Delete the last point of {set_name}? [y/N] "), end="")
     if sys.stdin.readline().strip().lower() not in ("y", "yes"):
         raise Cancelled("Nothing was deleted.", "")
 

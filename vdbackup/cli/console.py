@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
+from vdbackup.cli import output
 from vdbackup.errors import Cancelled
 from vdbackup.jobs import (
     CancelToken,
@@ -125,26 +126,27 @@ def work(
 
 def print_json(data: Any) -> None:
     """Print one JSON value on one line."""
-    print(json.dumps(data), flush=True)  # ASCII: names may hold bytes that are no UTF-8
+    output.say(json.dumps(data), at_once=True)  # ASCII: names may hold bytes that are no UTF-8
 
 
 def say(text: str) -> None:
     """Print a text that may contain external names."""
-    print(printable(text))
+    output.say(printable(text))
 
 
 def warn(sentences: tuple[str, ...] | list[str]) -> None:
     """Print sentences to stderr."""
     for sentence in sentences:
-        print(f"vdbackup: {printable(sentence)}", file=sys.stderr)
+        output.complain(f"vdbackup: {printable(sentence)}")
 
 
 def table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
     """Print rows in columns."""
-    widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
-    for row in (head, *rows):
-        cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
-        print(printable("  ".join(cells).rstrip()))
+    lines = [tuple(map(printable, row)) for row in (head, *rows)]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    for line in lines:
+        cells = (cell.ljust(width) for cell, width in zip(line, widths, strict=True))
+        output.say("  ".join(cells).rstrip())
 
 
 class JsonLines:
@@ -152,9 +154,22 @@ class JsonLines:
 
     def __init__(self) -> None:
         self._last = 0.0
+        self._heard = True
 
     def report(self, progress: Progress) -> None:
-        """Show it, unless the last one is too recent."""
+        """Show it, unless the last one is too recent.
+
+        That nobody hears it is no reason to break the work off: whoever asks for the result hears
+        of it.
+        """
+        if not self._heard:
+            return
+        try:
+            self._show(progress)
+        except (BrokenPipeError, output.Unsaid):
+            self._heard = False
+
+    def _show(self, progress: Progress) -> None:
         if isinstance(progress, Waiting):
             print_json({"event": "waiting", "for": progress.phase})
             return
@@ -196,23 +211,22 @@ class Bar:
         elif now - self._last < _INTERVAL and progress.done < progress.total:
             return
         self._last = now
+        phase = printable(progress.phase)
         if not progress.total:  # nobody knows how long it takes
-            print(f"\r{progress.phase}\x1b[K", end="", file=sys.stderr, flush=True)
+            output.complain(f"\r{phase}\x1b[K", end="")
             return
         seconds = max(now - self._started, 1e-6)
         speed = progress.done / seconds
         share = progress.done / progress.total if progress.total else 1.0
         left = (progress.total - progress.done) / speed if speed else 0
         bar = ("#" * int(share * _BAR)).ljust(_BAR, "-")
-        print(
-            f"\r{progress.phase:<10} [{bar}] {share:4.0%}  {readable_size(speed)}/s  "
+        output.complain(
+            f"\r{phase:<10} [{bar}] {share:4.0%}  {readable_size(speed)}/s  "
             f"{int(left) // 60}:{int(left) % 60:02d} left\x1b[K",
             end="",
-            file=sys.stderr,
-            flush=True,
         )
 
     def close(self) -> None:
         """Leave an empty line for what follows."""
         if self._phase:
-            print("\r\x1b[K", end="", file=sys.stderr, flush=True)
+            output.complain("\r\x1b[K", end="")

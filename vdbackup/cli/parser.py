@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import argparse
 import math
+import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from vdbackup import __version__
-from vdbackup.cli import boot_test, commands, machines, sessions
+from vdbackup.cli import boot_test, commands, machines, output, sessions
+from vdbackup.text import printable
 
 _POINT_HELP = (
     "an id, the unique start of one, a sequence number, or `latest`: the newest that was captured"
@@ -19,9 +21,23 @@ _CONTROLLERS = ("virtio", "virtio-scsi", "ahci", "ide", "nvme", "pvscsi", "lsi",
 _Subparsers = Any  # argparse does not name the type
 
 
+class _Parser(argparse.ArgumentParser):
+    """One whose complaints hold names of files as they can be shown: a shell's `*` finds any."""
+
+    def error(self, message: str) -> NoReturn:
+        super().error(printable(message))
+
+    def _print_message(self, message: str, file: object = None) -> None:
+        """What argparse says: its own way passes over output that cannot be written."""
+        if file is sys.stdout:
+            output.say(message.rstrip("\n"))
+        else:
+            output.complain(message, end="")
+
+
 def build_parser() -> argparse.ArgumentParser:
     """The parser; after parsing, `command` in the result is the function to call."""
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="vdbackup",
         description="Back volumes up straight into virtual disks that a virtual machine can boot.",
         epilog="Without arguments the window opens. Exit status: 0 done, 1 failed, 2 wrong usage, "
