@@ -53,6 +53,7 @@ class Remedy(StrEnum):
     REPAIR = "rebuild metadata from the disks"
     RETARGET = "make a point ready to boot anew"
     SAY_NOT_RUNNING = "say that another program's machine does not run"
+    SAY_SAME_SOURCE = "go on in a set with a source that does not look like its own"
     SAY_WHAT_IT_IS = "say which format a source is in"
     SET_KEEPS_ITS_FORMAT = "leave a set's format as it is, or begin another set"
     VERIFY = "see which points are whole"
@@ -198,7 +199,25 @@ class PointInUse(BackupError):
 
 
 class OtherSource(BackupError):
-    """A set holds the backups of another source than the one to be backed up, or may do."""
+    """A set holds the backups of another source than the one to be backed up, or may do.
+
+    Attributes:
+        set_name: the set.
+        known: the source that it belongs to, in words that tell it from others.
+        now: the one to be backed up.
+        reasons: what is the same of both, and what is not.
+        sure: whether it is another one; else it may be.
+    """
+
+    def __init__(self, set_name: str, known: str, now: str, reasons: str, *, sure: bool) -> None:
+        other = "is another source" if sure else "may be another source"
+        super().__init__(
+            f"The set {set_name} belongs to {known}; {now} {other}: {reasons}.",
+            "Choose another set, or say that it is meant to go on there.",
+            remedy=Remedy.SAY_SAME_SOURCE,
+        )
+        self.set_name, self.known, self.now = set_name, known, now
+        self.reasons, self.sure = reasons, sure
 
 
 class RecoveryError(VdbackupError):

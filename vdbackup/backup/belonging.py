@@ -183,11 +183,8 @@ def _named(
     if found.verdict is Verdict.SAME or not (existing.points or existing.hidden):
         return _at_home(existing, source, now)
     if not same_source:
-        sure = "is another source" if found.verdict is Verdict.OTHER else "may be another source"
-        raise OtherSource(
-            f"The set {name} belongs to {known}; {now} {sure}: {found.reasons}.",
-            "Choose another set, or say that it is meant to go on there.",
-        )
+        sure = found.verdict is Verdict.OTHER
+        raise OtherSource(name, str(known), str(now), found.reasons, sure=sure)
     note = (
         f"As you say, {now} goes on in the set {name}, which belonged to {known}; no older points "
         "are merged or deleted this time."

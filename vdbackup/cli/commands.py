@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from vdbackup.cli import output, remedies
 from vdbackup.cli.console import interrupts, print_json, say, table, warn, work
-from vdbackup.errors import BackupError, Cancelled, Damaged, OtherSource, UsageError
+from vdbackup.errors import BackupError, Cancelled, Damaged, UsageError
 from vdbackup.jobs import CancelToken, Plan, Report
 from vdbackup.jobs import readable_size as size
 from vdbackup.text import printable
@@ -134,9 +134,6 @@ def _retargeted(backup_set: BackupSet, point: RecoveryPoint) -> dict[str, Any] |
     return {"hardware": hardware, "boots": boots, "changed_files": len(report.changes)}
 
 
-_MEANT = "Name another set with --set, or leave it out; --same-source says that it is meant."
-
-
 def backup(options: argparse.Namespace) -> int:
     """Back a source up."""
     from vdbackup.backup import capture
@@ -158,17 +155,14 @@ def backup(options: argparse.Namespace) -> int:
         with open_source(*where, options.source_format, before) as source:
             capture.check_apart(source, options.repository)
             repository = Repository.open_or_create(options.repository)
-            try:
-                plan = capture.plan(
-                    repository,
-                    source,
-                    set_name=options.set,
-                    kind=options.type,
-                    disk_format=options.format,
-                    same_source=options.same_source,
-                )
-            except OtherSource as error:
-                raise OtherSource(error.title, _MEANT) from error
+            plan = capture.plan(
+                repository,
+                source,
+                set_name=options.set,
+                kind=options.type,
+                disk_format=options.format,
+                same_source=options.same_source,
+            )
             yield replace(plan, policy=_policy(options, plan))
 
     def again(report: Report, cancel: CancelToken) -> capture.CaptureResult:

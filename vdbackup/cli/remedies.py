@@ -23,6 +23,8 @@ WORDS = {
     Remedy.REPAIR: "`vdbackup repair` does that.",
     Remedy.RETARGET: "`vdbackup retarget` does it.",
     Remedy.SAY_NOT_RUNNING: "Then say so with --not-running.",
+    Remedy.SAY_SAME_SOURCE: "--set names another, and without it a set is found or begun; "
+    "--same-source says that it is meant.",
     Remedy.SAY_WHAT_IT_IS: "--source-format says it: {0}.",
     Remedy.SET_KEEPS_ITS_FORMAT: "Leave --format out, or name a new set with --set.",
     Remedy.VERIFY: "`vdbackup verify` shows which points are whole.",

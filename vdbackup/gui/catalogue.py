@@ -57,9 +57,9 @@ class Entry:
         return self.backup_set.points if self.backup_set else ()
 
     @property
-    def key(self) -> tuple[str, str]:
-        """Stays the same from one reading to the next."""
-        return str(self.repository), str(self.path)
+    def key(self) -> tuple[str, str, str]:
+        """Stays the same from one reading to the next; the name may be another in the first."""
+        return str(self.repository), str(self.path), self.name
 
     @cached_property
     def _by_id(self) -> dict[str, RecoveryPoint]:

@@ -7,6 +7,7 @@ for its turn, and the engine checks the plan again then.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
@@ -15,11 +16,14 @@ from PySide6.QtCore import QObject, Signal
 from PySide6.QtWidgets import QDialog, QWidget
 
 from vdbackup.backup import delete, merge
-from vdbackup.errors import RepositoryLocked, VdbackupError
+from vdbackup.backup.capture import AUTO
+from vdbackup.disks.contents import UnclearFormat
+from vdbackup.errors import OtherSource, RepositoryLocked, VdbackupError
 from vdbackup.gui import words, work
 from vdbackup.gui.catalogue import Catalogue, Entry
 from vdbackup.gui.plan_dialog import PlanDialog
 from vdbackup.gui.restore_dialog import RestoreDialog
+from vdbackup.gui.source_questions import FormatDialog, OtherSourceDialog
 from vdbackup.gui.store import Store
 from vdbackup.gui.worker import Workers
 from vdbackup.jobs import CancelToken, Job, JobState, Plan, Report, patient
@@ -37,6 +41,9 @@ class Form(Protocol):
     """Where a source was named: it waits until it is known whether that can be backed up."""
 
     waiting: bool
+
+    def window(self) -> QWidget:
+        """What it lies in."""
 
     def end_waiting(self, error: VdbackupError | None = None) -> None:
         """Say what is wrong, or go on."""
@@ -68,7 +75,7 @@ class Operations(QObject):
     def back_up(
         self,
         entry: Entry,
-        kind: str = "auto",
+        kind: str = AUTO,
         *,
         ask: bool | None = None,
         disk_format: str | None = None,
@@ -79,38 +86,64 @@ class Operations(QObject):
         """
         backup_set = entry.backup_set
         wish = work.BackupWish(
-            backup_set.name if backup_set else None, kind, None if backup_set else disk_format
+            backup_set.name if backup_set else None,
+            kind,
+            None if backup_set else disk_format,
+            seen=backup_set is not None,
         )
+        asks = self._store.value.ask_before_backup if ask is None else ask
+        self._back_up(entry, wish, ask=asks)
+
+    def _back_up(self, entry: Entry, wish: work.BackupWish, *, ask: bool) -> None:
         what = (entry.path, entry.repository, wish)
         title = f"Back up {entry.title}"
 
-        def test(job: Job) -> None:
+        def clarify(error: VdbackupError) -> bool:
+            return self._clarify(error, wish, lambda wish: self._back_up(entry, wish, ask=ask))
+
+        def ended(job: Job) -> None:
+            if job.error:
+                clarify(job.error)
             made = job.result.value if job.state is JobState.FINISHED else None
             if made and made.policy.boot_test is BootTests.EACH:
                 self._test(entry.repository, made.set_name, made.point)
 
         def start(_plan: Plan | None) -> None:
             sessions = self._store.value.sessions(self._store.locations)
-            self._run(entry.repository, title, partial(work.back_up, *what, sessions), test)
+            self._run(entry.repository, title, partial(work.back_up, *what, sessions), ended)
 
-        if not (self._store.value.ask_before_backup if ask is None else ask):
+        if not ask:
             start(None)
             return
         self._plan(
-            entry.repository, title, "Back up", lambda: work.plan_backup(*what), start, silence=True
+            entry.repository,
+            title,
+            "Back up",
+            lambda: work.plan_backup(*what),
+            start,
+            silence=True,
+            clarify=clarify,
         )
 
     def begin(self, path: Path, repository: Path, disk_format: str | None, form: Form) -> None:
         """Back a source up that the user has just named, and remember it once that can be done."""
-        entry = Entry(path, repository)
-        what = (path, repository, work.BackupWish(None, "auto", disk_format))
+        self._begin(Entry(path, repository), work.BackupWish(disk_format=disk_format), form)
+
+    def _begin(self, entry: Entry, wish: work.BackupWish, form: Form) -> None:
+        title = f"Back up {entry.title}"
 
         def start(_plan: Plan | None) -> None:
-            self.back_up(self.add_source(path, repository), ask=False, disk_format=disk_format)
+            self._back_up(self.add_source(entry.path, entry.repository), wish, ask=False)
             self.begun.emit(entry)
+
+        def again(wish: work.BackupWish) -> None:
+            if form.waiting:
+                self._begin(entry, wish, form)
 
         def planned(job: Job) -> None:
             if not form.waiting:
+                return
+            if job.error and self._clarify(job.error, wish, again, form):
                 return
             form.end_waiting(job.error)
             if job.state is not JobState.FINISHED:
@@ -120,9 +153,36 @@ class Operations(QObject):
             else:
                 start(None)
 
-        title = f"Back up {entry.title}"
-        job = Job(f"Plan: {title}", lambda _report, _cancel: work.plan_backup(*what))
-        self._workers.reader(repository).submit(job, planned)
+        job = Job(
+            f"Plan: {title}",
+            lambda _report, _cancel: work.plan_backup(entry.path, entry.repository, wish),
+        )
+        self._workers.reader(entry.repository).submit(job, planned)
+
+    def _clarify(
+        self,
+        error: VdbackupError,
+        wish: work.BackupWish,
+        again: Callable[[work.BackupWish], None],
+        form: Form | None = None,
+    ) -> bool:
+        """Ask what only the user knows of a source, then try again; False where it is not that."""
+        parent = self._window if form is None else form.window()
+        if isinstance(error, UnclearFormat):
+            question = FormatDialog(error, parent)
+            question.accepted.connect(lambda: again(replace(wish, source_format=question.chosen)))
+            if form is not None:
+                question.rejected.connect(lambda: form.end_waiting(error))
+            question.open()
+            return True
+        if isinstance(error, OtherSource):
+            other = OtherSourceDialog(error, parent)
+            own = replace(wish, set_name=None, kind=AUTO)
+            meant = replace(wish, same_source=True)
+            other.accepted.connect(lambda: again(meant if other.goes_on else own))
+            other.open()
+            return True
+        return False
 
     def add_source(self, path: Path, repository: Path) -> Entry:
         """Remember a source; what has been backed up of it is read."""
@@ -281,12 +341,17 @@ class Operations(QObject):
         start: Callable[[Any], None],
         *,
         silence: bool = False,
+        clarify: Callable[[VdbackupError], bool] = lambda _error: False,
     ) -> None:
-        """Make a plan off the window's thread, show it, and `start(plan)` if the user says so."""
+        """Make a plan off the window's thread, show it, and `start(plan)` if the user says so.
+
+        What stands in the way is said, but for what `clarify` asks the user about.
+        """
 
         def ask(job: Job) -> None:
             if job.error:
-                self.refused.emit(title, job.error)
+                if not clarify(job.error):
+                    self.refused.emit(title, job.error)
             elif job.state is JobState.FINISHED:
                 self._ask(title, verb, job.result, start, silence)
 

@@ -63,7 +63,7 @@ class SourcesList(QListWidget):
         self.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
         self.setItemDelegate(_Delegate(self))
         self.remind_after_days = remind_after_days
-        self._wanted: tuple[str, str] | None = None
+        self._wanted: tuple[str, str, str] | None = None
         self.set_theme(theme)
         self.currentItemChanged.connect(self._on_current_changed)
 
@@ -93,22 +93,27 @@ class SourcesList(QListWidget):
             where = (words.shown(str(path)) for path in (entry.path, entry.repository))
             item.setToolTip(parts.hint("\nbacked up to ".join(where)))
             self.addItem(item)
-        keys = [entry.key for entry in entries]
-        chosen = before.key if before else None
-        if self._wanted in keys:
-            chosen, self._wanted = self._wanted, None
-        row = keys.index(chosen) if chosen in keys else 0
-        self.setCurrentRow(row if entries else -1)
+        chosen = self._row_of(before.key) if before else None
+        if self._wanted and (wanted := self._row_of(self._wanted)) is not None:
+            chosen, self._wanted = wanted, None
+        self.setCurrentRow(chosen or 0 if entries else -1)
         self.blockSignals(False)
         self.entry_chosen.emit(self.entry)
 
-    def choose(self, key: tuple[str, str]) -> None:
+    def choose(self, key: tuple[str, str, str]) -> None:
         """Make the source with this key the chosen one, now or as soon as it is in the list."""
-        for row in range(self.count()):
-            if self.item(row).data(ENTRY).key == key:
-                self.setCurrentRow(row)
-                return
-        self._wanted = key
+        row = self._row_of(key)
+        if row is None:
+            self._wanted = key
+        else:
+            self.setCurrentRow(row)
+
+    def _row_of(self, key: tuple[str, str, str]) -> int | None:
+        """Of the entry with this key, or else of one of the same source, whose set is new."""
+        keys = [self.item(row).data(ENTRY).key for row in range(self.count())]
+        if key in keys:
+            return keys.index(key)
+        return next((row for row, each in enumerate(keys) if each[:2] == key[:2]), None)
 
     def contextMenuEvent(self, event: QContextMenuEvent) -> None:
         """Offer what can leave the list; the keyboard's menu key brings this too."""

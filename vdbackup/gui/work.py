@@ -5,8 +5,9 @@ Each returns a plan or an `Outcome`, takes plain values, and knows nothing of Qt
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,7 +22,7 @@ from vdbackup.recovery.session_folder import SavedSession, SessionFolder
 from vdbackup.repository.model import BootTests, RecoveryPoint
 from vdbackup.repository.repository import Repository
 from vdbackup.sources import demo_disk
-from vdbackup.sources.source import Source, open_source
+from vdbackup.sources.source import open_source
 
 if TYPE_CHECKING:  # late at run time: what reads file systems takes long to import
     from vdbackup.recovery.browse import Entry, FileBrowser
@@ -31,11 +32,24 @@ DEMO_MESSAGE = "Hello from the vdbackup demo disk."
 
 @dataclass(frozen=True)
 class BackupWish:
-    """What `capture.plan` is asked for: None leaves it to the capture, or to the set."""
+    """What a backup is to be: None leaves it to the capture, or to the set.
 
-    set_name: str | None
-    kind: str
-    disk_format: str | None
+    Attributes:
+        set_name: where it goes.
+        kind: as in `capture.plan`.
+        disk_format: of a new set.
+        source_format: what the user says that the source is, "raw" or a format.
+        same_source: the user says that the set is this source's.
+        seen: the folder held backups, so that it is never begun anew: its drive may have been
+            unplugged.
+    """
+
+    set_name: str | None = None
+    kind: str = capture.AUTO
+    disk_format: str | None = None
+    source_format: str | None = None
+    same_source: bool = False
+    seen: bool = False
 
 
 def facts(point: RecoveryPoint) -> tuple[str, ...]:
@@ -49,19 +63,25 @@ def facts(point: RecoveryPoint) -> tuple[str, ...]:
 
 def plan_backup(path: Path, folder: Path, wanted: BackupWish) -> Plan:
     """What backing up `path` into the repository in `folder` would do; makes the repository."""
-    with _opened(path, folder, wanted) as source:
+    with _planned(path, folder, wanted) as plan:
+        return plan
+
+
+@contextmanager
+def _planned(path: Path, folder: Path, wanted: BackupWish) -> Iterator[capture.CapturePlan]:
+    """The plan, with its source open."""
+    before = said_before(folder, path, wanted.set_name)
+    with open_source(path, said=wanted.source_format, before=before) as source:
         capture.check_apart(source, folder)
-        return capture.plan(_repository(folder, wanted), source, **asdict(wanted))
-
-
-def _opened(path: Path, folder: Path, wanted: BackupWish) -> Source:
-    """The source, as what the user said last that it is."""
-    return open_source(path, before=said_before(folder, path, wanted.set_name))
-
-
-def _repository(folder: Path, wanted: BackupWish) -> Repository:
-    """A set that has been seen is never begun anew: its drive may have been unplugged."""
-    return Repository.open(folder) if wanted.set_name else Repository.open_or_create(folder)
+        opened = Repository.open if wanted.seen else Repository.open_or_create
+        yield capture.plan(
+            opened(folder),
+            source,
+            set_name=wanted.set_name,
+            kind=wanted.kind,
+            disk_format=wanted.disk_format,
+            same_source=wanted.same_source,
+        )
 
 
 def back_up(
@@ -75,12 +95,9 @@ def back_up(
     """Make a recovery point, and make it ready to boot; `value` is the CaptureResult."""
     from vdbackup.recovery.retarget.policy import for_new_point
 
-    with _opened(path, folder, wanted) as source:
-        capture.check_apart(source, folder)
-        repository = _repository(folder, wanted)
-        plan = capture.plan(repository, source, **asdict(wanted))
+    with _planned(path, folder, wanted) as plan:
         result = capture.run(plan, report, cancel)
-    point = result.point
+    repository, point = plan.repository, result.point
     trouble = for_new_point(repository, result.set_name, point.id, sessions_folder, report, cancel)
     return Outcome(
         f"Point #{point.sequence} made: {point.type.value}, "
