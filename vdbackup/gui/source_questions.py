@@ -76,7 +76,7 @@ class OtherSourceDialog(parts.Dialog):
         )
         self.own_button = parts.button("Begin a set of its own", "ownSet", "primary")
         self.own_button.clicked.connect(self.accept)
-        self.same_button = parts.button(f"Go on in {error.set_name}", "sameSource")
+        self.same_button = parts.button("Go on in that set", "sameSource")
         self.same_button.clicked.connect(self._on_same)
         self.add_buttons(self.own_button, "Cancel", self.same_button)
 
