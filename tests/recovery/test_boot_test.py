@@ -12,12 +12,12 @@ import pytest
 from tests.backup.lab import Lab
 from tests.guests import boot_sector, cache, debian
 from tests.guests import tiny_linux as tiny_linux_builder
+from vdbackup.disks.qemu_locks import is_open as used_by_vm
 from vdbackup.errors import Cancelled, UsageError
 from vdbackup.jobs import CancelToken, Job, JobState, Progress, silent
 from vdbackup.recovery import boot_test, hardware
 from vdbackup.recovery.boot_test import Wish
 from vdbackup.recovery.hardware import Controller
-from vdbackup.repository.lock import used_by_vm
 from vdbackup.repository.model import BootStage, BootTest, RecoveryPoint
 from vdbackup.sources import demo_disk
 

@@ -20,6 +20,7 @@ import pytest
 from tests.guests import boot_sector, chains
 from tests.guests import tiny_linux as tiny_linux_builder
 from vdbackup.disks.formats import FORMATS
+from vdbackup.disks.qemu_locks import is_open as used_by_vm
 from vdbackup.errors import Cancelled, ParentError, RecoveryError
 from vdbackup.jobs import CancelToken
 from vdbackup.recovery import accelerator, qemu, vm
@@ -27,7 +28,6 @@ from vdbackup.recovery.hardware import Controller, Wish
 from vdbackup.recovery.session import Session, _trouble
 from vdbackup.recovery.session_folder import SessionState, saved_sessions
 from vdbackup.recovery.sessions import resume, status
-from vdbackup.repository.lock import used_by_vm
 from vdbackup.sources import demo_disk
 
 LIMIT = 120.0  # seconds; the demo disk takes 0.3 and Linux 4, on a machine that does nothing else

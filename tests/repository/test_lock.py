@@ -16,9 +16,9 @@ import pytest
 from tests.backup.lab import Lab, noise
 from tests.oracles import qemu
 from vdbackup.backup import delete, merge, repair
+from vdbackup.disks.qemu_locks import is_open as used_by_vm
 from vdbackup.errors import BackupError, RepositoryLocked
 from vdbackup.jobs import CancelToken, silent
-from vdbackup.repository.lock import used_by_vm
 from vdbackup.repository.model import Policy
 from vdbackup.repository.repository import Repository
 

@@ -17,7 +17,14 @@ from vdbackup.disks.disk import SECTOR
 from vdbackup.disks.extents import Ranges, aligned, runs_of, total, union
 from vdbackup.disks.formats import check_fits, fitting_formats
 from vdbackup.disks.transfer import Read, transfer, write_blocks
-from vdbackup.errors import BackupError, Remedy, UsageError, VdbackupError, from_os
+from vdbackup.errors import (
+    BackupError,
+    PointInUse,
+    Remedy,
+    UsageError,
+    VdbackupError,
+    from_os,
+)
 from vdbackup.jobs import CancelToken, Plan, Report, readable_size
 from vdbackup.repository.digests import BLOCK, DigestFold, differ, digest_blocks, is_zero
 from vdbackup.repository.draft import Draft
@@ -208,7 +215,7 @@ def run(plan: CapturePlan, report: Report, cancel: CancelToken) -> CaptureResult
         tight = _check_space(repository, plan)
         if plan.new_set:
             repository.create_set(plan.set_name, _settings_for(source, plan))
-        merge.finish_interrupted(repository, plan.set_name, report, cancel)
+        interrupted = _finish_merge(repository, plan.set_name, report, cancel)
         backup_set = repository.set(plan.set_name)
         choice = _choose(backup_set, source, plan.kind.value)
         changed = plan.known not in (None, backup_set.settings.source)
@@ -220,7 +227,7 @@ def run(plan: CapturePlan, report: Report, cancel: CancelToken) -> CaptureResult
             warnings += (plan.note,)
         unlisted = _unlisted(backup_set)
         point = _captured(backup_set, plan, choice, warnings, report, cancel)
-        warnings = (*point.warnings, *tight, *unlisted)
+        warnings = (*point.warnings, *interrupted, *tight, *unlisted)
         notes: tuple[str, ...] = (plan.note,) if plan.note else ()
         if plan.similar:
             warnings += (plan.about_source,)
@@ -228,7 +235,8 @@ def run(plan: CapturePlan, report: Report, cancel: CancelToken) -> CaptureResult
             notes += (plan.about_source,)
         try:
             repository.save_settings(plan.set_name, _settings_after(backup_set, plan, point))
-            if not plan.confirmed:  # a mistake must not cost the other source its backups
+            # a mistake must not cost the other source its backups
+            if not plan.confirmed and not interrupted:
                 applied = retention.apply(repository, plan.set_name, report, cancel)
                 notes += applied.done
                 warnings += applied.damaged
@@ -238,6 +246,20 @@ def run(plan: CapturePlan, report: Report, cancel: CancelToken) -> CaptureResult
         backup_set = repository.set(plan.set_name)
         policy = backup_set.settings.policy
         return CaptureResult(plan.set_name, backup_set.point(point.id), warnings, notes, policy)
+
+
+def _finish_merge(
+    repository: Repository, set_name: str, report: Report, cancel: CancelToken
+) -> tuple[str, ...]:
+    """Finish what was interrupted, or say why not: who reads must not cost the source its backup.
+
+    What is captured reads right through layers that a merge is to change later (merge.py).
+    """
+    try:
+        merge.finish_interrupted(repository, set_name, report, cancel)
+    except PointInUse as error:
+        return (f"A merge that was interrupted is finished later: {error.title}",)
+    return ()
 
 
 def _unlisted(backup_set: BackupSet) -> tuple[str, ...]:

@@ -8,14 +8,12 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from functools import partial
 
 from vdbackup.backup import merge
-from vdbackup.errors import BackupError, NoSpace, PointInUse, from_os
+from vdbackup.errors import BackupError, NoSpace, from_os
 from vdbackup.jobs import CancelToken, Plan, Report
-from vdbackup.repository import holds
+from vdbackup.repository import claims, holds
 from vdbackup.repository.files import PARTIAL, remove, sync_folder
-from vdbackup.repository.lock import stays_used_by_vm, unused
 from vdbackup.repository.model import RecoveryPoint
 from vdbackup.repository.repository import BackupSet, Repository, point_files
 
@@ -95,25 +93,28 @@ def _makes_room(backup_set: BackupSet, point_id: str, error: Exception) -> bool:
 
 
 def delete_locked(
-    repository: Repository, set_name: str, point_id: str, report: Report, cancel: CancelToken
+    repository: Repository,
+    set_name: str,
+    point_id: str,
+    report: Report,
+    cancel: CancelToken,
+    patience: float | None = None,
 ) -> None:
-    """Delete a point; the caller holds the lock."""
+    """Delete a point; the caller holds the lock.
+
+    Raises PointInUse where somebody goes on using it after that many seconds (claims.py).
+    """
     backup_set = repository.set(set_name)
     point = backup_set.point(point_id)
     child = _only_child(backup_set, point)
     if child is not None:
-        merge.merge_locked(repository, set_name, child.id, report, cancel)
+        merge.merge_locked(repository, set_name, child.id, report, cancel, patience)
         return
     cancel.check()
-    path = backup_set.disk_path(point)
-    if path.exists() and stays_used_by_vm(path):
-        raise PointInUse(
-            f"A virtual machine is running from point {point.sequence}.",
-            "Shut it down first.",
-            over=partial(unused, backup_set.disk_path(point)),
-        )
     holds.check_free(backup_set, [point])
-    _remove(backup_set, point)
+    with claims.changing(backup_set, [point], cancel, patience):
+        holds.check_free(backup_set, [point])  # a session that began meanwhile
+        _remove(backup_set, point)
 
 
 def _only_child(backup_set: BackupSet, point: RecoveryPoint) -> RecoveryPoint | None:

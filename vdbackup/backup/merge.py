@@ -4,7 +4,8 @@ The order of writes is what makes it survivable; `journal.json` says how far it 
 that holds both comes about (merged_layer.py) depends on the storage:
 
 1. Only an only child is merged, under the repository's lock, its own data checked. No session may
-   lie on the parent, whose moment goes.
+   lie on the parent, whose moment goes, and nobody read parent, child, or what hangs on that; from
+   now until the end nobody begins to (repository/claims.py).
 
 Where the storage shares extents:
 
@@ -39,7 +40,6 @@ from __future__ import annotations
 import enum
 import os
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 
 from vdbackup.backup.merged_layer import (
@@ -64,11 +64,11 @@ from vdbackup.errors import (
     from_os,
 )
 from vdbackup.jobs import CancelToken, Plan, Report
-from vdbackup.repository import holds
+from vdbackup.repository import claims, holds
 from vdbackup.repository.draft import make_overlay, seal, sweep
 from vdbackup.repository.files import PARTIAL, remove, sync_folder
 from vdbackup.repository.journal import Journal
-from vdbackup.repository.lock import check_lock, stays_used_by_vm, unused
+from vdbackup.repository.lock import check_lock
 from vdbackup.repository.model import RecoveryPoint
 from vdbackup.repository.repository import BackupSet, Repository, point_files
 
@@ -137,12 +137,10 @@ def hindrance(backup_set: BackupSet, parent: RecoveryPoint, child: RecoveryPoint
     A boot test gives way, and lies on no session.
     """
     kept = holds.hindrance(backup_set, parent)
-    if kept or not holds.of(backup_set) or unused(backup_set.disk_path(child)):
+    if kept or not holds.of(backup_set):
         return kept
-    return (
-        f"That cannot be while a virtual machine is running from point {child.sequence} or a later "
-        "one. Shut it down first."
-    )
+    error = claims.in_use(backup_set, [child])
+    return f"That cannot be now. {error.title} {error.advice}" if error else ""
 
 
 _SHARES = "It is done by sharing blocks: nothing is copied, and no file is changed before its end."
@@ -165,29 +163,46 @@ def run(plan: MergePlan, report: Report, cancel: CancelToken) -> MergeResult:
 
 
 def merge_locked(
-    repository: Repository, set_name: str, child_id: str, report: Report, cancel: CancelToken
+    repository: Repository,
+    set_name: str,
+    child_id: str,
+    report: Report,
+    cancel: CancelToken,
+    patience: float | None = None,
 ) -> MergeResult:
-    """Merge a point into its parent; the caller holds the lock, and has finished what was begun."""
+    """Merge a point into its parent; the caller holds the lock, and has finished what was begun.
+
+    Raises PointInUse where somebody goes on using one of them after that many seconds (claims.py).
+    """
     backup_set = repository.set(set_name)
     child = backup_set.point(child_id)
     parent = _parent_to_merge_into(backup_set, child)
     holds.check_free(backup_set, [parent])
     _check_whole(backup_set, child)
-    _check_unused(backup_set, [parent, child, *backup_set.children(child.id)])
-    journal = Journal(parent, child)
-    shared = _shared(backup_set, journal, report, cancel)
-    if shared is None:
-        check_before_copying(backup_set, parent, child, report, cancel)
-    journal = shared or journal
-    journal.save(backup_set.folder)
-    try:
-        holds.check_free(backup_set, [parent])  # a session that began meanwhile
-    except PointInUse:
-        journal.clear(backup_set.folder)  # nothing has moved yet
-        sweep(backup_set.folder)
-        raise
-    point = _finish(repository, backup_set, journal, report, cancel)
+    concerned = _layers_changed(backup_set, parent, child)
+    with claims.changing(backup_set, concerned, cancel, patience):
+        journal = Journal(parent, child)
+        shared = _shared(backup_set, journal, report, cancel)
+        if shared is None:
+            check_before_copying(backup_set, parent, child, report, cancel)
+        journal = shared or journal
+        journal.save(backup_set.folder)
+        try:
+            holds.check_free(backup_set, [parent])  # a session that began meanwhile
+            claims.check_unused(backup_set, concerned, cancel, patience)  # or another program
+        except (PointInUse, Cancelled):
+            journal.clear(backup_set.folder)  # nothing has moved yet
+            sweep(backup_set.folder)
+            raise
+        point = _finish(repository, backup_set, journal, report, cancel)
     return MergeResult(point, Way.SHARED if shared else Way.COPIED)
+
+
+def _layers_changed(
+    backup_set: BackupSet, parent: RecoveryPoint, child: RecoveryPoint
+) -> list[RecoveryPoint]:
+    """The points whose layers a merge changes or takes away: those two, and what is linked anew."""
+    return [parent, child, *backup_set.children(child.id)]
 
 
 def finish_interrupted(
@@ -195,14 +210,17 @@ def finish_interrupted(
 ) -> RecoveryPoint | None:
     """Finish the merge that a crash or a cancel left in a set, and remove what is half written.
 
-    The caller holds the lock. Every operation that writes to a set begins with this.
+    The caller holds the lock. Every operation that writes to a set begins with this. Raises
+    PointInUse where somebody reads what is to be changed: then all stays as it is.
     """
     backup_set = repository.set(set_name)
     result = None
     if journal := backup_set.journal:
         backup_set.check_manifests()
-        _check_what_is_there(backup_set, journal, report, cancel)
-        result = _finish(repository, backup_set, journal, report, cancel)
+        concerned = _layers_changed(backup_set, journal.parent, journal.child)
+        with claims.changing(backup_set, concerned, cancel):
+            _check_what_is_there(backup_set, journal, report, cancel)
+            result = _finish(repository, backup_set, journal, report, cancel)
     sweep(backup_set.folder)
     return result
 
@@ -350,18 +368,6 @@ def _check_whole(backup_set: BackupSet, child: RecoveryPoint) -> None:
     overlay = backup_set.overlay_path(child)
     if overlay.exists():
         open_disk(overlay, backup_set.settings.format, writable=True).close()
-
-
-def _check_unused(backup_set: BackupSet, points: list[RecoveryPoint]) -> None:
-    """A layer that a virtual machine reads must not change or go."""
-    for point in points:
-        path = backup_set.disk_path(point)
-        if stays_used_by_vm(path):
-            raise PointInUse(
-                f"A virtual machine is running from point {point.sequence} or a later one.",
-                "Shut it down first.",
-                over=partial(unused, path),
-            )
 
 
 def _whole(backup_set: BackupSet, journal: Journal, layer: Path) -> RecoveryPoint:

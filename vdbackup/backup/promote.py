@@ -29,11 +29,10 @@ from vdbackup.disks.qcow2 import Qcow2Disk
 from vdbackup.disks.transfer import transfer
 from vdbackup.errors import BackupError, PointInUse, from_os
 from vdbackup.jobs import CancelToken, Plan, Report, readable_size
-from vdbackup.repository import overlays
+from vdbackup.repository import claims, overlays
 from vdbackup.repository.digests import BLOCK, DigestFold, differ, digest_blocks
 from vdbackup.repository.draft import Draft
 from vdbackup.repository.files import check_room
-from vdbackup.repository.lock import used_by_vm
 from vdbackup.repository.model import PointType, Promotion, RecoveryPoint
 from vdbackup.repository.repository import BackupSet, Repository
 
@@ -221,8 +220,9 @@ def _seen_by_guest(backup_set: BackupSet, point: RecoveryPoint, session: EndedSe
     disk_format = backup_set.settings.format
     overlay = backup_set.overlay_path(point)
     try:
-        if any(used_by_vm(path) for path in session.disks):
-            raise PointInUse(f"{session.title} is still running.", "Shut it down first.")
+        for path in session.disks:
+            if who := claims.who_has(path):
+                raise PointInUse(f"{session.title} is still running: {who}.", "Shut it down first.")
         backup_set.open_chain(point).close()  # all layers are there, and as long as they were
         if overlays.contents(overlay, disk_format) != session.overlay_contents:
             raise BackupError(

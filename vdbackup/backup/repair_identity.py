@@ -20,10 +20,10 @@ from vdbackup.disks.formats import open_disk
 from vdbackup.disks.transfer import transfer
 from vdbackup.errors import Damaged, DiskError, RepositoryError, VdbackupError
 from vdbackup.jobs import CancelToken, Report
+from vdbackup.repository import claims
 from vdbackup.repository.digests import BLOCK, DigestFile, DigestFold, differ, digest_blocks
 from vdbackup.repository.draft import seal
 from vdbackup.repository.files import read_json, write_json
-from vdbackup.repository.lock import stays_used_by_vm
 from vdbackup.repository.model import PointType, RecoveryPoint
 
 
@@ -68,8 +68,8 @@ def mend(
     if not strangers and layer.info.disk_id == point.id and length == point.disk_size:
         return layer
     name = f"{folder.name}: {layer.path.name}"
-    if stays_used_by_vm(layer.path):
-        done.append(f"{name} has another identity than its children know, and is in use.")
+    if who := claims.who_keeps(layer.path):
+        done.append(f"{name} has another identity than its children know, and is in use: {who}.")
         return None
     try:
         _prove(layer, digests, report, cancel)
@@ -96,7 +96,7 @@ def mend_name(path: Path, info: DiskInfo, point: RecoveryPoint | None) -> bool:
         point: whose layer it is; None of an overlay.
     """
     named = info.file_name in (None, path.name)
-    if named or not info.disk_id or stays_used_by_vm(path):
+    if named or not info.disk_id or claims.who_keeps(path):
         return False
     if point is not None:
         path.chmod(WRITABLE_MODE)

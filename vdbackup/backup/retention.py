@@ -2,9 +2,10 @@
 
 Each step takes the oldest point that is no longer wanted and that can go: one that nothing reads
 through is deleted, one with a single child has that child rolled into it. A point that several
-others read through has to stay until they are gone, and one that a virtual machine needs until that
-is done. What was captured counts and expires; what was promoted from a session stays until somebody
-deletes it, and so does the point that it was made on while others go on from that, too.
+others read through has to stay until they are gone, and one that is in use until that is over: the
+next backup tries again. What was captured counts and expires; what was promoted from a session
+stays until somebody deletes it, and so does the point that it was made on while others go on from
+that, too.
 
 A chain that is damaged is left alone, its newest point too: nothing is merged across damage, and a
 file that is put back makes it whole again. The others go on as if it were not there.
@@ -29,6 +30,8 @@ from vdbackup.jobs import CancelToken, Report
 from vdbackup.repository.model import RecoveryPoint
 from vdbackup.repository.repository import BackupSet, Repository
 
+_MOST_NAMED = 3
+
 
 @dataclass(frozen=True)
 class Applied:
@@ -41,26 +44,34 @@ class Applied:
 def apply(repository: Repository, set_name: str, report: Report, cancel: CancelToken) -> Applied:
     """Apply the set's policy; the caller holds the lock."""
     done: list[str] = []
-    if repository.set(set_name).broken:
-        return Applied((), (_unknown_points(repository.set(set_name)),))
-    staying: set[str] = set()
+    backup_set = repository.set(set_name)
+    if backup_set.broken:
+        return Applied((), (_unknown_points(backup_set),))
+    in_use: dict[str, str] = {}
     damaged: dict[str, VdbackupError] = {}
-    while (point := _next_to_go(backup_set := repository.set(set_name), staying)) is not None:
+    while (point := _next_to_go(backup_set, {**in_use, **damaged})) is not None:
         children = backup_set.children(point.id)
+        patience = 0.0 if in_use else None  # who reads one mostly reads through the next, too
         try:
             backup_set.open_chain(point).close()
-            delete.delete_locked(repository, set_name, point.id, report, cancel)
+            delete.delete_locked(repository, set_name, point.id, report, cancel, patience)
         except PointInUse as error:
-            staying.add(point.id)
-            done.append(f"Point {point.sequence} stays for now: {error.title}")
+            in_use[point.id] = f"Point {point.sequence} stays for now: {error.title}"
         except (DiskError, RepositoryError, Damaged) as error:
             if isinstance(error, _FOR_ALL) or repository.interrupted(set_name):
                 raise
-            staying.add(point.id)
             damaged[point.id] = error
         else:
             done.append(_went(point, children))
+            backup_set = repository.set(set_name)
+    done += _first(list(in_use.values()))
     return Applied(tuple(done), _left_damaged(backup_set, damaged))
+
+
+def _first(staying: list[str]) -> list[str]:
+    """What stays, without a sentence for each of very many."""
+    more = len(staying) - _MOST_NAMED
+    return staying if more <= 0 else [*staying[:_MOST_NAMED], f"{more} more points stay for now."]
 
 
 def preview(backup_set: BackupSet, keep: int | None) -> tuple[RecoveryPoint, ...]:

@@ -25,7 +25,6 @@ from contextlib import contextmanager, nullcontext, suppress
 from functools import partial
 from pathlib import Path
 
-from vdbackup.disks import qemu_locks
 from vdbackup.durable import open_own
 from vdbackup.errors import LockLost, RepositoryLocked
 from vdbackup.jobs import CancelToken
@@ -242,33 +241,6 @@ class _Hold:
 def _seconds() -> float:
     """A clock that nobody sets, and that goes on while the computer sleeps (clock_gettime(2))."""
     return time.clock_gettime(time.CLOCK_BOOTTIME)
-
-
-def unused(path: Path) -> bool:
-    """Whether no QEMU has the file open, perhaps because it is gone."""
-    return not path.exists() or not used_by_vm(path)
-
-
-GIVE_WAY = 5.0
-"""Seconds in which a boot test ends after somebody has taken the lock (recovery/boot_test.py)."""
-
-
-def stays_used_by_vm(path: Path) -> bool:
-    """Whether QEMU has the file open, and goes on; asked under the lock.
-
-    A boot test gives way to whoever holds that.
-    """
-    deadline = time.monotonic() + GIVE_WAY
-    while used_by_vm(path):
-        if time.monotonic() > deadline:
-            return True
-        time.sleep(0.1)
-    return False
-
-
-def used_by_vm(path: Path) -> bool:
-    """Whether QEMU has the file open."""
-    return qemu_locks.is_open(path)
 
 
 def being_written(folder: Path) -> bool:

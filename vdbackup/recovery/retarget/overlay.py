@@ -21,9 +21,9 @@ from vdbackup.disks.qcow2 import Qcow2Disk
 from vdbackup.disks.transfer import Read, transfer, write_blocks
 from vdbackup.errors import RecoveryError
 from vdbackup.jobs import CancelToken, Report
+from vdbackup.repository import claims
 from vdbackup.repository.draft import reference_to
 from vdbackup.repository.files import PARTIAL, remove, sync_folder
-from vdbackup.repository.lock import used_by_vm
 from vdbackup.repository.model import RecoveryPoint
 from vdbackup.repository.repository import BackupSet
 
@@ -67,9 +67,10 @@ def publish_overlay(
         Cancelled: by `cancel`; the old one stays.
     """
     final = backup_set.overlay_path(point)
-    if final.exists() and used_by_vm(final):
+    if who := claims.who_has(final):
         raise RecoveryError(
-            f"A virtual machine is running from point {point.sequence}.", "Shut it down first."
+            f"A virtual machine is running from point {point.sequence}: {who}.",
+            "Shut it down first.",
         )
     partial = final.with_name(final.name + PARTIAL)
     remove(partial)
