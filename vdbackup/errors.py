@@ -33,6 +33,9 @@ from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
 
+READ_ONLY = frozenset({errno.EROFS, errno.EACCES, errno.EPERM})
+"""What storage says to a user who cannot write there."""
+
 
 class Remedy(StrEnum):
     """What this program has for who meets an error; worded by `cli.remedies` and `gui.remedies`."""

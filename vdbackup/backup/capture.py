@@ -26,6 +26,7 @@ from vdbackup.errors import (
     from_os,
 )
 from vdbackup.jobs import CancelToken, Plan, Report, readable_size
+from vdbackup.repository import claims
 from vdbackup.repository.digests import BLOCK, DigestFold, differ, digest_blocks, is_zero
 from vdbackup.repository.draft import Draft
 from vdbackup.repository.files import check_room, free_room
@@ -172,6 +173,10 @@ def plan(
                 remedy=Remedy.SET_KEEPS_ITS_FORMAT,
             )
         choice = _choose(existing, source, kind)
+        if choice.damaged:  # or a merge is just giving its files other names
+            ids = [point.id for point in existing.points]
+            with claims.reading(repository, name, ids, "planning a backup") as now:
+                choice = _choose(now, source, kind)
         if home.confirmed is Verdict.OTHER:
             choice = _Choice(PointType.FULL, None, _not_possible(kind, "its source is another now"))
         disk_format = existing.settings.format

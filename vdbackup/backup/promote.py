@@ -107,9 +107,11 @@ def plan(
     repository: Repository, set_name: str, point_id: str, session: EndedSession
 ) -> PromotePlan:
     """What promoting the session would do; raises PointInUse while its machine runs."""
-    backup_set = repository.set(set_name)
-    point = backup_set.point(point_id)
-    with _seen_by_guest(backup_set, point, session) as disk:
+    doing = f"looking at what {session.title} wrote"
+    with (
+        claims.reading(repository, set_name, [point_id], doing) as backup_set,
+        _seen_by_guest(backup_set, point := backup_set.point(point_id), session) as disk,
+    ):
         size = total(_candidates(disk, session))
     return PromotePlan(
         summary=(

@@ -495,10 +495,12 @@ def repair(options: argparse.Namespace) -> int:
 def files(options: argparse.Namespace) -> int:
     """List files inside a point."""
     from vdbackup.recovery.browse import FileBrowser
+    from vdbackup.repository import claims
 
     repository = open_repository(options.repository)
     backup_set, point = repository.find(options.point, options.set)
-    with backup_set.open_chain(point) as chain:
+    doing = f"listing files of point {point.sequence}"
+    with claims.open_point(repository, backup_set.name, point.id, doing) as chain:
         browser = FileBrowser(chain)
         entries, warnings = browser.listing(options.path), browser.warnings([options.path])
     if options.json:
@@ -514,10 +516,12 @@ def files(options: argparse.Namespace) -> int:
 def extract(options: argparse.Namespace) -> int:
     """Copy files out of a point."""
     from vdbackup.recovery.browse import FileBrowser
+    from vdbackup.repository import claims
 
     repository = open_repository(options.repository, as_json=options.json)
     backup_set, point = repository.find(options.point, options.set)
-    with backup_set.open_chain(point) as chain:
+    doing = f"extracting files of point {point.sequence}"
+    with claims.open_point(repository, backup_set.name, point.id, doing) as chain:
         browser = FileBrowser(chain)
         warnings = work(
             "Extract",

@@ -6,7 +6,7 @@ Each returns a plan or an `Outcome`, takes plain values, and knows nothing of Qt
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,6 +19,7 @@ from vdbackup.gui.outcome import Outcome
 from vdbackup.jobs import CancelToken, Plan, Report
 from vdbackup.recovery import boot_test, restore, verify
 from vdbackup.recovery.session_folder import SavedSession, SessionFolder
+from vdbackup.repository import claims
 from vdbackup.repository.model import BootTests, RecoveryPoint
 from vdbackup.repository.repository import Repository
 from vdbackup.sources import demo_disk
@@ -254,16 +255,17 @@ class Browser:
 
     def __init__(self, folder: Path, set_name: str, point_id: str) -> None:
         self._what = (folder, set_name, point_id)
-        self._open: tuple[Chain, FileBrowser] | None = None
+        self._point = ExitStack()
+        self._open: FileBrowser | None = None
 
     def listing(self, path: str) -> list[tuple[str, Entry]]:
         """The entries of a folder with what to call them, folders first."""
         from vdbackup.recovery.browse import FileBrowser
 
         if self._open is None:
-            chain = open_point(*self._what)
-            self._open = chain, FileBrowser(chain)
-        browser = self._open[1]
+            chain = self._point.enter_context(open_point(*self._what, "showing the files of"))
+            self._open = FileBrowser(chain)
+        browser = self._open
         entries = browser.listing(path)
         entries.sort(key=lambda entry: (entry.kind != "folder", entry.name.lower()))
         systems = {each.name: each.filesystem for each in browser.volumes()} if path == "/" else {}
@@ -281,18 +283,22 @@ class Browser:
 
     def warnings(self, path: str) -> tuple[str, ...]:
         """Why what a folder shows may not be the newest; it was listed before."""
-        return self._open[1].warnings([path]) if self._open else ()
+        return self._open.warnings([path]) if self._open else ()
 
     def close(self) -> None:
-        """Close the point's disks."""
-        if self._open:
-            self._open[0].close()
+        """Close the point's disks, and let them be changed again."""
+        self._open = None
+        self._point.close()
 
 
-def open_point(folder: Path, set_name: str, point_id: str) -> Chain:
-    """A point's disk."""
-    backup_set = Repository.open(folder).set(set_name)
-    return backup_set.open_chain(backup_set.point(point_id))
+def open_point(
+    folder: Path, set_name: str, point_id: str, doing: str
+) -> AbstractContextManager[Chain]:
+    """A point's disk, which nobody changes meanwhile; `doing` says what for, before its name."""
+    repository = Repository.open(folder)
+    point = repository.set(set_name).point(point_id)
+    what = f"{doing} point {point.sequence}"
+    return claims.open_point(repository, set_name, point_id, what)
 
 
 def extract(
@@ -307,7 +313,7 @@ def extract(
     """Copy files out of a point; `value` is the destination."""
     from vdbackup.recovery.browse import FileBrowser
 
-    with open_point(folder, set_name, point_id) as chain:
+    with open_point(folder, set_name, point_id, "extracting files of") as chain:
         warnings = FileBrowser(chain).extract(paths, destination, report, cancel)
     said = f"{words.plural(len(paths), 'item')} extracted to {destination}."
     return Outcome(said, tuple(paths), tuple(warnings), destination)

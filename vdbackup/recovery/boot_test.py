@@ -19,7 +19,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from vdbackup.disks.chain import Chain
-from vdbackup.errors import RecoveryError, RepositoryLocked
+from vdbackup.errors import READ_ONLY, RecoveryError, RepositoryLocked
 from vdbackup.jobs import CancelToken, Progress, Report, patient, silent
 from vdbackup.recovery import boot_words, hardware, launch, qemu, screen
 from vdbackup.recovery.boot_words import Failure
@@ -30,6 +30,7 @@ from vdbackup.recovery.screen import Frame
 from vdbackup.recovery.session import Session
 from vdbackup.recovery.signs import Seen, Sign, View, sign
 from vdbackup.recovery.vm import start_session
+from vdbackup.repository import claims
 from vdbackup.repository.files import remove, write_file
 from vdbackup.repository.lock import being_written
 from vdbackup.repository.model import LONGEST_SENTENCE, BootStage, BootTest, RecoveryPoint
@@ -121,6 +122,8 @@ def record(
 ) -> None:
     """Note a result in the point's manifest; waits until nobody else writes to the repository.
 
+    One that cannot be written to takes no notes.
+
     The order of writes: the new picture whole under another name, durable, then renamed, then the
     manifest. A crash in between leaves the last result beside the newer picture.
     """
@@ -136,7 +139,12 @@ def record(
                 write_file(path, picture)
             repository.save_point(set_name, replace(point, boot_tested=test))
 
-    patient(note, of=RepositoryLocked)(silent, cancel)
+    try:
+        patient(note, of=RepositoryLocked)(silent, cancel)
+    except OSError as error:
+        if error.errno not in READ_ONLY:
+            raise
+        log.warning("the boot test of %s is not recorded: %s", point_id, error)
 
 
 def now() -> str:
@@ -160,11 +168,8 @@ def _test(
     cancel: CancelToken,
 ) -> tuple[BootTest, Frame | None] | None:
     """The result and the last thing on the screen; None if it has given way."""
-    backup_set = repository.set(set_name)
-    point = backup_set.point(point_id)
-    backup_set.open_chain(point).close()  # all layers are there, and as long as they were
     report(Progress(0, "Starting", 0, 0))
-    with AgentChannel() as agent, _start(backup_set, point, wish, agent) as session:
+    with AgentChannel() as agent, _started(repository, set_name, point_id, wish, agent) as session:
         limit = wish.time_limit or TIME_LIMITS[session.accelerator]
         watch = _Watch(session, agent, sign(wish.sign), limit)
         while not watch.over:
@@ -175,6 +180,17 @@ def _test(
             watch.look()
             report(Progress(0, f"Booting: {watch.stage}", 0, 0))
         return watch.result(), watch.frame
+
+
+def _started(
+    repository: Repository, set_name: str, point_id: str, wish: Wish, agent: AgentChannel
+) -> Session:
+    """The machine, on layers that nobody changes until QEMU's own locks are there."""
+    doing = "starting a boot test"
+    with claims.reading(repository, set_name, [point_id], doing) as backup_set:
+        point = backup_set.point(point_id)
+        backup_set.open_chain(point).close()  # all layers are there, and as long as they were
+        return _start(backup_set, point, wish, agent)
 
 
 def _start(backup_set: BackupSet, point: RecoveryPoint, wish: Wish, agent: AgentChannel) -> Session:

@@ -40,6 +40,7 @@ from vdbackup.recovery.machine_xml import add, virtualbox_hardware
 from vdbackup.recovery.retarget.report import chosen_hardware
 from vdbackup.recovery.session_folder import SavedSession, SessionFolder
 from vdbackup.recovery.session_record import Origin
+from vdbackup.repository import claims
 from vdbackup.repository.model import RecoveryPoint
 from vdbackup.repository.repository import BackupSet, Repository
 
@@ -99,10 +100,24 @@ def write_machine(
         RecoveryError: the program cannot read the format, or the folder cannot be written to.
         ParentError, DiskFormatError, Damaged: the chain is not what it should be.
     """
-    place = _place(backup_set, point, program)
-    hardware = replace(place.hardware, memory_mib=memory_mib)
-    origin = Origin.of(repository, backup_set, point)
     title = f"{backup_set.name} #{point.sequence}"
+    doing = f"writing a machine for {title}"
+    with claims.reading(repository, backup_set.name, [point.id], doing) as now:
+        point = now.point(point.id)
+        place = _place(now, point, program)
+        origin = Origin.of(repository, now, point)
+        return _write_machine(place, origin, title, program, sessions_folder, memory_mib)
+
+
+def _write_machine(
+    place: _Place,
+    origin: Origin,
+    title: str,
+    program: Program,
+    sessions_folder: Path,
+    memory_mib: int,
+) -> WrittenMachine:
+    hardware = replace(place.hardware, memory_mib=memory_mib)
     options = {"program": str(program), "memory_mib": memory_mib}
     with SessionFolder.create(sessions_folder, title, place.overlay, origin, options) as folder:
         try:
@@ -131,9 +146,11 @@ def write_again(saved: SavedSession, *, not_running: bool = False) -> WrittenMac
         raise RecoveryError(f"The session {saved.id} is of no program that is known.")
     program = Program(saved.program)
     ended = saved.ended_machine(not_running=not_running)
-    _, backup_set, point = saved.origin.find()
-    place = _place(backup_set, point, program)
-    saved.origin.check_unchanged(backup_set, point)
+    repository, backup_set, point = saved.origin.find()
+    doing = f"writing the machine of {saved.title} again"
+    with claims.reading(repository, backup_set.name, [point.id], doing) as now:
+        place = _place(now, now.point(point.id), program)
+        saved.origin.check_unchanged(now, now.point(point.id))
     memory = saved.said.machine.get("memory_mib")
     hardware = replace(place.hardware, memory_mib=memory) if type(memory) is int else place.hardware
     with SessionFolder.reopen(saved.folder) as folder:

@@ -40,6 +40,7 @@ from vdbackup.recovery.target import (
     new_file,
     wipe_rest,
 )
+from vdbackup.repository import claims
 from vdbackup.repository.digests import BLOCK, DigestFold, differ, digest_blocks, is_zero
 from vdbackup.repository.files import check_room
 from vdbackup.repository.model import RecoveryPoint
@@ -105,7 +106,8 @@ def plan(
             f"Choose raw or {', '.join([*FORMATS, *PACKAGES])}.",
         )
     machine = None
-    with backup_set.open_chain(point) as chain:
+    doing = f"planning to restore point {point.sequence}"
+    with claims.open_point(repository, set_name, point_id, doing) as chain:
         size = total(chain.map.data_ranges())
         sector_size = _sector_size(chain) if target.is_block_device() else 0
         if disk_format == OVA and not target.is_block_device():
@@ -183,10 +185,21 @@ def format_of(target: Path) -> str:
 def run(plan: RestorePlan, report: Report, cancel: CancelToken) -> tuple[str, ...]:
     """Restore; sentences about what was damaged (only with `ignore_damage`).
 
-    A file is written beside its name and renamed when it is whole and durable.
+    A file is written beside its name and renamed when it is whole and durable. Nobody changes
+    meanwhile what is read; raises PointInUse where somebody does.
     """
-    backup_set = plan.repository.set(plan.set_name)
-    point = backup_set.point(plan.point_id)
+    doing = f"restoring a point to {plan.target}"
+    with claims.reading(plan.repository, plan.set_name, [plan.point_id], doing) as backup_set:
+        return _restored(backup_set, backup_set.point(plan.point_id), plan, report, cancel)
+
+
+def _restored(
+    backup_set: BackupSet,
+    point: RecoveryPoint,
+    plan: RestorePlan,
+    report: Report,
+    cancel: CancelToken,
+) -> tuple[str, ...]:
     if plan.target.is_block_device():
         return _to_device(backup_set, point, plan, report, cancel)
     check_same(plan.target, plan.found)

@@ -7,7 +7,9 @@ other: a later layer may hide it.
 
 from __future__ import annotations
 
+import logging
 import threading
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
@@ -16,11 +18,14 @@ import numpy as np
 from vdbackup.disks.chain import Chain
 from vdbackup.disks.extents import aligned, total, union
 from vdbackup.disks.transfer import transfer
-from vdbackup.errors import DiskError, VdbackupError
-from vdbackup.jobs import CancelToken, Plan, Report
+from vdbackup.errors import READ_ONLY, DiskError, RepositoryLocked, VdbackupError
+from vdbackup.jobs import CancelToken, Plan, Report, patient
+from vdbackup.repository import claims
 from vdbackup.repository.digests import BLOCK, DigestFold, differ, digest_blocks
 from vdbackup.repository.model import Check, RecoveryPoint
 from vdbackup.repository.repository import BackupSet, Repository, check_size
+
+log = logging.getLogger(__name__)
 
 _ALTERED = "the block is not as it was captured"
 
@@ -84,21 +89,54 @@ def plan(
 
 
 def run(plan: VerifyPlan, report: Report, cancel: CancelToken) -> list[Verdict]:
-    """Verify, and record each point's verdict in its manifest."""
-    with plan.repository.lock(f"verifying {plan.set_name}", cancel):
-        backup_set = plan.repository.set(plan.set_name)
+    """Verify, then record each point's verdict in its manifest, where that can be written.
+
+    Nothing is locked while it reads: backups are made meanwhile. The verdicts are recorded when
+    nobody else writes to the repository. Cancelled while it waits for that, it records none.
+
+    Raises PointInUse where somebody is just changing what is to be read.
+    """
+    doing = f"verifying {plan.set_name}"
+    with claims.reading(plan.repository, plan.set_name, plan.point_ids, doing) as backup_set:
         found = {
             layer.id: _check_layer(backup_set, layer, report, cancel)
             for layer in _layers(backup_set, plan.point_ids).values()
         }
-        verdicts = []
-        for point_id in plan.point_ids:
-            point = backup_set.point(point_id)
-            findings = _findings_for(backup_set, point, found)
-            verdicts.append(Verdict(point, findings))
-            checked = replace(point, verified=Check(_now(), not findings))
-            plan.repository.save_point(plan.set_name, checked)
-        return verdicts
+        points = [backup_set.point(point_id) for point_id in plan.point_ids]
+        verdicts = [Verdict(p, _findings_for(backup_set, p, found)) for p in points]
+    _record(plan, verdicts, report, cancel)
+    return verdicts
+
+
+def _record(
+    plan: VerifyPlan, verdicts: Sequence[Verdict], report: Report, cancel: CancelToken
+) -> None:
+    """Note what was found of the points that are still what was read.
+
+    A repository that cannot be written to takes no notes: that is no reason not to read it.
+    """
+    at = _now()
+
+    def note(_report: Report, cancel: CancelToken) -> None:
+        with plan.repository.lock(f"recording a verification of {plan.set_name}", cancel):
+            now = {point.id: point for point in plan.repository.set(plan.set_name).points}
+            for verdict in verdicts:
+                point = now.get(verdict.point.id)
+                if point and _same_files(point, verdict.point):
+                    checked = replace(point, verified=Check(at, verdict.ok))
+                    plan.repository.save_point(plan.set_name, checked)
+
+    try:
+        patient(note, of=RepositoryLocked)(report, cancel)
+    except OSError as error:
+        if error.errno not in READ_ONLY:
+            raise
+        log.warning("the verification of %s is not recorded: %s", plan.set_name, error)
+
+
+def _same_files(point: RecoveryPoint, read: RecoveryPoint) -> bool:
+    """Whether no merge has made another layer of the point's since it was read."""
+    return (point.disk, point.merged) == (read.disk, read.merged)
 
 
 def _layers(backup_set: BackupSet, point_ids: tuple[str, ...]) -> dict[str, RecoveryPoint]:

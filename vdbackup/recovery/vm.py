@@ -21,6 +21,7 @@ from vdbackup.recovery.records import from_json, to_json
 from vdbackup.recovery.session import Session
 from vdbackup.recovery.session_folder import SavedSession, SessionFolder
 from vdbackup.recovery.session_record import Origin
+from vdbackup.repository import claims
 from vdbackup.repository.model import RecoveryPoint
 from vdbackup.repository.repository import BackupSet, Repository
 
@@ -115,16 +116,19 @@ def start_from_point(
     repository: Repository, backup_set: BackupSet, point: RecoveryPoint, **options: Any
 ) -> Session:
     """Boot a recovery point and hold it; `options` and errors are those of `start_session`."""
-    with backup_set.open_chain(point) as chain:  # all layers are there, and as long as they were
-        sector_size = launch.sector_size_for(chain)
-    return start_session(
-        backup_set.overlay_path(point),
-        title=f"{backup_set.name} #{point.sequence}",
-        sector_size=sector_size,
-        disk_format=backup_set.settings.format,
-        on=Origin.of(repository, backup_set, point),
-        **options,
-    )
+    doing = f"starting a virtual machine from point {point.sequence}"
+    with claims.reading(repository, backup_set.name, [point.id], doing) as now:
+        point = now.point(point.id)
+        with now.open_chain(point) as chain:  # all layers are there, and as long as they were
+            sector_size = launch.sector_size_for(chain)
+        return start_session(
+            now.overlay_path(point),
+            title=f"{now.name} #{point.sequence}",
+            sector_size=sector_size,
+            disk_format=now.settings.format,
+            on=Origin.of(repository, now, point),
+            **options,
+        )
 
 
 def reopen_session(saved: SavedSession, *, display: bool = False) -> Session:
@@ -140,22 +144,25 @@ def reopen_session(saved: SavedSession, *, display: bool = False) -> Session:
     """
     origin, machine = saved.origin, saved.said.machine
     hardware = from_json(Hardware, machine.get("hardware"))
-    _, backup_set, point = origin.find()
-    with backup_set.open_chain(point) as chain:
-        sector_size = launch.sector_size_for(chain)
-    origin.check_unchanged(backup_set, point)
-    origin.hold(saved.id, saved.title, saved.folder)
-    return start_session(
-        backup_set.overlay_path(point),
-        sessions_folder=saved.folder.parent,
-        title=saved.title,
-        sector_size=sector_size,
-        hardware=hardware,
-        wish=Wish(network=machine.get("network") is True),
-        display=display,
-        disk_format=backup_set.settings.format,
-        on=saved,
-    )
+    repository, backup_set, point = origin.find()
+    doing = f"starting {saved.title} again"
+    with claims.reading(repository, backup_set.name, [point.id], doing) as now:
+        point = now.point(point.id)
+        with now.open_chain(point) as chain:
+            sector_size = launch.sector_size_for(chain)
+        origin.check_unchanged(now, point)
+        origin.hold(saved.id, saved.title, saved.folder)
+        return start_session(
+            now.overlay_path(point),
+            sessions_folder=saved.folder.parent,
+            title=saved.title,
+            sector_size=sector_size,
+            hardware=hardware,
+            wish=Wish(network=machine.get("network") is True),
+            display=display,
+            disk_format=now.settings.format,
+            on=saved,
+        )
 
 
 @contextmanager

@@ -17,7 +17,6 @@ somebody lets go of it.
 
 from __future__ import annotations
 
-import errno
 import getpass
 import logging
 import os
@@ -29,7 +28,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from vdbackup.errors import PointInUse, Remedy, RepositoryError
+from vdbackup.errors import READ_ONLY, PointInUse, Remedy, RepositoryError
 from vdbackup.repository.files import read_json, remove, sync_folder, write_json
 from vdbackup.repository.lease import Lease
 from vdbackup.repository.model import RecoveryPoint
@@ -110,7 +109,7 @@ def release(set_folder: Path, session: str) -> bool:
         if there:
             sync_folder(set_folder)
     except OSError as error:
-        if error.errno not in (errno.EROFS, errno.EACCES, errno.EPERM):
+        if error.errno not in READ_ONLY:
             raise
         log.warning("%s stays: %s", path, error)  # it counts no more, as its session is gone
         return False

@@ -29,7 +29,7 @@ from vdbackup.recovery.retarget import appliance, edits, identity, outcome, virt
 from vdbackup.recovery.retarget.edits import Edits
 from vdbackup.recovery.retarget.overlay import publish_overlay, scratched
 from vdbackup.recovery.retarget.report import FileChange, RetargetReport, report_path, save
-from vdbackup.repository import holds
+from vdbackup.repository import claims, holds
 from vdbackup.repository.files import remove, sync_folder
 from vdbackup.repository.model import RecoveryPoint
 from vdbackup.repository.repository import BackupSet, Repository
@@ -92,7 +92,8 @@ def plan(
     backup_set = repository.set(set_name)
     point = backup_set.point(point_id)
     _check_wish(wish)
-    with backup_set.open_chain(point) as chain:
+    doing = f"planning to retarget point {point.sequence}"
+    with claims.open_point(repository, set_name, point_id, doing) as chain:
         target = (
             _Target(inspect(chain), Hardware(), Edits())
             if wish == NONE
