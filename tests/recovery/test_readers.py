@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import pytest
 
 from tests.backup.lab import Lab, sha256
 from vdbackup.backup import convert, merge
-from vdbackup.errors import PointInUse, RecoveryError, VdbackupError
+from vdbackup.errors import Cancelled, PointInUse, RecoveryError, VdbackupError
 from vdbackup.gui import work
 from vdbackup.jobs import CancelToken, Progress, Report, Waiting, silent
 from vdbackup.recovery import boot_test, launch, other_programs, restore, verify, vm
@@ -236,10 +237,16 @@ def test_who_converts_or_retargets_holds_the_repository_for_writing(lab: Lab) ->
 
 @pytest.fixture
 def read_only(lab: Lab, tmp_path: Path, as_root: None) -> Iterator[Path]:
-    """The repository where nobody can write: a read-only mount of the same folder."""
-    where = tmp_path / "read-only"
+    """The repository where nobody can write."""
+    with mounted_read_only(lab.repository.path, tmp_path / "read-only") as where:
+        yield where
+
+
+@contextmanager
+def mounted_read_only(folder: Path, where: Path) -> Iterator[Path]:
+    """A read-only mount of the same folder."""
     where.mkdir()
-    subprocess.run(["mount", "--bind", lab.repository.path, where], check=True)
+    subprocess.run(["mount", "--bind", folder, where], check=True)
     try:
         subprocess.run(["mount", "-o", "remount,bind,ro", where], check=True)
         yield where
@@ -269,6 +276,32 @@ def test_a_repository_on_read_only_storage_is_listed_verified_and_restored_from(
     vdbackup("extract", *at, "1", "/", tmp_path / "out")
     assert any((tmp_path / "out").rglob("*"))
     assert lab.files == before
+
+
+def test_read_only_storage_with_half_a_merge_on_it_gives_what_is_whole(
+    lab: Lab, tmp_path: Path, as_root: None
+) -> None:
+    cancel = CancelToken()
+
+    def stop(progress: Progress) -> None:
+        if progress.phase == "Merge":
+            cancel.cancel()
+
+    with pytest.raises(Cancelled):
+        merge.run(merge.plan(lab.repository, "disk", lab.set.points[1].id), stop, cancel)
+    with mounted_read_only(lab.repository.path, tmp_path / "read-only") as where:
+        repository = Repository.open(where)
+        (said,) = merge.recover(repository, silent, CancelToken())
+        assert "could not be finished: The storage is read-only" in said
+        verdicts = verify.run(verify.plan(repository, "disk"), silent, CancelToken())
+        assert [(each.point.sequence, each.ok) for each in verdicts] == [(2, True), (3, True)]
+        for point in repository.set("disk").points:
+            target = tmp_path / f"{point.sequence}.raw"
+            restore.run(restore.plan(repository, "disk", point.id, target), silent, CancelToken())
+            assert sha256(target) == sha256(lab.moments[point.id])
+        (parent,) = repository.set("disk").hidden
+        with pytest.raises(PointInUse, match="Point 1 is not to be had"):
+            restore.plan(repository, "disk", parent.id, tmp_path / "half.raw")
 
 
 def test_a_point_on_read_only_storage_boots(lab: Lab, read_only: Path, sessions: Path) -> None:
