@@ -16,7 +16,9 @@ import pytest
 from tests.cli.conftest import Vdbackup
 from tests.guests import tiny_linux
 from tests.oracles import qemu
-from tests.recovery.libvirt import Libvirt, Refused
+from tests.recovery.libvirt import Libvirt
+from vdbackup.backup import merge
+from vdbackup.jobs import CancelToken, silent
 from vdbackup.repository.repository import Repository
 
 LIMIT = 120.0
@@ -137,22 +139,20 @@ def test_a_snapshot_that_libvirt_keeps_elsewhere_is_promoted_too(
 
 
 @pytest.mark.long
-def test_after_a_merge_the_machine_is_written_again_and_starts(
+def test_after_a_merge_the_machine_in_libvirt_starts_again(
     vdbackup: Vdbackup, linux: Path, libvirt: Libvirt
 ) -> None:
+    """It is libvirt's own by then, with a snapshot and what the user has written into it."""
     made = vdbackup("open-with", "virt-manager", "latest", "-r", linux, "--json").json
     name = machine_name(Path(made["file"]))
     with libvirt.running():
         libvirt.virsh("define", made["file"])
-        runs_to_its_end(libvirt, name)
+        libvirt.virsh("desc", name, "--config", "mine")
+        libvirt.virsh("snapshot-create-as", name, "s1", "--disk-only")
         assert vdbackup("merge", 2, "-r", linux).status == 0
-        with pytest.raises(Refused, match="No such file"):
-            libvirt.virsh("start", name)
-        said = vdbackup("sessions", "reopen", made["session"], "--json")
-        assert said.status == 0, said.err
-        libvirt.virsh("define", said.json["file"])
         runs_to_its_end(libvirt, name)
-        libvirt.virsh("undefine", name)
+        assert "<description>mine<" in libvirt.virsh("dumpxml", "--inactive", name)
+        libvirt.virsh("undefine", name, "--snapshots-metadata")
         assert vdbackup("sessions", "discard", made["session"]).status == 0
 
 
@@ -272,26 +272,95 @@ def snapshot(file: Path, disk_format: str) -> Path:
     return path
 
 
-def test_virtualboxs_settings_name_the_layers_that_a_merge_left(
-    vdbackup: Vdbackup, disk: Path, tmp_path: Path, no_tools: None
-) -> None:
-    repository = tmp_path / "r"
+@pytest.fixture
+def two_points(vdbackup: Vdbackup, disk: Path, tmp_path: Path, no_tools: None) -> Path:
     for seed in (1, 2):
         with disk.open("r+b") as image:
             image.seek(-512, 2)
             image.write(bytes([seed]) * 512)
-        vdbackup("backup", disk, "-r", repository)
-    made = vdbackup("open-with", "virtualbox", "latest", "-r", repository, "--json").json
+        vdbackup("backup", disk, "-r", tmp_path / "r")
+    return tmp_path / "r"
+
+
+def named(file: Path) -> list[Path]:
+    """The disks that a machine names, where it names them."""
+    found = [each.get("file") or each.get("location") for each in ET.parse(file).getroot().iter()]
+    return [file.parent / place for place in found if place]
+
+
+def test_virtualboxs_settings_name_the_layers_that_a_merge_left(
+    vdbackup: Vdbackup, two_points: Path
+) -> None:
+    made = vdbackup("open-with", "virtualbox", "latest", "-r", two_points, "--json").json
     snapshot(Path(made["file"]), "vmdk")
-    assert vdbackup("merge", 2, "-r", repository).status == 0
-    assert vdbackup("sessions", "reopen", made["session"], "--not-running").status == 0
-    disks = [each.get("location") for each in ET.parse(made["file"]).iter(f"{VIRTUALBOX}HardDisk")]
-    assert [Path(str(place)).name for place in disks] == [
+    assert vdbackup("merge", 2, "-r", two_points).status == 0
+    disks = named(Path(made["file"]))
+    assert [path.name for path in disks] == [
         "0002-full.vmdk", "0002-overlay.vmdk", "machine.vmdk", "{snapshot}.vmdk",
     ]  # fmt: skip
-    folder = Repository.open(repository).set().folder
-    assert all((Path(made["file"]).parent / str(place)).exists() for place in disks)
-    assert str(disks[0]) == str(folder / "0002-full.vmdk")
+    assert all(path.exists() for path in disks)
+    assert disks[0] == Repository.open(two_points).set().folder / "0002-full.vmdk"
+
+
+def test_virt_managers_machine_and_its_disk_name_the_layers_that_a_merge_left(
+    vdbackup: Vdbackup, two_points: Path, disk: Path
+) -> None:
+    made = vdbackup("open-with", "virt-manager", "latest", "-r", two_points, "--json").json
+    file = Path(made["file"])
+    before = file.read_text()
+    assert vdbackup("merge", 2, "-r", two_points).status == 0
+    assert [path.name for path in named(file)] == [
+        "session.qcow2", "0002-overlay.vmdk", "0002-full.vmdk",
+    ]  # fmt: skip
+    assert all(path.exists() for path in named(file))
+    assert before.split("<devices>")[0] == file.read_text().split("<devices>")[0]
+    qemu.assert_holds(file.with_name("session.qcow2"), disk, "qcow2")
+
+
+def test_vmwares_machine_reads_on_after_a_merge(
+    vdbackup: Vdbackup, two_points: Path, disk: Path
+) -> None:
+    made = vdbackup("open-with", "vmware", "latest", "-r", two_points, "--json").json
+    assert vdbackup("merge", 2, "-r", two_points).status == 0
+    qemu.assert_holds(Path(made["file"]).with_name("machine.vmdk"), disk)
+
+
+@pytest.mark.parametrize("program", ["virtualbox", "virt-manager"])
+def test_a_machine_that_a_power_cut_left_behind_is_linked_by_the_next_command(
+    vdbackup: Vdbackup, two_points: Path, program: str
+) -> None:
+    made = vdbackup("open-with", program, "latest", "-r", two_points, "--json").json
+    repository = Repository.open(two_points)
+    backup_set = repository.set()
+    merge.run(
+        merge.plan(repository, backup_set.name, backup_set.points[1].id), silent, CancelToken()
+    )
+    assert not all(path.exists() for path in named(Path(made["file"])))
+    assert vdbackup("list", "-r", two_points).status == 0
+    assert all(path.exists() for path in named(Path(made["file"])))
+
+
+def test_another_repositorys_machines_are_let_be(
+    vdbackup: Vdbackup, two_points: Path, disk: Path, tmp_path: Path
+) -> None:
+    made = vdbackup("open-with", "virtualbox", "latest", "-r", two_points, "--json").json
+    (tmp_path / "r").rename(tmp_path / "elsewhere")
+    before = Path(made["file"]).read_bytes()
+    said = vdbackup("backup", disk, "-r", tmp_path / "r")
+    assert (said.status, said.err) == (0, "")
+    assert Path(made["file"]).read_bytes() == before
+
+
+def test_settings_with_a_document_type_are_not_read(vdbackup: Vdbackup, two_points: Path) -> None:
+    """Entities could fill the memory, or fetch a file."""
+    made = vdbackup("open-with", "virtualbox", "latest", "-r", two_points, "--json").json
+    file = Path(made["file"])
+    text = file.read_text()
+    head, _, rest = text.partition("\n")
+    bomb = "".join(f'<!ENTITY e{n + 1} "{f"&e{n};" * 10}">' for n in range(9))
+    file.write_text(f'{head}<!DOCTYPE V [<!ENTITY e0 "ha">{bomb}]>\n{rest}')
+    said = vdbackup("sessions", "reopen", made["session"], "--not-running")
+    assert (said.status, "cannot be read" in said.err) == (1, True)
 
 
 def test_a_machine_gets_a_controller_that_its_system_has_a_driver_for(

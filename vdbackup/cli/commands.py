@@ -42,7 +42,17 @@ def open_repository(path: Path, *, as_json: bool = False) -> Repository:
 
     repository = Repository.open(path)
     warn(_finish_merges(repository, as_json=as_json))
+    relink_machines(repository)
     return repository
+
+
+def relink_machines(repository: Repository) -> None:
+    """Let other programs' machines name their layers as merges have left them."""
+    from vdbackup.recovery.relinking import relink_all
+
+    folder = sessions_folder()
+    if folder.is_dir():
+        warn(relink_all(folder, repository))
 
 
 def _finish_merges(repository: Repository, *, as_json: bool) -> list[str]:
@@ -196,6 +206,7 @@ def backup(options: argparse.Namespace) -> int:
         for note in result.notes:
             say(note)
     warn(warnings)
+    relink_machines(plan.repository)
     if plan.similar:
         warn([f"If it is the same, go on there with --set {plan.similar!r} --same-source."])
     boots = prove_new_point(plan.repository, result.set_name, point.id, as_json=options.json)
@@ -297,6 +308,7 @@ def merge(options: argparse.Namespace) -> int:
     if finished := _finish_merges(repository, as_json=options.json):
         # it may be this very merge that is asked for again: going on would merge one step further
         warn([*finished, "Nothing else was merged: look at `vdbackup list` first."])
+        relink_machines(repository)
         return WARNINGS
     backup_set, point = repository.find(options.point, options.set)
     plan = merge.plan(repository, backup_set.name, point.id)
@@ -315,6 +327,7 @@ def merge(options: argparse.Namespace) -> int:
     else:
         say(f"Point {merged.sequence} is now a {merged.type} of {size(merged.stored_bytes)}.")
         say(result.way.sentence)
+    relink_machines(repository)
     return DONE
 
 
@@ -393,6 +406,7 @@ def delete(options: argparse.Namespace) -> int:
     )
     if options.json:
         print_json({"event": "result", "deleted": point.id})
+    relink_machines(repository)
     return DONE
 
 

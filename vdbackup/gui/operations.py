@@ -386,7 +386,9 @@ class Operations(QObject):
             then(job)
 
         # another window, or a command: the job waits for it, and says so
-        waiting = patient(doing, of=RepositoryLocked)
+        settings = self._store.value
+        linked = work.relinking(doing, repository, settings.sessions(self._store.locations))
+        waiting = patient(linked, of=RepositoryLocked)
         self._workers.writer(repository).submit(Job(title, waiting), ended)
 
     def refuse(self, title: str, error: VdbackupError) -> None:

@@ -16,7 +16,7 @@ from vdbackup.backup.belonging import said_before
 from vdbackup.disks.chain import Chain
 from vdbackup.gui import words
 from vdbackup.gui.outcome import Outcome
-from vdbackup.jobs import CancelToken, Plan, Report
+from vdbackup.jobs import CancelToken, Plan, Report, Work
 from vdbackup.recovery import boot_test, restore, verify
 from vdbackup.recovery.session_folder import SavedSession, SessionFolder
 from vdbackup.repository import claims
@@ -139,6 +139,21 @@ def merge_point(plan: merge.MergePlan, report: Report, cancel: CancelToken) -> O
         (*facts(point), result.way.sentence),
         value=point,
     )
+
+
+def relinking(doing: Work, folder: Path, sessions_folder: Path) -> Work:
+    """Do something, and then let other programs' machines name their layers as merges left them."""
+
+    def both(report: Report, cancel: CancelToken) -> object:
+        from vdbackup.recovery.relinking import relink_all
+
+        result = doing(report, cancel)
+        said = relink_all(sessions_folder, Repository.open(folder))
+        if not isinstance(result, Outcome):
+            return result
+        return replace(result, warnings=(*result.warnings, *said))
+
+    return both
 
 
 def finish_merges(folder: Path, report: Report, cancel: CancelToken) -> Outcome:

@@ -33,6 +33,7 @@ from vdbackup.disks.formats import open_disk, probe
 from vdbackup.disks.holders import holders, named
 from vdbackup.disks.qcow2 import Qcow2Disk
 from vdbackup.errors import RecoveryError, Remedy, VdbackupError
+from vdbackup.recovery import foreign_xml
 
 _OURS = re.compile(
     r"map\..*|layer\d+|tables\.bin|.*\.log|.*\.fd|session\.json.*|.*\.(?:xml|vbox.*|vmx)"
@@ -246,12 +247,12 @@ def _libvirt(folder: Path, own: Path) -> _Listed:
     """What libvirt has of domains on the disk: the disks that it gives them now and next time."""
     known, running, current = False, False, []
     for connection, options in _LIBVIRT:
-        names = _said("virsh", "-q", "-c", connection, *options, "list", "--all", "--uuid")
+        names = said_by("virsh", "-q", "-c", connection, *options, "list", "--all", "--uuid")
         known |= names is not None
         for name in (names or "").split():
             for which in ((), ("--inactive",)):
-                said = _said("virsh", "-q", "-c", connection, *options, "dumpxml", name, *which)
-                domain = _parsed(said)
+                said = said_by("virsh", "-q", "-c", connection, *options, "dumpxml", name, *which)
+                domain = foreign_xml.parsed(said)
                 if domain is None:
                     continue
                 sources = [Path(place) for place in _sources(domain) if _leads_to(place, own)]
@@ -284,7 +285,7 @@ def _leads_to(place: str, own: Path) -> bool:
 
 def _virtualbox(folder: Path, own: Path) -> _Listed:
     """What the machine's settings say: its disks, and which of them is attached."""
-    root = _parsed_file(folder / "machine.vbox")
+    root = foreign_xml.parsed_file(folder / "machine.vbox")
     machine = None if root is None else root.find(f"{_VIRTUALBOX}Machine")
     if machine is None:
         return _Listed()
@@ -303,7 +304,7 @@ def _virtualbox(folder: Path, own: Path) -> _Listed:
         )
     ]
     current = tuple(places[name] for name in attached if name in places)
-    listed = _said("VBoxManage", "list", "runningvms")
+    listed = said_by("VBoxManage", "list", "runningvms")
     running = machine.get("uuid", "-") in (listed or "")
     return _Listed(listed is not None, running, current, tuple(places.values()))
 
@@ -317,7 +318,7 @@ def _vmware(folder: Path, _own: Path) -> _Listed:
     """VMware keeps a folder *.lck beside each file that it has open."""
     if any(folder.glob("*.lck")):
         return _Listed(known=True, running=True)
-    listed = _said("vmrun", "list")
+    listed = said_by("vmrun", "list")
     return _Listed(listed is not None, str(folder / "machine.vmx") in (listed or ""))
 
 
@@ -328,7 +329,7 @@ _LISTS: dict[str | None, Callable[[Path, Path], _Listed]] = {
 }
 
 
-def _said(*command: str) -> str | None:
+def said_by(*command: str) -> str | None:
     """What a program's tool answers; None where it is not installed, or has no answer."""
     try:
         done = subprocess.run(
@@ -338,20 +339,6 @@ def _said(*command: str) -> str | None:
     except (OSError, subprocess.TimeoutExpired):
         return None
     return done.stdout if done.returncode == 0 else None
-
-
-def _parsed(text: str | None) -> ET.Element | None:
-    try:
-        return ET.fromstring(text) if text else None  # noqa: S314 - the user's own libvirt's
-    except ET.ParseError:
-        return None
-
-
-def _parsed_file(path: Path) -> ET.Element | None:
-    try:
-        return _parsed(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError):
-        return None
 
 
 def _signatures(disks: Iterable[Path]) -> tuple[tuple[int, int, int], ...]:

@@ -19,6 +19,7 @@ and libvhdi.
 from __future__ import annotations
 
 import os
+import tempfile
 import uuid
 from collections.abc import Sequence
 from contextlib import closing
@@ -27,12 +28,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
+from vdbackup import durable
 from vdbackup.disks.chain import Chain
 from vdbackup.disks.disk import DiskInfo, ParentRef
 from vdbackup.disks.formats import create_disk, open_disk, probe
 from vdbackup.disks.qcow2 import Qcow2Disk
 from vdbackup.errors import RecoveryError, from_os
-from vdbackup.recovery import accelerator, other_hardware, qemu
+from vdbackup.recovery import accelerator, elsewhere, foreign_xml, other_hardware, qemu
 from vdbackup.recovery.elsewhere import NAMES, Program
 from vdbackup.recovery.guest.model import Firmware
 from vdbackup.recovery.hardware import Controller, Hardware
@@ -51,6 +53,7 @@ FORMATS = {
 }
 """The formats of which a program reads a child with all its parents correctly."""
 _CPUS = 2
+_VIRSH = ("virsh", "-q", "-c", "qemu:///session")
 
 
 @dataclass(frozen=True)
@@ -247,12 +250,7 @@ def _libvirt(
     add(disk, "driver", name="qemu", type="qcow2", discard="unmap", error_policy="stop")
     *below, current = [*layers, *disks]
     add(disk, "source", file=str(current.path))
-    above = disk  # each layer is named outright, so that libvirt follows no link in a file
-    for layer in reversed(below):
-        above = add(above, "backingStore", type="file")
-        add(above, "format", type=layer.info.format)
-        add(above, "source", file=str(layer.path))
-    add(above, "backingStore")
+    _add_backing(disk, below)
     bus, name, model = other_hardware.LIBVIRT[hardware.controller]
     add(disk, "target", dev=name, bus=bus)
     if model:
@@ -267,8 +265,51 @@ def _libvirt(
 def _libvirt_again(
     folder: SessionFolder, disks: Sequence[Path], layers: Sequence[_Layer], hardware: Hardware
 ) -> Path:
+    """Name the layers below the session's disk anew, in libvirt's own copy of the machine too."""
     qemu.name_backing(folder.disk, _backing(layers))
-    return _libvirt(folder, [_Layer(path, _info(path)) for path in disks], layers, hardware)
+    path = folder.path / "domain.xml"
+    domain = foreign_xml.parsed_file(path)
+    if domain is None:
+        return _libvirt(folder, [_Layer(disk, _info(disk)) for disk in disks], layers, hardware)
+    name = domain.findtext("uuid") or "-"
+    said = elsewhere.said_by(*_VIRSH, "dumpxml", "--inactive", name)
+    defined = foreign_xml.parsed(said)
+    if defined is not None and _name_layers(defined, folder.disk, layers):
+        with tempfile.NamedTemporaryFile(suffix=".xml") as file:
+            file.write(ET.tostring(defined))
+            file.flush()
+            if elsewhere.said_by(*_VIRSH, "define", file.name) is None:
+                raise RecoveryError(
+                    "libvirt does not take the machine with its layers as they are called now.",
+                    "Define it again, and start it: it says why.",
+                )
+    _name_layers(domain, folder.disk, layers)
+    return _write_xml(path, domain)
+
+
+def _name_layers(domain: ET.Element, own: Path, layers: Sequence[_Layer]) -> bool:
+    """Let a domain's chain below the session's disk be the layers; whether it names a chain."""
+    for disk in domain.iterfind("./devices/disk"):
+        place: ET.Element | None = disk
+        while place is not None:
+            source = place.find("source")
+            below = place.find("backingStore")
+            named = source.get("file", "") if source is not None else ""
+            if below is not None and os.path.realpath(named) == os.path.realpath(own):
+                place.remove(below)
+                _add_backing(place, layers)
+                return True
+            place = below
+    return False
+
+
+def _add_backing(above: ET.Element, layers: Sequence[_Layer]) -> None:
+    """Each layer is named outright, so that libvirt follows no link in a file."""
+    for layer in reversed(layers):
+        above = add(above, "backingStore", type="file")
+        add(above, "format", type=layer.info.format)
+        add(above, "source", file=str(layer.path))
+    add(above, "backingStore")
 
 
 # -------------------------------------------------------------------------------- VirtualBox
@@ -309,18 +350,17 @@ def _virtualbox_again(
     """Name the layers below the session's disk anew; all else is VirtualBox's by now."""
     path = folder.path / "machine.vbox"
     space = f"{{{_NAMESPACE}}}"
-    try:
-        tree = ET.parse(path)  # noqa: S314 - the user's own VirtualBox's
-    except ET.ParseError as error:
-        raise RecoveryError(f"{path} cannot be read: {error}.", "Discard the session.") from error
-    for media in tree.iterfind(f"{space}Machine/{space}MediaRegistry/{space}HardDisks"):
+    root = foreign_xml.parsed_file(path)
+    if root is None:
+        raise RecoveryError(f"{path} cannot be read.", "Discard the session.")
+    for media in root.iterfind(f"{space}Machine/{space}MediaRegistry/{space}HardDisks"):
         for own in media.iter(f"{space}HardDisk"):
             if (folder.path / own.get("location", "")).resolve() == disks[0].resolve():
                 media.clear()
                 _add_media(media, layers, f"{space}HardDisk").append(own)
                 break
     ET.register_namespace("", _NAMESPACE)
-    return _write_xml(path, tree.getroot())
+    return _write_xml(path, root)
 
 
 def _virtualbox_uuid(info: DiskInfo) -> str:
@@ -402,7 +442,7 @@ def _machine_name(folder: SessionFolder) -> str:
 
 def _write_xml(path: Path, root: ET.Element) -> Path:
     ET.indent(root)
-    ET.ElementTree(root).write(path, encoding="utf-8", xml_declaration=True)
+    durable.replace(path, ET.tostring(root, encoding="utf-8", xml_declaration=True))
     return path
 
 

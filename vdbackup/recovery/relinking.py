@@ -1,0 +1,59 @@
+"""After a merge: the machines that other programs have on the merged layers, on their new names.
+
+libvirt's and VirtualBox's machines name every layer below their disk, and a merge gives some of
+them other names. Nothing of a machine is changed but those names: where another program has put
+snapshots above, or the user another card in, that stays.
+
+A merge is whole before this begins, and does not need it. Order: the session's disk is linked to
+the layers as they are called now, then the program's own copy of the machine, and last the file in
+the session's folder, durable before it is renamed into place. By that file one sees what is left to
+do, so whoever opens the repository after a power cut does it.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from vdbackup.errors import VdbackupError, from_os
+from vdbackup.recovery import foreign_xml, other_programs
+from vdbackup.recovery.elsewhere import NAMES, Program
+from vdbackup.recovery.session_folder import SavedSession, saved_sessions
+from vdbackup.repository.repository import Repository
+
+_FILES = {Program.VIRT_MANAGER: "domain.xml", Program.VIRTUALBOX: "machine.vbox"}
+"""What names each layer; VMware's file names the session's disk alone."""
+
+
+def relink_all(sessions_folder: Path, repository: Repository) -> list[str]:
+    """Let no machine name layers of the repository that are gone; sentences of what could not be.
+
+    A machine that runs has its files open, and then no merge has changed what it reads.
+    """
+    said = []
+    for saved in saved_sessions(sessions_folder):
+        if not _is_behind(saved, repository):
+            continue
+        try:
+            other_programs.write_again(saved, not_running=True)
+        except (VdbackupError, OSError) as error:
+            problem = from_os(error) if isinstance(error, OSError) else error
+            said.append(
+                f"The machine of the session {saved.id} in {NAMES[Program(saved.program or '')]} "
+                f"names layers that a merge has renamed, and could not be changed: {problem.title}"
+            )
+    return said
+
+
+def _is_behind(saved: SavedSession, repository: Repository) -> bool:
+    """Whether a machine names a layer of the repository that is gone: a merge leaves one such."""
+    origin = saved.said.origin
+    if saved.program not in list(_FILES) or origin is None:
+        return False
+    if (origin.repository, origin.repository_id) != (repository.path.absolute(), repository.id):
+        return False
+    root = foreign_xml.parsed_file(saved.folder / _FILES[Program(saved.program)])
+    if root is None:
+        return False
+    names = [each.get("file") or each.get("location") or "" for each in root.iter()]
+    layers = [Path(name) for name in names if name.startswith(f"{origin.repository}/")]
+    return any("\0" not in str(path) and not path.exists() for path in layers)
