@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from pathlib import Path
 from types import TracebackType
 from typing import Protocol, Self
@@ -147,6 +148,18 @@ class Chain:
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+
+def parent_of(child: VirtualDisk) -> Path | None:
+    """Where the parent lies that a disk names in its own folder; None where it names none.
+
+    Raises ParentError where it is not there, or is not that disk any more.
+    """
+    wanted = child.info.parent
+    if wanted is None:
+        return None
+    with closing(_Search(child.path, ()).parent_of(child, wanted)) as parent:
+        return parent.path
 
 
 class _Search:

@@ -9,16 +9,17 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 
 import numpy as np
 
 from vdbackup.disks.chain import Chain
 from vdbackup.disks.extents import aligned, total, union
 from vdbackup.disks.transfer import transfer
-from vdbackup.errors import READ_ONLY, DiskError, RepositoryLocked, VdbackupError
+from vdbackup.errors import READ_ONLY, DiskError, PointNotFound, RepositoryLocked, VdbackupError
 from vdbackup.jobs import CancelToken, Plan, Report, patient
 from vdbackup.repository import claims
 from vdbackup.repository.digests import BLOCK, DigestFold, differ, digest_blocks
@@ -102,8 +103,9 @@ def run(plan: VerifyPlan, report: Report, cancel: CancelToken) -> list[Verdict]:
             layer.id: _check_layer(backup_set, layer, report, cancel)
             for layer in _layers(backup_set, plan.point_ids).values()
         }
+        concerned = _Verdicts(backup_set, found)
         points = [backup_set.point(point_id) for point_id in plan.point_ids]
-        verdicts = [Verdict(p, _findings_for(backup_set, p, found)) for p in points]
+        verdicts = [Verdict(point, concerned.of(point)) for point in points]
     _record(plan, verdicts, report, cancel)
     return verdicts
 
@@ -140,13 +142,22 @@ def _same_files(point: RecoveryPoint, read: RecoveryPoint) -> bool:
 
 
 def _layers(backup_set: BackupSet, point_ids: tuple[str, ...]) -> dict[str, RecoveryPoint]:
-    """The layers that these points read through, each once."""
+    """The layers that these points read through, each once, and behind those that it needs.
+
+    Where one is missing or they form a circle, `_Verdicts` says it; what is there is checked all
+    the same.
+    """
     layers: dict[str, RecoveryPoint] = {}
-    for point in map(backup_set.point, point_ids):
-        try:
-            layers |= {layer.id: layer for layer in backup_set.chain(point)}
-        except VdbackupError:  # `_findings_for` says it; what is there is checked all the same
-            layers[point.id] = point
+    for point_id in point_ids:
+        walk: dict[str, RecoveryPoint] = {}
+        needed: str | None = point_id
+        while needed is not None and needed not in layers and needed not in walk:
+            try:
+                walk[needed] = backup_set.point(needed)
+            except PointNotFound:
+                break
+            needed = walk[needed].parent
+        layers |= dict(reversed(walk.items()))
     return layers
 
 
@@ -217,29 +228,66 @@ def _compare(
     ]
 
 
-def _findings_for(
-    backup_set: BackupSet, point: RecoveryPoint, found: dict[str, list[Finding]]
-) -> tuple[Finding, ...]:
-    """What concerns this point: whole files of its chain, and the blocks that its disk shows."""
+class _Verdicts:
+    """What concerns each point: whole files of its chain, and the blocks that its disk shows.
+
+    From the full up, each layer adds what it has to what the one below it shows: no chain is opened
+    for every point that it is the chain of.
+    """
+
+    def __init__(self, backup_set: BackupSet, found: dict[str, list[Finding]]) -> None:
+        """`found`: by layer, those that a layer needs before it."""
+        self._set = backup_set
+        self._found = found
+        self._without_parent: dict[str, str] = {}  # in words, what the manifests lack
+        self._files: dict[str, list[Finding]] = {}
+        self._link: dict[str, str] = {}  # in words, which of the chain's links is wrong
+        self._blocks: dict[str, list[Finding]] = {}
+        for layer_id in found:
+            self._add(backup_set.point(layer_id))
+
+    def of(self, point: RecoveryPoint) -> tuple[Finding, ...]:
+        """No findings: the point is whole."""
+        if problem := self._without_parent.get(point.id):
+            return (Finding(point.disk, None, 0, problem), *self._found[point.id])
+        if files := self._files[point.id]:
+            return tuple(files)
+        if problem := self._link.get(point.id):
+            return (Finding(point.disk, None, 0, problem),)
+        return tuple(self._blocks[point.id])
+
+    def _add(self, layer: RecoveryPoint) -> None:
+        own, below = self._found[layer.id], layer.parent or ""
+        problem = self._without_parent.get(below, "")
+        if layer.parent is not None and below not in self._files:
+            problem = _title(partial(self._set.chain, layer))
+        if problem:
+            self._without_parent[layer.id] = problem
+        files = [*self._files.get(below, ()), *(each for each in own if each.offset is None)]
+        self._files[layer.id] = files
+        if problem or files:
+            self._blocks[layer.id] = []
+            return
+        link = self._link.get(below) or _title(partial(self._set.check_link, layer))
+        if link:
+            self._link[layer.id] = link
+        self._blocks[layer.id] = [*self._shown(layer, self._blocks.get(below, [])), *own]
+
+    def _shown(self, layer: RecoveryPoint, below: list[Finding]) -> list[Finding]:
+        """Those of the layers below whose blocks this layer does not hold itself."""
+        if not below:
+            return []
+        with DigestFold([self._set.folder / layer.digests], layer.virtual_size) as digests:
+            return [each for each in below if digests.layer_of((each.offset or 0) // BLOCK) < 0]
+
+
+def _title(check: Callable[[], object]) -> str:
+    """What a check refuses, or ""."""
     try:
-        chain = backup_set.chain(point)
+        check()
     except VdbackupError as error:
-        return (Finding(point.disk, None, 0, error.title), *found[point.id])
-    findings = [f for layer in chain for f in found[layer.id] if f.offset is None]
-    if findings:
-        return tuple(findings)
-    try:
-        backup_set.open_chain(point).close()
-    except VdbackupError as error:
-        return (Finding(point.disk, None, 0, error.title),)
-    with backup_set.open_digests(point) as digests:
-        for number, layer in enumerate(chain):
-            findings += [
-                finding
-                for finding in found[layer.id]
-                if digests.layer_of((finding.offset or 0) // BLOCK) in (number, -1)
-            ]
-    return tuple(findings)
+        return error.title
+    return ""
 
 
 def _now() -> str:

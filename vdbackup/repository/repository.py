@@ -6,13 +6,14 @@ import os
 import re
 import uuid
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, suppress
+from contextlib import AbstractContextManager, closing, suppress
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
-from vdbackup.disks.chain import Chain
+from vdbackup.disks.chain import Chain, parent_of
 from vdbackup.disks.disk import DiskInfo
-from vdbackup.disks.formats import FORMATS
+from vdbackup.disks.formats import FORMATS, open_disk
 from vdbackup.durable import PARTIAL, check_regular, sync_folder
 from vdbackup.errors import (
     Damaged,
@@ -97,9 +98,8 @@ class BackupSet:
 
     def point(self, point_id: str) -> RecoveryPoint:
         """The point with exactly this id; raises PointNotFound."""
-        for point in (*self.points, *self.hidden):
-            if point.id == point_id:
-                return point
+        if (point := self._by_id.get(point_id)) is not None:
+            return point
         raise PointNotFound(
             f"{self.name} has no recovery point {point_id}.",
             "It may have been merged or deleted.",
@@ -108,7 +108,19 @@ class BackupSet:
 
     def children(self, point_id: str) -> list[RecoveryPoint]:
         """The points that read through this one directly, by sequence."""
-        return [point for point in self.points if point.parent == point_id]
+        return list(self._children.get(point_id, ()))
+
+    @cached_property
+    def _by_id(self) -> dict[str, RecoveryPoint]:
+        every = (*self.points, *self.hidden)
+        return {point.id: point for point in reversed(every)}  # the first, where two have one id
+
+    @cached_property
+    def _children(self) -> dict[str | None, list[RecoveryPoint]]:
+        children: dict[str | None, list[RecoveryPoint]] = {}
+        for point in self.points:
+            children.setdefault(point.parent, []).append(point)
+        return children
 
     def latest_captured(self) -> RecoveryPoint | None:
         """The point that the source's next backup goes on from: not what a VM has made of it."""
@@ -121,7 +133,7 @@ class BackupSet:
         Raises Damaged where one is missing, RepositoryError where they form a circle.
         """
         chain = [point]
-        while chain[0].parent is not None:
+        while chain[-1].parent is not None:
             if len(chain) > len(self.points) + len(self.hidden):
                 raise RepositoryError(
                     f"The parents of point {point.sequence} form a circle.",
@@ -129,15 +141,16 @@ class BackupSet:
                     remedy=Remedy.REPAIR,
                 )
             try:
-                chain.insert(0, self.point(chain[0].parent))
+                chain.append(self.point(chain[-1].parent))
             except PointNotFound:
                 names = ", ".join(each.name for each in self.broken)
                 raise Damaged(
-                    f"The point that point {chain[0].sequence} reads through is missing from "
+                    f"The point that point {chain[-1].sequence} reads through is missing from "
                     f"{self.name}" + (f", or it is damaged: {names}." if names else "."),
                     "Use another chain's point; or put its files back, then have it repaired.",
                     remedy=Remedy.REPAIR,
                 ) from None
+        chain.reverse()
         return chain
 
     def check_manifests(self) -> None:
@@ -175,11 +188,7 @@ class BackupSet:
         chain = Chain.open(self.disk_path(point), self.settings.format)
         if [layer.path.name for layer in chain.layers] != [each.disk for each in points]:
             chain.close()
-            raise Damaged(
-                f"The parents inside {point.disk} are not those that the manifests name.",
-                "A repair finds out which are right.",
-                remedy=Remedy.REPAIR,
-            )
+            raise _other_parents(point)
         try:
             for layer, each in zip(chain.layers, points, strict=True):
                 check_size(layer.info, each)
@@ -187,6 +196,17 @@ class BackupSet:
             chain.close()
             raise
         return chain
+
+    def check_link(self, layer: RecoveryPoint) -> None:
+        """Raise DiskError or Damaged unless the layer's own link leads where its manifest says.
+
+        Where that holds of each layer of a chain, `open_chain` finds all of it.
+        """
+        parent = self.point(layer.parent).disk if layer.parent is not None else None
+        with closing(open_disk(self.disk_path(layer), self.settings.format)) as disk:
+            found = parent_of(disk)
+        if (found.name if found else None) != parent:
+            raise _other_parents(layer)
 
     def check_layer(self, layer: RecoveryPoint, wanted: RecoveryPoint | None = None) -> None:
         """Raise Damaged if the layer is missing or has another length than when published.
@@ -452,6 +472,14 @@ class Repository:
     def save_point(self, name: str, point: RecoveryPoint) -> None:
         """Write or replace a point's manifest; the caller holds the lock."""
         write_json(manifest_path(self.path / check_set_name(name), point), point.to_json())
+
+
+def _other_parents(point: RecoveryPoint) -> Damaged:
+    return Damaged(
+        f"The parents inside {point.disk} are not those that the manifests name.",
+        "A repair finds out which are right.",
+        remedy=Remedy.REPAIR,
+    )
 
 
 def check_size(disk: DiskInfo, layer: RecoveryPoint) -> None:
