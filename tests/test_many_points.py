@@ -10,6 +10,7 @@ import json
 import resource
 import subprocess
 import sys
+from contextlib import closing
 
 import pytest
 
@@ -74,3 +75,44 @@ def test_a_point_is_read_through_more_layers_than_there_may_be_descriptors(lab, 
     assert json.loads(done.stderr.splitlines()[-1]) == [0, 0, 0, 0], done.stderr
     assert (tmp_path / "out.raw").read_bytes() == lab.image.read_bytes()
     assert (tmp_path / "files/letter.txt").read_text() == "as it was"
+
+
+def test_a_point_is_made_verified_merged_and_deleted_among_many(lab, scale):
+    points, limit = scale
+    lab.poke(12 * MIB, noise(MIB, 2))
+    at = ["-r", lab.repository.path]
+    done = run(
+        limit,
+        ["backup", lab.image, *at, "--set", "disk"],
+        ["verify", *at],
+        ["merge", 2, *at],
+        ["delete", points // 2, "--yes", *at],
+        ["verify", points + 1, *at],
+    )
+    assert json.loads(done.stderr.splitlines()[-1]) == [0, 0, 0, 0, 0], done.stderr
+    left = lab.set
+    assert len(left.points) == points - 1
+    assert all(point.verified and point.verified.ok for point in (left.points[1], left.points[-1]))
+    with left.open_chain(left.points[-1]) as chain:
+        assert len(chain.layers) == points - 1
+        data = bytearray(chain.size)
+        chain.readinto(0, memoryview(data))
+    assert data == lab.image.read_bytes()
+
+
+def test_a_damaged_block_counts_against_the_points_that_show_it(lab, scale):
+    points, limit = scale
+    damaged = lab.set.points[9]
+    layer = lab.layer(damaged)
+    with closing(lab.open(layer)) as disk:
+        host = int(disk.block_map().hosts[disk.block_map().layers >= 0][-1])  # its own block
+    layer.chmod(0o600)
+    with layer.open("r+b") as file:
+        file.seek(host)
+        file.write(b"damaged")
+    done = run(limit, ["verify", "-r", lab.repository.path])
+    assert json.loads(done.stderr.splitlines()[-1]) == [1], done.stderr
+    # the layer that has the same block for its own comes when all others had theirs
+    shown = range(10, min(points, 10 + 16 * MIB // 65536 // 2 - 1))
+    wrong = [point.sequence for point in lab.set.points if not point.verified.ok]
+    assert wrong == list(shown)
