@@ -60,7 +60,7 @@ class BrowseDialog(parts.Dialog):
         self._folder_icon = icons.icon("icon-browse", theme, theme.accent)
         self._file_icon = icons.icon("icon-file", theme, theme.muted)
         self.column.addWidget(parts.label(title, "heading"))
-        self._notice = parts.Notice(role="bad")
+        self._notice = parts.Notice(name="browseNotice")
         self.column.addWidget(self._notice)
         self.tree = self._make_tree()
         self.column.addWidget(self.tree, 1)
@@ -111,11 +111,11 @@ class BrowseDialog(parts.Dialog):
     def _on_listed(self, item: QTreeWidgetItem, job: Job) -> None:
         item.takeChildren()
         if job.error:
-            self._notice.say(remedies.sentences(job.error))
+            self._notice.say(remedies.sentences(job.error), "bad")
         elif job.result is not None:
             item.addChildren([self._item(name, entry) for name, entry in job.result.entries])
             if job.result.warnings:
-                self._notice.say("\n".join(map(words.shown, job.result.warnings)))
+                self._notice.say("\n".join(map(words.shown, job.result.warnings)), "warning")
 
     def _item(self, name: str, entry: FileEntry) -> QTreeWidgetItem:
         is_folder = entry.kind == "folder"

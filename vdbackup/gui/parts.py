@@ -165,9 +165,11 @@ class Notice(QFrame):
         """What it says."""
         return self._label.text()
 
-    def say(self, text: str) -> None:
-        """Show a text, or nothing."""
+    def say(self, text: str, role: str | None = None) -> None:
+        """Show a text, or nothing; `role` stays as it was where none is given."""
         self._label.setText(text)
+        if role is not None:
+            set_role(self._label, role)
         self.setVisible(bool(text))
 
 

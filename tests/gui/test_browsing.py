@@ -1,0 +1,36 @@
+"""What the files' window says of a file system that was in use when it was backed up."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from PySide6.QtCore import Qt
+
+from tests.gui.user import User
+from tests.recovery.test_journals import in_use
+from tests.recovery.volumes import MIB
+from vdbackup.gui.browse_dialog import BrowseDialog
+from vdbackup.gui.parts import Notice
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Path:
+    """Btrfs with something in its log, which is not applied."""
+    return in_use(tmp_path, "btrfs", 128 * MIB)
+
+
+def test_of_a_log_that_was_not_applied_the_files_window_says_it(
+    with_source: User, tmp_path: Path
+) -> None:
+    with_source.asks_for("actionBrowse")
+    dialog = with_source.sees(BrowseDialog, "browseDialog")
+    notice = with_source.sees(Notice, "browseNotice")
+    assert "was not applied" in notice.text
+    assert "files that were changed shortly before may be missing" in notice.text
+    (docs,) = dialog.tree.findItems("docs", Qt.MatchFlag.MatchExactly)
+    docs.setSelected(True)
+    dialog.extract(tmp_path / "out")
+    row = with_source.sees_job_end("Extract")
+    assert "was not applied" in row.sentence
+    assert (tmp_path / "out" / "docs" / "new.txt").is_file()
