@@ -11,6 +11,7 @@ import pytest
 from PySide6.QtCore import Qt
 from PySide6.QtWidgets import (
     QAbstractButton,
+    QLabel,
     QLineEdit,
     QMenu,
     QPushButton,
@@ -24,14 +25,18 @@ from tests.gui.user import User
 from vdbackup.backup import capture
 from vdbackup.errors import RepositoryError
 from vdbackup.gui import add_source, placement, words
-from vdbackup.gui.actions import ACTIONS, IN_TOOLBAR
+from vdbackup.gui.actions import ACTIONS, AT_THE_END, IN_TOOLBAR
 from vdbackup.gui.add_source import AddSourceDialog
 from vdbackup.gui.catalogue import Entry, read
 from vdbackup.gui.details import Facts, PointDetails
 from vdbackup.gui.parts import Notice
+from vdbackup.gui.session import Boot, SessionThread
+from vdbackup.gui.sessions_list import SessionsList
 from vdbackup.gui.sources_list import status
+from vdbackup.gui.timeline_glyphs import Badge
+from vdbackup.gui.timeline_items import trouble
 from vdbackup.jobs import CancelToken, silent
-from vdbackup.repository.model import RecoveryPoint, SetSettings, SourceIdentity
+from vdbackup.repository.model import BootTest, RecoveryPoint, SetSettings, SourceIdentity
 from vdbackup.repository.repository import BackupSet, Repository
 from vdbackup.settings import KnownSource
 from vdbackup.sources import demo_disk
@@ -296,7 +301,7 @@ def test_everything_in_the_toolbar_is_in_reach(user: User, width: int) -> None:
     user.window.resize(width, 700)
     user.waits_until(lambda: user.window.width() == width)
     bar = user.window.findChild(QToolBar, "toolbar")
-    for name in (*IN_TOOLBAR[0], *IN_TOOLBAR[1], "actionSettings"):
+    for name in (*IN_TOOLBAR[0], *IN_TOOLBAR[1], *AT_THE_END):
         button = bar.widgetForAction(user.window.actions_[name])
         assert button.isVisible()
         assert bar.rect().contains(button.geometry()), name
@@ -314,3 +319,52 @@ def test_what_can_be_done_stays_in_sight_below_long_facts(with_source: User) -> 
         with_source.waits_until(lambda b=button: b.visibleRegion().boundingRect() == b.rect())
     facts = window.details.findChild(Facts)
     with_source.waits_until(lambda: facts.widget().width() == facts.viewport().width())
+
+
+def test_ages_grow_while_the_window_is_looked_at(
+    with_source: User, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    window = with_source.window
+    monkeypatch.setattr(words, "age", lambda _moment: "older by now")
+    window._clock.timeout.emit()
+    role = Qt.ItemDataRole.AccessibleTextRole
+    assert window.sources.item(0).data(role).endswith("older by now")
+    assert "older by now" in [label.text() for label in window.details.findChildren(QLabel)]
+
+
+def test_a_drive_that_comes_back_is_seen_without_being_asked_for(
+    with_source: User, repository: Path
+) -> None:
+    window, away = with_source.window, repository.with_name("unplugged")
+    repository.rename(away)
+    window.catalogue.refresh()
+    with_source.waits_until(lambda: window.entry and window.entry.problem)
+    away.rename(repository)
+    window._clock.timeout.emit()
+    with_source.sees_points(1)
+    assert window.entry.problem is None
+
+
+def test_a_failed_boot_is_not_shown_as_damage() -> None:
+    whole = point(1, verified=True)
+    failed = BootTest(whole.created, ok=False)
+    assert trouble(replace(whole, boot_tested=failed)) is Badge.NOT_BOOTED
+    assert trouble(replace(point(1, verified=False), boot_tested=failed)) is Badge.DAMAGED
+    assert trouble(whole) is None
+
+
+def test_many_machines_scroll_and_do_not_push_anything_out(user: User, disk: Path) -> None:
+    window = user.window
+    user.window._pages.setCurrentIndex(1)
+    window.resize(1280, 700)
+    for number in range(9):
+        boot = Boot(f"laptop #{number}", disk, "laptop", "id", disk, display=False, memory_mib=0)
+        window.sessions.running.append(SessionThread(boot, window.sessions))
+    window.sessions.changed.emit()
+    cards = window.findChild(SessionsList)
+    user.waits_until(lambda: cards.verticalScrollBar().maximum() > 0)
+    assert window.height() == 700
+    assert window.sources.height() >= 100
+    window.sessions.running.clear()
+    window.sessions.changed.emit()
+    assert cards.isHidden()

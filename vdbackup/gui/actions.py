@@ -37,6 +37,7 @@ IN_TOOLBAR = (
     ("actionBackUp", "actionBootInVm", "actionBrowse", "actionRestore"),
     ("actionVerify", "actionBootTest", "actionMerge", "actionDelete"),
 )
+AT_THE_END = ("actionRefresh", "actionSettings")
 OF_ANY_POINT = (
     *("actionBootInVm", "actionBrowse", "actionRestore"),
     *("actionVerify", "actionBootTest", "actionDelete"),
@@ -130,8 +131,8 @@ class Actions:
         space = QWidget()
         space.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Preferred)
         bar.addWidget(space)
-        bar.addAction(self["actionSettings"])
-        for name in (*IN_TOOLBAR[0], *IN_TOOLBAR[1], "actionSettings"):
+        bar.addActions([self[name] for name in AT_THE_END])
+        for name in (*IN_TOOLBAR[0], *IN_TOOLBAR[1], *AT_THE_END):
             button = bar.widgetForAction(self[name])
             if isinstance(button, QToolButton):
                 bar.shrinks(button, 2 if name in IN_TOOLBAR[0] else 1)

@@ -60,7 +60,7 @@ class BootPicture(QWidget):
         self._wanted = None
         self._show_picture(QImage())
         self._sentence.setText(words.shown(words_for(test)) if test else "")
-        parts.set_role(self._sentence, "muted" if test is None or test.ok else "bad")
+        parts.set_role(self._sentence, "muted" if test is None or test.ok else "warning")
         self.setVisible(bool(test and test.sentence))
         if test and point and entry and entry.backup_set and workers:
             self._wanted = path = entry.backup_set.folder / point.picture
@@ -98,7 +98,8 @@ def words_for(test: BootTest) -> str:
     """How long the boot took or where it stopped, and what was seen."""
     if test.ok:
         return f"Up in {test.seconds:.1f} s. {test.sentence}"
-    return f"Stopped at the stage {test.stage} after {test.seconds:.1f} s. {test.sentence}"
+    where = f" at the stage {test.stage}" if test.stage else ""
+    return f"Stopped{where} after {test.seconds:.1f} s. {test.sentence}"
 
 
 def read(path: Path, _report: Report, _cancel: CancelToken) -> QImage:

@@ -137,14 +137,19 @@ class PointDetails(QFrame):
             self._subtitle.setText("Choose one in the timeline to see what is known of it.")
             return
         self._title.setText(f"Recovery point #{point.sequence}")
-        self._subtitle.setText(words.age(point.created))
+        self.show_age(point)
         for key, text in self._facts_of(entry, point).items():
             self._values[key].setText(text)
         self._form.setRowVisible(self._values["merged"], bool(point.merged))
         self._form.setRowVisible(self._values["promoted"], point.promoted_from is not None)
         self._values["id"].setToolTip(point.id)
-        self._paint_check("verified", point.verified)
-        self._paint_check("booted", point.boot_tested)
+        self._paint_check("verified", point.verified, "bad")
+        self._paint_check("booted", point.boot_tested, "warning")
+
+    def show_age(self, point: RecoveryPoint | None) -> None:
+        """Say how old the point is by now."""
+        if point is not None:
+            self._subtitle.setText(words.age(point.created))
 
     def fact(self, name: str) -> str:
         """What is said of one of `ROWS`."""
@@ -167,8 +172,8 @@ class PointDetails(QFrame):
             "id": point.id.replace("-", "-\u200b"),  # may be broken where it has a hyphen
         }
 
-    def _paint_check(self, key: str, check: Check | None) -> None:
-        role = "muted" if check is None else "good" if check.ok else "bad"
+    def _paint_check(self, key: str, check: Check | None, failed: str) -> None:
+        role = "muted" if check is None else "good" if check.ok else failed
         parts.set_role(self._values[key], role)
 
     def _row(self, name: str) -> QLabel:

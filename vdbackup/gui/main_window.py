@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 from pathlib import Path
 
-from PySide6.QtCore import QEvent, Qt, Slot
+from PySide6.QtCore import QEvent, Qt, QTimer, Slot
 from PySide6.QtGui import QCloseEvent, QGuiApplication
 from PySide6.QtWidgets import (
     QApplication,
@@ -45,6 +45,8 @@ from vdbackup.recovery.session_folder import SavedSession
 from vdbackup.repository.model import RecoveryPoint
 from vdbackup.settings import Settings
 
+MINUTE = 60_000  # milliseconds
+
 
 class MainWindow(QMainWindow):
     """Sources, timeline, details, jobs.
@@ -79,6 +81,9 @@ class MainWindow(QMainWindow):
         self._on_catalogue_changed()
         self.catalogue.refresh()
         self.sessions.find_saved()
+        self._clock = QTimer(self, interval=MINUTE)
+        self._clock.timeout.connect(self._on_minute)
+        self._clock.start()
 
     def _build(self) -> None:
         self.addToolBar(self.actions_.toolbar())
@@ -334,6 +339,15 @@ class MainWindow(QMainWindow):
         if page != self._pages.currentIndex():
             self._pages.setCurrentIndex(page)
             (self.sources if page else self.first_run.form.source_edit).setFocus()
+
+    @Slot()
+    def _on_minute(self) -> None:
+        """Let ages and reminders grow; look whether what could not be read is back."""
+        self.sources.show_ages()
+        self.details.show_age(self.point)
+        away = {entry.repository for entry in self.catalogue.entries if entry.problem}
+        for repository in away:
+            self.catalogue.refresh(repository)
 
     def _on_entry_chosen(self, entry: Entry | None) -> None:
         self.panel.show_entry(entry)

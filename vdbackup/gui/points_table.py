@@ -152,7 +152,8 @@ class PointsModel(QAbstractTableModel):
             return None
         if check is None:
             return QColor(self.theme.muted)
-        return QColor(self.theme.good if check.ok else self.theme.bad)
+        failed = self.theme.bad if column == 5 else self.theme.warning
+        return QColor(self.theme.good if check.ok else failed)
 
 
 class PointsTable(QTableView):

@@ -7,6 +7,7 @@ import logging
 import queue
 import time
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 from PySide6.QtCore import QObject, QThread, Signal
@@ -68,6 +69,7 @@ class SessionThread(QThread):
 
     Attributes:
         boot: what was started.
+        began: when.
         session: the machine, None until it runs.
         problem: what went wrong, None as long as nothing has.
         at_end: what becomes of what the machine wrote.
@@ -84,6 +86,7 @@ class SessionThread(QThread):
         super().__init__(parent)
         self.setObjectName(f"session {boot.title}")
         self.boot = boot
+        self.began = datetime.now(UTC)
         self.session: Session | None = None
         self.problem: VdbackupError | None = None
         self.at_end = AtEnd.KEEP if boot.again else AtEnd.DISCARD

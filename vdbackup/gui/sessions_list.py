@@ -4,7 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from PySide6.QtWidgets import QFrame, QGridLayout, QPushButton, QVBoxLayout, QWidget
+from PySide6.QtCore import QEvent, QObject, QSize, Qt
+from PySide6.QtWidgets import (
+    QFrame,
+    QGridLayout,
+    QPushButton,
+    QScrollArea,
+    QSizePolicy,
+    QVBoxLayout,
+    QWidget,
+)
 
 from vdbackup.gui import parts, remedies, words
 from vdbackup.gui.session import AtEnd, Order, SessionThread
@@ -14,12 +23,13 @@ from vdbackup.recovery.session_folder import SavedSession, SessionState
 
 Machine = SessionThread | SavedSession
 
+LOWEST = 150  # pixels
 _COLUMNS = 2
 """Buttons side by side: the pane is narrow."""
 
 
-class SessionsList(QWidget):
-    """A card for each machine; hidden while there is none."""
+class SessionsList(QScrollArea):
+    """A card for each machine; hidden while there is none. Many of them scroll."""
 
     def __init__(self, sessions: Sessions, parent: QWidget | None = None) -> None:
         super().__init__(parent)
@@ -27,12 +37,36 @@ class SessionsList(QWidget):
         self.setAccessibleName("Virtual machines")
         self._sessions = sessions
         self._cards: dict[object, SessionCard] = {}
-        self._column = QVBoxLayout(self)
+        self.setFrameShape(QFrame.Shape.NoFrame)
+        self.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
+        self.setWidgetResizable(True)
+        self.setSizePolicy(QSizePolicy.Policy.Preferred, QSizePolicy.Policy.Maximum)
+        inside = QWidget()
+        inside.installEventFilter(self)
+        self._column = QVBoxLayout(inside)
         self._column.setContentsMargins(6, 6, 6, 0)
         self._column.setSpacing(6)
         self._column.addWidget(parts.label("Virtual machines", "heading"))
+        self.setWidget(inside)
         sessions.changed.connect(self._on_changed)
         self._on_changed()
+
+    def eventFilter(self, watched: QObject, event: QEvent) -> bool:
+        """Need another height when there are more cards, or fewer."""
+        if event.type() == QEvent.Type.LayoutRequest:
+            self.updateGeometry()
+        return super().eventFilter(watched, event)
+
+    def sizeHint(self) -> QSize:
+        """Room for all cards."""
+        width = self.minimumSizeHint().width()
+        height = self._column.totalHeightForWidth(max(width, self.viewport().width()))
+        return QSize(width, height)
+
+    def minimumSizeHint(self) -> QSize:
+        """Room for one of them, and to scroll to the others."""
+        bar = self.verticalScrollBar().sizeHint().width()
+        return QSize(self._column.minimumSize().width() + bar, LOWEST)
 
     def _on_changed(self) -> None:
         machines: list[Machine] = [*self._sessions.running, *self._sessions.saved]
@@ -139,11 +173,12 @@ def _state(machine: SessionThread) -> tuple[str, str, str]:
         return machine.problem.title, "bad", remedies.advice(machine.problem)
     if machine.session is None:
         return "starting …", "muted", ""
+    began = f"started {words.when(machine.began.isoformat())}"  # two of one point look alike else
     if machine.session.unheld:
-        return "running, unseen by others", "warning", machine.session.unheld
+        return f"running, unseen by others, {began}", "warning", machine.session.unheld
     if machine.session.notice:
-        return "running, slowly (without KVM)", "warning", machine.session.notice
-    return "running", "good", ""
+        return f"running, slowly (without KVM), {began}", "warning", machine.session.notice
+    return f"running, {began}", "good", ""
 
 
 def _what_is_left(machine: SavedSession) -> tuple[str, str, str]:

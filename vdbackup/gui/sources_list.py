@@ -22,6 +22,7 @@ from vdbackup.gui.catalogue import Entry
 from vdbackup.gui.theme import Theme
 
 ENTRY = Qt.ItemDataRole.UserRole
+LOWEST = 130  # pixels: two sources stay in sight beside many machines
 
 
 def status(entry: Entry, remind_after_days: int) -> tuple[str, str, str]:
@@ -62,6 +63,7 @@ class SourcesList(QListWidget):
         self.setFrameShape(QFrame.Shape.NoFrame)
         self.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
         self.setItemDelegate(_Delegate(self))
+        self.setMinimumHeight(LOWEST)
         self.remind_after_days = remind_after_days
         self._wanted: tuple[str, str, str] | None = None
         self.set_theme(theme)
@@ -87,18 +89,27 @@ class SourcesList(QListWidget):
         for entry in entries:
             item = QListWidgetItem()
             item.setData(ENTRY, entry)
-            first, second, _ = status(entry, self.remind_after_days)
             item.setText(entry.title)
-            item.setData(Qt.ItemDataRole.AccessibleTextRole, f"{entry.title}, {first}, {second}")
             where = (words.shown(str(path)) for path in (entry.path, entry.repository))
             item.setToolTip(parts.hint("\nbacked up to ".join(where)))
             self.addItem(item)
+        self.show_ages()
         chosen = self._row_of(before.key) if before else None
         if self._wanted and (wanted := self._row_of(self._wanted)) is not None:
             chosen, self._wanted = wanted, None
         self.setCurrentRow(chosen or 0 if entries else -1)
         self.blockSignals(False)
         self.entry_chosen.emit(self.entry)
+
+    def show_ages(self) -> None:
+        """Say how old the last points are by now."""
+        for row in range(self.count()):
+            item = self.item(row)
+            entry: Entry = item.data(ENTRY)
+            first, second, _ = status(entry, self.remind_after_days)
+            said = f"{entry.title}, {first}, {second}"
+            item.setData(Qt.ItemDataRole.AccessibleTextRole, said)
+        self.viewport().update()
 
     def choose(self, key: tuple[str, str, str]) -> None:
         """Make the source with this key the chosen one, now or as soon as it is in the list."""

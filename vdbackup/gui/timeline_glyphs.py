@@ -26,6 +26,7 @@ class Badge(enum.Enum):
     VERIFIED = "verified"
     BOOTED = "boot-tested"
     DAMAGED = "damaged"
+    NOT_BOOTED = "does not boot"
 
 
 class Glyphs:
@@ -84,6 +85,7 @@ class Glyphs:
             Badge.VERIFIED: theme.good,
             Badge.BOOTED: theme.session,
             Badge.DAMAGED: theme.bad,
+            Badge.NOT_BOOTED: theme.warning,
         }[badge]
         painter.setBrush(QColor(colour))
         painter.setPen(QPen(QColor(theme.base), 1))
@@ -91,7 +93,7 @@ class Glyphs:
         painter.setPen(QPen(QColor(theme.base), 1.5))
         if badge is Badge.VERIFIED:
             painter.drawPolyline(_polygon((-2.4, 0.1), (-0.7, 2), (2.5, -1.8)))
-        elif badge is Badge.DAMAGED:
+        elif badge in (Badge.DAMAGED, Badge.NOT_BOOTED):
             painter.drawLine(QPointF(0, -3), QPointF(0, 0.6))
             painter.drawPoint(QPointF(0, 2.8))
         else:

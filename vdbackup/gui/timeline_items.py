@@ -174,16 +174,25 @@ class ChainItem(pg.GraphicsObject):
     def _draw_badges(
         self, painter: QPainter, point: RecoveryPoint, x: float, y: float, size: float, room: float
     ) -> None:
-        checks = [check for check in (point.verified, point.boot_tested) if check]
         low = y + size * 0.8
-        if any(not check.ok for check in checks):  # the one badge that is worth crowding for
-            place(painter, self._glyphs.badge(Badge.DAMAGED), x - size * 0.9, y - size * 0.9)
+        wrong = trouble(point)
+        if wrong:  # the one badge that is worth crowding for
+            place(painter, self._glyphs.badge(wrong), x - size * 0.9, y - size * 0.9)
         if room < ROOM_FOR_BADGES:
             return
         if point.verified and point.verified.ok:
             place(painter, self._glyphs.badge(Badge.VERIFIED), x + size * 0.9, low)
         if point.boot_tested and point.boot_tested.ok:
             place(painter, self._glyphs.badge(Badge.BOOTED), x - size * 0.9, low)
+
+
+def trouble(point: RecoveryPoint) -> Badge | None:
+    """What is wrong with a point; one that does not boot may hold all of its data."""
+    if point.verified and not point.verified.ok:
+        return Badge.DAMAGED
+    if point.boot_tested and not point.boot_tested.ok:
+        return Badge.NOT_BOOTED
+    return None
 
 
 class BarsItem(pg.GraphicsObject):

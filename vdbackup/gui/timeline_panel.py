@@ -236,7 +236,7 @@ class Legend(QWidget):
         self.setAccessibleName("Legend")
         self.setAccessibleDescription(
             "Square: full. Circle: incremental. Diamond: differential. Small ring: overlay. "
-            "Badges: verified, boot-tested, failed a check. Above a point: running VM."
+            "Badges: verified, boot-tested, damaged, does not boot. Above a point: running VM."
         )
         self.set_theme(theme)
 
@@ -258,8 +258,8 @@ class Legend(QWidget):
         glyphs = self._glyphs
         items = [(glyphs.node(number, 7.0), kind.value) for number, kind in enumerate(KINDS)]
         items += [(glyphs.badge(Badge.VERIFIED), "verified"), (glyphs.badge(Badge.BOOTED), "boots")]
-        items += [(glyphs.badge(Badge.DAMAGED), "check failed"), (glyphs.overlay(), "overlay")]
-        items += [(glyphs.session(), "running VM")]
+        items += [(glyphs.badge(each), each.value) for each in (Badge.DAMAGED, Badge.NOT_BOOTED)]
+        items += [(glyphs.overlay(), "overlay"), (glyphs.session(), "running VM")]
         with QPainter(self) as painter:
             painter.setRenderHint(QPainter.RenderHint.Antialiasing)
             painter.setPen(QColor(glyphs.theme.muted))
