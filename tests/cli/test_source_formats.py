@@ -104,6 +104,7 @@ def test_a_set_that_is_named_keeps_its_own_answer(vdbackup, tmp_path, repository
     for name, data in (("raw", disk.read_bytes()), ("qcow2", raw.read_bytes())):
         assert vdbackup("backup", disk, "-r", repository, "--set", name).status == 0
         assert restored(vdbackup, repository, "--set", name) == data
+    assert vdbackup("backup", disk, "-r", repository).status == 1  # two answers are none
 
 
 def test_an_adopted_disk_is_what_is_said(vdbackup, tmp_path, repository):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bz2
+import errno
 import gzip
 import io
 import lzma
@@ -22,6 +23,7 @@ from tests.disks.shelf import MIB, Shelf, contents, noise
 from tests.oracles import qemu
 from tests.sources.loops import loop
 from vdbackup.disks.contents import Decision, UnclearFormat, decide
+from vdbackup.disks.host_file import HostFile
 from vdbackup.errors import DiskError, UsageError
 
 SIZE = 2 * MIB
@@ -270,6 +272,64 @@ def test_what_nothing_is_known_of_is_raw_only_if_its_name_says_so(tmp_path):
     for suffix in RAW_NAMES:
         named = Path(shutil.copy(path, tmp_path / f"disk{suffix}"))
         assert decide(named) == Decision("raw")
+
+
+@pytest.mark.parametrize("parts", [("disk.001", "disk.002"), ("disk.raw.aa", "disk.raw.ab")])
+def test_a_part_of_a_split_disk_is_no_disk_though_it_begins_as_one(tmp_path, parts):
+    first, second = (tmp_path / name for name in parts)
+    first.write_bytes(bytes(510) + b"\x55\xaa" + noise(MIB - 512, 1))
+    assert decide(first) == Decision("raw")  # alone, it may be whole
+    second.write_bytes(noise(MIB, 2))
+    for part, other in ((first, second), (second, first)):
+        with pytest.raises(UnclearFormat, match=f"{other.name} lies beside it") as refusal:
+            decide(part)
+        assert refusal.value.choices == ("raw",)
+        assert decide(part, before="raw") == Decision("raw")
+
+
+@pytest.mark.parametrize("disk_format", OURS)
+def test_what_once_lay_on_a_disk_with_a_table_makes_no_damaged_disk_of_it(tmp_path, disk_format):
+    """Where a virtual disk was copied onto a device by mistake, its rest lies there for long."""
+    path = tmp_path / "disk.img"
+    rest = disk_of(tmp_path, OURS[disk_format])[512:]
+    path.write_bytes(bytes(510) + b"\x55\xaa" + rest + bytes(SIZE))
+    assert decide(path) == Decision("raw")
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.ENODATA])
+def test_what_cannot_be_read_of_a_raw_disk_is_unknown_so_that_salvage_begins(
+    tmp_path, monkeypatch, number
+):
+    """Its head, its foot or all that is looked at: a failing disk is what salvage is for."""
+    path = tmp_path / "disk.img"
+    path.write_bytes(noise(MIB, 1))
+    read = HostFile.read
+
+    def fail(lost: range) -> None:
+        def failing(file: HostFile, offset: int, length: int) -> bytes:
+            if offset in lost:
+                raise OSError(number, os.strerror(number))
+            return read(file, offset, length)
+
+        monkeypatch.setattr(HostFile, "read", failing)
+
+    for lost in (range(1), range(MIB - 512, MIB), range(MIB)):
+        fail(lost)
+        assert decide(path) == Decision("raw")
+    with pytest.raises(UnclearFormat):
+        decide(path.rename(tmp_path / "disk"))
+
+
+def test_another_error_is_none_of_the_medium(tmp_path, monkeypatch):
+    path = tmp_path / "disk.img"
+    path.write_bytes(noise(MIB, 1))
+
+    def stale(_file: HostFile, _offset: int, _length: int) -> bytes:
+        raise OSError(errno.ESTALE, "stale")
+
+    monkeypatch.setattr(HostFile, "read", stale)
+    with pytest.raises(OSError, match="stale"):
+        decide(path)
 
 
 def test_a_folder_a_pipe_and_an_unknown_format_are_none(tmp_path):

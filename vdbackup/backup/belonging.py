@@ -111,7 +111,8 @@ def set_of(repository: Repository, source: Source) -> str | None:
 def said_before(folder: Path, path: Path, set_name: str | None = None) -> str | None:
     """What the user said that the source is when it was backed up before; None where nothing.
 
-    It is needed to open the source, so that the source is known by its path alone.
+    It is needed to open the source, so that the source is known by its path alone. Where two sets
+    have two answers, there is none.
 
     Args:
         folder: the repository's, which need not be there yet.
@@ -122,6 +123,7 @@ def said_before(folder: Path, path: Path, set_name: str | None = None) -> str | 
         return None
     repository = Repository.open(folder)
     paths = {str(path), str(path.resolve())}
+    answers = set()
     for name in repository.names():
         if set_name not in (None, name):
             continue
@@ -132,8 +134,8 @@ def said_before(folder: Path, path: Path, set_name: str | None = None) -> str | 
             continue
         known = {settings.source.path, *known_facts(settings).paths}
         if settings.source_format in (RAW, *FORMATS) and known & paths:
-            return settings.source_format
-    return None
+            answers.add(settings.source_format)
+    return answers.pop() if len(answers) == 1 else None
 
 
 def known_facts(settings: SetSettings) -> Facts:

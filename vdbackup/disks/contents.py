@@ -212,13 +212,17 @@ def _by_name_and_content(path: Path) -> Decision:
         return _of_our_format(path, found, suffix, is_device=is_device)
     if (container := _container(head, foot)) is not None:
         raise _not_read(path, container)
-    if (damaged := _beheaded(head)) is not None:
+    is_known = any(sign.fits(head) for sign in _RAW_DISKS)
+    # what is whole may still have behind its first sector what once lay there
+    if not is_known and (damaged := _beheaded(head)) is not None:
         raise _not_whole(path, damaged)
     if is_device or suffix in _RAW_NAMES:
         return Decision(RAW)
     if suffix in _FORMAT_OF or suffix in _OTHER_NAMES:
         raise _not_what_it_is_called(path, suffix)
-    if not any(sign.fits(head) for sign in _RAW_DISKS):
+    if (other := _other_part(path)) is not None:
+        raise _only_a_part(path, other)
+    if not is_known:
         raise _nothing_tells(path)
     return Decision(RAW)
 
@@ -315,6 +319,30 @@ def _not_what_it_is_called(path: Path, suffix: str) -> UnclearFormat:
         f"Give {described['disk']}.vmdk, whose data it holds."
         if described
         else f"{_MEND}; if it is a raw disk, say that it is raw.",
+        (RAW,),
+    )
+
+
+def _other_part(path: Path) -> Path | None:
+    """The part beside it that a split disk goes on in, or comes from; None where there is none.
+
+    As imaging programs name them (".001", ".002"), and split(1) (".aa", ".ab").
+    """
+    stem, dot, end = path.name.rpartition(".")
+    if re.fullmatch(r"[0-9]{3}", end):
+        beside = [f"{int(end) + 1:03}", f"{int(end) - 1:03}"]
+    elif re.fullmatch(r"[a-z]{2}", end):
+        beside = [end[0] + chr(ord(end[1]) + 1), end[0] + chr(ord(end[1]) - 1)]
+    else:
+        return None
+    others = [path.with_name(f"{stem}{dot}{each}") for each in beside]
+    return next((each for each in others if each.is_file()), None)
+
+
+def _only_a_part(path: Path, other: Path) -> UnclearFormat:
+    return UnclearFormat(
+        f"{path} looks like a part of a disk that was split: {other.name} lies beside it.",
+        "Join the parts to one file, and back that up; if it is a whole disk, say that it is raw.",
         (RAW,),
     )
 
