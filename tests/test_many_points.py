@@ -7,6 +7,7 @@ has 2,000 and 1,024.
 from __future__ import annotations
 
 import json
+import re
 import resource
 import subprocess
 import sys
@@ -15,7 +16,8 @@ from contextlib import closing
 import pytest
 
 from tests.backup.lab import Lab, noise
-from tests.backup.long_sets import lengthen
+from tests.backup.long_sets import SAID, lengthen, said
+from tests.guests import boot_sector
 
 MIB = 1 << 20
 SHORT, LONG = (150, 64), (2000, 1024)
@@ -25,6 +27,25 @@ import json, sys
 from vdbackup import cli
 print(json.dumps([cli.main(arguments) for arguments in json.loads(sys.argv[1])]), file=sys.stderr)
 """
+
+
+SAY = f"""
+    mov si, packet
+    mov ah, 0x42        ; read through the BIOS
+    int 0x13
+    mov si, 0x8000
+    mov dx, 0x3F8       ; the first serial port
+    mov cx, {SAID}
+next:
+    lodsb
+    out dx, al
+    loop next
+    jmp halt
+packet: db 16, 0
+    dw 1, 0x8000, 0
+    dq {8 * MIB // 512}
+"""
+"""Instructions that write to the serial port what the block begins with that all points have."""
 
 
 @pytest.fixture(params=[SHORT, pytest.param(LONG, marks=pytest.mark.long)], ids=["short", "long"])
@@ -43,22 +64,28 @@ def lab(tmp_path, disk_format, scale) -> Lab:
     system = tmp_path / "ext4"
     make = ["mkfs.ext4", "-q", "-F", "-d", tree, system, "8M"]
     subprocess.run(make, check=True, capture_output=True)
-    lab.poke(0, system.read_bytes())
+    code = boot_sector.make(tmp_path / "code", SAY, 512).read_bytes()
+    lab.poke(0, code + system.read_bytes()[512:])  # ext4 leaves the first 1,024 bytes alone
     lab.poke(8 * MIB, noise(MIB, 1))
     lab.backup()
     lengthen(lab, scale[0])
     return lab
 
 
-def run(limit: int, *commands: list[object]) -> subprocess.CompletedProcess[str]:
-    """Commands, one after the other in one process that may have `limit` descriptors."""
+def run(
+    limit: int, *commands: list[object], hard: int | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Commands, one after the other in one process that may have `limit` descriptors.
+
+    `hard` is how far programs may raise that.
+    """
     arguments = json.dumps([[str(word) for word in command] for command in commands])
     return subprocess.run(
         [sys.executable, "-c", RUN, arguments],
         capture_output=True,
         text=True,
         check=False,
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit)),
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard or limit)),
     )
 
 
@@ -116,3 +143,22 @@ def test_a_damaged_block_counts_against_the_points_that_show_it(lab, scale):
     shown = range(10, min(points, 10 + 16 * MIB // 65536 // 2 - 1))
     wrong = [point.sequence for point in lab.set.points if not point.verified.ok]
     assert wrong == list(shown)
+
+
+def test_a_machine_boots_through_more_layers_than_qemu_opens_by_itself(lab, scale):
+    points, limit = scale
+    boot = ["boot", points, "-r", lab.repository.path, "--headless", "--hardware", "ahci"]
+    boot += ["--firmware", "bios", "--until", said(points).decode(), "--timeout", 120]
+    done = run(limit, boot, hard=resource.getrlimit(resource.RLIMIT_NOFILE)[1])
+    assert json.loads(done.stderr.splitlines()[-1]) == [0], done.stderr + done.stdout
+
+
+def test_where_a_program_may_not_open_so_many_files_that_is_said_before(lab, scale):
+    points, limit = scale
+    boot = ["boot", points, "-r", lab.repository.path, "--headless", "--hardware", "ahci"]
+    done = run(limit, boot)
+    assert json.loads(done.stderr.splitlines()[-1]) == [1]
+    assert re.search(
+        rf"reads through {points + 1} files, and a program may open {limit} here", done.stderr
+    )
+    assert "Merge older points" in done.stderr

@@ -1,6 +1,6 @@
 """Sets of very many points, made quickly: by the engine's own drafts, without a capture each.
 
-What a point holds is two blocks (64 KiB) of noise in the upper half of the disk: one of its own, as
+What a point holds is two blocks (64 KiB) of text and noise in the upper half of the disk: one of its own, as
 far as there are as many, and one that all points have. Nothing is fsynced meanwhile.
 """
 
@@ -31,6 +31,14 @@ def lengthen(lab: Lab, points: int) -> BackupSet:
     return backup_set
 
 
+def said(number: int) -> bytes:
+    """What both blocks of a point begin with."""
+    return b"point %06d." % number
+
+
+SAID = len(said(0))
+
+
 def _with_next(lab: Lab, backup_set: BackupSet) -> BackupSet:
     parent = backup_set.points[-1]
     number = backup_set.settings.last_sequence + 1
@@ -40,7 +48,7 @@ def _with_next(lab: Lab, backup_set: BackupSet) -> BackupSet:
     try:
         first = lab.size // BLOCK // 2
         for block in (first, first + 1 + number % (first - 1)):
-            data = noise(BLOCK, 1000 * number + block)
+            data = said(number) + noise(BLOCK - SAID, 1000 * number + block)
             lab.poke(block * BLOCK, data)
             draft.disk.write(block * BLOCK, memoryview(data))
             draft.digests.add(block, digest_blocks(memoryview(data)))

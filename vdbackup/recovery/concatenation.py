@@ -56,10 +56,12 @@ class ConcatenationMap:
     Attributes:
         path: of map.vmdk.
         table_bytes: of all tables of the lower level that are there, for QEMU's cache.
+        files: how many QEMU opens.
     """
 
     path: Path
     table_bytes: int
+    files: int
 
     @property
     def file_name(self) -> str:
@@ -115,7 +117,7 @@ def build(folder: Path, flat: BlockMap, layers: Sequence[Path]) -> Concatenation
             f"The session's folder {folder} cannot be written to: {error.strerror}.",
             "Choose another folder for sessions, or make room there.",
         ) from error
-    return ConcatenationMap(path, tables.table_bytes)
+    return ConcatenationMap(path, tables.table_bytes, len(layers) + 2)
 
 
 @dataclass(frozen=True)

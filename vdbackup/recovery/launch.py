@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -93,9 +92,8 @@ def prepare(folder: Path, chain: Chain, disk_format: str, hardware: Hardware) ->
         RecoveryError: there is no UEFI here, the chain has no map, a kernel cannot be read, or the
             folder cannot be written to.
     """
-    layers = [layer.path.absolute() for layer in chain.layers]
     try:
-        backing, size = _backing(folder, chain, layers, disk_format, hardware)
+        backing, size = _backing(folder, chain, disk_format, hardware)
         uefi = _uefi(folder, hardware) if hardware.firmware is Firmware.UEFI else None
         kernel = _kernel(folder, chain, hardware.direct) if hardware.direct else None
     except OSError as error:
@@ -107,18 +105,18 @@ def prepare(folder: Path, chain: Chain, disk_format: str, hardware: Hardware) ->
 
 
 def _backing(
-    folder: Path, chain: Chain, layers: Sequence[Path], disk_format: str, hardware: Hardware
+    folder: Path, chain: Chain, disk_format: str, hardware: Hardware
 ) -> tuple[qemu.Backing, int]:
     if hardware.partition:
+        layers = [layer.path.absolute() for layer in chain.layers]
+        qemu.more_files(len(layers))
         composed = composition.compose(
             chain.map, len(layers), hardware.partition, chain.sector_size
         )
         files = [*layers, composition.write(composed, folder)]
         made = concatenation.build(folder, composed.flat, files)
         return qemu.Backing.of_map(made), composed.flat.size
-    if disk_format in qemu.DRIVERS:
-        return qemu.Backing.of_chain(layers, disk_format), chain.size
-    return qemu.Backing.of_map(concatenation.build(folder, chain.map, layers)), chain.size
+    return qemu.Backing.of(folder, chain, disk_format), chain.size
 
 
 def _uefi(folder: Path, hardware: Hardware) -> qemu.Uefi:

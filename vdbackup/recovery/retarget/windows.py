@@ -34,7 +34,7 @@ from pathlib import Path
 from vdbackup.disks.chain import Chain
 from vdbackup.errors import RecoveryError, Remedy
 from vdbackup.jobs import CancelToken
-from vdbackup.recovery import concatenation, qemu
+from vdbackup.recovery import qemu
 from vdbackup.recovery.filesystems.node import Unreadable, reading
 from vdbackup.recovery.filesystems.ntfs import NtfsNode
 from vdbackup.recovery.guest.disk import Disk
@@ -178,7 +178,7 @@ def edited(
     """
     with tempfile.TemporaryDirectory(prefix="vdbackup-") as own:  # some MiB at most
         folder = Path(own)
-        backing = _backing(folder, chain, disk_format)
+        backing = qemu.Backing.of(folder, chain, disk_format)
         scratch = folder / "scratch.qcow2"
         qemu.create_session_disk(scratch, backing, chain.size)
         hive = folder / "SYSTEM"
@@ -201,13 +201,6 @@ def check_starts(tree: Tree, controller: Controller) -> None:
             "Windows is not what it should be after it was changed.",
             "The overlay is as it was. Choose hardware that needs no changes.",
         )
-
-
-def _backing(folder: Path, chain: Chain, disk_format: str) -> qemu.Backing:
-    layers = [layer.path.absolute() for layer in chain.layers]
-    if disk_format in qemu.DRIVERS:
-        return qemu.Backing.of_chain(layers, disk_format)
-    return qemu.Backing.of_map(concatenation.build(folder, chain.map, layers))
 
 
 # ---------------------------------------------------------------------------------------- plan
