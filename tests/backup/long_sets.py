@@ -1,7 +1,7 @@
 """Sets of very many points, made quickly: by the engine's own drafts, without a capture each.
 
-What a point holds is two blocks (64 KiB) of text and noise in the upper half of the disk: one of its own, as
-far as there are as many, and one that all points have. Nothing is fsynced meanwhile.
+What a point holds is two blocks (64 KiB) in the upper half of the disk, a few words and noise: one
+of its own, as far as there are as many, and one that all points have. Nothing is fsynced meanwhile.
 """
 
 from __future__ import annotations
