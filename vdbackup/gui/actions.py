@@ -135,7 +135,7 @@ class Actions:
         for name in (*IN_TOOLBAR[0], *IN_TOOLBAR[1], *AT_THE_END):
             button = bar.widgetForAction(self[name])
             if isinstance(button, QToolButton):
-                bar.shrinks(button, 2 if name in IN_TOOLBAR[0] else 1)
+                bar.shrinks(button, _step(name))
             button.setFocusPolicy(Qt.FocusPolicy.TabFocus)
             button.setAccessibleName(self[name].text())
             if name in ("actionBackUp", "actionVerify") and isinstance(button, QToolButton):
@@ -152,3 +152,10 @@ class Actions:
             self[name].setEnabled(point is not None)
         self.open_menu.setEnabled(point is not None)
         self["actionMerge"].setEnabled(point is not None and point.parent is not None)
+
+
+def _step(name: str) -> int:
+    """In which step a button of the toolbar loses its name: what is used most does last."""
+    if name == "actionRefresh":
+        return 1
+    return 3 if name in IN_TOOLBAR[0] else 2

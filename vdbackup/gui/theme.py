@@ -100,7 +100,7 @@ STYLE = """
 QToolTip {{ color: {text}; background: {raised}; border: 1px solid {border}; padding: 4px; }}
 QToolBar {{ background: {window}; border: none; border-bottom: 1px solid {border};
             padding: 5px 8px; spacing: 4px; }}
-QToolBar QToolButton {{ padding: 5px 9px; border: 1px solid transparent; border-radius: 5px; }}
+QToolBar QToolButton {{ padding: 5px 7px; border: 1px solid transparent; border-radius: 5px; }}
 QToolBar QToolButton:hover:enabled {{ background: {raised}; border-color: {border}; }}
 QToolBar QToolButton:focus {{ border-color: {accent}; }}
 QToolBar QToolButton:pressed, QToolBar QToolButton:checked {{ background: {border}; }}
