@@ -6,7 +6,8 @@ import tarfile
 from pathlib import Path
 
 from PySide6.QtCore import Qt
-from PySide6.QtWidgets import QTreeWidget
+from PySide6.QtGui import QAction
+from PySide6.QtWidgets import QMenu, QTreeWidget
 from pytestqt.qtbot import QtBot
 
 from tests.gui.user import User
@@ -151,15 +152,55 @@ def test_a_verified_point_says_so(with_source: User) -> None:
     with_source.waits_until(lambda: with_source.window.point and with_source.window.point.verified)
 
 
-def test_damage_is_shown(with_source: User, repository: Path) -> None:
+def damage(repository: Path) -> None:
+    """Flip bits in a point's layer."""
     backup_set = Repository.open(repository).set()
     layer = backup_set.disk_path(backup_set.points[0])
     data = bytearray(layer.read_bytes())
     data[-200] ^= 0xFF
     layer.chmod(0o600)
     layer.write_bytes(data)
+
+
+def test_damage_is_shown(with_source: User, repository: Path) -> None:
+    damage(repository)
     with_source.asks_for("actionVerify")
     assert "Damaged: #1" in with_source.sees_job_end("Verify").sentence
+
+
+def test_what_is_whole_of_a_damaged_point_is_restored_by_whoever_asks_for_it(
+    with_source: User, repository: Path, tmp_path: Path
+) -> None:
+    damage(repository)
+
+    def restores(target: Path, *, whole_alone: bool) -> str:
+        with_source.asks_for("actionRestore")
+        dialog = with_source.sees(RestoreDialog, "restoreDialog")
+        dialog.target_edit.setText(str(target))
+        dialog.damage_box.setChecked(whole_alone)
+        with_source.agrees("restoreDialog", "restoreAccept")
+        with_source.agrees()
+        return with_source.sees_job_end("Restore").sentence
+
+    refused = restores(tmp_path / "first.img", whole_alone=False)
+    assert "“Even if it is damaged” restores all that is whole." in refused
+    assert "--" not in refused
+    assert not (tmp_path / "first.img").exists()
+    assert "are damaged in" in restores(tmp_path / "second.img", whole_alone=True)
+    assert (tmp_path / "second.img").exists()
+
+
+def test_a_repository_is_repaired_by_the_menu_of_its_source(
+    with_source: User, repository: Path
+) -> None:
+    (manifest,) = repository.glob("*/*-full.json")
+    manifest.unlink()
+    menu = QMenu(with_source.window)
+    with_source.window.sources.offer_leaving(menu)
+    menu.findChild(QAction, "repairRepository").trigger()
+    assert "Repaired" in with_source.sees_job_end("Repair").sentence
+    assert manifest.exists()
+    with_source.sees_points(1)
 
 
 def test_a_point_is_restored_to_an_image(with_source: User, disk: Path, tmp_path: Path) -> None:

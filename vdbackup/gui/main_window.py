@@ -169,6 +169,7 @@ class MainWindow(QMainWindow):
         self.operations.promoted.connect(self.sessions.find_saved)
         self.catalogue.changed.connect(self._on_catalogue_changed)
         self.store.changed.connect(self._on_settings_changed)
+        self.sources.repair_wanted.connect(self.operations.repair)
         self.sources.leave_wanted.connect(self._on_leave_wanted)
         self.sources.forget_wanted.connect(self._on_forget_wanted)
         self.sources.entry_chosen.connect(self._on_entry_chosen)

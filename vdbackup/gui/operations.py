@@ -229,6 +229,10 @@ class Operations(QObject):
         doing = partial(work.verify_points, entry.repository, entry.name, ids)
         self._run(entry.repository, f"Verify {which} of {entry.title}", doing)
 
+    def repair(self, repository: Path) -> None:
+        """Finish what was interrupted, and rebuild from the disks what is missing or damaged."""
+        self._run(repository, f"Repair {repository}", partial(work.repair, repository))
+
     def prove_boots(self, entry: Entry, point: RecoveryPoint) -> None:
         """Prove that a point boots; asks nothing, and waits for nothing but the test before."""
         self._test(entry.repository, entry.name, point)
@@ -248,13 +252,20 @@ class Operations(QObject):
         dialog = RestoreDialog(point, self._window)
 
         def plan() -> None:
-            target, disk_format, overwrite = dialog.target, dialog.disk_format, dialog.overwrite
+            target, overwrite = dialog.target, dialog.overwrite
+            disk_format, ignore_damage = dialog.disk_format, dialog.ignore_damage
             self._change(
                 entry,
                 f"Restore #{point.sequence} of {entry.title}",
                 "Overwrite and restore" if overwrite else "Restore",
                 lambda repository, name: restore.plan(
-                    repository, name, point.id, target, disk_format=disk_format, overwrite=overwrite
+                    repository,
+                    name,
+                    point.id,
+                    target,
+                    disk_format=disk_format,
+                    overwrite=overwrite,
+                    ignore_damage=ignore_damage,
                 ),
                 work.restore_point,
             )

@@ -7,12 +7,14 @@ from vdbackup.gui import words
 
 WORDS = {
     Remedy.END_SESSION: "The list of virtual machines offers both.",
+    Remedy.IGNORE_DAMAGE: "“Even if it is damaged” restores all that is whole.",
     Remedy.LIST_DEVICES: "“Add a source…” lists the disks of this computer.",
     Remedy.LIST_POINTS: "“Read again” (F5) shows what there is.",
     Remedy.LIST_SESSIONS: "The list of virtual machines shows what there is.",
     Remedy.NAME_ANOTHER_SET: "Keep the backups in another folder.",
     Remedy.NO_DISPLAY: "“Run without a display” in the settings does that.",
     Remedy.OVERWRITE: "“Overwrite what is there” replaces it.",
+    Remedy.REPAIR: "“Repair” in the menu of the source does that (right mouse button).",
     Remedy.SET_KEEPS_ITS_FORMAT: "Choose that format, or another folder for the backups.",
     Remedy.VERIFY: "“Verify” shows which points are whole.",
 }

@@ -21,7 +21,7 @@ class RestoreDialog(parts.Dialog):
     """Asks for a file or a device.
 
     Attributes:
-        target_edit, format_box, overwrite_box: what the user chose.
+        target_edit, format_box, overwrite_box, damage_box: what the user chose.
         accept_button: enabled when a target is given.
     """
 
@@ -51,12 +51,15 @@ class RestoreDialog(parts.Dialog):
             self.format_box.addItem(package.words, name)
         self.overwrite_box = QCheckBox("Overwrite what is there")
         self.overwrite_box.setObjectName("overwriteBox")
+        self.damage_box = QCheckBox("Even if it is damaged: restore what is whole")
+        self.damage_box.setObjectName("damageBox")
         form = QFormLayout()
         form.setHorizontalSpacing(14)
         form.setVerticalSpacing(10)
         form.addRow("Restore to", row)
         form.addRow("Format of a file", self.format_box)
         form.addRow("", self.overwrite_box)
+        form.addRow("", self.damage_box)
         self.column.addLayout(form)
         self.accept_button = parts.button("Continue", "restoreAccept", "primary")
         self.accept_button.setEnabled(False)
@@ -78,6 +81,11 @@ class RestoreDialog(parts.Dialog):
     def overwrite(self) -> bool:
         """Whether the user said that what is there may be overwritten."""
         return self.overwrite_box.isChecked()
+
+    @property
+    def ignore_damage(self) -> bool:
+        """Whether what is whole of a damaged point is wanted."""
+        return self.damage_box.isChecked()
 
     def _on_choose_clicked(self) -> None:
         images = " ".join(f"*.{ending}" for ending in ("img", "raw", "ova", *FORMATS))

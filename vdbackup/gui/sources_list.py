@@ -48,11 +48,13 @@ class SourcesList(QListWidget):
 
     Signals:
         entry_chosen(Entry): the current one changed (None when there is none).
+        repair_wanted(Path): the user wants a repository's metadata rebuilt from its disks.
         leave_wanted(Path): the user wants a repository out of the window.
         forget_wanted(Entry): the user wants a source out of it that has no backups.
     """
 
     entry_chosen = Signal(object)
+    repair_wanted = Signal(object)
     leave_wanted = Signal(object)
     forget_wanted = Signal(object)
 
@@ -144,6 +146,9 @@ class SourcesList(QListWidget):
             forget = menu.addAction(f"Remove {_literal(entry.path)} from this list")
             forget.setObjectName("forgetSource")
             forget.triggered.connect(lambda _checked=False: self.forget_wanted.emit(entry))
+        repair = menu.addAction(f"Repair what is in {_literal(entry.repository)}")
+        repair.setObjectName("repairRepository")
+        repair.triggered.connect(lambda _checked=False: self.repair_wanted.emit(entry.repository))
         leave = menu.addAction(
             f"Remove all of {_literal(entry.repository)} from this list (the backups stay)"
         )

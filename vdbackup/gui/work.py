@@ -162,6 +162,16 @@ def finish_merges(folder: Path, report: Report, cancel: CancelToken) -> Outcome:
     return Outcome("What was begun has been looked after.", warnings=tuple(done))
 
 
+def repair(folder: Path, report: Report, cancel: CancelToken) -> Outcome:
+    """Finish what was interrupted, and rebuild metadata; what was done is said in the details."""
+    from vdbackup.backup import repair
+
+    done = repair.run(folder, report, cancel)
+    if not done:
+        return Outcome("Nothing had to be repaired.")
+    return Outcome(f"Repaired: {words.plural(len(done), 'thing')} done.", tuple(done))
+
+
 def delete_point(plan: delete.DeletePlan, report: Report, cancel: CancelToken) -> Outcome:
     """Delete a point."""
     delete.run(plan, report, cancel)
