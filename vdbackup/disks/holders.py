@@ -20,6 +20,8 @@ _PROCESSES = Path("/proc")
 _BLOCK_DEVICES = Path("/sys/block")
 _GONE = " (deleted)"
 _MOST_NAMED = 3
+_FACTS = 256
+"""Bytes at the start of what the kernel says of a descriptor: flags and inode come first."""
 
 _Identity = tuple[int, int]
 """Device and inode."""
@@ -83,7 +85,7 @@ def _processes(wanted: Mapping[_Identity, Path]) -> Iterator[Holder]:
         if not pid.isdecimal() or pid == mine:
             continue
         with suppress(OSError):  # it has ended, or is somebody else's
-            for number in os.listdir(_PROCESSES / pid / "fd"):
+            for number in os.listdir(f"{_PROCESSES}/{pid}/fd"):
                 with suppress(OSError):  # closed meanwhile
                     yield from _by_descriptor(pid, number, wanted, inodes, names)
 
@@ -114,9 +116,12 @@ def _by_descriptor(
 
 def _facts(path: str) -> dict[str, str]:
     """What the kernel says of a descriptor (proc(5), fdinfo)."""
-    with open(path, encoding="ascii", errors="replace") as file:
-        lines = (line.partition(":") for line in file)
-        return {name: value.strip() for name, _, value in lines}
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)  # without a buffer: it is read of hundreds
+    try:
+        lines = os.read(fd, _FACTS).decode("ascii", errors="replace").splitlines()
+    finally:
+        os.close(fd)
+    return {name: value.strip() for name, _, value in (line.partition(":") for line in lines)}
 
 
 def _name_of(pid: str) -> str:
