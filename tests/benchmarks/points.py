@@ -1,4 +1,4 @@
-"""Time over points: `python -m tests.benchmarks.points FOLDER [--points 100 500 2000] [--format F]`.
+"""Time over points: `python -m tests.benchmarks.points FOLDER [--points 100 500] [--format F]`.
 
 For each number of points a set of that length is made in FOLDER, and each piece of work is done
 once, as a whole process of the program with at most 1,024 descriptors. What grows faster than the
@@ -45,7 +45,7 @@ def measured(lab: Lab, points: int, out: Path) -> Iterator[tuple[str, float]]:
     yield "files", timed("files", points, *at)
     yield "restore", timed("restore", points, out, *at)
     lab.poke(12 * MIB, noise(MIB, 2))
-    yield "backup", timed("backup", lab.image, *at, "--set", "disk", "--no-retarget")
+    yield "backup", timed("backup", lab.image, *at, "--set", "disk")
     yield "verify", timed("verify", *at)
     yield "merge", timed("merge", 2, *at)
     yield "delete", timed("delete", points // 2, "--yes", *at)
