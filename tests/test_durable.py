@@ -153,3 +153,22 @@ def test_a_file_that_a_server_of_this_computer_has_leased_is_waited_for(tmp_path
             os.open(path, os.O_RDONLY | os.O_NONBLOCK)
         assert durable.read_own(path) == OURS
         holder.stdin.close()
+
+
+def test_a_file_that_is_replaced_keeps_who_may_read_it(tmp_path: Path):
+    path = tmp_path / "ours.json"
+    durable.replace(path, b"{}")
+    path.chmod(0o644)
+    durable.replace(path, OURS)
+    assert path.stat().st_mode & 0o777 == 0o644
+    assert path.read_bytes() == OURS
+
+
+def test_one_backup_by_root_locks_nobody_out_of_their_repository(as_root: None, tmp_path: Path):
+    """Else its owner could not read set.json any more."""
+    path = tmp_path / "set.json"
+    path.write_bytes(b"{}")
+    os.chown(path, 65534, 65534)
+    durable.replace(path, OURS)
+    assert (path.stat().st_uid, path.stat().st_gid) == (65534, 65534)
+    assert path.read_bytes() == OURS

@@ -10,12 +10,15 @@ those the user made.
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import stat
 from collections.abc import Callable
 from pathlib import Path
 
 from vdbackup.errors import Obstructed, Remedy
+
+log = logging.getLogger(__name__)
 
 PARTIAL = ".partial"
 """What is in flight ends so, and is nobody's backup."""
@@ -117,6 +120,7 @@ def replace(path: Path, data: bytes, check: Callable[[], None] = lambda: None) -
     check()
     try:
         with open(create_partial(partial), "wb") as file:
+            _keep_owner_and_mode(file.fileno(), path)
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
@@ -127,6 +131,21 @@ def replace(path: Path, data: bytes, check: Callable[[], None] = lambda: None) -
         partial.unlink(missing_ok=True)
         raise
     sync_folder(path.parent)
+
+
+def _keep_owner_and_mode(fd: int, path: Path) -> None:
+    """Let who could read and change the file that is replaced go on doing so.
+
+    One backup by root would else lock the owner of a repository out of it.
+    """
+    try:
+        old, new = os.lstat(path), os.fstat(fd)
+        if stat.S_ISREG(old.st_mode) and (old.st_uid, old.st_gid) != (new.st_uid, new.st_gid):
+            os.fchown(fd, old.st_uid, old.st_gid)
+        if stat.S_ISREG(old.st_mode) and stat.S_IMODE(old.st_mode) != stat.S_IMODE(new.st_mode):
+            os.fchmod(fd, stat.S_IMODE(old.st_mode) & 0o666)
+    except OSError as error:  # there is none yet, it is somebody else's, or owners are not known
+        log.debug("%s does not keep its owner and mode: %s", path, error)
 
 
 def sync_folder(folder: Path) -> None:
