@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from vdbackup.backup import merge
 from vdbackup.errors import BackupError, NoSpace, from_os
 from vdbackup.jobs import CancelToken, Plan, Report
-from vdbackup.repository import claims, holds
+from vdbackup.repository import claims, holds, registered
 from vdbackup.repository.files import PARTIAL, remove, sync_folder
 from vdbackup.repository.model import RecoveryPoint
 from vdbackup.repository.repository import BackupSet, Repository, point_files
@@ -112,6 +112,7 @@ def delete_locked(
         return
     cancel.check()
     holds.check_free(backup_set, [point])
+    registered.check_free(backup_set, [point])
     with claims.changing(backup_set, [point], cancel, patience):
         holds.check_free(backup_set, [point])  # a session that began meanwhile
         _remove(backup_set, point)

@@ -64,7 +64,7 @@ from vdbackup.errors import (
     from_os,
 )
 from vdbackup.jobs import CancelToken, Plan, Report
-from vdbackup.repository import claims, holds
+from vdbackup.repository import claims, holds, registered
 from vdbackup.repository.draft import make_overlay, seal, sweep
 from vdbackup.repository.files import PARTIAL, remove, sync_folder
 from vdbackup.repository.journal import Journal
@@ -178,6 +178,7 @@ def merge_locked(
     child = backup_set.point(child_id)
     parent = _parent_to_merge_into(backup_set, child)
     holds.check_free(backup_set, [parent])
+    registered.check_free(backup_set, [parent, child])
     _check_whole(backup_set, child)
     concerned = _layers_changed(backup_set, parent, child)
     with claims.changing(backup_set, concerned, cancel, patience):

@@ -131,7 +131,7 @@ def discard(options: argparse.Namespace) -> int:
     from vdbackup.errors import RecoveryError
     from vdbackup.repository import holds
 
-    backup_sets = open_repository(options.repository, as_json=options.json).sets()
+    backup_sets = open_repository(options.repository).sets()
     found = [
         holds.release(backup_set.folder, hold.session)
         for backup_set in backup_sets

@@ -17,7 +17,7 @@ from vdbackup.disks.chain import Chain
 from vdbackup.gui import words
 from vdbackup.gui.outcome import Outcome
 from vdbackup.jobs import CancelToken, Plan, Report, Work
-from vdbackup.recovery import boot_test, restore, verify
+from vdbackup.recovery import boot_test, elsewhere, restore, verify
 from vdbackup.recovery.session_folder import SavedSession, SessionFolder
 from vdbackup.repository import claims
 from vdbackup.repository.model import BootTests, RecoveryPoint
@@ -197,9 +197,11 @@ def plan_promotion(saved: SavedSession) -> promote.PromotePlan:
 def plan_discard(saved: SavedSession, written: int) -> Plan:
     """What discarding a session would take; nothing of a recovery point is."""
     started = words.when(saved.said.started.isoformat())
+    machines = elsewhere.registered_in(saved.folder)
+    losing = "".join(f" Its disk goes, and {each} stays without it." for each in machines)
     return Plan(
         f"The virtual machine was started from {saved.title}, {started}. What it wrote since then "
-        "is deleted and cannot be brought back; the recovery point stays as it is.",
+        f"is deleted and cannot be brought back; the recovery point stays as it is.{losing}",
         invalidates=(f"{words.size(written)} in {saved.folder}",),
     )
 

@@ -27,13 +27,14 @@ from enum import StrEnum
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
+from vdbackup import foreign_xml
 from vdbackup.disks import qemu_locks
 from vdbackup.disks.disk import DiskInfo, VirtualDisk
 from vdbackup.disks.formats import open_disk, probe
 from vdbackup.disks.holders import holders, named
 from vdbackup.disks.qcow2 import Qcow2Disk
 from vdbackup.errors import RecoveryError, Remedy, VdbackupError
-from vdbackup.recovery import foreign_xml
+from vdbackup.repository.registered import Machine, machines_on
 
 _OURS = re.compile(
     r"map\..*|layer\d+|tables\.bin|.*\.log|.*\.fd|session\.json.*|.*\.(?:xml|vbox.*|vmx)"
@@ -119,7 +120,7 @@ class EndedMachine:
 
 
 class MayRun(RecoveryError):
-    """Nobody but the user can say whether the machine runs."""
+    """Nobody but the user can say whether the machine runs, or may lose its disk."""
 
 
 def disks_of(folder: Path, own: Path, program: str | None) -> tuple[Path, ...]:
@@ -172,6 +173,24 @@ def check_ended(folder: Path, own: Path, program: str | None, *, not_running: bo
             "Shut it down there.",
             remedy=Remedy.SAY_NOT_RUNNING,
         )
+
+
+def check_not_registered(folder: Path) -> None:
+    """Raise MayRun where another program still has a machine whose disk lies in the folder.
+
+    One that is shut down has no file open, and would be there without its disk.
+    """
+    if found := registered_in(folder):
+        raise MayRun(
+            f"The session is in use: {found[0]} has its disk there.",
+            "Remove the machine there first.",
+            remedy=Remedy.SAY_NOT_RUNNING,
+        )
+
+
+def registered_in(folder: Path) -> list[Machine]:
+    """The machines of other programs that have a disk in a session's folder."""
+    return machines_on(path for path in folder.rglob("*") if path.is_file())
 
 
 def _name(program: str) -> str:

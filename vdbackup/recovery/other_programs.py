@@ -28,13 +28,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
-from vdbackup import durable
+from vdbackup import durable, foreign_xml
 from vdbackup.disks.chain import Chain
 from vdbackup.disks.disk import DiskInfo, ParentRef
 from vdbackup.disks.formats import create_disk, open_disk, probe
 from vdbackup.disks.qcow2 import Qcow2Disk
 from vdbackup.errors import RecoveryError, from_os
-from vdbackup.recovery import accelerator, elsewhere, foreign_xml, other_hardware, qemu
+from vdbackup.recovery import accelerator, elsewhere, other_hardware, qemu
 from vdbackup.recovery.elsewhere import NAMES, Program
 from vdbackup.recovery.guest.model import Firmware
 from vdbackup.recovery.hardware import Controller, Hardware

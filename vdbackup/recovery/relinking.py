@@ -14,8 +14,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from vdbackup import foreign_xml
 from vdbackup.errors import VdbackupError, from_os
-from vdbackup.recovery import foreign_xml, other_programs
+from vdbackup.recovery import other_programs
 from vdbackup.recovery.elsewhere import NAMES, Program
 from vdbackup.recovery.session_folder import SavedSession, saved_sessions
 from vdbackup.repository.repository import Repository

@@ -37,7 +37,7 @@ from vdbackup import durable
 from vdbackup.disks.holders import holders, named
 from vdbackup.errors import Obstructed, RecoveryError, Remedy
 from vdbackup.recovery import composition
-from vdbackup.recovery.elsewhere import EndedMachine, check_ended
+from vdbackup.recovery.elsewhere import EndedMachine, check_ended, check_not_registered
 from vdbackup.recovery.session_record import Origin, SessionRecord
 
 log = logging.getLogger(__name__)
@@ -314,7 +314,7 @@ class SavedSession:
 
         Args:
             not_running: the user has said that the machine does not run in another program, where
-                that cannot be found out (MayRun).
+                that cannot be found out, or that it may lose its disk there (MayRun).
         """
         try:
             lock = _locked(self.folder)
@@ -336,6 +336,8 @@ class SavedSession:
             self._refuse_if_open(said.pid)
             if self.program is not None:
                 check_ended(self.folder, self.disk, self.program, not_running=not_running)
+            if not not_running:
+                check_not_registered(self.folder)
             if said.pid is not None:
                 kill(said.pid, self.folder)
             _delete(self.folder)
