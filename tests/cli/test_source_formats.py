@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.cli.conftest import Vdbackup
+from tests.disks.seals import seal_vhd
 from tests.disks.shelf import MIB, noise
 from tests.oracles import qemu
 
@@ -129,6 +130,17 @@ def flagged(raw: Path, kind: str) -> Path:
             return patched(converted(raw, folder / "disk.qcow2", "qcow2"), 72, struct.pack(">Q", 1))
         case "unclean":
             return patched(converted(raw, folder / "disk.vmdk", "vmdk"), 72, b"\1")
+        case "saved" | "saved-fixed":
+            subformat = "subformat=fixed" if kind == "saved-fixed" else "subformat=dynamic"
+            options = ("-o", f"{subformat},force_size=on")
+            disk = converted(raw, folder / "disk.vhd", "vpc", *options)
+            data = bytearray(disk.read_bytes())
+            for at in (0, len(data) - 512):
+                if data[at : at + 8] == b"conectix":
+                    data[at + 84] = 1
+            seal_vhd(data)
+            disk.write_bytes(data)
+            return disk
     raise AssertionError(kind)
 
 
@@ -141,7 +153,13 @@ def patched(path: Path, place: int, data: bytes) -> Path:
 
 @pytest.mark.parametrize(
     ("kind", "words"),
-    [("corrupt", "marked as damaged"), ("dirty", "not closed"), ("unclean", "not closed")],
+    [
+        ("corrupt", "marked as damaged"),
+        ("dirty", "not closed"),
+        ("unclean", "not closed"),
+        ("saved", "suspended"),
+        ("saved-fixed", "suspended"),
+    ],
 )
 def test_a_mark_that_a_disk_was_not_well_is_said(vdbackup, tmp_path, repository, kind, words):
     raw = raw_disk(tmp_path)
