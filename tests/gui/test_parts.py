@@ -16,11 +16,12 @@ from PySide6.QtWidgets import (
     QMenu,
     QPushButton,
     QToolBar,
+    QToolButton,
     QWidget,
 )
 from pytestqt.qtbot import QtBot
 
-from tests.gui.points import chain, point
+from tests.gui.points import chain, many, point
 from tests.gui.user import User
 from vdbackup.backup import capture
 from vdbackup.errors import RepositoryError
@@ -33,8 +34,10 @@ from vdbackup.gui.parts import Notice
 from vdbackup.gui.session import Boot, SessionThread
 from vdbackup.gui.sessions_list import SessionsList
 from vdbackup.gui.sources_list import status
+from vdbackup.gui.theme import LIGHT
 from vdbackup.gui.timeline_glyphs import Badge
 from vdbackup.gui.timeline_items import trouble
+from vdbackup.gui.timeline_panel import TimelinePanel
 from vdbackup.jobs import CancelToken, silent
 from vdbackup.repository.model import BootTest, RecoveryPoint, SetSettings, SourceIdentity
 from vdbackup.repository.repository import BackupSet, Repository
@@ -368,3 +371,19 @@ def test_many_machines_scroll_and_do_not_push_anything_out(user: User, disk: Pat
     window.sessions.running.clear()
     window.sessions.changed.emit()
     assert cards.isHidden()
+
+
+def test_only_the_graph_offers_a_range_and_says_all_while_it_shows_all(qtbot: QtBot) -> None:
+    panel = TimelinePanel(LIGHT)
+    qtbot.addWidget(panel)
+    panel.show_entry(entry(many(300)))
+    all_of_it = next(b for b in panel.findChildren(QToolButton) if b.text() == "all")
+    assert all_of_it.isEnabled()
+    assert all_of_it.isChecked()
+    panel.timeline.zoom(0.2, around=10.0)
+    assert not all_of_it.isChecked()
+    panel.show_table()
+    assert not all_of_it.isEnabled()
+    panel.show_table(wanted=False)
+    all_of_it.click()
+    assert all_of_it.isChecked()

@@ -63,7 +63,7 @@ def test_the_holder_is_named_with_what_it_does_and_since_when(repository):
         title = refusal(repository)
     assert f"process {holder.pid} on " in title
     assert "backing up /dev/sdx" in title
-    assert re.search(r"since \d{4}-\d\d-\d\dT\d\d:\d\d", title)
+    assert re.search(r"since \d{4}-\d\d-\d\d \d\d:\d\d", title)
 
 
 def test_a_process_that_is_killed_leaves_no_lock(repository):

@@ -143,9 +143,10 @@ class TimelinePanel(QFrame):
 
     def _show_page(self) -> None:
         entry = self._entry
-        for group in (self._ranges, self._views):
-            for button in group.buttons():
-                button.setEnabled(bool(entry and entry.points))
+        for button in self._views.buttons():
+            button.setEnabled(bool(entry and entry.points))
+        for button in self._ranges.buttons():  # they are the graph's
+            button.setEnabled(bool(entry and entry.points) and self._views.checkedId() == 0)
         if entry and entry.points:
             self._pages.setCurrentIndex(self._views.checkedId())
             return
@@ -222,7 +223,16 @@ class TimelinePanel(QFrame):
         self._scroll.setSingleStep(SCROLL)
         self._scroll.setValue(round(low * SCROLL))
         self._scroll.blockSignals(False)
-        self._scroll.setVisible(high - low < most - least - 0.01)
+        part = high - low < most - least - 0.01
+        self._scroll.setVisible(part)
+        if part and self._ranges.checkedId() == len(RANGES) - 1:  # by the wheel: not all of it
+            self._light_no_range()
+
+    def _light_no_range(self) -> None:
+        self._ranges.setExclusive(False)
+        for button in self._ranges.buttons():
+            button.setChecked(False)
+        self._ranges.setExclusive(True)
 
     def _on_scrolled(self, value: int) -> None:
         self.timeline.scroll_to(value / SCROLL)

@@ -103,7 +103,7 @@ class Lease:
         return json.dumps(asdict(self), indent=2).encode() + b"\n"
 
     def __str__(self) -> str:
-        return f"process {self.pid} on {self.host} is {self.purpose} since {self.since}"
+        return f"process {self.pid} on {self.host} is {self.purpose} since {_local(self.since)}"
 
     @property
     def process(self) -> tuple[str, str, int, int]:
@@ -238,3 +238,11 @@ def _start_of(pid: int) -> int | None:
         return None
     fields = said.rpartition(b")")[2].split()
     return None if fields[0] in b"ZX" else int(fields[19])
+
+
+def _local(moment: str) -> str:
+    """A moment by this computer's clock, to the minute; as it is where another wrote nonsense."""
+    try:
+        return f"{datetime.fromisoformat(moment).astimezone():%Y-%m-%d %H:%M}"
+    except (ValueError, OverflowError):
+        return moment
