@@ -26,7 +26,7 @@ from vdbackup.errors import (
     from_os,
 )
 from vdbackup.jobs import CancelToken, Plan, Report, readable_size
-from vdbackup.repository import claims
+from vdbackup.repository import claims, long_chains
 from vdbackup.repository.digests import BLOCK, DigestFold, differ, digest_blocks, is_zero
 from vdbackup.repository.draft import Draft
 from vdbackup.repository.files import check_room, free_room
@@ -250,6 +250,8 @@ def run(plan: CapturePlan, report: Report, cancel: CancelToken) -> CaptureResult
             warnings += (f"The point is safe, but the older ones were not merged: {title}",)
         backup_set = repository.set(plan.set_name)
         policy = backup_set.settings.policy
+        if long := long_chains.sentence(backup_set):
+            notes += (long,)
         return CaptureResult(plan.set_name, backup_set.point(point.id), warnings, notes, policy)
 
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from vdbackup.cli import output, remedies
 from vdbackup.cli.console import interrupts, print_json, say, table, warn, work
-from vdbackup.errors import BackupError, Cancelled, Damaged, UsageError
+from vdbackup.errors import BackupError, Cancelled, Damaged, PointNotFound, UsageError
 from vdbackup.jobs import CancelToken, Plan, Report
 from vdbackup.jobs import readable_size as size
 from vdbackup.text import printable
@@ -234,6 +234,8 @@ def _policy(options: argparse.Namespace, plan: CapturePlan) -> Policy | None:
 
 def list_points(options: argparse.Namespace) -> int:
     """List sets and recovery points, and what of them is damaged."""
+    from vdbackup.repository import long_chains
+
     repository = open_repository(options.repository)
     sets, damaged = repository.survey()
     status = WARNINGS if damaged or any(each.broken for each in sets) else DONE
@@ -255,6 +257,8 @@ def list_points(options: argparse.Namespace) -> int:
         rows = [_point_row(backup_set, point) for point in backup_set.points]
         if rows:
             table(_COLUMNS, rows)
+        if long := long_chains.sentence(backup_set):
+            say(long)
         for manifest in backup_set.broken:
             say(f"DAMAGED: {remedies.sentences(manifest.problem)}")
     for lost in damaged:
@@ -269,6 +273,8 @@ def _problem_json(problem: VdbackupError) -> dict[str, str]:
 
 
 def _set_json(backup_set: BackupSet) -> dict[str, Any]:
+    from vdbackup.repository import long_chains
+
     settings = backup_set.settings
     return {
         "name": backup_set.name,
@@ -277,6 +283,7 @@ def _set_json(backup_set: BackupSet) -> dict[str, Any]:
         "format": settings.format,
         "keep": settings.policy.keep,
         "retarget": settings.policy.retarget,
+        "long_chain": long_chains.sentence(backup_set) or None,
         "points": [point_json(backup_set, point) for point in backup_set.points],
         "damaged": [
             {"file": each.name, "sequence": each.sequence, **_problem_json(each.problem)}
@@ -288,13 +295,19 @@ def _set_json(backup_set: BackupSet) -> dict[str, Any]:
 _COLUMNS = ("#", "created (UTC)", "type", "parent", "stored", "verified", "boots", "id")
 
 
+def _number_of(backup_set: BackupSet, point_id: str | None) -> str:
+    try:
+        return str(backup_set.point(point_id).sequence) if point_id is not None else ""
+    except PointNotFound:
+        return ""
+
+
 def _point_row(backup_set: BackupSet, point: RecoveryPoint) -> tuple[str, ...]:
-    parent = next((p for p in backup_set.points if p.id == point.parent), None)
     verified = "" if not point.verified else "ok" if point.verified.ok else "DAMAGED"
     boots = "" if not point.boot_tested else "yes" if point.boot_tested.ok else "NO"
     kind = f"{point.type}, of a session" if point.promoted_from else point.type
     created = point.created.replace("T", " ")[:19]
-    above = str(parent.sequence) if parent else ""
+    above = _number_of(backup_set, point.parent)
     stored = size(point.stored_bytes)
     return (str(point.sequence), created, kind, above, stored, verified, boots, point.id[:8])
 
