@@ -5,6 +5,7 @@
     ├── Cancelled                 130 the user stopped it; not a failure
     ├── DiskError                 a virtual-disk file is not what it should be
     │   ├── DiskFormatError       its structures are broken; names the file and the offset
+    │   │   └── DamagedDigests    a file of digests, by which a layer is checked
     │   └── ParentError           its parent is missing, is another disk, or lies where it must not
     ├── SourceError               what is to be backed up cannot be read
     │   └── Unreadable            one stretch of it gives an error; others may be readable
@@ -152,6 +153,21 @@ class DiskFormatError(DiskError):
         super().__init__(
             f"{path} is damaged or is not a valid virtual disk: {problem} (at byte {offset}).",
             "Restore the file from a copy, or use another recovery point.",
+        )
+        self.path = path
+        self.offset = offset
+
+
+class DamagedDigests(DiskFormatError):
+    """A layer's file of digests is damaged; the layer itself may be whole."""
+
+    def __init__(self, path: Path, offset: int, problem: str) -> None:
+        VdbackupError.__init__(
+            self,
+            f"{path.name} is damaged: {problem} (at byte {offset}).",
+            "Put back a good copy of the file, or let it be computed again from what the disk holds "
+            "now.",
+            remedy=Remedy.REPAIR,
         )
         self.path = path
         self.offset = offset

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import random
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -11,13 +13,13 @@ from blake3 import blake3
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vdbackup.errors import DiskFormatError, Remedy, RepositoryError
+from vdbackup.errors import DamagedDigests, Remedy, RepositoryError, VdbackupError
+from vdbackup.repository.digest_file import HEADER, REGION, ROW, DigestFile, sealed_header
+from vdbackup.repository.digest_writer import DigestWriter
 from vdbackup.repository.digests import (
     BLOCK,
     DIGEST,
-    DigestFile,
     DigestFold,
-    DigestWriter,
     differ,
     digest_blocks,
     is_zero,
@@ -25,6 +27,16 @@ from vdbackup.repository.digests import (
 
 SIZE = 6 * BLOCK + 512
 BLOCKS = 7
+WIDE = 3 * REGION + 2
+"""Blocks of a disk of four regions, the last one short."""
+LAYOUT_1 = """
+VkRCRElHU1QBAAAAAAABAAQAAAAAAAAABAAAAAAAAAAAAgYAAAAAAMvQihHKDPtOP2KHaOsQ9ncoDjAmQYHr7vcqCb9b
+vXM4AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA/T/rPJJQt5dKm1KLaWNjIaRhtV71W3vq/YCamp6SW3n1sWUiSli3kd9q
+8dgwPmHNxLuGw9HEJxA8NExBiesvHgAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAc6m+9Jm79Nx70qTyyK9b
+2Z8meg7TGXIX3Su6FTdDblwBAAAAAAAAAAEAAAAAAAAAAQAAAAAAAAACAAAAAAAAAAEAAAAAAAAAAwAAAAAAAAAFAAAA
+AAAAAAEAAAAAAAAAAAAAAAAAAAAGAAAAAAAAAAEAAAAAAAAAAgAAAAAAAAA=
+"""
+"""What the program wrote for `write({5: 3, 1: 1, 6: 0, 2: 2})` until November 2026."""
 
 
 def digest_of(block: bytes) -> bytes:
@@ -72,16 +84,25 @@ def folder(tmp_path_factory):
 
 
 LAYER = st.dictionaries(st.integers(0, BLOCKS - 1), st.integers(0, 50))
+EDGES = st.sampled_from([0, 1, *range(REGION - 2, REGION + 2), 2 * REGION, WIDE - 2, WIDE - 1])
+OF_REGIONS = st.dictionaries(EDGES, st.integers(0, 50))
+DISKS = st.one_of(
+    st.tuples(st.just(SIZE), st.lists(LAYER, max_size=5)),
+    st.tuples(st.just(WIDE * BLOCK - 512), st.lists(OF_REGIONS, max_size=3)),
+)
 
 
-@given(st.lists(LAYER, max_size=5), st.data())
-def test_a_fold_has_of_each_block_what_the_newest_layer_says(folder, layers, data):
+@given(DISKS, st.data())
+def test_a_fold_has_of_each_block_what_the_newest_layer_says(folder, disk, data):
+    size, layers = disk
+    blocks = -(-size // BLOCK)
     shuffled = [dict(data.draw(st.permutations(list(layer.items())))) for layer in layers]
-    paths = [write(folder / f"{n}.digests", layer) for n, layer in enumerate(shuffled)]
+    paths = [write(folder / f"{n}.digests", layer, size) for n, layer in enumerate(shuffled)]
     wanted = {block: seed for layer in layers for block, seed in layer.items()}
-    first = data.draw(st.integers(0, BLOCKS - 1))
-    count = data.draw(st.integers(1, BLOCKS - first))
-    with DigestFold(paths, SIZE) as fold:
+    first = data.draw(st.integers(0, blocks - 1))
+    count = data.draw(st.integers(1, blocks - first))
+    with DigestFold(paths, size) as fold:
+        fold.prove()
         found = fold.expected(first, count)
         for number in range(first, first + count):
             seed = wanted.get(number, 0)
@@ -94,47 +115,173 @@ def test_a_fold_has_of_each_block_what_the_newest_layer_says(folder, layers, dat
             for n in range(at // BLOCK, -(-(at + size) // BLOCK))
         }
         assert held == set(wanted)
-        assert all(at + size <= SIZE for at, size in fold.held().tolist())
+        assert all(at + length <= size for at, length in fold.held().tolist())
 
 
-@given(st.lists(LAYER, min_size=1, max_size=4))
-def test_a_fold_that_is_written_as_one_layer_says_the_same(folder, layers):
-    paths = [write(folder / f"{n}.digests", layer) for n, layer in enumerate(layers)]
+@given(DISKS)
+def test_a_fold_that_is_written_as_one_layer_says_the_same(folder, disk):
+    size, layers = disk
+    blocks = -(-size // BLOCK)
+    paths = [write(folder / f"{n}.digests", layer, size) for n, layer in enumerate(layers)]
     merged = folder / "merged.digests"
     merged.unlink(missing_ok=True)
-    with DigestFold(paths, SIZE) as fold:
-        writer = DigestWriter(merged, SIZE)
+    with DigestFold(paths, size) as fold:
+        writer = DigestWriter(merged, size)
         fold.copy_to(writer)
         writer.finish()
-        with DigestFold([merged], SIZE) as one:
-            assert (one.expected(0, BLOCKS) == fold.expected(0, BLOCKS)).all()
+        assert writer.held_bytes == fold.held()[:, 1].sum()
+        with DigestFold([merged], size) as one:
+            assert (one.expected(0, blocks) == fold.expected(0, blocks)).all()
             assert one.held().tolist() == fold.held().tolist()
+        held = {block for layer in layers for block in layer}
+        rows = {block // REGION for block in held}
+        assert merged.stat().st_size == HEADER.size + len(held) * DIGEST + len(rows) * ROW.itemsize
 
 
-def test_any_byte_that_changes_is_noticed(folder):
+def test_blocks_that_are_not_kept_are_not_held(folder):
+    (folder / "some.digests").unlink(missing_ok=True)
+    writer = DigestWriter(folder / "some.digests", WIDE * BLOCK)
+    rows = np.concatenate([made(seed) for seed in range(WIDE)])
+    kept = np.arange(WIDE) % 3 == 1
+    writer.add(0, rows, kept)
+    writer.finish()
+    assert writer.held_bytes == kept.sum() * BLOCK
+    with DigestFold([folder / "some.digests"], WIDE * BLOCK) as fold:
+        assert (fold.expected(0, WIDE) == rows * kept[:, None]).all()
+        assert fold.held()[:, 0].tolist() == [n * BLOCK for n in range(WIDE) if kept[n]]
+
+
+def test_files_of_the_first_layout_are_read(folder):
+    path = folder / "old.digests"
+    path.write_bytes(base64.b64decode(LAYOUT_1))
+    new = write(folder / "new.digests", {5: 3, 1: 1, 6: 0, 2: 2})
+    with DigestFold([path], SIZE) as old, DigestFold([new], SIZE) as same:
+        old.prove()
+        assert old.held().tolist() == same.held().tolist()
+        assert (old.expected(0, BLOCKS) == same.expected(0, BLOCKS)).all()
+    with DigestFold([path, write(folder / "above.digests", {2: 7})], SIZE) as mixed:
+        assert mixed.expected(1, 3).tobytes() == (made(1).tobytes() + made(7).tobytes() + bytes(32))
+
+
+def test_a_newer_layout_is_said_to_be_newer_and_not_damaged(folder):
+    path = write(folder / "newer.digests", {1: 1})
+    data = bytearray(path.read_bytes())
+    struct.pack_into("<I", data, 8, 3)
+    path.write_bytes(data)
+    with pytest.raises(RepositoryError, match="newer version of vdbackup") as refusal:
+        DigestFile(path)
+    assert "newer version" in refusal.value.advice
+
+
+def test_opening_reads_no_digests_and_reading_proves_those_of_the_region(folder):
+    path = write(
+        folder / "wide.digests", {0: 1, REGION: 2, REGION + 9: 3, WIDE - 1: 4}, WIDE * BLOCK
+    )
+    with path.open("r+b") as file:
+        file.seek(HEADER.size + 2 * DIGEST)  # of block REGION + 9
+        file.write(bytes(1))
+    with DigestFold([path], WIDE * BLOCK) as fold:
+        for block, seed in ((0, 1), (WIDE - 1, 4)):
+            assert fold.expected(block, 1).tobytes() == made(seed).tobytes()
+        assert fold.layer_of(REGION + 9) == 0
+        for first, count in ((REGION, 1), (REGION + 9, 1), (REGION - 1, 2), (0, WIDE)):
+            with pytest.raises(DamagedDigests, match="digests themselves are altered"):
+                fold.expected(first, count)
+        with pytest.raises(DamagedDigests):
+            fold.prove()
+
+
+def opened_whole(path: Path, size: int = SIZE) -> None:
+    """Open the file and read all of it."""
+    with DigestFold([path], size) as fold:
+        fold.prove()
+
+
+def refusal_of(path: Path, size: int) -> str:
+    """What is said of the file; nothing if it is whole."""
+    try:
+        opened_whole(path, size)
+    except DamagedDigests as error:
+        return error.title
+    return ""
+
+
+@pytest.mark.parametrize("layout", [1, 2])
+def test_any_byte_that_changes_is_noticed(folder, layout):
     path = write(folder / "flipped.digests", {1: 1, 2: 2, 5: 3})
+    if layout == 1:
+        path.write_bytes(base64.b64decode(LAYOUT_1))
     data = path.read_bytes()
-    unused = range(72, 96)  # of the header
-    for offset in (at for at in range(len(data)) if at not in unused):
+    opened_whole(path)
+    of_no_use = range(72, 96) if layout == 1 else ()  # of the header
+    for offset in (at for at in range(len(data)) if at not in of_no_use):
         path.write_bytes(
             data[:offset] + bytes([data[offset] ^ 1 << offset % 8]) + data[offset + 1 :]
         )
-        with pytest.raises(DiskFormatError) as refusal:
-            DigestFold([path], SIZE)
+        with pytest.raises(VdbackupError) as refusal:
+            opened_whole(path)
         assert refusal.value.advice
 
 
-@given(length=st.integers(0, 96 + 3 * DIGEST + 2 * 24 - 1))
+@given(length=st.integers(0, HEADER.size + 3 * DIGEST + ROW.itemsize - 1))
 def test_a_file_that_is_cut_off_is_refused(folder, length):
     path = write(folder / "cut.digests", {1: 1, 2: 2, 5: 3})
     path.write_bytes(path.read_bytes()[:length])
-    with pytest.raises(DiskFormatError):
+    with pytest.raises(DamagedDigests):
+        DigestFile(path)
+
+
+NUMBERS = st.one_of(st.integers(0, 5), st.sampled_from([2**31, 2**32, 2**58, 2**63, 2**64 - 1]))
+
+
+@given(
+    rows=st.lists(st.tuples(NUMBERS, NUMBERS, st.binary(min_size=64, max_size=64)), max_size=3),
+    blocks=NUMBERS,
+    size=st.one_of(st.just(SIZE), NUMBERS),
+    digests=st.binary(max_size=6 * DIGEST),
+)
+def test_a_table_that_somebody_made_up_is_right_or_refused(folder, rows, blocks, size, digests):
+    """Its seal is right: whoever can write to the repository can compute that."""
+    table = np.zeros(len(rows), ROW)
+    for row, (region, position, held) in zip(table, rows, strict=True):
+        row["region"], row["position"], row["held"] = (
+            region,
+            position,
+            np.frombuffer(held, np.uint8),
+        )
+    raw = table.tobytes()
+    path = folder / "made-up.digests"
+    path.write_bytes(sealed_header(len(rows), blocks, size, memoryview(raw)) + digests + raw)
+    said = refusal_of(path, size)
+    assert not said or "is damaged" in said
+
+
+@given(
+    runs=st.lists(st.tuples(NUMBERS, NUMBERS, NUMBERS), max_size=4),
+    blocks=NUMBERS,
+    size=st.one_of(st.just(SIZE), NUMBERS),
+    digests=st.binary(max_size=6 * DIGEST),
+)
+def test_so_is_one_of_the_first_layout(folder, runs, blocks, size, digests):
+    rest = digests + b"".join(struct.pack("<3Q", *run) for run in runs)
+    header = HEADER.pack(b"VDBDIGST", 1, BLOCK, len(runs), blocks, size, blake3(rest).digest())
+    path = folder / "made-up.digests"
+    path.write_bytes(header + rest)
+    said = refusal_of(path, size)
+    assert not said or "is damaged" in said
+
+
+@given(data=st.binary(max_size=400), whole=st.booleans())
+def test_bytes_of_any_kind_are_no_file_of_digests(folder, data, whole):
+    path = folder / "any.digests"
+    path.write_bytes(data if whole else b"VDBDIGST\2\0\0\0\0\0\1\0" + data)
+    with pytest.raises(DamagedDigests):
         DigestFile(path)
 
 
 def test_a_file_of_a_disk_of_another_size_is_refused(folder):
     path = write(folder / "other.digests", {1: 1}, SIZE + BLOCK)
-    with pytest.raises(DiskFormatError, match="another size"):
+    with pytest.raises(DamagedDigests, match="another size"):
         DigestFold([path], SIZE)
 
 
@@ -156,5 +303,5 @@ def test_what_was_not_finished_is_worth_nothing(folder):
     writer = DigestWriter(folder / "begun.digests", SIZE)
     writer.add(0, made(1))
     writer.close()
-    with pytest.raises(DiskFormatError):
+    with pytest.raises(DamagedDigests):
         DigestFile(folder / "begun.digests")

@@ -23,7 +23,7 @@ from vdbackup.backup.merged_layer import RESERVE
 from vdbackup.backup.readback import check_layer
 from vdbackup.disks.chain import Chain
 from vdbackup.disks.disk import UNIT, ParentRef, VirtualDisk
-from vdbackup.disks.extents import Ranges, aligned, runs_of, total
+from vdbackup.disks.extents import Ranges, aligned, total
 from vdbackup.disks.formats import FORMATS, check_fits, open_disk
 from vdbackup.disks.host_file import clone
 from vdbackup.disks.transfer import transfer
@@ -216,8 +216,7 @@ class _Adoption:
         def note(offset: int, view: memoryview) -> None:
             digests = digest_blocks(view)
             kept = ~is_zero(digests) | (self._parent is not None)
-            for start, end in runs_of(kept):
-                draft.digests.add(offset // BLOCK + start, digests[start:end])
+            draft.digests.add(offset // BLOCK, digests, kept)
 
         def complete(offset: int, view: memoryview) -> None:
             draft.disk.write(offset, view)

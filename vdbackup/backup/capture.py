@@ -14,7 +14,7 @@ from pathlib import Path
 from vdbackup.backup import merge, retention
 from vdbackup.backup.belonging import belonging
 from vdbackup.disks.disk import SECTOR
-from vdbackup.disks.extents import Ranges, aligned, runs_of, total, union
+from vdbackup.disks.extents import Ranges, aligned, total, union
 from vdbackup.disks.formats import check_fits, fitting_formats
 from vdbackup.disks.transfer import Read, transfer, write_blocks
 from vdbackup.errors import (
@@ -343,8 +343,7 @@ def keep_changes(
         digests = digest_blocks(view)
         changed = differ(digests, state.expected(first, len(digests)))
         write_blocks(draft.disk, offset, view, BLOCK, changed, is_zero(digests))
-        for start, end in runs_of(changed):
-            draft.digests.add(first + start, digests[start:end])
+        draft.digests.add(first, digests, changed)
 
     transfer(ranges, read, keep, phase=phase, report=report, cancel=cancel)
 

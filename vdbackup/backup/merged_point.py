@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from vdbackup.repository.digests import DigestFold, DigestWriter
+from vdbackup.repository.digest_writer import DigestWriter
+from vdbackup.repository.digests import DigestFold
 from vdbackup.repository.draft import point_stem
 from vdbackup.repository.files import remove
 from vdbackup.repository.model import RecoveryPoint, unreadable_warning

@@ -30,15 +30,15 @@ from vdbackup.backup import merge, repair_identity
 from vdbackup.backup.repair_identity import Layer, valid_digests
 from vdbackup.disks.chain import Chain
 from vdbackup.disks.disk import DiskInfo, ParentRef
-from vdbackup.disks.extents import aligned, runs_of, total
+from vdbackup.disks.extents import aligned, total
 from vdbackup.disks.formats import FORMATS
 from vdbackup.disks.transfer import transfer
 from vdbackup.errors import Damaged, DiskError, RepositoryError, VdbackupError, from_os
 from vdbackup.jobs import CancelToken, Report
+from vdbackup.repository.digest_writer import DigestWriter
 from vdbackup.repository.digests import (
     BLOCK,
     DigestFold,
-    DigestWriter,
     digest_blocks,
     is_zero,
 )
@@ -346,8 +346,7 @@ def _compute_digests(
                 digests = digest_blocks(view)
                 # a full holds what is not zero; what a child holds may hide something
                 kept = ~is_zero(digests) | (layer.info.parent is not None)
-                for start, end in runs_of(kept):
-                    writer.add(offset // BLOCK + start, digests[start:end])
+                writer.add(offset // BLOCK, digests, kept)
 
             transfer(
                 aligned(ranges, BLOCK, data.size),

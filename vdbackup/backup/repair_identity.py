@@ -21,7 +21,8 @@ from vdbackup.disks.transfer import transfer
 from vdbackup.errors import Damaged, DiskError, RepositoryError, VdbackupError
 from vdbackup.jobs import CancelToken, Report
 from vdbackup.repository import claims
-from vdbackup.repository.digests import BLOCK, DigestFile, DigestFold, differ, digest_blocks
+from vdbackup.repository.digest_file import DigestFile
+from vdbackup.repository.digests import BLOCK, DigestFold, differ, digest_blocks
 from vdbackup.repository.draft import seal
 from vdbackup.repository.files import read_json, write_json
 from vdbackup.repository.model import PointType, RecoveryPoint

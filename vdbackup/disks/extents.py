@@ -161,7 +161,7 @@ class BlockMap:
     def over(self, parent: BlockMap) -> BlockMap:
         """The map of this disk as a child of `parent`, which answers what is UNALLOCATED here."""
         parent = parent.resized(self.size)
-        starts = np.union1d(self.starts, parent.starts)
+        starts = _merged(self.starts, parent.starts)
         mine = np.searchsorted(self.starts, starts, "right") - 1
         theirs = np.searchsorted(parent.starts, starts, "right") - 1
         own = self.layers[mine] != UNALLOCATED
@@ -216,6 +216,16 @@ def flatten(maps: Iterable[BlockMap]) -> BlockMap:
     while folded:
         top = top.over(folded.pop()[1])
     return top.over(BlockMap.uniform(top.size, ZERO))
+
+
+def _merged(a: Int64s, b: Int64s) -> Int64s:
+    """What is in either, ascending, each once; both are ascending already.
+
+    A stable sort of two sorted runs is one pass. `np.union1d` hashes since numpy 2.3, which took
+    8 of the 10 s in which a map of 33 million runs was laid over another.
+    """
+    both = np.sort(np.concatenate([a, b]), kind="stable")
+    return both[np.concatenate(([True], both[1:] != both[:-1]))]
 
 
 def union(a: Ranges, b: Ranges) -> Ranges:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from vdbackup.disks.disk import ParentRef, VirtualDisk
 from vdbackup.disks.formats import create_disk, open_disk
-from vdbackup.repository.digests import DigestWriter
+from vdbackup.repository.digest_writer import DigestWriter
 from vdbackup.repository.files import PARTIAL, remove, sync_file, sync_folder, write_json
 from vdbackup.repository.lock import check_lock
 from vdbackup.repository.model import PointType, Promotion, RecoveryPoint, SourceIdentity
