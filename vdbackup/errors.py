@@ -165,7 +165,7 @@ class DamagedDigests(DiskFormatError):
         VdbackupError.__init__(
             self,
             f"{path.name} is damaged: {problem} (at byte {offset}).",
-            "Put back a good copy of the file, or let it be computed again from what the disk holds "
+            "Put back a good copy of the file, or let it be computed again from what the disk is "
             "now.",
             remedy=Remedy.REPAIR,
         )

@@ -296,15 +296,24 @@ def _captured(
         with state_of(backup_set, choice.parent, source.size) as state:
             ranges = _to_read(source, state)
             keep_changes(draft, state, ranges, salvage.readinto, "Capture", report, cancel)
+            again = _kept_again(state)
         cancel.check()
         unreadable = salvage.unreadable()
-        warnings = (*source.trouble(), *warnings)
+        warnings = (*source.trouble(), *again, *warnings)
         if unreadable:
             warnings += (unreadable_warning(unreadable),)
         return draft.publish(warnings, unreadable=unreadable, captured_from=plan.identity)
     except BaseException:
         draft.discard()
         raise
+
+
+def _kept_again(state: DigestFold) -> tuple[str, ...]:
+    """What the parent's damaged digests meant for a point, a sentence each."""
+    return tuple(
+        f"{name} is damaged: what it says nothing sure about was kept again, changed or not."
+        for name in sorted(state.damaged)
+    )
 
 
 def state_of(backup_set: BackupSet, parent: RecoveryPoint | None, size: int) -> DigestFold:
@@ -326,7 +335,7 @@ def keep_changes(
     report: Report,
     cancel: CancelToken,
 ) -> None:
-    """Keep in a draft what differs from the parent's state.
+    """Keep in a draft what differs from the parent's state, and where that is not known, all.
 
     Args:
         draft: takes the blocks and their digests.
@@ -341,7 +350,8 @@ def keep_changes(
     def keep(offset: int, view: memoryview) -> None:
         first = offset // BLOCK
         digests = digest_blocks(view)
-        changed = differ(digests, state.expected(first, len(digests)))
+        known, sure = state.as_far_as_known(first, len(digests))
+        changed = differ(digests, known) | ~sure
         write_blocks(draft.disk, offset, view, BLOCK, changed, is_zero(digests))
         draft.digests.add(first, digests, changed)
 

@@ -65,6 +65,7 @@ from vdbackup.errors import (
 )
 from vdbackup.jobs import CancelToken, Plan, Report
 from vdbackup.repository import claims, holds, registered
+from vdbackup.repository.digests import DigestFold
 from vdbackup.repository.draft import make_overlay, seal, sweep
 from vdbackup.repository.files import PARTIAL, remove, sync_folder
 from vdbackup.repository.journal import Journal
@@ -179,7 +180,7 @@ def merge_locked(
     parent = _parent_to_merge_into(backup_set, child)
     holds.check_free(backup_set, [parent])
     registered.check_free(backup_set, [parent, child])
-    _check_whole(backup_set, child)
+    _check_whole(backup_set, parent, child)
     concerned = _layers_changed(backup_set, parent, child)
     with claims.changing(backup_set, concerned, cancel, patience):
         journal = Journal(parent, child)
@@ -361,11 +362,14 @@ def _new_layer(folder: Path, result: RecoveryPoint) -> Path:
     return folder / (result.disk + PARTIAL)
 
 
-def _check_whole(backup_set: BackupSet, child: RecoveryPoint) -> None:
+def _check_whole(backup_set: BackupSet, parent: RecoveryPoint, child: RecoveryPoint) -> None:
     """Whatever the merge will need is there: once it has begun, it has to be finished."""
     for point in (child, *backup_set.children(child.id)):
         backup_set.open_chain(point).close()
     backup_set.open_digests(child).close()
+    both = [backup_set.folder / each.digests for each in (parent, child)]
+    with DigestFold(both, child.virtual_size) as digests:
+        digests.prove()
     overlay = backup_set.overlay_path(child)
     if overlay.exists():
         open_disk(overlay, backup_set.settings.format, writable=True).close()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from vdbackup.disks.disk import DiskInfo, ParentRef
 from vdbackup.disks.extents import aligned, total, union
 from vdbackup.disks.formats import open_disk
 from vdbackup.disks.transfer import transfer
-from vdbackup.errors import Damaged, DiskError, RepositoryError, VdbackupError
+from vdbackup.errors import Damaged, DiskError, RepositoryError
 from vdbackup.jobs import CancelToken, Report
 from vdbackup.repository import claims
 from vdbackup.repository.digest_file import DigestFile
@@ -167,9 +168,15 @@ def _manifest(layer: Layer) -> RecoveryPoint | None:
 
 
 def valid_digests(path: Path) -> bool:
-    """Whether it is a whole file of digests."""
+    """Whether it is a whole file of digests; raises RepositoryError where a newer version made it.
+
+    OSError, too: what the storage does not give now may be whole.
+    """
+    if not path.exists():
+        return False
     try:
-        DigestFile(path).close()
-    except VdbackupError:
+        with closing(DigestFile(path)) as digests:
+            digests.prove()
+    except DiskError:
         return False
     return True

@@ -222,7 +222,7 @@ def _merged(a: Int64s, b: Int64s) -> Int64s:
     """What is in either, ascending, each once; both are ascending already.
 
     A stable sort of two sorted runs is one pass. `np.union1d` hashes since numpy 2.3, which took
-    8 of the 10 s in which a map of 33 million runs was laid over another.
+    5.7 of the 8.2 s in which a map of 4 million runs was made.
     """
     both = np.sort(np.concatenate([a, b]), kind="stable")
     return both[np.concatenate(([True], both[1:] != both[:-1]))]

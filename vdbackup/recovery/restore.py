@@ -300,6 +300,7 @@ class _Check:
         self, backup_set: BackupSet, point: RecoveryPoint, digests: DigestFold, go_on: bool
     ) -> None:
         self._layers = backup_set.chain(point)
+        self._disks = {layer.disk for layer in self._layers}
         self._digests = digests
         self._go_on = go_on
         self._damaged: list[tuple[int, str]] = []
@@ -308,26 +309,29 @@ class _Check:
         """bool[blocks]: which of the blocks in `view` are all zeros; raises Damaged."""
         first = offset // BLOCK
         actual = digest_blocks(view)
-        wrong = differ(actual, self._digests.expected(first, len(actual)))
-        for block in np.flatnonzero(wrong).tolist():
-            layer = self._digests.layer_of(first + block)
-            self._note((first + block) * BLOCK, self._layers[layer].disk)
+        known, sure = self._digests.as_far_as_known(first, len(actual))
+        for block in np.flatnonzero(differ(actual, known) | ~sure).tolist():
+            layer = self._layers[self._digests.layer_of(first + block)]
+            self._note((first + block) * BLOCK, layer.disk if sure[block] else layer.digests)
         return is_zero(actual)
 
-    def _note(self, offset: int, disk: str) -> None:
+    def _note(self, offset: int, file: str) -> None:
         if not self._go_on:
+            problem = "not as captured" if file in self._disks else "perhaps not as captured"
             raise Damaged(
-                f"{disk} is damaged: {BLOCK} bytes at {offset} of the disk are not as captured.",
+                f"{file} is damaged: {BLOCK} bytes at {offset} of the disk are {problem}.",
                 "Restore another point.",
                 remedy=Remedy.IGNORE_DAMAGE,
             )
-        self._damaged.append((offset, disk))
+        self._damaged.append((offset, file))
 
     def warnings(self) -> tuple[str, ...]:
         """What was damaged, a sentence each."""
         sentences = [
-            f"The {BLOCK} bytes at {offset} are damaged in {disk}."
-            for offset, disk in sorted(self._damaged)[:_MOST_REPORTED]
+            f"The {BLOCK} bytes at {offset} are damaged in {file}."
+            if file in self._disks
+            else f"The {BLOCK} bytes at {offset} could not be checked: {file} is damaged."
+            for offset, file in sorted(self._damaged)[:_MOST_REPORTED]
         ]
         if len(self._damaged) > _MOST_REPORTED:
             sentences.append(f"{len(self._damaged) - _MOST_REPORTED} more blocks are damaged.")

@@ -17,7 +17,7 @@ from functools import partial
 import numpy as np
 
 from vdbackup.disks.chain import Chain
-from vdbackup.disks.extents import aligned, total, union
+from vdbackup.disks.extents import aligned, runs_of, total, union
 from vdbackup.disks.transfer import transfer
 from vdbackup.errors import READ_ONLY, DiskError, PointNotFound, RepositoryLocked, VdbackupError
 from vdbackup.jobs import CancelToken, Plan, Report, patient
@@ -29,6 +29,7 @@ from vdbackup.repository.repository import BackupSet, Repository, check_size
 log = logging.getLogger(__name__)
 
 _ALTERED = "the block is not as it was captured"
+_UNKNOWN = "the digests are damaged: whether these bytes are as they were captured cannot be said"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -192,6 +193,7 @@ def _compare(
         problem = "it does not hold the blocks that it held when it was captured"
         return [Finding(layer.disk, None, 0, problem)]
     wrong: list[int] = []
+    unknown: list[tuple[int, int]] = []
     unreadable: dict[int, str] = {}
     lock = threading.Lock()
 
@@ -210,9 +212,11 @@ def _compare(
     def check(offset: int, view: memoryview) -> None:
         actual = digest_blocks(view)
         first = offset // BLOCK
-        differing = np.flatnonzero(differ(actual, digests.expected(first, len(actual))))
+        known, sure = digests.as_far_as_known(first, len(actual))
+        differing = np.flatnonzero(differ(actual, known) & sure)
         with lock:
             wrong.extend((differing + first).tolist())
+            unknown.extend((start + first, end - start) for start, end in runs_of(~sure))
 
     transfer(
         union(stored, digests.held()),
@@ -222,9 +226,13 @@ def _compare(
         report=report,
         cancel=cancel,
     )
+    stretches = union(np.array(unknown, np.int64).reshape(-1, 2), np.empty((0, 2), np.int64))
     return [
         Finding(layer.disk, block * BLOCK, BLOCK, unreadable.get(block, _ALTERED))
         for block in sorted({*wrong, *unreadable})
+    ] + [
+        Finding(layer.digests, first * BLOCK, blocks * BLOCK, _UNKNOWN)
+        for first, blocks in stretches.tolist()
     ]
 
 
@@ -278,7 +286,17 @@ class _Verdicts:
         if not below:
             return []
         with DigestFold([self._set.folder / layer.digests], layer.virtual_size) as digests:
-            return [each for each in below if digests.layer_of((each.offset or 0) // BLOCK) < 0]
+            return [part for each in below for part in _left_of(each, digests)]
+
+
+def _left_of(finding: Finding, layer: DigestFold) -> list[Finding]:
+    """The same of the blocks that the layer does not hold itself."""
+    first = (finding.offset or 0) // BLOCK
+    left = runs_of(~layer.holds(first, finding.length // BLOCK))
+    return [
+        replace(finding, offset=(first + start) * BLOCK, length=(end - start) * BLOCK)
+        for start, end in left
+    ]
 
 
 def _title(check: Callable[[], object]) -> str:

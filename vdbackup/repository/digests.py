@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from vdbackup.disks.chain import read_flat
 from vdbackup.disks.extents import UNALLOCATED, BlockMap, Ranges, flatten
+from vdbackup.errors import DiskFormatError
 from vdbackup.repository.digest_file import BLOCK, DIGEST, DigestFile
 from vdbackup.repository.digest_writer import DigestWriter
 
@@ -63,10 +64,15 @@ def is_zero(digests: Digests) -> NDArray[np.bool_]:
 
 
 class DigestFold:
-    """The digests of a point's whole state: those of its chain, newest wins. A context manager."""
+    """The digests of a point's whole state: those of its chain, newest wins. A context manager.
+
+    Attributes:
+        damaged: names of the files in which `as_far_as_known` found damage.
+    """
 
     def __init__(self, paths: Sequence[Path], virtual_size: int) -> None:
         """Open the chain's files, base first; none at all means a disk of zeros."""
+        self.damaged: set[str] = set()
         self._size = virtual_size
         self._files: list[DigestFile] = []
         try:
@@ -86,6 +92,21 @@ class DigestFold:
         read_flat(self._map, self._files, first_block * DIGEST, view)
         return digests
 
+    def as_far_as_known(self, first_block: int, count: int) -> tuple[Digests, NDArray[np.bool_]]:
+        """The same, and bool[blocks]: of which ones a digest is there, and proven.
+
+        The names of the files that are damaged there are added to `damaged`.
+        """
+        try:
+            return self.expected(first_block, count), np.ones(count, np.bool_)
+        except (DiskFormatError, OSError):
+            if count == 1:
+                self.damaged.add(self._files[self.layer_of(first_block)].path.name)
+                return np.zeros((1, DIGEST), np.uint8), np.zeros(1, np.bool_)
+        left = self.as_far_as_known(first_block, count // 2)
+        right = self.as_far_as_known(first_block + count // 2, count - count // 2)
+        return np.concatenate([left[0], right[0]]), np.concatenate([left[1], right[1]])
+
     def held(self) -> Ranges:
         """The stretches of the disk, in bytes, whose blocks some layer holds."""
         ranges = self._map.data_ranges() // DIGEST * BLOCK
@@ -96,6 +117,12 @@ class DigestFold:
     def layer_of(self, block: int) -> int:
         """The position in the chain of the layer that holds `block`, or -1."""
         return max(-1, int(self._map.layers[self._map.run_at(block * DIGEST)]))
+
+    def holds(self, first_block: int, count: int) -> NDArray[np.bool_]:
+        """bool[count]: which blocks from `first_block` on some layer holds."""
+        places = np.arange(first_block, first_block + count) * DIGEST
+        runs = np.searchsorted(self._map.starts, places, "right") - 1
+        return np.asarray(self._map.layers[runs] >= 0, np.bool_)
 
     def copy_to(self, writer: DigestWriter) -> None:
         """Write the fold as one layer's digests: what a merge leaves."""
