@@ -17,6 +17,7 @@ __all__ = [
     "PARTIAL",
     "check_room",
     "free_room",
+    "parse_json",
     "read_json",
     "remove",
     "sync_file",
@@ -54,8 +55,13 @@ def read_json(path: Path) -> dict[str, Any]:
     Raises RepositoryError where it is none, or no ordinary file; FileNotFoundError where there is
     nothing of that name.
     """
+    return parse_json(path, read_own(path))
+
+
+def parse_json(path: Path, content: bytes) -> dict[str, Any]:
+    """The JSON object that a file's content is; raises RepositoryError where it is none."""
     try:
-        data = json.loads(read_own(path).decode("utf-8"))
+        data = json.loads(content.decode("utf-8"))
     except (ValueError, RecursionError) as error:  # UnicodeError is a ValueError
         raise RepositoryError(
             f"{path} is damaged: {error}.",

@@ -11,10 +11,12 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
+from blake3 import blake3
+
 from vdbackup.disks.chain import Chain, parent_of
 from vdbackup.disks.disk import DiskInfo
 from vdbackup.disks.formats import FORMATS, open_disk
-from vdbackup.durable import PARTIAL, check_regular, sync_folder
+from vdbackup.durable import PARTIAL, check_regular, read_own, sync_folder
 from vdbackup.errors import (
     Damaged,
     PointNotFound,
@@ -25,7 +27,7 @@ from vdbackup.errors import (
 )
 from vdbackup.jobs import CancelToken
 from vdbackup.repository.digests import DigestFold
-from vdbackup.repository.files import read_json, write_json
+from vdbackup.repository.files import parse_json, read_json, write_json
 from vdbackup.repository.journal import JOURNAL_NAME, Journal
 from vdbackup.repository.lease import LEASE_NAME
 from vdbackup.repository.lock import LOCK_NAME, writer_lock
@@ -605,9 +607,33 @@ def _read_manifests(folder: Path) -> tuple[list[RecoveryPoint], list[BrokenManif
     return list(points.values()), broken
 
 
+_known: dict[Path, tuple[bytes, RecoveryPoint]] = {}
+"""Of each manifest that was read, its checksum and what it says.
+
+A set is read afresh several times in each operation, and what its manifests say took more of the
+time of a merge among 1,000 points than the merge. They are read each time, and understood once.
+"""
+_MOST_KNOWN = 20_000
+
+
 def _manifest(folder: Path, name: str) -> RecoveryPoint:
-    """A point from its manifest, which must not speak of another point's files."""
-    point = RecoveryPoint.from_json(read_json(folder / name), name)
+    """A point from its manifest."""
+    path = folder / name
+    content = read_own(path)
+    checksum = blake3(content).digest()
+    known = _known.get(path)
+    if known is not None and known[0] == checksum:
+        return known[1]
+    point = _understood(folder, name, content)
+    if len(_known) >= _MOST_KNOWN:
+        _known.clear()
+    _known[path] = checksum, point
+    return point
+
+
+def _understood(folder: Path, name: str, content: bytes) -> RecoveryPoint:
+    """What a manifest says, which must not speak of another point's files."""
+    point = RecoveryPoint.from_json(parse_json(folder / name, content), name)
     stem = name.removesuffix(".json")
     named = (Path(point.disk).stem, Path(point.digests).stem, Path(point.overlay).stem)
     if named != (stem, stem, stem.partition("-")[0] + "-overlay"):
