@@ -18,8 +18,8 @@ again. Points that read through a layer that is gone stay, and are refused.
 
 from __future__ import annotations
 
+import os
 import re
-import shutil
 import uuid
 from contextlib import suppress
 from dataclasses import replace
@@ -33,7 +33,19 @@ from vdbackup.disks.disk import DiskInfo, ParentRef
 from vdbackup.disks.extents import aligned, total
 from vdbackup.disks.formats import FORMATS
 from vdbackup.disks.transfer import transfer
-from vdbackup.errors import Damaged, DiskError, RepositoryError, VdbackupError, from_os
+from vdbackup.durable import check_regular, read_own
+from vdbackup.durable import replace as replace_file
+from vdbackup.errors import (
+    Cancelled,
+    Damaged,
+    DiskError,
+    LockLost,
+    NoSpace,
+    Obstructed,
+    RepositoryError,
+    VdbackupError,
+    from_os,
+)
 from vdbackup.jobs import CancelToken, Report
 from vdbackup.repository.digest_writer import DigestWriter
 from vdbackup.repository.digests import (
@@ -44,11 +56,11 @@ from vdbackup.repository.digests import (
 )
 from vdbackup.repository.draft import make_overlay, sweep
 from vdbackup.repository.files import PARTIAL, read_json, sync_folder, write_json
-from vdbackup.repository.journal import JOURNAL_NAME
 from vdbackup.repository.model import PointType, RecoveryPoint, SetSettings, SourceIdentity
 from vdbackup.repository.repository import (
     LAYER_NAME,
     LAYOUT,
+    LOST_AND_FOUND,
     MARKER,
     SETTINGS,
     Repository,
@@ -59,6 +71,7 @@ from vdbackup.sources.identity import Facts
 
 _OVERLAY = re.compile(rf"^(\d{{4,}})-overlay\.({'|'.join(FORMATS)})$")
 _REPORT = re.compile(r"^(\d{4,}-overlay)\.retarget\.json$")
+_IDENTITY = ("id", "sequence", "type", "parent")
 _REBUILT = "Its manifest was rebuilt from the disk."
 QUARANTINE = "quarantine"
 """The folder in a set's folder for what is broken."""
@@ -72,9 +85,16 @@ def run(path: Path, report: Report, cancel: CancelToken) -> list[str]:
     done: list[str] = []
     repository = _opened(path, done)
     with repository.lock("repairing", cancel):
-        for folder in sorted(entry for entry in path.iterdir() if entry.is_dir()):
-            if folder.suffix != PARTIAL:  # a set in the making is nobody's backup
+        for folder in sorted(entry for entry in path.iterdir() if os.path.isdir(entry)):
+            if folder.suffix == PARTIAL or folder.name == LOST_AND_FOUND:
+                continue  # a set in the making is nobody's backup
+            try:
                 _repair_set(repository, folder, done, report, cancel)
+            except (Cancelled, LockLost, NoSpace):
+                raise
+            except (VdbackupError, OSError) as error:  # that stops its own set's repair alone
+                problem = from_os(error) if isinstance(error, OSError) else error
+                done.append(f"{folder.name}: it could not be repaired: {problem}")
     return done
 
 
@@ -82,7 +102,7 @@ def _opened(path: Path, done: list[str]) -> Repository:
     try:
         return Repository.open(path)
     except RepositoryError:
-        readable = (path / MARKER).exists() and "layout" in _json_or_empty(path / MARKER)
+        readable = "layout" in _json_or_empty(path / MARKER)
         if readable or not any(LAYER_NAME.match(file.name) for file in path.glob("*/*")):
             raise  # a newer layout, or no repository at all
     write_json(path / MARKER, {"layout": LAYOUT, "id": str(uuid.uuid4())})
@@ -96,7 +116,7 @@ def _repair_set(
     layers, broken = _read_layers(folder, done)
     if layers and not _valid_settings(folder):
         done.append(_write_settings(folder, layers))
-    if (folder / JOURNAL_NAME).exists():
+    if repository.interrupted(folder.name):
         try:
             result = merge.finish_interrupted(repository, folder.name, report, cancel)
         except (Damaged, DiskError, RepositoryError) as error:
@@ -128,7 +148,17 @@ def _repair_set(
             continue  # altered: its manifest has to go on contradicting it
         layers[number] = mended
         _repair_point(repository, folder, mended, layers, done, report, cancel)
+    _put_manifests_aside(repository, folder, done)
     _mend_names(repository, folder, layers, overlays, done)
+
+
+def _put_manifests_aside(repository: Repository, folder: Path, done: list[str]) -> None:
+    """Manifests that are damaged and whose layers are gone: nothing can be made of them."""
+    there = {name.partition(".")[0] for name in os.listdir(folder) if LAYER_NAME.match(name)}
+    for manifest in repository.set(folder.name).broken:
+        if manifest.name.removesuffix(".json") not in there:
+            _quarantine(folder, manifest.name)
+            done.append(f"{folder.name}: {manifest.name} speaks of no layer: {manifest.problem}")
 
 
 def _mend_names(
@@ -197,6 +227,7 @@ def _read_layers(folder: Path, done: list[str]) -> tuple[list[Layer], dict[Path,
         if not match:
             continue
         try:
+            check_regular(path)
             with Chain.alone(path, match[3]) as alone:  # its map is read, too
                 info = alone.layers[0].info
             layers.append(Layer(path, int(match[1]), PointType(match[2]), match[3], info))
@@ -215,6 +246,7 @@ def _overlays(folder: Path) -> dict[Path, DiskInfo]:
         if not match:
             continue
         try:
+            check_regular(path)
             with Chain.alone(path, match[2]) as alone:
                 overlays[path] = alone.layers[0].info
         except VdbackupError:
@@ -242,7 +274,7 @@ def _quarantine_point(folder: Path, layer: Path) -> None:
 
 def _quarantine(folder: Path, name: str) -> None:
     """Put a file aside, if it is there; what was put aside before stays, too."""
-    if (folder / name).exists():
+    if os.path.lexists(folder / name):
         target = _place_aside(folder, name)
         (folder / name).rename(target)
         sync_folder(target.parent)
@@ -253,7 +285,7 @@ def _place_aside(folder: Path, name: str) -> Path:
     aside = folder / QUARANTINE
     aside.mkdir(mode=0o700, exist_ok=True)
     target, number = aside / name, 2
-    while target.exists():
+    while os.path.lexists(target):
         target, number = aside / f"{name}.{number}", number + 1
     return target
 
@@ -276,13 +308,27 @@ def _repair_point(
         with DigestFold([folder / point.digests], point.virtual_size) as own:
             point = replace(point, stored_bytes=total(own.held()))
         manifest = manifest_path(folder, point)
-        if manifest.exists():  # a copy: a crash must not take what only the old one says
-            shutil.copyfile(manifest, _place_aside(folder, manifest.name))
+        _keep_a_copy(folder, manifest)
         repository.save_point(folder.name, point)
         done.append(f"{folder.name}: the manifest of point {point.sequence} was rebuilt.")
-    if not (folder / point.overlay).exists():
+    if not os.path.lexists(folder / point.overlay):
         _make_overlay(folder, layer, point)
         done.append(f"{folder.name}: an empty overlay was made for point {point.sequence}.")
+
+
+def _keep_a_copy(folder: Path, manifest: Path) -> None:
+    """Put a copy aside: a crash must not take what only the old one says.
+
+    What is no ordinary file, or too long to be read, says nothing, and is put aside itself.
+    """
+    try:
+        said = read_own(manifest)
+    except FileNotFoundError:
+        return
+    except Obstructed:
+        _quarantine(folder, manifest.name)
+        return
+    replace_file(_place_aside(folder, manifest.name), said)
 
 
 def _manifest(folder: Path, layer: Layer, layers: list[Layer]) -> RecoveryPoint:
@@ -386,8 +432,9 @@ def _valid_manifest(folder: Path, wanted: RecoveryPoint) -> bool:
     except (RepositoryError, FileNotFoundError):
         return False
     # not the length: a layer that was cut off must stay in contradiction to its manifest
-    identity = (point.id, point.sequence, point.type, point.parent, point.disk)
-    return identity == (wanted.id, wanted.sequence, wanted.type, wanted.parent, wanted.disk)
+    files = ("disk", "overlay", "digests")
+    same = (getattr(point, name) == getattr(wanted, name) for name in (*_IDENTITY, *files))
+    return all(same)
 
 
 def _json_or_empty(path: Path) -> dict[str, object]:

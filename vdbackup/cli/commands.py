@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from vdbackup.backup.capture import CapturePlan
     from vdbackup.errors import VdbackupError
     from vdbackup.repository.model import Policy, RecoveryPoint
-    from vdbackup.repository.repository import BackupSet, Repository
+    from vdbackup.repository.repository import BackupSet, BrokenManifest, Repository
 
 DONE, WARNINGS = 0, 3
 
@@ -272,6 +272,11 @@ def _problem_json(problem: VdbackupError) -> dict[str, str]:
     return {"title": problem.title, "advice": remedies.advice(problem)}
 
 
+def _broken_json(manifest: BrokenManifest) -> dict[str, Any]:
+    problem = _problem_json(manifest.problem)
+    return {"file": manifest.name, "sequence": manifest.sequence, **problem}
+
+
 def _set_json(backup_set: BackupSet) -> dict[str, Any]:
     from vdbackup.repository import long_chains
 
@@ -285,10 +290,7 @@ def _set_json(backup_set: BackupSet) -> dict[str, Any]:
         "retarget": settings.policy.retarget,
         "long_chain": long_chains.sentence(backup_set) or None,
         "points": [point_json(backup_set, point) for point in backup_set.points],
-        "damaged": [
-            {"file": each.name, "sequence": each.sequence, **_problem_json(each.problem)}
-            for each in backup_set.broken
-        ],
+        "damaged": [_broken_json(each) for each in backup_set.broken],
     }
 
 
@@ -475,15 +477,21 @@ def verify(options: argparse.Namespace) -> int:
         as_json=options.json,
         wait=options.wait,
     )
+    unknown = () if options.points else backup_set.broken
     if options.json:
-        print_json({"event": "result", "points": [_verdict_json(each) for each in verdicts]})
+        said = {"points": [_verdict_json(each) for each in verdicts]}
+        print_json({"event": "result", **said, "damaged": [_broken_json(each) for each in unknown]})
     else:
         for verdict in verdicts:
             say(f"Point {verdict.point.sequence}: {'ok' if verdict.ok else 'DAMAGED'}")
             for finding in verdict.findings:
                 where = "" if finding.offset is None else f" at {finding.offset}"
                 say(f"  {finding.file}{where}: {finding.problem}")
+        for each in unknown:
+            say(f"Point {each.sequence}: DAMAGED")
+            say(f"  {each.name}: {each.problem.title}")
     damaged = [str(each.point.sequence) for each in verdicts if not each.ok]
+    damaged += [str(each.sequence) for each in unknown]
     if damaged:
         raise Damaged(
             f"Damaged: point{'' if len(damaged) == 1 else 's'} {', '.join(damaged)}.",

@@ -165,8 +165,10 @@ def reference_to(backup_set: BackupSet, point: RecoveryPoint) -> ParentRef:
 def sweep(folder: Path) -> None:
     """Remove what interrupted captures left; only under the lock, with no journal there.
 
-    Holds are put down without the lock (holds.py): one that is just being written stays.
+    Holds are put down without the lock (holds.py): one that is just being written stays. So does a
+    folder, which no capture leaves.
     """
     for partial in folder.glob("*" + PARTIAL):
-        if not partial.name.startswith("hold-"):
-            remove(partial)
+        if partial.name.startswith("hold-") or (partial.is_dir() and not partial.is_symlink()):
+            continue
+        remove(partial)

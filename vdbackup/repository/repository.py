@@ -40,7 +40,8 @@ SETTINGS = "set.json"
 LAYER_MODE = 0o444
 _LONGEST_NAME = 240
 """Bytes of a folder's name; file systems take 255, and a number may be put behind it."""
-_NOT_OURS = (LOCK_NAME, LEASE_NAME, "lost+found", MARKER + PARTIAL)
+LOST_AND_FOUND = "lost+found"
+_NOT_OURS = (LOCK_NAME, LEASE_NAME, LOST_AND_FOUND, MARKER + PARTIAL)
 """What an empty folder may hold: the third is there in every new file system, the last where
 making a repository was interrupted."""
 _SHORTEST_ID = 4
@@ -306,13 +307,13 @@ class Repository:
     @classmethod
     def open(cls, path: Path) -> Repository:
         """Open an existing repository; raises RepositoryError."""
-        marker = path / MARKER
-        if not marker.is_file():
+        try:
+            data = read_json(path / MARKER)
+        except (FileNotFoundError, NotADirectoryError):
             raise RepositoryError(
                 f"{path} is not a repository of vdbackup: it has no {MARKER}.",
                 "Connect the drive if it is on one, or give the folder that holds the backups.",
-            )
-        data = read_json(marker)
+            ) from None
         layout = data.get("layout")
         if not isinstance(layout, int) or layout > LAYOUT:
             raise RepositoryError(
@@ -571,7 +572,7 @@ def _holds_a_set(folder: Path) -> bool:
     except FileNotFoundError:  # it has just gone
         return False
     except OSError:  # a set that may not be read must not pass for none
-        return folder.name not in _NOT_OURS  # root's lost+found
+        return folder.name != LOST_AND_FOUND  # root's alone
 
 
 def _own(path: Path) -> Path:

@@ -1,0 +1,180 @@
+"""Damage in one set's files stops that set's work alone: whatever they say, or is in their place.
+
+Every command ends with a status of its own and a sentence, never hangs, and never follows a link.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from tests.backup.lab import noise, sha256
+from tests.cli.conftest import Vdbackup
+from vdbackup import cli
+from vdbackup.repository.digests import BLOCK
+
+SIZE = 8 * BLOCK
+RECORDS = ("set.json", "0001-full.json", "0002-incremental.json", "0001-overlay.retarget.json")
+FILES = (*RECORDS, "0001-full.digests", "0002-incremental.vmdk", "0001-overlay.vmdk")
+
+
+@pytest.fixture(scope="module")
+def two_sets(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with two images and the repository of their sets, two points each."""
+    folder = tmp_path_factory.mktemp("sets")
+    for number, name in enumerate(("damaged", "other")):
+        image = folder / f"{name}.img"
+        image.write_bytes(noise(SIZE, number))
+        for seed in (7, 8):
+            with image.open("r+b") as file:
+                file.seek(BLOCK)
+                file.write(noise(BLOCK, seed + number))
+            assert cli.main(["backup", str(image), "-r", str(folder / "backups")]) == 0
+    return folder
+
+
+@pytest.fixture
+def work(two_sets: Path, tmp_path: Path) -> Path:
+    """A copy of it."""
+    return Path(shutil.copytree(two_sets, tmp_path / "work"))
+
+
+def a_pipe(path: Path) -> None:
+    os.mkfifo(path)
+
+
+def a_link(path: Path) -> None:
+    path.symlink_to(path.parents[2] / "precious")
+
+
+def a_folder(path: Path) -> None:
+    path.mkdir()
+
+
+def without_end(path: Path) -> None:
+    with path.open("wb") as file:
+        file.truncate(1 << 40)
+
+
+@pytest.mark.parametrize("put", [a_pipe, a_link, a_folder, without_end])
+@pytest.mark.parametrize("name", FILES)
+def test_what_bears_the_name_of_a_file_of_ours_stops_its_own_set_alone(
+    vdbackup: Vdbackup, work: Path, name: str, put: Callable[[Path], None]
+):
+    precious = work / "precious"
+    precious.write_bytes(b"precious")
+    file = work / "backups" / "damaged" / name
+    file.unlink()
+    put(file)
+    check_the_other(vdbackup, work)
+    check_ends_in_sentences(vdbackup, work)
+    assert precious.read_bytes() == b"precious"
+    repaired = vdbackup("repair", "-r", work / "backups")
+    assert (repaired.status, repaired.err) == (0, "")
+    assert vdbackup("list", "-r", work / "backups").status == 0
+    check_the_other(vdbackup, work)
+    assert precious.read_bytes() == b"precious"
+
+
+JSON = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**70), 2**70)
+    | st.floats()  # NaN and Infinity, too, which Python writes and reads
+    | st.text(max_size=8)
+    | st.sampled_from(["../other/0001-full.vmdk", "0001-full.vmdk", "9" * 30, "9999-12-31"]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner),
+    max_leaves=4,
+)
+
+
+@given(data=st.data())
+@settings(
+    max_examples=15,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+def test_whatever_a_record_says_stops_its_own_set_alone(
+    vdbackup: Vdbackup, two_sets: Path, tmp_path: Path, data: st.DataObject
+):
+    shutil.rmtree(tmp_path / "work", ignore_errors=True)
+    work = Path(shutil.copytree(two_sets, tmp_path / "work"))
+    file = work / "backups" / "damaged" / data.draw(st.sampled_from(RECORDS))
+    said = json.loads(file.read_text())
+    place, key = data.draw(st.sampled_from(list(places(said))))
+    place[key] = data.draw(JSON)
+    file.write_text(json.dumps(said))
+    check_the_other(vdbackup, work)
+    check_ends_in_sentences(vdbackup, work)
+    assert vdbackup("repair", "-r", work / "backups").status == 0
+    check_the_other(vdbackup, work)
+
+
+def places(value: Any) -> list[tuple[Any, Any]]:
+    """Every place in a JSON value that can be set to another: what holds it, and its key."""
+    if not isinstance(value, dict | list):
+        return []
+    keys = list(value) if isinstance(value, dict) else list(range(len(value)))
+    return [each for key in keys for each in ((value, key), *places(value[key]))]
+
+
+def test_a_set_that_may_not_be_read_is_listed_as_damaged(
+    vdbackup: Vdbackup, work: Path, monkeypatch: pytest.MonkeyPatch
+):
+    real = os.open
+    refused = work / "backups" / "damaged" / "set.json"
+
+    def may_not(path: Any, *rest: Any, **named: Any) -> int:
+        if Path(os.fsdecode(path)) == refused:
+            raise PermissionError(13, "Permission denied", str(path))
+        return real(path, *rest, **named)
+
+    monkeypatch.setattr(os, "open", may_not)
+    listed = vdbackup("list", "-r", work / "backups")
+    assert listed.status == 3
+    assert "damaged: DAMAGED: You may not do that" in listed.out
+    check_the_other(vdbackup, work)
+
+
+def test_a_damaged_manifest_is_in_the_verdict_on_its_set(vdbackup: Vdbackup, work: Path):
+    (work / "backups" / "damaged" / "0002-incremental.json").write_text("{")
+    verified = vdbackup("verify", "-r", work / "backups", "--set", "damaged")
+    assert verified.status == 1
+    assert "Point 1: ok" in verified.out
+    assert "Point 2: DAMAGED" in verified.out
+
+
+def check_the_other(vdbackup: Vdbackup, work: Path) -> None:
+    """The other set is listed, restored right, verified, and backed up into."""
+    repository, restored = work / "backups", work / "restored.raw"
+    listed = vdbackup("list", "-r", repository, "--json")
+    assert listed.status in (0, 3)
+    assert "other" in [each["name"] for each in listed.json["sets"]]
+    chosen = ("-r", repository, "--set", "other")
+    assert vdbackup("restore", "latest", restored, "--overwrite", *chosen).status == 0
+    assert sha256(restored) == sha256(work / "other.img")
+    assert vdbackup("verify", *chosen).status == 0
+
+
+def check_ends_in_sentences(vdbackup: Vdbackup, work: Path) -> None:
+    """All that can be asked of the damaged set does it, or says in a sentence why not."""
+    chosen = ("-r", work / "backups", "--set", "damaged")
+    for command in (
+        ("restore", "latest", work / "of-damaged.raw", "--overwrite", *chosen),
+        ("verify", *chosen),
+        ("backup", work / "damaged.img", "-r", work / "backups"),
+        ("merge", "2", *chosen),
+        ("delete", "2", *chosen),
+    ):
+        ended = vdbackup(*command)
+        assert ended.status in (0, 1, 2, 3)
+        assert "unexpected" not in ended.err
+        assert ended.err or ended.status == 0
