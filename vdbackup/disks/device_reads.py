@@ -1,9 +1,10 @@
-"""Reading a block device past its page cache, as its storage holds it now.
+"""Reading a block device, or a file, past its page cache, as its storage holds it now.
 
 A mounted file system writes its files' data by requests of its own, which neither use nor drop the
 pages that were cached of the device itself: those grow old as long as anybody has the device open.
 Reading with O_DIRECT asks the storage, after what was written through the device's own cache; what
-is cached stays as it is, and nothing is added (block/fops.c, blkdev_read_iter).
+is cached stays as it is, and nothing is added (block/fops.c, blkdev_read_iter). Of a file it is the
+same: its file system writes out first what waits in that range (mm/filemap.c).
 """
 
 from __future__ import annotations
@@ -18,22 +19,30 @@ import numpy as np
 
 _BLKSSZGET = 0x1268
 """ioctl: logical sector size of a block device (linux/fs.h)."""
+OF_FILES = 4096
+"""Bytes of which places and lengths in a file are multiples: no file system wants more of O_DIRECT
+than the logical sectors of its device (open(2))."""
 _BOUNCED = 1 << 20
 """Bytes at most that go through a buffer of our own at once."""
 
 
 class DeviceReads:
-    """A block device, open for reading alone. Methods may be called from several threads at once.
+    """A block device or file, open for reading. Methods may be called from several threads at once.
 
     Attributes:
         sector_size: logical, in bytes: what places and lengths are multiples of on the way there.
     """
 
-    def __init__(self, path: Path) -> None:
-        """Raises OSError."""
+    def __init__(self, path: Path, sector_size: int | None = None) -> None:
+        """Open it; raises OSError: EINVAL where a file system knows no way past its page cache.
+
+        Args:
+            path: the device or file.
+            sector_size: of a file; None for what the device says.
+        """
         self._fd = os.open(path, os.O_RDONLY | os.O_DIRECT | os.O_CLOEXEC)
         try:
-            self.sector_size = sector_size_of(self._fd)
+            self.sector_size = sector_size or sector_size_of(self._fd)
         except BaseException:
             self.close()
             raise

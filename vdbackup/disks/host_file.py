@@ -120,13 +120,6 @@ class HostFile:
         with self._descriptor as fd:
             return os.preadv(fd, [view], offset)
 
-    def expect(self, offset: int, length: int) -> None:
-        """Let the storage fetch what will be read soon, while other things are done."""
-        if self._device is not None:
-            return  # it would fetch it into the page cache, which is not read
-        with self._descriptor as fd:
-            os.posix_fadvise(fd, offset, length, os.POSIX_FADV_WILLNEED)
-
     def read(self, offset: int, length: int) -> bytes:
         """At most `length` bytes: fewer at the end of the file."""
         if self._device is None:
@@ -200,6 +193,12 @@ class HostFile:
         with self._descriptor as fd:
             if os.fstat(fd).st_size > size:
                 os.ftruncate(fd, size)
+
+    def drop_cached(self) -> None:
+        """Let the page cache forget the file, once all of it is durable: only clean pages go."""
+        with self._descriptor as fd:
+            os.fsync(fd)
+            os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
 
     def sync(self) -> None:
         """Make all that was written durable, past the page cache or through it."""
