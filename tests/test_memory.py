@@ -57,3 +57,30 @@ def test_a_tebibyte_is_captured_merged_and_verified_in_300_megabytes(tmp_path: P
     peaks["merge"] = peak_memory("merge", 2, "-r", repository)
     peaks["verify"] = peak_memory("verify", "-r", repository)
     assert max(peaks.values()) < LIMIT, peaks
+
+
+WRITE_DIGESTS = """
+import re, sys
+from pathlib import Path
+import numpy as np
+from vdbackup.repository.digest_writer import DigestWriter
+blocks, at_once = int(sys.argv[2]), 1 << 14
+writer = DigestWriter(Path(sys.argv[1]), blocks << 16)
+digests = np.full((at_once, 32), 7, np.uint8)
+for first in range(0, blocks, at_once):
+    writer.add(first, digests, np.arange(at_once) % 2 == 0)
+writer.finish()
+print(re.search(r"VmHWM:\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1])
+"""
+
+
+@pytest.mark.parametrize(
+    "size", [TIB // 8, pytest.param(2 * TIB, marks=pytest.mark.long)], ids=["128G", "2T"]
+)
+def test_digests_of_every_other_block_are_written_in_a_bit_for_each(tmp_path: Path, size: int):
+    """An object for each run would take 2.7 GB for 2 TiB."""
+    command = [sys.executable, "-c", WRITE_DIGESTS, str(tmp_path / "digests"), str(size >> 16)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert int(done.stdout) * 1024 < 100 * MIB
+    held, rows = size >> 17, size >> 25
+    assert (tmp_path / "digests").stat().st_size == 96 + held * 32 + rows * 112
