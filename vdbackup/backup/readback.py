@@ -63,8 +63,8 @@ class _Storage:
         try:
             self._file.drop_cached()
             self._direct = DeviceReads(path, OF_FILES)
-        except OSError as error:
-            if error.errno != errno.EINVAL:
+        except BaseException as error:
+            if not isinstance(error, OSError) or error.errno != errno.EINVAL:
                 self._file.close()
                 raise
             _log.warning("%s is read back as the page cache has it: %s", path, error)
