@@ -260,7 +260,7 @@ class BackupSet:
 
     def next_sequence(self) -> int:
         """One more than any point ever had, and than any file in the folder bears."""
-        names = (entry.name.removesuffix(PARTIAL) for entry in os.scandir(self.folder))
+        names = (name.removesuffix(PARTIAL) for name in os.listdir(self.folder))
         numbers = (int(match[1]) for name in names if (match := _POINT_FILE.fullmatch(name)))
         return max(self.settings.last_sequence, *numbers, 0) + 1
 
