@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from PySide6.QtGui import QImage
 from PySide6.QtWidgets import QLabel
 
 from tests.gui.user import User
@@ -61,6 +62,15 @@ def test_a_picture_that_is_none_is_not_shown(tmp_path: Path, content: bytes) -> 
     (tmp_path / "0001-boot.png").write_bytes(content)
     for name in ("0001-boot.png", "0002-boot.png"):
         assert boot_picture.read(tmp_path / name, silent, CancelToken()).isNull()
+
+
+def test_a_picture_that_is_a_link_is_not_followed(tmp_path: Path) -> None:
+    image = QImage(8, 8, QImage.Format.Format_RGB32)
+    image.fill(0)
+    assert image.save(str(tmp_path / "0001-boot.png"), "PNG")
+    assert not boot_picture.read(tmp_path / "0001-boot.png", silent, CancelToken()).isNull()
+    (tmp_path / "0002-boot.png").symlink_to("0001-boot.png")
+    assert boot_picture.read(tmp_path / "0002-boot.png", silent, CancelToken()).isNull()
 
 
 def _take_boot_code(disk: Path) -> None:

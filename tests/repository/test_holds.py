@@ -224,16 +224,25 @@ def test_another_computers_session_holds_until_it_is_released(lab: Lab, folder: 
 
 @pytest.mark.parametrize(
     "content",
-    ["", "[]", "{}", '{"point": 3}', '{"since": "yesterday"}', "\0" * 100, "[" * 100_000],
-)
-def test_a_hold_that_says_nothing_holds_nothing(lab: Lab, folder: Path, content: str) -> None:
-    point = hold(lab, 1, folder)
+    [
+        "", "[]", "{}", '{"point": 3}', '{"since": "yesterday"}', '{"session": "another"}',
+        "\0" * 100, "[" * 100_000,
+    ],
+)  # fmt: skip
+def test_a_damaged_hold_may_be_of_any_point_and_holds_until_it_is_released(
+    lab: Lab, folder: Path, content: str
+) -> None:
+    hold(lab, 1, folder)
     path = lab.set_folder / f"hold-{SESSION}.json"
     if content.startswith('{"'):
         content = json.dumps(json.loads(path.read_text()) | json.loads(content))
     path.write_text(content)
-    assert holds.of(lab.set) == []
-    holds.check_free(lab.set, [point])
+    for point in lab.set.points:
+        assert SESSION in holds.hindrance(lab.set, point)
+        with pytest.raises(PointInUse, match=f"the note of the session {SESSION} is damaged"):
+            holds.check_free(lab.set, [point])
+    assert holds.release(lab.set_folder, SESSION)
+    holds.check_free(lab.set, lab.set.points)
 
 
 def test_a_repository_that_cannot_be_written_to_is_not_held(

@@ -5,10 +5,12 @@ from __future__ import annotations
 from functools import partial
 from pathlib import Path
 
-from PySide6.QtCore import QSize, Qt
+from PySide6.QtCore import QBuffer, QByteArray, QSize, Qt
 from PySide6.QtGui import QImage, QImageReader, QPixmap, QResizeEvent
 from PySide6.QtWidgets import QLabel, QSizePolicy, QVBoxLayout, QWidget
 
+from vdbackup.durable import read_own
+from vdbackup.errors import Obstructed
 from vdbackup.gui import parts, words
 from vdbackup.gui.catalogue import Entry
 from vdbackup.gui.worker import Workers
@@ -104,9 +106,13 @@ def words_for(test: BootTest) -> str:
 
 def read(path: Path, _report: Report, _cancel: CancelToken) -> QImage:
     """The picture in a PNG file; a null one where there is none that makes sense."""
-    if not path.is_file() or path.stat().st_size > _LARGEST:
+    try:
+        data = read_own(path, _LARGEST)
+    except (OSError, Obstructed):
         return QImage()
-    reader = QImageReader(str(path), b"png")
+    buffer = QBuffer()  # a name of its own: the reader does not keep it
+    buffer.setData(QByteArray(data))
+    reader = QImageReader(buffer, b"png")
     if max(reader.size().width(), reader.size().height()) > _LONGEST_SIDE:
         return QImage()
     return reader.read()

@@ -38,6 +38,8 @@ log = logging.getLogger(__name__)
 
 SESSION_ID = re.compile(r"\d{8}-\d{6}-[0-9a-f]{6}")
 _NAME = re.compile(rf"hold-({SESSION_ID.pattern})\.json")
+_UNKNOWN = "?"
+"""The point of a hold that cannot be read, which may be any."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,7 @@ class Hold:
     """One session's claim on a point.
 
     Attributes:
-        point: the point's id.
+        point: the point's id; of a file that is damaged nobody knows, and it counts for each.
         session: the session's id.
         title: what runs in it, for a person.
         host, user: whose it is, for a person.
@@ -66,6 +68,10 @@ class Hold:
     machine: str = ""
     boot: str = ""
     within: str = ""
+
+    def is_on(self, point: RecoveryPoint) -> bool:
+        """Whether the session lies on the point, or may."""
+        return self.point in (point.id, _UNKNOWN)
 
     @property
     def is_ours(self) -> bool:
@@ -131,18 +137,18 @@ def check_free(backup_set: BackupSet, points: Iterable[RecoveryPoint]) -> None:
 
     The caller holds the lock: holds whose session is known to be gone are removed.
     """
-    by_id = {point.id: point for point in points}
+    asked = list(points)
     for hold in _read(backup_set.folder):
         if hold.is_stale:
             with suppress(OSError):  # storage that is full or read-only: it does not count anyway
                 remove(_path(backup_set.folder, hold.session))
-        elif hold.point in by_id:
-            raise _in_use(backup_set, by_id[hold.point], hold)
+        elif on := [point for point in asked if hold.is_on(point)]:
+            raise _in_use(backup_set, on[0], hold)
 
 
 def hindrance(backup_set: BackupSet, point: RecoveryPoint) -> str:
     """Why the point cannot be taken away, naming the sessions on it; "" where there is none."""
-    held = [hold for hold in of(backup_set) if hold.point == point.id]
+    held = [hold for hold in of(backup_set) if hold.is_on(point)]
     if not held:
         return ""
     names = ", ".join(f"{hold.session} of {hold.title or 'a virtual machine'}" for hold in held)
@@ -153,6 +159,15 @@ def hindrance(backup_set: BackupSet, point: RecoveryPoint) -> str:
 
 
 def _in_use(backup_set: BackupSet, point: RecoveryPoint, hold: Hold) -> PointInUse:
+    if hold.point == _UNKNOWN:
+        return PointInUse(
+            f"Point {point.sequence} may be in use: the note of the session {hold.session} is "
+            "damaged and does not say on which point it lies.",
+            "End the session, then discard it.",
+            remedy=Remedy.END_SESSION_ELSEWHERE,
+            about=hold.session,
+            over=lambda: hold not in of(backup_set),
+        )
     whose = "" if hold.is_ours else f" of {hold.user} on {hold.host}"
     return PointInUse(
         f"Point {point.sequence} is in use: the session {hold.session}{whose} runs from it, or is "
@@ -171,13 +186,15 @@ def _read(folder: Path) -> Iterator[Hold]:
             continue
         try:
             hold = _parsed(read_json(folder / name))
+            if hold.session != match[1]:
+                raise ValueError(f"it is of the session {hold.session}")
         except FileNotFoundError:
             continue  # its session has ended meanwhile
         except (RepositoryError, KeyError, TypeError, ValueError) as error:
-            log.warning("%s says nothing and is passed over: %s", folder / name, error)
+            log.warning("%s counts for every point, as it cannot be read: %s", folder / name, error)
+            yield Hold(_UNKNOWN, match[1], "", "", "", "", "")
             continue
-        if hold.session == match[1]:
-            yield hold
+        yield hold
 
 
 def _parsed(data: dict[str, Any]) -> Hold:
