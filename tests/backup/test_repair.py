@@ -14,7 +14,9 @@ from vdbackup.backup import repair
 from vdbackup.errors import RepositoryError
 from vdbackup.jobs import CancelToken, silent
 from vdbackup.recovery import verify
+from vdbackup.repository.digest_writer import DigestWriter
 from vdbackup.repository.digests import BLOCK
+from vdbackup.repository.journal import Journal
 from vdbackup.repository.repository import Repository
 
 
@@ -122,6 +124,42 @@ def test_damaged_files_are_made_again_from_the_layers(lab, pattern):
     (lab.set_folder / repair.QUARANTINE).rename(kept)
     assert {path.name: path.read_bytes() for path in kept.iterdir()} == damaged
     assert_as_before(lab)
+
+
+@pytest.mark.parametrize("put", [os.mkfifo, Path.mkdir, lambda path: path.symlink_to("set.json")])
+def test_what_is_no_file_of_digests_is_put_aside_and_they_are_computed_anew(lab, put):
+    digests = lab.set_folder / "0002-incremental.digests"
+    digests.unlink()
+    put(digests)
+    repaired(lab)
+    (lab.set_folder / repair.QUARANTINE).rename(lab.folder / "kept")
+    lab.check_without_processes()
+
+
+def test_digests_of_a_disk_of_another_size_are_computed_anew(lab):
+    digests = lab.set_folder / "0002-incremental.digests"
+    digests.unlink()
+    writer = DigestWriter(digests, SIZE + BLOCK)
+    writer.finish()
+    repaired(lab)
+    (lab.set_folder / repair.QUARANTINE).rename(lab.folder / "kept")
+    lab.check_without_processes()
+
+
+@pytest.mark.parametrize("number", [2, 7])
+def test_an_interrupted_merge_is_finished_with_the_manifests_that_are_rebuilt(lab, number):
+    lab.delete(lab.set.points[3])
+    lab.backup("incremental")  # 6 on 5
+    lab.poke(0, noise(5, 9))
+    lab.backup()  # 7 on 6
+    *_, fifth, sixth, seventh = lab.set.points
+    Journal(fifth, sixth).save(lab.set_folder)  # as a crash left it, before the first byte went
+    damaged = {2: lab.set.points[1], 7: seventh}[number]
+    (lab.set_folder / damaged.disk).with_suffix(".json").write_text("{")
+    assert any("an interrupted merge was finished" in sentence for sentence in repaired(lab))
+    assert [point.sequence for point in lab.set.points] == [1, 2, 3, 6, 7]
+    (lab.set_folder / repair.QUARANTINE).rename(lab.folder / "kept")
+    lab.check_without_processes()
 
 
 def test_a_repository_that_lost_all_but_its_layers_is_one_again(lab):

@@ -118,6 +118,7 @@ def _repair_set(
         done.append(_write_settings(folder, layers))
     if repository.interrupted(folder.name):
         try:
+            _make_all_known(repository, folder, layers, done, report, cancel)
             result = merge.finish_interrupted(repository, folder.name, report, cancel)
         except (Damaged, DiskError, RepositoryError) as error:
             done.append(
@@ -150,6 +151,25 @@ def _repair_set(
         _repair_point(repository, folder, mended, layers, done, report, cancel)
     _put_manifests_aside(repository, folder, done)
     _mend_names(repository, folder, layers, overlays, done)
+
+
+def _make_all_known(
+    repository: Repository,
+    folder: Path,
+    layers: list[Layer],
+    done: list[str],
+    report: Report,
+    cancel: CancelToken,
+) -> None:
+    """Rebuild damaged manifests, but for those of the merge: it is not finished without the others.
+
+    What their points read through is what it changes, perhaps.
+    """
+    unknown = {each.name for each in repository.set(folder.name).broken}
+    for layer in layers:
+        if f"{layer.path.stem}.json" in unknown:
+            _repair_point(repository, folder, layer, layers, done, report, cancel)
+    _put_manifests_aside(repository, folder, done)
 
 
 def _put_manifests_aside(repository: Repository, folder: Path, done: list[str]) -> None:
@@ -300,7 +320,7 @@ def _repair_point(
     cancel: CancelToken,
 ) -> None:
     point = _manifest(folder, layer, layers)
-    if not valid_digests(folder / point.digests):
+    if not valid_digests(folder / point.digests, point.virtual_size):
         _quarantine(folder, point.digests)
         _compute_digests(folder, layer, point, report, cancel)
         done.append(f"{folder.name}: the digests of point {point.sequence} were computed anew.")

@@ -19,7 +19,7 @@ from vdbackup.disks.disk import DiskInfo, ParentRef
 from vdbackup.disks.extents import aligned, total, union
 from vdbackup.disks.formats import open_disk
 from vdbackup.disks.transfer import transfer
-from vdbackup.errors import Damaged, DiskError, RepositoryError
+from vdbackup.errors import Damaged, DiskError, Obstructed, RepositoryError
 from vdbackup.jobs import CancelToken, Report
 from vdbackup.repository import claims
 from vdbackup.repository.digest_file import DigestFile
@@ -63,7 +63,7 @@ def mend(
     """
     point = _manifest(layer)
     digests = layer.path.with_suffix(".digests")
-    if point is None or not valid_digests(digests):
+    if point is None or not valid_digests(digests, layer.info.virtual_size):
         return layer  # nothing can be proven
     strangers = [ref for ref in _references(layer, others) if not ref.means(layer.info)]
     length = layer.path.stat().st_size
@@ -167,16 +167,17 @@ def _manifest(layer: Layer) -> RecoveryPoint | None:
         return None
 
 
-def valid_digests(path: Path) -> bool:
-    """Whether it is a whole file of digests; raises RepositoryError where a newer version made it.
+def valid_digests(path: Path, virtual_size: int) -> bool:
+    """Whether it is a whole file of digests of a disk with so many bytes.
 
-    OSError, too: what the storage does not give now may be whole.
+    Raises RepositoryError where a newer version made it; OSError, too: what the storage does not
+    give now may be whole.
     """
     if not path.exists():
         return False
     try:
-        with closing(DigestFile(path)) as digests:
+        with closing(DigestFile(path, virtual_size)) as digests:
             digests.prove()
-    except DiskError:
+    except (DiskError, Obstructed):
         return False
     return True
