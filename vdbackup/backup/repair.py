@@ -18,6 +18,7 @@ again. Points that read through a layer that is gone stay, and are refused.
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import uuid
@@ -42,6 +43,7 @@ from vdbackup.errors import (
     LockLost,
     NoSpace,
     Obstructed,
+    PointInUse,
     RepositoryError,
     VdbackupError,
     from_os,
@@ -69,6 +71,8 @@ from vdbackup.repository.repository import (
 from vdbackup.sources.facts import with_written
 from vdbackup.sources.identity import Facts
 
+log = logging.getLogger(__name__)
+
 _OVERLAY = re.compile(rf"^(\d{{4,}})-overlay\.({'|'.join(FORMATS)})$")
 _REPORT = re.compile(r"^(\d{4,}-overlay)\.retarget\.json$")
 _IDENTITY = ("id", "sequence", "type", "parent")
@@ -80,9 +84,11 @@ QUARANTINE = "quarantine"
 def run(path: Path, report: Report, cancel: CancelToken) -> list[str]:
     """Repair the repository in `path`; what was done, a sentence each.
 
-    Raises RepositoryError if it is none, RepositoryLocked while another program writes to it.
+    Raises RepositoryError if it is none, RepositoryLocked while another program writes to it;
+    PointInUse, when all else is done, where somebody reads what an interrupted merge is to change.
     """
     done: list[str] = []
+    in_use: PointInUse | None = None
     repository = _opened(path, done)
     with repository.lock("repairing", cancel):
         for folder in sorted(entry for entry in path.iterdir() if os.path.isdir(entry)):
@@ -92,9 +98,15 @@ def run(path: Path, report: Report, cancel: CancelToken) -> list[str]:
                 _repair_set(repository, folder, done, report, cancel)
             except (Cancelled, LockLost, NoSpace):
                 raise
+            except PointInUse as error:  # it is worth waiting for
+                in_use = error
             except (VdbackupError, OSError) as error:  # that stops its own set's repair alone
                 problem = from_os(error) if isinstance(error, OSError) else error
                 done.append(f"{folder.name}: it could not be repaired: {problem}")
+    if in_use:
+        for sentence in done:
+            log.warning("%s", sentence)
+        raise in_use
     return done
 
 
