@@ -164,6 +164,25 @@ def test_a_file_that_is_replaced_keeps_who_may_read_it(tmp_path: Path):
     assert path.read_bytes() == OURS
 
 
+def test_whoever_may_write_by_a_group_leaves_a_file_to_the_group(as_root: None, tmp_path: Path):
+    """Only root can give a file back to its owner, who else could not read it any more."""
+    group = 65533
+    shared, path = tmp_path / "shared", tmp_path / "shared/set.json"
+    shared.mkdir()
+    path.write_bytes(b"{}")
+    for each, mode in ((shared, 0o770), (path, 0o660)):
+        os.chown(each, 0, group)
+        each.chmod(mode)
+    script = (
+        "import os, sys; os.chdir(sys.argv[1]); from pathlib import Path;"
+        "from vdbackup import durable; os.setgroups([65533]); os.setgid(65534); os.setuid(65534);"
+        "durable.replace(Path('set.json'), b'{}')"
+    )
+    subprocess.run([sys.executable, "-c", script, shared], check=True)
+    status = path.stat()
+    assert (status.st_uid, status.st_gid, status.st_mode & 0o777) == (65534, group, 0o660)
+
+
 def test_one_backup_by_root_locks_nobody_out_of_their_repository(as_root: None, tmp_path: Path):
     """Else its owner could not read set.json any more."""
     path = tmp_path / "set.json"

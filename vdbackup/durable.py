@@ -141,11 +141,19 @@ def _keep_owner_and_mode(fd: int, path: Path) -> None:
     try:
         old, new = os.lstat(path), os.fstat(fd)
         if stat.S_ISREG(old.st_mode) and (old.st_uid, old.st_gid) != (new.st_uid, new.st_gid):
-            os.fchown(fd, old.st_uid, old.st_gid)
+            _give(fd, old)
         if stat.S_ISREG(old.st_mode) and stat.S_IMODE(old.st_mode) != stat.S_IMODE(new.st_mode):
             os.fchmod(fd, stat.S_IMODE(old.st_mode) & 0o666)
     except OSError as error:  # there is none yet, it is somebody else's, or owners are not known
         log.debug("%s does not keep its owner and mode: %s", path, error)
+
+
+def _give(fd: int, old: os.stat_result) -> None:
+    """Only root can give a file away; its group can be kept by whoever belongs to that."""
+    try:
+        os.fchown(fd, old.st_uid, old.st_gid)
+    except PermissionError:
+        os.fchown(fd, -1, old.st_gid)
 
 
 def sync_folder(folder: Path) -> None:
