@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from tests.backup.lab import Lab, noise
 from vdbackup.errors import Damaged, PointNotFound, Remedy, RepositoryError, VdbackupError
 from vdbackup.repository.digests import BLOCK
+from vdbackup.repository.journal import Journal
 from vdbackup.repository.model import (
     BootStage,
     BootTest,
@@ -40,6 +41,20 @@ def lab(tmp_path: Path) -> Lab:
         lab.poke(number * BLOCK, noise(BLOCK, number))
         lab.backup()
     return lab
+
+
+def test_a_merge_that_ends_while_a_set_is_read_leaves_its_points_as_they_are_then(lab, monkeypatch):
+    first, second, _ = lab.set.points
+    Journal(first, second).save(lab.set_folder)
+    seen = Repository.interrupted
+
+    def ends(repository: Repository, name: str) -> bool:
+        found = seen(repository, name)
+        (lab.set_folder / "journal.json").unlink(missing_ok=True)
+        return found
+
+    monkeypatch.setattr(Repository, "interrupted", ends)
+    assert [point.sequence for point in lab.set.points] == [1, 2, 3]
 
 
 def mode(path: Path) -> int:

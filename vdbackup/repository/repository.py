@@ -377,7 +377,10 @@ class Repository:
         folder = self.path / name
         points, broken = _read_manifests(folder)
         hidden: list[RecoveryPoint] = []
-        journal = Journal.load(folder) if self.interrupted(name) else None
+        try:
+            journal = Journal.load(folder) if self.interrupted(name) else None
+        except FileNotFoundError:  # a merge has just ended: the points are others now
+            return self.set(name)
         if journal:
             points, hidden = journal.offered(folder, points)
             known = (journal.parent.sequence, journal.child.sequence)
