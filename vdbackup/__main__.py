@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 
 _UTF8 = ["-X", "utf8"]
@@ -15,6 +16,8 @@ def main() -> int:
         return _started(sys.argv[1:])
     except KeyboardInterrupt:  # before anything was begun: Python was reading the program
         return 130
+    finally:  # all is done: one more Ctrl-C, while Python ends, must not change the status
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _started(arguments: list[str]) -> int:

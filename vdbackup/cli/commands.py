@@ -17,14 +17,21 @@ from typing import TYPE_CHECKING, Any
 
 from vdbackup.cli import output, remedies
 from vdbackup.cli.console import interrupts, print_json, say, table, warn, work
-from vdbackup.errors import BackupError, Cancelled, Damaged, PointNotFound, UsageError
+from vdbackup.errors import (
+    BackupError,
+    Cancelled,
+    Damaged,
+    PointNotFound,
+    UsageError,
+    VdbackupError,
+    from_os,
+)
 from vdbackup.jobs import CancelToken, Plan, Report
 from vdbackup.jobs import readable_size as size
 from vdbackup.text import printable
 
 if TYPE_CHECKING:
     from vdbackup.backup.capture import CapturePlan
-    from vdbackup.errors import VdbackupError
     from vdbackup.repository.model import Policy, RecoveryPoint
     from vdbackup.repository.repository import BackupSet, BrokenManifest, Repository
 
@@ -47,12 +54,18 @@ def open_repository(path: Path, *, as_json: bool = False) -> Repository:
 
 
 def relink_machines(repository: Repository) -> None:
-    """Let other programs' machines name their layers as merges have left them."""
+    """Let other programs' machines name their layers as merges have left them.
+
+    Settings or a folder of sessions that cannot be read stop nothing else: that is only said.
+    """
     from vdbackup.recovery.relinking import relink_all
 
-    folder = sessions_folder()
-    if folder.is_dir():
-        warn(relink_all(folder, repository))
+    try:
+        folder = sessions_folder()
+        if folder.is_dir():
+            warn(relink_all(folder, repository))
+    except (VdbackupError, OSError) as error:
+        warn([remedies.sentences(from_os(error) if isinstance(error, OSError) else error)])
 
 
 def _finish_merges(repository: Repository, *, as_json: bool) -> list[str]:
