@@ -260,6 +260,11 @@ def test_nothing_is_left_of_one_that_was_cancelled(linux: Lab, tmp_path: Path, k
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("kind", PACKAGES)
+def test_only_its_owner_may_read_it(linux: Lab, tmp_path: Path, kind: str) -> None:
+    assert exported(linux, kind, tmp_path / "out").stat().st_mode & 0o777 == 0o600
+
+
 @pytest.mark.parametrize("kind", ["vhd-fixed", "vmdk-stream"])
 def test_nothing_is_made_of_a_damaged_point(tmp_path: Path, kind: str) -> None:
     lab = filled(tmp_path / "lab", 3 * MIB)

@@ -12,6 +12,7 @@ stand before it: their places are kept free, as large as they can become, and fi
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 import tarfile
 import time
@@ -99,12 +100,17 @@ def fixed_vhd(path: Path, size: int) -> Iterator[Output]:
 @contextmanager
 def stream_vmdk(path: Path, size: int) -> Iterator[Output]:
     """A new compressed VMDK."""
-    with path.open("xb", _BUFFER) as file:
+    with open(path, "xb", _BUFFER, opener=_for_its_owner) as file:
         disk = StreamVmdkWriter(file.write, size, path.name, str(uuid.uuid4()))
         try:
             yield disk
         finally:
             disk.close()
+
+
+def _for_its_owner(path: str, flags: int) -> int:
+    """A disk holds what nobody else may read: the new file's mode, as in every other format."""
+    return os.open(path, flags, 0o600)
 
 
 @contextmanager
@@ -118,7 +124,7 @@ def ova(path: Path, size: int, describe: Callable[[str, str], Appliance]) -> Ite
     """
     name, disk_id = _plain(path.stem), str(uuid.uuid4())
     appliance = describe(f"{name}-disk1.vmdk", disk_id)
-    with path.open("xb", _BUFFER) as file:
+    with open(path, "xb", _BUFFER, opener=_for_its_owner) as file:
         archive = _Archive(file, name, appliance)
         disk = StreamVmdkWriter(archive.append, size, appliance.disk_file, disk_id)
         try:
