@@ -136,6 +136,20 @@ def test_the_details_say_what_a_point_reads_through(qtbot: QtBot) -> None:
     assert details.fact("chain") == "stands alone"
 
 
+def test_the_details_say_of_a_point_without_its_parent_that_its_chain_is_broken(
+    qtbot: QtBot,
+) -> None:
+    details = PointDetails()
+    qtbot.addWidget(details)
+    first, _gone, third, fourth = chain(4)
+    details.show_point(entry([first, third, fourth]), fourth)
+    assert details.fact("chain") == "broken: what #3 reads through is missing"
+    details.show_point(entry([first, third, fourth]), third)
+    assert details.fact("chain") == "broken: what #3 reads through is missing"
+    details.show_point(entry([first, third, fourth]), first)
+    assert details.fact("chain") == "stands alone"
+
+
 def test_the_form_warns_while_a_folder_is_chosen(user: User, disk: Path, tmp_path: Path) -> None:
     form = user.window.first_run.form
     form.source_edit.setText(str(disk))

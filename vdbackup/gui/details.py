@@ -145,6 +145,8 @@ class PointDetails(QFrame):
         self._values["id"].setToolTip(point.id)
         self._paint_check("verified", point.verified, "bad")
         self._paint_check("booted", point.boot_tested, "warning")
+        broken = entry.chain(point)[-1].parent is not None
+        parts.set_role(self._values["chain"], "bad" if broken else "")
 
     def show_age(self, point: RecoveryPoint | None) -> None:
         """Say how old the point is by now."""
@@ -156,17 +158,13 @@ class PointDetails(QFrame):
         return self._values[name].text()
 
     def _facts_of(self, entry: Entry, point: RecoveryPoint) -> dict[str, str]:
-        chain = entry.chain(point)
-        parents = ", ".join(f"#{each.sequence}" for each in chain[1:5])
-        more = "…" if len(chain) > 5 else ""
-        reads = f"{words.plural(len(chain), 'layer')}, reads through {parents}{more}"
         return {
             "time": words.when_exactly(point.created),
             "type": point.type.value,
             "stored": f"{words.size(point.stored_bytes)} of {words.size(point.virtual_size)}",
             "verified": check_in_words(point.verified),
             "booted": check_in_words(point.boot_tested),
-            "chain": reads if parents else "stands alone",
+            "chain": _chain_in_words(entry.chain(point)),
             "merged": f"{words.plural(len(point.merged), 'older point')} merged into it",
             "promoted": _promotion_in_words(point.promoted_from),
             "id": point.id.replace("-", "-\u200b"),  # may be broken where it has a hyphen
@@ -183,6 +181,17 @@ class PointDetails(QFrame):
         value.setAccessibleName(name)
         self._form.addRow(title, value)
         return value
+
+
+def _chain_in_words(chain: list[RecoveryPoint]) -> str:
+    """What a point reads through, or that some of it is missing: then it cannot be read."""
+    if chain[-1].parent is not None:
+        return f"broken: what #{chain[-1].sequence} reads through is missing"
+    parents = ", ".join(f"#{each.sequence}" for each in chain[1:5])
+    if not parents:
+        return "stands alone"
+    more = "…" if len(chain) > 5 else ""
+    return f"{words.plural(len(chain), 'layer')}, reads through {parents}{more}"
 
 
 def _promotion_in_words(promotion: Promotion | None) -> str:
