@@ -152,6 +152,17 @@ def test_a_damaged_manifest_is_in_the_verdict_on_its_set(vdbackup: Vdbackup, wor
     assert "Point 2: DAMAGED" in verified.out
 
 
+def test_a_boot_test_of_what_is_new_warns_of_sets_that_it_passes_over(
+    vdbackup: Vdbackup, work: Path
+):
+    for name in ("damaged", "other"):
+        (work / "backups" / name / "set.json").write_text("{")
+    tested = vdbackup("boot-test", "--new", "-r", work / "backups")
+    assert tested.status == 3
+    assert "damaged is passed over" in tested.err
+    assert not tested.out
+
+
 def check_the_other(vdbackup: Vdbackup, work: Path) -> None:
     """The other set is listed, restored right, verified, and backed up into."""
     repository, restored = work / "backups", work / "restored.raw"

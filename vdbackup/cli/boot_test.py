@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vdbackup.cli import machines, remedies
-from vdbackup.cli.commands import DONE, open_repository, sessions_folder
+from vdbackup.cli.commands import DONE, WARNINGS, open_repository, sessions_folder
 from vdbackup.cli.console import print_json, say, warn, work
 from vdbackup.errors import UsageError, VdbackupError
 
 if TYPE_CHECKING:
     from vdbackup.recovery.boot_test import Wish
     from vdbackup.repository.model import BootTest, RecoveryPoint
-    from vdbackup.repository.repository import BackupSet, Repository
+    from vdbackup.repository.repository import BackupSet, DamagedSet, Repository
 
 FAILED = 1
 
@@ -23,8 +23,8 @@ FAILED = 1
 def boot_test(options: argparse.Namespace) -> int:
     """Boot points one after the other; a point that cannot be tested does not stop the others."""
     repository = open_repository(options.repository, as_json=options.json)
-    chosen = _chosen(repository, options)
-    if not chosen and not options.json:
+    chosen, damaged = _chosen(repository, options)
+    if not (chosen or damaged or options.json):
         say("All points have been tested.")
     wish = replace(_wish(), sign=options.sign, time_limit=options.timeout)
     wish = replace(wish, hardware=machines.wish(options))
@@ -32,7 +32,9 @@ def boot_test(options: argparse.Namespace) -> int:
         _test(repository, backup_set, point, wish, as_json=options.json)
         for backup_set, point in chosen
     ]
-    return DONE if all(results) else FAILED
+    if not all(results):
+        return FAILED
+    return WARNINGS if damaged else DONE
 
 
 def prove_new_point(repository: Repository, set_name: str, point_id: str, *, as_json: bool) -> bool:
@@ -48,11 +50,12 @@ def prove_new_point(repository: Repository, set_name: str, point_id: str, *, as_
 
 def _chosen(
     repository: Repository, options: argparse.Namespace
-) -> list[tuple[BackupSet, RecoveryPoint]]:
+) -> tuple[list[tuple[BackupSet, RecoveryPoint]], list[DamagedSet]]:
+    """What is to be tested, and the sets that are passed over, which has been said."""
     from vdbackup.recovery.boot_test import untested
 
     if not options.new:
-        return [repository.find(each, options.set) for each in options.points or ["latest"]]
+        return [repository.find(each, options.set) for each in options.points or ["latest"]], []
     if options.points:
         raise UsageError(
             "With --new the points are chosen by themselves.", "Leave out either of them."
@@ -61,7 +64,7 @@ def _chosen(
     if options.set:
         sets, damaged = [repository.set(options.set)], []
     warn([f"{each.name} is passed over: {each.problem.title}" for each in damaged])
-    return [(backup_set, point) for backup_set in sets for point in untested(backup_set)]
+    return [(each, point) for each in sets for point in untested(each)], damaged
 
 
 def _wish() -> Wish:
