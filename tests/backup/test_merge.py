@@ -10,8 +10,10 @@ import pytest
 from tests.backup.lab import Lab, noise
 from tests.oracles import distribution, qemu, readers
 from vdbackup.backup import merge
-from vdbackup.errors import BackupError, Cancelled, Damaged, VdbackupError
+from vdbackup.backup.merged_layer import RESERVE
+from vdbackup.errors import BackupError, Cancelled, Damaged, NoSpace, VdbackupError
 from vdbackup.jobs import CancelToken, Progress, silent
+from vdbackup.repository.digest_file import REGION
 from vdbackup.repository.digests import BLOCK
 from vdbackup.repository.model import PointType, RecoveryPoint
 
@@ -51,6 +53,20 @@ def test_an_incremental_is_rolled_into_its_full(lab, chain):
     ]
     assert (result.id, result.parent) == (chain[1].id, None)
     lab.check_all()
+
+
+def test_room_for_digests_of_few_blocks_in_many_places_is_asked_for_before(tmp_path, monkeypatch):
+    """They lie apart while they are written: a merge that had begun could not be finished."""
+    lab = Lab(tmp_path, size=8 * REGION * BLOCK)
+    for seed in range(2):
+        for at in range(0, lab.size, REGION * BLOCK):
+            lab.poke(at, noise(512, seed))
+        lab.backup()
+    before = lab.files
+    monkeypatch.setattr("vdbackup.repository.files.free_room", lambda _folder: RESERVE + (64 << 10))
+    with pytest.raises(NoSpace, match="Merging point 2 may need"):
+        lab.merge(lab.set.points[1])
+    assert lab.files == before
 
 
 def test_an_incremental_is_rolled_into_an_incremental_and_its_child_is_linked_anew(lab, chain):

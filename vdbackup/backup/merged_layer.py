@@ -212,8 +212,9 @@ def _alone(backup_set: BackupSet, point: RecoveryPoint) -> Chain:
 
 def _small_files(backup_set: BackupSet, parent: RecoveryPoint, child: RecoveryPoint) -> int:
     """Bytes of what is written besides a layer's blocks: the digests of both, and the reserve."""
-    both = (backup_set.folder / parent.digests, backup_set.folder / child.digests)
-    return sum(file.stat().st_size for file in both) + RESERVE
+    paths = [backup_set.folder / each.digests for each in (parent, child)]
+    with DigestFold(paths, child.virtual_size) as both:
+        return both.room_to_copy() + RESERVE
 
 
 def _doing(child: RecoveryPoint) -> str:

@@ -22,6 +22,11 @@ _PLACE = REGION * DIGEST
 """Bytes of a region's place."""
 
 
+def room_for(regions: int) -> int:
+    """Bytes of storage that a file takes, at most, while it is written."""
+    return HEADER.size + regions * (_PLACE + ROW.itemsize)
+
+
 class DigestWriter:
     """Makes a `.digests` file. `add` may be called from several threads and in any order."""
 
