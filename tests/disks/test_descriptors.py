@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import resource
 import threading
 from pathlib import Path
 
@@ -98,6 +100,63 @@ def test_a_process_without_a_free_descriptor_gives_some_up(files, tmp_path, monk
         os.fstat(fd)
     assert refused
     descriptors.POOL.shed()
+
+
+def test_a_file_that_rests_late_is_opened_again_where_no_descriptor_is_left(tmp_path):
+    other, host = made(tmp_path, 2)
+    file = host._descriptor
+    descriptors.POOL.forget(file)  # another thread has chosen it to rest, ...
+    with file:  # ... this one uses it before it does, ...
+        pass
+    file.rest()
+    limits, free = resource.getrlimit(resource.RLIMIT_NOFILE), os.open(os.devnull, os.O_RDONLY)
+    os.close(free)
+    read = []
+    reader = threading.Thread(target=lambda: read.append(host.read(0, 8)), daemon=True)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (free, limits[1]))
+    try:
+        reader.start()
+        reader.join(20)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    assert read == [b"00000001"]
+    host.close()
+    other.close()
+
+
+@pytest.fixture
+def failing_close(tmp_path, monkeypatch):
+    """close(2) fails for the files of this test, as NFS and FUSE let it: they are closed then."""
+    real, numbers = os.close, []
+
+    def close(fd):
+        ours = os.readlink(f"/proc/self/fd/{fd}").startswith(f"{tmp_path}/")
+        real(fd)
+        if ours:
+            numbers.append(fd)
+            raise OSError(errno.EIO, "Input/output error")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "close", close)
+        yield numbers
+
+
+def test_a_number_that_could_not_be_closed_well_is_not_closed_again(tmp_path, failing_close):
+    (file,) = made(tmp_path, 1)
+    descriptors.POOL.shed()
+    (number,) = failing_close
+    with open(os.devnull, "rb") as stranger:
+        assert stranger.fileno() == number
+        file.close()
+        os.fstat(number)
+
+
+def test_what_is_written_to_is_closed_once_and_says_that_it_failed(tmp_path, failing_close):
+    file = HostFile.create(tmp_path / "a")
+    with pytest.raises(OSError, match="Input/output error"):
+        file.close()
+    assert open_in(tmp_path) == 0
+    file.close()
 
 
 def put_back(path: Path, data: bytes, like: os.stat_result) -> None:

@@ -53,10 +53,10 @@ class Held:
         """It stays open."""
 
     def close(self) -> None:
-        """Close it, if it is not closed yet."""
-        if self._fd >= 0:
-            os.close(self._fd)
-        self._fd = -1
+        """Close it, if it is not closed yet; raises OSError, and is closed then, too (close(2))."""
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            os.close(fd)
 
 
 class Lent:
@@ -116,10 +116,18 @@ class Lent:
                 self._heads = _heads(self._fd)
         except OSError as error:  # another file's turn must not fail for that: this one's will
             log.warning("%s cannot be read: %s", self._path, error)
-        os.close(self._fd)
-        self._fd = -1
+        # forgotten first: also where close(2) fails, as FUSE lets it when the storage is gone, the
+        # number is free, and closing it again would close another thread's file
+        fd, self._fd = self._fd, -1
+        try:
+            os.close(fd)
+        except OSError as error:  # nothing was written that could be lost
+            log.warning("%s could not be closed: %s", self._path, error)
 
     def _opened_again(self) -> int:
+        # somebody may have used it between being chosen to rest and resting: it would be asked to
+        # rest while it opens, by ourselves if no descriptor is left, and wait for itself
+        POOL.forget(self)
         try:
             fd = _open(self._path)
         except FileNotFoundError as error:

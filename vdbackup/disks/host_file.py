@@ -207,12 +207,16 @@ class HostFile:
 
     def close(self) -> None:
         """Close the file, if it is not closed yet; what was not synced is not durable."""
-        if self._direct_fd is not None:
-            os.close(self._direct_fd)
-        if self._device is not None:
-            self._device.close()
-        self._descriptor.close()
+        direct_fd, device = self._direct_fd, self._device
+        # first: where close(2) fails the number is free, and may be another file's by the next time
         self._direct_fd = self._device = None
+        try:
+            if direct_fd is not None:
+                os.close(direct_fd)
+            if device is not None:
+                device.close()
+        finally:
+            self._descriptor.close()
 
 
 def can_clone(source: Path) -> bool:
