@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import tempfile
 import time
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from xml.etree import ElementTree as ET
@@ -300,6 +301,36 @@ def test_virtualboxs_settings_name_the_layers_that_a_merge_left(
     ]  # fmt: skip
     assert all(path.exists() for path in disks)
     assert disks[0] == Repository.open(two_points).set().folder / "0002-full.vmdk"
+
+
+def test_another_disk_that_the_user_gave_the_machine_stays_known_to_virtualbox(
+    vdbackup: Vdbackup, two_points: Path
+) -> None:
+    made = vdbackup("open-with", "virtualbox", "latest", "-r", two_points, "--json").json
+    file = Path(made["file"])
+    other = '<HardDisk uuid="{}" location="/data/other.vdi" format="VDI"/>'
+    for tag in ("<HardDisks>", "</HardDisks>"):  # before ours, and behind
+        ours = other.format(f"{{{uuid.uuid4()}}}")
+        both = f"{tag}{ours}" if tag == "<HardDisks>" else f"{ours}{tag}"
+        file.write_text(file.read_text().replace(tag, both))
+    assert vdbackup("merge", 2, "-r", two_points).status == 0
+    names = [path.name for path in named(file)]
+    assert names.count("other.vdi") == 2
+    assert [name for name in names if name != "other.vdi"] == [
+        "0002-full.vmdk", "0002-overlay.vmdk", "machine.vmdk"
+    ]  # fmt: skip
+
+
+def test_a_name_that_no_file_can_have_is_no_reason_to_fail(
+    vdbackup: Vdbackup, two_points: Path
+) -> None:
+    made = vdbackup("open-with", "virtualbox", "latest", "-r", two_points, "--json").json
+    file, name = Path(made["file"]), f"{two_points}/{'x' * 5000}"
+    disk = f'<HardDisk uuid="{{{uuid.uuid4()}}}" location="{name}" format="VDI"/>'
+    file.write_text(file.read_text().replace("</HardDisks>", f"{disk}</HardDisks>"))
+    said = vdbackup("list", "-r", two_points)
+    assert "Traceback" not in said.err
+    assert said.status == 0
 
 
 def test_virt_managers_machine_and_its_disk_name_the_layers_that_a_merge_left(

@@ -354,11 +354,12 @@ def _virtualbox_again(
     if root is None:
         raise RecoveryError(f"{path} cannot be read.", "Discard the session.")
     for media in root.iterfind(f"{space}Machine/{space}MediaRegistry/{space}HardDisks"):
-        for own in media.iter(f"{space}HardDisk"):
-            if (folder.path / own.get("location", "")).resolve() == disks[0].resolve():
-                media.clear()
-                _add_media(media, layers, f"{space}HardDisk").append(own)
-                break
+        for base in media.findall(f"{space}HardDisk"):  # beside ours are disks that the user added
+            for own in base.iter(f"{space}HardDisk"):
+                if (folder.path / own.get("location", "")).resolve() == disks[0].resolve():
+                    media.remove(base)
+                    _add_media(media, layers, f"{space}HardDisk").append(own)
+                    break
     ET.register_namespace("", _NAMESPACE)
     return _write_xml(path, root)
 

@@ -12,6 +12,7 @@ do, so whoever opens the repository after a power cut does it.
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from vdbackup import foreign_xml
@@ -56,5 +57,6 @@ def _is_behind(saved: SavedSession, repository: Repository) -> bool:
     if root is None:
         return False
     names = [each.get("file") or each.get("location") or "" for each in root.iter()]
-    layers = [Path(name) for name in names if name.startswith(f"{origin.repository}/")]
-    return any("\0" not in str(path) and not path.exists() for path in layers)
+    layers = [name for name in names if name.startswith(f"{origin.repository}/")]
+    # os.path: a name that no file can have is one that is not there, where Path raises OSError
+    return any("\0" not in name and not os.path.exists(name) for name in layers)
