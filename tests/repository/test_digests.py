@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import os
 import random
 import struct
 from pathlib import Path
@@ -256,6 +257,16 @@ def test_a_table_that_somebody_made_up_is_right_or_refused(folder, rows, blocks,
     path.write_bytes(sealed_header(len(rows), blocks, size, memoryview(raw)) + digests + raw)
     said = refusal_of(path, size)
     assert not said or "is damaged" in said
+
+
+def test_a_table_that_is_longer_than_its_disk_allows_is_not_read(folder):
+    """It is sparse, and would take a hundred times the memory that a table of this disk has."""
+    path = folder / "long.digests"
+    rows, size = 16 << 20, 1 << 40
+    path.write_bytes(sealed_header(rows, rows, size, memoryview(b"")))
+    os.truncate(path, HEADER.size + rows * (DIGEST + ROW.itemsize))
+    with pytest.raises(DamagedDigests, match="more digests"):
+        DigestFile(path)
 
 
 @given(

@@ -121,7 +121,8 @@ class DigestFile:
             raise DamagedDigests(self.path, 32, "it belongs to a disk of another size")
         of_disk = -(-self.virtual_size // BLOCK)
         table = HEADER.size + self.blocks * DIGEST
-        if of_disk > _MOST_BLOCKS or not rows <= self.blocks <= of_disk:
+        most_rows = self.blocks if layout == _LAYOUT_OF_RUNS else -(-of_disk // REGION)
+        if of_disk > _MOST_BLOCKS or rows > most_rows or not rows <= self.blocks <= of_disk:
             raise DamagedDigests(self.path, 16, "it has more digests than its disk has blocks")
         if table + rows * entry.itemsize != self._file.size:
             raise DamagedDigests(self.path, 16, "it is cut off or too long")
