@@ -100,9 +100,13 @@ OPERATIONS = {
 
 
 def check_offered(lab: Lab) -> None:
-    """All that is offered reads right; while a merge waits, what it concerns may be refused."""
-    names = lab.repository.names()
-    backup_set = lab.set if "disk" in names else None
+    """All that is offered reads right; while a merge waits, what it concerns may be refused.
+
+    A set is damaged only while a repair has not yet got to its catalogue.
+    """
+    sets, damaged = lab.repository.survey()
+    assert all("set.json is missing" in each.problem.title for each in damaged)
+    backup_set = next((each for each in sets if each.name == "disk"), None)
     for each in backup_set.points if backup_set else ():
         lab.moments.setdefault(each.id, lab.image)
         with suppress(VdbackupError) if backup_set and backup_set.journal else nullcontext():
