@@ -57,7 +57,7 @@ from vdbackup.repository.digests import (
     is_zero,
 )
 from vdbackup.repository.draft import make_overlay, sweep
-from vdbackup.repository.files import PARTIAL, read_json, sync_folder, write_json
+from vdbackup.repository.files import PARTIAL, read_json, remove, sync_folder, write_json
 from vdbackup.repository.model import PointType, RecoveryPoint, SetSettings, SourceIdentity
 from vdbackup.repository.repository import (
     LAYER_NAME,
@@ -414,6 +414,7 @@ def _compute_digests(
 ) -> None:
     final = folder / point.digests
     partial = final.with_name(final.name + PARTIAL)
+    remove(partial)  # of a repair that was interrupted here
     writer = DigestWriter(partial, point.virtual_size)
     try:
         with Chain.alone(layer.path, layer.format) as data:
@@ -444,6 +445,7 @@ def _compute_digests(
 def _make_overlay(folder: Path, layer: Layer, point: RecoveryPoint) -> None:
     reference = ParentRef(layer.info.disk_id, layer.info.content_id, point.disk)
     partial = folder / (point.overlay + PARTIAL)
+    remove(partial)
     make_overlay(partial, layer.format, point, reference)
     partial.rename(folder / point.overlay)
     sync_folder(folder)
