@@ -295,7 +295,8 @@ def test_a_mistyped_source_is_removed_alone(with_source: User, repository: Path)
     assert len(store.value.sources) == 1
     menu.clear()
     sources.offer_leaving(menu)
-    assert [action.objectName() for action in menu.actions()] == ["leaveRepository"]
+    offered = [action.objectName() for action in menu.actions()]
+    assert offered == ["repairRepository", "leaveRepository"]
 
 
 def test_other_backups_can_always_be_opened(with_source: User, tmp_path: Path, disk: Path) -> None:
