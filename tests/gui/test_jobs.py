@@ -13,12 +13,13 @@ from pytestqt.qtbot import QtBot
 
 from tests.gui.user import LONG, User
 from vdbackup.errors import BackupError
+from vdbackup.gui import work
 from vdbackup.gui.jobs_panel import JobsPanel
 from vdbackup.gui.outcome import Outcome
 from vdbackup.gui.pace import Pace
 from vdbackup.gui.quit_dialog import QuitDialog
 from vdbackup.gui.worker import Throttle, Worker
-from vdbackup.jobs import CancelToken, Job, JobState, Progress, Report
+from vdbackup.jobs import CancelToken, Job, JobState, Progress, Report, silent
 from vdbackup.repository.repository import Repository
 
 
@@ -202,3 +203,15 @@ def test_what_fails_on_the_way_keeps_the_window_open(user: User, repository: Pat
     user.waits_until(lambda: not user.window.busy)
     assert user.window.isVisible()
     assert not user.window.statusBar().isVisible()
+
+
+def test_work_that_is_done_is_no_failure_where_machines_cannot_be_linked_anew(
+    tmp_path: Path,
+) -> None:
+    done = Outcome("Done.", warnings=("Look.",))
+    both = work.relinking(lambda _report, _cancel: done, tmp_path / "unplugged", tmp_path)
+    outcome = both(silent, CancelToken())
+    assert outcome.sentence == "Done."
+    look, why = outcome.warnings
+    assert look == "Look."
+    assert "is not a repository of vdbackup" in why

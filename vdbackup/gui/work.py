@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 from vdbackup.backup import capture, delete, merge, promote, retention
 from vdbackup.backup.belonging import said_before
 from vdbackup.disks.chain import Chain
-from vdbackup.gui import words
+from vdbackup.errors import VdbackupError, from_os
+from vdbackup.gui import remedies, words
 from vdbackup.gui.outcome import Outcome
 from vdbackup.jobs import CancelToken, Plan, Report, Work
 from vdbackup.recovery import boot_test, elsewhere, restore, verify
@@ -142,13 +143,19 @@ def merge_point(plan: merge.MergePlan, report: Report, cancel: CancelToken) -> O
 
 
 def relinking(doing: Work, folder: Path, sessions_folder: Path) -> Work:
-    """Do something, and then let other programs' machines name their layers as merges left them."""
+    """Do something, and then let other programs' machines name their layers as merges left them.
+
+    What was done stays done where that fails: it is only said, and nothing is begun anew.
+    """
 
     def both(report: Report, cancel: CancelToken) -> object:
         from vdbackup.recovery.relinking import relink_all
 
         result = doing(report, cancel)
-        said = relink_all(sessions_folder, Repository.open(folder))
+        try:
+            said = relink_all(sessions_folder, Repository.open(folder))
+        except (VdbackupError, OSError) as error:
+            said = [remedies.sentences(from_os(error) if isinstance(error, OSError) else error)]
         if not isinstance(result, Outcome):
             return result
         return replace(result, warnings=(*result.warnings, *said))
