@@ -248,7 +248,7 @@ def test_a_clone_that_is_attached_too_is_not_taken_for_the_source(lab, monkeypat
 
 
 def repaired(lab: Lab) -> str:
-    return "\n".join(repair.run(lab.repository.path, silent, CancelToken()))
+    return "\n".join(repair.run(lab.repository.path, silent, CancelToken()).done)
 
 
 def test_a_set_whose_settings_are_lost_goes_on_by_itself_after_a_repair(lab):

@@ -43,7 +43,8 @@ def point(lab: Lab, sequence: int) -> RecoveryPoint:
 
 
 def repaired(lab: Lab) -> list[str]:
-    return repair.run(lab.repository.path, silent, CancelToken())
+    said = repair.run(lab.repository.path, silent, CancelToken())
+    return [*said.done, *said.undone]
 
 
 def verdicts(lab: Lab) -> dict[int, tuple[verify.Finding, ...]]:

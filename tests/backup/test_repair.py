@@ -38,7 +38,8 @@ def lab(tmp_path: Path, disk_format: str) -> Lab:
 
 
 def repaired(lab: Lab) -> list[str]:
-    return repair.run(lab.repository.path, silent, CancelToken())
+    said = repair.run(lab.repository.path, silent, CancelToken())
+    return [*said.done, *said.undone]
 
 
 def lose_all_but_layers(lab: Lab) -> None:

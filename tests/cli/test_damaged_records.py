@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import struct
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -161,6 +162,20 @@ def test_a_boot_test_of_what_is_new_warns_of_sets_that_it_passes_over(
     assert tested.status == 3
     assert "damaged is passed over" in tested.err
     assert not tested.out
+
+
+def test_a_repair_that_leaves_a_set_as_it_is_mends_the_others_and_fails(
+    vdbackup: Vdbackup, work: Path
+):
+    with (work / "backups" / "damaged" / "0002-incremental.digests").open("r+b") as file:
+        file.seek(8)
+        file.write(struct.pack("<I", 1000))  # the layout of a version to come
+    (work / "backups" / "other" / "0002-incremental.json").write_text("{")
+    repaired = vdbackup("repair", "-r", work / "backups")
+    assert repaired.status == 1
+    assert "0002-incremental.digests is of a newer version" in repaired.err
+    assert "other: the manifest of point 2 was rebuilt." in repaired.out
+    assert vdbackup("verify", "-r", work / "backups", "--set", "other").status == 0
 
 
 def check_the_other(vdbackup: Vdbackup, work: Path) -> None:

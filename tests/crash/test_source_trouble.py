@@ -262,7 +262,7 @@ def test_a_repaired_manifest_says_it_too_if_it_can_still_be_read(lab):
         point = lab.backup()
     manifest = lab.set_folder / "0001-full.json"
     manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"disk_size": "?"}))
-    assert repair.run(lab.repository.path, silent, CancelToken())
+    assert repair.run(lab.repository.path, silent, CancelToken()).done
     (again,) = lab.set.points
     assert again.unreadable == point.unreadable
     assert set(point.warnings) < set(again.warnings)

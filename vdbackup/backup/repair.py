@@ -23,7 +23,7 @@ import os
 import re
 import uuid
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -81,33 +81,41 @@ QUARANTINE = "quarantine"
 """The folder in a set's folder for what is broken."""
 
 
-def run(path: Path, report: Report, cancel: CancelToken) -> list[str]:
-    """Repair the repository in `path`; what was done, a sentence each.
+@dataclass(frozen=True)
+class Repaired:
+    """What was repaired in a repository and what could not be, a sentence each."""
+
+    done: list[str]
+    undone: list[str]
+
+
+def run(path: Path, report: Report, cancel: CancelToken) -> Repaired:
+    """Repair the repository in `path`, one set after the other: one that fails stops no other.
 
     Raises RepositoryError if it is none, RepositoryLocked while another program writes to it;
     PointInUse, when all else is done, where somebody reads what an interrupted merge is to change.
     """
-    done: list[str] = []
+    said = Repaired([], [])
     in_use: PointInUse | None = None
-    repository = _opened(path, done)
+    repository = _opened(path, said.done)
     with repository.lock("repairing", cancel):
         for folder in sorted(entry for entry in path.iterdir() if os.path.isdir(entry)):
             if folder.suffix == PARTIAL or folder.name == LOST_AND_FOUND:
                 continue  # a set in the making is nobody's backup
             try:
-                _repair_set(repository, folder, done, report, cancel)
+                _repair_set(repository, folder, said, report, cancel)
             except (Cancelled, LockLost, NoSpace):
                 raise
             except PointInUse as error:  # it is worth waiting for
                 in_use = error
             except (VdbackupError, OSError) as error:  # that stops its own set's repair alone
                 problem = from_os(error) if isinstance(error, OSError) else error
-                done.append(f"{folder.name}: it could not be repaired: {problem}")
+                said.undone.append(f"{folder.name}: it could not be repaired: {problem}")
     if in_use:
-        for sentence in done:
+        for sentence in (*said.done, *said.undone):
             log.warning("%s", sentence)
         raise in_use
-    return done
+    return said
 
 
 def _opened(path: Path, done: list[str]) -> Repository:
@@ -123,8 +131,9 @@ def _opened(path: Path, done: list[str]) -> Repository:
 
 
 def _repair_set(
-    repository: Repository, folder: Path, done: list[str], report: Report, cancel: CancelToken
+    repository: Repository, folder: Path, said: Repaired, report: Report, cancel: CancelToken
 ) -> None:
+    done = said.done
     layers, broken = _read_layers(folder, done)
     if layers and not _valid_settings(folder):
         done.append(_write_settings(folder, layers))
@@ -133,7 +142,7 @@ def _repair_set(
             _make_all_known(repository, folder, layers, done, report, cancel)
             result = merge.finish_interrupted(repository, folder.name, report, cancel)
         except (Damaged, DiskError, RepositoryError) as error:
-            done.append(
+            said.undone.append(
                 f"{folder.name}: an interrupted merge cannot be finished, and all stays as it is: "
                 f"{error.title}"
             )

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vdbackup.cli import machines, remedies
-from vdbackup.cli.commands import DONE, WARNINGS, open_repository, sessions_folder
+from vdbackup.cli.commands import DONE, FAILED, WARNINGS, open_repository, sessions_folder
 from vdbackup.cli.console import print_json, say, warn, work
 from vdbackup.errors import UsageError, VdbackupError
 
@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from vdbackup.recovery.boot_test import Wish
     from vdbackup.repository.model import BootTest, RecoveryPoint
     from vdbackup.repository.repository import BackupSet, DamagedSet, Repository
-
-FAILED = 1
 
 
 def boot_test(options: argparse.Namespace) -> int:

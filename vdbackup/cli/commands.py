@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from vdbackup.repository.model import Policy, RecoveryPoint
     from vdbackup.repository.repository import BackupSet, BrokenManifest, Repository
 
-DONE, WARNINGS = 0, 3
+DONE, FAILED, WARNINGS = 0, 1, 3
 
 
 def open_repository(path: Path, *, as_json: bool = False) -> Repository:
@@ -523,21 +523,23 @@ def _verdict_json(verdict: Any) -> dict[str, Any]:
 
 
 def repair(options: argparse.Namespace) -> int:
-    """Finish what was interrupted; rebuild missing metadata."""
+    """Finish what was interrupted; rebuild missing metadata. 1 where something could not be."""
     from vdbackup.backup import repair
 
-    done: list[str] = work(
+    said: repair.Repaired = work(
         "Repair",
         lambda report, cancel: repair.run(options.repository, report, cancel),
         as_json=options.json,
         wait=options.wait,
     )
     if options.json:
-        print_json({"event": "result", "done": done})
+        print_json({"event": "result", "done": said.done, "undone": said.undone})
     else:
-        for sentence in done or ["Nothing had to be repaired."]:
+        nothing = [] if said.undone else ["Nothing had to be repaired."]
+        for sentence in said.done or nothing:
             say(sentence)
-    return DONE
+        warn(said.undone)
+    return FAILED if said.undone else DONE
 
 
 def files(options: argparse.Namespace) -> int:

@@ -173,10 +173,11 @@ def repair(folder: Path, report: Report, cancel: CancelToken) -> Outcome:
     """Finish what was interrupted, and rebuild metadata; what was done is said in the details."""
     from vdbackup.backup import repair
 
-    done = repair.run(folder, report, cancel)
-    if not done:
-        return Outcome("Nothing had to be repaired.")
-    return Outcome(f"Repaired: {words.plural(len(done), 'thing')} done.", tuple(done))
+    said = repair.run(folder, report, cancel)
+    sentence = f"Repaired: {words.plural(len(said.done), 'thing')} done."
+    if not said.done:
+        sentence = "Nothing was repaired." if said.undone else "Nothing had to be repaired."
+    return Outcome(sentence, tuple(said.done), tuple(said.undone))
 
 
 def delete_point(plan: delete.DeletePlan, report: Report, cancel: CancelToken) -> Outcome:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 from functools import partial
 from pathlib import Path
@@ -25,6 +26,8 @@ __all__ = [
     "write_file",
     "write_json",
 ]
+
+log = logging.getLogger(__name__)
 
 
 def write_json(path: Path, data: dict[str, Any]) -> None:
@@ -101,6 +104,12 @@ def free_room(folder: Path) -> int | None:
 
 
 def remove(path: Path) -> None:
-    """Delete a file that may be gone already (a step that is done again after a crash)."""
+    """Delete a file that may be gone already (a step that is done again after a crash).
+
+    A folder of that name is none of ours: it stays, and stops nothing.
+    """
     check_lock(path)
-    path.unlink(missing_ok=True)
+    try:
+        path.unlink(missing_ok=True)
+    except IsADirectoryError:
+        log.warning("%s is a folder, and stays", path)
