@@ -86,7 +86,9 @@ def test_disk_without_a_sound_table_stays_as_it_is(tmp_path: Path, damage: str) 
                 file.seek(sector * 512 + 100)
                 file.write(b"x")
                 file.seek(sector * 512 + 60)
-                file.write(b"x")
+                byte = file.read(1)[0]
+                file.seek(-1, os.SEEK_CUR)
+                file.write(bytes([byte ^ 1]))  # of the disk's id, which is any
         else:
             file.seek(510 if damage == "no signature" else 440)
             file.write(bytes(2 if damage == "no signature" else 4))
