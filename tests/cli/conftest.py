@@ -70,3 +70,14 @@ def backed_up(vdbackup: Vdbackup, disk: Path, repository: Path) -> list[Path]:
         states.append(Path(shutil.copy(disk, disk.with_name(f"state-{number}.raw"))))
         assert vdbackup("backup", disk, "-r", repository).status == 0
     return states
+
+
+@pytest.fixture
+def no_tools(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No other program's tool answers."""
+    for name in ("virsh", "VBoxManage", "vmrun"):
+        program = tmp_path / "silent" / name
+        program.parent.mkdir(exist_ok=True)
+        program.write_text("#!/bin/sh\nexit 1\n")
+        program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path / "silent"), prepend=":")

@@ -35,17 +35,6 @@ def libvirt(monkeypatch: pytest.MonkeyPatch) -> Iterator[Libvirt]:
         yield made
 
 
-@pytest.fixture
-def no_tools(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No other program's tool answers."""
-    for name in ("virsh", "VBoxManage", "vmrun"):
-        program = tmp_path / "silent" / name
-        program.parent.mkdir(exist_ok=True)
-        program.write_text("#!/bin/sh\nexit 1\n")
-        program.chmod(0o755)
-    monkeypatch.setenv("PATH", str(tmp_path / "silent"), prepend=":")
-
-
 @pytest.fixture(params=["vmdk", "qcow2"])
 def linux(request: pytest.FixtureRequest, vdbackup: Vdbackup, tmp_path: Path) -> Path:
     """A repository with two points of a small Linux that counts its boots."""

@@ -17,18 +17,12 @@ SPACE = 'xmlns="http://www.virtualbox.org/"'
 
 
 @pytest.fixture
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, no_tools: None) -> Path:
     """Where this user's programs keep their lists; no tool of theirs answers."""
     home = tmp_path / "home"
     monkeypatch.setenv("HOME", str(home))
     monkeypatch.setenv("XDG_CONFIG_HOME", str(home / "config"))
     monkeypatch.delenv("VBOX_USER_HOME", raising=False)
-    for name in ("virsh", "VBoxManage", "vmrun"):
-        program = tmp_path / "silent" / name
-        program.parent.mkdir(exist_ok=True)
-        program.write_text("#!/bin/sh\nexit 1\n")
-        program.chmod(0o755)
-    monkeypatch.setenv("PATH", str(tmp_path / "silent"), prepend=":")
     (home / "config/VirtualBox").mkdir(parents=True)
     (home / "config/libvirt/qemu").mkdir(parents=True)
     return home

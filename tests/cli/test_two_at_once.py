@@ -189,5 +189,6 @@ def test_a_merge_waits_for_the_virtual_machine_that_runs_from_its_points(
                 assert backup.returncode == 0
         assert waiting.communicate(timeout=120)[1] == ""
         assert waiting.returncode == 0
+    assert "waiting: Point" in said
     assert "is in use: a virtual machine is running from it or from a later one" in said
     check(prepared, repository)

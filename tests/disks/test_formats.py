@@ -403,9 +403,9 @@ def test_many_nearly_empty_layers_of_a_tebibyte_are_opened_quickly(tmp_path, dis
         disk.close()
         parent = reference(path, disk_format)
     seconds = []
-    for _ in range(5):  # other programs make single ones slower: the fastest one tells
+    for _ in range(20):  # other programs make single ones slower: the fastest one tells
         started = time.process_time()
         with Chain.open(path, disk_format) as chain:
             assert len(np.unique(chain.map.layers)) == count + 1
         seconds.append(time.process_time() - started)
-    assert min(seconds) < count / 100
+    assert min(seconds) < count / 200
