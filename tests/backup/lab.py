@@ -8,11 +8,14 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
 from tests.oracles import libvmdk, readers
 from vdbackup.backup import capture, delete, merge
 from vdbackup.disks.disk import VirtualDisk
 from vdbackup.disks.formats import open_disk
-from vdbackup.jobs import CancelToken, Report, silent
+from vdbackup.errors import Cancelled
+from vdbackup.jobs import CancelToken, Progress, Report, silent
 from vdbackup.repository.digests import BLOCK, digest_blocks
 from vdbackup.repository.model import Policy, RecoveryPoint
 from vdbackup.repository.repository import BackupSet, Repository
@@ -131,6 +134,18 @@ class Lab:
         """Roll a point into its parent."""
         plan = merge.plan(self.repository, "disk", point.id)
         return merge.run(plan, silent, CancelToken()).point
+
+    def merge_half(self, point: RecoveryPoint) -> Cancelled:
+        """Roll a point into its parent, and cancel that when the first of it has been copied."""
+        cancel = CancelToken()
+
+        def stop(progress: Progress) -> None:
+            if progress.phase == "Merge":
+                cancel.cancel()
+
+        with pytest.raises(Cancelled) as stopped:
+            merge.run(merge.plan(self.repository, "disk", point.id), stop, cancel)
+        return stopped.value
 
     def delete(self, point: RecoveryPoint) -> None:
         """Delete a point."""

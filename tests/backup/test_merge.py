@@ -405,15 +405,7 @@ def test_a_cancelled_check_changes_nothing(lab, chain):
 
 
 def cancelled_while_copying(lab: Lab, point: RecoveryPoint) -> None:
-    cancel = CancelToken()
-
-    def report(progress: Progress) -> None:
-        if progress.phase == "Merge":
-            cancel.cancel()
-
-    with pytest.raises(Cancelled) as stopped:
-        merge.run(merge.plan(lab.repository, "disk", point.id), report, cancel)
-    assert "finished" in stopped.value.advice  # not "Nothing was changed."
+    assert "finished" in lab.merge_half(point).advice  # not "Nothing was changed."
 
 
 def test_a_merge_that_is_cancelled_while_copying_offers_all_but_the_parent(lab, chain):

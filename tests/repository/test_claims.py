@@ -13,7 +13,7 @@ import pytest
 from tests.backup.lab import Lab, noise, sha256
 from vdbackup.backup import delete, merge
 from vdbackup.backup import repair as repairing
-from vdbackup.errors import Cancelled, PointInUse, PointNotFound
+from vdbackup.errors import PointInUse, PointNotFound
 from vdbackup.jobs import CancelToken, Progress, silent
 from vdbackup.repository import claims
 from vdbackup.repository.digests import BLOCK
@@ -240,14 +240,7 @@ def test_a_reader_waits_for_a_merge_that_ends_soon(
 @pytest.fixture
 def cut_off(lab: Lab) -> Lab:
     """Half of 3 has been copied into 2."""
-    cancel = CancelToken()
-
-    def stop(progress: Progress) -> None:
-        if progress.phase == "Merge":
-            cancel.cancel()
-
-    with pytest.raises(Cancelled):
-        merge.run(merge.plan(lab.repository, "disk", lab.set.points[2].id), stop, cancel)
+    lab.merge_half(lab.set.points[2])
     assert (lab.set.folder / JOURNAL_NAME).exists()
     return lab
 
