@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from vdbackup.backup.belonging import identity_of, set_of
-from vdbackup.backup.capture import check_apart, default_format, keep_changes, state_of
+from vdbackup.backup.capture import check_apart, default_format, keep_changes
 from vdbackup.backup.merged_layer import RESERVE
 from vdbackup.backup.readback import check_layer
 from vdbackup.disks.chain import Chain
@@ -111,9 +111,7 @@ def run(plan: AdoptPlan, report: Report, cancel: CancelToken) -> BackupSet:
         _check_space(plan)
         draft = SetDraft(plan.repository, plan.set_name, settings)
         try:
-            for number in range(len(source.chain.layers)):
-                point = _Adoption(draft.set, source.chain, number, report, cancel).point()
-                draft.add(point)
+            _adopt_each(source.chain, draft, report, cancel)
             cancel.check()
             _check_unchanged(source)
             draft.publish()
@@ -121,6 +119,33 @@ def run(plan: AdoptPlan, report: Report, cancel: CancelToken) -> BackupSet:
             draft.discard()
             raise
         return plan.repository.set(plan.set_name)
+
+
+def _adopt_each(chain: Chain, draft: SetDraft, report: Report, cancel: CancelToken) -> None:
+    """Each layer a point. What is known of those below grows layer by layer, and is not read again.
+
+    A disk that was resized has another size than its parent: it starts a chain of its own.
+    """
+    below: Chain | None = None
+    parent: RecoveryPoint | None = None
+    state: DigestFold | None = None
+    try:
+        for number, layer in enumerate(chain.layers, start=1):
+            with _source_errors(layer.path):
+                disk = Chain.topped(below, layer) if below else Chain([layer])
+            if parent is None or state is None or parent.virtual_size != disk.size:
+                parent = None
+                if state:
+                    state.close()
+                state = DigestFold([], disk.size)
+            adoption = _Adoption(draft.set, disk, parent, state, number, report, cancel)
+            parent = adoption.point()
+            state.add(draft.set.folder / parent.digests)
+            draft.add(parent)
+            below = disk
+    finally:
+        if state:
+            state.close()
 
 
 def _check_unchanged(source: Source) -> None:
@@ -133,20 +158,33 @@ def _check_unchanged(source: Source) -> None:
 
 
 class _Adoption:
-    """One layer of a chain on its way to being a point."""
+    """One layer of a chain on its way to being a point.
+
+    Args:
+        into: the set.
+        disk: what the layer and those below it show; closed with the whole chain.
+        parent: the point that the layer below became; None where it starts a chain.
+        state: the digests of what that holds.
+        number: of the new point.
+        report: called after each chunk.
+        cancel: looked at before each chunk.
+    """
 
     def __init__(
-        self, into: BackupSet, chain: Chain, number: int, report: Report, cancel: CancelToken
+        self,
+        into: BackupSet,
+        disk: Chain,
+        parent: RecoveryPoint | None,
+        state: DigestFold,
+        number: int,
+        report: Report,
+        cancel: CancelToken,
     ) -> None:
         self._set = into
-        self._layer = chain.layers[number]
-        # what the layer's disk shows; closed with the whole chain
-        with _source_errors(self._layer.path):
-            self._disk = Chain(chain.layers[: number + 1])
-        self._size = self._layer.info.virtual_size
-        last = into.points[-1] if into.points else None
-        # a disk that was resized has another size than its parent: it starts a chain of its own
-        self._parent = last if last and last.virtual_size == self._size else None
+        self._disk = disk
+        self._layer = disk.layers[-1]
+        self._size = disk.size
+        self._parent, self._state, self._number = parent, state, number
         self._phase = f"Adopt {self._layer.path.name}"
         self._report, self._cancel = report, cancel
 
@@ -170,7 +208,15 @@ class _Adoption:
     ) -> RecoveryPoint:
         kind = PointType.INCREMENTAL if self._parent else PointType.FULL
         sector_size = self._layer.info.sector_size
-        draft = Draft(self._set, kind, self._parent, self._size, sector_size, make_layer=make)
+        draft = Draft(
+            self._set,
+            kind,
+            self._parent,
+            self._size,
+            sector_size,
+            sequence=self._number,
+            make_layer=make,
+        )
         try:
             fill(draft)
             modified = self._layer.path.stat().st_mtime
@@ -181,9 +227,15 @@ class _Adoption:
 
     def _fill_empty(self, draft: Draft) -> None:
         """What of the layer differs from its parents, into a new layer."""
-        with state_of(self._set, self._parent, self._size) as state:
-            ranges = self._own()
-            keep_changes(draft, state, ranges, self._read, self._phase, self._report, self._cancel)
+        keep_changes(
+            draft,
+            self._state,
+            self._own(),
+            self._read,
+            self._phase,
+            self._report,
+            self._cancel,
+        )
 
     def _read(self, offset: int, view: memoryview) -> None:
         """From the layer's disk."""

@@ -2,6 +2,9 @@
 
 The new set exists once all of it is there and read back; it says which one it continues. The old
 one stays as it is, byte for byte, but later backups of its source go on in the new one.
+
+A layer holds its blocks whole, so each is copied by itself, whatever it reads through: what that
+holds is copied with its own layer, and the work grows with the points, not with their chains.
 """
 
 from __future__ import annotations
@@ -9,22 +12,22 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from datetime import datetime
 
+import numpy as np
+
 from vdbackup.backup import merge
-from vdbackup.backup.capture import keep_changes, state_of
 from vdbackup.backup.merged_layer import RESERVE
 from vdbackup.backup.readback import check_layer
+from vdbackup.disks.chain import Chain
 from vdbackup.disks.formats import check_fits
+from vdbackup.disks.transfer import transfer, write_blocks
 from vdbackup.errors import BackupError, Damaged, Remedy
 from vdbackup.jobs import CancelToken, Plan, Report, readable_size
-from vdbackup.repository.digests import BLOCK, DigestFold, differ
+from vdbackup.repository.digests import BLOCK, DigestFold, differ, digest_blocks, is_zero
 from vdbackup.repository.draft import Draft
 from vdbackup.repository.files import check_room
 from vdbackup.repository.model import RecoveryPoint
-from vdbackup.repository.repository import BackupSet, Repository, check_set_name
+from vdbackup.repository.repository import BackupSet, Repository, check_set_name, check_size
 from vdbackup.repository.set_draft import SetDraft
-
-_COMPARED = 1 << 16
-"""Blocks whose digests are compared at once: 2 MiB of digests, 4 GiB of disk."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,9 +89,13 @@ def run(plan: ConvertPlan, report: Report, cancel: CancelToken) -> BackupSet:
         _check_space(old)
         settings = replace(old.settings, format=plan.disk_format, continues=plan.set_name)
         draft = SetDraft(repository, plan.target, settings)
+        converted: dict[str, RecoveryPoint] = {}  # by the old point's id
         try:
             for point in old.points:
-                draft.add(_converted(old, draft.set, point, report, cancel))
+                parent = converted[old.point(point.parent).id] if point.parent else None
+                made = _converted(old, draft.set, point, parent, report, cancel)
+                converted[point.id] = made
+                draft.add(made)
             cancel.check()
             draft.publish()
         except BaseException:
@@ -98,22 +105,19 @@ def run(plan: ConvertPlan, report: Report, cancel: CancelToken) -> BackupSet:
 
 
 def _converted(
-    old: BackupSet, new: BackupSet, point: RecoveryPoint, report: Report, cancel: CancelToken
+    old: BackupSet,
+    new: BackupSet,
+    point: RecoveryPoint,
+    parent: RecoveryPoint | None,
+    report: Report,
+    cancel: CancelToken,
 ) -> RecoveryPoint:
-    """The point again, in the new set; what hangs on it finds it by its number."""
-    by_number = {each.sequence: each for each in new.points}
-    parent = by_number[old.point(point.parent).sequence] if point.parent else None
+    """The point again, in the new set, made on what its parent became."""
     draft = Draft(
         new, point.type, parent, point.virtual_size, point.sector_size, sequence=point.sequence
     )
     try:
-        with (
-            old.open_chain(point) as chain,
-            DigestFold([old.folder / point.digests], point.virtual_size) as own,
-            state_of(new, parent, point.virtual_size) as state,
-        ):
-            phase = f"Convert point {point.sequence}"
-            keep_changes(draft, state, own.held(), chain.readinto, phase, report, cancel)
+        _copy(old, point, draft, report, cancel)
         created = datetime.fromisoformat(point.created)
         converted = draft.publish(
             point.warnings, created, point.unreadable, point.promoted_from, point.captured_from
@@ -121,7 +125,6 @@ def _converted(
     except BaseException:
         draft.discard()
         raise
-    _check_same(old, point, replace(new, points=(*new.points, converted)), converted)
     with DigestFold([new.folder / converted.digests], point.virtual_size) as digests:
         layer = new.folder / converted.disk
         phase = f"Check point {point.sequence}"
@@ -129,21 +132,35 @@ def _converted(
     return converted
 
 
-def _check_same(
-    old: BackupSet, point: RecoveryPoint, new: BackupSet, converted: RecoveryPoint
+def _copy(
+    old: BackupSet, point: RecoveryPoint, draft: Draft, report: Report, cancel: CancelToken
 ) -> None:
-    """What was read is what was captured: the digests of both disks are the same throughout."""
-    blocks = -(-point.virtual_size // BLOCK)
-    with old.open_digests(point) as wanted, new.open_digests(converted) as found:
-        for first in range(0, blocks, _COMPARED):
-            count = min(_COMPARED, blocks - first)
-            if differ(wanted.expected(first, count), found.expected(first, count)).any():
+    """All that the point's own layer holds; raises Damaged unless that is what was captured.
+
+    Where each layer has its own blocks and hangs on the right one, each chain reads the same.
+    """
+    old.check_layer(point)
+    old.check_link(point)
+    layer = Chain.alone(old.disk_path(point), old.settings.format)
+    with layer, DigestFold([old.folder / point.digests], point.virtual_size) as own:
+        check_size(layer.layers[0].info, point)
+
+        def copy(offset: int, view: memoryview) -> None:
+            first = offset // BLOCK
+            found = digest_blocks(view)
+            if differ(found, own.expected(first, len(found))).any():
                 raise Damaged(
                     f"Point {point.sequence} of {old.name} is damaged: it is not as it was "
                     "captured.",
                     "Delete the damaged points before you convert.",
                     remedy=Remedy.VERIFY,
                 )
+            every = np.ones(len(found), np.bool_)
+            write_blocks(draft.disk, offset, view, BLOCK, every, is_zero(found))
+            draft.digests.add(first, found)
+
+        phase = f"Convert point {point.sequence}"
+        transfer(own.held(), layer.readinto, copy, phase=phase, report=report, cancel=cancel)
 
 
 def _check_space(backup_set: BackupSet) -> None:

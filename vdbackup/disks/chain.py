@@ -60,9 +60,10 @@ class Chain:
         size, sector_size: in bytes, the disk's own.
     """
 
-    def __init__(self, layers: Sequence[VirtualDisk]) -> None:
+    def __init__(self, layers: Sequence[VirtualDisk], flat: BlockMap | None = None) -> None:
+        """Take over the files; `flat` is their map, where that is known already."""
         self.layers = tuple(layers)
-        self.map: BlockMap = flatten(layer.block_map() for layer in self.layers)
+        self.map = flat or flatten(layer.block_map() for layer in self.layers)
         self.size = self.layers[-1].info.virtual_size
         self.sector_size = self.layers[-1].info.sector_size
 
@@ -115,9 +116,10 @@ class Chain:
         """A chain and one more disk on top, whatever parent that names, in any format.
 
         That is what a virtual machine saw that wrote to `tip`. The new chain takes the other's
-        place: close it alone.
+        place: close it alone. It costs as much as there are runs, however many layers they are of.
         """
-        return cls([*chain.layers, tip])
+        own = tip.block_map().of_layer(len(chain.layers))
+        return cls([*chain.layers, tip], own.over(chain.map))
 
     def held_from(self, number: int) -> Ranges:
         """What the layers from position `number` on hold, in whole units (UNIT).

@@ -85,6 +85,12 @@ class DigestFold:
         maps = [file.map for file in self._files]
         self._map = flatten([*maps] or [BlockMap.uniform(blocks * DIGEST, UNALLOCATED)])
 
+    def add(self, path: Path) -> None:
+        """Go on with one more layer on top; costs as much as there are runs, not files."""
+        self._files.append(DigestFile(path, self._size))
+        own = self._files[-1].map.of_layer(len(self._files) - 1)
+        self._map = own.over(self._map)
+
     def expected(self, first_block: int, count: int) -> Digests:
         """The digests of `count` blocks from `first_block` on; raises DamagedDigests."""
         digests = np.zeros((count, DIGEST), np.uint8)

@@ -34,7 +34,7 @@ class SetDraft:
 
     @property
     def set(self) -> BackupSet:
-        """What is there so far."""
+        """Its folder and settings so far; the points whoever makes them knows."""
         return self._set
 
     def add(self, point: RecoveryPoint) -> None:
@@ -45,7 +45,7 @@ class SetDraft:
             sector_size=point.sector_size,
             last_sequence=point.sequence,
         )
-        self._set = replace(self._set, settings=settings, points=(*self._set.points, point))
+        self._set = replace(self._set, settings=settings)
 
     def publish(self) -> None:
         """Make the set exist: all of it is durable in its folder, which then takes its name."""
