@@ -1,6 +1,7 @@
 """What a machine needs in its session's folder before QEMU starts: disk, firmware, kernel.
 
-map.*, layer<n>       the chain, where QEMU cannot read it or a disk is composed around it
+map.*, layer<n>       the chain, where QEMU cannot read it or a disk is composed around it; what
+                      many small layers show is copied together there (gathering.py)
 tables.bin            the partition tables of a composed disk
 variables.fd          the UEFI's variables
 kernel, initramfs     copied out of the disk, where no boot loader starts them
@@ -16,6 +17,7 @@ from pathlib import Path
 from vdbackup.disks.chain import Chain
 from vdbackup.errors import RecoveryError
 from vdbackup.recovery import composition, concatenation, firmware, qemu
+from vdbackup.recovery.gathering import gathered
 from vdbackup.recovery.guest.choice import choose
 from vdbackup.recovery.guest.disk import Disk
 from vdbackup.recovery.guest.initramfs import MOST_PACKED
@@ -108,13 +110,12 @@ def _backing(
     folder: Path, chain: Chain, disk_format: str, hardware: Hardware
 ) -> tuple[qemu.Backing, int]:
     if hardware.partition:
-        layers = [layer.path.absolute() for layer in chain.layers]
-        qemu.more_files(len(layers))
+        files = gathered(folder, chain)
         composed = composition.compose(
-            chain.map, len(layers), hardware.partition, chain.sector_size
+            files.flat, len(files.paths), hardware.partition, chain.sector_size
         )
-        files = [*layers, composition.write(composed, folder)]
-        made = concatenation.build(folder, composed.flat, files)
+        paths = [*files.paths, composition.write(composed, folder)]
+        made = concatenation.build(folder, composed.flat, paths)
         return qemu.Backing.of_map(made), composed.flat.size
     return qemu.Backing.of(folder, chain, disk_format), chain.size
 

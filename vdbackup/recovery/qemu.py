@@ -24,6 +24,7 @@ from vdbackup.errors import RecoveryError, Remedy
 from vdbackup.recovery import concatenation
 from vdbackup.recovery.concatenation import ConcatenationMap
 from vdbackup.recovery.devices import devices, network_card
+from vdbackup.recovery.gathering import OTHER_FILES, gathered
 from vdbackup.recovery.guest_agent import PORT
 from vdbackup.recovery.hardware import Hardware
 
@@ -34,9 +35,7 @@ DRIVERS = {"raw": "raw", "vmdk": "vmdk", "qcow2": "qcow2"}
 """QEMU's driver for each of our formats, where it reads chains of that format correctly."""
 MOST_LAYERS = 64
 """Layers of a chain that QEMU opens as such: until it answered, 64 took 0.8 s, 128 5.4 s, and 500
-more than two minutes (QEMU 7.2). Through a map 500 take 2 s."""
-_OTHER_FILES = 128
-"""Files that QEMU has open besides a chain's layers, libraries and event descriptors included."""
+more than two minutes (QEMU 7.2)."""
 _TABLE_CACHE = (1 << 20, 256 << 20)
 """Least and most bytes of a map's tables that QEMU keeps in memory: enough for 2 TiB of data."""
 
@@ -71,13 +70,13 @@ class Backing:
     def of(cls, folder: Path, chain: Chain, disk_format: str) -> Backing:
         """A chain as QEMU reads it by itself, or else through a map that is made in `folder`.
 
-        Raises RecoveryError where QEMU may not open so many files, or the chain has no map.
+        Raises RecoveryError where QEMU may not open so many files, or the chain has no map; OSError
+        where the folder cannot be written to.
         """
-        layers = [layer.path.absolute() for layer in chain.layers]
-        if disk_format in DRIVERS and len(layers) <= MOST_LAYERS:
-            return cls.of_chain(layers, disk_format)
-        more_files(len(layers))
-        return cls.of_map(concatenation.build(folder, chain.map, layers))
+        if disk_format in DRIVERS and len(chain.layers) <= MOST_LAYERS:
+            return cls.of_chain([layer.path.absolute() for layer in chain.layers], disk_format)
+        files = gathered(folder, chain)
+        return cls.of_map(concatenation.build(folder, files.flat, files.paths))
 
     @classmethod
     def of_chain(cls, layers: Sequence[Path], disk_format: str) -> Backing:
@@ -282,19 +281,12 @@ def more_files(count: int) -> list[str]:
     """What starts a program of QEMU's so that it may open `count` files of a chain; often nothing.
 
     The limit that programs start with is 1,024 as a rule, and may be raised by anybody up to the
-    hard one. Raises RecoveryError where that is too low, too.
+    hard one; that more are needed than that `gathered` has seen to.
     """
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    needed = count + _OTHER_FILES
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    needed = count + OTHER_FILES
     if soft == resource.RLIM_INFINITY or needed <= soft:
         return []
-    if hard != resource.RLIM_INFINITY and needed > hard:
-        raise RecoveryError(
-            f"This point reads through {count} files, and a program may open {hard} here: no "
-            "virtual machine can be started from it.",
-            "Merge older points, so that the chain gets shorter; or restore the point, and start a "
-            "machine from that.",
-        )
     return ["prlimit", f"--nofile={needed}:"]  # of util-linux, as setpriv is: on every Linux
 
 

@@ -9,8 +9,7 @@ MANY_LAYERS = 500
 """Layers from which on it is said.
 
 Everything works with 2,000. But each layer costs every backup, restore and boot some 3 ms (2 cores,
-the files in the page cache), one that is damaged takes all later points with it, and a machine
-cannot start any more where its programs may open no more than 1,024 files.
+the files in the page cache), and one that is damaged takes all later points with it.
 """
 
 

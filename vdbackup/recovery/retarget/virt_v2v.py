@@ -23,6 +23,7 @@ from vdbackup.disks.chain import Chain
 from vdbackup.errors import RecoveryError
 from vdbackup.jobs import CancelToken, Progress, Report
 from vdbackup.recovery import accelerator, concatenation, qemu
+from vdbackup.recovery.gathering import gathered
 
 log = logging.getLogger(__name__)
 
@@ -69,8 +70,8 @@ def converted(
     """
     with tempfile.TemporaryDirectory(prefix="vdbackup-", dir="/var/tmp") as own:  # some 100 MiB
         folder = Path(own)
-        layers = [layer.path.absolute() for layer in chain.layers]
-        backing = qemu.Backing.of_map(concatenation.build(folder, chain.map, layers))
+        files = gathered(folder, chain)
+        backing = qemu.Backing.of_map(concatenation.build(folder, files.flat, files.paths))
         scratch = folder / "scratch.qcow2"
         qemu.create_session_disk(scratch, backing, chain.size)
         report(Progress(0, _PHASE, 0, 1))
