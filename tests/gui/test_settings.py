@@ -5,6 +5,8 @@ from __future__ import annotations
 import ast
 import json
 import os
+import runpy
+import shutil
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -368,6 +370,16 @@ def test_without_its_drawings_the_window_says_so(
     monkeypatch.setenv("QT_QPA_PLATFORM", "offscreen")
     assert app.main([]) == 1
     assert f"no vdbackup.svg in {tmp_path}" in capsys.readouterr().err
+
+
+def test_drawings_are_found_where_pip_puts_them_with_a_target(tmp_path: Path) -> None:
+    installed = tmp_path / "vdbackup" / "gui" / "drawings.py"
+    installed.parent.mkdir(parents=True)
+    shutil.copy(drawings.__file__, installed)
+    expected = tmp_path / "share" / "vdbackup" / "check.svg"
+    expected.parent.mkdir(parents=True)
+    expected.touch()
+    assert runpy.run_path(str(installed))["drawing"]("check") == expected
 
 
 def test_settings_that_fit_are_seen_without_scrolling(user: User) -> None:

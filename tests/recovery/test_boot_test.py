@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import threading
 from pathlib import Path
@@ -221,7 +222,7 @@ def test_the_machine_gives_way_to_other_programs(lab: Lab, tmp_path: Path) -> No
 
     with pytest.raises(Cancelled):
         boot_test.run(lab.repository, "disk", newest(lab).id, wish(lab), look, cancel)
-    assert nice == ["10"]
+    assert nice == [str(min(os.nice(0) + 10, 19))]  # beyond that of who runs the tests
     assert idle == ["idle"]
 
 

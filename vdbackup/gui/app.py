@@ -31,8 +31,8 @@ def main(argv: Sequence[str]) -> int:
         drawing("vdbackup")
     except FileNotFoundError as missing:
         sys.stderr.write(f"The window's drawings are not installed: {missing}.\n")
-        sys.stderr.write("Install vdbackup into an environment of its own: pip leaves data files\n")
-        sys.stderr.write("elsewhere with --target. The command line works without them.\n")
+        sys.stderr.write("Install vdbackup again, into an environment of its own.\n")
+        sys.stderr.write("The command line works without them.\n")
         return 1
     locations = Locations.from_environment()
     start_log(locations)

@@ -8,6 +8,7 @@ from pathlib import Path
 FOLDERS = (
     Path(__file__).resolve().parents[2] / "resources",
     Path(sys.prefix) / "share" / "vdbackup",
+    Path(__file__).resolve().parents[2] / "share" / "vdbackup",  # pip install --target
 )
 
 
