@@ -197,11 +197,22 @@ def _master_boot_record() -> bytes:
 def _initramfs(system: Path) -> bytes:
     """The archive that the kernel unpacks into its first root: busybox, drivers, `init`."""
     drivers = _drivers(system)
+    (modules,) = (system / "lib" / "modules").glob("*")
     archive = b"".join(
         [
             *(
                 _member(name, 0o040755)
-                for name in ("bin", "dev", "drivers", "proc", "sysroot", "sys")
+                for name in (
+                    *("bin", "dev", "drivers", "proc", "sysroot", "sys"),
+                    *("lib", "lib/modules", f"lib/modules/{modules.name}"),
+                )
+            ),
+            # As initramfs-tools do: from Debian 13 on this kernel has virtio_pci and NVMe built in,
+            # and nothing else tells who looks at the disk.
+            _member(
+                f"lib/modules/{modules.name}/modules.builtin",
+                0o100644,
+                (modules / "modules.builtin").read_bytes(),
             ),
             _member("init", 0o100755, _INIT.encode()),
             _member("bin/busybox", 0o100755, (system / "bin" / "busybox").read_bytes()),
