@@ -80,11 +80,12 @@ def test_a_clock_that_is_set_while_a_capture_runs_does_not_harm_it(tmp_path, off
     clock = tmp_path / "clock"
     clock.write_text("+0")
     script = (
-        "import sys, pathlib; from vdbackup.disks import transfer; from vdbackup import cli\n"
+        "import sys, pathlib, threading; from vdbackup.disks import transfer; from vdbackup import cli\n"
         "moved = transfer._Work._moved\n"
         "def jump(self, length):\n"
-        f"    pathlib.Path({str(clock)!r} + '.new').write_text({offset!r})\n"
-        f"    pathlib.Path({str(clock)!r} + '.new').replace({str(clock)!r})\n"
+        f"    new = pathlib.Path({str(clock)!r} + str(threading.get_ident()))\n"
+        f"    new.write_text({offset!r})\n"
+        f"    new.replace({str(clock)!r})\n"
         "    moved(self, length)\n"
         "transfer._Work._moved = jump\n"
         "sys.exit(cli.main(sys.argv[1:]))"
