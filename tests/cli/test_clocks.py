@@ -80,7 +80,9 @@ def test_a_clock_that_is_set_while_a_capture_runs_does_not_harm_it(tmp_path, off
     clock = tmp_path / "clock"
     clock.write_text("+0")
     script = (
-        "import sys, pathlib, threading; from vdbackup.disks import transfer; from vdbackup import cli\n"
+        "import sys, pathlib, threading\n"
+        "from vdbackup.disks import transfer\n"
+        "from vdbackup import cli\n"
         "moved = transfer._Work._moved\n"
         "def jump(self, length):\n"
         f"    new = pathlib.Path({str(clock)!r} + str(threading.get_ident()))\n"
