@@ -15,6 +15,8 @@ import numpy as np
 import pytest
 
 from tests.crash.record import Bytes
+from vdbackup.disks import holders
+from vdbackup.repository import lock
 
 
 def write_sparse(path: Path, array: Bytes) -> None:
@@ -45,7 +47,11 @@ def copy_tree(source: Path, target: Path) -> None:
 
 @contextmanager
 def shared_files_kept() -> Iterator[None]:
-    """Whoever changes a file that states share changes a copy of it; and nobody waits for disks."""
+    """Whoever changes a file that states share changes a copy of it.
+
+    And nothing is waited for: no disk, nobody who is about to write a lease down; and other programs
+    have none of the files open, so that not all processes are looked through in each state.
+    """
     original_open, original_chmod, original_utime = os.open, os.chmod, os.utime
 
     def own(path: Any) -> None:
@@ -75,4 +81,6 @@ def shared_files_kept() -> Iterator[None]:
         patch.setattr(os, "chmod", changed(original_chmod))
         patch.setattr(os, "utime", changed(original_utime))
         patch.setattr(os, "fsync", lambda fd: None)
+        patch.setattr(lock, "_WRITING", 0.01)
+        patch.setattr(holders, "_processes", lambda wanted: iter(()))
         yield

@@ -32,7 +32,6 @@ from tests.crash.stories import STORIES, Story
 from tests.crash.switched_off import MUTATIONS, NOT_NOTICED, Mutation, without_line
 from tests.crash.telling import Telling
 from vdbackup.disks.formats import FORMATS
-from vdbackup.repository import lock
 
 Apply = Callable[[pytest.MonkeyPatch], None]
 ROOT = Path(__file__).parents[2]
@@ -169,7 +168,6 @@ def main() -> int:
     parser.add_argument("--match", default="", help="only mutations whose name has this in it")
     arguments = parser.parse_args()
     logging.disable()  # each state has a lease to take over, which is no news
-    lock._WRITING = 0.01  # nobody is about to write an empty one down
     found = []
     for disk_format in arguments.format or FORMATS:
         for name, by in noticed_barriers(disk_format, arguments.states, arguments.match):
