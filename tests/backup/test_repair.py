@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -216,6 +217,43 @@ def test_a_layer_that_was_cut_off_is_put_aside_and_what_hangs_on_it_refused(lab)
     assert [(verdict.point.sequence, verdict.ok) for verdict in verdicts] == [
         (1, True), (3, False), (4, True), (5, True),
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("cut", range(5))
+def test_a_repair_that_was_cut_off_while_it_put_a_layer_aside_is_done_again(lab, monkeypatch, cut):
+    layer = lab.layer(lab.set.points[3])
+    layer.chmod(0o600)
+    layer.write_bytes(b"no disk")
+    (lab.set_folder / "0004-boot.png").write_bytes(b"a picture")
+    wanted = [point.sequence for point in lab.set.points if point.sequence != 4]
+    moved: list[Path] = []
+    rename = Path.rename
+
+    def cut_off(path: Path, target: Path) -> Path:
+        if target.parent.name == repair.QUARANTINE:
+            if len(moved) == cut:
+                raise OSError(errno.EIO, "the drive was pulled out")
+            moved.append(path)
+        return rename(path, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "rename", cut_off)
+        repair.run(lab.repository.path, silent, CancelToken())
+    repaired(lab)
+    assert [point.sequence for point in lab.set.points] == wanted
+    assert not [path for path in lab.set_folder.iterdir() if path.name.startswith("0004")]
+
+
+def test_a_layer_that_a_repair_left_open_is_read_only_again(lab):
+    point = lab.set.points[1]
+    lab.layer(point).chmod(0o600)
+    os.utime(lab.layer(point))
+    assert f"disk: {point.disk} is read-only again." in repaired(lab)
+    lab.check_without_processes()
+    (lab.set_folder / point.disk).with_suffix(".json").unlink()
+    repaired(lab)
+    assert lab.set.points[1].created == point.created
+    assert repaired(lab) == []
 
 
 def test_a_lost_layer_is_no_reason_to_touch_the_others(lab):

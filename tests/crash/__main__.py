@@ -1,8 +1,8 @@
 """The long form: `python -m tests.crash [--states N] [--format F] [--story S]`.
 
-Tries N states (10,000 if nothing is said) of each format, spread over all stories, a fifth of those
-of merges while an interrupted one is being finished. Prints what was tried, a line a story, and
-every fault. Ends with 1 where there was one.
+Tries N states (10,000 if nothing is said) of each format, spread over all stories. Of merges and
+repairs a fifth are those of one that was cut off while it is finished, or done again. Prints what
+was tried, a line a story, and every fault. Ends with 1 where there was one.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ from vdbackup.disks.formats import FORMATS
 SAMPLED = 50
 """Every how many states other readers are asked."""
 AGAIN = 10
-"""How many times the end of a merge is cut off again."""
+"""How many times the end of a merge, or a repair that is done again, is cut off."""
 
 
 def told(story: Story, disk_format: str, count: int, folder: Path) -> tuple[Figures, list[str]]:
     """That many states of a story: figures and faults."""
     telling = Telling(story, folder / "told", disk_format)
-    merges = story.name.startswith("merge")
-    faults = telling.try_states(count * 4 // 5 if merges else count, sampled=SAMPLED)
+    goes_on = story.name.startswith("merge") or story.repairs
+    faults = telling.try_states(count * 4 // 5 if goes_on else count, sampled=SAMPLED)
     seed = done = 0
-    while merges and done < AGAIN:
+    while goes_on and done < AGAIN:
         again = telling.again(folder / str(seed), seed)
         seed += 1
         if again is not None:

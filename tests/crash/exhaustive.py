@@ -38,7 +38,7 @@ from pathlib import Path
 import numpy as np
 
 from tests.backup.lab import Lab, noise
-from tests.crash import overlays
+from tests.crash import damage, overlays
 from tests.crash.folders import copy_tree, shared_files_kept
 from tests.crash.record import SECTOR, Change, Choice, Kept, Record, Sync, Write
 from tests.crash.remains import Figures, Wrong
@@ -100,6 +100,10 @@ def _promote(lab: Lab) -> None:
     overlays.promote_what_it_wrote(lab, _newest(lab), session)
 
 
+def _repair(lab: Lab) -> None:
+    repair.run(lab.repository.path, silent, CancelToken())
+
+
 def _elsewhere(lab: Lab) -> Path:
     """Where a copy of the set lies that the next adoption takes."""
     return lab.folder / f"elsewhere{len(lab.repository.names())}"
@@ -126,8 +130,7 @@ def _before_promotion(lab: Lab) -> None:
         path.unlink(missing_ok=True)
     overlays.guest_writes(lab, _newest(lab))
     # a session of its own: an earlier one's id would be an earlier promotion begun anew
-    number = sum(point.promoted_from is not None for point in lab.set.points)
-    (lab.folder / "session" / "id").write_text(f"2026030{1 + number}-120000-abcdef")
+    (lab.folder / "session" / "id").write_text(f"202603{len(lab.moments):02d}-120000-abcdef")
 
 
 def _before_adoption(lab: Lab) -> None:
@@ -143,12 +146,14 @@ class Operation:
         prepare: what comes before it, and is not recorded.
         takes_away: whether points may go.
         needs_parent: whether the newest point must have one.
+        repairs: whether it is a repair.
     """
 
     act: Callable[[Lab], None]
     prepare: Callable[[Lab], None] = lambda lab: None
     takes_away: bool = False
     needs_parent: bool = False
+    repairs: bool = False
 
 
 OPERATIONS = {
@@ -159,8 +164,10 @@ OPERATIONS = {
     "p": Operation(_promote, _before_promotion),
     "a": Operation(_adopt, _before_adoption),
     "o": Operation(_write_overlay),
+    "r": Operation(_repair, damage.damage_the_newest, repairs=True),
 }
-"""Full, incremental, merge the newest, delete the newest, promote, adopt, overlay written."""
+"""Full, incremental, merge the newest, delete the newest, promote, adopt, overlay written, repair.
+"""
 
 
 def words(length: int) -> Iterator[str]:
@@ -201,8 +208,9 @@ def story(word: str) -> Story:
         _check_possible(lab, last)
         operation.prepare(lab)
 
-    concerned = frozenset(range(1, 9)) if operation.takes_away else frozenset[int]()
-    return Story(word, operation.act, concerned, prepare)
+    may_be_refused = operation.takes_away or operation.repairs
+    concerned = frozenset(range(1, 9)) if may_be_refused else frozenset[int]()
+    return Story(word, operation.act, concerned, prepare, repairs=operation.repairs)
 
 
 # -------------------------------------------------------------------------------------- the states
@@ -456,7 +464,8 @@ def tell(
     faults = list(faults_of(telling.record))
     wrong = telling.try_all(faults[::every], earlier)
     figures = telling.figures
-    if OPERATIONS[word[-1]].takes_away:
+    last = OPERATIONS[word[-1]]
+    if last.takes_away or last.repairs:
         for seed in range(0, len(faults), AGAIN * every):
             again = telling.again(folder / str(seed), seed)
             if again is not None:

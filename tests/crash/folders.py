@@ -49,8 +49,8 @@ def copy_tree(source: Path, target: Path) -> None:
 def shared_files_kept() -> Iterator[None]:
     """Whoever changes a file that states share changes a copy of it.
 
-    And nothing is waited for: no disk, nobody who is about to write a lease down; and other programs
-    have none of the files open, so that not all processes are looked through in each state.
+    And nothing is waited for: no disk, nobody who is about to write a lease down. No other program
+    has one of the files open, so that not all processes are looked through in each state.
     """
     original_open, original_chmod, original_utime = os.open, os.chmod, os.utime
 

@@ -22,6 +22,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tests.backup.lab import Lab, noise
+from tests.crash.damage import lose_the_catalogue
 from tests.crash.remains import Figures, Remains, Wrong, sets_of
 from tests.crash.watch import Watch
 from tests.oracles import readers
@@ -108,12 +109,6 @@ def _begun(sequence: int) -> Callable[[Lab], None]:
     return prepare
 
 
-def _lose_the_catalogue(lab: Lab) -> None:
-    for path in lab.set_folder.iterdir():
-        if path.stat().st_mode & 0o777 != 0o444:
-            path.unlink()
-
-
 CHAIN = frozenset((1, 2, 3, 4))
 WORKS = [
     Work("backup", _backup()),
@@ -123,7 +118,7 @@ WORKS = [
     Work("convert", _convert),
     Work("merge into an incremental", _said("merge", 3), CHAIN),
     Work("list, which finishes a merge", _said("list"), CHAIN, _begun(3)),
-    Work("repair without a catalogue", _said("repair"), prepare=_lose_the_catalogue,
+    Work("repair without a catalogue", _said("repair"), prepare=lose_the_catalogue,
          opened_by="repair"),
     Work("backup --type full", _backup("--type", "full")),
     Work("merge the newest", _said("merge", 4), CHAIN),

@@ -9,6 +9,7 @@ from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 
 from tests.backup.lab import Lab, noise
+from tests.crash.damage import lose_the_catalogue
 from vdbackup.backup import adopt, convert, merge, repair
 from vdbackup.disks.formats import FORMATS
 from vdbackup.errors import NoSpace, PointNotFound, VdbackupError
@@ -71,12 +72,6 @@ def captured(lab: Lab) -> None:
 
 def repaired(lab: Lab) -> None:
     repair.run(lab.repository.path, silent, CancelToken())
-
-
-def lose_the_catalogue(lab: Lab) -> None:
-    for path in lab.set_folder.iterdir():
-        if path.stat().st_mode & 0o777 != 0o444:
-            path.unlink()
 
 
 @dataclass(frozen=True)

@@ -35,7 +35,7 @@ from tests.crash.states import States
 from vdbackup.disks import host_file, transfer
 
 _UNKNOWN = (
-    "copy_file_range", "fdatasync", "link", "posix_fallocate", "removexattr", "sendfile",
+    "copy_file_range", "fchown", "fdatasync", "link", "posix_fallocate", "removexattr", "sendfile",
     "setxattr", "splice", "symlink", "truncate", "write", "writev",
 )  # fmt: skip
 """Calls that would go past the record: the engine makes none of them."""
@@ -220,10 +220,10 @@ class Recorder:
         if old is not None and new is not None:
             node, parent = self._node(old), self._parent(new)
             assert node is not None
-            assert self._parent(old) is parent, "a rename from folder to folder is not recorded"
             original(source, target)
-            del self._now[parent][old.name]
+            del self._now[self._parent(old)][old.name]
             self._now[parent][new.name] = node
+            # from folder to folder, too, it happens as a whole; by the new one's fsync for good
             self._note(Enter(parent, new.name, node, old.name))
         else:
             original(source, target)
@@ -239,6 +239,11 @@ class Recorder:
         original(path, mode, **named)
         where = self._path(path)
         if where is not None and (node := self._node(where)):
+            self._note(Attribute(node, mode=mode))
+
+    def _os_fchmod(self, original: Any, fd: int, mode: int) -> None:
+        original(fd, mode)
+        if node := self._held(fd):
             self._note(Attribute(node, mode=mode))
 
     def _os_utime(self, original: Any, path: Any, *rest: Any, **named: Any) -> None:
@@ -273,7 +278,7 @@ _RECORDED = {
     "open": "_os_open", "mkdir": "_os_mkdir", "pwrite": "_os_pwrite", "pwritev": "_os_pwritev",
     "ftruncate": "_os_ftruncate", "fsync": "_os_fsync", "rename": "_os_rename",
     "replace": "_os_rename", "unlink": "_os_unlink", "remove": "_os_unlink", "rmdir": "_os_unlink",
-    "chmod": "_os_chmod", "utime": "_os_utime",
+    "chmod": "_os_chmod", "fchmod": "_os_fchmod", "utime": "_os_utime",
 }  # fmt: skip
 
 

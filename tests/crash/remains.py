@@ -8,7 +8,9 @@ For each state:
 2. After what opening a repository does (`merge.recover`), every point reads right, and there are
    the points of before, or those of afterwards: those of both in any case. If the thing had
    returned, there are those of afterwards, and nothing was left to finish or to remove.
-3. After `repair` the same holds.
+3. After `repair` the same holds. Where a repair itself was cut off, the points that it concerns may
+   be refused until it has been done again; then there are those of afterwards. What was damaged is
+   in its place or aside, at each step.
 4. The next backup works, and readers that are not ours find in every point what it should hold (of
    a sample of states: this takes ten times as long).
 """
@@ -88,32 +90,45 @@ class Remains:
         self._known = known
 
     def check(
-        self, story: Story, before: set[str], after: set[str], returned: bool, sample: bool
+        self,
+        story: Story,
+        before: set[str],
+        after: set[str],
+        returned: bool,
+        sample: bool,
+        kept: Mapping[str, bytes],
     ) -> None:
         """All that the module's docstring says; raises Wrong."""
         repository = self._lab.repository
         self._returned = returned
         step = "as it is"
+        unrepaired = story.concerned if story.repairs and not returned else frozenset[int]()
         try:
             self.check_points(story.concerned)
+            self.check_kept(kept)
             if returned:
                 self.check_finished()
             step = "recovered"
             is_there = (repository.path / MARKER).exists()
             said = merge.recover(repository, silent, CancelToken()) if is_there else []
-            if any("could not be finished" in sentence for sentence in said):
+            if not unrepaired and any("could not be finished" in sentence for sentence in said):
                 raise Wrong(said[-1])
-            self.check_points()
-            self.check_ids(before, after, returned)
-            if sample:
+            self.check_points(unrepaired)
+            if not unrepaired:
+                self.check_ids(before, after, returned)
+            if sample and not unrepaired:
                 step = "read by others"
                 self.ask_others()
             step = "repaired"
             if is_there:
                 repair.run(repository.path, silent, CancelToken())
             self.check_points()
-            self.check_ids(before, after, returned)
-            if sample:
+            self.check_ids(before, after, returned or story.repairs)
+            self.check_kept(kept)
+            if sample and story.repairs:
+                step = "read by others"
+                self.ask_others()
+            elif sample:
                 step = "backed up"
                 self._back_up()
         except (VdbackupError, OSError, ValueError) as error:
@@ -133,6 +148,13 @@ class Remains:
             raise Wrong("it had returned, and a journal is left")
         if left:
             raise Wrong(f"it had returned, and left {left[0].name}")
+
+    def check_kept(self, kept: Mapping[str, bytes]) -> None:
+        """The files are in their place, or aside under whatever number."""
+        for name, data in kept.items():
+            found = self._lab.repository.path.glob(f"disk/**/{name}*")
+            if not any(path.read_bytes() == data for path in found):
+                raise Wrong(f"what {name} held is lost")
 
     def check_ids(self, before: set[str], after: set[str], returned: bool) -> None:
         found = ids_of(self._lab.repository)

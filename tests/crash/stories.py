@@ -7,9 +7,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from tests.backup.lab import SIZE, Lab, noise
-from tests.crash import overlays
+from tests.crash import damage, overlays
 from tests.crash.folders import copy_tree
-from vdbackup.backup import adopt, convert
+from vdbackup.backup import adopt, convert, repair
 from vdbackup.disks.formats import FORMATS
 from vdbackup.jobs import CancelToken, silent
 from vdbackup.repository.digests import BLOCK
@@ -36,6 +36,9 @@ class Story:
         size: of the disk, in bytes.
         formats: in which it is told.
         clones: whether the storage shares extents.
+        repairs: whether it is a repair: until one has been through, the points concerned may be
+            refused, and in the end there are those that it finds, whatever cut it off before.
+        kept: whether the files that `damage_one_of_each` damaged are kept, as they are.
     """
 
     name: str
@@ -45,6 +48,8 @@ class Story:
     size: int = SIZE
     formats: tuple[str, ...] = tuple(FORMATS)
     clones: bool = False
+    repairs: bool = False
+    kept: bool = False
 
 
 def five_points(lab: Lab) -> None:
@@ -155,10 +160,61 @@ def session_on_retargeted(lab: Lab) -> None:
     overlays.guest_writes(lab, _point(lab, 3))
 
 
+def _to_second(act: Callable[[Lab, RecoveryPoint], None]) -> Callable[[Lab], None]:
+    return lambda lab: act(lab, _point(lab, 2))
+
+
 def _to_third(act: Callable[[Lab, RecoveryPoint], None]) -> Callable[[Lab], None]:
     return lambda lab: act(lab, _point(lab, 3))
 
 
+def _repair(lab: Lab) -> None:
+    repair.run(lab.repository.path, silent, CancelToken())
+
+
+def _then(*damaged: Callable[[Lab], None]) -> Callable[[Lab], None]:
+    """The five, and what happens to them."""
+
+    def prepare(lab: Lab) -> None:
+        five_points(lab)
+        for each in damaged:
+            each(lab)
+
+    return prepare
+
+
+_ALL = frozenset((1, 2, 3, 4, 5))
+_REPAIRS = [
+    Story(
+        "repair without a catalogue",
+        _repair,
+        _ALL,
+        _then(damage.lose_the_catalogue),
+        repairs=True,
+    ),
+    Story(
+        "repair one of each",
+        _repair,
+        _ALL,
+        _then(damage.damage_one_of_each),
+        repairs=True,
+        kept=True,
+    ),
+    Story(
+        "repair and finish a merge",
+        _repair,
+        frozenset((1, 2, 3, 4)),
+        _then(damage.merge_half_beside_a_damaged_manifest),
+        repairs=True,
+    ),
+    Story(
+        "repair an identity",
+        _repair,
+        frozenset((2, 3, 4)),
+        _then(_to_second(damage.open_by_another_program)),
+        repairs=True,
+    ),
+]
 _STORIES = [
     Story("first backup", _first_backup, prepare=_only_a_disk),
     Story("incremental", _backup, prepare=then_changes),
@@ -194,6 +250,7 @@ _STORIES = [
 ]
 STORIES = [
     *_STORIES,
+    *_REPAIRS,
     *(
         replace(story, name=f"{story.name} by clones", clones=True)
         for story in _STORIES

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from tests.backup.lab import Lab
 from tests.crash.choices import draw
+from tests.crash.damage import damaged_files
 from tests.crash.folders import copy_tree, shared_files_kept
 from tests.crash.record import Choice, Record
 from tests.crash.recorder import Recorder
@@ -44,6 +45,7 @@ class Telling:
             story.prepare(self._lab)
         self._before = set(ids_of(self._lab.repository))
         self._overlays = dict(self._lab.overlays)
+        self._kept = _damaged(self._lab) if story.kept else {}
         recorder = Recorder(storage, folder / "base", clones=story.clones)
         with recorder.recording():
             story.act(self._lab)
@@ -54,7 +56,10 @@ class Telling:
         self._known: set[object] = set()  # what was read and is right
 
     def again(self, folder: Path, seed: int) -> Telling | None:
-        """The story of how one of its states is recovered; None where nothing is to be done."""
+        """The story of how one of its states is recovered, a merge's or a repair's.
+
+        None where nothing is to be done.
+        """
         rng = random.Random(f"{self._seed} again {seed}")
         other = copy.copy(self)
         other._folder, other._lab, other.figures = folder, copy.copy(self._lab), Figures()
@@ -66,11 +71,15 @@ class Telling:
         copy_tree(folder / "shared", folder / "storage")
         shutil.rmtree(folder / "shared")
         other._lab.repository = Repository(folder / "storage" / "repository", "")
-        if not any(each.journal for each in other._lab.repository.sets()):
+        repository = other._lab.repository
+        if not self.story.repairs and not any(each.journal for each in repository.sets()):
             return None
         recorder = Recorder(folder / "storage", folder / "base", clones=self.story.clones)
         with recorder.recording():
-            merge.recover(other._lab.repository, silent, CancelToken())
+            if self.story.repairs:
+                self.story.act(other._lab)
+            else:
+                merge.recover(repository, silent, CancelToken())
         other.record = recorder.record()
         return other
 
@@ -136,9 +145,15 @@ class Telling:
                 returned = choice.cut == len(states.record.changes)
                 Remains(
                     self._lab, state / "repository", self._overlays, self.figures, self._known
-                ).check(self.story, self._before, self._after, returned, sample)
+                ).check(self.story, self._before, self._after, returned, sample, self._kept)
         finally:
             shutil.rmtree(state)
+
+
+def _damaged(lab: Lab) -> dict[str, bytes]:
+    """What the files hold that a repair finds damaged, and keeps."""
+    names = damaged_files(lab.disk_format)
+    return {name: (lab.set_folder / name).read_bytes() for name in names}
 
 
 def _place(number: int, count: int, cuts: Sequence[int], returned: int) -> int:

@@ -305,11 +305,15 @@ def _put_reports_aside(folder: Path, overlays: dict[Path, DiskInfo]) -> None:
 
 
 def _quarantine_point(folder: Path, layer: Path) -> None:
-    """Put a layer aside, and what speaks of it or hangs on it alone."""
+    """Put a layer aside, and what speaks of it or hangs on it alone.
+
+    The layer goes last: a repair that is cut off before finds it broken again, and puts the rest
+    aside. The other way round its point would stay in the list for ever.
+    """
     number = layer.name.partition("-")[0]
     overlay = f"{number}-overlay"
     others = (f"{overlay}{layer.suffix}", f"{overlay}.retarget.json", f"{number}-boot.png")
-    for name in (layer.name, f"{layer.stem}.json", f"{layer.stem}.digests", *others):
+    for name in (f"{layer.stem}.json", f"{layer.stem}.digests", *others, layer.name):
         _quarantine(folder, name)
 
 
@@ -325,6 +329,7 @@ def _quarantine(folder: Path, name: str) -> None:
 def _place_aside(folder: Path, name: str) -> Path:
     aside = folder / QUARANTINE
     aside.mkdir(mode=0o700, exist_ok=True)
+    sync_folder(folder)  # what is moved into a folder that a power cut takes away is gone with it
     target, number = aside / name, 2
     while os.path.lexists(target):
         target, number = aside / f"{name}.{number}", number + 1
@@ -355,6 +360,8 @@ def _repair_point(
     if not os.path.lexists(folder / point.overlay):
         _make_overlay(folder, layer, point)
         done.append(f"{folder.name}: an empty overlay was made for point {point.sequence}.")
+    if repair_identity.seal_again(layer):
+        done.append(f"{folder.name}: {layer.path.name} is read-only again.")
 
 
 def _keep_a_copy(folder: Path, manifest: Path) -> None:

@@ -116,6 +116,23 @@ def mend_name(path: Path, info: DiskInfo, point: RecoveryPoint | None) -> bool:
     return True
 
 
+def seal_again(layer: Layer) -> bool:
+    """Let nobody write to a layer that a repair which was cut off left open; whether that was so.
+
+    Its identity was right by then, or its name: nothing else tells that it had not been sealed.
+    """
+    point = _manifest(layer)
+    if point is None or not _is_open(layer.path):
+        return False
+    seal(layer.path, point)
+    return not _is_open(layer.path)  # some shares know no modes
+
+
+def _is_open(path: Path) -> bool:
+    """Whether anybody may write to it, by its mode."""
+    return bool(path.stat().st_mode & 0o222)
+
+
 def _references(layer: Layer, others: Sequence[DiskInfo]) -> list[ParentRef]:
     """How other disks of the set name this one."""
     parents = [other.parent for other in others if other.parent]
