@@ -124,6 +124,22 @@ def test_a_point_that_nothing_needs_can_be_deleted_from_a_full_disk(small, folde
     small.check_all()
 
 
+@each_file_system
+def test_a_point_that_others_read_through_is_refused_on_a_full_disk_and_deleted_later(
+    small, folder
+):
+    before = small.files
+    release = fill(folder)
+    with pytest.raises(NoSpace, match="may need"):
+        small.delete(point(small, 2))
+    release()
+    assert small.files == before
+    small.delete(point(small, 2))
+    assert [each.sequence for each in small.set.points] == [1, 3, 4]
+    small.check_all()
+
+
+@each_file_system
 def test_what_a_deletion_gives_back_is_enough_to_merge_in(tmp_path, folder, disk_format):
     """The rest of the disk stays full."""
     lab = Lab(tmp_path, 20 * MIB, folder / "repository", disk_format)
@@ -169,6 +185,7 @@ def test_merging_needs_room_only_for_what_the_parent_does_not_hold_yet(small, fo
     small.check_all()
 
 
+@each_file_system
 def test_a_merge_without_room_is_refused_with_figures_before_it_begins(small, folder):
     before = small.files
     release = fill(folder)
@@ -176,6 +193,8 @@ def test_a_merge_without_room_is_refused_with_figures_before_it_begins(small, fo
         small.merge(point(small, 2))
     release()
     assert small.files == before
+    small.merge(point(small, 2))
+    small.check_all()
 
 
 def test_a_full_without_room_is_refused_with_figures_before_it_begins(small, folder):
