@@ -133,11 +133,34 @@ def replace(path: Path, data: bytes, check: Callable[[], None] = lambda: None) -
     sync_folder(path.parent)
 
 
-def _keep_owner_and_mode(fd: int, path: Path) -> None:
-    """Let who could read and change the file that is replaced go on doing so.
+def give_to_owner_of_folder(path: Path) -> None:
+    """Let whoever owns a folder own what root has just made in it, a file or a folder.
 
-    One backup by root would else lock the owner of a repository out of it.
+    One backup by root would else lock the owner of a repository out of it. Whoever may write there
+    may have put something else in its place meanwhile: a link is not followed, and a file that has
+    another name, too, is given to nobody.
     """
+    if os.geteuid() != 0:
+        return
+    try:
+        owner = os.stat(path.parent)
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            made = os.fstat(fd)
+            own = stat.S_ISDIR(made.st_mode) or (stat.S_ISREG(made.st_mode) and made.st_nlink == 1)
+            if own and (made.st_uid, made.st_gid) != (owner.st_uid, owner.st_gid):
+                os.fchown(fd, owner.st_uid, owner.st_gid)
+        finally:
+            os.close(fd)
+    except OSError as error:  # a storage that knows no owners, as FAT; or the file has just gone
+        log.debug("%s stays root's: %s", path, error)
+
+
+def _keep_owner_and_mode(fd: int, path: Path) -> None:
+    """Let who could read and change the file that is replaced go on doing so."""
+    if not os.path.lexists(path):
+        give_to_owner_of_folder(path.with_name(path.name + PARTIAL))
+        return
     try:
         old, new = os.lstat(path), os.fstat(fd)
         if stat.S_ISREG(old.st_mode) and (old.st_uid, old.st_gid) != (new.st_uid, new.st_gid):

@@ -10,7 +10,7 @@ from tests.backup.lab import Lab, noise
 from vdbackup.backup import merge, retention
 from vdbackup.errors import BackupError, Damaged, UsageError
 from vdbackup.repository.digests import BLOCK
-from vdbackup.repository.model import PointType, Policy, Promotion
+from vdbackup.repository.model import Check, PointType, Policy, Promotion
 
 
 def sequences(lab: Lab) -> list[int]:
@@ -101,9 +101,36 @@ def test_a_policy_that_fails_leaves_the_new_point_with_a_warning(lab):
     first = lab.set.points[0]
     result = lab.capture(report=lambda _: lab.layer(first).unlink(missing_ok=True))
     (warning,) = result.warnings
-    assert warning.startswith("Point 1 is due to go and stays, because the chain is damaged: ")
+    assert warning.startswith("Points 1, 2 are damaged and do not count among those that are kept")
     assert first.disk in warning
     assert sequences(lab) == [1, 2]
+
+
+def test_a_damaged_point_pushes_out_no_whole_one(lab):
+    lab.backup(policy=Policy(2))
+    changed(lab, 1)
+    lab.backup("full")
+    changed(lab, 2)
+    lab.backup("full")
+    third = lab.set.points[-1]
+    lab.layer(third).unlink()
+    result = lab.capture("full")
+    assert sequences(lab) == [2, 3, 4]
+    (warning,) = [each for each in result.warnings if "does not count" in each]
+    assert "Point 3 is damaged" in warning
+    assert third.disk in warning
+
+
+def test_a_point_that_a_verification_found_damaged_does_not_count(lab):
+    lab.backup(policy=Policy(1))
+    changed(lab, 1)
+    lab.backup("full")
+    second = lab.set.points[-1]
+    lab.repository.save_point("disk", replace(second, verified=Check("2026-01-01", ok=False)))
+    lab.repository.set_policy("disk", Policy(2))
+    lab.backup("full")
+    lab.backup("full")
+    assert sequences(lab) == [2, 3, 4]
 
 
 @pytest.mark.parametrize("error", [BackupError("A virtual machine runs."), Damaged("It is torn.")])

@@ -127,21 +127,45 @@ def places(value: Any) -> list[tuple[Any, Any]]:
     return [each for key in keys for each in ((value, key), *places(value[key]))]
 
 
-def test_a_set_that_may_not_be_read_is_listed_as_damaged(
-    vdbackup: Vdbackup, work: Path, monkeypatch: pytest.MonkeyPatch
-):
+@pytest.fixture
+def refused(work: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A file of the damaged set that we may not read."""
     real = os.open
-    refused = work / "backups" / "damaged" / "set.json"
+    path = work / "backups" / "damaged" / request.param
 
-    def may_not(path: Any, *rest: Any, **named: Any) -> int:
-        if Path(os.fsdecode(path)) == refused:
-            raise PermissionError(13, "Permission denied", str(path))
-        return real(path, *rest, **named)
+    def may_not(opened: Any, *rest: Any, **named: Any) -> int:
+        if Path(os.fsdecode(opened)) == path:
+            raise PermissionError(13, "Permission denied", str(opened))
+        return real(opened, *rest, **named)
 
     monkeypatch.setattr(os, "open", may_not)
+    return path
+
+
+@pytest.mark.parametrize("refused", ["set.json"], indirect=True)
+def test_a_set_that_may_not_be_read_is_not_called_damaged(
+    vdbackup: Vdbackup, work: Path, refused: Path
+):
     listed = vdbackup("list", "-r", work / "backups")
     assert listed.status == 3
-    assert "damaged: DAMAGED: You may not do that" in listed.out
+    assert "damaged: MAY NOT BE READ: You may not do that" in listed.out
+    check_the_other(vdbackup, work)
+
+
+@pytest.mark.parametrize("refused", ["0002-incremental.json", "0001-full.json"], indirect=True)
+def test_a_manifest_that_may_not_be_read_is_not_called_damaged_and_never_replaced(
+    vdbackup: Vdbackup, work: Path, refused: Path
+):
+    inode = refused.stat().st_ino
+    listed = vdbackup("list", "-r", work / "backups")
+    assert listed.status == 3
+    assert "MAY NOT BE READ: You may not do that" in listed.out
+    assert "DAMAGED" not in listed.out
+    assert "repair" not in listed.out
+    repaired = vdbackup("repair", "-r", work / "backups")
+    assert repaired.status == 1
+    assert "You may not do that" in repaired.err
+    assert refused.stat().st_ino == inode
     check_the_other(vdbackup, work)
 
 
@@ -204,3 +228,29 @@ def check_ends_in_sentences(vdbackup: Vdbackup, work: Path) -> None:
         assert ended.status in (0, 1, 2, 3)
         assert "unexpected" not in ended.err
         assert ended.err or ended.status == 0
+
+
+@pytest.mark.parametrize("name", [".lock", ".lock.json", "vdbackup.json"])
+@pytest.mark.parametrize("put", [a_pipe, a_folder, lambda path: path.symlink_to("nowhere")])
+def test_what_is_in_the_way_of_the_repositorys_own_files_is_said_and_mended(
+    vdbackup: Vdbackup, work: Path, name: str, put: Callable[[Path], None]
+):
+    path = work / "backups" / name
+    path.unlink(missing_ok=True)
+    put(path)
+    inside = ["kept"] if path.is_dir() else []
+    for text in inside:
+        (path / "inside").write_text(text)
+    backup = ("backup", work / "other.img", "-r", work / "backups")
+    refused = vdbackup(*backup)
+    if refused.status:  # a lease that is none is taken away
+        assert "is damaged: it is a" in refused.err
+        assert "`vdbackup repair` does that." in refused.err
+    repaired = vdbackup("repair", "-r", work / "backups")
+    assert repaired.status == 0, repaired.err
+    if refused.status:
+        assert f"{name} lies in quarantine now" in repaired.out
+    assert vdbackup(*backup).status == 0
+    assert [each.read_text() for each in work.rglob("inside")] == inside
+    sets = vdbackup("list", "-r", work / "backups", "--json").json["sets"]
+    assert {"damaged", "other"} <= {each["name"] for each in sets}

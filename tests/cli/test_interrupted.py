@@ -6,6 +6,7 @@ runs, nothing half written is left, and the exit status is 130; what was there b
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -96,6 +97,34 @@ def test_what_is_interrupted_leaves_everything_as_it_was(
     assert {name: data for name, data in after.items() if name not in made_anew} == before
 
 
+def test_an_interrupted_repair_goes_on_when_it_is_called_again(
+    vdbackup: Vdbackup, two_points: Path
+):
+    digests = sorted((two_points / "disk").glob("*.digests"))
+    before = {path: path.read_bytes() for path in digests}
+    for path in digests:
+        path.unlink()
+    with gated(MOVED, ["repair", "-r", two_points]) as repair:
+        repair.wait_until_at_work()
+        status, _, err = repair.interrupt(*THREE_TIMES)
+    assert status == 130, err
+    assert "Traceback" not in err
+    assert vdbackup("repair", "-r", two_points).status == 0
+    assert vdbackup("verify", "-r", two_points).status == 0
+    assert list(two_points.rglob("*.partial")) == []
+    assert sorted(before) == sorted((two_points / "disk").glob("*.digests"))
+
+
+def test_an_interrupted_demo_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    with gated(MOVED, ["demo"]) as demo:
+        demo.wait_until_at_work()
+        status, _, err = demo.interrupt(*THREE_TIMES)
+    assert status == 130, err
+    assert "Traceback" not in err
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_an_interrupted_merge_is_finished_by_the_next_command_which_can_be_interrupted_too(
     vdbackup: Vdbackup, two_points: Path, tmp_path: Path, image: Path
 ):
@@ -117,6 +146,22 @@ def test_an_interrupted_merge_is_finished_by_the_next_command_which_can_be_inter
     assert not journal.exists()
     assert vdbackup("restore", 2, tmp_path / "back.img", "-r", two_points).status == 0
     assert (tmp_path / "back.img").read_bytes() == image.read_bytes()
+
+
+def test_a_merge_that_finishes_an_interrupted_one_instead_prints_its_result_line(
+    vdbackup: Vdbackup, two_points: Path
+):
+    journal = two_points / "disk" / "journal.json"
+    with gated(MOVED, ["merge", 2, "-r", two_points]) as merge:
+        merge.wait_until_at_work()
+        while not journal.exists():
+            merge.step()
+        merge.interrupt(*CTRL_C)
+    merged = vdbackup("merge", 2, "-r", two_points, "--json")
+    assert merged.status == 3
+    last = json.loads(merged.out.splitlines()[-1])
+    assert last["event"] == "result"
+    assert "an interrupted merge was finished" in last["finished"][0]
 
 
 def test_an_interrupted_extraction_leaves_no_half_of_a_file(

@@ -21,6 +21,7 @@ from vdbackup.disks.extents import aligned, total, union
 from vdbackup.disks.formats import open_disk
 from vdbackup.disks.host_file import HostFile, clone
 from vdbackup.disks.transfer import Read, Target, transfer, write_blocks
+from vdbackup.durable import give_to_owner_of_folder
 from vdbackup.errors import Damaged
 from vdbackup.jobs import CancelToken, Report
 from vdbackup.repository.digests import BLOCK, DigestFold, is_zero
@@ -63,6 +64,7 @@ def make_new_layer(
     try:
         if not clone(backup_set.disk_path(parent), path):
             raise CannotShare
+        give_to_owner_of_folder(path)
         layer = open_disk(path, backup_set.settings.format, writable=True)
         with (
             closing(layer),

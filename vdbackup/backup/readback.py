@@ -17,6 +17,9 @@ from vdbackup.errors import Damaged, DiskFormatError, Remedy
 from vdbackup.jobs import CancelToken, Report
 from vdbackup.repository.digests import BLOCK, DigestFold, differ, digest_blocks
 
+_NOT_DIRECT = (errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS)
+"""What file systems say that cannot read past the cache, when a file is opened or only when it is
+read (open(2), O_DIRECT; FUSE and some on networks say the others)."""
 _log = logging.getLogger(__name__)
 
 
@@ -64,10 +67,13 @@ class _Storage:
             self._file.drop_cached()
             self._direct = DeviceReads(path, OF_FILES)
         except BaseException as error:
-            if not isinstance(error, OSError) or error.errno != errno.EINVAL:
+            if not isinstance(error, OSError) or error.errno not in _NOT_DIRECT:
                 self._file.close()
                 raise
-            _log.warning("%s is read back as the page cache has it: %s", path, error)
+            self._say(error)
+
+    def _say(self, why: OSError) -> None:
+        _log.warning("%s is read back as the page cache has it: %s", self._file.path, why)
 
     def read_host(self, host: int, view: memoryview) -> None:
         """Fill `view` from byte `host` of the file on; raises DiskFormatError."""
@@ -76,7 +82,14 @@ class _Storage:
             return
         done = 0
         while done < len(view):
-            got = self._direct.readinto(host + done, view[done:])
+            try:
+                got = self._direct.readinto(host + done, view[done:])
+            except OSError as error:
+                if error.errno not in _NOT_DIRECT:
+                    raise
+                self._say(error)  # opened, and refused only now
+                self._file.readinto(host + done, view[done:])
+                return
             if got == 0:
                 problem = "the file is shorter than its tables say"
                 raise DiskFormatError(self._file.path, host + done, problem)

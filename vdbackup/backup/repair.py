@@ -22,19 +22,20 @@ import logging
 import os
 import re
 import uuid
+from collections import Counter
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from vdbackup.backup import merge, repair_identity
+from vdbackup.backup import merge, repair_identity, repair_journal
 from vdbackup.backup.repair_identity import Layer, valid_digests
 from vdbackup.disks.chain import Chain
 from vdbackup.disks.disk import DiskInfo, ParentRef
 from vdbackup.disks.extents import aligned, total
 from vdbackup.disks.formats import FORMATS
 from vdbackup.disks.transfer import transfer
-from vdbackup.durable import check_regular, read_own
+from vdbackup.durable import check_regular, give_to_owner_of_folder, read_own
 from vdbackup.durable import replace as replace_file
 from vdbackup.errors import (
     Cancelled,
@@ -58,6 +59,9 @@ from vdbackup.repository.digests import (
 )
 from vdbackup.repository.draft import make_overlay, sweep
 from vdbackup.repository.files import PARTIAL, read_json, remove, sync_folder, write_json
+from vdbackup.repository.journal import JOURNAL_NAME
+from vdbackup.repository.lease import LEASE_NAME
+from vdbackup.repository.lock import LOCK_NAME
 from vdbackup.repository.model import PointType, RecoveryPoint, SetSettings, SourceIdentity
 from vdbackup.repository.repository import (
     LAYER_NAME,
@@ -98,6 +102,8 @@ def run(path: Path, report: Report, cancel: CancelToken) -> Repaired:
     said = Repaired([], [])
     in_use: PointInUse | None = None
     repository = _opened(path, said.done)
+    for name in (LOCK_NAME, LEASE_NAME):
+        _put_obstacle_aside(path, name, said.done)
     with repository.lock("repairing", cancel):
         for folder in sorted(entry for entry in path.iterdir() if os.path.isdir(entry)):
             if folder.suffix == PARTIAL or folder.name == LOST_AND_FOUND:
@@ -125,9 +131,24 @@ def _opened(path: Path, done: list[str]) -> Repository:
         readable = "layout" in _json_or_empty(path / MARKER)
         if readable or not any(LAYER_NAME.match(file.name) for file in path.glob("*/*")):
             raise  # a newer layout, or no repository at all
+    _put_obstacle_aside(path, MARKER, done)
     write_json(path / MARKER, {"layout": LAYOUT, "id": str(uuid.uuid4())})
     done.append(f"{MARKER} was written anew.")
     return Repository.open(path)
+
+
+def _put_obstacle_aside(path: Path, name: str, done: list[str]) -> None:
+    """Put aside what bears the name of a file of the repository's and is none; nobody can lock it.
+
+    A file of that name stays: another program may hold it, or it can be read.
+    """
+    try:
+        check_regular(path / name)
+    except FileNotFoundError:
+        return
+    except Obstructed as obstacle:
+        _quarantine(path, name)
+        done.append(f"{name} lies in {QUARANTINE} now: {obstacle.title}")
 
 
 def _repair_set(
@@ -139,6 +160,9 @@ def _repair_set(
         done.append(_write_settings(folder, layers))
     if repository.interrupted(folder.name):
         try:
+            if repair_journal.is_damaged(folder):
+                _find_journal_out(repository, folder, layers, broken, done, report, cancel)
+                layers, broken = _read_layers(folder, done)
             _make_all_known(repository, folder, layers, done, report, cancel)
             result = merge.finish_interrupted(repository, folder.name, report, cancel)
         except (Damaged, DiskError, RepositoryError) as error:
@@ -172,6 +196,55 @@ def _repair_set(
         _repair_point(repository, folder, mended, layers, done, report, cancel)
     _put_manifests_aside(repository, folder, done)
     _mend_names(repository, folder, layers, overlays, done)
+
+
+def _find_journal_out(
+    repository: Repository,
+    folder: Path,
+    layers: list[Layer],
+    broken: dict[Path, str],
+    done: list[str],
+    report: Report,
+    cancel: CancelToken,
+) -> None:
+    """Write a damaged journal anew by what the disks say, or put it aside where all is whole.
+
+    The new one is in place before anything else changes: without any, a parent that is being copied
+    into would be offered as a point.
+    """
+    if broken:
+        raise RepositoryError(
+            f"Its journal is damaged, and so is {next(iter(broken)).name}: how far the merge came "
+            "cannot be known.",
+            "Put one of them back from a copy, then have it repaired again.",
+        )
+    numbers = Counter(layer.sequence for layer in layers)
+    for layer in layers:
+        single = numbers[layer.sequence] == 1
+        if single and not _names_its_own_files(layer):
+            _repair_point(repository, folder, layer, layers, done, report, cancel)
+    left = repair_journal.found_out(folder, layers, report, cancel)
+    for stem in left.redundant:
+        for path in sorted(folder.glob(f"{stem}.*")):
+            _quarantine(folder, path.name)
+        done.append(f"{folder.name}: what was left of {stem}, which was merged, was put aside.")
+    if left.journal is None:
+        repair_journal.seal_again(folder, layers)
+        _quarantine(folder, JOURNAL_NAME)
+        done.append(f"{folder.name}: {JOURNAL_NAME} was damaged; no merge has to be finished.")
+        return
+    _keep_a_copy(folder, folder / JOURNAL_NAME)
+    left.journal.save(folder)
+    done.append(f"{folder.name}: {JOURNAL_NAME} was written anew from the disks.")
+
+
+def _names_its_own_files(layer: Layer) -> bool:
+    """Whether a layer has a manifest that can be read."""
+    path = layer.path.with_suffix(".json")
+    try:
+        return RecoveryPoint.from_json(read_json(path), path.name).disk == layer.path.name
+    except (RepositoryError, FileNotFoundError):
+        return False
 
 
 def _make_all_known(
@@ -329,6 +402,7 @@ def _quarantine(folder: Path, name: str) -> None:
 def _place_aside(folder: Path, name: str) -> Path:
     aside = folder / QUARANTINE
     aside.mkdir(mode=0o700, exist_ok=True)
+    give_to_owner_of_folder(aside)
     sync_folder(folder)  # what is moved into a folder that a power cut takes away is gone with it
     target, number = aside / name, 2
     while os.path.lexists(target):

@@ -7,6 +7,7 @@ next backup tries again. What was captured counts and expires; what was promoted
 stays until somebody deletes it, and so does the point that it was made on while others go on from
 that, too.
 
+What is known to be damaged does not count: a damaged newest point must not push out a whole one.
 A chain that is damaged is left alone, its newest point too: nothing is merged across damage, and a
 file that is put back makes it whole again. The others go on as if it were not there.
 """
@@ -47,9 +48,14 @@ def apply(repository: Repository, set_name: str, report: Report, cancel: CancelT
     backup_set = repository.set(set_name)
     if backup_set.broken:
         return Applied((), (_unknown_points(backup_set),))
+    keep = backup_set.settings.policy.keep
+    not_whole = _damaged(backup_set) if keep is not None else {}
+    marked = {point.id: "" for point in backup_set.points if _was_found_damaged(point)}
     in_use: dict[str, str] = {}
     damaged: dict[str, VdbackupError] = {}
-    while (point := _next_to_go(backup_set, {**in_use, **damaged})) is not None:
+    while (
+        point := _next_to_go(backup_set, not_whole, {**in_use, **damaged, **marked})
+    ) is not None:
         children = backup_set.children(point.id)
         patience = 0.0 if in_use else None  # who reads one mostly reads through the next, too
         try:
@@ -65,7 +71,57 @@ def apply(repository: Repository, set_name: str, report: Report, cancel: CancelT
             done.append(_went(point, children))
             backup_set = repository.set(set_name)
     done += _first(list(in_use.values()))
-    return Applied(tuple(done), _left_damaged(backup_set, damaged))
+    uncounted = _not_counted(backup_set, not_whole, damaged)
+    return Applied(tuple(done), (*uncounted, *_left_damaged(backup_set, damaged)))
+
+
+def _damaged(backup_set: BackupSet) -> dict[str, str]:
+    """The points that are known not to be whole, by id, and why: nothing of their data is read.
+
+    A point is what its layers are: each is looked at once, its parent's before it.
+    """
+    found: dict[str, str] = {}
+    for point in backup_set.points:
+        above = found.get(point.parent or "")
+        if _was_found_damaged(point):
+            found[point.id] = f"the last verification found point {point.sequence} damaged."
+        elif above:
+            found[point.id] = above
+        else:
+            try:
+                backup_set.check_layer(point)
+                backup_set.check_link(point)
+            except (VdbackupError, FileNotFoundError) as error:
+                found[point.id] = error.title if isinstance(error, VdbackupError) else str(error)
+    return found
+
+
+def _was_found_damaged(point: RecoveryPoint) -> bool:
+    return point.verified is not None and not point.verified.ok
+
+
+def _not_counted(
+    backup_set: BackupSet, not_whole: dict[str, str], due: Container[str]
+) -> tuple[str, ...]:
+    """One sentence on the damaged points that are kept beside those that count."""
+    captured = [point for point in backup_set.points if point.promoted_from is None]
+    points = [each for each in captured if each.id in not_whole and each.id not in due]
+    if not points:
+        return ()
+    numbers = ", ".join(str(point.sequence) for point in points)
+    one = len(points) == 1
+    sentence = (
+        f"Point{'' if one else 's'} {numbers} {'is' if one else 'are'} damaged and "
+        f"{'does' if one else 'do'} not count among those that are kept: {not_whole[points[0].id]}"
+    )
+    return (sentence,)
+
+
+def _expired(backup_set: BackupSet, keep: int, not_whole: Container[str]) -> list[RecoveryPoint]:
+    """What was captured before the newest `keep` whole points."""
+    captured = [point for point in backup_set.points if point.promoted_from is None]
+    whole = [number for number, point in enumerate(captured) if point.id not in not_whole]
+    return captured[: whole[-keep]] if len(whole) >= keep else []
 
 
 def _first(staying: list[str]) -> list[str]:
@@ -117,6 +173,11 @@ def _went(point: RecoveryPoint, children: list[RecoveryPoint]) -> str:
 
 def _unknown_points(backup_set: BackupSet) -> str:
     names = ", ".join(each.name for each in backup_set.broken)
+    if all(each.refused for each in backup_set.broken):
+        return (
+            f"{backup_set.name} has manifests that may not be read: {names}. Until they can be, no "
+            "older points are merged or deleted."
+        )
     return (
         f"{backup_set.name} has damaged manifests: {names}. Until a repair of the repository has "
         "rebuilt them, no older points are merged or deleted."
@@ -145,11 +206,13 @@ def _left_damaged(backup_set: BackupSet, damaged: dict[str, VdbackupError]) -> t
     return (sentence,)
 
 
-def _next_to_go(backup_set: BackupSet, staying: Container[str]) -> RecoveryPoint | None:
+def _next_to_go(
+    backup_set: BackupSet, not_whole: Container[str], staying: Container[str]
+) -> RecoveryPoint | None:
     keep = backup_set.settings.policy.keep
     if keep is None:
         return None
-    expired = [point for point in backup_set.points if point.promoted_from is None][:-keep]
+    expired = _expired(backup_set, keep, not_whole)
     return next(
         (
             point

@@ -33,7 +33,7 @@ from vdbackup.text import printable
 if TYPE_CHECKING:
     from vdbackup.backup.capture import CapturePlan
     from vdbackup.repository.model import Policy, RecoveryPoint
-    from vdbackup.repository.repository import BackupSet, BrokenManifest, Repository
+    from vdbackup.repository.repository import BackupSet, BrokenManifest, DamagedSet, Repository
 
 DONE, FAILED, WARNINGS = 0, 1, 3
 
@@ -273,12 +273,17 @@ def list_points(options: argparse.Namespace) -> int:
         if long := long_chains.sentence(backup_set):
             say(long)
         for manifest in backup_set.broken:
-            say(f"DAMAGED: {remedies.sentences(manifest.problem)}")
+            say(f"{_state(manifest)}: {remedies.sentences(manifest.problem)}")
     for lost in damaged:
-        say(f"{lost.name}: DAMAGED: {remedies.sentences(lost.problem)}")
+        say(f"{lost.name}: {_state(lost)}: {remedies.sentences(lost.problem)}")
     if not sets and not damaged:
         say("No backups yet.")
     return status
+
+
+def _state(unread: BrokenManifest | DamagedSet) -> str:
+    """What may not be read need not be damaged."""
+    return "MAY NOT BE READ" if unread.refused else "DAMAGED"
 
 
 def _problem_json(problem: VdbackupError) -> dict[str, str]:
@@ -337,6 +342,8 @@ def merge(options: argparse.Namespace) -> int:
         # it may be this very merge that is asked for again: going on would merge one step further
         warn([*finished, "Nothing else was merged: look at `vdbackup list` first."])
         relink_machines(repository)
+        if options.json:
+            print_json({"event": "result", "way": None, "finished": finished})
         return WARNINGS
     backup_set, point = repository.find(options.point, options.set)
     plan = merge.plan(repository, backup_set.name, point.id)
@@ -501,16 +508,16 @@ def verify(options: argparse.Namespace) -> int:
                 where = "" if finding.offset is None else f" at {finding.offset}"
                 say(f"  {finding.file}{where}: {finding.problem}")
         for each in unknown:
-            say(f"Point {each.sequence}: DAMAGED")
+            say(f"Point {each.sequence}: {_state(each)}")
             say(f"  {each.name}: {each.problem.title}")
     damaged = [str(each.point.sequence) for each in verdicts if not each.ok]
-    damaged += [str(each.sequence) for each in unknown]
+    damaged += [str(each.sequence) for each in unknown if not each.refused]
     if damaged:
         raise Damaged(
             f"Damaged: point{'' if len(damaged) == 1 else 's'} {', '.join(damaged)}.",
             "Use another point, or `restore --ignore-damage` for what is whole; make a new full.",
         )
-    return DONE
+    return WARNINGS if unknown else DONE
 
 
 def _verdict_json(verdict: Any) -> dict[str, Any]:

@@ -101,7 +101,7 @@ class HostFile:
         try:
             with self._descriptor as fd:
                 return _Stamp.of(fd) != self._opened
-        except DiskError:  # it is another one by now
+        except (DiskError, OSError):  # it is another one by now, or gone: nobody can say it is not
             return True
 
     def readinto(self, offset: int, view: memoryview) -> None:

@@ -6,7 +6,7 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from PySide6.QtCore import QTimer
 from PySide6.QtWidgets import QApplication
@@ -52,8 +52,7 @@ def main(argv: Sequence[str]) -> int:
     wake = QTimer(interval=200)  # lets Python see Ctrl-C, which Qt's loop does not wake up for
     wake.timeout.connect(lambda: None)
     wake.start()
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, lambda *_: window.ending.stop_unasked())
+    stop_at_signals(window.ending.stop_unasked)
     application.commitDataRequest.connect(
         lambda _manager: window.ending.stop_before_the_desktop_ends()
     )
@@ -61,6 +60,13 @@ def main(argv: Sequence[str]) -> int:
     status = application.exec()
     instance.release()
     return status
+
+
+def stop_at_signals(stop: Callable[[], None]) -> None:
+    """Call `stop` at each signal that ends a program; one that is ignored stays so (nohup(1))."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, lambda *_: stop())
 
 
 def has_display(environ: os._Environ[str]) -> bool:

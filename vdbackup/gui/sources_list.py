@@ -31,7 +31,9 @@ def status(entry: Entry, remind_after_days: int) -> tuple[str, str, str]:
         return "cannot be read", words.shown(entry.problem.title), "bad"
     if entry.backup_set and entry.backup_set.broken:
         names = words.shown(", ".join(each.name for each in entry.backup_set.broken))
-        return words.plural(len(entry.points), "point"), f"damaged: {names}", "bad"
+        refused = all(each.refused for each in entry.backup_set.broken)
+        what = "may not be read" if refused else "damaged"
+        return words.plural(len(entry.points), "point"), f"{what}: {names}", "bad"
     if not entry.points:
         return "no recovery points yet", "never backed up", "warning"
     count = words.plural(len(entry.points), "point")

@@ -131,6 +131,8 @@ def _record(
 
     try:
         patient(note, of=RepositoryLocked)(report, cancel)
+    except PointNotFound as error:  # somebody has taken the set away: what was read was so
+        log.warning("the verification of %s is not recorded: %s", plan.set_name, error)
     except OSError as error:
         if error.errno not in READ_ONLY:
             raise

@@ -16,6 +16,7 @@ from blake3 import blake3
 from numpy.typing import NDArray
 
 from vdbackup.disks.host_file import HostFile
+from vdbackup.durable import give_to_owner_of_folder
 from vdbackup.repository.digest_file import BLOCK, DIGEST, HEADER, REGION, ROW, Rows, sealed_header
 
 _PLACE = REGION * DIGEST
@@ -40,6 +41,7 @@ class DigestWriter:
         self._lock = threading.Lock()
         self._closed = False
         self._file = HostFile.create(path)
+        give_to_owner_of_folder(path)
 
     @property
     def held_bytes(self) -> int:

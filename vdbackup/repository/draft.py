@@ -10,6 +10,7 @@ from pathlib import Path
 
 from vdbackup.disks.disk import ParentRef, VirtualDisk
 from vdbackup.disks.formats import create_disk, open_disk
+from vdbackup.durable import give_to_owner_of_folder
 from vdbackup.repository.digest_writer import DigestWriter
 from vdbackup.repository.files import PARTIAL, remove, sync_file, sync_folder, write_json
 from vdbackup.repository.lock import check_lock
@@ -59,6 +60,7 @@ class Draft:
                 if make_layer
                 else create_disk(path, suffix, virtual_size, reference, sector_size)
             )
+            give_to_owner_of_folder(path)
         except BaseException:
             self.digests.close()
             self._remove_files()
@@ -133,6 +135,7 @@ def make_overlay(path: Path, disk_format: str, point: RecoveryPoint, parent: Par
     """Make an empty child of the point's layer, which `parent` names; durable."""
     overlay = create_disk(path, disk_format, point.virtual_size, parent, point.sector_size)
     try:
+        give_to_owner_of_folder(path)
         overlay.flush()
     finally:
         overlay.close()

@@ -18,7 +18,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from vdbackup.errors import RepositoryError
+from vdbackup.errors import Remedy, RepositoryError
 from vdbackup.repository.files import read_json, remove, sync_folder, write_json
 from vdbackup.repository.model import RecoveryPoint
 
@@ -54,10 +54,11 @@ class Journal:
                 RecoveryPoint.from_json(data["child"]),
                 RecoveryPoint.from_json(result) if result else None,
             )
-        except (KeyError, TypeError) as error:
+        except (AttributeError, KeyError, TypeError) as error:
             raise RepositoryError(
                 f"{folder / JOURNAL_NAME} is not valid: {error}.",
-                "Keep the folder as it is and restore the file from a copy.",
+                "How far the merge came can be found out from the disks.",
+                remedy=Remedy.REPAIR,
             ) from error
 
     def save(self, folder: Path) -> None:

@@ -30,7 +30,7 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from vdbackup.durable import check_regular, open_own, read_own
+from vdbackup.durable import check_regular, give_to_owner_of_folder, open_own, read_own
 from vdbackup.errors import Obstructed
 
 log = logging.getLogger(__name__)
@@ -171,6 +171,7 @@ def make(folder: Path, lease: Lease) -> bool:
     except FileExistsError:
         return False
     try:
+        give_to_owner_of_folder(path)
         os.pwrite(fd, bytes(lease), 0)
         os.fsync(fd)
     except BaseException:

@@ -25,7 +25,7 @@ from contextlib import contextmanager, nullcontext, suppress
 from functools import partial
 from pathlib import Path
 
-from vdbackup.durable import open_own
+from vdbackup.durable import give_to_owner_of_folder, open_own
 from vdbackup.errors import LockLost, RepositoryLocked
 from vdbackup.jobs import CancelToken
 from vdbackup.repository import lease
@@ -57,6 +57,7 @@ def writer_lock(folder: Path, purpose: str, cancel: CancelToken | None = None) -
         cancel: its `check` also raises LockLost from now on, until the lock is given back.
     """
     fd = open_own(folder / LOCK_NAME, os.O_RDWR | os.O_CREAT)
+    give_to_owner_of_folder(folder / LOCK_NAME)
     try:
         hold = _Hold(folder, _taken(folder, purpose, flocked=_flocked(fd, folder)))
         with hold, cancel.also(hold.check) if cancel else nullcontext():

@@ -16,7 +16,7 @@ from blake3 import blake3
 from vdbackup.disks.chain import Chain, parent_of
 from vdbackup.disks.disk import DiskInfo
 from vdbackup.disks.formats import FORMATS, open_disk
-from vdbackup.durable import PARTIAL, check_regular, read_own, sync_folder
+from vdbackup.durable import PARTIAL, check_regular, give_to_owner_of_folder, read_own, sync_folder
 from vdbackup.errors import (
     Damaged,
     PointNotFound,
@@ -62,20 +62,27 @@ class BrokenManifest:
         name: the file's.
         sequence: the number in it, which no other point gets.
         problem: what is wrong with it.
+        refused: whether we only may not read it: then it may be whole.
     """
 
     name: str
     sequence: int
     problem: VdbackupError
+    refused: bool = False
 
 
 @dataclass(frozen=True)
 class DamagedSet:
-    """A set that cannot be read: its own work stops, and nobody else's."""
+    """A set that cannot be read: its own work stops, and nobody else's.
+
+    Attributes:
+        refused: whether we only may not read it: then it may be whole.
+    """
 
     name: str
     folder: Path
     problem: VdbackupError
+    refused: bool = False
 
 
 @dataclass(frozen=True)
@@ -163,6 +170,12 @@ class BackupSet:
         """
         if self.broken:
             first = self.broken[0]
+            if first.refused:
+                raise RepositoryError(
+                    f"{first.name} of {self.name} may not be read, so nothing is merged or deleted "
+                    "there.",
+                    "Let whoever owns the file do it, or have them let you read it.",
+                )
             raise RepositoryError(
                 f"{self.name} has damaged manifests, so nothing is merged or deleted in it: "
                 f"{first.problem.title}",
@@ -325,7 +338,7 @@ class Repository:
     @classmethod
     def open_or_create(cls, path: Path) -> Repository:
         """Open the repository in `path`, or make one there."""
-        return cls.open(path) if (path / MARKER).exists() else cls.create(path)
+        return cls.open(path) if os.path.lexists(path / MARKER) else cls.create(path)
 
     def lock(self, purpose: str, cancel: CancelToken | None = None) -> AbstractContextManager[None]:
         """Hold the repository for writing; raises RepositoryLocked, naming the holder.
@@ -358,7 +371,8 @@ class Repository:
                 if not self.path.exists():  # not this set alone: the storage is gone
                     raise
                 problem = from_os(error) if isinstance(error, OSError) else error
-                damaged.append(DamagedSet(name, self.path / name, problem))
+                refused = isinstance(error.__cause__ or error, PermissionError)
+                damaged.append(DamagedSet(name, self.path / name, problem, refused))
         return sets, damaged
 
     def set(self, name: str | None = None) -> BackupSet:
@@ -456,6 +470,7 @@ class Repository:
                 remedy=Remedy.NAME_ANOTHER_SET,
             )
         folder.mkdir(mode=0o700, exist_ok=True)
+        give_to_owner_of_folder(folder)
         sync_folder(self.path)
         write_json(folder / SETTINGS, settings.to_json())
         return self.set(name)
@@ -607,7 +622,8 @@ def _read_manifests(folder: Path) -> tuple[list[RecoveryPoint], list[BrokenManif
                 raise
         except (RepositoryError, OSError) as error:
             problem = from_os(error) if isinstance(error, OSError) else error
-            broken.append(BrokenManifest(name, int(match[1]), problem))
+            refused = isinstance(error, PermissionError)
+            broken.append(BrokenManifest(name, int(match[1]), problem, refused))
     return list(points.values()), broken
 
 

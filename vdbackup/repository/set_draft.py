@@ -6,6 +6,7 @@ import os
 import shutil
 from dataclasses import replace
 
+from vdbackup.durable import give_to_owner_of_folder
 from vdbackup.errors import Remedy, RepositoryError
 from vdbackup.repository.files import PARTIAL, sync_folder, write_json
 from vdbackup.repository.lock import check_lock
@@ -30,6 +31,7 @@ class SetDraft:
         folder = self._target.with_name(name + PARTIAL)
         shutil.rmtree(folder, ignore_errors=True)  # of one that was interrupted
         folder.mkdir(mode=0o700)
+        give_to_owner_of_folder(folder)
         self._set = BackupSet(name, folder, settings, ())
 
     @property

@@ -19,6 +19,7 @@ from vdbackup.disks.extents import Ranges, aligned, union
 from vdbackup.disks.formats import create_disk
 from vdbackup.disks.qcow2 import Qcow2Disk
 from vdbackup.disks.transfer import Read, transfer, write_blocks
+from vdbackup.durable import give_to_owner_of_folder
 from vdbackup.errors import RecoveryError
 from vdbackup.jobs import CancelToken, Report
 from vdbackup.repository import claims
@@ -83,6 +84,7 @@ def publish_overlay(
             point.sector_size,
         )
         try:
+            give_to_owner_of_folder(partial)
             if scratch is not None or patches:
                 _fill(overlay, backup_set, point, scratch, patches, report, cancel)
             overlay.flush()

@@ -1,0 +1,321 @@
+"""Repair of a journal: how far a merge came whose `journal.json` is damaged, by what the disks say.
+
+Each step of a merge (merge.py) leaves something that nothing else leaves:
+
+- Two layers of one number are the child and the result: the parent's file has the result's name.
+- A point without its layer, and a child that reads past it, are the parent and the result, which
+  has replaced the child's file.
+- A parent whose file bears the child's identity is about to become the result.
+- Digests of the child that cover more than its layer holds are those of both: the parent's file, or
+  a new one beside it, holds everything.
+- A layer that differs from its digests only where its only child has blocks of its own is the
+  parent, and the child is being copied into it.
+
+Where nothing of that is found, nobody has changed a point: the journal only stands in the way. What
+fits more than one story, or needs digests that are damaged too, stays as it is.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from datetime import datetime
+from pathlib import Path
+
+import numpy as np
+
+from vdbackup.backup.merged_point import merged_point
+from vdbackup.backup.repair_identity import Layer, valid_digests
+from vdbackup.disks.chain import Chain
+from vdbackup.disks.extents import Ranges, aligned, total, union
+from vdbackup.disks.transfer import transfer
+from vdbackup.errors import RepositoryError
+from vdbackup.jobs import CancelToken, Report
+from vdbackup.repository.digests import BLOCK, DigestFold, differ, digest_blocks
+from vdbackup.repository.draft import seal
+from vdbackup.repository.files import PARTIAL, read_json
+from vdbackup.repository.journal import Journal
+from vdbackup.repository.model import PointType, RecoveryPoint
+from vdbackup.repository.repository import LAYER_MODE, LAYER_NAME, manifest_path
+
+_RANK = (PointType.FULL, PointType.DIFFERENTIAL, PointType.INCREMENTAL)
+"""A result is of its parent's type, which comes before the child's here, or is the same."""
+
+
+_OF_A_POINT = re.compile(r"([0-9]{4,18})-([a-z]+)\.((?:retarget\.)?[a-z0-9]+)")
+
+
+_OF_A_NUMBER = ("overlay", "boot")
+"""What else of a point's files is named by its number alone."""
+
+
+@dataclass(frozen=True)
+class Left:
+    """What a merge has left in a set.
+
+    Attributes:
+        journal: says what is to be finished; None where nothing is.
+        redundant: stems of points' files that the result has made needless ("0002-incremental").
+    """
+
+    journal: Journal | None
+    redundant: tuple[str, ...] = ()
+
+
+def is_damaged(folder: Path) -> bool:
+    """Whether a set's journal, which is there, says nothing."""
+    try:
+        Journal.load(folder)
+    except RepositoryError:
+        return True
+    except FileNotFoundError:
+        return False
+    return False
+
+
+def found_out(folder: Path, layers: Sequence[Layer], report: Report, cancel: CancelToken) -> Left:
+    """What was merged into what, and how far it came; raises RepositoryError where it is unknown.
+
+    Args:
+        folder: the set's; every layer has a manifest, but for one of two with the same number.
+        layers: all of them, readable.
+        report: of the comparison, where there is one to be made.
+        cancel: the same.
+    """
+    points = _manifests(folder)
+    there = {layer.path.name: layer for layer in layers}
+    for layer in layers:
+        digests = layer.path.with_suffix(".digests")
+        renamed = any(each.sequence == layer.sequence and each is not layer for each in layers)
+        if not renamed and not valid_digests(digests, layer.info.virtual_size):
+            raise _unknown(folder, f"{digests.name} is damaged, too")
+    return (
+        _by_two_of_a_number(folder, points, layers)
+        or _by_a_layer_that_is_gone(folder, points, there)
+        or _by_what_is_in_the_parent(folder, points, there, report, cancel)
+        or Left(None, _of_no_point(folder))
+    )
+
+
+def _of_no_point(folder: Path) -> tuple[str, ...]:
+    """Stems of files of which there is neither a layer nor a manifest any more.
+
+    That is what parent and child leave where a merge was cut off while it deleted.
+    """
+    names = [match for name in os.listdir(folder) if (match := _OF_A_POINT.fullmatch(name))]
+    points = [
+        (match[1], match[2])
+        for match in names
+        if LAYER_NAME.match(match[0]) or (match[2] in set(PointType) and match[3] == "json")
+    ]
+    known = {*points, *((number, what) for number, _ in points for what in _OF_A_NUMBER)}
+    return tuple(sorted({f"{m[1]}-{m[2]}" for m in names if (m[1], m[2]) not in known}))
+
+
+def seal_again(folder: Path, layers: Sequence[Layer]) -> None:
+    """Let layers that a merge was about to write to be as they were, where it has not."""
+    points = {point.disk: point for point in _manifests(folder)}
+    for layer in layers:
+        point = points.get(layer.path.name)
+        if point is not None and _was_touched(layer.path, point):
+            seal(layer.path, point)
+
+
+def _manifests(folder: Path) -> list[RecoveryPoint]:
+    points = []
+    for path in sorted(folder.glob("[0-9]*-*.json")):
+        with suppress(RepositoryError, FileNotFoundError):
+            points.append(RecoveryPoint.from_json(read_json(path), path.name))
+    return [point for point in points if os.path.lexists(manifest_path(folder, point))]
+
+
+def _by_two_of_a_number(
+    folder: Path, points: list[RecoveryPoint], layers: Sequence[Layer]
+) -> Left | None:
+    """The parent's file has taken the result's name, which is not the child's."""
+    counted = Counter(layer.sequence for layer in layers)
+    twice = [number for number, count in counted.items() if count > 1]
+    if not twice:
+        return None
+    two = sorted(
+        (layer for layer in layers if layer.sequence == twice[0]),
+        key=lambda layer: _RANK.index(layer.kind),
+    )
+    if len(twice) > 1 or len(two) > 2:
+        raise _unknown(folder, f"several layers have the number {twice[-1]}")
+    by_disk = {point.disk: point for point in points}
+    result, child = by_disk.get(two[0].path.name), by_disk.get(two[1].path.name)
+    before = result.merged if result else (child.parent,) if child else ()
+    parent = next((p for p in points if p.id in before and p.type == two[0].kind), None)
+    redundant = (two[1].path.stem,)
+    if parent is None:
+        if result is None or not result.merged:
+            raise _unknown(folder, f"two layers have the number {twice[0]}")
+        return Left(None, (*redundant, *_of_no_point(folder)))  # all was done but for deleting
+    if result is None and child is not None:
+        result = _result(folder, parent, child, two[0].path)
+    if result is None:
+        raise _unknown(folder, f"two layers have the number {twice[0]}, and no manifest")
+    return Left(Journal(parent, child or result, result), redundant if child is None else ())
+
+
+def _by_a_layer_that_is_gone(
+    folder: Path, points: list[RecoveryPoint], there: dict[str, Layer]
+) -> Left | None:
+    """The parent's file has replaced the child's, whose name is the result's, too."""
+    for parent in points:
+        if parent.disk in there:
+            continue
+        for child in points:
+            layer = there.get(child.disk)
+            if layer is None or child.type != parent.type:
+                continue
+            if parent.id in child.merged:  # it is the result's manifest already
+                return Left(Journal(parent, child, child))
+            grandparent = next((p for p in points if p.id == parent.parent), None)
+            above = there.get(grandparent.disk) if grandparent else None
+            reads_past = (
+                layer.info.parent is not None
+                and above is not None
+                and layer.info.parent.means(above.info)
+            )
+            if child.parent == parent.id and reads_past:
+                result = _result(folder, parent, child, layer.path)
+                return Left(Journal(parent, child, result))
+    return None
+
+
+def _by_what_is_in_the_parent(
+    folder: Path,
+    points: list[RecoveryPoint],
+    there: dict[str, Layer],
+    report: Report,
+    cancel: CancelToken,
+) -> Left | None:
+    """Both layers are there under their own names."""
+    pairs = _pairs(points, there)
+    for parent, child in pairs:
+        whole = folder / (merged_point(parent, child).disk + PARTIAL)
+        own = there[parent.disk]
+        if own.info.disk_id == child.id:
+            return Left(Journal(parent, child, _result(folder, parent, child, own.path)))
+        if merged_point(parent, child).digests == child.digests and _covers_more(
+            there[child.disk], folder / child.digests
+        ):
+            layer = whole if os.path.lexists(whole) else own.path
+            return Left(Journal(parent, child, _result(folder, parent, child, layer)))
+    touched = [pair for pair in pairs if _was_touched(there[pair[0].disk].path, pair[0])]
+    torn = [
+        (parent, child)
+        for parent, child in touched or pairs
+        if _is_torn(folder, there[parent.disk], parent, child, report, cancel)
+    ]
+    if len(torn) > 1:
+        numbers = " and ".join(str(parent.sequence) for parent, _ in torn)
+        raise _unknown(folder, f"points {numbers} both look like it")
+    return Left(Journal(*torn[0])) if torn else None
+
+
+def _pairs(
+    points: list[RecoveryPoint], there: dict[str, Layer]
+) -> list[tuple[RecoveryPoint, RecoveryPoint]]:
+    """Each point with its only child: what can be merged."""
+    children: dict[str | None, list[RecoveryPoint]] = {}
+    for point in points:
+        children.setdefault(point.parent, []).append(point)
+    return [
+        (parent, children[parent.id][0])
+        for parent in points
+        if len(children.get(parent.id, ())) == 1
+        and parent.disk in there
+        and children[parent.id][0].disk in there
+    ]
+
+
+def _result(
+    folder: Path, parent: RecoveryPoint, child: RecoveryPoint, layer: Path
+) -> RecoveryPoint:
+    """What the journal of such a merge says of its result, whose layer and digests are made."""
+    result = merged_point(parent, child)
+    made = folder / (result.digests + PARTIAL)
+    if not made.exists():
+        made = folder / result.digests
+    if not valid_digests(made, child.virtual_size):
+        raise _unknown(folder, f"{made.name} is damaged, too")
+    with DigestFold([made], child.virtual_size) as digests:
+        held = total(digests.held())
+    return replace(result, disk_size=layer.stat().st_size, stored_bytes=held)
+
+
+def _covers_more(layer: Layer, digests: Path) -> bool:
+    """Whether there are digests of more than the layer holds: its parent's, too."""
+    size = layer.info.virtual_size
+    with Chain.alone(layer.path, layer.format) as data, DigestFold([digests], size) as known:
+        own = aligned(data.layers[0].block_map().own_ranges(), BLOCK, size)
+        held = known.held()
+        return total(union(own, held)) > total(own)
+
+
+def _was_touched(path: Path, point: RecoveryPoint) -> bool:
+    """Whether somebody wrote to a layer since it was sealed (draft.py), or was about to."""
+    found = path.stat()
+    sealed = datetime.fromisoformat(point.created).timestamp()
+    return (
+        found.st_size != point.disk_size
+        or found.st_mode & 0o777 != LAYER_MODE
+        or abs(found.st_mtime - sealed) > 0.001  # what JSON keeps of a moment
+    )
+
+
+def _is_torn(
+    folder: Path,
+    layer: Layer,
+    parent: RecoveryPoint,
+    child: RecoveryPoint,
+    report: Report,
+    cancel: CancelToken,
+) -> bool:
+    """Whether a layer is as captured but for blocks that its child holds, some of which differ."""
+    size = layer.info.virtual_size
+    with (
+        Chain.alone(layer.path, layer.format) as data,
+        DigestFold([folder / parent.digests], size) as wanted,
+        DigestFold([folder / child.digests], child.virtual_size) as over,
+    ):
+        own, childs = data.layers[0].block_map(), over.held()
+        differs: list[bool] = []
+
+        def compare(offset: int, view: memoryview) -> None:
+            actual, first = digest_blocks(view), offset // BLOCK
+            other = np.flatnonzero(differ(actual, wanted.expected(first, len(actual)))) + first
+            if len(other):
+                differs.append(_lie_in(other * BLOCK, childs))
+
+        transfer(
+            union(aligned(own.own_ranges(), BLOCK, size), wanted.held()),
+            data.readinto,
+            compare,
+            phase=f"Look at point {parent.sequence}",
+            report=report,
+            cancel=cancel,
+        )
+    return bool(differs) and all(differs)
+
+
+def _lie_in(offsets: np.ndarray, ranges: Ranges) -> bool:
+    """Whether all those bytes lie in the ranges."""
+    at = np.searchsorted(ranges[:, 0], offsets, "right") - 1
+    if (at < 0).any():
+        return False
+    return bool((offsets < ranges[at, 0] + ranges[at, 1]).all())
+
+
+def _unknown(folder: Path, why: str) -> RepositoryError:
+    return RepositoryError(
+        f"How far the merge came whose journal in {folder} is damaged cannot be known: {why}.",
+        "Put the journal back from a copy, then have it repaired again.",
+    )
