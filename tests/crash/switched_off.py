@@ -213,6 +213,8 @@ NOT_NOTICED = {
     "flock tells that nobody holds the repository",
     "merge._take_over": "the journal is there, so recovery gives the file its name again; until "
     "then what hangs on the child is refused with it and without it",
+    "repair._quarantine": "a rename from folder to folder happens as a whole, and the fsync of the "
+    "new one has made it durable; were the old name there, too, the next repair would put it aside",
     "retarget._empty": "a report that is there again says nothing beside an overlay that it does "
     "not name",
     "overlay.publish_overlay": "a report is saved or removed next in the same folder, which makes "
