@@ -11,7 +11,7 @@ from tests.backup.lab import Lab, noise
 from tests.oracles import distribution, qemu, readers
 from vdbackup.backup import merge
 from vdbackup.backup.merged_layer import RESERVE
-from vdbackup.errors import BackupError, Cancelled, Damaged, NoSpace, VdbackupError
+from vdbackup.errors import BackupError, Cancelled, Damaged, DiskError, NoSpace, VdbackupError
 from vdbackup.jobs import CancelToken, Progress, silent
 from vdbackup.repository.digest_file import REGION
 from vdbackup.repository.digests import BLOCK
@@ -67,6 +67,29 @@ def test_room_for_digests_of_few_blocks_in_many_places_is_asked_for_before(tmp_p
     with pytest.raises(NoSpace, match="Merging point 2 may need"):
         lab.merge(lab.set.points[1])
     assert lab.files == before
+
+
+@pytest.mark.parametrize("disk_format", ["vmdk", "vhd"])
+def test_what_the_parents_tables_could_not_name_is_refused_before_a_merge_begins(
+    tmp_path, monkeypatch, disk_format
+):
+    lab = Lab(tmp_path, 8 << 20, disk_format=disk_format)
+    lab.poke(0, noise(BLOCK, 1))
+    parent = lab.backup()
+    lab.poke(4 << 20, noise(2 * BLOCK, 2))
+    child = lab.backup()
+    before = lab.files
+    monkeypatch.setattr(merge, "can_clone", lambda _: False)  # a clone would be thrown away
+    # stands for 2 TiB, and for the gaps that interrupted writers have left up to there
+    limit = lab.layer(parent).stat().st_size + BLOCK
+    monkeypatch.setattr(f"vdbackup.disks.{disk_format}.LARGEST_FILE", limit)
+    with pytest.raises(DiskError, match="would grow beyond") as refusal:
+        lab.merge(child)
+    assert refusal.value.advice
+    assert lab.files == before
+    monkeypatch.undo()
+    lab.merge(child)
+    lab.check_all()
 
 
 def test_an_incremental_is_rolled_into_an_incremental_and_its_child_is_linked_anew(lab, chain):

@@ -18,7 +18,7 @@ from vdbackup.backup.readback import check_layer
 from vdbackup.disks.chain import Chain
 from vdbackup.disks.disk import UNIT, VirtualDisk
 from vdbackup.disks.extents import aligned, total, union
-from vdbackup.disks.formats import open_disk
+from vdbackup.disks.formats import check_growth, open_disk
 from vdbackup.disks.host_file import HostFile, clone
 from vdbackup.disks.transfer import Read, Target, transfer, write_blocks
 from vdbackup.durable import give_to_owner_of_folder
@@ -139,14 +139,19 @@ def check_before_copying(
     report: Report,
     cancel: CancelToken,
 ) -> None:
-    """Room, and no damage in the child: to be seen before the first byte of its parent changes."""
+    """Room, and no damage in the child: to be seen before the first byte of its parent changes.
+
+    Once the journal is written the merge has to be finished, and what then finds no place in the
+    parent's file would never be.
+    """
     # the parent grows by what only the child holds, and the child goes only afterwards
     with _alone(backup_set, parent) as layer, _own_digests(backup_set, child) as digests:
         info = layer.layers[0].info
         block = max(info.block_size, BLOCK)
         stored = aligned(layer.layers[0].block_map().data_ranges(), block, info.virtual_size)
         wanted = aligned(digests.held(), block, info.virtual_size)
-    growth = total(union(stored, wanted)) - total(stored)
+        growth = total(union(stored, wanted)) - total(stored)
+        check_growth(layer.layers[0], -(-growth // info.block_size))
     needed = growth + _small_files(backup_set, parent, child)
     check_room(backup_set.folder, needed, _doing(child))
     check_held(backup_set, child.disk, child, "Check child", report, cancel)

@@ -59,6 +59,11 @@ class Format:
         """The largest disk, in bytes."""
         return int(import_module(f"vdbackup.disks.{self.name}").LARGEST)
 
+    @property
+    def largest_file(self) -> int | None:
+        """The largest file whose places the tables can name, in bytes; None where any will do."""
+        return getattr(import_module(f"vdbackup.disks.{self.name}"), "LARGEST_FILE", None)
+
 
 _VMDK = re.compile(rb"KDMV|COWD|" + DESCRIPTOR_START)
 FORMATS: dict[str, Format] = {
@@ -166,6 +171,32 @@ def check_fits(disk_format: str, virtual_size: int, sector_size: int) -> None:
     fitting = fitting_formats(virtual_size, sector_size)
     choice = f"Choose {' or '.join(fitting)}." if fitting else "No format can hold it."
     raise DiskError(problem, choice)
+
+
+def check_growth(disk: VirtualDisk, blocks: int) -> None:
+    """Raise DiskError where a disk's tables may not be able to name so many blocks more.
+
+    Writers refuse at the first block that does not fit; this is for who must know before. Blocks go
+    behind the last one, so gaps that interrupted writers left count, too, and where a block begins
+    at a multiple of 4 KiB only with something before it (VHD), that is allowed for.
+    """
+    info = disk.info
+    largest = FORMATS[info.format].largest_file
+    if largest is None or not blocks:
+        return
+    own = disk.block_map()
+    ends = (own.hosts + own.lengths)[own.layers >= 0]
+    end = int(ends.max(initial=0)) + info.block_size  # the last may be held in part
+    if end + blocks * (info.block_size + _BEFORE_BLOCK.get(info.format, 0)) > largest:
+        raise DiskError(
+            f"{disk.path} would grow beyond {readable_size(largest)}, the most that the format can "
+            "address.",
+            "Leave it as it is, and make the next backup a full one.",
+        )
+
+
+_BEFORE_BLOCK = {"vhd": 4096}
+"""Bytes that may lie before each block, of its bitmap and its alignment."""
 
 
 def fitting_formats(virtual_size: int, sector_size: int) -> list[str]:

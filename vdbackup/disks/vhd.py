@@ -42,8 +42,10 @@ from vdbackup.disks.vhd_structs import (
 )
 from vdbackup.errors import DiskError, DiskFormatError
 
-__all__ = ["LARGEST", "VhdDisk"]
+__all__ = ["LARGEST", "LARGEST_FILE", "VhdDisk"]
 
+LARGEST_FILE = UNUSED * SECTOR
+"""Bytes of a file whose blocks the table can name: the last number means that there is none."""
 MAX_RUNS = 1 << 24
 """Runs of sectors that one file may have: a map of 16 million takes 1 GB while it is made.
 
@@ -329,7 +331,7 @@ class VhdDisk:
         stride = _up(header.block_size + SECTOR + header.bitmap_size, header.alignment)
         places = payload - header.bitmap_size + np.arange(count) * stride
         end = payload + (count - 1) * stride + header.block_size
-        if end > UNUSED * SECTOR:
+        if end > LARGEST_FILE:
             raise DiskError(
                 f"{self.path} has no room for more blocks, since writing to it was interrupted.",
                 "Export it to a new disk first.",
