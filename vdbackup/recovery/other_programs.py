@@ -52,6 +52,17 @@ FORMATS = {
     Program.VMWARE: ("vmdk",),
 }
 """The formats of which a program reads a child with all its parents correctly."""
+MOST_DISKS = {
+    Program.VIRT_MANAGER: 200,
+    Program.VIRTUALBOX: 250,
+    Program.VMWARE: 250,
+}
+"""Disks of one chain that a program opens, the machine's own among them.
+
+libvirt goes down 200 disks and calls what is longer "too deeply nested"; with 256 its parser of
+XML ends (9.0: 252 were taken, 260 not). VirtualBox takes 300 in its settings, read by the same
+parser (SETTINGS_MEDIUM_DEPTH_MAX). VMware names no number: nobody here has seen it take more.
+"""
 _CPUS = 2
 _VIRSH = ("virsh", "-q", "-c", "qemu:///session")
 
@@ -77,14 +88,21 @@ class _Layer:
     info: DiskInfo
 
 
-def check_possible(program: Program, disk_format: str, sector_size: int) -> None:
-    """Raise RecoveryError where the program cannot boot from chains of that format."""
+def check_possible(program: Program, disk_format: str, sector_size: int, disks: int) -> None:
+    """Raise RecoveryError where the program cannot boot from such a chain of so many disks."""
     if disk_format not in FORMATS[program] or sector_size != 512:
         readable = " and ".join(name.upper() for name in FORMATS[program])
         raise RecoveryError(
             f"{NAMES[program]} cannot boot from this point: it reads chains in {readable} with "
             "sectors of 512 bytes only.",
             "Export the point as one disk and open that, or boot it here.",
+        )
+    if disks > MOST_DISKS[program]:
+        raise RecoveryError(
+            f"{NAMES[program]} cannot open this point: it would have to read through {disks} "
+            f"disks, and takes {MOST_DISKS[program]} at most.",
+            "Merge older points first; or export the point as one disk and open that; or boot it "
+            "here, where long chains are no trouble.",
         )
 
 
@@ -133,7 +151,7 @@ def _write_machine(
         except BaseException:
             folder.remove()
             raise
-    return _written(folder, program, file, hardware)
+    return _written(folder, program, file, hardware, place.layers)
 
 
 def write_again(saved: SavedSession, *, not_running: bool = False) -> WrittenMachine:
@@ -162,7 +180,7 @@ def write_again(saved: SavedSession, *, not_running: bool = False) -> WrittenMac
         except OSError as error:
             raise from_os(error) from error
         folder.keep()
-    return _written(folder, program, file, hardware)
+    return _written(folder, program, file, hardware, place.layers)
 
 
 @dataclass(frozen=True)
@@ -176,7 +194,8 @@ class _Place:
 
 def _place(backup_set: BackupSet, point: RecoveryPoint, program: Program) -> _Place:
     disk_format = backup_set.settings.format
-    check_possible(program, disk_format, point.sector_size)
+    disks = len(backup_set.chain(point)) + 2  # its overlay, and the machine's own
+    check_possible(program, disk_format, point.sector_size, disks)
     backup_set.open_chain(point).close()
     overlay = backup_set.overlay_path(point).absolute()
     with Chain.open(overlay, disk_format) as chain:
@@ -201,10 +220,24 @@ def _own_disks(folder: SessionFolder, program: Program) -> list[_Layer]:
 
 
 def _written(
-    folder: SessionFolder, program: Program, file: Path, hardware: Hardware
+    folder: SessionFolder,
+    program: Program,
+    file: Path,
+    hardware: Hardware,
+    layers: Sequence[_Layer],
 ) -> WrittenMachine:
     how = _HOW[program].format(file=file) + other_hardware.notice(hardware)
-    return WrittenMachine(folder.id, file, how)
+    return WrittenMachine(folder.id, file, how + _long_chain(program, len(layers)))
+
+
+def _long_chain(program: Program, layers: int) -> str:
+    """What there is to say before a chain is opened that is long for the program, or ""."""
+    if layers <= qemu.MOST_LAYERS:
+        return ""
+    return (
+        f"\nThis point reads through {layers} disks, and {NAMES[program]} opens each by itself: "
+        "the machine may take minutes to start. If older points are merged first, it is quick."
+    )
 
 
 _HOW = {
