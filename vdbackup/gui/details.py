@@ -18,6 +18,7 @@ from vdbackup.gui import parts, words
 from vdbackup.gui.boot_picture import BootPicture
 from vdbackup.gui.catalogue import Entry
 from vdbackup.gui.points_table import check_in_words
+from vdbackup.repository import long_chains
 from vdbackup.repository.model import Check, Promotion, RecoveryPoint
 
 LOWEST = 120  # pixels of facts that stay in sight
@@ -131,7 +132,7 @@ class PointDetails(QFrame):
         chosen = entry is not None and point is not None
         for widget in (self._facts, self._offers):
             widget.setVisible(chosen)
-        self._warnings.say("\n\n".join(map(words.breakable, point.warnings)) if point else "")
+        self._warnings.say(_notice(entry, point) if entry and point else "")
         if entry is None or point is None:
             self._title.setText("Recovery point")
             self._subtitle.setText("Choose one in the timeline to see what is known of it.")
@@ -145,8 +146,9 @@ class PointDetails(QFrame):
         self._values["id"].setToolTip(point.id)
         self._paint_check("verified", point.verified, "bad")
         self._paint_check("booted", point.boot_tested, "warning")
-        broken = entry.chain(point)[-1].parent is not None
-        parts.set_role(self._values["chain"], "bad" if broken else "")
+        chain = entry.chain(point)
+        role = "bad" if _is_broken(chain) else "warning" if _is_long(chain) else ""
+        parts.set_role(self._values["chain"], role)
 
     def show_age(self, point: RecoveryPoint | None) -> None:
         """Say how old the point is by now."""
@@ -183,15 +185,35 @@ class PointDetails(QFrame):
         return value
 
 
+LONG_CHAIN = (
+    "A long chain: backups, restores and machines take longer with each layer, and a damaged one "
+    "costs all points after it. Let the source keep fewer points, or make the next backup a full."
+)
+
+
 def _chain_in_words(chain: list[RecoveryPoint]) -> str:
     """What a point reads through, or that some of it is missing: then it cannot be read."""
-    if chain[-1].parent is not None:
+    if _is_broken(chain):
         return f"broken: what #{chain[-1].sequence} reads through is missing"
     parents = ", ".join(f"#{each.sequence}" for each in chain[1:5])
     if not parents:
         return "stands alone"
     more = "…" if len(chain) > 5 else ""
     return f"{words.plural(len(chain), 'layer')}, reads through {parents}{more}"
+
+
+def _notice(entry: Entry, point: RecoveryPoint) -> str:
+    """What was not as it should have been, and what will not stay so."""
+    long = [LONG_CHAIN] if _is_long(entry.chain(point)) else []
+    return "\n\n".join([*map(words.breakable, point.warnings), *long])
+
+
+def _is_broken(chain: list[RecoveryPoint]) -> bool:
+    return chain[-1].parent is not None
+
+
+def _is_long(chain: list[RecoveryPoint]) -> bool:
+    return len(chain) >= long_chains.MANY_LAYERS
 
 
 def _promotion_in_words(promotion: Promotion | None) -> str:

@@ -20,6 +20,7 @@ from PySide6.QtWidgets import (
 from vdbackup.gui import icons, parts, words
 from vdbackup.gui.catalogue import Entry
 from vdbackup.gui.theme import Theme
+from vdbackup.repository import long_chains
 
 ENTRY = Qt.ItemDataRole.UserRole
 LOWEST = 130  # pixels: two sources stay in sight beside many machines
@@ -95,7 +96,9 @@ class SourcesList(QListWidget):
             item.setData(ENTRY, entry)
             item.setText(entry.title)
             where = (words.shown(str(path)) for path in (entry.path, entry.repository))
-            item.setToolTip(parts.hint("\nbacked up to ".join(where)))
+            hint = "\nbacked up to ".join(where)
+            long = long_chains.sentence(entry.backup_set) if entry.backup_set else ""
+            item.setToolTip(parts.hint(f"{hint}\n{words.shown(long)}" if long else hint))
             self.addItem(item)
         self.show_ages()
         chosen = self._row_of(before.key) if before else None
