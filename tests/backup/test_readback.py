@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 
 import pytest
@@ -50,5 +51,19 @@ def test_storage_without_a_way_past_the_cache_is_read_back_with_a_word(
         raise OSError(22, "Invalid argument", str(path))
 
     monkeypatch.setattr("vdbackup.backup.readback.DeviceReads", refused)
+    read_back(lab, layer)
+    assert "is read back as the page cache has it" in caplog.text
+
+
+@pytest.mark.parametrize("number", [errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS])
+def test_so_is_storage_that_refuses_only_when_it_is_read(tmp_path, caplog, monkeypatch, number):
+    lab = Lab(tmp_path)
+    lab.poke(0, noise(2 * BLOCK, 1))
+    layer = lab.layer(lab.backup())
+
+    def refused(*_: object) -> int:
+        raise OSError(number, "refused")
+
+    monkeypatch.setattr("vdbackup.disks.device_reads.DeviceReads.readinto", refused)
     read_back(lab, layer)
     assert "is read back as the page cache has it" in caplog.text

@@ -63,6 +63,7 @@ class _Storage:
     def __init__(self, path: Path) -> None:
         self._file = HostFile.open(path)
         self._direct: DeviceReads | None = None
+        self._said = False
         try:
             self._file.drop_cached()
             self._direct = DeviceReads(path, OF_FILES)
@@ -73,7 +74,9 @@ class _Storage:
             self._say(error)
 
     def _say(self, why: OSError) -> None:
-        _log.warning("%s is read back as the page cache has it: %s", self._file.path, why)
+        if not self._said:  # it is asked for each piece
+            _log.warning("%s is read back as the page cache has it: %s", self._file.path, why)
+        self._said = True
 
     def read_host(self, host: int, view: memoryview) -> None:
         """Fill `view` from byte `host` of the file on; raises DiskFormatError."""
