@@ -283,7 +283,7 @@ class Exhaustive(Telling):
                         self._check_flipped(states, choice, number)
                     else:
                         self._check(states, choice, sample=False)
-                        if earlier and self.figures.states % SAMPLED == 0:
+                        if earlier and self.figures.states % SAMPLED == 1:
                             self._check_by(earlier, states, choice)
                 except Wrong as error:
                     found.append(f"{name} {kind} {number}: {error}")
