@@ -16,6 +16,7 @@ from vdbackup.disks.disk import VirtualDisk
 from vdbackup.disks.formats import open_disk
 from vdbackup.errors import Cancelled
 from vdbackup.jobs import CancelToken, Progress, Report, silent
+from vdbackup.repository import claim_files
 from vdbackup.repository.digests import BLOCK, digest_blocks
 from vdbackup.repository.model import Policy, RecoveryPoint
 from vdbackup.repository.repository import BackupSet, Repository
@@ -219,7 +220,10 @@ class Lab:
         assert (expected == digest_blocks(memoryview(wanted))).all()
 
     def check_files(self, left: frozenset[str] = frozenset()) -> None:
-        """Nothing lies in the set's folder but what its points consist of, and those files."""
+        """Nothing lies in the set's folder but what its points consist of, and those files.
+
+        What a process that was cut off said of itself counts no more; who writes next sweeps it.
+        """
         backup_set = self.set
         wanted = {"set.json"}
         for point in backup_set.points:
@@ -229,6 +233,7 @@ class Lab:
         more = {name for point in backup_set.points for name in (point.report, point.picture)}
         found = {path.name for path in backup_set.folder.iterdir()}
         found -= more | (left - wanted)
+        found -= {path.name for path in claim_files.left_behind(backup_set.folder)}
         assert found == wanted, f"too much {found - wanted}, missing {wanted - found}"
         for point in backup_set.points:
             status = self.layer(point).stat()

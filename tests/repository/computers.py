@@ -45,7 +45,16 @@ def mounted(folder: Path, where: Path) -> Iterator[Path]:
 @contextmanager
 def held(folder: Path, purpose: str, host: str | None = None) -> Iterator[subprocess.Popen[str]]:
     """A process that holds the repository until it is killed; on another computer if named."""
-    command = [sys.executable, "-c", HOLDER, str(folder), purpose]
+    with running(HOLDER, folder, purpose, host=host) as process:
+        yield process
+
+
+@contextmanager
+def running(
+    script: str, folder: Path, *arguments: str, host: str | None = None
+) -> Iterator[subprocess.Popen[str]]:
+    """A script that has said that it is where it should be; on another computer if named."""
+    command = [sys.executable, "-c", script, str(folder), *arguments]
     if host:
         boot = folder.parent / f"boot-of-{host}"
         boot.write_text(f"{uuid.uuid4()}\n")
@@ -54,6 +63,8 @@ def held(folder: Path, purpose: str, host: str | None = None) -> Iterator[subpro
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as process:
         assert process.stdout is not None
-        assert process.stdout.readline() == "locked\n"
-        yield process
-        process.kill()
+        assert process.stdout.readline() in ("locked\n", "reading\n", "changing\n")
+        try:
+            yield process
+        finally:
+            process.kill()

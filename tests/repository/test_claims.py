@@ -82,8 +82,8 @@ def read_here(lab: Lab, point: RecoveryPoint):  # type: ignore[no-untyped-def]
 @pytest.mark.parametrize("number", [1, 2, 3])
 def test_a_merge_refuses_what_another_process_reads_and_names_it(lab: Lab, number: int) -> None:
     point = lab.set.points[number - 1]
-    before = lab.files
     with reader(lab, point) as other:
+        before = lab.files
         with pytest.raises(PointInUse) as refused:
             lab.merge(lab.set.points[1])
         assert f"(process {other.process.pid} of " in refused.value.title
@@ -254,8 +254,8 @@ def test_a_point_that_a_merge_has_partly_written_over_is_read_by_nobody(cut_off:
 def test_a_merge_that_was_cut_off_is_not_finished_under_a_reader(cut_off: Lab) -> None:
     lab = cut_off
     child = lab.set.point(lab.set.journal.child.id)  # type: ignore[union-attr]
-    before = lab.files
     with reader(lab, child) as other:
+        before = lab.files
         said = merge.recover(lab.repository, silent, CancelToken())
         assert "could not be finished: Point 2 is in use: python" in "".join(said)
         with pytest.raises(PointInUse):
@@ -290,7 +290,8 @@ def test_the_nights_backup_is_made_though_a_merge_cannot_be_finished(cut_off: La
 
 def test_a_repair_finishes_nothing_under_a_reader(cut_off: Lab) -> None:
     lab = cut_off
-    before = lab.files
-    with read_here(lab, lab.set.points[-1]), pytest.raises(PointInUse):
-        repairing.run(lab.repository.path, silent, CancelToken())
-    assert lab.files == before
+    with read_here(lab, lab.set.points[-1]):
+        before = lab.files
+        with pytest.raises(PointInUse):
+            repairing.run(lab.repository.path, silent, CancelToken())
+        assert lab.files == before

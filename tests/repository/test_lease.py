@@ -334,7 +334,9 @@ def test_nothing_more_is_changed_by_who_was_overtaken(tmp_path, monkeypatch, nam
     overtaken = Overtaken(lab, at)
     with pytest.raises(LockLost, match="on nas is backing up elsewhere"):
         works(lab)[name](overtaken.report)
-    assert lab.files == overtaken.files
+    # but that it takes back its own word that it changes something
+    own = {name for name in overtaken.files if name.startswith("disk/changing-")}
+    assert lab.files == {n: what for n, what in overtaken.files.items() if n not in own}
     assert lease.look(lab.repository.path).lease.host == "nas"
     then = time.time() - STALE - 1
     os.utime(lab.repository.path / LEASE_NAME, (then, then))

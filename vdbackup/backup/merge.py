@@ -64,7 +64,7 @@ from vdbackup.errors import (
     from_os,
 )
 from vdbackup.jobs import CancelToken, Plan, Report
-from vdbackup.repository import claims, holds, registered
+from vdbackup.repository import claim_files, claims, holds, registered
 from vdbackup.repository.digests import DigestFold
 from vdbackup.repository.draft import make_overlay, seal, sweep
 from vdbackup.repository.files import PARTIAL, remove, sync_folder
@@ -224,6 +224,7 @@ def finish_interrupted(
             _check_what_is_there(backup_set, journal, report, cancel)
             result = _finish(repository, backup_set, journal, report, cancel)
     sweep(backup_set.folder)
+    claim_files.sweep(backup_set.folder)
     return result
 
 

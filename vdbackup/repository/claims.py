@@ -13,7 +13,8 @@ block/file-posix.c; a folder cannot be locked exclusively):
 
 Whoever holds the repository for writing (lock.py) needs no claim to read. Locks on a folder are
 this computer's own on every file system, NFS and SMB included. (Open-file-description locks,
-fcntl(2): others go as soon as the process closes the folder anywhere.)
+fcntl(2): others go as soon as the process closes the folder anywhere.) Other computers see a claim
+by a file, in the same order: made first, then looked for the other kind (claim_files.py).
 
 Programs that know nothing of this are looked for as well: QEMU by its own locks, and whoever else
 has the files open (disks/holders.py).
@@ -38,6 +39,7 @@ from vdbackup.disks.chain import Chain
 from vdbackup.disks.holders import holders, named
 from vdbackup.errors import PointInUse
 from vdbackup.jobs import CancelToken
+from vdbackup.repository.claim_files import Kind, announced, claimed, sweep
 from vdbackup.repository.model import RecoveryPoint
 from vdbackup.repository.repository import LAYER_NAME, BackupSet, Repository
 
@@ -77,7 +79,8 @@ def reading(
         doing: what the reader does, in words ("restoring point 3").
 
     Raises:
-        PointInUse: somebody is changing the layers, or the point is going for good.
+        PointInUse: somebody is changing the layers, or the point is going for good; at the end if
+            another computer has changed them because it could not see that they were read.
         PointNotFound, RepositoryError: as `Repository.set`.
     """
     wanted = tuple(point_ids)
@@ -85,16 +88,25 @@ def reading(
     backup_set = repository.set(set_name)
     while True:
         before = _layers(backup_set, wanted)
-        with _Claim(backup_set.folder, _READ, _numbers(before), doing) as claim:
-            changed = claim.locked_by_others(_CHANGED)
-            backup_set = repository.set(set_name)
-            if not changed and _files(_layers(backup_set, wanted)) == _files(before):
-                _check_stays(backup_set, wanted)
-                yield backup_set
-                return
+        numbers, folder = _numbers(before), backup_set.folder
+        with (
+            _Claim(folder, _READ, numbers, doing) as claim,
+            announced(folder, Kind.READING, numbers, doing) as said,
+        ):
+            # what is read of the set meanwhile takes long: who changes it must not see us wait
+            changed = claim.locked_by_others(_CHANGED) or claimed(folder, Kind.CHANGING, numbers)
+            if not changed:
+                backup_set = repository.set(set_name)
+                if _files(_layers(backup_set, wanted)) == _files(before):
+                    _check_stays(backup_set, wanted)
+                    yield backup_set
+                    if said.was_unseen():
+                        _check_unchanged(backup_set, repository.set(set_name), wanted)
+                    return
         if time.monotonic() > until:
             raise _being_changed(backup_set, before)
         time.sleep(_LOOK)
+        backup_set = repository.set(set_name)
 
 
 @contextmanager
@@ -119,7 +131,10 @@ def changing(
     Raises PointInUse, as `check_unused` does, where somebody goes on using one.
     """
     numbers = [point.sequence for point in points]
-    with _Claim(backup_set.folder, _CHANGED, numbers, "changing it"):
+    with (
+        _Claim(backup_set.folder, _CHANGED, numbers, "changing it"),
+        announced(backup_set.folder, Kind.CHANGING, numbers, "changing it"),
+    ):
         check_unused(backup_set, points, cancel, patience)
         yield
 
@@ -154,13 +169,32 @@ def _check_stays(backup_set: BackupSet, point_ids: Collection[str]) -> None:
             )
 
 
+def _check_unchanged(before: BackupSet, now: BackupSet, wanted: Collection[str]) -> None:
+    """Raise PointInUse where the points are not read any more from what they were read from."""
+    layers = _layers(before, wanted)
+    begun = now.journal and {now.journal.parent.id, now.journal.child.id}
+    concerned = begun and before.journal is None and not begun.isdisjoint(p.id for p in layers)
+    if concerned or _files(_layers(now, wanted)) != _files(layers):
+        raise PointInUse(
+            f"{before.name} was changed by another computer while it was read here: what was read "
+            "is not to be trusted.",
+            "Do it again. Other computers see who reads where this one may write to the backups, "
+            "unless it sleeps meanwhile.",
+        )
+
+
 def _being_changed(backup_set: BackupSet, layers: Sequence[RecoveryPoint]) -> PointInUse:
     folder, numbers = backup_set.folder, _numbers(layers)
-    who = _claimed_by(folder, _CHANGED, numbers) or "another program is changing it"
+
+    def changer() -> str:
+        seen = claimed(folder, Kind.CHANGING, numbers)
+        return _claimed_by(folder, _CHANGED, numbers) or (seen[1] if seen else "")
+
     return PointInUse(
-        f"{backup_set.name} is just being changed: {who}.",
+        f"{backup_set.name} is just being changed: "
+        f"{changer() or 'another program is changing it'}.",
         "Try again when that is done.",
-        over=lambda: not _claimed_by(folder, _CHANGED, numbers),
+        over=lambda: not changer(),
     )
 
 
@@ -243,8 +277,10 @@ def check_unused(
 ) -> None:
     """Raise PointInUse, which names who it is, where somebody uses one of the points.
 
-    What is short gets `patience` seconds to end, GIVE_WAY if that is None.
+    What is short gets `patience` seconds to end, GIVE_WAY if that is None. The caller holds the
+    repository for writing: what readers elsewhere left behind goes.
     """
+    sweep(backup_set.folder)
     until = time.monotonic() + (GIVE_WAY if patience is None else patience)
     while (error := in_use(backup_set, points)) is not None:
         if time.monotonic() > until:
@@ -262,9 +298,13 @@ def in_use(backup_set: BackupSet, points: Sequence[RecoveryPoint]) -> PointInUse
             over=lambda: in_use(backup_set, points) is None,
         )
 
+    wait = "Wait until that is done, or end it, then try again."
     for point in points:
         if who := _claimed_by(backup_set.folder, _READ, [point.sequence]):
-            return error(point, who, "Wait until that is done, or end it, then try again.")
+            return error(point, who, wait)
+    by_number = {point.sequence: point for point in points}
+    if seen := claimed(backup_set.folder, Kind.READING, by_number.keys()):
+        return error(by_number[seen[0]], seen[1], wait)
     files = {backup_set.disk_path(point): point for point in points}
     for path, point in files.items():
         if path.exists() and qemu_locks.is_open(path):
@@ -292,6 +332,8 @@ def who_has(path: Path) -> str:
     layer = LAYER_NAME.match(path.name)
     if layer and (who := _claimed_by(path.parent, _READ, [int(layer[1])])):
         return who
+    if layer and (seen := claimed(path.parent, Kind.READING, [int(layer[1])])):
+        return seen[1]
     if opened := holders([path]):
         return f"{named(opened)} has it open"
     return "a virtual machine" if path.exists() and qemu_locks.is_open(path) else ""

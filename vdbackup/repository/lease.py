@@ -26,6 +26,7 @@ import os
 import socket
 import stat
 import uuid
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -214,7 +215,7 @@ def _parsed(path: Path) -> Lease | None:
 
 
 def is_fresh(folder: Path, found: Found) -> bool:
-    """Whether it was renewed not long ago, by the storage's clock.
+    """Whether it was renewed not long ago, by the storage's clock; `folder` is where it lies.
 
     A time that lies in the future is as far from now as one in the past: the clock was changed.
     """
@@ -224,7 +225,8 @@ def is_fresh(folder: Path, found: Found) -> bool:
         now = os.fstat(fd).st_mtime
     finally:
         os.close(fd)
-        os.unlink(probe)
+        with suppress(FileNotFoundError):  # whoever holds the repository sweeps what is in flight
+            os.unlink(probe)
     return abs(now - found.modified) < STALE
 
 

@@ -1,0 +1,403 @@
+"""Claim files: what other computers see of whoever reads a set's layers, or changes them.
+
+The locks of claims.py are one computer's own. So each process that has a claim in a set also keeps
+one small file in the set's folder, however many layers that are:
+
+    reading-<id>.json     which process of which computer, which points it reads, and what for
+    changing-<id>.json    the same of one that changes their layers, or takes them away
+
+How one of two that come at once sees the other: each makes its file, and then lists the folder for
+the other kind. A file is on the server when close(2) has come back; and to make a name in a folder
+has every client forget what it knew of that folder (NFS asks the server at each opendir(3) anyway;
+sshfs would else answer from its memory for 20 s). Hence:
+
+- What a file says never changes. Other claims of the process are another file, made before the
+  older one is deleted. One that is just being made counts for every point: whoever looks looks
+  again.
+- It is renewed and grows stale as a lease does (lease.py), by the storage's own clock. Whoever
+  holds the repository for writing deletes those that count no more. Who finds its own one deleted,
+  because it slept so long, makes it again, and knows that nobody has seen it for a while.
+- Nothing is synced: a power cut takes the process along with its file.
+- Storage that is read-only or full gets none, and nobody is kept from reading by that. A reader
+  that was not seen all the time looks at its end whether its layers are what they were (claims.py);
+  one that begins, unseen, while another computer changes them sees that computer's file. Where
+  neither could make one, as on a full disk, only what was begun before is seen.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import re
+import threading
+import time
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+from vdbackup.durable import open_own
+from vdbackup.errors import Obstructed
+from vdbackup.repository import lease, lock
+from vdbackup.repository.files import remove
+from vdbackup.repository.lease import STALE, Lease
+
+log = logging.getLogger(__name__)
+
+MOST_RUNS = 500
+"""Of points, in one claim: of more gaps than that the file knows nothing, and so stays small."""
+_LONGEST = 1 << 20
+"""Bytes of a claim file that are read."""
+
+
+class Kind(StrEnum):
+    """What a claim is for; the file's name begins so."""
+
+    READING = "reading"
+    CHANGING = "changing"
+
+
+_NAME = re.compile(rf"({'|'.join(Kind)})-[0-9a-f]{{8}}(?:-[0-9a-f]{{4}}){{3}}-[0-9a-f]{{12}}\.json")
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One of a process's claims.
+
+    Attributes:
+        points: their numbers, as (first, last).
+        process: whose it is; its purpose is what the points are claimed for.
+    """
+
+    points: tuple[tuple[int, int], ...]
+    process: Lease
+
+    @classmethod
+    def of_this_process(cls, numbers: Collection[int], doing: str) -> Claim:
+        """A new one."""
+        return cls(_runs(numbers), Lease.of_this_process(doing))
+
+    @classmethod
+    def parse(cls, said: dict[str, Any]) -> Claim | None:
+        """What a part of a file says; None if that is no claim."""
+        process = Lease.parse(json.dumps(said.get("process")).encode())
+        points = said.get("points")
+        if process is None or not isinstance(points, list):
+            return None
+        if not all(isinstance(run, list) and list(map(type, run)) == [int, int] for run in points):
+            return None
+        return cls(tuple((first, last) for first, last in points), process)
+
+    def first_of(self, numbers: Collection[int]) -> int | None:
+        """The lowest of the numbers that it is on."""
+        hit = (n for n in sorted(numbers) if any(a <= n <= b for a, b in self.points))
+        return next(hit, None)
+
+    def __str__(self) -> str:
+        if not self.points:
+            return str(self.process)
+        first, last = self.points[0][0], self.points[-1][1]
+        points = f"point {first}" if first == last else f"points {first} to {last}"
+        return f"{self.process}, with {points}"
+
+
+@dataclass(frozen=True)
+class _Found:
+    """A claim file that was found.
+
+    Attributes:
+        path: where.
+        claims: what it says; None if that is nothing, because it is just being made, for instance.
+        modified: by the storage's clock, in seconds.
+    """
+
+    path: Path
+    claims: tuple[Claim, ...] | None
+    modified: float
+
+    @property
+    def counts(self) -> bool:
+        """Whether its process may still be at it."""
+        if not self.claims:
+            return _is_fresh(self)
+        process, here = self.claims[0].process, Lease.of_this_process("")
+        if process.process == here.process:
+            return self.path.name in _ours
+        if process.ended(here):
+            return False
+        # a process of ours that is alive: no clock has to be asked; of another container, that
+        # cannot be told
+        ours = (process.boot, process.namespace) == (here.boot, here.namespace)
+        return ours or _is_fresh(self)
+
+
+# ------------------------------------------------------------------------------------ to look
+
+
+def claimed(folder: Path, kind: Kind, numbers: Collection[int]) -> tuple[int, str] | None:
+    """The first point of these that a file claims, and who has it, in words; None if there is none.
+
+    Nothing is changed: plans ask, too.
+    """
+    for found in _files(folder):
+        if not found.path.name.startswith(kind):
+            continue
+        if found.claims is None:
+            hits = [(min(numbers, default=0), f"another program is {kind} it")]
+        else:
+            on = ((claim.first_of(numbers), claim) for claim in found.claims)
+            hits = [(number, str(claim)) for number, claim in on if number is not None]
+        if hits and found.counts:
+            return hits[0]
+    return None
+
+
+def left_behind(folder: Path) -> list[Path]:
+    """The files of those that have gone, which count no more."""
+    return [found.path for found in _files(folder) if not found.counts]
+
+
+def sweep(folder: Path) -> None:
+    """Delete what was left behind; the caller holds the repository for writing."""
+    for path in left_behind(folder):
+        log.info("%s was left behind", path)
+        with suppress(OSError):  # storage that is read-only: it does not count anyway
+            remove(path)
+
+
+def _files(folder: Path) -> Iterator[_Found]:
+    for name in sorted(os.listdir(folder)):
+        if _NAME.fullmatch(name) and (found := _look(folder / name)):
+            yield found
+
+
+def _look(path: Path) -> _Found | None:
+    """The file is opened for each look: on NFS that asks the server (lease.look)."""
+    try:
+        fd = open_own(path)
+    except FileNotFoundError:
+        return None
+    except Obstructed as error:  # nobody of ours made that
+        log.warning("%s", error)
+        return None
+    try:
+        return _Found(path, _parsed(os.pread(fd, _LONGEST, 0)), os.fstat(fd).st_mtime)
+    finally:
+        os.close(fd)
+
+
+def _parsed(data: bytes) -> tuple[Claim, ...] | None:
+    """What a file says; None if it says nothing that can be understood."""
+    try:
+        said = json.loads(data)
+        claims = [Claim.parse(each) for each in said["claims"]]
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        return None
+    known = tuple(claim for claim in claims if claim is not None)
+    return known if known and len(known) == len(claims) else None
+
+
+def _is_fresh(found: _Found) -> bool:
+    try:
+        return lease.is_fresh(found.path.parent, lease.Found(None, found.modified))
+    except OSError as error:  # storage that is read-only or full does not tell its time
+        log.info("%s counts: %s", found.path, error)
+        return True
+
+
+# ------------------------------------------------------------------------------------- to claim
+
+
+class Said:
+    """A claim that other computers can see, as far as the storage lets them.
+
+    Attributes:
+        claim: what it says.
+        missed: whether it is known that for some time they could not.
+    """
+
+    def __init__(self, claim: Claim, own: _Own) -> None:
+        self.claim = claim
+        self.missed = False
+        self._own = own
+
+    def was_unseen(self) -> bool:
+        """Whether for some time until now other computers could not see it."""
+        self._own.look()
+        return self.missed
+
+
+@contextmanager
+def announced(folder: Path, kind: Kind, numbers: Collection[int], doing: str) -> Iterator[Said]:
+    """Let other computers see meanwhile that the points are read, or changed.
+
+    Args:
+        folder: the set's.
+        kind: which of both.
+        numbers: the points'.
+        doing: what for, in words ("restoring point 3").
+    """
+    own = _own(folder, kind)
+    said = Said(Claim.of_this_process(numbers, doing), own)
+    try:
+        own.add(said)
+        yield said
+    finally:
+        _leave(own)
+        own.drop(said)
+
+
+_guard = threading.Lock()
+_of_this_process: dict[tuple[Path, Kind], _Own] = {}
+_ours: set[str] = set()
+"""Names of the files that this process keeps: what else it made was left behind by a failure."""
+
+
+def _own(folder: Path, kind: Kind) -> _Own:
+    with _guard:
+        own = _of_this_process.setdefault((folder, kind), _Own(folder, kind))
+        own.users += 1
+        return own
+
+
+def _leave(own: _Own) -> None:
+    with _guard:
+        own.users -= 1
+        if not own.users:
+            del _of_this_process[own.folder, own.kind]
+
+
+class _Own:
+    """The file that this process keeps in a folder while it has claims there, and its renewal."""
+
+    def __init__(self, folder: Path, kind: Kind) -> None:
+        self.folder, self.kind = folder, kind
+        self.users = 0
+        self._said: list[Said] = []
+        self._path: Path | None = None
+        self._data = b""
+        self._renewed = _seconds()
+        self._changing = threading.Lock()
+        self._over = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def add(self, said: Said) -> None:
+        with self._changing:
+            self._said.append(said)
+            self._write()
+            if self._path is not None and self._thread is None:
+                name = f"claims in {self.folder}"
+                self._over = threading.Event()
+                self._thread = threading.Thread(
+                    target=self._keep, args=(self._over,), name=name, daemon=True
+                )
+                self._thread.start()
+
+    def drop(self, said: Said) -> None:
+        with self._changing:
+            self._said.remove(said)
+            self._write()
+            thread, over = self._thread, self._over
+            if self._said or thread is None:
+                return
+            self._thread = None  # whoever comes meanwhile starts another
+        over.set()
+        thread.join()
+
+    def look(self) -> None:
+        """Find out whether others can see it, and could all the time."""
+        with self._changing:
+            self._check_seen()
+
+    def _write(self) -> None:
+        """Make the file that says all of it, then delete the one before."""
+        self._check_seen()
+        before = self._path
+        if not self._said:
+            self._path = None
+        elif not self._make():
+            return  # what it said before still holds, or says too much
+        if before is not None:
+            _ours.discard(before.name)
+            with suppress(OSError):
+                os.unlink(before)
+
+    def _make(self) -> bool:
+        token = Claim.of_this_process((), "").process.token
+        path = self.folder / f"{self.kind}-{token}.json"
+        data = json.dumps({"claims": [asdict(each.claim) for each in self._said]}, indent=1)
+        try:
+            with open(open_own(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644), "wb") as file:
+                file.write(data.encode())
+        except OSError as error:
+            log.info("%s: other computers may not see who is there: %s", self.folder, error)
+            with suppress(OSError):
+                os.unlink(path)
+            self._unseen()
+            return False
+        _ours.add(path.name)
+        self._path, self._data, self._renewed = path, data.encode(), _seconds()
+        return True
+
+    def _keep(self, over: threading.Event) -> None:
+        while not over.wait(lock.HEARTBEAT):
+            with self._changing:
+                if self._path is not None and self._said:
+                    self._renew(self._path)
+
+    def _renew(self, path: Path) -> None:
+        """Give the file a new time; what fails may succeed the next time."""
+        self._check_seen()
+        try:
+            fd = open_own(path, os.O_WRONLY)
+            try:
+                os.pwrite(fd, self._data, 0)
+            finally:
+                os.close(fd)
+        except FileNotFoundError:
+            self._write()
+        except OSError as error:
+            log.warning("%s could not be renewed: %s", path, error)
+        else:
+            self._renewed = _seconds()
+
+    def _check_seen(self) -> None:
+        """Notice that others may have taken us for gone: we slept, or were cut off."""
+        if (
+            self._path is not None and _is_gone(self._path)
+        ) or _seconds() - self._renewed > STALE / 2:
+            self._unseen()
+
+    def _unseen(self) -> None:
+        for said in self._said:
+            said.missed = True
+
+
+def _is_gone(path: Path) -> bool:
+    """Asked by open(2): a name that a server has no longer is remembered for a while."""
+    try:
+        os.close(open_own(path))
+    except OSError:
+        return True
+    return False
+
+
+def _runs(numbers: Collection[int]) -> tuple[tuple[int, int], ...]:
+    """Numbers as (first, last), neighbours in one; at most MOST_RUNS, the last with its gaps."""
+    runs: list[tuple[int, int]] = []
+    for number in sorted(numbers):
+        if runs and runs[-1][1] >= number - 1:
+            runs[-1] = (runs[-1][0], number)
+        else:
+            runs.append((number, number))
+    if len(runs) > MOST_RUNS:
+        return (*runs[: MOST_RUNS - 1], (runs[MOST_RUNS - 1][0], runs[-1][1]))
+    return tuple(runs)
+
+
+def _seconds() -> float:
+    """A clock that goes on while the computer sleeps (clock_gettime(2))."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
