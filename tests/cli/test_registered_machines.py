@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ import pytest
 from tests.cli.conftest import Vdbackup
 from vdbackup.gui.work import plan_discard
 from vdbackup.recovery.session_folder import saved_sessions
-from vdbackup.repository import registered
+from vdbackup.repository import near_paths, registered
 from vdbackup.repository.repository import Repository
 
 SPACE = 'xmlns="http://www.virtualbox.org/"'
@@ -62,6 +63,124 @@ def libvirt(home: Path, *disks: Path) -> Path:
 
 
 MAKERS = pytest.mark.parametrize("make", [virtualbox, libvirt])
+
+
+@MAKERS
+@pytest.mark.parametrize(("command", "number"), [("merge", 3), ("delete", 2), ("delete", 3)])
+def test_a_plan_says_that_a_registered_machine_is_in_the_way(
+    vdbackup: Vdbackup,
+    backed_up: list[Path],
+    repository: Path,
+    home: Path,
+    make,
+    command: str,
+    number: int,
+) -> None:
+    backup_set = Repository.open(repository).set()
+    assert (
+        vdbackup(command, number, "-r", repository, "--dry-run", "--json").json["hindrance"] == ""
+    )
+    make(home, backup_set.disk_path(backup_set.points[number - 1]))
+    said = vdbackup(command, number, "-r", repository, "--dry-run", "--json").json["hindrance"]
+    assert f"Point {number} is in use: the machine 'Büro' in" in said
+
+
+@pytest.mark.parametrize("steps", [1, 3])
+def test_a_machine_is_noticed_whose_snapshot_lies_outside_above_a_layer(
+    vdbackup: Vdbackup,
+    backed_up: list[Path],
+    repository: Path,
+    home: Path,
+    tmp_path: Path,
+    steps: int,
+) -> None:
+    """libvirt names only the topmost disk of a machine that is off; QEMU made these."""
+    backup_set = Repository.open(repository).set()
+    below, kind = backup_set.overlay_path(backup_set.points[1]), backup_set.settings.format
+    for step in range(steps):
+        above = tmp_path / f"snapshot{step}.qcow2"
+        make = ["qemu-img", "create", "-q", "-f", "qcow2", "-F", kind, "-b", str(below), str(above)]
+        subprocess.run(make, check=True)
+        below, kind = above, "qcow2"
+    libvirt(home, below)
+    said = vdbackup("merge", 2, "-r", repository)
+    assert (said.status, "the machine 'Büro' in libvirt" in said.err) == (1, True), said.err
+    assert len(Repository.open(repository).set().points) == 3
+
+
+def test_disks_that_read_through_each_other_in_a_circle_keep_nobody_waiting(
+    vdbackup: Vdbackup, backed_up: list[Path], repository: Path, home: Path, tmp_path: Path
+) -> None:
+    one, two = tmp_path / "one.qcow2", tmp_path / "two.qcow2"
+    for path, other in ((one, two), (two, one)):
+        make = ["qemu-img", "create", "-q", "-u", "-f", "qcow2", "-F", "qcow2", "-b", str(other)]
+        subprocess.run([*make, str(path), "1M"], check=True)
+    libvirt(home, one)
+    assert vdbackup("merge", 2, "-r", repository).status == 0
+
+
+@pytest.fixture
+def repository_of_three(backed_up: list[Path], repository: Path) -> Repository:
+    return Repository.open(repository)
+
+
+MINIMAL = "36 1 8:1 / / rw - ext4 /dev/sda1 rw\n"
+FAR = MINIMAL + "37 36 0:52 / {} rw - {} {} rw\n"
+
+
+@MAKERS
+@pytest.mark.parametrize(
+    ("kind", "source"),
+    [("nfs4", "nas:/x"), ("fuse.x", "/dev/fuse")],
+)
+@pytest.mark.parametrize("by_link", [False, True])
+def test_nothing_is_touched_on_a_share_that_may_be_dead(
+    repository_of_three: Repository,
+    home: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    make,
+    kind: str,
+    source: str,
+    by_link: bool,
+) -> None:
+    share = tmp_path / "a share"
+    share.mkdir()
+    (share / "disk.vmdk").touch()
+    link = tmp_path / "link"
+    link.symlink_to(share)
+    mounts = tmp_path / "mountinfo"
+    mounts.write_text(FAR.format(str(share).replace(" ", "\\040"), kind, source))
+    monkeypatch.setattr(near_paths, "_MOUNTS", mounts)
+    make(home, (link if by_link else share) / "disk.vmdk")
+    asked = []
+    for name in ("stat", "lstat", "readlink", "open"):
+        original = getattr(os, name)
+
+        def note(path, *more, original=original, **named):  # type: ignore[no-untyped-def]
+            asked.append(str(path))
+            return original(path, *more, **named)
+
+        monkeypatch.setattr(os, name, note)
+    backup_set = repository_of_three.set()
+    assert registered.machines_on([backup_set.disk_path(backup_set.points[0])]) == []
+    assert [each for each in asked if each.startswith((f"{share}", f"{link}/"))] == []
+
+
+def test_what_lies_on_the_share_of_the_layers_is_looked_at(
+    backed_up: list[Path],
+    repository: Path,
+    home: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    mounts = tmp_path / "mountinfo"
+    mounts.write_text(FAR.format(repository.resolve(), "nfs4", "nas:/x"))
+    monkeypatch.setattr(near_paths, "_MOUNTS", mounts)
+    backup_set = Repository.open(repository).set()
+    layer = backup_set.disk_path(backup_set.points[0])
+    libvirt(home, layer)
+    assert [each.name for each in registered.machines_on([layer])] == ["Büro"]
 
 
 @MAKERS

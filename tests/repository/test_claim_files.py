@@ -21,7 +21,7 @@ import pytest
 from tests.backup.lab import Lab, noise, sha256
 from tests.repository import computers
 from tests.repository.test_claims import READER
-from vdbackup.backup import merge
+from vdbackup.backup import delete, merge
 from vdbackup.errors import PointInUse
 from vdbackup.jobs import CancelToken, silent
 from vdbackup.repository import claim_files, claims, lock
@@ -110,6 +110,23 @@ def test_a_delete_and_a_policy_leave_what_another_computer_reads(lab: Lab, there
         out, _ = other.communicate("\n", timeout=60)
         assert out.strip() == sha256(lab.moments[last.id])
     lab.check_all()
+
+
+def test_a_plan_says_who_reads_here_and_on_another_computer(lab: Lab, there: Path) -> None:
+    point = lab.set.points[3]
+    plans = (
+        lambda: merge.plan(lab.repository, "disk", point.id),
+        lambda: delete.plan(lab.repository, "disk", point.id),
+        lambda: delete.plan(lab.repository, "disk", lab.set.points[2].id),
+    )
+    assert [plan().hindrance for plan in plans] == ["", "", ""]
+    with computers.running(READER, there, point.id, host="nas"):
+        assert all("on nas is reading in a test" in plan().hindrance for plan in plans)
+    for path in claim_files_in(lab):
+        path.unlink()
+    with claims.reading(lab.repository, "disk", [point.id], "reading in a test"):
+        assert all("this program is reading in a test" in plan().hindrance for plan in plans)
+    assert [plan().hindrance for plan in plans] == ["", "", ""]
 
 
 def test_what_is_not_read_there_is_merged(lab: Lab, there: Path) -> None:

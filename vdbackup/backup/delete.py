@@ -55,15 +55,23 @@ def plan(repository: Repository, set_name: str, point_id: str) -> DeletePlan:
         replaces=tuple(path.name for path in point_files(backup_set.folder, point)),
         invalidates=(f"point {point.sequence}",),
         hindrance=(
-            merge.hindrance(backup_set, point, child)
-            if child
-            else holds.hindrance(backup_set, point)
+            merge.hindrance(backup_set, point, child) if child else _hindrance(backup_set, point)
         ),
         repository=repository,
         set_name=set_name,
         point_id=point_id,
         last=last,
     )
+
+
+def _hindrance(backup_set: BackupSet, point: RecoveryPoint) -> str:
+    """Why a point that nothing reads through cannot go now, in words; "" where nothing is known."""
+    if kept := holds.hindrance(backup_set, point):
+        return kept
+    if read := claims.hindrance(backup_set, [point]):
+        return f"That cannot be now. {read}"
+    error = registered.in_use(backup_set, [point])
+    return f"That cannot be now. {error.title} {error.advice}" if error else ""
 
 
 def run(plan: DeletePlan, report: Report, cancel: CancelToken) -> None:

@@ -137,10 +137,12 @@ def hindrance(backup_set: BackupSet, parent: RecoveryPoint, child: RecoveryPoint
 
     A boot test gives way, and lies on no session.
     """
-    kept = holds.hindrance(backup_set, parent)
-    if kept or not holds.of(backup_set):
+    if kept := holds.hindrance(backup_set, parent):
         return kept
-    error = claims.in_use(backup_set, [child])
+    if read := claims.hindrance(backup_set, _layers_changed(backup_set, parent, child)):
+        return f"That cannot be now. {read}"
+    error = claims.in_use(backup_set, [child]) if holds.of(backup_set) else None
+    error = error or registered.in_use(backup_set, [parent, child])
     return f"That cannot be now. {error.title} {error.advice}" if error else ""
 
 

@@ -299,13 +299,13 @@ class _Own:
     def drop(self, said: Said) -> None:
         with self._changing:
             self._said.remove(said)
-            self._write()
             thread, over = self._thread, self._over
-            if self._said or thread is None:
-                return
-            self._thread = None  # whoever comes meanwhile starts another
-        over.set()
-        thread.join()
+            if not self._said:
+                self._thread = None  # whoever comes meanwhile starts another
+                over.set()
+            self._write()
+        if thread and over.is_set():
+            thread.join()
 
     def look(self) -> None:
         """Find out whether others can see it, and could all the time."""

@@ -50,6 +50,7 @@ GIVE_WAY = 5.0
 repository (recovery/boot_test.py)."""
 _LOOK = 0.1
 """Seconds between two looks whether what is in the way still is."""
+_WAIT = "Wait until that is done, or end it, then try again."
 _READ, _CHANGED = 1 << 60, 1 << 61
 """First bytes of the two kinds, far from what anybody else locks."""
 _NUMBERS = 1 << 59
@@ -298,13 +299,8 @@ def in_use(backup_set: BackupSet, points: Sequence[RecoveryPoint]) -> PointInUse
             over=lambda: in_use(backup_set, points) is None,
         )
 
-    wait = "Wait until that is done, or end it, then try again."
-    for point in points:
-        if who := _claimed_by(backup_set.folder, _READ, [point.sequence]):
-            return error(point, who, wait)
-    by_number = {point.sequence: point for point in points}
-    if seen := claimed(backup_set.folder, Kind.READING, by_number.keys()):
-        return error(by_number[seen[0]], seen[1], wait)
+    if reader := reader_of(backup_set, points):
+        return error(*reader, _WAIT)
     files = {backup_set.disk_path(point): point for point in points}
     for path, point in files.items():
         if path.exists() and qemu_locks.is_open(path):
@@ -317,6 +313,27 @@ def in_use(backup_set: BackupSet, points: Sequence[RecoveryPoint]) -> PointInUse
         who = named(each for each in opened if files[each.path] is first)
         return error(first, f"{who} has it open", "Close it there, then try again.")
     return None
+
+
+def reader_of(
+    backup_set: BackupSet, points: Iterable[RecoveryPoint]
+) -> tuple[RecoveryPoint, str] | None:
+    """Which of the points is read, and by whom, here or on another computer; None if none is.
+
+    Asked of claims alone, which costs next to nothing: plans say it.
+    """
+    by_number = {point.sequence: point for point in points}
+    for number, point in by_number.items():
+        if who := _claimed_by(backup_set.folder, _READ, [number]):
+            return point, who
+    seen = claimed(backup_set.folder, Kind.READING, by_number.keys())
+    return (by_number[seen[0]], seen[1]) if seen else None
+
+
+def hindrance(backup_set: BackupSet, points: Iterable[RecoveryPoint]) -> str:
+    """Who reads one of the points, in words, as a plan says it; "" if nobody does."""
+    reader = reader_of(backup_set, points)
+    return f"Point {reader[0].sequence} is in use: {reader[1]}. {_WAIT}" if reader else ""
 
 
 def who_keeps(path: Path) -> str:

@@ -29,17 +29,15 @@ def waiting_mount_point(path: Path) -> Path | None:
 
 
 def _points(table: Path) -> list[str]:
-    """The mount points in a table as fstab(5) and proc(5) have it; none where it is missing.
-
-    Blanks and backslashes in names are written as octal numbers.
-    """
+    """The mount points in a table as fstab(5) and proc(5) have it; none where it is missing."""
     try:
         lines = table.read_bytes().splitlines()
     except FileNotFoundError:
         return []
     found = [line.split() for line in lines if not line.lstrip().startswith(b"#")]
-    return [
-        os.fsdecode(re.sub(rb"\\([0-3][0-7]{2})", lambda code: bytes([int(code[1], 8)]), fields[1]))
-        for fields in found
-        if len(fields) > 1
-    ]
+    return [unescaped(fields[1]) for fields in found if len(fields) > 1]
+
+
+def unescaped(name: bytes) -> str:
+    """A name in such a table, where blanks and backslashes are written as octal numbers."""
+    return os.fsdecode(re.sub(rb"\\([0-3][0-7]{2})", lambda code: bytes([int(code[1], 8)]), name))

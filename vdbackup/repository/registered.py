@@ -9,26 +9,35 @@ are there:
                   a settings file for each machine, whose MediaRegistry names the disks
     libvirt       qemu/*.xml, a domain each, one's own and the system's (for who may read that)
 
-What they say is external text: nothing is followed but the paths of settings files (foreign_xml).
+libvirt names only the topmost disk of a machine that is shut down, where it was not told more: what
+that reads through, a layer of ours perhaps, its header says, and so on down.
+
+What they say is external text: nothing is followed but the paths of settings files (foreign_xml),
+and of disks. Those may lie on a share whose server is gone: none is touched that does not lie on
+this computer, or where the layers do, or the lists themselves (near_paths.py).
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
-from contextlib import suppress
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import closing, suppress
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
 from vdbackup import foreign_xml
-from vdbackup.errors import PointInUse
+from vdbackup.disks.formats import open_disk, probe
+from vdbackup.errors import PointInUse, VdbackupError
 from vdbackup.repository import holds
 from vdbackup.repository.model import RecoveryPoint
+from vdbackup.repository.near_paths import NearPaths
 from vdbackup.repository.repository import BackupSet
 
 _VIRTUALBOX = "{http://www.virtualbox.org/}"
 _MOST_MACHINES = 10_000
+_MOST_BELOW = 256
+"""Disks of one chain that are looked at."""
 
 
 @dataclass(frozen=True)
@@ -48,34 +57,49 @@ class Machine:
         return f"the machine {self.name!r} in {self.program}"
 
 
-def machines() -> Iterator[Machine]:
+def machines(near: NearPaths | None = None) -> Iterator[Machine]:
     """All that this user's VirtualBox, and libvirt, have; none where they are not installed."""
-    yield from _virtualbox()
+    near = near or _near([])
+    yield from _virtualbox(near)
     yield from _libvirt()
 
 
 def machines_on(files: Iterable[Path]) -> list[Machine]:
-    """The machines that name one of the files, by whatever path."""
-    wanted = {identity for path in files if (identity := _identity(path))}
+    """The machines that are on one of the files, by whatever path; their disks without links."""
+    wanted = {identity: path for path in files if (identity := _identity(path))}
     if not wanted:
         return []
-    return [each for each in machines() if wanted & {_identity(path) for path in each.disks}]
+    near = _near([path.parent for path in wanted.values()])
+    found = []
+    for machine in machines(near):
+        disks = list(_with_parents(machine.disks, near, wanted))
+        if any(_identity(path) in wanted for path in disks):
+            found.append(replace(machine, disks=tuple(disks)))
+    return found
 
 
 def check_free(backup_set: BackupSet, points: Iterable[RecoveryPoint]) -> None:
-    """Raise PointInUse, which names the machine, where one is registered on any of the points.
+    """Raise PointInUse, as `in_use` finds it."""
+    if error := in_use(backup_set, points):
+        raise error
+
+
+def in_use(backup_set: BackupSet, points: Iterable[RecoveryPoint]) -> PointInUse | None:
+    """Names the machine, where one is registered on any of the points; None where none is.
 
     The machines of sessions (holds.py) do not count: they are given the names that a merge leaves.
     """
-    for point in points:
-        files = [backup_set.disk_path(point), backup_set.overlay_path(point)]
-        found = _not_of_sessions(backup_set, machines_on(files))
-        if found:
-            raise PointInUse(
+    asked = [(p, [backup_set.disk_path(p), backup_set.overlay_path(p)]) for p in points]
+    if _is_free(backup_set, [path for _, files in asked for path in files]):
+        return None
+    for point, files in asked:
+        if found := _not_of_sessions(backup_set, machines_on(files)):
+            return PointInUse(
                 f"Point {point.sequence} is in use: {found[0]} has it among its disks.",
                 "Remove the machine there, or let it have a copy of the point.",
                 over=partial(_is_free, backup_set, files),
             )
+    return None
 
 
 def _is_free(backup_set: BackupSet, files: list[Path]) -> bool:
@@ -86,17 +110,54 @@ def _not_of_sessions(backup_set: BackupSet, found: list[Machine]) -> list[Machin
     if not found:
         return []
     folders = [os.path.realpath(hold.folder) for hold in holds.of(backup_set) if hold.is_ours]
-    return [each for each in found if not any(_real_parent(disk) in folders for disk in each.disks)]
+    return [each for each in found if not any(str(disk.parent) in folders for disk in each.disks)]
 
 
-def _virtualbox() -> Iterator[Machine]:
+def _near(folders: list[Path]) -> NearPaths:
+    return NearPaths([*folders, _config(), _virtualbox_home()])
+
+
+def _with_parents(
+    disks: Iterable[Path], near: NearPaths, wanted: Mapping[tuple[int, int], Path]
+) -> Iterator[Path]:
+    """Those that can be looked at, and below each what its header names, down to where ours lie.
+
+    What lies below ours there, they name themselves, and a merge gives them its new name.
+    """
+    ours = {os.path.realpath(path.parent) for path in wanted.values()}
+    for named in disks:
+        path: Path | None = named
+        for _ in range(_MOST_BELOW):
+            path = near.followed(path) if path is not None else None
+            if path is None:
+                break
+            yield path
+            if _identity(path) in wanted or str(path.parent) in ours:
+                break
+            path = _parent_named(path)
+
+
+def _parent_named(path: Path) -> Path | None:
+    """What a disk says that its parent is; None where it is none, or says nothing we understand."""
+    if not os.path.isfile(path):  # a pipe would keep us waiting
+        return None
+    try:
+        with closing(open_disk(path, probe(path))) as disk:
+            parent = disk.info.parent
+    except (VdbackupError, OSError):
+        return None
+    return _path(path.parent, parent.relative_path) if parent else None
+
+
+def _virtualbox(near: NearPaths) -> Iterator[Machine]:
     home = _virtualbox_home()
     root = foreign_xml.parsed_file(home / "VirtualBox.xml")
     if root is None:
         return
     where = f"{_VIRTUALBOX}Global/{_VIRTUALBOX}MachineRegistry/{_VIRTUALBOX}MachineEntry"
     for entry in root.findall(where)[:_MOST_MACHINES]:
-        source = _path(home, entry.get("src"))
+        named = _path(home, entry.get("src"))
+        source = near.followed(named) if named else None
         settings = foreign_xml.parsed_file(source) if source else None
         machine = settings.find(f"{_VIRTUALBOX}Machine") if settings is not None else None
         if source is None or machine is None:
@@ -142,7 +203,3 @@ def _identity(path: Path) -> tuple[int, int] | None:
     except (OSError, ValueError):
         return None
     return status.st_dev, status.st_ino
-
-
-def _real_parent(path: Path) -> str:
-    return os.path.realpath(path.parent)
