@@ -322,9 +322,32 @@ def test_a_name_that_no_file_can_have_is_no_reason_to_fail(
     assert said.status == 0
 
 
-def test_virt_managers_machine_and_its_disk_name_the_layers_that_a_merge_left(
-    vdbackup: Vdbackup, two_points: Path, disk: Path
+def virsh_answers(tmp_path: Path) -> None:
+    """libvirt has no machines."""
+    (tmp_path / "silent/virsh").write_text(
+        '#!/bin/sh\ncase "$*" in *" list "*) exit 0;; esac\nexit 1\n'
+    )
+
+
+def test_a_machine_keeps_its_names_until_libvirt_answers_whether_it_has_it(
+    vdbackup: Vdbackup, two_points: Path, tmp_path: Path
 ) -> None:
+    """What does not answer may well have it: then its copy would name what is gone, for ever."""
+    made = vdbackup("open-with", "virt-manager", "latest", "-r", two_points, "--json").json
+    before = Path(made["file"]).read_bytes()
+    said = vdbackup("merge", 2, "-r", two_points)
+    assert "libvirt does not answer" in said.out + said.err
+    assert Path(made["file"]).read_bytes() == before
+    virsh_answers(tmp_path)
+    said = vdbackup("list", "-r", two_points)
+    assert "libvirt does not answer" not in said.out + said.err
+    assert all(path.exists() for path in named(Path(made["file"])))
+
+
+def test_virt_managers_machine_and_its_disk_name_the_layers_that_a_merge_left(
+    vdbackup: Vdbackup, two_points: Path, disk: Path, tmp_path: Path
+) -> None:
+    virsh_answers(tmp_path)
     made = vdbackup("open-with", "virt-manager", "latest", "-r", two_points, "--json").json
     file = Path(made["file"])
     before = file.read_text()

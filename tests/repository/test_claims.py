@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +15,7 @@ import pytest
 from tests.backup.lab import Lab, noise, sha256
 from vdbackup.backup import delete, merge
 from vdbackup.backup import repair as repairing
+from vdbackup.disks import qemu_locks
 from vdbackup.errors import PointInUse, PointNotFound
 from vdbackup.jobs import CancelToken, Progress, silent
 from vdbackup.repository import claims
@@ -160,6 +163,62 @@ def test_what_another_program_has_open_is_neither_merged_nor_deleted(lab: Lab) -
                 change(lab.set.points[lab.set.points.index(point) or 1])
             other.communicate("\n", timeout=60)
     lab.check_all()
+
+
+_NBD = "addr.type=unix,addr.path={}.socket"
+QEMUS = {
+    "reads": ["qemu-nbd", "--read-only", "--persistent", "--socket={}.socket", "{}"],
+    "writes": ["qemu-nbd", "--format=raw", "--persistent", "--socket={}.socket", "{}"],
+    "exports": [
+        "qemu-storage-daemon",
+        "--blockdev=driver=file,filename={},node-name=a",
+        f"--nbd-server={_NBD}",
+        "--export=type=nbd,id=e,node-name=a,writable=on",
+    ],
+}
+
+
+@contextmanager
+def qemu(way: str, layer: Path) -> Iterator[None]:
+    """A QEMU that has a layer open, once its locks are there."""
+    layer.chmod(0o644)
+    command = [each.format(layer) for each in QEMUS[way]]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
+        try:
+            until = time.monotonic() + 30
+            while not qemu_locks.is_open(layer):
+                assert process.poll() is None
+                assert time.monotonic() < until
+                threading.Event().wait(0.01)
+            yield
+        finally:
+            process.terminate()
+    layer.with_name(layer.name + ".socket").unlink(missing_ok=True)
+
+
+@pytest.mark.parametrize("way", QEMUS)
+@pytest.mark.parametrize("number", [1, 2, 3])
+def test_a_merge_refuses_what_a_qemu_has_open(lab: Lab, way: str, number: int) -> None:
+    """Its locks lie on the layers, ours on the folder: it is asked for both."""
+    refused = pytest.raises(PointInUse, match=f"Point {number} is in use: a virtual machine")
+    with qemu(way, lab.layer(lab.set.points[number - 1])), refused:
+        lab.merge(lab.set.points[1])
+    lab.merge(lab.set.points[1])
+    lab.check_all()
+
+
+@pytest.mark.parametrize("way", ["reads", "writes"])
+def test_no_qemu_is_kept_from_opening_what_we_read_and_the_next_merge_sees_both(
+    lab: Lab, way: str
+) -> None:
+    """Layers are sealed (mode 0444): none but root opens one for writing, and only on purpose."""
+    point = lab.set.points[0]
+    assert lab.layer(point).stat().st_mode & 0o222 == 0
+    with reader(lab, point) as other, qemu(way, lab.layer(point)):
+        assert qemu_locks.is_open_for_writing(lab.layer(point)) is (way == "writes")
+        assert other.read_on() == sha256(lab.moments[point.id])
+        with pytest.raises(PointInUse, match="a virtual machine"):
+            lab.merge(lab.set.points[1])
 
 
 def test_a_backup_is_made_while_a_reader_keeps_the_policy_from_merging(lab: Lab) -> None:

@@ -19,6 +19,7 @@ and libvhdi.
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
 import uuid
 from collections.abc import Sequence
@@ -304,9 +305,7 @@ def _libvirt_again(
     domain = foreign_xml.parsed_file(path)
     if domain is None:
         return _libvirt(folder, [_Layer(disk, _info(disk)) for disk in disks], layers, hardware)
-    name = domain.findtext("uuid") or "-"
-    said = elsewhere.said_by(*_VIRSH, "dumpxml", "--inactive", name)
-    defined = foreign_xml.parsed(said)
+    defined = _defined(domain.findtext("uuid") or "-")
     if defined is not None and _name_layers(defined, folder.disk, layers):
         with tempfile.NamedTemporaryFile(suffix=".xml") as file:
             file.write(ET.tostring(defined))
@@ -318,6 +317,24 @@ def _libvirt_again(
                 )
     _name_layers(domain, folder.disk, layers)
     return _write_xml(path, domain)
+
+
+def _defined(name: str) -> ET.Element | None:
+    """A machine as libvirt has it; None where it is known that it has none of that UUID.
+
+    Raises RecoveryError where libvirt does not say: then the session's own file keeps its old names
+    and whoever opens the repository next tries again.
+    """
+    if shutil.which(_VIRSH[0]) is None:
+        return None
+    listed = elsewhere.said_by(*_VIRSH, "list", "--all", "--uuid")
+    said = elsewhere.said_by(*_VIRSH, "dumpxml", "--inactive", name)
+    if listed is None or (said is None and name in listed.split()):
+        raise RecoveryError(
+            "libvirt does not answer, so that nobody knows what its copy of the machine names.",
+            "It is tried again when the repository is opened next.",
+        )
+    return foreign_xml.parsed(said)
 
 
 def _name_layers(domain: ET.Element, own: Path, layers: Sequence[_Layer]) -> bool:
