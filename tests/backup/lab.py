@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.backup.asked import Ask, Asked
 from tests.oracles import libvmdk, readers
 from vdbackup.backup import capture, delete, merge
 from vdbackup.disks.disk import VirtualDisk
@@ -24,6 +25,9 @@ from vdbackup.sources.source import open_source
 
 SIZE = 20 * BLOCK + 8 * 512
 """Bytes of the disk: no multiple of 64 KiB, but of 4 KiB: 7-Zip opens no other VHDX."""
+
+Reading = tuple[Path, list[Path]]
+"""What a disk is to hold, raw, and the files of its chain, itself first."""
 
 
 def noise(length: int, seed: int) -> bytes:
@@ -71,6 +75,7 @@ class Lab:
         self.repository = Repository.create(repository or folder / "repository")
         self.moments: dict[str, Path] = {}
         self.overlays: dict[str, Path] = {}
+        self._asked = Asked()
 
     # ------------------------------------------------------------------ the disk
 
@@ -188,34 +193,51 @@ class Lab:
     # ------------------------------------------------------------------ whether it is right
 
     def check_all(self) -> None:
-        """Every point, its layer and its overlay, reads as its moment was: by everybody."""
-        for point in self.set.points:
-            for disk, raw in self._disks(point):
-                readers.assert_holds(disk, raw, self.disk_format)
+        """Every point, its layer and its overlay, reads as its moment was: by everybody.
+
+        A program reads a layer through its overlay, if that is empty: the same data, once.
+        """
+        backup_set = self.set
+        self._asked.look_again()
+        for point in backup_set.points:
+            layer, overlay = self._readings(backup_set, point)
+            self._ask(readers.assert_processes_read, overlay)
+            own = point.id in self.overlays
+            self._ask(readers.assert_processes_read if own else readers.assert_sound, layer)
         self.check_without_processes()
 
     def check_without_processes(self) -> None:
         """The same by libraries: a tenth of the time, for tests that check hundreds of times."""
-        for point in self.set.points:
-            for disk, raw in self._disks(point):
-                readers.assert_library_reads(disk, raw, self.disk_format)
-            self.check_ours(point)
+        backup_set = self.set
+        self._asked.look_again()
+        for point in backup_set.points:
+            for reading in self._readings(backup_set, point):
+                self._ask(readers.assert_library_reads, reading)
+            self._check_ours(backup_set, point)
         self.check_files()
 
-    def _disks(self, point: RecoveryPoint) -> list[tuple[Path, Path]]:
-        """The point's files that read as a disk, and what each holds."""
+    def _readings(self, backup_set: BackupSet, point: RecoveryPoint) -> list[Reading]:
+        """The point's layer and overlay: what each holds, and the files it is read through."""
         raw = self.moments[point.id]
-        overlay = self.overlays.get(point.id, raw)
-        return [(self.layer(point), raw), (self.overlay(point), overlay)]
+        layers = [backup_set.disk_path(each) for each in reversed(backup_set.chain(point))]
+        overlay = backup_set.overlay_path(point)
+        return [(raw, layers), (self.overlays.get(point.id, raw), [overlay, *layers])]
+
+    def _ask(self, ask: Ask, reading: Reading) -> None:
+        raw, chain = reading
+        self._asked.once(ask, chain[0], raw, self.disk_format, chain)
 
     def check_ours(self, point: RecoveryPoint) -> None:
         """Our own chain reads the moment, and the digests are those of the moment."""
+        self._check_ours(self.set, point)
+
+    def _check_ours(self, backup_set: BackupSet, point: RecoveryPoint) -> None:
         wanted = self.moments[point.id].read_bytes()
         data = bytearray(point.virtual_size)
-        with self.set.open_chain(point) as chain:
+        with backup_set.open_chain(point) as chain:
             chain.readinto(0, memoryview(data))
         assert data == wanted, f"point {point.sequence} reads wrong"
-        with self.set.open_digests(point) as digests:
+        with backup_set.open_digests(point) as digests:
             expected = digests.expected(0, -(-point.virtual_size // BLOCK))
         assert (expected == digest_blocks(memoryview(wanted))).all()
 
@@ -236,14 +258,12 @@ class Lab:
         found -= {path.name for path in claim_files.left_behind(backup_set.folder)}
         assert found == wanted, f"too much {found - wanted}, missing {wanted - found}"
         for point in backup_set.points:
-            status = self.layer(point).stat()
+            layer, overlay = backup_set.disk_path(point), backup_set.overlay_path(point)
+            status = layer.stat()
             assert status.st_size == point.disk_size, f"{point.disk} has {status.st_size} bytes"
             assert status.st_mode & 0o777 == 0o444, f"{point.disk} has mode {status.st_mode:o}"
             parents = [each.disk for each in backup_set.chain(point)][::-1]
-            for path, more_names in (
-                (self.layer(point), []),
-                (self.overlay(point), [point.overlay]),
-            ):
+            for path, more_names in ((layer, []), (overlay, [point.overlay])):
                 if self.disk_format == "vmdk":
                     libvmdk.assert_names_itself(path)
                 names = self.names(path)

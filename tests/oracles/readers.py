@@ -20,6 +20,12 @@ def assert_holds(disk: Path, raw: Path, disk_format: str) -> None:
 
     A child in VHDX of a size that 7-Zip does not open has one reader.
     """
+    assert_processes_read(disk, raw, disk_format)
+    assert_library_reads(disk, raw, disk_format)
+
+
+def assert_processes_read(disk: Path, raw: Path, disk_format: str) -> None:
+    """The same by the reader that is a program: two starts of 15 ms each, or one."""
     if disk_format in QEMU_READS_CHAINS:
         qemu.assert_holds(disk, raw, disk_format)
         qemu.assert_sound(disk, disk_format)
@@ -27,7 +33,17 @@ def assert_holds(disk: Path, raw: Path, disk_format: str) -> None:
         sevenzip.assert_holds(disk, raw, disk_format)
     elif chain_names(disk, disk_format) == [disk.name]:
         qemu.assert_holds(disk, raw, disk_format)
-    assert_library_reads(disk, raw, disk_format)
+
+
+def assert_sound(disk: Path, raw: Path, disk_format: str) -> None:
+    """What a program says of a file on its own, whose data it has read through a child of it.
+
+    QEMU checks the structures of one file alone; where 7-Zip opens no child, the file is read.
+    """
+    if disk_format in QEMU_READS_CHAINS:
+        qemu.assert_sound(disk, disk_format)
+    elif not sevenzip.opens(raw, disk_format):
+        assert_processes_read(disk, raw, disk_format)
 
 
 def assert_library_reads(disk: Path, raw: Path, disk_format: str) -> None:
