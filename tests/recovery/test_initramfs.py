@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import subprocess
 import zlib
 
@@ -23,15 +24,19 @@ PACKERS = {
     "zstd": ["zstd", "-q", "-19"],
     "lz4": ["lz4", "-q", "-l"],
 }
-ARCHIVE = systems.archive(
-    {
-        "usr/lib/modules/6.1.0/kernel/drivers/ata/ahci.ko": bytes(100_000),
-        "usr/lib/modules/6.1.0/kernel/drivers/block/virtio-blk.ko.xz": b"xz",
-        "usr/lib/modules/6.1.0/modules.builtin": b"kernel/drivers/scsi/sd_mod.ko\n",
-        "usr/lib/modules/6.1.0/modules.builtin.alias.bin": b"\xff\xfe",
-        "usr/lib/dracut/modules.txt": b"",
-    }
-)
+FILES = {
+    "usr/lib/modules/6.1.0/kernel/drivers/ata/ahci.ko": bytes(100_000),
+    "usr/lib/modules/6.1.0/kernel/drivers/block/virtio-blk.ko.xz": b"xz",
+    "usr/lib/modules/6.1.0/modules.builtin": b"kernel/drivers/scsi/sd_mod.ko\n",
+    "usr/lib/modules/6.1.0/modules.builtin.alias.bin": b"\xff\xfe",
+    "usr/lib/dracut/modules.txt": b"",
+}
+
+
+@functools.cache
+def specimen(packer: str) -> bytes:
+    """What the tools make of the files."""
+    return packed(packer, systems.archive(FILES))
 
 
 def packed(program: str, data: bytes) -> bytes:
@@ -40,7 +45,7 @@ def packed(program: str, data: bytes) -> bytes:
 
 @pytest.mark.parametrize("packer", PACKERS)
 def test_drivers_are_found_whatever_packs_them(packer: str) -> None:
-    found = initramfs.read(packed(packer, ARCHIVE))
+    found = initramfs.read(specimen(packer))
     assert found.whole
     assert found.drivers == {"ahci", "virtio_blk"}
     assert found.built_in == {"sd_mod"}
@@ -51,14 +56,14 @@ def test_drivers_are_found_whatever_packs_them(packer: str) -> None:
 def test_archives_one_after_the_other_count_together(packer: str) -> None:
     """As the kernel reads them: microcode first, the system's own, what was appended later."""
     appended = systems.archive({"lib/modules/6.1.0/extra/nvme.ko": b"n"})
-    whole = systems.archive(MICROCODE) + packed(packer, ARCHIVE)
+    whole = systems.archive(MICROCODE) + specimen(packer)
     found = initramfs.read(whole + bytes(-len(whole) % 512) + appended)
     assert found.whole
     assert found.drivers == {"ahci", "virtio_blk", "nvme"}
 
 
 def test_one_that_breaks_off_says_so_and_keeps_what_was_read() -> None:
-    found = initramfs.read(packed("gzip", ARCHIVE)[:-20])
+    found = initramfs.read(specimen("gzip")[:-20])
     assert not found.whole
     assert "ahci" in found.drivers
 
@@ -83,10 +88,7 @@ def test_no_bytes_do_harm(data: bytes) -> None:
     new=st.binary(min_size=1, max_size=16),
 )
 def test_no_damage_does_harm(packer: str, place: int, new: bytes) -> None:
-    data = bytearray(SPECIMENS[packer])
+    data = bytearray(specimen(packer))
     place %= len(data)
     data[place : place + len(new)] = new
     initramfs.read(bytes(data))
-
-
-SPECIMENS = {packer: packed(packer, ARCHIVE) for packer in ("plain", "gzip", "zstd", "lz4")}
