@@ -6,6 +6,7 @@ import gc
 import itertools
 import os
 import resource
+import subprocess
 import threading
 import time
 from collections.abc import Iterator
@@ -30,6 +31,18 @@ hypothesis.settings.load_profile("long" if os.environ.get("VDBACKUP_LONG") == "1
 
 MEMORY = 8 << 30  # bytes of its own that the whole run may have: more is a fault of ours
 GRACE = 3.0  # seconds in which what a test has ended may disappear
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Iterator[None]:
+    """Which tests there are does not depend on which tools there are: modules start none."""
+
+    def refused(_: object, arguments: object, **__: object) -> None:
+        raise AssertionError(f"{arguments} would be started while tests are collected")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(subprocess.Popen, "__init__", refused)
+        return (yield)
 
 
 @pytest.fixture(scope="session", autouse=True)
