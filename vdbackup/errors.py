@@ -243,5 +243,9 @@ class RecoveryError(VdbackupError):
     """A restore, boot, browse or verification was refused or failed."""
 
 
+class NoSystem(RecoveryError):
+    """There is no system on a disk that could be booted, and there was none before: it is data."""
+
+
 class Damaged(RecoveryError):
     """Stored data differ from what was captured."""

@@ -79,6 +79,22 @@ def test_each_new_point_is_tested_after_its_backup_if_its_set_wants_that(
     assert policy == {"keep": 5, "retarget": True, "boot_test": "off"}
 
 
+def test_a_disk_of_data_fails_neither_a_round_nor_its_backup(
+    vdbackup: Vdbackup, tmp_path: Path
+) -> None:
+    (tmp_path / "data.img").write_bytes(bytes(1 << 20) + b"data" * 4096)
+    where = ("-r", tmp_path / "backups")
+    said = vdbackup("backup", tmp_path / "data.img", *where, "--boot-test", "each")
+    assert said.status == 0, said.err
+    assert "no system to boot" in said.out
+    said = vdbackup("boot-test", "--new", *where, "--json")
+    assert said.status == 0
+    assert json.loads(said.out.splitlines()[-1])["ok"] is None
+    said = vdbackup("boot-test", 1, *where)
+    assert said.status == 1, "who asks whether it boots hears that it does not"
+    assert points(vdbackup, tmp_path / "backups")[0]["boot_tested"] is None
+
+
 def test_wishes_that_contradict_each_other_are_refused(
     vdbackup: Vdbackup, repository: Path
 ) -> None:

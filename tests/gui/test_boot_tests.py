@@ -57,6 +57,22 @@ def test_each_new_point_is_tested_if_the_settings_say_so(
     assert [each and each.ok for each in tested] == [None, False]
 
 
+def test_a_disk_of_data_is_said_to_hold_no_system_and_is_not_marked(
+    user: User, tmp_path: Path, repository: Path
+) -> None:
+    (tmp_path / "data.img").write_bytes(bytes(1 << 20) + b"data" * 4096)
+    user.window.first_run.form.source_edit.setText(str(tmp_path / "data.img"))
+    user.window.first_run.form.repository_edit.setText(str(repository))
+    user.clicks("startButton")
+    user.agrees()
+    user.sees_points(1)
+    user.asks_for("actionBootTest")
+    row = user.sees_job_end("Boot test of data #1")
+    assert "no system to boot" in row.sentence
+    assert "does not boot" not in row.sentence
+    assert Repository.open(repository).set().points[0].boot_tested is None
+
+
 @pytest.mark.parametrize("content", [b"", b"no picture", b"\x89PNG\r\n\x1a\n" + bytes(100)])
 def test_a_picture_that_is_none_is_not_shown(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "0001-boot.png").write_bytes(content)

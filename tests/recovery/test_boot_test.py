@@ -14,11 +14,12 @@ from tests.backup.lab import Lab
 from tests.guests import boot_sector, cache, debian
 from tests.guests import tiny_linux as tiny_linux_builder
 from vdbackup.disks.qemu_locks import is_open as used_by_vm
-from vdbackup.errors import Cancelled, UsageError
+from vdbackup.errors import Cancelled, NoSystem, UsageError
 from vdbackup.jobs import CancelToken, Job, JobState, Progress, silent
 from vdbackup.recovery import boot_test, hardware
 from vdbackup.recovery.boot_test import Wish
 from vdbackup.recovery.hardware import Controller
+from vdbackup.recovery.retarget.policy import for_new_point
 from vdbackup.repository.model import BootStage, BootTest, RecoveryPoint
 from vdbackup.sources import demo_disk
 
@@ -107,11 +108,30 @@ def test_a_linux_comes_up(lab: Lab, tiny_linux: Path) -> None:
 
 def test_a_disk_without_a_boot_loader_stops_in_the_firmware(lab: Lab) -> None:
     lab.backup()
-    said = outcome(lab)
+    said = outcome(lab, controller=Controller.AHCI)  # who names hardware wants it tried
     assert not said.ok
     assert said.stage is BootStage.FIRMWARE
     assert said.sentence == "The firmware found nothing on the disk that it could start."
     assert picture(lab).read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_disk_of_data_is_not_tested_and_its_points_are_not_marked(lab: Lab) -> None:
+    lab.backup()
+    for _ in range(2):
+        point = newest(lab)
+        with pytest.raises(NoSystem, match="no system to boot"):
+            boot_test.run(lab.repository, "disk", point.id, wish(lab), silent, CancelToken())
+        assert newest(lab).boot_tested is None
+        lab.backup()
+
+
+def test_a_disk_that_has_lost_its_system_does_not_boot(demo: Lab, tmp_path: Path) -> None:
+    point = newest(demo)
+    for_new_point(demo.repository, "disk", point.id, tmp_path / "s", silent, CancelToken())
+    with demo.image.open("rb+") as file:
+        file.write(bytes(512))
+    demo.backup()
+    assert outcome(demo).stage is BootStage.FIRMWARE
 
 
 def test_a_machine_that_crashes_says_so(lab: Lab, tmp_path: Path) -> None:

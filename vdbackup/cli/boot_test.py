@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from vdbackup.cli import machines, remedies
 from vdbackup.cli.commands import DONE, FAILED, WARNINGS, open_repository, sessions_folder
 from vdbackup.cli.console import print_json, say, warn, work
-from vdbackup.errors import UsageError, VdbackupError
+from vdbackup.errors import NoSystem, UsageError, VdbackupError
 
 if TYPE_CHECKING:
     from vdbackup.recovery.boot_test import Wish
@@ -30,20 +30,23 @@ def boot_test(options: argparse.Namespace) -> int:
         _test(repository, backup_set, point, wish, as_json=options.json)
         for backup_set, point in chosen
     ]
-    if not all(results):
-        return FAILED
+    if False in results or (None in results and not options.new):
+        return FAILED  # who names a disk of data wants to hear that it does not boot
     return WARNINGS if damaged else DONE
 
 
 def prove_new_point(repository: Repository, set_name: str, point_id: str, *, as_json: bool) -> bool:
-    """Boot a point that has just been made, if its set wants that; False where it fails."""
+    """Boot a point that has just been made, if its set wants that; False where it fails.
+
+    A disk of data has no system to boot, and nothing has failed.
+    """
     from vdbackup.repository.model import BootTests
 
     backup_set = repository.set(set_name)
     if backup_set.settings.policy.boot_test is BootTests.OFF:
         return True
     point = backup_set.point(point_id)
-    return _test(repository, backup_set, point, _wish(), as_json=as_json)
+    return _test(repository, backup_set, point, _wish(), as_json=as_json) is not False
 
 
 def _chosen(
@@ -78,8 +81,8 @@ def _test(
     wish: Wish,
     *,
     as_json: bool,
-) -> bool:
-    """Test one point, and say what came of it; whether it boots."""
+) -> bool | None:
+    """Test one point, and say what came of it; whether it boots, None where there is no system."""
     from vdbackup.recovery import boot_test
 
     name = f"{backup_set.name} #{point.sequence}"
@@ -91,6 +94,13 @@ def _test(
             ),
             as_json=as_json,
         )
+    except NoSystem as error:
+        said = {"set": backup_set.name, "id": point.id, "sequence": point.sequence}
+        if as_json:
+            print_json({"event": "result", **said, "ok": None, "sentence": error.title})
+        else:
+            say(f"{name}: {remedies.sentences(error)}")
+        return None
     except UsageError:
         raise
     except VdbackupError as error:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from vdbackup.backup import capture, delete, merge, promote, retention
 from vdbackup.backup.belonging import said_before
 from vdbackup.disks.chain import Chain
-from vdbackup.errors import VdbackupError, from_os
+from vdbackup.errors import NoSystem, VdbackupError, from_os
 from vdbackup.gui import remedies, words
 from vdbackup.gui.outcome import Outcome
 from vdbackup.jobs import CancelToken, Plan, Report, Work
@@ -265,9 +265,12 @@ def boots(
     report: Report,
     cancel: CancelToken,
 ) -> Outcome:
-    """Boot a point unseen; `value` is the BootTest."""
+    """Boot a point unseen; `value` is the BootTest, None where it holds no system."""
     repository = Repository.open(folder)
-    test = boot_test.run(repository, set_name, point_id, wish, report, cancel)
+    try:
+        test = boot_test.run(repository, set_name, point_id, wish, report, cancel)
+    except NoSystem as error:  # nothing has failed
+        return Outcome(remedies.sentences(error))
     if test.ok:
         return Outcome(f"It boots, in {test.seconds:.1f} s.", (test.sentence,), value=test)
     where = f"It does not boot: it stopped at the stage {test.stage}. {test.sentence}"

@@ -19,13 +19,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from vdbackup.disks.chain import Chain
-from vdbackup.errors import READ_ONLY, RecoveryError, RepositoryLocked
+from vdbackup.errors import READ_ONLY, NoSystem, RecoveryError, RepositoryLocked
 from vdbackup.jobs import CancelToken, Progress, Report, patient, silent
 from vdbackup.recovery import boot_words, hardware, launch, qemu, screen
 from vdbackup.recovery.boot_words import Failure
+from vdbackup.recovery.guest.inspect import has_no_system, inspect
 from vdbackup.recovery.guest_agent import AgentChannel
 from vdbackup.recovery.qemu import Accelerator
-from vdbackup.recovery.retarget.report import chosen_hardware
+from vdbackup.recovery.retarget.report import chosen_hardware, load
 from vdbackup.recovery.screen import Frame
 from vdbackup.recovery.session import Session
 from vdbackup.recovery.signs import Seen, Sign, View, sign
@@ -85,12 +86,15 @@ def run(
         The result; a machine that does not come up is one, and no error.
 
     Raises:
+        NoSystem: there is nothing to boot on the disk, and it is no system that was lost; nothing
+            is recorded, as a disk of data that does not boot is as it should be.
         RecoveryError: no machine could be started.
         UsageError: there is no such sign of life.
         PointNotFound, Damaged, DiskError: the point cannot be read.
         Cancelled: by `cancel`; nothing is recorded.
     """
     sign(wish.sign)
+    _refuse_data(repository, set_name, point_id, wish)
     tries = 0
     while True:
         _wait_for_others(repository, report, cancel)
@@ -145,6 +149,34 @@ def record(
         if error.errno not in READ_ONLY:
             raise
         log.warning("the boot test of %s is not recorded: %s", point_id, error)
+
+
+def _refuse_data(repository: Repository, set_name: str, point_id: str, wish: Wish) -> None:
+    """Raise NoSystem for a disk of data, unless the user says what hardware to try it with."""
+    if wish.hardware.controller is not None or wish.hardware.firmware is not None:
+        return
+    backup_set = repository.set(set_name)
+    point = backup_set.point(point_id)
+    found = load(backup_set, point)
+    if found is not None:  # it spares the disk, where every point is looked at each night
+        guest = found.guest
+    else:
+        with claims.open_point(repository, set_name, point_id, "looking for a system in") as chain:
+            guest = inspect(chain)
+    if has_no_system(guest) and not _had_system(backup_set, point):
+        raise NoSystem(
+            f"There is no system to boot on point {point.sequence} of {set_name}.",
+            f"{guest.problems[0].sentence} Nothing was tested.",
+        )
+
+
+def _had_system(backup_set: BackupSet, point: RecoveryPoint) -> bool:
+    """Whether an earlier point had one, so far as is known: its loss is what a test must tell."""
+    if any(each.boot_tested and each.boot_tested.ok for each in backup_set.points):
+        return True
+    earlier = [each for each in backup_set.points if each.sequence < point.sequence]
+    reports = (load(backup_set, each) for each in (*earlier[-1:], *earlier[:1]))
+    return any(report is not None and not has_no_system(report.guest) for report in reports)
 
 
 def now() -> str:

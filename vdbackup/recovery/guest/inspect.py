@@ -30,6 +30,21 @@ from vdbackup.recovery.volumes import Volume
 
 _OTHER_DISK = "Boot another recovery point, or restore this one to get at its files."
 _RUNS_HERE = ("x86_64", "i386", "")
+_NO_SYSTEM = {
+    "encrypted": Problem(
+        "The disk is encrypted with LUKS, and there is nothing on it that could be started.",
+        "Back up the whole disk that the system starts from.",
+    ),
+    "data": Problem(
+        "There is no operating system on this disk: it holds data.",
+        "Browse its files, or attach the point's disk to another machine.",
+    ),
+    "unknown": Problem(
+        "There is nothing on this disk that could be started: no boot loader, and no file "
+        "system that vdbackup knows.",
+        _OTHER_DISK,
+    ),
+}
 
 
 def inspect(chain: Chain) -> Guest:
@@ -53,6 +68,13 @@ def inspect(chain: Chain) -> Guest:
     if guest := _windows(disk, found_loaders):
         return guest
     return _nothing_known(disk, found_loaders)
+
+
+def has_no_system(guest: Guest) -> bool:
+    """Whether there is nothing on the disk to boot; not where its tables are damaged."""
+    return guest.system is System.NONE and any(
+        problem in _NO_SYSTEM.values() for problem in guest.problems
+    )
 
 
 # --------------------------------------------------------------------------------------- Linux
@@ -279,23 +301,8 @@ def _nothing_known(disk: Disk, found: loaders.Found) -> Guest:
             blocks=False,
         )
         return _plain(disk, found, System.OTHER, (problem,))
-    if encrypted:
-        problem = Problem(
-            "The disk is encrypted with LUKS, and there is nothing on it that could be started.",
-            "Back up the whole disk that the system starts from.",
-        )
-    elif disk.trees:
-        problem = Problem(
-            "There is no operating system on this disk: it holds data.",
-            "Browse its files, or attach the point's disk to another machine.",
-        )
-    else:
-        problem = Problem(
-            "There is nothing on this disk that could be started: no boot loader, and no file "
-            "system that vdbackup knows.",
-            _OTHER_DISK,
-        )
-    return _plain(disk, found, System.NONE, (problem,))
+    kind = "encrypted" if encrypted else "data" if disk.trees else "unknown"
+    return _plain(disk, found, System.NONE, (_NO_SYSTEM[kind],))
 
 
 def _plain(
