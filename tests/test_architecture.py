@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import ast
+import itertools
 import re
 import subprocess
 import sys
@@ -158,6 +159,23 @@ def test_only_the_command_line_speaks_of_its_commands_and_options():
         for sentence in sentences(module)
         if spoken.search(sentence)
     ] == []
+
+
+def test_sentences_say_sizes_in_words():
+    """ "67108864 bytes" says nothing to a person; a format's own parts and sectors are small."""
+    counted = [
+        (module.name, ast.unparse(number))
+        for module in modules(outside=("cli", "demo", "disks"))
+        for text in ast.walk(ast.parse(module.read_text(encoding="utf-8")))
+        if isinstance(text, ast.JoinedStr)
+        for number, words in itertools.pairwise(text.values)
+        if isinstance(number, ast.FormattedValue)
+        and isinstance(words, ast.Constant)
+        and re.match(r" ?bytes?\b", words.value)
+        and number.format_spec is None  # grouped, and meant to be exact
+        and not re.search(r"sector|SECTOR|MAX_NAME|len\(|before", ast.unparse(number.value))
+    ]
+    assert counted == [("source.py", "{size}")]  # of a file below one sector
 
 
 def test_every_remedy_has_words_on_the_command_line_that_it_understands():

@@ -66,6 +66,14 @@ def readable_size(count: float) -> str:
     return f"{value:.{int(fraction)}f} {_UNITS[unit]}"
 
 
+def sizes_apart(one: int, other: int) -> tuple[str, str]:
+    """Two numbers of bytes that are not the same, and do not look it: "40 GiB", "20 GiB"."""
+    said = readable_size(one), readable_size(other)
+    if said[0] != said[1]:
+        return said
+    return f"{one:,} bytes", f"{other:,} bytes"
+
+
 Report = Callable[[Progress], None]
 
 

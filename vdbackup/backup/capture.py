@@ -25,7 +25,7 @@ from vdbackup.errors import (
     VdbackupError,
     from_os,
 )
-from vdbackup.jobs import CancelToken, Plan, Report, readable_size
+from vdbackup.jobs import CancelToken, Plan, Report, readable_size, sizes_apart
 from vdbackup.repository import claims, long_chains
 from vdbackup.repository.digests import BLOCK, DigestFold, differ, digest_blocks, is_zero
 from vdbackup.repository.draft import Draft
@@ -378,11 +378,7 @@ def _choose(backup_set: BackupSet, source: Source, kind: str) -> _Choice:
     if latest is None:
         return _Choice(PointType.FULL, None, _not_possible(kind, "there is no point yet"))
     if (latest.virtual_size, latest.sector_size) != (source.size, source.sector_size):
-        reason = (
-            f"the source has now {source.size} bytes in sectors of {source.sector_size}, "
-            f"and had {latest.virtual_size} in sectors of {latest.sector_size}"
-        )
-        return _Choice(PointType.FULL, None, f"It has to be a full: {reason}.")
+        return _Choice(PointType.FULL, None, f"It has to be a full: {_resized(source, latest)}.")
     try:
         parent = backup_set.chain(latest)[0] if kind == PointType.DIFFERENTIAL else latest
         backup_set.open_chain(parent).close()
@@ -415,6 +411,14 @@ def default_format(size: int, sector_size: int) -> str:
         check_fits(DEFAULT_FORMAT, size, sector_size)
         return DEFAULT_FORMAT
     return fitting[0]
+
+
+def _resized(source: Source, latest: RecoveryPoint) -> str:
+    if source.sector_size != latest.sector_size:
+        now, then = (f"sectors of {each.sector_size} bytes" for each in (source, latest))
+    else:
+        now, then = sizes_apart(source.size, latest.virtual_size)
+    return f"the source has now {now}, and had {then}"
 
 
 def _not_possible(kind: str, reason: str) -> str:

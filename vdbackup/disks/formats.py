@@ -14,7 +14,7 @@ from vdbackup.disks.host_file import HostFile
 from vdbackup.disks.raw import RawDisk
 from vdbackup.disks.vmdk_structs import DESCRIPTOR_START
 from vdbackup.errors import DiskError, UsageError
-from vdbackup.jobs import readable_size
+from vdbackup.jobs import sizes_apart
 
 PROBE_BYTES = 512
 
@@ -162,10 +162,8 @@ def check_fits(disk_format: str, virtual_size: int, sector_size: int) -> None:
             f"A disk with sectors of {sector_size} bytes cannot be kept in {disk_format.upper()}."
         )
     elif virtual_size > wanted.largest:
-        problem = (
-            f"A disk of {virtual_size} bytes is too large for {disk_format.upper()}, which ends "
-            f"at {readable_size(wanted.largest)}."
-        )
+        size, end = sizes_apart(virtual_size, wanted.largest)
+        problem = f"A disk of {size} is too large for {disk_format.upper()}, which ends at {end}."
     else:
         return
     fitting = fitting_formats(virtual_size, sector_size)

@@ -17,6 +17,7 @@ from pathlib import Path, PurePosixPath
 
 from vdbackup.disks.disk import SECTOR, UNIT, ParentRef
 from vdbackup.errors import DiskError, DiskFormatError
+from vdbackup.jobs import readable_size
 
 COOKIE = b"conectix"
 HEADER_COOKIE = b"cxsparse"
@@ -191,7 +192,7 @@ class DynamicHeader:
         if size < SECTOR or size & (size - 1):
             return [f"a block of {size} bytes is not a power of two from 512 on"]
         if virtual_size > SECTOR << 32:
-            return [f"{virtual_size} bytes are not in the format's 2 TiB"]
+            return [f"{readable_size(virtual_size)} are not in the format's 2 TiB"]
         blocks = -(-virtual_size // size)
         if self.max_table_entries < blocks:
             return [f"{self.max_table_entries} blocks of {size} bytes do not hold the disk"]

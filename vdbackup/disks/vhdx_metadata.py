@@ -20,6 +20,7 @@ from vdbackup.disks.extents import Int64s
 from vdbackup.disks.vhdx_log import Contents
 from vdbackup.disks.vhdx_structs import MAX_ENTRIES, MIB, TABLE_BYTES, Region, guid_of
 from vdbackup.errors import DiskError, DiskFormatError
+from vdbackup.jobs import readable_size
 
 LARGEST_DISK = 64 << 40
 """Bytes (2.6.2.2)."""
@@ -151,7 +152,7 @@ class Geometry:
         elif sector_size not in (512, 4096):
             problem = f"sectors of {sector_size} bytes are neither of 512 nor of 4096"
         elif not 0 < virtual_size <= LARGEST_DISK:
-            problem = f"a disk of {virtual_size} bytes is not in the format's 64 TiB"
+            problem = f"a disk of {readable_size(virtual_size)} is not in the format's 64 TiB"
         elif virtual_size % sector_size:
             problem = f"a disk of {virtual_size} bytes does not end with a sector"
         else:

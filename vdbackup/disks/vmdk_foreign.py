@@ -31,6 +31,7 @@ from vdbackup.disks.vmdk_structs import (
     only_read,
 )
 from vdbackup.errors import DiskError, DiskFormatError
+from vdbackup.jobs import readable_size, sizes_apart
 
 _LOG = logging.getLogger(__name__)
 _LARGEST = 64 << 40
@@ -153,7 +154,8 @@ class _Extents:
         """A stretch that is all of a sparse file, whose capacity may be rounded up to a grain."""
         extent = SparseExtent(file)
         if not 0 <= extent.size - line.size < extent.grain:
-            raise self._refusal(f"{line.file_name!r} is of {extent.size} bytes, not {line.size}")
+            there, said = sizes_apart(extent.size, line.size)
+            raise self._refusal(f"{line.file_name!r} is of {there}, not {said}")
         extent.size = line.size
         self.block_size = extent.grain
         self.unclean |= extent.unclean
@@ -262,7 +264,7 @@ def _parts(file: HostFile, text: str, extents: _Extents, fill: int) -> list[_Par
     lines = [line for line in ExtentLine.parse_all(text, file.path) if line.size]
     size = sum(line.size for line in lines)
     if not 0 < size <= _LARGEST or len(lines) > _MOST_EXTENTS:
-        problem = f"{len(lines)} extents make a disk of {size} bytes"
+        problem = f"{len(lines)} extents make a disk of {readable_size(size)}"
         raise DiskFormatError(file.path, 0, problem)
     return [extents.part(line, fill) for line in lines]
 

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from vdbackup.disks.disk import SECTOR, ParentRef
 from vdbackup.errors import DiskError, DiskFormatError
+from vdbackup.jobs import sizes_apart
 
 MAGIC = b"KDMV"
 NEWLINES = b"\n \r\n"
@@ -253,9 +254,9 @@ class ExtentLine:
             return cls("RW", header.capacity * SECTOR, "SPARSE", "", 0)
         beyond = header.capacity - lines[0].size // SECTOR
         if len(lines) > 1 or not 0 <= beyond < header.grain_size:
+            said, there = sizes_apart(lines[0].size, header.capacity * SECTOR)
             problem = (
-                f"the descriptor speaks of {lines[0].size} bytes in {len(lines)} extents, the "
-                f"header of {header.capacity * SECTOR}"
+                f"the descriptor speaks of {said} in {len(lines)} extents, the header of {there}"
             )
             raise DiskFormatError(path, SECTOR, problem)
         return lines[0]

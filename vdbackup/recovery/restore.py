@@ -319,7 +319,7 @@ class _Check:
         if not self._go_on:
             problem = "not as captured" if file in self._disks else "perhaps not as captured"
             raise Damaged(
-                f"{file} is damaged: {BLOCK} bytes at {offset} of the disk are {problem}.",
+                f"{file} is damaged: {_place(offset)} are {problem}.",
                 "Restore another point.",
                 remedy=Remedy.IGNORE_DAMAGE,
             )
@@ -328,9 +328,9 @@ class _Check:
     def warnings(self) -> tuple[str, ...]:
         """What was damaged, a sentence each."""
         sentences = [
-            f"The {BLOCK} bytes at {offset} are damaged in {file}."
+            f"The {_place(offset)} are damaged in {file}."
             if file in self._disks
-            else f"The {BLOCK} bytes at {offset} could not be checked: {file} is damaged."
+            else f"The {_place(offset)} could not be checked: {file} is damaged."
             for offset, file in sorted(self._damaged)[:_MOST_REPORTED]
         ]
         if len(self._damaged) > _MOST_REPORTED:
@@ -360,3 +360,8 @@ def _check_file(target: Path, repository: Repository, overwrite: bool) -> None:
         raise RecoveryError(
             f"{target} exists already.", "Give another name.", remedy=Remedy.OVERWRITE
         )
+
+
+def _place(offset: int) -> str:
+    """A block of the disk; its place is exact, for whoever goes there with another tool."""
+    return f"{readable_size(BLOCK)} at byte {offset:,} of the disk"

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from vdbackup.disks.device_reads import sector_size_of
 from vdbackup.errors import RecoveryError
-from vdbackup.jobs import readable_size
+from vdbackup.jobs import readable_size, sizes_apart
 from vdbackup.repository.files import PARTIAL, sync_file, sync_folder
 
 _WIPED = 1 << 20
@@ -119,8 +119,9 @@ def check_device(target: Path, needed: int, sector_size: int) -> None:
     with held_device(target) as fd:
         size, sectors = os.lseek(fd, 0, os.SEEK_END), sector_size_of(fd)
     if size < needed:
+        there, wanted = sizes_apart(size, needed)
         raise RecoveryError(
-            f"{target} has {size} bytes; the recovery point needs {needed}.",
+            f"{target} has {there}; the recovery point needs {wanted}.",
             "Choose a device that is at least as large.",
         )
     if sectors != sector_size:

@@ -25,7 +25,7 @@ from vdbackup.errors import (
     VdbackupError,
     from_os,
 )
-from vdbackup.jobs import CancelToken
+from vdbackup.jobs import CancelToken, sizes_apart
 from vdbackup.repository.digests import DigestFold
 from vdbackup.repository.files import parse_json, read_json, write_json
 from vdbackup.repository.journal import JOURNAL_NAME, Journal
@@ -248,9 +248,10 @@ class BackupSet:
         # what is merged into grows, or loses what an earlier merge left behind in it
         merged_into = self.journal is not None and layer.id == self.journal.parent.id
         if size != layer.disk_size and not merged_into:
+            now, then = sizes_apart(size, layer.disk_size)
             raise Damaged(
-                f"{path.name} of point {layer.sequence}{needs} is {size} bytes long instead of "
-                f"{layer.disk_size}: it was cut off or altered.",
+                f"{path.name} of point {layer.sequence}{needs} is {now} long instead of {then}: it "
+                "was cut off or altered.",
                 "Put the original file back, or use a recovery point of another chain.",
             )
 
@@ -509,9 +510,9 @@ def check_size(disk: DiskInfo, layer: RecoveryPoint) -> None:
     No checksum guards the size that a VMDK, a VHDX or a QCOW2 says it has.
     """
     if disk.virtual_size != layer.virtual_size:
+        now, then = sizes_apart(disk.virtual_size, layer.virtual_size)
         raise Damaged(
-            f"{layer.disk} says that its disk has {disk.virtual_size} bytes; when it was captured, "
-            f"it had {layer.virtual_size}.",
+            f"{layer.disk} says that its disk has {now}; when it was captured, it had {then}.",
             "Put the original file back, or use a recovery point of another chain.",
         )
 

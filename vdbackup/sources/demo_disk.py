@@ -30,6 +30,7 @@ from typing import BinaryIO
 import numpy as np
 
 from vdbackup.errors import SourceError
+from vdbackup.jobs import readable_size
 from vdbackup.sources.fat16 import Fat16
 
 SIZE = 16 << 20
@@ -123,7 +124,7 @@ def create(path: Path, message: str, size: int = SIZE) -> None:
     """
     if size % _SECTOR or not _SMALLEST <= size <= _LARGEST:
         raise SourceError(
-            f"A demo disk cannot have {size} bytes.", "Choose a size from 10 MiB to 1 GiB."
+            f"A demo disk cannot have {readable_size(size)}.", "Choose a size from 10 MiB to 1 GiB."
         )
     sector = _message_sector(message)
     try:
