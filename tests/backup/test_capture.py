@@ -259,6 +259,25 @@ def test_an_incremental_onto_a_broken_chain_is_refused(lab):
         lab.backup("incremental")
 
 
+def test_a_plan_bounds_what_is_stored(lab):
+    """Of a block in which one sector holds data all is stored, and zeros after data are, too."""
+    with lab.image.open("rb+") as image:
+        image.truncate(0)
+        image.truncate(SIZE)
+        for block in range(0, 20, 3):
+            image.seek(block * BLOCK + 4096)
+            image.write(b"x" * 512)
+    for content in (None, b""):
+        if content is not None:
+            with lab.image.open("rb+") as image:
+                image.truncate(0)
+                image.truncate(SIZE)
+        with open_source(lab.image) as source:
+            plan = capture.plan(lab.repository, source)
+            point = capture.run(plan, silent, CancelToken()).point
+        assert 0 < point.stored_bytes <= plan.bytes_to_copy
+
+
 def test_a_plan_says_what_will_be_done(lab):
     lab.backup()
     with open_source(lab.image) as source:

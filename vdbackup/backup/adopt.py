@@ -82,7 +82,8 @@ def plan(
         check_fits(disk_format, layer.info.virtual_size, layer.info.sector_size)
     name = check_set_name(set_name) if set_name else free_set_name(repository, source.name)
     count = len(source.chain.layers)
-    size = sum(total(layer.block_map().data_ranges()) for layer in source.chain.layers)
+    ranges = (layer.block_map().data_ranges() for layer in source.chain.layers)
+    size = sum(total(aligned(each, BLOCK, source.size)) for each in ranges)
     return AdoptPlan(
         summary=(
             f"The chain of {source.path}, {count} disk{'s' if count > 1 else ''} with "

@@ -180,7 +180,6 @@ def plan(
         if home.confirmed is Verdict.OTHER:
             choice = _Choice(PointType.FULL, None, _not_possible(kind, "its source is another now"))
         disk_format = existing.settings.format
-    size = total(source.data_ranges())
     parent = f" onto point {choice.parent.sequence}" if choice.parent else ""
     summary = (
         f"{source.path} is backed up into the set {name}, as {_ARTICLES[choice.kind]} recovery "
@@ -188,7 +187,7 @@ def plan(
     )
     return CapturePlan(
         summary=" ".join(each for each in (summary, choice.note, home.note) if each),
-        bytes_to_copy=size,
+        bytes_to_copy=_most_to_copy(existing, choice.parent, source),
         creates=(f"a layer ({disk_format}), its overlay, digests and manifest",),
         repository=repository,
         source=source,
@@ -321,6 +320,17 @@ def state_of(backup_set: BackupSet, parent: RecoveryPoint | None, size: int) -> 
     return backup_set.open_digests(parent) if parent else DigestFold([], size)
 
 
+def _most_to_copy(existing: BackupSet | None, parent: RecoveryPoint | None, source: Source) -> int:
+    """Bytes that are read and perhaps stored, in whole blocks; what has become zeros is, too."""
+    if existing is None or parent is None:
+        return total(aligned(source.data_ranges(), BLOCK, source.size))
+    try:
+        with state_of(existing, parent, source.size) as state:
+            return total(_to_read(source, state))
+    except VdbackupError:  # a merge may just be changing them: the capture will see
+        return source.size
+
+
 def _to_read(source: Source, state: DigestFold) -> Ranges:
     """What the source stores, and what the parent holds (it may have become zeros)."""
     return union(aligned(source.data_ranges(), BLOCK, source.size), state.held())
@@ -434,7 +444,7 @@ def _check_space(repository: Repository, plan: CapturePlan) -> tuple[str, ...]:
     if plan.kind != PointType.FULL:
         check_room(repository.path, RESERVE, f"A backup of {plan.source.path}")
         return ()
-    least = most = total(plan.source.data_ranges())
+    least = most = total(aligned(plan.source.data_ranges(), BLOCK, plan.source.size))
     if plan.source.path.is_block_device():
         least, most = stored_share(plan.source)
     doing = f"A full backup of {plan.source.path}"

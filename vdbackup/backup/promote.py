@@ -23,7 +23,7 @@ from vdbackup.backup.capture import RESERVE, keep_changes, state_of
 from vdbackup.backup.readback import check_layer
 from vdbackup.disks.chain import Chain
 from vdbackup.disks.disk import DiskInfo, VirtualDisk
-from vdbackup.disks.extents import BlockMap, Ranges, total
+from vdbackup.disks.extents import BlockMap, Ranges, aligned, total
 from vdbackup.disks.formats import open_disk, probe
 from vdbackup.disks.qcow2 import Qcow2Disk
 from vdbackup.disks.transfer import transfer
@@ -112,7 +112,7 @@ def plan(
         claims.reading(repository, set_name, [point_id], doing) as backup_set,
         _seen_by_guest(backup_set, point := backup_set.point(point_id), session) as disk,
     ):
-        size = total(_candidates(disk, session))
+        size = total(aligned(_candidates(disk, session), BLOCK, disk.size))
     return PromotePlan(
         summary=(
             f"What {session.title} wrote, at most {readable_size(size)}, becomes a recovery point "
