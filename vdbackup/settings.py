@@ -109,6 +109,65 @@ class KnownSource:
 
 
 @dataclass(frozen=True)
+class WindowState:
+    """How the window was left.
+
+    Attributes:
+        size: width and height in pixels; () for the usual one.
+        maximized: it filled the screen.
+        columns, rows: sizes of its parts in pixels, from the left and from the top.
+        table: points are shown as a table.
+        sort: column of the table that it is sorted by, and whether the largest comes first.
+        source: the chosen one, as `gui.catalogue.Entry.key`.
+    """
+
+    size: tuple[int, ...] = ()
+    maximized: bool = False
+    columns: tuple[int, ...] = ()
+    rows: tuple[int, ...] = ()
+    table: bool = False
+    sort: tuple[int, bool] = (0, True)
+    source: tuple[str, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """The JSON object that is stored."""
+        return {
+            "size": list(self.size),
+            "maximized": self.maximized,
+            "columns": list(self.columns),
+            "rows": list(self.rows),
+            "table": self.table,
+            "sort": list(self.sort),
+            "source": list(self.source),
+        }
+
+    @classmethod
+    def from_json(cls, data: Any) -> WindowState:
+        """The state in a stored object, the usual one where that makes no sense: no loss."""
+
+        def pixels(name: str, count: int) -> tuple[int, ...]:
+            found = data.get(name, ())
+            sane = len(found) == count and all(type(n) is int and 0 <= n < 1 << 16 for n in found)
+            return tuple(found) if sane else ()
+
+        try:
+            column, descending = data.get("sort", cls.sort)
+            source = data.get("source", ())
+            named = len(source) == len(("repository", "path", "name"))
+            return cls(
+                pixels("size", 2),
+                bool(data.get("maximized")),
+                pixels("columns", 3),
+                pixels("rows", 2),
+                bool(data.get("table")),
+                (int(column), bool(descending)),
+                tuple(map(str, source)) if named else (),
+            )
+        except (AttributeError, TypeError, ValueError):
+            return cls()
+
+
+@dataclass(frozen=True)
 class Settings:
     """Everything that is remembered between runs.
 
@@ -122,6 +181,7 @@ class Settings:
         ask_before_backup: show what a backup will do before it is made.
         remind_after_days: a source whose last backup is older is marked.
         animations: a merge is seen happening.
+        window: how it was left.
     """
 
     repositories: tuple[Path, ...] = ()
@@ -133,6 +193,7 @@ class Settings:
     ask_before_backup: bool = True
     remind_after_days: int = 7
     animations: bool = True
+    window: WindowState = WindowState()
 
     @classmethod
     def load(cls, file: Path) -> Settings:
@@ -201,6 +262,7 @@ class Settings:
             "ask_before_backup": self.ask_before_backup,
             "remind_after_days": self.remind_after_days,
             "animations": self.animations,
+            "window": self.window.to_json(),
         }
 
     @classmethod
@@ -221,16 +283,22 @@ class Settings:
             ask_before_backup=bool(data.get("ask_before_backup", default.ask_before_backup)),
             remind_after_days=int(data.get("remind_after_days", default.remind_after_days)),
             animations=bool(data.get("animations", default.animations)),
+            window=WindowState.from_json(data.get("window", {})),
         )
 
     def with_source(self, source: KnownSource) -> Settings:
-        """These settings, with `source` and its repository among the known ones."""
-        others = tuple(
-            known
-            for known in self.sources
-            if (known.path, known.repository) != (source.path, source.repository)
-        )
-        return replace(self, sources=(*others, source)).with_repository(source.repository)
+        """These settings, with `source` and its repository among the known ones.
+
+        One that is known already stays in its place.
+        """
+
+        def same(known: KnownSource) -> bool:
+            return (known.path, known.repository) == (source.path, source.repository)
+
+        sources = tuple(source if same(known) else known for known in self.sources)
+        if source not in sources:
+            sources = (*sources, source)
+        return replace(self, sources=sources).with_repository(source.repository)
 
     def without_source(self, path: Path, repository: Path) -> Settings:
         """These settings, without one source; its repository stays known."""

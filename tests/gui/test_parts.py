@@ -16,7 +16,6 @@ from PySide6.QtWidgets import (
     QMenu,
     QPushButton,
     QToolBar,
-    QToolButton,
     QWidget,
 )
 from pytestqt.qtbot import QtBot
@@ -392,7 +391,7 @@ def test_only_the_graph_offers_a_range_and_says_all_while_it_shows_all(qtbot: Qt
     panel = TimelinePanel(LIGHT)
     qtbot.addWidget(panel)
     panel.show_entry(entry(many(300)))
-    all_of_it = next(b for b in panel.findChildren(QToolButton) if b.text() == "all")
+    all_of_it = next(b for b in panel.findChildren(QPushButton) if b.text() == "all")
     assert all_of_it.isEnabled()
     assert all_of_it.isChecked()
     panel.timeline.zoom(0.2, around=10.0)

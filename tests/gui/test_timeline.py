@@ -17,6 +17,7 @@ from tests.gui.points import HOUR, chain, many, point
 from tests.gui.user import move_mouse
 from vdbackup.gui import theme
 from vdbackup.gui.timeline import Timeline
+from vdbackup.gui.timeline_glyphs import Glyphs
 from vdbackup.gui.timeline_layout import Layout, arrange
 from vdbackup.repository.model import RecoveryPoint
 
@@ -244,6 +245,33 @@ def colours(timeline: Timeline) -> set[str]:
         for x in range(picture.width())
         for y in range(picture.height())
     }
+
+
+def test_the_bars_are_as_high_as_what_is_in_sight_allows(timeline: Timeline) -> None:
+    timeline.set_points([point(1, stored=1 << 40), *(point(i, i - 1) for i in range(2, 30))])
+    whole = timeline.grab().toImage()
+    assert timeline._most_in_sight() == 1 << 40
+    timeline.set_range(10.0, 20.0)
+    assert timeline._most_in_sight() == 1 << 20
+    bars = timeline.bars_area.toRect()
+    colour = QColor(timeline.glyphs.theme.bar)
+
+    def highest(image: QImage, x: int) -> int:
+        rows = range(bars.top() + 20, bars.bottom())
+        return sum(image.pixelColor(x, y) == colour for y in rows)
+
+    at = round(timeline.place_of(15).x())
+    assert highest(timeline.grab().toImage(), at) > 1.5 * max(
+        highest(whole, x) for x in range(bars.left() + bars.width() // 2, bars.right())
+    )
+
+
+def test_a_point_that_a_machine_wrote_looks_other_than_one_of_the_source() -> None:
+    glyphs = Glyphs(theme.LIGHT, 1.0)
+    own, promoted = glyphs.node(1, 8.0).toImage(), glyphs.node(1, 8.0, promoted=True).toImage()
+    middle = own.rect().center()
+    assert own.pixelColor(middle) == QColor(theme.LIGHT.incremental)
+    assert promoted.pixelColor(middle) == QColor(theme.LIGHT.base)
 
 
 @pytest.mark.parametrize("chosen", [theme.LIGHT, theme.DARK], ids=["light", "dark"])

@@ -151,7 +151,13 @@ class Actions:
         for name in OF_ANY_POINT:
             self[name].setEnabled(point is not None)
         self.open_menu.setEnabled(point is not None)
-        self["actionMerge"].setEnabled(point is not None and point.parent is not None)
+        merge, parent = self["actionMerge"], None
+        if entry is not None and point is not None:
+            parent = entry.point(point.parent)
+        merge.setEnabled(point is not None and point.parent is not None)
+        into = f"#{parent.sequence}" if parent else "its parent"
+        keys = merge.shortcut().toString(QKeySequence.SequenceFormat.NativeText)
+        merge.setToolTip(f"Roll the point into {into} ({keys})")
 
 
 def _step(name: str) -> int:

@@ -23,6 +23,8 @@ from vdbackup.gui.worker import Worker
 from vdbackup.jobs import Job
 from vdbackup.sources.devices import Candidate, candidates
 
+ROOM = 92
+"""Pixels that are kept for what may be said: nothing moves below the pointer meanwhile."""
 PAUSE = 250  # milliseconds without typing before what was typed is looked at
 PATH = Qt.ItemDataRole.UserRole
 
@@ -56,6 +58,7 @@ class AddSourceForm(QWidget):
         source_edit, repository_edit: the two paths.
         format_box: what a first backup is kept in; its data is None for what suits the source.
         start_button: enabled when both are given.
+        said: where what is wrong is said.
         waiting: what was submitted is being planned, and the user has not turned away.
 
     Signals:
@@ -104,16 +107,18 @@ class AddSourceForm(QWidget):
         self.format_box.addItem("Format: VMDK, or what the disk fits into", None)
         for name in FORMATS:
             self.format_box.addItem(f"Format: {name.upper()}", name)
-        column.addWidget(self.format_box, 0, Qt.AlignmentFlag.AlignLeft)
-        self.notice = parts.Notice(name="placementNotice")
-        column.addWidget(self.notice)
-        self.refusal = parts.Notice(name="refusalNotice", role="bad")
-        column.addWidget(self.refusal)
-        column.addSpacing(10)
         self.start_button = parts.button("Back up now", "startButton", "primary")
         self.start_button.setEnabled(False)
         self.start_button.clicked.connect(self._on_start_clicked)
-        column.addWidget(self.start_button, 0, Qt.AlignmentFlag.AlignRight)
+        last = QHBoxLayout()  # above what is said while one types: it does not move then
+        last.addWidget(self.format_box)
+        last.addStretch(1)
+        last.addWidget(self.start_button)
+        column.addLayout(last)
+        self.notice = parts.Notice(name="placementNotice")
+        self.refusal = parts.Notice(name="refusalNotice", role="bad")
+        self.said = _stacked(self.notice, self.refusal)
+        column.addWidget(self.said)
         self._pause = QTimer(self)
         self._pause.setSingleShot(True)
         self._pause.setInterval(PAUSE)
@@ -221,6 +226,7 @@ class AddSourceDialog(parts.Dialog):
         self.form = AddSourceForm(reader)
         self.form.planned.connect(self.accept)
         self.column.addWidget(self.form)
+        self.form.said.setMinimumHeight(ROOM)
         self.form.start_button.setParent(None)
         self.add_buttons(self.form.start_button)
         self.form.source_edit.setFocus()
@@ -243,6 +249,17 @@ def _item(candidate: Candidate) -> QListWidgetItem:
     item = QListWidgetItem(f"{indent}{words.shown(title)}  ·  {'  ·  '.join(facts)}")
     item.setData(PATH, str(candidate.path))
     return item
+
+
+def _stacked(*notices: QWidget) -> QWidget:
+    """Notices above each other, as high as they are, in what may be higher."""
+    made = QWidget()
+    column = QVBoxLayout(made)
+    column.setContentsMargins(0, 0, 0, 0)
+    for each in notices:
+        column.addWidget(each)
+    column.addStretch(1)
+    return made
 
 
 def _row(edit: QWidget, button: QWidget) -> QHBoxLayout:

@@ -15,10 +15,16 @@ from vdbackup.errors import VdbackupError
 from vdbackup.gui.drawings import drawing
 from vdbackup.gui.instance import Instance
 from vdbackup.gui.main_window import MainWindow
+from vdbackup.gui.outcome import Outcome
 from vdbackup.gui.store import Store
 from vdbackup.settings import APPLICATION, Locations, Settings, start_log
 
 log = logging.getLogger(__name__)
+
+AS_ROOT = (
+    "This window has all rights on this computer, and so have the virtual machines that it starts. "
+    "Only what you may not read otherwise needs that."
+)
 
 
 def main(argv: Sequence[str]) -> int:
@@ -48,6 +54,9 @@ def main(argv: Sequence[str]) -> int:
     window = MainWindow(Store(settings, locations))
     if error:
         window.jobs.refuse("Settings", error)
+    if os.geteuid() == 0:
+        window.setWindowTitle("vdbackup (running as root)")
+        window.jobs.tell("Running as root", Outcome("", warnings=(AS_ROOT,)))
     window.show()
     wake = QTimer(interval=200)  # lets Python see Ctrl-C, which Qt's loop does not wake up for
     wake.timeout.connect(lambda: None)

@@ -107,7 +107,9 @@ def read(repository: Path, known: Sequence[KnownSource]) -> list[Entry]:
         for source in known
         if source.set_name not in named and source.path.absolute() not in paths
     ]
-    return entries
+    # in the order in which they were added: a first backup makes a set, and no other place
+    places = {source.path.absolute(): place for place, source in enumerate(known)}
+    return sorted(entries, key=lambda entry: places.get(entry.path.absolute(), -1))
 
 
 class Catalogue(QObject):

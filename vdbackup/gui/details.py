@@ -9,6 +9,7 @@ from PySide6.QtWidgets import (
     QFrame,
     QLabel,
     QMenu,
+    QPushButton,
     QScrollArea,
     QVBoxLayout,
     QWidget,
@@ -72,6 +73,7 @@ class PointDetails(QFrame):
         self.setAccessibleName("Details of the recovery point")
         self.setProperty("pane", "true")
         self.point_id = ""
+        self._offered: dict[str, QPushButton] = {}
         pane = QFrame()
         pane.setProperty("pane", "true")
         self._column = QVBoxLayout(pane)
@@ -118,6 +120,12 @@ class PointDetails(QFrame):
         button.clicked.connect(action.trigger)
         action.changed.connect(lambda: button.setEnabled(action.isEnabled()))
         self._buttons.addWidget(button)
+        self._offered[action.objectName()] = button
+
+    def prefer(self, name: str) -> None:
+        """Let one of the offered actions be the one that stands out."""
+        for each, button in self._offered.items():
+            parts.set_primary(button, primary=each == name)
 
     def offer_menu(self, menu: QMenu, hint: str) -> None:
         """Put a button that opens a menu below the facts."""

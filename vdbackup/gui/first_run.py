@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from PySide6.QtCore import Qt, Signal, SignalInstance
+from PySide6.QtGui import QResizeEvent
 from PySide6.QtWidgets import (
     QFrame,
     QHBoxLayout,
@@ -17,6 +18,10 @@ from PySide6.QtWidgets import (
 from vdbackup.gui import icons, parts
 from vdbackup.gui.add_source import AddSourceForm
 from vdbackup.gui.worker import Worker
+
+AIR = 24  # pixels above
+SIDE_BY_SIDE = 900
+"""Pixels that the cards need beside each other."""
 
 
 class FirstRunPage(QScrollArea):
@@ -43,11 +48,11 @@ class FirstRunPage(QScrollArea):
         outer.addStretch(1)
         column = QVBoxLayout()
         column.setSpacing(18)
-        column.addStretch(2)
+        column.addSpacing(AIR)  # and no stretch: what grows below must not move what is above
         column.addLayout(self._welcome())
         self.form = AddSourceForm(reader)
         self.form.setFixedWidth(560)
-        cards = QHBoxLayout()
+        self._cards = cards = QHBoxLayout()
         cards.setSpacing(18)
         cards.addWidget(parts.card(self.form))
         side = QVBoxLayout()
@@ -57,10 +62,17 @@ class FirstRunPage(QScrollArea):
         side.addStretch(1)
         cards.addLayout(side)
         column.addLayout(cards)
-        column.addStretch(3)
+        column.addStretch(1)
         outer.addLayout(column)
         outer.addStretch(1)
         self.setWidget(inside)
+
+    def resizeEvent(self, event: QResizeEvent) -> None:
+        """Put the cards below each other where they have no room side by side."""
+        super().resizeEvent(event)
+        wide = self.viewport().width() >= SIDE_BY_SIDE
+        across, down = QHBoxLayout.Direction.LeftToRight, QHBoxLayout.Direction.TopToBottom
+        self._cards.setDirection(across if wide else down)
 
     def _welcome(self) -> QHBoxLayout:
         row = QHBoxLayout()

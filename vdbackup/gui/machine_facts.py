@@ -6,7 +6,7 @@ import difflib
 from collections.abc import Iterator
 from functools import partial
 
-from PySide6.QtCore import QTimer
+from PySide6.QtCore import QTimer, Signal
 from PySide6.QtWidgets import QVBoxLayout, QWidget
 
 from vdbackup.gui import parts, words
@@ -25,7 +25,12 @@ class MachineFacts(QWidget):
 
     Attributes:
         report: what is shown.
+
+    Signals:
+        judged(bool): whether the chosen point is known to be a disk of data.
     """
+
+    judged = Signal(bool)
 
     def __init__(self, workers: Workers, parent: QWidget | None = None) -> None:
         super().__init__(parent)
@@ -71,7 +76,9 @@ class MachineFacts(QWidget):
 
     def _on_read(self, point_id: str, job: Job) -> None:
         if self._wanted is not None and self._wanted[1].id == point_id:
-            self._show(job.result if job.state is JobState.FINISHED else None)
+            report, holds_data = job.result if job.state is JobState.FINISHED else (None, False)
+            self._show(report)
+            self.judged.emit(holds_data)
 
     def _show(self, report: RetargetReport | None) -> None:
         self.report = report
@@ -87,8 +94,12 @@ class MachineFacts(QWidget):
 
 def _read(
     backup_set: BackupSet, point: RecoveryPoint, _report: Report, _cancel: CancelToken
-) -> RetargetReport | None:
-    return load(backup_set, point)
+) -> tuple[RetargetReport | None, bool]:
+    """The report, and whether it found no system on the disk."""
+    from vdbackup.recovery.guest.inspect import has_no_system  # takes long to import
+
+    report = load(backup_set, point)
+    return report, report is not None and has_no_system(report.guest)
 
 
 def _summary(report: RetargetReport) -> str:

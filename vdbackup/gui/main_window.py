@@ -43,7 +43,7 @@ from vdbackup.jobs import Job
 from vdbackup.recovery.elsewhere import Program
 from vdbackup.recovery.session_folder import SavedSession
 from vdbackup.repository.model import RecoveryPoint
-from vdbackup.settings import Settings
+from vdbackup.settings import Settings, WindowState
 
 MINUTE = 60_000  # milliseconds
 
@@ -64,8 +64,11 @@ class MainWindow(QMainWindow):
     def __init__(self, store: Store) -> None:
         super().__init__()
         self.setWindowTitle("vdbackup")
-        room = self.screen().availableSize()
-        self.resize(min(1280, room.width()), min(800, room.height() - parts.FRAME))
+        room, left = self.screen().availableSize(), store.value.window
+        width, height = left.size or (1280, 800)
+        self.resize(min(width, room.width()), min(height, room.height() - parts.FRAME))
+        if left.maximized:
+            self.setWindowState(Qt.WindowState.WindowMaximized)
         self.store = store
         self.workers = Workers(self)
         self.catalogue = Catalogue(store, self.workers, self)
@@ -98,21 +101,26 @@ class MainWindow(QMainWindow):
         hint = "Make a machine of the point for virt-manager, VirtualBox or VMware"
         self.details.offer_menu(self.actions_.open_menu, hint)
         self.jobs = JobsPanel()
-        columns = QSplitter(Qt.Orientation.Horizontal)
+        left = self.store.value.window
+        if left.source:
+            self.sources.choose(left.source)
+        self.panel.show_table(left.table)
+        self.panel.table.sort_by(left.sort[0], largest_first=left.sort[1])
+        self._columns = columns = QSplitter(Qt.Orientation.Horizontal)
         columns.addWidget(self._left())
         columns.addWidget(self.panel)
         columns.addWidget(self.details)
-        columns.setSizes([230, 780, 270])
+        columns.setSizes(left.columns or [230, 780, 270])
         columns.setStretchFactor(1, 1)
         reader = self.workers.reader(None)
         self.first_run = FirstRunPage(reader, self.store.locations.data / "demo")
         self._pages = QStackedWidget()
         self._pages.addWidget(self.first_run)
         self._pages.addWidget(columns)
-        body = QSplitter(Qt.Orientation.Vertical)
+        self._rows = body = QSplitter(Qt.Orientation.Vertical)
         body.addWidget(self._pages)
         body.addWidget(self.jobs)
-        body.setSizes([620, 116])
+        body.setSizes(left.rows or [620, 116])
         body.setStretchFactor(0, 1)
         for splitter in (columns, body):
             splitter.setHandleWidth(1)
@@ -151,6 +159,7 @@ class MainWindow(QMainWindow):
         return left
 
     def _connect(self) -> None:
+        self.machine.judged.connect(self._on_machine_judged)
         self.jobs.filled.connect(self.jobs.show)
         self.workers.job_queued.connect(self.jobs.add)
         self.workers.job_started.connect(self.jobs.begin)
@@ -365,6 +374,9 @@ class MainWindow(QMainWindow):
         self.details.boot_test.show_test(entry, point, self.workers)
         self.actions_.update(entry, point)
 
+    def _on_machine_judged(self, holds_data: bool) -> None:
+        self.details.prefer("actionBrowse" if holds_data else "actionBootInVm")
+
     @Slot()
     def _on_settings_changed(self) -> None:
         settings = self.store.value
@@ -409,9 +421,27 @@ class MainWindow(QMainWindow):
             return
         for dialog in self.findChildren(QDialog):
             dialog.close()
+        self._remember()
         self.hide()  # what a slow disk is still being asked may take a moment
         self.workers.stop()
         event.accept()
+
+    def _remember(self) -> None:
+        """Write down how the window is left; what was never seen in it stays as it was."""
+        before = self.store.value.window
+        shown = self._pages.currentIndex() == 1
+        size = self.normalGeometry().size() if self.isMaximized() else self.size()
+        state = WindowState(
+            size=(size.width(), size.height()),
+            maximized=self.isMaximized(),
+            columns=tuple(self._columns.sizes()) if shown else before.columns,
+            rows=tuple(self._rows.sizes()) if shown else before.rows,
+            table=self.panel.shows_table,
+            sort=self.panel.table.sorted_by,
+            source=self.entry.key if self.entry else before.source,
+        )
+        if shown or before != WindowState():
+            self.store.change(window=state)
 
     def _on_ending_changed(self) -> None:
         self.statusBar().setVisible(self.ending.wish is Wish.WHEN_DONE)

@@ -106,7 +106,8 @@ class Operations(QObject):
                 clarify(job.error)
             made = job.result.value if job.state is JobState.FINISHED else None
             if made and made.policy.boot_test is BootTests.EACH:
-                self._test(entry.repository, made.set_name, made.point)
+                called = entry.title if entry.shares_name else made.set_name
+                self._test(entry.repository, made.set_name, made.point, called)
 
         def start(_plan: Plan | None) -> None:
             sessions = self._store.value.sessions(self._store.locations)
@@ -206,7 +207,7 @@ class Operations(QObject):
         """Roll a point into its parent."""
         self._change(
             entry,
-            f"Merge #{point.sequence} into its parent",
+            f"Merge #{point.sequence} of {entry.title} into {_parent_of(entry, point)}",
             "Merge",
             lambda repository, name: merge.plan(repository, name, point.id),
             work.merge_point,
@@ -235,14 +236,14 @@ class Operations(QObject):
 
     def prove_boots(self, entry: Entry, point: RecoveryPoint) -> None:
         """Prove that a point boots; asks nothing, and waits for nothing but the test before."""
-        self._test(entry.repository, entry.name, point)
+        self._test(entry.repository, entry.name, point, entry.title)
 
-    def _test(self, repository: Path, set_name: str, point: RecoveryPoint) -> None:
+    def _test(self, repository: Path, set_name: str, point: RecoveryPoint, called: str) -> None:
         settings = self._store.value
         folder = settings.sessions(self._store.locations)
         wish = boot_test.Wish(folder, hardware=Wish(memory_mib=settings.memory_mib or None))
         job = Job(
-            f"Boot test of {set_name} #{point.sequence}",
+            f"Boot test of {called} #{point.sequence}",
             partial(work.boots, repository, set_name, point.id, wish),
         )
         self._workers.tester(repository).submit(job, lambda _: self._catalogue.refresh(repository))
@@ -405,3 +406,8 @@ class Operations(QObject):
     def refuse(self, title: str, error: VdbackupError) -> None:
         """Say that something cannot be done."""
         self.refused.emit(title, error)
+
+
+def _parent_of(entry: Entry, point: RecoveryPoint) -> str:
+    parent = entry.point(point.parent)
+    return f"#{parent.sequence}" if parent else "its parent"

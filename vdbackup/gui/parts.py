@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 from collections.abc import Sequence
 
-from PySide6.QtCore import Qt
+from PySide6.QtCore import QEvent, Qt
 from PySide6.QtGui import QPainter, QPaintEvent, QShowEvent, QWheelEvent
 from PySide6.QtWidgets import (
     QComboBox,
@@ -94,6 +94,14 @@ def button(text: str, name: str, style: str = "") -> QPushButton:
     if style:
         made.setProperty(style, "true")
     return made
+
+
+def set_primary(made: QPushButton, *, primary: bool) -> None:
+    """Let a button stand out, or not any more."""
+    wanted = "true" if primary else None
+    if made.property("primary") != wanted:
+        made.setProperty("primary", wanted)
+        made.style().polish(made)
 
 
 def field(name: str, hint: str, accessible_name: str) -> QLineEdit:
@@ -243,18 +251,33 @@ class Dialog(QDialog):
         super().showEvent(event)
         self.fit()
 
+    def event(self, event: QEvent) -> bool:
+        """Grow with a text that has come: what stands below it would cover it else."""
+        done = super().event(event)
+        if event.type() == QEvent.Type.LayoutRequest and self.fits and self.isVisible():
+            width = self.width()
+            needed = min(self._height_at(width), self._most())
+            if needed > self.height():
+                self.resize(width, needed)
+        return done
+
     def fit(self) -> None:
         """Take that height again, after texts have changed."""
         if self.fits and self.isVisible():
             for child in self.findChildren(QWidget):
                 child.ensurePolished()
             width = max(self.minimumWidth(), self.minimumSizeHint().width())
-            frame = self.frameGeometry().height() - self.height()
-            most = self.screen().availableGeometry().height() - max(frame, FRAME)
-            height = self.column.totalHeightForWidth(width)  # -1 where no text wraps
-            if height < 0:
-                height = self.column.totalSizeHint().height()
-            self.resize(width, min(height, most))
+            self.resize(width, min(self._height_at(width), self._most()))
+
+    def _most(self) -> int:
+        """How high it may be on this screen."""
+        frame = self.frameGeometry().height() - self.height()
+        return self.screen().availableGeometry().height() - max(frame, FRAME)
+
+    def _height_at(self, width: int) -> int:
+        """How high what it holds is at this width."""
+        height = self.column.totalHeightForWidth(width)  # -1 where no text wraps
+        return height if height >= 0 else self.column.totalSizeHint().height()
 
 
 def choose_folder(parent: QWidget, title: str, edit: QLineEdit) -> None:

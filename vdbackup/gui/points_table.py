@@ -192,6 +192,19 @@ class PointsTable(QTableView):
         self.selectionModel().currentRowChanged.connect(self._on_row_changed)
         self.activated.connect(self._on_activated)
 
+    @property
+    def sorted_by(self) -> tuple[int, bool]:
+        """The column, and whether the largest comes first."""
+        header = self.horizontalHeader()
+        largest_first = header.sortIndicatorOrder() == Qt.SortOrder.DescendingOrder
+        return header.sortIndicatorSection(), largest_first
+
+    def sort_by(self, column: int, *, largest_first: bool) -> None:
+        """Sort by a column, if there is one of that number."""
+        if 0 <= column < self.model().columnCount():
+            order = Qt.SortOrder.DescendingOrder if largest_first else Qt.SortOrder.AscendingOrder
+            self.sortByColumn(column, order)
+
     def set_theme(self, theme: Theme) -> None:
         """Take these colours."""
         self._model.theme = theme

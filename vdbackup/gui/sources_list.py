@@ -70,7 +70,8 @@ class SourcesList(QListWidget):
         self.setItemDelegate(_Delegate(self))
         self.setMinimumHeight(LOWEST)
         self.remind_after_days = remind_after_days
-        self._wanted: tuple[str, str, str] | None = None
+        self._wanted: tuple[str, ...] | None = None
+        self._chosen = False  # by the user, or for them; else the first one is shown
         self.set_theme(theme)
         self.currentItemChanged.connect(self._on_current_changed)
 
@@ -88,7 +89,7 @@ class SourcesList(QListWidget):
 
     def set_entries(self, entries: list[Entry]) -> None:
         """Show these sources; the chosen one stays chosen."""
-        before = self.entry
+        before = self.entry if self._chosen else None
         self.blockSignals(True)
         self.clear()
         for entry in entries:
@@ -103,7 +104,7 @@ class SourcesList(QListWidget):
         self.show_ages()
         chosen = self._row_of(before.key) if before else None
         if self._wanted and (wanted := self._row_of(self._wanted)) is not None:
-            chosen, self._wanted = wanted, None
+            chosen, self._wanted, self._chosen = wanted, None, True
         self.setCurrentRow(chosen or 0 if entries else -1)
         self.blockSignals(False)
         self.entry_chosen.emit(self.entry)
@@ -118,15 +119,16 @@ class SourcesList(QListWidget):
             item.setData(Qt.ItemDataRole.AccessibleTextRole, said)
         self.viewport().update()
 
-    def choose(self, key: tuple[str, str, str]) -> None:
+    def choose(self, key: tuple[str, ...]) -> None:
         """Make the source with this key the chosen one, now or as soon as it is in the list."""
         row = self._row_of(key)
         if row is None:
             self._wanted = key
         else:
+            self._chosen = True
             self.setCurrentRow(row)
 
-    def _row_of(self, key: tuple[str, str, str]) -> int | None:
+    def _row_of(self, key: tuple[str, ...]) -> int | None:
         """Of the entry with this key, or else of one of the same source, whose set is new."""
         keys = [self.item(row).data(ENTRY).key for row in range(self.count())]
         if key in keys:
@@ -161,6 +163,7 @@ class SourcesList(QListWidget):
         leave.triggered.connect(lambda _checked=False: self.leave_wanted.emit(entry.repository))
 
     def _on_current_changed(self) -> None:
+        self._wanted, self._chosen = None, True
         self.entry_chosen.emit(self.entry)
 
 

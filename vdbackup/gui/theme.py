@@ -125,11 +125,11 @@ QPushButton[primary="true"]:focus {{ border-color: {text}; }}
 QPushButton[danger="true"]:enabled {{ background: {bad}; color: {base}; border-color: {bad};
                font-weight: 600; }}
 QPushButton[danger="true"]:focus {{ border-color: {text}; }}
-QToolButton[segment="true"] {{ padding: 3px 8px; border: 1px solid {border}; background: {raised};
-               border-radius: 4px; }}
-QToolButton[segment="true"]:checked {{ background: {accent}; color: {on_accent};
+QPushButton[segment="true"] {{ padding: 3px 8px; border: 1px solid {border};
+               background: {raised}; border-radius: 4px; min-height: 0; }}
+QPushButton[segment="true"]:checked {{ background: {accent}; color: {on_accent};
                border-color: {accent}; }}
-QToolButton[segment="true"]:focus {{ border-color: {text}; }}
+QPushButton[segment="true"]:focus {{ border-color: {text}; }}
 QLineEdit {{ padding: 4px 6px; border: 1px solid {border};
                border-radius: 5px; background: {base}; color: {text}; }}
 QLineEdit:focus {{ border-color: {accent}; }}

@@ -42,10 +42,14 @@ class Glyphs:
         self.ratio = ratio
         self._made: dict[tuple[object, float], QPixmap] = {}
 
-    def node(self, kind: int, radius: float) -> QPixmap:
-        """A point of type `KINDS[kind]`; the radius (pixels) is rounded to a quarter."""
+    def node(self, kind: int, radius: float, *, promoted: bool = False) -> QPixmap:
+        """A point of type `KINDS[kind]`; the radius (pixels) is rounded to a quarter.
+
+        One that a virtual machine wrote is hollow: it is no moment of the source.
+        """
         rounded = round(radius * 4) / 4
-        return self._get((kind, rounded), rounded + 2, partial(self._node, KINDS[kind], rounded))
+        draw = partial(self._node, KINDS[kind], rounded, promoted)
+        return self._get(((kind, promoted), rounded), rounded + 2, draw)
 
     def badge(self, badge: Badge) -> QPixmap:
         """A mark that is set at a point's corner."""
@@ -74,10 +78,14 @@ class Glyphs:
             self._made[key] = picture
         return self._made[key]
 
-    def _node(self, kind: PointType, radius: float, painter: QPainter) -> None:
+    def _node(self, kind: PointType, radius: float, hollow: bool, painter: QPainter) -> None:
         painter.setBrush(QColor(self.theme.of_type(kind)))
         painter.setPen(QPen(QColor(self.theme.base), 1.5) if radius > 4 else Qt.PenStyle.NoPen)
         draw_shape(painter, kind, radius)
+        if hollow:
+            painter.setBrush(QColor(self.theme.base))
+            painter.setPen(Qt.PenStyle.NoPen)
+            draw_shape(painter, kind, radius * 0.5)
 
     def _badge(self, badge: Badge, painter: QPainter) -> None:
         theme = self.theme

@@ -160,7 +160,8 @@ class ChainItem(pg.GraphicsObject):
                 corner = QPointF(at_x + size + 5, at_y - size - 5)
                 painter.drawLine(QPointF(at_x, at_y), corner)
                 place(painter, glyphs.overlay(), corner.x(), corner.y())
-            place(painter, glyphs.node(int(layout.kind[i]), size), at_x, at_y)
+            promoted = point.promoted_from is not None
+            place(painter, glyphs.node(int(layout.kind[i]), size, promoted=promoted), at_x, at_y)
             self._draw_badges(painter, point, at_x, at_y, size, room)
             if room >= ROOM_FOR_NAMES:
                 painter.setPen(muted)
@@ -196,7 +197,10 @@ def trouble(point: RecoveryPoint) -> Badge | None:
 
 
 class BarsItem(pg.GraphicsObject):
-    """How much each point holds itself: what had changed. A bar's height goes by the logarithm."""
+    """How much each point holds itself: what had changed.
+
+    A bar's height goes by the logarithm, and the highest is the largest that is in sight.
+    """
 
     def __init__(self, facts: Facts, glyphs: Glyphs) -> None:
         super().__init__()
@@ -206,7 +210,6 @@ class BarsItem(pg.GraphicsObject):
         """Show something else from now on."""
         self.prepareGeometryChange()
         self._layout, self._glyphs = facts.layout, glyphs
-        self._height = scaled(facts.layout.stored)
         self.update()
 
     def boundingRect(self) -> QRectF:
@@ -227,7 +230,7 @@ class BarsItem(pg.GraphicsObject):
             return
         column = np.floor(x[seen] / COLUMN)
         starts = np.flatnonzero(np.diff(column, prepend=-np.inf))
-        height = np.maximum.reduceat(self._height[seen], starts)
+        height = scaled(np.maximum.reduceat(self._layout.stored[seen], starts))
         width = float(np.clip(transform.m11() * 0.5, 1.5, 20))
         bottom, top = view.bottom(), transform.m22()  # pixels; m22 is negative, y grows upwards
         painter.setPen(Qt.PenStyle.NoPen)

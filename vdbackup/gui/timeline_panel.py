@@ -5,14 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from PySide6.QtCore import QPointF, QSize, Qt, Signal
-from PySide6.QtGui import QColor, QPainter, QPaintEvent
+from PySide6.QtGui import QColor, QPainter, QPaintEvent, QResizeEvent
 from PySide6.QtWidgets import (
     QButtonGroup,
     QFrame,
     QHBoxLayout,
+    QPushButton,
     QScrollBar,
     QStackedWidget,
-    QToolButton,
     QVBoxLayout,
     QWidget,
 )
@@ -33,6 +33,7 @@ RANGES = {
     "month": 31 * words.DAY,
     "all": None,
 }
+ROOM_FOR_RANGES = 470  # pixels of the panel
 SCROLL = 1000  # steps of the scroll bar per step of x
 
 
@@ -64,6 +65,7 @@ class TimelinePanel(QFrame):
         self.table = PointsTable(theme)
         self._title = parts.Elided("heading")
         self._ranges = QButtonGroup(self)
+        self._ranges_box = QWidget()
         self._views = QButtonGroup(self)
         self._scroll = QScrollBar(Qt.Orientation.Horizontal)
         self._scroll.setAccessibleName("Part of the timeline that is shown")
@@ -141,6 +143,16 @@ class TimelinePanel(QFrame):
         self._views.button(1 if wanted else 0).setChecked(True)
         self._show_page()
 
+    def resizeEvent(self, event: QResizeEvent) -> None:
+        """Leave the ranges out where they would take the room of the source's name."""
+        super().resizeEvent(event)
+        self._ranges_box.setVisible(self.width() >= ROOM_FOR_RANGES)
+
+    @property
+    def shows_table(self) -> bool:
+        """Whether the table was chosen."""
+        return self._views.checkedId() == 1
+
     def _show_page(self) -> None:
         entry = self._entry
         for button in self._views.buttons():
@@ -156,22 +168,26 @@ class TimelinePanel(QFrame):
             self._message.setText("No source is chosen")
             self._advice.setText("Choose one on the left, or add one.")
         elif entry.problem:
-            self._message.setText(words.shown(entry.problem.title))
-            self._advice.setText(remedies.advice(entry.problem))
+            self._message.setText(words.breakable(entry.problem.title))
+            self._advice.setText(words.breakable(remedies.advice(entry.problem)))
         else:
             self._message.setText("No recovery points yet")
-            self._advice.setText(
-                f"The first backup copies all of {words.shown(str(entry.path))} that holds data."
-            )
+            said = f"The first backup copies all of {entry.path} that holds data."
+            self._advice.setText(words.breakable(said))  # a page that is not shown needs room, too
 
     def _header(self) -> QHBoxLayout:
         row = QHBoxLayout()
         row.setSpacing(4)
         row.addWidget(self._title, 1)
+        inside = QHBoxLayout(self._ranges_box)
+        inside.setContentsMargins(0, 0, 0, 0)
+        inside.setSpacing(4)
         for number, name in enumerate(RANGES):
             button = _segment(name, f"Show the last {name}" if name != "all" else "Show all")
             self._ranges.addButton(button, number)
-            row.addWidget(button)
+            inside.addWidget(button)
+        self._ranges_box.setMinimumWidth(1)  # it goes where there is no room for it
+        row.addWidget(self._ranges_box)
         self._ranges.idClicked.connect(self._on_range_clicked)
         row.addSpacing(14)
         for number, name in enumerate(("graph", "table")):
@@ -245,7 +261,8 @@ class Legend(QWidget):
         super().__init__(parent)
         self.setAccessibleName("Legend")
         self.setAccessibleDescription(
-            "Square: full. Circle: incremental. Diamond: differential. Small ring: overlay. "
+            "Square: full. Circle: incremental. Diamond: differential. Hollow: made of what a VM "
+            "wrote. Small ring: overlay. "
             "Badges: verified, boot-tested, damaged, does not boot. Above a point: running VM."
         )
         self.set_theme(theme)
@@ -267,9 +284,10 @@ class Legend(QWidget):
         """Draw each glyph with its name, as far as there is room."""
         glyphs = self._glyphs
         items = [(glyphs.node(number, 7.0), kind.value) for number, kind in enumerate(KINDS)]
+        items += [(glyphs.node(1, 7.0, promoted=True), "of a VM")]
         items += [(glyphs.badge(Badge.VERIFIED), "verified"), (glyphs.badge(Badge.BOOTED), "boots")]
         items += [(glyphs.badge(each), each.value) for each in (Badge.DAMAGED, Badge.NOT_BOOTED)]
-        items += [(glyphs.overlay(), "overlay"), (glyphs.session(), "running VM")]
+        items += [(glyphs.session(), "running VM"), (glyphs.overlay(), "overlay")]
         with QPainter(self) as painter:
             painter.setRenderHint(QPainter.RenderHint.Antialiasing)
             painter.setPen(QColor(glyphs.theme.muted))
@@ -284,12 +302,13 @@ class Legend(QWidget):
                 left += width + 25
 
 
-def _segment(name: str, hint: str) -> QToolButton:
-    button = QToolButton()
+def _segment(name: str, hint: str) -> QPushButton:
+    button = QPushButton()  # Qt calls a tool button a check box, whatever it excludes
     button.setText(name)
     button.setCheckable(True)
     button.setToolTip(hint)
     button.setProperty("segment", "true")
+    button.setAutoExclusive(True)  # what makes it a radio button for those who hear it
     button.setAccessibleName(hint)
     button.setFocusPolicy(Qt.FocusPolicy.TabFocus)
     return button

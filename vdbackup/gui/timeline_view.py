@@ -252,13 +252,18 @@ class TimelineView(pg.GraphicsView):
             area = self.viewport().rect()  # else Qt takes the picture's size in device pixels
             QGraphicsView.render(self, painter, QRectF(area), area)
             if len(self.facts.layout):
-                most = words.size(float(self.facts.layout.stored.max()))
-                text = f"Changed data, up to {most}"
+                text = f"Changed data, up to {words.size(self._most_in_sight())}"
                 painter.setPen(QColor(self.glyphs.theme.muted))
                 painter.drawText(
                     self._bars_view.sceneBoundingRect(), Qt.AlignmentFlag.AlignTop, text
                 )
         return picture
+
+    def _most_in_sight(self) -> float:
+        """Bytes of the largest change that is shown now."""
+        layout, (low, high) = self.facts.layout, self.visible_range
+        seen = layout.stored[(layout.x >= low) & (layout.x <= high)]
+        return float(seen.max()) if len(seen) else 0.0
 
     def resizeEvent(self, event: QResizeEvent | None) -> None:
         """The picture no longer fits."""

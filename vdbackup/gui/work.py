@@ -101,9 +101,12 @@ def back_up(
         result = capture.run(plan, report, cancel)
     repository, point = plan.repository, result.point
     trouble = for_new_point(repository, result.set_name, point.id, sessions_folder, report, cancel)
+    stored = f"{words.size(point.stored_bytes)} stored"
+    if not point.stored_bytes and point.parent is not None:
+        before = repository.set(result.set_name).point(point.parent)
+        stored = f"nothing has changed since #{before.sequence}"
     return Outcome(
-        f"Point #{point.sequence} made: {point.type.value}, "
-        f"{words.size(point.stored_bytes)} stored.",
+        f"Point #{point.sequence} made: {point.type.value}, {stored}.",
         (*facts(point), *result.notes),
         (*result.warnings, *trouble),
         result,
