@@ -14,7 +14,7 @@ from vdbackup.disks.host_file import HostFile
 from vdbackup.disks.raw import RawDisk
 from vdbackup.disks.vmdk_structs import DESCRIPTOR_START
 from vdbackup.errors import DiskError, UsageError
-from vdbackup.jobs import sizes_apart
+from vdbackup.jobs import readable_size, sizes_apart
 
 PROBE_BYTES = 512
 
