@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -9,8 +10,10 @@ import pytest
 from tests.backup.lab import Lab, noise
 from tests.backup.long_sets import lengthen
 from tests.backup.operations_counted import Counts, assert_linear, operations_counted
-from vdbackup.backup import adopt, convert
+from vdbackup.backup import adopt, convert, retention
 from vdbackup.jobs import CancelToken, silent
+from vdbackup.repository import claims
+from vdbackup.repository.model import Policy
 from vdbackup.repository.repository import Repository
 from vdbackup.sources.source import open_source
 
@@ -52,3 +55,41 @@ def test_adopting_a_chain(labs, disk_format):
         return counted
 
     assert_linear(*map(adopted, labs))
+
+
+def a_policy(lab: Lab, sets: Path) -> tuple[Repository, Counts, retention.Applied]:
+    """What keeping two points does to a copy of the set."""
+    shutil.copytree(lab.repository.path, sets / lab.folder.name)
+    repository = Repository.open(sets / lab.folder.name)
+    repository.set_policy("disk", Policy(2))
+    with operations_counted(sets) as counted, repository.lock("retention"):
+        applied = retention.apply(repository, "disk", silent, CancelToken())
+    return repository, counted, applied
+
+
+def test_a_policy_that_takes_many_points(labs, tmp_path):
+    done = [a_policy(lab, tmp_path) for lab in labs]
+    assert all(len(repository.set("disk").points) == 2 for repository, *_ in done)
+    # each merge looks which holds there are in the folder: 10 ms with 2,000 points
+    assert_linear(*(counted for _, counted, _ in done), but="listed")
+
+
+def test_a_policy_whose_points_are_all_in_use(labs, tmp_path, monkeypatch):
+    monkeypatch.setattr(claims, "GIVE_WAY", 0.0)
+
+    def busy(lab: Lab) -> Counts:
+        repository = Repository.open(tmp_path / lab.folder.name)
+        points = [repository.set("disk").points[-1].id]
+        with (
+            claims.reading(repository, "disk", points, "reading all"),
+            operations_counted(tmp_path) as counted,
+            repository.lock("retention"),
+        ):
+            applied = retention.apply(repository, "disk", silent, CancelToken())
+        assert applied.done[-1].endswith("more points stay for now.")
+        return counted
+
+    for lab in labs:
+        shutil.copytree(lab.repository.path, tmp_path / lab.folder.name)
+        Repository.open(tmp_path / lab.folder.name).set_policy("disk", Policy(2))
+    assert_linear(*map(busy, labs), but="listed")

@@ -86,7 +86,8 @@ def run(plan: DeletePlan, report: Report, cancel: CancelToken) -> None:
             finished = None
         if finished and plan.point_id in finished.merged:
             return  # the merge that had been interrupted was what deleted it
-        delete_locked(repository, plan.set_name, plan.point_id, report, cancel)
+        backup_set = repository.set(plan.set_name)
+        delete_locked(repository, backup_set, plan.point_id, report, cancel)
 
 
 def _makes_room(backup_set: BackupSet, point_id: str, error: Exception) -> bool:
@@ -102,28 +103,30 @@ def _makes_room(backup_set: BackupSet, point_id: str, error: Exception) -> bool:
 
 def delete_locked(
     repository: Repository,
-    set_name: str,
+    backup_set: BackupSet,
     point_id: str,
     report: Report,
     cancel: CancelToken,
     patience: float | None = None,
-) -> None:
-    """Delete a point; the caller holds the lock.
+) -> RecoveryPoint | None:
+    """Delete a point; the caller holds the lock, and has read the set under it.
+
+    Returns:
+        What the point became that was rolled into it; None where there was none.
 
     Raises PointInUse where somebody goes on using it after that many seconds (claims.py).
     """
-    backup_set = repository.set(set_name)
     point = backup_set.point(point_id)
     child = _only_child(backup_set, point)
     if child is not None:
-        merge.merge_locked(repository, set_name, child.id, report, cancel, patience)
-        return
+        return merge.merge_locked(repository, backup_set, child.id, report, cancel, patience).point
     cancel.check()
     holds.check_free(backup_set, [point])
     registered.check_free(backup_set, [point])
     with claims.changing(backup_set, [point], cancel, patience):
         holds.check_free(backup_set, [point])  # a session that began meanwhile
         _remove(backup_set, point)
+    return None
 
 
 def _only_child(backup_set: BackupSet, point: RecoveryPoint) -> RecoveryPoint | None:

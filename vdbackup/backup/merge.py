@@ -157,17 +157,18 @@ def run(plan: MergePlan, report: Report, cancel: CancelToken) -> MergeResult:
         finished = finish_interrupted(repository, plan.set_name, report, cancel)
         if finished and finished.id == plan.child_id and plan.parent_id in finished.merged:
             return MergeResult(finished, Way.FINISHED)  # it was this very merge
-        if repository.set(plan.set_name).point(plan.child_id).parent != plan.parent_id:
+        backup_set = repository.set(plan.set_name)
+        if backup_set.point(plan.child_id).parent != plan.parent_id:
             raise BackupError(
                 f"{plan.set_name} has changed meanwhile: the point has another parent now.",
                 "Look at the recovery points again before you merge.",
             )
-        return merge_locked(repository, plan.set_name, plan.child_id, report, cancel)
+        return merge_locked(repository, backup_set, plan.child_id, report, cancel)
 
 
 def merge_locked(
     repository: Repository,
-    set_name: str,
+    backup_set: BackupSet,
     child_id: str,
     report: Report,
     cancel: CancelToken,
@@ -175,9 +176,9 @@ def merge_locked(
 ) -> MergeResult:
     """Merge a point into its parent; the caller holds the lock, and has finished what was begun.
 
-    Raises PointInUse where somebody goes on using one of them after that many seconds (claims.py).
+    The set is as it was read since then. Raises PointInUse where somebody goes on using one of them
+    after that many seconds (claims.py).
     """
-    backup_set = repository.set(set_name)
     child = backup_set.point(child_id)
     parent = _parent_to_merge_into(backup_set, child)
     holds.check_free(backup_set, [parent])

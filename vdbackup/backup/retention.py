@@ -14,10 +14,12 @@ file that is put back makes it whole again. The others go on as if it were not t
 
 from __future__ import annotations
 
-from collections.abc import Container
-from dataclasses import dataclass
+from collections.abc import Container, Iterable
+from contextlib import closing
+from dataclasses import dataclass, replace
 
 from vdbackup.backup import delete
+from vdbackup.disks.formats import open_disk
 from vdbackup.errors import (
     Damaged,
     DiskError,
@@ -28,8 +30,9 @@ from vdbackup.errors import (
     VdbackupError,
 )
 from vdbackup.jobs import CancelToken, Report
+from vdbackup.repository import claims
 from vdbackup.repository.model import RecoveryPoint
-from vdbackup.repository.repository import BackupSet, Repository
+from vdbackup.repository.repository import BackupSet, Repository, check_size
 
 _MOST_NAMED = 3
 
@@ -53,14 +56,19 @@ def apply(repository: Repository, set_name: str, report: Report, cancel: CancelT
     marked = {point.id: "" for point in backup_set.points if _was_found_damaged(point)}
     in_use: dict[str, str] = {}
     damaged: dict[str, VdbackupError] = {}
+    chains = _Chains()
     while (
         point := _next_to_go(backup_set, not_whole, {**in_use, **damaged, **marked})
     ) is not None:
         children = backup_set.children(point.id)
         patience = 0.0 if in_use else None  # who reads one mostly reads through the next, too
         try:
-            backup_set.open_chain(point).close()
-            delete.delete_locked(repository, set_name, point.id, report, cancel, patience)
+            if in_use and (error := claims.in_use(backup_set, [point, *children])):
+                raise error
+            chains.check(backup_set, point)
+            result = delete.delete_locked(
+                repository, backup_set, point.id, report, cancel, patience
+            )
         except PointInUse as error:
             in_use[point.id] = f"Point {point.sequence} stays for now: {error.title}"
         except (DiskError, RepositoryError, Damaged) as error:
@@ -69,7 +77,9 @@ def apply(repository: Repository, set_name: str, report: Report, cancel: CancelT
             damaged[point.id] = error
         else:
             done.append(_went(point, children))
-            backup_set = repository.set(set_name)
+            above = [each for child in children for each in backup_set.children(child.id)]
+            chains.forget([point, *children, *above])
+            backup_set = _after(backup_set, point, result)
     done += _first(list(in_use.values()))
     uncounted = _not_counted(backup_set, not_whole, damaged)
     return Applied(tuple(done), (*uncounted, *_left_damaged(backup_set, damaged)))
@@ -122,6 +132,55 @@ def _expired(backup_set: BackupSet, keep: int, not_whole: Container[str]) -> lis
     captured = [point for point in backup_set.points if point.promoted_from is None]
     whole = [number for number, point in enumerate(captured) if point.id not in not_whole]
     return captured[: whole[-keep]] if len(whole) >= keep else []
+
+
+def _after(backup_set: BackupSet, gone: RecoveryPoint, result: RecoveryPoint | None) -> BackupSet:
+    """The set without a point, and with what its child became that was rolled into it.
+
+    Nobody else changes it under the lock, and reading it again for each point would read every
+    manifest as often as there are points.
+    """
+    same = result.id if result else gone.id
+    points = [point for point in backup_set.points if point.id not in (gone.id, same)]
+    points += [result] if result else []
+    points.sort(key=lambda point: point.sequence)
+    return replace(backup_set, points=tuple(points))
+
+
+class _Chains:
+    """Which points' chains are whole: each layer is looked at once, not once for each above it."""
+
+    def __init__(self) -> None:
+        self._trouble: dict[str, VdbackupError | None] = {}
+
+    def check(self, backup_set: BackupSet, point: RecoveryPoint) -> None:
+        """Raise DiskError, RepositoryError or Damaged as `BackupSet.open_chain` does."""
+        known = point.parent is None or point.parent in self._trouble
+        for layer in [point] if known else backup_set.chain(point):
+            if layer.id not in self._trouble:
+                below = self._trouble.get(layer.parent) if layer.parent else None
+                self._trouble[layer.id] = below or self._of(backup_set, layer, point)
+        if (error := self._trouble[point.id]) is not None:
+            raise error
+
+    def _of(
+        self, backup_set: BackupSet, layer: RecoveryPoint, point: RecoveryPoint
+    ) -> VdbackupError | None:
+        """What is wrong with a layer itself."""
+        try:
+            backup_set.check_layer(layer, point)
+            backup_set.check_link(layer)
+            disk_format = backup_set.settings.format
+            with closing(open_disk(backup_set.disk_path(layer), disk_format)) as disk:
+                check_size(disk.info, layer)
+        except (DiskError, RepositoryError, Damaged) as error:
+            return error
+        return None
+
+    def forget(self, points: Iterable[RecoveryPoint]) -> None:
+        """These have been changed, or linked anew."""
+        for point in points:
+            self._trouble.pop(point.id, None)
 
 
 def _first(staying: list[str]) -> list[str]:
