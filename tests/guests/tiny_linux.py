@@ -70,9 +70,10 @@ poweroff -f
 def image() -> Path:
     """The image, built if it is not in the cache. Copy it before you change it."""
     _check_tools()
-    packages = [_newest_kernel(), "busybox-static"]
+    kernel = _newest_kernel()
+    packages = [kernel, *_parts(kernel), "busybox-static"]
     code = cache.recipe(Path(__file__).read_bytes())
-    built = cache.folder() / f"{packages[0]}-{code}.img"
+    built = cache.folder() / f"{kernel}-{code}.img"
     with cache.locked("tiny-linux"):
         if not built.exists():
             with tempfile.TemporaryDirectory(dir=cache.folder()) as folder:
@@ -106,17 +107,27 @@ def _check_tools() -> None:
 def _newest_kernel() -> str:
     """The package that the metapackage stands for now, such as linux-image-6.1.0-49-cloud-amd64."""
     for attempt in range(2):
-        depends = subprocess.run(
-            ["apt-cache", "depends", _KERNEL], capture_output=True, text=True, check=False
-        ).stdout
-        if names := re.findall(r"Depends: (linux-image-\d\S+)", depends):
-            return str(names[0])
+        if names := _depends(_KERNEL, "image"):
+            return names[0]
         if attempt == 0 and os.getuid() == 0:
             run("apt-get", "update")
     raise NotBuilt(
         f"apt does not know the package {_KERNEL}, which the test guest is built from. "
         "Run: sudo apt-get update"
     )
+
+
+def _parts(kernel: str) -> list[str]:
+    """What holds its kernel and its drivers: from Linux 7 on Debian packs them on their own."""
+    return _depends(kernel, "binary|modules")
+
+
+def _depends(package: str, kinds: str) -> list[str]:
+    """The packages of one version of Linux that a package depends on; `kinds` as a pattern."""
+    said = subprocess.run(
+        ["apt-cache", "depends", package], capture_output=True, text=True, check=False
+    ).stdout
+    return re.findall(rf"Depends: (linux-(?:{kinds})-\d\S+)", said)
 
 
 def _unpack(packages: list[str], target: Path) -> None:

@@ -41,6 +41,7 @@ class Facts(QScrollArea):
 
     def __init__(self, inside: QWidget) -> None:
         super().__init__()
+        self._inside = inside
         self.setFrameShape(QFrame.Shape.NoFrame)
         self.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
         self.setWidgetResizable(True)
@@ -56,7 +57,7 @@ class Facts(QScrollArea):
     def minimumSizeHint(self) -> QSize:
         """Nothing is cut on the right where it scrolls."""
         bar = self.verticalScrollBar().sizeHint().width()
-        return QSize(self.widget().minimumSizeHint().width() + bar, LOWEST)
+        return QSize(self._inside.minimumSizeHint().width() + bar, LOWEST)
 
 
 class PointDetails(QFrame):

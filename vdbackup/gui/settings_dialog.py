@@ -196,6 +196,7 @@ class Scrolled(QScrollArea):
 
     def __init__(self, inside: QWidget) -> None:
         super().__init__()
+        self._inside = inside
         self.setWidget(inside)
         self.setWidgetResizable(True)
         self.setFrameShape(QFrame.Shape.NoFrame)
@@ -203,7 +204,7 @@ class Scrolled(QScrollArea):
 
     def sizeHint(self) -> QSize:
         """All of it; a dialog takes no more than the screen has."""
-        inside = self.widget().sizeHint()
+        inside = self._inside.sizeHint()
         return QSize(inside.width() + self.verticalScrollBar().sizeHint().width(), inside.height())
 
 
