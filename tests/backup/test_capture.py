@@ -59,6 +59,20 @@ def test_an_image_that_ends_within_a_sector_is_filled_up_with_zeros(tmp_path, di
     readers.assert_holds(lab.overlay(point), lab.image, disk_format)
 
 
+def test_that_an_image_ends_within_a_sector_is_said_with_its_backup(tmp_path):
+    lab = Lab(tmp_path, 1_000_001)
+    sentence = (
+        f"{lab.image} has 1,000,001 bytes, which are no whole sectors: its backups, and what is "
+        "restored from them, have 1,000,448 bytes, the last 447 of them zeros."
+    )
+    with open_source(lab.image) as source:
+        plan = capture.plan(lab.repository, source, set_name="disk")
+    assert sentence in plan.summary
+    for _ in range(2):
+        result = lab.capture()
+        assert (result.notes, result.warnings) == ((sentence,), ())
+
+
 def test_a_full_stores_neither_holes_nor_zeros(lab):
     lab.poke(2 * BLOCK, 3 * BLOCK)  # zeros that the image stores
     point = lab.backup()

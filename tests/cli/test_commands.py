@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -65,6 +66,17 @@ def test_a_source_that_changed_its_size_gets_a_new_full_and_says_why(
     assert said.json["type"] == "full"
     assert "bytes" in said.json["notes"][0]
     qemu.assert_holds(repository / said.json["disk"], disk)
+
+
+def test_a_disk_that_was_cut_off_is_backed_up_with_a_warning_that_its_point_keeps(
+    vdbackup: Vdbackup, disk: Path, repository: Path
+):
+    os.truncate(disk, disk.stat().st_size // 2)
+    said = vdbackup("backup", disk, "-r", repository)
+    assert said.status == 3
+    assert f"{disk} ends before its partitions do" in said.err
+    (point,) = vdbackup("list", "-r", repository, "--json").json["sets"][0]["points"]
+    assert any("ends before its partitions do" in each for each in point["warnings"])
 
 
 def test_progress_comes_as_json_lines_and_ends_at_its_total(

@@ -84,6 +84,32 @@ def test_an_image_has_sectors_of_512_bytes_and_its_files_name(tmp_path):
         assert source.trouble() == ()
 
 
+@pytest.mark.parametrize(
+    ("table", "end"),
+    [
+        ("label: dos\n2048,32768\n", 17 * MIB),
+        ("label: dos\n2048,32768\n34816,32768,5\n36864,8192\n", 33 * MIB),
+        ("label: gpt\n2048,32768\n34816,32768\n", 33 * MIB),
+    ],
+    ids=["dos", "extended", "gpt"],
+)
+def test_a_raw_image_that_ends_before_its_last_partition_does_is_said_to(tmp_path, table, end):
+    path = tmp_path / "disk.img"
+    with path.open("wb") as file:
+        file.truncate(64 * MIB)
+    subprocess.run(["sfdisk", "--quiet", path], input=table.encode(), check=True)
+    os.truncate(path, end)
+    with open_source(path) as source:
+        assert source.trouble() == ()
+    os.truncate(path, end - 1)  # within the last sector, which is filled up
+    with open_source(path) as source:
+        (sentence,) = source.trouble()
+        assert sentence == (
+            f"{path} ends before its partitions do: it has {end - 1:,} bytes, and its partition "
+            f"table goes to byte {end:,}. What is missing there is in no backup of it."
+        )
+
+
 def test_what_is_not_there_is_said_not_to_be(tmp_path):
     error = refused(tmp_path / "missing.img", "There is no")
     assert error.remedy is Remedy.LIST_DEVICES

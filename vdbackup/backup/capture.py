@@ -103,7 +103,7 @@ class CaptureResult:
     Attributes:
         point: the new recovery point; after a merge by policy, as it is now.
         warnings: what was not as it should be.
-        notes: what else was done: why it became a full, what the policy merged.
+        notes: what else was done: why it became a full, what was filled up, what the policy merged.
         policy: what the set does by itself.
     """
 
@@ -186,7 +186,9 @@ def plan(
         f"point{parent}."
     )
     return CapturePlan(
-        summary=" ".join(each for each in (summary, choice.note, home.note) if each),
+        summary=" ".join(
+            each for each in (summary, choice.note, home.note, source.filled_up) if each
+        ),
         bytes_to_copy=_most_to_copy(existing, choice.parent, source),
         creates=(f"a layer ({disk_format}), its overlay, digests and manifest",),
         repository=repository,
@@ -232,7 +234,7 @@ def run(plan: CapturePlan, report: Report, cancel: CancelToken) -> CaptureResult
         unlisted = _unlisted(backup_set)
         point = _captured(backup_set, plan, choice, warnings, report, cancel)
         warnings = (*point.warnings, *interrupted, *tight, *unlisted)
-        notes: tuple[str, ...] = (plan.note,) if plan.note else ()
+        notes = tuple(filter(None, (plan.note, source.filled_up)))
         if plan.similar:
             warnings += (plan.about_source,)
         elif plan.about_source:

@@ -20,6 +20,7 @@ from vdbackup.errors import DiskFormatError, Remedy, SourceError, Unreadable
 from vdbackup.sources.changes import Changes
 from vdbackup.sources.devices import device_id, mounts_of
 from vdbackup.sources.writeback import write_out
+from vdbackup.sources.written_ids import end_of_partitions
 
 
 class Source:
@@ -79,7 +80,7 @@ class Source:
         try:
             self.chain.readinto(offset, view)
         except DiskFormatError as error:
-            if self.chain.layers[-1].info.format != "raw":
+            if not self._raw:
                 raise SourceError(error.title, "Restore the file from a copy.") from error
             self.check_present()
             raise _shorter(self.path) from error
@@ -105,12 +106,46 @@ class Source:
 
     def trouble(self) -> tuple[str, ...]:
         """What the user must know of the copy that was just read, a sentence each."""
+        cut_off = self._cut_off()
         unclean = [
             f"{layer.path} {layer.info.unclean}."
             for layer in self.chain.layers
             if layer.info.unclean
         ]
-        return tuple(filter(None, (self._doubt, *unclean, *self._changes.sentences())))
+        return tuple(filter(None, (self._doubt, cut_off, *unclean, *self._changes.sentences())))
+
+    @property
+    def filled_up(self) -> str:
+        """What there is to say of a raw file that ends within a sector; "" of all else."""
+        length = sum(self._lengths.values())
+        if not self._raw or length >= self.size:
+            return ""
+        return (
+            f"{self.path} has {length:,} bytes, which are no whole sectors: its backups, and what "
+            f"is restored from them, have {self.size:,} bytes, the last {self.size - length} of "
+            "them zeros."
+        )
+
+    def _cut_off(self) -> str:
+        """What there is to say of a raw file that is shorter than its partition table says.
+
+        Of a device, or a virtual disk, it is not said: where it has larger sectors than its table
+        counts in, it would seem to be too short. A raw file's are 512 bytes.
+        """
+        if not self._raw or self.path.is_block_device():
+            return ""
+        length = sum(self._lengths.values())
+        end = end_of_partitions(self.readinto, self.size, self.sector_size)
+        if end <= length:
+            return ""
+        return (
+            f"{self.path} ends before its partitions do: it has {length:,} bytes, and its "
+            f"partition table goes to byte {end:,}. What is missing there is in no backup of it."
+        )
+
+    @property
+    def _raw(self) -> bool:
+        return self.chain.layers[-1].info.format == RAW
 
     def __enter__(self) -> Self:
         return self

@@ -13,6 +13,7 @@ import struct
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from vdbackup.errors import VdbackupError
 
@@ -51,20 +52,43 @@ def written_ids(read: Read, size: int, sector_size: int) -> Written:
         sector_size: of the disk, in bytes; a table may be one of other sectors.
     """
     disk = _Disk(read, size)
-    sector = disk.bytes(0, 512)
-    starts: list[int] = []
-    found = Written()
-    if _is_table(sector):
-        entries = list(struct.iter_unpack("<B3xB3xII", sector[446:510]))
-        if any(kind == _PROTECTIVE for _, kind, _, _ in entries):
-            found, starts = _gpt(disk, sector_size)
-        else:
-            signature = struct.unpack_from("<I", sector, 440)[0]
-            found = Written(f"{signature:08x}" if signature else "")
-            used = [start for _, kind, start, _ in entries if kind and kind not in _EXTENDED]
-            starts = [start * sector_size for start in used]
+    found, areas = _table(disk, sector_size)
+    starts = [area.start for area in areas if not area.extended]
     contents = [_volume_id(disk.bytes(start, _HEAD)) for start in starts or [0]]
     return Written(found.table, found.partitions, tuple(dict.fromkeys(filter(None, contents))))
+
+
+def end_of_partitions(read: Read, size: int, sector_size: int) -> int:
+    """The byte behind the last partition that the table names, 0 without any; it may be anywhere.
+
+    Arguments are those of `written_ids`.
+    """
+    _, areas = _table(_Disk(read, size), sector_size)
+    return max((area.end for area in areas), default=0)
+
+
+class _Area(NamedTuple):
+    """A partition, or what holds the logical ones; in bytes."""
+
+    start: int
+    end: int
+    extended: bool = False
+
+
+def _table(disk: _Disk, sector_size: int) -> tuple[Written, list[_Area]]:
+    sector = disk.bytes(0, 512)
+    if not _is_table(sector):
+        return Written(), []
+    entries = list(struct.iter_unpack("<B3xB3xII", sector[446:510]))
+    if any(kind == _PROTECTIVE for _, kind, _, _ in entries):
+        return _gpt(disk, sector_size)
+    signature = struct.unpack_from("<I", sector, 440)[0]
+    areas = [
+        _Area(start * sector_size, (start + length) * sector_size, kind in _EXTENDED)
+        for _, kind, start, length in entries
+        if kind
+    ]
+    return Written(f"{signature:08x}" if signature else ""), areas
 
 
 class _Disk:
@@ -94,7 +118,7 @@ def _is_table(sector: bytes) -> bool:
     return bool(used) and all(flag in (0x00, 0x80) and start for flag, _, start, _ in used)
 
 
-def _gpt(disk: _Disk, sector_size: int) -> tuple[Written, list[int]]:
+def _gpt(disk: _Disk, sector_size: int) -> tuple[Written, list[_Area]]:
     for each in dict.fromkeys((sector_size, 512, 4096)):
         for place in (each, disk.size - each):  # the second is the copy at the end
             header = disk.bytes(place, 512)
@@ -103,7 +127,7 @@ def _gpt(disk: _Disk, sector_size: int) -> tuple[Written, list[int]]:
     return Written(), []
 
 
-def _gpt_entries(disk: _Disk, header: bytes, sector_size: int) -> tuple[Written, list[int]]:
+def _gpt_entries(disk: _Disk, header: bytes, sector_size: int) -> tuple[Written, list[_Area]]:
     guid = header[56:72]
     first, count, length = struct.unpack_from("<QII", header, 72)
     if not 128 <= length <= 4096:
@@ -111,13 +135,13 @@ def _gpt_entries(disk: _Disk, header: bytes, sector_size: int) -> tuple[Written,
     wanted = min(count * length, _LARGEST_TABLE)
     table = disk.bytes(first * sector_size, -(-wanted // 4096) * 4096)[:wanted]
     partitions: list[str] = []
-    starts: list[int] = []
+    areas: list[_Area] = []
     for at in range(0, len(table) - length + 1, length):
-        kind, own, start = struct.unpack_from("<16s16sQ", table, at)
-        if any(kind) and len(starts) < _MOST_PARTITIONS:
+        kind, own, start, last = struct.unpack_from("<16s16sQQ", table, at)
+        if any(kind) and len(areas) < _MOST_PARTITIONS:
             partitions.append(_guid(own))
-            starts.append(start * sector_size)
-    return Written(_guid(guid), tuple(filter(None, partitions))), starts
+            areas.append(_Area(start * sector_size, (last + 1) * sector_size))
+    return Written(_guid(guid), tuple(filter(None, partitions))), areas
 
 
 def _guid(data: bytes) -> str:
