@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import json
 import os
 import subprocess
 import threading
@@ -258,6 +259,42 @@ def test_a_file_that_says_nothing_counts_for_every_point_while_it_is_fresh(
     assert claim_files_in(lab) == []
 
 
+def test_a_file_that_may_not_be_read_counts_while_it_is_fresh(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Root's, for instance, made with a umask that lets nobody else read it."""
+
+    def refused(*_: object) -> int:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    path = leave(lab, b"")
+    with monkeypatch.context() as patch:
+        patch.setattr(claim_files, "open_own", refused)
+        assert claim_files.claimed(lab.set_folder, Kind.READING, [2]) is not None
+        let_it_be_old(path)
+        assert claim_files.claimed(lab.set_folder, Kind.READING, [2]) is None
+        lab.merge(lab.set.points[1])
+    assert claim_files_in(lab) == []
+
+
+def test_a_claim_is_seen_whose_process_makes_another_file_at_that_moment(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    process = {**vars(Claim.of_this_process([3], "reading").process), "host": "nas", "boot": "x"}
+    says = json.dumps({"claims": [{"process": process, "points": [[1, 3]]}]}).encode()
+    first = leave(lab, says)
+    look = claim_files.open_own
+
+    def too_late(path: Path, *arguments: int) -> int:
+        if path == first and first.exists():
+            leave(lab, says)
+            first.unlink()
+        return look(path, *arguments)
+
+    monkeypatch.setattr(claim_files, "open_own", too_late)
+    assert claim_files.claimed(lab.set_folder, Kind.READING, [2]) is not None
+
+
 def test_a_link_or_a_pipe_of_such_a_name_stops_nobody_and_is_not_followed(lab: Lab) -> None:
     matters = lab.repository.path.parent / "matters"
     matters.write_text("mine")
@@ -287,6 +324,28 @@ def test_who_may_only_read_reads_and_leaves_nothing(lab: Lab, tmp_path: Path) ->
             data = bytearray(chain.size)
             chain.readinto(0, memoryview(data))
         assert hashlib.sha256(data).hexdigest() == sha256(lab.moments[point.id])
+
+
+@pytest.mark.parametrize("content", [b"", None])
+def test_what_a_crash_left_on_storage_that_is_read_only_keeps_nobody_from_reading_for_ever(
+    lab: Lab, tmp_path: Path, content: bytes | None
+) -> None:
+    """Its name is durable as soon as the merge syncs the folder; nothing says so of its content."""
+    process = {**vars(Claim.of_this_process([3], "changing it").process), "boot": "", "machine": ""}
+    says = json.dumps({"claims": [{"process": process, "points": [[1, 4]]}]}).encode()
+    left, another = (lab.set_folder / f"changing-{uuid.uuid4()}.json" for _ in range(2))
+    left.write_bytes(says if content is None else content)
+    let_it_be_old(left)
+    point = lab.set.points[3].id
+    with computers.mounted(lab.repository.path, tmp_path / "mount") as mount:
+        subprocess.run(["mount", "-o", "remount,bind,ro", str(mount)], check=True)
+        with claims.reading(Repository.open(mount), "disk", [point], "reading"):
+            another.write_bytes(left.read_bytes())
+        with (
+            pytest.raises(PointInUse, match="is just being changed"),
+            claims.reading(Repository.open(mount), "disk", [point], "reading"),
+        ):
+            pass
 
 
 def test_who_may_only_read_is_told_at_the_end_that_another_computer_has_merged(

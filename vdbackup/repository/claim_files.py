@@ -14,9 +14,10 @@ sshfs would else answer from its memory for 20 s). Hence:
 - What a file says never changes. Other claims of the process are another file, made before the
   older one is deleted. One that is just being made counts for every point: whoever looks looks
   again.
-- It is renewed and grows stale as a lease does (lease.py), by the storage's own clock. Whoever
-  holds the repository for writing deletes those that count no more. Who finds its own one deleted,
-  because it slept so long, makes it again, and knows that nobody has seen it for a while.
+- It is renewed and grows stale as a lease does (lease.py), by the storage's own clock; by ours
+  where that cannot be asked, because nothing can be made there. Whoever holds the repository for
+  writing deletes those that count no more. Who finds its own one deleted, because it slept so long,
+  makes it again, and knows that nobody has seen it for a while.
 - Nothing is synced: a power cut takes the process along with its file.
 - Storage that is read-only or full gets none, and nobody is kept from reading by that. A reader
   that was not seen all the time looks at its end whether its layers are what they were (claims.py);
@@ -39,7 +40,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from vdbackup.durable import open_own
+from vdbackup.durable import give_to_owner_of_folder, open_own
 from vdbackup.errors import Obstructed
 from vdbackup.repository import lease, lock
 from vdbackup.repository.files import remove
@@ -51,6 +52,7 @@ MOST_RUNS = 500
 """Of points, in one claim: of more gaps than that the file knows nothing, and so stays small."""
 _LONGEST = 1 << 20
 """Bytes of a claim file that are read."""
+_MOST_LISTINGS = 10
 
 
 class Kind(StrEnum):
@@ -110,7 +112,8 @@ class _Found:
 
     Attributes:
         path: where.
-        claims: what it says; None if that is nothing, because it is just being made, for instance.
+        claims: what it says; None if that is nothing, because it is just being made, for instance;
+            empty if it is none of ours.
         modified: by the storage's clock, in seconds.
     """
 
@@ -168,25 +171,50 @@ def sweep(folder: Path) -> None:
             remove(path)
 
 
-def _files(folder: Path) -> Iterator[_Found]:
-    for name in sorted(os.listdir(folder)):
-        if _NAME.fullmatch(name) and (found := _look(folder / name)):
-            yield found
+def _files(folder: Path) -> list[_Found]:
+    """The claim files, all of one moment.
+
+    Where one is gone that was listed, its process may have made another one before, which says the
+    same and more: it is listed again. A name that a server's client still remembers ends that.
+    """
+    looked: list[_Found | None] = []
+    for _ in range(_MOST_LISTINGS):
+        paths = [folder / name for name in sorted(os.listdir(folder)) if _NAME.fullmatch(name)]
+        looked = [_look(path) for path in paths]
+        if None not in looked:
+            break
+    return [found for found in looked if found and found.claims != ()]
 
 
 def _look(path: Path) -> _Found | None:
-    """The file is opened for each look: on NFS that asks the server (lease.look)."""
+    """What is there; None if it has just gone.
+
+    The file is opened for each look: on NFS that asks the server (lease.look).
+    """
     try:
         fd = open_own(path)
     except FileNotFoundError:
         return None
     except Obstructed as error:  # nobody of ours made that
         log.warning("%s", error)
-        return None
+        return _Found(path, (), 0.0)
+    except OSError as error:  # another user's, for instance
+        return _unread(path, error)
     try:
         return _Found(path, _parsed(os.pread(fd, _LONGEST, 0)), os.fstat(fd).st_mtime)
+    except OSError as error:  # on NFS, when it has just gone, for instance
+        return _unread(path, error)
     finally:
         os.close(fd)
+
+
+def _unread(path: Path, error: OSError) -> _Found | None:
+    """What is there, but does not tell whose it is."""
+    log.info("%s cannot be read: %s", path, error)
+    try:
+        return _Found(path, None, os.lstat(path).st_mtime)
+    except FileNotFoundError:
+        return None
 
 
 def _parsed(data: bytes) -> tuple[Claim, ...] | None:
@@ -203,9 +231,12 @@ def _parsed(data: bytes) -> tuple[Claim, ...] | None:
 def _is_fresh(found: _Found) -> bool:
     try:
         return lease.is_fresh(found.path.parent, lease.Found(None, found.modified))
-    except OSError as error:  # storage that is read-only or full does not tell its time
-        log.info("%s counts: %s", found.path, error)
-        return True
+    except OSError as error:
+        # Storage that is read-only or full does not tell its time, and what a crash left there must
+        # not keep everybody from reading for ever. Where our clock is another than the storage's,
+        # who reads is told at the end (claims.py): who finds such storage was unseen there.
+        log.info("%s is as old as this computer's clock says: %s", found.path, error)
+        return abs(time.time() - found.modified) < STALE
 
 
 # ------------------------------------------------------------------------------------- to claim
@@ -329,6 +360,7 @@ class _Own:
         token = Claim.of_this_process((), "").process.token
         path = self.folder / f"{self.kind}-{token}.json"
         data = json.dumps({"claims": [asdict(each.claim) for each in self._said]}, indent=1)
+        _ours.add(path.name)  # first: another thread may sweep what is not
         try:
             with open(open_own(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644), "wb") as file:
                 file.write(data.encode())
@@ -336,9 +368,10 @@ class _Own:
             log.info("%s: other computers may not see who is there: %s", self.folder, error)
             with suppress(OSError):
                 os.unlink(path)
+            _ours.discard(path.name)
             self._unseen()
             return False
-        _ours.add(path.name)
+        give_to_owner_of_folder(path)
         self._path, self._data, self._renewed = path, data.encode(), _seconds()
         return True
 
@@ -357,7 +390,7 @@ class _Own:
                 os.pwrite(fd, self._data, 0)
             finally:
                 os.close(fd)
-        except FileNotFoundError:
+        except (FileNotFoundError, Obstructed):
             self._write()
         except OSError as error:
             log.warning("%s could not be renewed: %s", path, error)
@@ -380,7 +413,7 @@ def _is_gone(path: Path) -> bool:
     """Asked by open(2): a name that a server has no longer is remembered for a while."""
     try:
         os.close(open_own(path))
-    except OSError:
+    except (OSError, Obstructed):
         return True
     return False
 
