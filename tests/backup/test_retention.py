@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from tests.backup.lab import Lab, noise
 from vdbackup.backup import merge, retention
+from vdbackup.disks.disk import VirtualDisk
 from vdbackup.errors import BackupError, Damaged, UsageError
+from vdbackup.repository import repository
 from vdbackup.repository.digests import BLOCK
 from vdbackup.repository.model import Check, PointType, Policy, Promotion
 
@@ -119,6 +124,32 @@ def test_a_damaged_point_pushes_out_no_whole_one(lab):
     (warning,) = [each for each in result.warnings if "does not count" in each]
     assert "Point 3 is damaged" in warning
     assert third.disk in warning
+
+
+def test_a_layer_that_cannot_be_read_stops_the_policy_of_no_other_chain(lab, monkeypatch):
+    for number in range(3):
+        changed(lab, number)
+        lab.backup("full" if number == 2 else "auto")
+    lab.repository.set_policy("disk", Policy(2))
+    bad = lab.layer(lab.set.points[-1])
+    opened = repository.open_disk
+
+    def fails(path: Path, *options: object) -> VirtualDisk:
+        if path == bad:
+            raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
+        return opened(path, *options)
+
+    monkeypatch.setattr(repository, "open_disk", fails)
+    result = lab.capture("full")
+    assert sequences(lab) == [2, 3, 4]
+    (warning,) = result.warnings
+    assert warning.startswith("Point 3 is damaged and does not count")
+    assert bad.name in warning
+    result = lab.capture("full")
+    assert sequences(lab) == [3, 4, 5]
+    (warning,) = result.warnings
+    assert warning.startswith("Point 3 is due to go and stays")
+    assert bad.name in warning
 
 
 def test_a_point_that_a_verification_found_damaged_does_not_count(lab):

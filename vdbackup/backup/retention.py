@@ -28,6 +28,7 @@ from vdbackup.errors import (
     PointInUse,
     RepositoryError,
     VdbackupError,
+    from_os,
 )
 from vdbackup.jobs import CancelToken, Report
 from vdbackup.repository import claims
@@ -101,8 +102,9 @@ def _damaged(backup_set: BackupSet) -> dict[str, str]:
             try:
                 backup_set.check_layer(point)
                 backup_set.check_link(point)
-            except (VdbackupError, FileNotFoundError) as error:
-                found[point.id] = error.title if isinstance(error, VdbackupError) else str(error)
+            except (VdbackupError, OSError) as error:
+                said = from_os(error) if isinstance(error, OSError) else error
+                found[point.id] = said.title
     return found
 
 
@@ -175,6 +177,10 @@ class _Chains:
                 check_size(disk.info, layer)
         except (DiskError, RepositoryError, Damaged) as error:
             return error
+        except OSError as error:
+            if not backup_set.folder.exists():  # not this layer alone: the storage is gone
+                raise
+            return from_os(error)
         return None
 
     def forget(self, points: Iterable[RecoveryPoint]) -> None:
