@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 from collections.abc import Callable
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.backup.lab import Lab
+from tests.backup.lab import Lab, noise
 from tests.crash.faults import power_cut
 from tests.crash.test_interrupted_merge import (
     INTO_AN_INCREMENTAL,
@@ -21,8 +22,11 @@ from tests.crash.test_interrupted_merge import (
     sharing_lab,
     xfs,
 )
-from vdbackup.backup import repair
+from vdbackup.backup import merge, repair
+from vdbackup.disks.chain import Chain
+from vdbackup.errors import RepositoryError
 from vdbackup.jobs import CancelToken, silent
+from vdbackup.repository.digests import BLOCK
 from vdbackup.repository.journal import JOURNAL_NAME
 
 __all__ = ["lab", "sharing_lab", "xfs"]
@@ -92,3 +96,77 @@ def damaged_at_any_change(
             assert_finished(lab, sequence)
         load()
     assert seen > 1
+
+
+@pytest.fixture
+def torn(tmp_path: Path, disk_format: str, monkeypatch: pytest.MonkeyPatch) -> Lab:
+    """1 <- 2 <- 3, which hides a block of 1 by zeros, and was copied into 2; a damaged journal."""
+    lab = Lab(tmp_path, disk_format=disk_format)
+    lab.poke(0, noise(9 * BLOCK, 1))
+    lab.backup()
+    lab.poke(BLOCK, noise(2 * BLOCK, 2))
+    lab.backup()
+    lab.poke(5 * BLOCK, BLOCK)
+    lab.backup()
+
+    def cut(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(merge, "_whole", cut)
+        with pytest.raises(KeyboardInterrupt):
+            lab.merge(point(lab, 3))
+    cut_off(lab.set_folder / JOURNAL_NAME)
+    return lab
+
+
+def repaired(lab: Lab) -> repair.Repaired:
+    return repair.run(lab.repository.path, silent, CancelToken())
+
+
+def assert_all_stays(lab: Lab) -> None:
+    """The parent is offered by nobody, and a repair can still find out what it is."""
+    (sentence,) = repaired(lab).undone
+    assert "all stays as it is" in sentence
+    with pytest.raises(RepositoryError, match=JOURNAL_NAME):
+        lab.repository.set("disk")
+
+
+def test_a_parent_into_which_nothing_but_zeros_was_copied_is_known_by_them(torn):
+    said = repaired(torn)
+    assert not said.undone
+    assert [each.sequence for each in torn.set.points] == [1, 3]
+    shutil.rmtree(torn.set_folder / repair.QUARANTINE)
+    torn.check_without_processes()
+
+
+@pytest.mark.parametrize("disk_format", ["vmdk"], indirect=True)
+def test_a_parent_that_storage_does_not_give_now_is_waited_for(torn, monkeypatch):
+    alone = Chain.alone
+
+    def failing(path: Path, disk_format: str) -> Chain:
+        if path.name.startswith("0002"):
+            raise OSError(errno.EIO, "Input/output error", str(path))
+        return alone(path, disk_format)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Chain, "alone", failing)
+        assert_all_stays(torn)
+    assert not repaired(torn).undone
+    assert [each.sequence for each in torn.set.points] == [1, 3]
+
+
+@pytest.mark.parametrize("disk_format", ["vmdk"], indirect=True)
+def test_no_digests_are_made_of_what_may_be_torn(torn):
+    for suffix in ("json", "digests"):
+        cut_off(torn.set_folder / f"0002-incremental.{suffix}")
+    before = torn.files
+    assert_all_stays(torn)
+    assert torn.files == before
+
+
+@pytest.mark.parametrize("disk_format", ["vmdk"], indirect=True)
+def test_a_parent_that_is_damaged_elsewhere_too_stays_as_it_is(torn):
+    layer = torn.set_folder / "0002-incremental.vmdk"
+    layer.write_bytes(layer.read_bytes().replace(noise(2 * BLOCK, 2)[:512], bytes(512)))
+    assert_all_stays(torn)

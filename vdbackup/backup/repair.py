@@ -161,7 +161,7 @@ def _repair_set(
     if repository.interrupted(folder.name):
         try:
             if repair_journal.is_damaged(folder):
-                _find_journal_out(repository, folder, layers, broken, done, report, cancel)
+                _find_journal_out(repository, folder, layers, done, report, cancel)
                 layers, broken = _read_layers(folder, done)
             _make_all_known(repository, folder, layers, done, report, cancel)
             result = merge.finish_interrupted(repository, folder.name, report, cancel)
@@ -202,7 +202,6 @@ def _find_journal_out(
     repository: Repository,
     folder: Path,
     layers: list[Layer],
-    broken: dict[Path, str],
     done: list[str],
     report: Report,
     cancel: CancelToken,
@@ -210,14 +209,17 @@ def _find_journal_out(
     """Write a damaged journal anew by what the disks say, or put it aside where all is whole.
 
     The new one is in place before anything else changes: without any, a parent that is being copied
-    into would be offered as a point.
+    into would be offered as a point. That may be one which the storage does not give just now.
     """
-    if broken:
+    read = {layer.path.name for layer in layers}
+    unread = {name for name in os.listdir(folder) if LAYER_NAME.match(name)} - read
+    if unread:
         raise RepositoryError(
-            f"Its journal is damaged, and so is {next(iter(broken)).name}: how far the merge came "
+            f"Its journal is damaged, and {min(unread)} cannot be read: how far the merge came "
             "cannot be known.",
             "Put one of them back from a copy, then have it repaired again.",
         )
+    repair_journal.check_digests(folder, layers)
     numbers = Counter(layer.sequence for layer in layers)
     for layer in layers:
         single = numbers[layer.sequence] == 1

@@ -77,22 +77,29 @@ def is_damaged(folder: Path) -> bool:
     return False
 
 
-def found_out(folder: Path, layers: Sequence[Layer], report: Report, cancel: CancelToken) -> Left:
-    """What was merged into what, and how far it came; raises RepositoryError where it is unknown.
+def check_digests(folder: Path, layers: Sequence[Layer]) -> None:
+    """Raise RepositoryError where a layer's digests are damaged: nothing tells what it held.
 
-    Args:
-        folder: the set's; every layer has a manifest, but for one of two with the same number.
-        layers: all of them, readable.
-        report: of the comparison, where there is one to be made.
-        cancel: the same.
+    To be asked before anything is made anew: digests of a torn parent would prove what is torn.
     """
-    points = _manifests(folder)
-    there = {layer.path.name: layer for layer in layers}
     for layer in layers:
         digests = layer.path.with_suffix(".digests")
         renamed = any(each.sequence == layer.sequence and each is not layer for each in layers)
         if not renamed and not valid_digests(digests, layer.info.virtual_size):
             raise _unknown(folder, f"{digests.name} is damaged, too")
+
+
+def found_out(folder: Path, layers: Sequence[Layer], report: Report, cancel: CancelToken) -> Left:
+    """What was merged into what, and how far it came; raises RepositoryError where it is unknown.
+
+    Args:
+        folder: the set's; every layer has a manifest, but for one of two with the same number.
+        layers: all of them, readable; their digests are whole (`check_digests`).
+        report: of the comparison, where there is one to be made.
+        cancel: the same.
+    """
+    points = _manifests(folder)
+    there = {layer.path.name: layer for layer in layers}
     return (
         _by_two_of_a_number(folder, points, layers)
         or _by_a_layer_that_is_gone(folder, points, there)
@@ -209,11 +216,16 @@ def _by_what_is_in_the_parent(
             layer = whole if os.path.lexists(whole) else own.path
             return Left(Journal(parent, child, _result(folder, parent, child, layer)))
     touched = [pair for pair in pairs if _was_touched(there[pair[0].disk].path, pair[0])]
-    torn = [
-        (parent, child)
-        for parent, child in touched or pairs
-        if _is_torn(folder, there[parent.disk], parent, child, report, cancel)
-    ]
+    known = {parent.id for parent, _ in touched}
+    others = [pair for pair in pairs if pair[0].id not in known]  # a power cut may take the signs
+    for looked_at in (touched, others):
+        torn = [
+            (parent, child)
+            for parent, child in looked_at
+            if _is_torn(folder, there[parent.disk], parent, child, report, cancel)
+        ]
+        if torn:
+            break
     if len(torn) > 1:
         numbers = " and ".join(str(parent.sequence) for parent, _ in torn)
         raise _unknown(folder, f"points {numbers} both look like it")
@@ -279,21 +291,26 @@ def _is_torn(
     report: Report,
     cancel: CancelToken,
 ) -> bool:
-    """Whether a layer is as captured but for blocks that its child holds, some of which differ."""
-    size = layer.info.virtual_size
+    """Whether a layer is as captured but for blocks that its child holds, some of which differ.
+
+    In a child, a block that its digests do not know differs, too, even where it is zeros: it hides
+    what the parent has there.
+    """
+    size, is_child = layer.info.virtual_size, layer.info.parent is not None
     with (
         Chain.alone(layer.path, layer.format) as data,
         DigestFold([folder / parent.digests], size) as wanted,
         DigestFold([folder / child.digests], child.virtual_size) as over,
     ):
         own, childs = data.layers[0].block_map(), over.held()
-        differs: list[bool] = []
+        differs: set[bool] = set()  # whether a block that differs is the child's, too
 
         def compare(offset: int, view: memoryview) -> None:
             actual, first = digest_blocks(view), offset // BLOCK
-            other = np.flatnonzero(differ(actual, wanted.expected(first, len(actual)))) + first
-            if len(other):
-                differs.append(_lie_in(other * BLOCK, childs))
+            other = differ(actual, wanted.expected(first, len(actual)))
+            if is_child:
+                other |= ~wanted.holds(first, len(actual))
+            differs.update(_lie_in((np.flatnonzero(other) + first) * BLOCK, childs).tolist())
 
         transfer(
             union(aligned(own.own_ranges(), BLOCK, size), wanted.held()),
@@ -303,15 +320,16 @@ def _is_torn(
             report=report,
             cancel=cancel,
         )
-    return bool(differs) and all(differs)
+    if len(differs) > 1:
+        raise _unknown(folder, f"{layer.path.name} is damaged, too")
+    return differs == {True}
 
 
-def _lie_in(offsets: np.ndarray, ranges: Ranges) -> bool:
-    """Whether all those bytes lie in the ranges."""
-    at = np.searchsorted(ranges[:, 0], offsets, "right") - 1
-    if (at < 0).any():
-        return False
-    return bool((offsets < ranges[at, 0] + ranges[at, 1]).all())
+def _lie_in(offsets: np.ndarray, ranges: Ranges) -> np.ndarray:
+    """bool[offsets]: which of those bytes lie in the ranges."""
+    at = np.searchsorted(ranges[:, 0], offsets, "right")
+    ends = np.concatenate(([0], ranges[:, 0] + ranges[:, 1]))
+    return np.asarray(offsets < ends[at], np.bool_)
 
 
 def _unknown(folder: Path, why: str) -> RepositoryError:
