@@ -137,8 +137,8 @@ def give_to_owner_of_folder(path: Path) -> None:
     """Let whoever owns a folder own what root has just made in it, a file or a folder.
 
     One backup by root would else lock the owner of a repository out of it. Whoever may write there
-    may have put something else in its place meanwhile: a link is not followed, and a file that has
-    another name, too, is given to nobody.
+    may have put something else in its place meanwhile: a link is not followed, and what has another
+    name, too, or was somebody else's, is given to nobody.
     """
     if os.geteuid() != 0:
         return
@@ -148,6 +148,7 @@ def give_to_owner_of_folder(path: Path) -> None:
         try:
             made = os.fstat(fd)
             own = stat.S_ISDIR(made.st_mode) or (stat.S_ISREG(made.st_mode) and made.st_nlink == 1)
+            own = own and made.st_uid == os.geteuid()
             if own and (made.st_uid, made.st_gid) != (owner.st_uid, owner.st_gid):
                 os.fchown(fd, owner.st_uid, owner.st_gid)
         finally:

@@ -60,3 +60,14 @@ def test_a_file_with_another_name_and_what_a_link_means_are_given_to_nobody():
         for name in ("hard", "soft"):
             give_to_owner_of_folder(folder / name)
         assert (folder / "precious").stat().st_uid == 0
+
+
+def test_a_file_of_somebody_else_is_given_to_nobody():
+    """Whoever owns a folder can move other people's files in it, but not take them."""
+    with open_folder() as folder:
+        os.chown(folder, NOBODY, NOBODY)
+        other = folder / "other"
+        other.write_text("another user's")
+        os.chown(other, NOBODY - 1, NOBODY - 1)
+        give_to_owner_of_folder(other)
+        assert other.stat().st_uid == NOBODY - 1
