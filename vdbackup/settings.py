@@ -42,6 +42,7 @@ _NO_SETTINGS = (
     TypeError,
     KeyError,
     AttributeError,
+    OverflowError,  # a number that is infinite
     RuntimeError,  # nested too deeply, or a link that leads to itself
 )
 """What reading a file of settings that makes no sense ends in."""
@@ -163,7 +164,7 @@ class WindowState:
                 (int(column), bool(descending)),
                 tuple(map(str, source)) if named else (),
             )
-        except (AttributeError, TypeError, ValueError):
+        except (AttributeError, OverflowError, TypeError, ValueError):
             return cls()
 
 

@@ -85,7 +85,8 @@ def test_the_window_comes_back_as_it_was_left(
 def test_a_remembered_window_that_makes_no_sense_is_forgotten_alone(tmp_path: Path) -> None:
     file = tmp_path / "settings.json"
     Settings(remind_after_days=3).save(file)
-    for nonsense in ([], "wide", {"size": ["a", 7]}, {"size": 3}, {"sort": [1]}, {"columns": [-1]}):
+    sizes = ({"size": ["a", 7]}, {"size": 3}, {"columns": [-1]})
+    for nonsense in ([], "wide", *sizes, {"sort": [1]}, {"sort": [float("inf"), True]}):
         data = json.loads(file.read_text())
         file.write_text(json.dumps({**data, "window": nonsense}))
         loaded = Settings.load(file)

@@ -66,7 +66,10 @@ def test_a_reader_never_sees_a_part_of_a_file(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["settings.json"]
 
 
-@pytest.mark.parametrize("text", ["", "[]", '{"theme": "pink"}', '{"sources": [{}]}', "\xff\xfe"])
+@pytest.mark.parametrize(
+    "text",
+    ["", "[]", '{"theme": "pink"}', '{"sources": [{}]}', "\xff\xfe", '{"memory_mib": Infinity}'],
+)
 def test_a_file_that_makes_no_sense_is_an_error_with_advice(tmp_path: Path, text: str) -> None:
     file = tmp_path / "settings.json"
     file.write_text(text, encoding="latin-1")
