@@ -6,11 +6,13 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
 from PySide6.QtGui import QAccessible
 from PySide6.QtWidgets import QPushButton
 from pytestqt.qtbot import QtBot
 
 from tests.gui.user import User
+from vdbackup.backup import merge
 from vdbackup.gui.add_source import AddSourceDialog
 from vdbackup.gui.catalogue import Entry, read
 from vdbackup.gui.main_window import MainWindow
@@ -19,6 +21,8 @@ from vdbackup.gui.store import Store
 from vdbackup.gui.theme import LIGHT
 from vdbackup.gui.work import BackupWish, back_up
 from vdbackup.jobs import CancelToken, silent
+from vdbackup.recovery.retarget import policy
+from vdbackup.repository.repository import Repository
 from vdbackup.settings import KnownSource, Locations, Settings, WindowState
 
 
@@ -158,3 +162,19 @@ def test_a_backup_in_which_nothing_changed_says_since_when(with_source: User) ->
     with_source.backs_up(2)
     row = with_source.sees_job_end("Back up laptop")
     assert "nothing has changed since #1" in row.sentence
+
+
+def test_a_backup_is_made_even_if_the_point_before_is_merged_by_somebody_else(
+    disk: Path, repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def back_up_disk() -> str:
+        vms = tmp_path / "vms"
+        return back_up(disk, repository, BackupWish(), vms, silent, CancelToken()).sentence
+
+    def merged(opened: Repository, name: str, point_id: str, *_: object) -> tuple[str, ...]:
+        merge.run(merge.plan(opened, name, point_id), silent, CancelToken())
+        return ()
+
+    back_up_disk()
+    monkeypatch.setattr(policy, "for_new_point", merged)
+    assert back_up_disk() == "Point #2 made: incremental, nothing has changed."

@@ -101,16 +101,24 @@ def back_up(
         result = capture.run(plan, report, cancel)
     repository, point = plan.repository, result.point
     trouble = for_new_point(repository, result.set_name, point.id, sessions_folder, report, cancel)
-    stored = f"{words.size(point.stored_bytes)} stored"
-    if not point.stored_bytes and point.parent is not None:
-        before = repository.set(result.set_name).point(point.parent)
-        stored = f"nothing has changed since #{before.sequence}"
+    stored = _stored(repository, result.set_name, point)
     return Outcome(
         f"Point #{point.sequence} made: {point.type.value}, {stored}.",
         (*facts(point), *result.notes),
         (*result.warnings, *trouble),
         result,
     )
+
+
+def _stored(repository: Repository, set_name: str, point: RecoveryPoint) -> str:
+    """How much a new point holds, in words; somebody may merge the one before meanwhile."""
+    if point.stored_bytes or point.parent is None:
+        return f"{words.size(point.stored_bytes)} stored"
+    try:
+        before = repository.set(set_name).point(point.parent)
+    except (VdbackupError, OSError):  # the new one is there all the same
+        return "nothing has changed"
+    return f"nothing has changed since #{before.sequence}"
 
 
 def open_backups(folder: Path, _report: Report, _cancel: CancelToken) -> Path:
