@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import resource
+import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -65,6 +68,27 @@ def test_no_more_is_copied_than_takes_seconds(chain, tmp_path, monkeypatch):
     files = files_for(chain, tmp_path)
     assert 5 < len(files.paths) < LAYERS
     assert files.paths[-1].stat().st_size <= 4 * GRAIN
+
+
+def test_what_is_copied_leaves_room_on_the_disk(chain, tmp_path, monkeypatch):
+    monkeypatch.setattr(gathering, "MOST_FILES", 5)
+    usage = shutil.disk_usage(tmp_path)._replace(free=12 * GRAIN)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
+    files = files_for(chain, tmp_path)
+    assert 5 < len(files.paths) < LAYERS
+    assert files.paths[-1].stat().st_size <= 3 * GRAIN
+
+
+def test_a_layer_that_cannot_be_read_is_not_blamed_on_the_session_s_folder(
+    chain, tmp_path, monkeypatch
+):
+    def fails(*_: object) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(gathering, "MOST_FILES", 5)
+    monkeypatch.setattr(chain, "readinto", fails)
+    with pytest.raises(RecoveryError, match="reads through cannot be read: Input/output error"):
+        gathered(tmp_path, chain)
 
 
 @pytest.fixture

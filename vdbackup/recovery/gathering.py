@@ -23,14 +23,17 @@ from numpy.typing import NDArray
 
 from vdbackup.disks.chain import Chain
 from vdbackup.disks.extents import BlockMap
-from vdbackup.disks.transfer import transfer_in_order
-from vdbackup.errors import RecoveryError
+from vdbackup.disks.transfer import Read, transfer_in_order
+from vdbackup.errors import RecoveryError, Remedy
 from vdbackup.jobs import CancelToken, silent
+from vdbackup.repository.files import free_room
 
 MOST_FILES = 256
 """Files of a chain that QEMU is given as they are, where it may have so many."""
 MOST_COPIED = 1 << 30
 """Bytes that are copied together at most: some seconds."""
+_SHARE = 4
+"""Of what is free a quarter may be taken: what the guest writes needs room, too."""
 OTHER_FILES = 128
 """Files that QEMU has open besides a chain's layers, libraries and event descriptors included."""
 _OF_THE_MAP = 3
@@ -56,12 +59,15 @@ def gathered(folder: Path, chain: Chain) -> Files:
     """A chain's files, or fewer: what the smallest layers show is then copied into `folder`.
 
     Raises:
-        RecoveryError: QEMU may not open as many files as there have to be.
-        OSError: the folder cannot be written to, or a layer cannot be read.
+        RecoveryError: QEMU may not open as many files as there have to be, or a layer cannot be
+            read.
+        OSError: the folder cannot be written to.
     """
     paths = [layer.path.absolute() for layer in chain.layers]
     flat = chain.map
-    small = _smallest(flat, len(paths))
+    free = free_room(folder)
+    most = MOST_COPIED if free is None else min(MOST_COPIED, free // _SHARE)
+    small = _smallest(flat, len(paths), most)
     few = int(small.sum())
     if few > 1:
         data = flat.layers >= 0
@@ -80,7 +86,7 @@ def gathered(folder: Path, chain: Chain) -> Files:
 
             transfer_in_order(
                 flat.ranges(moved),
-                chain.readinto,
+                _reading(chain),
                 append,
                 phase="Gather small layers",
                 report=silent,
@@ -92,12 +98,35 @@ def gathered(folder: Path, chain: Chain) -> Files:
     return Files(flat, paths)
 
 
-def _smallest(flat: BlockMap, count: int) -> NDArray[np.bool_]:
-    """bool[count]: the layers that are copied together; none where there are few files anyway."""
+def _reading(chain: Chain) -> Read:
+    """Reads the chain; what fails there is no trouble of the folder that is written to."""
+
+    def read(offset: int, view: memoryview) -> None:
+        try:
+            chain.readinto(offset, view)
+        except OSError as error:
+            raise RecoveryError(
+                f"A layer that {chain.layers[-1].path.name} reads through cannot be read: "
+                f"{error.strerror}.",
+                "Have the point verified: that says which layer is damaged.",
+                remedy=Remedy.VERIFY,
+            ) from error
+
+    return read
+
+
+def _smallest(flat: BlockMap, count: int, most: int) -> NDArray[np.bool_]:
+    """bool[count]: the layers that are copied together; none where there are few files anyway.
+
+    Args:
+        flat: the chain's map.
+        count: how many layers it has.
+        most: bytes that are copied at most.
+    """
     data = flat.layers >= 0
     shown = np.bincount(flat.layers[data], flat.lengths[data], count).astype(np.int64)
     order = np.argsort(shown[: max(0, count - _STAYING)], kind="stable")
-    affordable = int(np.searchsorted(np.cumsum(shown[order]), MOST_COPIED, "right"))
+    affordable = int(np.searchsorted(np.cumsum(shown[order]), most, "right"))
     small = np.zeros(count, np.bool_)
     small[order[: min(max(0, count + 1 - _most_files()), affordable)]] = True
     return small
