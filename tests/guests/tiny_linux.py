@@ -118,8 +118,8 @@ def _newest_kernel() -> str:
 
 
 def _parts(kernel: str) -> list[str]:
-    """What holds its kernel and its drivers: from Linux 7 on Debian packs them on their own."""
-    return _depends(kernel, "binary|modules")
+    """What holds its kernel, its drivers and their lists where Debian packs those on their own."""
+    return _depends(kernel, "base|binary|modules")
 
 
 def _depends(package: str, kinds: str) -> list[str]:
@@ -150,7 +150,8 @@ def _unpack(packages: list[str], target: Path) -> None:
 
 def _disk(system: Path, folder: Path) -> Path:
     """Put the disk together from the unpacked packages in `system`; made in `folder`."""
-    (kernel,) = (system / "boot").glob("vmlinuz-*")
+    # beside its drivers where Debian packs it on its own
+    (kernel,) = (*system.glob("boot/vmlinuz-*"), *system.glob("usr/lib/modules/*/vmlinuz"))
     initramfs, configuration = folder / "initrd.gz", folder / "syslinux.cfg"
     initramfs.write_bytes(gzip.compress(_initramfs(system), compresslevel=1))
     configuration.write_text(_SYSLINUX_CFG)
