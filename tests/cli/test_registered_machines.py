@@ -183,6 +183,23 @@ def test_what_lies_on_the_share_of_the_layers_is_looked_at(
     assert [each.name for each in registered.machines_on([layer])] == ["Büro"]
 
 
+def test_a_working_directory_that_is_gone_hides_no_machine(
+    backed_up: list[Path],
+    repository: Path,
+    home: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    backup_set = Repository.open(repository).set()
+    layer = backup_set.disk_path(backup_set.points[0])
+    libvirt(home, layer)
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    assert [each.name for each in registered.machines_on([layer])] == ["Büro"]
+
+
 @MAKERS
 @pytest.mark.parametrize("command", ["merge", "delete"])
 def test_a_layer_that_a_registered_machine_is_on_stays(

@@ -304,7 +304,11 @@ def test_a_link_or_a_pipe_of_such_a_name_stops_nobody_and_is_not_followed(lab: L
     assert matters.read_text() == "mine"
 
 
-@pytest.mark.parametrize("points", ["no", [[1]], [["1", 2]], [[1, 2, 3]], [[True, 2]], None])
+@pytest.mark.parametrize(
+    "points",
+    ["no", [[1]], [["1", 2]], [[1, 2, 3]], [[True, 2]], None, [[n, n] for n in range(501)]],
+    ids=lambda points: str(points)[:20],
+)
 def test_a_claim_that_lies_about_its_types_is_none(points: object) -> None:
     process = vars(Claim.of_this_process([1], "reading").process)
     assert Claim.parse({"process": process, "points": [[1, 2]]}) is not None

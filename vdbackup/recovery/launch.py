@@ -86,7 +86,7 @@ def prepare(folder: Path, chain: Chain, disk_format: str, hardware: Hardware) ->
 
     Args:
         folder: the session's.
-        chain: the disk; its files are linked to, never copied.
+        chain: the disk; its files are linked to, or of very many the smallest copied together.
         disk_format: of the chain.
         hardware: the machine's.
 

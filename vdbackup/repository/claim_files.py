@@ -87,7 +87,7 @@ class Claim:
         """What a part of a file says; None if that is no claim."""
         process = Lease.parse(json.dumps(said.get("process")).encode())
         points = said.get("points")
-        if process is None or not isinstance(points, list):
+        if process is None or not isinstance(points, list) or len(points) > MOST_RUNS:
             return None
         if not all(isinstance(run, list) and list(map(type, run)) == [int, int] for run in points):
             return None

@@ -59,7 +59,8 @@ class NearPaths:
         What is not there is no error.
         """
         done, links = "/", 0
-        ahead = os.path.join(os.getcwd(), path).split("/")[::-1]
+        from_here = "" if path.is_absolute() else os.getcwd()  # which may be gone
+        ahead = os.path.join(from_here, path).split("/")[::-1]
         while ahead:
             part = ahead.pop()
             if part in ("", ".", ".."):
