@@ -244,7 +244,7 @@ class Lab:
     def check_files(self, left: frozenset[str] = frozenset()) -> None:
         """Nothing lies in the set's folder but what its points consist of, and those files.
 
-        What a process that was cut off said of itself counts no more; who writes next sweeps it.
+        What a process that was cut off said of itself counts no more, and is swept in time.
         """
         backup_set = self.set
         wanted = {"set.json"}

@@ -248,12 +248,13 @@ def test_it_is_renewed_while_somebody_reads(lab: Lab, monkeypatch: pytest.Monkey
 @pytest.mark.parametrize(
     "content", [b"", b"{", b"[]", b'{"claims": []}', b'{"claims": [7]}', b"\xff" * 99]
 )
-def test_a_file_that_says_nothing_counts_for_every_point_while_it_is_fresh(
+def test_a_file_that_says_nothing_stops_nobody_and_goes_when_it_is_stale(
     lab: Lab, content: bytes
 ) -> None:
+    """A power cut leaves such; and who is just making one has not looked yet for whom it sees."""
     path = leave(lab, content)
-    with pytest.raises(PointInUse, match="another program is reading it"):
-        lab.merge(lab.set.points[1])
+    lab.merge(lab.set.points[1])
+    assert path.exists()
     let_it_be_old(path)
     lab.merge(lab.set.points[1])
     assert claim_files_in(lab) == []
@@ -330,15 +331,14 @@ def test_who_may_only_read_reads_and_leaves_nothing(lab: Lab, tmp_path: Path) ->
         assert hashlib.sha256(data).hexdigest() == sha256(lab.moments[point.id])
 
 
-@pytest.mark.parametrize("content", [b"", None])
 def test_what_a_crash_left_on_storage_that_is_read_only_keeps_nobody_from_reading_for_ever(
-    lab: Lab, tmp_path: Path, content: bytes | None
+    lab: Lab, tmp_path: Path
 ) -> None:
     """Its name is durable as soon as the merge syncs the folder; nothing says so of its content."""
     process = {**vars(Claim.of_this_process([3], "changing it").process), "boot": "", "machine": ""}
     says = json.dumps({"claims": [{"process": process, "points": [[1, 4]]}]}).encode()
     left, another = (lab.set_folder / f"changing-{uuid.uuid4()}.json" for _ in range(2))
-    left.write_bytes(says if content is None else content)
+    left.write_bytes(says)
     let_it_be_old(left)
     point = lab.set.points[3].id
     with computers.mounted(lab.repository.path, tmp_path / "mount") as mount:

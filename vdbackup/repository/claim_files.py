@@ -12,8 +12,9 @@ has every client forget what it knew of that folder (NFS asks the server at each
 sshfs would else answer from its memory for 20 s). Hence:
 
 - What a file says never changes. Other claims of the process are another file, made before the
-  older one is deleted. One that is just being made counts for every point: whoever looks looks
-  again.
+  older one is deleted. One that says nothing yet stops nobody: who makes it has not looked yet, and
+  will see whoever has passed it over. Nor does what a power cut leaves of one, empty or torn. One
+  that may not be read counts for every point.
 - It is renewed and grows stale as a lease does (lease.py), by the storage's own clock; by ours
   where that cannot be asked, because nothing can be made there. Whoever holds the repository for
   writing deletes those that count no more. Who finds its own one deleted, because it slept so long,
@@ -112,20 +113,22 @@ class _Found:
 
     Attributes:
         path: where.
-        claims: what it says; None if that is nothing, because it is just being made, for instance;
-            empty if it is none of ours.
+        claims: what it says; None if that is nothing, as of one that is just being made; empty if
+            it is none of ours.
         modified: by the storage's clock, in seconds.
+        hidden: it may say something, but may not be read.
     """
 
     path: Path
     claims: tuple[Claim, ...] | None
     modified: float
+    hidden: bool = False
 
     @property
     def counts(self) -> bool:
-        """Whether its process may still be at it."""
+        """Whether it may say something, and its process may still be at it."""
         if not self.claims:
-            return _is_fresh(self)
+            return self.hidden and _is_fresh(self)
         process, here = self.claims[0].process, Lease.of_this_process("")
         if process.process == here.process:
             return self.path.name in _ours
@@ -148,10 +151,10 @@ def claimed(folder: Path, kind: Kind, numbers: Collection[int]) -> tuple[int, st
     for found in _files(folder):
         if not found.path.name.startswith(kind):
             continue
-        if found.claims is None:
+        if found.hidden:
             hits = [(min(numbers, default=0), f"another program is {kind} it")]
         else:
-            on = ((claim.first_of(numbers), claim) for claim in found.claims)
+            on = ((claim.first_of(numbers), claim) for claim in found.claims or ())
             hits = [(number, str(claim)) for number, claim in on if number is not None]
         if hits and found.counts:
             return hits[0]
@@ -159,16 +162,19 @@ def claimed(folder: Path, kind: Kind, numbers: Collection[int]) -> tuple[int, st
 
 
 def left_behind(folder: Path) -> list[Path]:
-    """The files of those that have gone, which count no more."""
+    """The files that count for nobody, those among them that are just being made."""
     return [found.path for found in _files(folder) if not found.counts]
 
 
 def sweep(folder: Path) -> None:
     """Delete what was left behind; the caller holds the repository for writing."""
-    for path in left_behind(folder):
-        log.info("%s was left behind", path)
+    for found in _files(folder):
+        being_made = not found.claims and _is_fresh(found)
+        if found.counts or being_made:
+            continue
+        log.info("%s was left behind", found.path)
         with suppress(OSError):  # storage that is read-only: it does not count anyway
-            remove(path)
+            remove(found.path)
 
 
 def _files(folder: Path) -> list[_Found]:
@@ -212,7 +218,7 @@ def _unread(path: Path, error: OSError) -> _Found | None:
     """What is there, but does not tell whose it is."""
     log.info("%s cannot be read: %s", path, error)
     try:
-        return _Found(path, None, os.lstat(path).st_mtime)
+        return _Found(path, None, os.lstat(path).st_mtime, hidden=True)
     except FileNotFoundError:
         return None
 
