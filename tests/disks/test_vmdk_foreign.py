@@ -415,8 +415,11 @@ def test_an_extent_that_is_missing_is_named(tmp_path):
 
 def test_a_sparse_extent_of_another_size_than_its_line_says_is_refused(tmp_path):
     made(tmp_path / "s.vmdk", MIB)
-    for sectors in (1920, 2049):
-        with pytest.raises(DiskFormatError, match="is of 1048576 bytes"):
+    for sectors, said in (
+        (1920, "is of 1 MiB, not 960 KiB"),
+        (2049, "is of 1,048,576 bytes, not 1,049,088 bytes"),
+    ):
+        with pytest.raises(DiskFormatError, match=said):
             contents(described(tmp_path, f'RW {sectors} SPARSE "s.vmdk"'))
 
 
