@@ -6,6 +6,7 @@ import gc
 import itertools
 import os
 import resource
+import signal
 import subprocess
 import threading
 import time
@@ -31,6 +32,11 @@ hypothesis.settings.load_profile("long" if os.environ.get("VDBACKUP_LONG") == "1
 
 MEMORY = 8 << 30  # bytes of its own that the whole run may have: more is a fault of ours
 GRACE = 3.0  # seconds in which what a test has ended may disappear
+
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # a shell that runs the tests in the background has them ignore Ctrl-C, which some of them send
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.hookimpl(wrapper=True)

@@ -327,6 +327,7 @@ def test_a_set_whose_merge_cannot_be_finished_keeps_no_other_set_from_being_repa
     shutil.copytree(lab.set_folder, other)
     (other / "0005-full.json").unlink()
     (lab.set_folder / "journal.json").write_text("{}")
+    (lab.set_folder / "0003-incremental.digests").write_bytes(b"")
     sentences = repaired(lab)
     assert any("disk: an interrupted merge cannot be finished" in each for each in sentences)
     assert any("other: the manifest of point 5 was rebuilt" in each for each in sentences)

@@ -370,8 +370,9 @@ def test_vmwares_machine_reads_on_after_a_merge(
 
 @pytest.mark.parametrize("program", ["virtualbox", "virt-manager"])
 def test_a_machine_that_a_power_cut_left_behind_is_linked_by_the_next_command(
-    vdbackup: Vdbackup, two_points: Path, program: str
+    vdbackup: Vdbackup, two_points: Path, tmp_path: Path, program: str
 ) -> None:
+    virsh_answers(tmp_path)
     made = vdbackup("open-with", program, "latest", "-r", two_points, "--json").json
     repository = Repository.open(two_points)
     backup_set = repository.set()

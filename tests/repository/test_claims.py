@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -165,13 +166,13 @@ def test_what_another_program_has_open_is_neither_merged_nor_deleted(lab: Lab) -
     lab.check_all()
 
 
-_NBD = "addr.type=unix,addr.path={}.socket"
+_NBD = "addr.type=unix,addr.path={socket}"
 QEMUS = {
-    "reads": ["qemu-nbd", "--read-only", "--persistent", "--socket={}.socket", "{}"],
-    "writes": ["qemu-nbd", "--format=raw", "--persistent", "--socket={}.socket", "{}"],
+    "reads": ["qemu-nbd", "--read-only", "--persistent", "--socket={socket}", "{layer}"],
+    "writes": ["qemu-nbd", "--format=raw", "--persistent", "--socket={socket}", "{layer}"],
     "exports": [
         "qemu-storage-daemon",
-        "--blockdev=driver=file,filename={},node-name=a",
+        "--blockdev=driver=file,filename={layer},node-name=a",
         f"--nbd-server={_NBD}",
         "--export=type=nbd,id=e,node-name=a,writable=on",
     ],
@@ -182,8 +183,13 @@ QEMUS = {
 def qemu(way: str, layer: Path) -> Iterator[None]:
     """A QEMU that has a layer open, once its locks are there."""
     layer.chmod(0o644)
-    command = [each.format(layer) for each in QEMUS[way]]
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
+    with (
+        tempfile.TemporaryDirectory() as folder,  # a socket's name has 107 bytes at most (unix(7))
+        subprocess.Popen(
+            [each.format(layer=layer, socket=f"{folder}/nbd") for each in QEMUS[way]],
+            stdout=subprocess.DEVNULL,
+        ) as process,
+    ):
         try:
             until = time.monotonic() + 30
             while not qemu_locks.is_open(layer):
@@ -193,7 +199,6 @@ def qemu(way: str, layer: Path) -> Iterator[None]:
             yield
         finally:
             process.terminate()
-    layer.with_name(layer.name + ".socket").unlink(missing_ok=True)
 
 
 @pytest.mark.parametrize("way", QEMUS)
