@@ -19,15 +19,14 @@ from pathlib import Path
 
 import pytest
 
-from tests.backup.lab import Lab, noise, sha256
+from tests.backup.lab import Lab, sha256
 from tests.repository import computers
-from tests.repository.test_claims import READER
+from tests.repository.test_claims import READER, four_points
 from vdbackup.backup import delete, merge
 from vdbackup.errors import PointInUse
 from vdbackup.jobs import CancelToken, silent
 from vdbackup.repository import claim_files, claims, lock
 from vdbackup.repository.claim_files import Claim, Kind
-from vdbackup.repository.digests import BLOCK
 from vdbackup.repository.lease import STALE
 from vdbackup.repository.model import Policy
 from vdbackup.repository.repository import Repository
@@ -49,13 +48,7 @@ with repository.lock("merging"):
 
 @pytest.fixture
 def lab(as_root: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Lab:
-    """1 <- 2 <- 3 <- 4; who is in the way gets no time to end."""
-    monkeypatch.setattr(claims, "GIVE_WAY", 0.0)
-    lab = Lab(tmp_path)
-    for number in range(4):
-        lab.poke(number * BLOCK, noise(2 * BLOCK, number))
-        lab.backup()
-    return lab
+    return four_points(tmp_path, monkeypatch)
 
 
 @pytest.fixture

@@ -40,8 +40,7 @@ with claims.open_point(repository, "disk", sys.argv[2], "reading in a test") as 
 """
 
 
-@pytest.fixture
-def lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Lab:
+def four_points(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Lab:
     """1 <- 2 <- 3 <- 4; who is in the way gets no time to end."""
     monkeypatch.setattr(claims, "GIVE_WAY", 0.0)
     lab = Lab(tmp_path)
@@ -49,6 +48,11 @@ def lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Lab:
         lab.poke(number * BLOCK, noise(2 * BLOCK, number))
         lab.backup()
     return lab
+
+
+@pytest.fixture
+def lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Lab:
+    return four_points(tmp_path, monkeypatch)
 
 
 class Reader:
