@@ -11,8 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tests.recovery import volumes
-from tests.recovery.volumes import MIB
+from tests.volumes import volumes
+from tests.volumes.volumes import MIB
 
 Service = tuple[int, int | None]
 """Start, and what its StartOverride says; None: it has none."""

@@ -8,8 +8,8 @@ import pytest
 from PySide6.QtCore import Qt
 
 from tests.gui.user import User
-from tests.recovery.test_journals import in_use
-from tests.recovery.volumes import MIB
+from tests.volumes.test_journals import in_use
+from tests.volumes.volumes import MIB
 from vdbackup.gui.browse_dialog import BrowseDialog
 from vdbackup.gui.parts import Notice
 

@@ -10,10 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.guests import systems
-from tests.recovery import volumes
 from tests.recovery.test_inspect import disk_of, look
-from tests.recovery.test_partitions import write
-from tests.recovery.volumes import MIB
+from tests.volumes import volumes
+from tests.volumes.test_partitions import write
+from tests.volumes.volumes import MIB
 from vdbackup.recovery.guest import unified
 from vdbackup.recovery.guest.choice import choose
 from vdbackup.recovery.guest.model import Firmware

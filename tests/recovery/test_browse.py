@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.recovery import volumes
-from tests.recovery.volumes import MIB, MOMENT, browsing
+from tests.volumes import volumes
+from tests.volumes.volumes import MIB, MOMENT, browsing
 from vdbackup.backup import capture
 from vdbackup.disks.chain import Chain
 from vdbackup.errors import RecoveryError

@@ -16,8 +16,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.recovery import volumes
-from tests.recovery.volumes import MIB, browsing, overwritten
+from tests.volumes import volumes
+from tests.volumes.volumes import MIB, browsing, overwritten
 from vdbackup.errors import Cancelled, RecoveryError
 from vdbackup.jobs import CancelToken, Job, JobState, Progress, silent
 from vdbackup.recovery.extract import DEEPEST, is_name

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.recovery import volumes
-from tests.recovery.volumes import MIB, browsing
+from tests.volumes import volumes
+from tests.volumes.volumes import MIB, browsing
 from vdbackup.jobs import CancelToken, silent
 
 ODD = ("a:b", "q?", "star*", "bar|", 'qu"ote', "less<")

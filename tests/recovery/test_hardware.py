@@ -14,8 +14,8 @@ import pytest
 from tests.guests import chains, debian
 from tests.guests import tiny_linux as tiny_linux_builder
 from tests.guests.debian import Debian
-from tests.recovery import volumes
-from tests.recovery.volumes import MIB
+from tests.volumes import volumes
+from tests.volumes.volumes import MIB
 from vdbackup.errors import RecoveryError
 from vdbackup.recovery import accelerator, qemu, vm
 from vdbackup.recovery.guest.model import Firmware

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.guests import systems
-from tests.recovery import volumes
-from tests.recovery.volumes import MIB
+from tests.volumes import volumes
+from tests.volumes.volumes import MIB
 from vdbackup.disks.chain import Chain
 from vdbackup.recovery.guest import menus
 from vdbackup.recovery.guest.inspect import inspect

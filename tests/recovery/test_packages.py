@@ -18,7 +18,7 @@ import pytest
 from tests.backup.lab import Lab, noise
 from tests.guests import systems, tiny_linux
 from tests.oracles import distribution, libvhdi, libvmdk, qemu
-from tests.recovery import volumes
+from tests.volumes import volumes
 from vdbackup.disks.formats import open_disk
 from vdbackup.errors import Cancelled, Damaged, RecoveryError
 from vdbackup.jobs import CancelToken, silent

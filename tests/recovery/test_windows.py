@@ -18,11 +18,9 @@ from hypothesis import strategies as st
 from regipy.registry import RegistryHive
 
 from tests.guests import windows as made
-from tests.recovery import volumes
+from tests.volumes import volumes
 from vdbackup.disks.chain import Chain
 from vdbackup.errors import RecoveryError
-from vdbackup.recovery.filesystems.node import reading
-from vdbackup.recovery.filesystems.ntfs import NtfsNode
 from vdbackup.recovery.guest import windows
 from vdbackup.recovery.guest.choice import choose
 from vdbackup.recovery.guest.disk import Disk
@@ -33,6 +31,8 @@ from vdbackup.recovery.guest.tree import Tree
 from vdbackup.recovery.guest.windows import Windows, inspect_windows
 from vdbackup.recovery.hardware import Controller
 from vdbackup.recovery.retarget.windows import plan_windows
+from vdbackup.volumes.filesystems.node import reading
+from vdbackup.volumes.filesystems.ntfs import NtfsNode
 
 SYSTEM = "Windows/System32/config/SYSTEM"
 Change = Callable[[Path], None]

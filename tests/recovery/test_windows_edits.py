@@ -20,7 +20,7 @@ from regipy.registry import RegistryHive
 
 from tests.guests import chains
 from tests.guests import windows as made
-from tests.recovery import volumes
+from tests.volumes import volumes
 from vdbackup.backup import capture
 from vdbackup.disks.chain import Chain
 from vdbackup.disks.disk import UNIT
@@ -28,7 +28,6 @@ from vdbackup.disks.formats import open_disk
 from vdbackup.errors import Cancelled, RecoveryError
 from vdbackup.jobs import CancelToken, silent
 from vdbackup.recovery import qemu
-from vdbackup.recovery.filesystems.ntfs import NtfsNode
 from vdbackup.recovery.guest.disk import Disk
 from vdbackup.recovery.guest.inspect import inspect
 from vdbackup.recovery.guest.model import FileSystem
@@ -41,6 +40,7 @@ from vdbackup.recovery.retarget.report import RetargetReport
 from vdbackup.recovery.retarget.windows import WindowsEdits, plan_windows
 from vdbackup.repository.repository import Repository
 from vdbackup.sources.source import open_source
+from vdbackup.volumes.filesystems.ntfs import NtfsNode
 
 SYSTEM = "Windows/System32/config/SYSTEM"
 SERVICES = "\\ControlSet002\\Services\\"

@@ -1,6 +1,6 @@
 """The files inside a recovery point: listed and extracted without mounting it, by anybody.
 
-What is shown lies in partitions.py, volumes.py and filesystems/; what is written, in extract.py.
+What is shown lies in volumes/; what is written, in extract.py.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from pathlib import Path
 from vdbackup.disks.chain import Chain
 from vdbackup.errors import RecoveryError
 from vdbackup.jobs import CancelToken, Report
-from vdbackup.recovery.filesystems.node import Kind, Node, Stat, guarded, reading, shown
-from vdbackup.recovery.volumes import Volume, Volumes
+from vdbackup.volumes.filesystems.node import Kind, Node, Stat, guarded, reading, shown
+from vdbackup.volumes.volumes import Volume, Volumes
 
 __all__ = ["Entry", "FileBrowser", "Kind", "Volume"]
 

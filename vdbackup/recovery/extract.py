@@ -26,7 +26,7 @@ import numpy as np
 from vdbackup.disks.extents import runs_of
 from vdbackup.errors import Cancelled, RecoveryError
 from vdbackup.jobs import CancelToken, Progress, Report
-from vdbackup.recovery.filesystems.node import (
+from vdbackup.volumes.filesystems.node import (
     Content,
     Kind,
     Node,

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from vdbackup.disks.chain import Chain
 from vdbackup.errors import RecoveryError
-from vdbackup.recovery import composition, concatenation, firmware, qemu
+from vdbackup.recovery import concatenation, firmware, qemu
 from vdbackup.recovery.gathering import gathered
 from vdbackup.recovery.guest.choice import choose
 from vdbackup.recovery.guest.disk import Disk
@@ -24,6 +24,7 @@ from vdbackup.recovery.guest.initramfs import MOST_PACKED
 from vdbackup.recovery.guest.inspect import inspect
 from vdbackup.recovery.guest.model import File, Firmware
 from vdbackup.recovery.hardware import ANYTHING, Direct, Hardware, Wish
+from vdbackup.volumes import composition
 
 log = logging.getLogger(__name__)
 

@@ -27,8 +27,8 @@ from vdbackup.disks import vhd_fixed
 from vdbackup.disks.disk import SECTOR
 from vdbackup.disks.raw import RawDisk
 from vdbackup.disks.vmdk_stream import StreamVmdkWriter
-from vdbackup.recovery.gpt import move_second_copy
 from vdbackup.recovery.ovf import Appliance, envelope
+from vdbackup.volumes.gpt import move_second_copy
 
 _LARGEST_FILE = 1 << 63
 _BUFFER = 1 << 20

@@ -24,8 +24,7 @@ from vdbackup.disks.formats import FORMATS, check_fits, create_disk, open_disk
 from vdbackup.disks.transfer import transfer, transfer_in_order, write_blocks
 from vdbackup.errors import Damaged, RecoveryError, Remedy, UsageError
 from vdbackup.jobs import CancelToken, Plan, Report, readable_size
-from vdbackup.recovery import other_hardware, packages, places
-from vdbackup.recovery.gpt import move_second_copy
+from vdbackup.recovery import other_hardware, packages
 from vdbackup.recovery.guest.model import System
 from vdbackup.recovery.hardware import Hardware
 from vdbackup.recovery.ovf import Appliance
@@ -45,6 +44,8 @@ from vdbackup.repository.digests import BLOCK, DigestFold, differ, digest_blocks
 from vdbackup.repository.files import check_room
 from vdbackup.repository.model import RecoveryPoint
 from vdbackup.repository.repository import BackupSet, Repository
+from vdbackup.volumes import places
+from vdbackup.volumes.gpt import move_second_copy
 
 RAW = "raw"
 _MOST_REPORTED = 20

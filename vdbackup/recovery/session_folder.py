@@ -36,9 +36,9 @@ from typing import Any, BinaryIO, Self
 from vdbackup import durable
 from vdbackup.disks.holders import holders, named
 from vdbackup.errors import Obstructed, RecoveryError, Remedy
-from vdbackup.recovery import composition
 from vdbackup.recovery.elsewhere import EndedMachine, check_ended, check_not_registered
 from vdbackup.recovery.session_record import Origin, SessionRecord
+from vdbackup.volumes import composition
 
 log = logging.getLogger(__name__)
 
@@ -283,7 +283,7 @@ class SavedSession:
 
     @property
     def disk_start(self) -> int:
-        """Where the point's disk begins on the session's, in bytes (composition.py)."""
+        """Where the point's disk begins on the session's, in bytes (volumes/composition.py)."""
         hardware = self.said.machine.get("hardware")
         partition = hardware.get("partition") if isinstance(hardware, dict) else 0
         return composition.START if partition else 0

@@ -10,7 +10,6 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, replace
 
-from vdbackup.recovery.filesystems.node import shown
 from vdbackup.recovery.guest import drivers
 from vdbackup.recovery.guest.model import DeviceName, File, Firmware, Guest, Kernel, Problem, System
 from vdbackup.recovery.hardware import (
@@ -23,6 +22,7 @@ from vdbackup.recovery.hardware import (
     NetworkCard,
     Wish,
 )
+from vdbackup.volumes.filesystems.node import shown
 
 _ORDER = (
     Controller.VIRTIO,

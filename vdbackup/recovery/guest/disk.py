@@ -10,7 +10,7 @@ from vdbackup.errors import RecoveryError
 from vdbackup.recovery.guest import identity
 from vdbackup.recovery.guest.model import FileSystem, Run
 from vdbackup.recovery.guest.tree import Tree
-from vdbackup.recovery.volumes import Volume, Volumes
+from vdbackup.volumes.volumes import Volume, Volumes
 
 _PARTITION = re.compile(r"/dev/(?:(?:[shv]|xv)d[a-z]+|(?:nvme\d+n|mmcblk)\d+p)(\d+)")
 

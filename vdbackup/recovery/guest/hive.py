@@ -17,7 +17,7 @@ from typing import Any
 
 from dissect.regf import regf
 
-from vdbackup.recovery.filesystems.node import Unreadable
+from vdbackup.volumes.filesystems.node import Unreadable
 
 BASE_BLOCK = 4096
 """Bytes before the first bin; what the hive calls an offset begins behind them."""

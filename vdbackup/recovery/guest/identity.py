@@ -24,7 +24,7 @@ def of(kind: str, head: bytes) -> tuple[str, str]:
     """UUID and label; "" where there is none.
 
     Args:
-        kind: as recovery/volumes.py names it.
+        kind: as volumes/volumes.py names it.
         head: the volume's first 128 KiB.
     """
     label = _text(head[slice(*_LABELS.get(kind, (0, 0)))])

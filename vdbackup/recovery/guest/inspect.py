@@ -26,7 +26,7 @@ from vdbackup.recovery.guest.model import (
 )
 from vdbackup.recovery.guest.tree import Tree
 from vdbackup.recovery.guest.windows import inspect_windows
-from vdbackup.recovery.volumes import Volume
+from vdbackup.volumes.volumes import Volume
 
 _OTHER_DISK = "Boot another recovery point, or restore this one to get at its files."
 _RUNS_HERE = ("x86_64", "i386", "")

@@ -13,7 +13,6 @@ import struct
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from vdbackup.recovery.filesystems.node import shown
 from vdbackup.recovery.guest import initramfs, menus, unified
 from vdbackup.recovery.guest.disk import Disk
 from vdbackup.recovery.guest.drivers import KNOWN
@@ -26,6 +25,7 @@ from vdbackup.recovery.guest.model import (
     LoaderKind,
 )
 from vdbackup.recovery.guest.tree import Tree
+from vdbackup.volumes.filesystems.node import shown
 
 log = logging.getLogger(__name__)
 

@@ -11,11 +11,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from vdbackup.recovery.filesystems.node import shown
 from vdbackup.recovery.guest import boot_sector, menus, unified
 from vdbackup.recovery.guest.disk import Disk
 from vdbackup.recovery.guest.model import File, FileSystem, Firmware, Loader, LoaderKind
 from vdbackup.recovery.guest.tree import Tree
+from vdbackup.volumes.filesystems.node import shown
 
 if TYPE_CHECKING:
     from vdbackup.recovery.guest.linux import Menu

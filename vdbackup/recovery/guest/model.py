@@ -63,7 +63,7 @@ class FileSystem:
     """A volume that the system uses.
 
     Attributes:
-        volume: its name in recovery/volumes.py: "p2", "vg-root" of LVM, "" where it is the disk.
+        volume: its name in volumes/volumes.py: "p2", "vg-root" of LVM, "" where it is the disk.
         kind: "ext4", "XFS", "Btrfs", "FAT32", "NTFS", ...
         uuid, label: by which a boot loader or fstab finds it; "" if it has none.
         runs: where on the disk it lies; several only for a logical volume of LVM.

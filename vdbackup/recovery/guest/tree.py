@@ -1,6 +1,6 @@
 """The files of a disk, found by path: links are followed, what is read is bounded.
 
-Above recovery/volumes.py and filesystems/. Whatever cannot be read is, to an inspection, not there;
+Above volumes/volumes.py and filesystems/. Whatever cannot be read is, to an inspection, not there;
 the log says why.
 """
 
@@ -10,7 +10,7 @@ import logging
 from collections.abc import Iterator
 
 from vdbackup.errors import RecoveryError
-from vdbackup.recovery.filesystems.node import Kind, Node, guarded, reading
+from vdbackup.volumes.filesystems.node import Kind, Node, guarded, reading
 
 log = logging.getLogger(__name__)
 

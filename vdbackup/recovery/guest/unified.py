@@ -12,7 +12,7 @@ from __future__ import annotations
 import struct
 from dataclasses import dataclass
 
-from vdbackup.recovery.filesystems.node import shown
+from vdbackup.volumes.filesystems.node import shown
 
 X86_64, I386, ARM64 = 0x8664, 0x014C, 0xAA64
 MACHINES = {X86_64: "x86_64", I386: "i386", ARM64: "aarch64"}

@@ -16,12 +16,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from vdbackup.errors import RecoveryError
-from vdbackup.recovery.filesystems.node import Unreadable, reading
-from vdbackup.recovery.filesystems.ntfs import NtfsNode
 from vdbackup.recovery.guest.drivers import WINDOWS
 from vdbackup.recovery.guest.hive import Hive, Key
 from vdbackup.recovery.guest.model import Problem
 from vdbackup.recovery.guest.tree import Tree
+from vdbackup.volumes.filesystems.node import Unreadable, reading
+from vdbackup.volumes.filesystems.ntfs import NtfsNode
 
 log = logging.getLogger(__name__)
 

@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vdbackup.errors import RecoveryError
-from vdbackup.recovery.filesystems.node import Unreadable, reading
 from vdbackup.recovery.guest.hive import Hive, Key
+from vdbackup.volumes.filesystems.node import Unreadable, reading
 
 SHELL = "hivexsh"
 _LIMIT = 120.0

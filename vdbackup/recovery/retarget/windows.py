@@ -35,8 +35,6 @@ from vdbackup.disks.chain import Chain
 from vdbackup.errors import RecoveryError, Remedy
 from vdbackup.jobs import CancelToken
 from vdbackup.recovery import qemu
-from vdbackup.recovery.filesystems.node import Unreadable, reading
-from vdbackup.recovery.filesystems.ntfs import NtfsNode
 from vdbackup.recovery.guest.disk import Disk
 from vdbackup.recovery.guest.drivers import WINDOWS
 from vdbackup.recovery.guest.hive import Hive, Key
@@ -62,6 +60,8 @@ from vdbackup.recovery.retarget.windows_drivers import (
     package_keys,
     service_keys,
 )
+from vdbackup.volumes.filesystems.node import Unreadable, reading
+from vdbackup.volumes.filesystems.ntfs import NtfsNode
 
 log = logging.getLogger(__name__)
 

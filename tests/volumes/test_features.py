@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.recovery import volumes
-from tests.recovery.test_partitions import write
-from tests.recovery.volumes import MIB, browsing
+from tests.volumes import volumes
+from tests.volumes.test_partitions import write
+from tests.volumes.volumes import MIB, browsing
 from vdbackup.errors import RecoveryError
 from vdbackup.jobs import CancelToken
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import io
 import struct
 
-from vdbackup.recovery.filesystems.node import Unreadable
+from vdbackup.volumes.filesystems.node import Unreadable
 
 _SECTOR = 512
 _XFS_BLOCK_SIZE, _XFS_LOG_START, _XFS_GROUP_BLOCKS, _XFS_LOG_BLOCKS = 4, 48, 84, 96
@@ -35,7 +35,7 @@ def warning(kind: str, stream: io.BufferedReader) -> str:
     """A sentence where the files shown are not the newest that the file system holds; else "".
 
     Args:
-        kind: as volumes.py knows the file system.
+        kind: as volumes/volumes.py knows the file system.
         stream: the volume. Its structures may be hostile: anything may be raised.
     """
     if kind == "xfs" and not _xfs_is_clean(stream):
@@ -50,7 +50,7 @@ def warning(kind: str, stream: io.BufferedReader) -> str:
 
 
 def _ext_is_replayed(stream: io.BufferedReader) -> bool:
-    from vdbackup.recovery.filesystems import ext
+    from vdbackup.volumes.filesystems import ext
 
     try:
         ext.replayed(stream)
@@ -60,7 +60,7 @@ def _ext_is_replayed(stream: io.BufferedReader) -> bool:
 
 
 def _ntfs_is_dirty(stream: io.BufferedReader) -> bool:
-    from vdbackup.recovery.filesystems import ntfs
+    from vdbackup.volumes.filesystems import ntfs
 
     _, root = ntfs.open_root(stream)
     return root.unclean()

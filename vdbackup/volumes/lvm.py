@@ -20,7 +20,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from vdbackup.recovery.filesystems.node import shown
+from vdbackup.volumes.filesystems.node import shown
 
 log = logging.getLogger(__name__)
 

@@ -16,8 +16,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.recovery import test_raid, volumes
-from tests.recovery.volumes import MIB, browsing, overwritten
+from tests.volumes import test_raid, volumes
+from tests.volumes.volumes import MIB, browsing, overwritten
 from vdbackup.errors import VdbackupError
 from vdbackup.jobs import CancelToken, silent
 from vdbackup.sources.source import open_source

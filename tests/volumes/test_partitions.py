@@ -12,10 +12,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.recovery import volumes
-from tests.recovery.volumes import MIB, browsing, overwritten
+from tests.volumes import volumes
+from tests.volumes.volumes import MIB, browsing, overwritten
 from vdbackup.errors import RecoveryError
-from vdbackup.recovery.partitions import Partition, partitions
+from vdbackup.volumes.partitions import Partition, partitions
 
 SIZE = 64 * MIB
 LOGICAL = """label: dos

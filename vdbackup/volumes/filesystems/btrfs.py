@@ -19,7 +19,7 @@ from dissect.btrfs.c_btrfs import BTRFS_BLOCK_GROUP, c_btrfs
 from dissect.btrfs.exceptions import Error
 from dissect.btrfs.stream import HAS_ZSTD, ChunkStream, Extent, ExtentStream, decode_extent
 
-from vdbackup.recovery.filesystems.node import (
+from vdbackup.volumes.filesystems.node import (
     Content,
     EmptyFolder,
     Node,

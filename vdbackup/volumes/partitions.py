@@ -22,7 +22,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from vdbackup.errors import RecoveryError
-from vdbackup.recovery import signatures
+from vdbackup.volumes import signatures
 
 log = logging.getLogger(__name__)
 

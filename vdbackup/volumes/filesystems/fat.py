@@ -20,7 +20,7 @@ from dissect.fat.c_fat import Fattype
 from dissect.fat.fat import FATFS
 from dissect.util.stream import AlignedStream, RunlistStream
 
-from vdbackup.recovery.filesystems.node import (
+from vdbackup.volumes.filesystems.node import (
     Content,
     Kind,
     Node,

@@ -18,7 +18,7 @@ from dissect.util.stream import RunlistStream
 from dissect.xfs.c_xfs import c_xfs
 from dissect.xfs.xfs import XFS, INode, fsb_to_bb
 
-from vdbackup.recovery.filesystems.node import (
+from vdbackup.volumes.filesystems.node import (
     Content,
     Node,
     Stat,

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 
 from vdbackup.disks.chain import Chain
 from vdbackup.errors import RecoveryError
-from vdbackup.recovery import places, signatures
-from vdbackup.recovery.places import Place, Window
+from vdbackup.volumes import places, signatures
+from vdbackup.volumes.places import Place, Window
 
 if TYPE_CHECKING:
-    from vdbackup.recovery.filesystems.node import Node
+    from vdbackup.volumes.filesystems.node import Node
 
 _ADVICE = "Boot the recovery point, or restore it, to get at what is in it."
 
@@ -84,7 +84,7 @@ class Volumes:
 
 def _identify(chain: Chain, place: Place) -> tuple[Volume, Node | None]:
     """Find out what lies on a volume, and open it."""
-    from vdbackup.recovery.filesystems.node import reading
+    from vdbackup.volumes.filesystems.node import reading
 
     def volume(filesystem: str, problem: str = "") -> Volume:
         return Volume(place, filesystem, problem)
@@ -111,8 +111,8 @@ def _identify(chain: Chain, place: Place) -> tuple[Volume, Node | None]:
 
 def _warning(kind: str, stream: io.BufferedReader) -> str:
     """What is to be said of the journal; where it cannot be told, that it may be needed."""
-    from vdbackup.recovery.filesystems import journals
-    from vdbackup.recovery.filesystems.node import reading
+    from vdbackup.volumes.filesystems import journals
+    from vdbackup.volumes.filesystems.node import reading
 
     try:
         with reading("Its journal"):
@@ -125,22 +125,22 @@ def _open_root(kind: str, stream: io.BufferedReader) -> tuple[str, Node]:
     """Open a file system; each reader takes its time to import."""
     match kind:
         case "ext":
-            from vdbackup.recovery.filesystems import ext
+            from vdbackup.volumes.filesystems import ext
 
             return ext.open_root(stream)
         case "xfs":
-            from vdbackup.recovery.filesystems import xfs
+            from vdbackup.volumes.filesystems import xfs
 
             return xfs.open_root(stream)
         case "btrfs":
-            from vdbackup.recovery.filesystems import btrfs
+            from vdbackup.volumes.filesystems import btrfs
 
             return btrfs.open_root(stream)
         case "ntfs":
-            from vdbackup.recovery.filesystems import ntfs
+            from vdbackup.volumes.filesystems import ntfs
 
             return ntfs.open_root(stream)
         case _:
-            from vdbackup.recovery.filesystems import fat
+            from vdbackup.volumes.filesystems import fat
 
             return fat.open_root(stream)

@@ -19,7 +19,7 @@ from dissect.ntfs.ntfs import NTFS
 from dissect.ntfs.stream import CompressedRunlistStream
 from dissect.ntfs.util import apply_fixup
 
-from vdbackup.recovery.filesystems.node import (
+from vdbackup.volumes.filesystems.node import (
     Content,
     Kind,
     Node,

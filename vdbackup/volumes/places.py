@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 from vdbackup.disks.chain import Chain
 from vdbackup.errors import RecoveryError
-from vdbackup.recovery import lvm, raid
-from vdbackup.recovery.partitions import Partition, Table, read_table
+from vdbackup.volumes import lvm, raid
+from vdbackup.volumes.partitions import Partition, Table, read_table
 
 if TYPE_CHECKING:
     from collections.abc import Buffer

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.recovery.volumes import MIB, browsing, run
 from tests.sources.loops import mounted
+from tests.volumes.volumes import MIB, browsing, run
 from vdbackup import cli
 from vdbackup.jobs import CancelToken, silent
 

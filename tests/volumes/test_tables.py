@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.recovery import volumes
-from tests.recovery.test_partitions import ours, theirs, write
-from tests.recovery.volumes import MIB, browsing
+from tests.volumes import volumes
+from tests.volumes.test_partitions import ours, theirs, write
+from tests.volumes.volumes import MIB, browsing
 from vdbackup.errors import RecoveryError
-from vdbackup.recovery.partitions import read_table
+from vdbackup.volumes.partitions import read_table
 
 ENTRY = struct.Struct("<B3xB3xII")
 SIZE = 64 * MIB

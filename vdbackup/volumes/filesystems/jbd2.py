@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 import google_crc32c
 
-from vdbackup.recovery.filesystems.node import Unreadable
+from vdbackup.volumes.filesystems.node import Unreadable
 
 if TYPE_CHECKING:
     from collections.abc import Buffer

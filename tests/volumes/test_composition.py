@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 
 from tests.disks.shelf import Shelf
-from tests.recovery import volumes
+from tests.volumes import volumes
 from vdbackup.disks.chain import Chain
-from vdbackup.recovery import composition, concatenation
+from vdbackup.recovery import concatenation
+from vdbackup.volumes import composition
 
 KIB, MIB = 1 << 10, 1 << 20
 

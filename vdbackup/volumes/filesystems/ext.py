@@ -19,8 +19,8 @@ from dissect.extfs.c_ext import c_ext
 from dissect.extfs.extfs import ExtFS
 from dissect.util.stream import RunlistStream
 
-from vdbackup.recovery.filesystems import jbd2
-from vdbackup.recovery.filesystems.node import (
+from vdbackup.volumes.filesystems import jbd2
+from vdbackup.volumes.filesystems.node import (
     Content,
     Node,
     Run,

@@ -14,12 +14,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.recovery import volumes
-from tests.recovery.volumes import MIB
+from tests.volumes import volumes
+from tests.volumes.volumes import MIB
 from vdbackup.disks.chain import Chain
-from vdbackup.recovery import lvm
 from vdbackup.recovery.browse import FileBrowser
-from vdbackup.recovery.volumes import Volumes
+from vdbackup.volumes import lvm
+from vdbackup.volumes.volumes import Volumes
 
 QUIET = ["--config", "global{activation=0} devices{use_devicesfile=0}", "--quiet"]
 
