@@ -16,6 +16,8 @@ from pathlib import Path
 import hypothesis
 import pytest
 
+from tests.guests import cache
+from tests.guests import tiny_linux as builder
 from vdbackup.disks.formats import FORMATS
 
 # Each run of CI tries the same examples; VDBACKUP_LONG=1 tries more, and new ones each time.
@@ -142,6 +144,15 @@ def as_root() -> None:
 def disk_format(request: pytest.FixtureRequest) -> str:
     """What holds for backups in one format holds for each."""
     return str(request.param)
+
+
+@pytest.fixture(scope="session")
+def tiny_linux() -> Path:
+    """A raw image of a Linux that counts its boots (tests/guests/tiny_linux.py); read-only."""
+    try:
+        return builder.image()
+    except cache.NotBuilt as error:
+        pytest.fail(str(error), pytrace=False)
 
 
 def _leftovers(temporary: Path) -> set[str]:

@@ -7,9 +7,9 @@ from pathlib import Path
 from tests.backup import sessions
 from tests.backup.lab import Lab
 from vdbackup.backup import promote
+from vdbackup.guest.hardware import Hardware
+from vdbackup.guest.model import Guest, System
 from vdbackup.jobs import CancelToken, silent
-from vdbackup.recovery.guest.model import Guest, System
-from vdbackup.recovery.hardware import Hardware
 from vdbackup.recovery.retarget import report, retarget
 from vdbackup.recovery.retarget.overlay import publish_overlay
 from vdbackup.repository import overlays

@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from tests.gui.user import User
-from vdbackup.recovery.guest.model import Problem
+from vdbackup.guest.model import Problem
 from vdbackup.recovery.retarget import report
 from vdbackup.recovery.retarget.report import FileChange
 from vdbackup.repository.repository import Repository

@@ -15,10 +15,11 @@ from tests.guests import boot_sector, cache, debian
 from tests.guests import tiny_linux as tiny_linux_builder
 from vdbackup.disks.qemu_locks import is_open as used_by_vm
 from vdbackup.errors import Cancelled, NoSystem, UsageError
+from vdbackup.guest import hardware
+from vdbackup.guest.hardware import Controller
 from vdbackup.jobs import CancelToken, Job, JobState, Progress, silent
-from vdbackup.recovery import boot_test, hardware
+from vdbackup.recovery import boot_test
 from vdbackup.recovery.boot_test import Wish
-from vdbackup.recovery.hardware import Controller
 from vdbackup.recovery.retarget.policy import for_new_point
 from vdbackup.repository.model import BootStage, BootTest, RecoveryPoint
 from vdbackup.sources import demo_disk

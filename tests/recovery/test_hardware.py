@@ -17,9 +17,9 @@ from tests.guests.debian import Debian
 from tests.volumes import volumes
 from tests.volumes.volumes import MIB
 from vdbackup.errors import RecoveryError
+from vdbackup.guest.hardware import ANYTHING, Controller, Wish
+from vdbackup.guest.model import Firmware
 from vdbackup.recovery import accelerator, qemu, vm
-from vdbackup.recovery.guest.model import Firmware
-from vdbackup.recovery.hardware import ANYTHING, Controller, Wish
 from vdbackup.recovery.session import Session
 
 LIMIT = 280.0  # seconds; a Debian takes 30 on a machine that does nothing else

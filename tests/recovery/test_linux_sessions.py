@@ -19,10 +19,10 @@ from tests.backup.lab import Lab
 from tests.guests import tiny_linux as builder
 from vdbackup.backup import promote
 from vdbackup.errors import RecoveryError
+from vdbackup.guest.hardware import Controller, Wish
 from vdbackup.jobs import CancelToken, silent
 from vdbackup.recovery import restore, vm
 from vdbackup.recovery import sessions as all_sessions
-from vdbackup.recovery.hardware import Controller, Wish
 from vdbackup.recovery.session import Session
 from vdbackup.recovery.session_folder import SavedSession, SessionState, saved_sessions
 from vdbackup.repository.model import RecoveryPoint

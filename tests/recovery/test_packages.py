@@ -21,10 +21,10 @@ from tests.oracles import distribution, libvhdi, libvmdk, qemu
 from tests.volumes import volumes
 from vdbackup.disks.formats import open_disk
 from vdbackup.errors import Cancelled, Damaged, RecoveryError
+from vdbackup.guest.hardware import Controller, Hardware
+from vdbackup.guest.model import Firmware
 from vdbackup.jobs import CancelToken, silent
 from vdbackup.recovery import ovf, restore
-from vdbackup.recovery.guest.model import Firmware
-from vdbackup.recovery.hardware import Controller, Hardware
 from vdbackup.recovery.ovf import Appliance
 from vdbackup.recovery.packages import PACKAGES
 

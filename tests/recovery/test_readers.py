@@ -16,10 +16,10 @@ import pytest
 from tests.backup.lab import Lab, sha256
 from vdbackup.backup import convert, merge
 from vdbackup.errors import PointInUse, RecoveryError, VdbackupError
+from vdbackup.guest.hardware import Controller, Wish
 from vdbackup.gui import work
 from vdbackup.jobs import CancelToken, Progress, Report, Waiting, silent
 from vdbackup.recovery import boot_test, launch, other_programs, restore, verify, vm
-from vdbackup.recovery.hardware import Controller, Wish
 from vdbackup.recovery.retarget import retarget
 from vdbackup.repository import claims
 from vdbackup.repository.model import Policy, RecoveryPoint

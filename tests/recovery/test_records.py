@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vdbackup.errors import RecoveryError
-from vdbackup.recovery.guest.choice import choose
-from vdbackup.recovery.guest.model import DeviceName, File, Guest, Kernel, System
-from vdbackup.recovery.hardware import Hardware
+from vdbackup.guest.choice import choose
+from vdbackup.guest.hardware import Hardware
+from vdbackup.guest.model import DeviceName, File, Guest, Kernel, System
 from vdbackup.recovery.records import from_json, to_json
 
 GUEST = Guest(

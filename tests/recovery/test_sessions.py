@@ -20,10 +20,10 @@ from tests.disks.opened import opened
 from tests.guests import boot_sector
 from vdbackup.backup import promote
 from vdbackup.errors import PointInUse, RecoveryError, RepositoryError, VdbackupError
+from vdbackup.guest.hardware import Controller, Wish
 from vdbackup.jobs import CancelToken, silent
 from vdbackup.recovery import sessions as all_sessions
 from vdbackup.recovery import vm
-from vdbackup.recovery.hardware import Controller, Wish
 from vdbackup.recovery.session import Session
 from vdbackup.recovery.session_folder import (
     SavedSession,
@@ -343,7 +343,7 @@ OWNER = """
 import sys
 from pathlib import Path
 from vdbackup.recovery import vm
-from vdbackup.recovery.hardware import Controller, Wish
+from vdbackup.guest.hardware import Controller, Wish
 from vdbackup.repository.repository import Repository
 repository = Repository.open(Path(sys.argv[1]))
 backup_set, point = repository.find("1")

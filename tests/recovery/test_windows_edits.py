@@ -26,13 +26,13 @@ from vdbackup.disks.chain import Chain
 from vdbackup.disks.disk import UNIT
 from vdbackup.disks.formats import open_disk
 from vdbackup.errors import Cancelled, RecoveryError
+from vdbackup.guest.disk import Disk
+from vdbackup.guest.hardware import Controller
+from vdbackup.guest.inspect import inspect
+from vdbackup.guest.model import FileSystem
+from vdbackup.guest.tree import Tree
 from vdbackup.jobs import CancelToken, silent
 from vdbackup.recovery import qemu
-from vdbackup.recovery.guest.disk import Disk
-from vdbackup.recovery.guest.inspect import inspect
-from vdbackup.recovery.guest.model import FileSystem
-from vdbackup.recovery.guest.tree import Tree
-from vdbackup.recovery.hardware import Controller
 from vdbackup.recovery.retarget import export, hive_edit
 from vdbackup.recovery.retarget import retarget as retargeting
 from vdbackup.recovery.retarget import windows as retarget
@@ -344,7 +344,7 @@ def test_a_windows_7_gets_its_own_drivers_into_the_critical_devices(
 def test_the_driver_is_the_one_for_that_windows(
     drivers: Path, name: str, version: str, architecture: str, folder: str
 ):
-    from vdbackup.recovery.guest.windows import Windows
+    from vdbackup.guest.windows.inspect import Windows
     from vdbackup.recovery.retarget.windows_drivers import find_driver
 
     windows = Windows(name, version, "Windows", architecture)

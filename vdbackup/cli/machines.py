@@ -14,8 +14,8 @@ from vdbackup.cli.console import print_json, say, warn, work
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
+    from vdbackup.guest.hardware import Hardware, Wish
     from vdbackup.jobs import CancelToken, Report
-    from vdbackup.recovery.hardware import Hardware, Wish
     from vdbackup.recovery.retarget.report import FileChange, RetargetReport
     from vdbackup.recovery.session import Session
 
@@ -128,8 +128,8 @@ def _say_what_changes(hardware: Hardware | None, changes: Iterable[FileChange]) 
 
 def wish(options: argparse.Namespace) -> Wish:
     """What the options of `boot` say about the machine's hardware."""
-    from vdbackup.recovery.guest.model import Firmware
-    from vdbackup.recovery.hardware import Controller, Wish
+    from vdbackup.guest.hardware import Controller, Wish
+    from vdbackup.guest.model import Firmware
 
     return Wish(
         controller=None if options.hardware == "auto" else Controller(options.hardware),

@@ -96,7 +96,7 @@ def _read(
     backup_set: BackupSet, point: RecoveryPoint, _report: Report, _cancel: CancelToken
 ) -> tuple[RetargetReport | None, bool]:
     """The report, and whether it found no system on the disk."""
-    from vdbackup.recovery.guest.inspect import has_no_system  # takes long to import
+    from vdbackup.guest.inspect import has_no_system  # takes long to import
 
     report = load(backup_set, point)
     return report, report is not None and has_no_system(report.guest)

@@ -19,6 +19,7 @@ from vdbackup.backup import delete, merge
 from vdbackup.backup.capture import AUTO
 from vdbackup.disks.contents import UnclearFormat
 from vdbackup.errors import OtherSource, RepositoryLocked, VdbackupError
+from vdbackup.guest.hardware import Wish
 from vdbackup.gui import words, work
 from vdbackup.gui.catalogue import Catalogue, Entry
 from vdbackup.gui.plan_dialog import PlanDialog
@@ -28,7 +29,6 @@ from vdbackup.gui.store import Store
 from vdbackup.gui.worker import Workers
 from vdbackup.jobs import CancelToken, Job, JobState, Plan, Report, patient
 from vdbackup.recovery import boot_test, restore
-from vdbackup.recovery.hardware import Wish
 from vdbackup.recovery.session_folder import SavedSession
 from vdbackup.repository.model import BootTests, RecoveryPoint
 from vdbackup.repository.repository import Repository

@@ -13,8 +13,8 @@ from pathlib import Path
 from PySide6.QtCore import QObject, QThread, Signal
 
 from vdbackup.errors import RecoveryError, VdbackupError, from_os
+from vdbackup.guest.hardware import Wish
 from vdbackup.recovery import vm
-from vdbackup.recovery.hardware import Wish
 from vdbackup.recovery.retarget.report import chosen_hardware
 from vdbackup.recovery.session import GRACE, Session
 from vdbackup.recovery.session_folder import SavedSession

@@ -20,10 +20,11 @@ from pathlib import Path
 
 from vdbackup.disks.chain import Chain
 from vdbackup.errors import READ_ONLY, NoSystem, RecoveryError, RepositoryLocked
+from vdbackup.guest import hardware
+from vdbackup.guest.inspect import has_no_system, inspect
 from vdbackup.jobs import CancelToken, Progress, Report, patient, silent
-from vdbackup.recovery import boot_words, hardware, launch, qemu, screen
+from vdbackup.recovery import boot_words, launch, qemu, screen
 from vdbackup.recovery.boot_words import Failure
-from vdbackup.recovery.guest.inspect import has_no_system, inspect
 from vdbackup.recovery.guest_agent import AgentChannel
 from vdbackup.recovery.qemu import Accelerator
 from vdbackup.recovery.retarget.report import chosen_hardware, load

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from vdbackup.errors import RecoveryError
-from vdbackup.recovery.hardware import Controller, Hardware, MachineType, NetworkCard
+from vdbackup.guest.hardware import Controller, Hardware, MachineType, NetworkCard
 
 Device = dict[str, Any]
 

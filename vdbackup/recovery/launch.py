@@ -16,14 +16,14 @@ from pathlib import Path
 
 from vdbackup.disks.chain import Chain
 from vdbackup.errors import RecoveryError
+from vdbackup.guest.choice import choose
+from vdbackup.guest.disk import Disk
+from vdbackup.guest.hardware import ANYTHING, Direct, Hardware, Wish
+from vdbackup.guest.inspect import inspect
+from vdbackup.guest.linux.initramfs import MOST_PACKED
+from vdbackup.guest.model import File, Firmware
 from vdbackup.recovery import concatenation, firmware, qemu
 from vdbackup.recovery.gathering import gathered
-from vdbackup.recovery.guest.choice import choose
-from vdbackup.recovery.guest.disk import Disk
-from vdbackup.recovery.guest.initramfs import MOST_PACKED
-from vdbackup.recovery.guest.inspect import inspect
-from vdbackup.recovery.guest.model import File, Firmware
-from vdbackup.recovery.hardware import ANYTHING, Direct, Hardware, Wish
 from vdbackup.volumes import composition
 
 log = logging.getLogger(__name__)

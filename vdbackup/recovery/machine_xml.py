@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from xml.etree import ElementTree as ET
 
+from vdbackup.guest.hardware import Controller, Hardware
+from vdbackup.guest.model import Firmware
 from vdbackup.recovery import other_hardware
-from vdbackup.recovery.guest.model import Firmware
-from vdbackup.recovery.hardware import Controller, Hardware
 
 
 def add(parent: ET.Element, tag: str, text: str = "", /, **facts: str) -> ET.Element:

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 from vdbackup.disks.chain import Chain
 from vdbackup.errors import RecoveryError
+from vdbackup.guest.choice import choose
+from vdbackup.guest.hardware import Controller, Hardware, Wish
+from vdbackup.guest.inspect import inspect
+from vdbackup.guest.model import Firmware, System
 from vdbackup.recovery import launch
 from vdbackup.recovery.elsewhere import NAMES, Program
-from vdbackup.recovery.guest.choice import choose
-from vdbackup.recovery.guest.inspect import inspect
-from vdbackup.recovery.guest.model import Firmware, System
-from vdbackup.recovery.hardware import Controller, Hardware, Wish
 
 LIBVIRT = {
     Controller.VIRTIO: ("virtio", "vda", ""),

@@ -35,10 +35,10 @@ from vdbackup.disks.disk import DiskInfo, ParentRef
 from vdbackup.disks.formats import create_disk, open_disk, probe
 from vdbackup.disks.qcow2 import Qcow2Disk
 from vdbackup.errors import RecoveryError, from_os
+from vdbackup.guest.hardware import Controller, Hardware
+from vdbackup.guest.model import Firmware
 from vdbackup.recovery import accelerator, elsewhere, other_hardware, qemu
 from vdbackup.recovery.elsewhere import NAMES, Program
-from vdbackup.recovery.guest.model import Firmware
-from vdbackup.recovery.hardware import Controller, Hardware
 from vdbackup.recovery.machine_xml import add, virtualbox_hardware
 from vdbackup.recovery.retarget.report import chosen_hardware
 from vdbackup.recovery.session_folder import SavedSession, SessionFolder

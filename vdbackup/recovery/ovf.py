@@ -12,9 +12,9 @@ import uuid
 from dataclasses import dataclass
 from xml.etree import ElementTree as ET
 
+from vdbackup.guest.hardware import Controller, Hardware
+from vdbackup.guest.model import Firmware
 from vdbackup.recovery import other_hardware
-from vdbackup.recovery.guest.model import Firmware
-from vdbackup.recovery.hardware import Controller, Hardware
 from vdbackup.recovery.machine_xml import add, virtualbox_hardware
 
 CPUS = 2

@@ -23,10 +23,10 @@ from vdbackup.disks.extents import Ranges, aligned, total, union
 from vdbackup.disks.formats import FORMATS, check_fits, create_disk, open_disk
 from vdbackup.disks.transfer import transfer, transfer_in_order, write_blocks
 from vdbackup.errors import Damaged, RecoveryError, Remedy, UsageError
+from vdbackup.guest.hardware import Hardware
+from vdbackup.guest.model import System
 from vdbackup.jobs import CancelToken, Plan, Report, readable_size
 from vdbackup.recovery import other_hardware, packages
-from vdbackup.recovery.guest.model import System
-from vdbackup.recovery.hardware import Hardware
 from vdbackup.recovery.ovf import Appliance
 from vdbackup.recovery.packages import OVA, PACKAGES, Output
 from vdbackup.recovery.target import (

@@ -15,8 +15,8 @@ from typing import Any
 
 from vdbackup.disks.chain import Chain
 from vdbackup.errors import RecoveryError
+from vdbackup.guest.hardware import ANYTHING, Hardware, Wish
 from vdbackup.recovery import accelerator, devices, launch, qemu
-from vdbackup.recovery.hardware import ANYTHING, Hardware, Wish
 from vdbackup.recovery.records import from_json, to_json
 from vdbackup.recovery.session import Session
 from vdbackup.recovery.session_folder import SavedSession, SessionFolder

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from tests.oracles import sevenzip
 from vdbackup.errors import RecoveryError
-from vdbackup.recovery.guest import initramfs
+from vdbackup.guest.linux import initramfs
 from vdbackup.recovery.retarget import kmod_index
 from vdbackup.recovery.retarget.cpio import Member, archive
 from vdbackup.recovery.retarget.drivers import INDEXES, Modules, driver_archive

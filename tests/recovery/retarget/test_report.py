@@ -13,10 +13,10 @@ import pytest
 from tests.backup.lab import Lab, noise
 from vdbackup.backup import repair
 from vdbackup.errors import RecoveryError, UsageError
+from vdbackup.guest.hardware import Controller, Hardware, Wish
+from vdbackup.guest.model import Guest, Problem, System
 from vdbackup.jobs import CancelToken, silent
 from vdbackup.recovery import boot_test
-from vdbackup.recovery.guest.model import Guest, Problem, System
-from vdbackup.recovery.hardware import Controller, Hardware, Wish
 from vdbackup.recovery.retarget import edits, report, retarget
 from vdbackup.recovery.retarget.policy import for_new_point
 from vdbackup.recovery.retarget.report import FileChange, RetargetReport

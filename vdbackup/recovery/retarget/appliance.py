@@ -22,10 +22,10 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from vdbackup.errors import Cancelled, RecoveryError, Remedy
+from vdbackup.guest.hardware import Controller, Hardware, MachineType
+from vdbackup.guest.model import FileSystem
 from vdbackup.jobs import CancelToken, Progress, Report
 from vdbackup.recovery import qemu, vm
-from vdbackup.recovery.guest.model import FileSystem
-from vdbackup.recovery.hardware import Controller, Hardware, MachineType
 from vdbackup.recovery.retarget.cpio import Member, archive, padded
 from vdbackup.recovery.session import Session
 

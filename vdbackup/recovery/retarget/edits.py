@@ -7,11 +7,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from vdbackup.errors import RecoveryError, Remedy
-from vdbackup.recovery.guest import initramfs
-from vdbackup.recovery.guest.disk import Disk
-from vdbackup.recovery.guest.model import File, FileSystem, Guest, Kernel
-from vdbackup.recovery.guest.tree import Tree
-from vdbackup.recovery.hardware import Hardware
+from vdbackup.guest.disk import Disk
+from vdbackup.guest.hardware import Hardware
+from vdbackup.guest.linux import initramfs
+from vdbackup.guest.model import File, FileSystem, Guest, Kernel
+from vdbackup.guest.tree import Tree
 from vdbackup.recovery.retarget import appliance, fstab, identity, loaders
 from vdbackup.recovery.retarget.cpio import padded
 from vdbackup.recovery.retarget.drivers import INDEXES, Modules, driver_archive

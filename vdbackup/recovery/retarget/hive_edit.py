@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vdbackup.errors import RecoveryError
-from vdbackup.recovery.guest.hive import Hive, Key
+from vdbackup.guest.windows.hive import Hive, Key
 from vdbackup.volumes.filesystems.node import Unreadable, reading
 
 SHELL = "hivexsh"

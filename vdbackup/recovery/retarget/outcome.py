@@ -7,12 +7,12 @@ from dataclasses import replace
 
 from vdbackup.disks.chain import Chain
 from vdbackup.errors import RecoveryError
-from vdbackup.recovery.guest.choice import choose
-from vdbackup.recovery.guest.disk import Disk
-from vdbackup.recovery.guest.initramfs import MOST_PACKED
-from vdbackup.recovery.guest.inspect import inspect
-from vdbackup.recovery.guest.model import File, Guest
-from vdbackup.recovery.hardware import Controller, Hardware, Wish
+from vdbackup.guest.choice import choose
+from vdbackup.guest.disk import Disk
+from vdbackup.guest.hardware import Controller, Hardware, Wish
+from vdbackup.guest.inspect import inspect
+from vdbackup.guest.linux.initramfs import MOST_PACKED
+from vdbackup.guest.model import File, Guest
 from vdbackup.recovery.retarget.report import FileChange
 
 

@@ -12,9 +12,9 @@ from pathlib import Path
 
 from vdbackup.disks.formats import open_disk
 from vdbackup.errors import VdbackupError
+from vdbackup.guest.hardware import ANYTHING, Hardware, Wish
+from vdbackup.guest.model import Guest
 from vdbackup.recovery import records
-from vdbackup.recovery.guest.model import Guest
-from vdbackup.recovery.hardware import ANYTHING, Hardware, Wish
 from vdbackup.repository.files import read_json, write_json
 from vdbackup.repository.model import RecoveryPoint
 from vdbackup.repository.repository import BackupSet

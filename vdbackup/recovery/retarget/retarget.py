@@ -19,12 +19,12 @@ from vdbackup import __version__
 from vdbackup.disks.chain import Chain
 from vdbackup.disks.formats import open_disk
 from vdbackup.errors import RecoveryError, UsageError
+from vdbackup.guest.choice import choose, edited
+from vdbackup.guest.disk import Disk
+from vdbackup.guest.hardware import Controller, Hardware, Wish
+from vdbackup.guest.inspect import inspect
+from vdbackup.guest.model import FileSystem, Guest, System
 from vdbackup.jobs import CancelToken, Plan, Report
-from vdbackup.recovery.guest.choice import choose, edited
-from vdbackup.recovery.guest.disk import Disk
-from vdbackup.recovery.guest.inspect import inspect
-from vdbackup.recovery.guest.model import FileSystem, Guest, System
-from vdbackup.recovery.hardware import Controller, Hardware, Wish
 from vdbackup.recovery.retarget import appliance, edits, identity, outcome, virt_v2v, windows
 from vdbackup.recovery.retarget.edits import Edits
 from vdbackup.recovery.retarget.overlay import publish_overlay, scratched

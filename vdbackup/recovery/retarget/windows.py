@@ -33,14 +33,13 @@ from pathlib import Path
 
 from vdbackup.disks.chain import Chain
 from vdbackup.errors import RecoveryError, Remedy
-from vdbackup.jobs import CancelToken
-from vdbackup.recovery import qemu
-from vdbackup.recovery.guest.disk import Disk
-from vdbackup.recovery.guest.drivers import WINDOWS
-from vdbackup.recovery.guest.hive import Hive, Key
-from vdbackup.recovery.guest.model import FileSystem
-from vdbackup.recovery.guest.tree import Tree
-from vdbackup.recovery.guest.windows import (
+from vdbackup.guest.disk import Disk
+from vdbackup.guest.drivers import WINDOWS
+from vdbackup.guest.hardware import Controller
+from vdbackup.guest.model import FileSystem
+from vdbackup.guest.tree import Tree
+from vdbackup.guest.windows.hive import Hive, Key
+from vdbackup.guest.windows.inspect import (
     HIVES,
     Service,
     Windows,
@@ -48,7 +47,8 @@ from vdbackup.recovery.guest.windows import (
     open_hive,
     storage_services,
 )
-from vdbackup.recovery.hardware import Controller
+from vdbackup.jobs import CancelToken
+from vdbackup.recovery import qemu
 from vdbackup.recovery.retarget import hive_edit
 from vdbackup.recovery.retarget.export import exported
 from vdbackup.recovery.retarget.hive_edit import KeyEdit, NumberEdit

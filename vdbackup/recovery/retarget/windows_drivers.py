@@ -20,8 +20,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vdbackup.errors import RecoveryError
-from vdbackup.recovery.guest.windows import Windows
-from vdbackup.recovery.hardware import Controller
+from vdbackup.guest.hardware import Controller
+from vdbackup.guest.windows.inspect import Windows
 from vdbackup.recovery.retarget.hive_edit import (
     BINARY,
     EXPAND_SZ,

@@ -16,10 +16,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from vdbackup.errors import RecoveryError
-from vdbackup.recovery.guest.drivers import WINDOWS
-from vdbackup.recovery.guest.hive import Hive, Key
-from vdbackup.recovery.guest.model import Problem
-from vdbackup.recovery.guest.tree import Tree
+from vdbackup.guest.drivers import WINDOWS
+from vdbackup.guest.model import Problem
+from vdbackup.guest.tree import Tree
+from vdbackup.guest.windows.hive import Hive, Key
 from vdbackup.volumes.filesystems.node import Unreadable, reading
 from vdbackup.volumes.filesystems.ntfs import NtfsNode
 

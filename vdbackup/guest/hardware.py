@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
-from vdbackup.recovery.guest.model import DeviceName, File, Firmware, Problem
+from vdbackup.guest.model import DeviceName, File, Firmware, Problem
 
 
 class Controller(StrEnum):

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 
 from vdbackup.disks.chain import Chain
 from vdbackup.errors import RecoveryError
-from vdbackup.recovery.guest import identity
-from vdbackup.recovery.guest.model import FileSystem, Run
-from vdbackup.recovery.guest.tree import Tree
+from vdbackup.guest import identity
+from vdbackup.guest.model import FileSystem, Run
+from vdbackup.guest.tree import Tree
 from vdbackup.volumes.volumes import Volume, Volumes
 
 _PARTITION = re.compile(r"/dev/(?:(?:[shv]|xv)d[a-z]+|(?:nvme\d+n|mmcblk)\d+p)(\d+)")

@@ -13,10 +13,10 @@ import struct
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from vdbackup.recovery.guest import initramfs, menus, unified
-from vdbackup.recovery.guest.disk import Disk
-from vdbackup.recovery.guest.drivers import KNOWN
-from vdbackup.recovery.guest.model import (
+from vdbackup.guest.disk import Disk
+from vdbackup.guest.drivers import KNOWN
+from vdbackup.guest.linux import initramfs, menus, unified
+from vdbackup.guest.model import (
     DeviceName,
     File,
     FileSystem,
@@ -24,7 +24,7 @@ from vdbackup.recovery.guest.model import (
     Kernel,
     LoaderKind,
 )
-from vdbackup.recovery.guest.tree import Tree
+from vdbackup.guest.tree import Tree
 from vdbackup.volumes.filesystems.node import shown
 
 log = logging.getLogger(__name__)

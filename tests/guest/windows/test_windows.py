@@ -21,15 +21,15 @@ from tests.guests import windows as made
 from tests.volumes import volumes
 from vdbackup.disks.chain import Chain
 from vdbackup.errors import RecoveryError
-from vdbackup.recovery.guest import windows
-from vdbackup.recovery.guest.choice import choose
-from vdbackup.recovery.guest.disk import Disk
-from vdbackup.recovery.guest.hive import Hive, Key
-from vdbackup.recovery.guest.inspect import inspect
-from vdbackup.recovery.guest.model import Firmware, System
-from vdbackup.recovery.guest.tree import Tree
-from vdbackup.recovery.guest.windows import Windows, inspect_windows
-from vdbackup.recovery.hardware import Controller
+from vdbackup.guest.choice import choose
+from vdbackup.guest.disk import Disk
+from vdbackup.guest.hardware import Controller
+from vdbackup.guest.inspect import inspect
+from vdbackup.guest.model import Firmware, System
+from vdbackup.guest.tree import Tree
+from vdbackup.guest.windows import inspect as windows
+from vdbackup.guest.windows.hive import Hive, Key
+from vdbackup.guest.windows.inspect import Windows, inspect_windows
 from vdbackup.recovery.retarget.windows import plan_windows
 from vdbackup.volumes.filesystems.node import reading
 from vdbackup.volumes.filesystems.ntfs import NtfsNode

@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vdbackup.recovery.guest.choice import choose, edited
-from vdbackup.recovery.guest.model import (
+from vdbackup.guest.choice import choose, edited
+from vdbackup.guest.hardware import Controller, Hardware, MachineType, NetworkCard, Wish
+from vdbackup.guest.model import (
     DeviceName,
     File,
     FileSystem,
@@ -18,7 +19,6 @@ from vdbackup.recovery.guest.model import (
     LoaderKind,
     System,
 )
-from vdbackup.recovery.hardware import Controller, Hardware, MachineType, NetworkCard, Wish
 
 BIOS = Loader(LoaderKind.GRUB, Firmware.BIOS)
 ROOT = FileSystem("p1", "ext4", uuid="1234-5678")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import struct
 
-from vdbackup.recovery.guest.model import LoaderKind
+from vdbackup.guest.model import LoaderKind
 
 _SIGNATURE = b"\x55\xaa"
 _PASSES_ON = (b"Missing operating system", b"Invalid partition table", b"\xfa\xb8\x00\x10\x8e\xd0")

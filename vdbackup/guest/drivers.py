@@ -9,7 +9,7 @@ Sources: the drivers' tables of devices in Linux's source; for Windows Microsoft
 
 from __future__ import annotations
 
-from vdbackup.recovery.hardware import Controller, NetworkCard
+from vdbackup.guest.hardware import Controller, NetworkCard
 
 LINUX: dict[Controller, tuple[frozenset[str], ...]] = {
     Controller.VIRTIO: (frozenset({"virtio_pci", "virtio_blk"}),),

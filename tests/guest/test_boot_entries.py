@@ -9,14 +9,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.guest.test_inspect import disk_of, look
 from tests.guests import systems
-from tests.recovery.test_inspect import disk_of, look
 from tests.volumes import volumes
 from tests.volumes.test_partitions import write
 from tests.volumes.volumes import MIB
-from vdbackup.recovery.guest import unified
-from vdbackup.recovery.guest.choice import choose
-from vdbackup.recovery.guest.model import Firmware
+from vdbackup.guest.choice import choose
+from vdbackup.guest.linux import unified
+from vdbackup.guest.model import Firmware
 
 BOOT = b"\xeb\x63\x90".ljust(0x5C, b"\0") + struct.pack("<Q", 1) + b"GRUB \0Geom\0Hard Disk\0"
 """GRUB's boot.img: the rest of it begins in the sector whose number it names."""

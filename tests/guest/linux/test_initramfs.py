@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.guests import systems
-from vdbackup.recovery.guest import initramfs
-from vdbackup.recovery.guest.model import Generator
+from vdbackup.guest.linux import initramfs
+from vdbackup.guest.model import Generator
 
 MICROCODE = {"kernel/x86/microcode/GenuineIntel.bin": bytes(5000)}
 PACKERS = {

@@ -13,9 +13,10 @@ from dataclasses import dataclass
 
 from vdbackup.disks.chain import Chain
 from vdbackup.errors import RecoveryError
-from vdbackup.recovery.guest import linux, loaders
-from vdbackup.recovery.guest.disk import Disk
-from vdbackup.recovery.guest.model import (
+from vdbackup.guest import loaders
+from vdbackup.guest.disk import Disk
+from vdbackup.guest.linux import inspect as linux
+from vdbackup.guest.model import (
     FileSystem,
     Guest,
     Kernel,
@@ -24,8 +25,8 @@ from vdbackup.recovery.guest.model import (
     Problem,
     System,
 )
-from vdbackup.recovery.guest.tree import Tree
-from vdbackup.recovery.guest.windows import inspect_windows
+from vdbackup.guest.tree import Tree
+from vdbackup.guest.windows.inspect import inspect_windows
 from vdbackup.volumes.volumes import Volume
 
 _OTHER_DISK = "Boot another recovery point, or restore this one to get at its files."

@@ -10,9 +10,8 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, replace
 
-from vdbackup.recovery.guest import drivers
-from vdbackup.recovery.guest.model import DeviceName, File, Firmware, Guest, Kernel, Problem, System
-from vdbackup.recovery.hardware import (
+from vdbackup.guest import drivers
+from vdbackup.guest.hardware import (
     ANYTHING,
     Controller,
     Direct,
@@ -22,6 +21,7 @@ from vdbackup.recovery.hardware import (
     NetworkCard,
     Wish,
 )
+from vdbackup.guest.model import DeviceName, File, Firmware, Guest, Kernel, Problem, System
 from vdbackup.volumes.filesystems.node import shown
 
 _ORDER = (

@@ -23,7 +23,7 @@ from typing import Any
 
 import zstandard
 
-from vdbackup.recovery.guest.model import Generator
+from vdbackup.guest.model import Generator
 
 log = logging.getLogger(__name__)
 

@@ -13,9 +13,9 @@ from tests.guests import systems
 from tests.volumes import volumes
 from tests.volumes.volumes import MIB
 from vdbackup.disks.chain import Chain
-from vdbackup.recovery.guest import menus
-from vdbackup.recovery.guest.inspect import inspect
-from vdbackup.recovery.guest.model import (
+from vdbackup.guest.inspect import inspect
+from vdbackup.guest.linux import menus
+from vdbackup.guest.model import (
     Firmware,
     Generator,
     Guest,

@@ -11,14 +11,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from vdbackup.recovery.guest import boot_sector, menus, unified
-from vdbackup.recovery.guest.disk import Disk
-from vdbackup.recovery.guest.model import File, FileSystem, Firmware, Loader, LoaderKind
-from vdbackup.recovery.guest.tree import Tree
+from vdbackup.guest import boot_sector
+from vdbackup.guest.disk import Disk
+from vdbackup.guest.linux import menus, unified
+from vdbackup.guest.model import File, FileSystem, Firmware, Loader, LoaderKind
+from vdbackup.guest.tree import Tree
 from vdbackup.volumes.filesystems.node import shown
 
 if TYPE_CHECKING:
-    from vdbackup.recovery.guest.linux import Menu
+    from vdbackup.guest.linux.inspect import Menu
 
 _FALLBACK = "/EFI/BOOT/BOOTX64.EFI"
 _PROGRAMS = (

@@ -1,0 +1,1 @@
+"""A Linux on a disk: its kernels, what they start from, and who starts them."""

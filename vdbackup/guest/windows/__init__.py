@@ -1,0 +1,1 @@
+"""A Windows on a disk, and its registry."""

@@ -1,4 +1,0 @@
-"""What system lies on a recovery point's disk, and what it needs to boot: read, never guessed.
-
-Read first model.py (the answer), then inspect.py (the way to it).
-"""
