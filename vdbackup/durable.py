@@ -12,6 +12,7 @@ from __future__ import annotations
 import errno
 import logging
 import os
+import shutil
 import stat
 from collections.abc import Callable
 from pathlib import Path
@@ -208,3 +209,9 @@ def _obstructed(path: Path, kind: int) -> Obstructed:
         _OUT_OF_THE_WAY,
         remedy=Remedy.REPAIR,
     )
+
+
+def free_room(folder: Path) -> int | None:
+    """Bytes that are free on the storage; None where it does not say, as some on networks do."""
+    usage = shutil.disk_usage(folder)
+    return usage.free if usage.total else None

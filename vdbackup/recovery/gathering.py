@@ -24,9 +24,9 @@ from numpy.typing import NDArray
 from vdbackup.disks.chain import Chain
 from vdbackup.disks.extents import BlockMap
 from vdbackup.disks.transfer import Read, transfer_in_order
+from vdbackup.durable import free_room
 from vdbackup.errors import RecoveryError, Remedy
 from vdbackup.jobs import CancelToken, silent
-from vdbackup.repository.files import free_room
 
 MOST_FILES = 256
 """Files of a chain that QEMU is given as they are, where it may have so many."""

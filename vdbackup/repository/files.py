@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import json
 import logging
-import shutil
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from vdbackup.durable import MAX_RECORD, PARTIAL, read_own, replace, sync_file, sync_folder
+from vdbackup.durable import (
+    MAX_RECORD,
+    PARTIAL,
+    free_room,
+    read_own,
+    replace,
+    sync_file,
+    sync_folder,
+)
 from vdbackup.errors import NoSpace, Remedy, RepositoryError
 from vdbackup.jobs import readable_size
 from vdbackup.repository.lock import check_lock
@@ -95,12 +102,6 @@ def check_room(folder: Path, needed: int, doing: str) -> None:
             f"{readable_size(free)} free.",
             "Make room on the storage of the backups, then try again.",
         )
-
-
-def free_room(folder: Path) -> int | None:
-    """Bytes that are free on the storage; None where it does not say, as some on networks do."""
-    usage = shutil.disk_usage(folder)
-    return usage.free if usage.total else None
 
 
 def remove(path: Path) -> None:
