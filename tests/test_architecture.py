@@ -119,8 +119,8 @@ def test_the_command_line_starts_without_qt(module):
     assert QT.isdisjoint(loaded)
 
 
-def test_only_sources_and_recovery_start_processes():
-    others = modules(outside=("recovery", "sources"))
+def test_only_three_rooms_start_processes():
+    others = modules(outside=("qemu", "recovery", "sources"))
     assert [m for m in others if imports(m) & PROCESSES] == []
     assert [
         (module, name)

@@ -17,7 +17,7 @@ import pytest
 from tests.backup.lab import Lab, noise
 from tests.backup.long_sets import SAID, lengthen, said
 from tests.guests import boot_sector
-from vdbackup.recovery.gathering import OTHER_FILES
+from vdbackup.qemu.gathering import OTHER_FILES
 
 MIB = 1 << 20
 SHORT, LONG = (150, 64), (2000, 1024)

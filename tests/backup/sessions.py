@@ -10,7 +10,7 @@ from tests.oracles import qemu as oracle
 from vdbackup.backup import promote
 from vdbackup.disks.chain import Chain
 from vdbackup.jobs import CancelToken, silent
-from vdbackup.recovery import concatenation, qemu
+from vdbackup.qemu import concatenation, qemu
 from vdbackup.repository import overlays
 from vdbackup.repository.model import RecoveryPoint
 

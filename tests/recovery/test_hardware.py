@@ -19,7 +19,8 @@ from tests.volumes.volumes import MIB
 from vdbackup.errors import RecoveryError
 from vdbackup.guest.hardware import ANYTHING, Controller, Wish
 from vdbackup.guest.model import Firmware
-from vdbackup.recovery import accelerator, qemu, vm
+from vdbackup.qemu import accelerator, qemu
+from vdbackup.recovery import vm
 from vdbackup.recovery.session import Session
 
 LIMIT = 280.0  # seconds; a Debian takes 30 on a machine that does nothing else

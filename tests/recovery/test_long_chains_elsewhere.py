@@ -8,7 +8,8 @@ import pytest
 
 from tests.backup.lab import Lab
 from vdbackup.errors import RecoveryError
-from vdbackup.recovery import other_programs, qemu
+from vdbackup.qemu import qemu
+from vdbackup.recovery import other_programs
 from vdbackup.recovery.elsewhere import Program
 from vdbackup.recovery.other_programs import WrittenMachine, write_machine
 

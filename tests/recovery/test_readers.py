@@ -19,7 +19,8 @@ from vdbackup.errors import PointInUse, RecoveryError, VdbackupError
 from vdbackup.guest.hardware import Controller, Wish
 from vdbackup.gui import work
 from vdbackup.jobs import CancelToken, Progress, Report, Waiting, silent
-from vdbackup.recovery import boot_test, launch, other_programs, restore, verify, vm
+from vdbackup.qemu import launch
+from vdbackup.recovery import boot_test, other_programs, restore, verify, vm
 from vdbackup.recovery.retarget import retarget
 from vdbackup.repository import claims
 from vdbackup.repository.model import Policy, RecoveryPoint

@@ -24,7 +24,8 @@ from vdbackup.disks.qemu_locks import is_open as used_by_vm
 from vdbackup.errors import Cancelled, ParentError, RecoveryError
 from vdbackup.guest.hardware import Controller, Wish
 from vdbackup.jobs import CancelToken
-from vdbackup.recovery import accelerator, qemu, vm
+from vdbackup.qemu import accelerator, qemu
+from vdbackup.recovery import vm
 from vdbackup.recovery.session import Session, _trouble
 from vdbackup.recovery.session_folder import SessionState, saved_sessions
 from vdbackup.recovery.sessions import resume, status

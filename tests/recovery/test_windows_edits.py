@@ -32,7 +32,7 @@ from vdbackup.guest.inspect import inspect
 from vdbackup.guest.model import FileSystem
 from vdbackup.guest.tree import Tree
 from vdbackup.jobs import CancelToken, silent
-from vdbackup.recovery import qemu
+from vdbackup.qemu import qemu
 from vdbackup.recovery.retarget import export, hive_edit
 from vdbackup.recovery.retarget import retarget as retargeting
 from vdbackup.recovery.retarget import windows as retarget

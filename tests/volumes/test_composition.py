@@ -10,7 +10,7 @@ import pytest
 from tests.disks.shelf import Shelf
 from tests.volumes import volumes
 from vdbackup.disks.chain import Chain
-from vdbackup.recovery import concatenation
+from vdbackup.qemu import concatenation
 from vdbackup.volumes import composition
 
 KIB, MIB = 1 << 10, 1 << 20

@@ -23,10 +23,11 @@ from vdbackup.errors import READ_ONLY, NoSystem, RecoveryError, RepositoryLocked
 from vdbackup.guest import hardware
 from vdbackup.guest.inspect import has_no_system, inspect
 from vdbackup.jobs import CancelToken, Progress, Report, patient, silent
-from vdbackup.recovery import boot_words, launch, qemu, screen
+from vdbackup.qemu import launch, qemu
+from vdbackup.qemu.guest_agent import AgentChannel
+from vdbackup.qemu.qemu import Accelerator
+from vdbackup.recovery import boot_words, screen
 from vdbackup.recovery.boot_words import Failure
-from vdbackup.recovery.guest_agent import AgentChannel
-from vdbackup.recovery.qemu import Accelerator
 from vdbackup.recovery.retarget.report import chosen_hardware, load
 from vdbackup.recovery.screen import Frame
 from vdbackup.recovery.session import Session

@@ -13,7 +13,7 @@ from vdbackup.guest.choice import choose
 from vdbackup.guest.hardware import Controller, Hardware, Wish
 from vdbackup.guest.inspect import inspect
 from vdbackup.guest.model import Firmware, System
-from vdbackup.recovery import launch
+from vdbackup.qemu import launch
 from vdbackup.recovery.elsewhere import NAMES, Program
 
 LIBVIRT = {

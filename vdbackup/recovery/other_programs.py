@@ -37,7 +37,8 @@ from vdbackup.disks.qcow2 import Qcow2Disk
 from vdbackup.errors import RecoveryError, from_os
 from vdbackup.guest.hardware import Controller, Hardware
 from vdbackup.guest.model import Firmware
-from vdbackup.recovery import accelerator, elsewhere, other_hardware, qemu
+from vdbackup.qemu import accelerator, qemu
+from vdbackup.recovery import elsewhere, other_hardware
 from vdbackup.recovery.elsewhere import NAMES, Program
 from vdbackup.recovery.machine_xml import add, virtualbox_hardware
 from vdbackup.recovery.retarget.report import chosen_hardware

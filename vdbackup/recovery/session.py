@@ -21,8 +21,8 @@ from typing import Any, Self
 
 from vdbackup.errors import RecoveryError
 from vdbackup.jobs import CancelToken
-from vdbackup.recovery import accelerator, devices, qemu
-from vdbackup.recovery.monitor import Monitor
+from vdbackup.qemu import accelerator, devices, qemu
+from vdbackup.qemu.monitor import Monitor
 from vdbackup.recovery.session_folder import SessionFolder
 
 log = logging.getLogger(__name__)

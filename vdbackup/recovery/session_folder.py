@@ -3,7 +3,7 @@
     SESSIONS/<id>/            mode 0700
         session.json          what was started, from which point, how (session_record.py)
         session.qcow2         what the guest has written
-        map.*, layer<n>       the chain for a QEMU that cannot read it (concatenation.py)
+        map.*, layer<n>       the chain for a QEMU that cannot read it (qemu/concatenation.py)
         control               a socket on which QEMU hears what other programs want of it (QMP)
         console.log           what the guest wrote to its first serial port
         qemu.log              what QEMU complained of

@@ -6,7 +6,7 @@ import logging
 from pathlib import Path
 
 from vdbackup.errors import RecoveryError, Remedy
-from vdbackup.recovery.monitor import tell
+from vdbackup.qemu.monitor import tell
 from vdbackup.recovery.session_folder import SavedSession, connect, saved_sessions
 
 log = logging.getLogger(__name__)

@@ -16,7 +16,7 @@ from typing import Any
 from vdbackup.disks.chain import Chain
 from vdbackup.errors import RecoveryError
 from vdbackup.guest.hardware import ANYTHING, Hardware, Wish
-from vdbackup.recovery import accelerator, devices, launch, qemu
+from vdbackup.qemu import accelerator, devices, launch, qemu
 from vdbackup.recovery.records import from_json, to_json
 from vdbackup.recovery.session import Session
 from vdbackup.recovery.session_folder import SavedSession, SessionFolder
@@ -43,7 +43,7 @@ def start_session(  # noqa: PLR0913 - nobody needs more than a few of them
     """Boot a virtual machine from `overlay`; returns as soon as the guest runs.
 
     QEMU gets the chain as it was just checked (`Chain.open`): it follows no link by itself. Where
-    it cannot read the chain's format, it gets a map of it (recovery/concatenation.py).
+    it cannot read the chain's format, it gets a map of it (qemu/concatenation.py).
 
     Args:
         overlay: the tip of a chain; neither it nor a parent is ever written to.

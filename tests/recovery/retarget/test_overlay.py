@@ -14,7 +14,7 @@ from tests.oracles import qemu as qemu_io
 from tests.oracles import readers
 from vdbackup.errors import Cancelled
 from vdbackup.jobs import CancelToken, silent
-from vdbackup.recovery import concatenation, qemu
+from vdbackup.qemu import concatenation, qemu
 from vdbackup.recovery.retarget import overlay as overlay_module
 from vdbackup.recovery.retarget.overlay import publish_overlay
 from vdbackup.repository.digests import BLOCK

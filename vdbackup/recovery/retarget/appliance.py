@@ -25,7 +25,8 @@ from vdbackup.errors import Cancelled, RecoveryError, Remedy
 from vdbackup.guest.hardware import Controller, Hardware, MachineType
 from vdbackup.guest.model import FileSystem
 from vdbackup.jobs import CancelToken, Progress, Report
-from vdbackup.recovery import qemu, vm
+from vdbackup.qemu import qemu
+from vdbackup.recovery import vm
 from vdbackup.recovery.retarget.cpio import Member, archive, padded
 from vdbackup.recovery.session import Session
 

@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from vdbackup.errors import RecoveryError
-from vdbackup.recovery import qemu
+from vdbackup.qemu import qemu
 
 DAEMON = "qemu-storage-daemon"
 _UNMOUNT = "fusermount3"

@@ -22,8 +22,8 @@ from pathlib import Path
 from vdbackup.disks.chain import Chain
 from vdbackup.errors import RecoveryError
 from vdbackup.jobs import CancelToken, Progress, Report
-from vdbackup.recovery import accelerator, concatenation, qemu
-from vdbackup.recovery.gathering import gathered
+from vdbackup.qemu import accelerator, concatenation, qemu
+from vdbackup.qemu.gathering import gathered
 
 log = logging.getLogger(__name__)
 

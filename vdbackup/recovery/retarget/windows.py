@@ -48,7 +48,7 @@ from vdbackup.guest.windows.inspect import (
     storage_services,
 )
 from vdbackup.jobs import CancelToken
-from vdbackup.recovery import qemu
+from vdbackup.qemu import qemu
 from vdbackup.recovery.retarget import hive_edit
 from vdbackup.recovery.retarget.export import exported
 from vdbackup.recovery.retarget.hive_edit import KeyEdit, NumberEdit

@@ -22,11 +22,11 @@ from typing import Any
 from vdbackup.disks.chain import Chain
 from vdbackup.errors import RecoveryError, Remedy
 from vdbackup.guest.hardware import Hardware
-from vdbackup.recovery import concatenation
-from vdbackup.recovery.concatenation import ConcatenationMap
-from vdbackup.recovery.devices import devices, network_card
-from vdbackup.recovery.gathering import OTHER_FILES, gathered
-from vdbackup.recovery.guest_agent import PORT
+from vdbackup.qemu import concatenation
+from vdbackup.qemu.concatenation import ConcatenationMap
+from vdbackup.qemu.devices import devices, network_card
+from vdbackup.qemu.gathering import OTHER_FILES, gathered
+from vdbackup.qemu.guest_agent import PORT
 
 SYSTEM = "qemu-system-x86_64"
 IMAGE = "qemu-img"

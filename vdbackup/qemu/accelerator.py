@@ -22,7 +22,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from vdbackup.recovery.qemu import SYSTEM, Accelerator, find, processor
+from vdbackup.qemu.qemu import SYSTEM, Accelerator, find, processor
 
 log = logging.getLogger(__name__)
 
@@ -33,7 +33,7 @@ _ALIVE = 2 * 0x2A + 1
 """QEMU's exit status when the guest has got to its end."""
 
 # Assembled by NASM 2.16; the instructions beside the bytes, put together under `org 0xFE00`, are
-# its source: tests/recovery/test_accelerator.py assembles them again and compares. They run at
+# its source: tests/qemu/test_accelerator.py assembles them again and compares. They run at
 # F000:FE00, where the last 64 KiB of the firmware are found below 1 MiB.
 # fmt: off
 _GUEST = bytes.fromhex(

@@ -15,8 +15,8 @@ import pytest
 from tests.disks.shelf import GRAIN, Shelf, noise
 from vdbackup.disks.chain import Chain
 from vdbackup.errors import RecoveryError
-from vdbackup.recovery import concatenation, gathering
-from vdbackup.recovery.gathering import Files, gathered
+from vdbackup.qemu import concatenation, gathering
+from vdbackup.qemu.gathering import Files, gathered
 
 SIZE = 90 * GRAIN + 8 * 512  # the last block is short
 LAYERS = 14

@@ -11,7 +11,7 @@ import pytest
 from virt.firmware.efi.bootentry import BootEntry
 
 from vdbackup.errors import RecoveryError
-from vdbackup.recovery import firmware
+from vdbackup.qemu import firmware
 
 
 def variables(store: Path) -> dict[str, bytes]:

@@ -18,8 +18,8 @@ from vdbackup.disks.chain import Chain
 from vdbackup.disks.extents import ZERO, BlockMap
 from vdbackup.disks.formats import FORMATS, create_disk
 from vdbackup.errors import RecoveryError
-from vdbackup.recovery import concatenation
-from vdbackup.recovery.concatenation import ConcatenationMap, build
+from vdbackup.qemu import concatenation
+from vdbackup.qemu.concatenation import ConcatenationMap, build
 
 TIB = 1 << 40
 FEW = 512 << 10  # bytes that the map of a few runs may store

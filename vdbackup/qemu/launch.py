@@ -22,8 +22,8 @@ from vdbackup.guest.hardware import ANYTHING, Direct, Hardware, Wish
 from vdbackup.guest.inspect import inspect
 from vdbackup.guest.linux.initramfs import MOST_PACKED
 from vdbackup.guest.model import File, Firmware
-from vdbackup.recovery import concatenation, firmware, qemu
-from vdbackup.recovery.gathering import gathered
+from vdbackup.qemu import concatenation, firmware, qemu
+from vdbackup.qemu.gathering import gathered
 from vdbackup.volumes import composition
 
 log = logging.getLogger(__name__)

@@ -8,8 +8,8 @@ import pytest
 
 from tests.guests import listing
 from vdbackup.errors import RecoveryError
-from vdbackup.recovery import accelerator
-from vdbackup.recovery.qemu import Accelerator
+from vdbackup.qemu import accelerator
+from vdbackup.qemu.qemu import Accelerator
 
 RESET = 0xFFF0
 
