@@ -16,7 +16,7 @@ import pytest
 from vdbackup.backup import delete, merge, merged_layer, repair
 from vdbackup.disks import host_file, qcow2_structs, vhd
 from vdbackup.disks.formats import FORMATS
-from vdbackup.recovery.records import from_json
+from vdbackup.records import from_json
 from vdbackup.recovery.retarget import overlay, report
 from vdbackup.recovery.retarget.report import RetargetReport
 from vdbackup.repository import draft, files, journal

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 def boot(options: argparse.Namespace) -> int:
     """Boot a virtual machine from a point; what it writes is thrown away, unless it is kept."""
     from vdbackup.errors import RecoveryError
+    from vdbackup.records import to_json
     from vdbackup.recovery import boot_test
-    from vdbackup.recovery.records import to_json
     from vdbackup.recovery.retarget.report import chosen_hardware
     from vdbackup.recovery.vm import start_from_point
     from vdbackup.repository.model import BootTest
@@ -71,7 +71,7 @@ def boot(options: argparse.Namespace) -> int:
 def retarget(options: argparse.Namespace) -> int:
     """Make a point's machine ready to boot on other hardware: on its overlay alone."""
     from vdbackup.errors import UsageError
-    from vdbackup.recovery.records import to_json
+    from vdbackup.records import to_json
     from vdbackup.recovery.retarget import retarget
 
     if options.program and (options.hardware not in ("auto", "virtio") or options.drivers):

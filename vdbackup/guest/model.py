@@ -1,6 +1,6 @@
 """What a disk holds and what that needs to boot: plain values, as an inspection leaves them.
 
-All of them go into a report and come back through recovery/records.py.
+All of them go into a report and come back through records.py.
 """
 
 from __future__ import annotations

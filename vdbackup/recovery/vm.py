@@ -17,7 +17,7 @@ from vdbackup.disks.chain import Chain
 from vdbackup.errors import RecoveryError
 from vdbackup.guest.hardware import ANYTHING, Hardware, Wish
 from vdbackup.qemu import accelerator, devices, launch, qemu
-from vdbackup.recovery.records import from_json, to_json
+from vdbackup.records import from_json, to_json
 from vdbackup.recovery.session import Session
 from vdbackup.recovery.session_folder import SavedSession, SessionFolder
 from vdbackup.recovery.session_record import Origin

@@ -10,11 +10,11 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from vdbackup import records
 from vdbackup.disks.formats import open_disk
 from vdbackup.errors import VdbackupError
 from vdbackup.guest.hardware import ANYTHING, Hardware, Wish
 from vdbackup.guest.model import Guest
-from vdbackup.recovery import records
 from vdbackup.repository.files import read_json, write_json
 from vdbackup.repository.model import RecoveryPoint
 from vdbackup.repository.repository import BackupSet

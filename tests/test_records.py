@@ -13,7 +13,7 @@ from vdbackup.errors import RecoveryError
 from vdbackup.guest.choice import choose
 from vdbackup.guest.hardware import Hardware
 from vdbackup.guest.model import DeviceName, File, Guest, Kernel, System
-from vdbackup.recovery.records import from_json, to_json
+from vdbackup.records import from_json, to_json
 
 GUEST = Guest(
     System.LINUX,
