@@ -14,7 +14,7 @@ from vdbackup.errors import RecoveryError, Remedy
 from vdbackup.jobs import CancelToken, silent
 from vdbackup.recovery import restore, verify
 from vdbackup.recovery.browse import FileBrowser
-from vdbackup.recovery.vm import start_session
+from vdbackup.recovery.sessions.vm import start_session
 from vdbackup.repository.model import RecoveryPoint
 from vdbackup.repository.repository import BackupSet, Repository
 from vdbackup.sources import demo_disk

@@ -10,7 +10,7 @@ import pytest
 
 from tests.cli.conftest import Vdbackup
 from vdbackup.gui.work import plan_discard
-from vdbackup.recovery.session_folder import saved_sessions
+from vdbackup.recovery.sessions.folder import saved_sessions
 from vdbackup.repository import near_paths, registered
 from vdbackup.repository.repository import Repository
 

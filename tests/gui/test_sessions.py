@@ -19,7 +19,7 @@ from vdbackup.gui.plan_dialog import PlanDialog
 from vdbackup.gui.quit_dialog import QuitDialog
 from vdbackup.gui.session import AtEnd
 from vdbackup.qemu import monitor
-from vdbackup.recovery.session_folder import SessionState, connect, saved_session
+from vdbackup.recovery.sessions.folder import SessionState, connect, saved_session
 from vdbackup.repository.repository import Repository
 from vdbackup.sources import demo_disk
 

@@ -10,8 +10,8 @@ from tests.backup.lab import Lab
 from vdbackup.errors import RecoveryError
 from vdbackup.qemu import qemu
 from vdbackup.recovery import other_programs
-from vdbackup.recovery.elsewhere import Program
 from vdbackup.recovery.other_programs import WrittenMachine, write_machine
+from vdbackup.recovery.sessions.elsewhere import Program
 
 
 @pytest.fixture

@@ -20,8 +20,10 @@ from vdbackup.guest.hardware import Controller, Wish
 from vdbackup.gui import work
 from vdbackup.jobs import CancelToken, Progress, Report, Waiting, silent
 from vdbackup.qemu import launch
-from vdbackup.recovery import boot_test, other_programs, restore, verify, vm
+from vdbackup.recovery import other_programs, restore, verify
+from vdbackup.recovery.boot_test import boot_test
 from vdbackup.recovery.retarget import retarget
+from vdbackup.recovery.sessions import vm
 from vdbackup.repository import claims
 from vdbackup.repository.model import Policy, RecoveryPoint
 from vdbackup.repository.repository import Repository

@@ -13,7 +13,7 @@ from vdbackup.cli.console import print_json, say, warn, work
 from vdbackup.errors import NoSystem, UsageError, VdbackupError
 
 if TYPE_CHECKING:
-    from vdbackup.recovery.boot_test import Wish
+    from vdbackup.recovery.boot_test.boot_test import Wish
     from vdbackup.repository.model import BootTest, RecoveryPoint
     from vdbackup.repository.repository import BackupSet, DamagedSet, Repository
 
@@ -53,7 +53,7 @@ def _chosen(
     repository: Repository, options: argparse.Namespace
 ) -> tuple[list[tuple[BackupSet, RecoveryPoint]], list[DamagedSet]]:
     """What is to be tested, and the sets that are passed over, which has been said."""
-    from vdbackup.recovery.boot_test import untested
+    from vdbackup.recovery.boot_test.boot_test import untested
 
     if not options.new:
         return [repository.find(each, options.set) for each in options.points or ["latest"]], []
@@ -69,7 +69,7 @@ def _chosen(
 
 
 def _wish() -> Wish:
-    from vdbackup.recovery.boot_test import Wish
+    from vdbackup.recovery.boot_test.boot_test import Wish
 
     return Wish(sessions_folder())
 
@@ -83,7 +83,7 @@ def _test(
     as_json: bool,
 ) -> bool | None:
     """Test one point, and say what came of it; whether it boots, None where there is no system."""
-    from vdbackup.recovery import boot_test
+    from vdbackup.recovery.boot_test import boot_test
 
     name = f"{backup_set.name} #{point.sequence}"
     try:

@@ -17,16 +17,16 @@ if TYPE_CHECKING:
     from vdbackup.guest.hardware import Hardware, Wish
     from vdbackup.jobs import CancelToken, Report
     from vdbackup.recovery.retarget.report import FileChange, RetargetReport
-    from vdbackup.recovery.session import Session
+    from vdbackup.recovery.sessions.session import Session
 
 
 def boot(options: argparse.Namespace) -> int:
     """Boot a virtual machine from a point; what it writes is thrown away, unless it is kept."""
     from vdbackup.errors import RecoveryError
     from vdbackup.records import to_json
-    from vdbackup.recovery import boot_test
+    from vdbackup.recovery.boot_test import boot_test
     from vdbackup.recovery.retarget.report import chosen_hardware
-    from vdbackup.recovery.vm import start_from_point
+    from vdbackup.recovery.sessions.vm import start_from_point
     from vdbackup.repository.model import BootTest
 
     repository = open_repository(options.repository, as_json=options.json)

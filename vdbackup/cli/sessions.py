@@ -20,14 +20,14 @@ from vdbackup.cli.machines import follow, last_words, missed
 if TYPE_CHECKING:
     from vdbackup.backup.promote import PromotePlan
     from vdbackup.jobs import CancelToken, Report
-    from vdbackup.recovery.session_folder import SavedSession
+    from vdbackup.recovery.sessions.folder import SavedSession
     from vdbackup.repository.model import RecoveryPoint
 
 
 def list_sessions(options: argparse.Namespace) -> int:
     """List sessions, whoever they belong to."""
-    from vdbackup.recovery import sessions
-    from vdbackup.recovery.session_folder import saved_sessions
+    from vdbackup.recovery.sessions import sessions
+    from vdbackup.recovery.sessions.folder import saved_sessions
 
     found = [(each, sessions.status(each)) for each in saved_sessions(sessions_folder())]
     if options.json:
@@ -60,7 +60,7 @@ def _session_json(session: SavedSession, state: str) -> dict[str, Any]:
 
 
 def _find(options: argparse.Namespace) -> SavedSession:
-    from vdbackup.recovery import sessions
+    from vdbackup.recovery.sessions import sessions
 
     return sessions.find(sessions_folder(), options.session)
 
@@ -68,7 +68,7 @@ def _find(options: argparse.Namespace) -> SavedSession:
 def reopen(options: argparse.Namespace) -> int:
     """Start a kept or crashed session's machine again; it is kept afterwards."""
     from vdbackup.errors import RecoveryError
-    from vdbackup.recovery.vm import reopen_session
+    from vdbackup.recovery.sessions.vm import reopen_session
 
     saved = _find(options)
     if saved.program is not None:
@@ -100,7 +100,7 @@ def _write_again(saved: SavedSession, options: argparse.Namespace) -> int:
 
 def resume(options: argparse.Namespace) -> int:
     """Let a paused machine go on."""
-    from vdbackup.recovery import sessions
+    from vdbackup.recovery.sessions import sessions
 
     sessions.resume(_find(options))
     return DONE
@@ -108,8 +108,8 @@ def resume(options: argparse.Namespace) -> int:
 
 def stop(options: argparse.Namespace) -> int:
     """Press the power button; end the machine if it does not shut down."""
-    from vdbackup.recovery import sessions
-    from vdbackup.recovery.session import GRACE
+    from vdbackup.recovery.sessions import sessions
+    from vdbackup.recovery.sessions.session import GRACE
 
     sessions.stop(_find(options), GRACE)
     return DONE
@@ -117,7 +117,7 @@ def stop(options: argparse.Namespace) -> int:
 
 def kill(options: argparse.Namespace) -> int:
     """End a machine at once."""
-    from vdbackup.recovery import sessions
+    from vdbackup.recovery.sessions import sessions
 
     sessions.kill(_find(options))
     return DONE
@@ -150,7 +150,7 @@ def promote(options: argparse.Namespace) -> int:
     """Make a recovery point of what a machine wrote, and let the session go."""
     from vdbackup.backup import promote
     from vdbackup.recovery.retarget.policy import for_new_point
-    from vdbackup.recovery.session_folder import SessionFolder
+    from vdbackup.recovery.sessions.folder import SessionFolder
 
     saved = _find(options)
     origin = saved.origin
@@ -196,8 +196,8 @@ def _promoted(plan: PromotePlan, options: argparse.Namespace) -> RecoveryPoint:
 
 def open_with(options: argparse.Namespace) -> int:
     """Write what another program needs to run a machine from a point."""
-    from vdbackup.recovery.elsewhere import Program
     from vdbackup.recovery.other_programs import write_machine
+    from vdbackup.recovery.sessions.elsewhere import Program
 
     repository = open_repository(options.repository, as_json=options.json)
     backup_set, point = repository.find(options.point, options.set)

@@ -9,7 +9,7 @@ from PySide6.QtWidgets import QMenu, QSizePolicy, QToolBar, QToolButton, QWidget
 from vdbackup.gui import icons
 from vdbackup.gui.catalogue import Entry
 from vdbackup.gui.theme import Theme
-from vdbackup.recovery.elsewhere import NAMES
+from vdbackup.recovery.sessions.elsewhere import NAMES
 from vdbackup.repository.model import RecoveryPoint
 
 # object name: text, icon, shortcut, what it does

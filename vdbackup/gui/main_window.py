@@ -40,8 +40,8 @@ from vdbackup.gui.store import Store
 from vdbackup.gui.timeline_panel import TimelinePanel
 from vdbackup.gui.worker import Workers
 from vdbackup.jobs import Job
-from vdbackup.recovery.elsewhere import Program
-from vdbackup.recovery.session_folder import SavedSession
+from vdbackup.recovery.sessions.elsewhere import Program
+from vdbackup.recovery.sessions.folder import SavedSession
 from vdbackup.repository.model import RecoveryPoint
 from vdbackup.settings import Settings, WindowState
 

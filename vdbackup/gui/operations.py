@@ -28,8 +28,9 @@ from vdbackup.gui.source_questions import FormatDialog, OtherSourceDialog
 from vdbackup.gui.store import Store
 from vdbackup.gui.worker import Workers
 from vdbackup.jobs import CancelToken, Job, JobState, Plan, Report, patient
-from vdbackup.recovery import boot_test, restore
-from vdbackup.recovery.session_folder import SavedSession
+from vdbackup.recovery import restore
+from vdbackup.recovery.boot_test import boot_test
+from vdbackup.recovery.sessions.folder import SavedSession
 from vdbackup.repository.model import BootTests, RecoveryPoint
 from vdbackup.repository.repository import Repository
 from vdbackup.settings import KnownSource

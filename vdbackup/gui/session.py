@@ -14,10 +14,10 @@ from PySide6.QtCore import QObject, QThread, Signal
 
 from vdbackup.errors import RecoveryError, VdbackupError, from_os
 from vdbackup.guest.hardware import Wish
-from vdbackup.recovery import vm
 from vdbackup.recovery.retarget.report import chosen_hardware
-from vdbackup.recovery.session import GRACE, Session
-from vdbackup.recovery.session_folder import SavedSession
+from vdbackup.recovery.sessions import vm
+from vdbackup.recovery.sessions.folder import SavedSession
+from vdbackup.recovery.sessions.session import GRACE, Session
 from vdbackup.repository.repository import Repository
 
 log = logging.getLogger(__name__)

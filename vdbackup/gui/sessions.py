@@ -14,11 +14,11 @@ from vdbackup.gui.session import AtEnd, Boot, Order, SessionThread
 from vdbackup.gui.store import Store
 from vdbackup.gui.worker import Workers
 from vdbackup.jobs import Job
-from vdbackup.recovery import sessions
-from vdbackup.recovery.elsewhere import Program
 from vdbackup.recovery.other_programs import WrittenMachine, write_machine
-from vdbackup.recovery.session import GRACE
-from vdbackup.recovery.session_folder import SavedSession, saved_session, saved_sessions
+from vdbackup.recovery.sessions import sessions
+from vdbackup.recovery.sessions.elsewhere import Program
+from vdbackup.recovery.sessions.folder import SavedSession, saved_session, saved_sessions
+from vdbackup.recovery.sessions.session import GRACE
 from vdbackup.repository.model import RecoveryPoint
 from vdbackup.repository.repository import Repository
 

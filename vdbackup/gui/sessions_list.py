@@ -18,8 +18,8 @@ from PySide6.QtWidgets import (
 from vdbackup.gui import parts, remedies, words
 from vdbackup.gui.session import AtEnd, Order, SessionThread
 from vdbackup.gui.sessions import Sessions
-from vdbackup.recovery.elsewhere import NAMES, Program
-from vdbackup.recovery.session_folder import SavedSession, SessionState
+from vdbackup.recovery.sessions.elsewhere import NAMES, Program
+from vdbackup.recovery.sessions.folder import SavedSession, SessionState
 
 Machine = SessionThread | SavedSession
 

@@ -18,8 +18,10 @@ from vdbackup.errors import NoSystem, VdbackupError, from_os
 from vdbackup.gui import remedies, words
 from vdbackup.gui.outcome import Outcome
 from vdbackup.jobs import CancelToken, Plan, Report, Work
-from vdbackup.recovery import boot_test, elsewhere, restore, verify
-from vdbackup.recovery.session_folder import SavedSession, SessionFolder
+from vdbackup.recovery import restore, verify
+from vdbackup.recovery.boot_test import boot_test
+from vdbackup.recovery.sessions import elsewhere
+from vdbackup.recovery.sessions.folder import SavedSession, SessionFolder
 from vdbackup.repository import claims
 from vdbackup.repository.model import BootTests, RecoveryPoint
 from vdbackup.repository.repository import Repository

@@ -14,7 +14,7 @@ from vdbackup.guest.hardware import Controller, Hardware, Wish
 from vdbackup.guest.inspect import inspect
 from vdbackup.guest.model import Firmware, System
 from vdbackup.qemu import launch
-from vdbackup.recovery.elsewhere import NAMES, Program
+from vdbackup.recovery.sessions.elsewhere import NAMES, Program
 
 LIBVIRT = {
     Controller.VIRTIO: ("virtio", "vda", ""),

@@ -38,12 +38,13 @@ from vdbackup.errors import RecoveryError, from_os
 from vdbackup.guest.hardware import Controller, Hardware
 from vdbackup.guest.model import Firmware
 from vdbackup.qemu import accelerator, qemu
-from vdbackup.recovery import elsewhere, other_hardware
-from vdbackup.recovery.elsewhere import NAMES, Program
+from vdbackup.recovery import other_hardware
 from vdbackup.recovery.machine_xml import add, virtualbox_hardware
 from vdbackup.recovery.retarget.report import chosen_hardware
-from vdbackup.recovery.session_folder import SavedSession, SessionFolder
-from vdbackup.recovery.session_record import Origin
+from vdbackup.recovery.sessions import elsewhere
+from vdbackup.recovery.sessions.elsewhere import NAMES, Program
+from vdbackup.recovery.sessions.folder import SavedSession, SessionFolder
+from vdbackup.recovery.sessions.record import Origin
 from vdbackup.repository import claims
 from vdbackup.repository.model import RecoveryPoint
 from vdbackup.repository.repository import BackupSet, Repository

@@ -47,7 +47,7 @@ log = logging.getLogger(__name__)
 
 GIVE_WAY = 5.0
 """Seconds that what is short gets to end, and a boot test, which gives way to whoever holds the
-repository (recovery/boot_test.py)."""
+repository (recovery/boot_test/boot_test.py)."""
 _LOOK = 0.1
 """Seconds between two looks whether what is in the way still is."""
 _WAIT = "Wait until that is done, or end it, then try again."

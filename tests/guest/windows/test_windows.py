@@ -30,7 +30,7 @@ from vdbackup.guest.tree import Tree
 from vdbackup.guest.windows import inspect as windows
 from vdbackup.guest.windows.hive import Hive, Key
 from vdbackup.guest.windows.inspect import Windows, inspect_windows
-from vdbackup.recovery.retarget.windows import plan_windows
+from vdbackup.recovery.retarget.windows.edits import plan_windows
 from vdbackup.volumes.filesystems.node import reading
 from vdbackup.volumes.filesystems.ntfs import NtfsNode
 

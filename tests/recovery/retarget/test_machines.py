@@ -19,10 +19,11 @@ from tests.guests.cache import run
 from tests.guests.debian import ALIVE, Debian
 from vdbackup.errors import Cancelled, RecoveryError
 from vdbackup.jobs import CancelToken, Progress, silent
-from vdbackup.recovery import vm
-from vdbackup.recovery.retarget import appliance, retarget
+from vdbackup.recovery.retarget import retarget
+from vdbackup.recovery.retarget.linux import appliance
 from vdbackup.recovery.retarget.policy import for_new_point
 from vdbackup.recovery.retarget.report import RetargetReport, chosen_hardware, load
+from vdbackup.recovery.sessions import vm
 from vdbackup.repository.model import Policy, RecoveryPoint
 
 LIMIT = 600.0  # seconds; the appliance takes 7 of the processor's, a boot 10, alone on a machine

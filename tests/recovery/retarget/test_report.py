@@ -16,7 +16,7 @@ from vdbackup.errors import RecoveryError, UsageError
 from vdbackup.guest.hardware import Controller, Hardware, Wish
 from vdbackup.guest.model import Guest, Problem, System
 from vdbackup.jobs import CancelToken, silent
-from vdbackup.recovery import boot_test
+from vdbackup.recovery.boot_test import boot_test
 from vdbackup.recovery.retarget import edits, report, retarget
 from vdbackup.recovery.retarget.policy import for_new_point
 from vdbackup.recovery.retarget.report import FileChange, RetargetReport

@@ -12,12 +12,13 @@ from vdbackup.guest.hardware import Hardware
 from vdbackup.guest.linux import initramfs
 from vdbackup.guest.model import File, FileSystem, Guest, Kernel
 from vdbackup.guest.tree import Tree
-from vdbackup.recovery.retarget import appliance, fstab, identity, loaders
-from vdbackup.recovery.retarget.cpio import padded
-from vdbackup.recovery.retarget.drivers import INDEXES, Modules, driver_archive
-from vdbackup.recovery.retarget.names import Known, Names, Use
+from vdbackup.recovery.retarget import identity
+from vdbackup.recovery.retarget.linux import appliance, fstab, loaders
+from vdbackup.recovery.retarget.linux.cpio import padded
+from vdbackup.recovery.retarget.linux.drivers import INDEXES, Modules, driver_archive
+from vdbackup.recovery.retarget.linux.names import Known, Names, Use
 from vdbackup.recovery.retarget.report import FileChange
-from vdbackup.recovery.retarget.windows import WindowsEdits
+from vdbackup.recovery.retarget.windows.edits import WindowsEdits
 
 _MOST_TEXT = 1 << 20
 """Bytes of a configuration file that is edited."""

@@ -25,10 +25,12 @@ from vdbackup.guest.hardware import Controller, Hardware, Wish
 from vdbackup.guest.inspect import inspect
 from vdbackup.guest.model import FileSystem, Guest, System
 from vdbackup.jobs import CancelToken, Plan, Report
-from vdbackup.recovery.retarget import appliance, edits, identity, outcome, virt_v2v, windows
+from vdbackup.recovery.retarget import edits, identity, outcome, virt_v2v
 from vdbackup.recovery.retarget.edits import Edits
+from vdbackup.recovery.retarget.linux import appliance
 from vdbackup.recovery.retarget.overlay import publish_overlay, scratched
 from vdbackup.recovery.retarget.report import FileChange, RetargetReport, report_path, save
+from vdbackup.recovery.retarget.windows import edits as windows
 from vdbackup.repository import claims, holds
 from vdbackup.repository.files import remove, sync_folder
 from vdbackup.repository.model import RecoveryPoint

@@ -49,10 +49,8 @@ from vdbackup.guest.windows.inspect import (
 )
 from vdbackup.jobs import CancelToken
 from vdbackup.qemu import qemu
-from vdbackup.recovery.retarget import hive_edit
-from vdbackup.recovery.retarget.export import exported
-from vdbackup.recovery.retarget.hive_edit import KeyEdit, NumberEdit
-from vdbackup.recovery.retarget.windows_drivers import (
+from vdbackup.recovery.retarget.windows import hive_edit
+from vdbackup.recovery.retarget.windows.drivers import (
     DRIVERS,
     DriverFiles,
     critical_keys,
@@ -60,6 +58,8 @@ from vdbackup.recovery.retarget.windows_drivers import (
     package_keys,
     service_keys,
 )
+from vdbackup.recovery.retarget.windows.export import exported
+from vdbackup.recovery.retarget.windows.hive_edit import KeyEdit, NumberEdit
 from vdbackup.volumes.filesystems.node import Unreadable, reading
 from vdbackup.volumes.filesystems.ntfs import NtfsNode
 

@@ -20,8 +20,8 @@ from vdbackup.errors import RecoveryError
 from vdbackup.guest.hardware import ANYTHING, Controller, Wish
 from vdbackup.guest.model import Firmware
 from vdbackup.qemu import accelerator, qemu
-from vdbackup.recovery import vm
-from vdbackup.recovery.session import Session
+from vdbackup.recovery.sessions import vm
+from vdbackup.recovery.sessions.session import Session
 
 LIMIT = 280.0  # seconds; a Debian takes 30 on a machine that does nothing else
 ESP = MIB

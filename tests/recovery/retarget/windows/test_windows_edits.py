@@ -33,11 +33,11 @@ from vdbackup.guest.model import FileSystem
 from vdbackup.guest.tree import Tree
 from vdbackup.jobs import CancelToken, silent
 from vdbackup.qemu import qemu
-from vdbackup.recovery.retarget import export, hive_edit
 from vdbackup.recovery.retarget import retarget as retargeting
-from vdbackup.recovery.retarget import windows as retarget
 from vdbackup.recovery.retarget.report import RetargetReport
-from vdbackup.recovery.retarget.windows import WindowsEdits, plan_windows
+from vdbackup.recovery.retarget.windows import edits as retarget
+from vdbackup.recovery.retarget.windows import export, hive_edit
+from vdbackup.recovery.retarget.windows.edits import WindowsEdits, plan_windows
 from vdbackup.repository.repository import Repository
 from vdbackup.sources.source import open_source
 from vdbackup.volumes.filesystems.ntfs import NtfsNode
@@ -345,7 +345,7 @@ def test_the_driver_is_the_one_for_that_windows(
     drivers: Path, name: str, version: str, architecture: str, folder: str
 ):
     from vdbackup.guest.windows.inspect import Windows
-    from vdbackup.recovery.retarget.windows_drivers import find_driver
+    from vdbackup.recovery.retarget.windows.drivers import find_driver
 
     windows = Windows(name, version, "Windows", architecture)
     driver = find_driver(drivers, "viostor", windows)
@@ -552,7 +552,7 @@ def test_an_export_does_not_outlive_a_process_that_is_killed(
         import sys, time
         from pathlib import Path
         from vdbackup.recovery import qemu
-        from vdbackup.recovery.retarget.export import exported
+        from vdbackup.recovery.retarget.windows.export import exported
         disk, scratch, folder = map(Path, sys.argv[1:])
         backing = qemu.Backing.of_chain([disk], "raw")
         with exported(scratch, backing, {P1}, 1 << 20, folder) as file:

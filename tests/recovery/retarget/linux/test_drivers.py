@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 from tests.oracles import sevenzip
 from vdbackup.errors import RecoveryError
 from vdbackup.guest.linux import initramfs
-from vdbackup.recovery.retarget import kmod_index
-from vdbackup.recovery.retarget.cpio import Member, archive
-from vdbackup.recovery.retarget.drivers import INDEXES, Modules, driver_archive
+from vdbackup.recovery.retarget.linux import kmod_index
+from vdbackup.recovery.retarget.linux.cpio import Member, archive
+from vdbackup.recovery.retarget.linux.drivers import INDEXES, Modules, driver_archive
 
 VERSION = "6.1.0-test"
 FOLDER = f"usr/lib/modules/{VERSION}"

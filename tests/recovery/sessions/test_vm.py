@@ -25,10 +25,10 @@ from vdbackup.errors import Cancelled, ParentError, RecoveryError
 from vdbackup.guest.hardware import Controller, Wish
 from vdbackup.jobs import CancelToken
 from vdbackup.qemu import accelerator, qemu
-from vdbackup.recovery import vm
-from vdbackup.recovery.session import Session, _trouble
-from vdbackup.recovery.session_folder import SessionState, saved_sessions
-from vdbackup.recovery.sessions import resume, status
+from vdbackup.recovery.sessions import vm
+from vdbackup.recovery.sessions.folder import SessionState, saved_sessions
+from vdbackup.recovery.sessions.session import Session, _trouble
+from vdbackup.recovery.sessions.sessions import resume, status
 from vdbackup.sources import demo_disk
 
 LIMIT = 120.0  # seconds; the demo disk takes 0.3 and Linux 4, on a machine that does nothing else

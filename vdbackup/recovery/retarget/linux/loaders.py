@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from vdbackup.recovery.retarget.names import Names, Use, device_of
+from vdbackup.recovery.retarget.linux.names import Names, Use, device_of
 
 _ARGUMENT = re.compile(r"(?<![\w./-])((?:root|resume)=)(/dev/[\w./:+-]+)")
 _BLOCK = "# GRUB Environment Block\n"

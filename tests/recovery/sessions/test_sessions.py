@@ -22,15 +22,15 @@ from vdbackup.backup import promote
 from vdbackup.errors import PointInUse, RecoveryError, RepositoryError, VdbackupError
 from vdbackup.guest.hardware import Controller, Wish
 from vdbackup.jobs import CancelToken, silent
-from vdbackup.recovery import sessions as all_sessions
-from vdbackup.recovery import vm
-from vdbackup.recovery.session import Session
-from vdbackup.recovery.session_folder import (
+from vdbackup.recovery.sessions import sessions as all_sessions
+from vdbackup.recovery.sessions import vm
+from vdbackup.recovery.sessions.folder import (
     SavedSession,
     SessionFolder,
     SessionState,
     saved_sessions,
 )
+from vdbackup.recovery.sessions.session import Session
 from vdbackup.repository import holds
 from vdbackup.repository.digests import BLOCK
 

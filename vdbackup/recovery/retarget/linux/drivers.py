@@ -22,8 +22,8 @@ from pathlib import PurePosixPath
 import zstandard
 
 from vdbackup.errors import RecoveryError
-from vdbackup.recovery.retarget import kmod_index
-from vdbackup.recovery.retarget.cpio import Member, archive
+from vdbackup.recovery.retarget.linux import kmod_index
+from vdbackup.recovery.retarget.linux.cpio import Member, archive
 
 INDEXES = ("modules.dep", "modules.alias", "modules.softdep")
 """What is read of a tree of modules."""

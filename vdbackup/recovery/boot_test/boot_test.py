@@ -2,7 +2,7 @@
 
 It boots unseen, without network, at a low priority. It is up at its sign of life (signs.py);
 what it writes until then says how far it has come, and often why it goes no further
-(boot_words.py). The result goes into the point's manifest, the screen's picture beside its overlay.
+(words.py). The result goes into the point's manifest, the screen's picture beside its overlay.
 
 A test gives way: it holds no lock while its machine runs, and as soon as somebody writes to the
 repository it ends, so that no merge finds its files in use, and starts anew when they have done.
@@ -26,13 +26,13 @@ from vdbackup.jobs import CancelToken, Progress, Report, patient, silent
 from vdbackup.qemu import launch, qemu
 from vdbackup.qemu.guest_agent import AgentChannel
 from vdbackup.qemu.qemu import Accelerator
-from vdbackup.recovery import boot_words, screen
-from vdbackup.recovery.boot_words import Failure
+from vdbackup.recovery.boot_test import screen, words
+from vdbackup.recovery.boot_test.screen import Frame
+from vdbackup.recovery.boot_test.signs import Seen, Sign, View, sign
+from vdbackup.recovery.boot_test.words import Failure
 from vdbackup.recovery.retarget.report import chosen_hardware, load
-from vdbackup.recovery.screen import Frame
-from vdbackup.recovery.session import Session
-from vdbackup.recovery.signs import Seen, Sign, View, sign
-from vdbackup.recovery.vm import start_session
+from vdbackup.recovery.sessions.session import Session
+from vdbackup.recovery.sessions.vm import start_session
 from vdbackup.repository import claims
 from vdbackup.repository.files import remove, write_file
 from vdbackup.repository.lock import being_written
@@ -105,7 +105,7 @@ def run(
             continue
         test, frame = found
         tries += 1
-        if boot_words.lacked_time(test.sentence) and tries < MOST_TRIES:
+        if words.lacked_time(test.sentence) and tries < MOST_TRIES:
             log.warning("the boot test of %s begins again: %s", point_id, test.sentence)
             continue
         picture = frame.png() if frame else None
@@ -277,9 +277,9 @@ class _Watch:
         if view.frame and not view.frame.blank:
             self.frame = view.frame
         texts = [view.console, view.text or ""]
-        self.stage = max(self.stage, *map(boot_words.stage_of, texts), key=_STAGES.index)
+        self.stage = max(self.stage, *map(words.stage_of, texts), key=_STAGES.index)
         self._seen = self._sign.see(view)
-        self._failure = next(filter(None, map(boot_words.failure_in, texts)), None)
+        self._failure = next(filter(None, map(words.failure_in, texts)), None)
         late = view.seconds > self._limit
         self.over = bool(self._seen or self._failure or late) or not running
 
@@ -298,9 +298,7 @@ class _Watch:
             if problem.blocks:
                 return problem.sentence
         reason = self._ended or f"It showed no sign of life within {self._limit:g} s."
-        last = boot_words.last_line(self._view.console) or boot_words.last_line(
-            self._view.text or ""
-        )
+        last = words.last_line(self._view.console) or words.last_line(self._view.text or "")
         return f"{reason} Its last words: {last!r}." if last else reason
 
     def _session_runs(self) -> bool:

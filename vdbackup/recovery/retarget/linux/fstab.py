@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from vdbackup.recovery.retarget.names import Names, Use, device_of
+from vdbackup.recovery.retarget.linux.names import Names, Use, device_of
 
 _FIELD = re.compile(r"(\S+)(\s*)")
 _CALM = ("nofail", "noauto")

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from vdbackup.errors import UsageError
-from vdbackup.recovery import boot_words
-from vdbackup.recovery.screen import Frame
+from vdbackup.recovery.boot_test import words as boot_words
+from vdbackup.recovery.boot_test.screen import Frame
 
 SETTLED_TEXT = 5.0
 """Seconds that a screen in text mode has to be at rest."""

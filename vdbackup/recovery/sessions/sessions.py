@@ -7,7 +7,7 @@ from pathlib import Path
 
 from vdbackup.errors import RecoveryError, Remedy
 from vdbackup.qemu.monitor import tell
-from vdbackup.recovery.session_folder import SavedSession, connect, saved_sessions
+from vdbackup.recovery.sessions.folder import SavedSession, connect, saved_sessions
 
 log = logging.getLogger(__name__)
 

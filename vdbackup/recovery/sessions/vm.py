@@ -18,9 +18,9 @@ from vdbackup.errors import RecoveryError
 from vdbackup.guest.hardware import ANYTHING, Hardware, Wish
 from vdbackup.qemu import accelerator, devices, launch, qemu
 from vdbackup.records import from_json, to_json
-from vdbackup.recovery.session import Session
-from vdbackup.recovery.session_folder import SavedSession, SessionFolder
-from vdbackup.recovery.session_record import Origin
+from vdbackup.recovery.sessions.folder import SavedSession, SessionFolder
+from vdbackup.recovery.sessions.record import Origin
+from vdbackup.recovery.sessions.session import Session
 from vdbackup.repository import claims
 from vdbackup.repository.model import RecoveryPoint
 from vdbackup.repository.repository import BackupSet, Repository

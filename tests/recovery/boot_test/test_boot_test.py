@@ -18,8 +18,8 @@ from vdbackup.errors import Cancelled, NoSystem, UsageError
 from vdbackup.guest import hardware
 from vdbackup.guest.hardware import Controller
 from vdbackup.jobs import CancelToken, Job, JobState, Progress, silent
-from vdbackup.recovery import boot_test
-from vdbackup.recovery.boot_test import Wish
+from vdbackup.recovery.boot_test import boot_test
+from vdbackup.recovery.boot_test.boot_test import Wish
 from vdbackup.recovery.retarget.policy import for_new_point
 from vdbackup.repository.model import BootStage, BootTest, RecoveryPoint
 from vdbackup.sources import demo_disk

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from vdbackup.recovery.screen import TEXT_BYTES, Frame, text_of
+from vdbackup.recovery.boot_test.screen import TEXT_BYTES, Frame, text_of
 
 
 def screen(width: int = 1280, height: int = 800, colour: int = 0) -> Frame:

@@ -26,9 +26,9 @@ from vdbackup.guest.hardware import Controller, Hardware, MachineType
 from vdbackup.guest.model import FileSystem
 from vdbackup.jobs import CancelToken, Progress, Report
 from vdbackup.qemu import qemu
-from vdbackup.recovery import vm
-from vdbackup.recovery.retarget.cpio import Member, archive, padded
-from vdbackup.recovery.session import Session
+from vdbackup.recovery.retarget.linux.cpio import Member, archive, padded
+from vdbackup.recovery.sessions import vm
+from vdbackup.recovery.sessions.session import Session
 
 TIME_LIMIT = 600.0
 """Seconds that it may take: KVM takes 3, translation 20 to 60, on a busy computer a few minutes."""

@@ -21,10 +21,11 @@ from vdbackup.backup import promote
 from vdbackup.errors import RecoveryError
 from vdbackup.guest.hardware import Controller, Wish
 from vdbackup.jobs import CancelToken, silent
-from vdbackup.recovery import restore, vm
-from vdbackup.recovery import sessions as all_sessions
-from vdbackup.recovery.session import Session
-from vdbackup.recovery.session_folder import SavedSession, SessionState, saved_sessions
+from vdbackup.recovery import restore
+from vdbackup.recovery.sessions import sessions as all_sessions
+from vdbackup.recovery.sessions import vm
+from vdbackup.recovery.sessions.folder import SavedSession, SessionState, saved_sessions
+from vdbackup.recovery.sessions.session import Session
 from vdbackup.repository.model import RecoveryPoint
 
 LIMIT = 240.0

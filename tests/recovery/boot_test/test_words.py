@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from vdbackup.recovery import boot_words
+from vdbackup.recovery.boot_test import words
 from vdbackup.repository.model import BootStage
 
 SEABIOS = "SeaBIOS (version 1.16.2)\nBooting from Hard Disk...\n"
@@ -29,7 +29,7 @@ SYSTEM = (
     ],
 )
 def test_a_text_belongs_to_the_last_stage_that_shows_in_it(text: str, stage: BootStage) -> None:
-    assert boot_words.stage_of(text) is stage
+    assert words.stage_of(text) is stage
 
 
 @pytest.mark.parametrize(
@@ -52,7 +52,7 @@ def test_a_text_belongs_to_the_last_stage_that_shows_in_it(text: str, stage: Boo
     ],
 )  # fmt: skip
 def test_a_machine_that_gives_up_says_why(text: str, stage: str, said: str) -> None:
-    failure = boot_words.failure_in(text)
+    failure = words.failure_in(text)
     assert failure is not None
     assert failure.stage.value == stage
     assert said in failure.reason
@@ -69,21 +69,21 @@ def test_a_machine_that_gives_up_says_why(text: str, stage: str, said: str) -> N
     ],
 )
 def test_a_machine_that_goes_on_has_not_failed(text: str) -> None:
-    assert boot_words.failure_in(text) is None
+    assert words.failure_in(text) is None
 
 
 def test_a_login_is_asked_for_on_the_last_line() -> None:
-    assert boot_words.asks_for_login("Debian GNU/Linux 12 debian ttyS0\n\ndebian login: ")
-    assert not boot_words.asks_for_login("debian login: root\nPassword:")
-    assert not boot_words.asks_for_login("Last login: Thu\nroot@debian:~# ")
+    assert words.asks_for_login("Debian GNU/Linux 12 debian ttyS0\n\ndebian login: ")
+    assert not words.asks_for_login("debian login: root\nPassword:")
+    assert not words.asks_for_login("Last login: Thu\nroot@debian:~# ")
 
 
 @pytest.mark.parametrize(
     "text", [SEABIOS, SEABIOS + "GRUB loading.\n", KERNEL, "Loading initial ramdisk ...\n"]
 )
 def test_after_some_lines_something_else_must_come(text: str) -> None:
-    assert boot_words.between_stages(text)
-    assert not boot_words.between_stages(text + "C:\\>")
+    assert words.between_stages(text)
+    assert not words.between_stages(text + "C:\\>")
 
 
 @pytest.mark.parametrize(
@@ -92,5 +92,5 @@ def test_after_some_lines_something_else_must_come(text: str) -> None:
 def test_no_text_of_a_guest_takes_long(line: str) -> None:
     """64 KiB that almost match: an unbounded pattern would take minutes."""
     text = (line * (1 << 16))[: 1 << 16]
-    for look in (boot_words.failure_in, boot_words.asks_for_login, boot_words.stage_of):
+    for look in (words.failure_in, words.asks_for_login, words.stage_of):
         look(text)

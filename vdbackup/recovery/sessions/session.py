@@ -23,7 +23,7 @@ from vdbackup.errors import RecoveryError
 from vdbackup.jobs import CancelToken
 from vdbackup.qemu import accelerator, devices, qemu
 from vdbackup.qemu.monitor import Monitor
-from vdbackup.recovery.session_folder import SessionFolder
+from vdbackup.recovery.sessions.folder import SessionFolder
 
 log = logging.getLogger(__name__)
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from vdbackup.recovery.retarget import fstab, identity, loaders
-from vdbackup.recovery.retarget.names import Device, Known, Names, Use, device_of
+from vdbackup.recovery.retarget import identity
+from vdbackup.recovery.retarget.linux import fstab, loaders
+from vdbackup.recovery.retarget.linux.names import Device, Known, Names, Use, device_of
 
 ROOT, SWAP, HOME = "11111111-aaaa", "22222222-bbbb", "33333333-cccc"
 VOLUMES = {1: Known("ext4", ROOT, "root"), 2: Known("swap", SWAP), 5: Known("ext4", HOME, "home")}

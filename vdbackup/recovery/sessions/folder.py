@@ -1,7 +1,7 @@
 """A session's folder: its disk, its console's text, and who it belongs to.
 
     SESSIONS/<id>/            mode 0700
-        session.json          what was started, from which point, how (session_record.py)
+        session.json          what was started, from which point, how (record.py)
         session.qcow2         what the guest has written
         map.*, layer<n>       the chain for a QEMU that cannot read it (qemu/concatenation.py)
         control               a socket on which QEMU hears what other programs want of it (QMP)
@@ -36,8 +36,8 @@ from typing import Any, BinaryIO, Self
 from vdbackup import durable
 from vdbackup.disks.holders import holders, named
 from vdbackup.errors import Obstructed, RecoveryError, Remedy
-from vdbackup.recovery.elsewhere import EndedMachine, check_ended, check_not_registered
-from vdbackup.recovery.session_record import Origin, SessionRecord
+from vdbackup.recovery.sessions.elsewhere import EndedMachine, check_ended, check_not_registered
+from vdbackup.recovery.sessions.record import Origin, SessionRecord
 from vdbackup.volumes import composition
 
 log = logging.getLogger(__name__)

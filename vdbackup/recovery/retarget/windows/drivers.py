@@ -22,7 +22,7 @@ from pathlib import Path
 from vdbackup.errors import RecoveryError
 from vdbackup.guest.hardware import Controller
 from vdbackup.guest.windows.inspect import Windows
-from vdbackup.recovery.retarget.hive_edit import (
+from vdbackup.recovery.retarget.windows.hive_edit import (
     BINARY,
     EXPAND_SZ,
     MULTI_SZ,

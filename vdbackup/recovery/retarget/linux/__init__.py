@@ -1,0 +1,1 @@
+"""Retargeting a Linux: by its own kernel, which edits its disk."""

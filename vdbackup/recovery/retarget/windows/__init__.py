@@ -1,0 +1,1 @@
+"""Retargeting a Windows: numbers in its registry, and drivers that it lacks."""
