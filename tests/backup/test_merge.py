@@ -82,7 +82,7 @@ def test_what_the_parents_tables_could_not_name_is_refused_before_a_merge_begins
     monkeypatch.setattr(merge, "can_clone", lambda _: False)  # a clone would be thrown away
     # stands for 2 TiB, and for the gaps that interrupted writers have left up to there
     limit = lab.layer(parent).stat().st_size + BLOCK
-    monkeypatch.setattr(f"vdbackup.disks.{disk_format}.LARGEST_FILE", limit)
+    monkeypatch.setattr(f"vdbackup.disks.{disk_format}.disk.LARGEST_FILE", limit)
     with pytest.raises(DiskError, match="would grow beyond") as refusal:
         lab.merge(child)
     assert refusal.value.advice

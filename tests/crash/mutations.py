@@ -72,8 +72,8 @@ def barriers(disk_format: str, tellings: list[Telling]) -> list[str]:
 
 
 def _format_of(site: str) -> str | None:
-    """The format whose module the place is in."""
-    stem = site.partition(".")[0].partition("_")[0]
+    """The format whose package the place is in."""
+    stem = site.removeprefix("disks.").partition(".")[0]
     return stem if stem in FORMATS else None
 
 
@@ -118,7 +118,7 @@ def by_tests(apply: Apply, tests: Sequence[str], matching: str = "") -> str | No
 
 def of_format(disk_format: str) -> list[str]:
     """The tests of a format alone, where nothing recovers what a power cut left."""
-    return ["tests/disks/test_power_cuts.py", f"tests/disks/test_{disk_format}.py"]
+    return ["tests/disks/test_power_cuts.py", f"tests/disks/{disk_format}/test_{disk_format}.py"]
 
 
 # --------------------------------------------------------------------------------------- command

@@ -288,8 +288,8 @@ def _site() -> str:
     while frame.f_code.co_filename == __file__ or "sync" in frame.f_code.co_name:
         assert frame.f_back is not None
         frame = frame.f_back
-    module = Path(frame.f_code.co_filename).stem
-    return f"{module}.{frame.f_code.co_qualname}:{frame.f_lineno}"
+    module = str(frame.f_globals["__name__"]).removeprefix("vdbackup.")
+    return f"{module}:{frame.f_code.co_qualname}:{frame.f_lineno}"
 
 
 def _listing(folder: Path) -> dict[str, tuple[bytes, int]]:

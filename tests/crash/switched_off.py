@@ -14,8 +14,10 @@ from typing import Any
 import pytest
 
 from vdbackup.backup import delete, merge, merged_layer, repair
-from vdbackup.disks import host_file, qcow2_structs, vhd
+from vdbackup.disks import host_file
 from vdbackup.disks.formats import FORMATS
+from vdbackup.disks.qcow2 import structs
+from vdbackup.disks.vhd import disk as vhd
 from vdbackup.records import from_json
 from vdbackup.recovery.retarget import overlay, report
 from vdbackup.recovery.retarget.report import RetargetReport
@@ -150,11 +152,11 @@ class _Never(int):
 
 
 def _same_name_slot(patch: pytest.MonkeyPatch) -> None:
-    def used(self: qcow2_structs.HeaderCluster) -> int:
+    def used(self: structs.HeaderCluster) -> int:
         return self.header.backing_offset or free(self)
 
-    free = qcow2_structs.HeaderCluster.free_slot
-    patch.setattr(qcow2_structs.HeaderCluster, "free_slot", used)
+    free = structs.HeaderCluster.free_slot
+    patch.setattr(structs.HeaderCluster, "free_slot", used)
 
 
 def _any_report(patch: pytest.MonkeyPatch) -> None:
@@ -209,29 +211,33 @@ MUTATIONS = [
 
 
 NOT_NOTICED = {
-    "lease.make": "a lease that says nothing is taken over after two seconds: on one computer the "
-    "flock tells that nobody holds the repository",
-    "merge._take_over": "the journal is there, so recovery gives the file its name again; until "
-    "then what hangs on the child is refused with it and without it",
-    "repair._quarantine": "a rename from folder to folder happens as a whole, and the fsync of the "
-    "new one has made it durable; were the old name there, too, the next repair would put it aside",
-    "retarget._empty": "a report that is there again says nothing beside an overlay that it does "
-    "not name",
-    "overlay.publish_overlay": "a report is saved or removed next in the same folder, which makes "
-    "that durable; and it says nothing beside an overlay that it does not name",
+    "repository.lease:make": (
+        "a lease that says nothing is taken over after two seconds: on one computer the flock "
+        "tells that nobody holds the repository"
+    ),
+    "backup.merge:_take_over": (
+        "the journal is there, so recovery gives the file its name again; until then what hangs "
+        "on the child is refused with it and without it"
+    ),
+    "backup.repair:_quarantine": (
+        "a rename from folder to folder happens as a whole, and the fsync of the new one has made "
+        "it durable; were the old name there, too, the next repair would put it aside"
+    ),
+    "recovery.retarget.retarget:_empty": (
+        "a report that is there again says nothing beside an overlay that it does not name"
+    ),
+    "recovery.retarget.overlay:publish_overlay": (
+        "a report is saved or removed next in the same folder, which makes that durable; and it "
+        "says nothing beside an overlay that it does not name"
+    ),
 }
 """Places that call fsync, and why nothing can notice that they do not."""
 
 
 def without_line(patch: pytest.MonkeyPatch, site: str) -> None:
-    """Let the code run without a statement: "module.function:line", as records have it."""
-    where, _, line = site.rpartition(":")
-    stem, _, qualname = where.partition(".")
-    module = next(
-        module
-        for name, module in sys.modules.items()
-        if name.startswith("vdbackup.") and name.rpartition(".")[2] == stem
-    )
+    """Let the code run without a statement: "module:function:line", as records have it."""
+    name, qualname, line = site.split(":")
+    module = sys.modules[f"vdbackup.{name}"]
     assert module.__file__
     tree = ast.parse(Path(module.__file__).read_text())
     code = compile(_Without(int(line)).visit(tree), module.__file__, "exec")

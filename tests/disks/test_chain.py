@@ -15,7 +15,7 @@ from tests.disks.shelf import GRAIN, MIB, Shelf, contents, noise, reference
 from tests.oracles import qemu
 from vdbackup.disks.chain import Chain
 from vdbackup.disks.disk import ParentRef
-from vdbackup.disks.vmdk import VmdkDisk
+from vdbackup.disks.vmdk.disk import VmdkDisk
 from vdbackup.errors import DiskError, ParentError
 
 SIZE = 8 * GRAIN + 512

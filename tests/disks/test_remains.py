@@ -10,9 +10,9 @@ import pytest
 from tests.disks.everybody import assert_everybody_reads
 from tests.disks.recorder import recorded
 from tests.disks.shelf import MIB, Shelf, Write, change, contents, noise, opened, put
-from vdbackup.disks import vmdk
 from vdbackup.disks.disk import UNIT
 from vdbackup.disks.formats import create_disk, open_disk
+from vdbackup.disks.vmdk import disk as vmdk
 from vdbackup.errors import DiskError
 
 BLOCK = 2 * MIB  # the largest block of any format

@@ -25,7 +25,7 @@ from vdbackup.disks.chain import Chain
 from vdbackup.disks.disk import DiskInfo, VirtualDisk
 from vdbackup.disks.extents import BlockMap, Ranges, aligned, total
 from vdbackup.disks.formats import open_disk, probe
-from vdbackup.disks.qcow2 import Qcow2Disk
+from vdbackup.disks.qcow2.disk import Qcow2Disk
 from vdbackup.disks.transfer import transfer
 from vdbackup.errors import BackupError, PointInUse, from_os
 from vdbackup.jobs import CancelToken, Plan, Report, readable_size

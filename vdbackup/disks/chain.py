@@ -216,7 +216,7 @@ class _Search:
             last = re.split(r"[/\\]", name)[-1]
             yield from (folder / last for folder in allowed if last)
         if not wanted.named and wanted.disk_id:  # VirtualBox's snapshots, and the disk above them
-            from vdbackup.disks.vmdk_foreign import disks_with
+            from vdbackup.disks.vmdk.foreign import disks_with
 
             for folder in others:
                 yield from disks_with(wanted.disk_id, folder)

@@ -12,7 +12,7 @@ from typing import Protocol, cast
 from vdbackup.disks.disk import SECTOR, ParentRef, VirtualDisk
 from vdbackup.disks.host_file import HostFile
 from vdbackup.disks.raw import RawDisk
-from vdbackup.disks.vmdk_structs import DESCRIPTOR_START
+from vdbackup.disks.vmdk.structs import DESCRIPTOR_START
 from vdbackup.errors import DiskError, UsageError
 from vdbackup.jobs import readable_size, sizes_apart
 
@@ -37,7 +37,7 @@ class Format:
     All modules together take 90 ms, as much as numpy, and most commands need one of them.
 
     Attributes:
-        name: also the module's.
+        name: also the package's.
         class_name: of the disks in it.
         magic: what a file in the format begins with.
         sector_sizes: that a disk in it can have, in bytes.
@@ -51,18 +51,18 @@ class Format:
     @property
     def disk(self) -> _DiskClass:
         """The class that opens and creates disks."""
-        module = import_module(f"vdbackup.disks.{self.name}")
+        module = import_module(f"vdbackup.disks.{self.name}.disk")
         return cast(_DiskClass, getattr(module, self.class_name))
 
     @property
     def largest(self) -> int:
         """The largest disk, in bytes."""
-        return int(import_module(f"vdbackup.disks.{self.name}").LARGEST)
+        return int(import_module(f"vdbackup.disks.{self.name}.disk").LARGEST)
 
     @property
     def largest_file(self) -> int | None:
         """The largest file whose places the tables can name, in bytes; None where any will do."""
-        return getattr(import_module(f"vdbackup.disks.{self.name}"), "LARGEST_FILE", None)
+        return getattr(import_module(f"vdbackup.disks.{self.name}.disk"), "LARGEST_FILE", None)
 
 
 _VMDK = re.compile(rb"KDMV|COWD|" + DESCRIPTOR_START)
@@ -104,7 +104,7 @@ def format_by_content(file: HostFile, head: bytes, foot: bytes) -> str | None:
     found = next((name for name, each in FORMATS.items() if each.magic.match(start)), None)
     if found or not foot.startswith((b"conectix", b"\0conectix")):
         return found
-    from vdbackup.disks.vhd_fixed import ends_as_vhd
+    from vdbackup.disks.vhd.fixed import ends_as_vhd
 
     return "vhd" if ends_as_vhd(file) else None
 

@@ -30,8 +30,8 @@ from numpy.typing import NDArray
 
 from vdbackup.disks.disk import SECTOR, UNIT
 from vdbackup.disks.extents import BlockMap, Int64s, runs_of
-from vdbackup.disks.qcow2_mapping import COMPRESSED_FROM
-from vdbackup.disks.qcow2_structs import HEADER_LENGTH, MAGIC, MAX_L1_BYTES, OFFSET, Header
+from vdbackup.disks.qcow2.mapping import COMPRESSED_FROM
+from vdbackup.disks.qcow2.structs import HEADER_LENGTH, MAGIC, MAX_L1_BYTES, OFFSET, Header
 from vdbackup.errors import RecoveryError
 
 ENTRY = 8

@@ -33,7 +33,7 @@ from vdbackup import durable, foreign_xml
 from vdbackup.disks.chain import Chain
 from vdbackup.disks.disk import DiskInfo, ParentRef
 from vdbackup.disks.formats import create_disk, open_disk, probe
-from vdbackup.disks.qcow2 import Qcow2Disk
+from vdbackup.disks.qcow2.disk import Qcow2Disk
 from vdbackup.errors import RecoveryError, from_os
 from vdbackup.guest.hardware import Controller, Hardware
 from vdbackup.guest.model import Firmware

@@ -23,10 +23,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
-from vdbackup.disks import vhd_fixed
 from vdbackup.disks.disk import SECTOR
 from vdbackup.disks.raw import RawDisk
-from vdbackup.disks.vmdk_stream import StreamVmdkWriter
+from vdbackup.disks.vhd import fixed
+from vdbackup.disks.vmdk.stream import StreamVmdkWriter
 from vdbackup.recovery.ovf import Appliance, envelope
 from vdbackup.volumes.gpt import move_second_copy
 
@@ -81,7 +81,7 @@ class Output(Protocol):
 
 def size_in(kind: str, size: int) -> int:
     """Bytes of the disk there, of one that has `size` bytes."""
-    return -(-size // vhd_fixed.MIB) * vhd_fixed.MIB if kind == VHD_FIXED else size
+    return -(-size // fixed.MIB) * fixed.MIB if kind == VHD_FIXED else size
 
 
 @contextmanager
@@ -94,7 +94,7 @@ def fixed_vhd(path: Path, size: int) -> Iterator[Output]:
         disk.close()
     with path.open("r+b") as file:
         move_second_copy(file.fileno(), SECTOR)
-    vhd_fixed.end_fixed(path)
+    fixed.end_fixed(path)
 
 
 @contextmanager

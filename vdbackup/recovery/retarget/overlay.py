@@ -17,7 +17,7 @@ from vdbackup.disks.chain import Chain
 from vdbackup.disks.disk import UNIT, VirtualDisk
 from vdbackup.disks.extents import Ranges, aligned, union
 from vdbackup.disks.formats import create_disk
-from vdbackup.disks.qcow2 import Qcow2Disk
+from vdbackup.disks.qcow2.disk import Qcow2Disk
 from vdbackup.disks.transfer import Read, transfer, write_blocks
 from vdbackup.durable import give_to_owner_of_folder
 from vdbackup.errors import RecoveryError

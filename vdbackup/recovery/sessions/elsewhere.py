@@ -32,7 +32,7 @@ from vdbackup.disks import qemu_locks
 from vdbackup.disks.disk import DiskInfo, VirtualDisk
 from vdbackup.disks.formats import open_disk, probe
 from vdbackup.disks.holders import holders, named
-from vdbackup.disks.qcow2 import Qcow2Disk
+from vdbackup.disks.qcow2.disk import Qcow2Disk
 from vdbackup.errors import RecoveryError, Remedy, VdbackupError
 from vdbackup.repository.registered import Machine, machines_on
 

@@ -23,8 +23,8 @@ import numpy as np
 from vdbackup.disks.disk import SECTOR, UNIT, DiskInfo, ParentRef
 from vdbackup.disks.extents import UNALLOCATED, ZERO, BlockMap, Int64s
 from vdbackup.disks.host_file import HostFile
-from vdbackup.disks.vhd_fixed import SUSPENDED, FixedVhdDisk, footer_of, only_read
-from vdbackup.disks.vhd_structs import (
+from vdbackup.disks.vhd.fixed import SUSPENDED, FixedVhdDisk, footer_of, only_read
+from vdbackup.disks.vhd.structs import (
     BAT_AT,
     DIFFERENCING,
     DYNAMIC,

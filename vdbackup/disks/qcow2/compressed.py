@@ -13,8 +13,8 @@ import zstandard
 
 from vdbackup.disks.disk import SECTOR
 from vdbackup.disks.host_file import HostFile
-from vdbackup.disks.qcow2_mapping import MappingTables
-from vdbackup.disks.qcow2_structs import COMPRESSED
+from vdbackup.disks.qcow2.mapping import MappingTables
+from vdbackup.disks.qcow2.structs import COMPRESSED
 from vdbackup.errors import DiskFormatError
 
 _MAX_WINDOW = 8 << 20

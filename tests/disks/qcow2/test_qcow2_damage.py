@@ -22,7 +22,7 @@ from tests.disks.specimens import QCOW2_L2 as L2
 from tests.disks.specimens import QCOW2_REFCOUNT_TABLE as REFCOUNT_TABLE
 from tests.disks.specimens import QCOW2_REFCOUNTS as REFCOUNTS
 from vdbackup.disks.chain import Chain
-from vdbackup.disks.qcow2 import Qcow2Disk
+from vdbackup.disks.qcow2.disk import Qcow2Disk
 from vdbackup.errors import DiskError, DiskFormatError
 
 

@@ -12,8 +12,8 @@ from tests.disks.everybody import assert_everybody_reads
 from tests.disks.shelf import GRAIN, MIB, Shelf, noise, opened, put, reference
 from tests.oracles import qemu
 from vdbackup.disks.disk import ParentRef
-from vdbackup.disks.vmdk import LARGEST, VmdkDisk
-from vdbackup.disks.vmdk_structs import SECTOR, Descriptor, SparseExtentHeader
+from vdbackup.disks.vmdk.disk import LARGEST, VmdkDisk
+from vdbackup.disks.vmdk.structs import SECTOR, Descriptor, SparseExtentHeader
 from vdbackup.errors import DiskError
 
 TABLE = 32 * MIB  # bytes of disk that one grain table stands for

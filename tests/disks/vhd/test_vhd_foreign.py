@@ -18,8 +18,8 @@ from vdbackup.disks.chain import Chain
 from vdbackup.disks.disk import UNIT, ParentRef
 from vdbackup.disks.extents import State
 from vdbackup.disks.formats import open_disk, probe
-from vdbackup.disks.vhd import VhdDisk
-from vdbackup.disks.vhd_fixed import FixedVhdDisk
+from vdbackup.disks.vhd.disk import VhdDisk
+from vdbackup.disks.vhd.fixed import FixedVhdDisk
 from vdbackup.errors import DiskError, DiskFormatError, ParentError
 
 BLOCK = 2 * MIB

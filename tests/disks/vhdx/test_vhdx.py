@@ -19,15 +19,15 @@ from tests.disks.shelf import MIB, Shelf, change, contents, noise, opened, put, 
 from tests.oracles import libvhdi, qemu, sevenzip
 from vdbackup.disks.disk import UNIT, ParentRef
 from vdbackup.disks.formats import create_disk
-from vdbackup.disks.vhdx import VhdxDisk
-from vdbackup.disks.vhdx_metadata import (
+from vdbackup.disks.vhdx.disk import VhdxDisk
+from vdbackup.disks.vhdx.metadata import (
     PARENT_LOCATOR,
     VIRTUAL_DISK_ID,
     Item,
     ParentLocator,
     parse_items,
 )
-from vdbackup.disks.vhdx_structs import (
+from vdbackup.disks.vhdx.structs import (
     BAT,
     HEADERS_AT,
     METADATA,

@@ -22,7 +22,7 @@ from tests.oracles import libvmdk, qemu
 from vdbackup.disks.chain import Chain
 from vdbackup.disks.extents import State
 from vdbackup.disks.formats import open_disk, probe
-from vdbackup.disks.vmdk import VmdkDisk
+from vdbackup.disks.vmdk.disk import VmdkDisk
 from vdbackup.errors import DiskError, DiskFormatError, ParentError, Remedy
 
 TABLE = 32 * MIB

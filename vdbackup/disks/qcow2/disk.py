@@ -22,10 +22,10 @@ import numpy as np
 from vdbackup.disks.disk import NOT_CLOSED, SECTOR, DiskInfo, ParentRef
 from vdbackup.disks.extents import UNALLOCATED, ZERO, BlockMap
 from vdbackup.disks.host_file import HostFile
-from vdbackup.disks.qcow2_allocation import Allocation
-from vdbackup.disks.qcow2_compressed import CompressedClusters
-from vdbackup.disks.qcow2_mapping import COMPRESSED_FROM, MappingTables
-from vdbackup.disks.qcow2_structs import (
+from vdbackup.disks.qcow2.allocation import Allocation
+from vdbackup.disks.qcow2.compressed import CompressedClusters
+from vdbackup.disks.qcow2.mapping import COMPRESSED_FROM, MappingTables
+from vdbackup.disks.qcow2.structs import (
     BACKING_FORMAT,
     BITMAPS,
     CLUSTER,

@@ -15,7 +15,7 @@ import numpy as np
 from vdbackup.disks.disk import SECTOR, DiskInfo, ParentRef
 from vdbackup.disks.extents import ZERO, BlockMap
 from vdbackup.disks.host_file import HostFile
-from vdbackup.disks.vhd_structs import COOKIE, FIXED, Footer
+from vdbackup.disks.vhd.structs import COOKIE, FIXED, Footer
 from vdbackup.errors import DiskError, DiskFormatError
 
 MIB = 1 << 20

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 from vdbackup.disks.extents import Int64s
 from vdbackup.disks.host_file import HostFile
-from vdbackup.disks.qcow2_mapping import Entries, MappingTables
-from vdbackup.disks.qcow2_structs import (
+from vdbackup.disks.qcow2.mapping import Entries, MappingTables
+from vdbackup.disks.qcow2.structs import (
     BACKING_FORMAT,
     CLUSTER,
     CLUSTER_BITS,

@@ -12,10 +12,10 @@ from tests.disks.shelf import MIB, Shelf, change, noise
 from tests.disks.specimens import VHD, VHD_SIZE
 from tests.disks.specimens import VHD_BLOCK as BLOCK
 from tests.disks.specimens import VHD_TABLE as TABLE
-from vdbackup.disks import vhd
 from vdbackup.disks.chain import Chain
 from vdbackup.disks.disk import UNIT
-from vdbackup.disks.vhd import VhdDisk
+from vdbackup.disks.vhd import disk as vhd
+from vdbackup.disks.vhd.disk import VhdDisk
 from vdbackup.errors import DiskFormatError
 
 

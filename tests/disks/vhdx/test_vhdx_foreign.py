@@ -17,9 +17,9 @@ from tests.oracles import libvhdi, qemu, sevenzip
 from vdbackup.disks.chain import Chain
 from vdbackup.disks.disk import UNIT
 from vdbackup.disks.formats import open_disk
-from vdbackup.disks.vhdx import VhdxDisk
-from vdbackup.disks.vhdx_metadata import ParentLocator
-from vdbackup.disks.vhdx_structs import (
+from vdbackup.disks.vhdx.disk import VhdxDisk
+from vdbackup.disks.vhdx.metadata import ParentLocator
+from vdbackup.disks.vhdx.structs import (
     HEADERS_AT,
     REGION_TABLES_AT,
     Header,

@@ -16,8 +16,8 @@ from tests.disks.shelf import GRAIN, MIB, Shelf, change, contents, noise, opened
 from tests.oracles import libqcow, qemu
 from vdbackup.disks.chain import Chain
 from vdbackup.disks.disk import ParentRef
-from vdbackup.disks.qcow2 import Qcow2Disk
-from vdbackup.disks.qcow2_structs import IDENTITY, HeaderCluster, Identity
+from vdbackup.disks.qcow2.disk import Qcow2Disk
+from vdbackup.disks.qcow2.structs import IDENTITY, HeaderCluster, Identity
 
 TABLE = 512 * MIB  # bytes of disk that one L2 table stands for
 

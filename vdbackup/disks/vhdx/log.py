@@ -15,7 +15,7 @@ import numpy as np
 
 from vdbackup.disks.extents import union
 from vdbackup.disks.host_file import HostFile
-from vdbackup.disks.vhdx_structs import HEADERS_AT, MIB, Header, checksum_holds
+from vdbackup.disks.vhdx.structs import HEADERS_AT, MIB, Header, checksum_holds
 from vdbackup.errors import DiskFormatError
 
 SECTOR = 4096

@@ -10,7 +10,7 @@ from tests.disks.damage import Sound, little_memory
 from tests.disks.shelf import MIB
 from tests.disks.specimens import VMDK
 from vdbackup.disks.chain import Chain
-from vdbackup.disks.vmdk import VmdkDisk
+from vdbackup.disks.vmdk.disk import VmdkDisk
 from vdbackup.errors import DiskFormatError
 
 

@@ -15,9 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vdbackup.disks.extents import UNALLOCATED, ZERO, BlockMap, Int64s
-from vdbackup.disks.vhdx_log import Contents
-from vdbackup.disks.vhdx_metadata import BITMAP_BYTES, Geometry
-from vdbackup.disks.vhdx_structs import MIB, Region
+from vdbackup.disks.vhdx.log import Contents
+from vdbackup.disks.vhdx.metadata import BITMAP_BYTES, Geometry
+from vdbackup.disks.vhdx.structs import MIB, Region
 from vdbackup.errors import DiskFormatError
 
 NOT_PRESENT, UNDEFINED, ZEROS, UNMAPPED, OLD_UNMAPPED, PRESENT, PARTIAL = 0, 1, 2, 3, 5, 6, 7

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from vdbackup.disks.disk import SECTOR
 from vdbackup.disks.extents import ZERO, BlockMap, Int64s
 from vdbackup.disks.host_file import HostFile
-from vdbackup.disks.vmdk_structs import (
+from vdbackup.disks.vmdk.structs import (
     AT_END,
     FLAG_MARKERS,
     FLAG_ZERO_GRAINS,

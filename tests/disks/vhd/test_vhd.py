@@ -19,8 +19,8 @@ from tests.oracles import qemu, sevenzip
 from vdbackup.disks.chain import Chain
 from vdbackup.disks.disk import UNIT, ParentRef
 from vdbackup.disks.extents import total
-from vdbackup.disks.vhd import VhdDisk
-from vdbackup.disks.vhd_structs import BAT_AT, LARGEST, DynamicHeader, geometry
+from vdbackup.disks.vhd.disk import VhdDisk
+from vdbackup.disks.vhd.structs import BAT_AT, LARGEST, DynamicHeader, geometry
 from vdbackup.errors import DiskError, ParentError
 
 BLOCK = 2 * MIB

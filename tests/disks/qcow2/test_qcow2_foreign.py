@@ -13,7 +13,7 @@ from tests.disks.shelf import GRAIN, MIB, contents, noise
 from tests.oracles import qemu
 from vdbackup.disks.chain import Chain
 from vdbackup.disks.extents import State, total
-from vdbackup.disks.qcow2 import Qcow2Disk
+from vdbackup.disks.qcow2.disk import Qcow2Disk
 from vdbackup.errors import DiskError, DiskFormatError, ParentError
 
 SIZE = 12 * MIB + 512

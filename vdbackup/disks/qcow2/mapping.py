@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from vdbackup.disks.extents import UNALLOCATED, ZERO, BlockMap, Int64s
 from vdbackup.disks.host_file import HostFile
-from vdbackup.disks.qcow2_structs import COMPRESSED, COPIED, OFFSET, ZERO_FLAG, Header
+from vdbackup.disks.qcow2.structs import COMPRESSED, COPIED, OFFSET, ZERO_FLAG, Header
 from vdbackup.errors import DiskFormatError
 
 COMPRESSED_FROM = 1 << 62

@@ -17,8 +17,8 @@ from tests.disks.specimens import VHDX_LOCATOR as LOCATOR_AT
 from tests.disks.specimens import VHDX_METADATA as METADATA_AT
 from vdbackup.disks.chain import Chain
 from vdbackup.disks.formats import open_disk
-from vdbackup.disks.vhdx import VhdxDisk
-from vdbackup.disks.vhdx_structs import HEADERS_AT, REGION_TABLES_AT, with_checksum
+from vdbackup.disks.vhdx.disk import VhdxDisk
+from vdbackup.disks.vhdx.structs import HEADERS_AT, REGION_TABLES_AT, with_checksum
 from vdbackup.errors import DiskFormatError
 
 BITMAP_ENTRY = BAT_AT + 8 * 2048

@@ -20,14 +20,14 @@ from numpy.typing import NDArray
 from vdbackup.disks.disk import NOT_CLOSED, SECTOR, DiskInfo, ParentRef, VirtualDisk
 from vdbackup.disks.extents import UNALLOCATED, ZERO, BlockMap, Int64s
 from vdbackup.disks.host_file import HostFile
-from vdbackup.disks.vmdk_foreign import ForeignVmdk, with_found_parent
-from vdbackup.disks.vmdk_sparse import (
+from vdbackup.disks.vmdk.foreign import ForeignVmdk, with_found_parent
+from vdbackup.disks.vmdk.sparse import (
     TABLE_BYTES,
     GrainTables,
     read_descriptor,
     read_header,
 )
-from vdbackup.disks.vmdk_structs import (
+from vdbackup.disks.vmdk.structs import (
     DESCRIPTOR_AT,
     TABLE_ENTRIES,
     Descriptor,

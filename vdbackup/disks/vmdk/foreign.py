@@ -21,8 +21,8 @@ import numpy as np
 from vdbackup.disks.disk import NOT_CLOSED, SECTOR, DiskInfo, ParentRef
 from vdbackup.disks.extents import UNALLOCATED, ZERO, BlockMap
 from vdbackup.disks.host_file import HostFile
-from vdbackup.disks.vmdk_sparse import SparseExtent, read_descriptor, read_header
-from vdbackup.disks.vmdk_structs import (
+from vdbackup.disks.vmdk.sparse import SparseExtent, read_descriptor, read_header
+from vdbackup.disks.vmdk.structs import (
     LARGEST_DESCRIPTOR,
     MAGIC,
     Descriptor,

@@ -17,8 +17,8 @@ import numpy as np
 
 from vdbackup.disks.disk import DiskInfo, ParentRef
 from vdbackup.disks.extents import Int64s
-from vdbackup.disks.vhdx_log import Contents
-from vdbackup.disks.vhdx_structs import MAX_ENTRIES, MIB, TABLE_BYTES, Region, guid_of
+from vdbackup.disks.vhdx.log import Contents
+from vdbackup.disks.vhdx.structs import MAX_ENTRIES, MIB, TABLE_BYTES, Region, guid_of
 from vdbackup.errors import DiskError, DiskFormatError
 from vdbackup.jobs import readable_size
 

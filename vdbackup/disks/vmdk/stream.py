@@ -22,7 +22,7 @@ from dataclasses import replace
 import numpy as np
 
 from vdbackup.disks.disk import SECTOR
-from vdbackup.disks.vmdk_structs import (
+from vdbackup.disks.vmdk.structs import (
     AT_END,
     DEFLATE,
     DESCRIPTOR_AT,

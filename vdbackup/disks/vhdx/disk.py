@@ -19,9 +19,9 @@ import numpy as np
 from vdbackup.disks.disk import NOT_CLOSED, SECTOR, UNIT, DiskInfo, ParentRef
 from vdbackup.disks.extents import BlockMap, runs_of
 from vdbackup.disks.host_file import HostFile
-from vdbackup.disks.vhdx_bat import NOT_PRESENT, PARTIAL, PRESENT, Table
-from vdbackup.disks.vhdx_log import Contents, Replay, Replayed
-from vdbackup.disks.vhdx_metadata import (
+from vdbackup.disks.vhdx.bat import NOT_PRESENT, PARTIAL, PRESENT, Table
+from vdbackup.disks.vhdx.log import Contents, Replay, Replayed
+from vdbackup.disks.vhdx.metadata import (
     BITMAP_BYTES,
     LARGEST_DISK,
     PARENT_LOCATOR,
@@ -30,7 +30,7 @@ from vdbackup.disks.vhdx_metadata import (
     Metadata,
     pack_reference,
 )
-from vdbackup.disks.vhdx_structs import (
+from vdbackup.disks.vhdx.structs import (
     BAT,
     HEADER_BYTES,
     HEADERS_AT,

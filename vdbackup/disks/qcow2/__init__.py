@@ -1,0 +1,1 @@
+"""QCOW2. Read in this order: structs, mapping, allocation, disk, compressed."""

@@ -1,0 +1,1 @@
+"""VHD. Read in this order: structs, disk, fixed."""

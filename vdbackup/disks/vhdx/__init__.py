@@ -1,0 +1,1 @@
+"""VHDX. Read in this order: structs, metadata, bat, disk, log."""

@@ -1,0 +1,1 @@
+"""VMDK. Read in this order: structs, disk, sparse, foreign, stream."""
