@@ -17,7 +17,7 @@ import pytest
 
 from tests.backup.lab import Lab, noise
 from tests.gui.points import point
-from vdbackup.gui.timeline_layout import arrange
+from vdbackup.gui.timeline.layout import arrange
 
 CLOCKS = [
     "2026-10-25 00:59:50",  # UTC: 02:59:50 in Berlin, ten seconds before the hour comes again

@@ -26,7 +26,7 @@ from tests.gui.user import User
 from vdbackup.errors import RepositoryError
 from vdbackup.gui import parts
 from vdbackup.gui.browse_dialog import BrowseDialog
-from vdbackup.gui.outcome import Outcome
+from vdbackup.gui.jobs.outcome import Outcome
 from vdbackup.gui.plan_dialog import PlanDialog
 from vdbackup.jobs import Plan, Progress
 from vdbackup.repository.model import BootTest, Promotion

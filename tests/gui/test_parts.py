@@ -29,14 +29,14 @@ from vdbackup.gui.actions import ACTIONS, AT_THE_END, IN_TOOLBAR
 from vdbackup.gui.add_source import AddSourceDialog
 from vdbackup.gui.catalogue import Entry, read
 from vdbackup.gui.details import Facts, PointDetails
+from vdbackup.gui.machines.session import Boot, SessionThread
+from vdbackup.gui.machines.sessions_list import SessionsList
 from vdbackup.gui.parts import Notice
-from vdbackup.gui.session import Boot, SessionThread
-from vdbackup.gui.sessions_list import SessionsList
 from vdbackup.gui.sources_list import status
 from vdbackup.gui.theme import LIGHT
-from vdbackup.gui.timeline_glyphs import Badge
-from vdbackup.gui.timeline_items import trouble
-from vdbackup.gui.timeline_panel import TimelinePanel
+from vdbackup.gui.timeline.glyphs import Badge
+from vdbackup.gui.timeline.items import trouble
+from vdbackup.gui.timeline.panel import TimelinePanel
 from vdbackup.jobs import CancelToken, silent
 from vdbackup.repository.model import BootTest, RecoveryPoint, SetSettings, SourceIdentity
 from vdbackup.repository.repository import BackupSet, Repository

@@ -15,11 +15,11 @@ from tests.gui.user import User
 from vdbackup.backup import merge
 from vdbackup.gui.add_source import AddSourceDialog
 from vdbackup.gui.catalogue import Entry, read
+from vdbackup.gui.jobs.work import BackupWish, back_up
 from vdbackup.gui.main_window import MainWindow
 from vdbackup.gui.sources_list import SourcesList
 from vdbackup.gui.store import Store
 from vdbackup.gui.theme import LIGHT
-from vdbackup.gui.work import BackupWish, back_up
 from vdbackup.jobs import CancelToken, silent
 from vdbackup.recovery.retarget import policy
 from vdbackup.repository.repository import Repository

@@ -228,7 +228,7 @@ def test_every_field_of_the_window_is_one_that_a_wheel_passes_over() -> None:
     changed_by_wheel = {"QComboBox", "QSpinBox", "QDoubleSpinBox", "QSlider", "QDial"}
     changed_by_wheel |= {"QDateEdit", "QTimeEdit", "QDateTimeEdit"}
     folder = Path(parts.__file__).parent
-    for module in sorted(folder.glob("*.py")):
+    for module in sorted(folder.rglob("*.py")):
         made = {
             ast.unparse(node.func).rpartition(".")[2]
             for node in ast.walk(ast.parse(module.read_text(encoding="utf-8")))

@@ -10,7 +10,7 @@ from PySide6.QtGui import QMouseEvent
 from PySide6.QtWidgets import QApplication, QDialog, QPushButton, QWidget
 from pytestqt.qtbot import QtBot
 
-from vdbackup.gui.jobs_panel import JobRow
+from vdbackup.gui.jobs.panel import JobRow
 from vdbackup.gui.main_window import MainWindow
 
 LONG = 60_000  # milliseconds that a job may take on a busy machine

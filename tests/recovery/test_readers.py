@@ -17,7 +17,7 @@ from tests.backup.lab import Lab, sha256
 from vdbackup.backup import convert, merge
 from vdbackup.errors import PointInUse, RecoveryError, VdbackupError
 from vdbackup.guest.hardware import Controller, Wish
-from vdbackup.gui import work
+from vdbackup.gui.jobs import work
 from vdbackup.jobs import CancelToken, Progress, Report, Waiting, silent
 from vdbackup.qemu import launch
 from vdbackup.recovery import other_programs, restore, verify

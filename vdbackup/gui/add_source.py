@@ -19,7 +19,7 @@ from PySide6.QtWidgets import (
 from vdbackup.disks.formats import FORMATS
 from vdbackup.errors import VdbackupError
 from vdbackup.gui import parts, placement, remedies, words
-from vdbackup.gui.worker import Worker
+from vdbackup.gui.jobs.worker import Worker
 from vdbackup.jobs import Job
 from vdbackup.sources.devices import Candidate, candidates
 

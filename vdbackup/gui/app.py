@@ -14,8 +14,8 @@ from PySide6.QtWidgets import QApplication
 from vdbackup.errors import VdbackupError
 from vdbackup.gui.drawings import drawing
 from vdbackup.gui.instance import Instance
+from vdbackup.gui.jobs.outcome import Outcome
 from vdbackup.gui.main_window import MainWindow
-from vdbackup.gui.outcome import Outcome
 from vdbackup.gui.store import Store
 from vdbackup.settings import APPLICATION, Locations, Settings, start_log
 

@@ -17,10 +17,11 @@ from PySide6.QtWidgets import (
     QWidget,
 )
 
-from vdbackup.gui import icons, parts, remedies, words, work
+from vdbackup.gui import icons, parts, remedies, words
 from vdbackup.gui.catalogue import Entry
+from vdbackup.gui.jobs import work
+from vdbackup.gui.jobs.worker import Workers
 from vdbackup.gui.theme import Theme
-from vdbackup.gui.worker import Workers
 from vdbackup.jobs import CancelToken, Job, Report
 from vdbackup.repository.model import RecoveryPoint
 

@@ -13,8 +13,8 @@ from PySide6.QtCore import QObject, Signal
 
 from vdbackup.errors import VdbackupError
 from vdbackup.gui import words
+from vdbackup.gui.jobs.worker import Workers
 from vdbackup.gui.store import Store
-from vdbackup.gui.worker import Workers
 from vdbackup.jobs import CancelToken, Job, Report
 from vdbackup.repository.model import RecoveryPoint
 from vdbackup.repository.repository import MARKER, BackupSet, Repository

@@ -16,9 +16,9 @@ from PySide6.QtWidgets import (
 )
 
 from vdbackup.gui import parts, words
-from vdbackup.gui.boot_picture import BootPicture
 from vdbackup.gui.catalogue import Entry
-from vdbackup.gui.points_table import check_in_words
+from vdbackup.gui.machines.boot_picture import BootPicture
+from vdbackup.gui.timeline.points_table import check_in_words
 from vdbackup.repository import long_chains
 from vdbackup.repository.model import Check, Promotion, RecoveryPoint
 

@@ -7,9 +7,9 @@ import enum
 from PySide6.QtCore import QCoreApplication, QDeadlineTimer, QEventLoop, QObject, Signal
 from PySide6.QtWidgets import QWidget
 
+from vdbackup.gui.jobs.worker import Workers
+from vdbackup.gui.machines.sessions import Sessions
 from vdbackup.gui.quit_dialog import QuitDialog
-from vdbackup.gui.sessions import Sessions
-from vdbackup.gui.worker import Workers
 from vdbackup.jobs import Job, JobState
 
 PATIENCE = 8000

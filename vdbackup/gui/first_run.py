@@ -17,7 +17,7 @@ from PySide6.QtWidgets import (
 
 from vdbackup.gui import icons, parts
 from vdbackup.gui.add_source import AddSourceForm
-from vdbackup.gui.worker import Worker
+from vdbackup.gui.jobs.worker import Worker
 
 AIR = 24  # pixels above
 SIDE_BY_SIDE = 900

@@ -20,7 +20,7 @@ from PySide6.QtWidgets import (
     QWidget,
 )
 
-from vdbackup.gui import icons, parts, theme, work
+from vdbackup.gui import icons, parts, theme
 from vdbackup.gui.actions import Actions
 from vdbackup.gui.add_source import AddSourceDialog, AddSourceForm
 from vdbackup.gui.browse_dialog import BrowseDialog
@@ -28,17 +28,18 @@ from vdbackup.gui.catalogue import Catalogue, Entry
 from vdbackup.gui.details import PointDetails
 from vdbackup.gui.ending import Ending, Wish
 from vdbackup.gui.first_run import FirstRunPage
-from vdbackup.gui.jobs_panel import JobsPanel
-from vdbackup.gui.machine_facts import MachineFacts
+from vdbackup.gui.jobs import work
+from vdbackup.gui.jobs.panel import JobsPanel
+from vdbackup.gui.jobs.worker import Workers
+from vdbackup.gui.machines.machine_facts import MachineFacts
+from vdbackup.gui.machines.sessions import Sessions
+from vdbackup.gui.machines.sessions_list import SessionsList
 from vdbackup.gui.operations import Operations
 from vdbackup.gui.plan_dialog import PlanDialog
-from vdbackup.gui.sessions import Sessions
-from vdbackup.gui.sessions_list import SessionsList
 from vdbackup.gui.settings_dialog import SettingsDialog
 from vdbackup.gui.sources_list import SourcesList
 from vdbackup.gui.store import Store
-from vdbackup.gui.timeline_panel import TimelinePanel
-from vdbackup.gui.worker import Workers
+from vdbackup.gui.timeline.panel import TimelinePanel
 from vdbackup.jobs import Job
 from vdbackup.recovery.sessions.elsewhere import Program
 from vdbackup.recovery.sessions.folder import SavedSession

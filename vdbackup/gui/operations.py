@@ -20,13 +20,14 @@ from vdbackup.backup.capture import AUTO
 from vdbackup.disks.contents import UnclearFormat
 from vdbackup.errors import OtherSource, RepositoryLocked, VdbackupError
 from vdbackup.guest.hardware import Wish
-from vdbackup.gui import words, work
+from vdbackup.gui import words
 from vdbackup.gui.catalogue import Catalogue, Entry
+from vdbackup.gui.jobs import work
+from vdbackup.gui.jobs.worker import Workers
 from vdbackup.gui.plan_dialog import PlanDialog
 from vdbackup.gui.restore_dialog import RestoreDialog
 from vdbackup.gui.source_questions import FormatDialog, OtherSourceDialog
 from vdbackup.gui.store import Store
-from vdbackup.gui.worker import Workers
 from vdbackup.jobs import CancelToken, Job, JobState, Plan, Report, patient
 from vdbackup.recovery import restore
 from vdbackup.recovery.boot_test import boot_test

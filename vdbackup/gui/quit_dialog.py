@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from PySide6.QtWidgets import QWidget
 
 from vdbackup.gui import parts, words
-from vdbackup.gui.session import AtEnd, SessionThread
+from vdbackup.gui.machines.session import AtEnd, SessionThread
 from vdbackup.jobs import Job, JobState
 
 WIDTH = 480  # pixels

@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from PySide6.QtCore import QLineF, QPointF, QRectF, Qt
 from PySide6.QtGui import QColor, QPainter, QPen
 
-from vdbackup.gui.timeline_glyphs import Badge, Glyphs, place
-from vdbackup.gui.timeline_layout import Layout
+from vdbackup.gui.timeline.glyphs import Badge, Glyphs, place
+from vdbackup.gui.timeline.layout import Layout
 from vdbackup.repository.model import RecoveryPoint
 
 BLOCK = 65536  # bytes; the smallest change there is

@@ -11,7 +11,7 @@ from PySide6.QtWidgets import QVBoxLayout, QWidget
 
 from vdbackup.gui import parts, words
 from vdbackup.gui.catalogue import Entry
-from vdbackup.gui.worker import Workers
+from vdbackup.gui.jobs.worker import Workers
 from vdbackup.jobs import CancelToken, Job, JobState, Report
 from vdbackup.recovery.retarget.report import RetargetReport, load
 from vdbackup.repository.model import RecoveryPoint

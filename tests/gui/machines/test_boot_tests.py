@@ -9,7 +9,7 @@ from PySide6.QtGui import QImage
 from PySide6.QtWidgets import QLabel
 
 from tests.gui.user import User
-from vdbackup.gui import boot_picture
+from vdbackup.gui.machines import boot_picture
 from vdbackup.gui.settings_dialog import SettingsDialog
 from vdbackup.jobs import CancelToken, silent
 from vdbackup.repository.repository import Repository

@@ -19,13 +19,13 @@ from PySide6.QtWidgets import (
 
 from vdbackup.gui import parts, remedies, words
 from vdbackup.gui.catalogue import Entry
-from vdbackup.gui.points_table import PointsTable
 from vdbackup.gui.theme import Theme
-from vdbackup.gui.timeline_glyphs import Badge, Glyphs, place
-from vdbackup.gui.timeline_layout import KINDS
+from vdbackup.gui.timeline.glyphs import Badge, Glyphs, place
+from vdbackup.gui.timeline.layout import KINDS
+from vdbackup.gui.timeline.points_table import PointsTable
 
 if TYPE_CHECKING:
-    from vdbackup.gui.timeline import Timeline
+    from vdbackup.gui.timeline.timeline import Timeline
 
 RANGES = {
     "day": words.DAY,
@@ -92,7 +92,7 @@ class TimelinePanel(QFrame):
     def timeline(self) -> Timeline:
         """The graph. It is made when it is first needed, as pyqtgraph takes long to import."""
         if self._timeline is None:
-            from vdbackup.gui.timeline import Timeline
+            from vdbackup.gui.timeline.timeline import Timeline
 
             self._timeline = timeline = Timeline(self._theme)
             timeline.set_sessions(self._sessions)

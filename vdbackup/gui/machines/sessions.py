@@ -9,10 +9,10 @@ from pathlib import Path
 from PySide6.QtCore import QObject, Signal
 
 from vdbackup.gui.catalogue import Entry
-from vdbackup.gui.outcome import Outcome
-from vdbackup.gui.session import AtEnd, Boot, Order, SessionThread
+from vdbackup.gui.jobs.outcome import Outcome
+from vdbackup.gui.jobs.worker import Workers
+from vdbackup.gui.machines.session import AtEnd, Boot, Order, SessionThread
 from vdbackup.gui.store import Store
-from vdbackup.gui.worker import Workers
 from vdbackup.jobs import Job
 from vdbackup.recovery.other_programs import WrittenMachine, write_machine
 from vdbackup.recovery.sessions import sessions

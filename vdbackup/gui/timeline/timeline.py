@@ -18,12 +18,13 @@ from PySide6.QtCore import (
 from PySide6.QtGui import QHelpEvent, QKeyEvent, QMouseEvent, QPainter, QWheelEvent
 from PySide6.QtWidgets import QToolTip, QWidget
 
-from vdbackup.gui import timeline_cursor, words
+from vdbackup.gui import words
 from vdbackup.gui.theme import Theme
-from vdbackup.gui.timeline_glyphs import place
-from vdbackup.gui.timeline_items import Facts, radius
-from vdbackup.gui.timeline_layout import arrange
-from vdbackup.gui.timeline_view import TimelineView
+from vdbackup.gui.timeline import cursor
+from vdbackup.gui.timeline.glyphs import place
+from vdbackup.gui.timeline.items import Facts, radius
+from vdbackup.gui.timeline.layout import arrange
+from vdbackup.gui.timeline.view import TimelineView
 from vdbackup.repository.model import RecoveryPoint
 
 MERGE_MILLISECONDS = 380
@@ -129,17 +130,17 @@ class Timeline(TimelineView):
         view, bars = self.graph_area, self.bars_area
         place_of = self.place_of
         painter.setClipRect(QRectF(view.left(), 0, view.width(), bars.bottom()))
-        timeline_cursor.draw(
+        cursor.draw(
             painter,
             self.glyphs.theme,
-            timeline_cursor.Cursor(
+            cursor.Cursor(
                 at=place_of(index),
                 top=4.0,
                 bottom=bars.bottom(),
                 left=view.left(),
                 right=view.right(),
                 ring=self.radius_of(index) + 3.5,
-                label=timeline_cursor.label(self.points[index]),
+                label=cursor.label(self.points[index]),
                 chain=[(place_of(a), place_of(b)) for a, b in layout.chain(index)],
                 focused=self.hasFocus(),
             ),

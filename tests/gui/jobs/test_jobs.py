@@ -13,12 +13,12 @@ from pytestqt.qtbot import QtBot
 
 from tests.gui.user import LONG, User
 from vdbackup.errors import BackupError
-from vdbackup.gui import work
-from vdbackup.gui.jobs_panel import JobsPanel
-from vdbackup.gui.outcome import Outcome
-from vdbackup.gui.pace import Pace
+from vdbackup.gui.jobs import work
+from vdbackup.gui.jobs.outcome import Outcome
+from vdbackup.gui.jobs.pace import Pace
+from vdbackup.gui.jobs.panel import JobsPanel
+from vdbackup.gui.jobs.worker import Throttle, Worker
 from vdbackup.gui.quit_dialog import QuitDialog
-from vdbackup.gui.worker import Throttle, Worker
 from vdbackup.jobs import CancelToken, Job, JobState, Progress, Report, silent
 from vdbackup.repository.repository import Repository
 

@@ -14,10 +14,10 @@ from PySide6.QtWidgets import QComboBox, QLabel, QPushButton, QWidget
 from pytestqt.qtbot import QtBot
 
 from tests.gui.user import LONG, User
+from vdbackup.gui.machines.session import AtEnd
 from vdbackup.gui.parts import Notice
 from vdbackup.gui.plan_dialog import PlanDialog
 from vdbackup.gui.quit_dialog import QuitDialog
-from vdbackup.gui.session import AtEnd
 from vdbackup.qemu import monitor
 from vdbackup.recovery.sessions.folder import SessionState, connect, saved_session
 from vdbackup.repository.repository import Repository

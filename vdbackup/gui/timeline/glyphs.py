@@ -14,7 +14,7 @@ from PySide6.QtCore import QPointF, QRectF, Qt
 from PySide6.QtGui import QColor, QPainter, QPen, QPixmap, QPolygonF
 
 from vdbackup.gui.theme import Theme
-from vdbackup.gui.timeline_layout import KINDS
+from vdbackup.gui.timeline.layout import KINDS
 from vdbackup.repository.model import PointType
 
 BADGE = 5.5  # radius, pixels

@@ -16,9 +16,9 @@ from pytestqt.qtbot import QtBot
 from tests.gui.points import HOUR, chain, many, point
 from tests.gui.user import move_mouse
 from vdbackup.gui import theme
-from vdbackup.gui.timeline import Timeline
-from vdbackup.gui.timeline_glyphs import Glyphs
-from vdbackup.gui.timeline_layout import Layout, arrange
+from vdbackup.gui.timeline.glyphs import Glyphs
+from vdbackup.gui.timeline.layout import Layout, arrange
+from vdbackup.gui.timeline.timeline import Timeline
 from vdbackup.repository.model import RecoveryPoint
 
 # where points stand
@@ -313,7 +313,7 @@ from PySide6.QtGui import QColor
 from PySide6.QtWidgets import QApplication
 from tests.gui.points import chain
 from vdbackup.gui import theme
-from vdbackup.gui.timeline import Timeline
+from vdbackup.gui.timeline.timeline import Timeline
 
 application = QApplication([])
 timeline = Timeline(theme.LIGHT)

@@ -13,7 +13,7 @@ from vdbackup.durable import read_own
 from vdbackup.errors import Obstructed
 from vdbackup.gui import parts, words
 from vdbackup.gui.catalogue import Entry
-from vdbackup.gui.worker import Workers
+from vdbackup.gui.jobs.worker import Workers
 from vdbackup.jobs import CancelToken, Job, Report
 from vdbackup.repository.model import BootTest, RecoveryPoint
 

@@ -16,8 +16,8 @@ from PySide6.QtWidgets import (
 )
 
 from vdbackup.gui import parts, remedies, words
-from vdbackup.gui.session import AtEnd, Order, SessionThread
-from vdbackup.gui.sessions import Sessions
+from vdbackup.gui.machines.session import AtEnd, Order, SessionThread
+from vdbackup.gui.machines.sessions import Sessions
 from vdbackup.recovery.sessions.elsewhere import NAMES, Program
 from vdbackup.recovery.sessions.folder import SavedSession, SessionState
 

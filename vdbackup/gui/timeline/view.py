@@ -14,9 +14,9 @@ from PySide6.QtWidgets import QFrame, QGraphicsView, QWidget
 
 from vdbackup.gui import words
 from vdbackup.gui.theme import Theme
-from vdbackup.gui.timeline_glyphs import Glyphs
-from vdbackup.gui.timeline_items import BarsItem, ChainItem, Facts, TimeAxis, radius
-from vdbackup.gui.timeline_layout import Layout, arrange
+from vdbackup.gui.timeline.glyphs import Glyphs
+from vdbackup.gui.timeline.items import BarsItem, ChainItem, Facts, TimeAxis, radius
+from vdbackup.gui.timeline.layout import Layout, arrange
 
 LANE_HEIGHT = 84  # pixels, where there is room
 BARS_HEIGHT = 84

@@ -19,8 +19,8 @@ from PySide6.QtWidgets import (
 
 from vdbackup.errors import VdbackupError
 from vdbackup.gui import parts, remedies, words
-from vdbackup.gui.outcome import Outcome
-from vdbackup.gui.pace import Pace
+from vdbackup.gui.jobs.outcome import Outcome
+from vdbackup.gui.jobs.pace import Pace
 from vdbackup.jobs import Job, JobState, Progress, Waiting
 
 STEPS = 1000  # of a progress bar; bytes do not fit its 32 bits

@@ -16,7 +16,7 @@ from vdbackup.backup.belonging import said_before
 from vdbackup.disks.chain import Chain
 from vdbackup.errors import NoSystem, VdbackupError, from_os
 from vdbackup.gui import remedies, words
-from vdbackup.gui.outcome import Outcome
+from vdbackup.gui.jobs.outcome import Outcome
 from vdbackup.jobs import CancelToken, Plan, Report, Work
 from vdbackup.recovery import restore, verify
 from vdbackup.recovery.boot_test import boot_test

@@ -1,0 +1,1 @@
+"""The timeline: a graph and a table of recovery points, and what moves in it."""
