@@ -15,8 +15,9 @@ from vdbackup.jobs import CancelToken, silent
 from vdbackup.recovery import restore, verify
 from vdbackup.recovery.browse import FileBrowser
 from vdbackup.recovery.sessions.vm import start_session
+from vdbackup.repository.backup_set import BackupSet
 from vdbackup.repository.model import RecoveryPoint
-from vdbackup.repository.repository import BackupSet, Repository
+from vdbackup.repository.repository import Repository
 from vdbackup.sources import demo_disk
 from vdbackup.sources.source import open_source
 

@@ -18,9 +18,10 @@ from vdbackup.disks.formats import open_disk
 from vdbackup.errors import Cancelled
 from vdbackup.jobs import CancelToken, Progress, Report, silent
 from vdbackup.repository import claim_files
+from vdbackup.repository.backup_set import BackupSet
 from vdbackup.repository.digests import BLOCK, digest_blocks
 from vdbackup.repository.model import Policy, RecoveryPoint
-from vdbackup.repository.repository import BackupSet, Repository
+from vdbackup.repository.repository import Repository
 from vdbackup.sources.source import open_source
 
 SIZE = 20 * BLOCK + 8 * 512

@@ -12,10 +12,10 @@ from datetime import datetime, timedelta
 from unittest.mock import patch
 
 from tests.backup.lab import Lab, noise
+from vdbackup.repository.backup_set import BackupSet
 from vdbackup.repository.digests import BLOCK, digest_blocks
 from vdbackup.repository.draft import Draft
 from vdbackup.repository.model import PointType, RecoveryPoint
-from vdbackup.repository.repository import BackupSet
 
 
 def lengthen(lab: Lab, points: int) -> BackupSet:

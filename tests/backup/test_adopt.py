@@ -16,8 +16,9 @@ from vdbackup.backup import adopt, capture, merge
 from vdbackup.errors import BackupError, ParentError, Remedy
 from vdbackup.jobs import CancelToken, silent
 from vdbackup.recovery import verify
+from vdbackup.repository.backup_set import BackupSet
 from vdbackup.repository.model import PointType
-from vdbackup.repository.repository import BackupSet, Repository
+from vdbackup.repository.repository import Repository
 from vdbackup.sources.source import open_source
 
 MIB = 1 << 20

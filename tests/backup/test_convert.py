@@ -13,8 +13,8 @@ from vdbackup.backup import capture, convert
 from vdbackup.disks.formats import FORMATS
 from vdbackup.errors import BackupError, Cancelled, Damaged, RepositoryError, UsageError
 from vdbackup.jobs import CancelToken, Job, JobState, Progress, silent
+from vdbackup.repository.backup_set import BackupSet
 from vdbackup.repository.digests import BLOCK
-from vdbackup.repository.repository import BackupSet
 from vdbackup.sources.source import open_source
 
 

@@ -27,9 +27,10 @@ from tests.crash.remains import Figures, Remains, Wrong, sets_of
 from tests.crash.watch import Watch
 from tests.oracles import readers
 from vdbackup.disks.formats import FORMATS
+from vdbackup.repository.backup_set import LAYER_NAME
 from vdbackup.repository.files import PARTIAL
 from vdbackup.repository.journal import JOURNAL_NAME
-from vdbackup.repository.repository import LAYER_NAME, Repository
+from vdbackup.repository.repository import Repository
 
 ROOT = Path(__file__).parents[2]
 MIB = 1 << 20

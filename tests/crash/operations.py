@@ -14,9 +14,9 @@ from vdbackup.backup import adopt, convert, merge, repair
 from vdbackup.disks.formats import FORMATS
 from vdbackup.errors import NoSpace, PointNotFound, VdbackupError
 from vdbackup.jobs import CancelToken, Job, silent
+from vdbackup.repository.backup_set import BackupSet
 from vdbackup.repository.digests import BLOCK
 from vdbackup.repository.model import RecoveryPoint
-from vdbackup.repository.repository import BackupSet
 from vdbackup.sources.source import open_source
 
 Act = Callable[[Lab], object]

@@ -32,11 +32,12 @@ from vdbackup.disks.chain import Chain
 from vdbackup.errors import VdbackupError
 from vdbackup.jobs import CancelToken, silent
 from vdbackup.recovery.retarget import report
+from vdbackup.repository.backup_set import BackupSet
 from vdbackup.repository.digests import Digests, digest_blocks
 from vdbackup.repository.files import PARTIAL
 from vdbackup.repository.lease import LEASE_NAME
 from vdbackup.repository.model import RecoveryPoint
-from vdbackup.repository.repository import LAYER_MODE, MARKER, BackupSet, Repository
+from vdbackup.repository.repository import LAYER_MODE, MARKER, Repository
 from vdbackup.sources.source import open_source
 
 

@@ -22,8 +22,8 @@ from vdbackup.records import from_json
 from vdbackup.recovery.retarget import overlay, report
 from vdbackup.recovery.retarget.report import RetargetReport
 from vdbackup.repository import draft, files, journal
+from vdbackup.repository.backup_set import BackupSet
 from vdbackup.repository.model import RecoveryPoint
-from vdbackup.repository.repository import BackupSet
 
 
 @dataclass(frozen=True)

@@ -38,8 +38,9 @@ from vdbackup.gui.timeline.glyphs import Badge
 from vdbackup.gui.timeline.items import trouble
 from vdbackup.gui.timeline.panel import TimelinePanel
 from vdbackup.jobs import CancelToken, silent
+from vdbackup.repository.backup_set import BackupSet
 from vdbackup.repository.model import BootTest, RecoveryPoint, SetSettings, SourceIdentity
-from vdbackup.repository.repository import BackupSet, Repository
+from vdbackup.repository.repository import Repository
 from vdbackup.settings import KnownSource
 from vdbackup.sources import demo_disk
 from vdbackup.sources.devices import Candidate

@@ -16,6 +16,7 @@ from tests.backup.lab import Lab, noise
 from vdbackup.errors import Damaged, PointNotFound, Remedy, RepositoryError, VdbackupError
 from vdbackup.repository.digests import BLOCK
 from vdbackup.repository.journal import Journal
+from vdbackup.repository.manifests import manifest_path
 from vdbackup.repository.model import (
     BootStage,
     BootTest,
@@ -28,7 +29,6 @@ from vdbackup.repository.repository import (
     LAYOUT,
     Repository,
     check_set_name,
-    manifest_path,
     set_name_for,
 )
 

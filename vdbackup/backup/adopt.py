@@ -29,11 +29,12 @@ from vdbackup.disks.host_file import clone
 from vdbackup.disks.transfer import transfer
 from vdbackup.errors import BackupError, DiskError, SourceError
 from vdbackup.jobs import CancelToken, Plan, Report, readable_size
+from vdbackup.repository.backup_set import BackupSet
 from vdbackup.repository.digests import BLOCK, DigestFold, digest_blocks, is_zero
 from vdbackup.repository.draft import Draft
 from vdbackup.repository.files import check_room, remove
 from vdbackup.repository.model import PointType, RecoveryPoint, SetSettings
-from vdbackup.repository.repository import BackupSet, Repository, check_set_name, free_set_name
+from vdbackup.repository.repository import Repository, check_set_name, free_set_name
 from vdbackup.repository.set_draft import SetDraft
 from vdbackup.sources.facts import facts_of
 from vdbackup.sources.source import Source

@@ -17,11 +17,11 @@ from vdbackup.disks.contents import RAW
 from vdbackup.disks.extents import aligned
 from vdbackup.disks.formats import FORMATS
 from vdbackup.errors import OtherSource, RepositoryError, VdbackupError
+from vdbackup.repository.backup_set import BackupSet
 from vdbackup.repository.digests import BLOCK, differ, digest_blocks
 from vdbackup.repository.model import SetSettings, SourceIdentity
 from vdbackup.repository.repository import (
     MARKER,
-    BackupSet,
     Repository,
     check_set_name,
     free_set_name,

@@ -27,6 +27,7 @@ from vdbackup.errors import (
 )
 from vdbackup.jobs import CancelToken, Plan, Report, readable_size, sizes_apart
 from vdbackup.repository import claims, long_chains
+from vdbackup.repository.backup_set import BackupSet
 from vdbackup.repository.digests import BLOCK, DigestFold, differ, digest_blocks, is_zero
 from vdbackup.repository.draft import Draft
 from vdbackup.repository.files import check_room, free_room
@@ -38,7 +39,7 @@ from vdbackup.repository.model import (
     SourceIdentity,
     unreadable_warning,
 )
-from vdbackup.repository.repository import BackupSet, Repository
+from vdbackup.repository.repository import Repository
 from vdbackup.sources.devices import lies_on
 from vdbackup.sources.identity import Verdict
 from vdbackup.sources.salvage import Salvage

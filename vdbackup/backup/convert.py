@@ -22,11 +22,12 @@ from vdbackup.disks.formats import check_fits
 from vdbackup.disks.transfer import transfer, write_blocks
 from vdbackup.errors import BackupError, Damaged, Remedy
 from vdbackup.jobs import CancelToken, Plan, Report, readable_size
+from vdbackup.repository.backup_set import BackupSet, check_size
 from vdbackup.repository.digests import BLOCK, DigestFold, differ, digest_blocks, is_zero
 from vdbackup.repository.draft import Draft
 from vdbackup.repository.files import check_room
 from vdbackup.repository.model import RecoveryPoint
-from vdbackup.repository.repository import BackupSet, Repository, check_set_name, check_size
+from vdbackup.repository.repository import Repository, check_set_name
 from vdbackup.repository.set_draft import SetDraft
 
 

@@ -13,9 +13,10 @@ from vdbackup.backup import merge
 from vdbackup.errors import BackupError, NoSpace, from_os
 from vdbackup.jobs import CancelToken, Plan, Report
 from vdbackup.repository import claims, holds, registered
+from vdbackup.repository.backup_set import BackupSet, point_files
 from vdbackup.repository.files import PARTIAL, remove, sync_folder
 from vdbackup.repository.model import RecoveryPoint
-from vdbackup.repository.repository import BackupSet, Repository, point_files
+from vdbackup.repository.repository import Repository
 
 
 @dataclass(frozen=True, kw_only=True)

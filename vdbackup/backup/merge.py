@@ -65,13 +65,14 @@ from vdbackup.errors import (
 )
 from vdbackup.jobs import CancelToken, Plan, Report
 from vdbackup.repository import claim_files, claims, holds, registered
+from vdbackup.repository.backup_set import BackupSet, point_files
 from vdbackup.repository.digests import DigestFold
 from vdbackup.repository.draft import make_overlay, seal, sweep
 from vdbackup.repository.files import PARTIAL, remove, sync_folder
 from vdbackup.repository.journal import Journal
 from vdbackup.repository.lock import check_lock
 from vdbackup.repository.model import RecoveryPoint
-from vdbackup.repository.repository import BackupSet, Repository, point_files
+from vdbackup.repository.repository import Repository
 
 
 class Way(enum.StrEnum):

@@ -24,10 +24,10 @@ from vdbackup.disks.transfer import Read, Target, transfer, write_blocks
 from vdbackup.durable import give_to_owner_of_folder
 from vdbackup.errors import Damaged
 from vdbackup.jobs import CancelToken, Report
+from vdbackup.repository.backup_set import BackupSet
 from vdbackup.repository.digests import BLOCK, DigestFold, is_zero
 from vdbackup.repository.files import check_room
 from vdbackup.repository.model import RecoveryPoint
-from vdbackup.repository.repository import BackupSet
 
 WRITABLE_MODE = 0o600
 RESERVE = 16 << 20

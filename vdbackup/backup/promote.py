@@ -30,11 +30,12 @@ from vdbackup.disks.transfer import transfer
 from vdbackup.errors import BackupError, PointInUse, from_os
 from vdbackup.jobs import CancelToken, Plan, Report, readable_size
 from vdbackup.repository import claims, overlays
+from vdbackup.repository.backup_set import BackupSet
 from vdbackup.repository.digests import BLOCK, DigestFold, differ, digest_blocks
 from vdbackup.repository.draft import Draft
 from vdbackup.repository.files import check_room
 from vdbackup.repository.model import PointType, Promotion, RecoveryPoint
-from vdbackup.repository.repository import BackupSet, Repository
+from vdbackup.repository.repository import Repository
 
 
 @dataclass(frozen=True)

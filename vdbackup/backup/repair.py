@@ -50,6 +50,7 @@ from vdbackup.errors import (
     from_os,
 )
 from vdbackup.jobs import CancelToken, Report
+from vdbackup.repository.backup_set import LAYER_NAME
 from vdbackup.repository.digest_writer import DigestWriter
 from vdbackup.repository.digests import (
     BLOCK,
@@ -62,15 +63,14 @@ from vdbackup.repository.files import PARTIAL, read_json, remove, sync_folder, w
 from vdbackup.repository.journal import JOURNAL_NAME
 from vdbackup.repository.lease import LEASE_NAME
 from vdbackup.repository.lock import LOCK_NAME
+from vdbackup.repository.manifests import manifest_path
 from vdbackup.repository.model import PointType, RecoveryPoint, SetSettings, SourceIdentity
 from vdbackup.repository.repository import (
-    LAYER_NAME,
     LAYOUT,
     LOST_AND_FOUND,
     MARKER,
     SETTINGS,
     Repository,
-    manifest_path,
 )
 from vdbackup.sources.facts import with_written
 from vdbackup.sources.identity import Facts

@@ -35,12 +35,14 @@ from vdbackup.disks.extents import Ranges, aligned, total, union
 from vdbackup.disks.transfer import transfer
 from vdbackup.errors import RepositoryError
 from vdbackup.jobs import CancelToken, Report
+from vdbackup.repository.backup_set import LAYER_NAME
 from vdbackup.repository.digests import BLOCK, DigestFold, differ, digest_blocks
 from vdbackup.repository.draft import seal
 from vdbackup.repository.files import PARTIAL, read_json
 from vdbackup.repository.journal import Journal
+from vdbackup.repository.manifests import manifest_path
 from vdbackup.repository.model import PointType, RecoveryPoint
-from vdbackup.repository.repository import LAYER_MODE, LAYER_NAME, manifest_path
+from vdbackup.repository.repository import LAYER_MODE
 
 _RANK = (PointType.FULL, PointType.DIFFERENTIAL, PointType.INCREMENTAL)
 """A result is of its parent's type, which comes before the child's here, or is the same."""

@@ -32,8 +32,9 @@ from vdbackup.errors import (
 )
 from vdbackup.jobs import CancelToken, Report
 from vdbackup.repository import claims
+from vdbackup.repository.backup_set import BackupSet, check_size
 from vdbackup.repository.model import RecoveryPoint
-from vdbackup.repository.repository import BackupSet, Repository, check_size
+from vdbackup.repository.repository import Repository
 
 _MOST_NAMED = 3
 

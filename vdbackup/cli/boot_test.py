@@ -14,8 +14,9 @@ from vdbackup.errors import NoSystem, UsageError, VdbackupError
 
 if TYPE_CHECKING:
     from vdbackup.recovery.boot_test.boot_test import Wish
+    from vdbackup.repository.backup_set import BackupSet
     from vdbackup.repository.model import BootTest, RecoveryPoint
-    from vdbackup.repository.repository import BackupSet, DamagedSet, Repository
+    from vdbackup.repository.repository import DamagedSet, Repository
 
 
 def boot_test(options: argparse.Namespace) -> int:

@@ -32,8 +32,10 @@ from vdbackup.text import printable
 
 if TYPE_CHECKING:
     from vdbackup.backup.capture import CapturePlan
+    from vdbackup.repository.backup_set import BackupSet
+    from vdbackup.repository.manifests import BrokenManifest
     from vdbackup.repository.model import Policy, RecoveryPoint
-    from vdbackup.repository.repository import BackupSet, BrokenManifest, DamagedSet, Repository
+    from vdbackup.repository.repository import DamagedSet, Repository
 
 DONE, FAILED, WARNINGS = 0, 1, 3
 

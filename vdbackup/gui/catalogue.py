@@ -16,8 +16,9 @@ from vdbackup.gui import words
 from vdbackup.gui.jobs.worker import Workers
 from vdbackup.gui.store import Store
 from vdbackup.jobs import CancelToken, Job, Report
+from vdbackup.repository.backup_set import BackupSet
 from vdbackup.repository.model import RecoveryPoint
-from vdbackup.repository.repository import MARKER, BackupSet, Repository
+from vdbackup.repository.repository import MARKER, Repository
 from vdbackup.settings import KnownSource
 
 

@@ -46,8 +46,9 @@ from vdbackup.recovery.sessions.elsewhere import NAMES, Program
 from vdbackup.recovery.sessions.folder import SavedSession, SessionFolder
 from vdbackup.recovery.sessions.record import Origin
 from vdbackup.repository import claims
+from vdbackup.repository.backup_set import BackupSet
 from vdbackup.repository.model import RecoveryPoint
-from vdbackup.repository.repository import BackupSet, Repository
+from vdbackup.repository.repository import Repository
 
 FORMATS = {
     Program.VIRT_MANAGER: ("vmdk", "qcow2"),

@@ -40,10 +40,11 @@ from vdbackup.recovery.target import (
     wipe_rest,
 )
 from vdbackup.repository import claims
+from vdbackup.repository.backup_set import BackupSet
 from vdbackup.repository.digests import BLOCK, DigestFold, differ, digest_blocks, is_zero
 from vdbackup.repository.files import check_room
 from vdbackup.repository.model import RecoveryPoint
-from vdbackup.repository.repository import BackupSet, Repository
+from vdbackup.repository.repository import Repository
 from vdbackup.volumes import places
 from vdbackup.volumes.gpt import move_second_copy
 

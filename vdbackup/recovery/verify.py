@@ -22,9 +22,10 @@ from vdbackup.disks.transfer import transfer
 from vdbackup.errors import READ_ONLY, DiskError, PointNotFound, RepositoryLocked, VdbackupError
 from vdbackup.jobs import CancelToken, Plan, Report, patient
 from vdbackup.repository import claims
+from vdbackup.repository.backup_set import BackupSet, check_size
 from vdbackup.repository.digests import BLOCK, DigestFold, differ, digest_blocks
 from vdbackup.repository.model import Check, RecoveryPoint
-from vdbackup.repository.repository import BackupSet, Repository, check_size
+from vdbackup.repository.repository import Repository
 
 log = logging.getLogger(__name__)
 

@@ -1,4 +1,5 @@
 """The folder that holds the backups.
 
-Read in this order: model, lease, lock, files, digests, journal, repository, draft.
+Read in this order: model, lease, lock, files, digests, journal, manifests,
+backup_set, repository, draft.
 """

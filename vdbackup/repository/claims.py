@@ -39,9 +39,10 @@ from vdbackup.disks.chain import Chain
 from vdbackup.disks.holders import holders, named
 from vdbackup.errors import PointInUse
 from vdbackup.jobs import CancelToken
+from vdbackup.repository.backup_set import LAYER_NAME, BackupSet
 from vdbackup.repository.claim_files import Kind, announced, claimed, sweep
 from vdbackup.repository.model import RecoveryPoint
-from vdbackup.repository.repository import LAYER_NAME, BackupSet, Repository
+from vdbackup.repository.repository import Repository
 
 log = logging.getLogger(__name__)
 

@@ -11,11 +11,13 @@ from pathlib import Path
 from vdbackup.disks.disk import ParentRef, VirtualDisk
 from vdbackup.disks.formats import create_disk, open_disk
 from vdbackup.durable import give_to_owner_of_folder
+from vdbackup.repository.backup_set import BackupSet
 from vdbackup.repository.digest_writer import DigestWriter
 from vdbackup.repository.files import PARTIAL, remove, sync_file, sync_folder, write_json
 from vdbackup.repository.lock import check_lock
+from vdbackup.repository.manifests import manifest_path
 from vdbackup.repository.model import PointType, Promotion, RecoveryPoint, SourceIdentity
-from vdbackup.repository.repository import LAYER_MODE, BackupSet, manifest_path
+from vdbackup.repository.repository import LAYER_MODE
 
 MakeLayer = Callable[[Path, ParentRef | None], VirtualDisk]
 """Makes the file of a layer, the child of that parent, open for writing."""

@@ -29,10 +29,10 @@ from pathlib import Path
 from typing import Any
 
 from vdbackup.errors import READ_ONLY, PointInUse, Remedy, RepositoryError
+from vdbackup.repository.backup_set import BackupSet
 from vdbackup.repository.files import read_json, remove, sync_folder, write_json
 from vdbackup.repository.lease import Lease
 from vdbackup.repository.model import RecoveryPoint
-from vdbackup.repository.repository import BackupSet
 
 log = logging.getLogger(__name__)
 

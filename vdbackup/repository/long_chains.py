@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from vdbackup.errors import VdbackupError
-from vdbackup.repository.repository import BackupSet
+from vdbackup.repository.backup_set import BackupSet
 
 MANY_LAYERS = 500
 """Layers from which on it is said.

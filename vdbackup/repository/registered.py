@@ -30,9 +30,9 @@ from vdbackup import foreign_xml
 from vdbackup.disks.formats import open_disk, probe
 from vdbackup.errors import PointInUse, VdbackupError
 from vdbackup.repository import holds
+from vdbackup.repository.backup_set import BackupSet
 from vdbackup.repository.model import RecoveryPoint
 from vdbackup.repository.near_paths import NearPaths
-from vdbackup.repository.repository import BackupSet
 
 _VIRTUALBOX = "{http://www.virtualbox.org/}"
 _MOST_MACHINES = 10_000

@@ -8,10 +8,11 @@ from dataclasses import replace
 
 from vdbackup.durable import give_to_owner_of_folder
 from vdbackup.errors import Remedy, RepositoryError
+from vdbackup.repository.backup_set import BackupSet
 from vdbackup.repository.files import PARTIAL, sync_folder, write_json
 from vdbackup.repository.lock import check_lock
 from vdbackup.repository.model import RecoveryPoint, SetSettings
-from vdbackup.repository.repository import SETTINGS, BackupSet, Repository, check_set_name
+from vdbackup.repository.repository import SETTINGS, Repository, check_set_name
 
 
 class SetDraft:

@@ -14,8 +14,8 @@ from vdbackup.gui.catalogue import Entry
 from vdbackup.gui.jobs.worker import Workers
 from vdbackup.jobs import CancelToken, Job, JobState, Report
 from vdbackup.recovery.retarget.report import RetargetReport, load
+from vdbackup.repository.backup_set import BackupSet
 from vdbackup.repository.model import RecoveryPoint
-from vdbackup.repository.repository import BackupSet
 
 PAUSE = 150  # milliseconds that a point stays chosen before its report is read: one drags past many
 

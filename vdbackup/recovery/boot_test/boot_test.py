@@ -34,10 +34,11 @@ from vdbackup.recovery.retarget.report import chosen_hardware, load
 from vdbackup.recovery.sessions.session import Session
 from vdbackup.recovery.sessions.vm import start_session
 from vdbackup.repository import claims
+from vdbackup.repository.backup_set import BackupSet
 from vdbackup.repository.files import remove, write_file
 from vdbackup.repository.lock import being_written
 from vdbackup.repository.model import LONGEST_SENTENCE, BootStage, BootTest, RecoveryPoint
-from vdbackup.repository.repository import BackupSet, Repository
+from vdbackup.repository.repository import Repository
 
 log = logging.getLogger(__name__)
 

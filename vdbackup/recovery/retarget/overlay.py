@@ -23,10 +23,10 @@ from vdbackup.durable import give_to_owner_of_folder
 from vdbackup.errors import RecoveryError
 from vdbackup.jobs import CancelToken, Report
 from vdbackup.repository import claims
+from vdbackup.repository.backup_set import BackupSet
 from vdbackup.repository.draft import reference_to
 from vdbackup.repository.files import PARTIAL, remove, sync_folder
 from vdbackup.repository.model import RecoveryPoint
-from vdbackup.repository.repository import BackupSet
 
 Patches = Mapping[int, bytes]
 """Bytes that are to stand elsewhere than the scratch disk has them: by their place on the disk."""

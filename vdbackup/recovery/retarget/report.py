@@ -15,9 +15,9 @@ from vdbackup.disks.formats import open_disk
 from vdbackup.errors import VdbackupError
 from vdbackup.guest.hardware import ANYTHING, Hardware, Wish
 from vdbackup.guest.model import Guest
+from vdbackup.repository.backup_set import BackupSet
 from vdbackup.repository.files import read_json, write_json
 from vdbackup.repository.model import RecoveryPoint
-from vdbackup.repository.repository import BackupSet
 
 MOST_SHOWN = 16 << 10
 """Characters of a file that are kept in the report, before and after each."""

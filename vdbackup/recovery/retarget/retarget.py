@@ -32,9 +32,10 @@ from vdbackup.recovery.retarget.overlay import publish_overlay, scratched
 from vdbackup.recovery.retarget.report import FileChange, RetargetReport, report_path, save
 from vdbackup.recovery.retarget.windows import edits as windows
 from vdbackup.repository import claims, holds
+from vdbackup.repository.backup_set import BackupSet
 from vdbackup.repository.files import remove, sync_folder
 from vdbackup.repository.model import RecoveryPoint
-from vdbackup.repository.repository import BackupSet, Repository
+from vdbackup.repository.repository import Repository
 
 AUTO, NONE = "auto", "none"
 """Wishes besides the names of controllers: whatever boots, changed only if nothing else does; and

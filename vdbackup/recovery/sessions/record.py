@@ -9,8 +9,9 @@ from typing import Any, Self
 
 from vdbackup.errors import RecoveryError, RepositoryError
 from vdbackup.repository import holds, overlays
+from vdbackup.repository.backup_set import BackupSet
 from vdbackup.repository.model import RecoveryPoint
-from vdbackup.repository.repository import BackupSet, Repository, check_set_name
+from vdbackup.repository.repository import Repository, check_set_name
 
 
 @dataclass(frozen=True)

@@ -22,8 +22,9 @@ from vdbackup.recovery.sessions.folder import SavedSession, SessionFolder
 from vdbackup.recovery.sessions.record import Origin
 from vdbackup.recovery.sessions.session import Session
 from vdbackup.repository import claims
+from vdbackup.repository.backup_set import BackupSet
 from vdbackup.repository.model import RecoveryPoint
-from vdbackup.repository.repository import BackupSet, Repository
+from vdbackup.repository.repository import Repository
 
 
 def start_session(  # noqa: PLR0913 - nobody needs more than a few of them

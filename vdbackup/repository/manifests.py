@@ -1,0 +1,102 @@
+"""The manifests of a set's points: found, read, and understood once each time they change."""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from blake3 import blake3
+
+from vdbackup.durable import read_own
+from vdbackup.errors import Remedy, RepositoryError, VdbackupError, from_os
+from vdbackup.repository.files import parse_json
+from vdbackup.repository.model import PointType, RecoveryPoint
+
+_MANIFEST = re.compile(rf"([0-9]{{4,18}})-({'|'.join(PointType)})\.json")
+_known: dict[Path, tuple[bytes, RecoveryPoint]] = {}
+"""Of each manifest that was read, its checksum and what it says.
+
+A set is read afresh several times in each operation, and what its manifests say took more of the
+time of a merge among 1,000 points than the merge. They are read each time, and understood once.
+"""
+_MOST_KNOWN = 20_000
+
+
+@dataclass(frozen=True)
+class BrokenManifest:
+    """A point whose manifest cannot be read: nothing is known of it but its number.
+
+    Attributes:
+        name: the file's.
+        sequence: the number in it, which no other point gets.
+        problem: what is wrong with it.
+        refused: whether we only may not read it: then it may be whole.
+    """
+
+    name: str
+    sequence: int
+    problem: VdbackupError
+    refused: bool = False
+
+
+def manifest_path(folder: Path, point: RecoveryPoint) -> Path:
+    """Where a point's manifest lies: beside its layer, "0001-full.vmdk" -> "0001-full.json"."""
+    return folder / (Path(point.disk).stem + ".json")
+
+
+def read_manifests(folder: Path) -> tuple[list[RecoveryPoint], list[BrokenManifest]]:
+    """The points of a set, and the manifests that are damaged; in no order."""
+    points: dict[str, RecoveryPoint] = {}
+    broken = []
+    for name in sorted(os.listdir(folder)):
+        match = _MANIFEST.fullmatch(name)
+        if not match:
+            continue
+        try:
+            point = _manifest(folder, name)
+            if point.id in points:
+                raise RepositoryError(
+                    f"{folder / name} is damaged: {points[point.id].disk} has the same id.",
+                    "It can be rebuilt from the disks.",
+                    remedy=Remedy.REPAIR,
+                )
+            points[point.id] = point
+        except FileNotFoundError:
+            if not folder.exists():  # not this manifest alone: the storage is gone
+                raise
+        except (RepositoryError, OSError) as error:
+            problem = from_os(error) if isinstance(error, OSError) else error
+            refused = isinstance(error, PermissionError)
+            broken.append(BrokenManifest(name, int(match[1]), problem, refused))
+    return list(points.values()), broken
+
+
+def _manifest(folder: Path, name: str) -> RecoveryPoint:
+    """A point from its manifest."""
+    path = folder / name
+    content = read_own(path)
+    checksum = blake3(content).digest()
+    known = _known.get(path)
+    if known is not None and known[0] == checksum:
+        return known[1]
+    point = _understood(folder, name, content)
+    if len(_known) >= _MOST_KNOWN:
+        _known.clear()
+    _known[path] = checksum, point
+    return point
+
+
+def _understood(folder: Path, name: str, content: bytes) -> RecoveryPoint:
+    """What a manifest says, which must not speak of another point's files."""
+    point = RecoveryPoint.from_json(parse_json(folder / name, content), name)
+    stem = name.removesuffix(".json")
+    named = (Path(point.disk).stem, Path(point.digests).stem, Path(point.overlay).stem)
+    if named != (stem, stem, stem.partition("-")[0] + "-overlay"):
+        raise RepositoryError(
+            f"{folder / name} is damaged: it names files of another point.",
+            "It can be rebuilt from the disks.",
+            remedy=Remedy.REPAIR,
+        )
+    return point
