@@ -1,4 +1,4 @@
-"""The command line. Read in this order: parser, commands, machines, console."""
+"""The command line. Read in this order: parser, options, common, *_cmd, console."""
 
 from __future__ import annotations
 

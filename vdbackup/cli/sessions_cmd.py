@@ -1,27 +1,87 @@
-"""Commands about the sessions of virtual machines: as in commands.py, a function each."""
+"""Commands about the sessions of virtual machines: sessions, open-with."""
 
 from __future__ import annotations
 
 import argparse
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vdbackup.cli.commands import (
-    DONE,
-    WARNINGS,
-    announce,
-    open_repository,
-    point_json,
-    sessions_folder,
-)
+from vdbackup.cli.common import DONE, WARNINGS, announce, open_repository, sessions_folder
 from vdbackup.cli.console import print_json, say, table, warn, work
-from vdbackup.cli.machines import follow, last_words, missed
+from vdbackup.cli.json_values import point_json
+from vdbackup.cli.machines_cmd import follow, last_words, missed
+from vdbackup.cli.options import (
+    POINT_HELP,
+    Subparsers,
+    dry_run_option,
+    json_option,
+    new_command,
+    positive,
+    repository_options,
+    wait_option,
+    watching_options,
+)
 
 if TYPE_CHECKING:
     from vdbackup.backup.promote import PromotePlan
     from vdbackup.jobs import CancelToken, Report
     from vdbackup.recovery.sessions.folder import SavedSession
     from vdbackup.repository.model import RecoveryPoint
+
+
+def add_sessions(subparsers: Subparsers) -> None:
+    """The command `sessions`, and what it can be told."""
+    text = "list, reopen, stop, discard and promote what virtual machines run on or left"
+    parser: argparse.ArgumentParser = subparsers.add_parser("sessions", help=text, description=text)
+    actions = parser.add_subparsers(required=True, metavar="ACTION")
+    made = {
+        name: new_command(actions, name, run, help_text)
+        for name, run, help_text in (
+            ("list", list_sessions, "which sessions there are, running and kept"),
+            ("reopen", reopen, "start a kept session's machine again, and keep it after"),
+            ("resume", resume, "let a machine that is paused go on"),
+            ("stop", stop, "press the power button, and kill it after a minute"),
+            ("kill", kill, "end a machine at once, as a power cut would"),
+            ("discard", discard, "end a session, and delete what its machine wrote"),
+            ("promote", promote, "make a recovery point of what its machine wrote"),
+        )
+    }
+    for name, action in made.items():
+        if name != "list":
+            action.add_argument(
+                "session", metavar="ID", help="of the session, its start or its end"
+            )
+    watching_options(made["reopen"])
+    made["discard"].add_argument(
+        "-r", "--repository", type=Path, metavar="DIR",
+        help="also let go of the points there that another computer's session of this id holds",
+    )  # fmt: skip
+    for name in ("discard", "promote", "reopen"):
+        made[name].add_argument(
+            "--not-running", action="store_true",
+            help="the machine of another program does not run, where only you can know that",
+        )  # fmt: skip
+    dry_run_option(made["promote"])
+    wait_option(made["promote"])
+    for name in ("list", "reopen", "promote"):
+        json_option(made[name])
+
+
+def add_open_with(subparsers: Subparsers) -> None:
+    """The command `open-with`, and what it can be told."""
+    parser = new_command(
+        subparsers, "open-with", open_with,
+        "make a virtual machine of a point for another program, and keep it as a session",
+    )  # fmt: skip
+    parser.add_argument(
+        "program", choices=["virt-manager", "virtualbox", "vmware"], metavar="PROGRAM",
+        help="virt-manager, virtualbox or vmware",
+    )  # fmt: skip
+    parser.add_argument("point", metavar="POINT", help=POINT_HELP)
+    repository_options(parser)
+    parser.add_argument("--memory", type=positive, default=1024, metavar="MIB", help="in MiB")
+    json_option(parser)
 
 
 def list_sessions(options: argparse.Namespace) -> int:

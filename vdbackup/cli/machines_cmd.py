@@ -1,4 +1,4 @@
-"""Commands about virtual machines: as in commands.py, a function each."""
+"""Commands that start machines: boot and retarget; and how a machine is watched."""
 
 from __future__ import annotations
 
@@ -8,8 +8,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vdbackup.cli import remedies
-from vdbackup.cli.commands import DONE, WARNINGS, announce, open_repository, sessions_folder
+from vdbackup.cli.common import DONE, WARNINGS, announce, open_repository, sessions_folder
 from vdbackup.cli.console import print_json, say, warn, work
+from vdbackup.cli.options import (
+    CONTROLLERS,
+    POINT_HELP,
+    Subparsers,
+    dry_run_option,
+    hardware_options,
+    json_option,
+    new_command,
+    repository_options,
+    wait_option,
+    watching_options,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -18,6 +30,22 @@ if TYPE_CHECKING:
     from vdbackup.jobs import CancelToken, Report
     from vdbackup.recovery.retarget.report import FileChange, RetargetReport
     from vdbackup.recovery.sessions.session import Session
+
+
+def add_boot(subparsers: Subparsers) -> None:
+    """The command `boot`, and what it can be told."""
+    parser = new_command(
+        subparsers,
+        "boot",
+        boot,
+        "boot a virtual machine from a point; its writes are dropped unless kept",
+    )
+    repository_options(parser)
+    parser.add_argument("point", metavar="POINT", help=POINT_HELP)
+    parser.add_argument("--keep", action="store_true", help="keep what it writes, as a session")
+    watching_options(parser)
+    hardware_options(parser)
+    json_option(parser)
 
 
 def boot(options: argparse.Namespace) -> int:
@@ -66,6 +94,34 @@ def boot(options: argparse.Namespace) -> int:
         say(f"{options.until!r} appeared after {seconds:.1f} s ({session.accelerator}).")
     pictured = not options.screenshot or options.screenshot.exists()
     return DONE if pictured else WARNINGS
+
+
+def add_retarget(subparsers: Subparsers) -> None:
+    """The command `retarget`, and what it can be told."""
+    parser = new_command(
+        subparsers,
+        "retarget",
+        retarget,
+        "make a point's machine ready to boot on other hardware, in its overlay alone",
+    )
+    repository_options(parser)
+    parser.add_argument("point", metavar="POINT", help=POINT_HELP)
+    parser.add_argument(
+        "--hardware", default="auto", choices=["auto", "none", *CONTROLLERS],
+        help="auto: what it has drivers for, and changes only if nothing else boots it; "
+        "none: an empty overlay again",
+    )  # fmt: skip
+    parser.add_argument(
+        "--drivers", type=Path, metavar="DIR",
+        help="of Windows: the folder with drivers that it lacks, as virtio-win.iso holds them",
+    )  # fmt: skip
+    parser.add_argument(
+        "--with", dest="program", choices=["virt-v2v"],
+        help="let virt-v2v, where it is installed, make the machine ready for virtio",
+    )  # fmt: skip
+    dry_run_option(parser)
+    wait_option(parser)
+    json_option(parser)
 
 
 def retarget(options: argparse.Namespace) -> int:

@@ -4,12 +4,21 @@ from __future__ import annotations
 
 import argparse
 from dataclasses import replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from vdbackup.cli import machines, remedies
-from vdbackup.cli.commands import DONE, FAILED, WARNINGS, open_repository, sessions_folder
+from vdbackup.cli import machines_cmd, remedies
+from vdbackup.cli.common import DONE, FAILED, WARNINGS, open_repository, sessions_folder
 from vdbackup.cli.console import print_json, say, warn, work
+from vdbackup.cli.json_values import boot_test_json
+from vdbackup.cli.options import (
+    POINT_HELP,
+    Subparsers,
+    hardware_options,
+    json_option,
+    new_command,
+    repository_options,
+    sensible_seconds,
+)
 from vdbackup.errors import NoSystem, UsageError, VdbackupError
 
 if TYPE_CHECKING:
@@ -19,6 +28,29 @@ if TYPE_CHECKING:
     from vdbackup.repository.repository import DamagedSet, Repository
 
 
+def add_boot_test(subparsers: Subparsers) -> None:
+    """The command `boot-test`, and what it can be told."""
+    parser = new_command(subparsers, "boot-test", boot_test, "prove that points boot, and note it")
+    repository_options(parser)
+    parser.add_argument(
+        "points", nargs="*", metavar="POINT", help=f"{POINT_HELP}; the latest if left out"
+    )
+    parser.add_argument(
+        "--new", action="store_true", help="all points that have not been tested yet, of all sets"
+    )
+    parser.add_argument(
+        "--sign", default="auto", metavar="SIGN",
+        help="of life: login, screen, agent, text:WORDS, regex:PATTERN, or auto: whichever of the "
+        "first three comes first (default: auto)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--timeout", type=sensible_seconds, metavar="SECONDS",
+        help="for each point (default: 180, or 900 where there is no KVM)",
+    )  # fmt: skip
+    hardware_options(parser)
+    json_option(parser)
+
+
 def boot_test(options: argparse.Namespace) -> int:
     """Boot points one after the other; a point that cannot be tested does not stop the others."""
     repository = open_repository(options.repository, as_json=options.json)
@@ -26,7 +58,7 @@ def boot_test(options: argparse.Namespace) -> int:
     if not (chosen or damaged or options.json):
         say("All points have been tested.")
     wish = replace(_wish(), sign=options.sign, time_limit=options.timeout)
-    wish = replace(wish, hardware=machines.wish(options))
+    wish = replace(wish, hardware=machines_cmd.wish(options))
     results = [
         _test(repository, backup_set, point, wish, as_json=options.json)
         for backup_set, point in chosen
@@ -130,17 +162,3 @@ def _test(
         where = f"it stopped at the stage {test.stage}, after {test.seconds:.1f} s"
         warn([f"{name} does not boot: {where}. {test.sentence}"])
     return test.ok
-
-
-def boot_test_json(backup_set: BackupSet, point: RecoveryPoint, test: BootTest) -> dict[str, Any]:
-    """A result as JSON shows it; the picture's path is relative to the repository."""
-    picture = Path(backup_set.name, point.picture)
-    there = (backup_set.folder / point.picture).exists()
-    return {
-        "at": test.at,
-        "ok": test.ok,
-        "seconds": test.seconds,
-        "stage": test.stage,
-        "sentence": test.sentence,
-        "picture": str(picture) if there else None,
-    }

@@ -1,0 +1,211 @@
+"""Commands that care for what is there: merge, delete, verify, repair."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import Any
+
+from vdbackup.cli import output
+from vdbackup.cli.common import (
+    DONE,
+    FAILED,
+    WARNINGS,
+    announce,
+    finish_merges,
+    open_repository,
+    relink_machines,
+    unread_state,
+)
+from vdbackup.cli.console import print_json, say, warn, work
+from vdbackup.cli.json_values import broken_json, point_json
+from vdbackup.cli.options import (
+    POINT_HELP,
+    Subparsers,
+    dry_run_option,
+    json_option,
+    new_command,
+    repository_options,
+    wait_option,
+)
+from vdbackup.errors import BackupError, Cancelled, Damaged
+from vdbackup.jobs import readable_size as size
+from vdbackup.text import printable
+
+
+def add_merge(subparsers: Subparsers) -> None:
+    """The command `merge`, and what it can be told."""
+    parser = new_command(subparsers, "merge", merge, "roll a point into its parent")
+    repository_options(parser)
+    parser.add_argument("point", metavar="POINT", help=POINT_HELP)
+    dry_run_option(parser)
+    wait_option(parser)
+    json_option(parser)
+
+
+def merge(options: argparse.Namespace) -> int:
+    """Roll a point into its parent."""
+    from vdbackup.backup import merge
+    from vdbackup.repository.repository import Repository
+
+    repository = Repository.open(options.repository)
+    if finished := finish_merges(repository, as_json=options.json):
+        # it may be this very merge that is asked for again: going on would merge one step further
+        warn([*finished, "Nothing else was merged: look at `vdbackup list` first."])
+        relink_machines(repository)
+        if options.json:
+            print_json({"event": "result", "way": None, "finished": finished})
+        return WARNINGS
+    backup_set, point = repository.find(options.point, options.set)
+    plan = merge.plan(repository, backup_set.name, point.id)
+    if not announce(plan, options):
+        return DONE
+    result: merge.MergeResult = work(
+        "Merge",
+        lambda report, cancel: merge.run(plan, report, cancel),
+        as_json=options.json,
+        wait=options.wait,
+    )
+    merged = result.point
+    if options.json:
+        data = point_json(repository.set(backup_set.name), merged)
+        print_json({"event": "result", "way": result.way, **data})
+    else:
+        say(f"Point {merged.sequence} is now a {merged.type} of {size(merged.stored_bytes)}.")
+        say(result.way.sentence)
+    relink_machines(repository)
+    return DONE
+
+
+def add_delete(subparsers: Subparsers) -> None:
+    """The command `delete`, and what it can be told."""
+    parser = new_command(subparsers, "delete", delete, "delete a recovery point")
+    repository_options(parser)
+    parser.add_argument("point", metavar="POINT", help=POINT_HELP)
+    parser.add_argument("--yes", action="store_true", help="even the last point of its set")
+    dry_run_option(parser)
+    wait_option(parser)
+    json_option(parser)
+
+
+def delete(options: argparse.Namespace) -> int:
+    """Delete a recovery point."""
+    from vdbackup.backup import delete
+
+    repository = open_repository(options.repository, as_json=options.json)
+    backup_set, point = repository.find(options.point, options.set)
+    plan = delete.plan(repository, backup_set.name, point.id)
+    if not announce(plan, options):
+        return DONE
+    if plan.last and not options.yes:
+        _ask_to_delete(plan.set_name)
+    work(
+        "Delete",
+        lambda report, cancel: delete.run(plan, report, cancel),
+        as_json=options.json,
+        wait=options.wait,
+    )
+    if options.json:
+        print_json({"event": "result", "deleted": point.id})
+    relink_machines(repository)
+    return DONE
+
+
+def _ask_to_delete(set_name: str) -> None:
+    """Raise Cancelled unless the user says yes; BackupError where there is nobody to ask."""
+    if not sys.stdin.isatty():
+        raise BackupError(
+            f"It is the last point of {set_name}, and no backup of its source would remain.",
+            "Say with --yes that this is meant.",
+        )
+    output.complain(printable(f"Delete the last point of {set_name}? [y/N] "), end="")
+    if sys.stdin.readline().strip().lower() not in ("y", "yes"):
+        raise Cancelled("Nothing was deleted.", "")
+
+
+def add_verify(subparsers: Subparsers) -> None:
+    """The command `verify`, and what it can be told."""
+    parser = new_command(
+        subparsers, "verify", verify, "check that points are as they were captured"
+    )
+    repository_options(parser)
+    parser.add_argument("points", nargs="*", metavar="POINT", help=f"{POINT_HELP}; all if none")
+    wait_option(parser)
+    json_option(parser)
+
+
+def verify(options: argparse.Namespace) -> int:
+    """Check that points are as they were captured."""
+    from vdbackup.recovery import verify
+
+    repository = open_repository(options.repository, as_json=options.json)
+    backup_set = repository.set(options.set)
+    wanted = tuple(repository.find(each, options.set)[1].id for each in options.points)
+    plan = verify.plan(repository, backup_set.name, wanted or None)
+    verdicts: list[verify.Verdict] = work(
+        "Verify",
+        lambda report, cancel: verify.run(plan, report, cancel),
+        as_json=options.json,
+        wait=options.wait,
+    )
+    unknown = () if options.points else backup_set.broken
+    if options.json:
+        said = {"points": [_verdict_json(each) for each in verdicts]}
+        print_json({"event": "result", **said, "damaged": [broken_json(each) for each in unknown]})
+    else:
+        for verdict in verdicts:
+            say(f"Point {verdict.point.sequence}: {'ok' if verdict.ok else 'DAMAGED'}")
+            for finding in verdict.findings:
+                where = "" if finding.offset is None else f" at {finding.offset}"
+                say(f"  {finding.file}{where}: {finding.problem}")
+        for each in unknown:
+            say(f"Point {each.sequence}: {unread_state(each)}")
+            say(f"  {each.name}: {each.problem.title}")
+    damaged = [str(each.point.sequence) for each in verdicts if not each.ok]
+    damaged += [str(each.sequence) for each in unknown if not each.refused]
+    if damaged:
+        raise Damaged(
+            f"Damaged: point{'' if len(damaged) == 1 else 's'} {', '.join(damaged)}.",
+            "Use another point, or `restore --ignore-damage` for what is whole; make a new full.",
+        )
+    return WARNINGS if unknown else DONE
+
+
+def _verdict_json(verdict: Any) -> dict[str, Any]:
+    return {
+        "id": verdict.point.id,
+        "sequence": verdict.point.sequence,
+        "ok": verdict.ok,
+        "findings": [vars(finding) for finding in verdict.findings],
+    }
+
+
+def add_repair(subparsers: Subparsers) -> None:
+    """The command `repair`, and what it can be told."""
+    parser = new_command(
+        subparsers, "repair", repair,
+        "finish what was interrupted; rebuild missing metadata from the disks",
+    )  # fmt: skip
+    repository_options(parser, in_set=False)
+    wait_option(parser)
+    json_option(parser)
+
+
+def repair(options: argparse.Namespace) -> int:
+    """Finish what was interrupted; rebuild missing metadata. 1 where something could not be."""
+    from vdbackup.backup import repair
+
+    said: repair.Repaired = work(
+        "Repair",
+        lambda report, cancel: repair.run(options.repository, report, cancel),
+        as_json=options.json,
+        wait=options.wait,
+    )
+    if options.json:
+        print_json({"event": "result", "done": said.done, "undone": said.undone})
+    else:
+        nothing = [] if said.undone else ["Nothing had to be repaired."]
+        for sentence in said.done or nothing:
+            say(sentence)
+        warn(said.undone)
+    return FAILED if said.undone else DONE

@@ -1,0 +1,97 @@
+"""What several families of commands do: open a repository, announce a plan, end with a status."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from vdbackup.cli import remedies
+from vdbackup.cli.console import interrupts, print_json, say, warn, work
+from vdbackup.cli.json_values import plan_json
+from vdbackup.errors import VdbackupError, from_os
+from vdbackup.jobs import Plan
+from vdbackup.jobs import readable_size as size
+
+if TYPE_CHECKING:
+    from vdbackup.repository.manifests import BrokenManifest
+    from vdbackup.repository.repository import DamagedSet, Repository
+
+
+DONE, FAILED, WARNINGS = 0, 1, 3
+
+
+def open_repository(path: Path, *, as_json: bool = False) -> Repository:
+    """Open a repository, and finish first what a crash left in it.
+
+    Args:
+        path: the repository's folder.
+        as_json: show progress as JSON lines; not for a command that prints a single JSON value.
+    """
+    from vdbackup.repository.repository import Repository
+
+    repository = Repository.open(path)
+    warn(finish_merges(repository, as_json=as_json))
+    relink_machines(repository)
+    return repository
+
+
+def relink_machines(repository: Repository) -> None:
+    """Let other programs' machines name their layers as merges have left them.
+
+    Settings or a folder of sessions that cannot be read stop nothing else: that is only said.
+    """
+    from vdbackup.recovery.relinking import relink_all
+
+    try:
+        folder = sessions_folder()
+        if folder.is_dir():
+            warn(relink_all(folder, repository))
+    except (VdbackupError, OSError) as error:
+        warn([remedies.sentences(from_os(error) if isinstance(error, OSError) else error)])
+
+
+def finish_merges(repository: Repository, *, as_json: bool) -> list[str]:
+    """Finish merges that were cut off; what was done, a sentence each. It may take an hour."""
+    from vdbackup.backup import merge
+
+    if not merge.interrupted(repository):
+        return []
+    finished: list[str] = work(
+        "Finishing an interrupted merge",
+        lambda report, cancel: merge.recover(repository, report, cancel),
+        as_json=as_json,
+    )
+    interrupts.check()
+    return finished
+
+
+def sessions_folder() -> Path:
+    """Where virtual machines write, by the user's settings."""
+    from vdbackup.settings import Locations, Settings
+
+    locations = Locations.from_environment()
+    return Settings.load(locations.settings_file).sessions(locations)
+
+
+def announce(plan: Plan, options: argparse.Namespace) -> bool:
+    """Say what is planned; whether it is to be done."""
+    if options.dry_run:
+        if options.json:
+            print_json({"event": "plan", **plan_json(plan)})
+        else:
+            say(plan.summary)
+            if plan.bytes_to_copy:
+                say(f"Up to {size(plan.bytes_to_copy)} are copied.")
+            for name in (*plan.replaces, *plan.invalidates):
+                say(f"  replaced or gone afterwards: {name}")
+            if plan.hindrance:
+                say(plan.hindrance)
+    elif not options.json:
+        say(plan.summary)
+    return not options.dry_run
+
+
+def unread_state(unread: BrokenManifest | DamagedSet) -> str:
+    """What may not be read need not be damaged."""
+    return "MAY NOT BE READ" if unread.refused else "DAMAGED"

@@ -1,0 +1,113 @@
+"""Commands that get something back: restore, export, extract."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from vdbackup.cli.common import DONE, WARNINGS, announce, open_repository
+from vdbackup.cli.console import print_json, warn, work
+from vdbackup.cli.options import (
+    FORMAT_NAMES,
+    POINT_HELP,
+    Subparsers,
+    dry_run_option,
+    json_option,
+    new_command,
+    repository_options,
+)
+
+
+def add_restore(subparsers: Subparsers) -> None:
+    """The command `restore`, and what it can be told."""
+    parser = new_command(
+        subparsers, "restore", restore, "restore a point to a raw file or block device"
+    )
+    repository_options(parser)
+    parser.add_argument("point", metavar="POINT", help=POINT_HELP)
+    parser.add_argument("target", type=Path, metavar="TARGET", help="a new file, or a device")
+    parser.set_defaults(format="raw")
+    _restoring(parser)
+
+
+def add_export(subparsers: Subparsers) -> None:
+    """The command `export`, and what it can be told."""
+    parser = new_command(subparsers, "export", restore, "write a point as one stand-alone disk")
+    repository_options(parser)
+    parser.add_argument("point", metavar="POINT", help=POINT_HELP)
+    parser.add_argument("target", type=Path, metavar="FILE", help="a new file")
+    parser.add_argument(
+        "--format",
+        default=None,
+        help=f"raw, {FORMAT_NAMES}; for clouds and appliances vhd-fixed (Azure), vmdk-stream (AWS, "
+        "vSphere) or ova (VirtualBox, vSphere); by FILE's ending if left out",
+    )
+    _restoring(parser)
+
+
+def _restoring(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--overwrite", action="store_true", help="replace what is there")
+    parser.add_argument(
+        "--ignore-damage", action="store_true", help="restore what is whole of a damaged point"
+    )
+    dry_run_option(parser)
+    json_option(parser)
+
+
+def restore(options: argparse.Namespace) -> int:
+    """Restore or export a point."""
+    from vdbackup.recovery import restore
+
+    repository = open_repository(options.repository, as_json=options.json)
+    backup_set, point = repository.find(options.point, options.set)
+    plan = restore.plan(
+        repository,
+        backup_set.name,
+        point.id,
+        options.target,
+        disk_format=options.format or restore.format_of(options.target),
+        overwrite=options.overwrite,
+        ignore_damage=options.ignore_damage,
+    )
+    if not announce(plan, options):
+        return DONE
+    warnings = work(
+        "Restore", lambda report, cancel: restore.run(plan, report, cancel), as_json=options.json
+    )
+    if options.json:
+        print_json({"event": "result", "target": str(options.target), "warnings": warnings})
+    warn(warnings)
+    return WARNINGS if warnings else DONE
+
+
+def add_extract(subparsers: Subparsers) -> None:
+    """The command `extract`, and what it can be told."""
+    parser = new_command(subparsers, "extract", extract, "copy files out of a point")
+    repository_options(parser)
+    parser.add_argument("point", metavar="POINT", help=POINT_HELP)
+    parser.add_argument("paths", nargs="+", metavar="PATH", help="files or folders in it")
+    parser.add_argument("destination", type=Path, metavar="DESTINATION", help="a folder")
+    json_option(parser)
+
+
+def extract(options: argparse.Namespace) -> int:
+    """Copy files out of a point."""
+    from vdbackup.recovery.browse import FileBrowser
+    from vdbackup.repository import claims
+
+    repository = open_repository(options.repository, as_json=options.json)
+    backup_set, point = repository.find(options.point, options.set)
+    doing = f"extracting files of point {point.sequence}"
+    with claims.open_point(repository, backup_set.name, point.id, doing) as chain:
+        browser = FileBrowser(chain)
+        warnings = work(
+            "Extract",
+            lambda report, cancel: browser.extract(
+                options.paths, options.destination, report, cancel
+            ),
+            as_json=options.json,
+        )
+    if options.json:
+        print_json({"event": "result", "warnings": warnings})
+    warn(warnings)
+    return WARNINGS if warnings else DONE

@@ -1,0 +1,106 @@
+"""What `--json` shows of points and sets, in the same form wherever it is shown."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vdbackup.cli import remedies
+from vdbackup.errors import VdbackupError
+from vdbackup.jobs import Plan
+
+if TYPE_CHECKING:
+    from vdbackup.repository.backup_set import BackupSet
+    from vdbackup.repository.manifests import BrokenManifest
+    from vdbackup.repository.model import BootTest, RecoveryPoint
+
+
+def plan_json(plan: Plan) -> dict[str, Any]:
+    """What would be done, and with which files."""
+    return {
+        "summary": plan.summary,
+        "bytes_to_copy": plan.bytes_to_copy,
+        "creates": plan.creates,
+        "replaces": plan.replaces,
+        "invalidates": plan.invalidates,
+        "hindrance": plan.hindrance,
+    }
+
+
+def point_json(backup_set: BackupSet, point: RecoveryPoint) -> dict[str, Any]:
+    """A recovery point as `list --json` shows it: paths relative to the repository."""
+    verified, booted = point.verified, point.boot_tested
+    return {
+        "id": point.id,
+        "sequence": point.sequence,
+        "created": point.created,
+        "type": point.type.value,
+        "parent": point.parent,
+        "disk": f"{backup_set.name}/{point.disk}",
+        "overlay": f"{backup_set.name}/{point.overlay}",
+        "stored_bytes": point.stored_bytes,
+        "verified": {"at": verified.at, "ok": verified.ok} if verified else None,
+        "boot_tested": boot_test_json(backup_set, point, booted) if booted else None,
+        "retargeted": _retargeted(backup_set, point),
+        "warnings": point.warnings,
+        "unreadable": point.unreadable,
+        "promoted_from": asdict(point.promoted_from) if point.promoted_from else None,
+    }
+
+
+def _retargeted(backup_set: BackupSet, point: RecoveryPoint) -> dict[str, Any] | None:
+    """What the report beside the overlay says in short; None without one."""
+    if not (backup_set.folder / point.report).exists():
+        return None
+    from vdbackup.recovery.retarget.report import load
+
+    report = load(backup_set, point)
+    if report is None:
+        return None
+    boots = not any(problem.blocks for problem in report.hardware.problems)
+    hardware = report.hardware.controller.value
+    return {"hardware": hardware, "boots": boots, "changed_files": len(report.changes)}
+
+
+def problem_json(problem: VdbackupError) -> dict[str, str]:
+    """What is wrong, and what to do."""
+    return {"title": problem.title, "advice": remedies.advice(problem)}
+
+
+def broken_json(manifest: BrokenManifest) -> dict[str, Any]:
+    """A point whose manifest cannot be read."""
+    problem = problem_json(manifest.problem)
+    return {"file": manifest.name, "sequence": manifest.sequence, **problem}
+
+
+def set_json(backup_set: BackupSet) -> dict[str, Any]:
+    """A set with its points, and what of them is damaged."""
+    from vdbackup.repository import long_chains
+
+    settings = backup_set.settings
+    return {
+        "name": backup_set.name,
+        "source": settings.source.path,
+        "virtual_size": settings.virtual_size,
+        "format": settings.format,
+        "keep": settings.policy.keep,
+        "retarget": settings.policy.retarget,
+        "long_chain": long_chains.sentence(backup_set) or None,
+        "points": [point_json(backup_set, point) for point in backup_set.points],
+        "damaged": [broken_json(each) for each in backup_set.broken],
+    }
+
+
+def boot_test_json(backup_set: BackupSet, point: RecoveryPoint, test: BootTest) -> dict[str, Any]:
+    """A result as JSON shows it; the picture's path is relative to the repository."""
+    picture = Path(backup_set.name, point.picture)
+    there = (backup_set.folder / point.picture).exists()
+    return {
+        "at": test.at,
+        "ok": test.ok,
+        "seconds": test.seconds,
+        "stage": test.stage,
+        "sentence": test.sentence,
+        "picture": str(picture) if there else None,
+    }

@@ -1,0 +1,170 @@
+"""Commands that look: list, files, info."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vdbackup.cli import remedies
+from vdbackup.cli.common import DONE, WARNINGS, open_repository, unread_state
+from vdbackup.cli.console import print_json, say, table, warn
+from vdbackup.cli.json_values import problem_json, set_json
+from vdbackup.cli.options import (
+    POINT_HELP,
+    Subparsers,
+    json_option,
+    new_command,
+    parents_option,
+    repository_options,
+    source_format_option,
+)
+from vdbackup.errors import PointNotFound
+from vdbackup.jobs import readable_size as size
+
+if TYPE_CHECKING:
+    from vdbackup.repository.backup_set import BackupSet
+    from vdbackup.repository.model import RecoveryPoint
+
+
+def add_list(subparsers: Subparsers) -> None:
+    """The command `list`, and what it can be told."""
+    parser = new_command(subparsers, "list", list_points, "list sets and recovery points")
+    repository_options(parser, in_set=False)
+    json_option(parser)
+
+
+def list_points(options: argparse.Namespace) -> int:
+    """List sets and recovery points, and what of them is damaged."""
+    from vdbackup.repository import long_chains
+
+    repository = open_repository(options.repository)
+    sets, damaged = repository.survey()
+    status = WARNINGS if damaged or any(each.broken for each in sets) else DONE
+    if options.json:
+        print_json(
+            {
+                "repository": repository.id,
+                "sets": [set_json(each) for each in sets],
+                "damaged": [{"name": each.name, **problem_json(each.problem)} for each in damaged],
+            }
+        )
+        return status
+    for backup_set in sets:
+        settings = backup_set.settings
+        say(
+            f"{backup_set.name}: {settings.source.path or 'source unknown'}, "
+            f"{size(settings.virtual_size)}, {settings.format}"
+        )
+        rows = [_point_row(backup_set, point) for point in backup_set.points]
+        if rows:
+            table(_COLUMNS, rows)
+        if long := long_chains.sentence(backup_set):
+            say(long)
+        for manifest in backup_set.broken:
+            say(f"{unread_state(manifest)}: {remedies.sentences(manifest.problem)}")
+    for lost in damaged:
+        say(f"{lost.name}: {unread_state(lost)}: {remedies.sentences(lost.problem)}")
+    if not sets and not damaged:
+        say("No backups yet.")
+    return status
+
+
+_COLUMNS = ("#", "created (UTC)", "type", "parent", "stored", "verified", "boots", "id")
+
+
+def _number_of(backup_set: BackupSet, point_id: str | None) -> str:
+    try:
+        return str(backup_set.point(point_id).sequence) if point_id is not None else ""
+    except PointNotFound:
+        return ""
+
+
+def _point_row(backup_set: BackupSet, point: RecoveryPoint) -> tuple[str, ...]:
+    verified = "" if not point.verified else "ok" if point.verified.ok else "DAMAGED"
+    boots = "" if not point.boot_tested else "yes" if point.boot_tested.ok else "NO"
+    kind = f"{point.type}, of a session" if point.promoted_from else point.type
+    created = point.created.replace("T", " ")[:19]
+    above = _number_of(backup_set, point.parent)
+    stored = size(point.stored_bytes)
+    return (str(point.sequence), created, kind, above, stored, verified, boots, point.id[:8])
+
+
+def add_files(subparsers: Subparsers) -> None:
+    """The command `files`, and what it can be told."""
+    parser = new_command(subparsers, "files", files, "list files inside a point")
+    repository_options(parser)
+    parser.add_argument("point", metavar="POINT", help=POINT_HELP)
+    parser.add_argument("path", nargs="?", default="/", metavar="PATH", help="a folder in it")
+    json_option(parser)
+
+
+def files(options: argparse.Namespace) -> int:
+    """List files inside a point."""
+    from vdbackup.recovery.browse import FileBrowser
+    from vdbackup.repository import claims
+
+    repository = open_repository(options.repository)
+    backup_set, point = repository.find(options.point, options.set)
+    doing = f"listing files of point {point.sequence}"
+    with claims.open_point(repository, backup_set.name, point.id, doing) as chain:
+        browser = FileBrowser(chain)
+        entries, warnings = browser.listing(options.path), browser.warnings([options.path])
+    if options.json:
+        print_json([{**vars(entry), "kind": str(entry.kind)} for entry in entries])
+    else:
+        for entry in entries:
+            name = entry.name + ("/" if entry.kind == "folder" else "")
+            say(f"{entry.size:>14}  {(entry.modified or '')[:19]:<19}  {name}")
+    warn(warnings)
+    return WARNINGS if warnings else DONE
+
+
+def add_info(subparsers: Subparsers) -> None:
+    """The command `info`, and what it can be told."""
+    parser = new_command(subparsers, "info", info, "describe a virtual disk and its chain")
+    parser.add_argument("disk", type=Path, metavar="DISK")
+    parents_option(parser)
+    source_format_option(parser)
+    json_option(parser)
+
+
+def info(options: argparse.Namespace) -> int:
+    """Describe a virtual disk and its chain."""
+    from vdbackup.disks.chain import Chain
+    from vdbackup.disks.contents import decide
+    from vdbackup.disks.extents import total
+    from vdbackup.errors import SourceError
+
+    if not options.disk.exists():
+        raise SourceError(f"There is no {options.disk}.", "Check the path.")
+    if options.disk.is_dir():
+        raise SourceError(f"{options.disk} is a folder.", "Give a virtual disk file.")
+    decision = decide(options.disk, options.source_format)
+    with Chain.open(options.disk, decision.disk_format, options.parents_in) as chain:
+        doubts = [f"{each.path} {each.info.unclean}." for each in chain.layers if each.info.unclean]
+        doubts = [*filter(None, [decision.doubt]), *doubts]
+        layers: list[dict[str, Any]] = [
+            {
+                "path": str(layer.path),
+                "format": layer.info.format,
+                "virtual_size": layer.info.virtual_size,
+                "sector_size": layer.info.sector_size,
+                "block_size": layer.info.block_size,
+                "disk_id": layer.info.disk_id,
+                "content_id": layer.info.content_id,
+                "parent": layer.info.parent.relative_path if layer.info.parent else None,
+                "stored_bytes": total(layer.block_map().data_ranges()),
+            }
+            for layer in reversed(chain.layers)
+        ]
+    if options.json:
+        print_json({**layers[0], "chain": layers, "warnings": doubts})
+    for number, layer in enumerate([] if options.json else layers):
+        say(f"{'parent: ' if number else ''}{layer['path']}")
+        say(f"  format        {layer['format']}, blocks of {size(layer['block_size'])}")
+        say(f"  virtual size  {size(layer['virtual_size'])} ({layer['virtual_size']} bytes)")
+        say(f"  stored        {size(layer['stored_bytes'])}")
+        say(f"  identity      {layer['disk_id'] or '-'}, content {layer['content_id'] or '-'}")
+    warn(doubts)
+    return WARNINGS if doubts else DONE

@@ -1,0 +1,282 @@
+"""Commands that make recovery points: backup, adopt, convert, demo."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
+
+from vdbackup.cli.boot_test_cmd import prove_new_point
+from vdbackup.cli.common import (
+    DONE,
+    WARNINGS,
+    announce,
+    open_repository,
+    relink_machines,
+    sessions_folder,
+)
+from vdbackup.cli.console import print_json, say, table, warn, work
+from vdbackup.cli.json_values import point_json, set_json
+from vdbackup.cli.options import (
+    FORMAT_NAMES,
+    Subparsers,
+    dry_run_option,
+    json_option,
+    new_command,
+    parents_option,
+    positive,
+    repository_options,
+    source_format_option,
+    wait_option,
+)
+from vdbackup.errors import UsageError
+from vdbackup.jobs import CancelToken, Report
+from vdbackup.jobs import readable_size as size
+
+if TYPE_CHECKING:
+    from vdbackup.backup.capture import CapturePlan
+    from vdbackup.repository.backup_set import BackupSet
+    from vdbackup.repository.model import Policy
+
+
+def add_backup(subparsers: Subparsers) -> None:
+    """The command `backup`, and what it can be told."""
+    parser = new_command(subparsers, "backup", backup, "back a disk up")
+    parser.add_argument("source", type=Path, metavar="SOURCE", help="a disk image or block device")
+    repository_options(parser)
+    parser.add_argument(
+        "--type", default="auto", choices=["auto", "full", "incremental", "differential"],
+        help="auto: incremental where there is something to add to",
+    )  # fmt: skip
+    parser.add_argument(
+        "--format", metavar="FORMAT",
+        help=f"of a new set: {FORMAT_NAMES}; if left out vmdk, or what the disk fits into",
+    )  # fmt: skip
+    parents_option(parser)
+    source_format_option(parser)
+    parser.add_argument(
+        "--same-source", action="store_true",
+        help="SOURCE is what the set named with --set holds the backups of, though it looks like "
+        "another; nothing older is merged this time",
+    )  # fmt: skip
+    parser.add_argument(
+        "--keep", type=positive, metavar="N",
+        help="from now on keep the newest N points of the set: older ones are merged",
+    )  # fmt: skip
+    parser.add_argument(
+        "--boot-test", choices=["off", "each"],
+        help="from now on boot-test no new point of the set, or each, after its backup",
+    )  # fmt: skip
+    parser.add_argument(
+        "--retarget", choices=["auto", "off"],
+        help="from now on make each new point ready to boot (auto, which is usual), or do not",
+    )  # fmt: skip
+    dry_run_option(parser)
+    wait_option(parser)
+    json_option(parser)
+
+
+def backup(options: argparse.Namespace) -> int:
+    """Back a source up."""
+    from vdbackup.backup import capture
+    from vdbackup.backup.belonging import said_before
+    from vdbackup.recovery.retarget.policy import for_new_point
+    from vdbackup.repository.repository import Repository
+    from vdbackup.sources.source import open_source
+
+    if options.same_source and not options.set:
+        raise UsageError(
+            "--same-source says whose backups a set holds, and no set is named.", "Add --set NAME."
+        )
+
+    @contextmanager
+    def planned() -> Iterator[capture.CapturePlan]:
+        before = said_before(options.repository, options.source, options.set)
+        where = options.source, options.parents_in
+        with open_source(*where, options.source_format, before) as source:
+            capture.check_apart(source, options.repository)
+            repository = Repository.open_or_create(options.repository)
+            plan = capture.plan(
+                repository,
+                source,
+                set_name=options.set,
+                kind=options.type,
+                disk_format=options.format,
+                same_source=options.same_source,
+            )
+            yield replace(plan, policy=_policy(options, plan))
+
+    def again(report: Report, cancel: CancelToken) -> capture.CaptureResult:
+        with planned() as plan:
+            return capture.run(plan, report, cancel)
+
+    with planned() as plan:
+        if not announce(plan, options):
+            return DONE
+        result: capture.CaptureResult = work(
+            f"Backup of {plan.source.path}",
+            lambda report, cancel: capture.run(plan, report, cancel),
+            as_json=options.json,
+            wait=options.wait,
+            again=again,
+        )
+    point = result.point
+    warnings: tuple[str, ...] = work(
+        "Retarget",
+        lambda report, cancel: for_new_point(
+            plan.repository, result.set_name, point.id, sessions_folder(), report, cancel
+        ),
+        as_json=options.json,
+    )
+    warnings = (*result.warnings, *warnings)
+    if options.json:
+        data = point_json(plan.repository.set(result.set_name), point)
+        print_json({"event": "result", "set": result.set_name, **data, "notes": result.notes})
+    else:
+        say(f"Point {point.sequence} ({point.type}): {size(point.stored_bytes)} stored.")
+        for note in result.notes:
+            say(note)
+    warn(warnings)
+    relink_machines(plan.repository)
+    if plan.similar:
+        warn([f"If it is the same, go on there with --set {plan.similar!r} --same-source."])
+    boots = prove_new_point(plan.repository, result.set_name, point.id, as_json=options.json)
+    return WARNINGS if warnings or not boots else DONE
+
+
+def _policy(options: argparse.Namespace, plan: CapturePlan) -> Policy | None:
+    """What the set is to do by itself from now on; None for what it does already."""
+    from vdbackup.repository.model import BootTests, Policy
+
+    changes: dict[str, Any] = {}
+    if options.keep:
+        changes["keep"] = options.keep
+    if options.boot_test:
+        changes["boot_test"] = BootTests(options.boot_test)
+    if options.retarget:
+        changes["retarget"] = options.retarget == "auto"
+    if not changes:
+        return None
+    present = Policy()
+    if not plan.new_set:
+        present = plan.repository.set(plan.set_name).settings.policy
+    return replace(present, **changes)
+
+
+def add_adopt(subparsers: Subparsers) -> None:
+    """The command `adopt`, and what it can be told."""
+    parser = new_command(
+        subparsers, "adopt", adopt, "take another program's chain of disks in as a set"
+    )
+    parser.add_argument("tip", type=Path, metavar="CHAIN-TIP", help="the newest disk of the chain")
+    repository_options(parser)
+    parser.add_argument(
+        "--format", metavar="FORMAT", help=f"of the set: {FORMAT_NAMES}; the tip's own if left out"
+    )
+    parents_option(parser)
+    source_format_option(parser)
+    dry_run_option(parser)
+    wait_option(parser)
+    json_option(parser)
+
+
+def adopt(options: argparse.Namespace) -> int:
+    """Take a chain that another program made into the repository."""
+    from vdbackup.backup import adopt, capture
+    from vdbackup.repository.repository import Repository
+    from vdbackup.sources.source import open_source
+
+    @contextmanager
+    def planned() -> Iterator[adopt.AdoptPlan]:
+        with open_source(options.tip, options.parents_in, options.source_format) as source:
+            capture.check_apart(source, options.repository)
+            repository = Repository.open_or_create(options.repository)
+            yield adopt.plan(repository, source, set_name=options.set, disk_format=options.format)
+
+    def again(report: Report, cancel: CancelToken) -> BackupSet:
+        with planned() as plan:
+            return adopt.run(plan, report, cancel)
+
+    with planned() as plan:
+        if not announce(plan, options):
+            return DONE
+        adopted = work(
+            "Adopt",
+            lambda report, cancel: adopt.run(plan, report, cancel),
+            as_json=options.json,
+            wait=options.wait,
+            again=again,
+        )
+    return _show_new_set(adopted, options)
+
+
+def add_convert(subparsers: Subparsers) -> None:
+    """The command `convert`, and what it can be told."""
+    parser = new_command(
+        subparsers, "convert", convert, "copy a set into a new one in another format"
+    )
+    repository_options(parser)
+    parser.add_argument("--format", metavar="FORMAT", required=True, help=FORMAT_NAMES)
+    parser.add_argument(
+        "--to", metavar="NAME", help="the new set's name; by set and format if left out"
+    )
+    dry_run_option(parser)
+    wait_option(parser)
+    json_option(parser)
+
+
+def convert(options: argparse.Namespace) -> int:
+    """Copy a set into a new one in another format."""
+    from vdbackup.backup import convert
+
+    repository = open_repository(options.repository, as_json=options.json)
+    plan = convert.plan(repository, repository.set(options.set).name, options.format, options.to)
+    if not announce(plan, options):
+        return DONE
+    converted = work(
+        "Convert",
+        lambda report, cancel: convert.run(plan, report, cancel),
+        as_json=options.json,
+        wait=options.wait,
+    )
+    return _show_new_set(converted, options)
+
+
+def _show_new_set(made: BackupSet, options: argparse.Namespace) -> int:
+    if options.json:
+        print_json({"event": "result", **set_json(made)})
+    else:
+        count = len(made.points)
+        say(f"The set {made.name} holds {count} recovery point{'s' if count > 1 else ''}.")
+    return DONE
+
+
+def add_demo(subparsers: Subparsers) -> None:
+    """The command `demo`, and what it can be told."""
+    parser = new_command(
+        subparsers, "demo", demo, "the whole story on a small disk made on the spot"
+    )
+    parser.add_argument(
+        "folder", nargs="?", type=Path, metavar="FOLDER",
+        help="a new folder to keep everything in; else it is thrown away at the end",
+    )  # fmt: skip
+
+
+def demo(options: argparse.Namespace) -> int:
+    """Tell the whole story on a small bootable disk made on the spot."""
+    from vdbackup.demo import Demo
+
+    with ExitStack() as stack:
+        folder = options.folder or Path(stack.enter_context(TemporaryDirectory(prefix="vdbackup-")))
+        story: Demo = Demo(folder, tell=say)
+        proofs = work("Demo", lambda _report, cancel: story.run(cancel), as_json=False)
+    say("")
+    table(("what", "proof", "seconds"), [(p.claim, p.evidence, f"{p.seconds:.1f}") for p in proofs])
+    if options.folder:
+        say("")
+        say(f"Everything is kept in {options.folder}; `vdbackup list -r {story.repository}`.")
+    return DONE

@@ -1,0 +1,116 @@
+"""What options of several commands mean, said once."""
+
+from __future__ import annotations
+
+import argparse
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+POINT_HELP = (
+    "an id, the unique start of one, a sequence number, or `latest`: the newest that was captured"
+)
+FORMAT_NAMES = "vmdk, vhd, vhdx or qcow2"  # not imported: numpy would come with them
+CONTROLLERS = ("virtio", "virtio-scsi", "ahci", "ide", "nvme", "pvscsi", "lsi", "sas")
+Subparsers = Any  # argparse does not name the type
+
+
+def new_command(
+    subparsers: Subparsers, name: str, run: Callable[[argparse.Namespace], int], text: str
+) -> argparse.ArgumentParser:
+    """A command's own parser; `command` in what it parses is the function to call."""
+    parser: argparse.ArgumentParser = subparsers.add_parser(name, help=text, description=text)
+    parser.set_defaults(command=run)
+    return parser
+
+
+def repository_options(parser: argparse.ArgumentParser, *, in_set: bool = True) -> None:
+    """Which repository, and which set in it."""
+    parser.add_argument(
+        "-r", "--repository", type=Path, required=True, metavar="DIR",
+        help="the folder that holds the backups",
+    )  # fmt: skip
+    if in_set:
+        parser.add_argument("--set", metavar="NAME", help="the backup set, if there are several")
+
+
+def parents_option(parser: argparse.ArgumentParser) -> None:
+    """Where a disk's parents lie."""
+    parser.add_argument(
+        "--parents-in", type=Path, metavar="DIR", action="append", default=[],
+        help="also look for a virtual disk's parents there, if you trust the disk; repeatable",
+    )  # fmt: skip
+
+
+def source_format_option(parser: argparse.ArgumentParser) -> None:
+    """What a disk is, where that is not plain."""
+    parser.add_argument(
+        "--source-format", metavar="FORMAT", choices=["raw", "vmdk", "vhd", "vhdx", "qcow2"],
+        help="what the disk is, where its name and its contents do not agree: raw, "
+        f"{FORMAT_NAMES}; a backup set keeps it in mind",
+    )  # fmt: skip
+
+
+def json_option(parser: argparse.ArgumentParser) -> None:
+    """That the result is for a program."""
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def wait_option(parser: argparse.ArgumentParser) -> None:
+    """That whoever works there is waited for."""
+    parser.add_argument(
+        "--wait", type=sensible_seconds, nargs="?", const=math.inf, metavar="SECONDS",
+        help="wait, at most SECONDS, while the repository or the point is in use, "
+        "instead of refusing at once",
+    )  # fmt: skip
+
+
+def dry_run_option(parser: argparse.ArgumentParser) -> None:
+    """That nothing is done."""
+    parser.add_argument("--dry-run", action="store_true", help="say what would happen, do nothing")
+
+
+def hardware_options(parser: argparse.ArgumentParser) -> None:
+    """The hardware of a machine."""
+    parser.add_argument(
+        "--hardware", default="auto",
+        choices=["auto", *CONTROLLERS],
+        help="the disk controller that the machine finds; auto: one that it has a driver for",
+    )  # fmt: skip
+    parser.add_argument(
+        "--firmware", default="auto", choices=["auto", "bios", "uefi"],
+        help="auto: what the disk has a boot loader for",
+    )  # fmt: skip
+    parser.add_argument(
+        "--memory", type=positive, metavar="MIB", help="in MiB; what the system needs if left out"
+    )
+    parser.add_argument(
+        "--network", action="store_true", help="give it a network, by which nobody reaches it"
+    )
+
+
+def watching_options(parser: argparse.ArgumentParser) -> None:
+    """What a machine is watched for, and how long."""
+    parser.add_argument("--headless", action="store_true", help="open no display")
+    parser.add_argument("--until", metavar="TEXT", help="until TEXT appears on the serial console")
+    parser.add_argument(
+        "--timeout", type=sensible_seconds, metavar="SECONDS", help="give up after that"
+    )
+    parser.add_argument("--screenshot", type=Path, metavar="PNG", help="save the screen at the end")
+
+
+def positive(text: str) -> int:
+    """A number of at least 1; raises ArgumentTypeError or ValueError."""
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{text} is less than 1")
+    return number
+
+
+def sensible_seconds(text: str) -> float:
+    """A time; raises ArgumentTypeError or ValueError."""
+    seconds = float(text)
+    if not 0 < seconds < 1e6:
+        raise argparse.ArgumentTypeError(f"{text} is no sensible number of seconds")
+    return seconds
