@@ -8,6 +8,7 @@ import itertools
 import re
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -103,6 +104,21 @@ def tracked() -> list[Path]:
         text=True,
     ).stdout
     return [Path(name) for name in listing.split("\0") if name]
+
+
+def test_the_house_is_drawn_as_its_contract_says():
+    settings = tomllib.loads((CHECKOUT / "pyproject.toml").read_text(encoding="utf-8"))
+    layers = settings["tool"]["importlinter"]["contracts"][0]["layers"]
+    drawn = (PACKAGE / "README.md").read_text(encoding="utf-8").split("```")[1].split("\n")
+    assert [line for line in drawn if line] == layers
+
+
+def test_the_description_of_the_house_names_files_that_are_there():
+    text = (PACKAGE / "README.md").read_text(encoding="utf-8")
+    there = {str(module.relative_to(PACKAGE)) for module in modules()}
+    named = set(re.findall(r"`([a-z_]+/[a-z_/]*\.py)`", text))
+    assert named
+    assert named - there == set()
 
 
 def test_only_the_window_imports_qt():
