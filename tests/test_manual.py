@@ -1,0 +1,101 @@
+"""README and manual: short enough to be read, no dead links, and examples that work."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.oracles import sevenzip
+from vdbackup import cli
+from vdbackup.cli.parser import build_parser
+from vdbackup.sources import demo_disk
+
+CHECKOUT = Path(__file__).resolve().parents[1]
+MANUAL = sorted((CHECKOUT / "resources" / "manual").glob("*.md"))
+PAGES = [CHECKOUT / "README.md", CHECKOUT / "vdbackup" / "README.md", *MANUAL]
+WORDS = 1200
+FORMATS = ("vmdk", "vhd", "vhdx", "qcow2")
+
+
+def fenced(page: Path) -> list[str]:
+    """The lines of all blocks of code, without their comments, which begin after two spaces."""
+    blocks = page.read_text(encoding="utf-8").split("```")[1::2]
+    lines = "\n".join(blocks).splitlines()
+    return [re.sub(r"\s+# .*", "", line).rstrip() for line in lines]
+
+
+def commands(page: Path) -> list[list[str]]:
+    """Our own commands in the blocks of code of a page, as argument lists."""
+    ours = [shlex.split(line) for line in fenced(page) if line.startswith("vdbackup ")]
+    return [arguments[1:] for arguments in ours]
+
+
+def test_the_readme_is_short():
+    assert len((CHECKOUT / "README.md").read_text(encoding="utf-8").split()) < WORDS
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(CHECKOUT)))
+def test_every_link_leads_somewhere(page: Path):
+    links = re.findall(r"\]\(([^)#]+)[^)]*\)", page.read_text(encoding="utf-8"))
+    there = [link for link in links if link.startswith("https:") or (page.parent / link).exists()]
+    assert links == there
+
+
+def test_every_page_of_the_manual_is_named_by_the_readme():
+    text = (CHECKOUT / "README.md").read_text(encoding="utf-8")
+    assert MANUAL
+    assert [page.name for page in MANUAL if f"(resources/manual/{page.name})" not in text] == []
+
+
+def test_every_command_of_the_program_is_shown_in_the_manual():
+    shown = {arguments[0] for page in PAGES for arguments in commands(page)}
+    there = set(build_parser()._subparsers._group_actions[0].choices)  # type: ignore[union-attr,arg-type]
+    assert there - shown == set()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(CHECKOUT)))
+def test_the_parser_takes_every_command_as_it_stands_there(page: Path):
+    for arguments in commands(page):
+        build_parser().parse_args([a for a in arguments if a != "..."])
+
+
+def in_its_place(arguments: list[str], places: dict[str, Path]) -> list[str]:
+    return [str(places.get(each, each)) for each in arguments]
+
+
+def test_the_four_commands_of_the_readme_do_what_they_say(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    disk = tmp_path / "disk.img"
+    demo_disk.create(disk, "what was backed up")
+    monkeypatch.chdir(tmp_path)
+    places = {"/dev/sdb": disk, "/mnt/backups": tmp_path / "backups"}
+    ran = []
+    for arguments in commands(CHECKOUT / "README.md"):
+        if arguments[0] != "boot":  # which opens QEMU's window; tests/cli/test_boot.py boots
+            assert cli.main(in_its_place(arguments, places)) == 0
+            ran.append(arguments[0])
+    assert ran == ["backup", "list", "restore"]
+    assert (tmp_path / "disk-again.img").read_bytes() == disk.read_bytes()
+
+
+@pytest.mark.parametrize("disk_format", FORMATS)
+def test_the_data_come_back_without_us_as_the_readme_says(tmp_path: Path, disk_format: str):
+    disk, repository = tmp_path / "disk.img", tmp_path / "backups"
+    demo_disk.create(disk, "at first")
+    for text in ("at first", "afterwards"):
+        demo_disk.change(disk, text, {"DIARY.TXT": text.encode()})
+        where = ["-r", str(repository), "--format", disk_format]
+        assert cli.main(["backup", str(disk), *where]) == 0
+    (line,) = [line for line in fenced(CHECKOUT / "README.md") if f".{disk_format} " in f"{line} "]
+    line, _, target = line.partition(" > ")
+    command = shlex.split(line)
+    command[0] = sevenzip.PROGRAM if command[0] == "7zz" else command[0]
+    (folder,) = [each for each in repository.iterdir() if each.is_dir()]
+    said = subprocess.run(command, cwd=folder, capture_output=True, check=True).stdout
+    got = said if target else (folder / "disk.img").read_bytes()
+    assert got == disk.read_bytes()
