@@ -24,7 +24,7 @@ from tests.gui.points import chain, many, point
 from tests.gui.user import User
 from vdbackup.backup import capture
 from vdbackup.errors import RepositoryError
-from vdbackup.gui import add_source, placement, words
+from vdbackup.gui import add_source, words
 from vdbackup.gui.actions import ACTIONS, AT_THE_END, IN_TOOLBAR
 from vdbackup.gui.add_source import AddSourceDialog
 from vdbackup.gui.catalogue import Entry, read
@@ -42,7 +42,6 @@ from vdbackup.repository.backup_set import BackupSet
 from vdbackup.repository.model import BootTest, RecoveryPoint, SetSettings, SourceIdentity
 from vdbackup.repository.repository import Repository
 from vdbackup.settings import KnownSource
-from vdbackup.sources import demo_disk
 from vdbackup.sources.devices import Candidate
 from vdbackup.sources.source import open_source
 
@@ -90,23 +89,6 @@ def test_a_source_that_was_not_backed_up_for_long_is_marked() -> None:
 def test_a_source_whose_repository_cannot_be_read_says_so() -> None:
     broken = Entry(Path("/dev/sda"), Path("/mnt"), problem=RepositoryError("It is broken."))
     assert status(broken, 7) == ("cannot be read", "It is broken.", "bad")
-
-
-def test_a_folder_on_the_sources_own_disk_is_warned_of(tmp_path: Path) -> None:
-    image = tmp_path / "disk.img"
-    demo_disk.create(image, "hello")
-    said = placement.judge(image, tmp_path / "not" / "there" / "yet").warnings
-    assert "source's own disk" in said[0]
-
-
-def test_a_folder_on_the_system_disk_is_warned_of() -> None:
-    assert "system disk" in placement.judge(None, Path("/backups-that-are-not-there")).warnings[0]
-
-
-def test_a_folder_with_backups_is_recognised(tmp_path: Path) -> None:
-    Repository.create(tmp_path / "backups")
-    assert placement.judge(None, tmp_path / "backups").is_repository
-    assert not placement.judge(None, tmp_path).is_repository
 
 
 def test_a_known_source_without_a_set_is_listed_until_it_has_one(tmp_path: Path) -> None:

@@ -18,9 +18,10 @@ from PySide6.QtWidgets import (
 
 from vdbackup.disks.formats import FORMATS
 from vdbackup.errors import VdbackupError
-from vdbackup.gui import parts, placement, remedies, words
+from vdbackup.gui import parts, remedies, words
 from vdbackup.gui.jobs.worker import Worker
 from vdbackup.jobs import Job
+from vdbackup.operations import placement
 from vdbackup.sources.devices import Candidate, candidates
 
 ROOM = 92
