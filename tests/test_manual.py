@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import runpy
 import shlex
 import subprocess
 from pathlib import Path
@@ -99,3 +100,20 @@ def test_the_data_come_back_without_us_as_the_readme_says(tmp_path: Path, disk_f
     said = subprocess.run(command, cwd=folder, capture_output=True, check=True).stdout
     got = said if target else (folder / "disk.img").read_bytes()
     assert got == disk.read_bytes()
+
+
+def test_the_metainfo_has_the_releases_of_the_changelog():
+    releases = runpy.run_path(str(CHECKOUT / "packaging" / "releases"))
+    metainfo = (CHECKOUT / "resources" / "vdbackup.metainfo.xml").read_text(encoding="utf-8")
+    changes = (CHECKOUT / "resources" / "CHANGELOG.md").read_text(encoding="utf-8")
+    assert releases["metainfo"](metainfo, changes) == metainfo
+
+
+def test_a_dated_change_becomes_a_release_once():
+    releases = runpy.run_path(str(CHECKOUT / "packaging" / "releases"))
+    changes = "# C\n\n## 2 (not released)\n\n- new\n\n## 1 (2026-12-01)\n\n- a < b\n"
+    once = releases["metainfo"]("<component>\n</component>\n", changes)
+    assert once.count('<release version="1" date="2026-12-01">') == 1
+    assert "<li>a &lt; b</li>" in once
+    assert "new" not in once
+    assert releases["metainfo"](once, changes) == once

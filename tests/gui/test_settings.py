@@ -5,7 +5,6 @@ from __future__ import annotations
 import ast
 import json
 import os
-import runpy
 import shutil
 import subprocess
 import sys
@@ -376,14 +375,23 @@ def test_without_its_drawings_the_window_says_so(
     assert f"no vdbackup.svg in {tmp_path}" in capsys.readouterr().err
 
 
-def test_drawings_are_found_where_pip_puts_them_with_a_target(tmp_path: Path) -> None:
-    installed = tmp_path / "vdbackup" / "gui" / "drawings.py"
-    installed.parent.mkdir(parents=True)
-    shutil.copy(drawings.__file__, installed)
-    expected = tmp_path / "share" / "vdbackup" / "check.svg"
-    expected.parent.mkdir(parents=True)
+def test_drawings_are_found_in_the_installed_package(tmp_path: Path) -> None:
+    package = Path(drawings.__file__).parents[1]
+    for module in ("__init__.py", "gui/__init__.py", "gui/drawings.py"):
+        (tmp_path / "vdbackup" / module).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(package / module, tmp_path / "vdbackup" / module)
+    expected = tmp_path / "vdbackup" / "resources" / "check.svg"
+    expected.parent.mkdir()
     expected.touch()
-    assert runpy.run_path(str(installed))["drawing"]("check") == expected
+    program = "from vdbackup.gui.drawings import drawing; print(drawing('check'))"
+    found = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert found.stdout.strip() == str(expected)
 
 
 def test_settings_that_fit_are_seen_without_scrolling(user: User) -> None:

@@ -1,14 +1,13 @@
-"""Where the drawings in resources/ are: beside the package, or where an installation puts them."""
+"""The drawings in resources/: in the installed package, or beside it in a checkout."""
 
 from __future__ import annotations
 
-import sys
+from importlib.resources import files
 from pathlib import Path
 
 FOLDERS = (
+    Path(str(files("vdbackup") / "resources")),  # a real path: Qt's style sheets name files
     Path(__file__).resolve().parents[2] / "resources",
-    Path(sys.prefix) / "share" / "vdbackup",
-    Path(__file__).resolve().parents[2] / "share" / "vdbackup",  # pip install --target
 )
 
 
