@@ -383,6 +383,15 @@ def test_settings_with_a_field_of_another_kind_are_refused_or_harmless(lab, wron
         assert_only_sentences(lab)
 
 
+@pytest.mark.parametrize("wrong", ["raw", "vdi", "VMDK", ""])
+def test_a_set_in_a_format_that_no_backup_is_kept_in_is_refused(lab, wrong):
+    path = lab.set.folder / "set.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"format": wrong}))
+    error = refused(lambda: lab.repository.set("disk"))
+    assert "set.json is not valid" in error.title
+    assert error.remedy is Remedy.REPAIR
+
+
 DAMAGED = ["", "{", "[]", "null", "{}", '{"id": 1}', "[" * 100_000, "\udcff"]
 
 

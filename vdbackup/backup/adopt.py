@@ -24,8 +24,9 @@ from vdbackup.backup.readback import check_layer
 from vdbackup.disks.chain import Chain
 from vdbackup.disks.disk import UNIT, ParentRef, VirtualDisk
 from vdbackup.disks.extents import Ranges, aligned, total
-from vdbackup.disks.formats import FORMATS, check_fits, open_disk
+from vdbackup.disks.formats import check_fits, check_format, open_disk
 from vdbackup.disks.host_file import clone
+from vdbackup.disks.names import BACKUP_FORMATS, DiskFormat
 from vdbackup.disks.transfer import transfer
 from vdbackup.errors import BackupError, DiskError, SourceError
 from vdbackup.jobs import CancelToken, Plan, Report, readable_size
@@ -47,7 +48,7 @@ class AdoptPlan(Plan):
     repository: Repository
     source: Source
     set_name: str
-    disk_format: str
+    disk_format: DiskFormat
 
 
 def plan(
@@ -75,12 +76,9 @@ def plan(
             f"{source.path} has been backed up or adopted into the set {known}.",
             "Back it up: that adds what has changed since.",
         )
-    own = source.chain.layers[-1].info.format
-    if disk_format is None and own in FORMATS:
-        disk_format = own
-    disk_format = disk_format or default_format(source.size, source.sector_size)
+    kept_in = _format_for(source, disk_format)
     for layer in source.chain.layers:
-        check_fits(disk_format, layer.info.virtual_size, layer.info.sector_size)
+        check_fits(kept_in, layer.info.virtual_size, layer.info.sector_size)
     name = check_set_name(set_name) if set_name else free_set_name(repository, source.name)
     count = len(source.chain.layers)
     ranges = (layer.block_map().data_ranges() for layer in source.chain.layers)
@@ -88,15 +86,23 @@ def plan(
     return AdoptPlan(
         summary=(
             f"The chain of {source.path}, {count} disk{'s' if count > 1 else ''} with "
-            f"{readable_size(size)}, becomes the set {name} in {disk_format}; its own files stay."
+            f"{readable_size(size)}, becomes the set {name} in {kept_in}; its own files stay."
         ),
         bytes_to_copy=size,
         creates=(f"the set {name}",),
         repository=repository,
         source=source,
         set_name=name,
-        disk_format=disk_format,
+        disk_format=kept_in,
     )
+
+
+def _format_for(source: Source, asked: str | None) -> DiskFormat:
+    """What the set is kept in; raises UsageError, or DiskError where nothing will do."""
+    if asked:
+        return check_format(asked)
+    own = source.chain.layers[-1].info.format
+    return own if own in BACKUP_FORMATS else default_format(source.size, source.sector_size)
 
 
 def run(plan: AdoptPlan, report: Report, cancel: CancelToken) -> BackupSet:

@@ -13,9 +13,8 @@ from pathlib import Path
 
 import numpy as np
 
-from vdbackup.disks.contents import RAW
 from vdbackup.disks.extents import aligned
-from vdbackup.disks.formats import FORMATS
+from vdbackup.disks.names import DiskFormat
 from vdbackup.errors import OtherSource, RepositoryError, VdbackupError
 from vdbackup.repository.backup_set import BackupSet
 from vdbackup.repository.digests import BLOCK, differ, digest_blocks
@@ -133,7 +132,7 @@ def said_before(folder: Path, path: Path, set_name: str | None = None) -> str | 
             log.warning("%s says nothing of its source: %s", name, error)
             continue
         known = {settings.source.path, *known_facts(settings).paths}
-        if settings.source_format in (RAW, *FORMATS) and known & paths:
+        if settings.source_format in list(DiskFormat) and known & paths:
             answers.add(settings.source_format)
     return answers.pop() if len(answers) == 1 else None
 

@@ -15,7 +15,8 @@ from vdbackup.backup import merge, retention
 from vdbackup.backup.belonging import belonging
 from vdbackup.disks.disk import SECTOR
 from vdbackup.disks.extents import Ranges, aligned, total, union
-from vdbackup.disks.formats import check_fits, fitting_formats
+from vdbackup.disks.formats import check_fits, check_format, fitting_formats
+from vdbackup.disks.names import DiskFormat
 from vdbackup.disks.transfer import Read, transfer, write_blocks
 from vdbackup.errors import (
     BackupError,
@@ -47,7 +48,7 @@ from vdbackup.sources.sample import stored_share
 from vdbackup.sources.source import Source
 
 AUTO = "auto"
-DEFAULT_FORMAT = "vmdk"
+DEFAULT_FORMAT = DiskFormat.VMDK
 RESERVE = 1 << 20
 """Bytes that a full leaves free for its overlay, manifest and what is small in any format."""
 _TABLES = 1024
@@ -83,7 +84,7 @@ class CapturePlan(Plan):
     source: Source
     set_name: str
     new_set: bool
-    disk_format: str
+    disk_format: DiskFormat
     kind: PointType
     parent_id: str | None
     note: str
@@ -164,7 +165,7 @@ def plan(
     name, existing = home.set_name, home.existing
     if existing is None:
         choice = _Choice(PointType.FULL, None, _not_possible(kind, "there is no point yet"))
-        disk_format, note = _format_for(source, disk_format)
+        kept_in, note = _format_for(source, disk_format)
         choice = replace(choice, note=f"{choice.note} {note}".strip())
     else:
         if disk_format not in (None, existing.settings.format):
@@ -180,7 +181,7 @@ def plan(
                 choice = _choose(now, source, kind)
         if home.confirmed is Verdict.OTHER:
             choice = _Choice(PointType.FULL, None, _not_possible(kind, "its source is another now"))
-        disk_format = existing.settings.format
+        kept_in = existing.settings.format
     parent = f" onto point {choice.parent.sequence}" if choice.parent else ""
     summary = (
         f"{source.path} is backed up into the set {name}, as {_ARTICLES[choice.kind]} recovery "
@@ -191,12 +192,12 @@ def plan(
             each for each in (summary, choice.note, home.note, source.filled_up) if each
         ),
         bytes_to_copy=_most_to_copy(existing, choice.parent, source),
-        creates=(f"a layer ({disk_format}), its overlay, digests and manifest",),
+        creates=(f"a layer ({kept_in}), its overlay, digests and manifest",),
         repository=repository,
         source=source,
         set_name=name,
         new_set=existing is None,
-        disk_format=disk_format,
+        disk_format=kept_in,
         kind=choice.kind,
         parent_id=choice.parent.id if choice.parent else None,
         note=choice.note,
@@ -404,11 +405,12 @@ def _choose(backup_set: BackupSet, source: Source, kind: str) -> _Choice:
     return _Choice(wanted, parent)
 
 
-def _format_for(source: Source, asked: str | None) -> tuple[str, str]:
+def _format_for(source: Source, asked: str | None) -> tuple[DiskFormat, str]:
     """What a new set is kept in, and why it is not the usual format; raises DiskError."""
     if asked is not None:
-        check_fits(asked, source.size, source.sector_size)
-        return asked, ""
+        kept_in = check_format(asked)
+        check_fits(kept_in, source.size, source.sector_size)
+        return kept_in, ""
     chosen = default_format(source.size, source.sector_size)
     if chosen == DEFAULT_FORMAT:
         return chosen, ""
@@ -417,7 +419,7 @@ def _format_for(source: Source, asked: str | None) -> tuple[str, str]:
     return chosen, note
 
 
-def default_format(size: int, sector_size: int) -> str:
+def default_format(size: int, sector_size: int) -> DiskFormat:
     """What a disk of `size` bytes with such sectors is kept in by itself; raises DiskError."""
     fitting = fitting_formats(size, sector_size)
     if DEFAULT_FORMAT in fitting or not fitting:

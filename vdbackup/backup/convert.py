@@ -18,7 +18,8 @@ from vdbackup.backup import merge
 from vdbackup.backup.merged_layer import RESERVE
 from vdbackup.backup.readback import check_layer
 from vdbackup.disks.chain import Chain
-from vdbackup.disks.formats import check_fits
+from vdbackup.disks.formats import check_fits, check_format
+from vdbackup.disks.names import DiskFormat
 from vdbackup.disks.transfer import transfer, write_blocks
 from vdbackup.errors import BackupError, Damaged, Remedy
 from vdbackup.jobs import CancelToken, Plan, Report, readable_size
@@ -38,7 +39,7 @@ class ConvertPlan(Plan):
     repository: Repository
     set_name: str
     target: str
-    disk_format: str
+    disk_format: DiskFormat
 
 
 def plan(
@@ -58,8 +59,9 @@ def plan(
     backup_set = repository.set(set_name)
     backup_set.check_manifests()  # later backups go on in the new set: it has to hold all points
     target = check_set_name(target or f"{set_name}-{disk_format}")
+    kept_in = check_format(disk_format)
     for point in backup_set.points:
-        check_fits(disk_format, point.virtual_size, point.sector_size)
+        check_fits(kept_in, point.virtual_size, point.sector_size)
     if backup_set.settings.format == disk_format:
         raise BackupError(f"{set_name} is kept in {disk_format} already.", "Choose another format.")
     if not backup_set.points:
@@ -77,7 +79,7 @@ def plan(
         repository=repository,
         set_name=set_name,
         target=target,
-        disk_format=disk_format,
+        disk_format=kept_in,
     )
 
 

@@ -54,6 +54,7 @@ from vdbackup.backup.merged_point import merge_digests, merged_point
 from vdbackup.disks.disk import ParentRef
 from vdbackup.disks.formats import open_disk
 from vdbackup.disks.host_file import can_clone
+from vdbackup.disks.names import DiskFormat
 from vdbackup.errors import (
     BackupError,
     Cancelled,
@@ -453,7 +454,7 @@ def _relink(backup_set: BackupSet, journal: Journal, result: RecoveryPoint) -> N
         os.rename(partial, overlay)
 
 
-def _relink_file(path: Path, disk_format: str, parent: ParentRef) -> None:
+def _relink_file(path: Path, disk_format: DiskFormat, parent: ParentRef) -> None:
     disk = open_disk(path, disk_format, writable=True)
     try:
         if disk.info.parent != parent:

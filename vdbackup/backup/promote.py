@@ -25,6 +25,7 @@ from vdbackup.disks.chain import Chain
 from vdbackup.disks.disk import DiskInfo, VirtualDisk
 from vdbackup.disks.extents import BlockMap, Ranges, aligned, total
 from vdbackup.disks.formats import open_disk, probe
+from vdbackup.disks.names import DiskFormat
 from vdbackup.disks.qcow2.disk import Qcow2Disk
 from vdbackup.disks.transfer import transfer
 from vdbackup.errors import BackupError, PointInUse, from_os
@@ -254,7 +255,7 @@ def _opened(session: EndedSession, point: RecoveryPoint) -> list[VirtualDisk]:
     written: list[VirtualDisk] = []
     try:
         for path in session.disks:
-            if probe(path) == "qcow2":
+            if probe(path) == DiskFormat.QCOW2:
                 disk: VirtualDisk = _Written.open_knowing_parent(path).of(session.start, point)
             else:  # VirtualBox's or VMware's; no disk is composed for them
                 disk = open_disk(path, probe(path))

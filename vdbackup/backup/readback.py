@@ -12,6 +12,7 @@ import numpy as np
 from vdbackup.disks.chain import Chain, read_flat
 from vdbackup.disks.device_reads import OF_FILES, DeviceReads
 from vdbackup.disks.host_file import HostFile
+from vdbackup.disks.names import DiskFormat
 from vdbackup.disks.transfer import transfer
 from vdbackup.errors import Damaged, DiskFormatError, Remedy
 from vdbackup.jobs import CancelToken, Report
@@ -25,7 +26,7 @@ _log = logging.getLogger(__name__)
 
 def check_layer(
     layer: Path,
-    disk_format: str,
+    disk_format: DiskFormat,
     digests: DigestFold,
     phase: str,
     report: Report,

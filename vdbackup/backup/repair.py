@@ -33,7 +33,7 @@ from vdbackup.backup.repair_identity import Layer, valid_digests
 from vdbackup.disks.chain import Chain
 from vdbackup.disks.disk import DiskInfo, ParentRef
 from vdbackup.disks.extents import aligned, total
-from vdbackup.disks.formats import FORMATS
+from vdbackup.disks.names import BACKUP_FORMATS, DiskFormat
 from vdbackup.disks.transfer import transfer
 from vdbackup.durable import check_regular, give_to_owner_of_folder, read_own
 from vdbackup.durable import replace as replace_file
@@ -77,7 +77,7 @@ from vdbackup.sources.identity import Facts
 
 log = logging.getLogger(__name__)
 
-_OVERLAY = re.compile(rf"^(\d{{4,}})-overlay\.({'|'.join(FORMATS)})$")
+_OVERLAY = re.compile(rf"^(\d{{4,}})-overlay\.({'|'.join(BACKUP_FORMATS)})$")
 _REPORT = re.compile(r"^(\d{4,}-overlay)\.retarget\.json$")
 _IDENTITY = ("id", "sequence", "type", "parent")
 _REBUILT = "Its manifest was rebuilt from the disk."
@@ -344,9 +344,10 @@ def _read_layers(folder: Path, done: list[str]) -> tuple[list[Layer], dict[Path,
             continue
         try:
             check_regular(path)
-            with Chain.alone(path, match[3]) as alone:  # its map is read, too
+            disk_format = DiskFormat(match[3])
+            with Chain.alone(path, disk_format) as alone:  # its map is read, too
                 info = alone.layers[0].info
-            layers.append(Layer(path, int(match[1]), PointType(match[2]), match[3], info))
+            layers.append(Layer(path, int(match[1]), PointType(match[2]), disk_format, info))
         except VdbackupError as error:
             broken[path] = error.title
         except OSError as error:  # of the storage: another time it may be readable
@@ -363,7 +364,7 @@ def _overlays(folder: Path) -> dict[Path, DiskInfo]:
             continue
         try:
             check_regular(path)
-            with Chain.alone(path, match[2]) as alone:
+            with Chain.alone(path, DiskFormat(match[2])) as alone:
                 overlays[path] = alone.layers[0].info
         except VdbackupError:
             _quarantine(folder, path.name)

@@ -18,6 +18,7 @@ from vdbackup.disks.chain import Chain
 from vdbackup.disks.disk import DiskInfo, ParentRef
 from vdbackup.disks.extents import aligned, total, union
 from vdbackup.disks.formats import open_disk
+from vdbackup.disks.names import DiskFormat
 from vdbackup.disks.transfer import transfer
 from vdbackup.errors import Damaged, DiskError, Obstructed, RepositoryError
 from vdbackup.jobs import CancelToken, Report
@@ -36,7 +37,7 @@ class Layer:
     path: Path
     sequence: int
     kind: PointType
-    format: str
+    format: DiskFormat
     info: DiskInfo
 
 

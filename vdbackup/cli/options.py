@@ -8,10 +8,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from vdbackup.disks.names import BACKUP_FORMATS, DiskFormat
+
 POINT_HELP = (
     "an id, the unique start of one, a sequence number, or `latest`: the newest that was captured"
 )
-FORMAT_NAMES = "vmdk, vhd, vhdx or qcow2"  # not imported: numpy would come with them
+FORMAT_NAMES = f"{', '.join(BACKUP_FORMATS[:-1])} or {BACKUP_FORMATS[-1]}"
 CONTROLLERS = ("virtio", "virtio-scsi", "ahci", "ide", "nvme", "pvscsi", "lsi", "sas")
 Subparsers = Any  # argparse does not name the type
 
@@ -46,7 +48,7 @@ def parents_option(parser: argparse.ArgumentParser) -> None:
 def source_format_option(parser: argparse.ArgumentParser) -> None:
     """What a disk is, where that is not plain."""
     parser.add_argument(
-        "--source-format", metavar="FORMAT", choices=["raw", "vmdk", "vhd", "vhdx", "qcow2"],
+        "--source-format", metavar="FORMAT", choices=[each.value for each in DiskFormat],
         help="what the disk is, where its name and its contents do not agree: raw, "
         f"{FORMAT_NAMES}; a backup set keeps it in mind",
     )  # fmt: skip

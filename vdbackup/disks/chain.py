@@ -16,6 +16,7 @@ from vdbackup.disks.contents import decide
 from vdbackup.disks.disk import UNIT, ParentRef, VirtualDisk
 from vdbackup.disks.extents import ZERO, BlockMap, Ranges, aligned, flatten, union
 from vdbackup.disks.formats import open_disk, probe
+from vdbackup.disks.names import DiskFormat
 from vdbackup.errors import ParentError, Remedy
 
 MAX_LAYERS = 10_000
@@ -69,7 +70,7 @@ class Chain:
 
     @classmethod
     def open(
-        cls, path: Path, disk_format: str | None = None, parents_in: Sequence[Path] = ()
+        cls, path: Path, disk_format: DiskFormat | None = None, parents_in: Sequence[Path] = ()
     ) -> Self:
         """Open a disk and, by its links, all its parents, for reading.
 
@@ -102,7 +103,7 @@ class Chain:
             raise
 
     @classmethod
-    def alone(cls, path: Path, disk_format: str) -> Self:
+    def alone(cls, path: Path, disk_format: DiskFormat) -> Self:
         """Open a single layer: what it leaves to its parents reads as zeros; raises DiskError."""
         layer = open_disk(path, disk_format)
         try:
@@ -235,7 +236,7 @@ def _identity(path: Path) -> tuple[int, int]:
 
 def _opened(where: Path, wanted: ParentRef, child: VirtualDisk) -> VirtualDisk:
     """What may be the parent of `child`."""
-    if not wanted.proves and wanted.disk_format is None and probe(where) == "raw":
+    if not wanted.proves and wanted.disk_format is None and probe(where) == DiskFormat.RAW:
         # guessing would let whoever wrote into that raw disk choose what else is read
         raise ParentError(
             f"{child.path.name} does not say in which format its parent {where.name} is.",

@@ -18,9 +18,9 @@ from pathlib import Path
 
 from vdbackup.disks.formats import check_format, format_by_content
 from vdbackup.disks.host_file import UNREADABLE, HostFile
+from vdbackup.disks.names import DiskFormat
 from vdbackup.errors import DiskError, Remedy
 
-RAW = "raw"
 _LOOKED_AT = ((0, 8 << 10), (32 << 10, 4096), (64 << 10, 4096), (192 << 10, 4096))
 """Offset and bytes: ISO 9660 is told at 32 KiB, Btrfs at 64 KiB, a VHDX's tables at up to 192 KiB.
 
@@ -31,10 +31,10 @@ _LOST = b"\xff"
 _FOOT = 512
 _RAW_NAMES = {".img", ".raw", ".dd", ".bin", ".iso", ".ima", ".image"}
 _NAMES = {
-    "vmdk": {".vmdk"},
-    "vhd": {".vhd", ".avhd", ".vpc"},
-    "vhdx": {".vhdx", ".avhdx"},
-    "qcow2": {".qcow2", ".qcow", ".qc2"},
+    DiskFormat.VMDK: {".vmdk"},
+    DiskFormat.VHD: {".vhd", ".avhd", ".vpc"},
+    DiskFormat.VHDX: {".vhdx", ".avhdx"},
+    DiskFormat.QCOW2: {".qcow2", ".qcow", ".qc2"},
 }
 """What files in our formats are called."""
 _FORMAT_OF = {suffix: name for name, suffixes in _NAMES.items() for suffix in suffixes}
@@ -102,10 +102,15 @@ _CONTAINERS = (
 """Containers that are not read. Places are bytes."""
 _DMG_FOOT = b"koly\0\0\0\x04"
 _BEHEADED = {
-    "vmdk": (_sign("descriptor", 512, b"# Disk DescriptorFile"),),
-    "vhd": (_sign("dynamic disk header", 512, b"cxsparse"),),
-    "vhdx": (_sign("header", 64 << 10, b"head"), _sign("region table", 192 << 10, b"regi")),
-    "qcow2": (_Sign("names of features", 104, re.compile(rb"(?s:.{0,256})\x68\x03\xf8\x57\0\0")),),
+    DiskFormat.VMDK: (_sign("descriptor", 512, b"# Disk DescriptorFile"),),
+    DiskFormat.VHD: (_sign("dynamic disk header", 512, b"cxsparse"),),
+    DiskFormat.VHDX: (
+        _sign("header", 64 << 10, b"head"),
+        _sign("region table", 192 << 10, b"regi"),
+    ),
+    DiskFormat.QCOW2: (
+        _Sign("names of features", 104, re.compile(rb"(?s:.{0,256})\x68\x03\xf8\x57\0\0")),
+    ),
 }
 """What our formats have behind their beginning, by which they are known when that is damaged."""
 
@@ -149,10 +154,10 @@ class UnclearFormat(DiskError):
     """What a file is has to be said by whoever knows it.
 
     Attributes:
-        choices: what it may be: "raw", or a format that a disk can be read in.
+        choices: what it may be.
     """
 
-    def __init__(self, title: str, advice: str, choices: Sequence[str]) -> None:
+    def __init__(self, title: str, advice: str, choices: Sequence[DiskFormat]) -> None:
         about = " or ".join(choices)
         super().__init__(title, advice, remedy=Remedy.SAY_WHAT_IT_IS, about=about)
         self.choices = tuple(choices)
@@ -163,11 +168,11 @@ class Decision:
     """What a file is read as.
 
     Attributes:
-        disk_format: "raw", or one of FORMATS.
+        disk_format: the format.
         doubt: a sentence where its content alone says so; else "".
     """
 
-    disk_format: str
+    disk_format: DiskFormat
     doubt: str = ""
 
 
@@ -185,16 +190,17 @@ def decide(path: Path, said: str | None = None, before: str | None = None) -> De
         neither a file nor a device. UsageError: there is no such format. OSError: it cannot be
         read.
     """
-    wanted = before if said is None and before != RAW else said
+    wanted = before if said is None and before != DiskFormat.RAW else said
     if wanted is not None:
-        return Decision(wanted if wanted == RAW else check_format(wanted))
+        raw = wanted == DiskFormat.RAW
+        return Decision(DiskFormat.RAW if raw else check_format(wanted))
     try:
         decision = _by_name_and_content(path)
     except UnclearFormat as error:
         if before not in error.choices:
             raise
-        return Decision(RAW)
-    return Decision(RAW) if decision.doubt and before == RAW else decision
+        return Decision(DiskFormat.RAW)
+    return Decision(DiskFormat.RAW) if decision.doubt and before == DiskFormat.RAW else decision
 
 
 def _by_name_and_content(path: Path) -> Decision:
@@ -217,14 +223,14 @@ def _by_name_and_content(path: Path) -> Decision:
     if not is_known and (damaged := _beheaded(head)) is not None:
         raise _not_whole(path, damaged)
     if is_device or suffix in _RAW_NAMES:
-        return Decision(RAW)
+        return Decision(DiskFormat.RAW)
     if suffix in _FORMAT_OF or suffix in _OTHER_NAMES:
         raise _not_what_it_is_called(path, suffix)
     if (other := _other_part(path)) is not None:
         raise _only_a_part(path, other)
     if not is_known:
         raise _nothing_tells(path)
-    return Decision(RAW)
+    return Decision(DiskFormat.RAW)
 
 
 def _head(file: HostFile) -> bytes:
@@ -246,10 +252,10 @@ def _read(file: HostFile, place: int, length: int) -> bytes:
         return _LOST * length
 
 
-def _of_our_format(path: Path, found: str, suffix: str, *, is_device: bool) -> Decision:
+def _of_our_format(path: Path, found: DiskFormat, suffix: str, *, is_device: bool) -> Decision:
     if suffix in _NAMES[found]:
         return Decision(found)
-    choices = (found, RAW)
+    choices = (found, DiskFormat.RAW)
     if is_device:
         raise UnclearFormat(
             f"{path} holds {_words(found)}: it may be that disk that is to be backed up, or the "
@@ -271,7 +277,7 @@ def _of_our_format(path: Path, found: str, suffix: str, *, is_device: bool) -> D
     )
 
 
-def _words(disk_format: str) -> str:
+def _words(disk_format: DiskFormat) -> str:
     return f"a {disk_format.upper()} disk"
 
 
@@ -282,7 +288,7 @@ def _container(head: bytes, foot: bytes) -> str | None:
     return "a macOS disk image (DMG)" if foot.startswith(_DMG_FOOT) else None
 
 
-def _beheaded(head: bytes) -> str | None:
+def _beheaded(head: bytes) -> DiskFormat | None:
     for name, signs in _BEHEADED.items():
         if all(sign.fits(head) for sign in signs):
             return name
@@ -299,15 +305,15 @@ def _not_read(path: Path, container: str) -> UnclearFormat:
     return UnclearFormat(
         f"{path} is {container}, which is not read.",
         f"{help_}; if it is a raw disk that only begins so, say that it is raw.",
-        (RAW,),
+        (DiskFormat.RAW,),
     )
 
 
-def _not_whole(path: Path, damaged: str) -> UnclearFormat:
+def _not_whole(path: Path, damaged: DiskFormat) -> UnclearFormat:
     return UnclearFormat(
         f"{path} goes on as {_words(damaged)} does, and does not begin as one: it is damaged.",
         f"{_MEND}; if it is a raw disk whose system wrote that there, say that it is raw.",
-        (RAW,),
+        (DiskFormat.RAW,),
     )
 
 
@@ -319,7 +325,7 @@ def _not_what_it_is_called(path: Path, suffix: str) -> UnclearFormat:
         f"Give {described['disk']}.vmdk, whose data it holds."
         if described
         else f"{_MEND}; if it is a raw disk, say that it is raw.",
-        (RAW,),
+        (DiskFormat.RAW,),
     )
 
 
@@ -343,7 +349,7 @@ def _only_a_part(path: Path, other: Path) -> UnclearFormat:
     return UnclearFormat(
         f"{path} looks like a part of a disk that was split: {other.name} lies beside it.",
         "Join the parts to one file, and back that up; if it is a whole disk, say that it is raw.",
-        (RAW,),
+        (DiskFormat.RAW,),
     )
 
 
@@ -352,5 +358,5 @@ def _nothing_tells(path: Path) -> UnclearFormat:
         f"Nothing in {path} tells that it is a disk: no partition table, no file system, no "
         "format that is known.",
         "If it is a raw disk, say that it is raw, or give it a name that ends in .raw.",
-        (RAW,),
+        (DiskFormat.RAW,),
     )

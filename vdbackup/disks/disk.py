@@ -8,6 +8,7 @@ from typing import Protocol
 
 from vdbackup.disks.extents import BlockMap
 from vdbackup.disks.host_file import HostFile
+from vdbackup.disks.names import DiskFormat
 
 SECTOR = 512
 """The unit of the formats' own structures, in bytes."""
@@ -38,7 +39,7 @@ class ParentRef:
     content_id: str
     relative_path: str
     other_paths: tuple[str, ...] = field(default=(), compare=False)
-    disk_format: str | None = field(default=None, compare=False)
+    disk_format: DiskFormat | None = field(default=None, compare=False)
     named: bool = field(default=True, compare=False)
 
     @property
@@ -67,7 +68,7 @@ class DiskInfo:
             sentence; "" where nothing was.
     """
 
-    format: str
+    format: DiskFormat
     virtual_size: int
     sector_size: int
     block_size: int

@@ -11,6 +11,7 @@ from typing import Protocol, cast
 
 from vdbackup.disks.disk import SECTOR, ParentRef, VirtualDisk
 from vdbackup.disks.host_file import HostFile
+from vdbackup.disks.names import BACKUP_FORMATS, DiskFormat
 from vdbackup.disks.raw import RawDisk
 from vdbackup.disks.vmdk.structs import DESCRIPTOR_START
 from vdbackup.errors import DiskError, UsageError
@@ -43,7 +44,7 @@ class Format:
         sector_sizes: that a disk in it can have, in bytes.
     """
 
-    name: str
+    name: DiskFormat
     class_name: str
     magic: re.Pattern[bytes]
     sector_sizes: tuple[int, ...]
@@ -66,20 +67,20 @@ class Format:
 
 
 _VMDK = re.compile(rb"KDMV|COWD|" + DESCRIPTOR_START)
-FORMATS: dict[str, Format] = {
+FORMATS: dict[DiskFormat, Format] = {
     each.name: each
     for each in (
-        Format("vmdk", "VmdkDisk", _VMDK, (512,)),
-        Format("vhd", "VhdDisk", re.compile(b"conectix"), (512,)),
-        Format("vhdx", "VhdxDisk", re.compile(b"vhdxfile"), (512, 4096)),
-        Format("qcow2", "Qcow2Disk", re.compile(rb"QFI\xfb(?!\0\0\0\x01)"), (512, 4096)),
+        Format(DiskFormat.VMDK, "VmdkDisk", _VMDK, (512,)),
+        Format(DiskFormat.VHD, "VhdDisk", re.compile(b"conectix"), (512,)),
+        Format(DiskFormat.VHDX, "VhdxDisk", re.compile(b"vhdxfile"), (512, 4096)),
+        Format(DiskFormat.QCOW2, "Qcow2Disk", re.compile(rb"QFI\xfb(?!\0\0\0\x01)"), (512, 4096)),
     )
 }
 """What a backup can be kept in."""
 
 
-def probe(path: Path) -> str:
-    """The name of the format that a file or device is in: "raw" if it is none we know.
+def probe(path: Path) -> DiskFormat:
+    """The format that a file or device is in: raw if it is none we know.
 
     A VHD that is known by its end alone is one only where the file's name says so, too: the end of
     a raw disk is its guest's to choose, as its beginning is. See `contents` for what is to be
@@ -89,10 +90,10 @@ def probe(path: Path) -> str:
         start = file.read(0, PROBE_BYTES)
         by_name = path.suffix.lower() == ".vhd"
         foot = file.read(max(0, file.size - SECTOR), SECTOR) if by_name else b""
-        return format_by_content(file, start, foot) or "raw"
+        return format_by_content(file, start, foot) or DiskFormat.RAW
 
 
-def format_by_content(file: HostFile, head: bytes, foot: bytes) -> str | None:
+def format_by_content(file: HostFile, head: bytes, foot: bytes) -> DiskFormat | None:
     """The format that an open file begins or ends as, whatever it is called.
 
     Args:
@@ -106,19 +107,19 @@ def format_by_content(file: HostFile, head: bytes, foot: bytes) -> str | None:
         return found
     from vdbackup.disks.vhd.fixed import ends_as_vhd
 
-    return "vhd" if ends_as_vhd(file) else None
+    return DiskFormat.VHD if ends_as_vhd(file) else None
 
 
-def open_disk(path: Path, disk_format: str, writable: bool = False) -> VirtualDisk:
-    """Open a disk as the named format ("raw" too); raises DiskError where the file is not one."""
-    if disk_format == "raw":
+def open_disk(path: Path, disk_format: DiskFormat, writable: bool = False) -> VirtualDisk:
+    """Open a disk as of that format; raises DiskError where the file is not one."""
+    if disk_format == DiskFormat.RAW:
         return RawDisk.open(path, writable)
-    return FORMATS[check_format(disk_format)].disk.open(path, writable)
+    return FORMATS[disk_format].disk.open(path, writable)
 
 
 def create_disk(
     path: Path,
-    disk_format: str,
+    disk_format: DiskFormat,
     virtual_size: int,
     parent: ParentRef | None = None,
     sector_size: int = SECTOR,
@@ -127,7 +128,7 @@ def create_disk(
 
     Args:
         path: of the new file; a trailing ".partial" does not go into the disk.
-        disk_format: one of FORMATS, or "raw" for a disk without a parent.
+        disk_format: raw only for a disk without a parent.
         virtual_size: in bytes, a multiple of 512.
         parent: what it is the child of.
         sector_size: that the disk itself has, in bytes; a raw disk has none.
@@ -135,7 +136,7 @@ def create_disk(
     Raises:
         DiskError: such a disk cannot be in that format; nothing was made.
     """
-    if disk_format == "raw":
+    if disk_format == DiskFormat.RAW:
         if parent:
             raise DiskError(
                 f"{path} is a raw disk, which cannot have a parent {parent.relative_path}."
@@ -145,18 +146,18 @@ def create_disk(
     return FORMATS[disk_format].disk.create(path, virtual_size, parent, sector_size)
 
 
-def check_format(disk_format: str) -> str:
-    """The name, if a backup can be kept in that format; raises UsageError."""
-    if disk_format not in FORMATS:
+def check_format(name: str) -> DiskFormat:
+    """The format of that name, if a backup can be kept in it; raises UsageError."""
+    if name not in BACKUP_FORMATS:
         raise UsageError(
-            f"There is no disk format {disk_format!r}.", f"Choose one of {', '.join(FORMATS)}."
+            f"There is no disk format {name!r}.", f"Choose one of {', '.join(BACKUP_FORMATS)}."
         )
-    return disk_format
+    return DiskFormat(name)
 
 
-def check_fits(disk_format: str, virtual_size: int, sector_size: int) -> None:
+def check_fits(disk_format: DiskFormat, virtual_size: int, sector_size: int) -> None:
     """Raise DiskError, which names the formats that can, where a disk does not fit into one."""
-    wanted = FORMATS[check_format(disk_format)]
+    wanted = FORMATS[disk_format]
     if sector_size not in wanted.sector_sizes:
         problem = (
             f"A disk with sectors of {sector_size} bytes cannot be kept in {disk_format.upper()}."
@@ -193,11 +194,11 @@ def check_growth(disk: VirtualDisk, blocks: int) -> None:
         )
 
 
-_BEFORE_BLOCK = {"vhd": 4096}
+_BEFORE_BLOCK = {DiskFormat.VHD: 4096}
 """Bytes that may lie before each block, of its bitmap and its alignment."""
 
 
-def fitting_formats(virtual_size: int, sector_size: int) -> list[str]:
+def fitting_formats(virtual_size: int, sector_size: int) -> list[DiskFormat]:
     """The formats that a disk of that size in bytes, with such sectors, can be kept in."""
     return [
         name

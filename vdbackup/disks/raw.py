@@ -9,6 +9,7 @@ import numpy as np
 from vdbackup.disks.disk import SECTOR, DiskInfo, ParentRef
 from vdbackup.disks.extents import ZERO, BlockMap
 from vdbackup.disks.host_file import HostFile
+from vdbackup.disks.names import DiskFormat
 from vdbackup.errors import DiskError
 
 _ZEROS = memoryview(bytes(1 << 20))
@@ -25,7 +26,7 @@ class RawDisk:
         self._file = file
         self._stored = file.size
         virtual_size = -(-self._stored // SECTOR) * SECTOR
-        self.info = DiskInfo("raw", virtual_size, SECTOR, SECTOR, None, "", None)
+        self.info = DiskInfo(DiskFormat.RAW, virtual_size, SECTOR, SECTOR, None, "", None)
 
     @classmethod
     def open(cls, path: Path, writable: bool = False) -> RawDisk:

@@ -16,7 +16,7 @@ from PySide6.QtWidgets import (
     QWidget,
 )
 
-from vdbackup.disks.formats import FORMATS
+from vdbackup.disks.names import BACKUP_FORMATS
 from vdbackup.errors import VdbackupError
 from vdbackup.gui import parts, remedies, words
 from vdbackup.gui.jobs.worker import Worker
@@ -106,8 +106,8 @@ class AddSourceForm(QWidget):
         column.addLayout(_row(self.repository_edit, choose_folder))
         self.format_box = parts.ComboBox("formatBox", "Format of a first backup")
         self.format_box.addItem("Format: VMDK, or what the disk fits into", None)
-        for name in FORMATS:
-            self.format_box.addItem(f"Format: {name.upper()}", name)
+        for name in BACKUP_FORMATS:
+            self.format_box.addItem(f"Format: {name.upper()}", name.value)
         self.start_button = parts.button("Back up now", "startButton", "primary")
         self.start_button.setEnabled(False)
         self.start_button.clicked.connect(self._on_start_clicked)
@@ -167,7 +167,9 @@ class AddSourceForm(QWidget):
                 self.source_edit.setText(item.data(PATH))
 
     def _on_choose_image_clicked(self) -> None:
-        images = " ".join(f"*.{ending}" for ending in ("img", "raw", "dd", "iso", "bin", *FORMATS))
+        images = " ".join(
+            f"*.{ending}" for ending in ("img", "raw", "dd", "iso", "bin", *BACKUP_FORMATS)
+        )
         filters = [f"Disk images ({images})", "All files (*)"]
         parts.choose_file(self, "Choose a disk image", self.source_edit, filters)
 

@@ -11,7 +11,7 @@ from PySide6.QtWidgets import (
     QWidget,
 )
 
-from vdbackup.disks.formats import FORMATS
+from vdbackup.disks.names import BACKUP_FORMATS, DiskFormat
 from vdbackup.gui import parts, words
 from vdbackup.recovery.packages import PACKAGES
 from vdbackup.repository.model import RecoveryPoint
@@ -44,11 +44,11 @@ class RestoreDialog(parts.Dialog):
         row.addWidget(self.target_edit, 1)
         row.addWidget(choose)
         self.format_box = parts.ComboBox("formatBox", "Format of a file")
-        self.format_box.addItem("Raw image", "raw")
-        for name in FORMATS:
-            self.format_box.addItem(f"{name.upper()}, a stand-alone virtual disk", name)
+        self.format_box.addItem("Raw image", DiskFormat.RAW.value)
+        for each in BACKUP_FORMATS:
+            self.format_box.addItem(f"{each.upper()}, a stand-alone virtual disk", each.value)
         for name, package in PACKAGES.items():
-            self.format_box.addItem(package.words, name)
+            self.format_box.addItem(package.words, str(name))
         self.overwrite_box = QCheckBox("Overwrite what is there")
         self.overwrite_box.setObjectName("overwriteBox")
         self.damage_box = QCheckBox("Even if it is damaged: restore what is whole")
@@ -88,7 +88,7 @@ class RestoreDialog(parts.Dialog):
         return self.damage_box.isChecked()
 
     def _on_choose_clicked(self) -> None:
-        images = " ".join(f"*.{ending}" for ending in ("img", "raw", "ova", *FORMATS))
+        images = " ".join(f"*.{ending}" for ending in ("img", "raw", "ova", *BACKUP_FORMATS))
         filters = [f"Disk images ({images})", "All files (*)"]
         parts.choose_file(self, "Restore to", self.target_edit, filters, new=True)
 

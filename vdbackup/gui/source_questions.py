@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from PySide6.QtWidgets import QGridLayout, QPushButton, QWidget
 
-from vdbackup.disks.contents import RAW, UnclearFormat
+from vdbackup.disks.contents import UnclearFormat
+from vdbackup.disks.names import DiskFormat
 from vdbackup.errors import OtherSource
 from vdbackup.gui import parts
 
@@ -30,13 +31,17 @@ class FormatDialog(parts.Dialog):
         first, *others = self.buttons.values()
         self.press_by_enter(self.add_buttons(first, "Cancel", *others))
 
-    def _button(self, choice: str) -> QPushButton:
-        text = "Back up byte for byte" if choice == RAW else f"Back up the {choice.upper()} disk"
+    def _button(self, choice: DiskFormat) -> QPushButton:
+        text = (
+            "Back up byte for byte"
+            if choice == DiskFormat.RAW
+            else f"Back up the {choice.upper()} disk"
+        )
         made = parts.button(text, f"choose-{choice}")
         made.clicked.connect(lambda: self._on_chosen(choice))
         return made
 
-    def _on_chosen(self, choice: str) -> None:
+    def _on_chosen(self, choice: DiskFormat) -> None:
         self.chosen = choice
         self.accept()
 

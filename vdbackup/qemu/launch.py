@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vdbackup.disks.chain import Chain
+from vdbackup.disks.names import DiskFormat
 from vdbackup.errors import RecoveryError
 from vdbackup.guest.choice import choose
 from vdbackup.guest.disk import Disk
@@ -82,7 +83,7 @@ def refuse_what_cannot_boot(hardware: Hardware) -> None:
             raise RecoveryError(problem.sentence, problem.advice)
 
 
-def prepare(folder: Path, chain: Chain, disk_format: str, hardware: Hardware) -> Prepared:
+def prepare(folder: Path, chain: Chain, disk_format: DiskFormat, hardware: Hardware) -> Prepared:
     """Make the files that a machine needs.
 
     Args:
@@ -108,7 +109,7 @@ def prepare(folder: Path, chain: Chain, disk_format: str, hardware: Hardware) ->
 
 
 def _backing(
-    folder: Path, chain: Chain, disk_format: str, hardware: Hardware
+    folder: Path, chain: Chain, disk_format: DiskFormat, hardware: Hardware
 ) -> tuple[qemu.Backing, int]:
     if hardware.partition:
         files = gathered(folder, chain)

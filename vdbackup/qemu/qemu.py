@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from vdbackup.disks.chain import Chain
+from vdbackup.disks.names import DiskFormat
 from vdbackup.errors import RecoveryError, Remedy
 from vdbackup.guest.hardware import Hardware
 from vdbackup.qemu import concatenation
@@ -31,7 +32,7 @@ from vdbackup.qemu.guest_agent import PORT
 SYSTEM = "qemu-system-x86_64"
 IMAGE = "qemu-img"
 
-DRIVERS = {"raw": "raw", "vmdk": "vmdk", "qcow2": "qcow2"}
+DRIVERS = {DiskFormat.RAW: "raw", DiskFormat.VMDK: "vmdk", DiskFormat.QCOW2: "qcow2"}
 """QEMU's driver for each of our formats, where it reads chains of that format correctly."""
 MOST_LAYERS = 64
 """Layers of a chain that QEMU opens as such: until it answered, 64 took 0.8 s, 128 5.4 s, and 500
@@ -67,7 +68,7 @@ class Backing:
     files: int
 
     @classmethod
-    def of(cls, folder: Path, chain: Chain, disk_format: str) -> Backing:
+    def of(cls, folder: Path, chain: Chain, disk_format: DiskFormat) -> Backing:
         """A chain as QEMU reads it by itself, or else through a map that is made in `folder`.
 
         Raises RecoveryError where QEMU may not open so many files, or the chain has no map; OSError
@@ -79,7 +80,7 @@ class Backing:
         return cls.of_map(concatenation.build(folder, files.flat, files.paths))
 
     @classmethod
-    def of_chain(cls, layers: Sequence[Path], disk_format: str) -> Backing:
+    def of_chain(cls, layers: Sequence[Path], disk_format: DiskFormat) -> Backing:
         """A checked chain that QEMU reads by itself, base first.
 
         Each parent is named outright: QEMU follows no link that a file holds.

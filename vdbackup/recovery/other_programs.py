@@ -33,6 +33,7 @@ from vdbackup import durable, foreign_xml
 from vdbackup.disks.chain import Chain
 from vdbackup.disks.disk import DiskInfo, ParentRef
 from vdbackup.disks.formats import create_disk, open_disk, probe
+from vdbackup.disks.names import DiskFormat
 from vdbackup.disks.qcow2.disk import Qcow2Disk
 from vdbackup.errors import RecoveryError, from_os
 from vdbackup.guest.hardware import Controller, Hardware
@@ -51,9 +52,9 @@ from vdbackup.repository.model import RecoveryPoint
 from vdbackup.repository.repository import Repository
 
 FORMATS = {
-    Program.VIRT_MANAGER: ("vmdk", "qcow2"),
-    Program.VIRTUALBOX: ("vmdk", "vhd"),
-    Program.VMWARE: ("vmdk",),
+    Program.VIRT_MANAGER: (DiskFormat.VMDK, DiskFormat.QCOW2),
+    Program.VIRTUALBOX: (DiskFormat.VMDK, DiskFormat.VHD),
+    Program.VMWARE: (DiskFormat.VMDK,),
 }
 """The formats of which a program reads a child with all its parents correctly."""
 MOST_DISKS = {
@@ -92,7 +93,7 @@ class _Layer:
     info: DiskInfo
 
 
-def check_possible(program: Program, disk_format: str, sector_size: int, disks: int) -> None:
+def check_possible(program: Program, disk_format: DiskFormat, sector_size: int, disks: int) -> None:
     """Raise RecoveryError where the program cannot boot from such a chain of so many disks."""
     if disk_format not in FORMATS[program] or sector_size != 512:
         readable = " and ".join(name.upper() for name in FORMATS[program])
@@ -210,7 +211,9 @@ def _place(backup_set: BackupSet, point: RecoveryPoint, program: Program) -> _Pl
 
 def _info(path: Path) -> DiskInfo:
     found = probe(path)
-    opened = Qcow2Disk.open_knowing_parent(path) if found == "qcow2" else open_disk(path, found)
+    opened = (
+        Qcow2Disk.open_knowing_parent(path) if found == DiskFormat.QCOW2 else open_disk(path, found)
+    )
     with closing(opened) as disk:
         return disk.info
 
@@ -479,7 +482,7 @@ def _child_disk(folder: SessionFolder, layers: Sequence[_Layer]) -> None:
     """
     parent = layers[-1]
     place = str(parent.path)
-    if parent.info.format == "vhd":
+    if parent.info.format == DiskFormat.VHD:
         place = os.path.relpath(parent.path.resolve(), folder.path.resolve())
     reference = ParentRef(parent.info.disk_id, parent.info.content_id, place)
     path = folder.path / f"machine.{parent.info.format}"

@@ -11,6 +11,7 @@ stand before it: their places are kept free, as large as they can become, and fi
 
 from __future__ import annotations
 
+import enum
 import hashlib
 import os
 import re
@@ -24,6 +25,7 @@ from pathlib import Path
 from typing import BinaryIO, Protocol
 
 from vdbackup.disks.disk import SECTOR
+from vdbackup.disks.names import DiskFormat
 from vdbackup.disks.raw import RawDisk
 from vdbackup.disks.vhd import fixed
 from vdbackup.disks.vmdk.stream import StreamVmdkWriter
@@ -38,6 +40,14 @@ _LARGEST_USTAR = 8 << 30
 """Bytes of a file whose size 11 octal digits can tell; larger ones are told as GNU does it."""
 
 
+class PackageFormat(enum.StrEnum):
+    """A format that only exports have."""
+
+    VHD_FIXED = "vhd-fixed"
+    VMDK_STREAM = "vmdk-stream"
+    OVA = "ova"
+
+
 @dataclass(frozen=True)
 class Package:
     """A kind of file to export to.
@@ -49,17 +59,22 @@ class Package:
         in_order: whether it is written from its start to its end.
     """
 
-    disk_format: str
+    disk_format: DiskFormat
     ending: str
     words: str
     in_order: bool
 
 
-VHD_FIXED, VMDK_STREAM, OVA = "vhd-fixed", "vmdk-stream", "ova"
-PACKAGES = {
-    VHD_FIXED: Package("vhd", "vhd", "Fixed VHD of whole MiB, for Azure", False),
-    VMDK_STREAM: Package("vmdk", "vmdk", "Compressed VMDK, for AWS and vSphere", True),
-    OVA: Package("vmdk", "ova", "OVA, a whole machine, for VirtualBox and vSphere", True),
+PACKAGES: dict[str, Package] = {
+    PackageFormat.VHD_FIXED: Package(
+        DiskFormat.VHD, "vhd", "Fixed VHD of whole MiB, for Azure", False
+    ),
+    PackageFormat.VMDK_STREAM: Package(
+        DiskFormat.VMDK, "vmdk", "Compressed VMDK, for AWS and vSphere", True
+    ),
+    PackageFormat.OVA: Package(
+        DiskFormat.VMDK, "ova", "OVA, a whole machine, for VirtualBox and vSphere", True
+    ),
 }
 
 
@@ -79,15 +94,15 @@ class Output(Protocol):
         """Close the file."""
 
 
-def size_in(kind: str, size: int) -> int:
+def size_in(kind: DiskFormat | PackageFormat, size: int) -> int:
     """Bytes of the disk there, of one that has `size` bytes."""
-    return -(-size // fixed.MIB) * fixed.MIB if kind == VHD_FIXED else size
+    return -(-size // fixed.MIB) * fixed.MIB if kind == PackageFormat.VHD_FIXED else size
 
 
 @contextmanager
 def fixed_vhd(path: Path, size: int) -> Iterator[Output]:
     """A new fixed VHD; where it is larger than the disk, that disk's GPT fills it afterwards."""
-    disk = RawDisk.create(path, size_in(VHD_FIXED, size))
+    disk = RawDisk.create(path, size_in(PackageFormat.VHD_FIXED, size))
     try:
         yield disk
     finally:

@@ -20,7 +20,8 @@ import numpy as np
 from vdbackup.disks.chain import Chain
 from vdbackup.disks.device_reads import sector_size_of
 from vdbackup.disks.extents import Ranges, aligned, total, union
-from vdbackup.disks.formats import FORMATS, check_fits, create_disk, open_disk
+from vdbackup.disks.formats import check_fits, create_disk, open_disk
+from vdbackup.disks.names import BACKUP_FORMATS, DiskFormat
 from vdbackup.disks.transfer import transfer, transfer_in_order, write_blocks
 from vdbackup.errors import Damaged, RecoveryError, Remedy, UsageError
 from vdbackup.guest.hardware import Hardware
@@ -28,7 +29,7 @@ from vdbackup.guest.model import System
 from vdbackup.jobs import CancelToken, Plan, Report, readable_size
 from vdbackup.recovery import other_hardware, packages
 from vdbackup.recovery.ovf import Appliance
-from vdbackup.recovery.packages import OVA, PACKAGES, Output
+from vdbackup.recovery.packages import PACKAGES, Output, PackageFormat
 from vdbackup.recovery.target import (
     Identity,
     check_device,
@@ -48,7 +49,6 @@ from vdbackup.repository.repository import Repository
 from vdbackup.volumes import places
 from vdbackup.volumes.gpt import move_second_copy
 
-RAW = "raw"
 _MOST_REPORTED = 20
 
 
@@ -59,7 +59,7 @@ class RestorePlan(Plan):
     Attributes:
         target: a file that will be made, or a block device that will be overwritten.
         found: what the target was when it was planned; None if it was not there.
-        disk_format: "raw", a format that a stand-alone disk can have, or one of PACKAGES.
+        disk_format: that a stand-alone disk can have, or of a package.
         ignore_damage: write damaged blocks as they are, and go on.
         machine: that an OVA describes, with what is on its disk; else None.
         notes: what the user has to know of it afterwards, a sentence each.
@@ -70,7 +70,7 @@ class RestorePlan(Plan):
     point_id: str
     target: Path
     found: Identity | None
-    disk_format: str
+    disk_format: DiskFormat | PackageFormat
     ignore_damage: bool
     machine: tuple[System, Hardware] | None = None
     notes: tuple[str, ...] = ()
@@ -82,7 +82,7 @@ def plan(
     point_id: str,
     target: Path,
     *,
-    disk_format: str = RAW,
+    disk_format: str = DiskFormat.RAW,
     overwrite: bool = False,
     ignore_damage: bool = False,
 ) -> RestorePlan:
@@ -102,17 +102,13 @@ def plan(
     """
     backup_set = repository.set(set_name)
     point = backup_set.point(point_id)
-    if disk_format not in (RAW, *FORMATS, *PACKAGES):
-        raise UsageError(
-            f"There is no disk format {disk_format!r}.",
-            f"Choose raw or {', '.join([*FORMATS, *PACKAGES])}.",
-        )
+    wanted = _named(disk_format)
     machine = None
     doing = f"planning to restore point {point.sequence}"
     with claims.open_point(repository, set_name, point_id, doing) as chain:
         size = total(chain.map.data_ranges())
         sector_size = _sector_size(chain) if target.is_block_device() else 0
-        if disk_format == OVA and not target.is_block_device():
+        if wanted is PackageFormat.OVA and not target.is_block_device():
             machine = other_hardware.hardware_in_ovf(chain)
     on_device = target.is_block_device()
     if on_device:
@@ -126,11 +122,11 @@ def plan(
         size = point.virtual_size
         where = f"written over everything on the device {target} ({description(target)})"
     else:
-        _check_format(disk_format, point)
+        _check_format(wanted, point)
         _check_file(target, repository, overwrite)
-        if disk_format not in PACKAGES or not PACKAGES[disk_format].in_order:  # not compressed
+        if not _is_in_order(wanted):  # not compressed
             check_room(target.parent, size, "The restored disk")
-        where = f"restored to the {disk_format} disk {target}"
+        where = f"restored to the {wanted} disk {target}"
     return RestorePlan(
         summary=f"Point {point.sequence} of {set_name} is {where}, {readable_size(size)} of data.",
         bytes_to_copy=size,
@@ -141,18 +137,38 @@ def plan(
         point_id=point_id,
         target=target,
         found=identity(target),
-        disk_format=RAW if on_device else disk_format,
+        disk_format=DiskFormat.RAW if on_device else wanted,
         ignore_damage=ignore_damage,
         machine=machine,
         notes=_notes(machine),
     )
 
 
-def _check_format(disk_format: str, point: RecoveryPoint) -> None:
+def _named(disk_format: str) -> DiskFormat | PackageFormat:
+    """What a point can be restored to, by its name; raises UsageError."""
+    if disk_format in PACKAGES:
+        return PackageFormat(disk_format)
+    if disk_format in list(DiskFormat):
+        return DiskFormat(disk_format)
+    raise UsageError(
+        f"There is no disk format {disk_format!r}.",
+        f"Choose raw or {', '.join([*BACKUP_FORMATS, *PACKAGES])}.",
+    )
+
+
+def _is_in_order(disk_format: DiskFormat | PackageFormat) -> bool:
+    """Whether such a file is written from its start to its end."""
+    return isinstance(disk_format, PackageFormat) and PACKAGES[disk_format].in_order
+
+
+def _check_format(disk_format: DiskFormat | PackageFormat, point: RecoveryPoint) -> None:
     """Raise DiskError where a point does not fit into a format."""
-    if disk_format == RAW:
+    if disk_format is DiskFormat.RAW:
         return
-    inside = PACKAGES[disk_format].disk_format if disk_format in PACKAGES else disk_format
+    if isinstance(disk_format, PackageFormat):
+        inside = PACKAGES[disk_format].disk_format
+    else:
+        inside = disk_format
     check_fits(inside, packages.size_in(disk_format, point.virtual_size), point.sector_size)
 
 
@@ -181,7 +197,7 @@ def _sector_size(chain: Chain) -> int:
 def format_of(target: Path) -> str:
     """The format that a file's ending asks for, raw if it asks for none."""
     suffix = target.suffix.lower().removeprefix(".")
-    return suffix if suffix in (*FORMATS, OVA) else RAW
+    return suffix if suffix in (*BACKUP_FORMATS, PackageFormat.OVA) else DiskFormat.RAW
 
 
 def run(plan: RestorePlan, report: Report, cancel: CancelToken) -> tuple[str, ...]:
@@ -220,11 +236,11 @@ def _created(
     """The file in the making, in the format that was chosen."""
     size = point.virtual_size
     made: AbstractContextManager[Output]
-    if plan.disk_format == packages.VHD_FIXED:
+    if plan.disk_format is PackageFormat.VHD_FIXED:
         made = packages.fixed_vhd(path, size)
-    elif plan.disk_format == packages.VMDK_STREAM:
+    elif plan.disk_format is PackageFormat.VMDK_STREAM:
         made = packages.stream_vmdk(path, size)
-    elif plan.disk_format == OVA:
+    elif plan.disk_format is PackageFormat.OVA:
         made = packages.ova(path, size, partial(_appliance, backup_set, point, plan))
     else:
         disk = create_disk(path, plan.disk_format, size, sector_size=point.sector_size)
@@ -260,7 +276,7 @@ def _to_device(
     """Write over a device, which is nobody else's meanwhile."""
     with held_device(plan.target) as fd:
         check_same(plan.target, plan.found)
-        device = open_disk(plan.target, RAW, writable=True)
+        device = open_disk(plan.target, DiskFormat.RAW, writable=True)
         try:
             warnings = _write(backup_set, point, plan, device, report, cancel)
         finally:
@@ -288,7 +304,7 @@ def _write(
             zero = check.look(offset, view)
             write_blocks(disk, offset, view, BLOCK, ~zero | on_device, zero)
 
-        in_order = plan.disk_format in PACKAGES and PACKAGES[plan.disk_format].in_order
+        in_order = _is_in_order(plan.disk_format)
         move = transfer_in_order if in_order else transfer
         move(ranges, chain.readinto, put, phase="Restore", report=report, cancel=cancel)
     disk.flush()

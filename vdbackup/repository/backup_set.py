@@ -11,7 +11,8 @@ from pathlib import Path
 
 from vdbackup.disks.chain import Chain, parent_of
 from vdbackup.disks.disk import DiskInfo
-from vdbackup.disks.formats import FORMATS, open_disk
+from vdbackup.disks.formats import open_disk
+from vdbackup.disks.names import BACKUP_FORMATS
 from vdbackup.durable import PARTIAL, check_regular
 from vdbackup.errors import Damaged, PointNotFound, Remedy, RepositoryError
 from vdbackup.jobs import sizes_apart
@@ -20,7 +21,7 @@ from vdbackup.repository.journal import Journal
 from vdbackup.repository.manifests import BrokenManifest, manifest_path
 from vdbackup.repository.model import PointType, RecoveryPoint, SetSettings
 
-LAYER_NAME = re.compile(rf"([0-9]{{4,18}})-({'|'.join(PointType)})\.({'|'.join(FORMATS)})\Z")
+LAYER_NAME = re.compile(rf"([0-9]{{4,18}})-({'|'.join(PointType)})\.({'|'.join(BACKUP_FORMATS)})\Z")
 """A layer's file name: its number, its kind, its format."""
 _POINT_FILE = re.compile(r"([0-9]{4,18})-[a-z]+(?:\.retarget)?\.[a-z0-9]+")
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from vdbackup.disks.disk import ParentRef, VirtualDisk
 from vdbackup.disks.formats import create_disk, open_disk
+from vdbackup.disks.names import DiskFormat
 from vdbackup.durable import give_to_owner_of_folder
 from vdbackup.repository.backup_set import BackupSet
 from vdbackup.repository.digest_writer import DigestWriter
@@ -133,7 +134,9 @@ class Draft:
                 remove(self._set.folder / name)
 
 
-def make_overlay(path: Path, disk_format: str, point: RecoveryPoint, parent: ParentRef) -> None:
+def make_overlay(
+    path: Path, disk_format: DiskFormat, point: RecoveryPoint, parent: ParentRef
+) -> None:
     """Make an empty child of the point's layer, which `parent` names; durable."""
     overlay = create_disk(path, disk_format, point.virtual_size, parent, point.sector_size)
     try:

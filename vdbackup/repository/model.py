@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from typing import Any
 
+from vdbackup.disks.names import BACKUP_FORMATS, DiskFormat
 from vdbackup.errors import Remedy, RepositoryError, UsageError
 from vdbackup.jobs import readable_size
 
@@ -226,6 +227,13 @@ def _flag(value: Any) -> bool:
     return value
 
 
+def _format(value: Any) -> DiskFormat:
+    """Never raw: a layer that is taken for a raw disk reads as what its guest never had."""
+    if value not in BACKUP_FORMATS:
+        raise ValueError(f"{value!r} is no format that a backup is kept in")
+    return DiskFormat(value)
+
+
 def _range(value: Any, size: int) -> tuple[int, int]:
     offset, length = value
     if _number(offset) + _number(length) > size:
@@ -333,7 +341,7 @@ class SetSettings:
     source: SourceIdentity
     virtual_size: int
     sector_size: int
-    format: str
+    format: DiskFormat
     policy: Policy = field(default_factory=Policy)
     last_sequence: int = 0
     continues: str = ""
@@ -353,7 +361,7 @@ class SetSettings:
                 source=SourceIdentity.from_json(source),
                 virtual_size=_number(data["virtual_size"]),
                 sector_size=_number(data["sector_size"]),
-                format=_text(data["format"]),
+                format=_format(data["format"]),
                 policy=Policy(
                     _number(keep) if keep is not None else None,
                     _flag(policy.get("retarget", True)),

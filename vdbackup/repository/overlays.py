@@ -7,10 +7,11 @@ from pathlib import Path
 from blake3 import blake3
 
 from vdbackup.disks.chain import Chain
+from vdbackup.disks.names import DiskFormat
 from vdbackup.disks.transfer import CHUNK, chunks
 
 
-def contents(overlay: Path, disk_format: str) -> str:
+def contents(overlay: Path, disk_format: DiskFormat) -> str:
     """A digest of the blocks that an overlay holds and where; "" for one that is empty.
 
     It stays the same while a merge gives the overlay another name or parent, and where an empty one

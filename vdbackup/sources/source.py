@@ -11,11 +11,12 @@ from types import TracebackType
 from typing import Self
 
 from vdbackup.disks.chain import Chain
-from vdbackup.disks.contents import RAW, decide
+from vdbackup.disks.contents import decide
 from vdbackup.disks.device_reads import sector_size_of
 from vdbackup.disks.disk import SECTOR
 from vdbackup.disks.extents import Ranges
 from vdbackup.disks.host_file import UNREADABLE, HostFile
+from vdbackup.disks.names import DiskFormat
 from vdbackup.errors import DiskFormatError, Remedy, SourceError, Unreadable
 from vdbackup.sources.changes import Changes
 from vdbackup.sources.devices import device_id, mounts_of
@@ -145,7 +146,7 @@ class Source:
 
     @property
     def _raw(self) -> bool:
-        return self.chain.layers[-1].info.format == RAW
+        return self.chain.layers[-1].info.format == DiskFormat.RAW
 
     def __enter__(self) -> Self:
         return self
@@ -209,7 +210,7 @@ def _open_image(
 ) -> Source:
     _check_not_empty(path, path.stat().st_size)
     decision = decide(path, said, before)
-    if decision.disk_format == RAW:
+    if decision.disk_format == DiskFormat.RAW:
         _check_size(path, path.stat().st_size)
     chain = Chain.open(path, decision.disk_format, parents_in)
     try:
@@ -228,7 +229,7 @@ def _open_device(
     try:
         _check_size(path, chain.size)
         sector_size = chain.sector_size
-        if decision.disk_format == RAW:
+        if decision.disk_format == DiskFormat.RAW:
             with open(path, "rb", buffering=0) as device:
                 sector_size = sector_size_of(device.fileno())
         return Source(device_id(path), path, chain, sector_size, said or before)

@@ -22,6 +22,7 @@ import numpy as np
 from vdbackup.disks.disk import NOT_CLOSED, SECTOR, DiskInfo, ParentRef
 from vdbackup.disks.extents import UNALLOCATED, ZERO, BlockMap
 from vdbackup.disks.host_file import HostFile
+from vdbackup.disks.names import DiskFormat
 from vdbackup.disks.qcow2.allocation import Allocation
 from vdbackup.disks.qcow2.compressed import CompressedClusters
 from vdbackup.disks.qcow2.mapping import COMPRESSED_FROM, MappingTables
@@ -76,7 +77,7 @@ class Qcow2Disk:
             )
         self._first = first
         self._info = DiskInfo(
-            "qcow2",
+            DiskFormat.QCOW2,
             first.header.size,
             identity.sector_size,
             first.header.cluster_size,
@@ -121,7 +122,7 @@ class Qcow2Disk:
             first = HeaderCluster.parse(file.read(0, CLUSTER), path, file.size)
             if first.header.has_backing:
                 identity = first.identity(path)
-                unnamed = ParentRef(None, "", "parent", disk_format="raw")
+                unnamed = ParentRef(None, "", "parent", disk_format=DiskFormat.RAW)
                 first, _ = _with_parent(first, identity, unnamed)
             return cls(file, first)
         except BaseException:

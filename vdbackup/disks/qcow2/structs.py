@@ -13,6 +13,7 @@ from dataclasses import astuple, dataclass, replace
 from pathlib import Path
 
 from vdbackup.disks.disk import SECTOR
+from vdbackup.disks.names import DiskFormat
 from vdbackup.errors import DiskError, DiskFormatError, ParentError
 
 MAGIC = b"QFI\xfb"
@@ -50,7 +51,7 @@ MAX_NAME = 1023
 NAME_SLOTS = (4096, 8192)
 """Where in the first cluster we put the backing file's name: in turns, see Qcow2Disk._rewrite."""
 
-_QEMU_NAMES = {"qcow2": "qcow2", "raw": "raw", "vhd": "vpc", "vhdx": "vhdx", "vmdk": "vmdk"}
+_QEMU_NAMES = {each: each.value for each in DiskFormat} | {DiskFormat.VHD: "vpc"}
 _OUR_NAMES = {name: ours for ours, name in _QEMU_NAMES.items()}
 
 _VERSION_2 = struct.Struct(">4sIQIIQIIQQIIQ")
@@ -313,7 +314,7 @@ class HeaderCluster:
         data = self.extension(IDENTITY)
         return Identity() if data is None else Identity.parse(data, path)
 
-    def backing_format(self, path: Path) -> str | None:
+    def backing_format(self, path: Path) -> DiskFormat | None:
         """The parent's format by our name for it; None where the disk does not say."""
         data = self.extension(BACKING_FORMAT)
         if data is None or not self.header.has_backing:
@@ -359,9 +360,9 @@ class HeaderCluster:
         return second if self.header.has_backing and taken else first
 
 
-def backing_format_name(disk_format: str | None) -> bytes:
+def backing_format_name(disk_format: DiskFormat | None) -> bytes:
     """QEMU's name for one of our formats; a parent whose format nobody says is QCOW2."""
-    return _QEMU_NAMES[disk_format or "qcow2"].encode()
+    return _QEMU_NAMES[disk_format or DiskFormat.QCOW2].encode()
 
 
 def backing_file_name(relative_path: str) -> bytes:

@@ -23,6 +23,7 @@ import numpy as np
 from vdbackup.disks.disk import SECTOR, UNIT, DiskInfo, ParentRef
 from vdbackup.disks.extents import UNALLOCATED, ZERO, BlockMap, Int64s
 from vdbackup.disks.host_file import HostFile
+from vdbackup.disks.names import DiskFormat
 from vdbackup.disks.vhd.fixed import SUSPENDED, FixedVhdDisk, footer_of, only_read
 from vdbackup.disks.vhd.structs import (
     BAT_AT,
@@ -134,8 +135,8 @@ class VhdDisk:
         """The disk's facts; `disk_id` is the footer's UUID, `content_id` its time stamp."""
         own = self._footer
         return DiskInfo(
-            "vhd", own.current_size, SECTOR, self._header.block_size, own.disk_id, own.content_id,
-            self._parent, unclean=SUSPENDED if own.saved_state else "",
+            DiskFormat.VHD, own.current_size, SECTOR, self._header.block_size, own.disk_id,
+            own.content_id, self._parent, unclean=SUSPENDED if own.saved_state else "",
         )  # fmt: skip
 
     def _stored_parent(self) -> ParentRef | None:

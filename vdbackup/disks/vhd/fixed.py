@@ -15,6 +15,7 @@ import numpy as np
 from vdbackup.disks.disk import SECTOR, DiskInfo, ParentRef
 from vdbackup.disks.extents import ZERO, BlockMap
 from vdbackup.disks.host_file import HostFile
+from vdbackup.disks.names import DiskFormat
 from vdbackup.disks.vhd.structs import COOKIE, FIXED, Footer
 from vdbackup.errors import DiskError, DiskFormatError
 
@@ -34,8 +35,8 @@ class FixedVhdDisk:
             problem = f"a fixed disk of {footer.current_size} bytes does not end there"
             raise DiskFormatError(file.path, at, problem)
         self.info = DiskInfo(
-            "vhd", footer.current_size, SECTOR, SECTOR, footer.disk_id, footer.content_id, None,
-            unclean=SUSPENDED if footer.saved_state else "",
+            DiskFormat.VHD, footer.current_size, SECTOR, SECTOR, footer.disk_id,
+            footer.content_id, None, unclean=SUSPENDED if footer.saved_state else "",
         )  # fmt: skip
 
     @property

@@ -19,6 +19,7 @@ import numpy as np
 from vdbackup.disks.disk import NOT_CLOSED, SECTOR, UNIT, DiskInfo, ParentRef
 from vdbackup.disks.extents import BlockMap, runs_of
 from vdbackup.disks.host_file import HostFile
+from vdbackup.disks.names import DiskFormat
 from vdbackup.disks.vhdx.bat import NOT_PRESENT, PARTIAL, PRESENT, Table
 from vdbackup.disks.vhdx.log import Contents, Replay, Replayed
 from vdbackup.disks.vhdx.metadata import (
@@ -163,7 +164,7 @@ class VhdxDisk:
         """The disk's facts; `disk_id` is the VirtualDiskId, `content_id` the DataWriteGuid."""
         geometry = self._geometry
         return DiskInfo(
-            "vhdx", geometry.virtual_size, geometry.sector_size, geometry.block_size,
+            DiskFormat.VHDX, geometry.virtual_size, geometry.sector_size, geometry.block_size,
             str(self._metadata.disk_id), str(self._header.data_write_guid), self._metadata.parent,
             unclean="" if self._header.log_guid == NULL else NOT_CLOSED,
         )  # fmt: skip

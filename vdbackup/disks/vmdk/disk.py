@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from vdbackup.disks.disk import NOT_CLOSED, SECTOR, DiskInfo, ParentRef, VirtualDisk
 from vdbackup.disks.extents import UNALLOCATED, ZERO, BlockMap, Int64s
 from vdbackup.disks.host_file import HostFile
+from vdbackup.disks.names import DiskFormat
 from vdbackup.disks.vmdk.foreign import ForeignVmdk, with_found_parent
 from vdbackup.disks.vmdk.sparse import (
     TABLE_BYTES,
@@ -162,7 +163,7 @@ class VmdkDisk:
         """The disk's facts; `disk_id` is ddb.uuid.image, `content_id` the CID."""
         own = self._descriptor
         return DiskInfo(
-            "vmdk", own.virtual_size, SECTOR, self._grain, own.uuid, own.cid, own.parent,
+            DiskFormat.VMDK, own.virtual_size, SECTOR, self._grain, own.uuid, own.cid, own.parent,
             self._named, NOT_CLOSED if self._header.unclean else "",
         )  # fmt: skip
 

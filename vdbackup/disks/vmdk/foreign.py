@@ -21,6 +21,7 @@ import numpy as np
 from vdbackup.disks.disk import NOT_CLOSED, SECTOR, DiskInfo, ParentRef
 from vdbackup.disks.extents import UNALLOCATED, ZERO, BlockMap
 from vdbackup.disks.host_file import HostFile
+from vdbackup.disks.names import DiskFormat
 from vdbackup.disks.vmdk.sparse import SparseExtent, read_descriptor, read_header
 from vdbackup.disks.vmdk.structs import (
     LARGEST_DESCRIPTOR,
@@ -63,7 +64,7 @@ class ForeignVmdk:
             raise
         self._file = file
         self.info = DiskInfo(
-            "vmdk", self._map.size, SECTOR, self._extents.block_size, descriptor.uuid,
+            DiskFormat.VMDK, self._map.size, SECTOR, self._extents.block_size, descriptor.uuid,
             descriptor.cid, descriptor.parent,
             unclean=NOT_CLOSED if self._extents.unclean else "",
         )  # fmt: skip

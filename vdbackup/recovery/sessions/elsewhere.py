@@ -32,6 +32,7 @@ from vdbackup.disks import qemu_locks
 from vdbackup.disks.disk import DiskInfo, VirtualDisk
 from vdbackup.disks.formats import open_disk, probe
 from vdbackup.disks.holders import holders, named
+from vdbackup.disks.names import DiskFormat
 from vdbackup.disks.qcow2.disk import Qcow2Disk
 from vdbackup.errors import RecoveryError, Remedy, VdbackupError
 from vdbackup.repository.registered import Machine, machines_on
@@ -206,7 +207,7 @@ def _disks_in(folder: Path) -> Iterator[Path]:
     for path in sorted(folder.rglob("*")):
         if path.is_symlink() or not path.is_file() or _OURS.fullmatch(path.name):
             continue
-        if probe(path) != "raw":
+        if probe(path) != DiskFormat.RAW:
             yield path
 
 
@@ -233,7 +234,7 @@ def _line(own: Path, others: Sequence[Path]) -> tuple[Path, ...]:
 def _facts(path: Path, *, knowing_parent: bool) -> DiskInfo:
     try:
         found = probe(path)
-        if knowing_parent and found == "qcow2":  # its parent may be named as only QEMU can
+        if knowing_parent and found == DiskFormat.QCOW2:  # its parent may be named as only QEMU can
             opened: VirtualDisk = Qcow2Disk.open_knowing_parent(path)
         else:
             opened = open_disk(path, found)

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from vdbackup.disks.chain import Chain
+from vdbackup.disks.names import DiskFormat
 from vdbackup.errors import RecoveryError
 from vdbackup.guest.hardware import ANYTHING, Hardware, Wish
 from vdbackup.qemu import accelerator, devices, launch, qemu
@@ -36,7 +37,7 @@ def start_session(  # noqa: PLR0913 - nobody needs more than a few of them
     hardware: Hardware | None = None,
     wish: Wish = ANYTHING,
     display: bool = False,
-    disk_format: str = "vmdk",
+    disk_format: DiskFormat = DiskFormat.VMDK,
     kernel: qemu.Kernel | None = None,
     on: Origin | SavedSession | None = None,
     background: qemu.Background | None = None,

@@ -21,6 +21,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+from vdbackup.disks.names import DiskFormat
 from vdbackup.errors import Cancelled, RecoveryError, Remedy
 from vdbackup.guest.hardware import Controller, Hardware, MachineType
 from vdbackup.guest.model import FileSystem
@@ -128,7 +129,7 @@ def file_system_drivers(volumes: Sequence[FileSystem]) -> tuple[str, ...]:
 @contextmanager
 def edited(
     layer: Path,
-    disk_format: str,
+    disk_format: DiskFormat,
     task: Task,
     *,
     sessions_folder: Path,

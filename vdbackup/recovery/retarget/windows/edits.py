@@ -32,6 +32,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from vdbackup.disks.chain import Chain
+from vdbackup.disks.names import DiskFormat
 from vdbackup.errors import RecoveryError, Remedy
 from vdbackup.guest.disk import Disk
 from vdbackup.guest.drivers import WINDOWS
@@ -159,7 +160,7 @@ def plan_windows(
 def edited(
     edits: WindowsEdits,
     chain: Chain,
-    disk_format: str,
+    disk_format: DiskFormat,
     volume: FileSystem,
     cancel: CancelToken,
 ) -> Iterator[Path]:
