@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import pty
 import shutil
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -81,3 +84,13 @@ def no_tools(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         program.write_text("#!/bin/sh\nexit 1\n")
         program.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path / "silent"), prepend=":")
+
+
+@pytest.fixture
+def answer(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
+    """What is written to it is typed on the terminal."""
+    keyboard, terminal = pty.openpty()
+    with os.fdopen(terminal) as stdin:
+        monkeypatch.setattr(sys, "stdin", stdin)
+        yield keyboard
+    os.close(keyboard)

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import os
-import pty
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,16 +15,6 @@ from tests.cli.conftest import Vdbackup
 def one_point(vdbackup: Vdbackup, disk: Path, repository: Path) -> Path:
     assert vdbackup("backup", disk, "-r", repository).status == 0
     return repository
-
-
-@pytest.fixture
-def answer(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
-    """What is written to it is typed on the terminal."""
-    keyboard, terminal = pty.openpty()
-    with os.fdopen(terminal) as stdin:
-        monkeypatch.setattr(sys, "stdin", stdin)
-        yield keyboard
-    os.close(keyboard)
 
 
 def points(vdbackup: Vdbackup, repository: Path) -> int:

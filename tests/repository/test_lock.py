@@ -19,7 +19,7 @@ from vdbackup.backup import delete, merge, repair
 from vdbackup.disks.qemu_locks import is_open as used_by_vm
 from vdbackup.errors import BackupError, RepositoryLocked
 from vdbackup.jobs import CancelToken, silent
-from vdbackup.repository.model import Policy
+from vdbackup.operations import policy
 from vdbackup.repository.repository import Repository
 
 HOLDER = """
@@ -116,7 +116,9 @@ def test_whatever_writes_is_refused_while_another_process_writes(tmp_path):
             lab.backup,
             lambda: merge.run(plans[0], silent, CancelToken()),
             lambda: delete.run(plans[1], silent, CancelToken()),
-            lambda: lab.repository.set_policy("disk", Policy(1)),
+            lambda: policy.run(
+                policy.plan(lab.repository, "disk", policy.Change(keep=1)), silent, CancelToken()
+            ),
             lambda: repair.run(lab.repository.path, silent, CancelToken()),
         ):
             with pytest.raises(RepositoryLocked, match="backing up /dev/sdx"):

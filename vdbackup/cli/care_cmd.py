@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from typing import Any
 
-from vdbackup.cli import output
 from vdbackup.cli.common import (
     DONE,
     FAILED,
     WARNINGS,
     announce,
+    confirm,
     finish_merges,
     open_repository,
     relink_machines,
@@ -28,9 +27,8 @@ from vdbackup.cli.options import (
     repository_options,
     wait_option,
 )
-from vdbackup.errors import BackupError, Cancelled, Damaged
+from vdbackup.errors import Damaged
 from vdbackup.jobs import readable_size as size
-from vdbackup.text import printable
 
 
 def add_merge(subparsers: Subparsers) -> None:
@@ -98,7 +96,11 @@ def delete(options: argparse.Namespace) -> int:
     if not announce(plan, options):
         return DONE
     if plan.last and not options.yes:
-        _ask_to_delete(plan.set_name)
+        confirm(
+            f"Delete the last point of {plan.set_name}?",
+            f"It is the last point of {plan.set_name}, and no backup of its source would remain.",
+            "Nothing was deleted.",
+        )
     work(
         "Delete",
         lambda report, cancel: delete.run(plan, report, cancel),
@@ -109,18 +111,6 @@ def delete(options: argparse.Namespace) -> int:
         print_json({"event": "result", "deleted": point.id})
     relink_machines(repository)
     return DONE
-
-
-def _ask_to_delete(set_name: str) -> None:
-    """Raise Cancelled unless the user says yes; BackupError where there is nobody to ask."""
-    if not sys.stdin.isatty():
-        raise BackupError(
-            f"It is the last point of {set_name}, and no backup of its source would remain.",
-            "Say with --yes that this is meant.",
-        )
-    output.complain(printable(f"Delete the last point of {set_name}? [y/N] "), end="")
-    if sys.stdin.readline().strip().lower() not in ("y", "yes"):
-        raise Cancelled("Nothing was deleted.", "")
 
 
 def add_verify(subparsers: Subparsers) -> None:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vdbackup.cli import remedies
+from vdbackup.cli import output, remedies
 from vdbackup.cli.console import interrupts, print_json, say, warn, work
 from vdbackup.cli.json_values import plan_json
-from vdbackup.errors import VdbackupError, from_os
+from vdbackup.errors import BackupError, Cancelled, VdbackupError, from_os
 from vdbackup.jobs import Plan
 from vdbackup.jobs import readable_size as size
+from vdbackup.text import printable
 
 if TYPE_CHECKING:
     from vdbackup.repository.manifests import BrokenManifest
@@ -90,6 +92,23 @@ def announce(plan: Plan, options: argparse.Namespace) -> bool:
     elif not options.json:
         say(plan.summary)
     return not options.dry_run
+
+
+def confirm(question: str, problem: str, otherwise: str) -> None:
+    """Ask on the terminal, and go on where the answer is yes.
+
+    Args:
+        question: what is asked.
+        problem: what is said where there is nobody to ask.
+        otherwise: what has become of it where the answer is no.
+
+    Raises Cancelled where it is no, and BackupError where there is nobody.
+    """
+    if not sys.stdin.isatty():
+        raise BackupError(problem, "Say with --yes that this is meant.")
+    output.complain(printable(f"{question} [y/N] "), end="")
+    if sys.stdin.readline().strip().lower() not in ("y", "yes"):
+        raise Cancelled(otherwise, "")
 
 
 def unread_state(unread: BrokenManifest | DamagedSet) -> str:

@@ -13,7 +13,7 @@ from vdbackup.jobs import Plan
 if TYPE_CHECKING:
     from vdbackup.repository.backup_set import BackupSet
     from vdbackup.repository.manifests import BrokenManifest
-    from vdbackup.repository.model import BootTest, RecoveryPoint
+    from vdbackup.repository.model import BootTest, Policy, RecoveryPoint
 
 
 def plan_json(plan: Plan) -> dict[str, Any]:
@@ -86,9 +86,20 @@ def set_json(backup_set: BackupSet) -> dict[str, Any]:
         "format": settings.format,
         "keep": settings.policy.keep,
         "retarget": settings.policy.retarget,
+        "boot_test": settings.policy.boot_test.value,
         "long_chain": long_chains.sentence(backup_set) or None,
         "points": [point_json(backup_set, point) for point in backup_set.points],
         "damaged": [broken_json(each) for each in backup_set.broken],
+    }
+
+
+def policy_json(set_name: str, policy: Policy) -> dict[str, Any]:
+    """What a set does by itself; it keeps all points where `keep` is null."""
+    return {
+        "set": set_name,
+        "keep": policy.keep,
+        "retarget": policy.retarget,
+        "boot_test": policy.boot_test.value,
     }
 
 

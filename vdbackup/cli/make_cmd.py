@@ -8,7 +8,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from vdbackup.cli.boot_test_cmd import prove_new_point
 from vdbackup.cli.common import (
@@ -28,7 +28,8 @@ from vdbackup.cli.options import (
     json_option,
     new_command,
     parents_option,
-    positive,
+    policy_change,
+    policy_options,
     repository_options,
     source_format_option,
     wait_option,
@@ -63,18 +64,7 @@ def add_backup(subparsers: Subparsers) -> None:
         help="SOURCE is what the set named with --set holds the backups of, though it looks like "
         "another; nothing older is merged this time",
     )  # fmt: skip
-    parser.add_argument(
-        "--keep", type=positive, metavar="N",
-        help="from now on keep the newest N points of the set: older ones are merged",
-    )  # fmt: skip
-    parser.add_argument(
-        "--boot-test", choices=["off", "each"],
-        help="from now on boot-test no new point of the set, or each, after its backup",
-    )  # fmt: skip
-    parser.add_argument(
-        "--retarget", choices=["auto", "off"],
-        help="from now on make each new point ready to boot (auto, which is usual), or do not",
-    )  # fmt: skip
+    policy_options(parser)
     dry_run_option(parser)
     wait_option(parser)
     json_option(parser)
@@ -150,21 +140,14 @@ def backup(options: argparse.Namespace) -> int:
 
 def _policy(options: argparse.Namespace, plan: CapturePlan) -> Policy | None:
     """What the set is to do by itself from now on; None for what it does already."""
-    from vdbackup.repository.model import BootTests, Policy
+    from vdbackup.repository.model import Policy
 
-    changes: dict[str, Any] = {}
-    if options.keep:
-        changes["keep"] = options.keep
-    if options.boot_test:
-        changes["boot_test"] = BootTests(options.boot_test)
-    if options.retarget:
-        changes["retarget"] = options.retarget == "auto"
-    if not changes:
+    change = policy_change(options)
+    if change is None:
         return None
-    present = Policy()
-    if not plan.new_set:
-        present = plan.repository.set(plan.set_name).settings.policy
-    return replace(present, **changes)
+    return change.of(
+        Policy() if plan.new_set else plan.repository.set(plan.set_name).settings.policy
+    )
 
 
 def add_adopt(subparsers: Subparsers) -> None:

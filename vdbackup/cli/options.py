@@ -6,7 +6,10 @@ import argparse
 import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from vdbackup.operations.policy import Change
 
 from vdbackup.disks.names import BACKUP_FORMATS, DiskFormat
 
@@ -68,6 +71,35 @@ def wait_option(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
 
 
+def policy_options(parser: argparse.ArgumentParser) -> None:
+    """What a set is to do by itself."""
+    parser.add_argument(
+        "--keep", type=points_kept, metavar="N",
+        help="from now on keep the newest N points of the set, or `all`: older ones are merged",
+    )  # fmt: skip
+    parser.add_argument(
+        "--boot-test", choices=["off", "each"],
+        help="from now on boot-test no new point of the set, or each, after its backup",
+    )  # fmt: skip
+    parser.add_argument(
+        "--retarget", choices=["auto", "off"],
+        help="from now on make each new point ready to boot (auto, which is usual), or do not",
+    )  # fmt: skip
+
+
+def policy_change(options: argparse.Namespace) -> Change | None:
+    """What `policy_options` ask for; None where nothing is to be another way."""
+    from vdbackup.operations.policy import Change
+    from vdbackup.repository.model import BootTests
+
+    change = Change(
+        keep=options.keep,
+        retarget=options.retarget == "auto" if options.retarget else None,
+        boot_test=BootTests(options.boot_test) if options.boot_test else None,
+    )
+    return None if change == Change() else change
+
+
 def dry_run_option(parser: argparse.ArgumentParser) -> None:
     """That nothing is done."""
     parser.add_argument("--dry-run", action="store_true", help="say what would happen, do nothing")
@@ -108,6 +140,11 @@ def positive(text: str) -> int:
     if number < 1:
         raise argparse.ArgumentTypeError(f"{text} is less than 1")
     return number
+
+
+def points_kept(text: str) -> int | Literal["all"]:
+    """How many points, or "all"; raises ArgumentTypeError or ValueError."""
+    return "all" if text == "all" else positive(text)
 
 
 def sensible_seconds(text: str) -> float:

@@ -14,6 +14,7 @@ from vdbackup.cli.get_back_cmd import add_export, add_extract, add_restore
 from vdbackup.cli.look_cmd import add_files, add_info, add_list
 from vdbackup.cli.machines_cmd import add_boot, add_retarget
 from vdbackup.cli.make_cmd import add_adopt, add_backup, add_convert, add_demo
+from vdbackup.cli.policy_cmd import add_policy
 from vdbackup.cli.sessions_cmd import add_open_with, add_sessions
 from vdbackup.text import printable
 
@@ -44,8 +45,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("-v", "--verbose", action="store_true", help="log to stderr")
     subparsers = parser.add_subparsers(required=True, metavar="COMMAND")
     for add in (
-        add_backup, add_list, add_merge, add_delete, add_restore, add_export, add_verify,
-        add_repair, add_boot, add_boot_test, add_retarget, add_sessions, add_open_with,
+        add_backup, add_list, add_policy, add_merge, add_delete, add_restore, add_export,
+        add_verify, add_repair, add_boot, add_boot_test, add_retarget, add_sessions, add_open_with,
         add_files, add_extract, add_info, add_convert, add_adopt, add_demo,
     ):  # fmt: skip
         add(subparsers)

@@ -326,10 +326,8 @@ class MainWindow(QMainWindow):
 
         def accepted() -> None:
             self.store.change(**dialog.changes())
-            for entry, keep in dialog.kept():
-                self.operations.keep_newest(entry, keep)
-            for entry, wanted in dialog.tested():
-                self.operations.prove_new_points(entry, wanted)
+            for entry, change in dialog.policies():
+                self.operations.change_policy(entry, change)
 
         dialog.accepted.connect(accepted)
         dialog.open()

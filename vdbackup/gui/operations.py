@@ -29,6 +29,7 @@ from vdbackup.gui.restore_dialog import RestoreDialog
 from vdbackup.gui.source_questions import FormatDialog, OtherSourceDialog
 from vdbackup.gui.store import Store
 from vdbackup.jobs import CancelToken, Job, JobState, Plan, Report, patient
+from vdbackup.operations import policy
 from vdbackup.recovery import restore
 from vdbackup.recovery.boot_test import boot_test
 from vdbackup.recovery.sessions.folder import SavedSession
@@ -296,32 +297,25 @@ class Operations(QObject):
         else:
             start(None)
 
-    def keep_newest(self, entry: Entry, keep: int | None) -> None:
-        """Change how many points a set keeps, once the user has seen which ones that takes."""
-        if entry.backup_set is None or entry.backup_set.settings.policy.keep == keep:
+    def change_policy(self, entry: Entry, change: policy.Change) -> None:
+        """Change what a set does by itself, once the user has seen which points that takes."""
+        backup_set = entry.backup_set
+        if backup_set is None or change.of(present := backup_set.settings.policy) == present:
             return
-        what = (entry.repository, entry.backup_set.name, keep)
         title = f"Policy of {entry.title}"
 
-        def start(_plan: Plan | None) -> None:
-            self._run(entry.repository, title, partial(work.keep_newest, *what))
+        def make() -> Plan:
+            return work.plan_policy(entry.repository, backup_set.name, change)
 
-        if keep is None:  # takes nothing
-            start(None)
-            return
-        self._plan(
-            entry.repository,
-            f"Keep only the newest {words.plural(keep, 'point')} of {entry.title}",
-            f"Keep {words.plural(keep, 'point')}",
-            partial(work.plan_keeping, entry.repository, entry.backup_set.name, keep),
-            start,
-        )
+        def start(plan: policy.PolicyPlan) -> None:
+            self._run(entry.repository, title, partial(work.change_policy, plan))
 
-    def prove_new_points(self, entry: Entry, wanted: BootTests) -> None:
-        """Change which new points of a set are boot-tested."""
-        if entry.backup_set and entry.backup_set.settings.policy.boot_test is not wanted:
-            doing = partial(work.prove_new_points, entry.repository, entry.backup_set.name, wanted)
-            self._run(entry.repository, f"Policy of {entry.title}", doing)
+        if isinstance(change.keep, int):
+            kept = words.plural(change.keep, "point")
+            asked = f"Keep only the newest {kept} of {entry.title}"
+            self._plan(entry.repository, asked, f"Keep {kept}", make, start)
+        else:  # takes nothing
+            self._plan(entry.repository, title, "", make, start, asks=False)
 
     def _on_interrupted(self, repository: Path) -> None:
         self._run(
@@ -354,10 +348,13 @@ class Operations(QObject):
         make: Callable[[], Plan],
         start: Callable[[Any], None],
         *,
+        asks: bool = True,
         silence: bool = False,
         clarify: Callable[[VdbackupError], bool] = lambda _error: False,
     ) -> None:
         """Make a plan off the window's thread, show it, and `start(plan)` if the user says so.
+
+        Where it asks nothing, it starts at once.
 
         What stands in the way is said, but for what `clarify` asks the user about.
         """
@@ -366,8 +363,10 @@ class Operations(QObject):
             if job.error:
                 if not clarify(job.error):
                     self.refused.emit(title, job.error)
-            elif job.state is JobState.FINISHED:
+            elif job.state is JobState.FINISHED and asks:
                 self._ask(title, verb, job.result, start, silence)
+            elif job.state is JobState.FINISHED:
+                start(job.result)
 
         self._workers.reader(repository).submit(
             Job(f"Plan: {title}", lambda _report, _cancel: make()), ask

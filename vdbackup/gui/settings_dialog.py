@@ -18,7 +18,8 @@ from PySide6.QtWidgets import (
 
 from vdbackup.gui import parts
 from vdbackup.gui.catalogue import Entry
-from vdbackup.repository.model import BootTests
+from vdbackup.operations import policy
+from vdbackup.repository.model import BootTests, Policy
 from vdbackup.settings import Locations, Settings, ThemeChoice
 
 THEMES = {
@@ -33,7 +34,7 @@ USUAL_KEEP = 30
 
 
 class SettingsDialog(parts.Dialog):
-    """Shows settings; `changes()`, `kept()` and `tested()` say what the user made of them.
+    """Shows settings; `changes()` and `policies()` say what the user made of them.
 
     Attributes:
         theme, sessions, memory, headless, ask, remind, animations: the fields.
@@ -85,14 +86,16 @@ class SettingsDialog(parts.Dialog):
             name: value for name, value in wanted.items() if value != getattr(self._settings, name)
         }
 
-    def kept(self) -> list[tuple[Entry, int | None]]:
-        """For each source how many points it shall keep, None for all."""
-        return [(entry, field.value) for entry, field in self.keep]
-
-    def tested(self) -> list[tuple[Entry, BootTests]]:
-        """For each source which of its new points shall be boot-tested."""
-        choices = {True: BootTests.EACH, False: BootTests.OFF}
-        return [(entry, choices[box.isChecked()]) for entry, box in self.boot_test]
+    def policies(self) -> list[tuple[Entry, policy.Change]]:
+        """For each source what it shall do by itself; how many points it keeps is asked alone."""
+        tests = {True: BootTests.EACH, False: BootTests.OFF}
+        return [
+            *((entry, policy.Change(keep=field.value or policy.ALL)) for entry, field in self.keep),
+            *(
+                (entry, policy.Change(boot_test=tests[box.isChecked()]))
+                for entry, box in self.boot_test
+            ),
+        ]
 
     def _add_window(self, column: QVBoxLayout) -> None:
         form = _section(column, "Window")
@@ -116,12 +119,12 @@ class SettingsDialog(parts.Dialog):
         self.remind.setValue(self._settings.remind_after_days)
         form.addRow(_name("Remind after"), self.remind)
         for entry in entries:
-            policy = entry.backup_set.settings.policy if entry.backup_set else None
-            field = KeepField(policy.keep if policy else None, entry.title)
+            present = entry.backup_set.settings.policy if entry.backup_set else Policy()
+            field = KeepField(present.keep, entry.title)
             form.addRow(_name(f"{entry.title} keeps"), field)
             self.keep.append((entry, field))
             box = QCheckBox("Boot-test each new point")
-            box.setChecked(policy is not None and policy.boot_test is BootTests.EACH)
+            box.setChecked(present.boot_test is BootTests.EACH)
             box.setToolTip("It is started unseen after its backup; you see whether it comes up.")
             box.setAccessibleName(f"Boot-test each new point of {entry.title}")
             form.addRow(_name(""), box)

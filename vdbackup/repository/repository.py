@@ -253,9 +253,8 @@ class Repository:
         write_json(self.path / check_set_name(name) / SETTINGS, settings.to_json())
 
     def set_policy(self, name: str, policy: Policy) -> None:
-        """Change what a set does by itself; takes the lock for a moment."""
-        with self.lock(f"changing the policy of {name}"):
-            self.save_settings(name, replace(self.set(name).settings, policy=policy))
+        """Change what a set does by itself; the caller holds the lock."""
+        self.save_settings(name, replace(self.set(name).settings, policy=policy))
 
     def remember_sequence(self, name: str, sequence: int) -> None:
         """Never give a number to another point; the caller holds the lock."""

@@ -11,19 +11,20 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vdbackup.backup import capture, delete, merge, promote, retention
+from vdbackup.backup import capture, delete, merge, promote
 from vdbackup.backup.belonging import said_before
 from vdbackup.disks.chain import Chain
 from vdbackup.errors import NoSystem, VdbackupError, from_os
 from vdbackup.gui import remedies, words
 from vdbackup.gui.jobs.outcome import Outcome
 from vdbackup.jobs import CancelToken, Plan, Report, Work
+from vdbackup.operations import policy
 from vdbackup.recovery import restore, verify
 from vdbackup.recovery.boot_test import boot_test
 from vdbackup.recovery.sessions import elsewhere
 from vdbackup.recovery.sessions.folder import SavedSession, SessionFolder
 from vdbackup.repository import claims
-from vdbackup.repository.model import BootTests, RecoveryPoint
+from vdbackup.repository.model import RecoveryPoint
 from vdbackup.repository.repository import Repository
 from vdbackup.sources import demo_disk
 from vdbackup.sources.source import open_source
@@ -290,17 +291,6 @@ def boots(
     return Outcome("Boot-tested.", (), (where,), test)
 
 
-def prove_new_points(
-    folder: Path, set_name: str, wanted: BootTests, _report: Report, _cancel: CancelToken
-) -> Outcome:
-    """Change which new points of a set are boot-tested by themselves."""
-    repository = Repository.open(folder)
-    policy = repository.set(set_name).settings.policy
-    repository.set_policy(set_name, replace(policy, boot_test=wanted))
-    which = {BootTests.OFF: "No new point", BootTests.EACH: "Each new point"}[wanted]
-    return Outcome(f"{which} of {set_name} is boot-tested.")
-
-
 class Browser:
     """The files in a point; all methods are called on one thread, after another."""
 
@@ -370,29 +360,13 @@ def extract(
     return Outcome(said, tuple(paths), tuple(warnings), destination)
 
 
-def plan_keeping(folder: Path, set_name: str, keep: int) -> Plan:
-    """What keeping only so many points would take, at first; nothing goes before a backup."""
-    backup_set = Repository.open(folder).set(set_name)
-    gone = retention.preview(backup_set, keep)
-    some = words.plural(keep, "point")
-    summary = f"After each backup of {set_name} its newest {some} stay; older ones are merged "
-    summary += "into them or deleted. "
-    summary += (
-        f"The next backup takes {words.plural(len(gone), 'moment')}; until then all stay."
-        if gone
-        else f"The next backup takes none yet: there are {len(backup_set.points)}."
-    )
-    return Plan(summary, invalidates=tuple(words.point_title(point) for point in gone))
+def plan_policy(folder: Path, set_name: str, change: policy.Change) -> policy.PolicyPlan:
+    """What a change of a set's policy would mean, its points called as they are here."""
+    plan = policy.plan(Repository.open(folder), set_name, change)
+    return replace(plan, invalidates=tuple(map(words.point_title, plan.takes)))
 
 
-def keep_newest(
-    folder: Path, set_name: str, keep: int | None, _report: Report, _cancel: CancelToken
-) -> Outcome:
-    """Change how many points a set keeps, from its next backup on."""
-    repository = Repository.open(folder)
-    policy = repository.set(set_name).settings.policy
-    repository.set_policy(set_name, replace(policy, keep=keep))
-    if keep is None:
-        return Outcome(f"{set_name} keeps all its points.")
-    kept = words.plural(keep, "point")
-    return Outcome(f"{set_name} keeps its newest {kept}, from its next backup on.")
+def change_policy(plan: policy.PolicyPlan, report: Report, cancel: CancelToken) -> Outcome:
+    """Change what a set does by itself; `value` is the PolicyResult."""
+    result = policy.run(plan, report, cancel)
+    return Outcome(" ".join(result.sentences) or plan.summary, value=result)

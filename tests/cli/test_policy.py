@@ -1,0 +1,127 @@
+"""`vdbackup policy`: what a set does by itself, shown and changed without a backup."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.backup.lab import fingerprint
+from tests.cli.conftest import Vdbackup
+
+USUAL = {"set": "laptop", "keep": None, "retarget": True, "boot_test": "off"}
+
+
+@pytest.fixture
+def nobody_to_ask(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    with open(os.devnull) as nobody:
+        monkeypatch.setattr(sys, "stdin", nobody)
+        yield
+
+
+@pytest.fixture
+def three_points(backed_up: list[Path], repository: Path) -> Path:
+    """A repository of three points, each on the one before."""
+    return repository
+
+
+def sequences(vdbackup: Vdbackup, repository: Path) -> list[int]:
+    listed = vdbackup("list", "-r", repository, "--json").json["sets"][0]["points"]
+    return [point["sequence"] for point in listed]
+
+
+def test_it_is_shown_of_each_set(vdbackup: Vdbackup, three_points: Path):
+    assert vdbackup("policy", "-r", three_points, "--json").json["sets"] == [USUAL]
+    said = vdbackup("policy", "-r", three_points)
+    assert said.status == 0
+    shown = re.split(" {2,}", said.out.splitlines()[1])
+    assert shown == ["laptop", "all points", "each new point", "no"]
+
+
+def test_a_set_that_cannot_be_read_is_shown_and_stops_no_other(
+    vdbackup: Vdbackup, three_points: Path
+):
+    (three_points / "lost").mkdir()
+    (three_points / "lost" / "set.json").write_text("{")
+    said = vdbackup("policy", "-r", three_points)
+    assert said.status == 3
+    assert "laptop" in said.out
+    assert "lost: DAMAGED" in said.out
+
+
+def test_what_takes_no_point_asks_nothing(
+    vdbackup: Vdbackup, three_points: Path, nobody_to_ask: None
+):
+    changes = ("--keep", 4, "--boot-test", "each", "--retarget", "off")
+    said = vdbackup("policy", "-r", three_points, *changes, "--json")
+    assert said.status == 0
+    expected = {**USUAL, "keep": 4, "retarget": False, "boot_test": "each"}
+    assert said.json == {"event": "result", **expected}
+    assert vdbackup("policy", "-r", three_points, "--json").json["sets"] == [expected]
+    said = vdbackup("policy", "-r", three_points, "--keep", "all")
+    assert (said.status, said.err) == (0, "")
+    assert vdbackup("policy", "-r", three_points, "--json").json["sets"][0]["keep"] is None
+
+
+def test_without_a_terminal_nothing_is_changed_that_takes_points_unless_it_is_said(
+    vdbackup: Vdbackup, three_points: Path, disk: Path, nobody_to_ask: None
+):
+    said = vdbackup("policy", "-r", three_points, "--keep", 2)
+    assert said.status == 1
+    assert "The next backup of laptop would take points 1, 2." in said.err
+    assert "--yes" in said.err
+    assert vdbackup("policy", "-r", three_points, "--json").json["sets"] == [USUAL]
+    assert vdbackup("policy", "-r", three_points, "--keep", 2, "--yes").status == 0
+    assert sequences(vdbackup, three_points) == [1, 2, 3]
+    assert vdbackup("backup", disk, "-r", three_points).status == 0
+    assert sequences(vdbackup, three_points) == [3, 4]
+
+
+@pytest.mark.parametrize(("typed", "status", "keep"), [("y", 0, 1), ("n", 130, None)])
+def test_on_a_terminal_it_is_asked(
+    vdbackup: Vdbackup, three_points: Path, answer: int, typed: str, status: int, keep: int | None
+):
+    os.write(answer, typed.encode() + b"\n")
+    said = vdbackup("policy", "-r", three_points, "--keep", 1)
+    assert "The next backup of laptop takes points 1, 2, 3. Is that meant?" in said.err
+    assert said.status == status
+    shown = vdbackup("policy", "-r", three_points, "--json").json["sets"]
+    assert shown == [{**USUAL, "keep": keep}]
+
+
+def test_a_dry_run_shows_what_would_go_and_changes_nothing(
+    vdbackup: Vdbackup, three_points: Path, nobody_to_ask: None
+):
+    before = fingerprint(three_points)
+    said = vdbackup("policy", "-r", three_points, "--keep", 1, "--dry-run", "--json")
+    assert said.status == 0
+    assert said.json["event"] == "plan"
+    assert said.json["invalidates"] == ["point 1", "point 2", "point 3"]
+    said = vdbackup("policy", "-r", three_points, "--keep", 1, "--dry-run")
+    assert "gone afterwards: point 3" in said.out
+    assert fingerprint(three_points) == before
+
+
+@pytest.mark.parametrize("keep", ["0", "-1", "some"])
+def test_what_cannot_be_kept_is_wrong_usage(vdbackup: Vdbackup, three_points: Path, keep: str):
+    assert vdbackup("policy", "-r", three_points, f"--keep={keep}").status == 2
+
+
+def test_where_there_are_several_sets_the_one_to_change_is_named(
+    vdbackup: Vdbackup, three_points: Path, disk: Path
+):
+    assert vdbackup("backup", disk, "-r", three_points, "--set", "other").status == 0
+    said = vdbackup("policy", "-r", three_points, "--keep", 5)
+    assert said.status == 1
+    assert "--set" in said.err
+    assert vdbackup("policy", "-r", three_points, "--set", "other", "--keep", 5).status == 0
+    kept = {
+        each["set"]: each["keep"]
+        for each in json.loads(vdbackup("policy", "-r", three_points, "--json").out)["sets"]
+    }
+    assert kept == {"laptop": None, "other": 5}

@@ -1,0 +1,100 @@
+"""A set's policy, changed without a backup: what was shown, and nothing more, goes by it."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.backup.lab import Lab, fingerprint, noise
+from vdbackup.errors import BackupError, UsageError
+from vdbackup.jobs import CancelToken, silent
+from vdbackup.operations import policy
+from vdbackup.operations.policy import ALL, Change, PolicyResult
+from vdbackup.repository.model import BootTests, Policy
+
+
+def changed(lab: Lab, change: Change) -> PolicyResult:
+    return policy.run(policy.plan(lab.repository, "disk", change), silent, CancelToken())
+
+
+def back_up(lab: Lab, times: int) -> None:
+    for number in range(times):
+        lab.poke(number * 65536, noise(65536, number))
+        lab.backup()
+
+
+def test_what_a_plan_names_goes_with_the_next_backup_and_not_before(lab: Lab) -> None:
+    back_up(lab, 4)
+    plan = policy.plan(lab.repository, "disk", Change(keep=2))
+    assert [point.sequence for point in plan.takes] == [1, 2, 3]
+    assert plan.invalidates == ("point 1", "point 2", "point 3")
+    result = policy.run(plan, silent, CancelToken())
+    assert result.policy == Policy(keep=2)
+    assert [point.sequence for point in lab.set.points] == [1, 2, 3, 4]
+    back_up(lab, 1)
+    assert [point.sequence for point in lab.set.points] == [4, 5]
+    lab.check_all()
+
+
+def test_a_plan_changes_nothing(lab: Lab) -> None:
+    back_up(lab, 2)
+    before = fingerprint(lab.repository.path)
+    policy.plan(lab.repository, "disk", Change(1, retarget=False, boot_test=BootTests.EACH))
+    assert fingerprint(lab.repository.path) == before
+
+
+def test_no_more_goes_than_was_shown(lab: Lab) -> None:
+    back_up(lab, 2)
+    plan = policy.plan(lab.repository, "disk", Change(keep=2))
+    back_up(lab, 1)
+    with pytest.raises(BackupError, match="more points would go"):
+        policy.run(plan, silent, CancelToken())
+    assert lab.set.settings.policy == Policy()
+
+
+def test_what_others_have_changed_meanwhile_stays(lab: Lab) -> None:
+    back_up(lab, 1)
+    plans = [
+        policy.plan(lab.repository, "disk", change)
+        for change in (Change(keep=5), Change(boot_test=BootTests.EACH), Change(retarget=False))
+    ]
+    for plan in plans:
+        policy.run(plan, silent, CancelToken())
+    assert lab.set.settings.policy == Policy(5, retarget=False, boot_test=BootTests.EACH)
+
+
+def test_all_points_can_be_kept_again(lab: Lab) -> None:
+    back_up(lab, 2)
+    changed(lab, Change(keep=2))
+    plan = policy.plan(lab.repository, "disk", Change(keep=ALL))
+    assert plan.takes == ()
+    assert policy.run(plan, silent, CancelToken()).sentences == ("disk keeps all its points.",)
+    back_up(lab, 1)
+    assert len(lab.set.points) == 3
+
+
+def test_each_change_is_said_in_a_sentence(lab: Lab) -> None:
+    back_up(lab, 1)
+    said = changed(lab, Change(1, retarget=False, boot_test=BootTests.EACH)).sentences
+    assert said == (
+        "disk keeps its newest 1 point, from its next backup on.",
+        "New points of disk are made ready to boot only when somebody asks for it.",
+        "Each new point of disk is boot-tested.",
+    )
+    said = changed(lab, Change(retarget=True, boot_test=BootTests.OFF)).sentences
+    assert said == (
+        "Each new point of disk is made ready to boot.",
+        "No new point of disk is boot-tested.",
+    )
+    assert changed(lab, Change(retarget=True)).sentences == ()
+
+
+def test_what_the_policy_takes_already_is_not_asked_for_again(lab: Lab) -> None:
+    back_up(lab, 3)
+    changed(lab, Change(keep=1))
+    assert policy.plan(lab.repository, "disk", Change(keep=1, retarget=False)).takes == ()
+
+
+def test_the_newest_point_always_stays(lab: Lab) -> None:
+    back_up(lab, 1)
+    with pytest.raises(UsageError, match="cannot be kept"):
+        policy.plan(lab.repository, "disk", Change(keep=0))

@@ -1,0 +1,114 @@
+"""The command that shows and changes what a set does by itself, without a backup."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING, Any
+
+from vdbackup.cli import remedies
+from vdbackup.cli.common import DONE, WARNINGS, announce, confirm, open_repository, unread_state
+from vdbackup.cli.console import print_json, say, table, work
+from vdbackup.cli.json_values import policy_json, problem_json
+from vdbackup.cli.options import (
+    Subparsers,
+    dry_run_option,
+    json_option,
+    new_command,
+    policy_change,
+    policy_options,
+    repository_options,
+    wait_option,
+)
+
+if TYPE_CHECKING:
+    from vdbackup.operations.policy import PolicyPlan, PolicyResult
+    from vdbackup.repository.backup_set import BackupSet
+    from vdbackup.repository.repository import Repository
+
+_MOST_NAMED = 6
+"""Points that a question names; more of them are counted."""
+
+
+def add_policy(subparsers: Subparsers) -> None:
+    """The command `policy`, and what it can be told."""
+    parser = new_command(
+        subparsers, "policy", policy,
+        "show what a set does by itself, or change it without a backup",
+    )  # fmt: skip
+    repository_options(parser)
+    policy_options(parser)
+    parser.add_argument(
+        "--yes", action="store_true", help="even where the next backup then takes points"
+    )
+    dry_run_option(parser)
+    wait_option(parser)
+    json_option(parser)
+
+
+def policy(options: argparse.Namespace) -> int:
+    """Show what a set does by itself, or change it."""
+    from vdbackup.operations import policy
+
+    change = policy_change(options)
+    as_lines = options.json and change is not None
+    repository = open_repository(options.repository, as_json=as_lines)
+    if change is None:
+        return _show(repository, options)
+    plan = policy.plan(repository, options.set, change)
+    if not announce(plan, options):
+        return DONE
+    if plan.takes and not options.yes:
+        points = _named(plan)
+        confirm(
+            f"The next backup of {plan.set_name} takes {points}. Is that meant?",
+            f"The next backup of {plan.set_name} would take {points}.",
+            "Nothing was changed.",
+        )
+    result: PolicyResult = work(
+        "Policy",
+        lambda report, cancel: policy.run(plan, report, cancel),
+        as_json=options.json,
+        wait=options.wait,
+    )
+    if options.json:
+        print_json({"event": "result", **policy_json(result.set_name, result.policy)})
+    else:
+        for sentence in result.sentences:
+            say(sentence)
+    return DONE
+
+
+def _show(repository: Repository, options: argparse.Namespace) -> int:
+    sets, damaged = repository.survey()
+    if options.set:
+        sets, damaged = [repository.set(options.set)], []
+    if options.json:
+        print_json(
+            {
+                "sets": [policy_json(each.name, each.settings.policy) for each in sets],
+                "damaged": [{"name": each.name, **problem_json(each.problem)} for each in damaged],
+            }
+        )
+        return WARNINGS if damaged else DONE
+    if sets:
+        table(("set", "keeps", "made ready to boot", "boot-tested"), [_row(each) for each in sets])
+    for lost in damaged:
+        say(f"{lost.name}: {unread_state(lost)}: {remedies.sentences(lost.problem)}")
+    if not sets and not damaged:
+        say("No backups yet.")
+    return WARNINGS if damaged else DONE
+
+
+def _row(backup_set: BackupSet) -> tuple[str, ...]:
+    said: dict[str, Any] = policy_json(backup_set.name, backup_set.settings.policy)
+    keep = "all points" if said["keep"] is None else f"the newest {said['keep']:,}"
+    each = "each new point"
+    tested = each if said["boot_test"] == "each" else "no"
+    return backup_set.name, keep, each if said["retarget"] else "no", tested
+
+
+def _named(plan: PolicyPlan) -> str:
+    numbers = [str(point.sequence) for point in plan.takes]
+    if len(numbers) > _MOST_NAMED:
+        return f"{len(numbers):,} points, {numbers[0]} to {numbers[-1]}"
+    return f"point{'' if len(numbers) == 1 else 's'} {', '.join(numbers)}"
