@@ -22,6 +22,8 @@ PROBE_BYTES = 512
 
 class _DiskClass(Protocol):
     def open(self, path: Path, writable: bool = False) -> VirtualDisk: ...
+
+    # see create_disk; ValueError where check_fits was not asked first
     def create(
         self,
         path: Path,
@@ -114,7 +116,7 @@ def open_disk(path: Path, disk_format: DiskFormat, writable: bool = False) -> Vi
     """Open a disk as of that format; raises DiskError where the file is not one."""
     if disk_format == DiskFormat.RAW:
         return RawDisk.open(path, writable)
-    return FORMATS[disk_format].disk.open(path, writable)
+    return FORMATS[check_format(disk_format)].disk.open(path, writable)
 
 
 def create_disk(
@@ -129,12 +131,14 @@ def create_disk(
     Args:
         path: of the new file; a trailing ".partial" does not go into the disk.
         disk_format: raw only for a disk without a parent.
-        virtual_size: in bytes, a multiple of 512.
+        virtual_size: in bytes, a multiple of 512, and of `sector_size` in VHDX.
         parent: what it is the child of.
         sector_size: that the disk itself has, in bytes; a raw disk has none.
 
     Raises:
-        DiskError: such a disk cannot be in that format; nothing was made.
+        DiskError: such a disk cannot be in that format, or the parent's name not be written in it;
+            nothing was made.
+        FileExistsError: the file exists.
     """
     if disk_format == DiskFormat.RAW:
         if parent:
@@ -157,7 +161,7 @@ def check_format(name: str) -> DiskFormat:
 
 def check_fits(disk_format: DiskFormat, virtual_size: int, sector_size: int) -> None:
     """Raise DiskError, which names the formats that can, where a disk does not fit into one."""
-    wanted = FORMATS[disk_format]
+    wanted = FORMATS[check_format(disk_format)]
     if sector_size not in wanted.sector_sizes:
         problem = (
             f"A disk with sectors of {sector_size} bytes cannot be kept in {disk_format.upper()}."
