@@ -126,6 +126,38 @@ def test_a_copy_in_another_place_goes_on_in_the_set_if_the_user_says_so(lab):
     assert points(lab) == 1
 
 
+def test_an_image_that_was_moved_to_another_file_system_goes_on_if_the_user_says_so(lab):
+    """It looks as a clone does whose template was deleted: that is not sure, and it is said."""
+    with_table(lab, "0xDEADBEEF")
+    lab.capture(policy=Policy(keep=1))
+    (lab.folder / "moved").mkdir()
+    moved = Path(shutil.copy(lab.image, lab.folder / "moved" / "disk.img"))
+    lab.image.unlink()
+    warning = back_up(lab, moved).warnings[0]
+    assert warning.endswith(f"{lab.image} is not there.")
+    result = back_up(lab, moved, "disk", same_source=True)
+    assert result.point.type == PointType.INCREMENTAL
+    assert points(lab) == 2
+    assert lab.set.settings.source.path == str(moved)
+
+
+def test_a_copy_is_said_to_have_its_original_still_there(lab):
+    with_table(lab, "0xDEADBEEF")
+    lab.backup()
+    copy = Path(shutil.copy(lab.image, lab.folder / "copy.img"))
+    assert back_up(lab, copy).warnings[0].endswith(f"{lab.image} is still there.")
+
+
+def test_of_two_sets_that_a_disk_may_belong_to_the_one_with_its_name_is_offered(lab):
+    with_table(lab, "0xDEADBEEF")
+    back_up(lab, Path(shutil.copy(lab.image, lab.folder / "another.img")))
+    lab.backup()
+    (lab.folder / "moved").mkdir()
+    moved = Path(shutil.copy(lab.image, lab.folder / "moved" / "disk.img"))
+    with open_source(moved) as source:
+        assert capture.plan(lab.repository, source).similar == "disk"
+
+
 def test_another_disk_is_refused_by_the_set_that_was_named_and_both_are_named(lab):
     with_table(lab, "0xDEADBEEF")
     lab.backup()

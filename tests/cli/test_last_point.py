@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -67,3 +69,16 @@ def test_to_say_that_it_is_the_same_source_names_the_set(
     said = vdbackup("backup", disk, "-r", one_point, "--same-source")
     assert said.status == 2
     assert "--set" in said.err
+
+
+def test_where_it_may_be_the_same_disk_it_is_said_before_anything_is_copied(
+    vdbackup: Vdbackup, tmp_path: Path, repository: Path
+):
+    disk, copy = tmp_path / "disk.img", tmp_path / "copy.img"
+    disk.write_bytes(bytes(1 << 20))
+    sfdisk = ["sfdisk", "--quiet", disk]
+    subprocess.run(sfdisk, input="label: dos\n64,1024\n", check=True, text=True)
+    shutil.copy(disk, copy)
+    assert vdbackup("backup", disk, "-r", repository).status == 0
+    planned = vdbackup("backup", copy, "-r", repository, "--dry-run")
+    assert "go on there with --set 'disk' --same-source" in planned.err

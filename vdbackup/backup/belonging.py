@@ -8,6 +8,7 @@ named is refused until the user says that it is meant.
 from __future__ import annotations
 
 import logging
+import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -26,7 +27,7 @@ from vdbackup.repository.repository import (
     free_set_name,
 )
 from vdbackup.sources.facts import facts_of
-from vdbackup.sources.identity import Comparison, Facts, Verdict, compare
+from vdbackup.sources.identity import Comparison, Facts, Kind, Verdict, compare
 from vdbackup.sources.source import Source
 
 log = logging.getLogger(__name__)
@@ -169,7 +170,12 @@ def _look(
     alike = [name for name, each in found.items() if each.alike]
     if not alike:
         return None, None, unreadable
-    name = max(alike, key=lambda n: (found[n].verdict is Verdict.UNSURE, len(found[n].agree)))
+
+    def likeness(name: str) -> tuple[bool, int, bool]:
+        unsure = found[name].verdict is Verdict.UNSURE
+        return unsure, len(found[name].agree), name == source.name
+
+    name = max(alike, key=likeness)
     return None, (name, found[name]), unreadable
 
 
@@ -246,5 +252,13 @@ def _other(source: Source, similar: str, known: Facts, found: Comparison) -> str
 def _unsure(source: Source, similar: str, known: Facts, found: Comparison) -> str:
     return (
         f"{source.path} gets a set of its own: whether it is what the set {similar} holds the "
-        f"backups of ({known}) is not sure: {found.reasons}."
+        f"backups of ({known}) is not sure: {found.reasons}.{_whether_gone(known)}"
     )
+
+
+def _whether_gone(known: Facts) -> str:
+    """Of an image: whether it may have been moved here. It may lie on a drive that is put away."""
+    if known.kind != Kind.FILE or not known.paths:
+        return ""
+    there = any(map(os.path.lexists, known.paths))
+    return f" {known.paths[0]} is {'still' if there else 'not'} there."

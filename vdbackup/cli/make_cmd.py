@@ -105,7 +105,10 @@ def backup(options: argparse.Namespace) -> int:
             return capture.run(plan, report, cancel)
 
     with planned() as plan:
-        if not announce(plan, options):
+        wanted = announce(plan, options)
+        if plan.similar:  # before all of it is copied
+            warn([f"If it is the same, go on there with --set {plan.similar!r} --same-source."])
+        if not wanted:
             return DONE
         result: capture.CaptureResult = work(
             f"Backup of {plan.source.path}",
@@ -132,8 +135,6 @@ def backup(options: argparse.Namespace) -> int:
             say(note)
     warn(warnings)
     relink_machines(plan.repository)
-    if plan.similar:
-        warn([f"If it is the same, go on there with --set {plan.similar!r} --same-source."])
     boots = prove_new_point(plan.repository, result.set_name, point.id, as_json=options.json)
     return WARNINGS if warnings or not boots else DONE
 
