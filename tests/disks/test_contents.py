@@ -14,6 +14,7 @@ import subprocess
 import tarfile
 import zipfile
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,7 @@ from tests.disks.shelf import MIB, Shelf, contents, noise
 from tests.oracles import qemu
 from tests.sources.loops import loop
 from vdbackup.disks.contents import Decision, UnclearFormat, decide
+from vdbackup.disks.formats import create_disk
 from vdbackup.disks.host_file import HostFile
 from vdbackup.errors import DiskError, UsageError
 
@@ -180,11 +182,102 @@ def test_a_fixed_vhd_whose_foot_is_damaged_is_no_raw_disk_by_its_name(tmp_path, 
     with path.open("r+b") as file:
         file.seek(-400, os.SEEK_END)
         file.write(b"damage")
-    # nothing else tells it from a raw disk: it begins with what its guest has at its beginning
-    assert what_is_said(path) == ("raw",)
-    if name == "disk.vhd":
-        with pytest.raises(UnclearFormat):
-            decide(path)
+    with pytest.raises(UnclearFormat) as question:  # it begins with what its guest has there
+        decide(path)
+    assert question.value.choices == ("raw",)
+
+
+def with_gpt(path: Path, size: int) -> Path:
+    path.touch()
+    os.truncate(path, size)
+    subprocess.run(["sfdisk", "-q", path], input="label: gpt\n,,\n", text=True, check=True)
+    return path
+
+
+def write(path: Path, offset: int, data: bytes) -> None:
+    with path.open("r+b") as file:
+        file.seek(offset, os.SEEK_SET if offset >= 0 else os.SEEK_END)
+        file.write(data)
+
+
+def fixed_vhd(folder: Path, *options: str) -> Path:
+    """Called .img: its table tells that it is a disk, so only its foot tells that it is a VHD."""
+    raw, disk = with_gpt(folder / "made.raw", SIZE), folder / "disk.img"
+    made = ["-o", ",".join(["subformat=fixed", *options])]
+    subprocess.run(["qemu-img", "convert", "-f", "raw", "-O", "vpc", *made, raw, disk], check=True)
+    return disk
+
+
+@pytest.mark.parametrize("place", [-512, -500, -440, -400])
+def test_a_foot_of_a_fixed_vhd_that_is_damaged_in_one_place_is_still_seen(tmp_path, place):
+    """Its cookie, its version, its sizes and its type, and its checksum."""
+    disk = fixed_vhd(tmp_path)
+    write(disk, place, b"damage")
+    with pytest.raises(UnclearFormat, match="damaged footer") as question:
+        decide(disk)
+    assert question.value.choices == ("raw",)
+    assert decide(disk, "raw") == decide(disk, before="raw") == Decision("raw")
+
+
+@pytest.mark.parametrize("foot", [bytes(512), noise(512, 7)])
+def test_where_a_foot_was_is_said_if_the_table_ends_before_it(tmp_path, foot):
+    disk = fixed_vhd(tmp_path, "force_size=on")
+    write(disk, -512, foot)
+    assert decide(disk).disk_format == "raw"
+    assert "one sector longer" in decide(disk).doubt
+    assert decide(disk, before="raw") == Decision("raw")
+
+
+def test_a_sector_behind_what_a_vhd_can_hold_is_said_without_a_table_that_ends_there(tmp_path):
+    disk = fixed_vhd(tmp_path)  # QEMU rounds its size up to whole cylinders
+    write(disk, -512, noise(512, 7))
+    assert "one sector longer" in decide(disk).doubt
+
+
+@pytest.mark.parametrize("size", [SIZE, SIZE + 512, SIZE + 1024, SIZE + 4096, SIZE + 100])
+def test_raw_disks_of_all_sizes_end_with_their_own_last_sector(tmp_path, size):
+    assert decide(with_gpt(tmp_path / "disk.img", size - size % 512)) == Decision("raw")
+    os.truncate(tmp_path / "disk.img", size)
+    assert decide(tmp_path / "disk.img") == Decision("raw")
+
+
+LAYOUTS = [
+    ("qcow2",), ("qcow2", "-o", "cluster_size=4k"), ("qcow2", "-o", "cluster_size=2M"),
+    ("qcow2", "-o", "compat=0.10"), ("qcow2", "-o", "refcount_bits=1"), ("vmdk",),
+    ("vmdk", "-o", "subformat=streamOptimized"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("layout", LAYOUTS, ids=" ".join)
+@pytest.mark.parametrize("fill", [bytes(4096), noise(4096, 4)], ids=["zeros", "noise"])
+@pytest.mark.parametrize("name", ["disk.img", "disk"])
+def test_a_disk_that_lost_its_first_4_kib_is_known_by_what_it_goes_on_with(
+    tmp_path, layout, fill, name
+):
+    path = tmp_path / name
+    path.write_bytes(fill + disk_of(tmp_path, *layout)[4096:])
+    with pytest.raises(UnclearFormat, match=f"goes on as a {layout[0].upper()} disk does"):
+        decide(path)
+    assert decide(path, before="raw") == Decision("raw")
+
+
+@pytest.mark.parametrize("ours", ["vmdk", "vhdx", "qcow2"])
+def test_a_layer_of_ours_that_lost_its_first_4_kib_is_no_raw_disk(tmp_path, ours):
+    path = tmp_path / f"layer.{ours}"
+    with closing(create_disk(path, ours, SIZE)) as disk:
+        disk.write(0, memoryview(noise(MIB, 1)))
+        disk.flush()
+    write(path, 0, bytes(4096))
+    path = path.rename(tmp_path / "layer.img")
+    with pytest.raises(UnclearFormat, match="it is damaged"):
+        decide(path)
+
+
+def test_a_qcow2_that_lost_its_first_cluster_is_no_raw_disk(tmp_path):
+    path = tmp_path / "cloud.img"
+    path.write_bytes(bytes(65536) + disk_of(tmp_path, "qcow2")[65536:])
+    with pytest.raises(UnclearFormat, match="goes on as a QCOW2"):
+        decide(path)
 
 
 def test_the_data_of_a_flat_vmdk_are_named_as_a_part_of_it(tmp_path):
@@ -259,7 +352,7 @@ def test_an_empty_disk_is_a_raw_one_and_what_lost_its_first_sectors_is_not(tmp_p
     assert decide(path) == Decision("raw")
     disk = disk_of(tmp_path, "qcow2")
     path.write_bytes(bytes(4096) + disk[4096:])
-    with pytest.raises(UnclearFormat, match="Nothing in"):
+    with pytest.raises(UnclearFormat, match="it is damaged"):
         decide(path)
 
 

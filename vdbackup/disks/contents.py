@@ -19,6 +19,7 @@ from pathlib import Path
 from vdbackup.disks.formats import check_format, format_by_content
 from vdbackup.disks.host_file import UNREADABLE, HostFile
 from vdbackup.disks.names import DiskFormat
+from vdbackup.disks.traces import Ending, ending, headless
 from vdbackup.errors import DiskError, Remedy
 
 _LOOKED_AT = ((0, 8 << 10), (32 << 10, 4096), (64 << 10, 4096), (192 << 10, 4096))
@@ -114,9 +115,10 @@ _BEHEADED = {
 }
 """What our formats have behind their beginning, by which they are known when that is damaged."""
 
+_ZEROS = _Sign("zeros", 0, re.compile(rb"\0+\Z"))
 _RAW_DISKS = (
     _sign("a boot sector", 510, b"\x55\xaa"),
-    _Sign("zeros", 0, re.compile(rb"\0+\Z")),
+    _ZEROS,
     _sign("a GPT", 512, b"EFI PART"),
     _sign("a GPT on sectors of 4 KiB", 4096, b"EFI PART"),
     _sign("an Apple partition map", 512, b"PM\0\0"),
@@ -213,24 +215,56 @@ def _by_name_and_content(path: Path) -> Decision:
     with closing(HostFile.open(path)) as file:
         head, foot = _head(file), _read(file, max(0, file.size - _FOOT), _FOOT)
         found = format_by_content(file, head, foot)
+        traces = _Traces.of(file, head, is_device=is_device)
     suffix = "" if is_device else path.suffix.lower()
     if found is not None:
         return _of_our_format(path, found, suffix, is_device=is_device)
     if (container := _container(head, foot)) is not None:
         raise _not_read(path, container)
-    is_known = any(sign.fits(head) for sign in _RAW_DISKS)
-    # what is whole may still have behind its first sector what once lay there
-    if not is_known and (damaged := _beheaded(head)) is not None:
-        raise _not_whole(path, damaged)
+    if traces.headless is not None:
+        raise _not_whole(path, traces.headless)
+    if traces.ending is Ending.FOOT:
+        raise _foot_is_damaged(path)
     if is_device or suffix in _RAW_NAMES:
-        return Decision(DiskFormat.RAW)
+        return Decision(DiskFormat.RAW, _one_sector_more(path, traces.ending))
     if suffix in _FORMAT_OF or suffix in _OTHER_NAMES:
         raise _not_what_it_is_called(path, suffix)
     if (other := _other_part(path)) is not None:
         raise _only_a_part(path, other)
-    if not is_known:
+    if not traces.is_known:
         raise _nothing_tells(path)
-    return Decision(DiskFormat.RAW)
+    return Decision(DiskFormat.RAW, _one_sector_more(path, traces.ending))
+
+
+@dataclass(frozen=True)
+class _Traces:
+    """What a file that is in no format which is known tells besides.
+
+    Attributes:
+        is_known: whether it begins as a raw disk.
+        headless: the format that it goes on as, though it does not begin as one.
+        ending: whether its last sector is the disk's.
+    """
+
+    is_known: bool
+    headless: DiskFormat | None = None
+    ending: Ending = Ending.OF_THE_DISK
+
+    @classmethod
+    def of(cls, file: HostFile, head: bytes, *, is_device: bool) -> _Traces:
+        is_known = any(sign.fits(head) for sign in _RAW_DISKS)
+        try:
+            end = Ending.OF_THE_DISK if is_device else ending(file, head)
+            # what is whole may still have behind its first sector what once lay there
+            if is_known and not _ZEROS.fits(head):
+                return cls(is_known, None, end)
+            if end is Ending.NOT_OF_THE_DISK:  # nothing tells of a disk that would end before
+                end = Ending.OF_THE_DISK
+            return cls(is_known, _beheaded(head) or headless(file), end)
+        except OSError as error:
+            if error.errno not in UNREADABLE:
+                raise
+            return cls(is_known)  # the medium does not give what there is to be looked at
 
 
 def _head(file: HostFile) -> bytes:
@@ -314,6 +348,25 @@ def _not_whole(path: Path, damaged: DiskFormat) -> UnclearFormat:
         f"{path} goes on as {_words(damaged)} does, and does not begin as one: it is damaged.",
         f"{_MEND}; if it is a raw disk whose system wrote that there, say that it is raw.",
         (DiskFormat.RAW,),
+    )
+
+
+def _foot_is_damaged(path: Path) -> UnclearFormat:
+    return UnclearFormat(
+        f"{path} ends with a damaged footer, as a VHD does: it is no raw disk, or its system wrote "
+        "that there.",
+        f"{_MEND}; or say that it is raw: the footer is then backed up as the disk's last sector.",
+        (DiskFormat.RAW,),
+    )
+
+
+def _one_sector_more(path: Path, end: Ending) -> str:
+    if end is not Ending.NOT_OF_THE_DISK:
+        return ""
+    return (
+        f"{path} is one sector longer than a disk would be, as a fixed VHD is whose footer was "
+        "overwritten: it is taken for a raw disk, with that sector as its last. If it is one, say "
+        "that it is raw."
     )
 
 
