@@ -184,6 +184,7 @@ def add_repair(subparsers: Subparsers) -> None:
 def repair(options: argparse.Namespace) -> int:
     """Finish what was interrupted; rebuild missing metadata. 1 where something could not be."""
     from vdbackup.backup import repair
+    from vdbackup.repository.repository import Repository
 
     said: repair.Repaired = work(
         "Repair",
@@ -198,4 +199,6 @@ def repair(options: argparse.Namespace) -> int:
         for sentence in said.done or nothing:
             say(sentence)
         warn(said.undone)
+    if said.done:  # a merge among it, perhaps
+        relink_machines(Repository.open(options.repository))
     return FAILED if said.undone else DONE

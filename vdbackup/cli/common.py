@@ -43,14 +43,14 @@ def relink_machines(repository: Repository) -> None:
 
     Settings or a folder of sessions that cannot be read stop nothing else: that is only said.
     """
-    from vdbackup.recovery.relinking import relink_all
+    from vdbackup.operations.relinking import relink
 
     try:
         folder = sessions_folder()
-        if folder.is_dir():
-            warn(relink_all(folder, repository))
     except (VdbackupError, OSError) as error:
         warn([remedies.sentences(from_os(error) if isinstance(error, OSError) else error)])
+    else:
+        warn(relink(repository.path, folder))
 
 
 def finish_merges(repository: Repository, *, as_json: bool) -> list[str]:

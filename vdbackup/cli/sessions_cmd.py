@@ -7,7 +7,14 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vdbackup.cli.common import DONE, WARNINGS, announce, open_repository, sessions_folder
+from vdbackup.cli.common import (
+    DONE,
+    WARNINGS,
+    announce,
+    open_repository,
+    relink_machines,
+    sessions_folder,
+)
 from vdbackup.cli.console import print_json, say, table, warn, work
 from vdbackup.cli.json_values import point_json
 from vdbackup.cli.machines_cmd import follow, last_words, missed
@@ -24,10 +31,8 @@ from vdbackup.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from vdbackup.backup.promote import PromotePlan
-    from vdbackup.jobs import CancelToken, Report
+    from vdbackup.operations.promote import PromotionResult
     from vdbackup.recovery.sessions.folder import SavedSession
-    from vdbackup.repository.model import RecoveryPoint
 
 
 def add_sessions(subparsers: Subparsers) -> None:
@@ -208,50 +213,29 @@ def discard(options: argparse.Namespace) -> int:
 
 def promote(options: argparse.Namespace) -> int:
     """Make a recovery point of what a machine wrote, and let the session go."""
-    from vdbackup.backup import promote
-    from vdbackup.recovery.retarget.policy import for_new_point
-    from vdbackup.recovery.sessions.folder import SessionFolder
+    from vdbackup.operations import promote
 
     saved = _find(options)
-    origin = saved.origin
-    repository, backup_set, _ = origin.find()
+    repository, _, _ = saved.origin.find()
     open_repository(repository.path, as_json=options.json)  # finishes what was interrupted
-    machine = saved.ended_machine(not_running=options.not_running)
-    own, *above = machine.disks
-    session = promote.EndedSession(
-        saved.id, saved.title, own, origin.overlay_contents, saved.disk_start, tuple(above)
-    )
-    plan = promote.plan(repository, backup_set.name, origin.point, session)
+    plan = promote.plan(saved, not_running=options.not_running)
     if not announce(plan, options):
         return DONE
-    with SessionFolder.reopen(saved.folder) as folder:  # nobody else opens it meanwhile
-        point = _promoted(plan, options)
-        machine.check_still()
-        folder.remove()
-    warnings: tuple[str, ...] = work(
-        "Retarget",
-        lambda report, cancel: for_new_point(
-            repository, backup_set.name, point.id, saved.folder.parent, report, cancel
-        ),
+    result: PromotionResult = work(
+        "Promote",
+        lambda report, cancel: promote.run(plan, report, cancel),
         as_json=options.json,
+        wait=options.wait,
     )
+    point = result.point
     if options.json:
-        data = point_json(repository.set(backup_set.name), point)
-        print_json({"event": "result", "set": backup_set.name, **data})
+        data = point_json(result.repository.set(result.set_name), point)
+        print_json({"event": "result", "set": result.set_name, **data})
     else:
-        say(f"Point {point.sequence} of {backup_set.name} holds what {saved.title} wrote.")
-    warn(warnings)
-    return WARNINGS if warnings else DONE
-
-
-def _promoted(plan: PromotePlan, options: argparse.Namespace) -> RecoveryPoint:
-    from vdbackup.backup import promote
-
-    def run(report: Report, cancel: CancelToken) -> RecoveryPoint:
-        return promote.run(plan, report, cancel)
-
-    point: RecoveryPoint = work("Promote", run, as_json=options.json, wait=options.wait)
-    return point
+        say(f"Point {point.sequence} of {result.set_name} holds what {saved.title} wrote.")
+    warn(result.warnings)
+    relink_machines(result.repository)
+    return WARNINGS if result.warnings else DONE
 
 
 def open_with(options: argparse.Namespace) -> int:

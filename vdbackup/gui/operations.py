@@ -29,7 +29,7 @@ from vdbackup.gui.restore_dialog import RestoreDialog
 from vdbackup.gui.source_questions import FormatDialog, OtherSourceDialog
 from vdbackup.gui.store import Store
 from vdbackup.jobs import CancelToken, Job, JobState, Plan, Report, patient
-from vdbackup.operations import policy
+from vdbackup.operations import policy, promote
 from vdbackup.recovery import restore
 from vdbackup.recovery.boot_test import boot_test
 from vdbackup.recovery.sessions.folder import SavedSession
@@ -286,14 +286,13 @@ class Operations(QObject):
             self.refused.emit(title, error)
             return
 
-        def start(_plan: Plan | None) -> None:
-            doing = partial(work.promote_session, saved)
+        def start(plan: promote.PromotionPlan | None) -> None:
+            doing = partial(work.promote_session, plan, saved)
             self._run(repository, title, doing, lambda _job: self.promoted.emit())
 
         if ask:
-            self._plan(
-                repository, title, "Make the point", lambda: work.plan_promotion(saved), start
-            )
+            make = partial(promote.plan, saved, not_running=True)
+            self._plan(repository, title, "Make the point", make, start)
         else:
             start(None)
 
@@ -400,7 +399,7 @@ class Operations(QObject):
 
         # another window, or a command: the job waits for it, and says so
         settings = self._store.value
-        linked = work.relinking(doing, repository, settings.sessions(self._store.locations))
+        linked = work.and_relink(doing, repository, settings.sessions(self._store.locations))
         waiting = patient(linked, of=RepositoryLocked)
         self._workers.writer(repository).submit(Job(title, waiting), ended)
 

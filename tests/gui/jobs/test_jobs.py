@@ -209,7 +209,7 @@ def test_work_that_is_done_is_no_failure_where_machines_cannot_be_linked_anew(
     tmp_path: Path,
 ) -> None:
     done = Outcome("Done.", warnings=("Look.",))
-    both = work.relinking(lambda _report, _cancel: done, tmp_path / "unplugged", tmp_path)
+    both = work.and_relink(lambda _report, _cancel: done, tmp_path / "unplugged", tmp_path)
     outcome = both(silent, CancelToken())
     assert outcome.sentence == "Done."
     look, why = outcome.warnings

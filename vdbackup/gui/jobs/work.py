@@ -11,18 +11,18 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vdbackup.backup import capture, delete, merge, promote
+from vdbackup.backup import capture, delete, merge
 from vdbackup.backup.belonging import said_before
 from vdbackup.disks.chain import Chain
-from vdbackup.errors import NoSystem, VdbackupError, from_os
+from vdbackup.errors import NoSystem, VdbackupError
 from vdbackup.gui import remedies, words
 from vdbackup.gui.jobs.outcome import Outcome
 from vdbackup.jobs import CancelToken, Plan, Report, Work
-from vdbackup.operations import policy
+from vdbackup.operations import policy, promote, relinking
 from vdbackup.recovery import restore, verify
 from vdbackup.recovery.boot_test import boot_test
 from vdbackup.recovery.sessions import elsewhere
-from vdbackup.recovery.sessions.folder import SavedSession, SessionFolder
+from vdbackup.recovery.sessions.folder import SavedSession
 from vdbackup.repository import claims
 from vdbackup.repository.model import RecoveryPoint
 from vdbackup.repository.repository import Repository
@@ -156,20 +156,15 @@ def merge_point(plan: merge.MergePlan, report: Report, cancel: CancelToken) -> O
     )
 
 
-def relinking(doing: Work, folder: Path, sessions_folder: Path) -> Work:
+def and_relink(doing: Work, folder: Path, sessions_folder: Path) -> Work:
     """Do something, and then let other programs' machines name their layers as merges left them.
 
     What was done stays done where that fails: it is only said, and nothing is begun anew.
     """
 
     def both(report: Report, cancel: CancelToken) -> object:
-        from vdbackup.recovery.relinking import relink_all
-
         result = doing(report, cancel)
-        try:
-            said = relink_all(sessions_folder, Repository.open(folder))
-        except (VdbackupError, OSError) as error:
-            said = [remedies.sentences(from_os(error) if isinstance(error, OSError) else error)]
+        said = relinking.relink(folder, sessions_folder)
         if not isinstance(result, Outcome):
             return result
         return replace(result, warnings=(*result.warnings, *said))
@@ -200,22 +195,6 @@ def delete_point(plan: delete.DeletePlan, report: Report, cancel: CancelToken) -
     return Outcome(f"Deleted: {', '.join(plan.invalidates)}.", plan.replaces)
 
 
-def plan_promotion(saved: SavedSession) -> promote.PromotePlan:
-    """What making a recovery point of a session would do; who agrees says that it does not run."""
-    origin = saved.origin
-    repository, backup_set, _ = origin.find()
-    own, *above = saved.ended_machine(not_running=True).disks
-    session = promote.EndedSession(
-        saved.id, saved.title, own, origin.overlay_contents, saved.disk_start, tuple(above)
-    )
-    plan = promote.plan(repository, backup_set.name, origin.point, session)
-    if saved.program is None:
-        return plan
-    return replace(
-        plan, summary=f"{plan.summary} Its machine must be shut down in {saved.program}."
-    )
-
-
 def plan_discard(saved: SavedSession, written: int) -> Plan:
     """What discarding a session would take; nothing of a recovery point is."""
     started = words.when(saved.said.started.isoformat())
@@ -228,20 +207,16 @@ def plan_discard(saved: SavedSession, written: int) -> Plan:
     )
 
 
-def promote_session(saved: SavedSession, report: Report, cancel: CancelToken) -> Outcome:
-    """Make a recovery point of a session, which then goes; `value` is the point."""
-    from vdbackup.recovery.retarget.policy import for_new_point
+def promote_session(
+    plan: promote.PromotionPlan | None, saved: SavedSession, report: Report, cancel: CancelToken
+) -> Outcome:
+    """Make a recovery point of a session, which then goes; `value` is the PromotionResult.
 
-    machine = saved.ended_machine(not_running=True)
-    plan = plan_promotion(saved)
-    with SessionFolder.reopen(saved.folder) as folder:  # nobody else opens it meanwhile
-        point = promote.run(plan, report, cancel)
-        machine.check_still()
-        folder.remove()
-    what = (plan.repository, plan.set_name, point.id, saved.folder.parent)
-    trouble = for_new_point(*what, report, cancel)
-    made = f"Point #{point.sequence} made of {saved.title}."
-    return Outcome(made, facts(point), trouble, point)
+    Who agrees to the plan, or is asked when the machine ends, says that it does not run.
+    """
+    result = promote.run(plan or promote.plan(saved, not_running=True), report, cancel)
+    made = f"Point #{result.point.sequence} made of {saved.title}."
+    return Outcome(made, facts(result.point), result.warnings, result)
 
 
 def restore_point(plan: restore.RestorePlan, report: Report, cancel: CancelToken) -> Outcome:

@@ -170,7 +170,7 @@ def check_ended(folder: Path, own: Path, program: str | None, *, not_running: bo
         raise RecoveryError("The machine is still running.", "Shut it down in its own program.")
     if not listed.known and not not_running:
         raise MayRun(
-            f"Whether the machine runs in {_name(program)} cannot be found out from here.",
+            f"Whether the machine runs in {name_of(program)} cannot be found out from here.",
             "Shut it down there.",
             remedy=Remedy.SAY_NOT_RUNNING,
         )
@@ -194,7 +194,8 @@ def registered_in(folder: Path) -> list[Machine]:
     return machines_on(path for path in folder.rglob("*") if path.is_file())
 
 
-def _name(program: str) -> str:
+def name_of(program: str) -> str:
+    """What to call a program that a session's record names: that may say anything."""
     known = {str(each): name for each, name in NAMES.items()}
     return known.get(program, "another program")
 

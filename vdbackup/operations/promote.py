@@ -1,0 +1,101 @@
+"""Make a recovery point of what a virtual machine wrote: the session goes, the point is retargeted.
+
+The order is what keeps it safe: the session is ours (nobody opens it again meanwhile), the point is
+made and read back, the machine is looked at once more, and only then the session is deleted.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from vdbackup.backup import promote
+from vdbackup.errors import RecoveryError
+from vdbackup.jobs import CancelToken, Plan, Report
+from vdbackup.recovery.retarget.policy import for_new_point
+from vdbackup.recovery.sessions.elsewhere import name_of
+from vdbackup.recovery.sessions.folder import SavedSession, SessionFolder
+from vdbackup.repository.model import RecoveryPoint
+from vdbackup.repository.repository import Repository
+
+
+@dataclass(frozen=True, kw_only=True)
+class PromotionPlan(Plan):
+    """What making a point of a session would do.
+
+    Attributes:
+        saved: the session.
+        not_running: the user says that its machine does not run, where nobody else can.
+        promotion: the point's part of it.
+    """
+
+    saved: SavedSession
+    not_running: bool
+    promotion: promote.PromotePlan
+
+
+@dataclass(frozen=True)
+class PromotionResult:
+    """What came of a session, which is gone.
+
+    Attributes:
+        point: holds what the machine wrote.
+        warnings: what was not as it should be.
+    """
+
+    repository: Repository
+    set_name: str
+    point: RecoveryPoint
+    warnings: tuple[str, ...]
+
+
+def plan(saved: SavedSession, *, not_running: bool = False) -> PromotionPlan:
+    """What making a recovery point of the session would do.
+
+    Args:
+        saved: the session.
+        not_running: the user says that its machine does not run, or will be asked whether it does.
+
+    Raises:
+        RecoveryError: it runs, or may run; what it lies on is not known.
+        PointInUse, BackupError: as `backup.promote.plan` does.
+    """
+    origin = saved.origin
+    repository, backup_set, _ = origin.find()
+    own, *above = saved.ended_machine(not_running=not_running).disks
+    session = promote.EndedSession(
+        saved.id, saved.title, own, origin.overlay_contents, saved.disk_start, tuple(above)
+    )
+    promotion = promote.plan(repository, backup_set.name, origin.point, session)
+    summary = promotion.summary
+    if saved.program is not None:
+        summary += f" Its machine must be shut down in {name_of(saved.program)}."
+    return PromotionPlan(
+        summary=summary,
+        bytes_to_copy=promotion.bytes_to_copy,
+        creates=promotion.creates,
+        replaces=promotion.replaces,
+        saved=saved,
+        not_running=not_running,
+        promotion=promotion,
+    )
+
+
+def run(plan: PromotionPlan, report: Report, cancel: CancelToken) -> PromotionResult:
+    """Make the point, let the session go, and make the point ready to boot.
+
+    If it fails or is cancelled before the session goes, that stays as it is.
+    """
+    saved, promotion = plan.saved, plan.promotion
+    with SessionFolder.reopen(saved.folder) as folder:
+        machine = saved.ended_machine(not_running=plan.not_running)
+        if machine.disks != promotion.session.disks:
+            raise RecoveryError(
+                f"The machine of {saved.title} is on other disks than it was.",
+                "Look at what would be done now, and decide again.",
+            )
+        point = promote.run(promotion, report, cancel)
+        machine.check_still()
+        folder.remove()
+    repository, name = promotion.repository, promotion.set_name
+    trouble = for_new_point(repository, name, point.id, saved.folder.parent, report, cancel)
+    return PromotionResult(repository, name, point, trouble)

@@ -1,0 +1,28 @@
+"""After whatever may have merged: other programs' machines name their layers as merges left them.
+
+It is no part of what was done before, which is whole without it: what goes wrong is only said, and
+whoever opens the repository next tries again.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from vdbackup.errors import VdbackupError, from_os
+from vdbackup.recovery.relinking import relink_all
+from vdbackup.repository.repository import Repository
+
+
+def relink(repository: Path, sessions_folder: Path) -> tuple[str, ...]:
+    """Let no machine name layers that are gone; what went wrong, a sentence each. Never raises.
+
+    Args:
+        repository: its folder.
+        sessions_folder: where machines write; it need not be there.
+    """
+    try:
+        if not sessions_folder.is_dir():
+            return ()
+        return tuple(relink_all(sessions_folder, Repository.open(repository)))
+    except (VdbackupError, OSError) as error:
+        return (str(from_os(error) if isinstance(error, OSError) else error),)
