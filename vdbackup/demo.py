@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vdbackup.backup import capture, merge
-from vdbackup.errors import RecoveryError, Remedy
+from vdbackup.errors import Damaged, RecoveryError, Remedy
 from vdbackup.jobs import CancelToken, silent
 from vdbackup.recovery import restore, verify
 from vdbackup.recovery.browse import FileBrowser
@@ -166,7 +166,7 @@ class Demo:
             plan = verify.plan(Repository.open(self.repository), self._set().name)
             verdicts = verify.run(plan, silent, cancel)
             if not all(verdict.ok for verdict in verdicts):
-                raise RecoveryError(
+                raise Damaged(
                     "A point is damaged.", "Its storage may be failing.", remedy=Remedy.VERIFY
                 )
             evidence.append(f"{len(verdicts)} points, every block's digest")

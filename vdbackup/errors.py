@@ -3,28 +3,61 @@
     VdbackupError                 exit status 1
     ├── UsageError                2   the command line asks for something that does not exist
     ├── Cancelled                 130 the user stopped it; not a failure
+    ├── Unexpected                a fault of this program
     ├── DiskError                 a virtual-disk file is not what it should be
     │   ├── DiskFormatError       its structures are broken; names the file and the offset
     │   │   └── DamagedDigests    a file of digests, by which a layer is checked
     │   └── ParentError           its parent is missing, is another disk, or lies where it must not
     ├── SourceError               what is to be backed up cannot be read
+    │   ├── SourceNotFound        it is not there
     │   └── Unreadable            one stretch of it gives an error; others may be readable
     ├── RepositoryError           the folder that holds the backups
+    │   ├── NoRepository          there is none there: another drive, another folder
+    │   ├── NewerLayout           a newer version of vdbackup has made it
     │   ├── RepositoryLocked      somebody else is writing; names who
     │   ├── LockLost              somebody else took it over while this computer slept
     │   ├── PointNotFound         no such recovery point, or more than one
+    │   ├── NotRepaired           something in it could not be: bring it back from a copy
     │   ├── Obstructed            what bears the name of one of our files is none: a link, a pipe
-    │   └── NoSpace               the storage is full
+    │   └── StorageError          what the operating system says of the storage
+    │       ├── NoSpace           it is full
+    │       ├── ReadOnly          it cannot be written to
+    │       ├── NotPermitted      who owns it does not allow that
+    │       └── StorageLost       it does not answer, or is gone
     ├── BackupError               capture, merge, delete: refused or failed
     │   ├── PointInUse            a virtual machine runs from it, or a session is kept on it
     │   └── OtherSource           the set holds the backups of another source, or may do
     └── RecoveryError             restore, boot, browse, verify: refused or failed
-        └── Damaged               stored data differ from what was captured
+        ├── Damaged               stored data differ from what was captured
+        ├── PointUnreadable       a file of the point cannot be read: use another, or bring it back
+        ├── PointBusy             it is just being merged: wait
+        ├── DamagedRecord         what was found out about a point is damaged: find it out again
+        ├── UnfitTarget           it cannot be put there: name another place
+        │   └── TargetExists      something is there already
+        ├── NotInPoint            there is no such file in the point
+        ├── GuestUnreadable       what lies on the disk, a file system or a file, makes no sense
+        ├── ProgramMissing        a program must be installed; the advice names the package
+        ├── NoDisplay             there is no screen for the machine's window
+        ├── NoSystem              there is nothing to boot: it is data
+        ├── CannotBoot            no machine can be made of it as it is: restore it, or elsewhere
+        ├── NoDriver              its system has none for this hardware: choose other, or give some
+        ├── NotRetargeted         its overlay could not be changed, and is as it was
+        ├── DoesNotBoot           a boot test that has been noted
+        ├── NotReached            the machine ran, and what was waited for did not come
+        ├── MachineFailed         it did not start, crashed, or does not answer
+        ├── MachinePaused         it waits for its storage: make room, then let it go on
+        ├── MachineRunning        it runs, or its session is open elsewhere: end it first
+        ├── OtherProgramFailed    the program that a machine was made for does not take it
+        ├── DisksUnclear          which disks a machine is on cannot be told
+        ├── SessionNotFound       no such session, or more than one
+        ├── SessionUnusable       it fits its point no more: discard it
+        └── SessionsFolder        the folder of sessions cannot be written to
 
 Each carries two sentences: `title` says what is wrong, `advice` says what to do. Where this program
 itself has something for it, `remedy` says which, and each front end names it in words of its own: a
-command or an option, a button or a menu. Whatever else is worth knowing goes to the log
-(`logging`), never to the user.
+command or an option, a button or a menu. `code` says to another program which class it is: it stays
+the same when a class gets another name, and `resources/manual/json.md` lists all of them. Whatever
+else is worth knowing goes to the log (`logging`), never to the user.
 """
 
 from __future__ import annotations
@@ -33,6 +66,7 @@ import errno
 from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
+from typing import ClassVar
 
 READ_ONLY = frozenset({errno.EROFS, errno.EACCES, errno.EPERM})
 """What storage says to a user who cannot write there."""
@@ -67,6 +101,7 @@ class VdbackupError(Exception):
     """Base of all errors that are shown to a user.
 
     Attributes:
+        code: which class it is, for programs; each class has its own.
         title: one sentence that says what is wrong.
         advice: one sentence that says what to do about it (may be empty).
         over: where it helps to wait: asks whether what is in the way has gone; else None.
@@ -74,7 +109,8 @@ class VdbackupError(Exception):
         about: what the remedy is for, such as a session's id.
     """
 
-    exit_code = 1
+    code: ClassVar[str] = "failed"
+    exit_code: ClassVar[int] = 1
 
     def __init__(
         self,
@@ -101,21 +137,21 @@ def from_os(error: OSError) -> VdbackupError:
             f"The storage is full{where}.", "Make room on it, then try again; no point was lost."
         )
     if error.errno == errno.EROFS:
-        return RepositoryError(
+        return ReadOnly(
             f"The storage is read-only{where}.", "Mount it writable, or choose another folder."
         )
     if error.errno in (errno.EACCES, errno.EPERM):
-        return RepositoryError(
+        return NotPermitted(
             f"You may not do that{where}: {error.strerror}.",
             "Check who owns the file or folder and what they allow.",
         )
     if error.errno in (errno.EIO, errno.ESTALE, errno.ENODEV, errno.ENXIO):
-        return RepositoryError(
+        return StorageLost(
             f"The storage does not answer as it should{where}: {error.strerror}.",
             "Check its connection and the kernel's log, then try again.",
         )
     if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ENOTCONN):
-        return RepositoryError(
+        return StorageLost(
             f"Something that is needed is not there any more{where}: {error.strerror}.",
             "Check that the storage is connected and the folder where it was, then try again.",
         )
@@ -125,20 +161,30 @@ def from_os(error: OSError) -> VdbackupError:
 class UsageError(VdbackupError):
     """The command line asks for something that does not exist."""
 
+    code = "wrong-usage"
     exit_code = 2
 
 
 class Cancelled(VdbackupError):
     """The user stopped the work."""
 
+    code = "cancelled"
     exit_code = 130
 
     def __init__(self, title: str = "Cancelled.", advice: str = "Nothing was changed.") -> None:
         super().__init__(title, advice)
 
 
+class Unexpected(VdbackupError):
+    """A fault of this program."""
+
+    code = "unexpected"
+
+
 class DiskError(VdbackupError):
     """A virtual-disk file cannot be used."""
+
+    code = "disk-unusable"
 
 
 class DiskFormatError(DiskError):
@@ -148,6 +194,8 @@ class DiskFormatError(DiskError):
         path: the file.
         offset: where in the file, in bytes, the broken structure starts.
     """
+
+    code = "disk-damaged"
 
     def __init__(self, path: Path, offset: int, problem: str) -> None:
         super().__init__(
@@ -160,6 +208,8 @@ class DiskFormatError(DiskError):
 
 class DamagedDigests(DiskFormatError):
     """A layer's file of digests is damaged; the layer itself may be whole."""
+
+    code = "digests-damaged"
 
     def __init__(self, path: Path, offset: int, problem: str) -> None:
         VdbackupError.__init__(
@@ -176,45 +226,115 @@ class DamagedDigests(DiskFormatError):
 class ParentError(DiskError):
     """The parent that a child disk names cannot be used."""
 
+    code = "parent-unusable"
+
 
 class SourceError(VdbackupError):
     """What is to be backed up cannot be read."""
+
+    code = "source-unusable"
+
+
+class SourceNotFound(SourceError):
+    """What is to be backed up is not there."""
+
+    code = "source-not-found"
 
 
 class Unreadable(SourceError):
     """A stretch of the source gives a read error: smaller pieces of it may be readable."""
 
+    code = "source-unreadable"
+
 
 class RepositoryError(VdbackupError):
     """The folder that holds the backups cannot be used."""
+
+    code = "repository-unusable"
+
+
+class NoRepository(RepositoryError):
+    """There is no repository in a folder, or none can be made there."""
+
+    code = "no-repository"
+
+
+class NewerLayout(RepositoryError):
+    """A newer version of this program has made it, in a layout that is not known here."""
+
+    code = "newer-layout"
 
 
 class RepositoryLocked(RepositoryError):
     """Somebody else is writing to the repository."""
 
+    code = "repository-locked"
+
 
 class LockLost(RepositoryError):
     """The repository was ours, and somebody else has taken it over: nothing may be changed now."""
+
+    code = "lock-lost"
 
 
 class PointNotFound(RepositoryError):
     """No recovery point, or more than one, answers to what was asked for."""
 
+    code = "point-not-found"
+
+
+class NotRepaired(RepositoryError):
+    """Something in a repository is damaged, and could not be made again."""
+
+    code = "not-repaired"
+
 
 class Obstructed(RepositoryError):
     """What bears the name of one of our files is none: a link, a pipe, or far too long."""
 
+    code = "obstructed"
 
-class NoSpace(RepositoryError):
+
+class StorageError(RepositoryError):
+    """The operating system says that something is wrong with storage."""
+
+    code = "storage-failed"
+
+
+class NoSpace(StorageError):
     """The storage that is written to is full."""
+
+    code = "no-space"
+
+
+class ReadOnly(StorageError):
+    """The storage cannot be written to by anybody."""
+
+    code = "storage-read-only"
+
+
+class NotPermitted(StorageError):
+    """Whoever owns a file or folder does not allow that."""
+
+    code = "not-permitted"
+
+
+class StorageLost(StorageError):
+    """The storage does not answer, or is gone."""
+
+    code = "storage-lost"
 
 
 class BackupError(VdbackupError):
     """A capture, merge or deletion was refused or failed."""
 
+    code = "backup-refused"
+
 
 class PointInUse(BackupError):
     """A virtual machine runs from a recovery point, or a session is kept on it."""
+
+    code = "point-in-use"
 
 
 class OtherSource(BackupError):
@@ -227,6 +347,8 @@ class OtherSource(BackupError):
         reasons: what is the same of both, and what is not.
         sure: whether it is another one; else it may be.
     """
+
+    code = "other-source"
 
     def __init__(self, set_name: str, known: str, now: str, reasons: str, *, sure: bool) -> None:
         other = "is another source" if sure else "may be another source"
@@ -242,10 +364,148 @@ class OtherSource(BackupError):
 class RecoveryError(VdbackupError):
     """A restore, boot, browse or verification was refused or failed."""
 
+    code = "recovery-refused"
+
+
+class PointUnreadable(RecoveryError):
+    """A file that a recovery point needs cannot be read."""
+
+    code = "point-unreadable"
+
+
+class PointBusy(RecoveryError):
+    """A recovery point is just being merged."""
+
+    code = "point-busy"
+
+
+class DamagedRecord(RecoveryError):
+    """What was found out about a recovery point is damaged, and can be found out again."""
+
+    code = "record-damaged"
+
+
+class UnfitTarget(RecoveryError):
+    """Something cannot be written where it should go."""
+
+    code = "target-unfit"
+
+
+class TargetExists(UnfitTarget):
+    """Something is already where something should go."""
+
+    code = "target-exists"
+
+
+class NotInPoint(RecoveryError):
+    """What was asked for is not in a recovery point, or is of another kind."""
+
+    code = "not-in-point"
+
+
+class GuestUnreadable(RecoveryError):
+    """A partition table, file system or file inside a disk is damaged or unknown."""
+
+    code = "guest-unreadable"
+
+
+class ProgramMissing(RecoveryError):
+    """A program or a part of the system that this needs is not installed."""
+
+    code = "program-missing"
+
+
+class NoDisplay(RecoveryError):
+    """There is no screen to show a machine on."""
+
+    code = "no-display"
+
 
 class NoSystem(RecoveryError):
     """There is no system on a disk that could be booted, and there was none before: it is data."""
 
+    code = "no-system"
+
+
+class CannotBoot(RecoveryError):
+    """No machine can be made of a recovery point as it is."""
+
+    code = "cannot-boot"
+
+
+class NoDriver(RecoveryError):
+    """The system in a recovery point has no driver for the hardware, and gets none."""
+
+    code = "no-driver"
+
+
+class NotRetargeted(RecoveryError):
+    """An overlay could not be changed, and is as it was."""
+
+    code = "not-retargeted"
+
+
+class DoesNotBoot(RecoveryError):
+    """Points were boot-tested, and not all of them boot."""
+
+    code = "does-not-boot"
+
+
+class NotReached(RecoveryError):
+    """A machine ran, and what was waited for did not come."""
+
+    code = "not-reached"
+
+
+class MachineFailed(RecoveryError):
+    """A machine did not start, has crashed or ended, or does not answer."""
+
+    code = "machine-failed"
+
+
+class MachinePaused(RecoveryError):
+    """A machine waits for its storage, and can go on."""
+
+    code = "machine-paused"
+
+
+class MachineRunning(RecoveryError):
+    """A machine runs, or its session is open elsewhere."""
+
+    code = "machine-running"
+
+
+class OtherProgramFailed(RecoveryError):
+    """The program that a machine was made for does not take it, or does not answer."""
+
+    code = "other-program-failed"
+
+
+class DisksUnclear(RecoveryError):
+    """Which disks a machine is on cannot be told."""
+
+    code = "disks-unclear"
+
+
+class SessionNotFound(RecoveryError):
+    """No session, or more than one, answers to what was asked for."""
+
+    code = "session-not-found"
+
+
+class SessionUnusable(RecoveryError):
+    """A session fits the recovery point that it was started from no more."""
+
+    code = "session-unusable"
+
+
+class SessionsFolder(RecoveryError):
+    """The folder that sessions are kept in cannot be written to."""
+
+    code = "sessions-folder-unusable"
+
 
 class Damaged(RecoveryError):
     """Stored data differ from what was captured."""
+
+    code = "damaged"

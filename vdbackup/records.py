@@ -15,7 +15,7 @@ import typing
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
-from vdbackup.errors import RecoveryError, Remedy
+from vdbackup.errors import DamagedRecord, Remedy
 
 MOST_LETTERS = 65_536
 MOST_ITEMS = 100_000
@@ -45,7 +45,7 @@ def from_json(kind: type[Record], data: object) -> Record:
     try:
         return typing.cast(Record, _value(kind, data))
     except (TypeError, ValueError) as error:
-        raise RecoveryError(
+        raise DamagedRecord(
             f"What was noted about the machine in this recovery point is damaged: {error}.",
             "It can be found out again from the point's disk.",
             remedy=Remedy.RETARGET,

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Sequence
 
 from vdbackup.cli import output, remedies
 from vdbackup.cli.console import interrupts, warn
-from vdbackup.cli.parser import build_parser
-from vdbackup.errors import Cancelled, VdbackupError, from_os
+from vdbackup.cli.json_values import error_json
+from vdbackup.cli.parser import asks_for_json, build_parser
+from vdbackup.errors import Cancelled, Unexpected, VdbackupError, from_os
 from vdbackup.text import PrintableFormatter, printable
 
 log = logging.getLogger(__name__)
@@ -27,7 +29,7 @@ def main(arguments: Sequence[str]) -> int:
             output.give_up()
             return VdbackupError.exit_code
         except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - each is said
-            return _say(_in_words(error))
+            return _say(_in_words(error), as_json=asks_for_json(arguments))
         return status
 
 
@@ -42,14 +44,14 @@ def _in_words(error: BaseException) -> VdbackupError:
         return from_os(error) if isinstance(error, OSError) else error
     log.critical("unexpected", exc_info=error)
     title = f"It failed unexpectedly: {type(error).__name__}: {error}."
-    return VdbackupError(title, "This is a fault of vdbackup; -v shows more.")
+    return Unexpected(title, "This is a fault of vdbackup; -v shows more.")
 
 
 def _done(arguments: Sequence[str]) -> int:
-    """Do it; the exit status of what did not fail, and of wrong usage, which has been said."""
+    """Do it; the exit status of what did not fail."""
     try:
         options = build_parser().parse_args(arguments)
-    except SystemExit as end:  # --help, --version, or wrong usage
+    except SystemExit as end:  # --help, --version
         return int(end.code or 0)
     _choose_log(options.verbose)
     status: int = options.command(options)
@@ -68,7 +70,11 @@ def _choose_log(verbose: bool) -> None:
         root.addHandler(logging.NullHandler())
 
 
-def _say(error: VdbackupError) -> int:
+def _say(error: VdbackupError, *, as_json: bool) -> int:
+    """Say it on standard error, where it disturbs no one who reads the results; the exit status."""
+    if as_json:
+        output.complain(json.dumps(error_json(error)))
+        return error.exit_code
     warn([error.title])
     if advice := remedies.advice(error):
         output.complain(printable(advice))

@@ -7,9 +7,9 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from vdbackup.cli import machines_cmd, remedies
-from vdbackup.cli.common import DONE, FAILED, WARNINGS, open_repository, sessions_folder
+from vdbackup.cli.common import DONE, WARNINGS, open_repository, sessions_folder
 from vdbackup.cli.console import print_json, say, warn, work
-from vdbackup.cli.json_values import boot_test_json
+from vdbackup.cli.json_values import boot_test_json, error_json
 from vdbackup.cli.options import (
     POINT_HELP,
     Subparsers,
@@ -19,7 +19,7 @@ from vdbackup.cli.options import (
     repository_options,
     sensible_seconds,
 )
-from vdbackup.errors import NoSystem, UsageError, VdbackupError
+from vdbackup.errors import Cancelled, DoesNotBoot, NoSystem, UsageError, VdbackupError
 
 if TYPE_CHECKING:
     from vdbackup.recovery.boot_test.boot_test import Wish
@@ -63,8 +63,14 @@ def boot_test(options: argparse.Namespace) -> int:
         _test(repository, backup_set, point, wish, as_json=options.json)
         for backup_set, point in chosen
     ]
-    if False in results or (None in results and not options.new):
-        return FAILED  # who names a disk of data wants to hear that it does not boot
+    failed = results.count(False)
+    if not options.new:
+        failed += results.count(None)  # who names a disk of data wants to hear that it boots not
+    if failed:
+        raise DoesNotBoot(
+            f"Of {len(results)} points {failed} did not boot.",
+            "What was seen of each stands above.",
+        )
     return WARNINGS if damaged else DONE
 
 
@@ -134,16 +140,13 @@ def _test(
         else:
             say(f"{name}: {remedies.sentences(error)}")
         return None
-    except UsageError:
+    except (UsageError, Cancelled):
         raise
     except VdbackupError as error:
-        if error.exit_code != FAILED:  # cancelled
-            raise
         warn([f"{name} could not be tested: {remedies.sentences(error)}"])
         if as_json:
-            print_json(
-                {"event": "error", "set": backup_set.name, "id": point.id, "sentence": error.title}
-            )
+            untested = {"set": backup_set.name, "id": point.id, "sentence": error.title}
+            print_json({**error_json(error), **untested})
         return False
     if as_json:
         said = boot_test_json(backup_set, point, test)

@@ -7,7 +7,6 @@ from typing import Any
 
 from vdbackup.cli.common import (
     DONE,
-    FAILED,
     WARNINGS,
     announce,
     confirm,
@@ -27,7 +26,7 @@ from vdbackup.cli.options import (
     repository_options,
     wait_option,
 )
-from vdbackup.errors import Damaged
+from vdbackup.errors import Damaged, NotRepaired
 from vdbackup.jobs import readable_size as size
 
 
@@ -182,7 +181,7 @@ def add_repair(subparsers: Subparsers) -> None:
 
 
 def repair(options: argparse.Namespace) -> int:
-    """Finish what was interrupted; rebuild missing metadata. 1 where something could not be."""
+    """Finish what was interrupted; rebuild missing metadata."""
     from vdbackup.backup import repair
     from vdbackup.repository.repository import Repository
 
@@ -201,4 +200,9 @@ def repair(options: argparse.Namespace) -> int:
         warn(said.undone)
     if said.done:  # a merge among it, perhaps
         relink_machines(Repository.open(options.repository))
-    return FAILED if said.undone else DONE
+    if said.undone:
+        raise NotRepaired(
+            "Not all could be repaired.",
+            "Bring back from a copy what could not, then have it repaired again.",
+        )
+    return DONE

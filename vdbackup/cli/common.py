@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from vdbackup.repository.repository import DamagedSet, Repository
 
 
-DONE, FAILED, WARNINGS = 0, 1, 3
+DONE, WARNINGS = 0, 3
 
 
 def open_repository(path: Path, *, as_json: bool = False) -> Repository:

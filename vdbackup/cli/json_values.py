@@ -68,6 +68,11 @@ def problem_json(problem: VdbackupError) -> dict[str, str]:
     return {"title": problem.title, "advice": remedies.advice(problem)}
 
 
+def error_json(error: VdbackupError) -> dict[str, str]:
+    """Why a command, or a part of what it does, has failed."""
+    return {"event": "error", "code": error.code, **problem_json(error)}
+
+
 def broken_json(manifest: BrokenManifest) -> dict[str, Any]:
     """A point whose manifest cannot be read."""
     problem = problem_json(manifest.problem)

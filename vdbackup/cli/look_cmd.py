@@ -134,10 +134,10 @@ def info(options: argparse.Namespace) -> int:
     from vdbackup.disks.chain import Chain
     from vdbackup.disks.contents import decide
     from vdbackup.disks.extents import total
-    from vdbackup.errors import SourceError
+    from vdbackup.errors import SourceError, SourceNotFound
 
     if not options.disk.exists():
-        raise SourceError(f"There is no {options.disk}.", "Check the path.")
+        raise SourceNotFound(f"There is no {options.disk}.", "Check the path.")
     if options.disk.is_dir():
         raise SourceError(f"{options.disk} is a folder.", "Give a virtual disk file.")
     decision = decide(options.disk, options.source_format)

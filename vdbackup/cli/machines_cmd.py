@@ -50,7 +50,7 @@ def add_boot(subparsers: Subparsers) -> None:
 
 def boot(options: argparse.Namespace) -> int:
     """Boot a virtual machine from a point; what it writes is thrown away, unless it is kept."""
-    from vdbackup.errors import RecoveryError
+    from vdbackup.errors import NotReached
     from vdbackup.records import to_json
     from vdbackup.recovery.boot_test import boot_test
     from vdbackup.recovery.retarget.report import chosen_hardware
@@ -89,7 +89,7 @@ def boot(options: argparse.Namespace) -> int:
         hardware = to_json(session.hardware)
         print_json({"event": "result", "reached": outcome, **data, "hardware": hardware})
     if not outcome:
-        raise RecoveryError(missed(options, seconds), last_words(text))
+        raise NotReached(missed(options, seconds), last_words(text))
     if options.until and not options.json:
         say(f"{options.until!r} appeared after {seconds:.1f} s ({session.accelerator}).")
     pictured = not options.screenshot or options.screenshot.exists()

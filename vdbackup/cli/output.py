@@ -15,6 +15,8 @@ from vdbackup.errors import VdbackupError
 class Unsaid(VdbackupError):
     """What a command found out or did cannot be told: standard output is full, for instance."""
 
+    code = "output-failed"
+
 
 def prepare() -> None:
     """Let nothing that is said fail for its encoding, and no file get a standard one's number.

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
+from itertools import takewhile
 from typing import NoReturn
 
 from vdbackup import __version__
@@ -16,14 +18,15 @@ from vdbackup.cli.machines_cmd import add_boot, add_retarget
 from vdbackup.cli.make_cmd import add_adopt, add_backup, add_convert, add_demo
 from vdbackup.cli.policy_cmd import add_policy
 from vdbackup.cli.sessions_cmd import add_open_with, add_sessions
-from vdbackup.text import printable
+from vdbackup.errors import UsageError
 
 
 class _Parser(argparse.ArgumentParser):
-    """One whose complaints hold names of files as they can be shown: a shell's `*` finds any."""
+    """One that complains as the commands do."""
 
     def error(self, message: str) -> NoReturn:
-        super().error(printable(message))
+        sentence = f"{message[:1].upper()}{message[1:]}."
+        raise UsageError(sentence, f"`{self.prog} --help` shows what it can be told.")
 
     def _print_message(self, message: str, file: object = None) -> None:
         """What argparse says: its own way passes over output that cannot be written."""
@@ -31,6 +34,15 @@ class _Parser(argparse.ArgumentParser):
             output.say(message.rstrip("\n"))
         else:
             output.complain(message, end="")
+
+
+def asks_for_json(arguments: Sequence[str]) -> bool:
+    """Whether `--json` is among the arguments, which need not be right otherwise.
+
+    As argparse reads them: it may be shortened, and after `--` come names.
+    """
+    options = takewhile(lambda each: each != "--", arguments)
+    return any(len(each) > len("--") and "--json".startswith(each) for each in options)
 
 
 def build_parser() -> argparse.ArgumentParser:

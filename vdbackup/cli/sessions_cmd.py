@@ -132,7 +132,7 @@ def _find(options: argparse.Namespace) -> SavedSession:
 
 def reopen(options: argparse.Namespace) -> int:
     """Start a kept or crashed session's machine again; it is kept afterwards."""
-    from vdbackup.errors import RecoveryError
+    from vdbackup.errors import NotReached
     from vdbackup.recovery.sessions.vm import reopen_session
 
     saved = _find(options)
@@ -147,7 +147,7 @@ def reopen(options: argparse.Namespace) -> int:
         data = {"accelerator": session.accelerator, "seconds": round(seconds, 2), "console": text}
         print_json({"event": "result", "reached": outcome, **data})
     if not outcome:
-        raise RecoveryError(missed(options, seconds), last_words(text))
+        raise NotReached(missed(options, seconds), last_words(text))
     return DONE
 
 
@@ -193,7 +193,7 @@ def discard(options: argparse.Namespace) -> int:
     if options.repository is None:
         _find(options).discard(not_running=options.not_running)
         return DONE
-    from vdbackup.errors import RecoveryError
+    from vdbackup.errors import SessionNotFound
     from vdbackup.repository import holds
 
     backup_sets = open_repository(options.repository).sets()
@@ -204,7 +204,7 @@ def discard(options: argparse.Namespace) -> int:
         if hold.session == options.session and not hold.is_ours
     ]
     if not found:
-        raise RecoveryError(
+        raise SessionNotFound(
             f"No other computer's session {options.session} holds a point there.",
             "Give its whole id; leave -r out for a session of this computer.",
         )

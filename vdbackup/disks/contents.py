@@ -159,6 +159,8 @@ class UnclearFormat(DiskError):
         choices: what it may be.
     """
 
+    code = "format-unclear"
+
     def __init__(self, title: str, advice: str, choices: Sequence[DiskFormat]) -> None:
         about = " or ".join(choices)
         super().__init__(title, advice, remedy=Remedy.SAY_WHAT_IT_IS, about=about)

@@ -32,7 +32,7 @@ from vdbackup.disks.disk import SECTOR, UNIT
 from vdbackup.disks.extents import BlockMap, Int64s, runs_of
 from vdbackup.disks.qcow2.mapping import COMPRESSED_FROM
 from vdbackup.disks.qcow2.structs import HEADER_LENGTH, MAGIC, MAX_L1_BYTES, OFFSET, Header
-from vdbackup.errors import RecoveryError
+from vdbackup.errors import CannotBoot, SessionsFolder
 
 ENTRY = 8
 """Bytes of an entry in either level of tables."""
@@ -85,7 +85,7 @@ def build(folder: Path, flat: BlockMap, layers: Sequence[Path]) -> Concatenation
     """
     runs = _Runs.of(flat)
     if (runs.hosts >= COMPRESSED_FROM).any():
-        raise RecoveryError(
+        raise CannotBoot(
             "A layer of this chain was compressed by another program, and no map can be made of "
             "that.",
             "Restore the recovery point to a raw disk, and back that up.",
@@ -94,7 +94,7 @@ def build(folder: Path, flat: BlockMap, layers: Sequence[Path]) -> Concatenation
     names = [f"layer{number}" for number in range(len(layers))]
     sizes = [_whole(tables.end), *(_whole(layer.stat().st_size) for layer in layers)]
     if sum(sizes) > OFFSET:
-        raise RecoveryError(
+        raise CannotBoot(
             f"The files of the chain {layers[-1]} are too large for a virtual machine.",
             "Restore the recovery point to a raw disk, and boot that.",
         )
@@ -113,7 +113,7 @@ def build(folder: Path, flat: BlockMap, layers: Sequence[Path]) -> Concatenation
         ]
         path.write_text(_TEXT + "\n".join(lines) + "\n")
     except OSError as error:
-        raise RecoveryError(
+        raise SessionsFolder(
             f"The session's folder {folder} cannot be written to: {error.strerror}.",
             "Choose another folder for sessions, or make room there.",
         ) from error
@@ -161,7 +161,7 @@ class _Tables:
         self._per_table = cluster // ENTRY
         count = -(-size // (cluster * self._per_table))
         if cluster < SECTOR or count * ENTRY > MAX_L1_BYTES:
-            raise RecoveryError(
+            raise CannotBoot(
                 "QEMU cannot boot from this chain: its disks were made by another program, in "
                 "blocks too small for it.",
                 "Restore the recovery point to a raw disk, and boot that.",

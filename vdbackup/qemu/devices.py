@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from vdbackup.errors import RecoveryError
+from vdbackup.errors import CannotBoot
 from vdbackup.guest.hardware import Controller, Hardware, MachineType, NetworkCard
 
 Device = dict[str, Any]
@@ -39,7 +39,7 @@ def pauses(hardware: Hardware) -> bool:
 def check(hardware: Hardware, sector_size: int) -> None:
     """Raise RecoveryError where a disk of such sectors cannot be on that hardware."""
     if sector_size != 512 and hardware.controller in (Controller.AHCI, Controller.IDE):
-        raise RecoveryError(
+        raise CannotBoot(
             f"QEMU has no {hardware.controller} disk with sectors of {sector_size} bytes.",
             f"Choose {Controller.VIRTIO} or {Controller.NVME}.",
         )

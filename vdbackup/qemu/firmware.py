@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vdbackup.errors import RecoveryError
+from vdbackup.errors import CannotBoot, ProgramMissing
 
 log = logging.getLogger(__name__)
 
@@ -61,7 +61,7 @@ def find() -> Uefi:
         found = _usable(description)
         if found and found.code.is_file() and found.variables.is_file():
             return found
-    raise RecoveryError(
+    raise ProgramMissing(
         "The disk starts with UEFI, and there is no such firmware for virtual machines here.",
         "Install it with: sudo apt install ovmf",
     )
@@ -135,7 +135,7 @@ def _append(store: bytearray, name: str, value: bytes) -> None:
     (header_size,) = struct.unpack_from("<H", store, 48)
     kind, size = _STORE.unpack_from(store, header_size)
     if store[40:44] != b"_FVH" or kind != _AUTHENTICATED:
-        raise RecoveryError(
+        raise CannotBoot(
             "The variables of this computer's UEFI are of a kind that vdbackup does not know.",
             "Start the machine's boot loader from the firmware's own menu.",
         )
@@ -147,7 +147,7 @@ def _append(store: bytearray, name: str, value: bytes) -> None:
     header = _VARIABLE.pack(_START, _ADDED, _KEPT_AND_SEEN, 0, 0, len(letters), len(value), _GLOBAL)
     record = header + letters + value
     if at + len(record) > header_size + size:
-        raise RecoveryError("There is no room for a boot entry in the UEFI's variables.")
+        raise CannotBoot("There is no room for a boot entry in the UEFI's variables.")
     store[at : at + len(record)] = record
 
 

@@ -25,7 +25,7 @@ from vdbackup.disks.chain import Chain
 from vdbackup.disks.extents import BlockMap
 from vdbackup.disks.transfer import Read, transfer_in_order
 from vdbackup.durable import free_room
-from vdbackup.errors import RecoveryError, Remedy
+from vdbackup.errors import CannotBoot, PointUnreadable, Remedy
 from vdbackup.jobs import CancelToken, silent
 
 MOST_FILES = 256
@@ -105,7 +105,7 @@ def _reading(chain: Chain) -> Read:
         try:
             chain.readinto(offset, view)
         except OSError as error:
-            raise RecoveryError(
+            raise PointUnreadable(
                 f"A layer that {chain.layers[-1].path.name} reads through cannot be read: "
                 f"{error.strerror}.",
                 "Have the point verified: that says which layer is damaged.",
@@ -140,7 +140,7 @@ def _most_files() -> int:
 def _check_limit(layers: int, files: int) -> None:
     hard = _hard_limit()
     if hard is not None and files + _OF_THE_MAP + OTHER_FILES > hard:
-        raise RecoveryError(
+        raise CannotBoot(
             f"This point reads through {layers} files, and a program may open {hard} here: no "
             "virtual machine can be started from it.",
             "Merge older points, so that the chain gets shorter; or restore the point, and start a "

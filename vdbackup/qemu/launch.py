@@ -16,7 +16,7 @@ from pathlib import Path
 
 from vdbackup.disks.chain import Chain
 from vdbackup.disks.names import DiskFormat
-from vdbackup.errors import RecoveryError
+from vdbackup.errors import CannotBoot, GuestUnreadable, RecoveryError, SessionsFolder
 from vdbackup.guest.choice import choose
 from vdbackup.guest.disk import Disk
 from vdbackup.guest.hardware import ANYTHING, Direct, Hardware, Wish
@@ -80,7 +80,7 @@ def refuse_what_cannot_boot(hardware: Hardware) -> None:
     """Raise RecoveryError with the first reason why it cannot boot, if there is one."""
     for problem in hardware.problems:
         if problem.blocks:
-            raise RecoveryError(problem.sentence, problem.advice)
+            raise CannotBoot(problem.sentence, problem.advice)
 
 
 def prepare(folder: Path, chain: Chain, disk_format: DiskFormat, hardware: Hardware) -> Prepared:
@@ -101,7 +101,7 @@ def prepare(folder: Path, chain: Chain, disk_format: DiskFormat, hardware: Hardw
         uefi = _uefi(folder, hardware) if hardware.firmware is Firmware.UEFI else None
         kernel = _kernel(folder, chain, hardware.direct) if hardware.direct else None
     except OSError as error:
-        raise RecoveryError(
+        raise SessionsFolder(
             f"The session's folder {folder} cannot be written to: {error.strerror}.",
             "Choose another folder for sessions, or make room there.",
         ) from error
@@ -149,7 +149,7 @@ def _content(disk: Disk, file: File, most: int) -> bytes:
     tree = disk.trees.get(file.volume)
     content = tree.read(file.path, most) if tree is not None else None
     if not content:
-        raise RecoveryError(
+        raise GuestUnreadable(
             f"{file.path}, which starts the system on this disk, cannot be read.",
             "Try another recovery point.",
         )

@@ -13,7 +13,7 @@ from typing import Any, cast
 
 from qemu.qmp import QMPClient, QMPError, Runstate
 
-from vdbackup.errors import RecoveryError
+from vdbackup.errors import MachineFailed
 
 log = logging.getLogger(__name__)
 
@@ -42,7 +42,7 @@ def tell(connection: socket.socket, command: str, seconds: float = _TIME_LIMIT) 
     try:
         return asyncio.run(asyncio.wait_for(converse(), seconds))
     except (QMPError, TimeoutError, EOFError, OSError) as error:
-        raise RecoveryError(
+        raise MachineFailed(
             f"The virtual machine does not do what it was told ({command}).",
             "Kill it if it hangs.",
         ) from error
@@ -73,7 +73,7 @@ class Monitor:
         try:
             self._ready.result(_TIME_LIMIT)
         except (QMPError, TimeoutError) as error:
-            raise RecoveryError("QEMU could not be started.", "The log says more.") from error
+            raise MachineFailed("QEMU could not be started.", "The log says more.") from error
 
     def execute(self, command: str, **arguments: object) -> Any:
         """What QEMU returns for a command of QMP.
@@ -83,7 +83,7 @@ class Monitor:
         """
         with self._lock:
             if self._loop is None:
-                raise RecoveryError("The virtual machine has ended.")
+                raise MachineFailed("The virtual machine has ended.")
             answer = asyncio.run_coroutine_threadsafe(
                 self._client.execute(command, arguments), self._loop
             )
@@ -92,7 +92,7 @@ class Monitor:
         except (QMPError, TimeoutError) as error:
             answer.cancel()
             reason = str(error) or "QEMU does not answer"
-            raise RecoveryError(
+            raise MachineFailed(
                 f"The virtual machine does not do what it was told ({command}): {reason}.",
                 "End it if it hangs.",
             ) from error

@@ -21,7 +21,7 @@ from typing import Any
 
 from vdbackup.disks.chain import Chain
 from vdbackup.disks.names import DiskFormat
-from vdbackup.errors import RecoveryError, Remedy
+from vdbackup.errors import NoDisplay, ProgramMissing, Remedy, SessionsFolder
 from vdbackup.guest.hardware import Hardware
 from vdbackup.qemu import concatenation
 from vdbackup.qemu.concatenation import ConcatenationMap
@@ -271,7 +271,7 @@ def find(program: str) -> str:
     """The path of one of QEMU's programs; raises RecoveryError where it is not installed."""
     path = shutil.which(program)
     if path is None:
-        raise RecoveryError(
+        raise ProgramMissing(
             f"QEMU is not installed: there is no {program}.",
             "Install it with: sudo apt install qemu-system-x86 qemu-utils",
         )
@@ -319,7 +319,7 @@ def environment() -> dict[str, str]:
 def window() -> str:
     """QEMU's display that opens a window here; raises RecoveryError where none can."""
     if not (os.environ.get("WAYLAND_DISPLAY") or os.environ.get("DISPLAY")):
-        raise RecoveryError(
+        raise NoDisplay(
             "There is no screen to open the virtual machine's window on.",
             "Start it from a desktop session, or without a window.",
             remedy=Remedy.NO_DISPLAY,
@@ -329,7 +329,7 @@ def window() -> str:
     for display in ("gtk", "sdl"):
         if display in known:
             return display
-    raise RecoveryError(
+    raise ProgramMissing(
         "QEMU is installed without its window.", "Install it with: sudo apt install qemu-system-gui"
     )
 
@@ -340,7 +340,7 @@ def create_session_disk(path: Path, backing: Backing, size: int) -> None:
     command = [find(IMAGE), "create", "-q", "-f", "qcow2", *parent, str(path), str(size)]
     done = _run(command)
     if done.returncode != 0:
-        raise RecoveryError(
+        raise SessionsFolder(
             f"The session's disk {path} could not be made.", first_complaint(done.stderr)
         )
 
@@ -354,7 +354,7 @@ def name_backing(path: Path, backing: Backing) -> None:
     command = [find(IMAGE), "rebase", "-q", "-f", "qcow2", *parent, str(path)]
     done = _run(command)
     if done.returncode != 0:
-        raise RecoveryError(
+        raise SessionsFolder(
             f"The session's disk {path} could not be opened again.", first_complaint(done.stderr)
         )
 

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from vdbackup.disks.chain import Chain
-from vdbackup.errors import RecoveryError
+from vdbackup.errors import GuestUnreadable, NotInPoint, RecoveryError
 from vdbackup.jobs import CancelToken, Report
 from vdbackup.volumes.filesystems.node import Kind, Node, Stat, guarded, reading, shown
 from vdbackup.volumes.volumes import Volume, Volumes
@@ -90,14 +90,12 @@ class FileBrowser:
         with reading(path):
             kind = found.stat().kind
             if kind == Kind.LINK:
-                raise RecoveryError(
+                raise NotInPoint(
                     f"{shown(path)} is a link to {shown(found.target())}.",
                     "List what it points to instead.",
                 )
         if kind != Kind.FOLDER:
-            raise RecoveryError(
-                f"{shown(path)} is not a folder.", "Extract it to see what is in it."
-            )
+            raise NotInPoint(f"{shown(path)} is not a folder.", "Extract it to see what is in it.")
         entries: list[Entry] = []
         for child in guarded(found, path):
             if len(entries) == MOST_ENTRIES:
@@ -147,7 +145,7 @@ class FileBrowser:
                 except RecoveryError as error:
                     unreadable.append(error.title)
         if unreadable and not items:
-            raise RecoveryError(unreadable[0], "Nothing was extracted.")
+            raise GuestUnreadable(unreadable[0], "Nothing was extracted.")
         left_out = extract(items, destination, report, cancel)
         return (*self.warnings(paths), *unreadable, *left_out)
 
@@ -188,7 +186,7 @@ def _child(folder: Node, name: str, path: str) -> Node:
 
 
 def _missing(path: str) -> RecoveryError:
-    return RecoveryError(
+    return NotInPoint(
         f"There is no {shown(path)} in this recovery point.",
         "List the folder above it to see what is.",
     )

@@ -24,7 +24,7 @@ from typing import Protocol
 import numpy as np
 
 from vdbackup.disks.extents import runs_of
-from vdbackup.errors import Cancelled, RecoveryError
+from vdbackup.errors import Cancelled, RecoveryError, TargetExists, UnfitTarget
 from vdbackup.jobs import CancelToken, Progress, Report
 from vdbackup.volumes.filesystems.node import (
     Content,
@@ -108,22 +108,22 @@ def is_name(name: str) -> bool:
 def _check_room(items: Sequence[Item], destination: Path) -> None:
     """Find out what can be known before anything is written."""
     if destination.exists() and not destination.is_dir():
-        raise RecoveryError(f"{destination} is not a folder.", "Choose one, or a new name.")
+        raise UnfitTarget(f"{destination} is not a folder.", "Choose one, or a new name.")
     names: set[str] = set()
     for item in items:
         if not item.name and destination.exists() and any(destination.iterdir()):
-            raise RecoveryError(
+            raise TargetExists(
                 f"{destination} is not empty.",
                 "Choose another folder for all the files of a disk: nothing is overwritten.",
             )
         if item.name in names:
-            raise RecoveryError(
+            raise TargetExists(
                 f"Two of the chosen files are called {shown(item.name)}.",
                 "Extract them one after the other, into different folders.",
             )
         names.add(item.name)
         if is_name(item.name) and os.path.lexists(destination / item.name):
-            raise RecoveryError(
+            raise TargetExists(
                 f"{destination / shown(item.name)} exists already.",
                 "Choose another folder, or move it away: nothing is overwritten.",
             )

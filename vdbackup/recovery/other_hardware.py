@@ -8,7 +8,7 @@ disk needs no change for.
 from __future__ import annotations
 
 from vdbackup.disks.chain import Chain
-from vdbackup.errors import RecoveryError
+from vdbackup.errors import CannotBoot
 from vdbackup.guest.choice import choose
 from vdbackup.guest.hardware import Controller, Hardware, Wish
 from vdbackup.guest.inspect import inspect
@@ -83,7 +83,7 @@ def hardware_in(program: Program, chain: Chain, chosen: Hardware | None) -> Hard
             return other
     if not best.boots:  # nobody knows what is on it: let the user try
         return others[0]
-    raise RecoveryError(
+    raise CannotBoot(
         f"The system on this disk boots on {best.controller}, which {NAMES[program]} has not got, "
         f"and it has no driver for what that has: {', '.join(_CONTROLLERS[program])}.",
         f"Retarget the point to {_CONTROLLERS[program][0]} first, or boot it here.",
@@ -93,7 +93,7 @@ def hardware_in(program: Program, chain: Chain, chosen: Hardware | None) -> Hard
 def _refuse_what_only_we_boot(hardware: Hardware, who: str) -> None:
     if hardware.direct or hardware.partition:
         what = "a kernel without a boot loader" if hardware.direct else "a volume without its disk"
-        raise RecoveryError(
+        raise CannotBoot(
             f"{who} cannot boot this point: it holds {what}.",
             "Boot it here: that starts it all the same.",
         )

@@ -35,7 +35,7 @@ from vdbackup.disks.disk import DiskInfo, ParentRef
 from vdbackup.disks.formats import create_disk, open_disk, probe
 from vdbackup.disks.names import DiskFormat
 from vdbackup.disks.qcow2.disk import Qcow2Disk
-from vdbackup.errors import RecoveryError, from_os
+from vdbackup.errors import CannotBoot, OtherProgramFailed, SessionUnusable, from_os
 from vdbackup.guest.hardware import Controller, Hardware
 from vdbackup.guest.model import Firmware
 from vdbackup.qemu import accelerator, qemu
@@ -97,13 +97,13 @@ def check_possible(program: Program, disk_format: DiskFormat, sector_size: int, 
     """Raise RecoveryError where the program cannot boot from such a chain of so many disks."""
     if disk_format not in FORMATS[program] or sector_size != 512:
         readable = " and ".join(name.upper() for name in FORMATS[program])
-        raise RecoveryError(
+        raise CannotBoot(
             f"{NAMES[program]} cannot boot from this point: it reads chains in {readable} with "
             "sectors of 512 bytes only.",
             "Export the point as one disk and open that, or boot it here.",
         )
     if disks > MOST_DISKS[program]:
-        raise RecoveryError(
+        raise CannotBoot(
             f"{NAMES[program]} cannot open this point: it would have to read through {disks} "
             f"disks, and takes {MOST_DISKS[program]} at most.",
             "Merge older points first; or export the point as one disk and open that; or boot it "
@@ -169,7 +169,7 @@ def write_again(saved: SavedSession, *, not_running: bool = False) -> WrittenMac
         RepositoryError: the point is not there.
     """
     if saved.program not in list(Program):  # its record may say anything
-        raise RecoveryError(f"The session {saved.id} is of no program that is known.")
+        raise SessionUnusable(f"The session {saved.id} is of no program that is known.")
     program = Program(saved.program)
     ended = saved.ended_machine(not_running=not_running)
     repository, backup_set, point = saved.origin.find()
@@ -317,7 +317,7 @@ def _libvirt_again(
             file.write(ET.tostring(defined))
             file.flush()
             if elsewhere.said_by(*_VIRSH, "define", file.name) is None:
-                raise RecoveryError(
+                raise OtherProgramFailed(
                     "libvirt does not take the machine with its layers as they are called now.",
                     "Define it again, and start it: it says why.",
                 )
@@ -336,7 +336,7 @@ def _defined(name: str) -> ET.Element | None:
     listed = elsewhere.said_by(*_VIRSH, "list", "--all", "--uuid")
     said = elsewhere.said_by(*_VIRSH, "dumpxml", "--inactive", name)
     if listed is None or (said is None and name in listed.split()):
-        raise RecoveryError(
+        raise OtherProgramFailed(
             "libvirt does not answer, so that nobody knows what its copy of the machine names.",
             "It is tried again when the repository is opened next.",
         )
@@ -408,7 +408,7 @@ def _virtualbox_again(
     space = f"{{{_NAMESPACE}}}"
     root = foreign_xml.parsed_file(path)
     if root is None:
-        raise RecoveryError(f"{path} cannot be read.", "Discard the session.")
+        raise SessionUnusable(f"{path} cannot be read.", "Discard the session.")
     for media in root.iterfind(f"{space}Machine/{space}MediaRegistry/{space}HardDisks"):
         for base in media.findall(f"{space}HardDisk"):  # beside ours are disks that the user added
             for own in base.iter(f"{space}HardDisk"):

@@ -23,7 +23,7 @@ from vdbackup.disks.extents import Ranges, aligned, total, union
 from vdbackup.disks.formats import check_fits, create_disk, open_disk
 from vdbackup.disks.names import BACKUP_FORMATS, DiskFormat
 from vdbackup.disks.transfer import transfer, transfer_in_order, write_blocks
-from vdbackup.errors import Damaged, RecoveryError, Remedy, UsageError
+from vdbackup.errors import Damaged, RecoveryError, Remedy, TargetExists, UnfitTarget, UsageError
 from vdbackup.guest.hardware import Hardware
 from vdbackup.guest.model import System
 from vdbackup.jobs import CancelToken, Plan, Report, readable_size
@@ -113,7 +113,7 @@ def plan(
     on_device = target.is_block_device()
     if on_device:
         if not overwrite:
-            raise RecoveryError(
+            raise TargetExists(
                 f"{target} is a block device: everything on it would be lost.",
                 "Choose another target, unless that is what you want.",
                 remedy=Remedy.OVERWRITE,
@@ -367,15 +367,15 @@ def _everything(size: int) -> Ranges:
 
 def _check_file(target: Path, repository: Repository, overwrite: bool) -> None:
     if target.is_dir():
-        raise RecoveryError(f"{target} is a folder.", "Give the name of a new file in it.")
+        raise UnfitTarget(f"{target} is a folder.", "Give the name of a new file in it.")
     if not target.parent.is_dir():
-        raise RecoveryError(f"There is no folder {target.parent}.", "Make it first.")
+        raise UnfitTarget(f"There is no folder {target.parent}.", "Make it first.")
     if target.parent.resolve().is_relative_to(repository.path.resolve()):
-        raise RecoveryError(f"{target} lies inside the repository.", "Restore to another folder.")
+        raise UnfitTarget(f"{target} lies inside the repository.", "Restore to another folder.")
     if target.exists() and not stat.S_ISREG(target.stat().st_mode):
-        raise RecoveryError(f"{target} is neither a file nor a block device.", "Give a new file.")
+        raise UnfitTarget(f"{target} is neither a file nor a block device.", "Give a new file.")
     if target.exists() and not overwrite:
-        raise RecoveryError(
+        raise TargetExists(
             f"{target} exists already.", "Give another name.", remedy=Remedy.OVERWRITE
         )
 

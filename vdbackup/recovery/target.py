@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vdbackup.disks.device_reads import sector_size_of
-from vdbackup.errors import RecoveryError
+from vdbackup.errors import UnfitTarget
 from vdbackup.jobs import readable_size, sizes_apart
 from vdbackup.repository.files import PARTIAL, sync_file, sync_folder
 
@@ -62,7 +62,7 @@ def check_same(target: Path, planned: Identity | None) -> None:
         problem = f"{target} is gone since the restore was planned."
     else:
         problem = f"{target} is another file or device than when the restore was planned."
-    raise RecoveryError(problem, "Look at it, then start again.")
+    raise UnfitTarget(problem, "Look at it, then start again.")
 
 
 # ------------------------------------------------------------------------------------ a new file
@@ -120,12 +120,12 @@ def check_device(target: Path, needed: int, sector_size: int) -> None:
         size, sectors = os.lseek(fd, 0, os.SEEK_END), sector_size_of(fd)
     if size < needed:
         there, wanted = sizes_apart(size, needed)
-        raise RecoveryError(
+        raise UnfitTarget(
             f"{target} has {there}; the recovery point needs {wanted}.",
             "Choose a device that is at least as large.",
         )
     if sectors != sector_size:
-        raise RecoveryError(
+        raise UnfitTarget(
             f"{target} has sectors of {sectors} bytes, and the disk in the recovery point had "
             f"sectors of {sector_size}: its partition table would mean nothing there.",
             "Choose a device with the same sectors, or restore to a file.",
@@ -142,7 +142,7 @@ def held_device(target: Path) -> Iterator[int]:
     try:
         fd = os.open(target, os.O_RDWR | os.O_EXCL | os.O_CLOEXEC)
     except OSError as error:
-        raise RecoveryError(
+        raise UnfitTarget(
             f"{target} cannot be written: {error.strerror}.",
             "Unmount what is on it, and check that you may write to it.",
         ) from error

@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 from vdbackup.disks.extents import UNALLOCATED, BlockMap, Int64s
 from vdbackup.disks.host_file import HostFile
 from vdbackup.durable import check_regular
-from vdbackup.errors import DamagedDigests, Remedy, RepositoryError
+from vdbackup.errors import DamagedDigests, NewerLayout, Remedy, RepositoryError
 
 BLOCK = 64 << 10
 """Bytes of disk that one digest covers."""
@@ -109,7 +109,7 @@ class DigestFile:
             raise DamagedDigests(self.path, 0, "it is not a file of digests")
         _, layout, block, rows, self.blocks, self.virtual_size, seal = HEADER.unpack(header)
         if layout > _LAYOUT:
-            raise RepositoryError(
+            raise NewerLayout(
                 f"{self.path.name} is of a newer version of vdbackup: it has layout {layout}, and "
                 f"those up to {_LAYOUT} are known here.",
                 "Use a newer version of vdbackup.",

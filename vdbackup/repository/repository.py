@@ -11,7 +11,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from vdbackup.durable import PARTIAL, give_to_owner_of_folder, sync_folder
-from vdbackup.errors import PointNotFound, Remedy, RepositoryError, VdbackupError, from_os
+from vdbackup.errors import (
+    NewerLayout,
+    NoRepository,
+    PointNotFound,
+    Remedy,
+    RepositoryError,
+    VdbackupError,
+    from_os,
+)
 from vdbackup.jobs import CancelToken
 from vdbackup.repository.backup_set import LAYER_NAME, BackupSet
 from vdbackup.repository.files import read_json, write_json
@@ -71,14 +79,14 @@ class Repository:
         drive or share is to be mounted that is not there.
         """
         if path.exists() and not path.is_dir():
-            raise RepositoryError(f"{path} is not a folder.", "Choose a folder for the backups.")
+            raise NoRepository(f"{path} is not a folder.", "Choose a folder for the backups.")
         if path.is_dir() and any(entry.name not in _NOT_OURS for entry in path.iterdir()):
-            raise RepositoryError(
+            raise NoRepository(
                 f"{path} is not empty and is not a repository.",
                 "Choose an empty or a new folder for the backups.",
             )
         if point := waiting_mount_point(path):
-            raise RepositoryError(
+            raise NoRepository(
                 f"{path} has no backups yet, and nothing is mounted on {point} (see /etc/fstab).",
                 f"Mount what belongs on {point}, or choose a folder elsewhere.",
             )
@@ -96,13 +104,13 @@ class Repository:
         try:
             data = read_json(path / MARKER)
         except (FileNotFoundError, NotADirectoryError):
-            raise RepositoryError(
+            raise NoRepository(
                 f"{path} is not a repository of vdbackup: it has no {MARKER}.",
                 "Connect the drive if it is on one, or give the folder that holds the backups.",
             ) from None
         layout = data.get("layout")
         if not isinstance(layout, int) or layout > LAYOUT:
-            raise RepositoryError(
+            raise NewerLayout(
                 f"{path} has layout {layout}; this vdbackup knows layouts up to {LAYOUT}.",
                 "Use a newer version of vdbackup.",
             )

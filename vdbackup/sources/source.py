@@ -17,7 +17,7 @@ from vdbackup.disks.disk import SECTOR
 from vdbackup.disks.extents import Ranges
 from vdbackup.disks.host_file import UNREADABLE, HostFile
 from vdbackup.disks.names import DiskFormat
-from vdbackup.errors import DiskFormatError, Remedy, SourceError, Unreadable
+from vdbackup.errors import DiskFormatError, Remedy, SourceError, SourceNotFound, Unreadable
 from vdbackup.sources.changes import Changes
 from vdbackup.sources.devices import device_id, mounts_of
 from vdbackup.sources.writeback import write_out
@@ -194,7 +194,7 @@ def open_source(
         opener = _open_device if stat.S_ISBLK(mode) else _open_image
         return opener(path, parents_in, said, before)
     except FileNotFoundError:
-        raise SourceError(
+        raise SourceNotFound(
             f"There is no {path}.", "Check the path.", remedy=Remedy.LIST_DEVICES
         ) from None
     except PermissionError:

@@ -21,7 +21,7 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from vdbackup.errors import RecoveryError
+from vdbackup.errors import GuestUnreadable
 from vdbackup.volumes import signatures
 
 log = logging.getLogger(__name__)
@@ -234,7 +234,7 @@ def _gpt(disk: io.BufferedReader, size: int, sizes: list[int], entries: _Entries
                 return Table(unit, found.partitions, "gpt")
     if _is_volume(disk):  # what is left of a table that was there before
         return Table(sizes[0])
-    raise RecoveryError(
+    raise GuestUnreadable(
         "The disk's partition table (GPT) is damaged, in both of its copies.",
         "Restore the recovery point and repair the table there, for example with gdisk.",
     )

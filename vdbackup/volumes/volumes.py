@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from vdbackup.disks.chain import Chain
-from vdbackup.errors import RecoveryError
+from vdbackup.errors import GuestUnreadable, RecoveryError
 from vdbackup.volumes import places, signatures
 from vdbackup.volumes.places import Place, Window
 
@@ -78,7 +78,7 @@ class Volumes:
         volume, node = self.open(name)
         if node is None:
             where, why = name or "this disk", volume.problem[0].lower() + volume.problem[1:]
-            raise RecoveryError(f"The files of {where} cannot be read: {why}", _ADVICE)
+            raise GuestUnreadable(f"The files of {where} cannot be read: {why}", _ADVICE)
         return node
 
 

@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from vdbackup.errors import RecoveryError, Remedy
+from vdbackup.errors import GuestUnreadable, NoDriver, NotRetargeted, RecoveryError, Remedy
 from vdbackup.guest.disk import Disk
 from vdbackup.guest.hardware import Hardware
 from vdbackup.guest.linux import initramfs
@@ -108,7 +108,7 @@ def _refuse_hibernated(disk: Disk) -> None:
     for name, volume in disk.volumes.items():
         swap = volume.filesystem in ("swap", "")
         if swap and disk.head(name)[4086:4096] == _HIBERNATED:
-            raise RecoveryError(
+            raise NotRetargeted(
                 "The system in this recovery point is hibernated: it would go on with what it "
                 "remembers of its files, and destroy those that were changed meanwhile.",
                 "Choose hardware that needs no changes, or use another recovery point.",
@@ -124,12 +124,12 @@ class _System:
 
     def __init__(self, disk: Disk, guest: Guest) -> None:
         if guest.root is None or guest.kernel is None:
-            raise RecoveryError("This recovery point holds no Linux that could be changed.")
+            raise NotRetargeted("This recovery point holds no Linux that could be changed.")
         self.disk, self.guest, self.root = disk, guest, guest.root
         top = disk.trees[guest.root.volume]
         tree = top.below(guest.root.subvolume) if guest.root.subvolume else top
         if tree is None:
-            raise RecoveryError("The root of the system in this recovery point cannot be read.")
+            raise GuestUnreadable("The root of the system in this recovery point cannot be read.")
         self.tree: Tree = tree
         self.names = self._names()
 
@@ -270,7 +270,7 @@ class _Initramfs:
         if not missing:
             return b"", ()
         if not self._folder:
-            raise RecoveryError(
+            raise NoDriver(
                 f"The initramfs of Linux {self._kernel.version} does not say which drivers it has, "
                 "so none can be added to it.",
                 "Choose hardware that needs no other driver.",
@@ -282,7 +282,7 @@ class _Initramfs:
         name = f"/lib/modules/{self._kernel.version}/{path}"
         data = self._tree.read(name, _MOST_KERNEL)
         if data is None:
-            raise RecoveryError(f"The driver {name} in this recovery point cannot be read.")
+            raise GuestUnreadable(f"The driver {name} in this recovery point cannot be read.")
         return data
 
 
@@ -298,7 +298,7 @@ def _task(system: _System, writes: list[appliance.Write]) -> appliance.Task:
             data, _ = packed.with_drivers(wanted)
             image = _read(system, kernel.image, _MOST_KERNEL)
             return appliance.Task(image, packed.whole + data, controller, writes)
-    raise RecoveryError(
+    raise NoDriver(
         f"Linux {kernel.version} in this recovery point has no driver for any disk that it could "
         "be given to change its files.",
         "Choose hardware that needs no changes.",
@@ -308,7 +308,7 @@ def _task(system: _System, writes: list[appliance.Write]) -> appliance.Task:
 def _read(system: _System, file: File, most: int) -> bytes:
     data = system.disk.trees[file.volume].read(file.path, most)
     if data is None:
-        raise RecoveryError(
+        raise GuestUnreadable(
             f"The file {file.path} in this recovery point cannot be read.",
             "Choose hardware that needs no changes, or use another recovery point.",
         )

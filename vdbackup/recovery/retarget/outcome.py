@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from vdbackup.disks.chain import Chain
-from vdbackup.errors import RecoveryError
+from vdbackup.errors import NotRetargeted
 from vdbackup.guest.choice import choose
 from vdbackup.guest.disk import Disk
 from vdbackup.guest.hardware import Controller, Hardware, Wish
@@ -25,7 +25,7 @@ def hardware(chain: Chain, program: str) -> Hardware:
     guest = inspect(chain)
     found = choose(guest, Wish(Controller.VIRTIO), sector_size=guest.sector_size)
     if not found.boots:
-        raise RecoveryError(
+        raise NotRetargeted(
             f"{program} has not made the system ready for virtio.",
             f"The overlay is as it was. Retarget without {program}, or choose hardware that fits.",
         )

@@ -20,7 +20,7 @@ from vdbackup.disks.formats import create_disk
 from vdbackup.disks.qcow2.disk import Qcow2Disk
 from vdbackup.disks.transfer import Read, transfer, write_blocks
 from vdbackup.durable import give_to_owner_of_folder
-from vdbackup.errors import RecoveryError
+from vdbackup.errors import MachineRunning
 from vdbackup.jobs import CancelToken, Report
 from vdbackup.repository import claims
 from vdbackup.repository.backup_set import BackupSet
@@ -69,7 +69,7 @@ def publish_overlay(
     """
     final = backup_set.overlay_path(point)
     if who := claims.who_has(final):
-        raise RecoveryError(
+        raise MachineRunning(
             f"A virtual machine is running from point {point.sequence}: {who}.",
             "Shut it down first.",
         )

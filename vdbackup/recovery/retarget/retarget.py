@@ -18,7 +18,7 @@ from pathlib import Path
 from vdbackup import __version__
 from vdbackup.disks.chain import Chain
 from vdbackup.disks.formats import open_disk
-from vdbackup.errors import RecoveryError, UsageError
+from vdbackup.errors import NoDriver, NotRetargeted, RecoveryError, UsageError
 from vdbackup.guest.choice import choose, edited
 from vdbackup.guest.disk import Disk
 from vdbackup.guest.hardware import Controller, Hardware, Wish
@@ -260,7 +260,7 @@ def _converted(
 
 def _root(guest: Guest) -> FileSystem:
     if guest.root is None:
-        raise RecoveryError("The system's own volume was not found.", "Choose other hardware.")
+        raise NotRetargeted("The system's own volume was not found.", "Choose other hardware.")
     return guest.root
 
 
@@ -317,7 +317,7 @@ def _find(chain: Chain, wish: str, drivers: Path | None) -> _Target:
     if not edit.possible or guest.system is not System.LINUX:
         if wish == AUTO:
             return _Target(guest, hardware, Edits())
-        raise RecoveryError(
+        raise NoDriver(
             f"The system in this recovery point has no driver for {wish}.",
             "Choose other hardware, or auto.",
         )
@@ -404,7 +404,7 @@ def _check_written(
                 before = then.trees[write.volume.volume].read(write.path, 1 << 30) or b""
             wanted = before + write.content
             if now.trees[write.volume.volume].read(write.path, len(wanted)) != wanted:
-                raise RecoveryError(
+                raise NotRetargeted(
                     f"The file {write.path} is not what it should be after it was changed.",
                     "The overlay is as it was. Choose hardware that needs no changes, or another "
                     "recovery point.",

@@ -20,7 +20,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from vdbackup.disks.chain import Chain
-from vdbackup.errors import RecoveryError
+from vdbackup.errors import NotRetargeted, ProgramMissing
 from vdbackup.jobs import CancelToken, Progress, Report
 from vdbackup.qemu import accelerator, concatenation, qemu
 from vdbackup.qemu.gathering import gathered
@@ -50,7 +50,7 @@ def check_installed() -> None:
     """Raise RecoveryError where a program is missing: nothing is installed by itself."""
     for program in _PROGRAMS:
         if shutil.which(program) is None:
-            raise RecoveryError(
+            raise ProgramMissing(
                 f"virt-v2v cannot change this recovery point: {program} is not installed.", _ADVICE
             )
 
@@ -107,7 +107,7 @@ def _convert(scratch: Path, folder: Path, cancel: CancelToken) -> list[str]:
     if process.returncode:
         log.info("%s: %s", PROGRAM, output.read_text(errors="replace")[-4000:])
         errors = [*_messages(said, "error"), "it ended and did not say why"]
-        raise RecoveryError(f"The overlay could not be retargeted by virt-v2v: {errors[0]}.", _ELSE)
+        raise NotRetargeted(f"The overlay could not be retargeted by virt-v2v: {errors[0]}.", _ELSE)
     return [f"virt-v2v says: {text}." for text in _messages(said, "warning", "info")]
 
 

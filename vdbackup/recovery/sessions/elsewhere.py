@@ -34,7 +34,7 @@ from vdbackup.disks.formats import open_disk, probe
 from vdbackup.disks.holders import holders, named
 from vdbackup.disks.names import DiskFormat
 from vdbackup.disks.qcow2.disk import Qcow2Disk
-from vdbackup.errors import RecoveryError, Remedy, VdbackupError
+from vdbackup.errors import DisksUnclear, MachineRunning, RecoveryError, Remedy, VdbackupError
 from vdbackup.repository.registered import Machine, machines_on
 
 _OURS = re.compile(
@@ -114,7 +114,7 @@ class EndedMachine:
             self.folder, self.disks[0], self.program, not_running=self.not_running
         )
         if now != self:
-            raise RecoveryError(
+            raise MachineRunning(
                 "The machine has been running meanwhile, so its session stays.",
                 "Delete the point that was made, and make it again when the machine is shut down.",
             )
@@ -122,6 +122,8 @@ class EndedMachine:
 
 class MayRun(RecoveryError):
     """Nobody but the user can say whether the machine runs, or may lose its disk."""
+
+    code = "machine-may-run"
 
 
 def disks_of(folder: Path, own: Path, program: str | None) -> tuple[Path, ...]:
@@ -140,7 +142,7 @@ def disks_of(folder: Path, own: Path, program: str | None) -> tuple[Path, ...]:
     found.pop(_real(own), None)
     chain = _line(own, list(found.values()))
     if any(_real(path) != _real(chain[-1]) for path in listed.current):
-        raise RecoveryError(
+        raise DisksUnclear(
             f"The machine has {listed.current[0].name} now, and {chain[-1].name} lies above that.",
             f"Move {chain[-1].name} away if you do not need it any more, and try again.",
         )
@@ -159,7 +161,7 @@ def check_ended(folder: Path, own: Path, program: str | None, *, not_running: bo
     files = [path for path in folder.rglob("*") if path.is_file() and path.suffix != ".log"]
     who = [each for each in holders(files) if each.pid != os.getpid()]
     if who or any(qemu_locks.is_open(path) for path in files):
-        raise RecoveryError(
+        raise MachineRunning(
             f"The machine is still running: {named(who) or 'QEMU'} has its files open.",
             "Shut it down first.",
         )
@@ -167,7 +169,7 @@ def check_ended(folder: Path, own: Path, program: str | None, *, not_running: bo
         return
     listed = _LISTS.get(program, _unknown)(folder, own)
     if listed.running:
-        raise RecoveryError("The machine is still running.", "Shut it down in its own program.")
+        raise MachineRunning("The machine is still running.", "Shut it down in its own program.")
     if not listed.known and not not_running:
         raise MayRun(
             f"Whether the machine runs in {name_of(program)} cannot be found out from here.",
@@ -222,7 +224,7 @@ def _line(own: Path, others: Sequence[Path]) -> tuple[Path, ...]:
         if len(above) != 1:
             names = ", ".join(sorted(str(path) for path in above or left))
             problem = "more than one disk lies" if above else "there are disks that do not lie"
-            raise RecoveryError(
+            raise DisksUnclear(
                 f"What the machine is on cannot be told: {problem} above {chain[-1].name}: "
                 f"{names}.",
                 "Move those away that you do not need, and try again. Nothing was changed.",
@@ -243,7 +245,7 @@ def _facts(path: Path, *, knowing_parent: bool) -> DiskInfo:
             return disk.info
     except (VdbackupError, OSError) as error:
         problem = error.title if isinstance(error, VdbackupError) else str(error)
-        raise RecoveryError(
+        raise DisksUnclear(
             f"What the machine is on cannot be told: {problem}",
             f"Move {path} away if it is not the machine's, and try again. Nothing was changed.",
         ) from error

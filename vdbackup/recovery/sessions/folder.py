@@ -35,7 +35,16 @@ from typing import Any, BinaryIO, Self
 
 from vdbackup import durable
 from vdbackup.disks.holders import holders, named
-from vdbackup.errors import Obstructed, RecoveryError, Remedy
+from vdbackup.errors import (
+    MachineFailed,
+    MachineRunning,
+    Obstructed,
+    RecoveryError,
+    Remedy,
+    SessionNotFound,
+    SessionsFolder,
+    SessionUnusable,
+)
 from vdbackup.recovery.sessions.elsewhere import EndedMachine, check_ended, check_not_registered
 from vdbackup.recovery.sessions.record import Origin, SessionRecord
 from vdbackup.volumes import composition
@@ -110,15 +119,15 @@ class SessionFolder:
         try:
             folder = cls(path, read_record(path), _locked(path))
         except BlockingIOError:
-            raise RecoveryError(
+            raise MachineRunning(
                 f"The session {path.name} is in use by another program.",
                 "End it there, or kill it first.",
             ) from None
         except FileNotFoundError:
-            raise RecoveryError(f"There is no session {path.name} any more.") from None
+            raise SessionNotFound(f"There is no session {path.name} any more.") from None
         folder.said = read_record(path)  # as it is under the lock
         if is_qemu_of(folder.said.pid, path):
-            raise RecoveryError(
+            raise MachineRunning(
                 f"The machine of the session {path.name} is still running.", "Stop or kill it."
             )
         return folder
@@ -275,7 +284,7 @@ class SavedSession:
     def origin(self) -> Origin:
         """The recovery point that it lies on; raises RecoveryError where its record is lost."""
         if self.said.origin is None:
-            raise RecoveryError(
+            raise SessionUnusable(
                 f"The session {self.id} does not say from which recovery point it was started.",
                 "Discard it.",
             )
@@ -319,7 +328,7 @@ class SavedSession:
         try:
             lock = _locked(self.folder)
         except BlockingIOError:
-            raise RecoveryError(
+            raise MachineRunning(
                 f"The session {self.id} belongs to a program that is running.",
                 "End it there, or kill it first.",
             ) from None
@@ -329,7 +338,7 @@ class SavedSession:
         try:
             said = read_record(self.folder) if (self.folder / _RECORD).exists() else self.said
             if said.pid != self.said.pid:
-                raise RecoveryError(
+                raise MachineRunning(
                     f"The session {self.id} was opened again since it was listed.",
                     "Look at the list again before you throw away what it wrote.",
                 )
@@ -351,7 +360,7 @@ class SavedSession:
         ours = pid if is_qemu_of(pid, self.folder) else None
         found = [each for each in holders(files) if each.pid is None or each.pid != ours]
         if found:
-            raise RecoveryError(
+            raise MachineRunning(
                 f"The session {self.id} is in use: {named(found)} has its files open.",
                 "Shut the machine down there first.",
             )
@@ -410,7 +419,7 @@ def connect(folder: Path) -> socket.socket:
             os.close(descriptor)
     except OSError as error:
         connection.close()
-        raise RecoveryError(
+        raise MachineFailed(
             f"The virtual machine of the session {folder.name} does not answer: {error.strerror}.",
             "It may have ended.",
             remedy=Remedy.LIST_SESSIONS,
@@ -480,7 +489,7 @@ def _delete(folder: Path) -> None:
     except FileNotFoundError:  # somebody else has done it
         return
     except OSError as error:
-        raise RecoveryError(
+        raise SessionsFolder(
             f"The session's folder {folder} cannot be deleted: {error.strerror}.",
             "Delete it yourself.",
         ) from error
@@ -492,7 +501,7 @@ def _writing(folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise RecoveryError(
+        raise SessionsFolder(
             f"The session's folder {folder} cannot be written to: {error.strerror}.",
             "Choose another folder for sessions, or make room there.",
         ) from error

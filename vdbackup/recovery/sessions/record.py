@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Self
 
-from vdbackup.errors import RecoveryError, RepositoryError
+from vdbackup.errors import PointBusy, RepositoryError, SessionUnusable
 from vdbackup.repository import holds, overlays
 from vdbackup.repository.backup_set import BackupSet
 from vdbackup.repository.model import RecoveryPoint
@@ -48,7 +48,7 @@ class Origin:
         """
         repository = Repository.open(self.repository)
         if repository.id != self.repository_id:
-            raise RecoveryError(
+            raise SessionUnusable(
                 f"{self.repository} is not the repository that the session was started from.",
                 "Connect the right storage, or discard the session.",
             )
@@ -65,7 +65,7 @@ class Origin:
         holds.place(backup_set, point, session, title, folder)
         _, backup_set, point = self.find()
         if point in backup_set.hidden:
-            raise RecoveryError(
+            raise PointBusy(
                 f"Point {point.sequence} is just being merged.", "Use another recovery point."
             )
         self.check_unchanged(backup_set, point)
@@ -84,7 +84,7 @@ class Origin:
         """Raise RecoveryError unless what the session's blocks lie on is what it was."""
         overlay = backup_set.overlay_path(point)
         if overlays.contents(overlay, backup_set.settings.format) != self.overlay_contents:
-            raise RecoveryError(
+            raise SessionUnusable(
                 f"The overlay of point {point.sequence} has changed since the session was started "
                 "on it, so what the machine wrote fits no more.",
                 "Put the overlay back as it was, or discard the session.",

@@ -19,7 +19,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from vdbackup.errors import RecoveryError
+from vdbackup.errors import MachineFailed, MachinePaused, RecoveryError, UnfitTarget
 from vdbackup.jobs import CancelToken
 from vdbackup.qemu import accelerator, devices, qemu
 from vdbackup.qemu.monitor import Monitor
@@ -176,7 +176,7 @@ class Session:
                 os.fsync(file.fileno())
             new.replace(path)
         except OSError as error:
-            raise RecoveryError(
+            raise UnfitTarget(
                 f"The screenshot {path} cannot be written: {error.strerror}.",
                 "Choose another file.",
             ) from error
@@ -274,7 +274,7 @@ class Session:
         except RecoveryError:
             self.kill()
             log.exception("QEMU did not start")
-            raise RecoveryError(
+            raise MachineFailed(
                 f"The virtual machine {self.title} could not be started.", self._complaint()
             ) from None
 
@@ -307,7 +307,7 @@ class Session:
         if status != 0 and not self._killed:
             self.crashed = True
             self._fail(
-                RecoveryError(f"QEMU, which ran {self.title}, has crashed.", self._complaint())
+                MachineFailed(f"QEMU, which ran {self.title}, has crashed.", self._complaint())
             )
         self._ended.set()
 
@@ -355,7 +355,7 @@ class Session:
             except (RecoveryError, OSError):
                 log.exception("QEMU could not be started again")
                 self._fail(
-                    RecoveryError(
+                    MachineFailed(
                         f"{self.title} could not be started again without hardware virtualization.",
                         "The log says more.",
                     )
@@ -429,7 +429,7 @@ def _is_internal_error(event: str, data: Mapping[str, Any]) -> bool:
 
 
 def _no_room(title: str) -> RecoveryError:
-    return RecoveryError(
+    return MachinePaused(
         f"{title} is paused: there is no room for what it writes.",
         "Make room where sessions are kept, then let it go on: nothing is lost so far.",
     )
@@ -438,12 +438,12 @@ def _no_room(title: str) -> RecoveryError:
 def _trouble(title: str, event: str, data: Mapping[str, Any]) -> RecoveryError | None:
     """What is wrong with the machine `title`, if an event of QMP says that something is."""
     if event == "GUEST_PANICKED":
-        return RecoveryError(
+        return MachineFailed(
             f"The operating system in {title} has crashed.",
             "Its screen says why; try another recovery point, or other virtual hardware.",
         )
     if _is_internal_error(event, data):
-        return RecoveryError(
+        return MachineFailed(
             f"This computer cannot run {title}: QEMU has paused it with an internal error.",
             "The log says more.",
         )
@@ -451,7 +451,7 @@ def _trouble(title: str, event: str, data: Mapping[str, Any]) -> RecoveryError |
         if data.get("nospace"):
             return _no_room(title)
         verb = "read" if data.get("operation") == "read" else "written"
-        return RecoveryError(
+        return MachinePaused(
             f"{title} is paused: its disk cannot be {verb} ({data.get('reason')}).",
             "Verify the recovery point, and look at the storage that it and sessions lie on.",
         )

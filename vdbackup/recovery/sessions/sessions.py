@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
-from vdbackup.errors import RecoveryError, Remedy
+from vdbackup.errors import RecoveryError, Remedy, SessionNotFound
 from vdbackup.qemu.monitor import tell
 from vdbackup.recovery.sessions.folder import SavedSession, connect, saved_sessions
 
@@ -31,7 +31,7 @@ def find(sessions_folder: Path, reference: str) -> SavedSession:
     if len(found) == 1 and len(reference) >= SHORTEST_ID:
         return found[0]
     problem = "more than one" if len(found) > 1 else "no"
-    raise RecoveryError(
+    raise SessionNotFound(
         f"{reference!r} matches {problem} session.", "Check the id.", remedy=Remedy.LIST_SESSIONS
     )
 

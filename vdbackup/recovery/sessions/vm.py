@@ -15,7 +15,7 @@ from typing import Any
 
 from vdbackup.disks.chain import Chain
 from vdbackup.disks.names import DiskFormat
-from vdbackup.errors import RecoveryError
+from vdbackup.errors import PointUnreadable
 from vdbackup.guest.hardware import ANYTHING, Hardware, Wish
 from vdbackup.qemu import accelerator, devices, launch, qemu
 from vdbackup.records import from_json, to_json
@@ -173,7 +173,7 @@ def _reading(overlay: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise RecoveryError(
+        raise PointUnreadable(
             f"{overlay} cannot be read: {error.strerror}.",
             "Boot another recovery point, or put the file back.",
         ) from error

@@ -16,7 +16,7 @@ from collections.abc import Hashable, Iterable, Iterator
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
-from vdbackup.errors import RecoveryError, VdbackupError
+from vdbackup.errors import GuestUnreadable, VdbackupError
 
 log = logging.getLogger(__name__)
 
@@ -150,12 +150,12 @@ def reading(what: str) -> Iterator[None]:
     except VdbackupError:
         raise
     except Unreadable as error:
-        raise RecoveryError(f"{shown(what)} cannot be read: {error}.", ADVICE) from error
+        raise GuestUnreadable(f"{shown(what)} cannot be read: {error}.", ADVICE) from error
     except Exception as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise
         log.info("%s cannot be read", what, exc_info=True)
-        raise RecoveryError(
+        raise GuestUnreadable(
             f"{shown(what)} cannot be read: its structures are damaged, or of a kind that vdbackup "
             "does not know.",
             ADVICE,

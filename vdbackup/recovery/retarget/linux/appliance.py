@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from vdbackup.disks.names import DiskFormat
-from vdbackup.errors import Cancelled, RecoveryError, Remedy
+from vdbackup.errors import Cancelled, NotRetargeted, RecoveryError, Remedy
 from vdbackup.guest.hardware import Controller, Hardware, MachineType
 from vdbackup.guest.model import FileSystem
 from vdbackup.jobs import CancelToken, Progress, Report
@@ -218,7 +218,7 @@ def _failed(said: str, nonce: str, why: str) -> RecoveryError:
     words = detail.strip() if last.startswith("failed ") else why
     complaint = _complaint(said, nonce)
     more = " ".join(part for part in (words[:300], complaint) if part)
-    return RecoveryError(
+    return NotRetargeted(
         f"The overlay could not be retargeted: {sentence}"
         + (f" ({more.rstrip('.')})." if more else "."),
         "The overlay is as it was. Use another point, or other hardware.",
@@ -317,7 +317,7 @@ def _kind(volume: FileSystem) -> str:
     """What Linux mounts it as; raises RecoveryError where it is not edited."""
     kind = next((k for name, k in _KINDS.items() if volume.kind.lower().startswith(name)), None)
     if kind is None:
-        raise RecoveryError(
+        raise NotRetargeted(
             f"A file on {volume.kind or 'a volume of unknown kind'} would have to be changed, "
             "which is not done.",
             "Choose hardware that needs no changes.",

@@ -21,7 +21,7 @@ from pathlib import PurePosixPath
 
 import zstandard
 
-from vdbackup.errors import RecoveryError
+from vdbackup.errors import GuestUnreadable, RecoveryError
 from vdbackup.recovery.retarget.linux import kmod_index
 from vdbackup.recovery.retarget.linux.cpio import Member, archive
 
@@ -182,7 +182,7 @@ def _uncompressed(path: str, data: bytes) -> bytes:
 
 
 def _damaged(path: str) -> RecoveryError:
-    return RecoveryError(
+    return GuestUnreadable(
         f"The driver {PurePosixPath(path).name} in this recovery point is damaged.",
         "Choose hardware that needs no other driver, or use another recovery point.",
     )

@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from vdbackup.errors import RecoveryError
+from vdbackup.errors import NoDriver
 from vdbackup.guest.hardware import Controller
 from vdbackup.guest.windows.inspect import Windows
 from vdbackup.recovery.retarget.windows.hive_edit import (
@@ -98,7 +98,7 @@ def find_driver(folder: Path, name: str, windows: Windows) -> DriverFiles:
     beside = [path for path in found if path.parent == folder]
     program = beside[0] if beside else _best(found, folder, windows)
     if program is None:
-        raise RecoveryError(
+        raise NoDriver(
             f"{folder} has no {wanted} for {windows.name} ({windows.architecture or 'unknown'}).",
             "Name the folder that holds what virtio-win.iso holds, or the one with that driver.",
         )
@@ -163,7 +163,7 @@ def critical_keys(name: str, control_set: str) -> Iterator[KeyEdit]:
 
 def _files(folder: Path) -> Iterator[Path]:
     if not folder.is_dir():
-        raise RecoveryError(
+        raise NoDriver(
             f"{folder} is not a folder.",
             "Name the folder with the drivers' files; of an ISO, the folder it is mounted at.",
         )
@@ -195,7 +195,7 @@ def _check_program(program: Path, windows: Windows) -> None:
     machine = int.from_bytes(head[at + 4 : at + 6], "little")
     is_program = head[:2] == b"MZ" and head[at : at + 4] == b"PE\0\0"
     if not is_program or program.stat().st_size > _LARGEST or (wanted and machine != wanted):
-        raise RecoveryError(
+        raise NoDriver(
             f"{program} is not a driver for this Windows ({windows.architecture or 'unknown'}).",
             "Name the folder with the driver for its version and architecture.",
         )

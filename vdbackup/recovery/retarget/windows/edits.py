@@ -33,7 +33,7 @@ from pathlib import Path
 
 from vdbackup.disks.chain import Chain
 from vdbackup.disks.names import DiskFormat
-from vdbackup.errors import RecoveryError, Remedy
+from vdbackup.errors import NoDriver, NotRetargeted, ProgramMissing, Remedy
 from vdbackup.guest.disk import Disk
 from vdbackup.guest.drivers import WINDOWS
 from vdbackup.guest.hardware import Controller
@@ -133,10 +133,10 @@ def plan_windows(
     """
     windows = inspect_windows(tree)
     if windows is None:
-        raise RecoveryError("There is no Windows on this volume.", "Look for it on another one.")
+        raise NotRetargeted("There is no Windows on this volume.", "Look for it on another one.")
     if windows.problems:
         problem = windows.problems[0]
-        raise RecoveryError(problem.sentence, problem.advice)
+        raise NotRetargeted(problem.sentence, problem.advice)
     with reading("The registry of Windows"):
         system = open_hive(tree, windows.system_root, "SYSTEM")
         services = storage_services(tree, windows.system_root, system, windows.control_set)
@@ -198,7 +198,7 @@ def check_starts(tree: Tree, controller: Controller) -> None:
     found = inspect_windows(tree)
     services = set(found.services) if found is not None else set()
     if not any(group <= services for group in WINDOWS.get(controller, ())):
-        raise RecoveryError(
+        raise NotRetargeted(
             "Windows is not what it should be after it was changed.",
             "The overlay is as it was. Choose hardware that needs no changes.",
         )
@@ -216,12 +216,12 @@ def _services(windows: Windows, controller: Controller) -> tuple[str, ...]:
 
 def _new_driver(windows: Windows, controller: Controller, drivers: Path | None) -> DriverFiles:
     if controller not in DRIVERS:
-        raise RecoveryError(
+        raise NoDriver(
             f"{windows.name} has no driver for a disk on {controller}.",
             "Choose another controller; the report of the point names those that it has.",
         )
     if drivers is None:
-        raise RecoveryError(
+        raise NoDriver(
             f"{windows.name} has no driver for a disk on {controller}.",
             "Choose ahci, or give it virtio-win's drivers.",
             remedy=Remedy.GIVE_DRIVERS,
@@ -344,7 +344,7 @@ def _take_out(tree: Tree, path: str, destination: Path) -> None:
 def _copy_in(volume: Path, source: Path, path: str) -> None:
     program = shutil.which(COPY, path=os.environ.get("PATH", os.defpath) + _ADMINISTRATORS)
     if program is None:
-        raise RecoveryError(
+        raise ProgramMissing(
             f"Files cannot be put onto the disk of Windows: {COPY} is not installed.",
             "Install it with: sudo apt install ntfs-3g",
         )
@@ -358,10 +358,10 @@ def _copy_in(volume: Path, source: Path, path: str) -> None:
             process_group=0,  # Ctrl-C in our terminal is not for it
         )
     except subprocess.TimeoutExpired:
-        raise RecoveryError(f"{path} could not be put onto the disk of Windows in time.") from None
+        raise NotRetargeted(f"{path} could not be put onto the disk of Windows in time.") from None
     if done.returncode:
         log.info("ntfscp: %s", done.stderr.decode(errors="replace"))
-        raise RecoveryError(
+        raise NotRetargeted(
             f"{path} could not be put onto the disk of Windows.",
             "Choose hardware that Windows has drivers for; the log says what ntfscp said.",
         )

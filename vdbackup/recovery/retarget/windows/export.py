@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from vdbackup.errors import RecoveryError
+from vdbackup.errors import NotRetargeted, ProgramMissing, RecoveryError
 from vdbackup.qemu import qemu
 
 DAEMON = "qemu-storage-daemon"
@@ -68,12 +68,12 @@ def exported(
 def _check_programs() -> None:
     for program, package in ((DAEMON, "qemu-system-common"), (_UNMOUNT, "fuse3")):
         if shutil.which(program) is None:
-            raise RecoveryError(
+            raise ProgramMissing(
                 f"Files cannot be put into the overlay: {program} is not installed.",
                 f"Install it with: sudo apt install {package}",
             )
     if not os.access("/dev/fuse", os.R_OK | os.W_OK):
-        raise RecoveryError(
+        raise ProgramMissing(
             "Files cannot be put into the overlay: there is no FUSE for you here (/dev/fuse).",
             "Load the kernel's module fuse, or choose hardware that needs no new files.",
         )
@@ -143,7 +143,7 @@ def _is_mount(file: Path, before: int) -> bool:
 
 
 def _failed(complaints: Path) -> RecoveryError:
-    return RecoveryError(
+    return NotRetargeted(
         "Files cannot be put into the overlay: the partition could not be exported.",
         qemu.first_complaint(complaints.read_text(errors="replace")),
     )

@@ -16,7 +16,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from vdbackup.errors import RecoveryError
+from vdbackup.errors import NotRetargeted, ProgramMissing
 from vdbackup.guest.windows.hive import Hive, Key
 from vdbackup.volumes.filesystems.node import Unreadable, reading
 
@@ -122,7 +122,7 @@ def change(file: Path, numbers: Sequence[NumberEdit], keys: Sequence[KeyEdit]) -
     with reading("The changed registry"), file.open("rb") as opened:
         hive = Hive(opened, file.stat().st_size)
         if hive.dirty or missing(hive, keys) or not all(_is_done(hive, edit) for edit in numbers):
-            raise RecoveryError(
+            raise NotRetargeted(
                 "The registry of Windows could not be changed: it does not hold what was written.",
                 "Choose hardware that Windows has drivers for.",
             )
@@ -174,7 +174,7 @@ def _all_values(key: Key | None, edit: KeyEdit) -> dict[str, Data]:
 
 def _run(file: Path, script: str) -> None:
     if shutil.which(SHELL) is None:
-        raise RecoveryError(
+        raise ProgramMissing(
             f"Keys cannot be added to the registry of Windows: {SHELL} is not installed.",
             "Install it with: sudo apt install libhivex-bin",
         )
@@ -192,13 +192,13 @@ def _run(file: Path, script: str) -> None:
                 process_group=0,  # Ctrl-C in our terminal is not for it
             )
         except subprocess.TimeoutExpired:
-            raise RecoveryError(
+            raise NotRetargeted(
                 "The registry of Windows could not be changed: hivexsh came to no end.",
                 "Choose hardware that Windows has drivers for.",
             ) from None
     if done.returncode:
         complaint = done.stderr.decode(errors="replace").strip().splitlines()[-1:]
-        raise RecoveryError(
+        raise NotRetargeted(
             "The registry of Windows could not be changed.",
             " ".join(line if line.isprintable() else "" for line in complaint),
         )
