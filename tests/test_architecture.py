@@ -17,6 +17,7 @@ import pytest
 from vdbackup.cli import remedies
 from vdbackup.cli.parser import build_parser
 from vdbackup.errors import Remedy
+from vdbackup.gui.actions import ACTIONS
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 PACKAGE = CHECKOUT / "vdbackup"
@@ -92,6 +93,21 @@ def spoken_commands() -> re.Pattern[str]:
         *(f"(?<!the )vdbackup {each}" for each in commands),
     )
     return re.compile(rf"(?:{'|'.join(ours)})(?![\w-])")
+
+
+def button_names() -> set[str]:
+    """What stands on the window's buttons and boxes, and in its menus, in words of ours alone."""
+    names = {text for text, *_ in ACTIONS.values()}
+    for module in (PACKAGE / "gui").rglob("*.py"):
+        for name, call in calls(module):
+            first = call.args[0] if call.args else None
+            if name.rpartition(".")[2] not in {"button", "QPushButton", "QCheckBox", "addAction"}:
+                continue
+            if isinstance(first, ast.JoinedStr):  # a name from outside follows
+                first = first.values[0]
+            if isinstance(first, ast.Constant) and isinstance(first.value, str):
+                names.add(first.value.strip("+ "))
+    return names
 
 
 def tracked() -> list[Path]:
@@ -174,6 +190,20 @@ def test_only_the_command_line_speaks_of_its_commands_and_options():
         if module != PACKAGE / "gui" / "app.py"  # speaks to a terminal while there is no window
         for sentence in sentences(module)
         if spoken.search(sentence)
+    ] == []
+
+
+def test_only_the_window_speaks_of_what_to_press():
+    """Its buttons are named in quotation marks; those of one word are verbs as any other."""
+    names = {name for name in button_names() if " " in name}
+    assert {"Back up now", "Boot in VM", "Run without a display"} <= names
+    pressed = re.compile("|".join(["[“”]", *(rf"\b{re.escape(each)}(?!\w)" for each in names)]))
+    assert pressed.search("Take “Repair” in the menu.")
+    assert [
+        (module, sentence)
+        for module in modules(outside=("cli", "gui"))
+        for sentence in sentences(module)
+        if pressed.search(sentence)
     ] == []
 
 

@@ -319,7 +319,7 @@ def _find(chain: Chain, wish: str, drivers: Path | None) -> _Target:
             return _Target(guest, hardware, Edits())
         raise NoDriver(
             f"The system in this recovery point has no driver for {wish}.",
-            "Choose other hardware, or auto.",
+            "Choose other hardware, or let it be chosen.",
         )
     return _Target(guest, hardware, edits.find(Disk(chain), guest, hardware))
 
