@@ -22,9 +22,12 @@ NOBODY = 65534
 
 
 def refused(said: Said, *words: str) -> None:
-    """Two sentences, no traceback, status 1."""
+    """Two sentences, or JSON of them; no traceback, status 1."""
     assert said.status == 1, said
     what, *advice = said.err.strip().splitlines()
+    if what.startswith("{"):
+        error = json.loads(what)
+        what, advice = f"vdbackup: {error['title']}", [error["advice"]]
     assert what.startswith("vdbackup: ")
     assert what.endswith(".")
     assert advice, "it does not say what to do"
