@@ -15,6 +15,7 @@ import pytest
 from tests.backup.lab import Lab, noise
 from vdbackup import cli
 from vdbackup.backup import repair
+from vdbackup.backup.quarantine import QUARANTINE
 from vdbackup.disks.chain import Chain
 from vdbackup.errors import Damaged, VdbackupError
 from vdbackup.jobs import CancelToken, silent
@@ -53,7 +54,7 @@ def verdicts(lab: Lab) -> dict[int, tuple[verify.Finding, ...]]:
 
 
 def put_aside(lab: Lab) -> set[str]:
-    return {path.name for path in (lab.set_folder / repair.QUARANTINE).iterdir()}
+    return {path.name for path in (lab.set_folder / QUARANTINE).iterdir()}
 
 
 def place_of(chain: Chain, offset: int) -> int:
@@ -204,11 +205,11 @@ def test_a_broken_layer_is_put_aside_whole_and_comes_back_with_a_good_copy(lab):
     assert put_aside(lab) == {
         layer.name, "0002-incremental.json", "0002-incremental.digests", lab.file("0002-overlay"),
     }  # fmt: skip
-    assert (lab.set_folder / repair.QUARANTINE / layer.name).stat().st_size == 100
+    assert (lab.set_folder / QUARANTINE / layer.name).stat().st_size == 100
     shutil.copy2(copy, layer)
     repaired(lab)
     assert [each.sequence for each in lab.set.points] == [1, 2, 3, 4, 5]
-    shutil.rmtree(lab.set_folder / repair.QUARANTINE)
+    shutil.rmtree(lab.set_folder / QUARANTINE)
     lab.check_all()
 
 
@@ -233,7 +234,7 @@ def test_a_damaged_overlay_is_put_aside_and_made_again(lab):
     (sentence,) = repaired(lab)
     assert "overlay" in sentence
     assert put_aside(lab) == {overlay.name}
-    shutil.rmtree(lab.set_folder / repair.QUARANTINE)
+    shutil.rmtree(lab.set_folder / QUARANTINE)
     lab.check_all()
 
 

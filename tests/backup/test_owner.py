@@ -11,6 +11,7 @@ import pytest
 from tests.backup.lab import Lab, noise
 from tests.sources.ordinary_user import NOBODY, as_an_ordinary_user, open_folder
 from vdbackup.backup import repair
+from vdbackup.backup.quarantine import QUARANTINE
 from vdbackup.durable import give_to_owner_of_folder
 from vdbackup.jobs import CancelToken, silent
 from vdbackup.repository.digests import BLOCK
@@ -43,7 +44,7 @@ def test_whatever_root_makes_in_a_repository_belongs_to_its_owner(lab: Lab):
     (lab.set_folder / "set.json").write_text("{")
     next(lab.set_folder.glob("*-overlay.*")).unlink()
     repair.run(lab.repository.path, silent, CancelToken())
-    assert (lab.set_folder / repair.QUARANTINE).is_dir()
+    assert (lab.set_folder / QUARANTINE).is_dir()
     assert not_theirs(lab.repository.path) == []
     with as_an_ordinary_user():
         lab.backup()

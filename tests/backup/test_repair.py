@@ -12,6 +12,7 @@ import pytest
 
 from tests.backup.lab import SIZE, Lab, noise
 from vdbackup.backup import repair
+from vdbackup.backup.quarantine import QUARANTINE
 from vdbackup.errors import RepositoryError
 from vdbackup.jobs import CancelToken, silent
 from vdbackup.recovery import verify
@@ -100,6 +101,22 @@ def test_a_merge_mends_the_name_of_every_layer_that_it_writes_to(lab):
     lab.check_all()
 
 
+@pytest.mark.parametrize("disk_format", ["vmdk"], indirect=True)
+@pytest.mark.parametrize("said", ['{"layout": "1"', '{"id": "%s"}', '{"layout": "2", "id": "%s"}'])
+def test_a_damaged_mark_of_the_repository_is_kept_before_it_is_written_anew(lab, said):
+    own_id = Repository.open(lab.repository.path).id
+    marker = lab.repository.path / "vdbackup.json"
+    damaged = said.replace("%s", own_id)
+    marker.write_text(damaged)
+    with pytest.raises(RepositoryError, match=r"vdbackup\.json is damaged"):
+        Repository.open(lab.repository.path)
+    assert "vdbackup.json was written anew." in repaired(lab)
+    kept = lab.repository.path / QUARANTINE / "vdbackup.json"
+    assert kept.read_text() == damaged
+    assert (Repository.open(lab.repository.path).id == own_id) == (own_id in damaged)
+    assert_as_before(lab)
+
+
 def test_where_nothing_is_wrong_nothing_is_done(lab):
     before = lab.files
     assert repaired(lab) == []
@@ -123,7 +140,7 @@ def test_damaged_files_are_made_again_from_the_layers(lab, pattern):
         damaged[path.name] = path.read_bytes()
     assert repaired(lab)
     kept = lab.folder / "kept"
-    (lab.set_folder / repair.QUARANTINE).rename(kept)
+    (lab.set_folder / QUARANTINE).rename(kept)
     assert {path.name: path.read_bytes() for path in kept.iterdir()} == damaged
     assert_as_before(lab)
 
@@ -134,7 +151,7 @@ def test_what_is_no_file_of_digests_is_put_aside_and_they_are_computed_anew(lab,
     digests.unlink()
     put(digests)
     repaired(lab)
-    (lab.set_folder / repair.QUARANTINE).rename(lab.folder / "kept")
+    (lab.set_folder / QUARANTINE).rename(lab.folder / "kept")
     lab.check_without_processes()
 
 
@@ -144,7 +161,7 @@ def test_digests_of_a_disk_of_another_size_are_computed_anew(lab):
     writer = DigestWriter(digests, SIZE + BLOCK)
     writer.finish()
     repaired(lab)
-    (lab.set_folder / repair.QUARANTINE).rename(lab.folder / "kept")
+    (lab.set_folder / QUARANTINE).rename(lab.folder / "kept")
     lab.check_without_processes()
 
 
@@ -162,7 +179,7 @@ def test_an_interrupted_merge_is_finished_with_the_manifests_that_are_rebuilt(la
         (lab.set_folder / name).rename(lab.set_folder / f"{name}.partial")
     assert any("an interrupted merge was finished" in sentence for sentence in repaired(lab))
     assert [point.sequence for point in lab.set.points] == [1, 2, 3, 6, 7]
-    (lab.set_folder / repair.QUARANTINE).rename(lab.folder / "kept")
+    (lab.set_folder / QUARANTINE).rename(lab.folder / "kept")
     lab.check_without_processes()
 
 
@@ -230,7 +247,7 @@ def test_a_repair_that_was_cut_off_while_it_put_a_layer_aside_is_done_again(lab,
     rename = Path.rename
 
     def cut_off(path: Path, target: Path) -> Path:
-        if target.parent.name == repair.QUARANTINE:
+        if target.parent.name == QUARANTINE:
             if len(moved) == cut:
                 raise OSError(errno.EIO, "the drive was pulled out")
             moved.append(path)

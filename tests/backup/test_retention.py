@@ -204,6 +204,24 @@ def test_what_goes_is_known_beforehand(lab, keep):
     assert [number for number in before if number not in sequences(lab)] == foretold
 
 
+@pytest.mark.parametrize("keep", [1, 2, 3])
+@pytest.mark.parametrize("damage", ["layer", "verdict"])
+def test_it_is_known_where_points_are_damaged(lab, keep, damage):
+    for number, kind in enumerate(("auto", "auto", "full", "auto", "full")):
+        changed(lab, number)
+        lab.backup(kind)
+    third = lab.set.points[2]
+    if damage == "layer":
+        lab.layer(third).unlink()
+    else:
+        lab.repository.save_point("disk", replace(third, verified=Check("2026-01-01", ok=False)))
+    before = sequences(lab)
+    foretold = [point.sequence for point in retention.preview(lab.set, keep)]
+    changed(lab, 7)
+    lab.backup(policy=Policy(keep))
+    assert [number for number in before if number not in sequences(lab)] == foretold
+
+
 def test_a_point_that_a_promoted_one_was_made_on_is_not_foretold_to_go(lab):
     lab.backup()
     changed(lab, 1)

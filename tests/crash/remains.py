@@ -28,6 +28,7 @@ import numpy as np
 from tests.backup.lab import Lab
 from tests.crash.stories import Story
 from vdbackup.backup import capture, merge, repair
+from vdbackup.backup.quarantine import QUARANTINE
 from vdbackup.disks.chain import Chain
 from vdbackup.errors import VdbackupError
 from vdbackup.jobs import CancelToken, silent
@@ -269,7 +270,7 @@ class Remains:
 
         And a report on an overlay that has gone since is put aside.
         """
-        aside = self._lab.set_folder / repair.QUARANTINE
+        aside = self._lab.set_folder / QUARANTINE
         for path in aside.glob("*.retarget.json"):
             path.unlink()
             aside.rmdir()

@@ -219,7 +219,7 @@ NOT_NOTICED = {
         "the journal is there, so recovery gives the file its name again; until then what hangs "
         "on the child is refused with it and without it"
     ),
-    "backup.repair:_quarantine": (
+    "backup.quarantine:put_aside": (
         "a rename from folder to folder happens as a whole, and the fsync of the new one has made "
         "it durable; were the old name there, too, the next repair would put it aside"
     ),

@@ -23,11 +23,18 @@ from tests.crash.test_interrupted_merge import (
     xfs,
 )
 from vdbackup.backup import merge, repair
+from vdbackup.backup.quarantine import QUARANTINE
 from vdbackup.disks.chain import Chain
-from vdbackup.errors import RepositoryError
+from vdbackup.errors import PointInUse, RepositoryError
 from vdbackup.jobs import CancelToken, silent
+from vdbackup.repository import holds
+from vdbackup.repository.backup_set import BackupSet
 from vdbackup.repository.digests import BLOCK
 from vdbackup.repository.journal import JOURNAL_NAME
+from vdbackup.repository.manifests import read_manifests
+from vdbackup.repository.model import RecoveryPoint
+
+SESSION = "20260301-120000-abcdef"
 
 __all__ = ["lab", "sharing_lab", "xfs"]
 
@@ -90,7 +97,7 @@ def damaged_at_any_change(
             said = repair.run(lab.repository.path, silent, CancelToken())
             assert said.done, f"change {number}"
             assert not said.undone, f"change {number}: {said.undone}"
-            kept = lab.set_folder / repair.QUARANTINE
+            kept = lab.set_folder / QUARANTINE
             assert any(each.name.startswith(JOURNAL_NAME) for each in kept.iterdir())
             shutil.rmtree(kept)
             assert_finished(lab, sequence)
@@ -136,7 +143,7 @@ def test_a_parent_into_which_nothing_but_zeros_was_copied_is_known_by_them(torn)
     said = repaired(torn)
     assert not said.undone
     assert [each.sequence for each in torn.set.points] == [1, 3]
-    shutil.rmtree(torn.set_folder / repair.QUARANTINE)
+    shutil.rmtree(torn.set_folder / QUARANTINE)
     torn.check_without_processes()
 
 
@@ -170,3 +177,45 @@ def test_a_parent_that_is_damaged_elsewhere_too_stays_as_it_is(torn):
     layer = torn.set_folder / "0002-incremental.vmdk"
     layer.write_bytes(layer.read_bytes().replace(noise(2 * BLOCK, 2)[:512], bytes(512)))
     assert_all_stays(torn)
+
+
+@pytest.mark.parametrize("disk_format", ["vmdk"], indirect=True)
+def test_a_point_on_which_a_session_lies_is_not_what_is_merged_into(torn, tmp_path):
+    """No merge would have begun: what differs in its layer has another reason."""
+    parent = next(p for p in manifests(torn) if p.sequence == 2)
+    assert holds.place(picture(torn), parent, SESSION, "laptop", tmp_path)
+    before = torn.files
+    with pytest.raises(PointInUse, match=f"Point 2 is in use: the session {SESSION}"):
+        repaired(torn)
+    assert torn.files == before
+    holds.release(torn.set_folder, SESSION)
+    assert not repaired(torn).undone
+    assert [each.sequence for each in torn.set.points] == [1, 3]
+
+
+def picture(lab: Lab) -> BackupSet:
+    """The set, whose journal keeps it from being read."""
+    return BackupSet("disk", lab.set_folder, lab.repository.settings("disk"), ())
+
+
+def manifests(lab: Lab) -> list[RecoveryPoint]:
+    return read_manifests(lab.set_folder)[0]
+
+
+THEIR_OWN = (
+    "2024-x.jpg", "0001-notes.txt", "0002-incremental.jpg", "0002-incremental.vmdk.md5",
+    "2024-boot.png", "film.partial", "0001-full.txt.partial",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("disk_format", ["vmdk"], indirect=True)
+def test_a_persons_own_files_beside_the_layers_stay_and_nothing_is_said_of_them(torn):
+    for name in THEIR_OWN:
+        (torn.set_folder / name).write_text(name)
+    for _ in ("a merge that had begun", "none"):
+        (torn.set_folder / JOURNAL_NAME).write_text("{")
+        said = repaired(torn)
+        assert not said.undone
+        assert not [each for each in said.done if any(name in each for name in THEIR_OWN)]
+    torn.backup()
+    assert {n: (torn.set_folder / n).read_text() for n in THEIR_OWN} == {n: n for n in THEIR_OWN}

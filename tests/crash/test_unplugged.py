@@ -31,6 +31,7 @@ from vdbackup.backup import convert, delete, merge
 from vdbackup.disks.formats import FORMATS
 from vdbackup.errors import RepositoryError
 from vdbackup.jobs import CancelToken, Job, JobState, Progress, Report
+from vdbackup.recovery import verify
 
 LONG = os.environ.get("VDBACKUP_LONG") == "1"
 PLACES = 2
@@ -66,6 +67,9 @@ def runs(lab: Lab) -> dict[str, Callable[[Report, CancelToken], object]]:
             report,
             cancel,
         ),
+        "verify": lambda report, cancel: verify.run(
+            verify.plan(lab.repository, "disk"), report, cancel
+        ),
     }
 
 
@@ -80,7 +84,7 @@ def at_the_first_report(act: Callable[[], None]) -> Report:
     return report
 
 
-RUNS = ["capture", "full", "merge", "delete", "convert"]
+RUNS = ["capture", "full", "merge", "delete", "convert", "verify"]
 
 
 @pytest.mark.parametrize("name", RUNS)

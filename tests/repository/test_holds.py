@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 
 from tests.backup.lab import Lab, noise
+from tests.backup.sharing import sharing_storage
 from vdbackup.backup import delete, merge
 from vdbackup.errors import PointInUse, Remedy
 from vdbackup.jobs import CancelToken, Progress, Waiting, patient, silent
 from vdbackup.repository import holds
 from vdbackup.repository.digests import BLOCK
-from vdbackup.repository.journal import Journal
+from vdbackup.repository.journal import JOURNAL_NAME, Journal
 from vdbackup.repository.model import Policy, RecoveryPoint
 
 SESSION = "20260301-120000-abcdef"
@@ -103,6 +106,58 @@ def test_a_session_that_begins_while_a_merge_does_wins(
     with pytest.raises(PointInUse):
         lab.merge(lab.set.points[1])
     assert lab.set.journal is None
+    holds.release(lab.set_folder, SESSION)
+    lab.check_all()
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_a_merge_that_was_cut_off_before_it_saw_a_session_never_happened(
+    tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, shared: bool
+) -> None:
+    """The computer went down between its journal and its look at the sessions."""
+    with sharing_storage("xfs", tmp_path) if shared else nullcontext(tmp_path) as where:
+        lab = Lab(tmp_path, repository=where / "backups")
+        for number in range(3):
+            lab.poke(number * BLOCK, noise(BLOCK, number))
+            lab.backup()
+        before = lab.files
+        with monkeypatch.context() as patch:
+            patch.setattr(Journal, "save", begun_first(Journal.save, lab, folder))
+            with pytest.raises(KeyboardInterrupt):
+                lab.merge(lab.set.points[1])
+        assert (lab.set_folder / JOURNAL_NAME).exists()
+        assert merge.recover(lab.repository, silent, CancelToken()) == []
+        holds.release(lab.set_folder, SESSION)
+        assert lab.files == before
+        lab.check_without_processes()
+
+
+def begun_first(
+    save: Callable[[Journal, Path], None], lab: Lab, folder: Path
+) -> Callable[[Journal, Path], None]:
+    def begin_save_and_die(journal: Journal, where: Path) -> None:
+        hold(lab, 1, folder)
+        save(journal, where)
+        raise KeyboardInterrupt
+
+    return begin_save_and_die
+
+
+def test_a_merge_that_had_begun_to_copy_is_finished_whatever_holds_its_parent(
+    lab: Lab, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its moment is gone: nothing is left to be kept, and the set would be stuck for ever."""
+
+    def cut(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(merge, "_whole", cut)
+        with pytest.raises(KeyboardInterrupt):
+            lab.merge(lab.set.points[1])
+    parent = lab.set.hidden[0]
+    assert holds.place(lab.set, parent, SESSION, "laptop", folder)
+    assert merge.recover(lab.repository, silent, CancelToken())
     holds.release(lab.set_folder, SESSION)
     lab.check_all()
 

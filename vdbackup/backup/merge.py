@@ -38,6 +38,7 @@ Then, either way:
 from __future__ import annotations
 
 import enum
+import logging
 import os
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -51,6 +52,7 @@ from vdbackup.backup.merged_layer import (
     make_new_layer,
 )
 from vdbackup.backup.merged_point import merge_digests, merged_point
+from vdbackup.backup.readback import check_whole_layer
 from vdbackup.disks.disk import ParentRef
 from vdbackup.disks.formats import open_disk
 from vdbackup.disks.host_file import can_clone
@@ -58,6 +60,8 @@ from vdbackup.disks.names import DiskFormat
 from vdbackup.errors import (
     BackupError,
     Cancelled,
+    Damaged,
+    DiskError,
     LockLost,
     PointInUse,
     RepositoryLocked,
@@ -74,6 +78,8 @@ from vdbackup.repository.journal import Journal
 from vdbackup.repository.lock import check_lock
 from vdbackup.repository.model import RecoveryPoint
 from vdbackup.repository.repository import Repository
+
+log = logging.getLogger(__name__)
 
 
 class Way(enum.StrEnum):
@@ -218,7 +224,8 @@ def finish_interrupted(
     """Finish the merge that a crash or a cancel left in a set, and remove what is half written.
 
     The caller holds the lock. Every operation that writes to a set begins with this. Raises
-    PointInUse where somebody reads what is to be changed: then all stays as it is.
+    PointInUse where somebody reads what is to be changed: then all stays as it is. Where a session
+    lies on the parent, and nothing of that has changed, the merge is as if it had never begun.
     """
     backup_set = repository.set(set_name)
     result = None
@@ -226,11 +233,41 @@ def finish_interrupted(
         backup_set.check_manifests()
         concerned = _layers_changed(backup_set, journal.parent, journal.child)
         with claims.changing(backup_set, concerned, cancel):
-            _check_what_is_there(backup_set, journal, report, cancel)
-            result = _finish(repository, backup_set, journal, report, cancel)
+            if _gives_way(backup_set, journal, report, cancel):
+                journal.clear(backup_set.folder)
+            else:
+                _check_what_is_there(backup_set, journal, report, cancel)
+                result = _finish(repository, backup_set, journal, report, cancel)
     sweep(backup_set.folder)
     claim_files.sweep(backup_set.folder)
     return result
+
+
+def _gives_way(
+    backup_set: BackupSet, journal: Journal, report: Report, cancel: CancelToken
+) -> bool:
+    """Whether a merge was cut off between its journal and the look for sessions (merge_locked).
+
+    A session that lies on the parent then has begun first. The parent is as it was: a new layer has
+    not taken its name, or it holds what was captured and nothing else. Where it is not, it had been
+    looked for, and what is held now has lost its moment already.
+    """
+    parent, folder = journal.parent, backup_set.folder
+    try:
+        holds.check_free(backup_set, [parent])
+    except PointInUse as held:
+        if journal.result is not None:
+            return _new_layer(folder, journal.result).exists()
+        digests, path = folder / parent.digests, backup_set.disk_path(parent)
+        try:
+            phase = f"Look at point {parent.sequence}"
+            check_whole_layer(path, backup_set.settings.format, digests, phase, report, cancel)
+        except (Damaged, DiskError):
+            log.warning("A merge goes on although a session lies on what it changes: %s", held)
+            return False
+        seal(path, parent)
+        return True
+    return False
 
 
 def recover(repository: Repository, report: Report, cancel: CancelToken) -> list[str]:

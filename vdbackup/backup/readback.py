@@ -1,4 +1,4 @@
-"""Reading back what was written, from the storage: a layer's own blocks against their digests."""
+"""A layer's own blocks against their digests: read back from the storage, or all that it holds."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import numpy as np
 
 from vdbackup.disks.chain import Chain, read_flat
 from vdbackup.disks.device_reads import OF_FILES, DeviceReads
+from vdbackup.disks.extents import aligned, total, union
 from vdbackup.disks.host_file import HostFile
 from vdbackup.disks.names import DiskFormat
 from vdbackup.disks.transfer import transfer
@@ -51,6 +52,37 @@ def check_layer(
             read_flat(data.map, [storage], offset, view)
 
         transfer(digests.held(), read, check, phase=phase, report=report, cancel=cancel)
+
+
+def check_whole_layer(
+    layer: Path,
+    disk_format: DiskFormat,
+    digests: Path,
+    phase: str,
+    report: Report,
+    cancel: CancelToken,
+) -> None:
+    """Raise Damaged unless a layer holds what its digests say, all of it and nothing else."""
+    with Chain.alone(layer, disk_format) as data, DigestFold([digests], data.size) as wanted:
+        own, held = data.layers[0].block_map(), wanted.held()
+        is_child = data.layers[0].info.parent is not None
+        stored = aligned(own.own_ranges() if is_child else own.data_ranges(), BLOCK, data.size)
+        if is_child and total(stored) != total(held):
+            raise Damaged(f"{layer.name} holds other blocks than it did.")
+
+        def compare(offset: int, view: memoryview) -> None:
+            actual = digest_blocks(view)
+            if differ(actual, wanted.expected(offset // BLOCK, len(actual))).any():
+                raise Damaged(f"{layer.name} does not hold what was captured.")
+
+        transfer(
+            union(stored, held),
+            data.readinto,
+            compare,
+            phase=phase,
+            report=report,
+            cancel=cancel,
+        )
 
 
 class _Storage:

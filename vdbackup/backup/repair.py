@@ -22,21 +22,18 @@ import logging
 import os
 import re
 import uuid
-from collections import Counter
 from contextlib import suppress
-from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from dataclasses import dataclass
 from pathlib import Path
 
 from vdbackup.backup import merge, repair_identity, repair_journal
-from vdbackup.backup.repair_identity import Layer, valid_digests
+from vdbackup.backup.quarantine import QUARANTINE, keep_a_copy, put_aside, put_point_aside
+from vdbackup.backup.repair_identity import Layer
+from vdbackup.backup.repair_point import json_or_empty, repair_point
 from vdbackup.disks.chain import Chain
-from vdbackup.disks.disk import DiskInfo, ParentRef
-from vdbackup.disks.extents import aligned, total
+from vdbackup.disks.disk import DiskInfo
 from vdbackup.disks.names import BACKUP_FORMATS, DiskFormat
-from vdbackup.disks.transfer import transfer
-from vdbackup.durable import check_regular, give_to_owner_of_folder, read_own
-from vdbackup.durable import replace as replace_file
+from vdbackup.durable import check_regular
 from vdbackup.errors import (
     Cancelled,
     Damaged,
@@ -51,26 +48,18 @@ from vdbackup.errors import (
 )
 from vdbackup.jobs import CancelToken, Report
 from vdbackup.repository.backup_set import LAYER_NAME
-from vdbackup.repository.digest_writer import DigestWriter
-from vdbackup.repository.digests import (
-    BLOCK,
-    DigestFold,
-    digest_blocks,
-    is_zero,
-)
-from vdbackup.repository.draft import make_overlay, sweep
-from vdbackup.repository.files import PARTIAL, read_json, remove, sync_folder, write_json
-from vdbackup.repository.journal import JOURNAL_NAME
+from vdbackup.repository.draft import sweep
+from vdbackup.repository.files import PARTIAL, read_json, write_json
 from vdbackup.repository.lease import LEASE_NAME
 from vdbackup.repository.lock import LOCK_NAME
-from vdbackup.repository.manifests import manifest_path
-from vdbackup.repository.model import PointType, RecoveryPoint, SetSettings, SourceIdentity
+from vdbackup.repository.model import PointType, SetSettings, SourceIdentity
 from vdbackup.repository.repository import (
     LAYOUT,
     LOST_AND_FOUND,
     MARKER,
     SETTINGS,
     Repository,
+    is_newer,
 )
 from vdbackup.sources.facts import with_written
 from vdbackup.sources.identity import Facts
@@ -78,11 +67,8 @@ from vdbackup.sources.identity import Facts
 log = logging.getLogger(__name__)
 
 _OVERLAY = re.compile(rf"^(\d{{4,}})-overlay\.({'|'.join(BACKUP_FORMATS)})$")
+_UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _REPORT = re.compile(r"^(\d{4,}-overlay)\.retarget\.json$")
-_IDENTITY = ("id", "sequence", "type", "parent")
-_REBUILT = "Its manifest was rebuilt from the disk."
-QUARANTINE = "quarantine"
-"""The folder in a set's folder for what is broken."""
 
 
 @dataclass(frozen=True)
@@ -128,11 +114,14 @@ def _opened(path: Path, done: list[str]) -> Repository:
     try:
         return Repository.open(path)
     except RepositoryError:
-        readable = "layout" in _json_or_empty(path / MARKER)
-        if readable or not any(LAYER_NAME.match(file.name) for file in path.glob("*/*")):
-            raise  # a newer layout, or no repository at all
+        said = json_or_empty(path / MARKER)
+        if is_newer(said) or not any(LAYER_NAME.match(file.name) for file in path.glob("*/*")):
+            raise  # or no repository at all
     _put_obstacle_aside(path, MARKER, done)
-    write_json(path / MARKER, {"layout": LAYOUT, "id": str(uuid.uuid4())})
+    keep_a_copy(path, MARKER)
+    known = said.get("id")
+    own_id = known if isinstance(known, str) and _UUID.fullmatch(known) else str(uuid.uuid4())
+    write_json(path / MARKER, {"layout": LAYOUT, "id": own_id})
     done.append(f"{MARKER} was written anew.")
     return Repository.open(path)
 
@@ -147,7 +136,7 @@ def _put_obstacle_aside(path: Path, name: str, done: list[str]) -> None:
     except FileNotFoundError:
         return
     except Obstructed as obstacle:
-        _quarantine(path, name)
+        put_aside(path, name)
         done.append(f"{name} lies in {QUARANTINE} now: {obstacle.title}")
 
 
@@ -161,7 +150,7 @@ def _repair_set(
     if repository.interrupted(folder.name):
         try:
             if repair_journal.is_damaged(folder):
-                _find_journal_out(repository, folder, layers, done, report, cancel)
+                repair_journal.write_anew(repository, folder, layers, done, report, cancel)
                 layers, broken = _read_layers(folder, done)
             _make_all_known(repository, folder, layers, done, report, cancel)
             result = merge.finish_interrupted(repository, folder.name, report, cancel)
@@ -180,7 +169,7 @@ def _repair_set(
         return
     sweep(folder)
     for path, problem in broken.items():
-        _quarantine_point(folder, path)
+        put_point_aside(folder, path)
         done.append(
             f"{folder.name}: {path.name} is not readable, and lies in {QUARANTINE} now with what "
             f"belongs to it: {problem}"
@@ -193,60 +182,9 @@ def _repair_set(
         if mended is None:
             continue  # altered: its manifest has to go on contradicting it
         layers[number] = mended
-        _repair_point(repository, folder, mended, layers, done, report, cancel)
+        repair_point(repository, folder, mended, layers, done, report, cancel)
     _put_manifests_aside(repository, folder, done)
     _mend_names(repository, folder, layers, overlays, done)
-
-
-def _find_journal_out(
-    repository: Repository,
-    folder: Path,
-    layers: list[Layer],
-    done: list[str],
-    report: Report,
-    cancel: CancelToken,
-) -> None:
-    """Write a damaged journal anew by what the disks say, or put it aside where all is whole.
-
-    The new one is in place before anything else changes: without any, a parent that is being copied
-    into would be offered as a point. That may be one which the storage does not give just now.
-    """
-    read = {layer.path.name for layer in layers}
-    unread = {name for name in os.listdir(folder) if LAYER_NAME.match(name)} - read
-    if unread:
-        raise RepositoryError(
-            f"Its journal is damaged, and {min(unread)} cannot be read: how far the merge came "
-            "cannot be known.",
-            "Put one of them back from a copy, then have it repaired again.",
-        )
-    repair_journal.check_digests(folder, layers)
-    numbers = Counter(layer.sequence for layer in layers)
-    for layer in layers:
-        single = numbers[layer.sequence] == 1
-        if single and not _names_its_own_files(layer):
-            _repair_point(repository, folder, layer, layers, done, report, cancel)
-    left = repair_journal.found_out(folder, layers, report, cancel)
-    for stem in left.redundant:
-        for path in sorted(folder.glob(f"{stem}.*")):
-            _quarantine(folder, path.name)
-        done.append(f"{folder.name}: what was left of {stem}, which was merged, was put aside.")
-    if left.journal is None:
-        repair_journal.seal_again(folder, layers)
-        _quarantine(folder, JOURNAL_NAME)
-        done.append(f"{folder.name}: {JOURNAL_NAME} was damaged; no merge has to be finished.")
-        return
-    _keep_a_copy(folder, folder / JOURNAL_NAME)
-    left.journal.save(folder)
-    done.append(f"{folder.name}: {JOURNAL_NAME} was written anew from the disks.")
-
-
-def _names_its_own_files(layer: Layer) -> bool:
-    """Whether a layer has a manifest that can be read."""
-    path = layer.path.with_suffix(".json")
-    try:
-        return RecoveryPoint.from_json(read_json(path), path.name).disk == layer.path.name
-    except (RepositoryError, FileNotFoundError):
-        return False
 
 
 def _make_all_known(
@@ -264,7 +202,7 @@ def _make_all_known(
     unknown = {each.name for each in repository.set(folder.name).broken}
     for layer in layers:
         if f"{layer.path.stem}.json" in unknown:
-            _repair_point(repository, folder, layer, layers, done, report, cancel)
+            repair_point(repository, folder, layer, layers, done, report, cancel)
     _put_manifests_aside(repository, folder, done)
 
 
@@ -273,7 +211,7 @@ def _put_manifests_aside(repository: Repository, folder: Path, done: list[str]) 
     there = {name.partition(".")[0] for name in os.listdir(folder) if LAYER_NAME.match(name)}
     for manifest in repository.set(folder.name).broken:
         if manifest.name.removesuffix(".json") not in there:
-            _quarantine(folder, manifest.name)
+            put_aside(folder, manifest.name)
             done.append(f"{folder.name}: {manifest.name} speaks of no layer: {manifest.problem}")
 
 
@@ -304,7 +242,7 @@ def _write_settings(folder: Path, layers: list[Layer]) -> str:
         layers[-1].format,
         last_sequence=max(numbers),
     )
-    _quarantine(folder, SETTINGS)
+    put_aside(folder, SETTINGS)
     write_json(folder / SETTINGS, settings.to_json())
     whose = (
         f"its source is {source.path}"
@@ -316,9 +254,9 @@ def _write_settings(folder: Path, layers: list[Layer]) -> str:
 
 def _source_said(folder: Path, layers: list[Layer]) -> SourceIdentity | None:
     """The set's source, by what is left of `set.json`, or else by the newest manifest."""
-    manifests = [_json_or_empty(layer.path.with_suffix(".json")) for layer in reversed(layers)]
+    manifests = [json_or_empty(layer.path.with_suffix(".json")) for layer in reversed(layers)]
     said = [each.get("captured_from") for each in manifests]
-    for each in (_json_or_empty(folder / SETTINGS).get("source"), *said):
+    for each in (json_or_empty(folder / SETTINGS).get("source"), *said):
         with suppress(AttributeError, KeyError, TypeError, ValueError):
             return SourceIdentity.from_json(each)
     return None
@@ -367,7 +305,7 @@ def _overlays(folder: Path) -> dict[Path, DiskInfo]:
             with Chain.alone(path, DiskFormat(match[2])) as alone:
                 overlays[path] = alone.layers[0].info
         except VdbackupError:
-            _quarantine(folder, path.name)
+            put_aside(folder, path.name)
     return overlays
 
 
@@ -376,172 +314,8 @@ def _put_reports_aside(folder: Path, overlays: dict[Path, DiskInfo]) -> None:
     identities = {path.stem: info.disk_id for path, info in overlays.items()}
     for path in sorted(folder.iterdir()):
         match = _REPORT.match(path.name)
-        if match and _json_or_empty(path).get("overlay") != identities.get(match[1], ""):
-            _quarantine(folder, path.name)
-
-
-def _quarantine_point(folder: Path, layer: Path) -> None:
-    """Put a layer aside, and what speaks of it or hangs on it alone.
-
-    The layer goes last: a repair that is cut off before finds it broken again, and puts the rest
-    aside. The other way round its point would stay in the list for ever.
-    """
-    number = layer.name.partition("-")[0]
-    overlay = f"{number}-overlay"
-    others = (f"{overlay}{layer.suffix}", f"{overlay}.retarget.json", f"{number}-boot.png")
-    for name in (f"{layer.stem}.json", f"{layer.stem}.digests", *others, layer.name):
-        _quarantine(folder, name)
-
-
-def _quarantine(folder: Path, name: str) -> None:
-    """Put a file aside, if it is there; what was put aside before stays, too."""
-    if os.path.lexists(folder / name):
-        target = _place_aside(folder, name)
-        (folder / name).rename(target)
-        sync_folder(target.parent)
-        sync_folder(folder)
-
-
-def _place_aside(folder: Path, name: str) -> Path:
-    aside = folder / QUARANTINE
-    aside.mkdir(mode=0o700, exist_ok=True)
-    give_to_owner_of_folder(aside)
-    sync_folder(folder)  # what is moved into a folder that a power cut takes away is gone with it
-    target, number = aside / name, 2
-    while os.path.lexists(target):
-        target, number = aside / f"{name}.{number}", number + 1
-    return target
-
-
-def _repair_point(
-    repository: Repository,
-    folder: Path,
-    layer: Layer,
-    layers: list[Layer],
-    done: list[str],
-    report: Report,
-    cancel: CancelToken,
-) -> None:
-    point = _manifest(folder, layer, layers)
-    if not valid_digests(folder / point.digests, point.virtual_size):
-        _quarantine(folder, point.digests)
-        _compute_digests(folder, layer, point, report, cancel)
-        done.append(f"{folder.name}: the digests of point {point.sequence} were computed anew.")
-    if not _valid_manifest(folder, point):
-        with DigestFold([folder / point.digests], point.virtual_size) as own:
-            point = replace(point, stored_bytes=total(own.held()))
-        manifest = manifest_path(folder, point)
-        _keep_a_copy(folder, manifest)
-        repository.save_point(folder.name, point)
-        done.append(f"{folder.name}: the manifest of point {point.sequence} was rebuilt.")
-    if not os.path.lexists(folder / point.overlay):
-        _make_overlay(folder, layer, point)
-        done.append(f"{folder.name}: an empty overlay was made for point {point.sequence}.")
-    if repair_identity.seal_again(layer):
-        done.append(f"{folder.name}: {layer.path.name} is read-only again.")
-
-
-def _keep_a_copy(folder: Path, manifest: Path) -> None:
-    """Put a copy aside: a crash must not take what only the old one says.
-
-    What is no ordinary file, or too long to be read, says nothing, and is put aside itself.
-    """
-    try:
-        said = read_own(manifest)
-    except FileNotFoundError:
-        return
-    except Obstructed:
-        _quarantine(folder, manifest.name)
-        return
-    replace_file(_place_aside(folder, manifest.name), said)
-
-
-def _manifest(folder: Path, layer: Layer, layers: list[Layer]) -> RecoveryPoint:
-    """The point as the layer itself describes it, with what only its manifest can know."""
-    said = _json_or_empty(layer.path.with_suffix(".json"))
-    parent = layer.info.parent
-    parents = [each for each in layers if parent and parent.proves and parent.means(each.info)]
-    stat = layer.path.stat()
-    point = RecoveryPoint(
-        id=layer.info.disk_id or "",
-        sequence=layer.sequence,
-        created=datetime.fromtimestamp(stat.st_mtime, UTC).isoformat(timespec="milliseconds"),
-        type=layer.kind,
-        parent=_parent_id(parent, parents, said),
-        disk=layer.path.name,
-        overlay=f"{layer.sequence:04d}-overlay.{layer.format}",
-        digests=f"{layer.path.stem}.digests",
-        disk_size=stat.st_size,
-        virtual_size=layer.info.virtual_size,
-        sector_size=layer.info.sector_size,
-        stored_bytes=0,  # its digests tell
-    )
-    for name in ("merged", "warnings", "unreadable", "promoted_from", "captured_from"):
-        point = _with_what_is_said(point, said, name)
-    return replace(point, warnings=tuple(dict.fromkeys((*point.warnings, _REBUILT))))
-
-
-def _with_what_is_said(point: RecoveryPoint, said: dict[str, object], name: str) -> RecoveryPoint:
-    """The point with one attribute from its old manifest, where that makes sense."""
-    try:
-        return RecoveryPoint.from_json(point.to_json() | {name: said.get(name, ())})
-    except RepositoryError:
-        return point
-
-
-def _parent_id(
-    parent: ParentRef | None, found: list[Layer], manifest: dict[str, object]
-) -> str | None:
-    """The parent's id; `manifest` is what the child's says until now, and may say anything."""
-    if parent is None:
-        return None
-    # of a parent that is missing, whatever is known (a VHDX knows no id of it, but what it
-    # contains): it must not pass for a full
-    known = found[0].info.disk_id if found else parent.disk_id
-    said = manifest.get("parent")
-    return known or (said if isinstance(said, str) and said else parent.content_id)
-
-
-def _compute_digests(
-    folder: Path, layer: Layer, point: RecoveryPoint, report: Report, cancel: CancelToken
-) -> None:
-    final = folder / point.digests
-    partial = final.with_name(final.name + PARTIAL)
-    remove(partial)  # of a repair that was interrupted here
-    writer = DigestWriter(partial, point.virtual_size)
-    try:
-        with Chain.alone(layer.path, layer.format) as data:
-            own = data.layers[0].block_map()
-            ranges = own.own_ranges() if layer.info.parent else own.data_ranges()
-
-            def add(offset: int, view: memoryview) -> None:
-                digests = digest_blocks(view)
-                # a full holds what is not zero; what a child holds may hide something
-                kept = ~is_zero(digests) | (layer.info.parent is not None)
-                writer.add(offset // BLOCK, digests, kept)
-
-            transfer(
-                aligned(ranges, BLOCK, data.size),
-                data.readinto,
-                add,
-                phase=f"Digests of point {point.sequence}",
-                report=report,
-                cancel=cancel,
-            )
-        writer.finish()
-    finally:
-        writer.close()
-    partial.rename(final)
-    sync_folder(folder)
-
-
-def _make_overlay(folder: Path, layer: Layer, point: RecoveryPoint) -> None:
-    reference = ParentRef(layer.info.disk_id, layer.info.content_id, point.disk)
-    partial = folder / (point.overlay + PARTIAL)
-    remove(partial)
-    make_overlay(partial, layer.format, point, reference)
-    partial.rename(folder / point.overlay)
-    sync_folder(folder)
+        if match and json_or_empty(path).get("overlay") != identities.get(match[1], ""):
+            put_aside(folder, path.name)
 
 
 def _valid_settings(folder: Path) -> bool:
@@ -550,22 +324,3 @@ def _valid_settings(folder: Path) -> bool:
     except (RepositoryError, FileNotFoundError):
         return False
     return True
-
-
-def _valid_manifest(folder: Path, wanted: RecoveryPoint) -> bool:
-    """Whether the manifest is there and speaks of this layer; its other facts are its own."""
-    try:
-        point = RecoveryPoint.from_json(read_json(manifest_path(folder, wanted)))
-    except (RepositoryError, FileNotFoundError):
-        return False
-    # not the length: a layer that was cut off must stay in contradiction to its manifest
-    files = ("disk", "overlay", "digests")
-    same = (getattr(point, name) == getattr(wanted, name) for name in (*_IDENTITY, *files))
-    return all(same)
-
-
-def _json_or_empty(path: Path) -> dict[str, object]:
-    try:
-        return read_json(path)
-    except (RepositoryError, FileNotFoundError):
-        return {}

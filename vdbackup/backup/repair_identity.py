@@ -14,17 +14,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from vdbackup.backup.merged_layer import WRITABLE_MODE
-from vdbackup.disks.chain import Chain
+from vdbackup.backup.readback import check_whole_layer
 from vdbackup.disks.disk import DiskInfo, ParentRef
-from vdbackup.disks.extents import aligned, total, union
 from vdbackup.disks.formats import open_disk
 from vdbackup.disks.names import DiskFormat
-from vdbackup.disks.transfer import transfer
 from vdbackup.errors import Damaged, DiskError, Obstructed, RepositoryError
 from vdbackup.jobs import CancelToken, Report
 from vdbackup.repository import claims
 from vdbackup.repository.digest_file import DigestFile
-from vdbackup.repository.digests import BLOCK, DigestFold, differ, digest_blocks
 from vdbackup.repository.draft import seal
 from vdbackup.repository.files import read_json, write_json
 from vdbackup.repository.model import PointType, RecoveryPoint
@@ -75,7 +72,8 @@ def mend(
         done.append(f"{name} has another identity than its children know, and is in use: {who}.")
         return None
     try:
-        _prove(layer, digests, report, cancel)
+        phase = f"Prove point {layer.sequence}"
+        check_whole_layer(layer.path, layer.format, digests, phase, report, cancel)
         content_id = strangers[0].content_id if strangers else ""
         info = _adopt(layer, point, content_id or layer.info.content_id)
     except (Damaged, DiskError) as error:
@@ -138,31 +136,6 @@ def _references(layer: Layer, others: Sequence[DiskInfo]) -> list[ParentRef]:
     """How other disks of the set name this one."""
     parents = [other.parent for other in others if other.parent]
     return [ref for ref in parents if re.split(r"[/\\]", ref.relative_path)[-1] == layer.path.name]
-
-
-def _prove(layer: Layer, digests: Path, report: Report, cancel: CancelToken) -> None:
-    """Raise Damaged unless the layer holds what its digests say, all of it and nothing else."""
-    size = layer.info.virtual_size
-    with Chain.alone(layer.path, layer.format) as data, DigestFold([digests], size) as wanted:
-        own, held = data.layers[0].block_map(), wanted.held()
-        is_child = layer.info.parent is not None
-        stored = aligned(own.own_ranges() if is_child else own.data_ranges(), BLOCK, size)
-        if is_child and total(stored) != total(held):
-            raise Damaged(f"{layer.path.name} holds other blocks than it did.")
-
-        def compare(offset: int, view: memoryview) -> None:
-            actual = digest_blocks(view)
-            if differ(actual, wanted.expected(offset // BLOCK, len(actual))).any():
-                raise Damaged(f"{layer.path.name} does not hold what was captured.")
-
-        transfer(
-            union(stored, held),
-            data.readinto,
-            compare,
-            phase=f"Prove point {layer.sequence}",
-            report=report,
-            cancel=cancel,
-        )
 
 
 def _adopt(layer: Layer, point: RecoveryPoint, content_id: str) -> DiskInfo:

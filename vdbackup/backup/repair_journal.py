@@ -18,7 +18,6 @@ fits more than one story, or needs digests that are damaged too, stays as it is.
 from __future__ import annotations
 
 import os
-import re
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
@@ -29,30 +28,26 @@ from pathlib import Path
 import numpy as np
 
 from vdbackup.backup.merged_point import merged_point
+from vdbackup.backup.quarantine import keep_a_copy, put_aside
 from vdbackup.backup.repair_identity import Layer, valid_digests
+from vdbackup.backup.repair_point import repair_point
 from vdbackup.disks.chain import Chain
 from vdbackup.disks.extents import Ranges, aligned, total, union
 from vdbackup.disks.transfer import transfer
 from vdbackup.errors import RepositoryError
 from vdbackup.jobs import CancelToken, Report
-from vdbackup.repository.backup_set import LAYER_NAME
+from vdbackup.repository import holds
+from vdbackup.repository.backup_set import LAYER_NAME, BackupSet, number_of
 from vdbackup.repository.digests import BLOCK, DigestFold, differ, digest_blocks
 from vdbackup.repository.draft import seal
 from vdbackup.repository.files import PARTIAL, read_json
-from vdbackup.repository.journal import Journal
+from vdbackup.repository.journal import JOURNAL_NAME, Journal
 from vdbackup.repository.manifests import manifest_path
 from vdbackup.repository.model import PointType, RecoveryPoint
-from vdbackup.repository.repository import LAYER_MODE
+from vdbackup.repository.repository import LAYER_MODE, Repository
 
 _RANK = (PointType.FULL, PointType.DIFFERENTIAL, PointType.INCREMENTAL)
 """A result is of its parent's type, which comes before the child's here, or is the same."""
-
-
-_OF_A_POINT = re.compile(r"([0-9]{4,18})-([a-z]+)\.((?:retarget\.)?[a-z0-9]+)")
-
-
-_OF_A_NUMBER = ("overlay", "boot")
-"""What else of a point's files is named by its number alone."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +56,7 @@ class Left:
 
     Attributes:
         journal: says what is to be finished; None where nothing is.
-        redundant: stems of points' files that the result has made needless ("0002-incremental").
+        redundant: names of points' files that the result has made needless.
     """
 
     journal: Journal | None
@@ -79,7 +74,72 @@ def is_damaged(folder: Path) -> bool:
     return False
 
 
-def check_digests(folder: Path, layers: Sequence[Layer]) -> None:
+def write_anew(
+    repository: Repository,
+    folder: Path,
+    layers: list[Layer],
+    done: list[str],
+    report: Report,
+    cancel: CancelToken,
+) -> None:
+    """Write a damaged journal anew by what the disks say, or put it aside where all is whole.
+
+    The new one is in place before anything else changes: without any, a parent that is being copied
+    into would be offered as a point. That may be one which the storage does not give just now.
+    """
+    read = {layer.path.name for layer in layers}
+    unread = {name for name in os.listdir(folder) if LAYER_NAME.match(name)} - read
+    if unread:
+        raise RepositoryError(
+            f"Its journal is damaged, and {min(unread)} cannot be read: how far the merge came "
+            "cannot be known.",
+            "Put one of them back from a copy, then have it repaired again.",
+        )
+    _check_digests(folder, layers)
+    numbers = Counter(layer.sequence for layer in layers)
+    for layer in layers:
+        single = numbers[layer.sequence] == 1
+        if single and not _names_its_own_files(layer):
+            repair_point(repository, folder, layer, layers, done, report, cancel)
+    left = _found_out(folder, layers, report, cancel)
+    if left.journal is not None:
+        _check_free(repository, folder, left.journal)
+    for name in left.redundant:
+        put_aside(folder, name)
+        done.append(f"{folder.name}: {name} was left of a point that was merged; it was put aside.")
+    if left.journal is None:
+        _seal_again(folder, layers)
+        put_aside(folder, JOURNAL_NAME)
+        done.append(f"{folder.name}: {JOURNAL_NAME} was damaged; no merge has to be finished.")
+        return
+    keep_a_copy(folder, JOURNAL_NAME)
+    left.journal.save(folder)
+    done.append(f"{folder.name}: {JOURNAL_NAME} was written anew from the disks.")
+
+
+def _check_free(repository: Repository, folder: Path, journal: Journal) -> None:
+    """Raise PointInUse where a session lies on the parent: no merge would have touched it.
+
+    What looks like one has another reason then. But for a new file that is ready beside it: that is
+    thrown away (merge.finish_interrupted).
+    """
+    result = journal.result
+    if result is not None and os.path.lexists(folder / (result.disk + PARTIAL)):
+        return
+    settings = repository.settings(folder.name)
+    holds.check_free(BackupSet(folder.name, folder, settings, ()), [journal.parent])
+
+
+def _names_its_own_files(layer: Layer) -> bool:
+    """Whether a layer has a manifest that can be read."""
+    path = layer.path.with_suffix(".json")
+    try:
+        return RecoveryPoint.from_json(read_json(path), path.name).disk == layer.path.name
+    except (RepositoryError, FileNotFoundError):
+        return False
+
+
+def _check_digests(folder: Path, layers: Sequence[Layer]) -> None:
     """Raise RepositoryError where a layer's digests are damaged: nothing tells what it held.
 
     To be asked before anything is made anew: digests of a torn parent would prove what is torn.
@@ -91,12 +151,12 @@ def check_digests(folder: Path, layers: Sequence[Layer]) -> None:
             raise _unknown(folder, f"{digests.name} is damaged, too")
 
 
-def found_out(folder: Path, layers: Sequence[Layer], report: Report, cancel: CancelToken) -> Left:
+def _found_out(folder: Path, layers: Sequence[Layer], report: Report, cancel: CancelToken) -> Left:
     """What was merged into what, and how far it came; raises RepositoryError where it is unknown.
 
     Args:
         folder: the set's; every layer has a manifest, but for one of two with the same number.
-        layers: all of them, readable; their digests are whole (`check_digests`).
+        layers: all of them, readable; their digests are whole (`_check_digests`).
         report: of the comparison, where there is one to be made.
         cancel: the same.
     """
@@ -111,21 +171,39 @@ def found_out(folder: Path, layers: Sequence[Layer], report: Report, cancel: Can
 
 
 def _of_no_point(folder: Path) -> tuple[str, ...]:
-    """Stems of files of which there is neither a layer nor a manifest any more.
+    """Names of points' files of which there is neither a layer nor a manifest any more.
 
-    That is what parent and child leave where a merge was cut off while it deleted.
+    That is what parent and child leave where a merge was cut off while it deleted. The result is
+    there, and has the higher of both numbers: what has a higher one than any layer is not theirs.
     """
-    names = [match for name in os.listdir(folder) if (match := _OF_A_POINT.fullmatch(name))]
-    points = [
-        (match[1], match[2])
-        for match in names
-        if LAYER_NAME.match(match[0]) or (match[2] in set(PointType) and match[3] == "json")
-    ]
-    known = {*points, *((number, what) for number, _ in points for what in _OF_A_NUMBER)}
-    return tuple(sorted({f"{m[1]}-{m[2]}" for m in names if (m[1], m[2]) not in known}))
+    names = [name for name in sorted(os.listdir(folder)) if number_of(name) is not None]
+    stems = {_stem(name) for name in names if LAYER_NAME.match(name) or _is_manifest(name)}
+    numbers = {stem.partition("-")[0] for stem in stems}
+    newest = max(map(int, numbers), default=0)
+
+    def is_redundant(name: str) -> bool:
+        number, _, what = _stem(name).partition("-")
+        known = _stem(name) in stems if what in set(PointType) else number in numbers
+        return not known and int(number) <= newest
+
+    return tuple(filter(is_redundant, names))
 
 
-def seal_again(folder: Path, layers: Sequence[Layer]) -> None:
+def _stem(name: str) -> str:
+    return name.partition(".")[0]
+
+
+def _is_manifest(name: str) -> bool:
+    stem, _, suffix = name.partition(".")
+    return stem.partition("-")[2] in set(PointType) and suffix == "json"
+
+
+def _files_of_layer(layer: Path) -> tuple[Path, ...]:
+    """A layer and what bears its name: its manifest, which counts as long as it is there, first."""
+    return (layer.with_suffix(".json"), layer.with_suffix(".digests"), layer)
+
+
+def _seal_again(folder: Path, layers: Sequence[Layer]) -> None:
     """Let layers that a merge was about to write to be as they were, where it has not."""
     points = {point.disk: point for point in _manifests(folder)}
     for layer in layers:
@@ -160,7 +238,7 @@ def _by_two_of_a_number(
     result, child = by_disk.get(two[0].path.name), by_disk.get(two[1].path.name)
     before = result.merged if result else (child.parent,) if child else ()
     parent = next((p for p in points if p.id in before and p.type == two[0].kind), None)
-    redundant = (two[1].path.stem,)
+    redundant = tuple(path.name for path in _files_of_layer(two[1].path) if os.path.lexists(path))
     if parent is None:
         if result is None or not result.merged:
             raise _unknown(folder, f"two layers have the number {twice[0]}")

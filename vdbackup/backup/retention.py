@@ -199,20 +199,28 @@ def _first(staying: list[str]) -> list[str]:
 def preview(backup_set: BackupSet, keep: int | None) -> tuple[RecoveryPoint, ...]:
     """The moments that are gone after the next backup, if the set then keeps `keep` points.
 
-    What several points read through stays as long as they do; what a virtual machine needs may stay
-    longer than is said here, and nothing else goes.
+    What several points read through stays as long as they do, and so does what is damaged, which
+    does not count. What a virtual machine needs may stay longer than is said here, and nothing else
+    goes.
     """
     if keep is None or backup_set.broken:
         return ()
+    not_whole = _damaged(backup_set)
     captured = [point for point in backup_set.points if point.promoted_from is None]
-    expired = {point.id: point for point in captured[: max(0, len(captured) + 1 - keep)]}
+    # of those that count the next backup is one
+    due = _expired(backup_set, keep - 1, not_whole) if keep > 1 else captured
+    torn = _torn(backup_set)
+    expired = {p.id: p for p in due if p.id not in torn and not _was_found_damaged(p)}
     above = {point.id: point.parent for point in backup_set.points}
-    if captured:
+    if captured and captured[-1].id not in not_whole:
         above[_NEXT] = captured[-1].id  # as an incremental's would be
     below: dict[str | None, set[str]] = {}
     for name, parent in above.items():
         below.setdefault(parent, set()).add(name)
     gone: list[RecoveryPoint] = []
+    for name in expired:
+        if torn & below.get(name, set()):
+            below[name].add(_STAYING)  # a damaged one is rolled into nothing
     while may_go := [name for name in expired if len(below.get(name, ())) <= 1]:
         for name in may_go:
             gone.append(expired.pop(name))
@@ -224,7 +232,18 @@ def preview(backup_set: BackupSet, keep: int | None) -> tuple[RecoveryPoint, ...
     return tuple(sorted(gone, key=lambda point: point.sequence))
 
 
-_NEXT = ""  # no point has this id
+def _torn(backup_set: BackupSet) -> set[str]:
+    """The points in whose chains a file is not as it should be: with them nothing is done."""
+    chains, torn = _Chains(), set()
+    for point in backup_set.points:
+        try:
+            chains.check(backup_set, point)
+        except VdbackupError:
+            torn.add(point.id)
+    return torn
+
+
+_NEXT, _STAYING = "", "staying"  # no points have these ids
 
 
 _FOR_ALL = (LockLost, NoSpace)

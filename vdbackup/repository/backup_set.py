@@ -23,7 +23,13 @@ from vdbackup.repository.model import PointType, RecoveryPoint, SetSettings
 
 LAYER_NAME = re.compile(rf"([0-9]{{4,18}})-({'|'.join(PointType)})\.({'|'.join(BACKUP_FORMATS)})\Z")
 """A layer's file name: its number, its kind, its format."""
-_POINT_FILE = re.compile(r"([0-9]{4,18})-[a-z]+(?:\.retarget)?\.[a-z0-9]+")
+_KINDS, _FORMATS = "|".join(PointType), "|".join(BACKUP_FORMATS)
+_POINT_FILE = re.compile(
+    rf"([0-9]{{4,18}})-(?:(?:{_KINDS})\.(?:{_FORMATS}|json|digests)"
+    rf"|overlay\.(?:{_FORMATS}|retarget\.json)|boot\.png)"
+)
+"""All names that a point's files have, its number first. A person's own lie beside them, perhaps:
+what is taken for a point's is moved, or goes with it."""
 
 
 @dataclass(frozen=True)
@@ -216,8 +222,14 @@ class BackupSet:
     def next_sequence(self) -> int:
         """One more than any point ever had, and than any file in the folder bears."""
         names = (name.removesuffix(PARTIAL) for name in os.listdir(self.folder))
-        numbers = (int(match[1]) for name in names if (match := _POINT_FILE.fullmatch(name)))
+        numbers = (number_of(name) or 0 for name in names)
         return max(self.settings.last_sequence, *numbers, 0) + 1
+
+
+def number_of(name: str) -> int | None:
+    """The number of the point whose file has that name; None of what is nobody's of ours."""
+    match = _POINT_FILE.fullmatch(name)
+    return int(match[1]) if match else None
 
 
 def _other_parents(point: RecoveryPoint) -> Damaged:

@@ -12,13 +12,14 @@ from vdbackup.disks.disk import ParentRef, VirtualDisk
 from vdbackup.disks.formats import create_disk, open_disk
 from vdbackup.disks.names import DiskFormat
 from vdbackup.durable import give_to_owner_of_folder
-from vdbackup.repository.backup_set import BackupSet
+from vdbackup.repository.backup_set import BackupSet, number_of
 from vdbackup.repository.digest_writer import DigestWriter
 from vdbackup.repository.files import PARTIAL, remove, sync_file, sync_folder, write_json
+from vdbackup.repository.journal import JOURNAL_NAME
 from vdbackup.repository.lock import check_lock
 from vdbackup.repository.manifests import manifest_path
 from vdbackup.repository.model import PointType, Promotion, RecoveryPoint, SourceIdentity
-from vdbackup.repository.repository import LAYER_MODE
+from vdbackup.repository.repository import LAYER_MODE, SETTINGS
 
 MakeLayer = Callable[[Path, ParentRef | None], VirtualDisk]
 """Makes the file of a layer, the child of that parent, open for writing."""
@@ -171,12 +172,12 @@ def reference_to(backup_set: BackupSet, point: RecoveryPoint) -> ParentRef:
 
 
 def sweep(folder: Path) -> None:
-    """Remove what interrupted captures left; only under the lock, with no journal there.
+    """Remove what an interruption left; only under the lock, with no journal there.
 
-    Holds are put down without the lock (holds.py): one that is just being written stays. So does a
-    folder, which no capture leaves.
+    What others write without the lock stays, holds and claims for example, and so does whatever has
+    no name of ours: it may be somebody's own.
     """
-    for partial in folder.glob("*" + PARTIAL):
-        if partial.name.startswith("hold-") or (partial.is_dir() and not partial.is_symlink()):
-            continue
-        remove(partial)
+    for name in os.listdir(folder):
+        whose = name.removesuffix(PARTIAL)
+        if whose != name and (number_of(whose) is not None or whose in (SETTINGS, JOURNAL_NAME)):
+            remove(folder / name)

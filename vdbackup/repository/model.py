@@ -199,7 +199,7 @@ class RecoveryPoint:
             ) from error
 
 
-_NO_SENSE = (AttributeError, KeyError, TypeError, ValueError, RecursionError)
+_NO_SENSE = (AttributeError, KeyError, TypeError, ValueError, RecursionError, UsageError)
 """What looking at external JSON ends in where it is not what it should be."""
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -33,6 +33,8 @@ from vdbackup.repository.mount_points import waiting_mount_point
 LAYOUT = 1
 MARKER = "vdbackup.json"
 SETTINGS = "set.json"
+_HIGHEST_LAYOUT = 999
+"""A number that is no version's: whoever is sent for a newer one looks in vain."""
 LAYER_MODE = 0o444
 _LONGEST_NAME = 240
 """Bytes of a folder's name; file systems take 255, and a number may be put behind it."""
@@ -108,13 +110,19 @@ class Repository:
                 f"{path} is not a repository of vdbackup: it has no {MARKER}.",
                 "Connect the drive if it is on one, or give the folder that holds the backups.",
             ) from None
-        layout = data.get("layout")
-        if not isinstance(layout, int) or layout > LAYOUT:
+        if is_newer(data):
             raise NewerLayout(
-                f"{path} has layout {layout}; this vdbackup knows layouts up to {LAYOUT}.",
+                f"{path} has layout {data['layout']}; this vdbackup knows layouts up to {LAYOUT}.",
                 "Use a newer version of vdbackup.",
             )
-        return cls(path, str(data.get("id", "")))
+        layout, own_id = data.get("layout"), data.get("id", "")
+        if type(layout) is not int or layout not in range(1, LAYOUT + 1) or type(own_id) is not str:
+            raise RepositoryError(
+                f"{path / MARKER} is damaged: it does not say which layout the repository has.",
+                "It can be rebuilt from the disks.",
+                remedy=Remedy.REPAIR,
+            )
+        return cls(path, own_id)
 
     @classmethod
     def open_or_create(cls, path: Path) -> Repository:
@@ -273,6 +281,12 @@ class Repository:
     def save_point(self, name: str, point: RecoveryPoint) -> None:
         """Write or replace a point's manifest; the caller holds the lock."""
         write_json(manifest_path(self.path / check_set_name(name), point), point.to_json())
+
+
+def is_newer(marker: Mapping[str, object]) -> bool:
+    """Whether a repository's marker speaks of a layout of versions to come."""
+    layout = marker.get("layout")
+    return type(layout) is int and LAYOUT < layout <= _HIGHEST_LAYOUT
 
 
 def check_set_name(name: str) -> str:

@@ -12,6 +12,7 @@ import pytest
 
 from tests.backup.lab import Lab, noise
 from vdbackup.backup import repair
+from vdbackup.backup.quarantine import QUARANTINE
 from vdbackup.errors import RecoveryError, UsageError
 from vdbackup.guest.hardware import Controller, Hardware, Wish
 from vdbackup.guest.model import Guest, Problem, System
@@ -135,7 +136,7 @@ def test_repair_leaves_a_report_that_fits_and_puts_aside_what_does_not(lab: Lab)
     lab.overlay(lab.set.points[-1]).unlink()  # it is made anew, empty
     repair.run(lab.repository.path, silent, CancelToken())
     assert not path_of(lab).exists()
-    assert (lab.set_folder / repair.QUARANTINE / path_of(lab).name).exists()
+    assert (lab.set_folder / QUARANTINE / path_of(lab).name).exists()
     assert report.load(lab.set, lab.set.points[-1]) is None
 
 

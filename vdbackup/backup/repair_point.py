@@ -1,0 +1,175 @@
+"""Repair of a point: its manifest, digests and overlay are made again from its layer."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+from vdbackup.backup import repair_identity
+from vdbackup.backup.quarantine import keep_a_copy, put_aside
+from vdbackup.backup.repair_identity import Layer, valid_digests
+from vdbackup.disks.chain import Chain
+from vdbackup.disks.disk import ParentRef
+from vdbackup.disks.extents import aligned, total
+from vdbackup.disks.transfer import transfer
+from vdbackup.errors import RepositoryError
+from vdbackup.jobs import CancelToken, Report
+from vdbackup.repository.digest_writer import DigestWriter
+from vdbackup.repository.digests import BLOCK, DigestFold, digest_blocks, is_zero
+from vdbackup.repository.draft import make_overlay
+from vdbackup.repository.files import PARTIAL, read_json, remove, sync_folder
+from vdbackup.repository.manifests import manifest_path
+from vdbackup.repository.model import RecoveryPoint
+from vdbackup.repository.repository import Repository
+
+_IDENTITY = ("id", "sequence", "type", "parent")
+_REBUILT = "Its manifest was rebuilt from the disk."
+
+
+def repair_point(
+    repository: Repository,
+    folder: Path,
+    layer: Layer,
+    layers: Sequence[Layer],
+    done: list[str],
+    report: Report,
+    cancel: CancelToken,
+) -> None:
+    """Make again whatever of the layer's point is missing or damaged; what was is put aside.
+
+    Args:
+        repository: the caller holds its lock.
+        folder: the set's.
+        layer: which speaks for the point.
+        layers: all of the set, its parent among them.
+        done: what was done is added, a sentence each.
+        report: of the digests, where they have to be computed.
+        cancel: the same.
+    """
+    point = _manifest(folder, layer, layers)
+    if not valid_digests(folder / point.digests, point.virtual_size):
+        put_aside(folder, point.digests)
+        _compute_digests(folder, layer, point, report, cancel)
+        done.append(f"{folder.name}: the digests of point {point.sequence} were computed anew.")
+    if not _valid_manifest(folder, point):
+        with DigestFold([folder / point.digests], point.virtual_size) as own:
+            point = replace(point, stored_bytes=total(own.held()))
+        keep_a_copy(folder, manifest_path(folder, point).name)
+        repository.save_point(folder.name, point)
+        done.append(f"{folder.name}: the manifest of point {point.sequence} was rebuilt.")
+    if not os.path.lexists(folder / point.overlay):
+        _make_overlay(folder, layer, point)
+        done.append(f"{folder.name}: an empty overlay was made for point {point.sequence}.")
+    if repair_identity.seal_again(layer):
+        done.append(f"{folder.name}: {layer.path.name} is read-only again.")
+
+
+def _manifest(folder: Path, layer: Layer, layers: Sequence[Layer]) -> RecoveryPoint:
+    """The point as the layer itself describes it, with what only its manifest can know."""
+    said = json_or_empty(layer.path.with_suffix(".json"))
+    parent = layer.info.parent
+    parents = [each for each in layers if parent and parent.proves and parent.means(each.info)]
+    stat = layer.path.stat()
+    point = RecoveryPoint(
+        id=layer.info.disk_id or "",
+        sequence=layer.sequence,
+        created=datetime.fromtimestamp(stat.st_mtime, UTC).isoformat(timespec="milliseconds"),
+        type=layer.kind,
+        parent=_parent_id(parent, parents, said),
+        disk=layer.path.name,
+        overlay=f"{layer.sequence:04d}-overlay.{layer.format}",
+        digests=f"{layer.path.stem}.digests",
+        disk_size=stat.st_size,
+        virtual_size=layer.info.virtual_size,
+        sector_size=layer.info.sector_size,
+        stored_bytes=0,  # its digests tell
+    )
+    for name in ("merged", "warnings", "unreadable", "promoted_from", "captured_from"):
+        point = _with_what_is_said(point, said, name)
+    return replace(point, warnings=tuple(dict.fromkeys((*point.warnings, _REBUILT))))
+
+
+def _with_what_is_said(point: RecoveryPoint, said: dict[str, object], name: str) -> RecoveryPoint:
+    """The point with one attribute from its old manifest, where that makes sense."""
+    try:
+        return RecoveryPoint.from_json(point.to_json() | {name: said.get(name, ())})
+    except RepositoryError:
+        return point
+
+
+def _parent_id(
+    parent: ParentRef | None, found: list[Layer], manifest: dict[str, object]
+) -> str | None:
+    """The parent's id; `manifest` is what the child's says until now, and may say anything."""
+    if parent is None:
+        return None
+    # of a parent that is missing, whatever is known (a VHDX knows no id of it, but what it
+    # contains): it must not pass for a full
+    known = found[0].info.disk_id if found else parent.disk_id
+    said = manifest.get("parent")
+    return known or (said if isinstance(said, str) and said else parent.content_id)
+
+
+def _valid_manifest(folder: Path, wanted: RecoveryPoint) -> bool:
+    """Whether the manifest is there and speaks of this layer; its other facts are its own."""
+    try:
+        point = RecoveryPoint.from_json(read_json(manifest_path(folder, wanted)))
+    except (RepositoryError, FileNotFoundError):
+        return False
+    # not the length: a layer that was cut off must stay in contradiction to its manifest
+    files = ("disk", "overlay", "digests")
+    same = (getattr(point, name) == getattr(wanted, name) for name in (*_IDENTITY, *files))
+    return all(same)
+
+
+def _compute_digests(
+    folder: Path, layer: Layer, point: RecoveryPoint, report: Report, cancel: CancelToken
+) -> None:
+    final = folder / point.digests
+    partial = final.with_name(final.name + PARTIAL)
+    remove(partial)  # of a repair that was interrupted here
+    writer = DigestWriter(partial, point.virtual_size)
+    try:
+        with Chain.alone(layer.path, layer.format) as data:
+            own = data.layers[0].block_map()
+            ranges = own.own_ranges() if layer.info.parent else own.data_ranges()
+
+            def add(offset: int, view: memoryview) -> None:
+                digests = digest_blocks(view)
+                # a full holds what is not zero; what a child holds may hide something
+                kept = ~is_zero(digests) | (layer.info.parent is not None)
+                writer.add(offset // BLOCK, digests, kept)
+
+            transfer(
+                aligned(ranges, BLOCK, data.size),
+                data.readinto,
+                add,
+                phase=f"Digests of point {point.sequence}",
+                report=report,
+                cancel=cancel,
+            )
+        writer.finish()
+    finally:
+        writer.close()
+    partial.rename(final)
+    sync_folder(folder)
+
+
+def _make_overlay(folder: Path, layer: Layer, point: RecoveryPoint) -> None:
+    reference = ParentRef(layer.info.disk_id, layer.info.content_id, point.disk)
+    partial = folder / (point.overlay + PARTIAL)
+    remove(partial)
+    make_overlay(partial, layer.format, point, reference)
+    partial.rename(folder / point.overlay)
+    sync_folder(folder)
+
+
+def json_or_empty(path: Path) -> dict[str, object]:
+    """What a record says; nothing where it is damaged or not there."""
+    try:
+        return read_json(path)
+    except (RepositoryError, FileNotFoundError):
+        return {}
