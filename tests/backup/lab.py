@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import random
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Container
+from contextlib import nullcontext, suppress
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ from tests.oracles import libvmdk, readers
 from vdbackup.backup import capture, delete, merge
 from vdbackup.disks.disk import VirtualDisk
 from vdbackup.disks.formats import open_disk
-from vdbackup.errors import Cancelled
+from vdbackup.errors import Cancelled, VdbackupError
 from vdbackup.jobs import CancelToken, Progress, Report, silent
 from vdbackup.repository import claim_files
 from vdbackup.repository.backup_set import BackupSet
@@ -230,9 +231,35 @@ class Lab:
 
     def check_ours(self, point: RecoveryPoint) -> None:
         """Our own chain reads the moment, and the digests are those of the moment."""
+        self._asked.look_again()
         self._check_ours(self.set, point)
 
+    def check_offered(self, concerned: Container[int]) -> None:
+        """The same of every point; those with such numbers may say instead why they do not read."""
+        backup_set = self.set
+        self._asked.look_again()
+        for point in backup_set.points:
+            with suppress(VdbackupError) if point.sequence in concerned else nullcontext():
+                self._check_ours(backup_set, point)
+
+    def check_by_processes(self, point: RecoveryPoint) -> None:
+        """Readers that are programs find in the point, through its overlay, what it should hold."""
+        self._asked.look_again()
+        _, overlay = self._readings(self.set, point)
+        self._ask(readers.assert_processes_read, overlay)
+
     def _check_ours(self, backup_set: BackupSet, point: RecoveryPoint) -> None:
+        """Once for what is read: the set's part in it, what its manifests say, and the bytes."""
+        chain = backup_set.chain(point)
+        grows = backup_set.journal and backup_set.journal.parent.id  # whose length is not known
+        files = [backup_set.folder / name for each in chain for name in (each.disk, each.digests)]
+        self._asked.about(
+            ("ours", backup_set.settings.format, grows, chain),
+            [*files, self.moments[point.id]],
+            lambda: self._read_ours(backup_set, point),
+        )
+
+    def _read_ours(self, backup_set: BackupSet, point: RecoveryPoint) -> None:
         wanted = self.moments[point.id].read_bytes()
         data = bytearray(point.virtual_size)
         with backup_set.open_chain(point) as chain:

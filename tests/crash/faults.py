@@ -31,11 +31,13 @@ class Faults:
     Attributes:
         calls: the names of the calls so far.
         before: what is to happen before which call.
+        each: what is to happen before every call.
     """
 
     def __init__(self, at: int | None, error: BaseException, *, for_good: bool) -> None:
         self.calls: list[str] = []
         self.before: dict[int, Callable[[], None]] = {}
+        self.each: Callable[[str], None] | None = None
         self._at, self._error, self._for_good = at, error, for_good
         self._lock = threading.Lock()
 
@@ -43,6 +45,8 @@ class Faults:
         """Count a call; raise if it is its turn, or if all has ended already."""
         with self._lock:
             number = len(self.calls)
+            if self.each:
+                self.each(self.calls[-1] if self.calls else "")
             self.calls.append(name)
         if number in self.before:
             self.before[number]()
@@ -54,6 +58,14 @@ class Faults:
 def counted() -> Iterator[Faults]:
     """No trouble: how many changes there are."""
     with _patched(Faults(None, PowerCut(), for_good=False)) as faults:
+        yield faults
+
+
+@contextmanager
+def watched(each: Callable[[str], None]) -> Iterator[Faults]:
+    """No trouble: before every change `each` is called, with the name of the change before it."""
+    with counted() as faults:
+        faults.each = each
         yield faults
 
 

@@ -1,0 +1,58 @@
+"""A folder as it was at some moment, to be brought back: in memory, the same bytes once."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import stat
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from tests.crash.folders import write_sparse
+
+
+@dataclass(frozen=True)
+class _Entry:
+    """What lies at a path; of a folder `data` is None."""
+
+    path: Path
+    data: bytes | None
+    mode: int
+    times: tuple[int, int]
+
+
+class Kept:
+    """Of a folder all files, with their modes and times.
+
+    Args:
+        folder: to keep.
+        contents: of the files that others have kept, each to itself: what is there is not kept
+            again.
+    """
+
+    def __init__(self, folder: Path, contents: dict[bytes, bytes]) -> None:
+        self._folder = folder
+        self._entries = [_entry(path, contents) for path in (folder, *sorted(folder.rglob("*")))]
+
+    def bring_back(self) -> None:
+        """Make the folder anew, as it was."""
+        shutil.rmtree(self._folder)
+        for each in self._entries:
+            if each.data is None:
+                each.path.mkdir()
+            else:
+                write_sparse(each.path, np.frombuffer(each.data, np.uint8))
+        for each in reversed(self._entries):  # what lies in a folder changes the folder's time
+            os.chmod(each.path, each.mode)
+            os.utime(each.path, ns=each.times)
+
+
+def _entry(path: Path, contents: dict[bytes, bytes]) -> _Entry:
+    status = path.stat()
+    data = None if path.is_dir() else path.read_bytes()
+    if data is not None:
+        data = contents.setdefault(data, data)
+    times = status.st_atime_ns, status.st_mtime_ns
+    return _Entry(path, data, stat.S_IMODE(status.st_mode), times)
