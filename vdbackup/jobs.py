@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from vdbackup.errors import Cancelled, VdbackupError, from_os
+from vdbackup.errors import Cancelled, Unexpected, VdbackupError, from_os
 
 log = logging.getLogger(__name__)
 
@@ -217,7 +217,7 @@ class Job:
             self.error, self.state = from_os(error), JobState.FAILED
         except Exception as error:
             log.exception("job %d failed unexpectedly", self.id)
-            self.error = VdbackupError(
+            self.error = Unexpected(
                 f"{self.title} failed: {error}.", "The log says more; nothing is half published."
             )
             self.state = JobState.FAILED

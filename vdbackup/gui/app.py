@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import signal
 import sys
@@ -12,14 +11,13 @@ from PySide6.QtCore import QTimer
 from PySide6.QtWidgets import QApplication
 
 from vdbackup.errors import VdbackupError
+from vdbackup.gui.crash_dialog import CrashWatch
 from vdbackup.gui.drawings import drawing
 from vdbackup.gui.instance import Instance
 from vdbackup.gui.jobs.outcome import Outcome
 from vdbackup.gui.main_window import MainWindow
 from vdbackup.gui.store import Store
 from vdbackup.settings import APPLICATION, Locations, Settings, start_log
-
-log = logging.getLogger(__name__)
 
 AS_ROOT = (
     "This window has all rights on this computer, and so have the virtual machines that it starts. "
@@ -42,8 +40,8 @@ def main(argv: Sequence[str]) -> int:
         return 1
     locations = Locations.from_environment()
     start_log(locations)
-    sys.excepthook = lambda *fault: log.critical("unexpected", exc_info=fault)
     application = QApplication([APPLICATION, *argv])
+    watch = CrashWatch(locations.log_file)
     application.setApplicationName(APPLICATION)
     application.setDesktopFileName(APPLICATION)
     instance = Instance(locations.config)
@@ -67,6 +65,7 @@ def main(argv: Sequence[str]) -> int:
     )
     instance.called.connect(window.come_forward)
     status = application.exec()
+    watch.release()
     instance.release()
     return status
 
