@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import pytest
 from PySide6.QtCore import QPoint, QPointF, Qt
-from PySide6.QtGui import QColor, QImage, QWheelEvent
+from PySide6.QtGui import QAccessible, QAccessibleInterface, QColor, QImage, QWheelEvent
 from PySide6.QtWidgets import QApplication
 from pytestqt.qtbot import QtBot
 
@@ -158,6 +158,66 @@ def test_who_cannot_see_the_graph_is_told_of_the_chosen_point(timeline: Timeline
     timeline.set_points(chain(2))
     assert timeline.accessibleName()
     assert "#2, incremental" in timeline.accessibleDescription()
+
+
+def heard(timeline: Timeline) -> QAccessibleInterface:
+    """What a screen reader gets of the timeline."""
+    found = QAccessible.queryAccessibleInterface(timeline)
+    assert found is not None
+    return found
+
+
+def test_a_screen_reader_gets_a_list_of_the_points(timeline: Timeline) -> None:
+    timeline.set_points(chain(3))
+    listed = heard(timeline)
+    assert listed.role() == QAccessible.Role.List
+    assert listed.text(QAccessible.Text.Name) == "Timeline of recovery points"
+    assert listed.childCount() == 3
+    items = [listed.child(number) for number in range(3)]
+    assert {item.role() for item in items} == {QAccessible.Role.ListItem}
+    assert ["#1, full" in item.text(QAccessible.Text.Name) for item in items] == [
+        True,
+        False,
+        False,
+    ]
+    assert "#3, incremental" in items[2].text(QAccessible.Text.Name)
+    assert [listed.indexOfChild(item) for item in items] == [0, 1, 2]
+    assert listed.child(3) is None
+
+
+def test_it_finds_each_point_where_it_is_drawn_and_the_one_under_the_cursor(
+    timeline: Timeline,
+) -> None:
+    timeline.set_points(chain(3))
+    timeline.select("2")
+    listed = heard(timeline)
+    for number in range(3):
+        middle = listed.child(number).rect().center()
+        assert listed.indexOfChild(listed.childAt(middle.x(), middle.y())) == number
+    assert listed.indexOfChild(listed.focusChild()) == 1
+
+
+def test_it_is_told_each_point_that_the_cursor_comes_to(
+    timeline: Timeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[int] = []
+    monkeypatch.setattr(QAccessible, "isActive", lambda: True)
+    monkeypatch.setattr(
+        QAccessible, "updateAccessibility", lambda event: told.append(event.child())
+    )
+    timeline.set_points(chain(3))
+    timeline.select("1")
+    timeline.select("2")
+    assert told == [2, 0, 1]
+
+
+def test_points_that_have_gone_are_no_items_any_more(timeline: Timeline) -> None:
+    timeline.set_points(chain(3))
+    listed = heard(timeline)
+    third = listed.child(2)
+    timeline.set_points(chain(1))
+    assert (listed.childCount(), third.isValid()) == (1, False)
+    assert third.text(QAccessible.Text.Name) == ""
 
 
 def test_the_wheel_zooms_around_the_pointer(timeline: Timeline) -> None:

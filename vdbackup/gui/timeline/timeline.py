@@ -8,7 +8,9 @@ import numpy as np
 from PySide6.QtCore import (
     QEasingCurve,
     QEvent,
+    QPoint,
     QPointF,
+    QRect,
     QRectF,
     QSize,
     Qt,
@@ -20,7 +22,7 @@ from PySide6.QtWidgets import QToolTip, QWidget
 
 from vdbackup.gui import words
 from vdbackup.gui.theme import Theme
-from vdbackup.gui.timeline import cursor
+from vdbackup.gui.timeline import cursor, spoken
 from vdbackup.gui.timeline.glyphs import place
 from vdbackup.gui.timeline.items import Facts, radius
 from vdbackup.gui.timeline.layout import arrange
@@ -53,6 +55,7 @@ class Timeline(TimelineView):
         super().__init__(theme, parent)
         self.setObjectName("timeline")
         self.setAccessibleName("Timeline of recovery points")
+        spoken.let_timelines_speak(Timeline)
         self.setFocusPolicy(Qt.FocusPolicy.StrongFocus)
         self.animated = True
         self._places: dict[str, int] = {}  # index by id
@@ -71,6 +74,11 @@ class Timeline(TimelineView):
     def points(self) -> Sequence[RecoveryPoint]:
         """The points that are shown, by sequence."""
         return self.facts.points
+
+    @property
+    def index(self) -> int:
+        """Of the point under the cursor; -1 for none."""
+        return self._index
 
     @property
     def selected(self) -> str:
@@ -190,6 +198,7 @@ class Timeline(TimelineView):
         point = self.points[self._index] if self._index >= 0 else None
         said = f"Recovery point {words.point_title(point)}" if point else "No recovery points"
         self.setAccessibleDescription(said)
+        spoken.announce(self, self._index)
         self.point_selected.emit(point.id if point else "")
 
     def mousePressEvent(self, event: QMouseEvent) -> None:
@@ -274,11 +283,12 @@ class Timeline(TimelineView):
         if isinstance(event, QHelpEvent) and len(self.points):
             at = QPointF(event.pos())
             index = self.point_at(at)
-            QToolTip.showText(event.globalPos(), self._hint(index) if index >= 0 else "", self)
+            QToolTip.showText(event.globalPos(), self.hint(index) if index >= 0 else "", self)
             return True
         return bool(super().viewportEvent(event))
 
-    def _hint(self, index: int) -> str:
+    def hint(self, index: int) -> str:
+        """What a point is, in lines."""
         point = self.points[index]
         lines = [
             words.point_title(point),
@@ -287,6 +297,17 @@ class Timeline(TimelineView):
         if point.id in self.facts.sessions:
             lines.append("a virtual machine runs from it")
         return "\n".join(lines)
+
+    def area_of(self, index: int) -> QRect:
+        """Where a point is on the screen; empty where it is out of sight."""
+        at, reach = self.place_of(index), self.radius_of(index)
+        area = QRectF(at.x() - reach, at.y() - reach, 2 * reach, 2 * reach).toAlignedRect()
+        area &= self.viewport().rect()
+        return QRect(self.viewport().mapToGlobal(area.topLeft()), area.size())
+
+    def point_under(self, at: QPoint) -> int:
+        """The index of the point at a place of the screen; -1 for none."""
+        return self.point_at(QPointF(self.viewport().mapFromGlobal(at)))
 
     def focusInEvent(self, event: QEvent) -> None:
         """Show where the keyboard is."""
