@@ -34,6 +34,14 @@ LARGEST_FILE = 100_000  # bytes
 
 QT = {"PySide6", "pyqtgraph", "shiboken6"}
 PROCESSES = {"multiprocessing", "pty", "subprocess"}
+PARTS_OF_OPERATIONS = {
+    "vdbackup.backup.belonging",
+    "vdbackup.backup.capture",
+    "vdbackup.backup.promote",
+    "vdbackup.backup.retention",
+    "vdbackup.recovery.relinking",
+    "vdbackup.recovery.retarget.policy",
+}
 PROCESS_CALLS = ("create_subprocess", "fork", "popen", "posix_spawn", "spawn", "system", "exec")
 
 
@@ -161,6 +169,37 @@ def test_only_three_rooms_start_processes():
         if name.startswith(("os.", "asyncio."))
         and name.partition(".")[2].startswith(PROCESS_CALLS)
         and (module.name, name) != ("__main__.py", "os.execv")  # the program itself, in UTF-8 mode
+    ] == []
+
+
+def parts_of_operations(text: str) -> set[str]:
+    """The modules a text imports of which `vdbackup.operations` makes what a person asks for."""
+    found = set()
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return found & PARTS_OF_OPERATIONS
+
+
+def test_no_front_end_puts_an_operation_together_itself():
+    """A new point is retargeted, a session goes once its point is there: that is known once."""
+    pairing = (
+        "def back_up():\n"
+        "    from vdbackup.backup import capture, merge\n"
+        "    from vdbackup.recovery.retarget.policy import for_new_point\n"
+    )
+    assert parts_of_operations(pairing) == {
+        "vdbackup.backup.capture",
+        "vdbackup.recovery.retarget.policy",
+    }
+    front_ends = [m for m in modules() if m.relative_to(PACKAGE).parts[0] in ("cli", "gui")]
+    assert front_ends
+    assert [
+        (module, part)
+        for module in front_ends
+        for part in parts_of_operations(module.read_text(encoding="utf-8"))
     ] == []
 
 

@@ -15,12 +15,14 @@ from tests.gui.user import User
 from vdbackup.backup import merge
 from vdbackup.gui.add_source import AddSourceDialog
 from vdbackup.gui.catalogue import Entry, read
-from vdbackup.gui.jobs.work import BackupWish, back_up
+from vdbackup.gui.jobs.work import back_up
 from vdbackup.gui.main_window import MainWindow
 from vdbackup.gui.sources_list import SourcesList
 from vdbackup.gui.store import Store
 from vdbackup.gui.theme import LIGHT
 from vdbackup.jobs import CancelToken, silent
+from vdbackup.operations.backup import BackupRequest
+from vdbackup.operations.machines import Machines
 from vdbackup.recovery.retarget import policy
 from vdbackup.repository.repository import Repository
 from vdbackup.settings import KnownSource, Locations, Settings, WindowState
@@ -38,7 +40,8 @@ def test_a_source_keeps_its_place_when_it_is_backed_up_for_the_first_time(
     known = [KnownSource(disk, repository), KnownSource(other, repository)]
     assert [entry.path for entry in read(repository, known)] == [disk, other]
     for path in (other, disk):
-        back_up(path, repository, BackupWish(), tmp_path / "vms", silent, CancelToken())
+        request, machines = BackupRequest(path, repository), Machines(tmp_path / "vms")
+        back_up(request, machines, silent, CancelToken())
         assert [entry.path for entry in read(repository, known)] == [disk, other]
 
 
@@ -168,8 +171,8 @@ def test_a_backup_is_made_even_if_the_point_before_is_merged_by_somebody_else(
     disk: Path, repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def back_up_disk() -> str:
-        vms = tmp_path / "vms"
-        return back_up(disk, repository, BackupWish(), vms, silent, CancelToken()).sentence
+        request, machines = BackupRequest(disk, repository), Machines(tmp_path / "vms")
+        return back_up(request, machines, silent, CancelToken()).sentence
 
     def merged(opened: Repository, name: str, point_id: str, *_: object) -> tuple[str, ...]:
         merge.run(merge.plan(opened, name, point_id), silent, CancelToken())

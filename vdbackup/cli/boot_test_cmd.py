@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from vdbackup.cli import machines_cmd, remedies
@@ -22,6 +21,8 @@ from vdbackup.cli.options import (
 from vdbackup.errors import Cancelled, DoesNotBoot, NoSystem, UsageError, VdbackupError
 
 if TYPE_CHECKING:
+    from vdbackup.operations.backup import BackupResult
+    from vdbackup.operations.machines import Machines
     from vdbackup.recovery.boot_test.boot_test import Wish
     from vdbackup.repository.backup_set import BackupSet
     from vdbackup.repository.model import BootTest, RecoveryPoint
@@ -57,8 +58,9 @@ def boot_test(options: argparse.Namespace) -> int:
     chosen, damaged = _chosen(repository, options)
     if not (chosen or damaged or options.json):
         say("All points have been tested.")
-    wish = replace(_wish(), sign=options.sign, time_limit=options.timeout)
-    wish = replace(wish, hardware=machines_cmd.wish(options))
+    from vdbackup.recovery.boot_test.boot_test import Wish
+
+    wish = Wish(sessions_folder(), options.sign, options.timeout, machines_cmd.wish(options))
     results = [
         _test(repository, backup_set, point, wish, as_json=options.json)
         for backup_set, point in chosen
@@ -74,18 +76,15 @@ def boot_test(options: argparse.Namespace) -> int:
     return WARNINGS if damaged else DONE
 
 
-def prove_new_point(repository: Repository, set_name: str, point_id: str, *, as_json: bool) -> bool:
-    """Boot a point that has just been made, if its set wants that; False where it fails.
+def prove_new_point(made: BackupResult, allowed: Machines, *, as_json: bool) -> bool:
+    """Boot a point that has just been made; False where it fails.
 
     A disk of data has no system to boot, and nothing has failed.
     """
-    from vdbackup.repository.model import BootTests
-
-    backup_set = repository.set(set_name)
-    if backup_set.settings.policy.boot_test is BootTests.OFF:
-        return True
-    point = backup_set.point(point_id)
-    return _test(repository, backup_set, point, _wish(), as_json=as_json) is not False
+    backup_set = made.repository.set(made.set_name)
+    point = backup_set.point(made.point.id)
+    tested = _test(made.repository, backup_set, point, allowed.boot_test(), as_json=as_json)
+    return tested is not False
 
 
 def _chosen(
@@ -107,12 +106,6 @@ def _chosen(
     return [(each, point) for each in sets for point in untested(each)], damaged
 
 
-def _wish() -> Wish:
-    from vdbackup.recovery.boot_test.boot_test import Wish
-
-    return Wish(sessions_folder())
-
-
 def _test(
     repository: Repository,
     backup_set: BackupSet,
@@ -122,24 +115,17 @@ def _test(
     as_json: bool,
 ) -> bool | None:
     """Test one point, and say what came of it; whether it boots, None where there is no system."""
-    from vdbackup.recovery.boot_test import boot_test
+    from vdbackup.operations import boot_test
 
     name = f"{backup_set.name} #{point.sequence}"
     try:
-        test: BootTest = work(
+        test: BootTest | NoSystem = work(
             f"Boot test of {name}",
             lambda report, cancel: boot_test.run(
                 repository, backup_set.name, point.id, wish, report, cancel
             ),
             as_json=as_json,
         )
-    except NoSystem as error:
-        said = {"set": backup_set.name, "id": point.id, "sequence": point.sequence}
-        if as_json:
-            print_json({"event": "result", **said, "ok": None, "sentence": error.title})
-        else:
-            say(f"{name}: {remedies.sentences(error)}")
-        return None
     except (UsageError, Cancelled):
         raise
     except VdbackupError as error:
@@ -148,6 +134,9 @@ def _test(
             untested = {"set": backup_set.name, "id": point.id, "sentence": error.title}
             print_json({**error_json(error), **untested})
         return False
+    if isinstance(test, NoSystem):
+        _say_no_system(name, backup_set, point, test, as_json=as_json)
+        return None
     if as_json:
         said = boot_test_json(backup_set, point, test)
         print_json(
@@ -165,3 +154,13 @@ def _test(
         where = f"it stopped at the stage {test.stage}, after {test.seconds:.1f} s"
         warn([f"{name} does not boot: {where}. {test.sentence}"])
     return test.ok
+
+
+def _say_no_system(
+    name: str, backup_set: BackupSet, point: RecoveryPoint, reason: NoSystem, *, as_json: bool
+) -> None:
+    if as_json:
+        said = {"set": backup_set.name, "id": point.id, "sequence": point.sequence}
+        print_json({"event": "result", **said, "ok": None, "sentence": reason.title})
+    else:
+        say(f"{name}: {remedies.sentences(reason)}")

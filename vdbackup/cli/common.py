@@ -16,6 +16,7 @@ from vdbackup.jobs import readable_size as size
 from vdbackup.text import printable
 
 if TYPE_CHECKING:
+    from vdbackup.operations.machines import Machines
     from vdbackup.repository.manifests import BrokenManifest
     from vdbackup.repository.repository import DamagedSet, Repository
 
@@ -74,6 +75,22 @@ def sessions_folder() -> Path:
 
     locations = Locations.from_environment()
     return Settings.load(locations.settings_file).sessions(locations)
+
+
+def machines() -> Machines:
+    """What machines may use that are started unseen, by the user's settings.
+
+    Settings that cannot be read cost no backup: then it is what is usual.
+    """
+    from vdbackup.operations.machines import Machines
+    from vdbackup.settings import Locations, Settings
+
+    locations = Locations.from_environment()
+    try:
+        settings = Settings.load(locations.settings_file)
+    except (VdbackupError, OSError):  # `relink_machines` says it
+        settings = Settings()
+    return Machines(settings.sessions(locations), settings.memory_mib or None)
 
 
 def announce(plan: Plan, options: argparse.Namespace) -> bool:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
@@ -15,9 +14,9 @@ from vdbackup.cli.common import (
     DONE,
     WARNINGS,
     announce,
+    machines,
     open_repository,
     relink_machines,
-    sessions_folder,
 )
 from vdbackup.cli.console import print_json, say, table, warn, work
 from vdbackup.cli.json_values import point_json, set_json
@@ -39,9 +38,8 @@ from vdbackup.jobs import CancelToken, Report
 from vdbackup.jobs import readable_size as size
 
 if TYPE_CHECKING:
-    from vdbackup.backup.capture import CapturePlan
+    from vdbackup.operations.backup import BackupResult
     from vdbackup.repository.backup_set import BackupSet
-    from vdbackup.repository.model import Policy
 
 
 def add_backup(subparsers: Subparsers) -> None:
@@ -72,83 +70,50 @@ def add_backup(subparsers: Subparsers) -> None:
 
 def backup(options: argparse.Namespace) -> int:
     """Back a source up."""
-    from vdbackup.backup import capture
-    from vdbackup.backup.belonging import said_before
-    from vdbackup.recovery.retarget.policy import for_new_point
-    from vdbackup.repository.repository import Repository
-    from vdbackup.sources.source import open_source
+    from vdbackup.operations import backup
+    from vdbackup.operations.policy import Change
 
     if options.same_source and not options.set:
         raise UsageError(
             "--same-source says whose backups a set holds, and no set is named.", "Add --set NAME."
         )
-
-    @contextmanager
-    def planned() -> Iterator[capture.CapturePlan]:
-        before = said_before(options.repository, options.source, options.set)
-        where = options.source, options.parents_in
-        with open_source(*where, options.source_format, before) as source:
-            capture.check_apart(source, options.repository)
-            repository = Repository.open_or_create(options.repository)
-            plan = capture.plan(
-                repository,
-                source,
-                set_name=options.set,
-                kind=options.type,
-                disk_format=options.format,
-                same_source=options.same_source,
-            )
-            yield replace(plan, policy=_policy(options, plan))
-
-    def again(report: Report, cancel: CancelToken) -> capture.CaptureResult:
-        with planned() as plan:
-            return capture.run(plan, report, cancel)
-
-    with planned() as plan:
+    request = backup.BackupRequest(
+        options.source,
+        options.repository,
+        set_name=options.set,
+        kind=options.type,
+        disk_format=options.format,
+        source_format=options.source_format,
+        parents_in=tuple(options.parents_in),
+        same_source=options.same_source,
+        policy=policy_change(options) or Change(),
+    )
+    with backup.planned(request) as plan:
         wanted = announce(plan, options)
         if plan.similar:  # before all of it is copied
             warn([f"If it is the same, go on there with --set {plan.similar!r} --same-source."])
         if not wanted:
             return DONE
-        result: capture.CaptureResult = work(
+        allowed = machines()
+        made: BackupResult = work(
             f"Backup of {plan.source.path}",
-            lambda report, cancel: capture.run(plan, report, cancel),
+            lambda report, cancel: backup.run(plan, allowed, report, cancel),
             as_json=options.json,
             wait=options.wait,
-            again=again,
+            again=lambda report, cancel: backup.back_up(request, allowed, report, cancel),
         )
-    point = result.point
-    warnings: tuple[str, ...] = work(
-        "Retarget",
-        lambda report, cancel: for_new_point(
-            plan.repository, result.set_name, point.id, sessions_folder(), report, cancel
-        ),
-        as_json=options.json,
-    )
-    warnings = (*result.warnings, *warnings)
+    point = made.point
     if options.json:
-        data = point_json(plan.repository.set(result.set_name), point)
-        print_json({"event": "result", "set": result.set_name, **data, "notes": result.notes})
+        data = point_json(made.repository.set(made.set_name), point)
+        print_json({"event": "result", "set": made.set_name, **data, "notes": made.notes})
     else:
         say(f"Point {point.sequence} ({point.type}): {size(point.stored_bytes)} stored.")
-        for note in result.notes:
+        for note in made.notes:
             say(note)
-    warn(warnings)
-    relink_machines(plan.repository)
-    boots = prove_new_point(plan.repository, result.set_name, point.id, as_json=options.json)
-    return WARNINGS if warnings or not boots else DONE
-
-
-def _policy(options: argparse.Namespace, plan: CapturePlan) -> Policy | None:
-    """What the set is to do by itself from now on; None for what it does already."""
-    from vdbackup.repository.model import Policy
-
-    change = policy_change(options)
-    if change is None:
-        return None
-    return change.of(
-        Policy() if plan.new_set else plan.repository.set(plan.set_name).settings.policy
-    )
+    warn(made.warnings)
+    relink_machines(made.repository)
+    boots = not made.to_be_tested or prove_new_point(made, allowed, as_json=options.json)
+    return WARNINGS if made.warnings or not boots else DONE
 
 
 def add_adopt(subparsers: Subparsers) -> None:
@@ -170,15 +135,14 @@ def add_adopt(subparsers: Subparsers) -> None:
 
 def adopt(options: argparse.Namespace) -> int:
     """Take a chain that another program made into the repository."""
-    from vdbackup.backup import adopt, capture
-    from vdbackup.repository.repository import Repository
+    from vdbackup.backup import adopt
+    from vdbackup.operations.placement import repository_for
     from vdbackup.sources.source import open_source
 
     @contextmanager
     def planned() -> Iterator[adopt.AdoptPlan]:
         with open_source(options.tip, options.parents_in, options.source_format) as source:
-            capture.check_apart(source, options.repository)
-            repository = Repository.open_or_create(options.repository)
+            repository = repository_for(source, options.repository)
             yield adopt.plan(repository, source, set_name=options.set, disk_format=options.format)
 
     def again(report: Report, cancel: CancelToken) -> BackupSet:

@@ -16,10 +16,8 @@ from PySide6.QtCore import QObject, Signal
 from PySide6.QtWidgets import QDialog, QWidget
 
 from vdbackup.backup import delete, merge
-from vdbackup.backup.capture import AUTO
 from vdbackup.disks.contents import UnclearFormat
 from vdbackup.errors import OtherSource, RepositoryLocked, VdbackupError
-from vdbackup.guest.hardware import Wish
 from vdbackup.gui import words
 from vdbackup.gui.catalogue import Catalogue, Entry
 from vdbackup.gui.jobs import work
@@ -29,11 +27,12 @@ from vdbackup.gui.restore_dialog import RestoreDialog
 from vdbackup.gui.source_questions import FormatDialog, OtherSourceDialog
 from vdbackup.gui.store import Store
 from vdbackup.jobs import CancelToken, Job, JobState, Plan, Report, patient
-from vdbackup.operations import policy, promote
+from vdbackup.operations import backup, policy, promote
+from vdbackup.operations.backup import AUTO, BackupRequest
+from vdbackup.operations.machines import Machines
 from vdbackup.recovery import restore
-from vdbackup.recovery.boot_test import boot_test
 from vdbackup.recovery.sessions.folder import SavedSession
-from vdbackup.repository.model import BootTests, RecoveryPoint
+from vdbackup.repository.model import RecoveryPoint
 from vdbackup.repository.repository import Repository
 from vdbackup.settings import KnownSource
 
@@ -88,66 +87,61 @@ class Operations(QObject):
         The format is that of a new set; an existing one keeps its own.
         """
         backup_set = entry.backup_set
-        wish = work.BackupWish(
-            backup_set.name if backup_set else None,
-            kind,
-            None if backup_set else disk_format,
+        request = BackupRequest(
+            entry.path,
+            entry.repository,
+            set_name=backup_set.name if backup_set else None,
+            kind=kind,
+            disk_format=None if backup_set else disk_format,
             seen=backup_set is not None,
         )
         asks = self._store.value.ask_before_backup if ask is None else ask
-        self._back_up(entry, wish, ask=asks)
+        self._back_up(entry, request, ask=asks)
 
-    def _back_up(self, entry: Entry, wish: work.BackupWish, *, ask: bool) -> None:
-        what = (entry.path, entry.repository, wish)
+    def _back_up(self, entry: Entry, request: BackupRequest, *, ask: bool) -> None:
         title = f"Back up {entry.title}"
 
         def clarify(error: VdbackupError) -> bool:
-            return self._clarify(error, wish, lambda wish: self._back_up(entry, wish, ask=ask))
+            return self._clarify(error, request, lambda other: self._back_up(entry, other, ask=ask))
 
         def ended(job: Job) -> None:
             if job.error:
                 clarify(job.error)
             made = job.result.value if job.state is JobState.FINISHED else None
-            if made and made.policy.boot_test is BootTests.EACH:
+            if made and made.to_be_tested:
                 called = entry.title if entry.shares_name else made.set_name
                 self._test(entry.repository, made.set_name, made.point, called)
 
         def start(_plan: Plan | None) -> None:
-            sessions = self._store.value.sessions(self._store.locations)
-            self._run(entry.repository, title, partial(work.back_up, *what, sessions), ended)
+            doing = partial(work.back_up, request, self._machines)
+            self._run(entry.repository, title, doing, ended)
 
         if not ask:
             start(None)
             return
-        self._plan(
-            entry.repository,
-            title,
-            "Back up",
-            lambda: work.plan_backup(*what),
-            start,
-            silence=True,
-            clarify=clarify,
-        )
+        make = partial(backup.plan, request)
+        self._plan(entry.repository, title, "Back up", make, start, silence=True, clarify=clarify)
 
     def begin(self, path: Path, repository: Path, disk_format: str | None, form: Form) -> None:
         """Back a source up that the user has just named, and remember it once that can be done."""
-        self._begin(Entry(path, repository), work.BackupWish(disk_format=disk_format), form)
+        self._begin(BackupRequest(path, repository, disk_format=disk_format), form)
 
-    def _begin(self, entry: Entry, wish: work.BackupWish, form: Form) -> None:
+    def _begin(self, request: BackupRequest, form: Form) -> None:
+        entry = Entry(request.source, request.repository)
         title = f"Back up {entry.title}"
 
         def start(_plan: Plan | None) -> None:
-            self._back_up(self.add_source(entry.path, entry.repository), wish, ask=False)
+            self._back_up(self.add_source(entry.path, entry.repository), request, ask=False)
             self.begun.emit(entry)
 
-        def again(wish: work.BackupWish) -> None:
+        def again(request: BackupRequest) -> None:
             if form.waiting:
-                self._begin(entry, wish, form)
+                self._begin(request, form)
 
         def planned(job: Job) -> None:
             if not form.waiting:
                 return
-            if job.error and self._clarify(job.error, wish, again, form):
+            if job.error and self._clarify(job.error, request, again, form):
                 return
             form.end_waiting(job.error)
             if job.state is not JobState.FINISHED:
@@ -157,32 +151,31 @@ class Operations(QObject):
             else:
                 start(None)
 
-        job = Job(
-            f"Plan: {title}",
-            lambda _report, _cancel: work.plan_backup(entry.path, entry.repository, wish),
-        )
+        job = Job(f"Plan: {title}", lambda _report, _cancel: backup.plan(request))
         self._workers.reader(entry.repository).submit(job, planned)
 
     def _clarify(
         self,
         error: VdbackupError,
-        wish: work.BackupWish,
-        again: Callable[[work.BackupWish], None],
+        request: BackupRequest,
+        again: Callable[[BackupRequest], None],
         form: Form | None = None,
     ) -> bool:
         """Ask what only the user knows of a source, then try again; False where it is not that."""
         parent = self._window if form is None else form.window()
         if isinstance(error, UnclearFormat):
             question = FormatDialog(error, parent)
-            question.accepted.connect(lambda: again(replace(wish, source_format=question.chosen)))
+            question.accepted.connect(
+                lambda: again(replace(request, source_format=question.chosen))
+            )
             if form is not None:
                 question.rejected.connect(lambda: form.end_waiting(error))
             question.open()
             return True
         if isinstance(error, OtherSource):
             other = OtherSourceDialog(error, parent)
-            own = replace(wish, set_name=None, kind=AUTO)
-            meant = replace(wish, same_source=True)
+            own = replace(request, set_name=None, kind=AUTO)
+            meant = replace(request, same_source=True)
             other.accepted.connect(lambda: again(meant if other.goes_on else own))
             other.open()
             return True
@@ -242,14 +235,16 @@ class Operations(QObject):
         self._test(entry.repository, entry.name, point, entry.title)
 
     def _test(self, repository: Path, set_name: str, point: RecoveryPoint, called: str) -> None:
-        settings = self._store.value
-        folder = settings.sessions(self._store.locations)
-        wish = boot_test.Wish(folder, hardware=Wish(memory_mib=settings.memory_mib or None))
         job = Job(
             f"Boot test of {called} #{point.sequence}",
-            partial(work.boots, repository, set_name, point.id, wish),
+            partial(work.boots, repository, set_name, point.id, self._machines.boot_test()),
         )
         self._workers.tester(repository).submit(job, lambda _: self._catalogue.refresh(repository))
+
+    @property
+    def _machines(self) -> Machines:
+        settings = self._store.value
+        return Machines(settings.sessions(self._store.locations), settings.memory_mib or None)
 
     def restore(self, entry: Entry, point: RecoveryPoint) -> None:
         """Write a point to a file or device that the user chooses."""
@@ -398,8 +393,7 @@ class Operations(QObject):
             then(job)
 
         # another window, or a command: the job waits for it, and says so
-        settings = self._store.value
-        linked = work.and_relink(doing, repository, settings.sessions(self._store.locations))
+        linked = work.and_relink(doing, repository, self._machines.sessions_folder)
         waiting = patient(linked, of=RepositoryLocked)
         self._workers.writer(repository).submit(Job(title, waiting), ended)
 

@@ -6,8 +6,10 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from vdbackup.repository.repository import MARKER
+from vdbackup.backup.capture import check_apart
+from vdbackup.repository.repository import MARKER, Repository
 from vdbackup.sources.devices import lies_on
+from vdbackup.sources.source import Source
 
 SYS_BLOCK = Path("/sys/dev/block")
 
@@ -36,6 +38,22 @@ def judge(source: Path | None, folder: Path) -> Placement:
     elif _device(folder) == os.stat("/").st_dev:
         warnings.append("This folder is on the system disk, which the backups may fill.")
     return Placement(tuple(warnings), (folder / MARKER).is_file())
+
+
+def repository_for(source: Source, folder: Path, *, seen: bool = False) -> Repository:
+    """The repository in a folder that is apart from the source; made if there is none.
+
+    Args:
+        source: what goes into it.
+        folder: the repository's.
+        seen: it held backups, and is not begun anew: its drive may have been unplugged.
+
+    Raises:
+        BackupError: it lies on the source, or the source in it: before anything is made there.
+        RepositoryError: it cannot be opened, or made.
+    """
+    check_apart(source, folder)
+    return Repository.open(folder) if seen else Repository.open_or_create(folder)
 
 
 def _share_a_disk(source: Path, folder: Path) -> bool:

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from vdbackup.backup import promote
 from vdbackup.errors import RecoveryError
 from vdbackup.jobs import CancelToken, Plan, Report
-from vdbackup.recovery.retarget.policy import for_new_point
 from vdbackup.recovery.sessions.elsewhere import name_of
 from vdbackup.recovery.sessions.folder import SavedSession, SessionFolder
 from vdbackup.repository.model import RecoveryPoint
@@ -85,6 +84,8 @@ def run(plan: PromotionPlan, report: Report, cancel: CancelToken) -> PromotionRe
 
     If it fails or is cancelled before the session goes, that stays as it is.
     """
+    from vdbackup.recovery.retarget.policy import for_new_point  # late: it takes long to import
+
     saved, promotion = plan.saved, plan.promotion
     with SessionFolder.reopen(saved.folder) as folder:
         machine = saved.ended_machine(not_running=plan.not_running)

@@ -9,7 +9,6 @@ from __future__ import annotations
 from pathlib import Path
 
 from vdbackup.errors import VdbackupError, from_os
-from vdbackup.recovery.relinking import relink_all
 from vdbackup.repository.repository import Repository
 
 
@@ -20,6 +19,8 @@ def relink(repository: Path, sessions_folder: Path) -> tuple[str, ...]:
         repository: its folder.
         sessions_folder: where machines write; it need not be there.
     """
+    from vdbackup.recovery.relinking import relink_all  # late: it takes long to import
+
     try:
         if not sessions_folder.is_dir():
             return ()

@@ -5,56 +5,34 @@ Each returns a plan or an `Outcome`, takes plain values, and knows nothing of Qt
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vdbackup.backup import capture, delete, merge
-from vdbackup.backup.belonging import said_before
+from vdbackup.backup import delete, merge
 from vdbackup.disks.chain import Chain
 from vdbackup.errors import NoSystem, VdbackupError
 from vdbackup.gui import remedies, words
 from vdbackup.gui.jobs.outcome import Outcome
 from vdbackup.jobs import CancelToken, Plan, Report, Work
-from vdbackup.operations import policy, promote, relinking
+from vdbackup.operations import backup, boot_test, policy, promote, relinking
+from vdbackup.operations.backup import BackupRequest, BackupResult
+from vdbackup.operations.machines import Machines
 from vdbackup.recovery import restore, verify
-from vdbackup.recovery.boot_test import boot_test
+from vdbackup.recovery.boot_test.boot_test import Wish
 from vdbackup.recovery.sessions import elsewhere
 from vdbackup.recovery.sessions.folder import SavedSession
 from vdbackup.repository import claims
 from vdbackup.repository.model import RecoveryPoint
 from vdbackup.repository.repository import Repository
 from vdbackup.sources import demo_disk
-from vdbackup.sources.source import open_source
 
 if TYPE_CHECKING:  # late at run time: what reads file systems takes long to import
     from vdbackup.recovery.browse import Entry, FileBrowser
 
 DEMO_MESSAGE = "Hello from the vdbackup demo disk."
-
-
-@dataclass(frozen=True)
-class BackupWish:
-    """What a backup is to be: None leaves it to the capture, or to the set.
-
-    Attributes:
-        set_name: where it goes.
-        kind: as in `capture.plan`.
-        disk_format: of a new set.
-        source_format: what the user says that the source is, "raw" or a format.
-        same_source: the user says that the set is this source's.
-        seen: the folder held backups, so that it is never begun anew: its drive may have been
-            unplugged.
-    """
-
-    set_name: str | None = None
-    kind: str = capture.AUTO
-    disk_format: str | None = None
-    source_format: str | None = None
-    same_source: bool = False
-    seen: bool = False
 
 
 def facts(point: RecoveryPoint) -> tuple[str, ...]:
@@ -66,59 +44,26 @@ def facts(point: RecoveryPoint) -> tuple[str, ...]:
     )
 
 
-def plan_backup(path: Path, folder: Path, wanted: BackupWish) -> Plan:
-    """What backing up `path` into the repository in `folder` would do; makes the repository."""
-    with _planned(path, folder, wanted) as plan:
-        return plan
-
-
-@contextmanager
-def _planned(path: Path, folder: Path, wanted: BackupWish) -> Iterator[capture.CapturePlan]:
-    """The plan, with its source open."""
-    before = said_before(folder, path, wanted.set_name)
-    with open_source(path, said=wanted.source_format, before=before) as source:
-        capture.check_apart(source, folder)
-        opened = Repository.open if wanted.seen else Repository.open_or_create
-        yield capture.plan(
-            opened(folder),
-            source,
-            set_name=wanted.set_name,
-            kind=wanted.kind,
-            disk_format=wanted.disk_format,
-            same_source=wanted.same_source,
-        )
-
-
 def back_up(
-    path: Path,
-    folder: Path,
-    wanted: BackupWish,
-    sessions_folder: Path,
-    report: Report,
-    cancel: CancelToken,
+    request: BackupRequest, machines: Machines, report: Report, cancel: CancelToken
 ) -> Outcome:
-    """Make a recovery point, and make it ready to boot; `value` is the CaptureResult."""
-    from vdbackup.recovery.retarget.policy import for_new_point
-
-    with _planned(path, folder, wanted) as plan:
-        result = capture.run(plan, report, cancel)
-    repository, point = plan.repository, result.point
-    trouble = for_new_point(repository, result.set_name, point.id, sessions_folder, report, cancel)
-    stored = _stored(repository, result.set_name, point)
+    """Make a recovery point; `value` is the BackupResult."""
+    made = backup.back_up(request, machines, report, cancel)
     return Outcome(
-        f"Point #{point.sequence} made: {point.type.value}, {stored}.",
-        (*facts(point), *result.notes),
-        (*result.warnings, *trouble),
-        result,
+        f"Point #{made.point.sequence} made: {made.point.type.value}, {_stored(made)}.",
+        (*facts(made.point), *made.notes),
+        made.warnings,
+        made,
     )
 
 
-def _stored(repository: Repository, set_name: str, point: RecoveryPoint) -> str:
+def _stored(made: BackupResult) -> str:
     """How much a new point holds, in words; somebody may merge the one before meanwhile."""
+    point = made.point
     if point.stored_bytes or point.parent is None:
         return f"{words.size(point.stored_bytes)} stored"
     try:
-        before = repository.set(set_name).point(point.parent)
+        before = made.repository.set(made.set_name).point(point.parent)
     except (VdbackupError, OSError):  # the new one is there all the same
         return "nothing has changed"
     return f"nothing has changed since #{before.sequence}"
@@ -247,23 +192,16 @@ def verify_points(
 
 
 def boots(
-    folder: Path,
-    set_name: str,
-    point_id: str,
-    wish: boot_test.Wish,
-    report: Report,
-    cancel: CancelToken,
+    folder: Path, set_name: str, point_id: str, wish: Wish, report: Report, cancel: CancelToken
 ) -> Outcome:
-    """Boot a point unseen; `value` is the BootTest, None where it holds no system."""
-    repository = Repository.open(folder)
-    try:
-        test = boot_test.run(repository, set_name, point_id, wish, report, cancel)
-    except NoSystem as error:  # nothing has failed
-        return Outcome(remedies.sentences(error))
-    if test.ok:
-        return Outcome(f"It boots, in {test.seconds:.1f} s.", (test.sentence,), value=test)
-    where = f"It does not boot: it stopped at the stage {test.stage}. {test.sentence}"
-    return Outcome("Boot-tested.", (), (where,), test)
+    """Boot a point unseen; `value` is the BootTest, or the NoSystem."""
+    tested = boot_test.run(Repository.open(folder), set_name, point_id, wish, report, cancel)
+    if isinstance(tested, NoSystem):  # nothing has failed
+        return Outcome(remedies.sentences(tested), value=tested)
+    if tested.ok:
+        return Outcome(f"It boots, in {tested.seconds:.1f} s.", (tested.sentence,), value=tested)
+    where = f"It does not boot: it stopped at the stage {tested.stage}. {tested.sentence}"
+    return Outcome("Boot-tested.", (), (where,), tested)
 
 
 class Browser:

@@ -1,0 +1,169 @@
+"""Back up: capture, then what the set's policy wants done with the new point.
+
+Order: the point is captured and published; older ones are merged (both in backup/capture.py); the
+new one is made ready to boot. From the publication on nothing costs the point: what goes wrong is a
+warning. A boot test takes minutes and gives way to whoever writes, so it is an operation of its own
+(boot_test.py), which whoever backed up starts where the result says so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from vdbackup.backup import capture
+from vdbackup.backup.belonging import said_before
+from vdbackup.backup.capture import AUTO, CapturePlan
+from vdbackup.jobs import CancelToken, Report
+from vdbackup.operations import placement, policy
+from vdbackup.operations.machines import Machines
+from vdbackup.repository.model import BootTests, Policy, RecoveryPoint
+from vdbackup.repository.repository import Repository
+from vdbackup.sources.source import open_source
+
+__all__ = [
+    "AUTO",
+    "BackupRequest",
+    "BackupResult",
+    "CapturePlan",
+    "back_up",
+    "plan",
+    "planned",
+    "run",
+]
+
+
+@dataclass(frozen=True)
+class BackupRequest:
+    """What is asked for; None leaves it to the capture, or to the set.
+
+    Attributes:
+        source: the disk image or device.
+        repository: the folder that holds the backups.
+        set_name: the set that it goes into.
+        kind: as in `capture.plan`.
+        disk_format: of a new set.
+        source_format: what the user says that the source is, "raw" or a format.
+        parents_in: folders besides its own in which a virtual disk's parents may lie.
+        same_source: the user says that the set is this source's.
+        seen: the folder held backups, so that it is never begun anew: its drive may have been
+            unplugged.
+        policy: what the set is to do another way from now on.
+    """
+
+    source: Path
+    repository: Path
+    set_name: str | None = None
+    kind: str = AUTO
+    disk_format: str | None = None
+    source_format: str | None = None
+    parents_in: tuple[Path, ...] = ()
+    same_source: bool = False
+    seen: bool = False
+    policy: policy.Change = field(default_factory=policy.Change)
+
+
+@dataclass(frozen=True)
+class BackupResult:
+    """What a backup did.
+
+    Attributes:
+        point: the new recovery point, as it is after the policy.
+        notes: what else was done, a sentence each.
+        warnings: what was not as it should be.
+        to_be_tested: the set wants a boot test of the point, and nobody has cancelled.
+    """
+
+    repository: Repository
+    set_name: str
+    point: RecoveryPoint
+    notes: tuple[str, ...]
+    warnings: tuple[str, ...]
+    to_be_tested: bool
+
+
+@contextmanager
+def planned(request: BackupRequest) -> Iterator[CapturePlan]:
+    """What the backup would do; its source is open meanwhile, for `run`. Makes the repository.
+
+    Raises:
+        SourceError, DiskError: the source cannot be read; UnclearFormat, OtherSource where only the
+            user knows what it is, or whether it is the set's.
+        BackupError, RepositoryError: it cannot be backed up there, and why.
+    """
+    before = said_before(request.repository, request.source, request.set_name)
+    opened = open_source(request.source, request.parents_in, request.source_format, before)
+    with opened as source:
+        repository = placement.repository_for(source, request.repository, seen=request.seen)
+        plan = capture.plan(
+            repository,
+            source,
+            set_name=request.set_name,
+            kind=request.kind,
+            disk_format=request.disk_format,
+            same_source=request.same_source,
+        )
+        yield _placed(_with_policy(plan, request.policy), request)
+
+
+def plan(request: BackupRequest) -> CapturePlan:
+    """The same, to be shown: its source is closed."""
+    with planned(request) as plan:
+        return plan
+
+
+def run(plan: CapturePlan, machines: Machines, report: Report, cancel: CancelToken) -> BackupResult:
+    """Make the point, and make it ready to boot. Closes the plan's source when it is read.
+
+    A capture that fails or is cancelled leaves all as it was. Cancelled later, the point stays.
+    """
+    from vdbackup.recovery.retarget.policy import for_new_point  # late: it takes long to import
+
+    with plan.source:
+        made = capture.run(plan, report, cancel)
+    repository, name = plan.repository, made.set_name
+    trouble = for_new_point(
+        repository, name, made.point.id, machines.sessions_folder, report, cancel
+    )
+    return BackupResult(
+        repository,
+        name,
+        made.point,
+        made.notes,
+        (*made.warnings, *trouble),
+        made.policy.boot_test is BootTests.EACH and not cancel.cancelled,
+    )
+
+
+def back_up(
+    request: BackupRequest, machines: Machines, report: Report, cancel: CancelToken
+) -> BackupResult:
+    """Plan anew and run: where nothing was shown, or what was shown may be out of date."""
+    with planned(request) as plan:
+        return run(plan, machines, report, cancel)
+
+
+def _with_policy(plan: CapturePlan, change: policy.Change) -> CapturePlan:
+    """The plan with what the change of the policy takes: it was never shown before."""
+    backup_set = None if plan.new_set else plan.repository.set(plan.set_name)
+    now = backup_set.settings.policy if backup_set else Policy()
+    wanted = change.of(now)
+    if wanted == now:
+        return plan
+    takes = policy.taken(backup_set, wanted) if backup_set and not plan.confirmed else ()
+    names = tuple(f"point {point.sequence}" for point in takes)
+    summary = plan.summary
+    if takes:
+        summary += f" Of the older points {len(takes):,} no longer stay by its new policy."
+    return replace(plan, summary=summary, policy=wanted, invalidates=names)
+
+
+def _placed(plan: CapturePlan, request: BackupRequest) -> CapturePlan:
+    """The plan with what is to be said of the folder, when a set is begun there."""
+    warnings: tuple[str, ...] = ()
+    if plan.new_set:
+        with suppress(OSError):  # nothing can be said of it, then
+            warnings = placement.judge(request.source, request.repository).warnings
+    return replace(plan, summary=" ".join((plan.summary, *warnings)))

@@ -1,0 +1,33 @@
+"""Does a point boot? A disk of data does not, and nothing has failed then."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from vdbackup.errors import NoSystem
+from vdbackup.jobs import CancelToken, Report
+from vdbackup.repository.model import BootTest
+from vdbackup.repository.repository import Repository
+
+if TYPE_CHECKING:
+    from vdbackup.recovery.boot_test.boot_test import Wish
+
+
+def run(
+    repository: Repository,
+    set_name: str,
+    point_id: str,
+    wish: Wish,
+    report: Report,
+    cancel: CancelToken,
+) -> BootTest | NoSystem:
+    """Boot a point unseen, and record what came of it; NoSystem where there is nothing to boot.
+
+    Raises what else `recovery.boot_test.boot_test.run` does.
+    """
+    from vdbackup.recovery.boot_test import boot_test  # late: it takes long to import
+
+    try:
+        return boot_test.run(repository, set_name, point_id, wish, report, cancel)
+    except NoSystem as error:
+        return error
