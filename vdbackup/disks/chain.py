@@ -7,7 +7,6 @@ import re
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
-from types import TracebackType
 from typing import Protocol, Self
 
 import numpy as np
@@ -31,7 +30,10 @@ class HostReader(Protocol):
 
 
 def read_flat(flat: BlockMap, files: Sequence[HostReader], offset: int, view: memoryview) -> None:
-    """Fill `view` from byte `offset` on; the map's layer numbers are positions in `files`."""
+    """Fill `view` from byte `offset` on; the map's layer numbers are positions in `files`.
+
+    Raises ValueError beyond the disk's end, and what the files raise.
+    """
     if offset < 0 or offset + len(view) > flat.size:
         raise ValueError(f"bytes {offset}+{len(view)} lie beyond the end at {flat.size}")
     run = flat.run_at(offset)
@@ -133,7 +135,11 @@ class Chain:
         return aligned(held, UNIT, self.size)
 
     def readinto(self, offset: int, view: memoryview) -> None:
-        """Fill `view` with the disk's bytes from `offset` on."""
+        """Fill `view` with the disk's bytes from `offset` on.
+
+        Raises OSError, or DiskFormatError where a layer's file ends too early; ValueError beyond
+        the disk's end.
+        """
         read_flat(self.map, self.layers, offset, view)
 
     def close(self) -> None:
@@ -144,12 +150,7 @@ class Chain:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
 

@@ -7,7 +7,6 @@ qemu-ga). A guest's kernel has to know virtio-serial.
 from __future__ import annotations
 
 import socket
-from types import TracebackType
 from typing import Self
 
 PORT = "org.qemu.guest_agent.0"
@@ -49,11 +48,6 @@ class AgentChannel:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.guests_end.close()
         self._ours.close()
