@@ -83,6 +83,8 @@ class VirtualDisk(Protocol):
     """One virtual-disk file, without its parents. Offsets and lengths are bytes.
 
     `read_host`, `write` and `zero` may be called from several threads at once, on different units.
+    All methods raise OSError where the storage fails. Those that change the disk raise DiskError
+    where its layout is only read (read_only.py); opening it for writing has refused that before.
     """
 
     path: Path
@@ -96,13 +98,22 @@ class VirtualDisk(Protocol):
         """The open files that it is read from."""
 
     def block_map(self) -> BlockMap:
-        """Where the disk's own blocks lie, as of the last flush; data are in layer 0."""
+        """Where the disk's own blocks lie, as of the last flush: ascending; data are in layer 0.
+
+        Raises DiskFormatError where a table names what is not there.
+        """
 
     def read_host(self, host: int, view: memoryview) -> None:
-        """Fill `view` from `host` on, a place in the file (within one run of `block_map`)."""
+        """Fill `view` from `host` on, a place in the file (within one run of `block_map`).
+
+        Raises DiskFormatError where the file ends before, or what is compressed is damaged.
+        """
 
     def write(self, offset: int, view: memoryview) -> None:
-        """Write whole units (UNIT); durable after `flush`."""
+        """Write whole units (UNIT); durable after `flush`.
+
+        Raises DiskError where the tables cannot name one block more.
+        """
 
     def share(self, offset: int, length: int, source: HostFile, start: int) -> None:
         """Hold in whole units, none of them short, what `source` holds from byte `start` on.
@@ -112,13 +123,19 @@ class VirtualDisk(Protocol):
         """
 
     def zero(self, offset: int, length: int) -> None:
-        """Make whole units read as zeros, whatever a parent has there; durable after `flush`."""
+        """Make whole units read as zeros, whatever a parent has there; durable after `flush`.
+
+        Raises DiskError as `write` does.
+        """
 
     def flush(self) -> None:
         """Make all writes durable: the data first, then the tables that name them."""
 
     def relink(self, parent: ParentRef) -> None:
-        """Name another parent; durable on return."""
+        """Name another parent; durable on return.
+
+        Raises DiskError where the disk has none, or cannot have that one's name written in it.
+        """
 
     def adopt(self, disk_id: str, content_id: str, file_name: str | None = None) -> None:
         """Take another disk's identity, so that its children find this one; durable on return.

@@ -229,7 +229,7 @@ def _merged(a: Int64s, b: Int64s) -> Int64s:
 
 
 def union(a: Ranges, b: Ranges) -> Ranges:
-    """What lies in either set of ranges."""
+    """What lies in either set, joined where they touch; each may overlap and need not ascend."""
     both = np.concatenate([a, b])
     if not len(both):
         return both

@@ -35,6 +35,7 @@ _PROBED = 64 << 10
 """Bytes that are shared to see whether that can be: whole blocks of any file system."""
 UNREADABLE = {errno.EIO, errno.ENODATA, errno.EREMOTEIO, errno.EILSEQ}
 """What Linux says of a medium that cannot be read in one place (block/blk-core.c, blk_errors)."""
+_ZEROS = memoryview(bytes(1 << 20))
 _ALIGNMENT = 4096
 """What O_DIRECT wants of addresses, offsets and lengths (logical blocks are 512 or 4096 bytes)."""
 
@@ -135,6 +136,11 @@ class HostFile:
         with self._descriptor as fd:
             while done < len(view):
                 done += os.pwritev(fd, [view[done:]], offset + done)
+
+    def zero(self, offset: int, length: int) -> None:
+        """Write zeros from byte `offset` on, in pieces of 1 MiB."""
+        for done in range(0, length, len(_ZEROS)):
+            self.write(offset + done, _ZEROS[: length - done])
 
     def share(self, offset: int, source: HostFile, start: int, length: int) -> None:
         """Be from byte `offset` on what `source` is from `start` on, sharing its extents.

@@ -12,8 +12,6 @@ from vdbackup.disks.host_file import HostFile
 from vdbackup.disks.names import DiskFormat
 from vdbackup.errors import DiskError
 
-_ZEROS = memoryview(bytes(1 << 20))
-
 
 class RawDisk:
     """A raw image or block device.
@@ -68,8 +66,7 @@ class RawDisk:
 
     def zero(self, offset: int, length: int) -> None:
         """Write zeros."""
-        for position in range(offset, offset + length, len(_ZEROS)):
-            self._file.write(position, _ZEROS[: offset + length - position])
+        self._file.zero(offset, length)
 
     def flush(self) -> None:
         """Make all writes durable."""

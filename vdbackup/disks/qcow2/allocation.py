@@ -32,6 +32,7 @@ from vdbackup.disks.qcow2.structs import (
     Header,
     HeaderCluster,
 )
+from vdbackup.disks.read_only import only_read
 from vdbackup.errors import DiskError
 
 TABLE_ENTRIES = CLUSTER // 8
@@ -101,7 +102,7 @@ class Allocation:
         """bool[clusters of the file]: what something names; raises DiskError if two things do."""
         header, path = self._header, self._file.path
         if (tables >= header.tables).any():
-            raise _only_read(path)  # the state of a virtual machine, behind the disk
+            raise only_read(path)  # the state of a virtual machine, behind the disk
         if not (self._l1[tables] & np.uint64(COPIED)).all():
             raise _needs_check(path)
         used = np.zeros(-(-self._file.size // CLUSTER), np.bool_)
@@ -117,7 +118,7 @@ class Allocation:
             if self._file.data_segments(place, place + CLUSTER):
                 entries = _entries_at(self._file, place, TABLE_ENTRIES)
                 if (entries & np.uint64(COMPRESSED)).any():
-                    raise _only_read(path)
+                    raise only_read(path)
                 named = entries[entries > ZERO_FLAG]
                 self._use(used, self._named(named, COPIED | ZERO_FLAG))
                 if not (named & np.uint64(COPIED)).all():
@@ -326,18 +327,11 @@ def _check_layout(file: HostFile, header: Header) -> None:
         or header.snapshots_offset
         or header.extended_l2
     ):
-        raise _only_read(file.path)
+        raise only_read(file.path)
     size = header.refcount_table_clusters * CLUSTER
     place = header.refcount_table_offset
     if not 0 < size <= MAX_REFCOUNT_TABLE_BYTES or place % CLUSTER or place + size > file.size:
         raise _needs_check(file.path)
-
-
-def _only_read(path: Path) -> DiskError:
-    return DiskError(
-        f"{path} was made by another program in a layout that is only read.",
-        "Export it to a new disk first.",
-    )
 
 
 def _needs_check(path: Path) -> DiskError:

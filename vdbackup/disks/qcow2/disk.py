@@ -46,7 +46,6 @@ from vdbackup.errors import DiskError
 LARGEST = (2 << 50) - (1 << 40)
 """Bytes of disk: QEMU opens L1 tables of 32 MiB and refcount tables of 8 MiB (QCOW_MAX_L1_SIZE,
 QCOW_MAX_REFTABLE_SIZE), each 2 PiB in clusters of 64 KiB, and tables are counted, too."""
-_ZEROS = memoryview(bytes(CLUSTER))
 
 
 class Qcow2Disk:
@@ -137,14 +136,7 @@ class Qcow2Disk:
         parent: ParentRef | None = None,
         sector_size: int = SECTOR,
     ) -> Qcow2Disk:
-        """Make a new, empty disk, open for writing; the file must not exist.
-
-        Args:
-            path: of the new file.
-            virtual_size: in bytes, a multiple of 512, at most LARGEST.
-            parent: what it is the child of.
-            sector_size: that the disk itself has, in bytes: 512 or 4096.
-        """
+        """As `formats.create_disk` says: at most LARGEST bytes, in sectors of 512 or 4096."""
         if virtual_size > LARGEST or sector_size not in (512, 4096):
             raise ValueError(f"{virtual_size} bytes in sectors of {sector_size} are no QCOW2")
         identity = Identity(sector_size, str(uuid.uuid4()), uuid.uuid4().hex)
@@ -234,7 +226,7 @@ class Qcow2Disk:
         if self._info.parent is not None:
             self._writing().to_write(first, end)  # what is new is a hole of the file: zeros
         for host in hosts[hosts > 0].tolist():
-            self._file.write(host, _ZEROS)
+            self._file.zero(host, CLUSTER)
 
     def flush(self) -> None:
         """Make all writes durable; see Allocation.flush for the order."""

@@ -24,7 +24,8 @@ from vdbackup.disks.disk import SECTOR, UNIT, DiskInfo, ParentRef
 from vdbackup.disks.extents import UNALLOCATED, ZERO, BlockMap, Int64s
 from vdbackup.disks.host_file import HostFile
 from vdbackup.disks.names import DiskFormat
-from vdbackup.disks.vhd.fixed import SUSPENDED, FixedVhdDisk, footer_of, only_read
+from vdbackup.disks.read_only import only_read
+from vdbackup.disks.vhd.fixed import SUSPENDED, FixedVhdDisk, footer_of
 from vdbackup.disks.vhd.structs import (
     BAT_AT,
     DIFFERENCING,
@@ -41,6 +42,7 @@ from vdbackup.disks.vhd.structs import (
     uuid_bytes,
     uuid_text,
 )
+from vdbackup.disks.written_units import WrittenUnits
 from vdbackup.errors import DiskError, DiskFormatError
 
 __all__ = ["LARGEST", "LARGEST_FILE", "VhdDisk"]
@@ -53,7 +55,6 @@ MAX_RUNS = 1 << 24
 Each byte of a bitmap can claim four, and the blocks themselves may be holes.
 """
 _PIECE = 1 << 20  # bytes of table that are read or written at once
-_ZEROS = memoryview(bytes(_PIECE))
 
 
 class VhdDisk:
@@ -72,7 +73,7 @@ class VhdDisk:
         self._lock = threading.Lock()
         self._entries = np.empty(0, np.uint32)  # of the table, while writing
         self._touched = np.empty(0, np.bool_)  # entries changed since the last flush
-        self._written = np.empty(0, np.bool_)  # units written since the last flush
+        self._written = WrittenUnits(0, UNIT)  # by block, while writing
         self._end = 0  # where the footer at the end lies, in bytes
         self._hole_from = 0  # where what was not written since the last flush is a hole
         self._footers_agree = False
@@ -106,14 +107,7 @@ class VhdDisk:
         parent: ParentRef | None = None,
         sector_size: int = SECTOR,
     ) -> VhdDisk:
-        """Make a new, empty disk, open for writing; the file must not exist.
-
-        Args:
-            path: of the new file; it does not go into the disk.
-            virtual_size: in bytes, a multiple of 512, at most LARGEST.
-            parent: what it is the child of.
-            sector_size: 512; the format knows no other.
-        """
+        """As `formats.create_disk` says: at most LARGEST bytes, in sectors of 512."""
         if virtual_size > LARGEST or sector_size != SECTOR:
             raise ValueError(f"{virtual_size} bytes in sectors of {sector_size} are no VHD")
         footer = Footer.for_disk(virtual_size, DIFFERENCING if parent else DYNAMIC)
@@ -257,11 +251,10 @@ class VhdDisk:
         blocks, places = self._stored_blocks()
         if (places < header.table_end).any():
             raise DiskFormatError(self.path, BAT_AT, "a block lies in the tables")
-        units = -(-self.info.virtual_size // UNIT)
         self._entries = np.full(header.max_table_entries, UNUSED, np.uint32)
         self._entries[blocks] = places // SECTOR
         self._touched = np.zeros(len(self._entries), np.bool_)
-        self._written = np.zeros(units, np.bool_)
+        self._written = WrittenUnits(self.info.virtual_size, header.block_size)
         size = self._file.size
         first, last = self._file.read(0, SECTOR), self._file.read(size - SECTOR, SECTOR)
         data_end = np.max(places + self._lengths(blocks), initial=header.table_end)
@@ -295,13 +288,13 @@ class VhdDisk:
         """Write whole units (the disk's last one may be short) at byte `offset` of the disk."""
         for host, first, end in self._pieces(offset, len(view)):
             self._file.write(host, view[first:end])
-        self._written[offset // UNIT : -(-(offset + len(view)) // UNIT)] = True
+        self._written.mark(offset, len(view))
 
     def share(self, offset: int, length: int, source: HostFile, start: int) -> None:
         """Hold in whole units what `source` holds from byte `start` on; raises OSError."""
         for host, first, end in self._pieces(offset, length):
             self._file.share(host, source, start + first, end - first)
-        self._written[offset // UNIT : (offset + length) // UNIT] = True
+        self._written.mark(offset, length)
 
     def _pieces(self, offset: int, length: int) -> Iterator[tuple[int, int, int]]:
         """Where the bytes go, block by block: (place in the file, first, end)."""
@@ -374,11 +367,11 @@ class VhdDisk:
 
     def _zero_units(self, shift: int, start: int, end: int) -> None:
         """Bytes [start, end) of the disk, which lie `shift` bytes further on in the file."""
-        units = slice(start // UNIT, -(-end // UNIT))
-        is_hole = shift + start >= self._hole_from and not self._written[units].any()
-        for at in range(start, end, len(_ZEROS)) if not is_hole else ():
-            self._file.write(shift + at, _ZEROS[: end - at])
-        self._written[units] = True
+        written = self._written.between(start, end - start)
+        is_hole = shift + start >= self._hole_from and not written.any()
+        if not is_hole:
+            self._file.zero(shift + start, end - start)
+        self._written.mark(start, end - start)
 
     def flush(self) -> None:
         """Data and the footer behind them, then the bitmaps, then the table; a barrier after each.
@@ -390,13 +383,11 @@ class VhdDisk:
         if not self._footers_agree:
             self._write_footer(self._footer)
         self._file.sync()
-        per_block = self._header.block_size // UNIT
-        written = np.flatnonzero(self._written)
-        if len(written):
-            for block in np.unique(written // per_block).tolist():
+        if blocks := self._written.groups():
+            for block in blocks:
                 self._write_bitmap(block)
             self._file.sync()
-            self._written[written] = False
+            self._written.clear()
         self._write_table()
         self._hole_from = self._end + SECTOR
 
@@ -409,10 +400,8 @@ class VhdDisk:
         else:
             bitmap = np.zeros(header.bitmap_size, np.uint8)
             self._file.readinto(place, memoryview(bitmap))
-            per_block = header.block_size // UNIT
-            written = self._written[block * per_block : (block + 1) * per_block]
             # whole units, and so whole bytes: libvhdi extends a run that ends inside a byte
-            mine = np.repeat(written, UNIT // SECTOR // 8)
+            mine = np.repeat(self._written.in_group(block), UNIT // SECTOR // 8)
             bitmap[: len(mine)][mine] = 0xFF
         self._file.write(place, memoryview(bitmap))
 

@@ -12,24 +12,24 @@ from pathlib import Path
 
 import numpy as np
 
-from vdbackup.disks.disk import SECTOR, DiskInfo, ParentRef
+from vdbackup.disks.disk import SECTOR, DiskInfo
 from vdbackup.disks.extents import ZERO, BlockMap
 from vdbackup.disks.host_file import HostFile
 from vdbackup.disks.names import DiskFormat
+from vdbackup.disks.read_only import ReadOnlyDisk
 from vdbackup.disks.vhd.structs import COOKIE, FIXED, Footer
-from vdbackup.errors import DiskError, DiskFormatError
+from vdbackup.errors import DiskFormatError
 
 MIB = 1 << 20
 SUSPENDED = "has a virtual machine suspended on it: what was in its memory is missing"
 """A VHD's `unclean`."""
 
 
-class FixedVhdDisk:
+class FixedVhdDisk(ReadOnlyDisk):
     """A fixed disk: byte n of the disk at byte n of the file, and a footer behind. Only read."""
 
     def __init__(self, file: HostFile, footer: Footer) -> None:
-        self.path = file.path
-        self._file = file
+        super().__init__(file)
         _, at = _last_footer(file)
         if footer.current_size != at:
             problem = f"a fixed disk of {footer.current_size} bytes does not end there"
@@ -39,11 +39,6 @@ class FixedVhdDisk:
             footer.content_id, None, unclean=SUSPENDED if footer.saved_state else "",
         )  # fmt: skip
 
-    @property
-    def host_files(self) -> tuple[HostFile, ...]:
-        """The file."""
-        return (self._file,)
-
     def block_map(self) -> BlockMap:
         """Holes of the file read as zeros and are never read."""
         size = self.info.virtual_size
@@ -51,37 +46,6 @@ class FixedVhdDisk:
         offsets, lengths = segments[:, 0], segments[:, 1]
         layers = np.zeros(len(segments), np.int32)
         return BlockMap.from_runs(size, offsets, lengths, layers, offsets, ZERO)
-
-    def read_host(self, host: int, view: memoryview) -> None:
-        """Fill `view` from byte `host` of the file on."""
-        self._file.readinto(host, view)
-
-    def write(self, offset: int, view: memoryview) -> None:
-        """Raise DiskError."""
-        raise only_read(self.path)
-
-    def share(self, offset: int, length: int, source: HostFile, start: int) -> None:
-        """Raise DiskError."""
-        raise only_read(self.path)
-
-    def zero(self, offset: int, length: int) -> None:
-        """Raise DiskError."""
-        raise only_read(self.path)
-
-    def flush(self) -> None:
-        """Nothing was written."""
-
-    def relink(self, parent: ParentRef) -> None:
-        """Raise DiskError."""
-        raise only_read(self.path)
-
-    def adopt(self, disk_id: str, content_id: str, file_name: str | None = None) -> None:
-        """Raise DiskError."""
-        raise only_read(self.path)
-
-    def close(self) -> None:
-        """Close the file."""
-        self._file.close()
 
 
 def end_fixed(path: Path) -> None:
@@ -146,11 +110,3 @@ def _fixed_footer(file: HostFile) -> Footer | None:
     except DiskFormatError:
         return None
     return footer if footer.disk_type == FIXED and footer.current_size == at else None
-
-
-def only_read(path: Path) -> DiskError:
-    """The refusal to write to a layout that we do not make."""
-    return DiskError(
-        f"{path} was made by another program in a layout that is only read.",
-        "Export it to a new disk first.",
-    )

@@ -47,6 +47,7 @@ from vdbackup.disks.vhdx.structs import (
     pack_regions,
     parse_regions,
 )
+from vdbackup.disks.written_units import WrittenUnits
 from vdbackup.errors import DiskError, DiskFormatError
 
 LARGEST = LARGEST_DISK
@@ -59,7 +60,6 @@ PAGE = 512
 BITMAP_PIECE = 4096
 """Bytes of a bitmap that are written together, at least: no sector in part."""
 _ALL = 0xFF
-_ZEROS = memoryview(bytes(MIB))
 
 
 class VhdxDisk:
@@ -84,8 +84,7 @@ class VhdxDisk:
         self._announced = False  # whether the headers say that the file is being changed
         self._bat = np.empty(0, np.uint64)  # while writing: the allocation table
         self._touched = np.empty(0, np.bool_)  # its pages that changed since the last flush
-        self._fresh = np.empty(0, np.bool_)  # units that were written since the last flush
-        self._fresh_chunks = np.empty(0, np.bool_)  # chunks with such units
+        self._written = WrittenUnits(0, UNIT)  # by chunk, while writing
         self._end = 0  # where the next block goes, in bytes
         self._flushed_end = 0  # where it was at the last flush: what lies behind are new blocks
         self._named_end = 0  # where the last ends that something named when the file was opened
@@ -121,18 +120,7 @@ class VhdxDisk:
         parent: ParentRef | None = None,
         sector_size: int = SECTOR,
     ) -> VhdxDisk:
-        """Make a new, empty disk, open for writing; the file must not exist.
-
-        Args:
-            path: of the new file, which the disk does not contain.
-            virtual_size: in bytes, a multiple of `sector_size`, at most LARGEST.
-            parent: what it is the child of.
-            sector_size: 512 or 4096.
-
-        Raises:
-            DiskError: the size is no multiple of the sectors', or the parent's name cannot be
-                written in the format; nothing was made.
-        """
+        """As `formats.create_disk` says: at most LARGEST bytes, in sectors of 512 or 4096."""
         if not 0 < virtual_size <= LARGEST or sector_size not in (512, 4096):
             raise ValueError(f"{virtual_size} bytes in sectors of {sector_size} are no VHDX")
         if virtual_size % sector_size:
@@ -237,8 +225,7 @@ class VhdxDisk:
         self._bat = np.zeros(pages * PAGE, np.uint64)
         self._bat[table.places] = table.entries
         self._touched = np.zeros(pages, np.bool_)
-        self._fresh = np.zeros(-(-geometry.virtual_size // UNIT), np.bool_)
-        self._fresh_chunks = np.zeros(geometry.chunks, np.bool_)
+        self._written = WrittenUnits(geometry.virtual_size, geometry.chunk_size)
         self._end = self._named_end = self._end_of_named(table)
         self._has_remains = True
         if geometry.has_parent:
@@ -273,21 +260,14 @@ class VhdxDisk:
         for host, length in self._allocated(offset, len(view)):
             self._file.write(host, view[done : done + length])
             done += length
-        self._mark(offset, len(view))
+        self._written.mark(offset, len(view))
 
     def share(self, offset: int, length: int, source: HostFile, start: int) -> None:
         """Hold in whole units what `source` holds from byte `start` on; raises OSError."""
         for host, count in self._allocated(offset, length):
             self._file.share(host, source, start, count)
             start += count
-        self._mark(offset, length)
-
-    def _mark(self, offset: int, length: int) -> None:
-        """Note that whole units are here now; `flush` says so in the bitmaps."""
-        first, last = offset // UNIT, -(-(offset + length) // UNIT)
-        self._fresh[first:last] = True
-        chunk = self._geometry.chunk_ratio * self._geometry.block_size
-        self._fresh_chunks[offset // chunk : -(-(offset + length) // chunk)] = True
+        self._written.mark(offset, length)
 
     def _allocated(self, offset: int, length: int) -> list[tuple[int, int]]:
         """Where the bytes go: (place in the file, length), neighbours in one piece.
@@ -308,7 +288,7 @@ class VhdxDisk:
                     new = PARTIAL if geometry.has_parent and state == NOT_PRESENT else PRESENT
                     self._bat[place] = self._end | new
                     self._touched[place // PAGE] = True
-                    self._fresh_chunks[block // geometry.chunk_ratio] = True
+                    self._written.mark_group(block // geometry.chunk_ratio)
                     self._end += block_size
                 first = max(offset, block * block_size)
                 host = (int(self._bat[place]) & -MIB) + first - block * block_size
@@ -334,12 +314,11 @@ class VhdxDisk:
     def _clear(self, offset: int, length: int) -> None:
         """Zeros into units of one block; what nobody has written of a new block is a hole."""
         [(host, _)] = self._allocated(offset, length)
-        units = self._fresh[offset // UNIT : -(-(offset + length) // UNIT)]
+        units = self._written.between(offset, length)
         stored = units if host >= self._flushed_end else np.ones(len(units), np.bool_)
         for first, end in runs_of(stored):
-            for at in range(first * UNIT, min(end * UNIT, length), len(_ZEROS)):
-                self._file.write(host + at, _ZEROS[: min(end * UNIT, length) - at])
-        self._mark(offset, length)
+            self._file.zero(host + first * UNIT, min(end * UNIT, length) - first * UNIT)
+        self._written.mark(offset, length)
 
     def flush(self) -> None:
         """The blocks, then the bitmaps of their sectors, then the table, a barrier after each.
@@ -351,8 +330,8 @@ class VhdxDisk:
             self._cut_remains()  # else a chunk's first bitmap would be what lies there
         self._file.grow(self._end)
         self._file.sync()
-        if self._geometry.has_parent and self._fresh_chunks.any():
-            for chunk in np.flatnonzero(self._fresh_chunks).tolist():
+        if self._geometry.has_parent and (chunks := self._written.groups()):
+            for chunk in chunks:
                 self._flush_bitmap(chunk)
             self._file.sync()
         if self._touched.any():
@@ -362,10 +341,8 @@ class VhdxDisk:
                 place = self._regions[BAT].offset + first * PAGE * 8
                 self._file.write(place, memoryview(entries).cast("B"))
             self._file.sync()
-        units = self._geometry.chunk_ratio * self._geometry.block_size // UNIT
-        for chunk in np.flatnonzero(self._fresh_chunks).tolist():
-            self._fresh[chunk * units : (chunk + 1) * units] = False
-        self._fresh_chunks[:], self._touched[:] = False, False
+        self._written.clear()
+        self._touched[:] = False
         self._flushed_end = self._end
 
     def _flush_bitmap(self, chunk: int) -> None:
@@ -375,11 +352,10 @@ class VhdxDisk:
         """
         geometry = self._geometry
         unit_bytes = UNIT // geometry.sector_size // 8
-        units = BITMAP_BYTES // unit_bytes
         start = chunk * (geometry.chunk_ratio + 1)
         entries = self._bat[start : start + geometry.chunk_ratio]
         new = np.flatnonzero((entries >= self._flushed_end) & (entries & 7 == PARTIAL))
-        fresh = np.flatnonzero(self._fresh[chunk * units : (chunk + 1) * units])
+        fresh = np.flatnonzero(self._written.in_group(chunk))
         blocks = np.concatenate([new, fresh * unit_bytes // geometry.bitmap_bytes])
         aligned = max(BITMAP_PIECE, geometry.bitmap_bytes)
         first = int(blocks.min()) * geometry.bitmap_bytes // aligned * aligned

@@ -25,7 +25,6 @@ _FIRST_DESCRIPTORS = (SECTOR - _ENTRY.size) // _DESCRIPTOR.size
 _MORE_DESCRIPTORS = SECTOR // _DESCRIPTOR.size
 _LARGEST_FILE = 1 << 47
 """Bytes, twice what a full disk of 64 TiB takes: no log may make a file larger."""
-_ZEROS = memoryview(bytes(MIB))
 
 
 @dataclass(frozen=True)
@@ -90,8 +89,7 @@ class Replay:
                 continue
             # a hole is zeros already: a few bytes of log could else fill the storage
             for at, length in file.data_segments(update.offset, update.offset + update.length):
-                for done in range(0, length, len(_ZEROS)):
-                    file.write(at + done, _ZEROS[: length - done])
+                file.zero(at, length)
         file.sync()
 
 

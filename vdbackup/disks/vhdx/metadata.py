@@ -181,6 +181,11 @@ class Geometry:
         return (self.sector_size << 23) // self.block_size
 
     @property
+    def chunk_size(self) -> int:
+        """Bytes of disk that one bitmap block speaks of."""
+        return self.chunk_ratio * self.block_size
+
+    @property
     def chunks(self) -> int:
         """Sector bitmap blocks, if the disk has a parent."""
         return -(-self.blocks // self.chunk_ratio)

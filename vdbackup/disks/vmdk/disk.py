@@ -21,6 +21,7 @@ from vdbackup.disks.disk import NOT_CLOSED, SECTOR, DiskInfo, ParentRef, Virtual
 from vdbackup.disks.extents import UNALLOCATED, ZERO, BlockMap, Int64s
 from vdbackup.disks.host_file import HostFile
 from vdbackup.disks.names import DiskFormat
+from vdbackup.disks.read_only import only_read
 from vdbackup.disks.vmdk.foreign import ForeignVmdk, with_found_parent
 from vdbackup.disks.vmdk.sparse import (
     TABLE_BYTES,
@@ -37,7 +38,6 @@ from vdbackup.disks.vmdk.structs import (
     final_name,
     is_descriptor,
     new_cid,
-    only_read,
 )
 from vdbackup.errors import DiskError, DiskFormatError
 from vdbackup.jobs import readable_size
@@ -46,7 +46,6 @@ LARGEST = (2 << 40) - (1 << 30)
 """Bytes of disk: grain table entries are 32-bit sectors, and the tables take their part of them."""
 LARGEST_FILE = 2 << 40
 """Bytes of a file whose sectors 32 bits can count."""
-_ZEROS = memoryview(bytes(1 << 20))
 
 
 class VmdkDisk:
@@ -120,14 +119,7 @@ class VmdkDisk:
         parent: ParentRef | None = None,
         sector_size: int = SECTOR,
     ) -> VmdkDisk:
-        """Make a new, empty disk, open for writing; the file must not exist.
-
-        Args:
-            path: of the new file; a trailing ".partial" does not go into the descriptor.
-            virtual_size: in bytes, a multiple of 512, at most LARGEST.
-            parent: what it is the child of.
-            sector_size: 512; the format knows no other.
-        """
+        """As `formats.create_disk` says: at most LARGEST bytes, in sectors of 512."""
         if virtual_size > LARGEST or sector_size != SECTOR:
             raise ValueError(f"{virtual_size} bytes in sectors of {sector_size} are no VMDK")
         header = SparseExtentHeader.for_disk(virtual_size)
@@ -267,9 +259,7 @@ class VmdkDisk:
         """Make whole grains read as zeros: a child gets real grains, a base keeps none it lacks."""
         for grain in range(offset // self._grain, -(-(offset + length) // self._grain)):
             if self._entries[grain]:
-                host = int(self._entries[grain]) * SECTOR
-                for done in range(0, self._grain, len(_ZEROS)):
-                    self._file.write(host + done, _ZEROS[: self._grain - done])
+                self._file.zero(int(self._entries[grain]) * SECTOR, self._grain)
             elif self._descriptor.parent is not None:
                 self._allocated(grain * self._grain, 1)  # a hole at the end of the file: zeros
 

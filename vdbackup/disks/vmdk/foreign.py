@@ -18,10 +18,11 @@ from typing import Protocol
 
 import numpy as np
 
-from vdbackup.disks.disk import NOT_CLOSED, SECTOR, DiskInfo, ParentRef
+from vdbackup.disks.disk import NOT_CLOSED, SECTOR, DiskInfo
 from vdbackup.disks.extents import UNALLOCATED, ZERO, BlockMap
 from vdbackup.disks.host_file import HostFile
 from vdbackup.disks.names import DiskFormat
+from vdbackup.disks.read_only import ReadOnlyDisk
 from vdbackup.disks.vmdk.sparse import SparseExtent, read_descriptor, read_header
 from vdbackup.disks.vmdk.structs import (
     LARGEST_DESCRIPTOR,
@@ -29,7 +30,6 @@ from vdbackup.disks.vmdk.structs import (
     Descriptor,
     ExtentLine,
     decoded,
-    only_read,
 )
 from vdbackup.errors import DiskError, DiskFormatError
 from vdbackup.jobs import readable_size, sizes_apart
@@ -47,12 +47,12 @@ _Part = tuple[BlockMap, int]
 """A stretch of the disk: its map, and the number of the reader that the map's hosts are for."""
 
 
-class ForeignVmdk:
+class ForeignVmdk(ReadOnlyDisk):
     """A disk of several files, or of one that is compressed; for reading alone."""
 
     def __init__(self, file: HostFile) -> None:
         """Take over an open file; where that raises DiskError, the file stays the caller's."""
-        self.path = file.path
+        super().__init__(file)
         self._extents = _Extents(file)
         try:
             text = _text(file)
@@ -62,7 +62,6 @@ class ForeignVmdk:
         except BaseException:
             self._extents.close_others()
             raise
-        self._file = file
         self.info = DiskInfo(
             DiskFormat.VMDK, self._map.size, SECTOR, self._extents.block_size, descriptor.uuid,
             descriptor.cid, descriptor.parent,
@@ -82,29 +81,6 @@ class ForeignVmdk:
         """Fill `view` from a host of the map on; compressed grains are inflated for it."""
         number, place = divmod(host, 1 << _READER_SHIFT)
         self._extents.readers[number].readinto(place, view)
-
-    def write(self, offset: int, view: memoryview) -> None:
-        """Raises DiskError, as opening for writing does."""
-        raise only_read(self.path)
-
-    def share(self, offset: int, length: int, source: HostFile, start: int) -> None:
-        """Raises DiskError, as opening for writing does."""
-        raise only_read(self.path)
-
-    def zero(self, offset: int, length: int) -> None:
-        """Raises DiskError, as opening for writing does."""
-        raise only_read(self.path)
-
-    def flush(self) -> None:
-        """There is nothing to flush."""
-
-    def relink(self, parent: ParentRef) -> None:
-        """Raises DiskError, as opening for writing does."""
-        raise only_read(self.path)
-
-    def adopt(self, disk_id: str, content_id: str, file_name: str | None = None) -> None:
-        """Raises DiskError, as opening for writing does."""
-        raise only_read(self.path)
 
     def close(self) -> None:
         """Close all files."""

@@ -405,14 +405,6 @@ def decoded(raw: bytes) -> str:
     return raw.decode("latin-1")
 
 
-def only_read(path: Path) -> DiskError:
-    """What opening such a disk for writing raises."""
-    return DiskError(
-        f"{path} was made by another program in a layout that is only read.",
-        "Export it to a new disk first.",
-    )
-
-
 def _lines(text: str) -> list[str]:
     """Not empty, without blanks around them; ended by LF, CR LF or CR."""
     return [line.strip() for line in text.replace("\r", "\n").split("\n") if line.strip()]
