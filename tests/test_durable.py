@@ -55,6 +55,10 @@ def device(path: Path, _target: Path) -> None:
     os.mknod(path, 0o600 | 0o020000, os.makedev(1, 5))  # /dev/zero: it never ends
 
 
+def beside(path: Path) -> Path:
+    return path.with_name(path.name + durable.PARTIAL)
+
+
 KINDS = [link, dangling_link, circle, pipe, folder, a_socket]
 if os.geteuid() == 0:
     KINDS.append(device)
@@ -140,6 +144,48 @@ fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_WRLCK)
 print("held", flush=True)
 sys.stdin.read()
 """
+
+
+def test_a_file_that_is_made_beside_takes_its_place_when_it_is_whole(tmp_path: Path):
+    path = tmp_path / "0001-overlay.vmdk"
+    path.write_bytes(b"old")
+    beside(path).write_bytes(b"of an interruption")
+    with durable.made_beside(path) as partial:
+        assert partial == beside(path)
+        assert not partial.exists()
+        partial.write_bytes(b"new")
+        assert path.read_bytes() == b"old"
+    assert {each.name: each.read_bytes() for each in tmp_path.iterdir()} == {path.name: b"new"}
+
+
+@pytest.mark.parametrize("error", [OSError, Obstructed, KeyboardInterrupt])
+def test_a_file_that_could_not_be_made_leaves_the_old_one_and_nothing_else(
+    tmp_path: Path, error: type[BaseException]
+):
+    path = tmp_path / "0001-overlay.vmdk"
+    path.write_bytes(b"old")
+
+    def fail() -> None:
+        with durable.made_beside(path) as partial:
+            partial.write_bytes(b"ne")
+            raise error("the storage went away", "Connect it again.")
+
+    with pytest.raises(error):
+        fail()
+    assert {each.name: each.read_bytes() for each in tmp_path.iterdir()} == {path.name: b"old"}
+
+
+def test_the_folder_is_durable_only_after_the_name_is_in_it(tmp_path: Path, monkeypatch):
+    path, order = tmp_path / "record", []
+    rename, sync = os.rename, durable.sync_folder
+    monkeypatch.setattr(os, "rename", lambda *names: (order.append("rename"), rename(*names)))
+    monkeypatch.setattr(
+        durable, "sync_folder", lambda folder: (order.append(f"sync {folder.name}"), sync(folder))
+    )
+    with durable.made_beside(path) as partial:
+        partial.write_bytes(b"new")
+        order.append("made")
+    assert order == ["made", "rename", f"sync {tmp_path.name}"]
 
 
 def test_a_file_that_a_server_of_this_computer_has_leased_is_waited_for(tmp_path):

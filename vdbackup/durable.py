@@ -14,7 +14,8 @@ import logging
 import os
 import shutil
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from vdbackup.errors import Obstructed, Remedy
@@ -117,21 +118,51 @@ def replace(path: Path, data: bytes, check: Callable[[], None] = lambda: None) -
         data: all that it will hold.
         check: called before each change that others see; where it raises, nothing more is changed.
     """
+    with made_beside(path, check) as partial, open(create_partial(partial), "wb") as file:
+        _keep_owner_and_mode(file.fileno(), path)
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+@contextmanager
+def made_beside(path: Path, check: Callable[[], None] = lambda: None) -> Iterator[Path]:
+    """A name beside `path` for a file that takes its place once it is whole; else nothing is left.
+
+    Whoever makes the file there makes it durable, too. Order: that, rename, fsync of the folder.
+
+    Args:
+        path: of the file; the name beside it ends in PARTIAL, and what bears that is removed.
+        check: as in `replace`.
+    """
     partial = path.with_name(path.name + PARTIAL)
     check()
+    remove(partial)
     try:
-        with open(create_partial(partial), "wb") as file:
-            _keep_owner_and_mode(file.fileno(), path)
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        check()
+        yield partial
+    except BaseException:
+        check()  # what bears that name by now may be somebody else's
+        remove(partial)
+        raise
+    check()
+    try:
         os.rename(partial, path)
     except OSError:
         check()
-        partial.unlink(missing_ok=True)
+        remove(partial)
         raise
     sync_folder(path.parent)
+
+
+def remove(path: Path) -> None:
+    """Delete one of our own files, which may be gone already.
+
+    A folder of that name is none of ours: it stays, and stops nothing.
+    """
+    try:
+        path.unlink(missing_ok=True)
+    except IsADirectoryError:
+        log.warning("%s is a folder, and stays", path)
 
 
 def give_to_owner_of_folder(path: Path) -> None:

@@ -73,7 +73,7 @@ from vdbackup.repository import claim_files, claims, holds, registered
 from vdbackup.repository.backup_set import BackupSet, point_files
 from vdbackup.repository.digests import DigestFold
 from vdbackup.repository.draft import make_overlay, seal, sweep
-from vdbackup.repository.files import PARTIAL, remove, sync_folder
+from vdbackup.repository.files import PARTIAL, made_beside, remove, sync_folder
 from vdbackup.repository.journal import Journal
 from vdbackup.repository.lock import check_lock
 from vdbackup.repository.model import RecoveryPoint
@@ -485,10 +485,8 @@ def _relink(backup_set: BackupSet, journal: Journal, result: RecoveryPoint) -> N
     if overlay.exists():
         _relink_file(overlay, disk_format, reference)
     else:  # somebody has thrown it away
-        partial = overlay.with_name(overlay.name + PARTIAL)
-        remove(partial)
-        make_overlay(partial, disk_format, result, reference)
-        os.rename(partial, overlay)
+        with made_beside(overlay) as partial:
+            make_overlay(partial, disk_format, result, reference)
 
 
 def _relink_file(path: Path, disk_format: DiskFormat, parent: ParentRef) -> None:

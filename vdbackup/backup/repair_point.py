@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,7 +21,7 @@ from vdbackup.jobs import CancelToken, Report
 from vdbackup.repository.digest_writer import DigestWriter
 from vdbackup.repository.digests import BLOCK, DigestFold, digest_blocks, is_zero
 from vdbackup.repository.draft import make_overlay
-from vdbackup.repository.files import PARTIAL, read_json, remove, sync_folder
+from vdbackup.repository.files import made_beside, read_json
 from vdbackup.repository.manifests import manifest_path
 from vdbackup.repository.model import RecoveryPoint
 from vdbackup.repository.repository import Repository
@@ -128,11 +129,10 @@ def _valid_manifest(folder: Path, wanted: RecoveryPoint) -> bool:
 def _compute_digests(
     folder: Path, layer: Layer, point: RecoveryPoint, report: Report, cancel: CancelToken
 ) -> None:
-    final = folder / point.digests
-    partial = final.with_name(final.name + PARTIAL)
-    remove(partial)  # of a repair that was interrupted here
-    writer = DigestWriter(partial, point.virtual_size)
-    try:
+    with (
+        made_beside(folder / point.digests) as partial,
+        closing(DigestWriter(partial, point.virtual_size)) as writer,
+    ):
         with Chain.alone(layer.path, layer.format) as data:
             own = data.layers[0].block_map()
             ranges = own.own_ranges() if layer.info.parent else own.data_ranges()
@@ -152,19 +152,12 @@ def _compute_digests(
                 cancel=cancel,
             )
         writer.finish()
-    finally:
-        writer.close()
-    partial.rename(final)
-    sync_folder(folder)
 
 
 def _make_overlay(folder: Path, layer: Layer, point: RecoveryPoint) -> None:
     reference = ParentRef(layer.info.disk_id, layer.info.content_id, point.disk)
-    partial = folder / (point.overlay + PARTIAL)
-    remove(partial)
-    make_overlay(partial, layer.format, point, reference)
-    partial.rename(folder / point.overlay)
-    sync_folder(folder)
+    with made_beside(folder / point.overlay) as partial:
+        make_overlay(partial, layer.format, point, reference)
 
 
 def json_or_empty(path: Path) -> dict[str, object]:

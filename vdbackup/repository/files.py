@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import json
-import logging
+from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from vdbackup import durable
 from vdbackup.durable import (
     MAX_RECORD,
     PARTIAL,
     free_room,
     read_own,
-    replace,
     sync_file,
     sync_folder,
 )
@@ -25,6 +25,7 @@ __all__ = [
     "PARTIAL",
     "check_room",
     "free_room",
+    "made_beside",
     "parse_json",
     "read_json",
     "remove",
@@ -33,8 +34,6 @@ __all__ = [
     "write_file",
     "write_json",
 ]
-
-log = logging.getLogger(__name__)
 
 
 def write_json(path: Path, data: dict[str, Any]) -> None:
@@ -56,7 +55,12 @@ def write_json(path: Path, data: dict[str, Any]) -> None:
 
 def write_file(path: Path, data: bytes) -> None:
     """Write a small file of a repository, as `write_json` does."""
-    replace(path, data, partial(check_lock, path))
+    durable.replace(path, data, partial(check_lock, path))
+
+
+def made_beside(path: Path) -> AbstractContextManager[Path]:
+    """A name beside a repository's file, as `durable.made_beside`; raises LockLost, too."""
+    return durable.made_beside(path, partial(check_lock, path))
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -105,12 +109,6 @@ def check_room(folder: Path, needed: int, doing: str) -> None:
 
 
 def remove(path: Path) -> None:
-    """Delete a file that may be gone already (a step that is done again after a crash).
-
-    A folder of that name is none of ours: it stays, and stops nothing.
-    """
+    """Delete a file that may be gone already (a step that is done again after a crash)."""
     check_lock(path)
-    try:
-        path.unlink(missing_ok=True)
-    except IsADirectoryError:
-        log.warning("%s is a folder, and stays", path)
+    durable.remove(path)

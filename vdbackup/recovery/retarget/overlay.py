@@ -7,7 +7,6 @@ the two, and never a half. The layers are only read.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -25,7 +24,7 @@ from vdbackup.jobs import CancelToken, Report
 from vdbackup.repository import claims
 from vdbackup.repository.backup_set import BackupSet
 from vdbackup.repository.draft import reference_to
-from vdbackup.repository.files import PARTIAL, remove, sync_folder
+from vdbackup.repository.files import made_beside
 from vdbackup.repository.model import RecoveryPoint
 
 Patches = Mapping[int, bytes]
@@ -73,9 +72,7 @@ def publish_overlay(
             f"A virtual machine is running from point {point.sequence}: {who}.",
             "Shut it down first.",
         )
-    partial = final.with_name(final.name + PARTIAL)
-    remove(partial)
-    try:
+    with made_beside(final) as partial:
         overlay = create_disk(
             partial,
             backup_set.settings.format,
@@ -91,11 +88,6 @@ def publish_overlay(
             disk_id = overlay.info.disk_id or ""
         finally:
             overlay.close()
-        os.rename(partial, final)
-    except BaseException:
-        remove(partial)
-        raise
-    sync_folder(backup_set.folder)
     return disk_id
 
 

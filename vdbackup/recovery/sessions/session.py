@@ -18,6 +18,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
 
+from vdbackup import durable
 from vdbackup.errors import MachineFailed, MachinePaused, RecoveryError, UnfitTarget
 from vdbackup.jobs import CancelToken
 from vdbackup.qemu import accelerator, devices, qemu
@@ -168,12 +169,10 @@ class Session:
 
     def screenshot(self, path: Path) -> None:
         """Save the guest's screen as a PNG file, durably; raises RecoveryError."""
-        new = path.absolute().with_name(path.name + ".partial")
-        self.execute("screendump", filename=str(new), format="png")
         try:
-            with new.open("rb") as file:
-                os.fsync(file.fileno())
-            new.replace(path)
+            with durable.made_beside(path.absolute()) as new:
+                self.execute("screendump", filename=str(new), format="png")
+                durable.sync_file(new)
         except OSError as error:
             raise UnfitTarget(
                 f"The screenshot {path} cannot be written: {error.strerror}.",
