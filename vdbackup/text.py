@@ -6,15 +6,20 @@ import logging
 from typing import Any
 
 
-def printable(text: str) -> str:
+def printable(text: str, *, but: str = "") -> str:
     """The text with all written out that would steer a terminal, or forge a line of its own.
 
     That is whatever is no letter, sign or space for the eye: controls, line ends, marks that turn
-    the direction of writing, and bytes of a name that are no UTF-8.
+    the direction of writing, and bytes of a name that are no UTF-8. Written out, not left out: a
+    name never passes for the harmless one that would be left of it.
+
+    Args:
+        text: from outside.
+        but: characters that stay what they are, such as the ends of our own lines.
     """
     if text.isprintable():
         return text
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+    return "".join(c if c.isprintable() or c in but else ascii(c)[1:-1] for c in text)
 
 
 class PrintableFormatter(logging.Formatter):

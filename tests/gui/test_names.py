@@ -33,7 +33,7 @@ from vdbackup.repository.model import BootTest, Promotion
 from vdbackup.repository.repository import Repository
 
 NAME = "<b>bold & <img src=x> [*]\x1b[31m\u202egpj\nline"
-SEEN = "<b>bold & <img src=x> [*]\ufffd[31m\ufffdgpj\ufffdline"
+SEEN = r"<b>bold & <img src=x> [*]\x1b[31m\u202egpj\nline"
 
 
 @pytest.fixture
@@ -182,4 +182,6 @@ def test_settings_and_the_question_where_to_restore_name_the_source(with_source:
 
 def test_a_tool_tip_shows_markup_as_it_is() -> None:
     assert parts.hint("a & b") == "a & b"
-    assert parts.hint("<b>&\u202e") == ('<p style="white-space: pre-wrap">&lt;b&gt;&amp;\ufffd</p>')
+    assert parts.hint("<b>&\u202e") == (
+        '<p style="white-space: pre-wrap">&lt;b&gt;&amp;\\u202e</p>'
+    )

@@ -16,6 +16,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from vdbackup.text import printable
+
 _PROCESSES = Path("/proc")
 _BLOCK_DEVICES = Path("/sys/block")
 _GONE = " (deleted)"
@@ -125,9 +127,9 @@ def _facts(path: str) -> dict[str, str]:
 
 
 def _name_of(pid: str) -> str:
-    """The program's name: external text, so that only what can be printed is left of it."""
+    """The program's name: external text."""
     name = (_PROCESSES / pid / "comm").read_text(encoding="utf-8", errors="replace").strip()
-    return "".join(letter if letter.isprintable() else "?" for letter in name) or "a program"
+    return printable(name) or "a program"
 
 
 def _user_of(pid: str) -> str:

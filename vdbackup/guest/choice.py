@@ -22,7 +22,7 @@ from vdbackup.guest.hardware import (
     Wish,
 )
 from vdbackup.guest.model import DeviceName, File, Firmware, Guest, Kernel, Problem, System
-from vdbackup.volumes.filesystems.node import shown
+from vdbackup.text import printable
 
 _ORDER = (
     Controller.VIRTIO,
@@ -208,16 +208,18 @@ def _why(guest: Guest, best: _Candidate) -> str:
     system = "Windows starts" if guest.system is System.WINDOWS else "the system has"
     essential = [each for each in _names(guest) if each.essential]
     if any(each.essential for each in edit.names):
-        return f"{name}: {system} its driver early, but names {shown(edit.names[0].name)}."
+        return f"{name}: {system} its driver early, but names {printable(edit.names[0].name)}."
     if essential:
-        return f"{name}: {system} its driver early and calls its disk {shown(essential[0].name)}."
+        return (
+            f"{name}: {system} its driver early and calls its disk {printable(essential[0].name)}."
+        )
     return f"{name}: {system} its driver early."
 
 
 def _why_edited(guest: Guest, hardware: Hardware) -> str:
     """The same afterwards; "" where what is said of the controller holds as it did."""
     name, edit = _WORDS[hardware.controller], hardware.edit
-    names = ", ".join(dict.fromkeys(shown(each.name) for each in edit.names if each.essential))
+    names = ", ".join(dict.fromkeys(printable(each.name) for each in edit.names if each.essential))
     if edit.drivers:
         return f"{name}: no driver was there early, so these were added: {', '.join(edit.drivers)}."
     if names and _knows_drivers(guest):
@@ -333,7 +335,7 @@ def _command_line(guest: Guest, kernel: Kernel) -> str:
         words += ["console=tty0", "console=ttyS0"]
     if "no_timer_check" not in words:  # a busy computer delays the timer, and Linux gives up
         words.append("no_timer_check")
-    return shown(" ".join(words))
+    return printable(" ".join(words))
 
 
 # ----------------------------------------------------------------------------- memory, network

@@ -16,7 +16,7 @@ from vdbackup.guest.disk import Disk
 from vdbackup.guest.linux import menus, unified
 from vdbackup.guest.model import File, FileSystem, Firmware, Loader, LoaderKind
 from vdbackup.guest.tree import Tree
-from vdbackup.volumes.filesystems.node import shown
+from vdbackup.text import printable
 
 if TYPE_CHECKING:
     from vdbackup.guest.linux.inspect import Menu
@@ -115,7 +115,7 @@ def _why_uefi(found: list[Loader]) -> str:
         return "The disk has an EFI system partition with a boot loader, so it starts with UEFI."
     return (
         f"The disk starts with UEFI, by a boot entry of its own computer's firmware; this machine "
-        f"gets one for {shown(first.program.path)}."
+        f"gets one for {printable(first.program.path)}."
     )
 
 

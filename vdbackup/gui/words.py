@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 
 from vdbackup.jobs import readable_size
 from vdbackup.repository.model import RecoveryPoint
+from vdbackup.text import printable
 
 MINUTE, HOUR, DAY = 60, 3600, 86400
 LONGEST_WORD = 16  # letters that a narrow pane has room for
@@ -66,8 +67,8 @@ def days_since(moment: str, now: datetime | None = None) -> int:
 
 
 def shown(name: str) -> str:
-    """A name from outside, in one line, without what no screen can show or what turns a text."""
-    return "".join(each if each.isprintable() else "\ufffd" for each in name)
+    """A name from outside, in one line, as the terminal shows it too."""
+    return printable(name)
 
 
 def breakable(text: str) -> str:
@@ -77,8 +78,7 @@ def breakable(text: str) -> str:
 
 def shown_lines(text: str) -> str:
     """Lines of our own that hold names from outside; they may break where we let them."""
-    kept = "\n\u200b"
-    return "".join(each if each.isprintable() or each in kept else "\ufffd" for each in text)
+    return printable(text, but="\n\u200b")
 
 
 def plural(count: int, word: str) -> str:

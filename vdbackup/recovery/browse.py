@@ -13,7 +13,8 @@ from pathlib import Path
 from vdbackup.disks.chain import Chain
 from vdbackup.errors import GuestUnreadable, NotInPoint, RecoveryError
 from vdbackup.jobs import CancelToken, Report
-from vdbackup.volumes.filesystems.node import Kind, Node, Stat, guarded, reading, shown
+from vdbackup.text import printable
+from vdbackup.volumes.filesystems.node import Kind, Node, Stat, guarded, reading
 from vdbackup.volumes.volumes import Volume, Volumes
 
 __all__ = ["Entry", "FileBrowser", "Kind", "Volume"]
@@ -69,7 +70,8 @@ class FileBrowser:
         every = None in wanted or "" in volumes.by_name
         found = (volumes.open(name)[0] for name in volumes.by_name if every or name in wanted)
         return tuple(
-            f"{shown(each.name) or 'This file system'}: {each.warning[0].lower()}{each.warning[1:]}"
+            f"{printable(each.name) or 'This file system'}: "
+            f"{each.warning[0].lower()}{each.warning[1:]}"
             for each in found
             if each.warning
         )
@@ -91,16 +93,18 @@ class FileBrowser:
             kind = found.stat().kind
             if kind == Kind.LINK:
                 raise NotInPoint(
-                    f"{shown(path)} is a link to {shown(found.target())}.",
+                    f"{printable(path)} is a link to {printable(found.target())}.",
                     "List what it points to instead.",
                 )
         if kind != Kind.FOLDER:
-            raise NotInPoint(f"{shown(path)} is not a folder.", "Extract it to see what is in it.")
+            raise NotInPoint(
+                f"{printable(path)} is not a folder.", "Extract it to see what is in it."
+            )
         entries: list[Entry] = []
         for child in guarded(found, path):
             if len(entries) == MOST_ENTRIES:
                 raise RecoveryError(
-                    f"{shown(path)} holds more than {MOST_ENTRIES:,} files.",
+                    f"{printable(path)} holds more than {MOST_ENTRIES:,} files.",
                     "Extract it as a whole.",
                 )
             entries.append(_entry(child, f"{prefix}/{child.name}"))
@@ -187,7 +191,7 @@ def _child(folder: Node, name: str, path: str) -> Node:
 
 def _missing(path: str) -> RecoveryError:
     return NotInPoint(
-        f"There is no {shown(path)} in this recovery point.",
+        f"There is no {printable(path)} in this recovery point.",
         "List the folder above it to see what is.",
     )
 

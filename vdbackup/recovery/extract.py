@@ -26,6 +26,7 @@ import numpy as np
 from vdbackup.disks.extents import runs_of
 from vdbackup.errors import Cancelled, RecoveryError, TargetExists, UnfitTarget
 from vdbackup.jobs import CancelToken, Progress, Report
+from vdbackup.text import printable
 from vdbackup.volumes.filesystems.node import (
     Content,
     Kind,
@@ -34,7 +35,6 @@ from vdbackup.volumes.filesystems.node import (
     Unreadable,
     guarded,
     reading,
-    shown,
 )
 
 log = logging.getLogger(__name__)
@@ -118,13 +118,13 @@ def _check_room(items: Sequence[Item], destination: Path) -> None:
             )
         if item.name in names:
             raise TargetExists(
-                f"Two of the chosen files are called {shown(item.name)}.",
+                f"Two of the chosen files are called {printable(item.name)}.",
                 "Extract them one after the other, into different folders.",
             )
         names.add(item.name)
         if is_name(item.name) and os.path.lexists(destination / item.name):
             raise TargetExists(
-                f"{destination / shown(item.name)} exists already.",
+                f"{destination / printable(item.name)} exists already.",
                 "Choose another folder, or move it away: nothing is overwritten.",
             )
 
@@ -193,9 +193,9 @@ class _Walk:
         if stat.kind != Kind.FOLDER:
             self._visitor.leaf(path, name, node, stat)
         elif node.identity in self._seen:
-            self._visitor.warn(f"{shown(path)} is left out: it is also elsewhere in the tree.")
+            self._visitor.warn(f"{printable(path)} is left out: it is also elsewhere in the tree.")
         elif len(self._open) >= DEEPEST:
-            self._visitor.warn(f"{shown(path)} is left out: it lies too deep in folders.")
+            self._visitor.warn(f"{printable(path)} is left out: it lies too deep in folders.")
         elif self._visitor.enter(path, name, stat):
             self._seen.add(node.identity)
             self._open.append((path, stat, guarded(node, path)))
@@ -307,7 +307,7 @@ class _Writer:
         elif stat.kind == Kind.LINK:
             self._folders[-1].links.append((path, name, node, stat))
         else:
-            self.warn(f"{shown(path)} is left out: it is a device, a pipe or a socket.")
+            self.warn(f"{printable(path)} is left out: it is a device, a pipe or a socket.")
 
     def _make_file(self, path: str, name: str, node: Node, stat: Stat) -> None:
         parent = self._folders[-1].fd
@@ -370,7 +370,7 @@ class _Writer:
             why = "the folder holds something of this name already"
         else:
             why = f"the destination cannot hold it ({error.strerror})"
-        self.warn(f"{shown(path)} is left out: {why}.")
+        self.warn(f"{printable(path)} is left out: {why}.")
 
     def _is_there(self) -> bool:
         """Whether the folder that is being filled is there still, and so is its storage."""

@@ -20,7 +20,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from vdbackup.volumes.filesystems.node import shown
+from vdbackup.text import printable
 
 log = logging.getLogger(__name__)
 
@@ -184,7 +184,7 @@ def _group(top: dict[str, Any], places: dict[str, int]) -> Iterator[LogicalVolum
                 raise Damaged(stores[name])
             yield LogicalVolume(group, name, tuple(_runs(volume, extent, starts)))
         except Damaged as reason:
-            problem = f"Its logical volume {shown(name)} cannot be put together: {reason}"
+            problem = f"Its logical volume {printable(name)} cannot be put together: {reason}"
             yield LogicalVolume(group, name, (), problem)
 
 
@@ -214,7 +214,7 @@ def _runs(
         segment = volume[f"segment{number}"]
         kind, count = segment["type"], segment["extent_count"]
         if kind != "striped":
-            raise Damaged(f"it is of the kind {shown(kind)!r}")
+            raise Damaged(f"it is of the kind {printable(kind)!r}")
         if segment["stripe_count"] != 1:
             raise Damaged("it is spread over several disks in stripes")
         alias, first = segment["stripes"]

@@ -25,7 +25,7 @@ from vdbackup.guest.model import (
     LoaderKind,
 )
 from vdbackup.guest.tree import Tree
-from vdbackup.volumes.filesystems.node import shown
+from vdbackup.text import printable
 
 log = logging.getLogger(__name__)
 
@@ -101,7 +101,7 @@ def release(tree: Tree) -> tuple[str, str]:
     """Name and version of the distribution."""
     text = tree.text("/etc/os-release") or tree.text("/usr/lib/os-release")
     values = dict(_assignments(text))
-    return shown(values.get("PRETTY_NAME") or values.get("NAME") or "Linux")[:200], shown(
+    return printable(values.get("PRETTY_NAME") or values.get("NAME") or "Linux")[:200], printable(
         values.get("VERSION_ID", "")
     )[:50]
 
@@ -270,7 +270,7 @@ def _image_of(head: bytes) -> tuple[str, str]:
         (flags,) = struct.unpack_from("<H", head, 0x236)
         text = head[version_at + 0x200 : version_at + 0x300].partition(b"\0")[0]
         words = text.decode(errors="replace").split()
-        return shown(words[0])[:100] if words else "", "x86_64" if flags & 1 else "i386"
+        return printable(words[0])[:100] if words else "", "x86_64" if flags & 1 else "i386"
     if head[56:60] == b"ARM\x64":
         return "", "aarch64"
     return "", ""
@@ -306,7 +306,9 @@ def _with_drivers(kernel: Kernel, trees: Mapping[str, Tree], root: Tree | None) 
 def _modules(text: str) -> set[str]:
     """The modules that the lines of modules.builtin or modules.dep begin with."""
     return {
-        shown(initramfs.module_name(line.partition(":")[0])) for line in text.splitlines() if line
+        printable(initramfs.module_name(line.partition(":")[0]))
+        for line in text.splitlines()
+        if line
     }
 
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import struct
 from dataclasses import dataclass
 
-from vdbackup.volumes.filesystems.node import shown
+from vdbackup.text import printable
 
 X86_64, I386, ARM64 = 0x8664, 0x014C, 0xAA64
 MACHINES = {X86_64: "x86_64", I386: "i386", ARM64: "aarch64"}
@@ -60,7 +60,7 @@ def read(data: bytes) -> Unified | None:
     if not kernel:
         return None
     return Unified(
-        shown(_text(sections.get(b".uname", b"")).strip())[:100],
+        printable(_text(sections.get(b".uname", b"")).strip())[:100],
         " ".join(_text(sections.get(b".cmdline", b"")).split())[:4096],
         kernel,
         sections.get(b".initrd", b""),

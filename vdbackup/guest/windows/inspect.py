@@ -20,6 +20,7 @@ from vdbackup.guest.drivers import WINDOWS
 from vdbackup.guest.model import Problem
 from vdbackup.guest.tree import Tree
 from vdbackup.guest.windows.hive import Hive, Key
+from vdbackup.text import printable
 from vdbackup.volumes.filesystems.node import Unreadable, reading
 from vdbackup.volumes.filesystems.ntfs import NtfsNode
 
@@ -30,6 +31,7 @@ _SYSTEM_ROOTS = ("Windows", "WINNT")
 HIVES = "System32/config"
 _CURRENT_VERSION = "Microsoft\\Windows NT\\CurrentVersion"
 _ARCHITECTURES = {"amd64": "x86_64", "x86": "i386", "arm64": "aarch64"}
+_LONGEST_NAME = 100
 _FIRST_11 = 22000
 """The first build of Windows 11, which says in its registry that it were Windows 10."""
 _HIBERNATED = (b"hibr", b"rstr")
@@ -238,15 +240,12 @@ def _product(tree: Tree, system_root: str) -> tuple[str, str]:
     except RecoveryError as error:
         log.info("%s", error)
         return "Windows", ""
-    name = _printable(texts.get("productname", "")) or "Windows"
+    name = printable(texts.get("productname", ""))[:_LONGEST_NAME] or "Windows"
     build = texts.get("currentbuild", "")
     build = build if build.isdecimal() and build.isascii() and len(build) < 8 else ""
     major, minor = (numbers.get(f"current{part}versionnumber") for part in ("major", "minor"))
-    kernel = _printable(texts.get("currentversion", "")) if major is None else f"{major}.{minor}"
+    named = printable(texts.get("currentversion", ""))[:_LONGEST_NAME]
+    kernel = named if major is None else f"{major}.{minor}"
     if build and int(build) >= _FIRST_11:
         name = name.replace("Windows 10", "Windows 11")
     return name, f"{kernel}.{build}" if kernel and build else ""
-
-
-def _printable(text: str) -> str:
-    return text[:100] if text.isprintable() else ""

@@ -24,6 +24,7 @@ from vdbackup.errors import NotRetargeted, ProgramMissing
 from vdbackup.jobs import CancelToken, Progress, Report
 from vdbackup.qemu import accelerator, concatenation, qemu
 from vdbackup.qemu.gathering import gathered
+from vdbackup.text import printable
 
 log = logging.getLogger(__name__)
 
@@ -137,5 +138,4 @@ def _messages(said: Path, *kinds: str) -> Iterator[str]:
         with suppress(ValueError):
             message = json.loads(line)
             if isinstance(message, dict) and message.get("type") in kinds:
-                words = str(message.get("message"))[:500].rstrip(".")
-                yield "".join(letter for letter in words if letter.isprintable())
+                yield printable(str(message.get("message"))[:500].rstrip("."))

@@ -17,6 +17,7 @@ from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 from vdbackup.errors import GuestUnreadable, VdbackupError
+from vdbackup.text import printable
 
 log = logging.getLogger(__name__)
 
@@ -126,16 +127,6 @@ class EmptyFolder(Node):
         raise Unreadable("it is a folder")
 
 
-def shown(name: str) -> str:
-    """A name as it may stand in a sentence: what would steer a terminal is spelt out."""
-    if name.isprintable():
-        return name
-    return "".join(
-        letter if letter.isprintable() else letter.encode("unicode_escape").decode()
-        for letter in name
-    )
-
-
 @contextlib.contextmanager
 def reading(what: str) -> Iterator[None]:
     """Turn whatever a node raises into a RecoveryError that says that `what` cannot be read.
@@ -150,14 +141,14 @@ def reading(what: str) -> Iterator[None]:
     except VdbackupError:
         raise
     except Unreadable as error:
-        raise GuestUnreadable(f"{shown(what)} cannot be read: {error}.", ADVICE) from error
+        raise GuestUnreadable(f"{printable(what)} cannot be read: {error}.", ADVICE) from error
     except Exception as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise
         log.info("%s cannot be read", what, exc_info=True)
         raise GuestUnreadable(
-            f"{shown(what)} cannot be read: its structures are damaged, or of a kind that vdbackup "
-            "does not know.",
+            f"{printable(what)} cannot be read: its structures are damaged, or of a kind that "
+            "vdbackup does not know.",
             ADVICE,
         ) from error
 

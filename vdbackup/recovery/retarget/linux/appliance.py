@@ -30,6 +30,7 @@ from vdbackup.qemu import qemu
 from vdbackup.recovery.retarget.linux.cpio import Member, archive, padded
 from vdbackup.recovery.sessions import vm
 from vdbackup.recovery.sessions.session import Session
+from vdbackup.text import printable
 
 TIME_LIMIT = 600.0
 """Seconds that it may take: KVM takes 3, translation 20 to 60, on a busy computer a few minutes."""
@@ -229,8 +230,7 @@ def _failed(said: str, nonce: str, why: str) -> RecoveryError:
 def _complaint(said: str, nonce: str) -> str:
     """The last thing that a program of the guest's said, which is no line of ours."""
     lines = [line.strip() for line in said.splitlines() if line.strip() and nonce not in line]
-    printable = "".join(letter for letter in lines[-1] if letter.isprintable()) if lines else ""
-    return f"the guest says: {printable[:200]}" if printable else ""
+    return f"the guest says: {printable(lines[-1])[:200]}" if lines else ""
 
 
 # ----------------------------------------------------------------------------- the script

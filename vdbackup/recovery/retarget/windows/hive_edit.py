@@ -18,6 +18,7 @@ from pathlib import Path
 
 from vdbackup.errors import NotRetargeted, ProgramMissing
 from vdbackup.guest.windows.hive import Hive, Key
+from vdbackup.text import printable
 from vdbackup.volumes.filesystems.node import Unreadable, reading
 
 SHELL = "hivexsh"
@@ -51,8 +52,7 @@ def shown(kind: int, data: bytes) -> str:
     if kind == DWORD and len(data) == 4:
         return str(int.from_bytes(data, "little"))
     if kind in (SZ, EXPAND_SZ, MULTI_SZ):
-        found = data.decode("utf-16-le", "replace").rstrip("\0").replace("\0", ", ")
-        return found if found.isprintable() else found.encode("unicode_escape").decode()
+        return printable(data.decode("utf-16-le", "replace").rstrip("\0").replace("\0", ", "))
     return data.hex(" ")
 
 
@@ -200,5 +200,5 @@ def _run(file: Path, script: str) -> None:
         complaint = done.stderr.decode(errors="replace").strip().splitlines()[-1:]
         raise NotRetargeted(
             "The registry of Windows could not be changed.",
-            " ".join(line if line.isprintable() else "" for line in complaint),
+            " ".join(map(printable, complaint)),
         )
