@@ -5,6 +5,7 @@ The scratch disk is written by QEMU's own program; who reads the overlay is not 
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,6 @@ from tests.oracles import readers
 from vdbackup.errors import Cancelled
 from vdbackup.jobs import CancelToken, silent
 from vdbackup.qemu import concatenation, qemu
-from vdbackup.recovery.retarget import overlay as overlay_module
 from vdbackup.recovery.retarget.overlay import publish_overlay
 from vdbackup.repository.digests import BLOCK
 from vdbackup.repository.model import RecoveryPoint
@@ -119,7 +119,7 @@ def test_failure_and_cancel_leave_the_old_overlay(
     with pytest.raises(Cancelled):
         publish_overlay(lab.set, point, None, {0: b"x"}, silent, cancelled)
     assert lab.files == before
-    monkeypatch.setattr(overlay_module.os, "rename", fail)
+    monkeypatch.setattr(os, "rename", fail)
     with pytest.raises(OSError, match="Input/output"):
         publish_overlay(lab.set, point, None, {0: b"x"}, silent, CancelToken())
     monkeypatch.undo()
