@@ -31,7 +31,15 @@ if TYPE_CHECKING:
 
 def add_boot_test(subparsers: Subparsers) -> None:
     """The command `boot-test`, and what it can be told."""
-    parser = new_command(subparsers, "boot-test", boot_test, "prove that points boot, and note it")
+    parser = new_command(
+        subparsers,
+        "boot-test",
+        boot_test,
+        "prove that points boot, and note it",
+        example="boot-test -r /mnt/backups --new",
+        failed="a point does not boot, or cannot be tested",
+        warned="a damaged set was passed over",
+    )
     repository_options(parser)
     parser.add_argument(
         "points", nargs="*", metavar="POINT", help=f"{POINT_HELP}; the latest if left out"

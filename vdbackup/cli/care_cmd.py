@@ -32,7 +32,15 @@ from vdbackup.jobs import readable_size as size
 
 def add_merge(subparsers: Subparsers) -> None:
     """The command `merge`, and what it can be told."""
-    parser = new_command(subparsers, "merge", merge, "roll a point into its parent")
+    parser = new_command(
+        subparsers,
+        "merge",
+        merge,
+        "roll a point into its parent",
+        example="merge -r /mnt/backups 2 --dry-run",
+        failed="nothing was merged",
+        warned="a merge that was cut off was finished instead",
+    )
     repository_options(parser)
     parser.add_argument("point", metavar="POINT", help=POINT_HELP)
     dry_run_option(parser)
@@ -76,7 +84,14 @@ def merge(options: argparse.Namespace) -> int:
 
 def add_delete(subparsers: Subparsers) -> None:
     """The command `delete`, and what it can be told."""
-    parser = new_command(subparsers, "delete", delete, "delete a recovery point")
+    parser = new_command(
+        subparsers,
+        "delete",
+        delete,
+        "delete a recovery point",
+        example="delete -r /mnt/backups 2 --dry-run",
+        failed="nothing was deleted",
+    )
     repository_options(parser)
     parser.add_argument("point", metavar="POINT", help=POINT_HELP)
     parser.add_argument("--yes", action="store_true", help="even the last point of its set")
@@ -115,7 +130,13 @@ def delete(options: argparse.Namespace) -> int:
 def add_verify(subparsers: Subparsers) -> None:
     """The command `verify`, and what it can be told."""
     parser = new_command(
-        subparsers, "verify", verify, "check that points are as they were captured"
+        subparsers,
+        "verify",
+        verify,
+        "check that points are as they were captured",
+        example="verify -r /mnt/backups",
+        failed="a point is damaged",
+        warned="a point may not be read",
     )
     repository_options(parser)
     parser.add_argument("points", nargs="*", metavar="POINT", help=f"{POINT_HELP}; all if none")
@@ -172,9 +193,13 @@ def _verdict_json(verdict: Any) -> dict[str, Any]:
 def add_repair(subparsers: Subparsers) -> None:
     """The command `repair`, and what it can be told."""
     parser = new_command(
-        subparsers, "repair", repair,
+        subparsers,
+        "repair",
+        repair,
         "finish what was interrupted; rebuild missing metadata from the disks",
-    )  # fmt: skip
+        example="repair -r /mnt/backups",
+        failed="something cannot be repaired",
+    )
     repository_options(parser, in_set=False)
     wait_option(parser)
     json_option(parser)

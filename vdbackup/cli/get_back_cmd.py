@@ -21,7 +21,13 @@ from vdbackup.cli.options import (
 def add_restore(subparsers: Subparsers) -> None:
     """The command `restore`, and what it can be told."""
     parser = new_command(
-        subparsers, "restore", restore, "restore a point to a raw file or block device"
+        subparsers,
+        "restore",
+        restore,
+        "restore a point to a raw file or block device",
+        example="restore -r /mnt/backups latest disk-again.img",
+        failed="the target does not hold the point",
+        warned="something was left out, or could not be checked",
     )
     repository_options(parser)
     parser.add_argument("point", metavar="POINT", help=POINT_HELP)
@@ -32,7 +38,15 @@ def add_restore(subparsers: Subparsers) -> None:
 
 def add_export(subparsers: Subparsers) -> None:
     """The command `export`, and what it can be told."""
-    parser = new_command(subparsers, "export", restore, "write a point as one stand-alone disk")
+    parser = new_command(
+        subparsers,
+        "export",
+        restore,
+        "write a point as one stand-alone disk",
+        example="export -r /mnt/backups latest for-a-friend.vhdx",
+        failed="the target does not hold the point",
+        warned="something was left out, or could not be checked",
+    )
     repository_options(parser)
     parser.add_argument("point", metavar="POINT", help=POINT_HELP)
     parser.add_argument("target", type=Path, metavar="FILE", help="a new file")
@@ -82,7 +96,15 @@ def restore(options: argparse.Namespace) -> int:
 
 def add_extract(subparsers: Subparsers) -> None:
     """The command `extract`, and what it can be told."""
-    parser = new_command(subparsers, "extract", extract, "copy files out of a point")
+    parser = new_command(
+        subparsers,
+        "extract",
+        extract,
+        "copy files out of a point",
+        example="extract -r /mnt/backups latest /p1/etc/fstab .",
+        failed="nothing was written",
+        warned="not all of it was written as it is in the point",
+    )
     repository_options(parser)
     parser.add_argument("point", metavar="POINT", help=POINT_HELP)
     parser.add_argument("paths", nargs="+", metavar="PATH", help="files or folders in it")

@@ -29,7 +29,15 @@ if TYPE_CHECKING:
 
 def add_list(subparsers: Subparsers) -> None:
     """The command `list`, and what it can be told."""
-    parser = new_command(subparsers, "list", list_points, "list sets and recovery points")
+    parser = new_command(
+        subparsers,
+        "list",
+        list_points,
+        "list sets and recovery points",
+        example="list -r /mnt/backups",
+        failed="there is no repository, or it cannot be read",
+        warned="something in it is damaged, or may not be read",
+    )
     repository_options(parser, in_set=False)
     json_option(parser)
 
@@ -92,7 +100,15 @@ def _point_row(backup_set: BackupSet, point: RecoveryPoint) -> tuple[str, ...]:
 
 def add_files(subparsers: Subparsers) -> None:
     """The command `files`, and what it can be told."""
-    parser = new_command(subparsers, "files", files, "list files inside a point")
+    parser = new_command(
+        subparsers,
+        "files",
+        files,
+        "list files inside a point",
+        example="files -r /mnt/backups latest /p1/etc",
+        failed="there is no such point or folder, or it cannot be read",
+        warned="not all of it can be read",
+    )
     repository_options(parser)
     parser.add_argument("point", metavar="POINT", help=POINT_HELP)
     parser.add_argument("path", nargs="?", default="/", metavar="PATH", help="a folder in it")
@@ -122,8 +138,16 @@ def files(options: argparse.Namespace) -> int:
 
 def add_info(subparsers: Subparsers) -> None:
     """The command `info`, and what it can be told."""
-    parser = new_command(subparsers, "info", info, "describe a virtual disk and its chain")
-    parser.add_argument("disk", type=Path, metavar="DISK")
+    parser = new_command(
+        subparsers,
+        "info",
+        info,
+        "describe a virtual disk and its chain",
+        example="info disk.qcow2",
+        failed="there is no such disk, or it cannot be read",
+        warned="it was not closed properly, or is not what it is called",
+    )
+    parser.add_argument("disk", type=Path, metavar="DISK", help="a virtual disk, its newest file")
     parents_option(parser)
     source_format_option(parser)
     json_option(parser)

@@ -39,6 +39,9 @@ def add_boot(subparsers: Subparsers) -> None:
         "boot",
         boot,
         "boot a virtual machine from a point; its writes are dropped unless kept",
+        example="boot -r /mnt/backups latest --network",
+        failed="it did not start, or what was waited for did not come",
+        warned="the picture of its screen could not be taken",
     )
     repository_options(parser)
     parser.add_argument("point", metavar="POINT", help=POINT_HELP)
@@ -103,6 +106,9 @@ def add_retarget(subparsers: Subparsers) -> None:
         "retarget",
         retarget,
         "make a point's machine ready to boot on other hardware, in its overlay alone",
+        example="retarget -r /mnt/backups latest --hardware virtio --dry-run",
+        failed="the overlay is as it was",
+        warned="something still stands in the way of a boot",
     )
     repository_options(parser)
     parser.add_argument("point", metavar="POINT", help=POINT_HELP)

@@ -44,7 +44,15 @@ if TYPE_CHECKING:
 
 def add_backup(subparsers: Subparsers) -> None:
     """The command `backup`, and what it can be told."""
-    parser = new_command(subparsers, "backup", backup, "back a disk up")
+    parser = new_command(
+        subparsers,
+        "backup",
+        backup,
+        "back a disk up",
+        example="backup /dev/sdb -r /mnt/backups --keep 14",
+        failed="no point was made; those before are as they were",
+        warned="the point is there, with a warning, such as that it does not boot",
+    )
     parser.add_argument("source", type=Path, metavar="SOURCE", help="a disk image or block device")
     repository_options(parser)
     parser.add_argument(
@@ -119,7 +127,12 @@ def backup(options: argparse.Namespace) -> int:
 def add_adopt(subparsers: Subparsers) -> None:
     """The command `adopt`, and what it can be told."""
     parser = new_command(
-        subparsers, "adopt", adopt, "take another program's chain of disks in as a set"
+        subparsers,
+        "adopt",
+        adopt,
+        "take another program's chain of disks in as a set",
+        example="adopt vm/snapshot-7.vmdk -r /mnt/backups",
+        failed="nothing was taken in",
     )
     parser.add_argument("tip", type=Path, metavar="CHAIN-TIP", help="the newest disk of the chain")
     repository_options(parser)
@@ -165,7 +178,12 @@ def adopt(options: argparse.Namespace) -> int:
 def add_convert(subparsers: Subparsers) -> None:
     """The command `convert`, and what it can be told."""
     parser = new_command(
-        subparsers, "convert", convert, "copy a set into a new one in another format"
+        subparsers,
+        "convert",
+        convert,
+        "copy a set into a new one in another format",
+        example="convert -r /mnt/backups --set disk --format vhdx",
+        failed="no new set was made",
     )
     repository_options(parser)
     parser.add_argument("--format", metavar="FORMAT", required=True, help=FORMAT_NAMES)
@@ -206,7 +224,12 @@ def _show_new_set(made: BackupSet, options: argparse.Namespace) -> int:
 def add_demo(subparsers: Subparsers) -> None:
     """The command `demo`, and what it can be told."""
     parser = new_command(
-        subparsers, "demo", demo, "the whole story on a small disk made on the spot"
+        subparsers,
+        "demo",
+        demo,
+        "the whole story on a small disk made on the spot",
+        example="demo",
+        failed="something was not as it should be",
     )
     parser.add_argument(
         "folder", nargs="?", type=Path, metavar="FOLDER",

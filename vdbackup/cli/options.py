@@ -22,12 +22,47 @@ Subparsers = Any  # argparse does not name the type
 
 
 def new_command(
-    subparsers: Subparsers, name: str, run: Callable[[argparse.Namespace], int], text: str
+    subparsers: Subparsers,
+    name: str,
+    run: Callable[[argparse.Namespace], int],
+    text: str,
+    *,
+    example: str,
+    failed: str,
+    warned: str = "",
 ) -> argparse.ArgumentParser:
-    """A command's own parser; `command` in what it parses is the function to call."""
-    parser: argparse.ArgumentParser = subparsers.add_parser(name, help=text, description=text)
+    """A command's own parser; `command` in what it parses is the function to call.
+
+    Args:
+        subparsers: of the parser that it belongs to.
+        name: what a user types.
+        run: does it; returns the exit status.
+        text: what it does, in a line.
+        example: how it is typed, without the program's name.
+        failed: what it means that it ends with 1.
+        warned: what it means that it ends with 3; empty where it never does.
+    """
+    parser: argparse.ArgumentParser = subparsers.add_parser(
+        name,
+        help=text,
+        description=sentence(text),
+        epilog=epilog(example, failed, warned),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.set_defaults(command=run)
     return parser
+
+
+def sentence(text: str) -> str:
+    """What a list says in a line, as a sentence."""
+    return f"{text[:1].upper()}{text[1:]}."
+
+
+def epilog(example: str, failed: str, warned: str = "") -> str:
+    """An example and the exit statuses, as they stand below a command's options."""
+    statuses = {0: "done", 1: failed, 2: "wrong usage", 3: warned, 130: "cancelled"}
+    lines = [f"  {status:<4} {means}" for status, means in statuses.items() if means]
+    return "\n".join(("example:", f"  vdbackup {example}", "", "exit status:", *lines))
 
 
 def repository_options(parser: argparse.ArgumentParser, *, in_set: bool = True) -> None:

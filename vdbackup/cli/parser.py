@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import takewhile
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from vdbackup import __version__
 from vdbackup.cli import output
@@ -20,9 +20,41 @@ from vdbackup.cli.policy_cmd import add_policy
 from vdbackup.cli.sessions_cmd import add_open_with, add_sessions
 from vdbackup.errors import UsageError
 
+FAMILIES: Mapping[str, Sequence[Callable[[Any], None]]] = {
+    "make": (add_backup, add_adopt, add_convert, add_demo),
+    "look": (add_list, add_files, add_info),
+    "get back": (add_restore, add_export, add_extract),
+    "machines": (add_boot, add_boot_test, add_retarget, add_sessions, add_open_with),
+    "care": (add_verify, add_repair, add_merge, add_delete, add_policy),
+}
+"""What commands are for, and what adds each of them."""
+
 
 class _Parser(argparse.ArgumentParser):
-    """One that complains as the commands do."""
+    """One that complains as the commands do, and shows its commands in groups.
+
+    Attributes:
+        groups: what the commands are for, and those that are, in the order of the house.
+    """
+
+    groups: Sequence[tuple[str, Sequence[argparse.Action]]] = ()
+
+    def format_help(self) -> str:
+        """What `--help` says: as argparse does, but for the groups."""
+        if not self.groups:
+            return super().format_help()
+        formatter = self._get_formatter()
+        formatter.add_usage(self.usage, self._actions, self._mutually_exclusive_groups)
+        formatter.add_text(self.description)
+        for title, commands in self.groups:
+            formatter.start_section(title)
+            formatter.add_arguments(commands)
+            formatter.end_section()
+        formatter.start_section("options")
+        formatter.add_arguments(self._get_optional_actions())
+        formatter.end_section()
+        formatter.add_text(self.epilog)
+        return formatter.format_help()
 
     def error(self, message: str) -> NoReturn:
         sentence = f"{message[:1].upper()}{message[1:]}."
@@ -50,16 +82,18 @@ def build_parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="vdbackup",
         description="Back volumes up straight into virtual disks that a virtual machine can boot.",
-        epilog="Without arguments the window opens. Exit status: 0 done, 1 failed, 2 wrong usage, "
-        "3 done with warnings, 130 cancelled.",
+        epilog="Without arguments the window opens. `vdbackup COMMAND --help` shows what a command "
+        "can be told, with an example. Exit status: 0 done, 1 failed, 2 wrong usage, 3 done with "
+        "warnings, 130 cancelled.",
     )
     parser.add_argument("--version", action="version", version=f"vdbackup {__version__}")
     parser.add_argument("-v", "--verbose", action="store_true", help="log to stderr")
     subparsers = parser.add_subparsers(required=True, metavar="COMMAND")
-    for add in (
-        add_backup, add_list, add_policy, add_merge, add_delete, add_restore, add_export,
-        add_verify, add_repair, add_boot, add_boot_test, add_retarget, add_sessions, add_open_with,
-        add_files, add_extract, add_info, add_convert, add_adopt, add_demo,
-    ):  # fmt: skip
-        add(subparsers)
+    groups = []
+    for title, family in FAMILIES.items():
+        before = len(subparsers._choices_actions)
+        for add in family:
+            add(subparsers)
+        groups.append((title, subparsers._choices_actions[before:]))
+    parser.groups = groups
     return parser

@@ -32,9 +32,14 @@ _MOST_NAMED = 6
 def add_policy(subparsers: Subparsers) -> None:
     """The command `policy`, and what it can be told."""
     parser = new_command(
-        subparsers, "policy", policy,
+        subparsers,
+        "policy",
+        policy,
         "show what a set does by itself, or change it without a backup",
-    )  # fmt: skip
+        example="policy -r /mnt/backups --keep 14 --boot-test each",
+        failed="nothing was changed",
+        warned="a set is damaged, or may not be read",
+    )
     repository_options(parser)
     policy_options(parser)
     parser.add_argument(

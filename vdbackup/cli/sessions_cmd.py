@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,10 +23,12 @@ from vdbackup.cli.options import (
     POINT_HELP,
     Subparsers,
     dry_run_option,
+    epilog,
     json_option,
     new_command,
     positive,
     repository_options,
+    sentence,
     wait_option,
     watching_options,
 )
@@ -38,19 +41,25 @@ if TYPE_CHECKING:
 def add_sessions(subparsers: Subparsers) -> None:
     """The command `sessions`, and what it can be told."""
     text = "list, reopen, stop, discard and promote what virtual machines run on or left"
-    parser: argparse.ArgumentParser = subparsers.add_parser("sessions", help=text, description=text)
-    actions = parser.add_subparsers(required=True, metavar="ACTION")
+    parser: argparse.ArgumentParser = subparsers.add_parser(
+        "sessions",
+        help=text,
+        description=sentence(text),
+        epilog=epilog("sessions list", "the action was refused, or failed"),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    actions = parser.add_subparsers(required=True, metavar="ACTION", title="actions")
     made = {
-        name: new_command(actions, name, run, help_text)
-        for name, run, help_text in (
-            ("list", list_sessions, "which sessions there are, running and kept"),
-            ("reopen", reopen, "start a kept session's machine again, and keep it after"),
-            ("resume", resume, "let a machine that is paused go on"),
-            ("stop", stop, "press the power button, and kill it after a minute"),
-            ("kill", kill, "end a machine at once, as a power cut would"),
-            ("discard", discard, "end a session, and delete what its machine wrote"),
-            ("promote", promote, "make a recovery point of what its machine wrote"),
+        name: new_command(
+            actions,
+            name,
+            run,
+            does,
+            example=f"sessions {name}" if name == "list" else f"sessions {name} 7f3a",
+            failed=failed,
+            warned="the point is made, and cannot boot as it is" if name == "promote" else "",
         )
+        for name, run, does, failed in _ACTIONS
     }
     for name, action in made.items():
         if name != "list":
@@ -76,9 +85,13 @@ def add_sessions(subparsers: Subparsers) -> None:
 def add_open_with(subparsers: Subparsers) -> None:
     """The command `open-with`, and what it can be told."""
     parser = new_command(
-        subparsers, "open-with", open_with,
+        subparsers,
+        "open-with",
+        open_with,
         "make a virtual machine of a point for another program, and keep it as a session",
-    )  # fmt: skip
+        example="open-with virtualbox latest -r /mnt/backups",
+        failed="no machine was made",
+    )
     parser.add_argument(
         "program", choices=["virt-manager", "virtualbox", "vmware"], metavar="PROGRAM",
         help="virt-manager, virtualbox or vmware",
@@ -259,3 +272,35 @@ def open_with(options: argparse.Namespace) -> int:
         say(made.how)
         say(f"`vdbackup sessions discard {made.session}` throws it away.")
     return DONE
+
+
+_ACTIONS: tuple[tuple[str, Callable[[argparse.Namespace], int], str, str], ...] = (
+    (
+        "list", list_sessions,
+        "which sessions there are, running and kept",
+        "they cannot be listed",
+    ),
+    (
+        "reopen", reopen,
+        "start a kept session's machine again, and keep it after",
+        "it did not start, or what was waited for did not come",
+    ),
+    ("resume", resume, "let a machine that is paused go on", "it does not go on"),
+    (
+        "stop", stop,
+        "press the power button, and kill it after a minute",
+        "it does not run, or does not answer",
+    ),
+    (
+        "kill", kill,
+        "end a machine at once, as a power cut would",
+        "it does not run, or cannot be ended",
+    ),
+    ("discard", discard, "end a session, and delete what its machine wrote", "it is still there"),
+    (
+        "promote", promote,
+        "make a recovery point of what its machine wrote",
+        "no point was made, and the session stays",
+    ),
+)  # fmt: skip
+"""Of `sessions`: name, function, what it does, what it means that it ends with 1."""
