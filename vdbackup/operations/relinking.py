@@ -24,6 +24,8 @@ def relink(repository: Path, sessions_folder: Path) -> tuple[str, ...]:
     try:
         if not sessions_folder.is_dir():
             return ()
+        from vdbackup.recovery.relinking import relink_all  # as all of other programs' machines
+
         return tuple(relink_all(sessions_folder, Repository.open(repository)))
     except (VdbackupError, OSError) as error:
         return (str(from_os(error) if isinstance(error, OSError) else error),)

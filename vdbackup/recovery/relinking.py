@@ -17,7 +17,6 @@ from pathlib import Path
 
 from vdbackup import foreign_xml
 from vdbackup.errors import VdbackupError, from_os
-from vdbackup.recovery import other_programs
 from vdbackup.recovery.sessions.elsewhere import NAMES, Program
 from vdbackup.recovery.sessions.folder import SavedSession, saved_sessions
 from vdbackup.repository.repository import Repository
@@ -35,6 +34,8 @@ def relink_all(sessions_folder: Path, repository: Repository) -> list[str]:
     for saved in saved_sessions(sessions_folder):
         if not _is_behind(saved, repository):
             continue
+        from vdbackup.recovery import other_programs  # half a second: what boots, and on what
+
         try:
             other_programs.write_again(saved, not_running=True)
         except (VdbackupError, OSError) as error:

@@ -15,8 +15,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from dissect.regf import regf
-
 from vdbackup.volumes.filesystems.node import Unreadable
 
 BASE_BLOCK = 4096
@@ -97,6 +95,8 @@ class Key:
         return self.values().get(name.lower())
 
     def _value(self, offset: int) -> Value:
+        from dissect.regf import regf
+
         value = regf.KeyValue(self._hive, self._hive.cell_data(offset))
         place: int | None
         if value.cell.DataLength & _IN_VALUE:
@@ -126,6 +126,8 @@ class Hive:
         Raises:
             Unreadable: it is not a hive.
         """
+        from dissect.regf import regf  # a tenth of a second, which no other system is to cost
+
         stream.seek(0)
         head = stream.read(BASE_BLOCK)
         if len(head) != BASE_BLOCK or head[:4] != b"regf":

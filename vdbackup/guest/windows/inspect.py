@@ -22,7 +22,6 @@ from vdbackup.guest.tree import Tree
 from vdbackup.guest.windows.hive import Hive, Key
 from vdbackup.text import printable
 from vdbackup.volumes.filesystems.node import Unreadable, reading
-from vdbackup.volumes.filesystems.ntfs import NtfsNode
 
 log = logging.getLogger(__name__)
 
@@ -214,6 +213,8 @@ def _volume_problems(tree: Tree) -> Iterator[Problem]:
             content.stream.seek(0)
             if content.ranges and content.stream.read(4).lower() in _HIBERNATED:
                 yield HIBERNATED
+    from vdbackup.volumes.filesystems.ntfs import NtfsNode  # a quarter of a second
+
     root = tree.find("/")
     if isinstance(root, NtfsNode):
         with reading("The log of the file system"):

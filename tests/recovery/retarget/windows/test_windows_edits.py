@@ -551,7 +551,7 @@ def test_an_export_does_not_outlive_a_process_that_is_killed(
     script = f"""
         import sys, time
         from pathlib import Path
-        from vdbackup.recovery import qemu
+        from vdbackup.qemu import qemu
         from vdbackup.recovery.retarget.windows.export import exported
         disk, scratch, folder = map(Path, sys.argv[1:])
         backing = qemu.Backing.of_chain([disk], "raw")

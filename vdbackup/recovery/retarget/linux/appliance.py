@@ -20,6 +20,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
 
 from vdbackup.disks.names import DiskFormat
 from vdbackup.errors import Cancelled, NotRetargeted, RecoveryError, Remedy
@@ -28,9 +29,10 @@ from vdbackup.guest.model import FileSystem
 from vdbackup.jobs import CancelToken, Progress, Report
 from vdbackup.qemu import qemu
 from vdbackup.recovery.retarget.linux.cpio import Member, archive, padded
-from vdbackup.recovery.sessions import vm
-from vdbackup.recovery.sessions.session import Session
 from vdbackup.text import printable
+
+if TYPE_CHECKING:
+    from vdbackup.recovery.sessions.session import Session
 
 TIME_LIMIT = 600.0
 """Seconds that it may take: KVM takes 3, translation 20 to 60, on a busy computer a few minutes."""
@@ -145,6 +147,8 @@ def edited(
         RecoveryError: it could not be done, and at which stage it stopped.
         Cancelled: by `cancel`.
     """
+    from vdbackup.recovery.sessions import vm  # with what talks to QEMU: most disks need none
+
     nonce = secrets.token_hex(8)
     content = [
         Member("vdbackup", _script(nonce, task).encode(errors="surrogateescape"), 0o755),

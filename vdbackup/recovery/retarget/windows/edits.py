@@ -62,7 +62,6 @@ from vdbackup.recovery.retarget.windows.drivers import (
 from vdbackup.recovery.retarget.windows.export import exported
 from vdbackup.recovery.retarget.windows.hive_edit import KeyEdit, NumberEdit
 from vdbackup.volumes.filesystems.node import Unreadable, reading
-from vdbackup.volumes.filesystems.ntfs import NtfsNode
 
 log = logging.getLogger(__name__)
 
@@ -284,6 +283,8 @@ def _patches(
     tree: Tree, volume: FileSystem, hive: str, numbers: Sequence[NumberEdit]
 ) -> Iterator[tuple[int, bytes]]:
     node = tree.find(hive)
+    from vdbackup.volumes.filesystems.ntfs import NtfsNode
+
     if not isinstance(node, NtfsNode) or len(volume.runs) != 1:
         raise Unreadable("it does not lie on an NTFS in one piece")
     (run,) = volume.runs
