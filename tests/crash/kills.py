@@ -27,7 +27,7 @@ from tests.crash.remains import Figures, Remains, Wrong, sets_of
 from tests.crash.watch import Watch
 from tests.oracles import readers
 from vdbackup.disks.formats import FORMATS
-from vdbackup.repository.backup_set import LAYER_NAME
+from vdbackup.repository import naming
 from vdbackup.repository.files import PARTIAL
 from vdbackup.repository.journal import JOURNAL_NAME
 from vdbackup.repository.repository import Repository
@@ -319,7 +319,7 @@ class Round:
     def _unlisted(self) -> list[Path]:
         """Layers without a manifest."""
         folder, suffix = self._lab.set_folder, f".{self._lab.disk_format}"
-        layers = [path for path in folder.glob("*" + suffix) if LAYER_NAME.match(path.name)]
+        layers = [path for path in folder.glob("*" + suffix) if naming.layer_of(path.name)]
         return [layer for layer in layers if not layer.with_suffix(".json").exists()]
 
     def _note_new_layers(self) -> None:

@@ -34,7 +34,8 @@ from vdbackup.repository.backup_set import BackupSet
 from vdbackup.repository.digests import BLOCK, DigestFold, digest_blocks, is_zero
 from vdbackup.repository.draft import Draft
 from vdbackup.repository.files import check_room, remove
-from vdbackup.repository.model import PointType, RecoveryPoint, SetSettings
+from vdbackup.repository.model import RecoveryPoint, SetSettings
+from vdbackup.repository.naming import PointType
 from vdbackup.repository.repository import Repository, check_set_name, free_set_name
 from vdbackup.repository.set_draft import SetDraft
 from vdbackup.sources.facts import facts_of

@@ -33,13 +33,13 @@ from vdbackup.repository.digests import BLOCK, DigestFold, differ, digest_blocks
 from vdbackup.repository.draft import Draft
 from vdbackup.repository.files import check_room, free_room
 from vdbackup.repository.model import (
-    PointType,
     Policy,
     RecoveryPoint,
     SetSettings,
     SourceIdentity,
     unreadable_warning,
 )
+from vdbackup.repository.naming import PointType
 from vdbackup.repository.repository import Repository
 from vdbackup.sources.devices import lies_on
 from vdbackup.sources.identity import Verdict

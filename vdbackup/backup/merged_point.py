@@ -5,22 +5,22 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+from vdbackup.repository import naming
 from vdbackup.repository.digest_writer import DigestWriter
 from vdbackup.repository.digests import DigestFold
-from vdbackup.repository.draft import point_stem
 from vdbackup.repository.files import remove
 from vdbackup.repository.model import RecoveryPoint, unreadable_warning
 
 
 def merged_point(parent: RecoveryPoint, child: RecoveryPoint) -> RecoveryPoint:
     """The child's moment and id in the parent's place; what its files hold is not known yet."""
-    stem = point_stem(child.sequence, parent.type)
+    layer = naming.layer_name(child.sequence, parent.type, naming.ending_of(child.disk))
     return replace(
         child,
         type=parent.type,
         parent=parent.parent,
-        disk=stem + Path(child.disk).suffix,
-        digests=f"{stem}.digests",
+        disk=layer,
+        digests=naming.digests_name(layer),
         verified=None,
         boot_tested=None,
         merged=(*parent.merged, parent.id, *child.merged),

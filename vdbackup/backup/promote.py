@@ -35,7 +35,8 @@ from vdbackup.repository.backup_set import BackupSet
 from vdbackup.repository.digests import BLOCK, DigestFold, differ, digest_blocks
 from vdbackup.repository.draft import Draft
 from vdbackup.repository.files import check_room
-from vdbackup.repository.model import PointType, Promotion, RecoveryPoint
+from vdbackup.repository.model import Promotion, RecoveryPoint
+from vdbackup.repository.naming import PointType
 from vdbackup.repository.repository import Repository
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from vdbackup.durable import give_to_owner_of_folder, read_own
 from vdbackup.durable import replace as replace_file
 from vdbackup.errors import Obstructed
+from vdbackup.repository import naming
 from vdbackup.repository.files import sync_folder
 
 QUARANTINE = "quarantine"
@@ -31,10 +32,7 @@ def put_point_aside(folder: Path, layer: Path) -> None:
     The layer goes last: a repair that is cut off before finds it broken again, and puts the rest
     aside. The other way round its point would stay in the list for ever.
     """
-    number = layer.name.partition("-")[0]
-    overlay = f"{number}-overlay"
-    others = (f"{overlay}{layer.suffix}", f"{overlay}.retarget.json", f"{number}-boot.png")
-    for name in (f"{layer.stem}.json", f"{layer.stem}.digests", *others, layer.name):
+    for name in (*naming.others_of(layer.name), layer.name):
         put_aside(folder, name)
 
 

@@ -32,7 +32,6 @@ from vdbackup.backup.repair_identity import Layer
 from vdbackup.backup.repair_point import json_or_empty, repair_point
 from vdbackup.disks.chain import Chain
 from vdbackup.disks.disk import DiskInfo
-from vdbackup.disks.names import BACKUP_FORMATS, DiskFormat
 from vdbackup.durable import check_regular
 from vdbackup.errors import (
     Cancelled,
@@ -47,12 +46,12 @@ from vdbackup.errors import (
     from_os,
 )
 from vdbackup.jobs import CancelToken, Report
-from vdbackup.repository.backup_set import LAYER_NAME
+from vdbackup.repository import naming
 from vdbackup.repository.draft import sweep
 from vdbackup.repository.files import PARTIAL, read_json, write_json
 from vdbackup.repository.lease import LEASE_NAME
 from vdbackup.repository.lock import LOCK_NAME
-from vdbackup.repository.model import PointType, SetSettings, SourceIdentity
+from vdbackup.repository.model import SetSettings, SourceIdentity
 from vdbackup.repository.repository import (
     LAYOUT,
     LOST_AND_FOUND,
@@ -66,9 +65,7 @@ from vdbackup.sources.identity import Facts
 
 log = logging.getLogger(__name__)
 
-_OVERLAY = re.compile(rf"^(\d{{4,}})-overlay\.({'|'.join(BACKUP_FORMATS)})$")
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
-_REPORT = re.compile(r"^(\d{4,}-overlay)\.retarget\.json$")
 
 
 @dataclass(frozen=True)
@@ -115,7 +112,7 @@ def _opened(path: Path, done: list[str]) -> Repository:
         return Repository.open(path)
     except RepositoryError:
         said = json_or_empty(path / MARKER)
-        if is_newer(said) or not any(LAYER_NAME.match(file.name) for file in path.glob("*/*")):
+        if is_newer(said) or not any(naming.layer_of(file.name) for file in path.glob("*/*")):
             raise  # or no repository at all
     _put_obstacle_aside(path, MARKER, done)
     keep_a_copy(path, MARKER)
@@ -208,9 +205,9 @@ def _make_all_known(
 
 def _put_manifests_aside(repository: Repository, folder: Path, done: list[str]) -> None:
     """Manifests that are damaged and whose layers are gone: nothing can be made of them."""
-    there = {name.partition(".")[0] for name in os.listdir(folder) if LAYER_NAME.match(name)}
+    there = {naming.stem_of(name) for name in os.listdir(folder) if naming.layer_of(name)}
     for manifest in repository.set(folder.name).broken:
-        if manifest.name.removesuffix(".json") not in there:
+        if naming.stem_of(manifest.name) not in there:
             put_aside(folder, manifest.name)
             done.append(f"{folder.name}: {manifest.name} speaks of no layer: {manifest.problem}")
 
@@ -233,7 +230,7 @@ def _write_settings(folder: Path, layers: list[Layer]) -> str:
     """Write `set.json` anew, with what can still be known of its source; the sentence for it."""
     info = layers[-1].info
     names = [*folder.iterdir(), *folder.glob(f"{QUARANTINE}/*")]
-    numbers = [int(match[1]) for each in names if (match := LAYER_NAME.match(each.name))]
+    numbers = [layer.sequence for each in names if (layer := naming.layer_of(each.name))]
     source = _source_said(folder, layers)
     settings = SetSettings(
         source or SourceIdentity("", folder.name, "", _facts_inside(layers[-1])),
@@ -254,7 +251,7 @@ def _write_settings(folder: Path, layers: list[Layer]) -> str:
 
 def _source_said(folder: Path, layers: list[Layer]) -> SourceIdentity | None:
     """The set's source, by what is left of `set.json`, or else by the newest manifest."""
-    manifests = [json_or_empty(layer.path.with_suffix(".json")) for layer in reversed(layers)]
+    manifests = [json_or_empty(naming.manifest_beside(layer.path)) for layer in reversed(layers)]
     said = [each.get("captured_from") for each in manifests]
     for each in (json_or_empty(folder / SETTINGS).get("source"), *said):
         with suppress(AttributeError, KeyError, TypeError, ValueError):
@@ -277,15 +274,13 @@ def _read_layers(folder: Path, done: list[str]) -> tuple[list[Layer], dict[Path,
     layers: list[Layer] = []
     broken: dict[Path, str] = {}
     for path in sorted(folder.iterdir()):
-        match = LAYER_NAME.match(path.name)
-        if not match:
+        name = naming.layer_of(path.name)
+        if not name:
             continue
         try:
             check_regular(path)
-            disk_format = DiskFormat(match[3])
-            with Chain.alone(path, disk_format) as alone:  # its map is read, too
-                info = alone.layers[0].info
-            layers.append(Layer(path, int(match[1]), PointType(match[2]), disk_format, info))
+            with Chain.alone(path, name.format) as alone:  # its map is read, too
+                layers.append(Layer(path, *name, alone.layers[0].info))
         except VdbackupError as error:
             broken[path] = error.title
         except OSError as error:  # of the storage: another time it may be readable
@@ -297,12 +292,12 @@ def _overlays(folder: Path) -> dict[Path, DiskInfo]:
     """The overlays of a set that are disks; one that is none is put aside."""
     overlays = {}
     for path in sorted(folder.iterdir()):
-        match = _OVERLAY.match(path.name)
-        if not match:
+        name = naming.overlay_of(path.name)
+        if not name:
             continue
         try:
             check_regular(path)
-            with Chain.alone(path, DiskFormat(match[2])) as alone:
+            with Chain.alone(path, name.format) as alone:
                 overlays[path] = alone.layers[0].info
         except VdbackupError:
             put_aside(folder, path.name)
@@ -313,8 +308,8 @@ def _put_reports_aside(folder: Path, overlays: dict[Path, DiskInfo]) -> None:
     """Reports that speak of no overlay that is there: an overlay made anew is empty."""
     identities = {path.stem: info.disk_id for path, info in overlays.items()}
     for path in sorted(folder.iterdir()):
-        match = _REPORT.match(path.name)
-        if match and json_or_empty(path).get("overlay") != identities.get(match[1], ""):
+        overlay = naming.overlay_reported_in(path.name)
+        if overlay and json_or_empty(path).get("overlay") != identities.get(overlay, ""):
             put_aside(folder, path.name)
 
 

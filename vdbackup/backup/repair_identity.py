@@ -20,11 +20,12 @@ from vdbackup.disks.formats import open_disk
 from vdbackup.disks.names import DiskFormat
 from vdbackup.errors import Damaged, DiskError, Obstructed, RepositoryError
 from vdbackup.jobs import CancelToken, Report
-from vdbackup.repository import claims
+from vdbackup.repository import claims, naming
 from vdbackup.repository.digest_file import DigestFile
 from vdbackup.repository.draft import seal
 from vdbackup.repository.files import read_json, write_json
-from vdbackup.repository.model import PointType, RecoveryPoint
+from vdbackup.repository.model import RecoveryPoint
+from vdbackup.repository.naming import PointType
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,7 @@ def mend(
         None where it is not what was captured: nothing may be made from it.
     """
     point = _manifest(layer)
-    digests = layer.path.with_suffix(".digests")
+    digests = naming.digests_beside(layer.path)
     if point is None or not valid_digests(digests, layer.info.virtual_size):
         return layer  # nothing can be proven
     strangers = [ref for ref in _references(layer, others) if not ref.means(layer.info)]
@@ -80,7 +81,7 @@ def mend(
         done.append(f"{name} was altered and stays as it is: {error.title}")
         return None
     length = layer.path.stat().st_size
-    write_json(layer.path.with_suffix(".json"), replace(point, disk_size=length).to_json())
+    write_json(naming.manifest_beside(layer.path), replace(point, disk_size=length).to_json())
     done.append(f"{name} had been altered, but holds what was captured: it has its identity back.")
     return replace(layer, info=info)
 
@@ -153,7 +154,7 @@ def _adopt(layer: Layer, point: RecoveryPoint, content_id: str) -> DiskInfo:
 
 def _manifest(layer: Layer) -> RecoveryPoint | None:
     try:
-        return RecoveryPoint.from_json(read_json(layer.path.with_suffix(".json")))
+        return RecoveryPoint.from_json(read_json(naming.manifest_beside(layer.path)))
     except (RepositoryError, FileNotFoundError):
         return None
 

@@ -36,14 +36,15 @@ from vdbackup.disks.extents import Ranges, aligned, total, union
 from vdbackup.disks.transfer import transfer
 from vdbackup.errors import RepositoryError
 from vdbackup.jobs import CancelToken, Report
-from vdbackup.repository import holds
-from vdbackup.repository.backup_set import LAYER_NAME, BackupSet, number_of
+from vdbackup.repository import holds, naming
+from vdbackup.repository.backup_set import BackupSet
 from vdbackup.repository.digests import BLOCK, DigestFold, differ, digest_blocks
 from vdbackup.repository.draft import seal
 from vdbackup.repository.files import PARTIAL, read_json
 from vdbackup.repository.journal import JOURNAL_NAME, Journal
 from vdbackup.repository.manifests import manifest_path
-from vdbackup.repository.model import PointType, RecoveryPoint
+from vdbackup.repository.model import RecoveryPoint
+from vdbackup.repository.naming import PointType
 from vdbackup.repository.repository import LAYER_MODE, Repository
 
 _RANK = (PointType.FULL, PointType.DIFFERENTIAL, PointType.INCREMENTAL)
@@ -88,7 +89,7 @@ def write_anew(
     into would be offered as a point. That may be one which the storage does not give just now.
     """
     read = {layer.path.name for layer in layers}
-    unread = {name for name in os.listdir(folder) if LAYER_NAME.match(name)} - read
+    unread = {name for name in os.listdir(folder) if naming.layer_of(name)} - read
     if unread:
         raise RepositoryError(
             f"Its journal is damaged, and {min(unread)} cannot be read: how far the merge came "
@@ -132,7 +133,7 @@ def _check_free(repository: Repository, folder: Path, journal: Journal) -> None:
 
 def _names_its_own_files(layer: Layer) -> bool:
     """Whether a layer has a manifest that can be read."""
-    path = layer.path.with_suffix(".json")
+    path = naming.manifest_beside(layer.path)
     try:
         return RecoveryPoint.from_json(read_json(path), path.name).disk == layer.path.name
     except (RepositoryError, FileNotFoundError):
@@ -145,7 +146,7 @@ def _check_digests(folder: Path, layers: Sequence[Layer]) -> None:
     To be asked before anything is made anew: digests of a torn parent would prove what is torn.
     """
     for layer in layers:
-        digests = layer.path.with_suffix(".digests")
+        digests = naming.digests_beside(layer.path)
         renamed = any(each.sequence == layer.sequence and each is not layer for each in layers)
         if not renamed and not valid_digests(digests, layer.info.virtual_size):
             raise _unknown(folder, f"{digests.name} is damaged, too")
@@ -176,31 +177,27 @@ def _of_no_point(folder: Path) -> tuple[str, ...]:
     That is what parent and child leave where a merge was cut off while it deleted. The result is
     there, and has the higher of both numbers: what has a higher one than any layer is not theirs.
     """
-    names = [name for name in sorted(os.listdir(folder)) if number_of(name) is not None]
-    stems = {_stem(name) for name in names if LAYER_NAME.match(name) or _is_manifest(name)}
-    numbers = {stem.partition("-")[0] for stem in stems}
+    names = [name for name in sorted(os.listdir(folder)) if naming.number_of(name) is not None]
+    stems = {naming.stem_of(name) for name in names if naming.layer_of(name) or _is_manifest(name)}
+    numbers = {naming.number_in(stem) for stem in stems}
     newest = max(map(int, numbers), default=0)
 
     def is_redundant(name: str) -> bool:
-        number, _, what = _stem(name).partition("-")
-        known = _stem(name) in stems if what in set(PointType) else number in numbers
+        stem = naming.stem_of(name)
+        number, _, what = stem.partition("-")
+        known = stem in stems if what in set(PointType) else number in numbers
         return not known and int(number) <= newest
 
     return tuple(filter(is_redundant, names))
 
 
-def _stem(name: str) -> str:
-    return name.partition(".")[0]
-
-
 def _is_manifest(name: str) -> bool:
-    stem, _, suffix = name.partition(".")
-    return stem.partition("-")[2] in set(PointType) and suffix == "json"
+    return naming.number_of_manifest(name) is not None
 
 
 def _files_of_layer(layer: Path) -> tuple[Path, ...]:
     """A layer and what bears its name: its manifest, which counts as long as it is there, first."""
-    return (layer.with_suffix(".json"), layer.with_suffix(".digests"), layer)
+    return (naming.manifest_beside(layer), naming.digests_beside(layer), layer)
 
 
 def _seal_again(folder: Path, layers: Sequence[Layer]) -> None:

@@ -18,6 +18,7 @@ from vdbackup.disks.extents import aligned, total
 from vdbackup.disks.transfer import transfer
 from vdbackup.errors import RepositoryError
 from vdbackup.jobs import CancelToken, Report
+from vdbackup.repository import naming
 from vdbackup.repository.digest_writer import DigestWriter
 from vdbackup.repository.digests import BLOCK, DigestFold, digest_blocks, is_zero
 from vdbackup.repository.draft import make_overlay
@@ -70,7 +71,7 @@ def repair_point(
 
 def _manifest(folder: Path, layer: Layer, layers: Sequence[Layer]) -> RecoveryPoint:
     """The point as the layer itself describes it, with what only its manifest can know."""
-    said = json_or_empty(layer.path.with_suffix(".json"))
+    said = json_or_empty(naming.manifest_beside(layer.path))
     parent = layer.info.parent
     parents = [each for each in layers if parent and parent.proves and parent.means(each.info)]
     stat = layer.path.stat()
@@ -81,8 +82,8 @@ def _manifest(folder: Path, layer: Layer, layers: Sequence[Layer]) -> RecoveryPo
         type=layer.kind,
         parent=_parent_id(parent, parents, said),
         disk=layer.path.name,
-        overlay=f"{layer.sequence:04d}-overlay.{layer.format}",
-        digests=f"{layer.path.stem}.digests",
+        overlay=naming.overlay_name(layer.sequence, layer.format),
+        digests=naming.digests_name(layer.path.name),
         disk_size=stat.st_size,
         virtual_size=layer.info.virtual_size,
         sector_size=layer.info.sector_size,

@@ -9,7 +9,7 @@ from PySide6.QtGui import QColor, QGuiApplication, QPalette
 from PySide6.QtWidgets import QApplication
 
 from vdbackup.gui.drawings import drawing
-from vdbackup.repository.model import PointType
+from vdbackup.repository.naming import PointType
 from vdbackup.settings import ThemeChoice
 
 

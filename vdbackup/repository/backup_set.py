@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,24 +11,14 @@ from pathlib import Path
 from vdbackup.disks.chain import Chain, parent_of
 from vdbackup.disks.disk import DiskInfo
 from vdbackup.disks.formats import open_disk
-from vdbackup.disks.names import BACKUP_FORMATS
 from vdbackup.durable import PARTIAL, check_regular
 from vdbackup.errors import Damaged, PointNotFound, Remedy, RepositoryError
 from vdbackup.jobs import sizes_apart
+from vdbackup.repository import naming
 from vdbackup.repository.digests import DigestFold
 from vdbackup.repository.journal import Journal
 from vdbackup.repository.manifests import BrokenManifest, manifest_path
-from vdbackup.repository.model import PointType, RecoveryPoint, SetSettings
-
-LAYER_NAME = re.compile(rf"([0-9]{{4,18}})-({'|'.join(PointType)})\.({'|'.join(BACKUP_FORMATS)})\Z")
-"""A layer's file name: its number, its kind, its format."""
-_KINDS, _FORMATS = "|".join(PointType), "|".join(BACKUP_FORMATS)
-_POINT_FILE = re.compile(
-    rf"([0-9]{{4,18}})-(?:(?:{_KINDS})\.(?:{_FORMATS}|json|digests)"
-    rf"|overlay\.(?:{_FORMATS}|retarget\.json)|boot\.png)"
-)
-"""All names that a point's files have, its number first. A person's own lie beside them, perhaps:
-what is taken for a point's is moved, or goes with it."""
+from vdbackup.repository.model import RecoveryPoint, SetSettings
 
 
 @dataclass(frozen=True)
@@ -213,23 +202,17 @@ class BackupSet:
         A backup that was cut off right before its end leaves one (draft.py), or its manifest was
         lost. Not to be asked while there is a journal.
         """
-        listed = {Path(point.disk).stem for point in self.points}
-        listed |= {Path(each.name).stem for each in self.broken}
+        listed = {naming.stem_of(point.disk) for point in self.points}
+        listed |= {naming.stem_of(each.name) for each in self.broken}
         ending = "." + self.settings.format
         names = (name for name in os.listdir(self.folder) if name.endswith(ending))
-        return sorted(n for n in names if LAYER_NAME.match(n) and Path(n).stem not in listed)
+        return sorted(n for n in names if naming.layer_of(n) and naming.stem_of(n) not in listed)
 
     def next_sequence(self) -> int:
         """One more than any point ever had, and than any file in the folder bears."""
         names = (name.removesuffix(PARTIAL) for name in os.listdir(self.folder))
-        numbers = (number_of(name) or 0 for name in names)
+        numbers = (naming.number_of(name) or 0 for name in names)
         return max(self.settings.last_sequence, *numbers, 0) + 1
-
-
-def number_of(name: str) -> int | None:
-    """The number of the point whose file has that name; None of what is nobody's of ours."""
-    match = _POINT_FILE.fullmatch(name)
-    return int(match[1]) if match else None
 
 
 def _other_parents(point: RecoveryPoint) -> Damaged:

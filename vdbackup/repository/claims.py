@@ -39,7 +39,8 @@ from vdbackup.disks.chain import Chain
 from vdbackup.disks.holders import holders, named
 from vdbackup.errors import PointInUse
 from vdbackup.jobs import CancelToken
-from vdbackup.repository.backup_set import LAYER_NAME, BackupSet
+from vdbackup.repository import naming
+from vdbackup.repository.backup_set import BackupSet
 from vdbackup.repository.claim_files import Kind, announced, claimed, sweep
 from vdbackup.repository.model import RecoveryPoint
 from vdbackup.repository.repository import Repository
@@ -347,10 +348,10 @@ def who_keeps(path: Path) -> str:
 
 def who_has(path: Path) -> str:
     """Who reads a layer, or has a file of a set or a session open, in words; "" if nobody."""
-    layer = LAYER_NAME.match(path.name)
-    if layer and (who := _claimed_by(path.parent, _READ, [int(layer[1])])):
+    layer = naming.layer_of(path.name)
+    if layer and (who := _claimed_by(path.parent, _READ, [layer.sequence])):
         return who
-    if layer and (seen := claimed(path.parent, Kind.READING, [int(layer[1])])):
+    if layer and (seen := claimed(path.parent, Kind.READING, [layer.sequence])):
         return seen[1]
     if opened := holders([path]):
         return f"{named(opened)} has it open"

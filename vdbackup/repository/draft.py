@@ -12,13 +12,15 @@ from vdbackup.disks.disk import ParentRef, VirtualDisk
 from vdbackup.disks.formats import create_disk, open_disk
 from vdbackup.disks.names import DiskFormat
 from vdbackup.durable import give_to_owner_of_folder
-from vdbackup.repository.backup_set import BackupSet, number_of
+from vdbackup.repository import naming
+from vdbackup.repository.backup_set import BackupSet
 from vdbackup.repository.digest_writer import DigestWriter
 from vdbackup.repository.files import PARTIAL, remove, sync_file, sync_folder, write_json
 from vdbackup.repository.journal import JOURNAL_NAME
 from vdbackup.repository.lock import check_lock
 from vdbackup.repository.manifests import manifest_path
-from vdbackup.repository.model import PointType, Promotion, RecoveryPoint, SourceIdentity
+from vdbackup.repository.model import Promotion, RecoveryPoint, SourceIdentity
+from vdbackup.repository.naming import PointType
 from vdbackup.repository.repository import LAYER_MODE, SETTINGS
 
 MakeLayer = Callable[[Path, ParentRef | None], VirtualDisk]
@@ -47,12 +49,12 @@ class Draft:
         """Begin a point: the next of the set, with an empty layer, if nothing else is said."""
         self._set = backup_set
         sequence = sequence or backup_set.next_sequence()
-        stem = point_stem(sequence, kind)
         suffix = backup_set.settings.format
+        layer = naming.layer_name(sequence, kind, suffix)
         self._point = RecoveryPoint(
             id="", sequence=sequence, created="", type=kind, parent=parent.id if parent else None,
-            disk=f"{stem}.{suffix}", overlay=f"{sequence:04d}-overlay.{suffix}",
-            digests=f"{stem}.digests", disk_size=0, virtual_size=virtual_size,
+            disk=layer, overlay=naming.overlay_name(sequence, suffix),
+            digests=naming.digests_name(layer), disk_size=0, virtual_size=virtual_size,
             sector_size=sector_size, stored_bytes=0,
         )  # fmt: skip
         reference = reference_to(backup_set, parent) if parent else None
@@ -158,11 +160,6 @@ def seal(path: Path, point: RecoveryPoint) -> None:
     sync_file(path)
 
 
-def point_stem(sequence: int, kind: PointType) -> str:
-    """How the names of a point's files begin: "0002-incremental"."""
-    return f"{sequence:04d}-{kind.value}"
-
-
 def reference_to(backup_set: BackupSet, point: RecoveryPoint) -> ParentRef:
     """How a child names the point's layer."""
     layer = open_disk(backup_set.disk_path(point), backup_set.settings.format)
@@ -179,5 +176,7 @@ def sweep(folder: Path) -> None:
     """
     for name in os.listdir(folder):
         whose = name.removesuffix(PARTIAL)
-        if whose != name and (number_of(whose) is not None or whose in (SETTINGS, JOURNAL_NAME)):
+        if whose != name and (
+            naming.number_of(whose) is not None or whose in (SETTINGS, JOURNAL_NAME)
+        ):
             remove(folder / name)

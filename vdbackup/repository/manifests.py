@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,10 +10,10 @@ from blake3 import blake3
 
 from vdbackup.durable import read_own
 from vdbackup.errors import Remedy, RepositoryError, VdbackupError, from_os
+from vdbackup.repository import naming
 from vdbackup.repository.files import parse_json
-from vdbackup.repository.model import PointType, RecoveryPoint
+from vdbackup.repository.model import RecoveryPoint
 
-_MANIFEST = re.compile(rf"([0-9]{{4,18}})-({'|'.join(PointType)})\.json")
 _known: dict[Path, tuple[bytes, RecoveryPoint]] = {}
 """Of each manifest that was read, its checksum and what it says.
 
@@ -43,7 +42,7 @@ class BrokenManifest:
 
 def manifest_path(folder: Path, point: RecoveryPoint) -> Path:
     """Where a point's manifest lies: beside its layer, "0001-full.vmdk" -> "0001-full.json"."""
-    return folder / (Path(point.disk).stem + ".json")
+    return folder / naming.manifest_name(point.disk)
 
 
 def read_manifests(folder: Path) -> tuple[list[RecoveryPoint], list[BrokenManifest]]:
@@ -51,8 +50,8 @@ def read_manifests(folder: Path) -> tuple[list[RecoveryPoint], list[BrokenManife
     points: dict[str, RecoveryPoint] = {}
     broken = []
     for name in sorted(os.listdir(folder)):
-        match = _MANIFEST.fullmatch(name)
-        if not match:
+        number = naming.number_of_manifest(name)
+        if number is None:
             continue
         try:
             point = _manifest(folder, name)
@@ -69,7 +68,7 @@ def read_manifests(folder: Path) -> tuple[list[RecoveryPoint], list[BrokenManife
         except (RepositoryError, OSError) as error:
             problem = from_os(error) if isinstance(error, OSError) else error
             refused = isinstance(error, PermissionError)
-            broken.append(BrokenManifest(name, int(match[1]), problem, refused))
+            broken.append(BrokenManifest(name, number, problem, refused))
     return list(points.values()), broken
 
 
@@ -91,9 +90,7 @@ def _manifest(folder: Path, name: str) -> RecoveryPoint:
 def _understood(folder: Path, name: str, content: bytes) -> RecoveryPoint:
     """What a manifest says, which must not speak of another point's files."""
     point = RecoveryPoint.from_json(parse_json(folder / name, content), name)
-    stem = name.removesuffix(".json")
-    named = (Path(point.disk).stem, Path(point.digests).stem, Path(point.overlay).stem)
-    if named != (stem, stem, stem.partition("-")[0] + "-overlay"):
+    if not naming.belong_together(name, point.disk, point.digests, point.overlay):
         raise RepositoryError(
             f"{folder / name} is damaged: it names files of another point.",
             "It can be rebuilt from the disks.",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import enum
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
@@ -12,6 +11,8 @@ from typing import Any
 from vdbackup.disks.names import BACKUP_FORMATS, DiskFormat
 from vdbackup.errors import Remedy, RepositoryError, UsageError
 from vdbackup.jobs import readable_size
+from vdbackup.repository import naming
+from vdbackup.repository.naming import PointType
 
 LONGEST_SENTENCE = 1000
 """Characters of what a boot test has to say."""
@@ -19,14 +20,6 @@ _PLACES_NAMED = 5
 _MOST_FACTS = 64
 _LONGEST_QUOTE = 200
 _LONGEST_BOOT = 1e6
-
-
-class PointType(enum.StrEnum):
-    """How a recovery point's layer was made: everything, or what differs from its parent."""
-
-    FULL = "full"
-    INCREMENTAL = "incremental"
-    DIFFERENTIAL = "differential"
 
 
 @dataclass(frozen=True)
@@ -148,12 +141,12 @@ class RecoveryPoint:
     @property
     def report(self) -> str:
         """Its file that says what was done to the overlay; it need not be there."""
-        return f"{self.overlay.partition('.')[0]}.retarget.json"
+        return naming.report_name(self.overlay)
 
     @property
     def picture(self) -> str:
         """The name of the screen's picture from the last boot test, which need not be there."""
-        return f"{self.sequence:04d}-boot.png"
+        return naming.picture_name(self.sequence)
 
     def to_json(self) -> dict[str, Any]:
         """The manifest's JSON object."""
@@ -259,7 +252,7 @@ def _moment(value: Any) -> str:
 
 def _file_name(value: Any) -> str:
     """A name in it must not lead out of the set's folder, nor to anything but a point's files."""
-    if not re.fullmatch(r"[0-9]{4,19}-[a-z]{1,20}\.[a-z0-9]{1,20}", _text(value)):
+    if not naming.can_be_a_points(_text(value)):
         raise ValueError(f"{value!r} is no name of a point's file")
     return str(value)
 

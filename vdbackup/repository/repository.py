@@ -21,7 +21,8 @@ from vdbackup.errors import (
     from_os,
 )
 from vdbackup.jobs import CancelToken
-from vdbackup.repository.backup_set import LAYER_NAME, BackupSet
+from vdbackup.repository import naming
+from vdbackup.repository.backup_set import BackupSet
 from vdbackup.repository.files import read_json, write_json
 from vdbackup.repository.journal import JOURNAL_NAME, Journal
 from vdbackup.repository.lease import LEASE_NAME
@@ -345,7 +346,7 @@ def _holds_a_set(folder: Path) -> bool:
     if os.path.lexists(folder / SETTINGS):
         return True
     try:
-        return any(map(LAYER_NAME.match, os.listdir(folder)))
+        return any(map(naming.layer_of, os.listdir(folder)))
     except FileNotFoundError:  # it has just gone
         return False
     except OSError:  # a set that may not be read must not pass for none

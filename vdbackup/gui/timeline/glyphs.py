@@ -15,7 +15,7 @@ from PySide6.QtGui import QColor, QPainter, QPen, QPixmap, QPolygonF
 
 from vdbackup.gui.theme import Theme
 from vdbackup.gui.timeline.layout import KINDS
-from vdbackup.repository.model import PointType
+from vdbackup.repository.naming import PointType
 
 BADGE = 5.5  # radius, pixels
 

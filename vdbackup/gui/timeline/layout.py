@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vdbackup.gui.words import local
-from vdbackup.repository.model import PointType, RecoveryPoint
+from vdbackup.repository.model import RecoveryPoint
+from vdbackup.repository.naming import PointType
 
 WIDEST_STEP = 2.5
 KINDS = tuple(PointType)  # `Layout.kind` counts in this order
