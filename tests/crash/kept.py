@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import shutil
 import stat
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from tests.crash.faults import watched
 from tests.crash.folders import write_sparse
 
 
@@ -47,6 +49,27 @@ class Kept:
         for each in reversed(self._entries):  # what lies in a folder changes the folder's time
             os.chmod(each.path, each.mode)
             os.utime(each.path, ns=each.times)
+
+
+def ended_before_each_change(folder: Path, act: Callable[[], object]) -> list[Kept]:
+    """The folder as it is where the process ends before a change that `act` makes.
+
+    It is done once, to its end, and the folder is brought back. Before the first change it is as it
+    was; after an fsync, which changes nothing that is read, as before it: what a power cut takes
+    away that no fsync has covered, test_power_cut.py tries.
+    """
+    contents: dict[bytes, bytes] = {}
+    moments = [Kept(folder, contents)]
+
+    def keep(before: str) -> None:
+        if before not in ("", "fsync"):
+            moments.append(Kept(folder, contents))
+
+    with watched(keep) as faults:
+        act()
+    assert {"fsync", "rename"} <= set(faults.calls)
+    moments[0].bring_back()
+    return moments
 
 
 def _entry(path: Path, contents: dict[bytes, bytes]) -> _Entry:

@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from tests.backup.lab import SIZE, Lab, noise
-from tests.crash.faults import counted, power_cut, storage_error
+from tests.crash.faults import counted, storage_error
+from tests.crash.kept import ended_before_each_change
 from vdbackup.backup import capture, repair
 from vdbackup.errors import Cancelled, NoSpace, SourceError
 from vdbackup.jobs import CancelToken, Job, JobState, silent
@@ -155,9 +156,9 @@ def test_a_capture_that_is_cut_off_at_any_change_leaves_the_last_point_as_it_was
     lab, tmp_path_factory
 ):
     load = lab.save(tmp_path_factory.mktemp("saved"))
-    for number in changes_of_a_capture(lab, load):
-        with power_cut(number):
-            lab.capture()
+    for moment in ended_before_each_change(lab.repository.path, lab.capture):
+        load()
+        moment.bring_back()
         for point in lab.set.points:
             lab.moments.setdefault(point.id, lab.image)
             lab.check_ours(point)
@@ -166,7 +167,6 @@ def test_a_capture_that_is_cut_off_at_any_change_leaves_the_last_point_as_it_was
         for point in lab.set.points:
             lab.moments.setdefault(point.id, lab.image)
         lab.check_all()
-        load()
 
 
 @pytest.fixture

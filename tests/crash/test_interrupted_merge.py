@@ -10,8 +10,8 @@ import pytest
 
 from tests.backup.lab import Lab, noise
 from tests.backup.sharing import sharing_storage
-from tests.crash.faults import counted, power_cut, storage_error, watched
-from tests.crash.kept import Kept
+from tests.crash.faults import counted, power_cut, storage_error
+from tests.crash.kept import ended_before_each_change
 from vdbackup import cli
 from vdbackup.backup import delete, merge, repair
 from vdbackup.errors import Damaged, NoSpace
@@ -61,28 +61,6 @@ def five_points(lab: Lab) -> Lab:
 
 def point(lab: Lab, sequence: int) -> RecoveryPoint:
     return next(each for each in lab.set.points if each.sequence == sequence)
-
-
-def ended_before_each_change(lab: Lab, act: Callable[[], object]) -> list[Kept]:
-    """The repository as it is where the process ends before a change that `act` makes.
-
-    It is done once, to its end. Before the first change it is left out (nothing has happened), and
-    after an fsync, which changes nothing that is read: what a power cut takes away that no fsync
-    has covered, test_power_cut.py tries.
-    """
-    moments: list[Kept] = []
-    contents: dict[bytes, bytes] = {}
-
-    def keep(before: str) -> None:
-        if before not in ("", "fsync"):
-            moments.append(Kept(lab.repository.path, contents))
-
-    start = Kept(lab.repository.path, contents)
-    with watched(keep) as faults:
-        act()
-    assert {"fsync", "rename", "unlink"} <= set(faults.calls)
-    start.bring_back()
-    return [start, *moments]
 
 
 def changes_of_the_merge(lab: Lab, sequence: int, load: Callable[[], None]) -> range:
@@ -151,7 +129,9 @@ def cut_off_at_any_change(
 ) -> None:
     load = lab.save(tmp_path_factory.mktemp("saved"))
     merged = point(lab, sequence)
-    for number, moment in enumerate(ended_before_each_change(lab, lambda: lab.merge(merged))):
+    for number, moment in enumerate(
+        ended_before_each_change(lab.repository.path, lambda: lab.merge(merged))
+    ):
         moment.bring_back()
         check_what_is_offered(lab, sequence)
         NEXT_OPERATIONS[number % len(NEXT_OPERATIONS)](lab)
@@ -171,7 +151,7 @@ def test_cut_off_again_where_extents_are_shared_it_is_finished_then(sharing_lab,
 def cut_off_twice(lab: Lab, tmp_path_factory: pytest.TempPathFactory, sequence: int) -> None:
     load = lab.save(tmp_path_factory.mktemp("saved"))
     merged = point(lab, sequence)
-    moments = ended_before_each_change(lab, lambda: lab.merge(merged))
+    moments = ended_before_each_change(lab.repository.path, lambda: lab.merge(merged))
     for number, moment in list(enumerate(moments))[::3]:
         moment.bring_back()
         for again in (number * 7 % len(moments), number * 5 % len(moments)):
@@ -205,7 +185,7 @@ def test_storage_that_fails_at_any_change_only_delays_it(lab, tmp_path_factory, 
 def test_a_deletion_that_is_cut_off_is_done_or_not_begun(lab, tmp_path_factory, sequence):
     load = lab.save(tmp_path_factory.mktemp("saved"))
     deleted = point(lab, sequence)
-    for moment in ended_before_each_change(lab, lambda: lab.delete(deleted)):
+    for moment in ended_before_each_change(lab.repository.path, lambda: lab.delete(deleted)):
         moment.bring_back()
         backed_up(lab)
         repaired(lab)  # a layer that had lost its manifest only is a point again

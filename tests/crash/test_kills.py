@@ -46,7 +46,11 @@ def test_a_point_that_was_lost_would_be_noticed(tmp_path: Path, monkeypatch: pyt
 def test_a_layer_that_was_left_without_its_manifest_is_no_loss(
     tmp_path: Path, disk_format: str, monkeypatch: pytest.MonkeyPatch
 ):
-    """A kill between the two last renames of a backup is too short a moment to wait for."""
+    """A kill between the two last renames of a backup is too short a moment to wait for.
+
+    In the first of these rounds all is done that any round does; that without a repair, too, goes
+    on is not up to the format.
+    """
     backup = next(n for n, work in enumerate(kills.WORKS) if work.name == "backup")
 
     def just_before_the_end(work: kills.Work, lab: kills.Lab, *_: object) -> tuple[bool, int]:
@@ -55,10 +59,11 @@ def test_a_layer_that_was_left_without_its_manifest_is_no_loss(
         return True, 1
 
     monkeypatch.setattr(kills, "killed", just_before_the_end)
-    numbers = range(backup, kills.REPAIRED * len(kills.WORKS), len(kills.WORKS))
+    times = kills.REPAIRED if disk_format == "vmdk" else 1
+    numbers = range(backup, times * len(kills.WORKS), len(kills.WORKS))
     rounds = kills.tried(tmp_path, disk_format, numbers)
     assert rounds.faults == []
-    assert rounds.during == kills.REPAIRED
+    assert rounds.during == times
 
 
 def test_changes_are_counted_also_in_folders_that_are_new(tmp_path: Path):
