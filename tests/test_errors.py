@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import vdbackup
+from tests.test_architecture import modules
 from vdbackup.errors import VdbackupError
 
 MANUAL = Path(__file__).resolve().parents[1] / "resources" / "manual" / "json.md"
@@ -52,3 +53,9 @@ def test_the_manual_lists_every_code_and_no_other():
 
 def test_every_class_of_errors_says_in_its_description_what_happened():
     assert [each for each in classes() if not (vars(each).get("__doc__") or "").strip()] == []
+
+
+def test_no_refusal_of_a_recovery_leaves_open_what_can_be_done_about_it():
+    """The base of the family alone would say only that it was refused."""
+    plain = re.compile(r"(raise|return) RecoveryError\(")
+    assert [each for each in modules() if plain.search(each.read_text(encoding="utf-8"))] == []

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vdbackup.backup import capture, merge
-from vdbackup.errors import Damaged, RecoveryError, Remedy
+from vdbackup.errors import Damaged, NotReached, Remedy
 from vdbackup.jobs import CancelToken, silent
 from vdbackup.recovery import restore, verify
 from vdbackup.recovery.browse import FileBrowser
@@ -133,10 +133,10 @@ class Demo:
                 disk_format=backup_set.settings.format,
             ) as session:
                 if not session.wait_for_text(message, timeout=_BOOT_LIMIT, cancel=cancel):
-                    raise RecoveryError(f"Point {point.sequence} did not print its message.")
+                    raise NotReached(f"Point {point.sequence} did not print its message.")
                 evidence.append(f'"{message}" ({session.accelerator})')
             if before != [_sha256(file) for file in files]:
-                raise RecoveryError(f"Booting point {point.sequence} has altered the backup.")
+                raise Damaged(f"Booting point {point.sequence} has altered the backup.")
             evidence.append("backup unchanged")
 
     def _restore(self, backup_set: BackupSet, point: RecoveryPoint, cancel: CancelToken) -> None:
@@ -149,7 +149,7 @@ class Demo:
             plan = restore.plan(repository, backup_set.name, point.id, target)
             restore.run(plan, silent, cancel)
             if _sha256(target) != self._states[point.id]:
-                raise RecoveryError(f"Point {point.sequence} was not restored as it was.")
+                raise Damaged(f"Point {point.sequence} was not restored as it was.")
             evidence.append(f"SHA-256 {self._states[point.id][:12]}… is the same")
 
     def _look_inside(self, backup_set: BackupSet) -> None:

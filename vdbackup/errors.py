@@ -30,11 +30,14 @@
     └── RecoveryError             restore, boot, browse, verify: refused or failed
         ├── Damaged               stored data differ from what was captured
         ├── PointUnreadable       a file of the point cannot be read: use another, or bring it back
+        ├── PlanOutdated          what was shown is so no more: look again, and decide again
         ├── PointBusy             it is just being merged: wait
         ├── DamagedRecord         what was found out about a point is damaged: find it out again
         ├── UnfitTarget           it cannot be put there: name another place
         │   └── TargetExists      something is there already
         ├── NotInPoint            there is no such file in the point
+        ├── TooManyFiles          a folder holds more than can be listed: extract it
+        ├── NothingExtracted      none of the files that were asked for could be copied out
         ├── GuestUnreadable       what lies on the disk, a file system or a file, makes no sense
         ├── ProgramMissing        a program must be installed; the advice names the package
         ├── NoDisplay             there is no screen for the machine's window
@@ -373,6 +376,12 @@ class PointUnreadable(RecoveryError):
     code = "point-unreadable"
 
 
+class PlanOutdated(RecoveryError):
+    """What a plan has shown is so no more."""
+
+    code = "plan-outdated"
+
+
 class PointBusy(RecoveryError):
     """A recovery point is just being merged."""
 
@@ -401,6 +410,18 @@ class NotInPoint(RecoveryError):
     """What was asked for is not in a recovery point, or is of another kind."""
 
     code = "not-in-point"
+
+
+class TooManyFiles(RecoveryError):
+    """A folder in a recovery point holds more files than are listed."""
+
+    code = "too-many-files"
+
+
+class NothingExtracted(RecoveryError):
+    """None of the files that were asked for could be copied out of a recovery point."""
+
+    code = "nothing-extracted"
 
 
 class GuestUnreadable(RecoveryError):

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from vdbackup.backup import promote
-from vdbackup.errors import RecoveryError
+from vdbackup.errors import PlanOutdated
 from vdbackup.jobs import CancelToken, Plan, Report
 from vdbackup.recovery.sessions.elsewhere import name_of
 from vdbackup.recovery.sessions.folder import SavedSession, SessionFolder
@@ -55,7 +55,7 @@ def plan(saved: SavedSession, *, not_running: bool = False) -> PromotionPlan:
         not_running: the user says that its machine does not run, or will be asked whether it does.
 
     Raises:
-        RecoveryError: it runs, or may run; what it lies on is not known.
+        PlanOutdated: it runs, or may run; what it lies on is not known.
         PointInUse, BackupError: as `backup.promote.plan` does.
     """
     origin = saved.origin
@@ -90,7 +90,7 @@ def run(plan: PromotionPlan, report: Report, cancel: CancelToken) -> PromotionRe
     with SessionFolder.reopen(saved.folder) as folder:
         machine = saved.ended_machine(not_running=plan.not_running)
         if machine.disks != promotion.session.disks:
-            raise RecoveryError(
+            raise PlanOutdated(
                 f"The machine of {saved.title} is on other disks than it was.",
                 "Look at what would be done now, and decide again.",
             )

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from vdbackup.disks.chain import Chain
-from vdbackup.errors import GuestUnreadable, NotInPoint, RecoveryError
+from vdbackup.errors import GuestUnreadable, NotInPoint, RecoveryError, TooManyFiles
 from vdbackup.jobs import CancelToken, Report
 from vdbackup.text import printable
 from vdbackup.volumes.filesystems.node import Kind, Node, Stat, guarded, reading
@@ -103,7 +103,7 @@ class FileBrowser:
         entries: list[Entry] = []
         for child in guarded(found, path):
             if len(entries) == MOST_ENTRIES:
-                raise RecoveryError(
+                raise TooManyFiles(
                     f"{printable(path)} holds more than {MOST_ENTRIES:,} files.",
                     "Extract it as a whole.",
                 )

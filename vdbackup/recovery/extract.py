@@ -24,7 +24,7 @@ from typing import Protocol
 import numpy as np
 
 from vdbackup.disks.extents import runs_of
-from vdbackup.errors import Cancelled, RecoveryError, TargetExists, UnfitTarget
+from vdbackup.errors import Cancelled, NothingExtracted, RecoveryError, TargetExists, UnfitTarget
 from vdbackup.jobs import CancelToken, Progress, Report
 from vdbackup.text import printable
 from vdbackup.volumes.filesystems.node import (
@@ -87,7 +87,7 @@ def extract(
     finally:
         writer.close()
     if writer.warnings and not writer.made:
-        raise RecoveryError(writer.warnings[0], "Nothing was extracted.")
+        raise NothingExtracted(writer.warnings[0], "Nothing was extracted.")
     return tuple(writer.warnings)
 
 
