@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 
-from PySide6.QtCore import QCoreApplication, QDeadlineTimer, QEventLoop, QObject, Signal
+from PySide6.QtCore import QCoreApplication, QDeadlineTimer, QEventLoop, QObject, QTimer, Signal
 from PySide6.QtWidgets import QWidget
 
 from vdbackup.gui.jobs.worker import Workers
@@ -14,6 +14,9 @@ from vdbackup.jobs import Job, JobState
 
 PATIENCE = 8000
 """Milliseconds that a desktop which ends is kept waiting for machines to be kept."""
+FOR_GUESTS = 4000
+"""Of these, what machines get to shut down by themselves: what they have not written yet is lost
+when they are ended."""
 
 
 class Wish(enum.Enum):
@@ -81,10 +84,20 @@ class Ending(QObject):
         self._on_running_changed()
 
     def stop_unasked(self) -> None:
-        """Stop what runs, then close, as a signal or the desktop's end wants: all is kept."""
-        self._asked = False
+        """Stop what runs, then close, as a signal or the desktop's end wants: all is kept.
+
+        Machines are shut down as by their power button, and ended after a moment, or at once where
+        it is asked for again.
+        """
+        again, self._asked = not self._asked, False
         self._sessions.keep_all()
-        self.stop()
+        if again or not self._sessions.running:
+            self.stop()
+            return
+        self._want(Wish.NOW)
+        self._workers.cancel_all()
+        self._sessions.power_off_all()
+        QTimer.singleShot(FOR_GUESTS, self.stop)
 
     def stop_before_the_desktop_ends(self) -> None:
         """The same, and return when it is done: the desktop goes on then."""

@@ -176,6 +176,11 @@ class Sessions(QObject):
         for thread in self.running:
             thread.order(Order.KILL)
 
+    def power_off_all(self) -> None:
+        """Press the power button of all machines."""
+        for thread in self.running:
+            thread.order(Order.POWER_OFF)
+
     def keep_all(self) -> None:
         """Let nothing that a machine wrote go, whatever was chosen for its end."""
         for thread in self.running:
