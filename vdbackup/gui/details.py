@@ -172,7 +172,7 @@ class PointDetails(QFrame):
         return {
             "time": words.when_exactly(point.created),
             "type": point.type.value,
-            "stored": f"{words.size(point.stored_bytes)} of {words.size(point.virtual_size)}",
+            "stored": _stored_in_words(entry.chain(point)),
             "verified": check_in_words(point.verified),
             "booted": check_in_words(point.boot_tested),
             "chain": _chain_in_words(entry.chain(point)),
@@ -198,6 +198,13 @@ LONG_CHAIN = (
     "A long chain: backups, restores and machines take longer with each layer, and a damaged one "
     "costs all points after it. Let the source keep fewer points, or make the next backup a full."
 )
+
+
+def _stored_in_words(chain: list[RecoveryPoint]) -> str:
+    point = chain[0]
+    if not point.stored_bytes and len(chain) > 1:
+        return f"nothing has changed since #{chain[1].sequence}"
+    return f"{words.size(point.stored_bytes)} of {words.size(point.virtual_size)}"
 
 
 def _chain_in_words(chain: list[RecoveryPoint]) -> str:

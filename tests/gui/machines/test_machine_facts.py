@@ -7,6 +7,7 @@ from pathlib import Path
 
 from tests.gui.user import User
 from vdbackup.guest.model import Problem
+from vdbackup.gui.parts import Notice
 from vdbackup.recovery.retarget import report
 from vdbackup.recovery.retarget.report import FileChange
 from vdbackup.repository.repository import Repository
@@ -15,8 +16,16 @@ from vdbackup.repository.repository import Repository
 def test_new_point_says_what_it_boots_on(with_source: User) -> None:
     machine = with_source.window.machine
     with_source.waits_until(machine.isVisible)
-    assert "boots on ahci by BIOS, nothing changed." in machine.text
+    assert "The machine is ready to boot (SATA, BIOS): nothing had to be changed." in machine.text
     assert "BIOS" in machine.text.splitlines()[-2]
+
+
+def test_what_stops_nothing_and_cannot_be_helped_is_no_warning(with_source: User) -> None:
+    """The demo's disk, for one: the first that many see of the program."""
+    machine = with_source.window.machine
+    with_source.waits_until(machine.isVisible)
+    assert "What its boot loader starts is not known" in machine.text
+    assert with_source.window.findChild(Notice, "machineProblems").text == ""
 
 
 def test_changed_files_are_shown_before_and_after(with_source: User, repository: Path) -> None:

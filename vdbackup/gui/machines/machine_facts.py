@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 
 from PySide6.QtCore import QTimer, Signal
 from PySide6.QtWidgets import QVBoxLayout, QWidget
 
+from vdbackup.guest.hardware import Controller
+from vdbackup.guest.model import Problem
 from vdbackup.gui import parts, words
 from vdbackup.gui.catalogue import Entry
 from vdbackup.gui.jobs.worker import Workers
@@ -18,6 +20,8 @@ from vdbackup.repository.backup_set import BackupSet
 from vdbackup.repository.model import RecoveryPoint
 
 PAUSE = 150  # milliseconds that a point stays chosen before its report is read: one drags past many
+_CONTROLLERS = {Controller.AHCI: "SATA", Controller.IDE: "IDE", Controller.NVME: "NVMe"}
+"""What a person calls them; the others have one name."""
 
 
 class MachineFacts(QWidget):
@@ -47,9 +51,11 @@ class MachineFacts(QWidget):
         self._summary = parts.label(selectable=True)
         self._summary.setAccessibleName("What the machine boots on")
         self._problems = parts.Notice(name="machineProblems", role="warning")
+        self._notes = parts.label("", "muted", selectable=True)
         self._changes = parts.label("", "muted", selectable=True)
         self._fold = parts.Fold("Why, and what was changed", self._changes)
-        for widget in (self._summary, self._problems, self._fold, self._changes):
+        shown = (self._summary, self._problems, self._notes, self._fold, self._changes)
+        for widget in shown:
             column.addWidget(widget)
         self._show(None)
 
@@ -65,7 +71,8 @@ class MachineFacts(QWidget):
     @property
     def text(self) -> str:
         """All that is said."""
-        return f"{self._summary.text()}\n{self._problems.text}\n{self._changes.text()}"
+        said = (self._summary, self._notes, self._changes)
+        return "\n".join([self._problems.text, *(each.text() for each in said)])
 
     def _on_wanted(self) -> None:
         if self._wanted is not None:
@@ -87,8 +94,11 @@ class MachineFacts(QWidget):
         self._summary.setVisible(not blocking)
         self._summary.setText(_summary(report) if report else "")
         problems = report.hardware.problems if report else ()
-        sentences = (words.shown(f"{each.sentence} {each.advice}".strip()) for each in problems)
-        self._problems.say("\n\n".join(sentences))
+        # what stops nothing, and about which nothing can be done, is no warning
+        notes = [each for each in problems if not each.blocks and not each.advice]
+        self._problems.say(_sentences([each for each in problems if each not in notes]))
+        self._notes.setText(_sentences(notes))
+        self._notes.setVisible(bool(notes))
         self._changes.setText("\n".join(map(words.shown, _details(report))) if report else "")
 
 
@@ -102,15 +112,21 @@ def _read(
     return report, report is not None and has_no_system(report.guest)
 
 
+def _sentences(problems: Sequence[Problem]) -> str:
+    said = (words.shown(f"{each.sentence} {each.advice}".strip()) for each in problems)
+    return "\n\n".join(said)
+
+
 def _summary(report: RetargetReport) -> str:
     hardware = report.hardware
     name = words.shown(report.guest.name) or "The machine"
     changed = (
         f"{words.plural(len(report.changes), 'file')} changed in its overlay"
         if report.changes
-        else "nothing changed"
+        else "nothing had to be changed"
     )
-    return f"{name} boots on {hardware.controller} by {hardware.firmware.upper()}, {changed}."
+    controller = _CONTROLLERS.get(hardware.controller, hardware.controller.value)
+    return f"{name} is ready to boot ({controller}, {hardware.firmware.upper()}): {changed}."
 
 
 def _details(report: RetargetReport) -> Iterator[str]:
