@@ -62,8 +62,9 @@ def test_an_image_that_ends_within_a_sector_is_filled_up_with_zeros(tmp_path, di
 def test_that_an_image_ends_within_a_sector_is_said_with_its_backup(tmp_path):
     lab = Lab(tmp_path, 1_000_001)
     sentence = (
-        f"{lab.image} has 1,000,001 bytes, which are no whole sectors: its backups, and what is "
-        "restored from them, have 1,000,448 bytes, the last 447 of them zeros."
+        f"{lab.image} has 1,000,001 bytes, which are no whole sectors: its backups have "
+        "1,000,448 bytes, the last 447 of them zeros; a raw file that is restored from them has as "
+        "many as it."
     )
     with open_source(lab.image) as source:
         plan = capture.plan(lab.repository, source, set_name="disk")

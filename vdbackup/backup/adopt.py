@@ -98,6 +98,14 @@ def plan(
     )
 
 
+def _exact_size(layer: VirtualDisk) -> int | None:
+    """Bytes of a raw file that ends within a sector; None of all else."""
+    length = layer.host_files[0].size
+    return (
+        length if layer.info.format is DiskFormat.RAW and length < layer.info.virtual_size else None
+    )
+
+
 def _format_for(source: Source, asked: str | None) -> DiskFormat:
     """What the set is kept in; raises UsageError, or DiskError where nothing will do."""
     if asked:
@@ -229,7 +237,8 @@ class _Adoption:
         try:
             fill(draft)
             modified = self._layer.path.stat().st_mtime
-            return draft.publish((), datetime.fromtimestamp(modified, UTC))
+            created = datetime.fromtimestamp(modified, UTC)
+            return draft.publish((), created, exact_size=_exact_size(self._layer))
         except BaseException:
             draft.discard()
             raise

@@ -305,7 +305,12 @@ def _captured(
         warnings = (*source.trouble(), *again, *warnings)
         if unreadable:
             warnings += (unreadable_warning(unreadable),)
-        return draft.publish(warnings, unreadable=unreadable, captured_from=plan.identity)
+        return draft.publish(
+            warnings,
+            unreadable=unreadable,
+            captured_from=plan.identity,
+            exact_size=source.exact_size,
+        )
     except BaseException:
         draft.discard()
         raise

@@ -123,7 +123,12 @@ def _converted(
         _copy(old, point, draft, report, cancel)
         created = datetime.fromisoformat(point.created)
         converted = draft.publish(
-            point.warnings, created, point.unreadable, point.promoted_from, point.captured_from
+            point.warnings,
+            created,
+            point.unreadable,
+            point.promoted_from,
+            point.captured_from,
+            point.exact_size,
         )
     except BaseException:
         draft.discard()

@@ -28,6 +28,10 @@ from vdbackup.repository.model import RecoveryPoint
 from vdbackup.repository.repository import Repository
 
 _IDENTITY = ("id", "sequence", "type", "parent")
+_ONLY_SAID = (
+    "merged", "warnings", "unreadable", "promoted_from", "captured_from", "exact_size",
+)  # fmt: skip
+"""What the old manifest alone knows."""
 _REBUILT = "Its manifest was rebuilt from the disk."
 
 
@@ -89,7 +93,7 @@ def _manifest(folder: Path, layer: Layer, layers: Sequence[Layer]) -> RecoveryPo
         sector_size=layer.info.sector_size,
         stored_bytes=0,  # its digests tell
     )
-    for name in ("merged", "warnings", "unreadable", "promoted_from", "captured_from"):
+    for name in _ONLY_SAID:
         point = _with_what_is_said(point, said, name)
     return replace(point, warnings=tuple(dict.fromkeys((*point.warnings, _REBUILT))))
 

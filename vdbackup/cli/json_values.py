@@ -45,6 +45,7 @@ def point_json(backup_set: BackupSet, point: RecoveryPoint) -> dict[str, Any]:
         "retargeted": _retargeted(backup_set, point),
         "warnings": point.warnings,
         "unreadable": point.unreadable,
+        "exact_size": point.exact_size,
         "promoted_from": asdict(point.promoted_from) if point.promoted_from else None,
     }
 

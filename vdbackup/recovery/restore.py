@@ -8,6 +8,7 @@ captured.
 
 from __future__ import annotations
 
+import os
 import stat
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, closing, contextmanager
@@ -226,6 +227,8 @@ def _restored(
         _created(path, backup_set, point, plan) as disk,
     ):
         warnings = _write(backup_set, point, plan, disk, report, cancel)
+        if plan.disk_format is DiskFormat.RAW and point.exact_size is not None:
+            os.truncate(path, point.exact_size)  # the rest was not the source's
     return (*warnings, *plan.notes)
 
 

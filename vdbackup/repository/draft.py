@@ -82,6 +82,7 @@ class Draft:
         unreadable: tuple[tuple[int, int], ...] = (),
         promoted_from: Promotion | None = None,
         captured_from: SourceIdentity | None = None,
+        exact_size: int | None = None,
     ) -> RecoveryPoint:
         """Make the point exist, as of `created` or of now.
 
@@ -114,6 +115,7 @@ class Draft:
             unreadable=unreadable,
             promoted_from=promoted_from,
             captured_from=captured_from,
+            exact_size=exact_size,
         )
         seal(layer, point)
         check_lock(layer)

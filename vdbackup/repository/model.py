@@ -20,6 +20,8 @@ _PLACES_NAMED = 5
 _MOST_FACTS = 64
 _LONGEST_QUOTE = 200
 _LONGEST_BOOT = 1e6
+_SECTOR = 512
+"""Bytes, to which the size of a raw file is rounded up."""
 
 
 @dataclass(frozen=True)
@@ -116,6 +118,8 @@ class RecoveryPoint:
         promoted_from: the session whose changes it holds; None for what was captured.
         captured_from: the source as it was known then; None where it was not captured, or by an
             older version.
+        exact_size: bytes of a source that ended within its last sector: `virtual_size` is rounded
+            up. None where it did not, or an older version captured it.
     """
 
     id: str
@@ -137,6 +141,7 @@ class RecoveryPoint:
     unreadable: tuple[tuple[int, int], ...] = ()
     promoted_from: Promotion | None = None
     captured_from: SourceIdentity | None = None
+    exact_size: int | None = None
 
     @property
     def report(self) -> str:
@@ -183,6 +188,7 @@ class RecoveryPoint:
                 ),
                 promoted_from=_promotion(data.get("promoted_from")),
                 captured_from=_source(data.get("captured_from")),
+                exact_size=_exact_size(data.get("exact_size"), data["virtual_size"]),
             )
         except _NO_SENSE as error:
             raise RepositoryError(
@@ -232,6 +238,14 @@ def _range(value: Any, size: int) -> tuple[int, int]:
     if _number(offset) + _number(length) > size:
         raise ValueError(f"{value!r} lies beyond the end of the disk")
     return offset, length
+
+
+def _exact_size(value: Any, rounded_up: int) -> int | None:
+    if value is None:
+        return None
+    if not rounded_up - _SECTOR < _number(value) < rounded_up:
+        raise ValueError(f"{value!r} bytes do not end within the last sector")
+    return int(value)
 
 
 def unreadable_warning(ranges: Sequence[tuple[int, int]]) -> str:

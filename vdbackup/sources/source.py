@@ -115,15 +115,20 @@ class Source:
         return tuple(filter(None, (self._doubt, cut_off, *unclean, *self._changes.sentences())))
 
     @property
+    def exact_size(self) -> int | None:
+        """Bytes of a raw file that ends within a sector; None of all else."""
+        length = sum(self._lengths.values())
+        return length if self._raw and length < self.size else None
+
+    @property
     def filled_up(self) -> str:
         """What there is to say of a raw file that ends within a sector; "" of all else."""
-        length = sum(self._lengths.values())
-        if not self._raw or length >= self.size:
+        if self.exact_size is None:
             return ""
         return (
-            f"{self.path} has {length:,} bytes, which are no whole sectors: its backups, and what "
-            f"is restored from them, have {self.size:,} bytes, the last {self.size - length} of "
-            "them zeros."
+            f"{self.path} has {self.exact_size:,} bytes, which are no whole sectors: its backups "
+            f"have {self.size:,} bytes, the last {self.size - self.exact_size} of them zeros; a "
+            "raw file that is restored from them has as many as it."
         )
 
     def _cut_off(self) -> str:
