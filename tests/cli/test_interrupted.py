@@ -18,6 +18,7 @@ import pytest
 from tests.cli.conftest import Vdbackup
 from tests.cli.interrupting import LIMIT, MOVED, WRITTEN, contents, gated, started
 from tests.guests import boot_sector
+from tests.oracles import qemu
 from vdbackup.sources import demo_disk
 
 CTRL_C = (signal.SIGINT,)
@@ -229,6 +230,50 @@ def test_an_interrupted_boot_ends_its_machine_and_keeps_what_nobody_gave_up(
     assert boot.returncode == 130, err
     assert len(sessions(private_home)) == (0 if until else 1)
     assert ("is kept" in err) is not bool(until)
+
+
+def test_an_interrupted_promotion_leaves_the_session_and_no_point(
+    vdbackup: Vdbackup, tmp_path: Path, repository: Path, private_home: Path
+):
+    """What the machine wrote can be promoted afterwards, all of it."""
+    disk = tmp_path / "disk.img"
+    demo_disk.create(disk, "hello")
+    with disk.open("r+b") as file:
+        file.truncate(2 * SIZE)
+    assert vdbackup("backup", disk, "-r", repository).status in (0, 3)
+    watched = ("--headless", "--timeout", LIMIT, "--until", "hello", "--keep")
+    assert vdbackup("boot", 1, "-r", repository, *watched).status == 0
+    (session,) = (path.parent for path in sessions(private_home))
+    qemu.io(session / "session.qcow2", f"write -P 90 {SIZE} {SIZE}", disk_format="qcow2")
+    before = contents(repository), contents(session)
+    with gated(MOVED, ["sessions", "promote", session.name]) as promote:
+        promote.wait_until_at_work()
+        status, _, err = promote.interrupt(*THREE_TIMES)
+    assert status == 130, err
+    assert "Traceback" not in err
+    assert (contents(repository), contents(session)) == before
+    promoted = vdbackup("sessions", "promote", session.name)
+    assert promoted.status in (0, 3), promoted.err
+    assert vdbackup("restore", 2, tmp_path / "back.img", "-r", repository).status == 0
+    assert (tmp_path / "back.img").read_bytes()[SIZE:] == bytes([90]) * SIZE
+
+
+@pytest.mark.parametrize("signals", [CTRL_C, THREE_TIMES])
+def test_an_interrupted_retargeting_leaves_the_overlay_as_it_was(
+    vdbackup: Vdbackup, tmp_path: Path, repository: Path, signals: tuple[signal.Signals, ...]
+):
+    disk = tmp_path / "disk.img"
+    demo_disk.create(disk, "hello")
+    assert vdbackup("backup", disk, "-r", repository, "--retarget", "off").status == 0
+    before = contents(repository)
+    place = "vdbackup.guest.disk:Disk:_add"
+    with gated(place, ["retarget", "latest", "-r", repository]) as retarget:
+        retarget.wait_until_at_work()
+        status, _, err = retarget.interrupt(*signals)
+    assert status == 130, err
+    assert "Traceback" not in err
+    assert contents(repository) == before
+    assert vdbackup("retarget", "latest", "-r", repository).status in (0, 3)
 
 
 def test_a_signal_before_anything_was_begun_leaves_no_traceback(
