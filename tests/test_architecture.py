@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import ast
+import functools
+import importlib.util
 import itertools
 import re
 import subprocess
@@ -14,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.backup.lab import Lab
 from vdbackup.cli import remedies
 from vdbackup.cli.parser import build_parser
 from vdbackup.errors import Remedy
@@ -56,10 +59,16 @@ def modules(*, outside: tuple[str, ...] = ()) -> list[Path]:
     ]
 
 
+@functools.cache
+def parsed(module: Path) -> ast.Module:
+    """A module's syntax tree, which nobody may change."""
+    return ast.parse(module.read_text(encoding="utf-8"))
+
+
 def imports(module: Path) -> set[str]:
     """The top-level names of everything that a module imports, wherever in it."""
     found = set()
-    for node in ast.walk(ast.parse(module.read_text(encoding="utf-8"))):
+    for node in ast.walk(parsed(module)):
         if isinstance(node, ast.Import):
             found |= {alias.name.partition(".")[0] for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
@@ -67,16 +76,19 @@ def imports(module: Path) -> set[str]:
     return found
 
 
-def calls(module: Path) -> Iterator[tuple[str, ast.Call]]:
+@functools.cache
+def calls(module: Path) -> list[tuple[str, ast.Call]]:
     """Every call in a module, with the dotted name of what is called."""
-    for node in ast.walk(ast.parse(module.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Call):
-            yield ast.unparse(node.func), node
+    return [
+        (ast.unparse(node.func), node)
+        for node in ast.walk(parsed(module))
+        if isinstance(node, ast.Call)
+    ]
 
 
 def sentences(module: Path) -> Iterator[str]:
     """Every text of several words in a module, but for what describes the code."""
-    tree = ast.parse(module.read_text(encoding="utf-8"))
+    tree = parsed(module)
     described = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
     for node in ast.walk(tree):
         if not isinstance(node, ast.Constant) or not isinstance(node.value, str):
@@ -157,6 +169,44 @@ def test_the_command_line_starts_without_qt(module):
     ).stdout.split()
     assert module in loaded
     assert QT.isdisjoint(loaded)
+
+
+def test_scripts_that_tests_give_to_other_processes_import_what_is_there():
+    """No checker reads them; some run in long tests alone."""
+    lines = re.compile(r"^\s*from (vdbackup[\w.]*|tests[\w.]*) import ([\w, ]+)$", re.MULTILINE)
+    wanted = {
+        (module, name.strip())
+        for path in (CHECKOUT / "tests").rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Constant) and isinstance(node.value, str)
+        for module, names in lines.findall(node.value)
+        for name in names.split(",")
+    }
+    assert len(wanted) > 10
+    assert [
+        f"{module}: {name}"
+        for module, name in sorted(wanted)
+        if not hasattr(importlib.import_module(module), name)
+        and importlib.util.find_spec(f"{module}.{name}") is None
+    ] == []
+
+
+def test_listing_points_imports_nothing_that_boots_or_reads_file_systems(tmp_path):
+    """It was half of the time that it took."""
+    lab = Lab(tmp_path)
+    lab.backup()
+    program = (
+        "import sys; from vdbackup import cli;"
+        f"status = cli.main(['list', '-r', {str(lab.repository.path)!r}]);"
+        "print(status, *sys.modules)"
+    )
+    said = subprocess.run(
+        [sys.executable, "-c", program], check=True, capture_output=True, text=True
+    ).stdout.splitlines()[-1]
+    status, *loaded = said.split()
+    assert status == "0"
+    assert "vdbackup.repository.backup_set" in loaded
+    assert {"asyncio", "dissect", "vdbackup.guest"}.isdisjoint(loaded)
 
 
 def test_only_three_rooms_start_processes():
@@ -251,7 +301,7 @@ def test_sentences_say_sizes_in_words():
     counted = [
         (module.name, ast.unparse(number))
         for module in modules(outside=("cli", "demo", "disks"))
-        for text in ast.walk(ast.parse(module.read_text(encoding="utf-8")))
+        for text in ast.walk(parsed(module))
         if isinstance(text, ast.JoinedStr)
         for number, words in itertools.pairwise(text.values)
         if isinstance(number, ast.FormattedValue)

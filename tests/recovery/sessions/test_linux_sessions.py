@@ -103,7 +103,7 @@ def test_what_a_linux_wrote_is_promoted_restored_and_boots(
 OWNER = """
 import sys
 from pathlib import Path
-from vdbackup.recovery import sessions, vm
+from vdbackup.recovery.sessions import sessions, vm
 session = vm.reopen_session(sessions.find(Path(sys.argv[1]), sys.argv[2]))
 session.execute("set-action", shutdown="pause")
 if session.wait_for_text("count=43", 240):

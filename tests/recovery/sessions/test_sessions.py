@@ -342,7 +342,7 @@ def test_hardware_that_makes_no_sense_is_refused(saved: SavedSession, lie: objec
 OWNER = """
 import sys
 from pathlib import Path
-from vdbackup.recovery import vm
+from vdbackup.recovery.sessions import vm
 from vdbackup.guest.hardware import Controller, Wish
 from vdbackup.repository.repository import Repository
 repository = Repository.open(Path(sys.argv[1]))

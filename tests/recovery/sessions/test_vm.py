@@ -598,7 +598,7 @@ def test_folder_that_cannot_be_made_is_said(demo: Path, tmp_path: Path) -> None:
 OWNER = """
 import sys
 from pathlib import Path
-from vdbackup.recovery import vm
+from vdbackup.recovery.sessions import vm
 vm.start_session(Path(sys.argv[1]), sessions_folder=Path(sys.argv[2]), title="orphan")
 print("started", flush=True)
 sys.stdin.read()
