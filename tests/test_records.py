@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from vdbackup import records
 from vdbackup.errors import RecoveryError
 from vdbackup.guest.choice import choose
 from vdbackup.guest.hardware import Hardware
 from vdbackup.guest.model import DeviceName, File, Guest, Kernel, System
-from vdbackup.records import from_json, to_json
+from vdbackup.records import exact, from_json, to_json, tolerant
 
 GUEST = Guest(
     System.LINUX,
@@ -71,3 +74,54 @@ def test_whatever_stands_in_the_file_is_a_guest_or_an_error(where: int, what: An
 def test_what_is_no_guest_is_refused(data: Any) -> None:
     with pytest.raises(RecoveryError, match="is damaged"):
         from_json(Guest, data)
+
+
+@dataclass(frozen=True)
+class Written:
+    """As another version may write it."""
+
+    name: str
+    runs: tuple[tuple[int, int], ...] = ()
+    later: str = ""
+
+
+def test_what_another_version_says_more_or_less_is_no_damage() -> None:
+    assert tolerant(Written, {"name": "a"}) == Written("a")
+    said = {"name": "a", "runs": [[1, 2], [3, 4]], "of_tomorrow": {"x": 1}}
+    assert tolerant(Written, said) == Written("a", ((1, 2), (3, 4)))
+    with pytest.raises((TypeError, ValueError)):
+        exact(Written, said)
+    assert exact(Written, to_json(Written("a", ((1, 2),)))) == Written("a", ((1, 2),))
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        None, [], "name", {}, {"name": 1}, {"name": None}, {"name": "a", "later": None},
+        {"name": "a", "runs": "no"}, {"name": "a", "runs": [[1]]},
+        {"name": "a", "runs": [[1, 2, 3]]},
+        {"name": "a", "runs": [[True, 2]]}, {"name": "a", "runs": [[1, -2]]},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_what_is_of_another_kind_is_refused(said: Any) -> None:
+    with pytest.raises((TypeError, ValueError)):
+        tolerant(Written, said)
+
+
+@pytest.mark.parametrize(
+    ("check", "right", "wrong"),
+    [
+        (records.text, ["", "Büro"], [None, 1, b"x", ["x"]]),
+        (records.number, [0, 2**63 - 1], [True, -1, 2**63, 1.0, "1", None]),
+        (records.flag, [True, False], [0, 1, "true", None]),
+        (records.moment, ["2026-11-28T14:00:00+00:00"], ["", "yesterday", 1, None]),
+    ],
+)
+def test_a_value_is_what_it_has_to_be_or_refused(
+    check: Callable[[object], object], right: list[Any], wrong: list[Any]
+) -> None:
+    assert [check(value) for value in right] == right
+    for value in wrong:
+        with pytest.raises((TypeError, ValueError)):
+            check(value)

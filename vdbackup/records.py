@@ -1,8 +1,13 @@
 """Values that go into a JSON file beside a backup and come back: frozen dataclasses, checked.
 
-What comes back is hostile until checked: each field has the type that its class says, no text and
-no list is longer than anything real, and what is unknown or missing is refused. Fields may be str,
-int, bool, an enumeration of strings, another such class, any of these or None, or a tuple of them.
+What comes back is hostile until checked: each field has the type that its class says, and no text
+and no list is longer than anything real. Fields may be str, int, bool, an enumeration of strings,
+another such class, any of these or None, or a tuple of them, of any length or of a fixed one.
+
+Two classes of records: of those that can be found out again, what is unknown or missing is refused
+(`exact`); those that other versions write, too, may say more or less (`tolerant`). What is spelled
+out field by field elsewhere (manifests, sessions) is made of the same checks: `text`, `number`,
+`flag`, `moment`.
 """
 
 from __future__ import annotations
@@ -13,6 +18,7 @@ import functools
 import types
 import typing
 from collections.abc import Mapping
+from datetime import datetime
 from typing import Any, TypeVar
 
 from vdbackup.errors import DamagedRecord, Remedy
@@ -43,7 +49,7 @@ def from_json(kind: type[Record], data: object) -> Record:
         RecoveryError: it describes none.
     """
     try:
-        return typing.cast(Record, _value(kind, data))
+        return exact(kind, data)
     except (TypeError, ValueError) as error:
         raise DamagedRecord(
             f"What was noted about the machine in this recovery point is damaged: {error}.",
@@ -52,10 +58,54 @@ def from_json(kind: type[Record], data: object) -> Record:
         ) from error
 
 
+def exact(kind: type[Record], data: object) -> Record:
+    """The record of class `kind` with exactly its fields; raises TypeError or ValueError."""
+    return typing.cast(Record, _value(kind, data))
+
+
+def tolerant(kind: type[Record], data: object) -> Record:
+    """The record of class `kind`; what else is said is passed over, and a default may be missing.
+
+    Raises TypeError or ValueError, where a field without a default is missing, too.
+    """
+    if not isinstance(data, Mapping):
+        raise TypeError(f"{kind.__name__} is no object")
+    fields = _fields(typing.cast(Any, kind))
+    known = {name: _value(type_, data[name]) for name, type_ in fields.items() if name in data}
+    return kind(**known)
+
+
+def text(value: object) -> str:
+    """A text; raises TypeError."""
+    if not isinstance(value, str):
+        raise TypeError(f"{value!r} is no text")
+    return value
+
+
+def number(value: object) -> int:
+    """A size, a place or a count; raises TypeError."""
+    if type(value) is not int or not 0 <= value < 2**63:
+        raise TypeError(f"{value!r} is no number that can stand here")
+    return value
+
+
+def flag(value: object) -> bool:
+    """Yes or no; raises TypeError."""
+    if type(value) is not bool:
+        raise TypeError(f"{value!r} is neither true nor false")
+    return value
+
+
+def moment(value: object) -> str:
+    """A time in ISO 8601, as it stands there; raises TypeError or ValueError."""
+    datetime.fromisoformat(text(value))
+    return text(value)
+
+
 def _value(kind: Any, data: object) -> object:
     origin = typing.get_origin(kind)
     if origin is tuple:
-        return _items(typing.get_args(kind)[0], data)
+        return _items(typing.get_args(kind), data)
     if origin is types.UnionType:
         wanted = next(part for part in typing.get_args(kind) if part is not types.NoneType)
         return None if data is None else _value(wanted, data)
@@ -66,10 +116,12 @@ def _value(kind: Any, data: object) -> object:
     return _plain(kind, data)
 
 
-def _items(kind: Any, data: object) -> tuple[object, ...]:
+def _items(kinds: tuple[Any, ...], data: object) -> tuple[object, ...]:
     if not isinstance(data, list) or len(data) > MOST_ITEMS:
         raise TypeError("a list is none, or too long")
-    return tuple(_value(kind, item) for item in data)
+    if kinds[-1] is Ellipsis:
+        return tuple(_value(kinds[0], item) for item in data)
+    return tuple(_value(kind, item) for kind, item in zip(kinds, data, strict=True))
 
 
 def _record(kind: Any, data: object) -> object:

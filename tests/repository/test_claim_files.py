@@ -306,8 +306,9 @@ def test_a_link_or_a_pipe_of_such_a_name_stops_nobody_and_is_not_followed(lab: L
 def test_a_claim_that_lies_about_its_types_is_none(points: object) -> None:
     process = vars(Claim.of_this_process([1], "reading").process)
     assert Claim.parse({"process": process, "points": [[1, 2]]}) is not None
-    assert Claim.parse({"process": process, "points": points}) is None
-    assert Claim.parse({"process": "7", "points": [[1, 2]]}) is None
+    for said in ({"process": process, "points": points}, {"process": "7", "points": [[1, 2]]}):
+        with pytest.raises((TypeError, ValueError)):
+            Claim.parse(said)
 
 
 # ------------------------------------------------------------------------- where none can be made

@@ -39,8 +39,8 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
 
+from vdbackup import records
 from vdbackup.durable import give_to_owner_of_folder, open_own
 from vdbackup.errors import Obstructed
 from vdbackup.repository import lease, lock
@@ -84,15 +84,12 @@ class Claim:
         return cls(_runs(numbers), Lease.of_this_process(doing))
 
     @classmethod
-    def parse(cls, said: dict[str, Any]) -> Claim | None:
-        """What a part of a file says; None if that is no claim."""
-        process = Lease.parse(json.dumps(said.get("process")).encode())
-        points = said.get("points")
-        if process is None or not isinstance(points, list) or len(points) > MOST_RUNS:
-            return None
-        if not all(isinstance(run, list) and list(map(type, run)) == [int, int] for run in points):
-            return None
-        return cls(tuple((first, last) for first, last in points), process)
+    def parse(cls, said: object) -> Claim:
+        """What a part of a file says; raises TypeError or ValueError if that is no claim."""
+        claim = records.tolerant(cls, said)
+        if len(claim.points) > MOST_RUNS:
+            raise ValueError("it names too many points")
+        return claim
 
     def first_of(self, numbers: Collection[int]) -> int | None:
         """The lowest of the numbers that it is on."""
@@ -227,11 +224,9 @@ def _parsed(data: bytes) -> tuple[Claim, ...] | None:
     """What a file says; None if it says nothing that can be understood."""
     try:
         said = json.loads(data)
-        claims = [Claim.parse(each) for each in said["claims"]]
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        return tuple(map(Claim.parse, said["claims"])) or None
+    except (ValueError, TypeError, KeyError, RecursionError):
         return None
-    known = tuple(claim for claim in claims if claim is not None)
-    return known if known and len(known) == len(claims) else None
 
 
 def _is_fresh(found: _Found) -> bool:

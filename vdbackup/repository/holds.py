@@ -24,10 +24,10 @@ import re
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import asdict, dataclass
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from vdbackup import records
 from vdbackup.errors import READ_ONLY, PointInUse, Remedy, RepositoryError
 from vdbackup.repository.backup_set import BackupSet
 from vdbackup.repository.files import read_json, remove, sync_folder, write_json
@@ -198,12 +198,9 @@ def _read(folder: Path) -> Iterator[Hold]:
 
 
 def _parsed(data: dict[str, Any]) -> Hold:
-    later = ("machine", "boot", "within")
-    values = {n: data.get(n, "") if n in later else data[n] for n in Hold.__dataclass_fields__}
-    if not all(isinstance(value, str) for value in values.values()):
-        raise TypeError("not all of it is text")
-    datetime.fromisoformat(values["since"])
-    return Hold(**values)
+    hold = records.tolerant(Hold, data)
+    records.moment(hold.since)
+    return hold
 
 
 def _path(folder: Path, session: str) -> Path:

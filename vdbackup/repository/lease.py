@@ -31,6 +31,7 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+from vdbackup import records
 from vdbackup.durable import check_regular, give_to_owner_of_folder, open_own, read_own
 from vdbackup.errors import Obstructed
 
@@ -91,14 +92,9 @@ class Lease:
     def parse(cls, data: bytes) -> Lease | None:
         """What a file says; None if that is no lease (it may be external, or just being made)."""
         try:
-            said = json.loads(data)
-            lease = cls(**said)
+            return records.exact(cls, json.loads(data))
         except (ValueError, TypeError, RecursionError):
             return None
-        numbers = (lease.pid, lease.started)
-        valid = all(type(number) is int and 0 <= number < 1 << 63 for number in numbers)
-        others = (value for key, value in said.items() if key not in ("pid", "started"))
-        return lease if valid and all(isinstance(value, str) for value in others) else None
 
     def __bytes__(self) -> bytes:
         return json.dumps(asdict(self), indent=2).encode() + b"\n"

@@ -5,9 +5,9 @@ from __future__ import annotations
 import enum
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from datetime import datetime
 from typing import Any
 
+from vdbackup import records
 from vdbackup.disks.names import BACKUP_FORMATS, DiskFormat
 from vdbackup.errors import Remedy, RepositoryError, UsageError
 from vdbackup.jobs import readable_size
@@ -79,8 +79,12 @@ class SourceIdentity:
         facts = data.get("facts", {})
         if not isinstance(facts, dict) or len(facts) > _MOST_FACTS:
             raise ValueError("too many facts of the source")
-        known = {_text(name): tuple(map(_text, values)) for name, values in facts.items()}
-        return cls(_text(data["id"]), _text(data["name"]), _text(data["path"]), known)
+        known = {
+            records.text(name): tuple(map(records.text, values)) for name, values in facts.items()
+        }
+        return cls(
+            records.text(data["id"]), records.text(data["name"]), records.text(data["path"]), known
+        )
 
 
 @dataclass(frozen=True)
@@ -167,22 +171,22 @@ class RecoveryPoint:
         """
         try:
             return cls(
-                id=_text(data["id"]),
-                sequence=_number(data["sequence"]),
-                created=_moment(data["created"]),
+                id=records.text(data["id"]),
+                sequence=records.number(data["sequence"]),
+                created=records.moment(data["created"]),
                 type=PointType(data["type"]),
-                parent=_text(data["parent"]) if data["parent"] is not None else None,
+                parent=records.text(data["parent"]) if data["parent"] is not None else None,
                 disk=_file_name(data["disk"]),
                 overlay=_file_name(data["overlay"]),
                 digests=_file_name(data["digests"]),
-                disk_size=_number(data["disk_size"]),
-                virtual_size=_number(data["virtual_size"]),
-                sector_size=_number(data["sector_size"]),
-                stored_bytes=_number(data["stored_bytes"]),
+                disk_size=records.number(data["disk_size"]),
+                virtual_size=records.number(data["virtual_size"]),
+                sector_size=records.number(data["sector_size"]),
+                stored_bytes=records.number(data["stored_bytes"]),
                 verified=_check(data.get("verified")),
                 boot_tested=_boot_test(data.get("boot_tested")),
-                merged=tuple(_text(each) for each in data.get("merged", ())),
-                warnings=tuple(_text(each) for each in data.get("warnings", ())),
+                merged=tuple(records.text(each) for each in data.get("merged", ())),
+                warnings=tuple(records.text(each) for each in data.get("warnings", ())),
                 unreadable=tuple(
                     _range(each, data["virtual_size"]) for each in data.get("unreadable", ())
                 ),
@@ -208,24 +212,6 @@ def _short(error: Exception) -> str:
     return text if len(text) <= _LONGEST_QUOTE else f"{text[:_LONGEST_QUOTE]}..."
 
 
-def _text(value: Any) -> str:
-    if not isinstance(value, str):
-        raise TypeError(f"{value!r} is no text")
-    return value
-
-
-def _number(value: Any) -> int:
-    if type(value) is not int or not 0 <= value < 2**63:
-        raise TypeError(f"{value!r} is no number that can stand here")
-    return value
-
-
-def _flag(value: Any) -> bool:
-    if type(value) is not bool:
-        raise TypeError(f"{value!r} is neither true nor false")
-    return value
-
-
 def _format(value: Any) -> DiskFormat:
     """Never raw: a layer that is taken for a raw disk reads as what its guest never had."""
     if value not in BACKUP_FORMATS:
@@ -235,7 +221,7 @@ def _format(value: Any) -> DiskFormat:
 
 def _range(value: Any, size: int) -> tuple[int, int]:
     offset, length = value
-    if _number(offset) + _number(length) > size:
+    if records.number(offset) + records.number(length) > size:
         raise ValueError(f"{value!r} lies beyond the end of the disk")
     return offset, length
 
@@ -243,7 +229,7 @@ def _range(value: Any, size: int) -> tuple[int, int]:
 def _exact_size(value: Any, rounded_up: int) -> int | None:
     if value is None:
         return None
-    if not rounded_up - _SECTOR < _number(value) < rounded_up:
+    if not rounded_up - _SECTOR < records.number(value) < rounded_up:
         raise ValueError(f"{value!r} bytes do not end within the last sector")
     return int(value)
 
@@ -259,14 +245,9 @@ def unreadable_warning(ranges: Sequence[tuple[int, int]]) -> str:
     )
 
 
-def _moment(value: Any) -> str:
-    datetime.fromisoformat(_text(value))
-    return str(value)
-
-
 def _file_name(value: Any) -> str:
     """A name in it must not lead out of the set's folder, nor to anything but a point's files."""
-    if not naming.can_be_a_points(_text(value)):
+    if not naming.can_be_a_points(records.text(value)):
         raise ValueError(f"{value!r} is no name of a point's file")
     return str(value)
 
@@ -274,7 +255,9 @@ def _file_name(value: Any) -> str:
 def _promotion(value: Any) -> Promotion | None:
     if not value:
         return None
-    return Promotion(_text(value["session"]), _text(value["title"]), _moment(value["ended"]))
+    return Promotion(
+        records.text(value["session"]), records.text(value["title"]), records.moment(value["ended"])
+    )
 
 
 def _source(value: Any) -> SourceIdentity | None:
@@ -282,7 +265,7 @@ def _source(value: Any) -> SourceIdentity | None:
 
 
 def _check(value: Any) -> Check | None:
-    return Check(_moment(value["at"]), bool(value["ok"])) if value else None
+    return Check(records.moment(value["at"]), bool(value["ok"])) if value else None
 
 
 def _boot_test(value: Any) -> BootTest | None:
@@ -297,7 +280,7 @@ def _boot_test(value: Any) -> BootTest | None:
         check.ok,
         float(seconds),
         BootStage(stage) if stage is not None else None,
-        _text(value.get("sentence", ""))[:LONGEST_SENTENCE],
+        records.text(value.get("sentence", ""))[:LONGEST_SENTENCE],
     )
 
 
@@ -366,17 +349,17 @@ class SetSettings:
             keep = policy.get("keep")
             return cls(
                 source=SourceIdentity.from_json(source),
-                virtual_size=_number(data["virtual_size"]),
-                sector_size=_number(data["sector_size"]),
+                virtual_size=records.number(data["virtual_size"]),
+                sector_size=records.number(data["sector_size"]),
                 format=_format(data["format"]),
                 policy=Policy(
-                    _number(keep) if keep is not None else None,
-                    _flag(policy.get("retarget", True)),
+                    records.number(keep) if keep is not None else None,
+                    records.flag(policy.get("retarget", True)),
                     boot_test=BootTests(policy.get("boot_test", BootTests.OFF)),
                 ),
-                last_sequence=_number(data.get("last_sequence", 0)),
-                continues=_text(data.get("continues", "")),
-                source_format=_text(data.get("source_format", "")),
+                last_sequence=records.number(data.get("last_sequence", 0)),
+                continues=records.text(data.get("continues", "")),
+                source_format=records.text(data.get("source_format", "")),
             )
         except _NO_SENSE as error:
             raise RepositoryError(

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Self
 
+from vdbackup import records
 from vdbackup.errors import PointBusy, RepositoryError, SessionUnusable
 from vdbackup.repository import holds, overlays
 from vdbackup.repository.backup_set import BackupSet
@@ -191,6 +192,7 @@ def _moment(value: object, default: datetime) -> datetime:
 
 
 def _text(value: object) -> str:
-    if not isinstance(value, str) or "\0" in value:
-        raise TypeError(f"{value!r} is no text")
-    return value
+    """One that can be a path or a part of one."""
+    if "\0" in records.text(value):
+        raise TypeError(f"{value!r} is no name")
+    return records.text(value)
