@@ -126,14 +126,21 @@ def test_what_is_no_repository_is_said_to_be_none(tmp_path):
         assert "not a repository" in refused(lambda path=path: Repository.open(path)).title
 
 
-@pytest.mark.parametrize("layout", [LAYOUT + 1, 99, "1", None, 1.5])
-def test_a_newer_or_unknown_layout_is_left_alone(lab, layout):
+@pytest.mark.parametrize(
+    ("layout", "advice"),
+    [
+        (LAYOUT + 1, "newer version"),
+        (99, "newer version"),
+        *((none, "rebuilt from the disks") for none in ("1", None, 1.5)),
+    ],
+)
+def test_a_newer_layout_or_none_that_is_said_is_refused_and_left_alone(lab, layout, advice):
     marker = lab.repository.path / "vdbackup.json"
     marker.write_text(json.dumps({"layout": layout, "id": "x"}))
     before = lab.files
     error = refused(lambda: Repository.open(lab.repository.path))
     assert "layout" in error.title
-    assert "newer version" in error.advice
+    assert advice in error.advice
     assert lab.files == before
 
 
