@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,7 @@ from tests.backup.lab import Lab, noise
 from tests.oracles import distribution, qemu, readers
 from vdbackup.backup import merge
 from vdbackup.backup.merged_layer import RESERVE
+from vdbackup.backup.merged_point import MOST_MERGED, merged_point
 from vdbackup.errors import BackupError, Cancelled, Damaged, DiskError, NoSpace, VdbackupError
 from vdbackup.jobs import CancelToken, Progress, silent
 from vdbackup.repository.digest_file import REGION
@@ -286,7 +289,7 @@ def test_an_overlay_that_somebody_deleted_is_made_anew(lab, chain):
 def test_the_result_knows_whom_it_stands_for(lab, chain):
     lab.merge(chain[2])
     result = lab.merge(chain[2])
-    assert result.merged == (chain[0].id, chain[1].id)
+    assert result.merged == (chain[1].id, chain[0].id)  # the one that went last at the end
     assert result.created == chain[2].created
     assert lab.set.point(chain[2].id) == result
 
@@ -480,3 +483,48 @@ def refused(
     assert refusal.value.title
     assert refusal.value.advice
     assert lab.files == before
+
+
+# ----------------------------------------------------------------------- for years
+
+
+def test_a_manifest_does_not_grow_with_each_point_that_is_rolled_into_it(tmp_path):
+    """A policy rolls one point after the other into the same one, and writes it each time."""
+    oldest = _stood_for(Lab(tmp_path).backup(), MOST_MERGED + 5)
+    lengths = []
+    for number in range(10_000):
+        newer = replace(
+            oldest,
+            id=f"{number:036d}",
+            merged=(),
+            merged_before=0,
+            warnings=(f"/dev/sdb was written to ({number} MiB) during the capture.",),
+        )
+        oldest = merged_point(oldest, newer)
+        if number % 1000 == 999:
+            lengths.append(len(json.dumps(oldest.to_json())))
+    assert lengths[-1] - lengths[0] < 100
+    assert oldest.merged_count == MOST_MERGED + 5 + 10_000
+    assert oldest.merged[-1] == f"{9998:036d}"
+    assert oldest.warnings[0].startswith("Older warnings")
+    assert oldest.warnings[-1] == "/dev/sdb was written to (9999 MiB) during the capture."
+
+
+def test_a_manifest_of_before_names_all_that_it_stands_for(lab, chain):
+    """Older versions kept every id; the next merge keeps the last ones, and how many there were."""
+    lab.repository.save_point(lab.set.name, _stood_for(chain[0], 1000))
+    assert len(lab.set.points[0].merged) == 1000
+    result = lab.merge(chain[1])
+    assert result.merged[-1] == chain[0].id
+    assert (len(result.merged), result.merged_count) == (MOST_MERGED, 1001)
+    assert lab.set.point(result.id) == result
+
+
+def test_the_parent_is_known_whatever_its_child_stood_for(lab, chain):
+    """By it an interrupted merge is known to have been this one."""
+    lab.repository.save_point(lab.set.name, _stood_for(chain[1], MOST_MERGED))
+    assert lab.merge(lab.set.point(chain[1].id)).merged[-1] == chain[0].id
+
+
+def _stood_for(point: RecoveryPoint, count: int) -> RecoveryPoint:
+    return replace(point, merged=tuple(f"{number:036x}" for number in range(count)))

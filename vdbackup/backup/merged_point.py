@@ -11,10 +11,21 @@ from vdbackup.repository.digests import DigestFold
 from vdbackup.repository.files import remove
 from vdbackup.repository.model import RecoveryPoint, unreadable_warning
 
+MOST_MERGED = 100
+"""Ids of merged points that a manifest keeps: a policy rolls one after the other into the same
+point for years, and each time its whole manifest is written."""
+MOST_WARNINGS = 20
+"""Warnings that a point takes over from its parent: many say an amount, and so no two are alike."""
+_OLDER_WARNINGS = "Older warnings, of points that were merged into this one, are no longer kept."
+
 
 def merged_point(parent: RecoveryPoint, child: RecoveryPoint) -> RecoveryPoint:
     """The child's moment and id in the parent's place; what its files hold is not known yet."""
     layer = naming.layer_name(child.sequence, parent.type, naming.ending_of(child.disk))
+    # the parent's own id last: by it an interrupted merge's result is known (repair_journal.py),
+    # and a verification sees that the point has been merged meanwhile
+    gone = (*parent.merged, *child.merged, parent.id)
+    before = parent.merged_before + child.merged_before
     return replace(
         child,
         type=parent.type,
@@ -23,7 +34,8 @@ def merged_point(parent: RecoveryPoint, child: RecoveryPoint) -> RecoveryPoint:
         digests=naming.digests_name(layer),
         verified=None,
         boot_tested=None,
-        merged=(*parent.merged, parent.id, *child.merged),
+        merged=gone[-MOST_MERGED:],
+        merged_before=before + max(0, len(gone) - MOST_MERGED),
         warnings=tuple(dict.fromkeys((*_lasting_warnings(parent), *child.warnings))),
     )
 
@@ -31,7 +43,9 @@ def merged_point(parent: RecoveryPoint, child: RecoveryPoint) -> RecoveryPoint:
 def _lasting_warnings(parent: RecoveryPoint) -> tuple[str, ...]:
     """Those that hold for its child, too: what the source did not give, the child read again."""
     again = unreadable_warning(parent.unreadable)
-    return tuple(each for each in parent.warnings if each != again)
+    lasting = [each for each in parent.warnings if each not in (again, _OLDER_WARNINGS)]
+    older = _OLDER_WARNINGS in parent.warnings or len(lasting) > MOST_WARNINGS
+    return ((_OLDER_WARNINGS,) if older else ()) + tuple(lasting[-MOST_WARNINGS:])
 
 
 def merge_digests(folder: Path, parent: RecoveryPoint, child: RecoveryPoint, path: Path) -> int:

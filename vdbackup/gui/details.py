@@ -176,7 +176,7 @@ class PointDetails(QFrame):
             "verified": check_in_words(point.verified),
             "booted": check_in_words(point.boot_tested),
             "chain": _chain_in_words(entry.chain(point)),
-            "merged": f"{words.plural(len(point.merged), 'older point')} merged into it",
+            "merged": f"{words.plural(point.merged_count, 'older point')} merged into it",
             "promoted": _promotion_in_words(point.promoted_from),
             "id": point.id.replace("-", "-\u200b"),  # may be broken where it has a hyphen
         }

@@ -116,7 +116,9 @@ class RecoveryPoint:
         virtual_size, sector_size: of the disk that a VM sees, in bytes.
         stored_bytes: bytes of the disk that the layer holds.
         verified, boot_tested: the last such check, None if never.
-        merged: ids of the points that were rolled together with this one and are gone.
+        merged: ids of the points that were rolled together with this one and are gone, the one that
+            went last at the end; of very many the last ones.
+        merged_before: how many more went before those.
         warnings: what was not as it should have been during capture, a sentence each.
         unreadable: what the source did not give, and reads as zeros: (offset, length) in bytes.
         promoted_from: the session whose changes it holds; None for what was captured.
@@ -141,11 +143,17 @@ class RecoveryPoint:
     verified: Check | None = None
     boot_tested: BootTest | None = None
     merged: tuple[str, ...] = ()
+    merged_before: int = 0
     warnings: tuple[str, ...] = ()
     unreadable: tuple[tuple[int, int], ...] = ()
     promoted_from: Promotion | None = None
     captured_from: SourceIdentity | None = None
     exact_size: int | None = None
+
+    @property
+    def merged_count(self) -> int:
+        """How many points it stands for besides its own moment."""
+        return self.merged_before + len(self.merged)
 
     @property
     def report(self) -> str:
@@ -186,6 +194,7 @@ class RecoveryPoint:
                 verified=_check(data.get("verified")),
                 boot_tested=_boot_test(data.get("boot_tested")),
                 merged=tuple(records.text(each) for each in data.get("merged", ())),
+                merged_before=records.number(data.get("merged_before", 0)),
                 warnings=tuple(records.text(each) for each in data.get("warnings", ())),
                 unreadable=tuple(
                     _range(each, data["virtual_size"]) for each in data.get("unreadable", ())
