@@ -10,13 +10,16 @@ from pathlib import Path
 from unittest.mock import patch
 
 from vdbackup.disks.extents import BlockMap
+from vdbackup.repository.backup_set import LAYER_NAME
 
 
 @dataclass
 class Counts:
-    """How many files were opened, names of folders listed, and maps of layers looked through."""
+    """How many files were opened, layers among them, names of folders listed, and maps of layers
+    looked through."""
 
     opened: int = 0
+    layers: int = 0
     listed: int = 0
     maps: int = 0
 
@@ -32,6 +35,7 @@ def operations_counted(within: Path) -> Iterator[Counts]:
 
     def opened(path, *arguments, **options):
         counts.opened += is_within(path)
+        counts.layers += is_within(path) and LAYER_NAME.match(Path(path).name) is not None
         return open_file(path, *arguments, **options)
 
     def listed(path):

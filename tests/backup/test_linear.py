@@ -10,7 +10,7 @@ import pytest
 from tests.backup.lab import Lab, noise
 from tests.backup.long_sets import lengthen
 from tests.backup.operations_counted import Counts, assert_linear, operations_counted
-from vdbackup.backup import adopt, convert, retention
+from vdbackup.backup import adopt, convert, delete, retention
 from vdbackup.jobs import CancelToken, silent
 from vdbackup.repository import claims
 from vdbackup.repository.model import Policy
@@ -93,3 +93,17 @@ def test_a_policy_whose_points_are_all_in_use(labs, tmp_path, monkeypatch):
         shutil.copytree(lab.repository.path, tmp_path / lab.folder.name)
         Repository.open(tmp_path / lab.folder.name).set_policy("disk", Policy(2))
     assert_linear(*map(busy, labs), but="listed")
+
+
+def test_deleting_opens_each_layer_of_the_chain_once_and_a_few_again(labs, tmp_path):
+    """What is rolled into the point, and what hangs on that, is all that a deletion needs more."""
+    opened = []
+    for lab in labs:
+        shutil.copytree(lab.repository.path, tmp_path / lab.folder.name)
+        repository = Repository.open(tmp_path / lab.folder.name)
+        point = repository.set("disk").points[-3]
+        with operations_counted(tmp_path) as counted:
+            delete.run(delete.plan(repository, "disk", point.id), silent, CancelToken())
+        opened.append(counted.layers)
+    added = NUMBERS[1] - NUMBERS[0]
+    assert [opened[1] - opened[0], opened[2] - opened[1]] == [added, added]

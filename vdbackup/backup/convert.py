@@ -23,7 +23,7 @@ from vdbackup.disks.names import DiskFormat
 from vdbackup.disks.transfer import transfer, write_blocks
 from vdbackup.errors import BackupError, Damaged, Remedy
 from vdbackup.jobs import CancelToken, Plan, Report, readable_size
-from vdbackup.repository.backup_set import BackupSet, check_size
+from vdbackup.repository.backup_set import BackupSet
 from vdbackup.repository.digests import BLOCK, DigestFold, differ, digest_blocks, is_zero
 from vdbackup.repository.draft import Draft
 from vdbackup.repository.files import check_room
@@ -151,7 +151,6 @@ def _copy(
     old.check_link(point)
     layer = Chain.alone(old.disk_path(point), old.settings.format)
     with layer, DigestFold([old.folder / point.digests], point.virtual_size) as own:
-        check_size(layer.layers[0].info, point)
 
         def copy(offset: int, view: memoryview) -> None:
             first = offset // BLOCK

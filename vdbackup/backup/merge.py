@@ -407,8 +407,10 @@ def _new_layer(folder: Path, result: RecoveryPoint) -> Path:
 
 def _check_whole(backup_set: BackupSet, parent: RecoveryPoint, child: RecoveryPoint) -> None:
     """Whatever the merge will need is there: once it has begun, it has to be finished."""
-    for point in (child, *backup_set.children(child.id)):
-        backup_set.open_chain(point).close()
+    backup_set.open_chain(child).close()
+    for above in backup_set.children(child.id):  # which read through what was just looked at
+        backup_set.check_layer(above)
+        backup_set.check_link(above)
     backup_set.open_digests(child).close()
     both = [backup_set.folder / each.digests for each in (parent, child)]
     with DigestFold(both, child.virtual_size) as digests:

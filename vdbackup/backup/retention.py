@@ -15,11 +15,9 @@ file that is put back makes it whole again. The others go on as if it were not t
 from __future__ import annotations
 
 from collections.abc import Container, Iterable
-from contextlib import closing
 from dataclasses import dataclass, replace
 
 from vdbackup.backup import delete
-from vdbackup.disks.formats import open_disk
 from vdbackup.errors import (
     Damaged,
     DiskError,
@@ -32,7 +30,7 @@ from vdbackup.errors import (
 )
 from vdbackup.jobs import CancelToken, Report
 from vdbackup.repository import claims
-from vdbackup.repository.backup_set import BackupSet, check_size
+from vdbackup.repository.backup_set import BackupSet
 from vdbackup.repository.model import RecoveryPoint
 from vdbackup.repository.repository import Repository
 
@@ -54,11 +52,11 @@ def apply(repository: Repository, set_name: str, report: Report, cancel: CancelT
     if backup_set.broken:
         return Applied((), (_unknown_points(backup_set),))
     keep = backup_set.settings.policy.keep
-    not_whole = _damaged(backup_set) if keep is not None else {}
+    chains = _Chains()
+    not_whole = _damaged(backup_set, chains) if keep is not None else {}
     marked = {point.id: "" for point in backup_set.points if _was_found_damaged(point)}
     in_use: dict[str, str] = {}
     damaged: dict[str, VdbackupError] = {}
-    chains = _Chains()
     while (
         point := _next_to_go(backup_set, not_whole, {**in_use, **damaged, **marked})
     ) is not None:
@@ -72,6 +70,8 @@ def apply(repository: Repository, set_name: str, report: Report, cancel: CancelT
                 repository, backup_set, point.id, report, cancel, patience
             )
         except PointInUse as error:
+            if repository.interrupted(set_name):  # somebody came when it had begun (claims.py)
+                raise
             in_use[point.id] = f"Point {point.sequence} stays for now: {error.title}"
         except (DiskError, RepositoryError, Damaged) as error:
             if isinstance(error, _FOR_ALL) or repository.interrupted(set_name):
@@ -87,10 +87,10 @@ def apply(repository: Repository, set_name: str, report: Report, cancel: CancelT
     return Applied(tuple(done), (*uncounted, *_left_damaged(backup_set, damaged)))
 
 
-def _damaged(backup_set: BackupSet) -> dict[str, str]:
+def _damaged(backup_set: BackupSet, chains: _Chains) -> dict[str, str]:
     """The points that are known not to be whole, by id, and why: nothing of their data is read.
 
-    A point is what its layers are: each is looked at once, its parent's before it.
+    A point is what its layers are.
     """
     found: dict[str, str] = {}
     for point in backup_set.points:
@@ -101,11 +101,9 @@ def _damaged(backup_set: BackupSet) -> dict[str, str]:
             found[point.id] = above
         else:
             try:
-                backup_set.check_layer(point)
-                backup_set.check_link(point)
-            except (VdbackupError, OSError) as error:
-                said = from_os(error) if isinstance(error, OSError) else error
-                found[point.id] = said.title
+                chains.check(backup_set, point)
+            except (DiskError, RepositoryError, Damaged) as error:
+                found[point.id] = error.title
     return found
 
 
@@ -173,9 +171,6 @@ class _Chains:
         try:
             backup_set.check_layer(layer, point)
             backup_set.check_link(layer)
-            disk_format = backup_set.settings.format
-            with closing(open_disk(backup_set.disk_path(layer), disk_format)) as disk:
-                check_size(disk.info, layer)
         except (DiskError, RepositoryError, Damaged) as error:
             return error
         except OSError as error:

@@ -152,10 +152,12 @@ class BackupSet:
     def check_link(self, layer: RecoveryPoint) -> None:
         """Raise DiskError or Damaged unless the layer's own link leads where its manifest says.
 
-        Where that holds of each layer of a chain, `open_chain` finds all of it.
+        Nor may its disk have another size. Where that holds of each layer of a chain, `open_chain`
+        finds all of it.
         """
         parent = self.point(layer.parent).disk if layer.parent is not None else None
         with closing(open_disk(self.disk_path(layer), self.settings.format)) as disk:
+            check_size(disk.info, layer)
             found = parent_of(disk)
         if (found.name if found else None) != parent:
             raise _other_parents(layer)
