@@ -15,6 +15,7 @@ import threading
 import time
 import uuid
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -43,6 +44,17 @@ with repository.lock("merging"):
     with claims.changing(backup_set, backup_set.points[1:3], CancelToken()):
         print("changing", flush=True)
         sys.stdin.readline()
+"""
+
+CLAIMER = """
+import sys
+from pathlib import Path
+from vdbackup.repository import claims
+from vdbackup.repository.repository import Repository
+repository = Repository.open(Path(sys.argv[1]))
+with claims.reading(repository, "disk", [sys.argv[2]], "reading in a test"):
+    print("reading", flush=True)
+    sys.stdin.readline()
 """
 
 
@@ -395,4 +407,60 @@ def test_a_full_disk_keeps_nobody_from_reading_or_deleting(
         lab.delete(point)
     assert claim_files_in(lab) == []
     merge.run(merge.plan(lab.repository, "disk", lab.set.points[1].id), silent, CancelToken())
+    lab.check_all()
+
+
+# ------------------------------------------------------------------- a changer that slept
+
+
+@pytest.mark.parametrize(
+    "step", ["copy_into_parent", "_publish", "_take_over", "_relink", "_delete_redundant"]
+)
+def test_a_merge_that_slept_takes_nothing_from_who_began_to_read_meanwhile(
+    lab: Lab, there: Path, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    """Its claim was stale by then, so the other computer could not see it."""
+    reader, taken = ExitStack(), getattr(merge, step)
+
+    def sleep_first(*arguments: object) -> object:
+        if not reader_began:
+            for path in claim_files_in(lab):
+                path.unlink()  # by whoever found it stale
+            began = computers.running(CLAIMER, there, lab.set.points[-1].id, host="nas")
+            reader.enter_context(began)
+            reader_began.append(True)
+            monkeypatch.setattr(claim_files, "_seconds", later)
+        return taken(*arguments)
+
+    reader_began: list[bool] = []
+    awake = claim_files._seconds() + STALE + 1
+    later = lambda: awake  # noqa: E731
+    monkeypatch.setattr(merge, step, sleep_first)
+    with reader:
+        with pytest.raises(PointInUse, match=r"on nas is .* which began while this computer slept"):
+            lab.merge(lab.set.points[1])
+        merge.recover(lab.repository, silent, CancelToken())
+        assert lab.set.journal is not None
+    for path in claim_files_in(lab):  # the killed reader's
+        let_it_be_old(path)
+    merge.recover(lab.repository, silent, CancelToken())
+    assert [point.sequence for point in lab.set.points] == [2, 3, 4]
+    lab.check_all()
+
+
+def test_a_merge_that_slept_while_nobody_read_goes_on(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    awake = claim_files._seconds() + STALE + 1
+    taken = merge._take_over
+
+    def sleep_first(*arguments: object) -> None:
+        for path in claim_files_in(lab):
+            path.unlink()
+        monkeypatch.setattr(claim_files, "_seconds", lambda: awake)
+        taken(*arguments)
+        assert len(claim_files_in(lab)) == 1  # it is seen again
+
+    monkeypatch.setattr(merge, "_take_over", sleep_first)
+    lab.merge(lab.set.points[1])
     lab.check_all()

@@ -13,9 +13,12 @@ import logging
 import os
 import threading
 import time
+import uuid
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -73,6 +76,21 @@ def leave(folder: Path, left: Lease, seconds_ago: float = 0.0) -> None:
     os.utime(folder / LEASE_NAME, (then, then))
 
 
+@contextmanager
+def as_old(seconds: dict[Path, float], monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Some files as they look so many seconds later: nobody can set when an inode was changed."""
+    lstat = os.lstat
+
+    def looked_at(path):
+        status = lstat(path)
+        then = status.st_mtime - seconds.get(Path(path), 0.0)
+        return SimpleNamespace(st_mtime=then, st_ctime=then)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(lease.os, "lstat", looked_at)
+        yield
+
+
 def take(folder: Path) -> None:
     with writer_lock(folder, "working"):
         assert (folder / LEASE_NAME).exists()
@@ -112,15 +130,46 @@ def test_what_a_killed_one_on_another_computer_left_is_refused_until_it_is_stale
     assert "nas" in caplog.text
 
 
-def test_of_this_computer_before_it_was_started_anew_it_is_taken_at_once(folder):
-    mine = Lease.of_this_process("working")
-    if not mine.machine:
-        mine = replace(mine, machine="")
-    leave(folder, replace(mine, boot="another", token="old"))
-    if mine.machine:
-        take(folder)
-    else:  # a computer without a machine-id(5) cannot be told from others
-        refused(folder, "working")
+@pytest.fixture
+def before(monkeypatch: pytest.MonkeyPatch) -> Lease:
+    """A lease of this computer's boot before, or of a clone; this one is up for 100 s."""
+    monkeypatch.setattr(lease, "_seconds_up", lambda: 100.0)
+    mine = replace(Lease.of_this_process("working"), machine="0123")
+    monkeypatch.setattr(Lease, "of_this_process", lambda purpose: replace(mine, purpose=purpose))
+    return replace(mine, boot="another", token="old")
+
+
+def test_of_this_computer_before_it_was_started_anew_it_is_taken_at_once(folder, before):
+    leave(folder, before, seconds_ago=101)
+    take(folder)
+
+
+def test_a_clone_of_this_computer_that_goes_on_renewing_it_keeps_it(folder, before):
+    """Virtual machines of one template have the same machine-id(5) and name."""
+    leave(folder, before, seconds_ago=31)
+    refused(folder, "working")
+
+
+def test_just_started_one_waits_whether_a_clone_renews_it(folder, before, monkeypatch):
+    monkeypatch.setattr(lease, "_seconds_up", lambda: 20.0)
+    leave(folder, before, seconds_ago=31)
+    refused(folder, "working")
+
+
+def test_a_computer_without_a_machine_id_cannot_be_told_from_others(folder, before):
+    leave(folder, replace(before, machine=""), seconds_ago=101)
+    refused(folder, "working")
+
+
+def test_what_crashes_left_beside_the_lease_goes_when_it_is_old(folder, monkeypatch):
+    """One that was made a moment ago may be somebody's who looks how old the lease is."""
+    old, young = (folder / f"{LEASE_NAME}.{uuid.uuid4()}.partial" for _ in range(2))
+    others = folder / f"{LEASE_NAME}.of-somebody.partial"
+    for path in (old, young, others):
+        path.touch()
+    with as_old({old: STALE + 1, others: STALE + 1}, monkeypatch), writer_lock(folder, "working"):
+        pass
+    assert {path.name for path in folder.iterdir()} == {".lock", young.name, others.name}
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"null", b'{"pid": 1}', b"\xff" * 99])

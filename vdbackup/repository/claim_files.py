@@ -129,8 +129,9 @@ class _Found:
         process, here = self.claims[0].process, Lease.of_this_process("")
         if process.process == here.process:
             return self.path.name in _ours
-        if process.ended(here):
-            return False
+        with suppress(OSError):  # storage that is read-only does not tell its time
+            if lease.ended(self.path.parent, process, self.modified):
+                return False
         # a process of ours that is alive: no clock has to be asked; of another container, that
         # cannot be told
         ours = (process.boot, process.namespace) == (here.boot, here.namespace)
@@ -256,6 +257,16 @@ class Said:
         self.missed = False
         self._own = own
 
+    @property
+    def may_be_unseen(self) -> bool:
+        """Whether others may take it for left behind, so far as is known without asking."""
+        return self.missed or self._own.is_old
+
+    def show_again(self) -> None:
+        """Let others see it again, and forget that they could not."""
+        self._own.renew()
+        self.missed = False
+
     def was_unseen(self) -> bool:
         """Whether for some time until now other computers could not see it."""
         self._own.look()
@@ -339,6 +350,17 @@ class _Own:
         if thread and over.is_set():
             thread.join()
 
+    @property
+    def is_old(self) -> bool:
+        """Whether it was last renewed so long ago that others may have passed it over."""
+        return self._path is not None and _seconds() - self._renewed > STALE / 2
+
+    def renew(self) -> None:
+        """Give the file a new time, or make it again."""
+        with self._changing:
+            if self._path is not None and self._said:
+                self._renew(self._path)
+
     def look(self) -> None:
         """Find out whether others can see it, and could all the time."""
         with self._changing:
@@ -378,9 +400,7 @@ class _Own:
 
     def _keep(self, over: threading.Event) -> None:
         while not over.wait(lock.HEARTBEAT):
-            with self._changing:
-                if self._path is not None and self._said:
-                    self._renew(self._path)
+            self.renew()
 
     def _renew(self, path: Path) -> None:
         """Give the file a new time; what fails may succeed the next time."""
@@ -400,9 +420,7 @@ class _Own:
 
     def _check_seen(self) -> None:
         """Notice that others may have taken us for gone: we slept, or were cut off."""
-        if (
-            self._path is not None and _is_gone(self._path)
-        ) or _seconds() - self._renewed > STALE / 2:
+        if self.is_old or (self._path is not None and _is_gone(self._path)):
             self._unseen()
 
     def _unseen(self) -> None:

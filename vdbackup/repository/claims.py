@@ -31,6 +31,7 @@ import struct
 import time
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Self
 
@@ -41,7 +42,8 @@ from vdbackup.errors import PointInUse
 from vdbackup.jobs import CancelToken
 from vdbackup.repository import naming
 from vdbackup.repository.backup_set import BackupSet
-from vdbackup.repository.claim_files import Kind, announced, claimed, sweep
+from vdbackup.repository.claim_files import Kind, Said, announced, claimed, sweep
+from vdbackup.repository.lock import also_checked
 from vdbackup.repository.model import RecoveryPoint
 from vdbackup.repository.repository import Repository
 
@@ -131,15 +133,39 @@ def changing(
 ) -> Iterator[None]:
     """Let nobody begin to read the points' layers; the caller holds the repository for writing.
 
-    Raises PointInUse, as `check_unused` does, where somebody goes on using one.
+    Raises PointInUse, as `check_unused` does, where somebody goes on using one. So do meanwhile the
+    cancel token and whatever changes files there (`check_lock`), if this computer slept so long
+    that another one has passed our claim over and begun to read.
     """
     numbers = [point.sequence for point in points]
     with (
         _Claim(backup_set.folder, _CHANGED, numbers, "changing it"),
-        announced(backup_set.folder, Kind.CHANGING, numbers, "changing it"),
+        announced(backup_set.folder, Kind.CHANGING, numbers, "changing it") as said,
     ):
         check_unused(backup_set, points, cancel, patience)
-        yield
+        look_again = partial(_check_unread_meanwhile, said, backup_set, points)
+        with also_checked(backup_set.folder, look_again), cancel.also(look_again):
+            yield
+
+
+def _check_unread_meanwhile(
+    said: Said, backup_set: BackupSet, points: Sequence[RecoveryPoint]
+) -> None:
+    """Raise PointInUse where another computer reads what we change, because it did not see us.
+
+    On this computer the kernel keeps our claim, however long we sleep.
+    """
+    if not said.may_be_unseen:
+        return
+    said.show_again()  # first: who comes later sees it
+    numbers = [point.sequence for point in points]
+    if (seen := claimed(backup_set.folder, Kind.READING, numbers)) is not None:
+        raise PointInUse(
+            f"Point {seen[0]} is in use: {seen[1]}, which began while this computer slept or was "
+            "cut off from the storage.",
+            _WAIT,
+            over=lambda: claimed(backup_set.folder, Kind.READING, numbers) is None,
+        )
 
 
 def _layers(backup_set: BackupSet, point_ids: Iterable[str]) -> list[RecoveryPoint]:

@@ -23,8 +23,10 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import socket
 import stat
+import time
 import uuid
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -40,6 +42,11 @@ log = logging.getLogger(__name__)
 LEASE_NAME = ".lock.json"
 STALE = 300.0
 """Seconds after which another computer's lease counts no more if it was not renewed."""
+SETTLED = 60.0
+"""Seconds in which whoever holds a lease renews it, if they are there (lock.HEARTBEAT, twice)."""
+_IN_FLIGHT = re.compile(
+    re.escape(LEASE_NAME) + r"\.[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}\.partial"
+)
 _LONGEST = 1 << 16
 """Bytes of a file that may be a lease; purposes name paths, which have up to 4096."""
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
@@ -107,15 +114,9 @@ class Lease:
         """Which process it is, of all that there are."""
         return self.boot, self.namespace, self.pid, self.started
 
-    def ended(self, here: Lease) -> bool:
-        """Whether its process is known to be gone; nothing is known of other computers'.
-
-        Args:
-            here: one of this process.
-        """
-        if self.boot != here.boot:  # this computer, before it was started anew
-            return bool(here.machine) and (self.machine, self.host) == (here.machine, here.host)
-        return self.namespace == here.namespace and _start_of(self.pid) != self.started
+    def is_of_here(self, here: Lease) -> bool:
+        """Whether it says that it is of this installation, as a clone of the computer does, too."""
+        return bool(here.machine) and (self.machine, self.host) == (here.machine, here.host)
 
 
 @dataclass(frozen=True)
@@ -129,6 +130,29 @@ class Found:
 
     lease: Lease | None
     modified: float
+
+
+def ended(folder: Path, held: Lease, modified: float) -> bool:
+    """Whether a process is known to be gone; nothing is known of other computers'.
+
+    One of this computer before it was started anew is. But clones bear its names, and what they
+    have they go on renewing: what counts is that nobody has renewed it since we were started, for
+    as long as renewing it twice takes.
+
+    Args:
+        folder: where what it keeps lies.
+        held: of the process.
+        modified: when that was renewed last, by the storage's clock, in seconds.
+
+    Raises OSError where the storage does not tell its time.
+    """
+    here = Lease.of_this_process("")
+    if held.boot == here.boot:
+        return held.namespace == here.namespace and _start_of(held.pid) != held.started
+    if not held.is_of_here(here):
+        return False
+    up = _seconds_up()
+    return up > SETTLED and _now(folder) - modified > up
 
 
 def look(folder: Path) -> Found | None:
@@ -200,13 +224,14 @@ def take_away(folder: Path, found: Lease | None) -> None:
     taken = _parsed(aside)
     if taken is not None and taken != found:
         make(folder, taken)
-    os.unlink(aside)
+    with suppress(FileNotFoundError):  # we slept, and somebody has swept it
+        os.unlink(aside)
 
 
 def _parsed(path: Path) -> Lease | None:
     try:
         return Lease.parse(read_own(path, _LONGEST))
-    except Obstructed:
+    except (Obstructed, FileNotFoundError):
         return None
 
 
@@ -215,6 +240,11 @@ def is_fresh(folder: Path, found: Found) -> bool:
 
     A time that lies in the future is as far from now as one in the past: the clock was changed.
     """
+    return abs(_now(folder) - found.modified) < STALE
+
+
+def _now(folder: Path) -> float:
+    """The storage's own time, in seconds: of a file that is made now."""
     probe = folder / f"{LEASE_NAME}.{uuid.uuid4()}.partial"
     fd = open_own(probe, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
     try:
@@ -223,7 +253,31 @@ def is_fresh(folder: Path, found: Found) -> bool:
         os.close(fd)
         with suppress(FileNotFoundError):  # whoever holds the repository sweeps what is in flight
             os.unlink(probe)
-    return abs(now - found.modified) < STALE
+    return now
+
+
+def sweep(folder: Path, mine: Lease) -> None:
+    """Delete what crashes left beside a lease that was just made; the caller holds the repository.
+
+    Such files are there for a moment: one that is older than a lease may be is nobody's. Their own
+    times do not tell when a lease was renamed away, but when its inode was changed does.
+    """
+    found = look(folder)
+    if found is None or found.lease != mine:
+        return
+    for name in os.listdir(folder):
+        if not _IN_FLIGHT.fullmatch(name):
+            continue
+        with suppress(OSError):  # gone, or storage that fails: it is in nobody's way
+            left = os.lstat(folder / name)
+            if found.modified - max(left.st_mtime, left.st_ctime) > STALE:
+                log.info("%s was left behind", folder / name)
+                os.unlink(folder / name)
+
+
+def _seconds_up() -> float:
+    """How long this computer has been up; in a container, the computer that it is on."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
 def _start_of(pid: int) -> int | None:

@@ -20,7 +20,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from functools import partial
 from pathlib import Path
@@ -45,6 +45,8 @@ _FULL = {errno.ENOSPC, errno.EDQUOT}
 
 _holds: dict[Path, _Hold] = {}
 """What this process holds, by the repository's folder."""
+_others: list[tuple[Path, Callable[[], None]]] = []
+"""What else has to hold before something is changed in a folder."""
 
 
 @contextmanager
@@ -67,10 +69,26 @@ def writer_lock(folder: Path, purpose: str, cancel: CancelToken | None = None) -
 
 
 def check_lock(path: Path) -> None:
-    """Raise LockLost if the repository that `path` lies in was ours and has been taken over."""
+    """Raise LockLost if the repository that `path` lies in was ours and has been taken over.
+
+    And whatever else `also_checked` has it raise.
+    """
     for folder, hold in list(_holds.items()):
         if path.is_relative_to(folder):
             hold.check()
+    for folder, check in _others.copy():
+        if path.is_relative_to(folder):
+            check()
+
+
+@contextmanager
+def also_checked(folder: Path, check: Callable[[], None]) -> Iterator[None]:
+    """Call `check` too, meanwhile, before anything below the folder is changed."""
+    _others.append((folder, check))
+    try:
+        yield
+    finally:
+        _others.remove((folder, check))
 
 
 def _flocked(fd: int, folder: Path) -> bool:
@@ -96,6 +114,7 @@ def _taken(folder: Path, purpose: str, *, flocked: bool) -> Lease | None:
     while True:
         try:
             if lease.make(folder, mine):
+                lease.sweep(folder, mine)
                 return mine
         except OSError as error:
             if error.errno not in _FULL or not flocked:
@@ -133,7 +152,7 @@ def _in_use(folder: Path, found: Found, *, flocked: bool) -> bool:
     here = Lease.of_this_process("")
     if held.process == here.process:
         return any(hold.mine == held for hold in _holds.values())
-    if held.ended(here):
+    if lease.ended(folder, held, found.modified):
         return False
     if held.boot == here.boot and held.namespace == here.namespace and not flocked:
         return True  # its process is alive: no clock has to be asked
@@ -146,8 +165,10 @@ def _in_use(folder: Path, found: Found, *, flocked: bool) -> bool:
 
 def _locked(folder: Path, found: Found | None) -> RepositoryLocked:
     holder = found.lease if found else None
-    if holder and holder.ended(Lease.of_this_process("")):
-        holder = None  # who has the flock has not written down yet who it is
+    if found and holder:
+        with suppress(OSError):  # it does not tell its time
+            if lease.ended(folder, holder, found.modified):
+                holder = None  # who has the flock has not written down yet who it is
     return RepositoryLocked(
         f"{folder} is in use: {holder or 'another program is writing to it'}.",
         "Wait until that is done, then try again.",
