@@ -4,8 +4,9 @@ It boots unseen, without network, at a low priority. It is up at its sign of lif
 what it writes until then says how far it has come, and often why it goes no further
 (words.py). The result goes into the point's manifest, the screen's picture beside its overlay.
 
-A test gives way: it holds no lock while its machine runs, and as soon as somebody writes to the
-repository it ends, so that no merge finds its files in use, and starts anew when they have done.
+A test gives way: while its machine runs it claims the point as any reader does, and as soon as
+somebody on this computer writes to the repository it ends, so that no merge finds its files in use,
+and starts anew when they have done. Another computer's merge is told who reads, and tries again.
 """
 
 from __future__ import annotations
@@ -204,7 +205,12 @@ def _test(
 ) -> tuple[BootTest, Frame | None] | None:
     """The result and the last thing on the screen; None if it has given way."""
     report(Progress(0, "Starting", 0, 0))
-    with AgentChannel() as agent, _started(repository, set_name, point_id, wish, agent) as session:
+    doing = "testing whether it boots"
+    with (
+        AgentChannel() as agent,
+        claims.reading(repository, set_name, [point_id], doing) as backup_set,
+        _started(backup_set, point_id, wish, agent) as session,
+    ):
         limit = wish.time_limit or TIME_LIMITS[session.accelerator]
         watch = _Watch(session, agent, sign(wish.sign), limit)
         while not watch.over:
@@ -217,19 +223,10 @@ def _test(
         return watch.result(), watch.frame
 
 
-def _started(
-    repository: Repository, set_name: str, point_id: str, wish: Wish, agent: AgentChannel
-) -> Session:
-    """The machine, on layers that nobody changes until QEMU's own locks are there."""
-    doing = "starting a boot test"
-    with claims.reading(repository, set_name, [point_id], doing) as backup_set:
-        point = backup_set.point(point_id)
-        backup_set.open_chain(point).close()  # all layers are there, and as long as they were
-        return _start(backup_set, point, wish, agent)
-
-
-def _start(backup_set: BackupSet, point: RecoveryPoint, wish: Wish, agent: AgentChannel) -> Session:
-    """Start the machine; one that is not expected to boot is tried all the same."""
+def _started(backup_set: BackupSet, point_id: str, wish: Wish, agent: AgentChannel) -> Session:
+    """The machine; one that is not expected to boot is tried all the same."""
+    point = backup_set.point(point_id)
+    backup_set.open_chain(point).close()  # all layers are there, and as long as they were
     overlay, disk_format = backup_set.overlay_path(point), backup_set.settings.format
     chosen = chosen_hardware(backup_set, point, wish.hardware)
     with Chain.open(overlay, disk_format) as chain:

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from vdbackup import durable
-from vdbackup.errors import MachineFailed, MachinePaused, RecoveryError, UnfitTarget
+from vdbackup.errors import MachineFailed, MachinePaused, RecoveryError, UnfitTarget, VdbackupError
 from vdbackup.jobs import CancelToken
 from vdbackup.qemu import accelerator, devices, qemu
 from vdbackup.qemu.monitor import Monitor
@@ -94,6 +94,8 @@ class Session:
         self._falls_back = False
         self._lock = threading.Lock()
         """Held while the QEMU that this session has is ended or replaced."""
+        self._claim = ExitStack()
+        """What says that the machine reads its point, until it has ended."""
         self._ended = threading.Event()
         self._thread = threading.Thread(
             target=self._supervise, name=f"session {self.id}", daemon=True
@@ -104,6 +106,14 @@ class Session:
     def running(self) -> bool:
         """Whether QEMU is there, with a guest that runs or is paused."""
         return not self._ended.is_set()
+
+    def hold_claim(self, claim: ExitStack) -> None:
+        """Take over the claim on what the machine reads (claims.py), until it has ended."""
+        with self._lock:
+            if self.running:
+                self._claim.push(claim)
+                return
+        claim.close()
 
     def wait_for_text(
         self, text: str, timeout: float | None = None, cancel: CancelToken | None = None
@@ -302,7 +312,19 @@ class Session:
             self._fail(
                 MachineFailed(f"QEMU, which ran {self.title}, has crashed.", self._complaint())
             )
-        self._ended.set()
+        self._let_go()
+
+    def _let_go(self) -> None:
+        """The machine has ended: what it read may be changed again."""
+        with self._lock:
+            try:
+                self._claim.close()
+            except VdbackupError as error:  # another computer has changed it meanwhile
+                self._fail(RecoveryError(error.title, error.advice))
+            except OSError:
+                log.exception("session %s: its storage has gone", self.id)
+            finally:
+                self._ended.set()
 
     def _watch_room(self) -> None:
         """Pause a machine before its storage is full: its guest would be told of a broken disk."""

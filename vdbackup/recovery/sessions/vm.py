@@ -118,12 +118,13 @@ def start_from_point(
     repository: Repository, backup_set: BackupSet, point: RecoveryPoint, **options: Any
 ) -> Session:
     """Boot a recovery point and hold it; `options` and errors are those of `start_session`."""
-    doing = f"starting a virtual machine from point {point.sequence}"
-    with claims.reading(repository, backup_set.name, [point.id], doing) as now:
+    doing = f"running a virtual machine from point {point.sequence}"
+    with ExitStack() as claim:
+        now = claim.enter_context(claims.reading(repository, backup_set.name, [point.id], doing))
         point = now.point(point.id)
         with now.open_chain(point) as chain:  # all layers are there, and as long as they were
             sector_size = launch.sector_size_for(chain)
-        return start_session(
+        session = start_session(
             now.overlay_path(point),
             title=f"{now.name} #{point.sequence}",
             sector_size=sector_size,
@@ -131,6 +132,8 @@ def start_from_point(
             on=Origin.of(repository, now, point),
             **options,
         )
+        session.hold_claim(claim.pop_all())
+    return session
 
 
 def reopen_session(saved: SavedSession, *, display: bool = False) -> Session:
@@ -147,14 +150,15 @@ def reopen_session(saved: SavedSession, *, display: bool = False) -> Session:
     origin, machine = saved.origin, saved.said.machine
     hardware = from_json(Hardware, machine.get("hardware"))
     repository, backup_set, point = origin.find()
-    doing = f"starting {saved.title} again"
-    with claims.reading(repository, backup_set.name, [point.id], doing) as now:
+    doing = f"running a virtual machine from point {point.sequence}"
+    with ExitStack() as claim:
+        now = claim.enter_context(claims.reading(repository, backup_set.name, [point.id], doing))
         point = now.point(point.id)
         with now.open_chain(point) as chain:
             sector_size = launch.sector_size_for(chain)
         origin.check_unchanged(now, point)
         origin.hold(saved.id, saved.title, saved.folder)
-        return start_session(
+        session = start_session(
             now.overlay_path(point),
             sessions_folder=saved.folder.parent,
             title=saved.title,
@@ -165,6 +169,8 @@ def reopen_session(saved: SavedSession, *, display: bool = False) -> Session:
             disk_format=now.settings.format,
             on=saved,
         )
+        session.hold_claim(claim.pop_all())
+    return session
 
 
 @contextmanager
