@@ -322,6 +322,15 @@ def test_a_name_that_no_file_can_have_is_no_reason_to_fail(
     assert said.status == 0
 
 
+@pytest.fixture
+def libvirts_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where libvirt keeps the machines that it has."""
+    folder = tmp_path / "config/libvirt/qemu"
+    folder.mkdir(parents=True)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    return folder
+
+
 def virsh_answers(tmp_path: Path) -> None:
     """libvirt has no machines."""
     (tmp_path / "silent/virsh").write_text(
@@ -329,12 +338,22 @@ def virsh_answers(tmp_path: Path) -> None:
     )
 
 
-def test_a_machine_keeps_its_names_until_libvirt_answers_whether_it_has_it(
-    vdbackup: Vdbackup, two_points: Path, tmp_path: Path
+def test_a_machine_that_libvirt_never_had_gets_the_new_names_though_no_daemon_answers(
+    vdbackup: Vdbackup, two_points: Path, libvirts_files: Path
 ) -> None:
-    """What does not answer may well have it: then its copy would name what is gone, for ever."""
+    made = vdbackup("open-with", "virt-manager", "latest", "-r", two_points, "--json").json
+    said = vdbackup("merge", 2, "-r", two_points)
+    assert "libvirt" not in said.out + said.err
+    assert all(path.exists() for path in named(Path(made["file"])))
+
+
+def test_a_machine_keeps_its_names_until_libvirt_answers_where_it_has_it(
+    vdbackup: Vdbackup, two_points: Path, tmp_path: Path, libvirts_files: Path
+) -> None:
+    """Else its copy would name what is gone, for ever."""
     made = vdbackup("open-with", "virt-manager", "latest", "-r", two_points, "--json").json
     before = Path(made["file"]).read_bytes()
+    (libvirts_files / "machine.xml").write_bytes(before)
     said = vdbackup("merge", 2, "-r", two_points)
     assert "libvirt does not answer" in said.out + said.err
     assert Path(made["file"]).read_bytes() == before

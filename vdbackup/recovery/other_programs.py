@@ -19,7 +19,6 @@ and libvhdi.
 from __future__ import annotations
 
 import os
-import shutil
 import tempfile
 import uuid
 from collections.abc import Sequence
@@ -46,7 +45,7 @@ from vdbackup.recovery.sessions import elsewhere
 from vdbackup.recovery.sessions.elsewhere import NAMES, Program
 from vdbackup.recovery.sessions.folder import SavedSession, SessionFolder
 from vdbackup.recovery.sessions.record import Origin
-from vdbackup.repository import claims
+from vdbackup.repository import claims, registered
 from vdbackup.repository.backup_set import BackupSet
 from vdbackup.repository.model import RecoveryPoint
 from vdbackup.repository.repository import Repository
@@ -328,14 +327,16 @@ def _libvirt_again(
 def _defined(name: str) -> ET.Element | None:
     """A machine as libvirt has it; None where it is known that it has none of that UUID.
 
-    Raises RecoveryError where libvirt does not say: then the session's own file keeps its old names
-    and whoever opens the repository next tries again.
+    Where libvirt's daemon does not answer, or is not there, its files tell that.
+
+    Raises RecoveryError where it has one, but does not show it: then the session's own file keeps
+    its old names, and whoever opens the repository next tries again.
     """
-    if shutil.which(_VIRSH[0]) is None:
-        return None
     listed = elsewhere.said_by(*_VIRSH, "list", "--all", "--uuid")
     said = elsewhere.said_by(*_VIRSH, "dumpxml", "--inactive", name)
-    if listed is None or (said is None and name in listed.split()):
+    there = (each.findtext("uuid") for _, each in registered.libvirts_files())
+    names = listed.split() if listed is not None else [uuid or "" for uuid in there]
+    if said is None and name in names:
         raise OtherProgramFailed(
             "libvirt does not answer, so that nobody knows what its copy of the machine names.",
             "It is tried again when the repository is opened next.",

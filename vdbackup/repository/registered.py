@@ -25,6 +25,7 @@ from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from xml.etree import ElementTree as ET
 
 from vdbackup import foreign_xml
 from vdbackup.disks.formats import open_disk, probe
@@ -36,8 +37,8 @@ from vdbackup.repository.near_paths import NearPaths
 
 _VIRTUALBOX = "{http://www.virtualbox.org/}"
 _MOST_MACHINES = 10_000
-_MOST_BELOW = 256
-"""Disks of one chain that are looked at."""
+_MOST_BELOW = 1000
+"""Disks of one chain that are looked at: more is a circle."""
 
 
 @dataclass(frozen=True)
@@ -126,15 +127,24 @@ def _with_parents(
     """
     ours = {os.path.realpath(path.parent) for path in wanted.values()}
     for named in disks:
-        path: Path | None = named
-        for _ in range(_MOST_BELOW):
-            path = near.followed(path) if path is not None else None
-            if path is None:
-                break
+        for path in line_below(named, near):
             yield path
             if _identity(path) in wanted or str(path.parent) in ours:
                 break
-            path = _parent_named(path)
+
+
+def line_below(disk: Path, near: NearPaths) -> Iterator[Path]:
+    """A disk and what it reads through, as each one's header names the next: paths without links.
+
+    It ends where nothing more is named, and where what is named may not answer.
+    """
+    path: Path | None = disk
+    for _ in range(_MOST_BELOW):
+        path = near.followed(path) if path is not None else None
+        if path is None:
+            return
+        yield path
+        path = _parent_named(path)
 
 
 def _parent_named(path: Path) -> Path | None:
@@ -176,15 +186,20 @@ def _virtualbox_home() -> Path:
 
 
 def _libvirt() -> Iterator[Machine]:
+    for path, domain in libvirts_files():
+        places = (each.get("file") for each in domain.iterfind("./devices/disk//source"))
+        disks = tuple(found for place in places if (found := _path(path.parent, place)))
+        yield Machine("libvirt", domain.findtext("name") or path.stem, disks)
+
+
+def libvirts_files() -> Iterator[tuple[Path, ET.Element]]:
+    """The machines that libvirt has, where it keeps them, whether it runs or not."""
     for folder in (_config() / "libvirt/qemu", Path("/etc/libvirt/qemu")):
         with suppress(OSError):  # not there, or the system's, which is root's to read
             for path in sorted(folder.glob("*.xml"))[:_MOST_MACHINES]:
                 domain = foreign_xml.parsed_file(path)
-                if domain is None or domain.tag != "domain":
-                    continue
-                places = (each.get("file") for each in domain.iterfind("./devices/disk//source"))
-                disks = tuple(found for place in places if (found := _path(folder, place)))
-                yield Machine("libvirt", domain.findtext("name") or path.stem, disks)
+                if domain is not None and domain.tag == "domain":
+                    yield path, domain
 
 
 def _config() -> Path:

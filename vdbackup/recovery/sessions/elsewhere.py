@@ -20,6 +20,7 @@ from __future__ import annotations
 import os
 import re
 import subprocess
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -35,7 +36,8 @@ from vdbackup.disks.holders import holders, named
 from vdbackup.disks.names import DiskFormat
 from vdbackup.disks.qcow2.disk import Qcow2Disk
 from vdbackup.errors import DisksUnclear, MachineRunning, RecoveryError, Remedy, VdbackupError
-from vdbackup.repository.registered import Machine, machines_on
+from vdbackup.repository.near_paths import NearPaths
+from vdbackup.repository.registered import Machine, line_below, machines_on
 
 _OURS = re.compile(
     r"map\..*|layer\d+|tables\.bin|.*\.log|.*\.fd|session\.json.*|.*\.(?:xml|vbox.*|vmx)"
@@ -44,8 +46,8 @@ _OURS = re.compile(
 _ANSWER = 20.0
 """Seconds that another program's tool may take; the first starts libvirt's session daemon."""
 _LIBVIRT = (("qemu:///session", ()), ("qemu:///system", ("--readonly",)))
-_MOST_ABOVE = 1000
-"""Disks above the session's: more is a circle."""
+_SILENCE = 5.0
+"""Seconds after which storage is taken for one that does not answer."""
 _VIRTUALBOX = "{http://www.virtualbox.org/}"
 
 
@@ -269,6 +271,7 @@ def _real(path: Path) -> str:
 def _libvirt(folder: Path, own: Path) -> _Listed:
     """What libvirt has of domains on the disk: the disks that it gives them now and next time."""
     known, running, current = False, False, []
+    near = _Near(own)
     for connection, options in _LIBVIRT:
         names = said_by("virsh", "-q", "-c", connection, *options, "list", "--all", "--uuid")
         known |= names is not None
@@ -278,7 +281,7 @@ def _libvirt(folder: Path, own: Path) -> _Listed:
                 domain = foreign_xml.parsed(said)
                 if domain is None:
                     continue
-                sources = [Path(place) for place in _sources(domain) if _leads_to(place, own)]
+                sources = [Path(place) for place in _sources(domain) if near.leads_to_own(place)]
                 current += sources
                 running |= bool(sources) and not which and domain.get("id") is not None
     return _Listed(known, running, tuple(dict.fromkeys(current)))
@@ -289,21 +292,52 @@ def _sources(domain: ET.Element) -> list[str]:
     return [place for place in places if place and "\0" not in place]
 
 
-def _leads_to(place: str, own: Path) -> bool:
-    """Whether a disk is the session's, or lies above it."""
-    path, seen = Path(place), 0
-    while seen < _MOST_ABOVE:
-        if _real(path) == _real(own):
-            return True
-        try:
-            with closing(open_disk(path, probe(path))) as disk:
-                parent = disk.info.parent
-        except (VdbackupError, OSError):
-            return False
-        if parent is None or "\0" in parent.relative_path:
-            return False
-        path, seen = path.parent / parent.relative_path, seen + 1
-    return False
+class _Near:
+    """Which disks lie above a session's own, of those that answer.
+
+    What programs name may lie on a share whose server is gone, and who asks for it waits for ever.
+    So a place that is not this computer's is asked for by another process first, which can be left
+    waiting. One that does not answer cannot be told from a snapshot above the session's disk.
+    """
+
+    def __init__(self, own: Path) -> None:
+        self._own = os.path.realpath(own)
+        self._folders = [own.parent]
+        self._near = NearPaths(self._folders)
+        self._silent: set[Path] = set()
+
+    def leads_to_own(self, place: str) -> bool:
+        """Whether a disk is the session's, or lies above it; raises RecoveryError."""
+        path = Path(place)
+        if self._near.followed(path) is None:
+            self._ask(path.parent)
+        return any(str(each) == self._own for each in line_below(path, self._near))
+
+    def _ask(self, folder: Path) -> None:
+        if folder in self._silent or not _answers(folder):
+            self._silent.add(folder)
+            raise DisksUnclear(
+                f"What the machine is on cannot be told: {folder}, where a machine has its disk, "
+                "does not answer.",
+                "Connect that storage, or remove the machine from libvirt, and try again.",
+            )
+        self._folders.append(folder)
+        self._near = NearPaths(self._folders)
+
+
+def _answers(folder: Path) -> bool:
+    """Whether a folder, or that it is not there, is said within some seconds."""
+    asking = subprocess.Popen(
+        ["stat", "--dereference", "--", str(folder)],
+        stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    try:
+        asking.wait(_SILENCE)
+    except subprocess.TimeoutExpired:
+        asking.kill()  # which it may hear only when the storage answers
+        threading.Thread(target=asking.wait, name=f"asked for {folder}", daemon=True).start()
+        return False
+    return True
 
 
 def _virtualbox(folder: Path, own: Path) -> _Listed:

@@ -320,7 +320,7 @@ class Session:
             try:
                 self._claim.close()
             except VdbackupError as error:  # another computer has changed it meanwhile
-                self._fail(RecoveryError(error.title, error.advice))
+                self._fail(MachineFailed(error.title, error.advice))
             except OSError:
                 log.exception("session %s: its storage has gone", self.id)
             finally:
