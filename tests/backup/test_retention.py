@@ -13,7 +13,7 @@ from tests.backup.lab import Lab, noise
 from vdbackup.backup import merge, retention
 from vdbackup.disks.disk import VirtualDisk
 from vdbackup.errors import BackupError, Damaged, UsageError
-from vdbackup.repository import repository
+from vdbackup.repository import backup_set
 from vdbackup.repository.digests import BLOCK
 from vdbackup.repository.model import Check, PointType, Policy, Promotion
 
@@ -132,14 +132,14 @@ def test_a_layer_that_cannot_be_read_stops_the_policy_of_no_other_chain(lab, mon
         lab.backup("full" if number == 2 else "auto")
     lab.repository.set_policy("disk", Policy(2))
     bad = lab.layer(lab.set.points[-1])
-    opened = repository.open_disk
+    opened = backup_set.open_disk
 
     def fails(path: Path, *options: object) -> VirtualDisk:
         if path == bad:
             raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
         return opened(path, *options)
 
-    monkeypatch.setattr(repository, "open_disk", fails)
+    monkeypatch.setattr(backup_set, "open_disk", fails)
     result = lab.capture("full")
     assert sequences(lab) == [2, 3, 4]
     (warning,) = result.warnings

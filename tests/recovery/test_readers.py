@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from tests.backup.lab import Lab, sha256
+from tests.repository import computers
 from vdbackup.backup import convert, merge
 from vdbackup.errors import PointInUse, RecoveryError, VdbackupError
 from vdbackup.guest.hardware import Controller, Wish
@@ -24,6 +25,7 @@ from vdbackup.recovery import other_programs, restore, verify
 from vdbackup.recovery.boot_test import boot_test
 from vdbackup.recovery.retarget import retarget
 from vdbackup.recovery.sessions import vm
+from vdbackup.recovery.sessions.folder import saved_sessions
 from vdbackup.repository import claims
 from vdbackup.repository.model import Policy, RecoveryPoint
 from vdbackup.repository.repository import Repository
@@ -192,8 +194,68 @@ def test_no_layer_goes_before_a_machine_that_starts_on_it_has_its_own_locks(
     monkeypatch.setattr(launch, "hardware_for", begin)
     with pytest.raises(RecoveryError, match="about to start"):
         start(lab, sessions)
-    assert rival.refused[0].startswith("Point 1 is in use: this program is starting a ")
+    doing = "running a virtual machine from" if start is _start_machine else "testing whether"
+    assert rival.refused[0].startswith(f"Point 1 is in use: this program is {doing}")
     lab.merge(lab.set.points[1])
+
+
+MERGES_THERE = """
+import sys
+from pathlib import Path
+from vdbackup.backup import merge
+from vdbackup.errors import PointInUse
+from vdbackup.jobs import CancelToken, silent
+from vdbackup.repository import claims
+from vdbackup.repository.repository import Repository
+claims.GIVE_WAY = 0.0
+repository = Repository.open(Path(sys.argv[1]))
+plan = merge.plan(repository, "disk", repository.set("disk").points[1].id)
+print("reading", flush=True)
+try:
+    merge.run(plan, silent, CancelToken())
+except PointInUse as error:
+    print(error.title)
+else:
+    print("merged")
+"""
+
+
+@pytest.mark.parametrize("kind", ["machine", "kept machine", "test"])
+def test_another_computer_merges_nothing_that_a_machine_here_runs_on(
+    as_root: None, lab: Lab, sessions: Path, tmp_path: Path, kind: str
+) -> None:
+    """Neither a machine's hold nor QEMU's locks tell it of the layers below its point."""
+    said: list[str] = []
+
+    def merge_there(_: Progress | None = None) -> None:
+        with (
+            computers.mounted(lab.repository.path, tmp_path / f"there{len(said)}") as there,
+            computers.running(MERGES_THERE, there, host="nas") as process,
+        ):
+            assert process.stdout is not None
+            said.append(process.stdout.readline().strip())
+
+    def when_it_boots(progress: Progress) -> None:
+        if progress.phase.startswith("Booting") and not said:
+            merge_there()
+
+    point = lab.set.points[2]
+    if kind == "test":
+        wish = boot_test.Wish(sessions, sign=f"text:{MESSAGE}")
+        boot_test.run(lab.repository, "disk", point.id, wish, when_it_boots, CancelToken())
+    else:
+        ide = {"wish": Wish(Controller.IDE), "sessions_folder": sessions}
+        machine = vm.start_from_point(lab.repository, lab.set, point, **ide)
+        if kind == "kept machine":
+            machine.keep()
+            (saved,) = saved_sessions(sessions)
+            machine = vm.reopen_session(saved)
+        with machine:
+            merge_there()
+    merge_there()
+    doing = "testing whether it boots" if kind == "test" else "running a virtual machine from"
+    assert f" is {doing}" in said[0]
+    assert said[1] == "merged"
 
 
 def test_plans_and_machines_for_other_programs_read_what_nobody_changes(
@@ -310,7 +372,7 @@ def test_a_point_on_read_only_storage_boots(lab: Lab, read_only: Path, sessions:
         repository, backup_set, point, sessions_folder=sessions, wish=wish
     ) as session:
         assert "nobody else sees that this point is in use" in session.unheld
-        with pytest.raises(PointInUse, match="a virtual machine is running from it"):
+        with pytest.raises(PointInUse, match="running a virtual machine from point 3"):
             lab.merge(lab.set.points[1])
     wanted = boot_test.Wish(sessions, sign=f"text:{MESSAGE}")
     test = boot_test.run(repository, "disk", point.id, wanted, silent, CancelToken())
