@@ -200,11 +200,12 @@ def preview(backup_set: BackupSet, keep: int | None) -> tuple[RecoveryPoint, ...
     """
     if keep is None or backup_set.broken:
         return ()
-    not_whole = _damaged(backup_set)
+    chains = _Chains()
+    not_whole = _damaged(backup_set, chains)
     captured = [point for point in backup_set.points if point.promoted_from is None]
     # of those that count the next backup is one
     due = _expired(backup_set, keep - 1, not_whole) if keep > 1 else captured
-    torn = _torn(backup_set)
+    torn = _torn(backup_set, chains)
     expired = {p.id: p for p in due if p.id not in torn and not _was_found_damaged(p)}
     above = {point.id: point.parent for point in backup_set.points}
     if captured and captured[-1].id not in not_whole:
@@ -227,9 +228,9 @@ def preview(backup_set: BackupSet, keep: int | None) -> tuple[RecoveryPoint, ...
     return tuple(sorted(gone, key=lambda point: point.sequence))
 
 
-def _torn(backup_set: BackupSet) -> set[str]:
+def _torn(backup_set: BackupSet, chains: _Chains) -> set[str]:
     """The points in whose chains a file is not as it should be: with them nothing is done."""
-    chains, torn = _Chains(), set()
+    torn = set()
     for point in backup_set.points:
         try:
             chains.check(backup_set, point)
