@@ -10,7 +10,7 @@ from pathlib import Path
 from unittest.mock import patch
 
 from vdbackup.disks.extents import BlockMap
-from vdbackup.repository.backup_set import LAYER_NAME
+from vdbackup.repository import naming
 
 
 @dataclass
@@ -35,7 +35,7 @@ def operations_counted(within: Path) -> Iterator[Counts]:
 
     def opened(path, *arguments, **options):
         counts.opened += is_within(path)
-        counts.layers += is_within(path) and LAYER_NAME.match(Path(path).name) is not None
+        counts.layers += is_within(path) and naming.layer_of(Path(path).name) is not None
         return open_file(path, *arguments, **options)
 
     def listed(path):
