@@ -29,7 +29,8 @@ from vdbackup.repository.repository import Repository
 
 _IDENTITY = ("id", "sequence", "type", "parent")
 _ONLY_SAID = (
-    "merged", "warnings", "unreadable", "promoted_from", "captured_from", "exact_size",
+    "merged", "merged_before", "warnings", "unreadable", "promoted_from", "captured_from",
+    "exact_size",
 )  # fmt: skip
 """What the old manifest alone knows."""
 _REBUILT = "Its manifest was rebuilt from the disk."
