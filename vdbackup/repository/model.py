@@ -239,7 +239,7 @@ def _exact_size(value: Any, rounded_up: int) -> int | None:
     if value is None:
         return None
     if not rounded_up - _SECTOR < records.number(value) < rounded_up:
-        raise ValueError(f"{value!r} bytes do not end within the last sector")
+        raise ValueError(f"{value!r} does not end within the last sector")
     return int(value)
 
 
