@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import struct
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from tests.volumes import volumes
 from tests.volumes.test_partitions import write
 from tests.volumes.volumes import MIB
 from vdbackup.guest.choice import choose
+from vdbackup.guest.hardware import Controller, Wish
 from vdbackup.guest.linux import unified
 from vdbackup.guest.model import Firmware
 
@@ -121,3 +123,140 @@ def test_no_damage_to_a_unified_kernel_image_does_harm(patches: list[tuple[int, 
         data[at : at + len(new)] = new
     unified.machine(bytes(data[:4096]))
     unified.read(bytes(data))
+
+
+# ---------------------------------------------------- names of devices where no GRUB holds them
+
+
+def unified_image(root: str, drivers: tuple[str, ...] = ("ahci", "sd_mod", "nvme")) -> bytes:
+    return program(
+        linux=systems.kernel(),
+        initrd=systems.initramfs(drivers),
+        cmdline=f"root={root} ro quiet".encode(),
+        uname=systems.VERSION.encode(),
+    )
+
+
+def without_grub(tmp_path: Path, files: dict[str, bytes | str]) -> Path:
+    """A Linux whose fstab has names that stay, and on its EFI partition these files."""
+    efi, tree = tmp_path / "efi", tmp_path / "tree"
+    for name, content in files.items():
+        (efi / name).parent.mkdir(parents=True, exist_ok=True)
+        (efi / name).write_bytes(content.encode() if isinstance(content, str) else content)
+    tree.mkdir()
+    fstab = "UUID=6a1b2c3d-0000-4000-8000-000000000001 / ext4 defaults 0 1\n"
+    systems.linux(tree, ["virtio_pci", "virtio_blk", "ahci"], fstab=fstab)
+    shutil.rmtree(tree / "boot")
+    volumes.fat(32, 64 * MIB, "-s", "1")(efi, tmp_path / "efi.img")
+    volumes.ext("ext4")(tree, tmp_path / "root.img")
+    return disk_of(
+        tmp_path / "disk.img", [tmp_path / "efi.img", tmp_path / "root.img"], "gpt", bytes(440)
+    )
+
+
+def test_a_unified_kernel_image_gets_the_hardware_that_its_command_line_names(tmp_path: Path):
+    image = unified_image("/dev/nvme0n1p2")
+    guest = look(without_grub(tmp_path, {"EFI/Linux/arch.efi": image}))
+    assert [(name.name, name.essential, name.fixed) for name in guest.device_names] == [
+        ("/dev/nvme0n1p2", True, True)
+    ]
+    chosen = choose(guest)
+    assert chosen.controller is Controller.NVME
+    assert chosen.boots
+    assert "/dev/nvme0n1p2" in chosen.reasons[0]
+
+
+@pytest.mark.parametrize("root", ["/dev/mmcblk0p2", "/dev/sdb2", "/dev/disk/by-id/ata-A-part2"])
+def test_what_a_unified_kernel_image_names_and_no_disk_here_is_called_blocks(
+    tmp_path: Path, root: str
+):
+    guest = look(without_grub(tmp_path, {"EFI/Linux/arch.efi": unified_image(root)}))
+    chosen = choose(guest)
+    assert not chosen.boots
+    assert not chosen.edit.needed  # nothing that could be changed
+    (problem,) = [each for each in chosen.problems if root in each.sentence]
+    assert problem.blocks
+    assert "/EFI/Linux/arch.efi starts Linux with root=" in problem.sentence
+    assert "UUID" in problem.advice
+
+
+def test_hardware_that_is_asked_for_and_not_named_so_blocks(tmp_path: Path):
+    image = unified_image("/dev/sda2", ("ahci", "sd_mod", "virtio_pci", "virtio_blk"))
+    guest = look(without_grub(tmp_path, {"EFI/Linux/arch.efi": image}))
+    assert choose(guest).controller is Controller.AHCI
+    asked = choose(guest, Wish(Controller.VIRTIO))
+    assert not asked.boots
+    assert any("root=/dev/sda2" in problem.sentence for problem in asked.problems)
+
+
+def test_a_unified_kernel_image_that_names_its_root_by_uuid_needs_nothing(tmp_path: Path):
+    image = unified_image("UUID=6a1b2c3d-0000-4000-8000-000000000001")
+    guest = look(without_grub(tmp_path, {"EFI/Linux/arch.efi": image}))
+    assert guest.device_names == ()
+    assert choose(guest).boots
+
+
+LIMINE = """timeout: 5
+# a comment: path: boot():/no
+/+Arch Linux
+//linux
+    protocol: linux
+    path: boot():/vmlinuz-linux#0123abcd
+    cmdline: root=/dev/sda2 rw
+    module_path: boot():/initramfs.img
+/Memtest
+    protocol: efi
+    path: boot():/memtest.efi
+"""
+LIMINE_OLD = """TIMEOUT=5
+:Arch Linux
+PROTOCOL=linux
+KERNEL_PATH=boot:///vmlinuz-linux
+CMDLINE=root=/dev/sda2 rw
+MODULE_PATH=boot:///initramfs.img
+"""
+REFIND = """timeout 20
+menuentry "Old" {
+    loader /vmlinuz-old
+    options "root=/dev/sdc1"
+    disabled
+}
+menuentry "Arch Linux" {
+    icon     /EFI/refind/icons/os_arch.png
+    loader   /vmlinuz-linux
+    initrd   /initramfs.img
+    options  "root=/dev/sda2 rw"
+    submenuentry "Terminal" {
+        add_options "systemd.unit=multi-user.target"
+    }
+}
+"""
+REFIND_LINUX = """# made by mkrlconf
+"Boot with standard options"  "root=/dev/sda2 rw initrd=initramfs.img"
+"Boot to single-user mode"    "root=/dev/sda2 rw single"
+"""
+ENTRY = "title Arch\nlinux /vmlinuz-linux\ninitrd /initramfs.img\noptions root=/dev/sda2 rw\n"
+
+
+@pytest.mark.parametrize(
+    ("program_at", "file", "text", "line"),
+    [
+        ("EFI/limine/limine_x64.efi", "limine.conf", LIMINE, 7),
+        ("EFI/limine/limine_x64.efi", "EFI/limine/limine.cfg", LIMINE_OLD, 5),
+        ("EFI/refind/refind_x64.efi", "EFI/refind/refind.conf", REFIND, 11),
+        ("EFI/refind/refind_x64.efi", "refind_linux.conf", REFIND_LINUX, 2),
+        ("EFI/systemd/systemd-bootx64.efi", "loader/entries/arch.conf", ENTRY, 4),
+    ],
+    ids=["limine", "limine of 2023", "refind", "refind_linux", "systemd-boot"],
+)
+def test_a_root_that_a_boot_loaders_file_names_by_its_disk_is_found(
+    tmp_path: Path, program_at: str, file: str, text: str, line: int
+):
+    kernel = {"vmlinuz-linux": systems.kernel(), "initramfs.img": systems.initramfs(["virtio_pci"])}
+    guest = look(without_grub(tmp_path, {program_at: program(), file: text, **kernel}))
+    found = next(iter(guest.device_names))
+    assert (found.name, found.file.path, found.line) == ("/dev/sda2", f"/{file}", line)
+    assert (found.essential, found.fixed) == (True, False)
+    edit = choose(guest, Wish(Controller.VIRTIO)).edit
+    assert edit.needed
+    assert found in edit.names

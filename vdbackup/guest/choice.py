@@ -64,11 +64,11 @@ class _Candidate:
     edit: Edit
 
     @property
-    def cost(self) -> tuple[bool, bool, bool]:
+    def cost(self) -> tuple[bool, bool, bool, bool]:
         """The less, the better: what is impossible last, drivers before names."""
         edit = self.edit
         named = any(name.essential for name in edit.names)
-        return not edit.possible, bool(edit.drivers), named
+        return not edit.possible, bool(edit.fixed), bool(edit.drivers), named
 
 
 def choose(
@@ -117,6 +117,7 @@ def choose(
             *guest.problems,
             *problems,
             *_no_driver(guest, candidate),
+            *_no_such_name(candidate),
             *(_no_firmware(candidate, firmware) if direct is None else ()),
         ),
     )
@@ -170,6 +171,22 @@ def _no_driver(guest: Guest, candidate: _Candidate) -> tuple[Problem, ...]:
     )
 
 
+def _no_such_name(candidate: _Candidate) -> tuple[Problem, ...]:
+    if not candidate.edit.fixed:
+        return ()
+    first = candidate.edit.fixed[0]
+    image, name = printable(first.file.path), printable(first.name)
+    return (
+        Problem(
+            f"{image} starts Linux with root={name}, and no disk on "
+            f"{_WORDS[candidate.controller]} is called so. That stands in one program with the "
+            "kernel, which may be signed: it is not changed.",
+            "Choose hardware whose first disk is called so; or let the original name its root by "
+            "UUID, make its kernel image anew, and back it up again.",
+        ),
+    )
+
+
 def _no_firmware(candidate: _Candidate, firmware: Firmware) -> tuple[Problem, ...]:
     if firmware is not Firmware.UEFI or candidate.controller not in _NOT_WITH_UEFI:
         return ()
@@ -194,8 +211,7 @@ def _unknown(guest: Guest, possible: list[Controller]) -> tuple[_Candidate, str]
         next(controller for controller in order if controller in possible),
     )
     why = "which drivers the system has could not be found out, and this one is the most usual"
-    unfit = tuple(name for name in _names(guest) if not _fits(name.name, controller))
-    return _Candidate(controller, Edit(names=unfit)), f"{_WORDS[controller]}: {why}."
+    return _Candidate(controller, _renamed(guest, controller)), f"{_WORDS[controller]}: {why}."
 
 
 def _why(guest: Guest, best: _Candidate) -> str:
@@ -234,7 +250,7 @@ def _knows_drivers(guest: Guest) -> bool:
 
 def _edit(guest: Guest, controller: Controller) -> Edit:
     """What would have to be edited for a guest to find its disk on a controller."""
-    names = tuple(name for name in _names(guest) if not _fits(name.name, controller))
+    edit = _renamed(guest, controller)
     if guest.system is System.WINDOWS:
         early, there = frozenset(guest.services), frozenset(guest.inactive_services)
         groups = drivers.WINDOWS.get(controller, ())
@@ -242,15 +258,24 @@ def _edit(guest: Guest, controller: Controller) -> Edit:
         early, there = guest.kernel.early, frozenset(guest.kernel.modules)
         groups = drivers.LINUX[controller]
     else:
-        return Edit(names=names)
+        return edit
     if not (early or there):
-        return Edit(names=names)
+        return edit
     if not groups:
-        return Edit(drivers=(controller.value,), names=names, possible=False)
+        return replace(edit, drivers=(controller.value,), possible=False)
     missing = min(
         (group - early for group in groups), key=lambda group: (not group <= there, group)
     )
-    return Edit(tuple(sorted(missing)), names, possible=missing <= there)
+    return replace(edit, drivers=tuple(sorted(missing)), possible=missing <= there)
+
+
+def _renamed(guest: Guest, controller: Controller) -> Edit:
+    """What would have to be called otherwise on a controller."""
+    unfit = [name for name in _names(guest) if not _fits(name.name, controller)]
+    return Edit(
+        names=tuple(name for name in unfit if not name.fixed),
+        fixed=tuple(name for name in unfit if name.fixed and name.essential),
+    )
 
 
 def _names(guest: Guest) -> tuple[DeviceName, ...]:

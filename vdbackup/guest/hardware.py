@@ -78,11 +78,13 @@ class Edit:
         names: devices that have to be called by something that stays, such as UUID=; those that
             the system starts without are among them.
         possible: the guest has what is needed: the drivers lie in its /lib/modules.
+        fixed: devices that it does not start without, called so where nothing can be changed.
     """
 
     drivers: tuple[str, ...] = ()
     names: tuple[DeviceName, ...] = ()
     possible: bool = True
+    fixed: tuple[DeviceName, ...] = ()
 
     @property
     def needed(self) -> bool:

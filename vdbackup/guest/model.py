@@ -146,12 +146,14 @@ class DeviceName:
         file: that relies on it: fstab, crypttab, a boot loader's configuration.
         line: from 1 on.
         essential: the system does not start where there is no such device.
+        fixed: it stands in a program, which may be signed, and cannot be changed.
     """
 
     name: str
     file: File
     line: int
     essential: bool = True
+    fixed: bool = False
 
 
 @dataclass(frozen=True)

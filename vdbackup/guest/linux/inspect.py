@@ -10,7 +10,7 @@ import logging
 import re
 import shlex
 import struct
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from vdbackup.guest.disk import Disk
@@ -52,6 +52,22 @@ _CONFIGURATIONS = (
     ("/extlinux.conf", LoaderKind.SYSLINUX),
     ("/syslinux.cfg", LoaderKind.SYSLINUX),
 )
+_OTHER_CONFIGURATIONS: tuple[
+    tuple[str, LoaderKind, Callable[[str], list[menus.Entry]]], ...
+] = (
+    *(
+        (f"{folder}/limine.{suffix}", LoaderKind.LIMINE, menus.limine)
+        for folder in (
+            "", "/boot", "/limine", "/boot/limine", "/EFI/limine", "/EFI/BOOT", "/EFI/arch-limine"
+        )
+        for suffix in ("conf", "cfg")
+    ),
+    ("/boot/refind_linux.conf", LoaderKind.REFIND, menus.refind_linux),
+    ("/refind_linux.conf", LoaderKind.REFIND, menus.refind_linux),
+    ("/EFI/refind/refind.conf", LoaderKind.REFIND, menus.refind),
+    ("/EFI/BOOT/refind.conf", LoaderKind.REFIND, menus.refind),
+)  # fmt: skip
+"""Looked at where there is none of the others, and no entries of systemd-boot."""
 _ENTRIES = ("/boot/loader/entries", "/loader/entries")
 _ENVIRONMENTS = ("/boot/grub2/grubenv", "/grub2/grubenv", "/boot/grub/grubenv", "/grub/grubenv")
 _GRAPHICAL = (
@@ -137,7 +153,14 @@ def menu(tree: Tree) -> Menu | None:
             return Menu(kind, listed.file, listed.entries)
         if entries:
             return Menu(kind, _file(tree, path), tuple(entries))
-    return listed
+    return listed or _other_menu(tree)
+
+
+def _other_menu(tree: Tree) -> Menu | None:
+    for path, kind, read in _OTHER_CONFIGURATIONS:
+        if (text := tree.text(path)) and (entries := read(text)):
+            return Menu(kind, _file(tree, path), tuple(entries))
+    return None
 
 
 def _listed_entries(tree: Tree) -> Menu | None:
@@ -343,8 +366,10 @@ def device_names(tree: Tree | None, menu: Menu | None, kernel: Kernel | None) ->
     if tree is not None:
         found += _in_fstab(tree)
         found += _in_crypttab(tree)
-    if menu is not None and kernel is not None:
+    if menu is not None:
         found += _in_menu(menu, kernel)
+    elif kernel is not None:
+        found += _in_unified(kernel)
     return found
 
 
@@ -364,12 +389,19 @@ def _in_crypttab(tree: Tree) -> Iterator[DeviceName]:
             yield DeviceName(words[1], file, number, essential="nofail" not in line)
 
 
-def _in_menu(menu: Menu, kernel: Kernel) -> Iterator[DeviceName]:
+def _in_menu(menu: Menu, kernel: Kernel | None) -> Iterator[DeviceName]:
     """Essential only in what starts by itself; a resume= that fails is passed over."""
-    for entry in menu.entries:
+    for number, entry in enumerate(menu.entries):
+        # rEFInd's options name no kernel, and its first are those that start
+        ours = entry.command_line == kernel.command_line if kernel and entry.image else not number
         for match in _UNSTABLE_OPTION.finditer(entry.command_line):
-            ours = entry.command_line == kernel.command_line
             yield DeviceName(match[2], menu.file, entry.line, ours and match[1] == "root")
+
+
+def _in_unified(kernel: Kernel) -> Iterator[DeviceName]:
+    """Without a menu, a kernel has a command line only where both are in one program."""
+    for match in _UNSTABLE_OPTION.finditer(kernel.command_line):
+        yield DeviceName(match[2], kernel.image, 0, match[1] == "root", fixed=True)
 
 
 # ------------------------------------------------------------------------------------- helpers

@@ -1,9 +1,11 @@
 """What a boot loader's configuration starts, read as text line by line; nothing is executed.
 
-GRUB's, the entries of the Boot Loader Specification (systemd-boot, GRUB of Fedora), SYSLINUX's.
+GRUB's, the entries of the Boot Loader Specification (systemd-boot, GRUB of Fedora), SYSLINUX's,
+Limine's, rEFInd's.
 
 Sources: GRUB's manual; https://uapi-group.org/specifications/specs/boot_loader_specification/;
-https://wiki.syslinux.org/wiki/index.php?title=Config
+https://wiki.syslinux.org/wiki/index.php?title=Config;
+https://github.com/limine-bootloader/limine, CONFIG.md; https://www.rodsbooks.com/refind/linux.html
 """
 
 from __future__ import annotations
@@ -21,6 +23,9 @@ _GRUB_DEFAULT = re.compile(r"\s*set\s+default=[\"']?(\d+)[\"']?\s*$")
 _GRUB_DEVICE = re.compile(r"^\([^)]*\)")
 """The volume in a path; without one it is that of the variable root."""
 _VARIABLE = re.compile(r"\$\{?(\w+)\}?")
+
+_LIMINE_TITLE = re.compile(r"\s*[/:]+\+?([^/:].*)")
+_LIMINE_OPTION = re.compile(r"\s*(\w+)\s*[:=]\s*(.*)")
 
 
 @dataclass
@@ -118,6 +123,70 @@ def syslinux(text: str) -> list[Entry]:
                 _append(found[-1], value, number)
     chosen = next((i for i, entry in enumerate(found) if entry.title == default), 0)
     return [entry for entry in _first(found, chosen) if entry.image]
+
+
+def limine(text: str) -> list[Entry]:
+    """The entries of a limine.conf, or of a limine.cfg (until 2024); the first one's come first."""
+    found: list[Entry] = []
+    for number, line in enumerate(text.splitlines(), 1):
+        if title := _LIMINE_TITLE.match(line):
+            if len(found) == MOST_ENTRIES:
+                break
+            found.append(Entry(title[1].strip()))
+        elif found and (match := _LIMINE_OPTION.match(line)):
+            _limine_option(found[-1], match[1].lower(), match[2].strip(), number)
+    return [entry for entry in found if entry.image]
+
+
+def _limine_option(entry: Entry, key: str, value: str, number: int) -> None:
+    match key:
+        case "path" | "kernel_path":
+            entry.image = _limine_path(value)
+        case "module_path":
+            entry.initramfs.append(_limine_path(value))
+        case "cmdline" | "kernel_cmdline":
+            entry.command_line, entry.line = value, number
+
+
+def _limine_path(value: str) -> str:
+    """boot():/vmlinuz#HASH, boot:///vmlinuz: "/vmlinuz"."""
+    path = re.sub(r"^[$]?[a-z]+(\([^)]*\):|://[^/]*)", "", value).partition("#")[0]
+    return "/" + path.lstrip("/")
+
+
+def refind_linux(text: str) -> list[Entry]:
+    """The options of a refind_linux.conf, which lies beside the kernels: a title, a command line.
+
+    The kernel is whichever is chosen in rEFInd's menu.
+    """
+    found = []
+    for number, line in enumerate(text.splitlines()[:MOST_ENTRIES], 1):
+        words = [] if line.lstrip().startswith("#") else _words(line)
+        if len(words) >= 2:
+            found.append(Entry(words[0], command_line=words[1], line=number))
+    return found
+
+
+def refind(text: str) -> list[Entry]:
+    """The entries that stand in a refind.conf itself; those that are disabled are left out."""
+    found: list[Entry] = []
+    disabled: set[int] = set()
+    for number, line in enumerate(text.splitlines(), 1):
+        key, *values = [*_words(line), ""]
+        value = values[0] if values else ""
+        match key:
+            case "menuentry" if len(found) < MOST_ENTRIES:
+                found.append(Entry(value))
+            case "loader" if found and not found[-1].image:
+                found[-1].image = value.replace("\\", "/")
+            case "initrd" if found:
+                found[-1].initramfs.append(value.replace("\\", "/"))
+            case "options" if found and not found[-1].line:
+                found[-1].command_line, found[-1].line = value, number
+            case "disabled":
+                disabled.add(len(found) - 1)
+    every = [entry for number, entry in enumerate(found) if number not in disabled]
+    return [entry for entry in every if entry.image and entry.command_line]
 
 
 def version_key(name: str) -> list[tuple[int, str]]:
