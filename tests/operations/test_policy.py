@@ -76,7 +76,7 @@ def test_each_change_is_said_in_a_sentence(lab: Lab) -> None:
     back_up(lab, 1)
     said = changed(lab, Change(1, retarget=False, boot_test=BootTests.EACH)).sentences
     assert said == (
-        "disk keeps its newest 1 point, from its next backup on.",
+        "disk keeps its newest point alone, from its next backup on.",
         "New points of disk are made ready to boot only when somebody asks for it.",
         "Each new point of disk is boot-tested.",
     )

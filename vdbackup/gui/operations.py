@@ -306,7 +306,8 @@ class Operations(QObject):
 
         if isinstance(change.keep, int):
             kept = words.plural(change.keep, "point")
-            asked = f"Keep only the newest {kept} of {entry.title}"
+            newest = "point" if change.keep == 1 else kept
+            asked = f"Keep only the newest {newest} of {entry.title}"
             self._plan(entry.repository, asked, f"Keep {kept}", make, start)
         else:  # takes nothing
             self._plan(entry.repository, title, "", make, start, asks=False)

@@ -86,10 +86,10 @@ def plan(repository: Repository, set_name: str | None, change: Change) -> Policy
     takes = taken(backup_set, wanted)
     summary = _changes(backup_set.name, now, wanted)
     if wanted.keep is not None and wanted.keep != now.keep:
-        newest = _counted(wanted.keep, "point")
+        stay = "point stays" if wanted.keep == 1 else f"{wanted.keep:,} points stay"
         kept = (
-            f"After each backup of {backup_set.name} its newest {newest} stay; older ones are "
-            f"merged into them or deleted. {_next_backup(backup_set, takes)}"
+            f"After each backup of {backup_set.name} its newest {stay}; older ones are merged or "
+            f"deleted. {_next_backup(backup_set, takes)}"
         )
         summary = (kept, *summary[1:])
     return PolicyPlan(
@@ -135,23 +135,15 @@ def taken(backup_set: BackupSet, wanted: Policy) -> tuple[RecoveryPoint, ...]:
 def _next_backup(backup_set: BackupSet, takes: tuple[RecoveryPoint, ...]) -> str:
     if not takes:
         return f"The next backup takes none yet: there are {len(backup_set.points):,}."
-    return f"The next backup takes {_counted(len(takes), 'moment')}; until then all stay."
-
-
-def _counted(count: int, word: str) -> str:
-    return f"{count:,} {word}{'' if count == 1 else 's'}"
+    moments = "1 moment" if len(takes) == 1 else f"{len(takes):,} moments"
+    return f"The next backup takes {moments}; until then all stay."
 
 
 def _changes(name: str, now: Policy, wanted: Policy) -> tuple[str, ...]:
     """What is another way, a sentence each; how many points are kept comes first."""
     said = []
     if wanted.keep != now.keep:
-        said.append(
-            f"{name} keeps all its points."
-            if wanted.keep is None
-            else f"{name} keeps its newest {_counted(wanted.keep, 'point')}, from its next backup "
-            "on."
-        )
+        said.append(_kept(name, wanted.keep))
     if wanted.retarget != now.retarget:
         said.append(
             f"Each new point of {name} is made ready to boot."
@@ -162,3 +154,10 @@ def _changes(name: str, now: Policy, wanted: Policy) -> tuple[str, ...]:
         which = {BootTests.OFF: "No new point", BootTests.EACH: "Each new point"}
         said.append(f"{which[wanted.boot_test]} of {name} is boot-tested.")
     return tuple(said)
+
+
+def _kept(name: str, keep: int | None) -> str:
+    if keep is None:
+        return f"{name} keeps all its points."
+    newest = "point alone" if keep == 1 else f"{keep:,} points"
+    return f"{name} keeps its newest {newest}, from its next backup on."

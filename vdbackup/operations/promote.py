@@ -55,7 +55,7 @@ def plan(saved: SavedSession, *, not_running: bool = False) -> PromotionPlan:
         not_running: the user says that its machine does not run, or will be asked whether it does.
 
     Raises:
-        PlanOutdated: it runs, or may run; what it lies on is not known.
+        RecoveryError: it runs, or may run (MachineRunning, MayRun); what it lies on is not known.
         PointInUse, BackupError: as `backup.promote.plan` does.
     """
     origin = saved.origin
