@@ -115,6 +115,27 @@ def test_of_a_log_that_is_not_applied_it_is_said(tmp_path: Path, kind: str, size
     assert "files that were changed shortly before may be missing" in warning
 
 
+@pytest.mark.parametrize("block_size", ["1024", "4096"])
+def test_of_fast_commits_it_is_said_that_they_are_not_applied(
+    tmp_path: Path, block_size: str
+) -> None:
+    """What an fsync alone made durable is nowhere else: the kernel shows it, we do not."""
+    image, copy = tmp_path / "disk.img", tmp_path / "in-use.img"
+    with image.open("wb") as file:
+        file.truncate(64 * MIB)
+    run("mkfs.ext4", "-q", "-O", "fast_commit", "-b", block_size, image)
+    with mounted(image, tmp_path / "before") as top:
+        put(top / "old", b"old")
+        run("sync", "--file-system", top)
+        put(top / "new", b"new")
+        shutil.copyfile(image, copy)
+    found, (warning,) = extracted(copy, tmp_path / "out")
+    with mounted(copy, tmp_path / "kernel") as top:
+        assert tree(top) == {"old": b"old", "new": b"new"}
+    assert found == {"old": b"old"}
+    assert "journal was not applied" in warning
+
+
 @pytest.mark.parametrize(
     ("kind", "size"), [("ext4", 64 * MIB), ("xfs", 320 * MIB), ("btrfs", 128 * MIB)]
 )

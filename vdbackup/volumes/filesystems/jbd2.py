@@ -179,9 +179,12 @@ class _Journal:
         return {block for (block,) in struct.iter_unpack(layout, data[16 : 16 + whole])}
 
     def _check_no_fast_commits(self, number: int) -> None:
-        """Raise Unreadable where there are: they say what was done to files, not which blocks."""
-        if self._fast:
-            data = self._read(self._end)
+        """Raise Unreadable where there are: they say what was done to files, not which blocks.
+
+        Their area begins one block behind the ring (fs/jbd2/journal.c: j_fc_first = j_last + 1).
+        """
+        if self._fast > 1:
+            data = self._read(self._end + 1)
             tag, _, _, transaction = struct.unpack_from("<HHII", data)
             if tag == _FAST_COMMIT_HEAD and transaction == number:
                 raise Unreadable("its journal has fast commits, which are not read here")
