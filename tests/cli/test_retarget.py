@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from tests.cli.conftest import Vdbackup
+from tests.guest.test_boot_entries import unified_image, without_grub
 from vdbackup.sources import demo_disk
 
 
@@ -58,6 +59,21 @@ def test_dry_run_says_what_and_why_and_does_nothing(vdbackup: Vdbackup, reposito
     assert planned["guest"]["system"] == "other"
     assert planned["changes"] == []
     assert sorted((path.name, path.stat().st_mtime_ns) for path in repository.glob("*/*")) == before
+
+
+def test_dry_run_says_what_blocks_and_what_to_do(
+    vdbackup: Vdbackup, tmp_path: Path, repository: Path
+):
+    image = unified_image("/dev/mmcblk0p2")
+    source = without_grub(tmp_path, {"EFI/Linux/arch.efi": image})
+    assert vdbackup("backup", source, "-r", repository, "--retarget", "off").status == 0
+    said = vdbackup("retarget", "latest", "-r", repository, "--dry-run")
+    assert said.status == 3
+    assert "root=/dev/mmcblk0p2" in said.err
+    assert "make its kernel image anew" in said.err
+    planned = vdbackup("retarget", "latest", "-r", repository, "--dry-run", "--json")
+    assert planned.status == 3
+    assert [each["blocks"] for each in planned.json["hardware"]["problems"]] == [True]
 
 
 @pytest.mark.usefixtures("backed_up")

@@ -150,10 +150,11 @@ def retarget(options: argparse.Namespace) -> int:
         details = {name: to_json(value) for name, value in described.items()}
         changes = [to_json(change) for change in plan.edits.changes]
         print_json({"event": "plan", "summary": plan.summary, **details, "changes": changes})
-        return DONE
+        return _blocked(plan.hardware)
     if not announce(plan, options):
         _say_what_changes(plan.hardware, plan.edits.changes)
-        return DONE
+        _warn_of(plan.hardware)
+        return _blocked(plan.hardware)
     report: RetargetReport | None = work(
         "Retarget",
         lambda progress, cancel: retarget.run(plan, sessions_folder(), progress, cancel),
@@ -167,9 +168,20 @@ def retarget(options: argparse.Namespace) -> int:
         for note in report.notes:
             say(note)
         say(f"It took {report.milliseconds / 1000:.1f} s.")
-    warn([problem.sentence for problem in report.hardware.problems] if report else [])
-    blocked = report is not None and any(each.blocks for each in report.hardware.problems)
-    return WARNINGS if blocked else DONE
+    if report is None:
+        return DONE
+    _warn_of(report.hardware)
+    return _blocked(report.hardware)
+
+
+def _warn_of(hardware: Hardware | None) -> None:
+    """Why a machine will not boot, or may not, and what to do."""
+    warn([f"{each.sentence} {each.advice}" for each in hardware.problems] if hardware else [])
+
+
+def _blocked(hardware: Hardware | None) -> int:
+    """The exit status of what is ready to boot, or is not."""
+    return WARNINGS if hardware and any(each.blocks for each in hardware.problems) else DONE
 
 
 def _say_what_changes(hardware: Hardware | None, changes: Iterable[FileChange]) -> None:

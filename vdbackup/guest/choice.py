@@ -223,6 +223,8 @@ def _why(guest: Guest, best: _Candidate) -> str:
         return f"{name}: no driver is there early; {missing} would have to be added."
     system = "Windows starts" if guest.system is System.WINDOWS else "the system has"
     essential = [each for each in _names(guest) if each.essential]
+    if edit.fixed:
+        return f"{name}: {system} its driver early."
     if any(each.essential for each in edit.names):
         return f"{name}: {system} its driver early, but names {printable(edit.names[0].name)}."
     if essential:
