@@ -1,4 +1,4 @@
 """Virtual-disk files and nothing else.
 
-Read in this order: extents, disk, raw, vmdk/, formats, chain, transfer.
+Read in this order: names, extents, disk, raw, vmdk/, formats, chain, transfer.
 """

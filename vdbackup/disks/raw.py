@@ -10,18 +10,18 @@ from vdbackup.disks.disk import SECTOR, DiskInfo, ParentRef
 from vdbackup.disks.extents import ZERO, BlockMap
 from vdbackup.disks.host_file import HostFile
 from vdbackup.disks.names import DiskFormat
+from vdbackup.disks.one_file import OneFileDisk
 from vdbackup.errors import DiskError
 
 
-class RawDisk:
+class RawDisk(OneFileDisk):
     """A raw image or block device.
 
     The virtual size is rounded up to a whole sector, as QEMU does; the missing tail reads as zeros.
     """
 
     def __init__(self, file: HostFile) -> None:
-        self.path = file.path
-        self._file = file
+        super().__init__(file)
         self._stored = file.size
         virtual_size = -(-self._stored // SECTOR) * SECTOR
         self.info = DiskInfo(DiskFormat.RAW, virtual_size, SECTOR, SECTOR, None, "", None)
@@ -37,11 +37,6 @@ class RawDisk:
         file = HostFile.create(path)
         file.grow(virtual_size)
         return cls(file)
-
-    @property
-    def host_files(self) -> tuple[HostFile, ...]:
-        """The file."""
-        return (self._file,)
 
     def block_map(self) -> BlockMap:
         """Holes of the image read as zeros and are never read."""
@@ -81,7 +76,3 @@ class RawDisk:
     def adopt(self, disk_id: str, content_id: str, file_name: str | None = None) -> None:
         """Raw disks carry no identity: raises DiskError."""
         raise DiskError(f"{self.path} is a raw disk, which cannot carry the identity {disk_id}.")
-
-    def close(self) -> None:
-        """Close the file."""
-        self._file.close()

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from vdbackup.disks.disk import DiskInfo, ParentRef
 from vdbackup.disks.host_file import HostFile
+from vdbackup.disks.one_file import OneFileDisk
 from vdbackup.errors import DiskError
 
 
@@ -17,23 +18,10 @@ def only_read(path: Path) -> DiskError:
     )
 
 
-class ReadOnlyDisk:
+class ReadOnlyDisk(OneFileDisk):
     """A VirtualDisk in one file, but for its map: whatever would change it raises DiskError."""
 
     info: DiskInfo
-
-    def __init__(self, file: HostFile) -> None:
-        self.path = file.path
-        self._file = file
-
-    @property
-    def host_files(self) -> tuple[HostFile, ...]:
-        """The file."""
-        return (self._file,)
-
-    def read_host(self, host: int, view: memoryview) -> None:
-        """Fill `view` from byte `host` of the file on."""
-        self._file.readinto(host, view)
 
     def write(self, offset: int, view: memoryview) -> None:
         """Refused."""
@@ -57,7 +45,3 @@ class ReadOnlyDisk:
     def adopt(self, disk_id: str, content_id: str, file_name: str | None = None) -> None:
         """Refused."""
         raise only_read(self.path)
-
-    def close(self) -> None:
-        """Close the file."""
-        self._file.close()

@@ -23,6 +23,7 @@ from vdbackup.disks.disk import NOT_CLOSED, SECTOR, DiskInfo, ParentRef
 from vdbackup.disks.extents import UNALLOCATED, ZERO, BlockMap
 from vdbackup.disks.host_file import HostFile
 from vdbackup.disks.names import DiskFormat
+from vdbackup.disks.one_file import OneFileDisk
 from vdbackup.disks.qcow2.allocation import Allocation
 from vdbackup.disks.qcow2.compressed import CompressedClusters
 from vdbackup.disks.qcow2.mapping import COMPRESSED_FROM, MappingTables
@@ -48,7 +49,7 @@ LARGEST = (2 << 50) - (1 << 40)
 QCOW_MAX_REFTABLE_SIZE), each 2 PiB in clusters of 64 KiB, and tables are counted, too."""
 
 
-class Qcow2Disk:
+class Qcow2Disk(OneFileDisk):
     """One QCOW2 file, without its parents.
 
     Writes go to free clusters at the end of the file, or over the cluster that is there; the tables
@@ -56,8 +57,7 @@ class Qcow2Disk:
     """
 
     def __init__(self, file: HostFile, first: HeaderCluster) -> None:
-        self.path = file.path
-        self._file = file
+        super().__init__(file)
         self._mapping = MappingTables(file, first.header)
         self._compressed = CompressedClusters(file, self._mapping)
         self._allocation: Allocation | None = None  # while writing
@@ -162,11 +162,6 @@ class Qcow2Disk:
         """The disk's facts; ids are those of our extension, None and "" without it."""
         return self._info
 
-    @property
-    def host_files(self) -> tuple[HostFile, ...]:
-        """The file."""
-        return (self._file,)
-
     def block_map(self) -> BlockMap:
         """The disk's own clusters; raises DiskFormatError where a table names what is not there."""
         # without a parent there is nothing to fall through to: what is not here reads as zeros
@@ -266,10 +261,6 @@ class Qcow2Disk:
         self._file.write(0, memoryview(data))
         self._file.sync()
         self._take(first)
-
-    def close(self) -> None:
-        """Close the file without a flush."""
-        self._file.close()
 
 
 def _with_parent(

@@ -24,6 +24,7 @@ from vdbackup.disks.disk import SECTOR, UNIT, DiskInfo, ParentRef
 from vdbackup.disks.extents import UNALLOCATED, ZERO, BlockMap, Int64s
 from vdbackup.disks.host_file import HostFile
 from vdbackup.disks.names import DiskFormat
+from vdbackup.disks.one_file import OneFileDisk
 from vdbackup.disks.read_only import only_read
 from vdbackup.disks.vhd.fixed import SUSPENDED, FixedVhdDisk, footer_of
 from vdbackup.disks.vhd.structs import (
@@ -57,7 +58,7 @@ Each byte of a bitmap can claim four, and the blocks themselves may be holes.
 _PIECE = 1 << 20  # bytes of table that are read or written at once
 
 
-class VhdDisk:
+class VhdDisk(OneFileDisk):
     """One dynamic or differencing file, without its parents.
 
     Writes go into the block that is there, or into a new one at the end of the file; the bitmaps
@@ -65,8 +66,7 @@ class VhdDisk:
     """
 
     def __init__(self, file: HostFile, footer: Footer, header: DynamicHeader) -> None:
-        self.path = file.path
-        self._file = file
+        super().__init__(file)
         self._footer = footer
         self._header = header
         self._parent = self._stored_parent()
@@ -148,11 +148,6 @@ class VhdDisk:
         paths = parent_paths(stored, self._header.parent_name)
         parent_id = uuid_text(self._header.parent_id)
         return ParentRef(parent_id, "", paths[0] if paths else "", tuple(paths[1:]))
-
-    @property
-    def host_files(self) -> tuple[HostFile, ...]:
-        """The file."""
-        return (self._file,)
 
     def block_map(self) -> BlockMap:
         """The disk's own sectors; raises DiskFormatError where a table names what is not there."""
@@ -237,10 +232,6 @@ class VhdDisk:
                 problem = f"its sectors are scattered over more than {MAX_RUNS} places"
                 raise DiskFormatError(self.path, place, problem)
         return np.concatenate(numbers), np.concatenate(edges)
-
-    def read_host(self, host: int, view: memoryview) -> None:
-        """Fill `view` from byte `host` of the file on."""
-        self._file.readinto(host, view)
 
     # ------------------------------------------------------------------ writing
 
@@ -458,10 +449,6 @@ class VhdDisk:
             self._file.write(place, data)
             self._file.sync()
         self._footer, self._footers_agree = footer, True
-
-    def close(self) -> None:
-        """Close the file without a flush."""
-        self._file.close()
 
 
 def _header(file: HostFile, footer: Footer) -> DynamicHeader:

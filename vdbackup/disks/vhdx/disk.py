@@ -20,6 +20,7 @@ from vdbackup.disks.disk import NOT_CLOSED, SECTOR, UNIT, DiskInfo, ParentRef
 from vdbackup.disks.extents import BlockMap, runs_of
 from vdbackup.disks.host_file import HostFile
 from vdbackup.disks.names import DiskFormat
+from vdbackup.disks.one_file import OneFileDisk
 from vdbackup.disks.vhdx.bat import NOT_PRESENT, PARTIAL, PRESENT, Table
 from vdbackup.disks.vhdx.log import Contents, Replay, Replayed
 from vdbackup.disks.vhdx.metadata import (
@@ -62,7 +63,7 @@ BITMAP_PIECE = 4096
 _ALL = 0xFF
 
 
-class VhdxDisk:
+class VhdxDisk(OneFileDisk):
     """One VHDX file, without its parents.
 
     Writes go to new blocks behind all that something names, or over the block that is there; table
@@ -71,8 +72,7 @@ class VhdxDisk:
     """
 
     def __init__(self, file: HostFile, replay: Replay | None = None) -> None:
-        self.path = file.path
-        self._file = file
+        super().__init__(file)
         # what is read: the file as it is once its log is replayed
         self._contents: Contents = Replayed(file, replay) if replay else file
         self._current, self._header = _read_header(file)
@@ -156,11 +156,6 @@ class VhdxDisk:
             str(self._metadata.disk_id), str(self._header.data_write_guid), self._metadata.parent,
             unclean="" if self._header.log_guid == NULL else NOT_CLOSED,
         )  # fmt: skip
-
-    @property
-    def host_files(self) -> tuple[HostFile, ...]:
-        """The file."""
-        return (self._file,)
 
     def block_map(self) -> BlockMap:
         """The disk's own blocks; raises DiskFormatError where a table names what is not there."""
@@ -398,10 +393,6 @@ class VhdxDisk:
         self._file.sync()
         self._metadata = replace(metadata, disk_id=new_id)
         self._renew(replace(self._header, data_write_guid=uuid.UUID(content_id)))
-
-    def close(self) -> None:
-        """Close the file without a flush."""
-        self._file.close()
 
 
 def _read_header(file: HostFile) -> tuple[int, Header]:

@@ -21,6 +21,7 @@ from vdbackup.disks.disk import NOT_CLOSED, SECTOR, DiskInfo, ParentRef, Virtual
 from vdbackup.disks.extents import UNALLOCATED, ZERO, BlockMap, Int64s
 from vdbackup.disks.host_file import HostFile
 from vdbackup.disks.names import DiskFormat
+from vdbackup.disks.one_file import OneFileDisk
 from vdbackup.disks.read_only import only_read
 from vdbackup.disks.vmdk.foreign import ForeignVmdk, with_found_parent
 from vdbackup.disks.vmdk.sparse import (
@@ -48,7 +49,7 @@ LARGEST_FILE = 2 << 40
 """Bytes of a file whose sectors 32 bits can count."""
 
 
-class VmdkDisk:
+class VmdkDisk(OneFileDisk):
     """One monolithicSparse file, without its parents.
 
     Writes go to new grains behind the last that the tables name, or over the grain that is there;
@@ -57,8 +58,7 @@ class VmdkDisk:
     """
 
     def __init__(self, file: HostFile, header: SparseExtentHeader, descriptor: Descriptor) -> None:
-        self.path = file.path
-        self._file = file
+        super().__init__(file)
         self._header = header
         self._descriptor = descriptor
         self._named = descriptor.file_name  # as the extent line has it: not always the file's name
@@ -159,11 +159,6 @@ class VmdkDisk:
             self._named, NOT_CLOSED if self._header.unclean else "",
         )  # fmt: skip
 
-    @property
-    def host_files(self) -> tuple[HostFile, ...]:
-        """The file."""
-        return (self._file,)
-
     def block_map(self) -> BlockMap:
         """The disk's own grains; raises DiskFormatError where a table names what is not there."""
         # without a parent there is nothing to fall through to: what is not here reads as zeros
@@ -171,10 +166,6 @@ class VmdkDisk:
         entries = self._tables.entries(self._header.directory)
         whole = self._tables.block_map(entries, fill)
         return whole.part(0, self._descriptor.virtual_size)
-
-    def read_host(self, host: int, view: memoryview) -> None:
-        """Fill `view` from byte `host` of the file on."""
-        self._file.readinto(host, view)
 
     # ------------------------------------------------------------------ writing
 
@@ -302,10 +293,6 @@ class VmdkDisk:
         self._file.write(DESCRIPTOR_AT * SECTOR, memoryview(descriptor.pack()))
         self._file.sync()
         self._descriptor, self._named = descriptor, descriptor.file_name
-
-    def close(self) -> None:
-        """Close the file without a flush."""
-        self._file.close()
 
 
 def _with_parent(descriptor: Descriptor, parent: ParentRef) -> Descriptor:
