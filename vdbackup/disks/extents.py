@@ -12,6 +12,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +24,9 @@ Ranges = NDArray[np.int64]
 ZERO = -1
 UNALLOCATED = -2
 """In `BlockMap.layers`: the two states that are no layer's number."""
+
+_AT_ONCE = 1 << 20
+"""Runs that are worked on together."""
 
 
 class State(enum.Enum):
@@ -74,18 +78,10 @@ class BlockMap:
         fill: int,
     ) -> BlockMap:
         """A map of the given runs (ascending, not overlapping), with `fill` in between."""
-        if not len(offsets):
-            return cls.uniform(size, fill)
-        ends = np.minimum(offsets + lengths, size)
-        # every run, and after every run the gap that follows it; empty gaps are dropped below
-        starts = np.empty(2 * len(offsets) + 1, np.int64)
-        starts[0], starts[1::2], starts[2::2] = 0, offsets, ends
-        all_layers = np.full(len(starts), fill, np.int32)
-        all_layers[1::2] = layers
-        all_hosts = np.zeros(len(starts), np.int64)
-        all_hosts[1::2] = hosts
-        filled = np.diff(starts, append=size) > 0
-        return cls(size, starts[filled], all_layers[filled], all_hosts[filled])._coalesced()
+        tiling = _Tiling(size, fill, len(offsets))
+        for part in _pieces(len(offsets)):
+            tiling.add(offsets[part], lengths[part], layers[part], hosts[part])
+        return tiling.whole()
 
     @classmethod
     def from_blocks(
@@ -100,26 +96,26 @@ class BlockMap:
             hosts: each block's place in the file in bytes, or ZERO where it reads as zeros.
             fill: ZERO or UNALLOCATED, for all other blocks.
         """
-        if not len(blocks):
-            return cls.uniform(size, fill)
-        zero = hosts == ZERO
-        follows = (np.diff(blocks) == 1) & (zero[1:] == zero[:-1])
-        follows &= zero[1:] | (np.diff(hosts) == block_size)
-        first = np.flatnonzero(np.concatenate(([True], ~follows)))
-        last = np.append(first[1:], len(blocks)) - 1
-        offsets = blocks[first] * block_size
-        layers = np.where(zero[first], np.int32(ZERO), np.int32(0)).astype(np.int32)
-        lengths = (blocks[last] + 1) * block_size - offsets
-        return cls.from_runs(size, offsets, lengths, layers, np.maximum(hosts[first], 0), fill)
+        tiling = _Tiling(size, fill, len(blocks))
+        for part in _pieces(len(blocks)):
+            tiling.add(*_runs_of_blocks(block_size, blocks[part], hosts[part]))
+        return tiling.whole()
 
     def _coalesced(self) -> BlockMap:
         """The same map with neighbours joined that continue each other."""
-        same = self.layers[1:] == self.layers[:-1]
-        same &= (self.layers[1:] < 0) | (np.diff(self.hosts) == np.diff(self.starts))
-        keep = np.concatenate(([True], ~same))
-        if keep.all():
+        if not any(self._continue(part).any() for part in _pieces(len(self.starts))):
             return self
-        return BlockMap(self.size, self.starts[keep], self.layers[keep], self.hosts[keep])
+        tiling = _Tiling(self.size, UNALLOCATED, len(self.starts))
+        for part in _pieces(len(self.starts)):
+            tiling.take(self.starts[part], self.layers[part], self.hosts[part])
+        return tiling.map()
+
+    def _continue(self, part: slice) -> NDArray[np.bool_]:
+        """Which of some runs go on in the next one."""
+        part = slice(part.start, part.stop + 1)
+        starts, layers, hosts = self.starts[part], self.layers[part], self.hosts[part]
+        goes_on = (layers[1:] < 0) | (np.diff(hosts) == np.diff(starts))
+        return np.asarray(goes_on & (layers[1:] == layers[:-1]), np.bool_)
 
     @property
     def lengths(self) -> Int64s:
@@ -134,6 +130,8 @@ class BlockMap:
 
     def of_layer(self, layer: int) -> BlockMap:
         """The same map with all data said to be in `layer`."""
+        if layer == 0 and not (self.layers > 0).any():
+            return self
         layers = np.where(self.layers >= 0, np.int32(layer), self.layers).astype(np.int32)
         return BlockMap(self.size, self.starts, layers, self.hosts)
 
@@ -161,6 +159,35 @@ class BlockMap:
     def over(self, parent: BlockMap) -> BlockMap:
         """The map of this disk as a child of `parent`, which answers what is UNALLOCATED here."""
         parent = parent.resized(self.size)
+        if len(self.starts) == 1 and self.layers[0] == UNALLOCATED:
+            return parent
+        if len(parent.starts) == 1 and parent.layers[0] < 0:
+            return self._filled(parent.layers[0])
+        tiling = _Tiling(self.size, UNALLOCATED, len(self.starts) + len(parent.starts))
+        bounds = _merged(self.starts[::_AT_ONCE], parent.starts[::_AT_ONCE]).tolist()
+        for first, end in pairwise([*bounds, self.size]):
+            tiling.take(*self._within(first, end)._over_at_once(parent._within(first, end)))
+        return tiling.map()
+
+    def _filled(self, layer: np.int32) -> BlockMap:
+        """The same map with ZERO, or UNALLOCATED, for what is UNALLOCATED."""
+        if layer == UNALLOCATED:
+            return self
+        layers = np.where(self.layers == UNALLOCATED, layer, self.layers)
+        return BlockMap(self.size, self.starts, layers, self.hosts)._coalesced()
+
+    def _within(self, first: int, end: int) -> BlockMap:
+        """The runs that lie between two places of the disk, cut at the first."""
+        part = slice(self.run_at(first), int(np.searchsorted(self.starts, end)))
+        starts = np.maximum(self.starts[part], first)
+        hosts = np.asarray(self.hosts[part] + starts - self.starts[part], np.int64)
+        return BlockMap(end, starts, self.layers[part], hosts)
+
+    def _over_at_once(self, parent: BlockMap) -> tuple[Int64s, NDArray[np.int32], Int64s]:
+        """Starts, layers and hosts of both, which begin at the same place; neighbours not joined.
+
+        That takes room for several times their runs.
+        """
         starts = _merged(self.starts, parent.starts)
         mine = np.searchsorted(self.starts, starts, "right") - 1
         theirs = np.searchsorted(parent.starts, starts, "right") - 1
@@ -172,14 +199,20 @@ class BlockMap:
             parent.hosts[theirs] + starts - parent.starts[theirs],
         )
         hosts[layers < 0] = 0
-        return BlockMap(self.size, starts, layers, hosts)._coalesced()
+        return starts, layers, hosts
 
     def ranges(self, wanted: NDArray[np.bool_]) -> Ranges:
         """The stretches of runs for which `wanted` (bool[n]) holds, neighbours joined."""
-        edges = np.diff(np.concatenate(([0], wanted.astype(np.int8), [0])))
-        bounds = np.append(self.starts, self.size)
-        offsets = bounds[np.flatnonzero(edges == 1)]
-        return np.stack([offsets, bounds[np.flatnonzero(edges == -1)] - offsets], axis=1)
+        edges = np.diff(wanted.view(np.int8), prepend=np.int8(0), append=np.int8(0))
+        firsts, ends = np.flatnonzero(edges == 1), np.flatnonzero(edges == -1)
+        found: Ranges = np.empty((len(firsts), 2), np.int64)
+        found[:, 0] = self.starts[firsts]
+        # the last run ends where the disk does
+        found[:, 1] = np.where(
+            ends < len(self.starts), self.starts[np.minimum(ends, len(self.starts) - 1)], self.size
+        )
+        found[:, 1] -= found[:, 0]
+        return found
 
     def data_ranges(self) -> Ranges:
         """The stretches that some layer's file holds."""
@@ -196,6 +229,91 @@ class BlockMap:
     def end_of(self, run: int) -> int:
         """Where a run ends, in bytes."""
         return int(self.starts[run + 1]) if run + 1 < len(self.starts) else self.size
+
+
+class _Tiling:
+    """A map while it is made, run by run from the disk's start on, in pieces.
+
+    Of very many runs what a piece takes besides is little; what is made at once for all of them
+    took four times the room of the map itself.
+
+    Attributes:
+        count: of runs.
+    """
+
+    def __init__(self, size: int, fill: int, most: int) -> None:
+        """Of a disk of `size` bytes; `fill` lies between runs, of which there are `most`."""
+        room = 2 * most + 1  # what is never written to takes no memory
+        self._starts, self._hosts = np.empty(room, np.int64), np.empty(room, np.int64)
+        self._layers = np.empty(room, np.int32)
+        self._size, self._fill, self._end = size, fill, 0
+        self.count = 0
+
+    def add(
+        self, offsets: Int64s, lengths: Int64s, layers: NDArray[np.int32], hosts: Int64s
+    ) -> None:
+        """Go on with runs, ascending, and a gap before each that does not follow at once."""
+        offsets = np.minimum(offsets, self._size)
+        starts = np.empty(2 * len(offsets), np.int64)
+        all_layers = np.full(len(starts), self._fill, np.int32)
+        all_hosts = np.zeros(len(starts), np.int64)
+        ends = np.minimum(offsets + lengths, self._size)
+        starts[0], starts[2::2], starts[1::2] = self._end, ends[:-1], offsets
+        all_layers[1::2], all_hosts[1::2] = layers, hosts
+        self._end = int(ends[-1])
+        filled = np.diff(starts, append=self._end) > 0
+        self.take(starts[filled], all_layers[filled], all_hosts[filled])
+
+    def take(self, starts: Int64s, layers: NDArray[np.int32], hosts: Int64s) -> None:
+        """Go on with runs that leave no gap; those that continue each other become one."""
+        if not len(starts):
+            return
+        new = np.empty(len(starts), np.bool_)
+        new[0] = not self._goes_on(int(starts[0]), int(layers[0]), int(hosts[0]))
+        new[1:] = layers[1:] != layers[:-1]
+        new[1:] |= (layers[1:] >= 0) & (np.diff(hosts) != np.diff(starts))
+        count = self.count + int(np.count_nonzero(new))
+        at = slice(self.count, count)
+        self._starts[at], self._layers[at], self._hosts[at] = starts[new], layers[new], hosts[new]
+        self.count = count
+
+    def _goes_on(self, start: int, layer: int, host: int) -> bool:
+        """Whether a run is of one with the last."""
+        last = self.count - 1
+        if last < 0 or self._layers[last] != layer:
+            return False
+        return layer < 0 or bool(host - self._hosts[last] == start - self._starts[last])
+
+    def whole(self) -> BlockMap:
+        """The map, with a gap behind the last run that was added."""
+        if self._end < self._size:
+            end, none = np.full(1, self._end, np.int64), np.zeros(1, np.int64)
+            self.take(end, np.full(1, self._fill, np.int32), none)
+        return self.map()
+
+    def map(self) -> BlockMap:
+        """All that was taken, which leaves no gap."""
+        made = slice(self.count)
+        return BlockMap(self._size, self._starts[made], self._layers[made], self._hosts[made])
+
+
+def _runs_of_blocks(
+    block_size: int, blocks: Int64s, hosts: Int64s
+) -> tuple[Int64s, Int64s, NDArray[np.int32], Int64s]:
+    """Offsets, lengths, layers and hosts of blocks; neighbours that continue each other are one."""
+    zero = hosts == ZERO
+    follows = (np.diff(blocks) == 1) & (zero[1:] == zero[:-1])
+    follows &= zero[1:] | (np.diff(hosts) == block_size)
+    first = np.flatnonzero(np.concatenate(([True], ~follows)))
+    last = np.append(first[1:], len(blocks)) - 1
+    offsets = blocks[first] * block_size
+    layers = np.where(zero[first], np.int32(ZERO), np.int32(0)).astype(np.int32)
+    lengths = (blocks[last] + 1) * block_size - offsets
+    return offsets, lengths, layers, np.maximum(hosts[first], 0)
+
+
+def _pieces(count: int) -> Iterator[slice]:
+    return (slice(first, first + _AT_ONCE) for first in range(0, count, _AT_ONCE))
 
 
 def flatten(maps: Iterable[BlockMap]) -> BlockMap:
@@ -230,6 +348,8 @@ def _merged(a: Int64s, b: Int64s) -> Int64s:
 
 def union(a: Ranges, b: Ranges) -> Ranges:
     """What lies in either set, joined where they touch; each may overlap and need not ascend."""
+    if np.array_equal(a, b) and _are_apart(a):
+        return a
     both = np.concatenate([a, b])
     if not len(both):
         return both
@@ -242,10 +362,25 @@ def union(a: Ranges, b: Ranges) -> Ranges:
 
 def aligned(ranges: Ranges, block_size: int, size: int) -> Ranges:
     """The ranges grown outward to whole blocks, but not beyond the disk's `size` bytes."""
+    pieces = [ranges[part] for part in _pieces(len(ranges))]
+    if all(_are_aligned(each, block_size, size) for each in pieces) and _are_apart(ranges):
+        return ranges
     starts = ranges[:, 0] // block_size * block_size
     ends = -(-(ranges[:, 0] + ranges[:, 1]) // block_size) * block_size
     whole = np.stack([starts, np.minimum(ends, size) - starts], axis=1)
     return union(whole, np.empty((0, 2), np.int64))
+
+
+def _are_aligned(ranges: Ranges, block_size: int, size: int) -> bool:
+    ends = ranges[:, 0] + ranges[:, 1]
+    whole = (ranges[:, 0] % block_size == 0) & ((ends % block_size == 0) | (ends == size))
+    return bool(whole.all() and (ends <= size).all())
+
+
+def _are_apart(ranges: Ranges) -> bool:
+    """Whether they ascend and do not touch each other."""
+    ends = ranges[:-1, 0] + ranges[:-1, 1]
+    return bool((ranges[1:, 0] > ends).all())
 
 
 def total(ranges: Ranges) -> int:

@@ -33,6 +33,9 @@ several threads wait for that lock. Merging 3,277 blocks of 64 KiB took 0.7 s wi
 with two and 1.4 s with four; from a cold cache 1.0 to 1.4 s with one, 1.7 s with four.
 """
 
+_AT_ONCE = 1 << 14
+"""Ranges that are made Python's numbers together."""
+
 Flags = NDArray[np.bool_]
 Read = Callable[[int, memoryview], None]
 Consume = Callable[[int, memoryview], None]
@@ -40,12 +43,15 @@ Consume = Callable[[int, memoryview], None]
 
 def chunks(ranges: Ranges) -> Iterator[tuple[int, int]]:
     """The ranges cut at multiples of CHUNK: (offset, length) in bytes."""
-    for start, length in ranges.tolist():
-        at = start
-        while at < start + length:
-            end = min(start + length, (at // CHUNK + 1) * CHUNK)
-            yield at, end - at
-            at = end
+    for first in range(
+        0, len(ranges), _AT_ONCE
+    ):  # as Python's numbers they take ten times the room
+        for start, length in ranges[first : first + _AT_ONCE].tolist():
+            at = start
+            while at < start + length:
+                end = min(start + length, (at // CHUNK + 1) * CHUNK)
+                yield at, end - at
+                at = end
 
 
 def transfer(

@@ -26,6 +26,8 @@ from vdbackup.errors import DiskFormatError
 
 TABLE_BYTES = TABLE_ENTRIES * 4
 _ZERO_ENTRY = 1
+_CHECKED = 1 << 20
+"""Grains that are looked at together."""
 
 Entries = tuple[Int64s, NDArray[np.uint32]]
 """Grain numbers, ascending, and what the tables have for each: a sector of the file, never 0."""
@@ -74,6 +76,11 @@ class GrainTables:
 
     def check_places(self, grains: Int64s, hosts: Int64s) -> None:
         """Every grain lies inside the file (the disk's last one may be short)."""
+        for first in range(0, len(grains), _CHECKED):
+            part = slice(first, first + _CHECKED)
+            self._check_some(grains[part], hosts[part])
+
+    def _check_some(self, grains: Int64s, hosts: Int64s) -> None:
         header = self._header
         lengths = np.minimum(self._grain, header.capacity * SECTOR - grains * self._grain)
         if header.compressed:
