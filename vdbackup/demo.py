@@ -11,7 +11,7 @@ from pathlib import Path
 
 from vdbackup.backup import capture, merge
 from vdbackup.errors import Damaged, NotReached, Remedy
-from vdbackup.jobs import CancelToken, silent
+from vdbackup.jobs import CancelToken, Task
 from vdbackup.recovery import restore, verify
 from vdbackup.recovery.browse import FileBrowser
 from vdbackup.recovery.sessions.vm import start_session
@@ -102,7 +102,7 @@ class Demo:
             repository = Repository.open_or_create(self.repository)
             with open_source(self._disk) as source:
                 plan = capture.plan(repository, source)
-                point = capture.run(plan, silent, cancel).point
+                point = capture.run(plan, Task(cancel=cancel)).point
             evidence.append(f"point {point.sequence}, {point.type}, {point.stored_bytes} bytes")
         self._states[point.id] = _sha256(self._disk)
         self._messages[point.id] = message
@@ -113,7 +113,7 @@ class Demo:
         sentence = f"Rolling point {child.sequence} into point {backup_set.points[0].sequence}."
         with self._step(sentence, "Merged into a synthetic full") as evidence:
             plan = merge.plan(Repository.open(self.repository), backup_set.name, child.id)
-            point = merge.run(plan, silent, cancel).point
+            point = merge.run(plan, Task(cancel=cancel)).point
             evidence.append(f"point {point.sequence} is now a {point.type}")
 
     def _boot(self, backup_set: BackupSet, point: RecoveryPoint, cancel: CancelToken) -> None:
@@ -147,7 +147,7 @@ class Demo:
         ) as evidence:
             repository = Repository.open(self.repository)
             plan = restore.plan(repository, backup_set.name, point.id, target)
-            restore.run(plan, silent, cancel)
+            restore.run(plan, Task(cancel=cancel))
             if _sha256(target) != self._states[point.id]:
                 raise Damaged(f"Point {point.sequence} was not restored as it was.")
             evidence.append(f"SHA-256 {self._states[point.id][:12]}… is the same")
@@ -164,7 +164,7 @@ class Demo:
     def _verify(self, cancel: CancelToken) -> None:
         with self._step("Verifying all points.", "All points are as captured") as evidence:
             plan = verify.plan(Repository.open(self.repository), self._set().name)
-            verdicts = verify.run(plan, silent, cancel)
+            verdicts = verify.run(plan, Task(cancel=cancel))
             if not all(verdict.ok for verdict in verdicts):
                 raise Damaged(
                     "A point is damaged.", "Its storage may be failing.", remedy=Remedy.VERIFY

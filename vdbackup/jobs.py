@@ -10,8 +10,8 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Generic, TypeVar, cast
 
 from vdbackup.errors import Cancelled, Unexpected, VdbackupError, from_os
 
@@ -43,7 +43,6 @@ class Plan:
 class Progress:
     """How far a job is: `done` of `total` bytes in `phase` (a word for a person)."""
 
-    job_id: int
     phase: str
     done: int
     total: int
@@ -120,29 +119,53 @@ class CancelToken:
             raise Cancelled
 
 
+@dataclass(frozen=True)
+class Task:
+    """One run of an operation, as whoever runs it sees it.
+
+    Attributes:
+        report: called with how far it is, now and then, never from two threads at once.
+        cancel: looked at between two steps, and once a chunk.
+    """
+
+    report: Report = silent
+    cancel: CancelToken = field(default_factory=CancelToken)
+
+    def check(self) -> None:
+        """Raise Cancelled if somebody asked the work to stop; see `CancelToken.check`."""
+        self.cancel.check()
+
+    def phase(self, name: str, done: int = 0, total: int = 0) -> None:
+        """Say what is being done, a word for a person, and how much of it: `done` of `total`."""
+        self.report(Progress(name, done, total))
+
+
 class JobState(enum.Enum):
-    """A job is queued, then running, then exactly one of the other three."""
+    """A job is queued; it runs, or waits for what is in its way; it ends in one of the others."""
 
     QUEUED = "queued"
     RUNNING = "running"
+    WAITING = "waiting"
     FINISHED = "finished"
     FAILED = "failed"
     CANCELLED = "cancelled"
 
 
-Work = Callable[[Report, CancelToken], Any]
+T = TypeVar("T")
+Work = Callable[[Task], T]
+"""What a job does: it returns its result, or raises."""
 
 _LOOK_AGAIN = 1.0
 """Seconds between two looks at what is in the way."""
 
 
 def patient(
-    work: Work,
+    work: Work[T],
     seconds: float = math.inf,
     *,
     of: type[VdbackupError] = VdbackupError,
-    again: Work | None = None,
-) -> Work:
+    again: Work[T] | None = None,
+) -> Work[T]:
     """The same work, begun anew when what was in its way has gone (`VdbackupError.over`).
 
     Nothing is held meanwhile. When the time is over, or the work is cancelled, it ends as it would
@@ -155,21 +178,21 @@ def patient(
         again: what to do instead after waiting, where what `work` has read will be out of date.
     """
 
-    def waiting(report: Report, cancel: CancelToken) -> Any:
+    def waiting(task: Task) -> T:
         until = time.monotonic() + seconds
         doing = work
         while True:
             try:
-                return doing(report, cancel)
+                return doing(task)
             except of as error:
                 if error.over is None or time.monotonic() > until:
                     raise
-                report(Waiting(0, error.title, 0, 0))
-                cancel.wait(_LOOK_AGAIN)
+                task.report(Waiting(error.title, 0, 0))
+                task.cancel.wait(_LOOK_AGAIN)
                 while not error.over():
                     if time.monotonic() > until:
                         raise
-                    cancel.wait(_LOOK_AGAIN)
+                    task.cancel.wait(_LOOK_AGAIN)
             doing = again or work
 
     return waiting
@@ -179,8 +202,8 @@ _job_ids = itertools.count(1)
 
 
 @dataclass
-class Job:
-    """One piece of work: `work(report, cancel)` returns the result or raises.
+class Job(Generic[T]):
+    """One piece of work: `work(task)` returns the result or raises.
 
     Attributes:
         title: what it does, for a person ("Back up laptop-sda").
@@ -190,23 +213,33 @@ class Job:
     """
 
     title: str
-    work: Work
+    work: Work[T]
     id: int = field(default_factory=lambda: next(_job_ids))
     state: JobState = JobState.QUEUED
     cancel: CancelToken = field(default_factory=CancelToken)
-    result: Any = None
+    result: T | None = None
     error: VdbackupError | None = None
+
+    def outcome(self) -> T:
+        """What the work returned; raises what it raised, or Cancelled where it did not end."""
+        if self.error is not None:
+            raise self.error
+        if self.state is not JobState.FINISHED:
+            raise Cancelled
+        return cast("T", self.result)
 
     def run(self, report: Report) -> None:
         """Do the work in this thread; never raises: the attributes say how it ended."""
 
-        def tagged(progress: Progress) -> None:
-            report(replace(progress, job_id=self.id))
+        def heard(progress: Progress) -> None:
+            waits = isinstance(progress, Waiting)
+            self.state = JobState.WAITING if waits else JobState.RUNNING
+            report(progress)
 
         self.state = JobState.RUNNING
         try:
             self.cancel.check()
-            self.result = self.work(tagged, self.cancel)
+            self.result = self.work(Task(heard, self.cancel))
         except Cancelled:
             self.state = JobState.CANCELLED
         except VdbackupError as error:

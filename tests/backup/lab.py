@@ -17,7 +17,7 @@ from vdbackup.backup import capture, delete, merge
 from vdbackup.disks.disk import VirtualDisk
 from vdbackup.disks.formats import open_disk
 from vdbackup.errors import Cancelled, VdbackupError
-from vdbackup.jobs import CancelToken, Progress, Report, silent
+from vdbackup.jobs import CancelToken, Progress, Report, Task, silent
 from vdbackup.repository import claim_files
 from vdbackup.repository.backup_set import BackupSet
 from vdbackup.repository.digests import BLOCK, digest_blocks
@@ -132,7 +132,7 @@ class Lab:
                 policy=policy,
                 disk_format=self.disk_format,
             )
-            result = capture.run(plan, report, cancel or CancelToken())
+            result = capture.run(plan, Task(report, cancel or CancelToken()))
         copy = self.folder / f"{result.point.id}.raw"
         shutil.copyfile(self.image, copy)
         self.moments[result.point.id] = copy
@@ -141,7 +141,7 @@ class Lab:
     def merge(self, point: RecoveryPoint) -> RecoveryPoint:
         """Roll a point into its parent."""
         plan = merge.plan(self.repository, "disk", point.id)
-        return merge.run(plan, silent, CancelToken()).point
+        return merge.run(plan, Task()).point
 
     def merge_half(self, point: RecoveryPoint) -> Cancelled:
         """Roll a point into its parent, and cancel that when the first of it has been copied."""
@@ -152,12 +152,12 @@ class Lab:
                 cancel.cancel()
 
         with pytest.raises(Cancelled) as stopped:
-            merge.run(merge.plan(self.repository, "disk", point.id), stop, cancel)
+            merge.run(merge.plan(self.repository, "disk", point.id), Task(stop, cancel))
         return stopped.value
 
     def delete(self, point: RecoveryPoint) -> None:
         """Delete a point."""
-        delete.run(delete.plan(self.repository, "disk", point.id), silent, CancelToken())
+        delete.run(delete.plan(self.repository, "disk", point.id), Task())
 
     # ------------------------------------------------------------------ what there is
 

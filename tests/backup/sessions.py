@@ -9,7 +9,7 @@ from tests.backup.lab import Lab
 from tests.oracles import qemu as oracle
 from vdbackup.backup import promote
 from vdbackup.disks.chain import Chain
-from vdbackup.jobs import CancelToken, silent
+from vdbackup.jobs import Task
 from vdbackup.qemu import concatenation, qemu
 from vdbackup.repository import overlays
 from vdbackup.repository.model import RecoveryPoint
@@ -48,6 +48,6 @@ def seen(disk: Path, raw: Path) -> Path:
 def promoted(lab: Lab, point: RecoveryPoint, session: promote.EndedSession) -> RecoveryPoint:
     """Make a point of it; the moment is what QEMU says that the guest saw."""
     plan = promote.plan(lab.repository, "disk", point.id, session)
-    result = promote.run(plan, silent, CancelToken())
+    result = promote.run(plan, Task())
     lab.moments[result.id] = seen(session.disk, lab.folder / f"{result.id}.raw")
     return result

@@ -14,7 +14,7 @@ from tests.backup.sharing import shared_bytes, sharing_storage
 from tests.oracles import qemu, readers
 from vdbackup.backup import adopt, capture, merge
 from vdbackup.errors import BackupError, ParentError, Remedy
-from vdbackup.jobs import CancelToken, silent
+from vdbackup.jobs import Task
 from vdbackup.recovery import verify
 from vdbackup.repository.backup_set import BackupSet
 from vdbackup.repository.model import PointType
@@ -72,7 +72,7 @@ def repository(tmp_path: Path) -> Repository:
 def adopted(repository: Repository, tip: Path, **wanted: str) -> BackupSet:
     with open_source(tip) as source:
         plan = adopt.plan(repository, source, **wanted)
-        return adopt.run(plan, silent, CancelToken())
+        return adopt.run(plan, Task())
 
 
 def check(backup_set: BackupSet, states: list[Path]) -> None:
@@ -83,7 +83,7 @@ def check(backup_set: BackupSet, states: list[Path]) -> None:
 
 
 def check_verified(repository: Repository, backup_set: BackupSet) -> None:
-    verdicts = verify.run(verify.plan(repository, backup_set.name), silent, CancelToken())
+    verdicts = verify.run(verify.plan(repository, backup_set.name), Task())
     assert [verdict.findings for verdict in verdicts] == [()] * len(backup_set.points)
 
 
@@ -126,13 +126,13 @@ def test_backups_and_merges_go_on_from_there(chain, repository):
     with open_source(chain.tip) as source:
         plan = capture.plan(repository, source)
         assert (plan.set_name, plan.kind) == (backup_set.name, PointType.INCREMENTAL)
-        capture.run(plan, silent, CancelToken())
+        capture.run(plan, Task())
     backup_set = repository.set()
     check(backup_set, [*chain.states, now])
     for _ in range(3):
         backup_set = repository.set()
         plan = merge.plan(repository, backup_set.name, backup_set.points[1].id)
-        merge.run(plan, silent, CancelToken())
+        merge.run(plan, Task())
     check(repository.set(), [now])
     check_verified(repository, repository.set())
 
@@ -182,7 +182,7 @@ def test_a_parent_in_another_folder_is_followed_only_where_the_user_says_so(tmp_
         open_source(chain.tip)
     assert refusal.value.remedy is Remedy.NAME_PARENTS
     with open_source(chain.tip, [tmp_path / "elsewhere"]) as source:
-        backup_set = adopt.run(adopt.plan(repository, source), silent, CancelToken())
+        backup_set = adopt.run(adopt.plan(repository, source), Task())
     check(backup_set, chain.states)
 
 

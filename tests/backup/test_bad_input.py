@@ -23,7 +23,7 @@ from vdbackup.errors import (
     UsageError,
     VdbackupError,
 )
-from vdbackup.jobs import CancelToken, Job, silent
+from vdbackup.jobs import Job, Task, silent
 from vdbackup.recovery import restore, verify
 from vdbackup.repository.digests import BLOCK
 from vdbackup.repository.repository import Repository
@@ -125,9 +125,9 @@ def test_a_hostile_name_of_a_set_is_refused_before_anything_is_made(lab, name):
 def test_two_first_backups_that_were_planned_together_do_not_make_one_set_twice(lab):
     with open_source(lab.image) as source:
         plans = [capture.plan(lab.repository, source, set_name="disk") for _ in range(2)]
-        capture.run(plans[0], silent, CancelToken())
+        capture.run(plans[0], Task())
         before = lab.files
-        refused(lambda: capture.run(plans[1], silent, CancelToken()), "already", RepositoryError)
+        refused(lambda: capture.run(plans[1], Task()), "already", RepositoryError)
     assert lab.files == before
 
 
@@ -277,9 +277,9 @@ def test_a_block_that_a_layer_has_lost_is_noticed_by_whatever_reads_it(lab):
     lose_a_grain(lab.layer(point))
     target = lab.folder / "restored.img"
     plan = restore.plan(lab.repository, "disk", child.id, target)
-    refused(lambda: restore.run(plan, silent, CancelToken()), "0001-full.vmdk", Damaged)
+    refused(lambda: restore.run(plan, Task()), "0001-full.vmdk", Damaged)
     assert not target.exists()
-    verdicts = verify.run(verify.plan(lab.repository, "disk"), silent, CancelToken())
+    verdicts = verify.run(verify.plan(lab.repository, "disk"), Task())
     assert [verdict.ok for verdict in verdicts] == [False, False]
 
 

@@ -15,7 +15,7 @@ import pytest
 from tests.backup.lab import SIZE, Lab, noise
 from vdbackup.backup import belonging, capture, repair
 from vdbackup.errors import BackupError, OtherSource
-from vdbackup.jobs import CancelToken, silent
+from vdbackup.jobs import Task
 from vdbackup.repository.digests import BLOCK
 from vdbackup.repository.model import PointType, Policy
 from vdbackup.repository.repository import Repository
@@ -56,7 +56,7 @@ def back_up(
         plan = capture.plan(
             lab.repository, source, set_name=set_name, same_source=same_source, kind=kind
         )
-        return capture.run(plan, silent, CancelToken())
+        return capture.run(plan, Task())
 
 
 def forget(lab: Lab, facts: dict[str, tuple[str, ...]], path: str = "") -> None:
@@ -280,7 +280,7 @@ def test_a_clone_that_is_attached_too_is_not_taken_for_the_source(lab, monkeypat
 
 
 def repaired(lab: Lab) -> str:
-    return "\n".join(repair.run(lab.repository.path, silent, CancelToken()).done)
+    return "\n".join(repair.run(lab.repository.path, Task()).done)
 
 
 def test_a_set_whose_settings_are_lost_goes_on_by_itself_after_a_repair(lab):
@@ -336,7 +336,7 @@ def test_a_set_whose_source_changed_after_the_plan_is_not_written_to(lab):
         plan = capture.plan(lab.repository, source)
         forget(lab, {"table": ("deadbeef",)})
         with pytest.raises(BackupError, match="has changed meanwhile"):
-            capture.run(plan, silent, CancelToken())
+            capture.run(plan, Task())
     assert points(lab) == 1
 
 

@@ -13,7 +13,7 @@ from tests.disks.shelf import Shelf
 from tests.oracles import qemu, readers
 from vdbackup.backup import capture, repair
 from vdbackup.errors import Damaged
-from vdbackup.jobs import CancelToken, Progress, silent
+from vdbackup.jobs import Progress, Task
 from vdbackup.repository.digests import BLOCK, DigestFold
 from vdbackup.repository.model import PointType, RecoveryPoint
 from vdbackup.repository.repository import Repository
@@ -262,7 +262,7 @@ def test_a_layer_without_a_manifest_is_said_until_repair_makes_a_point_of_it(lab
     done = lab.capture()
     assert [lost.disk in warning for warning in done.warnings] == [True]
     assert done.point.warnings == ()
-    repair.run(lab.repository.path, silent, CancelToken())
+    repair.run(lab.repository.path, Task())
     assert lost.id in [point.id for point in lab.set.points]
     assert lab.capture().warnings == ()
 
@@ -289,7 +289,7 @@ def test_a_plan_bounds_what_is_stored(lab):
                 image.truncate(SIZE)
         with open_source(lab.image) as source:
             plan = capture.plan(lab.repository, source)
-            point = capture.run(plan, silent, CancelToken()).point
+            point = capture.run(plan, Task()).point
         assert 0 < point.stored_bytes <= plan.bytes_to_copy
 
 
@@ -313,7 +313,7 @@ def test_another_source_of_the_same_name_gets_a_set_of_its_own(lab, tmp_path_fac
     other = tmp_path_factory.mktemp("other") / "disk.img"
     other.write_bytes(noise(MIB, 3))
     with open_source(other) as source:
-        result = capture.run(capture.plan(lab.repository, source), silent, CancelToken())
+        result = capture.run(capture.plan(lab.repository, source), Task())
     assert result.set_name == "disk-2"
     lab.check_all()
 
@@ -362,7 +362,7 @@ def shelf(tmp_path: Path) -> Shelf:
 
 def captured(repository: Repository, path: Path) -> RecoveryPoint:
     with open_source(path) as source:
-        return capture.run(capture.plan(repository, source), silent, CancelToken()).point
+        return capture.run(capture.plan(repository, source), Task()).point
 
 
 def test_a_vmdk_with_its_parents_is_captured_as_the_disk_that_it_is(shelf, tmp_path_factory):

@@ -12,7 +12,7 @@ from tests.oracles import readers
 from vdbackup.backup import capture, convert
 from vdbackup.disks.formats import FORMATS
 from vdbackup.errors import BackupError, Cancelled, Damaged, RepositoryError, UsageError
-from vdbackup.jobs import CancelToken, Job, JobState, Progress, silent
+from vdbackup.jobs import CancelToken, Job, JobState, Progress, Task, silent
 from vdbackup.repository.backup_set import BackupSet
 from vdbackup.repository.digests import BLOCK
 from vdbackup.sources.source import open_source
@@ -44,7 +44,7 @@ def other_format(lab: Lab) -> str:
 
 def converted(lab: Lab) -> BackupSet:
     plan = convert.plan(lab.repository, "disk", other_format(lab))
-    return convert.run(plan, silent, CancelToken())
+    return convert.run(plan, Task())
 
 
 def test_every_point_is_there_again_and_reads_the_same_for_everybody(lab):
@@ -72,7 +72,7 @@ def test_later_backups_of_the_source_go_on_in_the_new_set(lab):
     new = converted(lab)
     lab.poke(0, b"changed since")
     with open_source(lab.image) as source:
-        result = capture.run(capture.plan(lab.repository, source), silent, CancelToken())
+        result = capture.run(capture.plan(lab.repository, source), Task())
     assert (result.set_name, result.point.sequence) == (new.name, 6)
     assert result.point.parent == new.points[-1].id
     layer = new.disk_path(result.point)
@@ -93,7 +93,7 @@ def test_a_name_that_is_taken_is_refused(lab):
     plan = convert.plan(lab.repository, "disk", other_format(lab), target="disk")
     before = lab.files
     with pytest.raises(RepositoryError, match="already"):
-        convert.run(plan, silent, CancelToken())
+        convert.run(plan, Task())
     assert lab.files == before
 
 
@@ -120,7 +120,7 @@ def test_a_cancelled_conversion_leaves_nothing(lab):
             cancel.cancel()
 
     with pytest.raises(Cancelled):
-        convert.run(convert.plan(lab.repository, "disk", other_format(lab)), report, cancel)
+        convert.run(convert.plan(lab.repository, "disk", other_format(lab)), Task(report, cancel))
     assert lab.files == before
 
 
@@ -151,7 +151,7 @@ def test_storage_that_fails_leaves_the_old_set_as_it_was(lab, tmp_path_factory):
     before = lab.files
     numbers, load = changes(lab, tmp_path_factory)
     for number in numbers:
-        job = Job("Convert", lambda report, cancel: converted(lab))
+        job = Job("Convert", lambda task: converted(lab))
         with storage_error(number):
             job.run(silent)
         if job.state is JobState.FAILED:

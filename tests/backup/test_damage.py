@@ -18,7 +18,7 @@ from vdbackup.backup import repair
 from vdbackup.backup.quarantine import QUARANTINE
 from vdbackup.disks.chain import Chain
 from vdbackup.errors import Damaged, VdbackupError
-from vdbackup.jobs import CancelToken, silent
+from vdbackup.jobs import Task
 from vdbackup.recovery import verify
 from vdbackup.repository.digests import BLOCK
 from vdbackup.repository.model import RecoveryPoint
@@ -44,12 +44,12 @@ def point(lab: Lab, sequence: int) -> RecoveryPoint:
 
 
 def repaired(lab: Lab) -> list[str]:
-    said = repair.run(lab.repository.path, silent, CancelToken())
+    said = repair.run(lab.repository.path, Task())
     return [*said.done, *said.undone]
 
 
 def verdicts(lab: Lab) -> dict[int, tuple[verify.Finding, ...]]:
-    found = verify.run(verify.plan(lab.repository, "disk"), silent, CancelToken())
+    found = verify.run(verify.plan(lab.repository, "disk"), Task())
     return {verdict.point.sequence: verdict.findings for verdict in found}
 
 
@@ -347,5 +347,5 @@ def test_a_layer_whose_disk_has_another_size_is_damaged(lab: Lab, order: str) ->
         file.write((size + BLOCK).to_bytes(8, order))
     with pytest.raises(Damaged, match="says that its disk has"):
         lab.set.open_chain(newest)
-    verdicts = verify.run(verify.plan(lab.repository, "disk"), silent, CancelToken())
+    verdicts = verify.run(verify.plan(lab.repository, "disk"), Task())
     assert [verdict.point.id for verdict in verdicts if not verdict.ok] == [newest.id]

@@ -10,7 +10,7 @@ import pytest
 from tests.backup.lab import Lab, noise
 from vdbackup.backup import repair
 from vdbackup.errors import Damaged, DamagedDigests, Remedy
-from vdbackup.jobs import CancelToken, silent
+from vdbackup.jobs import Task
 from vdbackup.recovery import restore, verify
 from vdbackup.repository.digest_file import HEADER
 from vdbackup.repository.digests import BLOCK
@@ -46,7 +46,7 @@ def overwrite(path: Path, offset: int, data: bytes) -> None:
 
 
 def findings(lab: Lab) -> dict[int, list[tuple[str, int | None, int]]]:
-    found = verify.run(verify.plan(lab.repository, "disk"), silent, CancelToken())
+    found = verify.run(verify.plan(lab.repository, "disk"), Task())
     return {
         verdict.point.sequence: [(each.file, each.offset, each.length) for each in verdict.findings]
         for verdict in found
@@ -57,7 +57,7 @@ def restored(lab: Lab, target: Path, *, ignore_damage: bool) -> tuple[str, ...]:
     plan = restore.plan(
         lab.repository, "disk", point(lab, 2).id, target, ignore_damage=ignore_damage
     )
-    return restore.run(plan, silent, CancelToken())
+    return restore.run(plan, Task())
 
 
 def test_verify_says_what_cannot_be_checked_and_checks_the_rest(lab):
@@ -107,7 +107,7 @@ def test_a_restore_refuses_or_says_what_it_could_not_check(lab, tmp_path):
 
 
 def test_repair_computes_them_anew(lab):
-    (sentence,) = repair.run(lab.repository.path, silent, CancelToken()).done
+    (sentence,) = repair.run(lab.repository.path, Task()).done
     assert "the digests of point 1 were computed anew" in sentence
     assert set(findings(lab)) == {1, 2, 3}
     assert not any(findings(lab).values())
@@ -116,9 +116,9 @@ def test_repair_computes_them_anew(lab):
 
 
 def test_repair_leaves_digests_of_a_newer_version_alone(lab):
-    repair.run(lab.repository.path, silent, CancelToken())
+    repair.run(lab.repository.path, Task())
     overwrite(digests_of(lab, 2), 8, struct.pack("<I", 3))
     before = digests_of(lab, 2).read_bytes()
-    said = repair.run(lab.repository.path, silent, CancelToken())
+    said = repair.run(lab.repository.path, Task())
     assert "0002-incremental.digests is of a newer version" in " ".join(said.undone)
     assert digests_of(lab, 2).read_bytes() == before

@@ -9,7 +9,7 @@ import pytest
 from tests.backup.lab import Lab, noise
 from vdbackup.backup import delete
 from vdbackup.errors import BackupError, Cancelled, PointNotFound
-from vdbackup.jobs import CancelToken, silent
+from vdbackup.jobs import CancelToken, Task
 from vdbackup.repository.digests import BLOCK
 from vdbackup.repository.model import PointType, RecoveryPoint
 
@@ -129,5 +129,5 @@ def test_a_cancelled_deletion_changes_nothing(lab, chain):
     cancel.cancel()
     for point in (chain[1], chain[3]):
         with pytest.raises(Cancelled):
-            delete.run(delete.plan(lab.repository, "disk", point.id), silent, cancel)
+            delete.run(delete.plan(lab.repository, "disk", point.id), Task(cancel=cancel))
     assert lab.files == before

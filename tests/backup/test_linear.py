@@ -11,7 +11,7 @@ from tests.backup.lab import Lab, noise
 from tests.backup.long_sets import lengthen
 from tests.backup.operations_counted import Counts, assert_linear, operations_counted
 from vdbackup.backup import adopt, convert, delete, retention
-from vdbackup.jobs import CancelToken, silent
+from vdbackup.jobs import Task
 from vdbackup.repository import claims
 from vdbackup.repository.model import Policy
 from vdbackup.repository.repository import Repository
@@ -39,7 +39,7 @@ def test_converting_a_set(labs):
     counts = []
     for lab in labs:
         with operations_counted(lab.folder) as counted:
-            convert.run(convert.plan(lab.repository, "disk", "vhdx"), silent, CancelToken())
+            convert.run(convert.plan(lab.repository, "disk", "vhdx"), Task())
         counts.append(counted)
     assert_linear(*counts)
 
@@ -51,7 +51,7 @@ def test_adopting_a_chain(labs, disk_format):
         tip = lab.layer(lab.set.points[-1])
         with operations_counted(lab.folder) as counted, open_source(tip) as source:
             plan = adopt.plan(into, source, disk_format=disk_format)
-            adopt.run(plan, silent, CancelToken())
+            adopt.run(plan, Task())
         return counted
 
     assert_linear(*map(adopted, labs))
@@ -63,7 +63,7 @@ def a_policy(lab: Lab, sets: Path) -> tuple[Repository, Counts, retention.Applie
     repository = Repository.open(sets / lab.folder.name)
     repository.set_policy("disk", Policy(2))
     with operations_counted(sets) as counted, repository.lock("retention"):
-        applied = retention.apply(repository, "disk", silent, CancelToken())
+        applied = retention.apply(repository, "disk", Task())
     return repository, counted, applied
 
 
@@ -85,7 +85,7 @@ def test_a_policy_whose_points_are_all_in_use(labs, tmp_path, monkeypatch):
             operations_counted(tmp_path) as counted,
             repository.lock("retention"),
         ):
-            applied = retention.apply(repository, "disk", silent, CancelToken())
+            applied = retention.apply(repository, "disk", Task())
         assert applied.done[-1].endswith("more points stay for now.")
         return counted
 
@@ -103,7 +103,7 @@ def test_deleting_opens_each_layer_of_the_chain_once_and_a_few_again(labs, tmp_p
         repository = Repository.open(tmp_path / lab.folder.name)
         point = repository.set("disk").points[-3]
         with operations_counted(tmp_path) as counted:
-            delete.run(delete.plan(repository, "disk", point.id), silent, CancelToken())
+            delete.run(delete.plan(repository, "disk", point.id), Task())
         opened.append(counted.layers)
     added = NUMBERS[1] - NUMBERS[0]
     assert [opened[1] - opened[0], opened[2] - opened[1]] == [added, added]

@@ -15,7 +15,7 @@ from vdbackup.backup import merge
 from vdbackup.backup.merged_layer import RESERVE
 from vdbackup.backup.merged_point import MOST_MERGED, merged_point
 from vdbackup.errors import BackupError, Cancelled, Damaged, DiskError, NoSpace, VdbackupError
-from vdbackup.jobs import CancelToken, Progress, silent
+from vdbackup.jobs import CancelToken, Progress, Task
 from vdbackup.repository.digest_file import REGION
 from vdbackup.repository.digests import BLOCK
 from vdbackup.repository.model import PointType, RecoveryPoint
@@ -188,7 +188,7 @@ def test_whatever_is_offered_meanwhile_reads_right(lab, chain):
             lab.check_ours(point)
 
     with lab.set.open_chain(chain[3]) as opened_before:
-        merge.run(merge.plan(lab.repository, "disk", chain[2].id), look, CancelToken())
+        merge.run(merge.plan(lab.repository, "disk", chain[2].id), Task(look))
         data = bytearray(chain[3].virtual_size)
         opened_before.readinto(0, memoryview(data))
     assert data == lab.moments[chain[3].id].read_bytes()
@@ -415,7 +415,7 @@ def test_a_plan_that_is_out_of_date_never_merges_something_else(lab, chain):
     plan = merge.plan(lab.repository, "disk", chain[2].id)
     lab.merge(chain[2])
     with pytest.raises(BackupError, match="meanwhile") as refusal:
-        merge.run(plan, silent, CancelToken())
+        merge.run(plan, Task())
     assert refusal.value.advice
     assert numbers(lab)[0] == (1, PointType.FULL)
     lab.check_all()
@@ -426,7 +426,7 @@ def test_a_cancelled_check_changes_nothing(lab, chain):
     cancel = CancelToken()
     cancel.cancel()
     with pytest.raises(Cancelled):
-        merge.run(merge.plan(lab.repository, "disk", chain[2].id), silent, cancel)
+        merge.run(merge.plan(lab.repository, "disk", chain[2].id), Task(cancel=cancel))
     assert lab.files == before
 
 

@@ -16,7 +16,7 @@ from vdbackup.backup.merge import Way
 from vdbackup.disks.formats import FORMATS
 from vdbackup.disks.host_file import HostFile
 from vdbackup.errors import Cancelled, Damaged, NoSpace
-from vdbackup.jobs import CancelToken, Progress, silent
+from vdbackup.jobs import CancelToken, Progress, Task, silent
 from vdbackup.repository import files
 from vdbackup.repository.digests import BLOCK
 from vdbackup.repository.model import RecoveryPoint
@@ -52,7 +52,7 @@ def lab(storage: Path, tmp_path: Path, disk_format: str) -> Lab:
 
 
 def merged(lab: Lab, point: RecoveryPoint, report=silent) -> merge.MergeResult:
-    return merge.run(merge.plan(lab.repository, "disk", point.id), report, CancelToken())
+    return merge.run(merge.plan(lab.repository, "disk", point.id), Task(report))
 
 
 def assert_nothing_happened(lab: Lab, before: dict[str, tuple[str, int]]) -> None:
@@ -115,7 +115,7 @@ def test_plan_and_result_say_so(lab):
     plan = merge.plan(lab.repository, "disk", lab.set.points[1].id)
     assert ("sharing blocks" in plan.summary) == MOUNTED
     assert (plan.bytes_to_copy == 0) == MOUNTED
-    result = merge.run(plan, silent, CancelToken())
+    result = merge.run(plan, Task())
     assert ("sharing blocks" in result.way.sentence) == MOUNTED
 
 
@@ -130,7 +130,7 @@ def test_a_cancelled_merge_is_undone(lab, phase):
 
     plan = merge.plan(lab.repository, "disk", lab.set.points[1].id)
     with pytest.raises(Cancelled) as stopped:
-        merge.run(plan, stop, cancel)
+        merge.run(plan, Task(stop, cancel))
     if MOUNTED:
         assert stopped.value.advice == "Nothing was changed."
         assert_nothing_happened(lab, before)

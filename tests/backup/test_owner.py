@@ -13,7 +13,7 @@ from tests.sources.ordinary_user import NOBODY, as_an_ordinary_user, open_folder
 from vdbackup.backup import repair
 from vdbackup.backup.quarantine import QUARANTINE
 from vdbackup.durable import give_to_owner_of_folder
-from vdbackup.jobs import CancelToken, silent
+from vdbackup.jobs import Task
 from vdbackup.repository.digests import BLOCK
 
 pytestmark = pytest.mark.usefixtures("as_root")
@@ -43,7 +43,7 @@ def test_whatever_root_makes_in_a_repository_belongs_to_its_owner(lab: Lab):
     lab.backup()
     (lab.set_folder / "set.json").write_text("{")
     next(lab.set_folder.glob("*-overlay.*")).unlink()
-    repair.run(lab.repository.path, silent, CancelToken())
+    repair.run(lab.repository.path, Task())
     assert (lab.set_folder / QUARANTINE).is_dir()
     assert not_theirs(lab.repository.path) == []
     with as_an_ordinary_user():

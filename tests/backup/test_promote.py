@@ -16,7 +16,7 @@ from vdbackup.backup.convert import run as convert
 from vdbackup.backup.repair import run as repair
 from vdbackup.disks.disk import ParentRef
 from vdbackup.errors import BackupError, Cancelled, DiskFormatError, PointInUse
-from vdbackup.jobs import CancelToken, Progress, silent
+from vdbackup.jobs import CancelToken, Progress, Task
 from vdbackup.recovery import restore
 from vdbackup.repository import overlays
 from vdbackup.repository.digests import BLOCK
@@ -75,7 +75,7 @@ def test_the_point_is_byte_for_byte_what_the_guest_saw(
     assert point.promoted_from is not None
     assert (point.promoted_from.session, point.promoted_from.title) == (session.id, "laptop #1")
     plan = restore.plan(lab.repository, "disk", point.id, tmp_path / "out.raw", disk_format="raw")
-    restore.run(plan, silent, CancelToken())
+    restore.run(plan, Task())
     assert (tmp_path / "out.raw").read_bytes() == lab.moments[point.id].read_bytes()
     assert {name: layers(lab)[name] for name in before} == before
     lab.check_ours(point)
@@ -102,7 +102,7 @@ def test_what_was_read_is_as_much_as_was_written(lab: Lab, second: RecoveryPoint
     sessions.writes(session, "write -q -P 0x51 300k 4k")
     seen: list[Progress] = []
     plan = promote.plan(lab.repository, "disk", second.id, session)
-    promote.run(plan, seen.append, CancelToken())
+    promote.run(plan, Task(seen.append))
     assert seen[-1].total == BLOCK
 
 
@@ -152,7 +152,7 @@ def test_merging_and_converting_keep_where_it_came_from(lab: Lab, second: Recove
     assert merged.promoted_from == fork.promoted_from
     lab.check_all()
     target = "qcow2" if lab.disk_format != "qcow2" else "vmdk"
-    made = convert(plan_conversion(lab.repository, "disk", target), silent, CancelToken())
+    made = convert(plan_conversion(lab.repository, "disk", target), Task())
     assert made.points[-1].promoted_from == fork.promoted_from
 
 
@@ -163,7 +163,7 @@ def test_repair_keeps_the_point_and_loses_only_where_it_came_from(
     sessions.writes(session, *GUEST)
     sessions.promoted(lab, second, session)
     (lab.set_folder / "0003-incremental.json").unlink()
-    repair(lab.repository.path, silent, CancelToken())
+    repair(lab.repository.path, Task())
     assert lab.set.points[2].promoted_from is None
     lab.check_all()
 
@@ -182,7 +182,7 @@ def test_a_cancelled_promotion_leaves_everything_as_it_was(
     cancel = CancelToken()
     plan = promote.plan(lab.repository, "disk", second.id, session)
     with pytest.raises(Cancelled):
-        promote.run(plan, lambda _progress: cancel.cancel(), cancel)
+        promote.run(plan, Task(lambda _progress: cancel.cancel(), cancel))
     assert lab.files == before
     assert sha256(session.disk) == written
 
@@ -200,9 +200,7 @@ def test_a_merge_below_changes_nothing_for_a_session(
 ) -> None:
     wanted = sessions.seen(session.disk, lab.folder / "seen.raw").read_bytes()
     lab.merge(second)  # the full takes the second point's name, and its overlay stays
-    point = promote.run(
-        promote.plan(lab.repository, "disk", second.id, session), silent, CancelToken()
-    )
+    point = promote.run(promote.plan(lab.repository, "disk", second.id, session), Task())
     with lab.set.open_chain(point) as chain:
         data = bytearray(chain.size)
         chain.readinto(0, memoryview(data))
@@ -252,9 +250,7 @@ def test_of_a_disk_that_was_composed_around_a_volume_the_volume_is_promoted(
         f"write -q -P 3 {start + lab.size} 4k",
     ]
     sessions.writes(session, *writes)  # the tables, both sides of the border, behind it
-    point = promote.run(
-        promote.plan(lab.repository, "disk", second.id, session), silent, CancelToken()
-    )
+    point = promote.run(promote.plan(lab.repository, "disk", second.id, session), Task())
     lab.moments[point.id] = tmp_path / "wanted.raw"
     lab.moments[point.id].write_bytes(b"\2" * 4096 + raw[4096:])
     lab.check_all()

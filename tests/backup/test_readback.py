@@ -11,13 +11,13 @@ from tests.backup.lab import Lab, noise
 from tests.crash.storage import storage
 from vdbackup.backup.readback import check_layer
 from vdbackup.errors import Damaged
-from vdbackup.jobs import CancelToken, silent
+from vdbackup.jobs import Task
 from vdbackup.repository.digests import BLOCK, DigestFold
 
 
 def read_back(lab: Lab, layer: Path) -> None:
     with DigestFold([layer.with_suffix(".digests")], lab.size) as digests:
-        check_layer(layer, lab.disk_format, digests, "Check", silent, CancelToken())
+        check_layer(layer, lab.disk_format, digests, "Check", Task())
 
 
 @pytest.mark.usefixtures("as_root")

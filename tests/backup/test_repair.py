@@ -14,7 +14,7 @@ from tests.backup.lab import SIZE, Lab, noise
 from vdbackup.backup import repair
 from vdbackup.backup.quarantine import QUARANTINE
 from vdbackup.errors import RepositoryError
-from vdbackup.jobs import CancelToken, silent
+from vdbackup.jobs import Task
 from vdbackup.recovery import verify
 from vdbackup.repository.digest_writer import DigestWriter
 from vdbackup.repository.digests import BLOCK
@@ -40,7 +40,7 @@ def lab(tmp_path: Path, disk_format: str) -> Lab:
 
 
 def repaired(lab: Lab) -> list[str]:
-    said = repair.run(lab.repository.path, silent, CancelToken())
+    said = repair.run(lab.repository.path, Task())
     return [*said.done, *said.undone]
 
 
@@ -58,7 +58,7 @@ def assert_as_before(lab: Lab) -> None:
     ids = [point.id for point in lab.set.points]
     assert [point.parent for point in lab.set.points] == [None, ids[0], ids[1], ids[0], None]
     lab.check_all()
-    assert all(v.ok for v in verify.run(verify.plan(lab.repository, "disk"), silent, CancelToken()))
+    assert all(v.ok for v in verify.run(verify.plan(lab.repository, "disk"), Task()))
 
 
 def test_a_set_that_was_in_the_making_is_passed_over(lab):
@@ -230,7 +230,7 @@ def test_a_layer_that_was_cut_off_is_put_aside_and_what_hangs_on_it_refused(lab)
     assert any(
         lab.file("0002-incremental") + " is not readable" in sentence for sentence in sentences
     )
-    verdicts = verify.run(verify.plan(lab.repository, "disk"), silent, CancelToken())
+    verdicts = verify.run(verify.plan(lab.repository, "disk"), Task())
     assert [(verdict.point.sequence, verdict.ok) for verdict in verdicts] == [
         (1, True), (3, False), (4, True), (5, True),
     ]  # fmt: skip
@@ -255,7 +255,7 @@ def test_a_repair_that_was_cut_off_while_it_put_a_layer_aside_is_done_again(lab,
 
     with monkeypatch.context() as patch:
         patch.setattr(Path, "rename", cut_off)
-        repair.run(lab.repository.path, silent, CancelToken())
+        repair.run(lab.repository.path, Task())
     repaired(lab)
     assert [point.sequence for point in lab.set.points] == wanted
     assert not [path for path in lab.set_folder.iterdir() if path.name.startswith("0004")]
@@ -294,7 +294,7 @@ def test_what_is_no_repository_stays_as_it_is(tmp_path):
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "0001-full.jpg").write_bytes(b"precious")
     with pytest.raises(RepositoryError) as refusal:
-        repair.run(tmp_path, silent, CancelToken())
+        repair.run(tmp_path, Task())
     assert refusal.value.advice
     assert [path.name for path in tmp_path.iterdir()] == ["photos"]
 

@@ -25,7 +25,7 @@ from tests.crash.faults import power_cut
 from tests.oracles import readers
 from vdbackup.backup import merge
 from vdbackup.errors import BackupError
-from vdbackup.jobs import CancelToken, silent
+from vdbackup.jobs import Task
 from vdbackup.repository.digests import BLOCK
 from vdbackup.repository.model import Policy, RecoveryPoint
 
@@ -113,7 +113,7 @@ class Backups(RuleBasedStateMachine):
         offered = {each.id for each in self.points}
         if self.lab.set.journal:  # neither its old moment nor the new one meanwhile
             assert child.parent not in offered
-            assert merge.recover(self.lab.repository, silent, CancelToken())
+            assert merge.recover(self.lab.repository, Task())
         assert child.parent
         if child.parent not in offered:
             del self.states[child.parent]
@@ -150,7 +150,7 @@ class Backups(RuleBasedStateMachine):
                 readers.assert_holds(self.lab.overlay(point), raw, self.lab.disk_format)
             if self.states:
                 with self.lab.repository.lock("sweeping"):
-                    merge.finish_interrupted(self.lab.repository, "disk", silent, CancelToken())
+                    merge.finish_interrupted(self.lab.repository, "disk", Task())
                 self.lab.check_files()
         finally:
             shutil.rmtree(self.folder)

@@ -19,7 +19,7 @@ from tests.guests import tiny_linux
 from tests.oracles import qemu
 from tests.recovery.libvirt import Libvirt
 from vdbackup.backup import merge
-from vdbackup.jobs import CancelToken, silent
+from vdbackup.jobs import Task
 from vdbackup.repository.repository import Repository
 
 LIMIT = 120.0
@@ -395,9 +395,7 @@ def test_a_machine_that_a_power_cut_left_behind_is_linked_by_the_next_command(
     made = vdbackup("open-with", program, "latest", "-r", two_points, "--json").json
     repository = Repository.open(two_points)
     backup_set = repository.set()
-    merge.run(
-        merge.plan(repository, backup_set.name, backup_set.points[1].id), silent, CancelToken()
-    )
+    merge.run(merge.plan(repository, backup_set.name, backup_set.points[1].id), Task())
     assert not all(path.exists() for path in named(Path(made["file"])))
     assert vdbackup("list", "-r", two_points).status == 0
     assert all(path.exists() for path in named(Path(made["file"])))

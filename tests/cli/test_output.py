@@ -228,8 +228,8 @@ def test_the_question_for_the_last_point_needs_no_standard_input(folder: Path, t
 def test_a_phase_is_shown_and_not_obeyed(capfd: pytest.CaptureFixture[str]):
     """Adopting names a file in it."""
     bar = Bar(on_terminal=True)
-    bar.report(Progress(0, "Adopt \x1b[31mred\n.vmdk", 1, 2))
-    bar.report(Progress(0, "Adopt \x1b[31mred\n.vmdk", 0, 0))
+    bar.report(Progress("Adopt \x1b[31mred\n.vmdk", 1, 2))
+    bar.report(Progress("Adopt \x1b[31mred\n.vmdk", 0, 0))
     said = capfd.readouterr().err
     assert said.count(r"Adopt \x1b[31mred\n.vmdk") == 2
     assert "\x1b[31m" not in said

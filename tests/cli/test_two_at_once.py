@@ -21,7 +21,7 @@ import pytest
 from tests.backup.lab import Lab, noise
 from tests.oracles import qemu
 from tests.repository.computers import held
-from vdbackup.jobs import CancelToken, silent
+from vdbackup.jobs import Task
 from vdbackup.recovery import verify
 
 COMMANDS = {
@@ -74,7 +74,7 @@ def check(prepared: Lab, repository: Path) -> None:
     for backup_set in opened.sets():
         assert backup_set.journal is None
         plan = verify.plan(opened, backup_set.name)
-        assert all(verdict.ok for verdict in verify.run(plan, silent, CancelToken()))
+        assert all(verdict.ok for verdict in verify.run(plan, Task()))
         for point in backup_set.points:
             data = bytearray(point.virtual_size)
             with backup_set.open_chain(point) as chain:

@@ -48,7 +48,7 @@ from tests.crash.telling import Telling
 from vdbackup.backup import adopt, merge, repair
 from vdbackup.disks.formats import FORMATS
 from vdbackup.errors import VdbackupError
-from vdbackup.jobs import CancelToken, silent
+from vdbackup.jobs import Task
 from vdbackup.recovery import verify
 from vdbackup.repository.digests import BLOCK
 from vdbackup.repository.model import RecoveryPoint
@@ -101,7 +101,7 @@ def _promote(lab: Lab) -> None:
 
 
 def _repair(lab: Lab) -> None:
-    repair.run(lab.repository.path, silent, CancelToken())
+    repair.run(lab.repository.path, Task())
 
 
 def _elsewhere(lab: Lab) -> Path:
@@ -114,7 +114,7 @@ def _adopt(lab: Lab) -> None:
     tip = _elsewhere(lab) / _newest(lab).disk
     with open_source(tip) as source:
         plan = adopt.plan(lab.repository, source, set_name=_elsewhere(lab).name)
-        new = adopt.run(plan, silent, CancelToken())
+        new = adopt.run(plan, Task())
     chain = lab.set.chain(old[tip.name])
     for point, original in zip(new.points, chain, strict=True):
         lab.moments[point.id] = lab.moments[original.id]
@@ -318,9 +318,9 @@ class Exhaustive(Telling):
         """Before and after a repair, every point reads right, is refused, or is found by verify."""
         for step in ("as it is", "repaired"):
             try:
-                merge.recover(repository, silent, CancelToken())
+                merge.recover(repository, Task())
                 if step == "repaired":
-                    repair.run(repository.path, silent, CancelToken())
+                    repair.run(repository.path, Task())
                 self._check_found(repository, step)
             except VdbackupError:
                 continue  # said in a sentence
@@ -328,7 +328,7 @@ class Exhaustive(Telling):
     def _check_found(self, repository: Repository, step: str) -> None:
         for name in repository.names():
             try:
-                verdicts = verify.run(verify.plan(repository, name), silent, CancelToken())
+                verdicts = verify.run(verify.plan(repository, name), Task())
                 backup_set = repository.set(name)
             except VdbackupError:
                 continue  # said in a sentence

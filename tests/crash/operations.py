@@ -13,7 +13,7 @@ from tests.crash.damage import lose_the_catalogue
 from vdbackup.backup import adopt, convert, merge, repair
 from vdbackup.disks.formats import FORMATS
 from vdbackup.errors import NoSpace, PointNotFound, VdbackupError
-from vdbackup.jobs import CancelToken, Job, silent
+from vdbackup.jobs import Job, Task, silent
 from vdbackup.repository.backup_set import BackupSet
 from vdbackup.repository.digests import BLOCK
 from vdbackup.repository.model import RecoveryPoint
@@ -42,7 +42,7 @@ def point(lab: Lab, sequence: int) -> RecoveryPoint:
 
 
 def merged(lab: Lab) -> None:
-    merge.recover(lab.repository, silent, CancelToken())
+    merge.recover(lab.repository, Task())
     if lab.set.points[0].sequence == 1:
         lab.merge(point(lab, 2))
 
@@ -56,14 +56,14 @@ def converted(lab: Lab) -> None:
     names = list(FORMATS)
     other = names[(names.index(lab.disk_format) + 1) % len(names)]
     if "new" not in lab.repository.names():
-        convert.run(convert.plan(lab.repository, "disk", other, "new"), silent, CancelToken())
+        convert.run(convert.plan(lab.repository, "disk", other, "new"), Task())
 
 
 def adopted(lab: Lab) -> None:
     if "new" not in lab.repository.names():
         with open_source(lab.folder / "elsewhere" / lab.file("0003-incremental")) as source:
             plan = adopt.plan(lab.repository, source, set_name="new")
-            adopt.run(plan, silent, CancelToken())
+            adopt.run(plan, Task())
 
 
 def captured(lab: Lab) -> None:
@@ -71,7 +71,7 @@ def captured(lab: Lab) -> None:
 
 
 def repaired(lab: Lab) -> None:
-    repair.run(lab.repository.path, silent, CancelToken())
+    repair.run(lab.repository.path, Task())
 
 
 @dataclass(frozen=True)
@@ -125,7 +125,7 @@ def contents(backup_set: BackupSet, each: RecoveryPoint) -> bytes:
 
 
 def job(lab: Lab, act: Act) -> Job:
-    done = Job("Work", lambda _report, _cancel: act(lab))
+    done = Job("Work", lambda _task: act(lab))
     done.run(silent)
     return done
 

@@ -9,7 +9,7 @@ from tests.backup.lab import Lab
 from vdbackup.backup import promote
 from vdbackup.guest.hardware import Hardware
 from vdbackup.guest.model import Guest, System
-from vdbackup.jobs import CancelToken, silent
+from vdbackup.jobs import Task
 from vdbackup.recovery.retarget import report, retarget
 from vdbackup.recovery.retarget.overlay import publish_overlay
 from vdbackup.repository import overlays
@@ -58,7 +58,7 @@ def _publish(lab: Lab, point: RecoveryPoint, scratch: Path | None, raw: Path) ->
     """As retarget.py does it."""
     patches = {} if scratch else _PATCHES
     with lab.repository.lock("retargeting"):
-        disk_id = publish_overlay(lab.set, point, scratch, patches, silent, CancelToken())
+        disk_id = publish_overlay(lab.set, point, scratch, patches, Task())
         said = report.RetargetReport(
             version="1",
             made="2026-01-01T00:00:00+00:00",
@@ -76,5 +76,5 @@ def _publish(lab: Lab, point: RecoveryPoint, scratch: Path | None, raw: Path) ->
 def empty(lab: Lab, point: RecoveryPoint) -> None:
     """The overlay becomes empty again."""
     plan = retarget.plan(lab.repository, "disk", point.id, retarget.NONE)
-    retarget.run(plan, lab.folder, silent, CancelToken())
+    retarget.run(plan, lab.folder, Task())
     del lab.overlays[point.id]

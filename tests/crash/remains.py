@@ -31,7 +31,7 @@ from vdbackup.backup import capture, merge, repair
 from vdbackup.backup.quarantine import QUARANTINE
 from vdbackup.disks.chain import Chain
 from vdbackup.errors import VdbackupError
-from vdbackup.jobs import CancelToken, silent
+from vdbackup.jobs import Task
 from vdbackup.recovery.retarget import report
 from vdbackup.repository.backup_set import BackupSet
 from vdbackup.repository.digests import Digests, digest_blocks
@@ -112,7 +112,7 @@ class Remains:
                 self.check_finished()
             step = "recovered"
             is_there = (repository.path / MARKER).exists()
-            said = merge.recover(repository, silent, CancelToken()) if is_there else []
+            said = merge.recover(repository, Task()) if is_there else []
             if not unrepaired and any("could not be finished" in sentence for sentence in said):
                 raise Wrong(said[-1])
             self.check_points(unrepaired)
@@ -123,7 +123,7 @@ class Remains:
                 self.ask_others()
             step = "repaired"
             if is_there:
-                repair.run(repository.path, silent, CancelToken())
+                repair.run(repository.path, Task())
             self.check_points()
             self.check_ids(before, after, returned or story.repairs)
             self.check_kept(kept)
@@ -258,7 +258,7 @@ class Remains:
             plan = capture.plan(
                 lab.repository, source, set_name="disk", disk_format=lab.disk_format
             )
-            point = capture.run(plan, silent, CancelToken()).point
+            point = capture.run(plan, Task()).point
         lab.moments[point.id] = lab.image
         self.check_points()
         assert not point.warnings, point.warnings

@@ -11,7 +11,7 @@ from tests.crash import damage, overlays
 from tests.crash.folders import copy_tree
 from vdbackup.backup import adopt, convert, repair
 from vdbackup.disks.formats import FORMATS
-from vdbackup.jobs import CancelToken, silent
+from vdbackup.jobs import Task
 from vdbackup.repository.digests import BLOCK
 from vdbackup.repository.model import Policy, RecoveryPoint
 from vdbackup.repository.repository import Repository
@@ -120,7 +120,7 @@ def _convert(lab: Lab) -> None:
     names = list(FORMATS)
     other = names[(names.index(lab.disk_format) + 1) % len(names)]
     old = {point.sequence: point.id for point in lab.set.points}
-    new = convert.run(convert.plan(lab.repository, "disk", other, "new"), silent, CancelToken())
+    new = convert.run(convert.plan(lab.repository, "disk", other, "new"), Task())
     for point in new.points:
         lab.moments[point.id] = lab.moments[old[point.sequence]]
 
@@ -135,7 +135,7 @@ def _adopt(lab: Lab) -> None:
     tip = lab.folder / "elsewhere" / old[4].disk
     with open_source(tip) as source:
         plan = adopt.plan(lab.repository, source, set_name="new")
-        new = adopt.run(plan, silent, CancelToken())
+        new = adopt.run(plan, Task())
     for point in new.points:
         lab.moments[point.id] = lab.moments[old[point.sequence].id]
 
@@ -169,7 +169,7 @@ def _to_third(act: Callable[[Lab, RecoveryPoint], None]) -> Callable[[Lab], None
 
 
 def _repair(lab: Lab) -> None:
-    repair.run(lab.repository.path, silent, CancelToken())
+    repair.run(lab.repository.path, Task())
 
 
 def _then(*damaged: Callable[[Lab], None]) -> Callable[[Lab], None]:

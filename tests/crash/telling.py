@@ -18,7 +18,7 @@ from tests.crash.remains import Figures, Remains, Wrong, ids_of
 from tests.crash.states import States
 from tests.crash.stories import Story
 from vdbackup.backup import merge
-from vdbackup.jobs import CancelToken, silent
+from vdbackup.jobs import Task
 from vdbackup.repository.repository import Repository
 
 TRIES = 40
@@ -79,7 +79,7 @@ class Telling:
             if self.story.repairs:
                 self.story.act(other._lab)
             else:
-                merge.recover(repository, silent, CancelToken())
+                merge.recover(repository, Task())
         other.record = recorder.record()
         return other
 
@@ -117,7 +117,7 @@ class Telling:
                 tried.add(choice.cut)
                 self.figures.states += 1
                 try:
-                    self._check(states, choice, bool(sampled) and number % sampled == 0)
+                    self._check(states, Task(choice, bool(sampled) and number % sampled == 0))
                 except Wrong as error:
                     where = f"{self._seed}, state {number} at {choice.cut} of {len(record.changes)}"
                     faults.append(f"{where}: {error}")

@@ -26,7 +26,7 @@ from vdbackup.backup import merge, repair
 from vdbackup.backup.quarantine import QUARANTINE
 from vdbackup.disks.chain import Chain
 from vdbackup.errors import PointInUse, RepositoryError
-from vdbackup.jobs import CancelToken, silent
+from vdbackup.jobs import Task
 from vdbackup.repository import holds
 from vdbackup.repository.backup_set import BackupSet
 from vdbackup.repository.digests import BLOCK
@@ -94,7 +94,7 @@ def damaged_at_any_change(
         if journal.exists():
             seen += 1
             damages[number % len(damages)](journal)
-            said = repair.run(lab.repository.path, silent, CancelToken())
+            said = repair.run(lab.repository.path, Task())
             assert said.done, f"change {number}"
             assert not said.undone, f"change {number}: {said.undone}"
             kept = lab.set_folder / QUARANTINE
@@ -128,7 +128,7 @@ def torn(tmp_path: Path, disk_format: str, monkeypatch: pytest.MonkeyPatch) -> L
 
 
 def repaired(lab: Lab) -> repair.Repaired:
-    return repair.run(lab.repository.path, silent, CancelToken())
+    return repair.run(lab.repository.path, Task())
 
 
 def assert_all_stays(lab: Lab) -> None:

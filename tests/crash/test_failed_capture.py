@@ -17,7 +17,7 @@ from tests.crash.faults import counted, storage_error
 from tests.crash.kept import ended_before_each_change
 from vdbackup.backup import capture, repair
 from vdbackup.errors import Cancelled, NoSpace, SourceError
-from vdbackup.jobs import CancelToken, Job, JobState, silent
+from vdbackup.jobs import CancelToken, Job, JobState, Task, silent
 from vdbackup.repository.digests import BLOCK
 from vdbackup.repository.model import Policy
 from vdbackup.sources.source import open_source
@@ -60,7 +60,7 @@ def test_a_source_that_cannot_be_read_leaves_everything_as_it_was(lab, kind, off
     with open_source(lab.image) as source:
         plan = capture.plan(lab.repository, Broken(source, offset), kind=kind)
         with pytest.raises(SourceError, match="cannot be read"):
-            capture.run(plan, silent, CancelToken())
+            capture.run(plan, Task())
     assert lab.files == before
     lab.backup()
     lab.check_all()
@@ -77,7 +77,7 @@ def test_a_disk_of_which_nothing_can_be_read_is_no_backup(tmp_path, monkeypatch)
         plan = capture.plan(lab.repository, source)
         monkeypatch.setattr(os, "preadv", fails)
         with pytest.raises(SourceError, match=r"Nothing of .*disk\.img can be read") as refusal:
-            capture.run(plan, silent, CancelToken())
+            capture.run(plan, Task())
     assert refusal.value.advice
     assert lab.set.points == ()
 
@@ -88,7 +88,7 @@ def test_an_image_that_becomes_shorter_while_it_is_read_is_no_backup(lab):
         plan = capture.plan(lab.repository, source)
         os.truncate(lab.image, 3 * BLOCK)
         with pytest.raises(SourceError, match="became shorter"):
-            capture.run(plan, silent, CancelToken())
+            capture.run(plan, Task())
     assert lab.files == before
 
 
@@ -137,7 +137,7 @@ def test_storage_that_fails_at_any_change_leaves_the_last_point_as_it_was(lab, t
     before = lab.files
     for number in changes_of_a_capture(lab, load):
         with storage_error(number):
-            job = Job("Back up", lambda report, cancel: lab.capture(report=report, cancel=cancel))
+            job = Job("Back up", lambda task: lab.capture(report=task.report, cancel=task.cancel))
             job.run(silent)
         if job.state == JobState.FAILED:
             assert isinstance(job.error, NoSpace), f"change {number}: {job.error}"
@@ -163,7 +163,7 @@ def test_a_capture_that_is_cut_off_at_any_change_leaves_the_last_point_as_it_was
             lab.moments.setdefault(point.id, lab.image)
             lab.check_ours(point)
         lab.backup("incremental")
-        repair.run(lab.repository.path, silent, CancelToken())  # what has no manifest gets one
+        repair.run(lab.repository.path, Task())  # what has no manifest gets one
         for point in lab.set.points:
             lab.moments.setdefault(point.id, lab.image)
         lab.check_all()
@@ -208,7 +208,7 @@ def test_storage_that_is_full_is_said_to_be_and_the_last_point_is_whole(tmp_path
     before = lab.files
     lab.poke(0, noise(3 * MIB, 2))
     with filled(small_storage):
-        job = Job("Back up", lambda report, cancel: lab.capture("full", report=report))
+        job = Job("Back up", lambda task: lab.capture("full", report=task.report))
         job.run(silent)
     assert job.error is not None
     assert job.error.advice

@@ -14,7 +14,7 @@ from tests.crash.storage import fill, storage
 from vdbackup.backup import merge
 from vdbackup.backup.merged_layer import RESERVE
 from vdbackup.errors import NoSpace
-from vdbackup.jobs import CancelToken, Job, JobState, Progress, Report
+from vdbackup.jobs import Job, JobState, Progress, Report, Task
 
 MIB = 1 << 20
 each_file_system = pytest.mark.parametrize("folder", ["ext4", "xfs"], indirect=True)
@@ -59,7 +59,7 @@ def test_a_disk_that_runs_full_in_a_capture_keeps_every_point_and_the_next_one_g
     before = small.files
     for place in (0, MIB, 2 * MIB):
         small.poke(place + MIB // 2, noise(MIB, place))
-    failed = Job("Back up", lambda report, _: small.capture(kind, report=report))
+    failed = Job("Back up", lambda task: small.capture(kind, report=task.report))
     failed.run(filling(folder))
     assert isinstance(failed.error, NoSpace), failed.error
     assert "full" in failed.error.title
@@ -86,7 +86,7 @@ def test_a_capture_into_a_full_disk_leaves_the_last_point_and_the_next_one_goes_
 
 def test_a_disk_that_runs_full_in_a_merge_keeps_the_child_and_it_is_finished_later(small, folder):
     plan = merge.plan(small.repository, "disk", point(small, 2).id)
-    failed = Job("Merge", lambda report, cancel: merge.run(plan, report, cancel))
+    failed = Job("Merge", lambda task: merge.run(plan, task))
     failed.run(filling(folder, "Merge"))
     assert failed.state == JobState.FAILED
     assert isinstance(failed.error, NoSpace)
@@ -102,7 +102,7 @@ def test_a_disk_that_runs_full_in_a_merge_keeps_the_child_and_it_is_finished_lat
 @pytest.mark.parametrize("folder", ["xfs"], indirect=True)
 def test_a_disk_that_runs_full_in_a_merge_by_sharing_leaves_it_done_or_never_begun(small, folder):
     plan = merge.plan(small.repository, "disk", point(small, 2).id)
-    work = Job("Merge", lambda report, cancel: merge.run(plan, report, cancel))
+    work = Job("Merge", lambda task: merge.run(plan, task))
     work.run(filling(folder))
     done = work.state == JobState.FINISHED
     assert done or isinstance(work.error, NoSpace)
@@ -161,7 +161,7 @@ def test_what_a_deletion_gives_back_is_enough_to_merge_in(tmp_path, folder, disk
 def test_it_can_be_deleted_also_while_a_merge_waits_for_room_and_gives_it_that(small, folder):
     plan = merge.plan(small.repository, "disk", point(small, 2).id)
     with pytest.raises((NoSpace, OSError)):
-        merge.run(plan, filling(folder, "Merge"), CancelToken())
+        merge.run(plan, Task(filling(folder, "Merge")))
     assert small.set.journal is not None
     (concerned,) = [each for each in small.set.points if each.sequence == 2]
     with pytest.raises((NoSpace, OSError)):

@@ -15,7 +15,7 @@ from tests.crash.kept import ended_before_each_change
 from vdbackup import cli
 from vdbackup.backup import delete, merge, repair
 from vdbackup.errors import Damaged, NoSpace
-from vdbackup.jobs import CancelToken, Job, JobState, silent
+from vdbackup.jobs import Job, JobState, Task, silent
 from vdbackup.repository.digests import BLOCK
 from vdbackup.repository.model import RecoveryPoint
 
@@ -79,13 +79,13 @@ def check_what_is_offered(lab: Lab, sequence: int) -> None:
 def recover(lab: Lab) -> None:
     if lab.set.journal is None:  # it was never begun: what is half written goes with what is next
         with lab.repository.lock("sweeping"):
-            assert not merge.finish_interrupted(lab.repository, "disk", silent, CancelToken())
+            assert not merge.finish_interrupted(lab.repository, "disk", Task())
     else:
-        assert merge.recover(lab.repository, silent, CancelToken())
+        assert merge.recover(lab.repository, Task())
 
 
 def repaired(lab: Lab) -> None:
-    repair.run(lab.repository.path, silent, CancelToken())
+    repair.run(lab.repository.path, Task())
 
 
 def backed_up(lab: Lab) -> None:
@@ -95,7 +95,7 @@ def backed_up(lab: Lab) -> None:
 
 def deleted(lab: Lab) -> None:
     last = lab.set.points[-1]
-    delete.run(delete.plan(lab.repository, "disk", last.id), silent, CancelToken())
+    delete.run(delete.plan(lab.repository, "disk", last.id), Task())
 
 
 NEXT_OPERATIONS = [recover, repaired, backed_up, deleted]
@@ -168,7 +168,7 @@ def test_storage_that_fails_at_any_change_only_delays_it(lab, tmp_path_factory, 
     load = lab.save(tmp_path_factory.mktemp("saved"))
     for number in changes_of_the_merge(lab, sequence, load)[sequence % 2 :: 2]:
         plan = merge.plan(lab.repository, "disk", point(lab, sequence).id)
-        job = Job("Merge", lambda report, cancel, plan=plan: merge.run(plan, report, cancel))
+        job = Job("Merge", lambda task, plan=plan: merge.run(plan, task))
         with storage_error(number):
             job.run(silent)
         if job.state == JobState.FAILED:
@@ -218,7 +218,7 @@ def test_a_block_that_the_storage_loses_is_noticed_before_the_child_goes(lab, mo
 
 def test_recovering_where_nothing_was_interrupted_does_nothing(lab):
     before = lab.files
-    assert merge.recover(lab.repository, silent, CancelToken()) == []
+    assert merge.recover(lab.repository, Task()) == []
     assert lab.files == before
 
 
@@ -227,7 +227,7 @@ def test_recovering_leaves_a_merge_alone_that_somebody_is_at(lab):
         lab.merge(point(lab, 3))
     before = lab.files
     with lab.repository.lock("merging"):
-        assert merge.recover(lab.repository, silent, CancelToken()) == []
+        assert merge.recover(lab.repository, Task()) == []
     assert lab.files == before
 
 
@@ -236,7 +236,7 @@ def test_a_merge_that_cannot_be_finished_is_said_and_the_rest_stays_usable(lab):
         lab.merge(point(lab, 3))
     assert lab.set.journal is not None
     lab.layer(point(lab, 3)).rename(lab.folder / "gone")
-    (sentence,) = merge.recover(lab.repository, silent, CancelToken())
+    (sentence,) = merge.recover(lab.repository, Task())
     assert "could not be finished" in sentence
     lab.check_ours(point(lab, 1))
     lab.check_ours(point(lab, 5))
@@ -251,7 +251,7 @@ def test_a_file_in_flight_that_somebody_throws_away_is_missed_before_the_child_g
         number += 1
     for partial in lab.set_folder.glob(lab.file("0003-incremental") + ".partial"):
         partial.unlink()
-    (sentence,) = merge.recover(lab.repository, silent, CancelToken())
+    (sentence,) = merge.recover(lab.repository, Task())
     if os.geteuid() == 0:
         assert "could not be finished" in sentence
         assert (lab.set_folder / lab.file("0003-incremental")).exists()

@@ -12,7 +12,7 @@ import pytest
 from tests.backup.lab import noise
 from vdbackup.backup import capture
 from vdbackup.errors import NoSpace
-from vdbackup.jobs import CancelToken, silent
+from vdbackup.jobs import Task
 from vdbackup.repository.repository import Repository
 from vdbackup.sources.sample import BLOCK, MOST, stored_share
 from vdbackup.sources.source import open_source
@@ -53,7 +53,7 @@ def storage(as_root: None, tmp_path: Path) -> Iterator[Path]:
 def back_up(loop: Path, folder: Path) -> capture.CaptureResult:
     repository = Repository.open_or_create(folder)
     with open_source(loop) as source:
-        return capture.run(capture.plan(repository, source), silent, CancelToken())
+        return capture.run(capture.plan(repository, source), Task())
 
 
 @pytest.mark.usefixtures("as_root")

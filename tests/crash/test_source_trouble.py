@@ -16,7 +16,7 @@ from tests.backup.lab import SIZE, Lab, noise
 from vdbackup import cli
 from vdbackup.backup import adopt, convert, repair
 from vdbackup.errors import Cancelled, SourceError
-from vdbackup.jobs import CancelToken, silent
+from vdbackup.jobs import CancelToken, Task
 from vdbackup.repository.digests import BLOCK
 from vdbackup.repository.model import RecoveryPoint
 from vdbackup.sources import salvage
@@ -253,7 +253,7 @@ def test_a_converted_point_says_it_too(tmp_path):
     with failing(lab, SOME):
         point = lab.backup()
     plan = convert.plan(lab.repository, "disk", "qcow2")
-    (converted,) = convert.run(plan, silent, CancelToken()).points
+    (converted,) = convert.run(plan, Task()).points
     assert (converted.unreadable, converted.warnings) == (point.unreadable, point.warnings)
 
 
@@ -262,7 +262,7 @@ def test_a_repaired_manifest_says_it_too_if_it_can_still_be_read(lab):
         point = lab.backup()
     manifest = lab.set_folder / "0001-full.json"
     manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"disk_size": "?"}))
-    assert repair.run(lab.repository.path, silent, CancelToken()).done
+    assert repair.run(lab.repository.path, Task()).done
     (again,) = lab.set.points
     assert again.unreadable == point.unreadable
     assert set(point.warnings) < set(again.warnings)
@@ -277,7 +277,7 @@ def test_a_manifest_that_lies_about_it_is_refused(tmp_path, ranges):
     lab.backup()
     manifest = lab.set_folder / "0001-full.json"
     manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"unreadable": ranges}))
-    repair.run(lab.repository.path, silent, CancelToken())
+    repair.run(lab.repository.path, Task())
     (point,) = lab.set.points
     assert point.unreadable == ()
 
@@ -309,7 +309,7 @@ def test_a_chain_with_read_errors_is_not_adopted_and_says_to_back_it_up(lab):
             with pytest.MonkeyPatch.context() as patch:
                 patch.setattr(os, "preadv", disk.preadv)
                 with pytest.raises(SourceError, match="cannot be read: Input/output") as error:
-                    adopt.run(plan, silent, CancelToken())
+                    adopt.run(plan, Task())
             assert disk.errors
         assert "Back it up instead" in error.value.advice
         assert lab.files == before

@@ -30,7 +30,7 @@ from tests.crash.storage import Storage, storage
 from vdbackup.backup import convert, delete, merge
 from vdbackup.disks.formats import FORMATS
 from vdbackup.errors import RepositoryError
-from vdbackup.jobs import CancelToken, Job, JobState, Progress, Report
+from vdbackup.jobs import Job, JobState, Progress, Report, Task
 from vdbackup.recovery import verify
 
 LONG = os.environ.get("VDBACKUP_LONG") == "1"
@@ -54,22 +54,19 @@ def lab(tmp_path: Path, drive: Storage, disk_format: str) -> Lab:
     return lab
 
 
-def runs(lab: Lab) -> dict[str, Callable[[Report, CancelToken], object]]:
+def runs(lab: Lab) -> dict[str, Callable[[Task], object]]:
     plan_merge = merge.plan(lab.repository, "disk", point(lab, 2).id)
     plan_delete = delete.plan(lab.repository, "disk", point(lab, 1).id)
     return {
-        "capture": lambda report, cancel: lab.capture("incremental", report=report, cancel=cancel),
-        "full": lambda report, cancel: lab.capture("full", report=report, cancel=cancel),
-        "merge": lambda report, cancel: merge.run(plan_merge, report, cancel),
-        "delete": lambda report, cancel: delete.run(plan_delete, report, cancel),
-        "convert": lambda report, cancel: convert.run(
+        "capture": lambda task: lab.capture("incremental", report=task.report, cancel=task.cancel),
+        "full": lambda task: lab.capture("full", report=task.report, cancel=task.cancel),
+        "merge": lambda task: merge.run(plan_merge, task),
+        "delete": lambda task: delete.run(plan_delete, task),
+        "convert": lambda task: convert.run(
             convert.plan(lab.repository, "disk", "qcow2" if lab.disk_format == "vmdk" else "vmdk"),
-            report,
-            cancel,
+            task,
         ),
-        "verify": lambda report, cancel: verify.run(
-            verify.plan(lab.repository, "disk"), report, cancel
-        ),
+        "verify": lambda task: verify.run(verify.plan(lab.repository, "disk"), task),
     }
 
 

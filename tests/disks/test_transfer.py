@@ -42,7 +42,9 @@ class Copy:
 
     def run(self, wanted: Ranges, **replaced) -> None:
         parts = {"read": self.read, "consume": self.consume, "report": self.reports.append}
-        transfer(wanted, phase="Test", cancel=self.cancel, **(parts | replaced))
+        parts |= replaced
+        task = Task(parts.pop("report"), self.cancel)
+        transfer(wanted, phase="Test", task=task, **parts)
 
 
 @given(

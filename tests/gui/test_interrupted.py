@@ -11,7 +11,7 @@ from tests.gui.user import User
 from vdbackup.backup import capture, merge
 from vdbackup.gui.main_window import MainWindow
 from vdbackup.gui.store import Store
-from vdbackup.jobs import CancelToken, silent
+from vdbackup.jobs import Task
 from vdbackup.repository.repository import Repository
 from vdbackup.settings import KnownSource, Locations, Settings
 from vdbackup.sources import demo_disk
@@ -27,7 +27,7 @@ def store(
     for day in ("Monday", "Tuesday"):
         demo_disk.change(disk, day, {})
         with open_source(disk) as source:
-            point = capture.run(capture.plan(opened, source), silent, CancelToken()).point
+            point = capture.run(capture.plan(opened, source), Task()).point
 
     def cut_off(*_: object) -> None:
         raise KeyboardInterrupt
@@ -35,7 +35,7 @@ def store(
     with monkeypatch.context() as patch:
         patch.setattr(merge, "_relink", cut_off)
         with pytest.raises(KeyboardInterrupt):
-            merge.run(merge.plan(opened, opened.set().name, point.id), silent, CancelToken())
+            merge.run(merge.plan(opened, opened.set().name, point.id), Task())
     assert opened.set().journal
     settings = Settings(headless=True, animations=False)
     return Store(settings.with_source(KnownSource(disk, repository)), locations)

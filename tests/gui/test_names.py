@@ -151,7 +151,7 @@ def test_what_jobs_and_errors_name_is_shown_and_not_obeyed(with_source: User) ->
     jobs.tell(NAME, Outcome(f"{NAME} is done.", (NAME,), (NAME,)))
     row = jobs.rows[1]
     row._cancel.show()  # as if it ran
-    row.follow(Progress(0, NAME, 1, 2))
+    row.follow(Progress(NAME, 1, 2))
     assert f"{SEEN} 50%" in look()
 
 

@@ -37,7 +37,7 @@ from vdbackup.gui.theme import LIGHT
 from vdbackup.gui.timeline.glyphs import Badge
 from vdbackup.gui.timeline.items import trouble
 from vdbackup.gui.timeline.panel import TimelinePanel
-from vdbackup.jobs import CancelToken, silent
+from vdbackup.jobs import Task
 from vdbackup.repository.backup_set import BackupSet
 from vdbackup.repository.model import BootTest, RecoveryPoint, SetSettings, SourceIdentity
 from vdbackup.repository.repository import Repository
@@ -146,7 +146,7 @@ def test_backups_from_before_are_shown_when_their_folder_is_opened(
 ) -> None:
     with open_source(disk) as source:
         plan = capture.plan(Repository.create(repository), source)
-        capture.run(plan, silent, CancelToken())
+        capture.run(plan, Task())
     user.window._on_repository_chosen(str(repository))
     user.sees_points(1)
 
@@ -284,7 +284,7 @@ def test_a_mistyped_source_is_removed_alone(with_source: User, repository: Path)
 def test_other_backups_can_always_be_opened(with_source: User, tmp_path: Path, disk: Path) -> None:
     other = tmp_path / "other"
     with open_source(disk) as source:
-        capture.run(capture.plan(Repository.create(other), source), silent, CancelToken())
+        capture.run(capture.plan(Repository.create(other), source), Task())
     assert with_source.sees(QPushButton, "openBackupsButton").isEnabled()
     with_source.window._on_repository_chosen(str(other))
     with_source.waits_until(lambda: with_source.window.sources.count() == 2)

@@ -20,7 +20,7 @@ from vdbackup.gui.main_window import MainWindow
 from vdbackup.gui.sources_list import SourcesList
 from vdbackup.gui.store import Store
 from vdbackup.gui.theme import LIGHT
-from vdbackup.jobs import CancelToken, silent
+from vdbackup.jobs import Task
 from vdbackup.operations.backup import BackupRequest
 from vdbackup.operations.machines import Machines
 from vdbackup.recovery.retarget import policy
@@ -41,7 +41,7 @@ def test_a_source_keeps_its_place_when_it_is_backed_up_for_the_first_time(
     assert [entry.path for entry in read(repository, known)] == [disk, other]
     for path in (other, disk):
         request, machines = BackupRequest(path, repository), Machines(tmp_path / "vms")
-        back_up(request, machines, silent, CancelToken())
+        back_up(request, machines, Task())
         assert [entry.path for entry in read(repository, known)] == [disk, other]
 
 
@@ -172,10 +172,10 @@ def test_a_backup_is_made_even_if_the_point_before_is_merged_by_somebody_else(
 ) -> None:
     def back_up_disk() -> str:
         request, machines = BackupRequest(disk, repository), Machines(tmp_path / "vms")
-        return back_up(request, machines, silent, CancelToken()).sentence
+        return back_up(request, machines, Task()).sentence
 
     def merged(opened: Repository, name: str, point_id: str, *_: object) -> tuple[str, ...]:
-        merge.run(merge.plan(opened, name, point_id), silent, CancelToken())
+        merge.run(merge.plan(opened, name, point_id), Task())
         return ()
 
     back_up_disk()

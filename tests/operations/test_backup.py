@@ -9,7 +9,7 @@ import pytest
 
 from tests.backup.lab import Lab, noise
 from vdbackup.errors import BackupError, RepositoryError
-from vdbackup.jobs import CancelToken, silent
+from vdbackup.jobs import CancelToken, Task
 from vdbackup.operations import backup
 from vdbackup.operations.backup import BackupRequest, BackupResult
 from vdbackup.operations.machines import Machines
@@ -38,7 +38,7 @@ def asked(disk: Path, tmp_path: Path) -> BackupRequest:
 
 
 def made(request: BackupRequest, machines: Machines) -> BackupResult:
-    return backup.back_up(request, machines, silent, CancelToken())
+    return backup.back_up(request, machines, Task())
 
 
 def test_a_new_point_is_made_ready_to_boot(asked: BackupRequest, machines: Machines) -> None:
@@ -87,7 +87,7 @@ def test_whoever_cancels_while_it_is_made_ready_has_the_point_and_no_boot_test(
     cancel = CancelToken()
     monkeypatch.setattr(retargeting, "retarget", lambda *_: cancel.cancel() or cancel.check())
     request = BackupRequest(asked.source, asked.repository, policy=Change(boot_test=BootTests.EACH))
-    result = backup.back_up(request, machines, silent, cancel)
+    result = backup.back_up(request, machines, Task(cancel=cancel))
     assert not result.to_be_tested
     assert "because you cancelled" in result.warnings[-1]
     assert len(result.repository.set("laptop").points) == 1

@@ -6,14 +6,14 @@ import pytest
 
 from tests.backup.lab import Lab, fingerprint, noise
 from vdbackup.errors import BackupError, UsageError
-from vdbackup.jobs import CancelToken, silent
+from vdbackup.jobs import Task
 from vdbackup.operations import policy
 from vdbackup.operations.policy import ALL, Change, PolicyResult
 from vdbackup.repository.model import BootTests, Policy
 
 
 def changed(lab: Lab, change: Change) -> PolicyResult:
-    return policy.run(policy.plan(lab.repository, "disk", change), silent, CancelToken())
+    return policy.run(policy.plan(lab.repository, "disk", change), Task())
 
 
 def back_up(lab: Lab, times: int) -> None:
@@ -27,7 +27,7 @@ def test_what_a_plan_names_goes_with_the_next_backup_and_not_before(lab: Lab) ->
     plan = policy.plan(lab.repository, "disk", Change(keep=2))
     assert [point.sequence for point in plan.takes] == [1, 2, 3]
     assert plan.invalidates == ("point 1", "point 2", "point 3")
-    result = policy.run(plan, silent, CancelToken())
+    result = policy.run(plan, Task())
     assert result.policy == Policy(keep=2)
     assert [point.sequence for point in lab.set.points] == [1, 2, 3, 4]
     back_up(lab, 1)
@@ -47,7 +47,7 @@ def test_no_more_goes_than_was_shown(lab: Lab) -> None:
     plan = policy.plan(lab.repository, "disk", Change(keep=2))
     back_up(lab, 1)
     with pytest.raises(BackupError, match="more points would go"):
-        policy.run(plan, silent, CancelToken())
+        policy.run(plan, Task())
     assert lab.set.settings.policy == Policy()
 
 
@@ -58,7 +58,7 @@ def test_what_others_have_changed_meanwhile_stays(lab: Lab) -> None:
         for change in (Change(keep=5), Change(boot_test=BootTests.EACH), Change(retarget=False))
     ]
     for plan in plans:
-        policy.run(plan, silent, CancelToken())
+        policy.run(plan, Task())
     assert lab.set.settings.policy == Policy(5, retarget=False, boot_test=BootTests.EACH)
 
 
@@ -67,7 +67,7 @@ def test_all_points_can_be_kept_again(lab: Lab) -> None:
     changed(lab, Change(keep=2))
     plan = policy.plan(lab.repository, "disk", Change(keep=ALL))
     assert plan.takes == ()
-    assert policy.run(plan, silent, CancelToken()).sentences == ("disk keeps all its points.",)
+    assert policy.run(plan, Task()).sentences == ("disk keeps all its points.",)
     back_up(lab, 1)
     assert len(lab.set.points) == 3
 

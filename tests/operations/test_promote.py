@@ -10,7 +10,7 @@ import pytest
 from tests.backup.lab import Lab
 from tests.oracles import qemu
 from vdbackup.errors import Cancelled, RecoveryError
-from vdbackup.jobs import CancelToken, silent
+from vdbackup.jobs import CancelToken, Task
 from vdbackup.operations import promote
 from vdbackup.recovery.other_programs import write_machine
 from vdbackup.recovery.sessions.elsewhere import Program
@@ -44,7 +44,7 @@ def test_the_point_holds_what_the_machine_wrote_and_the_session_is_gone(
     plan = promote.plan(saved, not_running=True)
     assert "must be shut down in VMware" in plan.summary
     assert plan.replaces == (str(saved.disk),)
-    result = promote.run(plan, silent, CancelToken())
+    result = promote.run(plan, Task())
     assert (result.set_name, result.point.sequence, result.warnings) == ("disk", 2, ())
     assert result.point.promoted_from is not None
     lab.moments[result.point.id] = seen
@@ -66,7 +66,7 @@ def test_disks_that_were_not_shown_do_not_go(lab: Lab, saved: SavedSession) -> N
     machine = saved.folder / "machine.vmx"
     machine.write_text(machine.read_text().replace(saved.disk.name, snapshot.name))
     with pytest.raises(RecoveryError, match="on other disks"):
-        promote.run(plan, silent, CancelToken())
+        promote.run(plan, Task())
     assert snapshot.exists()
     assert len(lab.set.points) == 1
 
@@ -75,6 +75,6 @@ def test_a_cancelled_one_leaves_the_session(lab: Lab, saved: SavedSession) -> No
     cancel = CancelToken()
     cancel.cancel()
     with pytest.raises(Cancelled):
-        promote.run(promote.plan(saved, not_running=True), silent, cancel)
+        promote.run(promote.plan(saved, not_running=True), Task(cancel=cancel))
     assert saved.disk.exists()
     assert len(lab.set.points) == 1

@@ -15,7 +15,7 @@ from tests.volumes.volumes import MIB, MOMENT, browsing
 from vdbackup.backup import capture
 from vdbackup.disks.chain import Chain
 from vdbackup.errors import RecoveryError
-from vdbackup.jobs import CancelToken, Progress, silent
+from vdbackup.jobs import Progress, Task
 from vdbackup.recovery.browse import Entry, FileBrowser, Kind
 from vdbackup.repository.repository import Repository
 from vdbackup.sources import demo_disk
@@ -46,7 +46,7 @@ def image(system: str, tree: Path, tmp_path_factory: pytest.TempPathFactory) -> 
 
 def extract(image: Path, destination: Path, *paths: str) -> tuple[str, ...]:
     with browsing(image) as browser:
-        return browser.extract(paths or ("/",), destination, silent, CancelToken())
+        return browser.extract(paths or ("/",), destination, Task())
 
 
 def made(make: Maker, tree: Path) -> Path:
@@ -298,18 +298,18 @@ def test_files_are_read_through_a_chain_of_layers(tree: Path, tmp_path: Path):
         demo_disk.change(disk, "Hello", {"LETTERS/FIRST.TXT": text})
         with open_source(disk) as source:
             plan = capture.plan(repository, source)
-            result = capture.run(plan, silent, CancelToken())
+            result = capture.run(plan, Task())
     (backup_set,) = repository.sets()
     with backup_set.open_chain(result.point) as chain:
         assert len(chain.layers) == 2
-        FileBrowser(chain).extract(["/p1/LETTERS"], tmp_path / "out", silent, CancelToken())
+        FileBrowser(chain).extract(["/p1/LETTERS"], tmp_path / "out", Task())
     assert (tmp_path / "out" / "LETTERS" / "FIRST.TXT").read_bytes() == b"second" * 1000
 
 
 def test_progress_counts_every_byte_once(image: Path, tree: Path, tmp_path: Path):
     reports: list[Progress] = []
     with browsing(image) as browser:
-        browser.extract(["/folder", "/holes"], tmp_path / "out", reports.append, CancelToken())
+        browser.extract(["/folder", "/holes"], tmp_path / "out", Task(reports.append))
     files = [path for path in (tree / "folder").rglob("*") if path.is_file()] + [tree / "holes"]
     total = sum(path.stat().st_size for path in files)
     written = [report for report in reports if report.phase == "Extracting"]

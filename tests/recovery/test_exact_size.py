@@ -12,7 +12,7 @@ from tests.backup.lab import Lab, noise
 from tests.oracles import qemu
 from vdbackup.backup import adopt, convert, repair
 from vdbackup.errors import RepositoryError
-from vdbackup.jobs import CancelToken, silent
+from vdbackup.jobs import Task
 from vdbackup.recovery import restore, verify
 from vdbackup.repository.manifests import manifest_path
 from vdbackup.repository.model import RecoveryPoint
@@ -32,7 +32,7 @@ def lab(tmp_path: Path) -> Lab:
 def restored(lab: Lab, point: RecoveryPoint, set_name: str = "disk", **wanted: str) -> Path:
     target = lab.folder / "restored"
     plan = restore.plan(lab.repository, set_name, point.id, target, overwrite=True, **wanted)
-    assert restore.run(plan, silent, CancelToken()) == ()
+    assert restore.run(plan, Task()) == ()
     return target
 
 
@@ -71,7 +71,7 @@ def test_a_merge_leaves_the_childs(lab):
 
 def test_a_converted_set_keeps_it(lab):
     plan = convert.plan(lab.repository, "disk", "qcow2")
-    (point,) = convert.run(plan, silent, CancelToken()).points
+    (point,) = convert.run(plan, Task()).points
     assert restored(lab, point, plan.target).read_bytes() == lab.image.read_bytes()
 
 
@@ -80,7 +80,7 @@ def test_a_raw_base_that_is_adopted_keeps_it_and_its_child_has_whole_sectors(lab
     qemu.make(tip, LENGTH + 412, "qcow2", "-b", str(lab.image), "-F", "raw")
     with open_source(tip) as source:
         plan = adopt.plan(lab.repository, source)
-        base, child = adopt.run(plan, silent, CancelToken()).points
+        base, child = adopt.run(plan, Task()).points
     assert (base.exact_size, child.exact_size) == (LENGTH, None)
     assert restored(lab, base, "tip").read_bytes() == lab.image.read_bytes()
 
@@ -89,7 +89,7 @@ def test_a_repair_believes_what_the_damaged_manifest_says_of_it(lab):
     (point,) = lab.set.points
     manifest = manifest_path(lab.set.folder, point)
     manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"stored_bytes": "many"}))
-    repair.run(lab.repository.path, silent, CancelToken())
+    repair.run(lab.repository.path, Task())
     assert lab.set.points[0].exact_size == LENGTH
 
 
@@ -112,4 +112,4 @@ def test_a_size_that_does_not_end_within_the_last_sector_is_no_size(lab, size):
 def test_such_a_point_is_verified_as_any_other(lab):
     (point,) = lab.set.points
     plan = verify.plan(lab.repository, "disk", (point.id,))
-    assert [each.ok for each in verify.run(plan, silent, CancelToken())] == [True]
+    assert [each.ok for each in verify.run(plan, Task())] == [True]

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from tests.volumes import volumes
 from tests.volumes.volumes import MIB, browsing, overwritten
 from vdbackup.errors import Cancelled, RecoveryError
-from vdbackup.jobs import CancelToken, Job, JobState, Progress, silent
+from vdbackup.jobs import CancelToken, Job, JobState, Progress, Task, silent
 from vdbackup.recovery.extract import DEEPEST, is_name
 
 
@@ -49,7 +49,7 @@ def ext4(tree: Path) -> Path:
 
 def extract(image: Path, destination: Path, *paths: str) -> tuple[str, ...]:
     with browsing(image) as browser:
-        return browser.extract(paths or ("/",), destination, silent, CancelToken())
+        return browser.extract(paths or ("/",), destination, Task())
 
 
 def patch(image: Path, old: bytes, new: bytes) -> None:
@@ -248,7 +248,7 @@ def test_cancelling_removes_the_file_that_was_being_written(tree: Path, tmp_path
 
     out = tmp_path / "out"
     with browsing(ext4(tree)) as browser, pytest.raises(Cancelled) as caught:
-        browser.extract(["/first", "/large"], out, cancel_midway, cancel)
+        browser.extract(["/first", "/large"], Task(out, cancel_midway), cancel)
     assert str(out) in caught.value.advice
     assert volumes.contents(out) == {"first": b"whole"}
 
@@ -267,7 +267,7 @@ def test_a_full_destination_ends_the_job_with_a_sentence(
 
     monkeypatch.setattr(os, "pwrite", full)
     with browsing(ext4(tree)) as browser:
-        job = Job("Extract", lambda report, cancel: browser.extract(["/"], out, report, cancel))
+        job = Job("Extract", lambda task: browser.extract(["/"], out, task))
         job.run(silent)
     assert job.state == JobState.FAILED
     assert job.error is not None
@@ -416,7 +416,7 @@ def test_no_damage_leads_to_more_than_a_sentence(
     with overwritten(image, data.draw(st.lists(change, min_size=1, max_size=8))):  # noqa: SIM117
         with suppress(RecoveryError), browsing(image) as browser:
             browser.volumes()
-            browser.extract(["/"], folder / "out", silent, CancelToken())
+            browser.extract(["/"], folder / "out", Task())
     assert {path.name for path in folder.iterdir()} <= {"out"}
 
 

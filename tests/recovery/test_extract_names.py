@@ -10,7 +10,7 @@ import pytest
 
 from tests.volumes import volumes
 from tests.volumes.volumes import MIB, browsing
-from vdbackup.jobs import CancelToken, silent
+from vdbackup.jobs import Task
 
 ODD = ("a:b", "q?", "star*", "bar|", 'qu"ote', "less<")
 
@@ -28,7 +28,7 @@ def image_of(tmp_path: Path, *names: str) -> Path:
 
 def extract(image: Path, destination: Path) -> tuple[str, ...]:
     with browsing(image) as browser:
-        return browser.extract(["/"], destination, silent, CancelToken())
+        return browser.extract(["/"], destination, Task())
 
 
 @pytest.fixture

@@ -23,7 +23,7 @@ from vdbackup.disks.formats import open_disk
 from vdbackup.errors import Cancelled, Damaged, RecoveryError
 from vdbackup.guest.hardware import Controller, Hardware
 from vdbackup.guest.model import Firmware
-from vdbackup.jobs import CancelToken, silent
+from vdbackup.jobs import CancelToken, Task
 from vdbackup.recovery import ovf, restore
 from vdbackup.recovery.ovf import Appliance
 from vdbackup.recovery.packages import PACKAGES
@@ -51,7 +51,7 @@ def filled(folder: Path, size: int) -> Lab:
 def exported(lab: Lab, kind: str, target: Path) -> Path:
     point = lab.set.points[-1]
     plan = restore.plan(lab.repository, "disk", point.id, target, disk_format=kind)
-    restore.run(plan, silent, CancelToken())
+    restore.run(plan, Task())
     return target
 
 
@@ -256,7 +256,7 @@ def test_nothing_is_left_of_one_that_was_cancelled(linux: Lab, tmp_path: Path, k
         cancel.cancel()
 
     with pytest.raises(Cancelled):
-        restore.run(plan, report, cancel)
+        restore.run(plan, Task(report, cancel))
     assert not list(tmp_path.iterdir())
 
 
@@ -276,7 +276,7 @@ def test_nothing_is_made_of_a_damaged_point(tmp_path: Path, kind: str) -> None:
     target = tmp_path / "out"
     plan = restore.plan(lab.repository, "disk", lab.set.points[-1].id, target, disk_format=kind)
     with pytest.raises(Damaged):
-        restore.run(plan, silent, CancelToken())
+        restore.run(plan, Task())
     assert not target.exists()
 
 

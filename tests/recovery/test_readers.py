@@ -19,7 +19,7 @@ from vdbackup.backup import convert, merge
 from vdbackup.errors import PointInUse, RecoveryError, VdbackupError
 from vdbackup.guest.hardware import Controller, Wish
 from vdbackup.gui.jobs import work
-from vdbackup.jobs import CancelToken, Progress, Report, Waiting, silent
+from vdbackup.jobs import Progress, Report, Task, Waiting, silent
 from vdbackup.qemu import launch
 from vdbackup.recovery import other_programs, restore, verify
 from vdbackup.recovery.boot_test import boot_test
@@ -69,7 +69,7 @@ class Rival:
 
 def restored(lab: Lab, point: RecoveryPoint, target: Path, report: Report = silent) -> None:
     plan = restore.plan(lab.repository, "disk", point.id, target)
-    restore.run(plan, report, CancelToken())
+    restore.run(plan, Task(report))
 
 
 @pytest.mark.parametrize("number", [1, 2, 3])
@@ -91,7 +91,7 @@ def test_a_window_that_shows_files_keeps_them_as_they_are_until_it_is_closed(lab
     browser = work.Browser(lab.repository.path, "disk", lab.set.points[0].id)
     before = browser.listing("/")
     rival = Rival(lab)
-    rival(Progress(0, "", 0, 0))
+    rival(Progress("", 0, 0))
     assert rival.refused == ["Point 1 is in use: this program is showing the files of point 1."]
     assert browser.listing("/") == before
     browser.close()
@@ -104,7 +104,7 @@ def test_files_are_extracted_from_a_point_that_nobody_changes_meanwhile(
 ) -> None:
     rival, point = Rival(lab), lab.set.points[0]
     what = (lab.repository.path, "disk", point.id, ["/"], tmp_path / "out")
-    work.extract(*what, rival, CancelToken())
+    work.extract(*what, Task(rival))
     assert set(rival.refused) == {"Point 1 is in use: this program is extracting files of point 1."}
 
 
@@ -118,7 +118,7 @@ def test_a_backup_is_made_while_a_verification_reads(lab: Lab) -> None:
         if not made:
             made.append(lab.capture(policy=Policy(keep=1, retarget=False)))
 
-    verdicts = verify.run(verify.plan(lab.repository, "disk"), back_up, CancelToken())
+    verdicts = verify.run(verify.plan(lab.repository, "disk"), Task(back_up))
     assert [verdict.ok for verdict in verdicts] == [True, True, True]
     assert "Point 1 stays for now: Point 1 is in use: this program is verifying disk." in (
         made[0].notes
@@ -138,7 +138,7 @@ def test_a_verdict_is_recorded_when_nobody_else_writes(lab: Lab) -> None:
             waits.set()
 
     def check() -> None:
-        found.extend(verify.run(verify.plan(lab.repository, "disk"), report, CancelToken()))
+        found.extend(verify.run(verify.plan(lab.repository, "disk"), Task(report)))
 
     thread = threading.Thread(target=check)
     with lab.repository.lock("backing up something else"):
@@ -160,7 +160,7 @@ def test_a_verdict_is_not_recorded_of_what_a_merge_has_made_since(
         record(*what)
 
     monkeypatch.setattr(verify, "_record", merge_first)
-    verify.run(verify.plan(lab.repository, "disk"), silent, CancelToken())
+    verify.run(verify.plan(lab.repository, "disk"), Task())
     verified = {point.sequence: point.verified is not None for point in lab.set.points}
     assert verified == {2: False, 3: True}
 
@@ -175,7 +175,7 @@ def _start_machine(lab: Lab, sessions: Path) -> None:
 def _start_test(lab: Lab, sessions: Path) -> None:
     wish = boot_test.Wish(sessions)
     point = lab.set.points[0]
-    boot_test.run(lab.repository, "disk", point.id, wish, silent, CancelToken())
+    boot_test.run(lab.repository, "disk", point.id, wish, Task())
 
 
 @pytest.mark.parametrize("start", [_start_machine, _start_test])
@@ -188,7 +188,7 @@ def test_no_layer_goes_before_a_machine_that_starts_on_it_has_its_own_locks(
     rival = Rival(lab)
 
     def begin(*_: Any) -> Any:
-        rival(Progress(0, "", 0, 0))
+        rival(Progress("", 0, 0))
         raise RecoveryError("It was about to start.", "")
 
     monkeypatch.setattr(launch, "hardware_for", begin)
@@ -204,7 +204,7 @@ import sys
 from pathlib import Path
 from vdbackup.backup import merge
 from vdbackup.errors import PointInUse
-from vdbackup.jobs import CancelToken, silent
+from vdbackup.jobs import Task
 from vdbackup.repository import claims
 from vdbackup.repository.repository import Repository
 claims.GIVE_WAY = 0.0
@@ -212,7 +212,7 @@ repository = Repository.open(Path(sys.argv[1]))
 plan = merge.plan(repository, "disk", repository.set("disk").points[1].id)
 print("reading", flush=True)
 try:
-    merge.run(plan, silent, CancelToken())
+    merge.run(plan, Task())
 except PointInUse as error:
     print(error.title)
 else:
@@ -242,7 +242,7 @@ def test_another_computer_merges_nothing_that_a_machine_here_runs_on(
     point = lab.set.points[2]
     if kind == "test":
         wish = boot_test.Wish(sessions, sign=f"text:{MESSAGE}")
-        boot_test.run(lab.repository, "disk", point.id, wish, when_it_boots, CancelToken())
+        boot_test.run(lab.repository, "disk", point.id, wish, Task(when_it_boots))
     else:
         ide = {"wish": Wish(Controller.IDE), "sessions_folder": sessions}
         machine = vm.start_from_point(lab.repository, lab.set, point, **ide)
@@ -264,7 +264,7 @@ def test_plans_and_machines_for_other_programs_read_what_nobody_changes(
     rival, point = Rival(lab), lab.set.points[0]
 
     def looking(*_: Any, **__: Any) -> Any:
-        rival(Progress(0, "", 0, 0))
+        rival(Progress("", 0, 0))
         raise RecoveryError("It has looked.", "")
 
     monkeypatch.setattr(retarget, "inspect", looking)
@@ -292,7 +292,7 @@ def test_who_converts_or_retargets_holds_the_repository_for_writing(lab: Lab) ->
             lab.merge(point)
         said.append(refused.value.title)
 
-    convert.run(convert.plan(lab.repository, "disk", "qcow2"), rival, CancelToken())
+    convert.run(convert.plan(lab.repository, "disk", "qcow2"), Task(rival))
     assert set(map(type, said)) == {str}
     assert all("is converting disk since" in each for each in said)
 
@@ -349,13 +349,13 @@ def test_read_only_storage_with_half_a_merge_on_it_gives_what_is_whole(
     lab.merge_half(lab.set.points[1])
     with mounted_read_only(lab.repository.path, tmp_path / "read-only") as where:
         repository = Repository.open(where)
-        (said,) = merge.recover(repository, silent, CancelToken())
+        (said,) = merge.recover(repository, Task())
         assert "could not be finished: The storage is read-only" in said
-        verdicts = verify.run(verify.plan(repository, "disk"), silent, CancelToken())
+        verdicts = verify.run(verify.plan(repository, "disk"), Task())
         assert [(each.point.sequence, each.ok) for each in verdicts] == [(2, True), (3, True)]
         for point in repository.set("disk").points:
             target = tmp_path / f"{point.sequence}.raw"
-            restore.run(restore.plan(repository, "disk", point.id, target), silent, CancelToken())
+            restore.run(restore.plan(repository, "disk", point.id, target), Task())
             assert sha256(target) == sha256(lab.moments[point.id])
         (parent,) = repository.set("disk").hidden
         with pytest.raises(PointInUse, match="Point 1 is not to be had"):
@@ -375,7 +375,7 @@ def test_a_point_on_read_only_storage_boots(lab: Lab, read_only: Path, sessions:
         with pytest.raises(PointInUse, match="running a virtual machine from point 3"):
             lab.merge(lab.set.points[1])
     wanted = boot_test.Wish(sessions, sign=f"text:{MESSAGE}")
-    test = boot_test.run(repository, "disk", point.id, wanted, silent, CancelToken())
+    test = boot_test.run(repository, "disk", point.id, wanted, Task())
     assert test.ok
     assert lab.files == before
 
@@ -389,4 +389,4 @@ def test_who_reads_by_a_read_only_mount_is_seen_by_who_writes_elsewhere(
         claims.reading(repository, "disk", [point.id], "reading it there"),
         pytest.raises(PointInUse, match="this program is reading it there"),
     ):
-        merge.run(merge.plan(lab.repository, "disk", lab.set.points[1].id), silent, CancelToken())
+        merge.run(merge.plan(lab.repository, "disk", lab.set.points[1].id), Task())

@@ -12,7 +12,7 @@ from tests.backup.lab import Lab, noise
 from tests.sources.loops import loop
 from vdbackup.backup import capture
 from vdbackup.errors import RecoveryError
-from vdbackup.jobs import CancelToken, silent
+from vdbackup.jobs import Task
 from vdbackup.recovery import restore
 from vdbackup.sources.source import open_source
 
@@ -34,7 +34,7 @@ def planned(lab: Lab, target: Path, *, overwrite: bool = False) -> restore.Resto
 
 
 def run(plan: restore.RestorePlan) -> tuple[str, ...]:
-    return restore.run(plan, silent, CancelToken())
+    return restore.run(plan, Task())
 
 
 # ------------------------------------------------------------------------------------------ files
@@ -57,7 +57,7 @@ def test_a_file_that_comes_while_it_is_restored_is_not_replaced(lab: Lab, tmp_pa
         target.write_bytes(b"somebody's")
 
     with pytest.raises(RecoveryError, match="was not there when the restore was planned"):
-        restore.run(plan, report, CancelToken())
+        restore.run(plan, Task(report))
     assert target.read_bytes() == b"somebody's"
     assert not list(tmp_path.glob("*.partial"))
     assert not list(tmp_path.glob(".*.partial"))
@@ -140,7 +140,7 @@ def test_a_device_is_nobody_elses_while_it_is_written(lab: Lab, tmp_path: Path) 
             tried.append(os.strerror(error.errno or 0))
 
     with loop(tmp_path / "device.img") as device:
-        restore.run(planned(lab, device, overwrite=True), report, CancelToken())
+        restore.run(planned(lab, device, overwrite=True), Task(report))
     assert set(tried) == {"Device or resource busy"}
 
 
@@ -196,8 +196,7 @@ def test_the_table_of_a_larger_device_is_whole(tmp_path: Path, sector_size: int)
         with open_source(source) as opened:
             capture.run(
                 capture.plan(lab.repository, opened, set_name="disk", disk_format="vhdx"),
-                silent,
-                CancelToken(),
+                Task(),
             )
     before = lab.image.read_bytes()
     with (tmp_path / "device.img").open("wb") as file:

@@ -25,7 +25,7 @@ from tests.repository import computers
 from tests.repository.test_claims import READER, four_points
 from vdbackup.backup import delete, merge
 from vdbackup.errors import PointInUse
-from vdbackup.jobs import CancelToken, silent
+from vdbackup.jobs import CancelToken, Task
 from vdbackup.repository import claim_files, claims, lock
 from vdbackup.repository.claim_files import Claim, Kind
 from vdbackup.repository.lease import STALE
@@ -406,7 +406,7 @@ def test_a_full_disk_keeps_nobody_from_reading_or_deleting(
             assert chain.size == point.virtual_size
         lab.delete(point)
     assert claim_files_in(lab) == []
-    merge.run(merge.plan(lab.repository, "disk", lab.set.points[1].id), silent, CancelToken())
+    merge.run(merge.plan(lab.repository, "disk", lab.set.points[1].id), Task())
     lab.check_all()
 
 
@@ -439,11 +439,11 @@ def test_a_merge_that_slept_takes_nothing_from_who_began_to_read_meanwhile(
     with reader:
         with pytest.raises(PointInUse, match=r"on nas is .* which began while this computer slept"):
             lab.merge(lab.set.points[1])
-        merge.recover(lab.repository, silent, CancelToken())
+        merge.recover(lab.repository, Task())
         assert lab.set.journal is not None
     for path in claim_files_in(lab):  # the killed reader's
         let_it_be_old(path)
-    merge.recover(lab.repository, silent, CancelToken())
+    merge.recover(lab.repository, Task())
     assert [point.sequence for point in lab.set.points] == [2, 3, 4]
     lab.check_all()
 

@@ -18,7 +18,7 @@ from vdbackup.backup import delete, merge
 from vdbackup.backup import repair as repairing
 from vdbackup.disks import qemu_locks
 from vdbackup.errors import PointInUse, PointNotFound
-from vdbackup.jobs import CancelToken, Progress, silent
+from vdbackup.jobs import CancelToken, Progress, Task
 from vdbackup.repository import claims
 from vdbackup.repository.digests import BLOCK
 from vdbackup.repository.journal import JOURNAL_NAME
@@ -127,7 +127,7 @@ def test_a_merge_waits_for_a_reader_that_ends_soon(
                     other.read_on()
 
         plan = merge.plan(lab.repository, "disk", lab.set.points[1].id)
-        merge.run(plan, silent, EndsIt())
+        merge.run(plan, Task(cancel=EndsIt()))
         assert other.process.poll() == 0
     lab.check_all()
 
@@ -271,7 +271,7 @@ def test_nobody_begins_to_read_what_a_merge_changes_from_its_beginning_to_its_en
             except PointInUse as error:
                 refused.add((progress.phase, point.sequence, error.title))
 
-    merge.run(merge.plan(lab.repository, "disk", points[2].id), begin, CancelToken())
+    merge.run(merge.plan(lab.repository, "disk", points[2].id), Task(begin))
     phases = ("Check child", "Merge", "Check")
     title = "disk is just being changed: this program is changing it."
     assert refused == {(phase, number, title) for phase in phases for number in (2, 3, 4)}
@@ -324,15 +324,13 @@ def test_a_merge_that_was_cut_off_is_not_finished_under_a_reader(cut_off: Lab) -
     child = lab.set.point(lab.set.journal.child.id)  # type: ignore[union-attr]
     with reader(lab, child) as other:
         before = lab.files
-        said = merge.recover(lab.repository, silent, CancelToken())
+        said = merge.recover(lab.repository, Task())
         assert "could not be finished: Point 2 is in use: python" in "".join(said)
         with pytest.raises(PointInUse):
-            delete.run(
-                delete.plan(lab.repository, "disk", lab.set.points[-1].id), silent, CancelToken()
-            )
+            delete.run(delete.plan(lab.repository, "disk", lab.set.points[-1].id), Task())
         assert lab.files == before
         assert other.read_on() == sha256(lab.moments[child.id])
-    assert merge.recover(lab.repository, silent, CancelToken()) == [
+    assert merge.recover(lab.repository, Task()) == [
         "disk: an interrupted merge was finished: point 3."
     ]
     lab.check_all()
@@ -361,5 +359,5 @@ def test_a_repair_finishes_nothing_under_a_reader(cut_off: Lab) -> None:
     with read_here(lab, lab.set.points[-1]):
         before = lab.files
         with pytest.raises(PointInUse):
-            repairing.run(lab.repository.path, silent, CancelToken())
+            repairing.run(lab.repository.path, Task())
         assert lab.files == before

@@ -14,7 +14,7 @@ from tests.backup.lab import Lab, noise
 from tests.backup.sharing import sharing_storage
 from vdbackup.backup import delete, merge
 from vdbackup.errors import PointInUse, Remedy
-from vdbackup.jobs import CancelToken, Progress, Waiting, patient, silent
+from vdbackup.jobs import Progress, Task, Waiting, patient
 from vdbackup.repository import holds
 from vdbackup.repository.digests import BLOCK
 from vdbackup.repository.journal import JOURNAL_NAME, Journal
@@ -73,7 +73,7 @@ def test_a_merge_that_was_planned_before_is_refused_too(lab: Lab, folder: Path) 
     plan = merge.plan(lab.repository, "disk", lab.set.points[1].id)
     hold(lab, 1, folder)
     with pytest.raises(PointInUse):
-        merge.run(plan, silent, CancelToken())
+        merge.run(plan, Task())
 
 
 def test_who_is_told_to_wait_goes_on_when_the_session_is_gone(lab: Lab, folder: Path) -> None:
@@ -86,7 +86,7 @@ def test_who_is_told_to_wait_goes_on_when_the_session_is_gone(lab: Lab, folder: 
             said.append(progress.phase)
             holds.release(lab.set_folder, SESSION)
 
-    result = patient(lambda report, cancel: merge.run(plan, report, cancel))(report, CancelToken())
+    result = patient(lambda task: merge.run(plan, task))(Task(report))
     assert result.point.sequence == 2
     assert said[0].startswith(f"Point 1 is in use: the session {SESSION}")
     lab.check_all()
@@ -126,7 +126,7 @@ def test_a_merge_that_was_cut_off_before_it_saw_a_session_never_happened(
             with pytest.raises(KeyboardInterrupt):
                 lab.merge(lab.set.points[1])
         assert (lab.set_folder / JOURNAL_NAME).exists()
-        assert merge.recover(lab.repository, silent, CancelToken()) == []
+        assert merge.recover(lab.repository, Task()) == []
         holds.release(lab.set_folder, SESSION)
         assert lab.files == before
         lab.check_without_processes()
@@ -157,7 +157,7 @@ def test_a_merge_that_had_begun_to_copy_is_finished_whatever_holds_its_parent(
             lab.merge(lab.set.points[1])
     parent = lab.set.hidden[0]
     assert holds.place(lab.set, parent, SESSION, "laptop", folder)
-    assert merge.recover(lab.repository, silent, CancelToken())
+    assert merge.recover(lab.repository, Task())
     holds.release(lab.set_folder, SESSION)
     lab.check_all()
 
@@ -175,7 +175,7 @@ def test_a_held_point_is_not_deleted(lab: Lab, folder: Path, number: int) -> Non
     plan = delete.plan(lab.repository, "disk", lab.set.points[number - 1].id)
     hold(lab, number, folder)
     with pytest.raises(PointInUse, match=f"Point {number} is in use"):
-        delete.run(plan, silent, CancelToken())
+        delete.run(plan, Task())
     with pytest.raises(PointInUse):
         lab.delete(lab.set.points[number - 1])
     assert len(lab.set.points) == 3

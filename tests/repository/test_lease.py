@@ -27,7 +27,7 @@ from tests.repository.computers import held, mounted
 from vdbackup.backup import convert, delete, merge, repair
 from vdbackup.disks import transfer
 from vdbackup.errors import LockLost, RepositoryLocked
-from vdbackup.jobs import CancelToken, Progress, Report, silent
+from vdbackup.jobs import CancelToken, Progress, Report, Task
 from vdbackup.repository import lease, lock
 from vdbackup.repository.lease import LEASE_NAME, STALE, Lease
 from vdbackup.repository.lock import check_lock, writer_lock
@@ -347,15 +347,15 @@ def works(lab: Lab) -> dict[str, Callable[[Report], object]]:
         "capture": lambda report: lab.capture("incremental", report=report),
         "full": lambda report: lab.capture("full", report=report),
         "merge": lambda report: merge.run(
-            merge.plan(lab.repository, "disk", second.id), report, token
+            merge.plan(lab.repository, "disk", second.id), Task(report, token)
         ),
         "delete": lambda report: delete.run(
-            delete.plan(lab.repository, "disk", first.id), report, token
+            delete.plan(lab.repository, "disk", first.id), Task(report, token)
         ),
         "convert": lambda report: convert.run(
-            convert.plan(lab.repository, "disk", "qcow2"), report, token
+            convert.plan(lab.repository, "disk", "qcow2"), Task(report, token)
         ),
-        "repair": lambda report: repair.run(lab.repository.path, report, token),
+        "repair": lambda report: repair.run(lab.repository.path, Task(report, token)),
     }
 
 
@@ -389,7 +389,7 @@ def test_nothing_more_is_changed_by_who_was_overtaken(tmp_path, monkeypatch, nam
     assert lease.look(lab.repository.path).lease.host == "nas"
     then = time.time() - STALE - 1
     os.utime(lab.repository.path / LEASE_NAME, (then, then))
-    repair.run(lab.repository.path, silent, CancelToken())
+    repair.run(lab.repository.path, Task())
     for each in lab.set.points:
         lab.moments.setdefault(each.id, lab.image)
         lab.check_ours(each)

@@ -18,7 +18,7 @@ from tests.oracles import qemu
 from vdbackup.backup import delete, merge, repair
 from vdbackup.disks.qemu_locks import is_open as used_by_vm
 from vdbackup.errors import BackupError, RepositoryLocked
-from vdbackup.jobs import CancelToken, silent
+from vdbackup.jobs import Task
 from vdbackup.operations import policy
 from vdbackup.repository.repository import Repository
 
@@ -114,12 +114,10 @@ def test_whatever_writes_is_refused_while_another_process_writes(tmp_path):
     with held_by_another_process(lab.repository):
         for call in (
             lab.backup,
-            lambda: merge.run(plans[0], silent, CancelToken()),
-            lambda: delete.run(plans[1], silent, CancelToken()),
-            lambda: policy.run(
-                policy.plan(lab.repository, "disk", policy.Change(keep=1)), silent, CancelToken()
-            ),
-            lambda: repair.run(lab.repository.path, silent, CancelToken()),
+            lambda: merge.run(plans[0], Task()),
+            lambda: delete.run(plans[1], Task()),
+            lambda: policy.run(policy.plan(lab.repository, "disk", policy.Change(keep=1)), Task()),
+            lambda: repair.run(lab.repository.path, Task()),
         ):
             with pytest.raises(RepositoryLocked, match="backing up /dev/sdx"):
                 call()

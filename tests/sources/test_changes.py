@@ -17,7 +17,7 @@ from tests.sources.loops import loop, mounted, run
 from vdbackup import cli
 from vdbackup.backup import adopt, capture
 from vdbackup.errors import SourceError
-from vdbackup.jobs import CancelToken, silent
+from vdbackup.jobs import Task
 from vdbackup.repository.repository import Repository
 from vdbackup.sources import device_writes
 from vdbackup.sources.source import open_source
@@ -56,7 +56,7 @@ def warnings(
             meanwhile()
 
     with open_source(path) as source:
-        result = capture.run(capture.plan(repository, source), report, CancelToken())
+        result = capture.run(capture.plan(repository, source), Task(report))
     assert happened
     return result.point.warnings
 
@@ -213,7 +213,7 @@ def test_a_change_after_the_image_was_opened_is_noticed_though_nothing_was_read_
         file.truncate(SIZE)
     with open_source(image) as source:
         poke(image)
-        result = capture.run(capture.plan(repository, source), silent, CancelToken())
+        result = capture.run(capture.plan(repository, source), Task())
     assert "written to during the capture" in result.point.warnings[0]
 
 
@@ -293,7 +293,7 @@ def test_a_program_that_takes_no_lock_and_is_gone_before_the_end_is_named(image,
         with open_source(image) as source:
             holding.close()
             plan = capture.plan(repository, source)
-            (sentence,) = capture.run(plan, silent, CancelToken()).point.warnings
+            (sentence,) = capture.run(plan, Task()).point.warnings
     assert f"{image} is open for writing in cat (process" in sentence
 
 
@@ -307,6 +307,6 @@ def test_a_chain_that_changes_while_it_is_adopted_is_refused_and_leaves_nothing(
         plan = adopt.plan(repository, source)
         qemu.io(disk, "write -P 2 0 1M", disk_format="qcow2")
         with pytest.raises(SourceError, match="was written to") as error:
-            adopt.run(plan, silent, CancelToken())
+            adopt.run(plan, Task())
     assert error.value.advice
     assert repository.names() == []

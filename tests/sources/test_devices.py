@@ -17,7 +17,7 @@ import pytest
 from tests.sources.loops import loop, mounted, run
 from vdbackup.backup import capture
 from vdbackup.errors import BackupError, SourceError
-from vdbackup.jobs import CancelToken, silent
+from vdbackup.jobs import Task
 from vdbackup.repository.repository import Repository
 from vdbackup.sources.devices import candidates, device_id, lies_on, mounts_of
 from vdbackup.sources.source import open_source
@@ -71,7 +71,7 @@ if ROOT:
         repository = Repository.create(tmp_path / "repository")
         with open_source(device) as source:
             plan = capture.plan(repository, source)
-            point = capture.run(plan, silent, CancelToken()).point
+            point = capture.run(plan, Task()).point
         assert point.sector_size == sector_size
         backup_set, _ = repository.find("latest")
         with backup_set.open_chain(point) as chain:
@@ -100,7 +100,7 @@ if ROOT:
         run("losetup", "--set-capacity", device)
         repository = Repository.create(tmp_path / "repository")
         with open_source(disk) as source:
-            point = capture.run(capture.plan(repository, source), silent, CancelToken()).point
+            point = capture.run(capture.plan(repository, source), Task()).point
         lost = [
             at for at, place in zip(range(0, 4 * MIB, 4096), places, strict=True) if place >= end
         ]
@@ -126,7 +126,7 @@ if ROOT:
         with open_source(device) as source:
             plan = capture.plan(repository, source, set_name="disk")
             with pytest.raises(SourceError, match="became shorter"):
-                capture.run(plan, shrink, CancelToken())
+                capture.run(plan, Task(shrink))
         assert repository.set("disk").points == ()
 
     def test_a_device_without_any_identity_is_known_by_its_path(stack, image):

@@ -15,7 +15,7 @@ import pytest
 from tests.backup.lab import noise
 from tests.sources.loops import loop, mounted, run
 from vdbackup.backup import capture
-from vdbackup.jobs import CancelToken, silent
+from vdbackup.jobs import Task
 from vdbackup.recovery import restore
 from vdbackup.repository.repository import Repository
 from vdbackup.sources.source import open_source
@@ -60,7 +60,7 @@ def write(path: Path, data: bytes, *, durable: bool = True) -> None:
 
 def back_up(repository: Repository, path: Path) -> capture.CaptureResult:
     with open_source(path) as source:
-        return capture.run(capture.plan(repository, source), silent, CancelToken())
+        return capture.run(capture.plan(repository, source), Task())
 
 
 def files_in(repository: Repository, point: str, tmp_path: Path) -> dict[str, bytes]:
@@ -68,8 +68,7 @@ def files_in(repository: Repository, point: str, tmp_path: Path) -> dict[str, by
     raw, backup_set = tmp_path / f"{point}.raw", repository.set()
     restore.run(
         restore.plan(repository, backup_set.name, backup_set.point(point).id, raw),
-        silent,
-        CancelToken(),
+        Task(),
     )
     # Btrfs refuses a second device with the same UUID as one that is mounted
     with mounted(raw, tmp_path / "restored", "-o", "loop") as folder:
@@ -131,7 +130,7 @@ def test_a_disk_is_read_as_the_file_system_on_its_partition_has_written_it(stack
         back_up(repository, disk)
     raw = tmp_path / "out.raw"
     plan = restore.plan(repository, repository.set().name, repository.set().points[1].id, raw)
-    restore.run(plan, silent, CancelToken())
+    restore.run(plan, Task())
     with mounted(raw, tmp_path / "restored", "-o", f"loop,offset={MIB}") as folder:
         assert (folder / "f").read_bytes() == NEW
 

@@ -12,7 +12,7 @@ from tests.volumes import volumes
 from tests.volumes.test_partitions import write
 from tests.volumes.volumes import MIB, browsing
 from vdbackup.errors import RecoveryError
-from vdbackup.jobs import CancelToken
+from vdbackup.jobs import Task
 
 Maker = Callable[[Path, Path], None]
 
@@ -69,7 +69,7 @@ def test_what_makes_no_difference_is_read(kind: str, tree: Path, tmp_path: Path)
     image = tmp_path / "image"
     READ[kind](tree, image)
     with browsing(image) as browser:
-        browser.extract(["/"], tmp_path / "out", lambda _: None, CancelToken())
+        browser.extract(["/"], tmp_path / "out", Task(lambda _: None))
     assert volumes.contents(tmp_path / "out") == volumes.contents(tree)
 
 

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from tests.volumes import test_raid, volumes
 from tests.volumes.volumes import MIB, browsing, overwritten
 from vdbackup.errors import VdbackupError
-from vdbackup.jobs import CancelToken, silent
+from vdbackup.jobs import Task
 from vdbackup.sources.source import open_source
 
 ROOM = 512 * MIB
@@ -59,7 +59,7 @@ def read_all(image: Path, target: Path) -> None:
         try:
             with browsing(image) as browser:
                 browser.volumes()
-                browser.extract(["/"], target, silent, CancelToken())
+                browser.extract(["/"], target, Task())
         except VdbackupError as error:
             said = error
     assert said is None or said.title.endswith(".")

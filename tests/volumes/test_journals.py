@@ -13,7 +13,7 @@ import pytest
 from tests.sources.loops import mounted
 from tests.volumes.volumes import MIB, browsing, run
 from vdbackup import cli
-from vdbackup.jobs import CancelToken, silent
+from vdbackup.jobs import Task
 
 pytestmark = pytest.mark.usefixtures("as_root")
 
@@ -79,7 +79,7 @@ def tree(top: Path) -> dict[str, bytes | None]:
 
 def extracted(image: Path, target: Path) -> tuple[dict[str, bytes | None], tuple[str, ...]]:
     with browsing(image) as browser:
-        warnings = browser.extract(["/"], target, silent, CancelToken())
+        warnings = browser.extract(["/"], target, Task())
     return tree(target), warnings
 
 

@@ -29,7 +29,7 @@ from vdbackup.disks.host_file import clone
 from vdbackup.disks.names import BACKUP_FORMATS, DiskFormat
 from vdbackup.disks.transfer import transfer
 from vdbackup.errors import BackupError, DiskError, SourceError
-from vdbackup.jobs import CancelToken, Plan, Report, readable_size
+from vdbackup.jobs import Plan, Task, readable_size
 from vdbackup.repository.backup_set import BackupSet
 from vdbackup.repository.digests import BLOCK, DigestFold, digest_blocks, is_zero
 from vdbackup.repository.draft import Draft
@@ -114,7 +114,7 @@ def _format_for(source: Source, asked: str | None) -> DiskFormat:
     return own if own in BACKUP_FORMATS else default_format(source.size, source.sector_size)
 
 
-def run(plan: AdoptPlan, report: Report, cancel: CancelToken) -> BackupSet:
+def run(plan: AdoptPlan, task: Task) -> BackupSet:
     """Adopt; the new set. If it fails or is cancelled, everything is as it was."""
     source = plan.source
     settings = SetSettings(
@@ -124,12 +124,12 @@ def run(plan: AdoptPlan, report: Report, cancel: CancelToken) -> BackupSet:
         plan.disk_format,
         source_format=source.said or "",
     )
-    with plan.repository.lock(f"adopting {source.path}", cancel):
+    with plan.repository.lock(f"adopting {source.path}", task.cancel):
         _check_space(plan)
         draft = SetDraft(plan.repository, plan.set_name, settings)
         try:
-            _adopt_each(source.chain, draft, report, cancel)
-            cancel.check()
+            _adopt_each(source.chain, draft, task)
+            task.check()
             _check_unchanged(source)
             draft.publish()
         except BaseException:
@@ -138,7 +138,7 @@ def run(plan: AdoptPlan, report: Report, cancel: CancelToken) -> BackupSet:
         return plan.repository.set(plan.set_name)
 
 
-def _adopt_each(chain: Chain, draft: SetDraft, report: Report, cancel: CancelToken) -> None:
+def _adopt_each(chain: Chain, draft: SetDraft, task: Task) -> None:
     """Each layer a point. What is known of those below grows layer by layer, and is not read again.
 
     A disk that was resized has another size than its parent: it starts a chain of its own.
@@ -155,7 +155,7 @@ def _adopt_each(chain: Chain, draft: SetDraft, report: Report, cancel: CancelTok
                 if state:
                     state.close()
                 state = DigestFold([], disk.size)
-            adoption = _Adoption(draft.set, disk, parent, state, number, report, cancel)
+            adoption = _Adoption(draft.set, disk, parent, state, number, task)
             parent = adoption.point()
             state.add(draft.set.folder / parent.digests)
             draft.add(parent)
@@ -183,8 +183,7 @@ class _Adoption:
         parent: the point that the layer below became; None where it starts a chain.
         state: the digests of what that holds.
         number: of the new point.
-        report: called after each chunk.
-        cancel: looked at before each chunk.
+        task: what it reports to, and what stops it.
     """
 
     def __init__(
@@ -194,8 +193,7 @@ class _Adoption:
         parent: RecoveryPoint | None,
         state: DigestFold,
         number: int,
-        report: Report,
-        cancel: CancelToken,
+        task: Task,
     ) -> None:
         self._set = into
         self._disk = disk
@@ -203,7 +201,7 @@ class _Adoption:
         self._size = disk.size
         self._parent, self._state, self._number = parent, state, number
         self._phase = f"Adopt {self._layer.path.name}"
-        self._report, self._cancel = report, cancel
+        self._report, self._cancel = task.report, task.cancel
 
     def point(self) -> RecoveryPoint:
         """Make the point and read it back."""
@@ -215,7 +213,7 @@ class _Adoption:
             layer = self._set.folder / point.disk
             phase = f"Check {point.disk}"
             disk_format = self._set.settings.format
-            check_layer(layer, disk_format, digests, phase, self._report, self._cancel)
+            check_layer(layer, disk_format, digests, phase, Task(self._report, self._cancel))
         return point
 
     def _published(
@@ -251,8 +249,7 @@ class _Adoption:
             self._own(),
             self._read,
             self._phase,
-            self._report,
-            self._cancel,
+            Task(self._report, self._cancel),
         )
 
     def _read(self, offset: int, view: memoryview) -> None:
@@ -297,8 +294,7 @@ class _Adoption:
                 self._read,
                 consume,
                 phase=self._phase,
-                report=self._report,
-                cancel=self._cancel,
+                task=Task(self._report, self._cancel),
             )
 
     def _own(self) -> Ranges:

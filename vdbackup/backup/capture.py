@@ -26,7 +26,7 @@ from vdbackup.errors import (
     VdbackupError,
     from_os,
 )
-from vdbackup.jobs import CancelToken, Plan, Report, readable_size, sizes_apart
+from vdbackup.jobs import Plan, Task, readable_size, sizes_apart
 from vdbackup.repository import claims, long_chains
 from vdbackup.repository.backup_set import BackupSet
 from vdbackup.repository.digests import BLOCK, DigestFold, differ, digest_blocks, is_zero
@@ -212,18 +212,18 @@ def plan(
     )
 
 
-def run(plan: CapturePlan, report: Report, cancel: CancelToken) -> CaptureResult:
+def run(plan: CapturePlan, task: Task) -> CaptureResult:
     """Capture, publish the point, then apply the set's policy.
 
     A capture that fails or is cancelled leaves the last point as it was. The policy begins only
     after the point is published; if it fails, the point stays, with a warning.
     """
     repository, source = plan.repository, plan.source
-    with repository.lock(f"backing up {source.path}", cancel):
+    with repository.lock(f"backing up {source.path}", task.cancel):
         tight = _check_space(repository, plan)
         if plan.new_set:
             repository.create_set(plan.set_name, _settings_for(source, plan))
-        interrupted = _finish_merge(repository, plan.set_name, report, cancel)
+        interrupted = _finish_merge(repository, plan.set_name, task)
         backup_set = repository.set(plan.set_name)
         choice = _choose(backup_set, source, plan.kind.value)
         changed = plan.known not in (None, backup_set.settings.source)
@@ -234,7 +234,7 @@ def run(plan: CapturePlan, report: Report, cancel: CancelToken) -> CaptureResult
         if plan.note and (plan.damaged or plan.asked not in (AUTO, plan.kind.value)):
             warnings += (plan.note,)
         unlisted = _unlisted(backup_set)
-        point = _captured(backup_set, plan, choice, warnings, report, cancel)
+        point = _captured(backup_set, plan, choice, warnings, task)
         warnings = (*point.warnings, *interrupted, *tight, *unlisted)
         notes = tuple(filter(None, (plan.note, source.filled_up)))
         if plan.similar:
@@ -245,7 +245,7 @@ def run(plan: CapturePlan, report: Report, cancel: CancelToken) -> CaptureResult
             repository.save_settings(plan.set_name, _settings_after(backup_set, plan, point))
             # a mistake must not cost the other source its backups
             if not plan.confirmed and not interrupted:
-                applied = retention.apply(repository, plan.set_name, report, cancel)
+                applied = retention.apply(repository, plan.set_name, task)
                 notes += applied.done
                 warnings += applied.damaged
         except (VdbackupError, OSError) as error:
@@ -258,15 +258,13 @@ def run(plan: CapturePlan, report: Report, cancel: CancelToken) -> CaptureResult
         return CaptureResult(plan.set_name, backup_set.point(point.id), warnings, notes, policy)
 
 
-def _finish_merge(
-    repository: Repository, set_name: str, report: Report, cancel: CancelToken
-) -> tuple[str, ...]:
+def _finish_merge(repository: Repository, set_name: str, task: Task) -> tuple[str, ...]:
     """Finish what was interrupted, or say why not: who reads must not cost the source its backup.
 
     What is captured reads right through layers that a merge is to change later (merge.py).
     """
     try:
-        merge.finish_interrupted(repository, set_name, report, cancel)
+        merge.finish_interrupted(repository, set_name, task)
     except PointInUse as error:
         return (f"A merge that was interrupted is finished later: {error.title}",)
     return ()
@@ -289,18 +287,17 @@ def _captured(
     plan: CapturePlan,
     choice: _Choice,
     warnings: tuple[str, ...],
-    report: Report,
-    cancel: CancelToken,
+    task: Task,
 ) -> RecoveryPoint:
     source = plan.source
     draft = Draft(backup_set, choice.kind, choice.parent, source.size, source.sector_size)
-    salvage = Salvage(source, cancel)
+    salvage = Salvage(source, task.cancel)
     try:
         with state_of(backup_set, choice.parent, source.size) as state:
             ranges = _to_read(source, state)
-            keep_changes(draft, state, ranges, salvage.readinto, "Capture", report, cancel)
+            keep_changes(draft, state, ranges, salvage.readinto, "Capture", task)
             again = _kept_again(state)
-        cancel.check()
+        task.check()
         unreadable = salvage.unreadable()
         warnings = (*source.trouble(), *again, *warnings)
         if unreadable:
@@ -351,8 +348,7 @@ def keep_changes(
     ranges: Ranges,
     read: Read,
     phase: str,
-    report: Report,
-    cancel: CancelToken,
+    task: Task,
 ) -> None:
     """Keep in a draft what differs from the parent's state, and where that is not known, all.
 
@@ -362,8 +358,7 @@ def keep_changes(
         ranges: what to look at, whole blocks, in bytes.
         read: fills a view from a byte of the disk on.
         phase: what this is called in progress reports.
-        report: called after each chunk.
-        cancel: looked at before each chunk.
+        task: what it reports to, and what stops it.
     """
 
     def keep(offset: int, view: memoryview) -> None:
@@ -374,7 +369,7 @@ def keep_changes(
         write_blocks(draft.disk, offset, view, BLOCK, changed, is_zero(digests))
         draft.digests.add(first, digests, changed)
 
-    transfer(ranges, read, keep, phase=phase, report=report, cancel=cancel)
+    transfer(ranges, read, keep, phase=phase, task=task)
 
 
 @dataclass(frozen=True)

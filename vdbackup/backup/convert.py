@@ -22,7 +22,7 @@ from vdbackup.disks.formats import check_fits, check_format
 from vdbackup.disks.names import DiskFormat
 from vdbackup.disks.transfer import transfer, write_blocks
 from vdbackup.errors import BackupError, Damaged, Remedy
-from vdbackup.jobs import CancelToken, Plan, Report, readable_size
+from vdbackup.jobs import Plan, Task, readable_size
 from vdbackup.repository.backup_set import BackupSet
 from vdbackup.repository.digests import BLOCK, DigestFold, differ, digest_blocks, is_zero
 from vdbackup.repository.draft import Draft
@@ -83,11 +83,11 @@ def plan(
     )
 
 
-def run(plan: ConvertPlan, report: Report, cancel: CancelToken) -> BackupSet:
+def run(plan: ConvertPlan, task: Task) -> BackupSet:
     """Convert; the new set. If it fails or is cancelled, everything is as it was."""
     repository = plan.repository
-    with repository.lock(f"converting {plan.set_name}", cancel):
-        merge.finish_interrupted(repository, plan.set_name, report, cancel)
+    with repository.lock(f"converting {plan.set_name}", task.cancel):
+        merge.finish_interrupted(repository, plan.set_name, task)
         old = repository.set(plan.set_name)
         _check_space(old)
         settings = replace(old.settings, format=plan.disk_format, continues=plan.set_name)
@@ -96,10 +96,10 @@ def run(plan: ConvertPlan, report: Report, cancel: CancelToken) -> BackupSet:
         try:
             for point in old.points:
                 parent = converted[old.point(point.parent).id] if point.parent else None
-                made = _converted(old, draft.set, point, parent, report, cancel)
+                made = _converted(old, draft.set, point, parent, task)
                 converted[point.id] = made
                 draft.add(made)
-            cancel.check()
+            task.check()
             draft.publish()
         except BaseException:
             draft.discard()
@@ -112,15 +112,14 @@ def _converted(
     new: BackupSet,
     point: RecoveryPoint,
     parent: RecoveryPoint | None,
-    report: Report,
-    cancel: CancelToken,
+    task: Task,
 ) -> RecoveryPoint:
     """The point again, in the new set, made on what its parent became."""
     draft = Draft(
         new, point.type, parent, point.virtual_size, point.sector_size, sequence=point.sequence
     )
     try:
-        _copy(old, point, draft, report, cancel)
+        _copy(old, point, draft, task)
         created = datetime.fromisoformat(point.created)
         converted = draft.publish(
             point.warnings,
@@ -136,13 +135,11 @@ def _converted(
     with DigestFold([new.folder / converted.digests], point.virtual_size) as digests:
         layer = new.folder / converted.disk
         phase = f"Check point {point.sequence}"
-        check_layer(layer, new.settings.format, digests, phase, report, cancel)
+        check_layer(layer, new.settings.format, digests, phase, task)
     return converted
 
 
-def _copy(
-    old: BackupSet, point: RecoveryPoint, draft: Draft, report: Report, cancel: CancelToken
-) -> None:
+def _copy(old: BackupSet, point: RecoveryPoint, draft: Draft, task: Task) -> None:
     """All that the point's own layer holds; raises Damaged unless that is what was captured.
 
     Where each layer has its own blocks and hangs on the right one, each chain reads the same.
@@ -167,7 +164,7 @@ def _copy(
             draft.digests.add(first, found)
 
         phase = f"Convert point {point.sequence}"
-        transfer(own.held(), layer.readinto, copy, phase=phase, report=report, cancel=cancel)
+        transfer(own.held(), layer.readinto, copy, phase=phase, task=task)
 
 
 def _check_space(backup_set: BackupSet) -> None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from vdbackup.backup import merge
 from vdbackup.errors import BackupError, NoSpace, from_os
-from vdbackup.jobs import CancelToken, Plan, Report
+from vdbackup.jobs import Plan, Task
 from vdbackup.repository import claims, holds, registered
 from vdbackup.repository.backup_set import BackupSet, point_files
 from vdbackup.repository.files import PARTIAL, remove, sync_folder
@@ -75,12 +75,12 @@ def _hindrance(backup_set: BackupSet, point: RecoveryPoint) -> str:
     return f"That cannot be now. {error.title} {error.advice}" if error else ""
 
 
-def run(plan: DeletePlan, report: Report, cancel: CancelToken) -> None:
+def run(plan: DeletePlan, task: Task) -> None:
     """Delete the point."""
     repository = plan.repository
-    with repository.lock(f"deleting a point of {plan.set_name}", cancel):
+    with repository.lock(f"deleting a point of {plan.set_name}", task.cancel):
         try:
-            finished = merge.finish_interrupted(repository, plan.set_name, report, cancel)
+            finished = merge.finish_interrupted(repository, plan.set_name, task)
         except (NoSpace, OSError) as error:
             if not _makes_room(repository.set(plan.set_name), plan.point_id, error):
                 raise
@@ -88,7 +88,7 @@ def run(plan: DeletePlan, report: Report, cancel: CancelToken) -> None:
         if finished and plan.point_id in finished.merged:
             return  # the merge that had been interrupted was what deleted it
         backup_set = repository.set(plan.set_name)
-        delete_locked(repository, backup_set, plan.point_id, report, cancel)
+        delete_locked(repository, backup_set, plan.point_id, task)
 
 
 def _makes_room(backup_set: BackupSet, point_id: str, error: Exception) -> bool:
@@ -106,8 +106,7 @@ def delete_locked(
     repository: Repository,
     backup_set: BackupSet,
     point_id: str,
-    report: Report,
-    cancel: CancelToken,
+    task: Task,
     patience: float | None = None,
 ) -> RecoveryPoint | None:
     """Delete a point; the caller holds the lock, and has read the set under it.
@@ -120,11 +119,11 @@ def delete_locked(
     point = backup_set.point(point_id)
     child = _only_child(backup_set, point)
     if child is not None:
-        return merge.merge_locked(repository, backup_set, child.id, report, cancel, patience).point
-    cancel.check()
+        return merge.merge_locked(repository, backup_set, child.id, task, patience).point
+    task.check()
     holds.check_free(backup_set, [point])
     registered.check_free(backup_set, [point])
-    with claims.changing(backup_set, [point], cancel, patience):
+    with claims.changing(backup_set, [point], task.cancel, patience):
         holds.check_free(backup_set, [point])  # a session that began meanwhile
         _remove(backup_set, point)
     return None

@@ -68,7 +68,7 @@ from vdbackup.errors import (
     VdbackupError,
     from_os,
 )
-from vdbackup.jobs import CancelToken, Plan, Report
+from vdbackup.jobs import Plan, Task
 from vdbackup.repository import claim_files, claims, holds, registered
 from vdbackup.repository.backup_set import BackupSet, point_files
 from vdbackup.repository.digests import DigestFold
@@ -158,11 +158,11 @@ _SHARES = "It is done by sharing blocks: nothing is copied, and no file is chang
 _COPIES = "The blocks are copied into the parent's file: the storage here cannot share them."
 
 
-def run(plan: MergePlan, report: Report, cancel: CancelToken) -> MergeResult:
+def run(plan: MergePlan, task: Task) -> MergeResult:
     """Merge. Once the copying into the parent has begun, a cancelled merge is finished later."""
     repository = plan.repository
-    with repository.lock(f"merging in {plan.set_name}", cancel):
-        finished = finish_interrupted(repository, plan.set_name, report, cancel)
+    with repository.lock(f"merging in {plan.set_name}", task.cancel):
+        finished = finish_interrupted(repository, plan.set_name, task)
         if finished and finished.id == plan.child_id and plan.parent_id in finished.merged:
             return MergeResult(finished, Way.FINISHED)  # it was this very merge
         backup_set = repository.set(plan.set_name)
@@ -171,15 +171,14 @@ def run(plan: MergePlan, report: Report, cancel: CancelToken) -> MergeResult:
                 f"{plan.set_name} has changed meanwhile: the point has another parent now.",
                 "Look at the recovery points again before you merge.",
             )
-        return merge_locked(repository, backup_set, plan.child_id, report, cancel)
+        return merge_locked(repository, backup_set, plan.child_id, task)
 
 
 def merge_locked(
     repository: Repository,
     backup_set: BackupSet,
     child_id: str,
-    report: Report,
-    cancel: CancelToken,
+    task: Task,
     patience: float | None = None,
 ) -> MergeResult:
     """Merge a point into its parent; the caller holds the lock, and has finished what was begun.
@@ -193,21 +192,21 @@ def merge_locked(
     registered.check_free(backup_set, [parent, child])
     _check_whole(backup_set, parent, child)
     concerned = _layers_changed(backup_set, parent, child)
-    with claims.changing(backup_set, concerned, cancel, patience):
+    with claims.changing(backup_set, concerned, task.cancel, patience):
         journal = Journal(parent, child)
-        shared = _shared(backup_set, journal, report, cancel)
+        shared = _shared(backup_set, journal, task)
         if shared is None:
-            check_before_copying(backup_set, parent, child, report, cancel)
+            check_before_copying(backup_set, parent, child, task)
         journal = shared or journal
         journal.save(backup_set.folder)
         try:
             holds.check_free(backup_set, [parent])  # a session that began meanwhile
-            claims.check_unused(backup_set, concerned, cancel, patience)  # or another program
+            claims.check_unused(backup_set, concerned, task.cancel, patience)  # or another program
         except (PointInUse, Cancelled):
             journal.clear(backup_set.folder)  # nothing has moved yet
             sweep(backup_set.folder)
             raise
-        point = _finish(repository, backup_set, journal, report, cancel)
+        point = _finish(repository, backup_set, journal, task)
     return MergeResult(point, Way.SHARED if shared else Way.COPIED)
 
 
@@ -218,9 +217,7 @@ def _layers_changed(
     return [parent, child, *backup_set.children(child.id)]
 
 
-def finish_interrupted(
-    repository: Repository, set_name: str, report: Report, cancel: CancelToken
-) -> RecoveryPoint | None:
+def finish_interrupted(repository: Repository, set_name: str, task: Task) -> RecoveryPoint | None:
     """Finish the merge that a crash or a cancel left in a set, and remove what is half written.
 
     The caller holds the lock. Every operation that writes to a set begins with this. Raises
@@ -232,20 +229,18 @@ def finish_interrupted(
     if journal := backup_set.journal:
         backup_set.check_manifests()
         concerned = _layers_changed(backup_set, journal.parent, journal.child)
-        with claims.changing(backup_set, concerned, cancel):
-            if _gives_way(backup_set, journal, report, cancel):
+        with claims.changing(backup_set, concerned, task.cancel):
+            if _gives_way(backup_set, journal, task):
                 journal.clear(backup_set.folder)
             else:
-                _check_what_is_there(backup_set, journal, report, cancel)
-                result = _finish(repository, backup_set, journal, report, cancel)
+                _check_what_is_there(backup_set, journal, task)
+                result = _finish(repository, backup_set, journal, task)
     sweep(backup_set.folder)
     claim_files.sweep(backup_set.folder)
     return result
 
 
-def _gives_way(
-    backup_set: BackupSet, journal: Journal, report: Report, cancel: CancelToken
-) -> bool:
+def _gives_way(backup_set: BackupSet, journal: Journal, task: Task) -> bool:
     """Whether a merge was cut off between its journal and the look for sessions (merge_locked).
 
     A session that lies on the parent then has begun first. The parent is as it was: a new layer has
@@ -261,7 +256,7 @@ def _gives_way(
         digests, path = folder / parent.digests, backup_set.disk_path(parent)
         try:
             phase = f"Look at point {parent.sequence}"
-            check_whole_layer(path, backup_set.settings.format, digests, phase, report, cancel)
+            check_whole_layer(path, backup_set.settings.format, digests, phase, task)
         except (Damaged, DiskError):
             log.warning("A merge goes on although a session lies on what it changes: %s", held)
             return False
@@ -270,7 +265,7 @@ def _gives_way(
     return False
 
 
-def recover(repository: Repository, report: Report, cancel: CancelToken) -> list[str]:
+def recover(repository: Repository, task: Task) -> list[str]:
     """Finish what a crash left, if nobody else is at it; sentences of what was done or not.
 
     To be called when a repository is opened, also for reading: until then the parent of an
@@ -281,8 +276,8 @@ def recover(repository: Repository, report: Report, cancel: CancelToken) -> list
     if not waiting:
         return []
     try:
-        with repository.lock("finishing an interrupted merge", cancel):
-            finished = [_finished(repository, name, report, cancel) for name in waiting]
+        with repository.lock("finishing an interrupted merge", task.cancel):
+            finished = [_finished(repository, name, task) for name in waiting]
     except RepositoryLocked:
         return []  # its holder is at it
     except (Cancelled, LockLost):
@@ -297,10 +292,10 @@ def interrupted(repository: Repository) -> list[str]:
     return [name for name in repository.names() if repository.interrupted(name)]
 
 
-def _finished(repository: Repository, name: str, report: Report, cancel: CancelToken) -> str | None:
+def _finished(repository: Repository, name: str, task: Task) -> str | None:
     """Finish a set's merge; what there is to say. One that cannot be finished stops no other."""
     try:
-        result = finish_interrupted(repository, name, report, cancel)
+        result = finish_interrupted(repository, name, task)
     except (Cancelled, LockLost):
         raise
     except (VdbackupError, OSError) as error:
@@ -339,15 +334,14 @@ def _finish(
     repository: Repository,
     backup_set: BackupSet,
     journal: Journal,
-    report: Report,
-    cancel: CancelToken,
+    task: Task,
 ) -> RecoveryPoint:
     """Everything from wherever the journal stands."""
     folder = backup_set.folder
     result = journal.result
     if result is None:
         try:
-            copy_into_parent(backup_set, journal.parent, journal.child, report, cancel)
+            copy_into_parent(backup_set, journal.parent, journal.child, task)
         except Cancelled:
             raise Cancelled(advice="What was begun is finished by the next operation.") from None
         result = _whole(backup_set, journal, backup_set.disk_path(journal.parent))
@@ -362,9 +356,7 @@ def _finish(
     return result
 
 
-def _shared(
-    backup_set: BackupSet, journal: Journal, report: Report, cancel: CancelToken
-) -> Journal | None:
+def _shared(backup_set: BackupSet, journal: Journal, task: Task) -> Journal | None:
     """Steps 2 and 3 where extents can be shared: the journal to be written; None where not.
 
     Whatever happens here, both points stay as they were.
@@ -374,7 +366,7 @@ def _shared(
         return None
     path = _new_layer(folder, merged_point(parent, child))
     try:
-        make_new_layer(backup_set, parent, child, path, report, cancel)
+        make_new_layer(backup_set, parent, child, path, task)
         return replace(journal, result=_whole(backup_set, journal, path))
     except CannotShare:
         sweep(folder)
@@ -384,9 +376,7 @@ def _shared(
         raise
 
 
-def _check_what_is_there(
-    backup_set: BackupSet, journal: Journal, report: Report, cancel: CancelToken
-) -> None:
+def _check_what_is_there(backup_set: BackupSet, journal: Journal, task: Task) -> None:
     """What was durable when the journal was written may have been lost since, and the child goes.
 
     Files in flight look as if they could be thrown away.
@@ -396,7 +386,7 @@ def _check_what_is_there(
     new = _new_layer(backup_set.folder, journal.result)
     for path in (new, backup_set.disk_path(journal.parent)):
         if path.exists():
-            check_held(backup_set, path.name, journal.child, "Check", report, cancel)
+            check_held(backup_set, path.name, journal.child, "Check", task)
             return
 
 

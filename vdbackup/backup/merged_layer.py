@@ -23,7 +23,7 @@ from vdbackup.disks.host_file import HostFile, clone
 from vdbackup.disks.transfer import Read, Target, transfer, write_blocks
 from vdbackup.durable import give_to_owner_of_folder
 from vdbackup.errors import Damaged
-from vdbackup.jobs import CancelToken, Report
+from vdbackup.jobs import Task
 from vdbackup.repository.backup_set import BackupSet
 from vdbackup.repository.digests import BLOCK, DigestFold, is_zero
 from vdbackup.repository.files import check_room
@@ -49,8 +49,7 @@ def make_new_layer(
     parent: RecoveryPoint,
     child: RecoveryPoint,
     path: Path,
-    report: Report,
-    cancel: CancelToken,
+    task: Task,
 ) -> None:
     """Make `path`, what the parent's file is with the child's blocks in it, by sharing extents.
 
@@ -72,7 +71,7 @@ def make_new_layer(
             closing(HostFile.open(backup_set.disk_path(child))) as source,
         ):
             target = _Sharing(layer, chain, source)
-            _roll_in(backup_set, child, _read_nothing, target, report, cancel)
+            _roll_in(backup_set, child, _read_nothing, target, task)
             layer.flush()
     except OSError as error:
         if (
@@ -81,9 +80,9 @@ def make_new_layer(
             raise CannotShare from error
         raise
     try:
-        check_held(backup_set, path.name, child, "Check", report, cancel)
+        check_held(backup_set, path.name, child, "Check", task)
     except Damaged:
-        check_held(backup_set, child.disk, child, "Check child", report, cancel)
+        check_held(backup_set, child.disk, child, "Check child", task)
         raise
 
 
@@ -136,8 +135,7 @@ def check_before_copying(
     backup_set: BackupSet,
     parent: RecoveryPoint,
     child: RecoveryPoint,
-    report: Report,
-    cancel: CancelToken,
+    task: Task,
 ) -> None:
     """Room, and no damage in the child: to be seen before the first byte of its parent changes.
 
@@ -154,24 +152,23 @@ def check_before_copying(
         check_growth(layer.layers[0], -(-growth // info.block_size))
     needed = growth + _small_files(backup_set, parent, child)
     check_room(backup_set.folder, needed, _doing(child))
-    check_held(backup_set, child.disk, child, "Check child", report, cancel)
+    check_held(backup_set, child.disk, child, "Check child", task)
 
 
 def copy_into_parent(
     backup_set: BackupSet,
     parent: RecoveryPoint,
     child: RecoveryPoint,
-    report: Report,
-    cancel: CancelToken,
+    task: Task,
 ) -> None:
     """The child's blocks into the parent's file, durable and checked; may be done again."""
     path = backup_set.disk_path(parent)
     path.chmod(WRITABLE_MODE)
     layer = open_disk(path, backup_set.settings.format, writable=True)
     with closing(layer), _alone(backup_set, child) as chain:
-        _roll_in(backup_set, child, chain.readinto, layer, report, cancel)
+        _roll_in(backup_set, child, chain.readinto, layer, task)
         layer.flush()
-    check_held(backup_set, parent.disk, child, "Check", report, cancel)
+    check_held(backup_set, parent.disk, child, "Check", task)
 
 
 # ------------------------------------------------------------------------------------------- both
@@ -182,8 +179,7 @@ def _roll_in(
     child: RecoveryPoint,
     read: Read,
     target: Target,
-    report: Report,
-    cancel: CancelToken,
+    task: Task,
 ) -> None:
     """Every block that the child holds."""
     with _own_digests(backup_set, child) as digests:
@@ -192,7 +188,7 @@ def _roll_in(
             zero = is_zero(digests.expected(offset // BLOCK, -(-len(view) // BLOCK)))
             write_blocks(target, offset, view, BLOCK, np.ones_like(zero), zero)
 
-        transfer(digests.held(), read, put, phase="Merge", report=report, cancel=cancel)
+        transfer(digests.held(), read, put, phase="Merge", task=task)
 
 
 def check_held(
@@ -200,13 +196,12 @@ def check_held(
     disk: str,
     child: RecoveryPoint,
     phase: str,
-    report: Report,
-    cancel: CancelToken,
+    task: Task,
 ) -> None:
     """Raise Damaged unless the file `disk` holds every block of `child` as it was captured."""
     disk_format = backup_set.settings.format
     with _own_digests(backup_set, child) as digests:
-        check_layer(backup_set.folder / disk, disk_format, digests, phase, report, cancel)
+        check_layer(backup_set.folder / disk, disk_format, digests, phase, task)
 
 
 def _own_digests(backup_set: BackupSet, point: RecoveryPoint) -> DigestFold:

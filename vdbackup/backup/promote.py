@@ -29,7 +29,7 @@ from vdbackup.disks.names import DiskFormat
 from vdbackup.disks.qcow2.disk import Qcow2Disk
 from vdbackup.disks.transfer import transfer
 from vdbackup.errors import BackupError, PointInUse, from_os
-from vdbackup.jobs import CancelToken, Plan, Report, readable_size
+from vdbackup.jobs import Plan, Task, readable_size
 from vdbackup.repository import claims, overlays
 from vdbackup.repository.backup_set import BackupSet
 from vdbackup.repository.digests import BLOCK, DigestFold, differ, digest_blocks
@@ -132,25 +132,23 @@ def plan(
     )
 
 
-def run(plan: PromotePlan, report: Report, cancel: CancelToken) -> RecoveryPoint:
+def run(plan: PromotePlan, task: Task) -> RecoveryPoint:
     """Promote; the new point. If it fails or is cancelled, set and session are as they were.
 
     Where a crash came between an earlier promotion of the session and its end, the point is there.
     """
     repository = plan.repository
     with repository.lock(f"promoting a session of {plan.set_name}"):
-        merge.finish_interrupted(repository, plan.set_name, report, cancel)
+        merge.finish_interrupted(repository, plan.set_name, task)
         backup_set = repository.set(plan.set_name)
         for each in backup_set.points:
             if each.promoted_from and each.promoted_from.session == plan.session.id:
-                _check(backup_set, each, plan, report, cancel)
+                _check(backup_set, each, plan, task)
                 return each
-        promoted = _promoted(
-            backup_set, backup_set.point(plan.point_id), plan.session, report, cancel
-        )
+        promoted = _promoted(backup_set, backup_set.point(plan.point_id), plan.session, task)
         # the number is never given again, even when this point is deleted
         repository.remember_sequence(plan.set_name, promoted.sequence)
-        _check(repository.set(plan.set_name), promoted, plan, report, cancel)
+        _check(repository.set(plan.set_name), promoted, plan, task)
         return promoted
 
 
@@ -158,8 +156,7 @@ def _check(
     backup_set: BackupSet,
     promoted: RecoveryPoint,
     plan: PromotePlan,
-    report: Report,
-    cancel: CancelToken,
+    task: Task,
 ) -> None:
     """Read the point back, and the machine's disks again: what they hold goes after this.
 
@@ -170,7 +167,7 @@ def _check(
     disk_format = backup_set.settings.format
     with DigestFold([backup_set.folder / promoted.digests], promoted.virtual_size) as own:
         layer = backup_set.disk_path(promoted)
-        check_layer(layer, disk_format, own, f"Check {promoted.disk}", report, cancel)
+        check_layer(layer, disk_format, own, f"Check {promoted.disk}", task)
     origin = backup_set.point(plan.point_id)
     with (
         _seen_by_guest(backup_set, origin, plan.session) as disk,
@@ -187,15 +184,14 @@ def _check(
                 )
 
         ranges = _candidates(disk, plan.session)
-        transfer(ranges, disk.readinto, compare, phase="Compare", report=report, cancel=cancel)
+        transfer(ranges, disk.readinto, compare, phase="Compare", task=task)
 
 
 def _promoted(
     backup_set: BackupSet,
     point: RecoveryPoint,
     session: EndedSession,
-    report: Report,
-    cancel: CancelToken,
+    task: Task,
 ) -> RecoveryPoint:
     with _seen_by_guest(backup_set, point, session) as disk:
         ranges = _candidates(disk, session)
@@ -205,8 +201,8 @@ def _promoted(
         )
         try:
             with state_of(backup_set, point, point.virtual_size) as state:
-                keep_changes(draft, state, ranges, disk.readinto, "Promote", report, cancel)
-            cancel.check()
+                keep_changes(draft, state, ranges, disk.readinto, "Promote", task)
+            task.check()
             ended = datetime.fromtimestamp(session.disks[-1].stat().st_mtime, UTC)
             return draft.publish(
                 point.warnings,  # what was not there to be captured is not there now

@@ -16,7 +16,7 @@ from vdbackup.disks.host_file import HostFile
 from vdbackup.disks.names import DiskFormat
 from vdbackup.disks.transfer import transfer
 from vdbackup.errors import Damaged, DiskFormatError, Remedy
-from vdbackup.jobs import CancelToken, Report
+from vdbackup.jobs import Task
 from vdbackup.repository.digests import BLOCK, DigestFold, differ, digest_blocks
 
 _NOT_DIRECT = (errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS)
@@ -30,8 +30,7 @@ def check_layer(
     disk_format: DiskFormat,
     digests: DigestFold,
     phase: str,
-    report: Report,
-    cancel: CancelToken,
+    task: Task,
 ) -> None:
     """Raise Damaged unless the file `layer` itself holds every block of `digests` as it should."""
 
@@ -51,7 +50,7 @@ def check_layer(
         def read(offset: int, view: memoryview) -> None:
             read_flat(data.map, [storage], offset, view)
 
-        transfer(digests.held(), read, check, phase=phase, report=report, cancel=cancel)
+        transfer(digests.held(), read, check, phase=phase, task=task)
 
 
 def check_whole_layer(
@@ -59,8 +58,7 @@ def check_whole_layer(
     disk_format: DiskFormat,
     digests: Path,
     phase: str,
-    report: Report,
-    cancel: CancelToken,
+    task: Task,
 ) -> None:
     """Raise Damaged unless a layer holds what its digests say, all of it and nothing else."""
     with Chain.alone(layer, disk_format) as data, DigestFold([digests], data.size) as wanted:
@@ -80,8 +78,7 @@ def check_whole_layer(
             data.readinto,
             compare,
             phase=phase,
-            report=report,
-            cancel=cancel,
+            task=task,
         )
 
 

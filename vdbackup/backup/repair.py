@@ -45,7 +45,7 @@ from vdbackup.errors import (
     VdbackupError,
     from_os,
 )
-from vdbackup.jobs import CancelToken, Report
+from vdbackup.jobs import Task
 from vdbackup.repository import naming
 from vdbackup.repository.draft import sweep
 from vdbackup.repository.files import PARTIAL, read_json, write_json
@@ -76,7 +76,7 @@ class Repaired:
     undone: list[str]
 
 
-def run(path: Path, report: Report, cancel: CancelToken) -> Repaired:
+def run(path: Path, task: Task) -> Repaired:
     """Repair the repository in `path`, one set after the other: one that fails stops no other.
 
     Raises RepositoryError if it is none, RepositoryLocked while another program writes to it;
@@ -87,12 +87,12 @@ def run(path: Path, report: Report, cancel: CancelToken) -> Repaired:
     repository = _opened(path, said.done)
     for name in (LOCK_NAME, LEASE_NAME):
         _put_obstacle_aside(path, name, said.done)
-    with repository.lock("repairing", cancel):
+    with repository.lock("repairing", task.cancel):
         for folder in sorted(entry for entry in path.iterdir() if os.path.isdir(entry)):
             if folder.suffix == PARTIAL or folder.name == LOST_AND_FOUND:
                 continue  # a set in the making is nobody's backup
             try:
-                _repair_set(repository, folder, said, report, cancel)
+                _repair_set(repository, folder, said, task)
             except (Cancelled, LockLost, NoSpace):
                 raise
             except PointInUse as error:  # it is worth waiting for
@@ -137,9 +137,7 @@ def _put_obstacle_aside(path: Path, name: str, done: list[str]) -> None:
         done.append(f"{name} lies in {QUARANTINE} now: {obstacle.title}")
 
 
-def _repair_set(
-    repository: Repository, folder: Path, said: Repaired, report: Report, cancel: CancelToken
-) -> None:
+def _repair_set(repository: Repository, folder: Path, said: Repaired, task: Task) -> None:
     done = said.done
     layers, broken = _read_layers(folder, done)
     if layers and not _valid_settings(folder):
@@ -147,10 +145,10 @@ def _repair_set(
     if repository.interrupted(folder.name):
         try:
             if repair_journal.is_damaged(folder):
-                repair_journal.write_anew(repository, folder, layers, done, report, cancel)
+                repair_journal.write_anew(repository, folder, layers, done, task)
                 layers, broken = _read_layers(folder, done)
-            _make_all_known(repository, folder, layers, done, report, cancel)
-            result = merge.finish_interrupted(repository, folder.name, report, cancel)
+            _make_all_known(repository, folder, layers, done, task)
+            result = merge.finish_interrupted(repository, folder.name, task)
         except (Damaged, DiskError, RepositoryError) as error:
             said.undone.append(
                 f"{folder.name}: an interrupted merge cannot be finished, and all stays as it is: "
@@ -175,11 +173,11 @@ def _repair_set(
     _put_reports_aside(folder, overlays)
     children = [layer.info for layer in layers] + list(overlays.values())
     for number, layer in enumerate(layers):
-        mended = repair_identity.mend(folder, layer, children, done, report, cancel)
+        mended = repair_identity.mend(folder, layer, children, done, task)
         if mended is None:
             continue  # altered: its manifest has to go on contradicting it
         layers[number] = mended
-        repair_point(repository, folder, mended, layers, done, report, cancel)
+        repair_point(repository, folder, mended, layers, done, task)
     _put_manifests_aside(repository, folder, done)
     _mend_names(repository, folder, layers, overlays, done)
 
@@ -189,8 +187,7 @@ def _make_all_known(
     folder: Path,
     layers: list[Layer],
     done: list[str],
-    report: Report,
-    cancel: CancelToken,
+    task: Task,
 ) -> None:
     """Rebuild damaged manifests, but for those of the merge: it is not finished without the others.
 
@@ -199,7 +196,7 @@ def _make_all_known(
     unknown = {each.name for each in repository.set(folder.name).broken}
     for layer in layers:
         if f"{layer.path.stem}.json" in unknown:
-            repair_point(repository, folder, layer, layers, done, report, cancel)
+            repair_point(repository, folder, layer, layers, done, task)
     _put_manifests_aside(repository, folder, done)
 
 

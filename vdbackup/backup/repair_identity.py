@@ -19,7 +19,7 @@ from vdbackup.disks.disk import DiskInfo, ParentRef
 from vdbackup.disks.formats import open_disk
 from vdbackup.disks.names import DiskFormat
 from vdbackup.errors import Damaged, DiskError, Obstructed, RepositoryError
-from vdbackup.jobs import CancelToken, Report
+from vdbackup.jobs import Task
 from vdbackup.repository import claims, naming
 from vdbackup.repository.digest_file import DigestFile
 from vdbackup.repository.draft import seal
@@ -44,8 +44,7 @@ def mend(
     layer: Layer,
     others: Sequence[DiskInfo],
     done: list[str],
-    report: Report,
-    cancel: CancelToken,
+    task: Task,
 ) -> Layer | None:
     """The layer, with the identity that its manifest and its children know it by.
 
@@ -54,8 +53,7 @@ def mend(
         layer: to be looked at.
         others: the set's disks, its children among them.
         done: what was done is added, a sentence each.
-        report: of the comparison, where there is one to be made.
-        cancel: the same.
+        task: what it reports to, and what stops it.
 
     Returns:
         None where it is not what was captured: nothing may be made from it.
@@ -74,7 +72,7 @@ def mend(
         return None
     try:
         phase = f"Prove point {layer.sequence}"
-        check_whole_layer(layer.path, layer.format, digests, phase, report, cancel)
+        check_whole_layer(layer.path, layer.format, digests, phase, task)
         content_id = strangers[0].content_id if strangers else ""
         info = _adopt(layer, point, content_id or layer.info.content_id)
     except (Damaged, DiskError) as error:

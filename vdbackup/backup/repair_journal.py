@@ -35,7 +35,7 @@ from vdbackup.disks.chain import Chain
 from vdbackup.disks.extents import Ranges, aligned, total, union
 from vdbackup.disks.transfer import transfer
 from vdbackup.errors import RepositoryError
-from vdbackup.jobs import CancelToken, Report
+from vdbackup.jobs import Task
 from vdbackup.repository import holds, naming
 from vdbackup.repository.backup_set import BackupSet
 from vdbackup.repository.digests import BLOCK, DigestFold, differ, digest_blocks
@@ -80,8 +80,7 @@ def write_anew(
     folder: Path,
     layers: list[Layer],
     done: list[str],
-    report: Report,
-    cancel: CancelToken,
+    task: Task,
 ) -> None:
     """Write a damaged journal anew by what the disks say, or put it aside where all is whole.
 
@@ -101,8 +100,8 @@ def write_anew(
     for layer in layers:
         single = numbers[layer.sequence] == 1
         if single and not _names_its_own_files(layer):
-            repair_point(repository, folder, layer, layers, done, report, cancel)
-    left = _found_out(folder, layers, report, cancel)
+            repair_point(repository, folder, layer, layers, done, task)
+    left = _found_out(folder, layers, task)
     if left.journal is not None:
         _check_free(repository, folder, left.journal)
     for name in left.redundant:
@@ -152,21 +151,20 @@ def _check_digests(folder: Path, layers: Sequence[Layer]) -> None:
             raise _unknown(folder, f"{digests.name} is damaged, too")
 
 
-def _found_out(folder: Path, layers: Sequence[Layer], report: Report, cancel: CancelToken) -> Left:
+def _found_out(folder: Path, layers: Sequence[Layer], task: Task) -> Left:
     """What was merged into what, and how far it came; raises RepositoryError where it is unknown.
 
     Args:
         folder: the set's; every layer has a manifest, but for one of two with the same number.
         layers: all of them, readable; their digests are whole (`_check_digests`).
-        report: of the comparison, where there is one to be made.
-        cancel: the same.
+        task: what it reports to, and what stops it.
     """
     points = _manifests(folder)
     there = {layer.path.name: layer for layer in layers}
     return (
         _by_two_of_a_number(folder, points, layers)
         or _by_a_layer_that_is_gone(folder, points, there)
-        or _by_what_is_in_the_parent(folder, points, there, report, cancel)
+        or _by_what_is_in_the_parent(folder, points, there, task)
         or Left(None, _of_no_point(folder))
     )
 
@@ -277,8 +275,7 @@ def _by_what_is_in_the_parent(
     folder: Path,
     points: list[RecoveryPoint],
     there: dict[str, Layer],
-    report: Report,
-    cancel: CancelToken,
+    task: Task,
 ) -> Left | None:
     """Both layers are there under their own names."""
     pairs = _pairs(points, there)
@@ -299,7 +296,7 @@ def _by_what_is_in_the_parent(
         torn = [
             (parent, child)
             for parent, child in looked_at
-            if _is_torn(folder, there[parent.disk], parent, child, report, cancel)
+            if _is_torn(folder, there[parent.disk], parent, child, task)
         ]
         if torn:
             break
@@ -365,8 +362,7 @@ def _is_torn(
     layer: Layer,
     parent: RecoveryPoint,
     child: RecoveryPoint,
-    report: Report,
-    cancel: CancelToken,
+    task: Task,
 ) -> bool:
     """Whether a layer is as captured but for blocks that its child holds, some of which differ.
 
@@ -394,8 +390,7 @@ def _is_torn(
             data.readinto,
             compare,
             phase=f"Look at point {parent.sequence}",
-            report=report,
-            cancel=cancel,
+            task=task,
         )
     if len(differs) > 1:
         raise _unknown(folder, f"{layer.path.name} is damaged, too")

@@ -17,7 +17,7 @@ from vdbackup.disks.disk import ParentRef
 from vdbackup.disks.extents import aligned, total
 from vdbackup.disks.transfer import transfer
 from vdbackup.errors import RepositoryError
-from vdbackup.jobs import CancelToken, Report
+from vdbackup.jobs import Task
 from vdbackup.repository import naming
 from vdbackup.repository.digest_writer import DigestWriter
 from vdbackup.repository.digests import BLOCK, DigestFold, digest_blocks, is_zero
@@ -42,8 +42,7 @@ def repair_point(
     layer: Layer,
     layers: Sequence[Layer],
     done: list[str],
-    report: Report,
-    cancel: CancelToken,
+    task: Task,
 ) -> None:
     """Make again whatever of the layer's point is missing or damaged; what was is put aside.
 
@@ -53,13 +52,12 @@ def repair_point(
         layer: which speaks for the point.
         layers: all of the set, its parent among them.
         done: what was done is added, a sentence each.
-        report: of the digests, where they have to be computed.
-        cancel: the same.
+        task: what it reports to, and what stops it.
     """
     point = _manifest(folder, layer, layers)
     if not valid_digests(folder / point.digests, point.virtual_size):
         put_aside(folder, point.digests)
-        _compute_digests(folder, layer, point, report, cancel)
+        _compute_digests(folder, layer, point, task)
         done.append(f"{folder.name}: the digests of point {point.sequence} were computed anew.")
     if not _valid_manifest(folder, point):
         with DigestFold([folder / point.digests], point.virtual_size) as own:
@@ -132,9 +130,7 @@ def _valid_manifest(folder: Path, wanted: RecoveryPoint) -> bool:
     return all(same)
 
 
-def _compute_digests(
-    folder: Path, layer: Layer, point: RecoveryPoint, report: Report, cancel: CancelToken
-) -> None:
+def _compute_digests(folder: Path, layer: Layer, point: RecoveryPoint, task: Task) -> None:
     with (
         made_beside(folder / point.digests) as partial,
         closing(DigestWriter(partial, point.virtual_size)) as writer,
@@ -154,8 +150,7 @@ def _compute_digests(
                 data.readinto,
                 add,
                 phase=f"Digests of point {point.sequence}",
-                report=report,
-                cancel=cancel,
+                task=task,
             )
         writer.finish()
 

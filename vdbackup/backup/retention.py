@@ -28,7 +28,7 @@ from vdbackup.errors import (
     VdbackupError,
     from_os,
 )
-from vdbackup.jobs import CancelToken, Report
+from vdbackup.jobs import Task
 from vdbackup.repository import claims
 from vdbackup.repository.backup_set import BackupSet
 from vdbackup.repository.model import RecoveryPoint
@@ -45,7 +45,7 @@ class Applied:
     damaged: tuple[str, ...]
 
 
-def apply(repository: Repository, set_name: str, report: Report, cancel: CancelToken) -> Applied:
+def apply(repository: Repository, set_name: str, task: Task) -> Applied:
     """Apply the set's policy; the caller holds the lock."""
     done: list[str] = []
     backup_set = repository.set(set_name)
@@ -66,9 +66,7 @@ def apply(repository: Repository, set_name: str, report: Report, cancel: CancelT
             if in_use and (error := claims.in_use(backup_set, [point, *children])):
                 raise error
             chains.check(backup_set, point)
-            result = delete.delete_locked(
-                repository, backup_set, point.id, report, cancel, patience
-            )
+            result = delete.delete_locked(repository, backup_set, point.id, task, patience)
         except PointInUse as error:
             if repository.interrupted(set_name):  # somebody came when it had begun (claims.py)
                 raise

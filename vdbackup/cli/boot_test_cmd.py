@@ -129,9 +129,7 @@ def _test(
     try:
         test: BootTest | NoSystem = work(
             f"Boot test of {name}",
-            lambda report, cancel: boot_test.run(
-                repository, backup_set.name, point.id, wish, report, cancel
-            ),
+            lambda task: boot_test.run(repository, backup_set.name, point.id, wish, task),
             as_json=as_json,
         )
     except (UsageError, Cancelled):

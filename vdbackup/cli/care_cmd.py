@@ -67,7 +67,7 @@ def merge(options: argparse.Namespace) -> int:
         return DONE
     result: merge.MergeResult = work(
         "Merge",
-        lambda report, cancel: merge.run(plan, report, cancel),
+        lambda task: merge.run(plan, task),
         as_json=options.json,
         wait=options.wait,
     )
@@ -117,7 +117,7 @@ def delete(options: argparse.Namespace) -> int:
         )
     work(
         "Delete",
-        lambda report, cancel: delete.run(plan, report, cancel),
+        lambda task: delete.run(plan, task),
         as_json=options.json,
         wait=options.wait,
     )
@@ -154,7 +154,7 @@ def verify(options: argparse.Namespace) -> int:
     plan = verify.plan(repository, backup_set.name, wanted or None)
     verdicts: list[verify.Verdict] = work(
         "Verify",
-        lambda report, cancel: verify.run(plan, report, cancel),
+        lambda task: verify.run(plan, task),
         as_json=options.json,
         wait=options.wait,
     )
@@ -212,7 +212,7 @@ def repair(options: argparse.Namespace) -> int:
 
     said: repair.Repaired = work(
         "Repair",
-        lambda report, cancel: repair.run(options.repository, report, cancel),
+        lambda task: repair.run(options.repository, task),
         as_json=options.json,
         wait=options.wait,
     )

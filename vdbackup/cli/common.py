@@ -62,7 +62,7 @@ def finish_merges(repository: Repository, *, as_json: bool) -> list[str]:
         return []
     finished: list[str] = work(
         "Finishing an interrupted merge",
-        lambda report, cancel: merge.recover(repository, report, cancel),
+        lambda task: merge.recover(repository, task),
         as_json=as_json,
     )
     interrupts.check()

@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
-from typing import Any
+from typing import Any, TypeVar
 
 from vdbackup.cli import output
 from vdbackup.errors import Cancelled
@@ -18,7 +18,7 @@ from vdbackup.jobs import (
     Job,
     JobState,
     Progress,
-    Report,
+    Task,
     Waiting,
     Work,
     patient,
@@ -28,6 +28,8 @@ from vdbackup.text import printable
 
 _INTERVAL = 0.1
 _BAR = 24
+
+T = TypeVar("T")
 
 
 class Interrupts:
@@ -88,12 +90,12 @@ interrupts = Interrupts()
 
 def work(
     title: str,
-    do: Work,
+    do: Work[T],
     *,
     as_json: bool,
     wait: float | None = None,
-    again: Work | None = None,
-) -> Any:
+    again: Work[T] | None = None,
+) -> T:
     """Run a job in this thread with its progress shown; its result.
 
     What interrupts the command cancels it. Raises the job's error, or Cancelled.
@@ -106,11 +108,11 @@ def work(
         again: done instead of `do` after waiting.
     """
 
-    def begun(report: Report, cancel: CancelToken) -> Any:
+    def begun(task: Task) -> T:
         if interrupts.came:  # `do` knows what it means that it does not begin
-            cancel.cancel()
+            task.cancel.cancel()
         doing = do if wait is None else patient(do, wait, again=again)
-        return doing(report, cancel)
+        return doing(task)
 
     job = Job(title, begun)
     display = JsonLines() if as_json else Bar(sys.stderr.isatty())
@@ -119,9 +121,7 @@ def work(
         display.close()
     if job.state is JobState.CANCELLED:
         raise Cancelled(f"{title}: cancelled.", "No recovery point was harmed.")
-    if job.error is not None:
-        raise job.error
-    return job.result
+    return job.outcome()
 
 
 def print_json(data: Any) -> None:

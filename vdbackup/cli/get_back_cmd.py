@@ -85,9 +85,7 @@ def restore(options: argparse.Namespace) -> int:
     )
     if not announce(plan, options):
         return DONE
-    warnings = work(
-        "Restore", lambda report, cancel: restore.run(plan, report, cancel), as_json=options.json
-    )
+    warnings = work("Restore", lambda task: restore.run(plan, task), as_json=options.json)
     if options.json:
         print_json({"event": "result", "target": str(options.target), "warnings": warnings})
     warn(warnings)
@@ -124,9 +122,7 @@ def extract(options: argparse.Namespace) -> int:
         browser = FileBrowser(chain)
         warnings = work(
             "Extract",
-            lambda report, cancel: browser.extract(
-                options.paths, options.destination, report, cancel
-            ),
+            lambda task: browser.extract(options.paths, options.destination, task),
             as_json=options.json,
         )
     if options.json:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from vdbackup.guest.hardware import Hardware, Wish
-    from vdbackup.jobs import CancelToken, Report
+    from vdbackup.jobs import CancelToken, Task
     from vdbackup.recovery.retarget.report import FileChange, RetargetReport
     from vdbackup.recovery.sessions.session import Session
 
@@ -82,8 +82,8 @@ def boot(options: argparse.Namespace) -> int:
         test = BootTest(boot_test.now(), outcome, round(seconds, 1))
         work(
             "Recording the boot test",
-            lambda _report, cancel: boot_test.record(
-                repository, backup_set.name, point.id, test, None, cancel
+            lambda task: boot_test.record(
+                repository, backup_set.name, point.id, test, None, task.cancel
             ),
             as_json=options.json,
         )
@@ -157,7 +157,7 @@ def retarget(options: argparse.Namespace) -> int:
         return _blocked(plan.hardware)
     report: RetargetReport | None = work(
         "Retarget",
-        lambda progress, cancel: retarget.run(plan, sessions_folder(), progress, cancel),
+        lambda task: retarget.run(plan, sessions_folder(), task),
         as_json=options.json,
         wait=options.wait,
     )
@@ -235,16 +235,16 @@ def follow(
         The machine's session, whether what was asked for came, and what the console shows.
     """
 
-    def run(_report: Report, cancel: CancelToken) -> tuple[Session, bool, str]:
+    def run(task: Task) -> tuple[Session, bool, str]:
         with start() as session:
             warn(_doubts(session))
             if not options.json:
                 say(" ".join(session.hardware.reasons))
             try:
-                outcome = _watch(session, options, cancel)
+                outcome = _watch(session, options, task.cancel)
                 return session, outcome, session.console_text()
             finally:
-                unasked = cancel.cancelled and not options.until
+                unasked = task.cancel.cancelled and not options.until
                 if keep or unasked or session.crashed or session.cut_off:
                     session.keep()
                     warn([f"What it wrote is kept: `vdbackup sessions reopen {session.id}`."])

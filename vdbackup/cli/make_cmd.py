@@ -34,7 +34,7 @@ from vdbackup.cli.options import (
     wait_option,
 )
 from vdbackup.errors import UsageError
-from vdbackup.jobs import CancelToken, Report
+from vdbackup.jobs import Task
 from vdbackup.jobs import readable_size as size
 
 if TYPE_CHECKING:
@@ -105,10 +105,10 @@ def backup(options: argparse.Namespace) -> int:
         allowed = machines()
         made: BackupResult = work(
             f"Backup of {plan.source.path}",
-            lambda report, cancel: backup.run(plan, allowed, report, cancel),
+            lambda task: backup.run(plan, allowed, task),
             as_json=options.json,
             wait=options.wait,
-            again=lambda report, cancel: backup.back_up(request, allowed, report, cancel),
+            again=lambda task: backup.back_up(request, allowed, task),
         )
     point = made.point
     if options.json:
@@ -158,16 +158,16 @@ def adopt(options: argparse.Namespace) -> int:
             repository = repository_for(source, options.repository)
             yield adopt.plan(repository, source, set_name=options.set, disk_format=options.format)
 
-    def again(report: Report, cancel: CancelToken) -> BackupSet:
+    def again(task: Task) -> BackupSet:
         with planned() as plan:
-            return adopt.run(plan, report, cancel)
+            return adopt.run(plan, task)
 
     with planned() as plan:
         if not announce(plan, options):
             return DONE
         adopted = work(
             "Adopt",
-            lambda report, cancel: adopt.run(plan, report, cancel),
+            lambda task: adopt.run(plan, task),
             as_json=options.json,
             wait=options.wait,
             again=again,
@@ -205,7 +205,7 @@ def convert(options: argparse.Namespace) -> int:
         return DONE
     converted = work(
         "Convert",
-        lambda report, cancel: convert.run(plan, report, cancel),
+        lambda task: convert.run(plan, task),
         as_json=options.json,
         wait=options.wait,
     )
@@ -244,7 +244,7 @@ def demo(options: argparse.Namespace) -> int:
     with ExitStack() as stack:
         folder = options.folder or Path(stack.enter_context(TemporaryDirectory(prefix="vdbackup-")))
         story: Demo = Demo(folder, tell=say)
-        proofs = work("Demo", lambda _report, cancel: story.run(cancel), as_json=False)
+        proofs = work("Demo", lambda task: story.run(task.cancel), as_json=False)
     say("")
     table(("what", "proof", "seconds"), [(p.claim, p.evidence, f"{p.seconds:.1f}") for p in proofs])
     if options.folder:

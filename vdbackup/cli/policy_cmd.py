@@ -71,7 +71,7 @@ def policy(options: argparse.Namespace) -> int:
         )
     result: PolicyResult = work(
         "Policy",
-        lambda report, cancel: policy.run(plan, report, cancel),
+        lambda task: policy.run(plan, task),
         as_json=options.json,
         wait=options.wait,
     )

@@ -236,7 +236,7 @@ def promote(options: argparse.Namespace) -> int:
         return DONE
     result: PromotionResult = work(
         "Promote",
-        lambda report, cancel: promote.run(plan, report, cancel),
+        lambda task: promote.run(plan, task),
         as_json=options.json,
         wait=options.wait,
     )

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vdbackup.disks.extents import Ranges, runs_of, total
-from vdbackup.jobs import CancelToken, Progress, Report
+from vdbackup.jobs import Progress, Task
 
 CHUNK = 4 << 20
 """Bytes that are read at once; a multiple of every format's block size below 4 MiB."""
@@ -54,9 +54,7 @@ def chunks(ranges: Ranges) -> Iterator[tuple[int, int]]:
                 at = end
 
 
-def transfer(
-    ranges: Ranges, read: Read, consume: Consume, *, phase: str, report: Report, cancel: CancelToken
-) -> None:
+def transfer(ranges: Ranges, read: Read, consume: Consume, *, phase: str, task: Task) -> None:
     """Read every range and hand it on, in several threads, in no fixed order.
 
     However it ends, none of its threads reads or hands on anything after it has returned: callers
@@ -68,14 +66,13 @@ def transfer(
         consume: `consume(offset, view)` uses the view until it returns; from several threads, too.
             What lies behind the view's end in its buffer is no one's.
         phase: what this is called in progress reports.
-        report: called after each chunk, never from two threads at once.
-        cancel: looked at before each chunk.
+        task: what it reports to, and what stops it.
 
     Raises:
         Cancelled: on request. KeyboardInterrupt: by Ctrl-C, where nobody turns that into a cancel.
         Otherwise whatever `read` or `consume` raised first.
     """
-    work = _Work(ranges, read, consume, phase, report, cancel)
+    work = _Work(ranges, read, consume, phase, task)
     threads = THREADS if total(ranges) >= SMALL * len(ranges) else 1
     helpers = [threading.Thread(target=work.run, name="transfer") for _ in range(threads - 1)]
     with _interrupts_stop(work):
@@ -93,10 +90,10 @@ def transfer(
 
 
 def transfer_in_order(
-    ranges: Ranges, read: Read, consume: Consume, *, phase: str, report: Report, cancel: CancelToken
+    ranges: Ranges, read: Read, consume: Consume, *, phase: str, task: Task
 ) -> None:
     """Do what `transfer` does from the first range to the last, in the caller's thread."""
-    work = _Work(ranges, read, consume, phase, report, cancel)
+    work = _Work(ranges, read, consume, phase, task)
     with _interrupts_stop(work):
         work.run()
     if work.error is not None:
@@ -163,12 +160,11 @@ class _Work:
         read: Read,
         consume: Consume,
         phase: str,
-        report: Report,
-        cancel: CancelToken,
+        task: Task,
     ) -> None:
         self._chunks = chunks(ranges)
         self._read, self._consume = read, consume
-        self._phase, self._report, self._cancel = phase, report, cancel
+        self._phase, self._report, self._cancel = phase, task.report, task.cancel
         self._lock = threading.Lock()
         self._done, self._total = 0, total(ranges)
         self.error: BaseException | None = None
@@ -203,4 +199,4 @@ class _Work:
     def _moved(self, length: int) -> None:
         with self._lock:
             self._done += length
-            self._report(Progress(0, self._phase, self._done, self._total))
+            self._report(Progress(self._phase, self._done, self._total))

@@ -133,7 +133,7 @@ class AddSourceForm(QWidget):
     def list_devices(self) -> None:
         """Look which disks there are; the list is filled when that is known."""
         self._show_hint("Looking for disks …")
-        job = Job("List disks", lambda _report, _cancel: candidates())
+        job = Job("List disks", lambda _task: candidates())
         self._reader.submit(job, self._on_devices_listed)
 
     def _on_devices_listed(self, job: Job) -> None:
@@ -186,7 +186,7 @@ class AddSourceForm(QWidget):
         if folder is None:
             self.notice.say("")
             return
-        job = Job("Judge the folder", lambda _report, _cancel: placement.judge(source, folder))
+        job = Job("Judge the folder", lambda _task: placement.judge(source, folder))
         self._reader.submit(job, partial(self._on_judged, (source, folder)))
 
     def _on_judged(self, judged: tuple[Path | None, Path | None], job: Job) -> None:

@@ -22,7 +22,7 @@ from vdbackup.gui.catalogue import Entry
 from vdbackup.gui.jobs import work
 from vdbackup.gui.jobs.worker import Workers
 from vdbackup.gui.theme import Theme
-from vdbackup.jobs import CancelToken, Job, Report
+from vdbackup.jobs import Job, Task
 from vdbackup.repository.model import RecoveryPoint
 
 if TYPE_CHECKING:
@@ -104,7 +104,7 @@ class BrowseDialog(parts.Dialog):
         waiting = QTreeWidgetItem(item, ["Reading …"])
         waiting.setFlags(Qt.ItemFlag.NoItemFlags)
 
-        def listing(_report: Report, _cancel: CancelToken) -> _Listing:
+        def listing(_task: Task) -> _Listing:
             return _Listing(self._browser.listing(path), self._browser.warnings(path))
 
         self._worker.submit(Job(f"List {path}", listing), partial(self._on_listed, item))

@@ -15,7 +15,7 @@ from vdbackup.errors import VdbackupError
 from vdbackup.gui import words
 from vdbackup.gui.jobs.worker import Workers
 from vdbackup.gui.store import Store
-from vdbackup.jobs import CancelToken, Job, Report
+from vdbackup.jobs import Job, Task
 from vdbackup.repository.backup_set import BackupSet
 from vdbackup.repository.model import RecoveryPoint
 from vdbackup.repository.repository import MARKER, Repository
@@ -155,9 +155,7 @@ class Catalogue(QObject):
             self._waiting[folder] = job
             self._workers.reader(folder).submit(job, partial(self._on_read, folder))
 
-    def _read_now(
-        self, folder: Path, sources: Sequence[KnownSource], _report: Report, _cancel: CancelToken
-    ) -> list[Entry]:
+    def _read_now(self, folder: Path, sources: Sequence[KnownSource], _task: Task) -> list[Entry]:
         self._waiting.pop(folder, None)
         return read(folder, sources)
 

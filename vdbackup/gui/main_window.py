@@ -287,9 +287,9 @@ class MainWindow(QMainWindow):
         def opened(job: Job) -> None:
             if job.error:
                 self.jobs.refuse(title, job.error)
-            elif job.result is not None:
-                self.store.update(lambda settings: settings.with_repository(job.result))
-                self.catalogue.refresh(job.result)
+            elif (repository := job.result) is not None:
+                self.store.update(lambda settings: settings.with_repository(repository))
+                self.catalogue.refresh(repository)
 
         job = Job(title, partial(work.open_backups, Path(folder)))
         self.workers.reader(None).submit(job, opened)

@@ -26,7 +26,7 @@ from vdbackup.gui.plan_dialog import PlanDialog
 from vdbackup.gui.restore_dialog import RestoreDialog
 from vdbackup.gui.source_questions import FormatDialog, OtherSourceDialog
 from vdbackup.gui.store import Store
-from vdbackup.jobs import CancelToken, Job, JobState, Plan, Report, patient
+from vdbackup.jobs import Job, JobState, Plan, Task, patient
 from vdbackup.operations import backup, policy, promote
 from vdbackup.operations.backup import AUTO, BackupRequest
 from vdbackup.operations.machines import Machines
@@ -36,7 +36,7 @@ from vdbackup.repository.model import RecoveryPoint
 from vdbackup.repository.repository import Repository
 from vdbackup.settings import KnownSource
 
-Work = Callable[[Report, CancelToken], Any]
+Work = Callable[[Task], Any]
 
 
 class Form(Protocol):
@@ -107,7 +107,7 @@ class Operations(QObject):
         def ended(job: Job) -> None:
             if job.error:
                 clarify(job.error)
-            made = job.result.value if job.state is JobState.FINISHED else None
+            made = job.outcome().value if job.state is JobState.FINISHED else None
             if made and made.to_be_tested:
                 called = entry.title if entry.shares_name else made.set_name
                 self._test(entry.repository, made.set_name, made.point, called)
@@ -147,11 +147,11 @@ class Operations(QObject):
             if job.state is not JobState.FINISHED:
                 return
             if self._store.value.ask_before_backup:
-                self._ask(title, "Back up", job.result, start, silence=True)
+                self._ask(title, "Back up", job.outcome(), start, silence=True)
             else:
                 start(None)
 
-        job = Job(f"Plan: {title}", lambda _report, _cancel: backup.plan(request))
+        job = Job(f"Plan: {title}", lambda _task: backup.plan(request))
         self._workers.reader(entry.repository).submit(job, planned)
 
     def _clarify(
@@ -323,7 +323,7 @@ class Operations(QObject):
         title: str,
         verb: str,
         make: Callable[[Repository, str], Plan],
-        doing: Callable[[Any, Report, CancelToken], Any],
+        doing: Callable[[Any, Task], Any],
     ) -> None:
         """Plan something about a set that exists, ask, do it."""
 
@@ -359,13 +359,11 @@ class Operations(QObject):
                 if not clarify(job.error):
                     self.refused.emit(title, job.error)
             elif job.state is JobState.FINISHED and asks:
-                self._ask(title, verb, job.result, start, silence)
+                self._ask(title, verb, job.outcome(), start, silence)
             elif job.state is JobState.FINISHED:
-                start(job.result)
+                start(job.outcome())
 
-        self._workers.reader(repository).submit(
-            Job(f"Plan: {title}", lambda _report, _cancel: make()), ask
-        )
+        self._workers.reader(repository).submit(Job(f"Plan: {title}", lambda _task: make()), ask)
 
     def _ask(
         self, title: str, verb: str, plan: Plan, start: Callable[[Any], None], silence: bool

@@ -16,7 +16,7 @@ from pathlib import Path
 from vdbackup.backup import capture
 from vdbackup.backup.belonging import said_before
 from vdbackup.backup.capture import AUTO, CapturePlan
-from vdbackup.jobs import CancelToken, Report
+from vdbackup.jobs import Task
 from vdbackup.operations import placement, policy
 from vdbackup.operations.machines import Machines
 from vdbackup.repository.model import BootTests, Policy, RecoveryPoint
@@ -114,7 +114,7 @@ def plan(request: BackupRequest) -> CapturePlan:
         return plan
 
 
-def run(plan: CapturePlan, machines: Machines, report: Report, cancel: CancelToken) -> BackupResult:
+def run(plan: CapturePlan, machines: Machines, task: Task) -> BackupResult:
     """Make the point, and make it ready to boot. Closes the plan's source when it is read.
 
     A capture that fails or is cancelled leaves all as it was. Cancelled later, the point stays.
@@ -122,27 +122,23 @@ def run(plan: CapturePlan, machines: Machines, report: Report, cancel: CancelTok
     from vdbackup.recovery.retarget.policy import for_new_point  # late: it takes long to import
 
     with plan.source:
-        made = capture.run(plan, report, cancel)
+        made = capture.run(plan, task)
     repository, name = plan.repository, made.set_name
-    trouble = for_new_point(
-        repository, name, made.point.id, machines.sessions_folder, report, cancel
-    )
+    trouble = for_new_point(repository, name, made.point.id, machines.sessions_folder, task)
     return BackupResult(
         repository,
         name,
         made.point,
         made.notes,
         (*made.warnings, *trouble),
-        made.policy.boot_test is BootTests.EACH and not cancel.cancelled,
+        made.policy.boot_test is BootTests.EACH and not task.cancel.cancelled,
     )
 
 
-def back_up(
-    request: BackupRequest, machines: Machines, report: Report, cancel: CancelToken
-) -> BackupResult:
+def back_up(request: BackupRequest, machines: Machines, task: Task) -> BackupResult:
     """Plan anew and run: where nothing was shown, or what was shown may be out of date."""
     with planned(request) as plan:
-        return run(plan, machines, report, cancel)
+        return run(plan, machines, task)
 
 
 def _with_policy(plan: CapturePlan, change: policy.Change) -> CapturePlan:

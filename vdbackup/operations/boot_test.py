@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from vdbackup.errors import NoSystem
-from vdbackup.jobs import CancelToken, Report
+from vdbackup.jobs import Task
 from vdbackup.repository.model import BootTest
 from vdbackup.repository.repository import Repository
 
@@ -18,8 +18,7 @@ def run(
     set_name: str,
     point_id: str,
     wish: Wish,
-    report: Report,
-    cancel: CancelToken,
+    task: Task,
 ) -> BootTest | NoSystem:
     """Boot a point unseen, and record what came of it; NoSystem where there is nothing to boot.
 
@@ -28,6 +27,6 @@ def run(
     from vdbackup.recovery.boot_test import boot_test  # late: it takes long to import
 
     try:
-        return boot_test.run(repository, set_name, point_id, wish, report, cancel)
+        return boot_test.run(repository, set_name, point_id, wish, task)
     except NoSystem as error:
         return error

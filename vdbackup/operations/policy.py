@@ -11,7 +11,7 @@ from typing import Final, Literal
 
 from vdbackup.backup import retention
 from vdbackup.errors import BackupError
-from vdbackup.jobs import CancelToken, Plan, Report
+from vdbackup.jobs import Plan, Task
 from vdbackup.repository.backup_set import BackupSet
 from vdbackup.repository.model import BootTests, Policy, RecoveryPoint
 from vdbackup.repository.repository import Repository
@@ -104,13 +104,13 @@ def plan(repository: Repository, set_name: str | None, change: Change) -> Policy
     )
 
 
-def run(plan: PolicyPlan, _report: Report, cancel: CancelToken) -> PolicyResult:
+def run(plan: PolicyPlan, task: Task) -> PolicyResult:
     """Change the policy. What others have changed of it meanwhile stays.
 
     Raises BackupError where more would go by now than was shown.
     """
     repository, name = plan.repository, plan.set_name
-    with repository.lock(f"changing the policy of {name}", cancel):
+    with repository.lock(f"changing the policy of {name}", task.cancel):
         backup_set = repository.set(name)
         now = backup_set.settings.policy
         wanted = plan.change.of(now)

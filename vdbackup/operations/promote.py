@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from vdbackup.backup import promote
 from vdbackup.errors import PlanOutdated
-from vdbackup.jobs import CancelToken, Plan, Report
+from vdbackup.jobs import Plan, Task
 from vdbackup.recovery.sessions.elsewhere import name_of
 from vdbackup.recovery.sessions.folder import SavedSession, SessionFolder
 from vdbackup.repository.model import RecoveryPoint
@@ -79,7 +79,7 @@ def plan(saved: SavedSession, *, not_running: bool = False) -> PromotionPlan:
     )
 
 
-def run(plan: PromotionPlan, report: Report, cancel: CancelToken) -> PromotionResult:
+def run(plan: PromotionPlan, task: Task) -> PromotionResult:
     """Make the point, let the session go, and make the point ready to boot.
 
     If it fails or is cancelled before the session goes, that stays as it is.
@@ -94,9 +94,9 @@ def run(plan: PromotionPlan, report: Report, cancel: CancelToken) -> PromotionRe
                 f"The machine of {saved.title} is on other disks than it was.",
                 "Look at what would be done now, and decide again.",
             )
-        point = promote.run(promotion, report, cancel)
+        point = promote.run(promotion, task)
         machine.check_still()
         folder.remove()
     repository, name = promotion.repository, promotion.set_name
-    trouble = for_new_point(repository, name, point.id, saved.folder.parent, report, cancel)
+    trouble = for_new_point(repository, name, point.id, saved.folder.parent, task)
     return PromotionResult(repository, name, point, trouble)

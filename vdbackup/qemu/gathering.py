@@ -26,7 +26,7 @@ from vdbackup.disks.extents import BlockMap
 from vdbackup.disks.transfer import Read, transfer_in_order
 from vdbackup.durable import free_room
 from vdbackup.errors import CannotBoot, PointUnreadable, Remedy
-from vdbackup.jobs import CancelToken, silent
+from vdbackup.jobs import Task
 
 MOST_FILES = 256
 """Files of a chain that QEMU is given as they are, where it may have so many."""
@@ -89,8 +89,7 @@ def gathered(folder: Path, chain: Chain) -> Files:
                 _reading(chain),
                 append,
                 phase="Gather small layers",
-                report=silent,
-                cancel=CancelToken(),
+                task=Task(),
             )
         flat = BlockMap(flat.size, flat.starts, layers.astype(np.int32), hosts)
         paths = [*(path for path, gone in zip(paths, small, strict=True) if not gone), own]

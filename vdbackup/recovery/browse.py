@@ -12,7 +12,7 @@ from pathlib import Path
 
 from vdbackup.disks.chain import Chain
 from vdbackup.errors import GuestUnreadable, NotInPoint, RecoveryError, TooManyFiles
-from vdbackup.jobs import CancelToken, Report
+from vdbackup.jobs import Task
 from vdbackup.text import printable
 from vdbackup.volumes.filesystems.node import Kind, Node, Stat, guarded, reading
 from vdbackup.volumes.volumes import Volume, Volumes
@@ -110,9 +110,7 @@ class FileBrowser:
             entries.append(_entry(child, f"{prefix}/{child.name}"))
         return sorted(entries, key=lambda entry: entry.name)
 
-    def extract(
-        self, paths: Sequence[str], destination: Path, report: Report, cancel: CancelToken
-    ) -> tuple[str, ...]:
+    def extract(self, paths: Sequence[str], destination: Path, task: Task) -> tuple[str, ...]:
         """Copy files and folders, with all that is in them, into a folder.
 
         Contents, times and permissions come back; owners, attributes and hard links do not, and
@@ -121,8 +119,7 @@ class FileBrowser:
         Args:
             paths: of what to copy; "/" stands for all that it shows.
             destination: a folder; is made if it does not exist.
-            report: bytes written.
-            cancel: looked at for each file and each MiB.
+            task: what it reports to, and what stops it.
 
         Returns:
             Sentences that say what was left out, and what may not be the newest.
@@ -150,7 +147,7 @@ class FileBrowser:
                     unreadable.append(error.title)
         if unreadable and not items:
             raise GuestUnreadable(unreadable[0], "Nothing was extracted.")
-        left_out = extract(items, destination, report, cancel)
+        left_out = extract(items, destination, task)
         return (*self.warnings(paths), *unreadable, *left_out)
 
     @property

@@ -25,7 +25,7 @@ import numpy as np
 
 from vdbackup.disks.extents import runs_of
 from vdbackup.errors import Cancelled, NothingExtracted, RecoveryError, TargetExists, UnfitTarget
-from vdbackup.jobs import CancelToken, Progress, Report
+from vdbackup.jobs import CancelToken, Progress, Task
 from vdbackup.text import printable
 from vdbackup.volumes.filesystems.node import (
     Content,
@@ -66,21 +66,19 @@ class Item:
     node: Node
 
 
-def extract(
-    items: Sequence[Item], destination: Path, report: Report, cancel: CancelToken
-) -> tuple[str, ...]:
+def extract(items: Sequence[Item], destination: Path, task: Task) -> tuple[str, ...]:
     """Copy items into a folder; see `FileBrowser.extract`."""
     _check_room(items, destination)
-    report(Progress(0, "Counting", 0, 0))
+    task.phase("Counting", 0, 0)
     measure = _Measure()
     for item in items:
-        _Walk(measure, cancel).run(item)
+        _Walk(measure, task.cancel).run(item)
     destination.mkdir(parents=True, exist_ok=True)
     top = os.open(destination, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    writer = _Writer(top, measure.total, report, cancel)
+    writer = _Writer(top, measure.total, task)
     try:
         for item in items:
-            _Walk(writer, cancel).run(item)
+            _Walk(writer, task.cancel).run(item)
         writer.finish()
     except Cancelled:
         raise Cancelled(advice=f"What had been extracted until then is in {destination}.") from None
@@ -253,12 +251,12 @@ class _Writer:
         made: number of files, folders and links.
     """
 
-    def __init__(self, top: int, total: int, report: Report, cancel: CancelToken) -> None:
+    def __init__(self, top: int, total: int, task: Task) -> None:
         self.warnings: list[str] = []
         self.made = 0
         self._folders = [_Folder(top)]
         self._done, self._total = 0, total
-        self._report, self._cancel = report, cancel
+        self._report, self._cancel = task.report, task.cancel
 
     def finish(self) -> None:
         """Make the links that belong into the topmost folder."""
@@ -382,7 +380,7 @@ class _Writer:
     def _reach(self, done: int) -> None:
         if done != self._done:
             self._done = done
-            self._report(Progress(0, "Extracting", done, self._total))
+            self._report(Progress("Extracting", done, self._total))
 
 
 def _read(content: Content, offset: int, length: int) -> bytes:

@@ -27,7 +27,7 @@ from vdbackup.disks.transfer import transfer, transfer_in_order, write_blocks
 from vdbackup.errors import Damaged, RecoveryError, Remedy, TargetExists, UnfitTarget, UsageError
 from vdbackup.guest.hardware import Hardware
 from vdbackup.guest.model import System
-from vdbackup.jobs import CancelToken, Plan, Report, readable_size
+from vdbackup.jobs import Plan, Task, readable_size
 from vdbackup.recovery import other_hardware, packages
 from vdbackup.recovery.ovf import Appliance
 from vdbackup.recovery.packages import PACKAGES, Output, PackageFormat
@@ -201,7 +201,7 @@ def format_of(target: Path) -> str:
     return suffix if suffix in (*BACKUP_FORMATS, PackageFormat.OVA) else DiskFormat.RAW
 
 
-def run(plan: RestorePlan, report: Report, cancel: CancelToken) -> tuple[str, ...]:
+def run(plan: RestorePlan, task: Task) -> tuple[str, ...]:
     """Restore; sentences about what was damaged (only with `ignore_damage`).
 
     A file is written beside its name and renamed when it is whole and durable. Nobody changes
@@ -209,24 +209,23 @@ def run(plan: RestorePlan, report: Report, cancel: CancelToken) -> tuple[str, ..
     """
     doing = f"restoring a point to {plan.target}"
     with claims.reading(plan.repository, plan.set_name, [plan.point_id], doing) as backup_set:
-        return _restored(backup_set, backup_set.point(plan.point_id), plan, report, cancel)
+        return _restored(backup_set, backup_set.point(plan.point_id), plan, task)
 
 
 def _restored(
     backup_set: BackupSet,
     point: RecoveryPoint,
     plan: RestorePlan,
-    report: Report,
-    cancel: CancelToken,
+    task: Task,
 ) -> tuple[str, ...]:
     if plan.target.is_block_device():
-        return _to_device(backup_set, point, plan, report, cancel)
+        return _to_device(backup_set, point, plan, task)
     check_same(plan.target, plan.found)
     with (
         new_file(plan.target, plan.found) as path,
         _created(path, backup_set, point, plan) as disk,
     ):
-        warnings = _write(backup_set, point, plan, disk, report, cancel)
+        warnings = _write(backup_set, point, plan, disk, task)
         if plan.disk_format is DiskFormat.RAW and point.exact_size is not None:
             os.truncate(path, point.exact_size)  # the rest was not the source's
     return (*warnings, *plan.notes)
@@ -273,15 +272,14 @@ def _to_device(
     backup_set: BackupSet,
     point: RecoveryPoint,
     plan: RestorePlan,
-    report: Report,
-    cancel: CancelToken,
+    task: Task,
 ) -> tuple[str, ...]:
     """Write over a device, which is nobody else's meanwhile."""
     with held_device(plan.target) as fd:
         check_same(plan.target, plan.found)
         device = open_disk(plan.target, DiskFormat.RAW, writable=True)
         try:
-            warnings = _write(backup_set, point, plan, device, report, cancel)
+            warnings = _write(backup_set, point, plan, device, task)
         finally:
             device.close()
         wipe_rest(fd, point.virtual_size)
@@ -294,8 +292,7 @@ def _write(
     point: RecoveryPoint,
     plan: RestorePlan,
     disk: Output,
-    report: Report,
-    cancel: CancelToken,
+    task: Task,
 ) -> tuple[str, ...]:
     """All of the point's data into an open disk; on a device the zeros too."""
     with backup_set.open_chain(point) as chain, backup_set.open_digests(point) as digests:
@@ -309,7 +306,7 @@ def _write(
 
         in_order = _is_in_order(plan.disk_format)
         move = transfer_in_order if in_order else transfer
-        move(ranges, chain.readinto, put, phase="Restore", report=report, cancel=cancel)
+        move(ranges, chain.readinto, put, phase="Restore", task=task)
     disk.flush()
     return check.warnings()
 

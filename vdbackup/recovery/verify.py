@@ -20,7 +20,7 @@ from vdbackup.disks.chain import Chain
 from vdbackup.disks.extents import aligned, runs_of, total, union
 from vdbackup.disks.transfer import transfer
 from vdbackup.errors import READ_ONLY, DiskError, PointNotFound, RepositoryLocked, VdbackupError
-from vdbackup.jobs import CancelToken, Plan, Report, patient
+from vdbackup.jobs import Plan, Task, patient
 from vdbackup.repository import claims
 from vdbackup.repository.backup_set import BackupSet, check_size
 from vdbackup.repository.digests import BLOCK, DigestFold, differ, digest_blocks
@@ -91,7 +91,7 @@ def plan(
     )
 
 
-def run(plan: VerifyPlan, report: Report, cancel: CancelToken) -> list[Verdict]:
+def run(plan: VerifyPlan, task: Task) -> list[Verdict]:
     """Verify, then record each point's verdict in its manifest, where that can be written.
 
     Nothing is locked while it reads: backups are made meanwhile. The verdicts are recorded when
@@ -102,27 +102,25 @@ def run(plan: VerifyPlan, report: Report, cancel: CancelToken) -> list[Verdict]:
     doing = f"verifying {plan.set_name}"
     with claims.reading(plan.repository, plan.set_name, plan.point_ids, doing) as backup_set:
         found = {
-            layer.id: _check_layer(backup_set, layer, report, cancel)
+            layer.id: _check_layer(backup_set, layer, task)
             for layer in _layers(backup_set, plan.point_ids).values()
         }
         concerned = _Verdicts(backup_set, found)
         points = [backup_set.point(point_id) for point_id in plan.point_ids]
         verdicts = [Verdict(point, concerned.of(point)) for point in points]
-    _record(plan, verdicts, report, cancel)
+    _record(plan, verdicts, task)
     return verdicts
 
 
-def _record(
-    plan: VerifyPlan, verdicts: Sequence[Verdict], report: Report, cancel: CancelToken
-) -> None:
+def _record(plan: VerifyPlan, verdicts: Sequence[Verdict], task: Task) -> None:
     """Note what was found of the points that are still what was read.
 
     A repository that cannot be written to takes no notes: that is no reason not to read it.
     """
     at = _now()
 
-    def note(_report: Report, cancel: CancelToken) -> None:
-        with plan.repository.lock(f"recording a verification of {plan.set_name}", cancel):
+    def note(task: Task) -> None:
+        with plan.repository.lock(f"recording a verification of {plan.set_name}", task.cancel):
             now = {point.id: point for point in plan.repository.set(plan.set_name).points}
             for verdict in verdicts:
                 point = now.get(verdict.point.id)
@@ -131,7 +129,7 @@ def _record(
                     plan.repository.save_point(plan.set_name, checked)
 
     try:
-        patient(note, of=RepositoryLocked)(report, cancel)
+        patient(note, of=RepositoryLocked)(task)
     except PointNotFound as error:  # somebody has taken the set away: what was read was so
         log.warning("the verification of %s is not recorded: %s", plan.set_name, error)
     except OSError as error:
@@ -165,9 +163,7 @@ def _layers(backup_set: BackupSet, point_ids: tuple[str, ...]) -> dict[str, Reco
     return layers
 
 
-def _check_layer(
-    backup_set: BackupSet, layer: RecoveryPoint, report: Report, cancel: CancelToken
-) -> list[Finding]:
+def _check_layer(backup_set: BackupSet, layer: RecoveryPoint, task: Task) -> list[Finding]:
     try:
         backup_set.check_layer(layer)
         data = Chain.alone(backup_set.disk_path(layer), backup_set.settings.format)
@@ -183,12 +179,10 @@ def _check_layer(
         except VdbackupError as error:
             return [Finding(layer.digests, None, 0, error.title)]
         with digests:
-            return _compare(layer, data, digests, report, cancel)
+            return _compare(layer, data, digests, task)
 
 
-def _compare(
-    layer: RecoveryPoint, data: Chain, digests: DigestFold, report: Report, cancel: CancelToken
-) -> list[Finding]:
+def _compare(layer: RecoveryPoint, data: Chain, digests: DigestFold, task: Task) -> list[Finding]:
     stored = aligned(data.layers[0].block_map().own_ranges(), BLOCK, data.size)
     if layer.parent is None:  # a base owns the whole disk; what it does not store reads as zeros
         stored = aligned(data.map.data_ranges(), BLOCK, data.size)
@@ -226,8 +220,7 @@ def _compare(
         read,
         check,
         phase=f"Verify point {layer.sequence}",
-        report=report,
-        cancel=cancel,
+        task=task,
     )
     stretches = union(np.array(unknown, np.int64).reshape(-1, 2), np.empty((0, 2), np.int64))
     return [

@@ -19,7 +19,7 @@ from vdbackup.gui.jobs.pace import Pace
 from vdbackup.gui.jobs.panel import JobsPanel
 from vdbackup.gui.jobs.worker import Throttle, Worker
 from vdbackup.gui.quit_dialog import QuitDialog
-from vdbackup.jobs import CancelToken, Job, JobState, Progress, Report, silent
+from vdbackup.jobs import Job, JobState, Progress, Task
 from vdbackup.repository.repository import Repository
 
 
@@ -38,11 +38,11 @@ class Gate:
         self.entered = threading.Event()
         self.opened = threading.Event()
 
-    def __call__(self, report: Report, cancel: CancelToken) -> str:
+    def __call__(self, task: Task) -> str:
         self.entered.set()
-        report(Progress(0, "Wait", 5 << 30, 10 << 30))
+        task.phase("Wait", 5 << 30, 10 << 30)
         while not self.opened.wait(0.01):
-            cancel.check()
+            task.check()
         return "through"
 
 
@@ -62,7 +62,7 @@ def test_more_than_four_gibibytes_arrive_as_they_were_sent(worker: Worker, qtbot
         job = worker.submit(Job("long", gate))
     gate.opened.set()
     qtbot.waitUntil(lambda: job.state is JobState.FINISHED)
-    assert heard.args == [Progress(job.id, "Wait", 5 << 30, 10 << 30)]
+    assert heard.args == [job, Progress("Wait", 5 << 30, 10 << 30)]
 
 
 def test_progress_is_passed_on_ten_times_a_second() -> None:
@@ -98,7 +98,7 @@ def test_a_running_job_stops_when_it_is_cancelled(worker: Worker, qtbot: QtBot) 
 
 
 def test_a_failed_job_does_not_end_its_thread(worker: Worker, qtbot: QtBot) -> None:
-    def fail(_report: Report, _cancel: CancelToken) -> None:
+    def fail(_task: Task) -> None:
         raise BackupError("It went wrong.", "Try again.")
 
     worker.submit(Job("fails", fail))
@@ -191,8 +191,8 @@ def test_the_window_closes_when_all_is_done_if_that_is_wanted(user: User, reposi
 def test_what_fails_on_the_way_keeps_the_window_open(user: User, repository: Path) -> None:
     gate = Gate()
 
-    def fail(report: Report, cancel: CancelToken) -> None:
-        gate(report, cancel)
+    def fail(task: Task) -> None:
+        gate(task)
         raise BackupError("It went wrong.", "Try again.")
 
     user.window.workers.writer(repository).submit(Job("Fail", fail))
@@ -209,8 +209,8 @@ def test_work_that_is_done_is_no_failure_where_machines_cannot_be_linked_anew(
     tmp_path: Path,
 ) -> None:
     done = Outcome("Done.", warnings=("Look.",))
-    both = work.and_relink(lambda _report, _cancel: done, tmp_path / "unplugged", tmp_path)
-    outcome = both(silent, CancelToken())
+    both = work.and_relink(lambda _task: done, tmp_path / "unplugged", tmp_path)
+    outcome = both(Task())
     assert outcome.sentence == "Done."
     look, why = outcome.warnings
     assert look == "Look."

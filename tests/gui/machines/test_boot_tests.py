@@ -11,7 +11,7 @@ from PySide6.QtWidgets import QLabel
 from tests.gui.user import User
 from vdbackup.gui.machines import boot_picture
 from vdbackup.gui.settings_dialog import SettingsDialog
-from vdbackup.jobs import CancelToken, silent
+from vdbackup.jobs import Task
 from vdbackup.repository.repository import Repository
 
 
@@ -77,16 +77,16 @@ def test_a_disk_of_data_is_said_to_hold_no_system_and_is_not_marked(
 def test_a_picture_that_is_none_is_not_shown(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "0001-boot.png").write_bytes(content)
     for name in ("0001-boot.png", "0002-boot.png"):
-        assert boot_picture.read(tmp_path / name, silent, CancelToken()).isNull()
+        assert boot_picture.read(tmp_path / name, Task()).isNull()
 
 
 def test_a_picture_that_is_a_link_is_not_followed(tmp_path: Path) -> None:
     image = QImage(8, 8, QImage.Format.Format_RGB32)
     image.fill(0)
     assert image.save(str(tmp_path / "0001-boot.png"), "PNG")
-    assert not boot_picture.read(tmp_path / "0001-boot.png", silent, CancelToken()).isNull()
+    assert not boot_picture.read(tmp_path / "0001-boot.png", Task()).isNull()
     (tmp_path / "0002-boot.png").symlink_to("0001-boot.png")
-    assert boot_picture.read(tmp_path / "0002-boot.png", silent, CancelToken()).isNull()
+    assert boot_picture.read(tmp_path / "0002-boot.png", Task()).isNull()
 
 
 def _take_boot_code(disk: Path) -> None:

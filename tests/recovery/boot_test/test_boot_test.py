@@ -17,7 +17,7 @@ from vdbackup.disks.qemu_locks import is_open as used_by_vm
 from vdbackup.errors import Cancelled, NoSystem, UsageError
 from vdbackup.guest import hardware
 from vdbackup.guest.hardware import Controller
-from vdbackup.jobs import CancelToken, Job, JobState, Progress, silent
+from vdbackup.jobs import CancelToken, Job, JobState, Progress, Task
 from vdbackup.recovery.boot_test import boot_test
 from vdbackup.recovery.boot_test.boot_test import Wish
 from vdbackup.recovery.retarget.policy import for_new_point
@@ -55,9 +55,7 @@ def wish(
 def outcome(lab: Lab, sign: str = "auto", limit: float = LIMIT, **more: Any) -> BootTest:
     """The result of testing the newest point; it is what the manifest says."""
     point = lab.set.points[-1]
-    said = boot_test.run(
-        lab.repository, "disk", point.id, wish(lab, sign, limit, **more), silent, CancelToken()
-    )
+    said = boot_test.run(lab.repository, "disk", point.id, wish(lab, sign, limit, **more), Task())
     assert newest(lab).boot_tested == said
     assert not list(lab.folder.glob("sessions/*"))
     return said
@@ -121,14 +119,14 @@ def test_a_disk_of_data_is_not_tested_and_its_points_are_not_marked(lab: Lab) ->
     for _ in range(2):
         point = newest(lab)
         with pytest.raises(NoSystem, match="no system to boot"):
-            boot_test.run(lab.repository, "disk", point.id, wish(lab), silent, CancelToken())
+            boot_test.run(lab.repository, "disk", point.id, wish(lab), Task())
         assert newest(lab).boot_tested is None
         lab.backup()
 
 
 def test_a_disk_that_has_lost_its_system_does_not_boot(demo: Lab, tmp_path: Path) -> None:
     point = newest(demo)
-    for_new_point(demo.repository, "disk", point.id, tmp_path / "s", silent, CancelToken())
+    for_new_point(demo.repository, "disk", point.id, tmp_path / "s", Task())
     with demo.image.open("rb+") as file:
         file.write(bytes(512))
     demo.backup()
@@ -208,9 +206,7 @@ def test_a_test_gives_way_to_a_backup_and_starts_anew(lab: Lab, tmp_path: Path) 
     seen = Phases()
     job = Job(
         "test",
-        lambda report, cancel: boot_test.run(
-            lab.repository, "disk", newest(lab).id, wish(lab), report, cancel
-        ),
+        lambda task: boot_test.run(lab.repository, "disk", newest(lab).id, wish(lab), task),
     )
     thread = threading.Thread(target=job.run, args=(seen.follow,))
     thread.start()
@@ -242,7 +238,7 @@ def test_the_machine_gives_way_to_other_programs(lab: Lab, tmp_path: Path) -> No
             cancel.cancel()
 
     with pytest.raises(Cancelled):
-        boot_test.run(lab.repository, "disk", newest(lab).id, wish(lab), look, cancel)
+        boot_test.run(lab.repository, "disk", newest(lab).id, wish(lab), Task(look, cancel))
     assert nice == [str(min(os.nice(0) + 10, 19))]  # beyond that of who runs the tests
     assert idle == ["idle"]
 
@@ -254,9 +250,7 @@ def test_a_merge_does_not_fail_for_a_test_that_gives_way(lab: Lab, tmp_path: Pat
     seen = Phases()
     job = Job(
         "test",
-        lambda report, cancel: boot_test.run(
-            lab.repository, "disk", newest(lab).id, wish(lab), report, cancel
-        ),
+        lambda task: boot_test.run(lab.repository, "disk", newest(lab).id, wish(lab), task),
     )
     thread = threading.Thread(target=job.run, args=(seen.follow,))
     thread.start()
@@ -338,8 +332,7 @@ def test_a_kernel_that_was_given_too_little_time_is_tried_again(lab: Lab) -> Non
         "disk",
         newest(lab).id,
         wish,
-        lambda progress: phases.append(progress.phase),
-        CancelToken(),
+        Task(lambda progress: phases.append(progress.phase)),
     )
     assert not said.ok
     assert phases.count("Starting") == boot_test.MOST_TRIES

@@ -18,7 +18,7 @@ from tests.guests import debian
 from tests.guests.cache import run
 from tests.guests.debian import ALIVE, Debian
 from vdbackup.errors import Cancelled, RecoveryError
-from vdbackup.jobs import CancelToken, Progress, silent
+from vdbackup.jobs import CancelToken, Progress, Task
 from vdbackup.recovery.retarget import retarget
 from vdbackup.recovery.retarget.linux import appliance
 from vdbackup.recovery.retarget.policy import for_new_point
@@ -51,7 +51,7 @@ class Machine(Lab):
         self, point: RecoveryPoint, wish: str, cancel: CancelToken | None = None
     ) -> RetargetReport | None:
         plan = retarget.plan(self.repository, "disk", point.id, wish)
-        return retarget.run(plan, self.sessions, silent, cancel or CancelToken())
+        return retarget.run(plan, self.sessions, Task(cancel=cancel or CancelToken()))
 
     def boot(self, point: RecoveryPoint) -> str:
         """What the guest says once it is up, on the hardware that the report names."""
@@ -186,9 +186,7 @@ def test_new_point_that_no_hardware_boots_as_it_is_is_changed_at_backup_time(
     for path in ("/etc/fstab", "/boot/grub/grub.cfg"):
         rename_root(machine.image, guest, path)
     point = machine.backup()
-    said = for_new_point(
-        machine.repository, "disk", point.id, machine.sessions, silent, CancelToken()
-    )
+    said = for_new_point(machine.repository, "disk", point.id, machine.sessions, Task())
     assert said == ()
     report = load(machine.set, point)
     assert report is not None
@@ -233,9 +231,7 @@ def test_new_point_that_boots_as_it_is_gets_a_report_and_an_empty_overlay(
 ) -> None:
     point = machine.set.points[-1]
     before = sha256(machine.overlay(point))
-    said = for_new_point(
-        machine.repository, "disk", point.id, machine.sessions, silent, CancelToken()
-    )
+    said = for_new_point(machine.repository, "disk", point.id, machine.sessions, Task())
     assert said == ()
     report = load(machine.set, point)
     assert report is not None
@@ -247,7 +243,7 @@ def test_new_point_that_boots_as_it_is_gets_a_report_and_an_empty_overlay(
 def test_policy_can_say_that_nothing_is_done(machine: Machine) -> None:
     point = machine.set.points[-1]
     machine.repository.set_policy("disk", Policy(retarget=False))
-    for_new_point(machine.repository, "disk", point.id, machine.sessions, silent, CancelToken())
+    for_new_point(machine.repository, "disk", point.id, machine.sessions, Task())
     machine.repository.set_policy("disk", Policy())
     assert load(machine.set, point) is None
 
@@ -272,7 +268,7 @@ def test_cancel_leaves_the_overlay_as_it_was(machine: Machine) -> None:
     with pytest.raises(Cancelled):
         retarget.retarget(
             machine.repository, "disk", machine.set.points[-1].id, "virtio", machine.sessions,
-            on_start, cancel,
+            Task(on_start, cancel),
         )  # fmt: skip
     assert machine.files == before
 

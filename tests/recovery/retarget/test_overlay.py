@@ -14,7 +14,7 @@ from tests.backup.lab import Lab, noise, sha256
 from tests.oracles import qemu as qemu_io
 from tests.oracles import readers
 from vdbackup.errors import Cancelled
-from vdbackup.jobs import CancelToken, silent
+from vdbackup.jobs import CancelToken, Task
 from vdbackup.qemu import concatenation, qemu
 from vdbackup.recovery.retarget.overlay import publish_overlay
 from vdbackup.repository.digests import BLOCK
@@ -62,7 +62,7 @@ def test_overlay_holds_what_the_scratch_disk_held_and_no_more(lab: Lab) -> None:
     layers = [sha256(lab.layer(each)) for each in lab.set.points]
     at, zeros, patch = 5 * BLOCK + 1000, 2 * BLOCK, 9 * BLOCK + 17
     disk = scratch(lab, point, f"write -P 7 {at - at % 512} 1024", f"write -z {zeros} {BLOCK}")
-    publish_overlay(lab.set, point, disk, {patch: b"patched"}, silent, CancelToken())
+    publish_overlay(lab.set, point, disk, {patch: b"patched"}, Task())
     wanted = written(
         lab, point, (at - at % 512, b"\7" * 1024), (zeros, bytes(BLOCK)), (patch, b"patched")
     )
@@ -80,7 +80,7 @@ def test_scratch_disk_that_changed_nothing_makes_an_empty_overlay(lab: Lab) -> N
     block = lab.folder / "same"
     block.write_bytes(same)
     disk = scratch(lab, point, f"write -s {block} 0 {2 * BLOCK}")
-    publish_overlay(lab.set, point, disk, {}, silent, CancelToken())
+    publish_overlay(lab.set, point, disk, {}, Task())
     own = lab.open(lab.overlay(point))
     assert len(own.block_map().own_ranges()) == 0
     own.close()
@@ -89,7 +89,7 @@ def test_scratch_disk_that_changed_nothing_makes_an_empty_overlay(lab: Lab) -> N
 
 def test_merge_takes_the_changed_overlay_along(lab: Lab) -> None:
     point = lab.set.points[-1]
-    publish_overlay(lab.set, point, None, {BLOCK: b"retargeted"}, silent, CancelToken())
+    publish_overlay(lab.set, point, None, {BLOCK: b"retargeted"}, Task())
     wanted = written(lab, point, (BLOCK, b"retargeted"))
     merged = lab.merge(point)
     assert merged.overlay == point.overlay
@@ -99,8 +99,8 @@ def test_merge_takes_the_changed_overlay_along(lab: Lab) -> None:
 
 def test_retargeting_again_begins_with_an_empty_overlay(lab: Lab) -> None:
     point = lab.set.points[-1]
-    publish_overlay(lab.set, point, None, {0: b"once"}, silent, CancelToken())
-    publish_overlay(lab.set, point, None, {BLOCK: b"twice"}, silent, CancelToken())
+    publish_overlay(lab.set, point, None, {0: b"once"}, Task())
+    publish_overlay(lab.set, point, None, {BLOCK: b"twice"}, Task())
     wanted = written(lab, point, (BLOCK, b"twice"))
     readers.assert_holds(lab.overlay(point), wanted, lab.disk_format)
 
@@ -117,10 +117,10 @@ def test_failure_and_cancel_leave_the_old_overlay(
     cancelled = CancelToken()
     cancelled.cancel()
     with pytest.raises(Cancelled):
-        publish_overlay(lab.set, point, None, {0: b"x"}, silent, cancelled)
+        publish_overlay(lab.set, point, None, {0: b"x"}, Task(cancel=cancelled))
     assert lab.files == before
     monkeypatch.setattr(os, "rename", fail)
     with pytest.raises(OSError, match="Input/output"):
-        publish_overlay(lab.set, point, None, {0: b"x"}, silent, CancelToken())
+        publish_overlay(lab.set, point, None, {0: b"x"}, Task())
     monkeypatch.undo()
     assert lab.files == before

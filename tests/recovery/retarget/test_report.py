@@ -16,7 +16,7 @@ from vdbackup.backup.quarantine import QUARANTINE
 from vdbackup.errors import RecoveryError, UsageError
 from vdbackup.guest.hardware import Controller, Hardware, Wish
 from vdbackup.guest.model import Guest, Problem, System
-from vdbackup.jobs import CancelToken, silent
+from vdbackup.jobs import CancelToken, Task
 from vdbackup.recovery.boot_test import boot_test
 from vdbackup.recovery.retarget import edits, report, retarget
 from vdbackup.recovery.retarget.policy import for_new_point
@@ -130,11 +130,11 @@ def test_merge_keeps_the_childs_report_and_drops_the_parents(lab: Lab) -> None:
 
 def test_repair_leaves_a_report_that_fits_and_puts_aside_what_does_not(lab: Lab) -> None:
     reported(lab)
-    repair.run(lab.repository.path, silent, CancelToken())
+    repair.run(lab.repository.path, Task())
     assert report.load(lab.set, lab.set.points[-1]) is not None
 
     lab.overlay(lab.set.points[-1]).unlink()  # it is made anew, empty
-    repair.run(lab.repository.path, silent, CancelToken())
+    repair.run(lab.repository.path, Task())
     assert not path_of(lab).exists()
     assert (lab.set_folder / QUARANTINE / path_of(lab).name).exists()
     assert report.load(lab.set, lab.set.points[-1]) is None
@@ -142,7 +142,7 @@ def test_repair_leaves_a_report_that_fits_and_puts_aside_what_does_not(lab: Lab)
 
 def test_repair_puts_aside_a_report_that_nobody_can_read(lab: Lab) -> None:
     path_of(lab).write_text("{")
-    repair.run(lab.repository.path, silent, CancelToken())
+    repair.run(lab.repository.path, Task())
     assert not path_of(lab).exists()
 
 
@@ -156,9 +156,7 @@ def test_number_of_a_report_is_not_given_again(lab: Lab) -> None:
 
 def test_disk_without_a_system_is_only_looked_at(lab: Lab, tmp_path: Path) -> None:
     point = lab.set.points[-1]
-    said = for_new_point(
-        lab.repository, "disk", point.id, tmp_path / "sessions", silent, CancelToken()
-    )
+    said = for_new_point(lab.repository, "disk", point.id, tmp_path / "sessions", Task())
     assert said == ()
     found = report.load(lab.set, point)
     assert found is not None
@@ -173,7 +171,7 @@ def test_empty_overlay_comes_back(lab: Lab, tmp_path: Path) -> None:
     reported(lab)
     plan = retarget.plan(lab.repository, "disk", point.id, "none")
     assert "empty again" in plan.summary
-    assert retarget.run(plan, tmp_path, silent, CancelToken()) is None
+    assert retarget.run(plan, tmp_path, Task()) is None
     assert not path_of(lab).exists()
     lab.check_all()
 
@@ -185,7 +183,7 @@ def test_boot_test_of_what_was_there_before_counts_no_more(
     point = lab.set.points[-1]
     test = BootTest(boot_test.now(), ok=True, sentence="Up.")
     boot_test.record(lab.repository, "disk", point.id, test, b"picture", CancelToken())
-    retarget.retarget(lab.repository, "disk", point.id, wish, tmp_path, silent, CancelToken())
+    retarget.retarget(lab.repository, "disk", point.id, wish, tmp_path, Task())
     (after,) = lab.set.points
     assert after.boot_tested is None
     assert not (lab.set.folder / after.picture).exists()
@@ -197,7 +195,7 @@ def test_wish_for_hardware_that_does_not_exist_is_refused(lab: Lab) -> None:
 
 
 def test_point_that_vanished_is_a_warning(lab: Lab, tmp_path: Path) -> None:
-    said = for_new_point(lab.repository, "disk", "gone", tmp_path, silent, CancelToken())
+    said = for_new_point(lab.repository, "disk", "gone", tmp_path, Task())
     assert len(said) == 1
     assert said[0].startswith("The point is safe, but it was not made ready to boot: ")
 

@@ -15,7 +15,7 @@ from tests.guests import cache
 from tests.guests.debian import ALIVE, Debian
 from tests.recovery.retarget.test_machines import Machine, assert_nothing_is_left
 from vdbackup.errors import Cancelled, RecoveryError
-from vdbackup.jobs import CancelToken, silent
+from vdbackup.jobs import CancelToken, Task
 from vdbackup.recovery.retarget import retarget
 from vdbackup.recovery.retarget.report import load
 from vdbackup.recovery.retarget.virt_v2v import PROGRAM, VIRT_V2V
@@ -32,7 +32,7 @@ def lab(tmp_path: Path) -> Lab:
 
 def retargeted(lab: Lab, cancel: CancelToken | None = None) -> None:
     plan = retarget.plan(lab.repository, "disk", lab.set.points[-1].id, VIRT_V2V)
-    retarget.run(plan, lab.folder / "sessions", silent, cancel or CancelToken())
+    retarget.run(plan, lab.folder / "sessions", Task(cancel=cancel or CancelToken()))
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ from tests.guests import tiny_linux as builder
 from vdbackup.backup import promote
 from vdbackup.errors import RecoveryError
 from vdbackup.guest.hardware import Controller, Wish
-from vdbackup.jobs import CancelToken, silent
+from vdbackup.jobs import Task
 from vdbackup.recovery import restore
 from vdbackup.recovery.sessions import sessions as all_sessions
 from vdbackup.recovery.sessions import vm
@@ -83,11 +83,11 @@ def test_what_a_linux_wrote_is_promoted_restored_and_boots(
 
     ended = promote.EndedSession(saved.id, saved.title, saved.disk, saved.origin.overlay_contents)
     plan = promote.plan(lab.repository, "disk", saved.origin.point, ended)
-    point = promote.run(plan, silent, CancelToken())
+    point = promote.run(plan, Task())
     saved.discard()
     out = tmp_path / "restored.raw"
     restoring = restore.plan(lab.repository, "disk", point.id, out, disk_format="raw")
-    restore.run(restoring, silent, CancelToken())
+    restore.run(restoring, Task())
     assert out.read_bytes() == seen.read_bytes()
     assert 0 < point.stored_bytes < 1 << 20
     lab.moments[point.id] = seen

@@ -21,7 +21,7 @@ from tests.guests import boot_sector
 from vdbackup.backup import promote
 from vdbackup.errors import PointInUse, RecoveryError, RepositoryError, VdbackupError
 from vdbackup.guest.hardware import Controller, Wish
-from vdbackup.jobs import CancelToken, silent
+from vdbackup.jobs import Task
 from vdbackup.recovery.sessions import sessions as all_sessions
 from vdbackup.recovery.sessions import vm
 from vdbackup.recovery.sessions.folder import (
@@ -171,7 +171,7 @@ def test_what_a_machine_wrote_is_promoted_byte_for_byte(
     seen = tmp_path / "seen.raw"
     subprocess.run(["qemu-img", "convert", "-O", "raw", saved.disk, seen], check=True)
     plan = promote.plan(lab.repository, "disk", saved.origin.point, ended(saved))
-    point = promote.run(plan, silent, CancelToken())
+    point = promote.run(plan, Task())
     saved.discard()
     assert point.stored_bytes == BLOCK
     lab.moments[point.id] = seen

@@ -229,10 +229,10 @@ class JobsPanel(QScrollArea):
         if row := self._rows.get(job.id):
             row.begin()
 
-    @Slot(object)
-    def follow(self, progress: Progress) -> None:
+    @Slot(object, object)
+    def follow(self, job: Job, progress: Progress) -> None:
         """Show how far a job is."""
-        if row := self._rows.get(progress.job_id):
+        if row := self._rows.get(job.id):
             row.follow(progress)
 
     @Slot(object)

@@ -16,7 +16,7 @@ from vdbackup.disks.chain import Chain
 from vdbackup.errors import NoSystem, VdbackupError
 from vdbackup.gui import remedies, words
 from vdbackup.gui.jobs.outcome import Outcome
-from vdbackup.jobs import CancelToken, Plan, Report, Work
+from vdbackup.jobs import Plan, Task, Work
 from vdbackup.operations import backup, boot_test, policy, promote, relinking
 from vdbackup.operations.backup import BackupRequest, BackupResult
 from vdbackup.operations.machines import Machines
@@ -44,11 +44,9 @@ def facts(point: RecoveryPoint) -> tuple[str, ...]:
     )
 
 
-def back_up(
-    request: BackupRequest, machines: Machines, report: Report, cancel: CancelToken
-) -> Outcome:
+def back_up(request: BackupRequest, machines: Machines, task: Task) -> Outcome:
     """Make a recovery point; `value` is the BackupResult."""
-    made = backup.back_up(request, machines, report, cancel)
+    made = backup.back_up(request, machines, task)
     return Outcome(
         f"Point #{made.point.sequence} made: {made.point.type.value}, {_stored(made)}.",
         (*facts(made.point), *made.notes),
@@ -69,7 +67,7 @@ def _stored(made: BackupResult) -> str:
     return f"nothing has changed since #{before.sequence}"
 
 
-def open_backups(folder: Path, _report: Report, _cancel: CancelToken) -> Path:
+def open_backups(folder: Path, _task: Task) -> Path:
     """The folder, if it holds backups."""
     return Repository.open(folder).path
 
@@ -82,7 +80,7 @@ def plan_leaving(folder: Path, names: Sequence[str]) -> Plan:
     )
 
 
-def make_demo_disk(image: Path, _report: Report, _cancel: CancelToken) -> Outcome:
+def make_demo_disk(image: Path, _task: Task) -> Outcome:
     """Make the demo disk unless it is there already; `value` is its path."""
     if not image.exists():
         image.parent.mkdir(parents=True, exist_ok=True)
@@ -90,9 +88,9 @@ def make_demo_disk(image: Path, _report: Report, _cancel: CancelToken) -> Outcom
     return Outcome(f"The demo disk is {image}.", value=image)
 
 
-def merge_point(plan: merge.MergePlan, report: Report, cancel: CancelToken) -> Outcome:
+def merge_point(plan: merge.MergePlan, task: Task) -> Outcome:
     """Roll a point into its parent; `value` is the resulting point."""
-    result = merge.run(plan, report, cancel)
+    result = merge.run(plan, task)
     point = result.point
     return Outcome(
         f"Merged: point #{point.sequence} now holds what its parent held.",
@@ -107,8 +105,8 @@ def and_relink(doing: Work, folder: Path, sessions_folder: Path) -> Work:
     What was done stays done where that fails: it is only said, and nothing is begun anew.
     """
 
-    def both(report: Report, cancel: CancelToken) -> object:
-        result = doing(report, cancel)
+    def both(task: Task) -> object:
+        result = doing(task)
         said = relinking.relink(folder, sessions_folder)
         if not isinstance(result, Outcome):
             return result
@@ -117,26 +115,26 @@ def and_relink(doing: Work, folder: Path, sessions_folder: Path) -> Work:
     return both
 
 
-def finish_merges(folder: Path, report: Report, cancel: CancelToken) -> Outcome:
+def finish_merges(folder: Path, task: Task) -> Outcome:
     """Finish what a crash, or a cancel, has left of merges in a repository."""
-    done = merge.recover(Repository.open(folder), report, cancel)
+    done = merge.recover(Repository.open(folder), task)
     return Outcome("What was begun has been looked after.", warnings=tuple(done))
 
 
-def repair(folder: Path, report: Report, cancel: CancelToken) -> Outcome:
+def repair(folder: Path, task: Task) -> Outcome:
     """Finish what was interrupted, and rebuild metadata; what was done is said in the details."""
     from vdbackup.backup import repair
 
-    said = repair.run(folder, report, cancel)
+    said = repair.run(folder, task)
     sentence = f"Repaired: {words.plural(len(said.done), 'thing')} done."
     if not said.done:
         sentence = "Nothing was repaired." if said.undone else "Nothing had to be repaired."
     return Outcome(sentence, tuple(said.done), tuple(said.undone))
 
 
-def delete_point(plan: delete.DeletePlan, report: Report, cancel: CancelToken) -> Outcome:
+def delete_point(plan: delete.DeletePlan, task: Task) -> Outcome:
     """Delete a point."""
-    delete.run(plan, report, cancel)
+    delete.run(plan, task)
     return Outcome(f"Deleted: {', '.join(plan.invalidates)}.", plan.replaces)
 
 
@@ -152,30 +150,26 @@ def plan_discard(saved: SavedSession, written: int) -> Plan:
     )
 
 
-def promote_session(
-    plan: promote.PromotionPlan | None, saved: SavedSession, report: Report, cancel: CancelToken
-) -> Outcome:
+def promote_session(plan: promote.PromotionPlan | None, saved: SavedSession, task: Task) -> Outcome:
     """Make a recovery point of a session, which then goes; `value` is the PromotionResult.
 
     Who agrees to the plan, or is asked when the machine ends, says that it does not run.
     """
-    result = promote.run(plan or promote.plan(saved, not_running=True), report, cancel)
+    result = promote.run(plan or promote.plan(saved, not_running=True), task)
     made = f"Point #{result.point.sequence} made of {saved.title}."
     return Outcome(made, facts(result.point), result.warnings, result)
 
 
-def restore_point(plan: restore.RestorePlan, report: Report, cancel: CancelToken) -> Outcome:
+def restore_point(plan: restore.RestorePlan, task: Task) -> Outcome:
     """Write a point to a file or a device; `value` is the target."""
-    warnings = restore.run(plan, report, cancel)
+    warnings = restore.run(plan, task)
     return Outcome(f"Restored to {plan.target}.", (plan.summary,), warnings, plan.target)
 
 
-def verify_points(
-    folder: Path, set_name: str, ids: tuple[str, ...], report: Report, cancel: CancelToken
-) -> Outcome:
+def verify_points(folder: Path, set_name: str, ids: tuple[str, ...], task: Task) -> Outcome:
     """Check points against their digests; `value` is the verdicts."""
     plan = verify.plan(Repository.open(folder), set_name, ids)
-    verdicts = verify.run(plan, report, cancel)
+    verdicts = verify.run(plan, task)
     bad = [verdict for verdict in verdicts if not verdict.ok]
     if not bad:
         checked = words.plural(len(verdicts), "point")
@@ -191,11 +185,9 @@ def verify_points(
     return Outcome(f"{words.plural(len(verdicts), 'point')} verified.", details, (said,), verdicts)
 
 
-def boots(
-    folder: Path, set_name: str, point_id: str, wish: Wish, report: Report, cancel: CancelToken
-) -> Outcome:
+def boots(folder: Path, set_name: str, point_id: str, wish: Wish, task: Task) -> Outcome:
     """Boot a point unseen; `value` is the BootTest, or the NoSystem."""
-    tested = boot_test.run(Repository.open(folder), set_name, point_id, wish, report, cancel)
+    tested = boot_test.run(Repository.open(folder), set_name, point_id, wish, task)
     if isinstance(tested, NoSystem):  # nothing has failed
         return Outcome(remedies.sentences(tested), value=tested)
     if tested.ok:
@@ -261,14 +253,13 @@ def extract(
     point_id: str,
     paths: Sequence[str],
     destination: Path,
-    report: Report,
-    cancel: CancelToken,
+    task: Task,
 ) -> Outcome:
     """Copy files out of a point; `value` is the destination."""
     from vdbackup.recovery.browse import FileBrowser
 
     with open_point(folder, set_name, point_id, "extracting files of") as chain:
-        warnings = FileBrowser(chain).extract(paths, destination, report, cancel)
+        warnings = FileBrowser(chain).extract(paths, destination, task)
     said = f"{words.plural(len(paths), 'item')} extracted to {destination}."
     return Outcome(said, tuple(paths), tuple(warnings), destination)
 
@@ -279,7 +270,7 @@ def plan_policy(folder: Path, set_name: str, change: policy.Change) -> policy.Po
     return replace(plan, invalidates=tuple(map(words.point_title, plan.takes)))
 
 
-def change_policy(plan: policy.PolicyPlan, report: Report, cancel: CancelToken) -> Outcome:
+def change_policy(plan: policy.PolicyPlan, task: Task) -> Outcome:
     """Change what a set does by itself; `value` is the PolicyResult."""
-    result = policy.run(plan, report, cancel)
+    result = policy.run(plan, task)
     return Outcome(" ".join(result.sentences) or plan.summary, value=result)

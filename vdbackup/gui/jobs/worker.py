@@ -15,7 +15,7 @@ from pathlib import Path
 
 from PySide6.QtCore import QObject, QThread, Signal, Slot
 
-from vdbackup.jobs import Job, JobState, Progress
+from vdbackup.jobs import Job, JobState, Progress, Report
 
 PROGRESS_INTERVAL = 0.1  # seconds; a person reads no faster, and the event queue stays short
 
@@ -45,12 +45,12 @@ class Worker(QThread):
 
     Signals:
         job_queued(Job), job_started(Job), job_ended(Job): its `state` says how it ended.
-        progressed(Progress): at most ten times a second, and at each change of phase.
+        progressed(Job, Progress): at most ten times a second, and at each change of phase.
     """
 
     job_queued = Signal(object)
     job_started = Signal(object)
-    progressed = Signal(object)
+    progressed = Signal(object, object)
     job_ended = Signal(object)
 
     def __init__(
@@ -119,7 +119,7 @@ class Worker(QThread):
         """The thread itself; Qt calls this."""
         while job := self._next():
             self.job_started.emit(job)
-            job.run(self._reporter())
+            job.run(self._reporter(job))
             with self._wake:
                 self._current = None
             self.job_ended.emit(job)
@@ -132,12 +132,12 @@ class Worker(QThread):
             self._current = self._queue.popleft() if self._queue else None
             return self._current
 
-    def _reporter(self) -> Callable[[Progress], None]:
+    def _reporter(self, job: Job) -> Report:
         throttle = Throttle()
 
         def report(progress: Progress) -> None:
             if throttle.passes(progress.phase, time.monotonic()):
-                self.progressed.emit(progress)
+                self.progressed.emit(job, progress)
 
         return report
 
@@ -155,13 +155,13 @@ class Workers(QObject):
     writing is what happens one after another. The readers' jobs are not for a person to see.
 
     Signals:
-        job_queued(Job), job_started(Job), progressed(Progress), job_ended(Job): of the writers
-            and testers.
+        job_queued(Job), job_started(Job), progressed(Job, Progress), job_ended(Job): of the
+            writers and testers.
     """
 
     job_queued = Signal(object)
     job_started = Signal(object)
-    progressed = Signal(object)
+    progressed = Signal(object, object)
     job_ended = Signal(object)
 
     def __init__(self, parent: QObject | None = None) -> None:

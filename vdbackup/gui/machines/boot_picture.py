@@ -14,7 +14,7 @@ from vdbackup.errors import Obstructed
 from vdbackup.gui import parts, words
 from vdbackup.gui.catalogue import Entry
 from vdbackup.gui.jobs.worker import Workers
-from vdbackup.jobs import CancelToken, Job, Report
+from vdbackup.jobs import Job, Task
 from vdbackup.repository.model import BootTest, RecoveryPoint
 
 _LARGEST = 16 << 20
@@ -104,7 +104,7 @@ def words_for(test: BootTest) -> str:
     return f"Stopped{where} after {test.seconds:.1f} s. {test.sentence}"
 
 
-def read(path: Path, _report: Report, _cancel: CancelToken) -> QImage:
+def read(path: Path, _task: Task) -> QImage:
     """The picture in a PNG file; a null one where there is none that makes sense."""
     try:
         data = read_own(path, _LARGEST)

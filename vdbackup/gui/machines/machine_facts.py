@@ -14,7 +14,7 @@ from vdbackup.guest.model import Problem
 from vdbackup.gui import parts, words
 from vdbackup.gui.catalogue import Entry
 from vdbackup.gui.jobs.worker import Workers
-from vdbackup.jobs import CancelToken, Job, JobState, Report
+from vdbackup.jobs import Job, JobState, Task
 from vdbackup.recovery.retarget.report import RetargetReport, load
 from vdbackup.repository.backup_set import BackupSet
 from vdbackup.repository.model import RecoveryPoint
@@ -83,7 +83,7 @@ class MachineFacts(QWidget):
 
     def _on_read(self, point_id: str, job: Job) -> None:
         if self._wanted is not None and self._wanted[1].id == point_id:
-            report, holds_data = job.result if job.state is JobState.FINISHED else (None, False)
+            report, holds_data = job.outcome() if job.state is JobState.FINISHED else (None, False)
             self._show(report)
             self.judged.emit(holds_data)
 
@@ -103,7 +103,7 @@ class MachineFacts(QWidget):
 
 
 def _read(
-    backup_set: BackupSet, point: RecoveryPoint, _report: Report, _cancel: CancelToken
+    backup_set: BackupSet, point: RecoveryPoint, _task: Task
 ) -> tuple[RetargetReport | None, bool]:
     """The report, and whether it found no system on the disk."""
     from vdbackup.guest.inspect import has_no_system  # takes long to import

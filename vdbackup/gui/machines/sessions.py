@@ -125,7 +125,7 @@ class Sessions(QObject):
                 self.told.emit(title, Outcome(job.result.how, (str(job.result.file),)))
             self.find_saved()
 
-        self._workers.reader(None).submit(Job(title, lambda _report, _cancel: write()), written)
+        self._workers.reader(None).submit(Job(title, lambda _task: write()), written)
 
     def points(self, entry: Entry | None) -> frozenset[str]:
         """The points of a source from which a machine runs."""
@@ -138,7 +138,7 @@ class Sessions(QObject):
     def find_saved(self) -> None:
         """Look which sessions there are besides this window's; `changed` follows."""
         folder = self._store.value.sessions(self._store.locations)
-        job = Job("List sessions", lambda _report, _cancel: saved_sessions(folder))
+        job = Job("List sessions", lambda _task: saved_sessions(folder))
         self._workers.reader(None).submit(job, self._on_found)
 
     @property
@@ -152,7 +152,7 @@ class Sessions(QObject):
         def looked(job: Job) -> None:
             self.discard_wanted.emit(saved, job.result or 0)
 
-        job = Job(f"Look at {saved.title}", lambda _report, _cancel: saved.written)
+        job = Job(f"Look at {saved.title}", lambda _task: saved.written)
         self._workers.reader(None).submit(job, looked)
 
     def discard(self, saved: SavedSession) -> None:
@@ -188,7 +188,7 @@ class Sessions(QObject):
         self.changed.emit()
 
     def _do(self, saved: SavedSession, title: str, what: Callable[[], None]) -> None:
-        job = Job(title, lambda _report, _cancel: what())
+        job = Job(title, lambda _task: what())
         self._workers.reader(None).submit(job, partial(self._on_done, saved))
 
     def _on_finished(self, thread: SessionThread) -> None:
@@ -220,7 +220,7 @@ class Sessions(QObject):
             self._ended_to_promote.discard(folder)
             self.changed.emit()
 
-        job = Job("Read a session", lambda _report, _cancel: saved_session(folder))
+        job = Job("Read a session", lambda _task: saved_session(folder))
         self._workers.reader(None).submit(job, read)
 
     def _on_found(self, job: Job) -> None:

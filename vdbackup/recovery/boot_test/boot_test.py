@@ -23,7 +23,7 @@ from vdbackup.disks.chain import Chain
 from vdbackup.errors import READ_ONLY, NoSystem, RecoveryError, RepositoryLocked
 from vdbackup.guest import hardware
 from vdbackup.guest.inspect import has_no_system, inspect
-from vdbackup.jobs import CancelToken, Progress, Report, patient, silent
+from vdbackup.jobs import CancelToken, Task, patient
 from vdbackup.qemu import launch, qemu
 from vdbackup.qemu.guest_agent import AgentChannel
 from vdbackup.qemu.qemu import Accelerator
@@ -81,8 +81,7 @@ def run(
     set_name: str,
     point_id: str,
     wish: Wish,
-    report: Report,
-    cancel: CancelToken,
+    task: Task,
 ) -> BootTest:
     """Boot the point, and record what came of it.
 
@@ -101,8 +100,8 @@ def run(
     _refuse_data(repository, set_name, point_id, wish)
     tries = 0
     while True:
-        _wait_for_others(repository, report, cancel)
-        found = _test(repository, set_name, point_id, wish, report, cancel)
+        _wait_for_others(repository, task)
+        found = _test(repository, set_name, point_id, wish, task)
         if found is None:  # it has given way
             continue
         test, frame = found
@@ -111,7 +110,7 @@ def run(
             log.warning("the boot test of %s begins again: %s", point_id, test.sentence)
             continue
         picture = frame.png() if frame else None
-        record(repository, set_name, point_id, test, picture, cancel)
+        record(repository, set_name, point_id, test, picture, task.cancel)
         return test
 
 
@@ -136,8 +135,8 @@ def record(
     manifest. A crash in between leaves the last result beside the newer picture.
     """
 
-    def note(_report: Report, cancel: CancelToken) -> None:
-        with repository.lock(f"recording a boot test in {set_name}", cancel):
+    def note(task: Task) -> None:
+        with repository.lock(f"recording a boot test in {set_name}", task.cancel):
             backup_set = repository.set(set_name)
             point = backup_set.point(point_id)
             path = backup_set.folder / point.picture
@@ -148,7 +147,7 @@ def record(
             repository.save_point(set_name, replace(point, boot_tested=test))
 
     try:
-        patient(note, of=RepositoryLocked)(silent, cancel)
+        patient(note, of=RepositoryLocked)(Task(cancel=cancel))
     except OSError as error:
         if error.errno not in READ_ONLY:
             raise
@@ -188,10 +187,10 @@ def now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
-def _wait_for_others(repository: Repository, report: Report, cancel: CancelToken) -> None:
+def _wait_for_others(repository: Repository, task: Task) -> None:
     while being_written(repository.path):
-        report(Progress(0, "Waiting for a backup", 0, 0))
-        cancel.check()
+        task.phase("Waiting for a backup", 0, 0)
+        task.check()
         time.sleep(_WAIT)
 
 
@@ -200,11 +199,10 @@ def _test(
     set_name: str,
     point_id: str,
     wish: Wish,
-    report: Report,
-    cancel: CancelToken,
+    task: Task,
 ) -> tuple[BootTest, Frame | None] | None:
     """The result and the last thing on the screen; None if it has given way."""
-    report(Progress(0, "Starting", 0, 0))
+    task.phase("Starting", 0, 0)
     doing = "testing whether it boots"
     with (
         AgentChannel() as agent,
@@ -214,12 +212,12 @@ def _test(
         limit = wish.time_limit or TIME_LIMITS[session.accelerator]
         watch = _Watch(session, agent, sign(wish.sign), limit)
         while not watch.over:
-            cancel.check()
+            task.check()
             if being_written(repository.path):
                 log.info("the boot test of %s gives way", point_id)
                 return None
             watch.look()
-            report(Progress(0, f"Booting: {watch.stage}", 0, 0))
+            task.phase(f"Booting: {watch.stage}", 0, 0)
         return watch.result(), watch.frame
 
 

@@ -54,14 +54,14 @@ class Edits:
     """What is to be done.
 
     Attributes:
-        task: for the appliance; None where no file is to be changed.
+        errand: for the appliance; None where no file is to be changed.
         changes: the same for a person.
-        windows: of a Windows, instead of a task.
+        windows: of a Windows, instead of an errand.
         new_identity: the disk may get another identity.
         notes: what is done besides, or left as it is, a sentence each.
     """
 
-    task: appliance.Task | None = None
+    errand: appliance.Errand | None = None
     changes: tuple[FileChange, ...] = ()
     windows: WindowsEdits | None = None
     new_identity: bool = False
@@ -98,9 +98,9 @@ def find(disk: Disk, guest: Guest, hardware: Hardware) -> Edits:
     keep = _uses_signature(system)
     if keep:
         notes.append("The disk keeps its signature, which PARTUUID= names.")
-    task = _task(system, writes)
+    errand = _errand(system, writes)
     cut = tuple(each.cut() for each in changes)
-    return Edits(task, cut, new_identity=not keep, notes=tuple(notes))
+    return Edits(errand, cut, new_identity=not keep, notes=tuple(notes))
 
 
 def _refuse_hibernated(disk: Disk) -> None:
@@ -286,7 +286,7 @@ class _Initramfs:
         return data
 
 
-def _task(system: _System, writes: list[appliance.Write]) -> appliance.Task:
+def _errand(system: _System, writes: list[appliance.Write]) -> appliance.Errand:
     """What the appliance does, and the first kernel with the drivers that it needs for that."""
     kernel = system.guest.kernels[0]
     packed = _Initramfs(system, kernel)
@@ -297,7 +297,7 @@ def _task(system: _System, writes: list[appliance.Write]) -> appliance.Task:
             wanted = (*drivers, *appliance.file_system_drivers(volumes))
             data, _ = packed.with_drivers(wanted)
             image = _read(system, kernel.image, _MOST_KERNEL)
-            return appliance.Task(image, packed.whole + data, controller, writes)
+            return appliance.Errand(image, packed.whole + data, controller, writes)
     raise NoDriver(
         f"Linux {kernel.version} in this recovery point has no driver for any disk that it could "
         "be given to change its files.",

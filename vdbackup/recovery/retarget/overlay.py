@@ -20,7 +20,7 @@ from vdbackup.disks.qcow2.disk import Qcow2Disk
 from vdbackup.disks.transfer import Read, transfer, write_blocks
 from vdbackup.durable import give_to_owner_of_folder
 from vdbackup.errors import MachineRunning
-from vdbackup.jobs import CancelToken, Report
+from vdbackup.jobs import Task
 from vdbackup.repository import claims
 from vdbackup.repository.backup_set import BackupSet
 from vdbackup.repository.draft import reference_to
@@ -46,8 +46,7 @@ def publish_overlay(
     point: RecoveryPoint,
     scratch: Path | None,
     patches: Patches,
-    report: Report,
-    cancel: CancelToken,
+    task: Task,
 ) -> str:
     """Replace a point's overlay; the caller holds the repository's lock.
 
@@ -56,8 +55,7 @@ def publish_overlay(
         point: whose overlay.
         scratch: a qcow2 disk that lay above the point's layers; None for an empty overlay.
         patches: written over that.
-        report: called after each chunk.
-        cancel: looked at before each chunk; once it is whole, it is published.
+        task: what it reports to, and what stops it.
 
     Returns:
         The new overlay's identity.
@@ -83,7 +81,7 @@ def publish_overlay(
         try:
             give_to_owner_of_folder(partial)
             if scratch is not None or patches:
-                _fill(overlay, backup_set, point, scratch, patches, report, cancel)
+                _fill(overlay, backup_set, point, scratch, patches, task)
             overlay.flush()
             disk_id = overlay.info.disk_id or ""
         finally:
@@ -97,8 +95,7 @@ def _fill(
     point: RecoveryPoint,
     scratch: Path | None,
     patches: Patches,
-    report: Report,
-    cancel: CancelToken,
+    task: Task,
 ) -> None:
     """Write what differs: a guest touches more than it changes."""
     with backup_set.open_chain(point) as below:
@@ -114,7 +111,7 @@ def _fill(
                 write_blocks(overlay, offset, view, UNIT, changed, zero)
 
             ranges = union(held, _units(patches, above.size))
-            transfer(ranges, read, put, phase="Overlay", report=report, cancel=cancel)
+            transfer(ranges, read, put, phase="Overlay", task=task)
 
 
 def _patched(chain: Chain, patches: Patches) -> Read:

@@ -6,7 +6,7 @@ import logging
 from pathlib import Path
 
 from vdbackup.errors import Cancelled, VdbackupError, from_os
-from vdbackup.jobs import CancelToken, Report, patient
+from vdbackup.jobs import Task, patient
 from vdbackup.recovery.retarget.retarget import AUTO, retarget
 from vdbackup.repository.repository import Repository
 
@@ -21,8 +21,7 @@ def for_new_point(
     set_name: str,
     point_id: str,
     sessions_folder: Path,
-    report: Report,
-    cancel: CancelToken,
+    task: Task,
 ) -> tuple[str, ...]:
     """Retarget a captured or promoted point if its set's policy says so; what went wrong.
 
@@ -30,12 +29,12 @@ def for_new_point(
     system, or one that boots as it is, is only looked at.
     """
 
-    def do(report: Report, cancel: CancelToken) -> None:
-        retarget(repository, set_name, point_id, AUTO, sessions_folder, report, cancel)
+    def do(task: Task) -> None:
+        retarget(repository, set_name, point_id, AUTO, sessions_folder, task)
 
     try:
         if repository.set(set_name).settings.policy.retarget:
-            patient(do, PATIENCE)(report, cancel)
+            patient(do, PATIENCE)(task)
     except Cancelled:
         return ("The point is safe, but it was not made ready to boot, because you cancelled.",)
     except (VdbackupError, OSError) as error:

@@ -24,7 +24,7 @@ from vdbackup.guest.disk import Disk
 from vdbackup.guest.hardware import Controller, Hardware, Wish
 from vdbackup.guest.inspect import inspect
 from vdbackup.guest.model import FileSystem, Guest, System
-from vdbackup.jobs import CancelToken, Plan, Report
+from vdbackup.jobs import Plan, Task
 from vdbackup.recovery.retarget import edits, identity, outcome, virt_v2v
 from vdbackup.recovery.retarget.edits import Edits
 from vdbackup.recovery.retarget.linux import appliance
@@ -113,13 +113,11 @@ def plan(
         drivers=drivers,
         guest=target.guest,
         hardware=None if wish == NONE else target.hardware,
-        edits=replace(target.edits, task=None, windows=None),
+        edits=replace(target.edits, errand=None, windows=None),
     )
 
 
-def run(
-    plan: RetargetPlan, sessions_folder: Path, report: Report, cancel: CancelToken
-) -> RetargetReport | None:
+def run(plan: RetargetPlan, sessions_folder: Path, task: Task) -> RetargetReport | None:
     """Do it; the report, None where the overlay was emptied.
 
     A recovery point never changes, so what was planned is found again.
@@ -127,8 +125,7 @@ def run(
     Args:
         plan: what to do.
         sessions_folder: where the scratch disk lies meanwhile.
-        report: called now and then.
-        cancel: looked at all the time; nothing is changed then.
+        task: what it reports to, and what stops it.
 
     Raises:
         RecoveryError: it failed, and at which stage; the overlay is as it was.
@@ -140,8 +137,7 @@ def run(
         plan.point_id,
         plan.wish,
         sessions_folder,
-        report,
-        cancel,
+        task,
         plan.drivers,
     )
 
@@ -152,8 +148,7 @@ def retarget(
     point_id: str,
     wish: str,
     sessions_folder: Path,
-    report: Report,
-    cancel: CancelToken,
+    task: Task,
     drivers: Path | None = None,
 ) -> RetargetReport | None:
     """Plan and run in one."""
@@ -165,7 +160,7 @@ def retarget(
         holds.check_free(backup_set, [point])  # what a session wrote fits this overlay alone
         if wish == NONE:
             _forget_boot_test(repository, backup_set, point)
-            _empty(backup_set, point, report, cancel)
+            _empty(backup_set, point, task)
             return None
         with backup_set.open_chain(point) as chain:
             target = _find(chain, wish, drivers)
@@ -173,16 +168,14 @@ def retarget(
         with ExitStack() as stack:
             scratch: Path | None
             if wish == virt_v2v.VIRT_V2V:
-                scratch, target = _converted(stack, backup_set, point, target, report, cancel)
+                scratch, target = _converted(stack, backup_set, point, target, task)
             else:
-                scratch = _scratch(
-                    stack, backup_set, point, target, sessions_folder, report, cancel
-                )
+                scratch = _scratch(stack, backup_set, point, target, sessions_folder, task)
             overlay = "" if scratch or patches else _overlay_of(backup_set, point)
             holds.check_free(backup_set, [point])  # one that began meanwhile
             _forget_boot_test(repository, backup_set, point)
             if not overlay:
-                overlay = publish_overlay(backup_set, point, scratch, patches, report, cancel)
+                overlay = publish_overlay(backup_set, point, scratch, patches, task)
         made = _report(target, wish, overlay, started)
         save(backup_set, point, made)
         return made
@@ -210,30 +203,28 @@ def _scratch(
     point: RecoveryPoint,
     target: _Target,
     sessions_folder: Path,
-    report: Report,
-    cancel: CancelToken,
+    task: Task,
 ) -> Path | None:
     """The disk on which files were changed, and that they were; None where none are to be."""
     disk_format, edits_ = backup_set.settings.format, target.edits
-    if edits_.task is not None:
+    if edits_.errand is not None:
         scratch = stack.enter_context(
             appliance.edited(
                 backup_set.disk_path(point),
                 disk_format,
-                edits_.task,
+                edits_.errand,
                 sessions_folder=sessions_folder,
                 sector_size=target.guest.sector_size,
-                report=report,
-                cancel=cancel,
+                task=task,
             )
         )
-        _check_written(backup_set, point, scratch, edits_.task)
+        _check_written(backup_set, point, scratch, edits_.errand)
         return scratch
     if edits_.windows is not None and edits_.windows.needs_tools:
         chain = stack.enter_context(backup_set.open_chain(point))
         volume = _root(target.guest)
         scratch = stack.enter_context(
-            windows.edited(edits_.windows, chain, disk_format, volume, cancel)
+            windows.edited(edits_.windows, chain, disk_format, volume, task.cancel)
         )
         with scratched(backup_set, point, scratch) as above:
             windows.check_starts(Disk(above).trees[volume.volume], target.hardware.controller)
@@ -246,12 +237,11 @@ def _converted(
     backup_set: BackupSet,
     point: RecoveryPoint,
     target: _Target,
-    report: Report,
-    cancel: CancelToken,
+    task: Task,
 ) -> tuple[Path, _Target]:
     """The disk on which virt-v2v worked, and what came of it."""
     below = stack.enter_context(backup_set.open_chain(point))
-    scratch, notes = stack.enter_context(virt_v2v.converted(below, report, cancel))
+    scratch, notes = stack.enter_context(virt_v2v.converted(below, task))
     with scratched(backup_set, point, scratch) as above:
         hardware = outcome.hardware(above, virt_v2v.VIRT_V2V)
         done = Edits(changes=tuple(outcome.changes(below, above)), notes=notes)
@@ -269,7 +259,7 @@ def _report(target: _Target, wish: str, overlay: str, started: float) -> Retarge
     if target.edits.new_identity and not target.guest.alone:
         notes += ("The disk has another identity, so that it is not taken for the original.",)
     hardware = target.hardware
-    if target.edits.task is not None:
+    if target.edits.errand is not None:
         hardware = edited(target.guest, _hardware_wish(wish), hardware)
     return RetargetReport(
         version=__version__,
@@ -356,12 +346,10 @@ def _summary(point: RecoveryPoint, target: _Target, wish: str) -> str:
     )
 
 
-def _empty(
-    backup_set: BackupSet, point: RecoveryPoint, report: Report, cancel: CancelToken
-) -> None:
+def _empty(backup_set: BackupSet, point: RecoveryPoint, task: Task) -> None:
     """The report goes last: beside an overlay that it does not name it says nothing."""
     if not _overlay_of(backup_set, point):
-        publish_overlay(backup_set, point, None, {}, report, cancel)
+        publish_overlay(backup_set, point, None, {}, task)
     remove(report_path(backup_set, point))
     sync_folder(backup_set.folder)
 
@@ -389,7 +377,7 @@ def _reader(chain: Chain) -> identity.Read:
 
 
 def _check_written(
-    backup_set: BackupSet, point: RecoveryPoint, scratch: Path, task: appliance.Task
+    backup_set: BackupSet, point: RecoveryPoint, scratch: Path, errand: appliance.Errand
 ) -> None:
     """Read back what the appliance wrote, by the readers that had read what was there before.
 
@@ -398,7 +386,7 @@ def _check_written(
     """
     with scratched(backup_set, point, scratch) as chain, backup_set.open_chain(point) as below:
         now, then = Disk(chain), Disk(below)
-        for write in task.writes:
+        for write in errand.writes:
             before = b""
             if write.append:
                 before = then.trees[write.volume.volume].read(write.path, 1 << 30) or b""

@@ -21,7 +21,7 @@ from pathlib import Path
 
 from vdbackup.disks.chain import Chain
 from vdbackup.errors import NotRetargeted, ProgramMissing
-from vdbackup.jobs import CancelToken, Progress, Report
+from vdbackup.jobs import CancelToken, Task
 from vdbackup.qemu import accelerator, concatenation, qemu
 from vdbackup.qemu.gathering import gathered
 from vdbackup.text import printable
@@ -57,9 +57,7 @@ def check_installed() -> None:
 
 
 @contextmanager
-def converted(
-    chain: Chain, report: Report, cancel: CancelToken
-) -> Iterator[tuple[Path, tuple[str, ...]]]:
+def converted(chain: Chain, task: Task) -> Iterator[tuple[Path, tuple[str, ...]]]:
     """A scratch disk (qcow2) above a chain on which virt-v2v has worked; gone afterwards.
 
     Whatever the chain's format it lies on a map of it: QEMU then follows no link that a file holds.
@@ -75,9 +73,9 @@ def converted(
         backing = qemu.Backing.of_map(concatenation.build(folder, files.flat, files.paths))
         scratch = folder / "scratch.qcow2"
         qemu.create_session_disk(scratch, backing, chain.size)
-        report(Progress(0, _PHASE, 0, 1))
-        notes = _convert(scratch, folder, cancel)
-        report(Progress(0, _PHASE, 1, 1))
+        task.phase(_PHASE, 0, 1)
+        notes = _convert(scratch, folder, task.cancel)
+        task.phase(_PHASE, 1, 1)
         yield scratch, (_NOTE, *notes)
 
 

@@ -31,7 +31,7 @@ from vdbackup.guest.hardware import Controller
 from vdbackup.guest.inspect import inspect
 from vdbackup.guest.model import FileSystem
 from vdbackup.guest.tree import Tree
-from vdbackup.jobs import CancelToken, silent
+from vdbackup.jobs import CancelToken, Task
 from vdbackup.qemu import qemu
 from vdbackup.recovery.retarget import retarget as retargeting
 from vdbackup.recovery.retarget.report import RetargetReport
@@ -442,7 +442,7 @@ def repository_with(disk: Path, folder: Path, disk_format: str = "vmdk") -> Repo
     repository = Repository.create(folder / "repository")
     with open_source(disk) as source:
         plan = capture.plan(repository, source, set_name="pc", disk_format=disk_format)
-        capture.run(plan, silent, CancelToken())
+        capture.run(plan, Task())
     return repository
 
 
@@ -454,7 +454,7 @@ def retargeted(
     layer = backup_set.disk_path(point)
     before = layer.read_bytes()
     plan = retargeting.plan(repository, "pc", point.id, wish, drivers)
-    report = retargeting.run(plan, folder / "sessions", silent, CancelToken())
+    report = retargeting.run(plan, folder / "sessions", Task())
     assert report is not None
     assert layer.read_bytes() == before
     with Chain.open(backup_set.overlay_path(point), backup_set.settings.format) as chain:

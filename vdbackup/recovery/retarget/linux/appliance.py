@@ -26,7 +26,7 @@ from vdbackup.disks.names import DiskFormat
 from vdbackup.errors import Cancelled, NotRetargeted, RecoveryError, Remedy
 from vdbackup.guest.hardware import Controller, Hardware, MachineType
 from vdbackup.guest.model import FileSystem
-from vdbackup.jobs import CancelToken, Progress, Report
+from vdbackup.jobs import Task
 from vdbackup.qemu import qemu
 from vdbackup.recovery.retarget.linux.cpio import Member, archive, padded
 from vdbackup.text import printable
@@ -103,7 +103,7 @@ class Write:
 
 
 @dataclass(frozen=True)
-class Task:
+class Errand:
     """What the appliance is to do.
 
     Attributes:
@@ -133,15 +133,14 @@ def file_system_drivers(volumes: Sequence[FileSystem]) -> tuple[str, ...]:
 def edited(
     layer: Path,
     disk_format: DiskFormat,
-    task: Task,
+    errand: Errand,
     *,
     sessions_folder: Path,
     sector_size: int,
-    report: Report,
-    cancel: CancelToken,
+    task: Task,
     time_limit: float = TIME_LIMIT,
 ) -> Iterator[Path]:
-    """A scratch disk (qcow2) above `layer` with the task done; gone afterwards.
+    """A scratch disk (qcow2) above `layer` with the errand done; gone afterwards.
 
     Raises:
         RecoveryError: it could not be done, and at which stage it stopped.
@@ -151,23 +150,23 @@ def edited(
 
     nonce = secrets.token_hex(8)
     content = [
-        Member("vdbackup", _script(nonce, task).encode(errors="surrogateescape"), 0o755),
-        *(Member(f"vdbackup.{n}", write.content) for n, write in enumerate(task.writes)),
+        Member("vdbackup", _script(nonce, errand).encode(errors="surrogateescape"), 0o755),
+        *(Member(f"vdbackup.{n}", write.content) for n, write in enumerate(errand.writes)),
     ]
     with tempfile.TemporaryDirectory(prefix="vdbackup-") as folder:
         image, initramfs = Path(folder, "kernel"), Path(folder, "initramfs")
-        image.write_bytes(task.kernel)
-        initramfs.write_bytes(padded(task.initramfs) + archive(content))
+        image.write_bytes(errand.kernel)
+        initramfs.write_bytes(padded(errand.initramfs) + archive(content))
         with vm.start_session(
             layer,
             sessions_folder=sessions_folder,
             title="the retargeting of this recovery point",
             sector_size=sector_size,
-            hardware=_hardware(task.controller),
+            hardware=_hardware(errand.controller),
             disk_format=disk_format,
             kernel=qemu.Kernel(image, initramfs, _COMMAND_LINE),
         ) as session:
-            _wait(session, nonce, len(task.writes), report, cancel, time_limit)
+            _wait(session, nonce, len(errand.writes), task, time_limit)
             yield session.folder / "session.qcow2"
 
 
@@ -175,20 +174,19 @@ def _wait(
     session: Session,
     nonce: str,
     steps: int,
-    report: Report,
-    cancel: CancelToken,
+    task: Task,
     time_limit: float,
 ) -> None:
     """Return when the script has done all and QEMU has ended, so that all is in the scratch's file.
 
     Nothing is expected of the guest but its last line: not every kernel can power off like that.
     """
-    report(Progress(0, _PHASE, 0, steps))
+    task.phase(_PHASE, 0, steps)
     started = time.monotonic()
     try:
-        came = session.wait_for_text(f"{nonce} ", time_limit, cancel)
+        came = session.wait_for_text(f"{nonce} ", time_limit, task.cancel)
         while came and not _ended(session.console_text(), nonce):
-            cancel.check()
+            task.check()
             left = time_limit - (time.monotonic() - started)
             came = left > 0 and not session.wait(min(left, 0.2))
     except Cancelled:
@@ -201,7 +199,7 @@ def _wait(
         raise _failed(said, nonce, why)
     session.execute("quit")  # which writes what QEMU keeps of the scratch's tables in memory
     session.wait(_QUIT_LIMIT)
-    report(Progress(0, _PHASE, steps, steps))
+    task.phase(_PHASE, steps, steps)
 
 
 def _hardware(controller: Controller) -> Hardware:
@@ -240,18 +238,18 @@ def _complaint(said: str, nonce: str) -> str:
 # ----------------------------------------------------------------------------- the script
 
 
-def _script(nonce: str, task: Task) -> str:
-    volumes = list(dict.fromkeys(write.volume for write in task.writes))
-    drivers = (*_DEVICES[task.controller][2], *file_system_drivers(volumes))
+def _script(nonce: str, errand: Errand) -> str:
+    volumes = list(dict.fromkeys(write.volume for write in errand.writes))
+    drivers = (*_DEVICES[errand.controller][2], *file_system_drivers(volumes))
     lines = [f"nonce={nonce}", 'say "$nonce start"']
     # a driver that is built in, or is not there and not needed, is no failure
     lines += [f"modprobe -q {driver}" for driver in dict.fromkeys(drivers)]
     lines += ['say "$nonce disk"']
-    lines += [f"present {_quoted(disk)}" for disk in _disks(task.controller, volumes)]
+    lines += [f"present {_quoted(disk)}" for disk in _disks(errand.controller, volumes)]
     lines += _activation(volumes)
     for number, volume in enumerate(volumes):
-        lines += _mount(number, volume, task.controller)
-    for number, write in enumerate(task.writes):
+        lines += _mount(number, volume, errand.controller)
+    for number, write in enumerate(errand.writes):
         lines += _write(number, write, volumes.index(write.volume))
     lines += ['say "$nonce umount"', "sync"]
     for number in range(len(volumes)):
