@@ -33,7 +33,7 @@ TOP_LEVEL = {
     "tests",
     "vdbackup",
 }
-LARGEST_FILE = 100_000  # bytes
+MAX_FILE = 100_000  # bytes
 
 QT = {"PySide6", "pyqtgraph", "shiboken6"}
 PROCESSES = {"multiprocessing", "pty", "subprocess"}
@@ -329,4 +329,4 @@ def test_the_top_level_stays_as_it_is():
 def test_no_tracked_file_is_large():
     existing = [CHECKOUT / path for path in tracked() if (CHECKOUT / path).is_file()]
     assert existing
-    assert [path for path in existing if path.stat().st_size > LARGEST_FILE] == []
+    assert [path for path in existing if path.stat().st_size > MAX_FILE] == []

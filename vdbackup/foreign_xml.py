@@ -13,13 +13,13 @@ from xml.etree import ElementTree as ET
 from vdbackup import durable
 from vdbackup.errors import VdbackupError
 
-_LONGEST = 4 << 20
+_MAX_LENGTH = 4 << 20
 """Bytes: a VirtualBox machine with a hundred snapshots has less than one MiB."""
 
 
 def parsed(text: str | None) -> ET.Element | None:
     """The root element; None where it is none that a program wrote."""
-    if not text or len(text) > _LONGEST or "<!DOCTYPE" in text:
+    if not text or len(text) > _MAX_LENGTH or "<!DOCTYPE" in text:
         return None
     try:
         return ET.fromstring(text)  # noqa: S314 - no document type, no entities
@@ -30,6 +30,6 @@ def parsed(text: str | None) -> ET.Element | None:
 def parsed_file(path: Path) -> ET.Element | None:
     """The same of a file that may be anything, or may not be there."""
     try:
-        return parsed(durable.read_own(path, _LONGEST).decode("utf-8"))
+        return parsed(durable.read_own(path, _MAX_LENGTH).decode("utf-8"))
     except (OSError, UnicodeDecodeError, VdbackupError):
         return None

@@ -23,9 +23,9 @@ from typing import Any, TypeVar
 
 from vdbackup.errors import DamagedRecord, Remedy
 
-MOST_LETTERS = 65_536
-MOST_ITEMS = 100_000
-MOST = 1 << 62
+MAX_LETTERS = 65_536
+MAX_ITEMS = 100_000
+MAX_NUMBER = 1 << 62
 """Numbers are sizes, places and counts: none is negative, or larger."""
 
 Record = TypeVar("Record")
@@ -117,7 +117,7 @@ def _value(kind: Any, data: object) -> object:
 
 
 def _items(kinds: tuple[Any, ...], data: object) -> tuple[object, ...]:
-    if not isinstance(data, list) or len(data) > MOST_ITEMS:
+    if not isinstance(data, list) or len(data) > MAX_ITEMS:
         raise TypeError("a list is none, or too long")
     if kinds[-1] is Ellipsis:
         return tuple(_value(kinds[0], item) for item in data)
@@ -134,9 +134,9 @@ def _record(kind: Any, data: object) -> object:
 def _plain(kind: Any, data: object) -> object:
     if type(data) is not kind:
         raise TypeError(f"a value is not {kind.__name__}")
-    if isinstance(data, str) and len(data) > MOST_LETTERS:
+    if isinstance(data, str) and len(data) > MAX_LETTERS:
         raise ValueError("a text is too long")
-    if isinstance(data, int) and not 0 <= data <= MOST:
+    if isinstance(data, int) and not 0 <= data <= MAX_NUMBER:
         raise ValueError("a number is impossible")
     return data
 

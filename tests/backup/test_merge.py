@@ -13,7 +13,7 @@ from tests.backup.lab import Lab, noise
 from tests.oracles import distribution, qemu, readers
 from vdbackup.backup import merge
 from vdbackup.backup.merged_layer import RESERVE
-from vdbackup.backup.merged_point import MOST_MERGED, merged_point
+from vdbackup.backup.merged_point import MAX_MERGED, merged_point
 from vdbackup.errors import BackupError, Cancelled, Damaged, DiskError, NoSpace, VdbackupError
 from vdbackup.jobs import CancelToken, Progress, Task
 from vdbackup.repository.digest_file import REGION
@@ -85,7 +85,7 @@ def test_what_the_parents_tables_could_not_name_is_refused_before_a_merge_begins
     monkeypatch.setattr(merge, "can_clone", lambda _: False)  # a clone would be thrown away
     # stands for 2 TiB, and for the gaps that interrupted writers have left up to there
     limit = lab.layer(parent).stat().st_size + BLOCK
-    monkeypatch.setattr(f"vdbackup.disks.{disk_format}.disk.LARGEST_FILE", limit)
+    monkeypatch.setattr(f"vdbackup.disks.{disk_format}.disk.MAX_FILE", limit)
     with pytest.raises(DiskError, match="would grow beyond") as refusal:
         lab.merge(child)
     assert refusal.value.advice
@@ -490,7 +490,7 @@ def refused(
 
 def test_a_manifest_does_not_grow_with_each_point_that_is_rolled_into_it(tmp_path):
     """A policy rolls one point after the other into the same one, and writes it each time."""
-    oldest = _stood_for(Lab(tmp_path).backup(), MOST_MERGED + 5)
+    oldest = _stood_for(Lab(tmp_path).backup(), MAX_MERGED + 5)
     lengths = []
     for number in range(10_000):
         newer = replace(
@@ -504,7 +504,7 @@ def test_a_manifest_does_not_grow_with_each_point_that_is_rolled_into_it(tmp_pat
         if number % 1000 == 999:
             lengths.append(len(json.dumps(oldest.to_json())))
     assert lengths[-1] - lengths[0] < 100
-    assert oldest.merged_count == MOST_MERGED + 5 + 10_000
+    assert oldest.merged_count == MAX_MERGED + 5 + 10_000
     assert oldest.merged[-1] == f"{9998:036d}"
     assert oldest.warnings[0].startswith("Older warnings")
     assert oldest.warnings[-1] == "/dev/sdb was written to (9999 MiB) during the capture."
@@ -516,13 +516,13 @@ def test_a_manifest_of_before_names_all_that_it_stands_for(lab, chain):
     assert len(lab.set.points[0].merged) == 1000
     result = lab.merge(chain[1])
     assert result.merged[-1] == chain[0].id
-    assert (len(result.merged), result.merged_count) == (MOST_MERGED, 1001)
+    assert (len(result.merged), result.merged_count) == (MAX_MERGED, 1001)
     assert lab.set.point(result.id) == result
 
 
 def test_the_parent_is_known_whatever_its_child_stood_for(lab, chain):
     """By it an interrupted merge is known to have been this one."""
-    lab.repository.save_point(lab.set.name, _stood_for(chain[1], MOST_MERGED))
+    lab.repository.save_point(lab.set.name, _stood_for(chain[1], MAX_MERGED))
     assert lab.merge(lab.set.point(chain[1].id)).merged[-1] == chain[0].id
 
 

@@ -14,7 +14,7 @@ from vdbackup.backup import capture
 from vdbackup.errors import NoSpace
 from vdbackup.jobs import Task
 from vdbackup.repository.repository import Repository
-from vdbackup.sources.sample import BLOCK, MOST, stored_share
+from vdbackup.sources.sample import BLOCK, MAX_PLACES, stored_share
 from vdbackup.sources.source import open_source
 
 MIB = 1 << 20
@@ -63,7 +63,7 @@ def test_the_guess_holds_what_the_device_holds(tmp_path, share):
         least, most = stored_share(source)
     assert least <= share * SIZE <= most
     assert most - least < SIZE * 0.17
-    assert SIZE // BLOCK > MOST
+    assert SIZE // BLOCK > MAX_PLACES
 
 
 def test_a_device_that_cannot_fit_is_refused_with_figures_before_it_begins(tmp_path, storage):

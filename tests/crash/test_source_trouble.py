@@ -155,7 +155,7 @@ def test_places_are_counted_where_they_are_many(tmp_path):
 def test_a_dying_disk_is_given_up_and_the_last_point_stays(lab, monkeypatch):
     lab.backup()
     before = lab.files
-    monkeypatch.setattr(salvage, "MOST_SECTORS", 100)
+    monkeypatch.setattr(salvage, "MAX_SECTORS", 100)
     with (
         failing(lab, [(BLOCK, 101 * 512)]) as disk,
         pytest.raises(SourceError, match=r"More than 100 sectors of .*disk\.img") as refusal,

@@ -20,7 +20,7 @@ FEW = 3
 @pytest.fixture(autouse=True)
 def few(monkeypatch):
     """No more than three files are kept open."""
-    monkeypatch.setattr(descriptors, "MOST_OPEN", FEW)
+    monkeypatch.setattr(descriptors, "MAX_OPEN", FEW)
 
 
 def made(folder: Path, count: int) -> list[HostFile]:
@@ -84,7 +84,7 @@ def test_several_threads_read_all_of_them_at_once(files, tmp_path):
 
 
 def test_a_process_without_a_free_descriptor_gives_some_up(files, tmp_path, monkeypatch):
-    monkeypatch.setattr(descriptors, "MOST_OPEN", 1000)
+    monkeypatch.setattr(descriptors, "MAX_OPEN", 1000)
     for file in files:
         file.read(0, 1)
     real, refused = os.open, []

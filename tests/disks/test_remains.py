@@ -136,7 +136,7 @@ def test_a_vmdk_refuses_before_its_file_passes_what_32_bits_can_name(tmp_path: P
     head = path.read_bytes()[:512]
     with opened(path, "vmdk", writable=True) as again:
         assert isinstance(again, vmdk.VmdkDisk)
-        again._end = vmdk.LARGEST_FILE - UNIT  # stands for grains that are named up to there
+        again._end = vmdk.MAX_FILE - UNIT  # stands for grains that are named up to there
         again._has_remains = False
         put(again, (UNIT, noise(UNIT, 2)))  # the last one that fits
         with pytest.raises(DiskError, match="2 TiB"):
@@ -158,7 +158,7 @@ def test_a_vmdk_with_remains_up_to_two_tebibytes_is_written_to_from_its_last_gra
     shelf = Shelf(tmp_path, 64 * MIB)
     path = shelf.layer((0, noise(UNIT, 1)))
     end = path.stat().st_size
-    os.truncate(path, vmdk.LARGEST_FILE)
+    os.truncate(path, vmdk.MAX_FILE)
     shelf.write((UNIT, noise(UNIT, 2)))
     assert path.stat().st_size == end + UNIT
     assert_everybody_reads(shelf)

@@ -48,7 +48,7 @@ def files_for(chain: Chain, tmp_path: Path) -> Files:
 
 
 def test_qemu_reads_the_same_disk_from_few_files(chain, tmp_path, monkeypatch):
-    monkeypatch.setattr(gathering, "MOST_FILES", 5)
+    monkeypatch.setattr(gathering, "MAX_FILES", 5)
     files = files_for(chain, tmp_path)
     base, *_, point, overlay = chain.layers
     assert len(files.paths) == 5
@@ -63,15 +63,15 @@ def test_a_chain_that_is_not_so_long_is_read_where_it_is(chain, tmp_path):
 
 
 def test_no_more_is_copied_than_takes_seconds(chain, tmp_path, monkeypatch):
-    monkeypatch.setattr(gathering, "MOST_FILES", 5)
-    monkeypatch.setattr(gathering, "MOST_COPIED", 4 * GRAIN)
+    monkeypatch.setattr(gathering, "MAX_FILES", 5)
+    monkeypatch.setattr(gathering, "MAX_COPIED", 4 * GRAIN)
     files = files_for(chain, tmp_path)
     assert 5 < len(files.paths) < LAYERS
     assert files.paths[-1].stat().st_size <= 4 * GRAIN
 
 
 def test_what_is_copied_leaves_room_on_the_disk(chain, tmp_path, monkeypatch):
-    monkeypatch.setattr(gathering, "MOST_FILES", 5)
+    monkeypatch.setattr(gathering, "MAX_FILES", 5)
     usage = shutil.disk_usage(tmp_path)._replace(free=12 * GRAIN)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
     files = files_for(chain, tmp_path)
@@ -85,7 +85,7 @@ def test_a_layer_that_cannot_be_read_is_not_blamed_on_the_session_s_folder(
     def fails(*_: object) -> None:
         raise OSError(errno.EIO, os.strerror(errno.EIO))
 
-    monkeypatch.setattr(gathering, "MOST_FILES", 5)
+    monkeypatch.setattr(gathering, "MAX_FILES", 5)
     monkeypatch.setattr(chain, "readinto", fails)
     with pytest.raises(RecoveryError, match="reads through cannot be read: Input/output error"):
         gathered(tmp_path, chain)
@@ -107,7 +107,7 @@ def test_below_a_hard_limit_of_files_there_are_as_few_as_that_allows(chain, tmp_
 def test_where_that_would_be_too_much_to_copy_it_is_refused_with_advice(
     chain, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(gathering, "MOST_COPIED", 2 * GRAIN)
+    monkeypatch.setattr(gathering, "MAX_COPIED", 2 * GRAIN)
     with pytest.raises(RecoveryError, match=f"reads through {LAYERS} files") as refusal:
         gathered(tmp_path, chain)
     assert refusal.value.advice.startswith("Merge older points")

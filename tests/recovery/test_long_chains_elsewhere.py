@@ -33,7 +33,7 @@ def written(lab: Lab, program: Program) -> WrittenMachine:
 @pytest.mark.parametrize("program", list(Program))
 def test_a_chain_that_takes_a_program_long_is_said_with_advice(lab, monkeypatch, program):
     assert "disks" not in written(lab, program).how
-    monkeypatch.setattr(qemu, "MOST_LAYERS", 3)
+    monkeypatch.setattr(qemu, "MAX_LAYERS", 3)
     how = written(lab, program).how
     assert "reads through 4 disks" in how  # its overlay, too
     assert "merged first" in how
@@ -43,7 +43,7 @@ def test_a_chain_that_takes_a_program_long_is_said_with_advice(lab, monkeypatch,
 def test_a_chain_that_a_program_does_not_open_is_refused_and_nothing_is_left(
     lab, monkeypatch, program
 ):
-    monkeypatch.setitem(other_programs.MOST_DISKS, program, 4)  # with the machine's own: 5
+    monkeypatch.setitem(other_programs.MAX_DISKS, program, 4)  # with the machine's own: 5
     before = lab.files
     with pytest.raises(RecoveryError, match="through 5 disks, and takes 4") as refusal:
         written(lab, program)

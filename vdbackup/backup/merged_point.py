@@ -11,10 +11,10 @@ from vdbackup.repository.digests import DigestFold
 from vdbackup.repository.files import remove
 from vdbackup.repository.model import RecoveryPoint, unreadable_warning
 
-MOST_MERGED = 100
+MAX_MERGED = 100
 """Ids of merged points that a manifest keeps: a policy rolls one after the other into the same
 point for years, and each time its whole manifest is written."""
-MOST_WARNINGS = 20
+MAX_WARNINGS = 20
 """Warnings that a point takes over from its parent: many say an amount, and so no two are alike."""
 _OLDER_WARNINGS = "Older warnings, of points that were merged into this one, are no longer kept."
 
@@ -34,8 +34,8 @@ def merged_point(parent: RecoveryPoint, child: RecoveryPoint) -> RecoveryPoint:
         digests=naming.digests_name(layer),
         verified=None,
         boot_tested=None,
-        merged=gone[-MOST_MERGED:],
-        merged_before=before + max(0, len(gone) - MOST_MERGED),
+        merged=gone[-MAX_MERGED:],
+        merged_before=before + max(0, len(gone) - MAX_MERGED),
         warnings=tuple(dict.fromkeys((*_lasting_warnings(parent), *child.warnings))),
     )
 
@@ -44,8 +44,8 @@ def _lasting_warnings(parent: RecoveryPoint) -> tuple[str, ...]:
     """Those that hold for its child, too: what the source did not give, the child read again."""
     again = unreadable_warning(parent.unreadable)
     lasting = [each for each in parent.warnings if each not in (again, _OLDER_WARNINGS)]
-    older = _OLDER_WARNINGS in parent.warnings or len(lasting) > MOST_WARNINGS
-    return ((_OLDER_WARNINGS,) if older else ()) + tuple(lasting[-MOST_WARNINGS:])
+    older = _OLDER_WARNINGS in parent.warnings or len(lasting) > MAX_WARNINGS
+    return ((_OLDER_WARNINGS,) if older else ()) + tuple(lasting[-MAX_WARNINGS:])
 
 
 def merge_digests(folder: Path, parent: RecoveryPoint, child: RecoveryPoint, path: Path) -> int:

@@ -34,7 +34,7 @@ from vdbackup.repository.backup_set import BackupSet
 from vdbackup.repository.model import RecoveryPoint
 from vdbackup.repository.repository import Repository
 
-_MOST_NAMED = 3
+_MAX_NAMED = 3
 
 
 @dataclass(frozen=True)
@@ -185,8 +185,8 @@ class _Chains:
 
 def _first(staying: list[str]) -> list[str]:
     """What stays, without a sentence for each of very many."""
-    more = len(staying) - _MOST_NAMED
-    return staying if more <= 0 else [*staying[:_MOST_NAMED], f"{more} more points stay for now."]
+    more = len(staying) - _MAX_NAMED
+    return staying if more <= 0 else [*staying[:_MAX_NAMED], f"{more} more points stay for now."]
 
 
 def preview(backup_set: BackupSet, keep: int | None) -> tuple[RecoveryPoint, ...]:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from vdbackup.repository.backup_set import BackupSet
     from vdbackup.repository.repository import Repository
 
-_MOST_NAMED = 6
+_MAX_NAMED = 6
 """Points that a question names; more of them are counted."""
 
 
@@ -114,6 +114,6 @@ def _row(backup_set: BackupSet) -> tuple[str, ...]:
 
 def _named(plan: PolicyPlan) -> str:
     numbers = [str(point.sequence) for point in plan.takes]
-    if len(numbers) > _MOST_NAMED:
+    if len(numbers) > _MAX_NAMED:
         return f"{len(numbers):,} points, {numbers[0]} to {numbers[-1]}"
     return f"point{'' if len(numbers) == 1 else 's'} {', '.join(numbers)}"

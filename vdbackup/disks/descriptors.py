@@ -21,7 +21,7 @@ from vdbackup.errors import DiskError
 
 log = logging.getLogger(__name__)
 
-MOST_OPEN = 256
+MAX_OPEN = 256
 """Descriptors that are kept: a quarter of what Linux lets a process have by itself (1,024)..."""
 _SHARE = 4
 """... and where it may have less, a quarter of that; the rest is Qt's, QEMU's, and everybody's."""
@@ -205,7 +205,7 @@ def _open(path: str) -> int:
 
 def _most() -> int:
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return MOST_OPEN if soft == resource.RLIM_INFINITY else min(MOST_OPEN, max(1, soft // _SHARE))
+    return MAX_OPEN if soft == resource.RLIM_INFINITY else min(MAX_OPEN, max(1, soft // _SHARE))
 
 
 def _looks(fd: int) -> tuple[int, int]:

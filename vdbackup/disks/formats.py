@@ -60,12 +60,12 @@ class Format:
     @property
     def largest(self) -> int:
         """The largest disk, in bytes."""
-        return int(import_module(f"vdbackup.disks.{self.name}.disk").LARGEST)
+        return int(import_module(f"vdbackup.disks.{self.name}.disk").MAX_SIZE)
 
     @property
     def largest_file(self) -> int | None:
         """The largest file whose places the tables can name, in bytes; None where any will do."""
-        return getattr(import_module(f"vdbackup.disks.{self.name}.disk"), "LARGEST_FILE", None)
+        return getattr(import_module(f"vdbackup.disks.{self.name}.disk"), "MAX_FILE", None)
 
 
 _VMDK = re.compile(rb"KDMV|COWD|" + DESCRIPTOR_START)

@@ -21,7 +21,7 @@ from vdbackup.text import printable
 _PROCESSES = Path("/proc")
 _BLOCK_DEVICES = Path("/sys/block")
 _GONE = " (deleted)"
-_MOST_NAMED = 3
+_MAX_NAMED = 3
 _FACTS = 256
 """Bytes at the start of what the kernel says of a descriptor: flags and inode come first."""
 
@@ -73,9 +73,9 @@ def holders(paths: Iterable[Path]) -> list[Holder]:
 def named(found: Iterable[Holder]) -> str:
     """The programs, each once, for a sentence: "cat (process 12 of eve) and 2 more"."""
     names = list(dict.fromkeys(map(str, found)))
-    more = len(names) - _MOST_NAMED
+    more = len(names) - _MAX_NAMED
     if more > 0:
-        return f"{', '.join(names[:_MOST_NAMED])} and {more} more"
+        return f"{', '.join(names[:_MAX_NAMED])} and {more} more"
     return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
 
 

@@ -49,8 +49,8 @@ _SAYS = (
     (b"L\0i\0m\0i\0n\0e", LoaderKind.LIMINE),
     (b"Limine", LoaderKind.LIMINE),
 )
-_MOST_PROGRAM = 4 << 20
-_MOST_LOOKED_AT = 200
+_MAX_PROGRAM = 4 << 20
+_MAX_LOOKED_AT = 200
 """Files of a folder."""
 
 
@@ -158,7 +158,7 @@ def unified_images(tree: Tree) -> list[str]:
 
 def _others(tree: Tree, folders: list[str]) -> Iterator[str]:
     for folder in (*folders, "/"):
-        for name in tree.names(folder)[:_MOST_LOOKED_AT]:
+        for name in tree.names(folder)[:_MAX_LOOKED_AT]:
             path = f"{folder.rstrip('/')}/{name}"
             low = name.casefold()
             if low.endswith(".efi") and not _NO_LOADER.fullmatch(low) and _starts_here(tree, path):
@@ -171,7 +171,7 @@ def _starts_here(tree: Tree, path: str) -> bool:
 
 def _kind_of(tree: Tree, path: str) -> LoaderKind:
     """Which loader a program is, by what it says of itself."""
-    data = tree.read(path, _MOST_PROGRAM, whole=False) or b""
+    data = tree.read(path, _MAX_PROGRAM, whole=False) or b""
     return next((kind for words, kind in _SAYS if words in data), LoaderKind.OTHER)
 
 

@@ -14,11 +14,11 @@ from vdbackup.volumes.filesystems.node import Kind, Node, guarded, reading
 
 log = logging.getLogger(__name__)
 
-MOST_LINKS = 40
+MAX_LINKS = 40
 """As in Linux (MAXSYMLINKS)."""
-MOST_ENTRIES = 100_000
+MAX_ENTRIES = 100_000
 """Entries of the largest folder that is looked into."""
-MOST_TEXT = 4 << 20
+MAX_TEXT = 4 << 20
 """Bytes of the largest file of text that is read."""
 
 
@@ -73,7 +73,7 @@ class Tree:
 
     def text(self, path: str) -> str:
         """A file of text; "" if it is not there or larger than any such file."""
-        data = self.read(path, MOST_TEXT)
+        data = self.read(path, MAX_TEXT)
         return "" if data is None else data.decode(errors="replace")
 
     def read(self, path: str, most: int, *, whole: bool = True) -> bytes | None:
@@ -116,7 +116,7 @@ class Tree:
             if self._kind(node) == Kind.LINK:
                 target = self._target(node)
                 links += 1
-                if target is None or links > MOST_LINKS:
+                if target is None or links > MAX_LINKS:
                     return None
                 above = [] if target.startswith("/") else above
                 names = [*_names(target), *names]
@@ -142,8 +142,8 @@ class Tree:
         if self._kind(folder) != Kind.FOLDER:
             return
         for count, node in enumerate(guarded(folder, folder.name)):
-            if count == MOST_ENTRIES:
-                log.info("a folder holds more than %d files", MOST_ENTRIES)
+            if count == MAX_ENTRIES:
+                log.info("a folder holds more than %d files", MAX_ENTRIES)
                 return
             yield node.name.casefold() if self._folds_case else node.name, node
 

@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 PATIENCE = 5.0  # seconds that a window which is just opening or closing is waited for
 _ANSWER = 1000  # milliseconds
 _ACTIVATION = "XDG_ACTIVATION_ACTIVATION"
-_LONGEST = 4096
+_MAX_LENGTH = 4096
 
 
 class Instance(QObject):
@@ -100,7 +100,7 @@ class Instance(QObject):
         socket.connectToServer(self._name)
         if not socket.waitForConnected(_ANSWER):
             return False
-        socket.write(os.fsencode(os.environ.get(_ACTIVATION, ""))[:_LONGEST] + b"\n")
+        socket.write(os.fsencode(os.environ.get(_ACTIVATION, ""))[:_MAX_LENGTH] + b"\n")
         heard = socket.waitForBytesWritten(_ANSWER)
         socket.disconnectFromServer()
         return heard
@@ -115,7 +115,7 @@ class Instance(QObject):
 
     def _on_token(self, caller: QLocalSocket) -> None:
         """Come forward, with the right to that which the desktop gave to the second start."""
-        token = bytes(caller.read(_LONGEST).data()).strip()
+        token = bytes(caller.read(_MAX_LENGTH).data()).strip()
         if token:
             os.environ[_ACTIVATION] = os.fsdecode(token)
         self.called.emit()

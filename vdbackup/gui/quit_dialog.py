@@ -11,7 +11,7 @@ from vdbackup.gui.machines.session import AtEnd, SessionThread
 from vdbackup.jobs import Job, JobState
 
 WIDTH = 480  # pixels
-MOST = 8  # lines that are shown of each kind
+MAX_LINES = 8  # lines that are shown of each kind
 
 BECOMES = {
     AtEnd.DISCARD: "what it wrote is thrown away",
@@ -64,8 +64,8 @@ class QuitDialog(parts.Dialog):
         self._machines.setVisible(bool(lines))
         lost = [words.shown(each.boot.title) for each in machines if each.at_end is AtEnd.DISCARD]
         self._losses.say(
-            f"Lost with that: what {', '.join(lost[:MOST])} wrote. “Keep working” lets you choose "
-            "otherwise in the list of virtual machines."
+            f"Lost with that: what {', '.join(lost[:MAX_LINES])} wrote. “Keep working” lets you "
+            "choose otherwise in the list of virtual machines."
             if lost
             else ""
         )
@@ -73,5 +73,5 @@ class QuitDialog(parts.Dialog):
 
 
 def _listed(title: str, lines: Sequence[str]) -> str:
-    more = [f"    and {len(lines) - MOST} more"] if len(lines) > MOST else []
-    return "\n".join((title, *lines[:MOST], *more))
+    more = [f"    and {len(lines) - MAX_LINES} more"] if len(lines) > MAX_LINES else []
+    return "\n".join((title, *lines[:MAX_LINES], *more))

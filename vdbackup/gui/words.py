@@ -10,7 +10,7 @@ from vdbackup.repository.model import RecoveryPoint
 from vdbackup.text import printable
 
 MINUTE, HOUR, DAY = 60, 3600, 86400
-LONGEST_WORD = 16  # letters that a narrow pane has room for
+MAX_WORD = 16  # letters that a narrow pane has room for
 
 size = readable_size
 
@@ -73,7 +73,7 @@ def shown(name: str) -> str:
 
 def breakable(text: str) -> str:
     """What `shown` makes of a text, with places where a long name in it may be broken."""
-    return re.sub(rf"(\S{{{LONGEST_WORD}}})(?=\S)", "\\1\u200b", shown(text))
+    return re.sub(rf"(\S{{{MAX_WORD}}})(?=\S)", "\\1\u200b", shown(text))
 
 
 def shown_lines(text: str) -> str:

@@ -28,9 +28,9 @@ from vdbackup.durable import free_room
 from vdbackup.errors import CannotBoot, PointUnreadable, Remedy
 from vdbackup.jobs import Task
 
-MOST_FILES = 256
+MAX_FILES = 256
 """Files of a chain that QEMU is given as they are, where it may have so many."""
-MOST_COPIED = 1 << 30
+MAX_COPIED = 1 << 30
 """Bytes that are copied together at most: some seconds."""
 _SHARE = 4
 """Of what is free a quarter may be taken: what the guest writes needs room, too."""
@@ -66,7 +66,7 @@ def gathered(folder: Path, chain: Chain) -> Files:
     paths = [layer.path.absolute() for layer in chain.layers]
     flat = chain.map
     free = free_room(folder)
-    most = MOST_COPIED if free is None else min(MOST_COPIED, free // _SHARE)
+    most = MAX_COPIED if free is None else min(MAX_COPIED, free // _SHARE)
     small = _smallest(flat, len(paths), most)
     few = int(small.sum())
     if few > 1:
@@ -133,7 +133,7 @@ def _smallest(flat: BlockMap, count: int, most: int) -> NDArray[np.bool_]:
 
 def _most_files() -> int:
     hard = _hard_limit()
-    return MOST_FILES if hard is None else min(MOST_FILES, hard - OTHER_FILES - _OF_THE_MAP)
+    return MAX_FILES if hard is None else min(MAX_FILES, hard - OTHER_FILES - _OF_THE_MAP)
 
 
 def _check_limit(layers: int, files: int) -> None:

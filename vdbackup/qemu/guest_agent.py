@@ -14,7 +14,7 @@ PORT = "org.qemu.guest_agent.0"
 
 _PING = b'{"execute": "guest-ping"}\n'
 _ANSWER = b'"return"'
-_LONGEST_ANSWER = 1 << 16
+_MAX_ANSWER = 1 << 16
 
 
 class AgentChannel:
@@ -39,10 +39,10 @@ class AgentChannel:
             if not self._asked:
                 self._ours.send(_PING)
                 self._asked = True
-            heard = self._ours.recv(_LONGEST_ANSWER)
+            heard = self._ours.recv(_MAX_ANSWER)
         except (BlockingIOError, ConnectionError):  # nothing yet, or the machine has ended
             return False
-        self._heard = (self._heard + heard)[-_LONGEST_ANSWER:]
+        self._heard = (self._heard + heard)[-_MAX_ANSWER:]
         return _ANSWER in self._heard
 
     def __enter__(self) -> Self:

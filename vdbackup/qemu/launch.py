@@ -21,7 +21,7 @@ from vdbackup.guest.choice import choose
 from vdbackup.guest.disk import Disk
 from vdbackup.guest.hardware import ANYTHING, Direct, Hardware, Wish
 from vdbackup.guest.inspect import inspect
-from vdbackup.guest.linux.initramfs import MOST_PACKED
+from vdbackup.guest.linux.initramfs import MAX_PACKED
 from vdbackup.guest.model import File, Firmware
 from vdbackup.qemu import concatenation, firmware, qemu
 from vdbackup.qemu.gathering import gathered
@@ -29,7 +29,7 @@ from vdbackup.volumes import composition
 
 log = logging.getLogger(__name__)
 
-_MOST_KERNEL = 512 << 20
+_MAX_KERNEL = 512 << 20
 
 
 @dataclass(frozen=True)
@@ -135,12 +135,12 @@ def _uefi(folder: Path, hardware: Hardware) -> qemu.Uefi:
 def _kernel(folder: Path, chain: Chain, direct: Direct) -> qemu.Kernel:
     disk = Disk(chain)
     image = folder / "kernel"
-    image.write_bytes(_content(disk, direct.kernel, _MOST_KERNEL))
+    image.write_bytes(_content(disk, direct.kernel, _MAX_KERNEL))
     initramfs = folder / "initramfs" if direct.initramfs else None
     if initramfs is not None:
         with initramfs.open("wb") as file:
             for part in direct.initramfs:
-                file.write(_content(disk, part, MOST_PACKED))
+                file.write(_content(disk, part, MAX_PACKED))
                 file.write(bytes(-file.tell() % 512))  # archives begin at multiples of 4
     return qemu.Kernel(image, initramfs, direct.command_line)
 

@@ -34,7 +34,7 @@ IMAGE = "qemu-img"
 
 DRIVERS = {DiskFormat.RAW: "raw", DiskFormat.VMDK: "vmdk", DiskFormat.QCOW2: "qcow2"}
 """QEMU's driver for each of our formats, where it reads chains of that format correctly."""
-MOST_LAYERS = 64
+MAX_LAYERS = 64
 """Layers of a chain that QEMU opens as such: until it answered, 64 took 0.8 s, 128 5.4 s, and 500
 more than two minutes (QEMU 7.2)."""
 _TABLE_CACHE = (1 << 20, 256 << 20)
@@ -74,7 +74,7 @@ class Backing:
         Raises RecoveryError where QEMU may not open so many files, or the chain has no map; OSError
         where the folder cannot be written to.
         """
-        if disk_format in DRIVERS and len(chain.layers) <= MOST_LAYERS:
+        if disk_format in DRIVERS and len(chain.layers) <= MAX_LAYERS:
             return cls.of_chain([layer.path.absolute() for layer in chain.layers], disk_format)
         files = gathered(folder, chain)
         return cls.of_map(concatenation.build(folder, files.flat, files.paths))

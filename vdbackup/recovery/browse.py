@@ -19,7 +19,7 @@ from vdbackup.volumes.volumes import Volume, Volumes
 
 __all__ = ["Entry", "FileBrowser", "Kind", "Volume"]
 
-MOST_ENTRIES = 1_000_000
+MAX_ENTRIES = 1_000_000
 """Entries of the largest folder that is listed."""
 
 
@@ -102,9 +102,9 @@ class FileBrowser:
             )
         entries: list[Entry] = []
         for child in guarded(found, path):
-            if len(entries) == MOST_ENTRIES:
+            if len(entries) == MAX_ENTRIES:
                 raise TooManyFiles(
-                    f"{printable(path)} holds more than {MOST_ENTRIES:,} files.",
+                    f"{printable(path)} holds more than {MAX_ENTRIES:,} files.",
                     "Extract it as a whole.",
                 )
             entries.append(_entry(child, f"{prefix}/{child.name}"))

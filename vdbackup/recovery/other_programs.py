@@ -56,7 +56,7 @@ FORMATS = {
     Program.VMWARE: (DiskFormat.VMDK,),
 }
 """The formats of which a program reads a child with all its parents correctly."""
-MOST_DISKS = {
+MAX_DISKS = {
     Program.VIRT_MANAGER: 200,
     Program.VIRTUALBOX: 250,
     Program.VMWARE: 250,
@@ -101,10 +101,10 @@ def check_possible(program: Program, disk_format: DiskFormat, sector_size: int, 
             "sectors of 512 bytes only.",
             "Export the point as one disk and open that, or boot it here.",
         )
-    if disks > MOST_DISKS[program]:
+    if disks > MAX_DISKS[program]:
         raise CannotBoot(
             f"{NAMES[program]} cannot open this point: it would have to read through {disks} "
-            f"disks, and takes {MOST_DISKS[program]} at most.",
+            f"disks, and takes {MAX_DISKS[program]} at most.",
             "Merge older points first; or export the point as one disk and open that; or boot it "
             "here, where long chains are no trouble.",
         )
@@ -238,7 +238,7 @@ def _written(
 
 def _long_chain(program: Program, layers: int) -> str:
     """What there is to say before a chain is opened that is long for the program, or ""."""
-    if layers <= qemu.MOST_LAYERS:
+    if layers <= qemu.MAX_LAYERS:
         return ""
     return (
         f"\nThis point reads through {layers} disks, and {NAMES[program]} opens each by itself: "

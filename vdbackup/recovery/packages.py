@@ -32,11 +32,11 @@ from vdbackup.disks.vmdk.stream import StreamVmdkWriter
 from vdbackup.recovery.ovf import Appliance, envelope
 from vdbackup.volumes.gpt import move_second_copy
 
-_LARGEST_FILE = 1 << 63
+_MAX_FILE = 1 << 63
 _BUFFER = 1 << 20
 _TAR_RECORD = 10240
 """Bytes of which a tar archive consists of whole ones (POSIX, pax)."""
-_LARGEST_USTAR = 8 << 30
+_MAX_USTAR = 8 << 30
 """Bytes of a file whose size 11 octal digits can tell; larger ones are told as GNU does it."""
 
 
@@ -158,7 +158,7 @@ class _Archive:
         self._appliance = appliance
         self._size = 0
         self._digest = hashlib.sha256()
-        self._room = len(envelope(appliance, _LARGEST_FILE))
+        self._room = len(envelope(appliance, _MAX_FILE))
         file.seek(len(self._head(b"", "0" * self._digest.digest_size * 2)))
 
     def append(self, data: bytes) -> None:
@@ -193,7 +193,7 @@ def _header(name: str, size: int) -> bytes:
     """What stands before a file."""
     member = tarfile.TarInfo(name)
     member.size, member.mtime, member.mode = size, int(time.time()), 0o644
-    small = size < _LARGEST_USTAR
+    small = size < _MAX_USTAR
     return member.tobuf(tarfile.USTAR_FORMAT if small else tarfile.GNU_FORMAT)
 
 

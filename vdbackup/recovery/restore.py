@@ -50,7 +50,7 @@ from vdbackup.repository.repository import Repository
 from vdbackup.volumes import places
 from vdbackup.volumes.gpt import move_second_copy
 
-_MOST_REPORTED = 20
+_MAX_REPORTED = 20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -349,10 +349,10 @@ class _Check:
             f"The {_place(offset)} are damaged in {file}."
             if file in self._disks
             else f"The {_place(offset)} could not be checked: {file} is damaged."
-            for offset, file in sorted(self._damaged)[:_MOST_REPORTED]
+            for offset, file in sorted(self._damaged)[:_MAX_REPORTED]
         ]
-        if len(self._damaged) > _MOST_REPORTED:
-            sentences.append(f"{len(self._damaged) - _MOST_REPORTED} more blocks are damaged.")
+        if len(self._damaged) > _MAX_REPORTED:
+            sentences.append(f"{len(self._damaged) - _MAX_REPORTED} more blocks are damaged.")
         return tuple(sentences)
 
 

@@ -49,11 +49,11 @@ from vdbackup.repository.lease import STALE, Lease
 
 log = logging.getLogger(__name__)
 
-MOST_RUNS = 500
+MAX_RUNS = 500
 """Of points, in one claim: of more gaps than that the file knows nothing, and so stays small."""
-_LONGEST = 1 << 20
+_MAX_LENGTH = 1 << 20
 """Bytes of a claim file that are read."""
-_MOST_LISTINGS = 10
+_MAX_LISTINGS = 10
 
 
 class Kind(StrEnum):
@@ -87,7 +87,7 @@ class Claim:
     def parse(cls, said: object) -> Claim:
         """What a part of a file says; raises TypeError or ValueError if that is no claim."""
         claim = records.tolerant(cls, said)
-        if len(claim.points) > MOST_RUNS:
+        if len(claim.points) > MAX_RUNS:
             raise ValueError("it names too many points")
         return claim
 
@@ -182,7 +182,7 @@ def _files(folder: Path) -> list[_Found]:
     same and more: it is listed again. A name that a server's client still remembers ends that.
     """
     looked: list[_Found | None] = []
-    for _ in range(_MOST_LISTINGS):
+    for _ in range(_MAX_LISTINGS):
         paths = [folder / name for name in sorted(os.listdir(folder)) if _NAME.fullmatch(name)]
         looked = [_look(path) for path in paths]
         if None not in looked:
@@ -205,7 +205,7 @@ def _look(path: Path) -> _Found | None:
     except OSError as error:  # another user's, for instance
         return _unread(path, error)
     try:
-        return _Found(path, _parsed(os.pread(fd, _LONGEST, 0)), os.fstat(fd).st_mtime)
+        return _Found(path, _parsed(os.pread(fd, _MAX_LENGTH, 0)), os.fstat(fd).st_mtime)
     except OSError as error:  # on NFS, when it has just gone, for instance
         return _unread(path, error)
     finally:
@@ -438,15 +438,15 @@ def _is_gone(path: Path) -> bool:
 
 
 def _runs(numbers: Collection[int]) -> tuple[tuple[int, int], ...]:
-    """Numbers as (first, last), neighbours in one; at most MOST_RUNS, the last with its gaps."""
+    """Numbers as (first, last), neighbours in one; at most MAX_RUNS, the last with its gaps."""
     runs: list[tuple[int, int]] = []
     for number in sorted(numbers):
         if runs and runs[-1][1] >= number - 1:
             runs[-1] = (runs[-1][0], number)
         else:
             runs.append((number, number))
-    if len(runs) > MOST_RUNS:
-        return (*runs[: MOST_RUNS - 1], (runs[MOST_RUNS - 1][0], runs[-1][1]))
+    if len(runs) > MAX_RUNS:
+        return (*runs[: MAX_RUNS - 1], (runs[MAX_RUNS - 1][0], runs[-1][1]))
     return tuple(runs)
 
 

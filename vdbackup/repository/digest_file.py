@@ -47,7 +47,7 @@ _RUN = np.dtype([("first", "<u8"), ("count", "<u8"), ("position", "<u8")])
 _MAGIC = b"VDBDIGST"
 _LAYOUT, _LAYOUT_OF_RUNS = 2, 1
 _SEAL_AT = 40
-_MOST_BLOCKS = 1 << 34
+_MAX_BLOCKS = 1 << 34
 """Of a disk: a pebibyte. What claims more is damaged, and no product of these may overflow."""
 _COPY = 1 << 20
 _AT_ONCE = 1 << 14
@@ -122,7 +122,7 @@ class DigestFile:
         of_disk = -(-self.virtual_size // BLOCK)
         table = HEADER.size + self.blocks * DIGEST
         most_rows = self.blocks if layout == _LAYOUT_OF_RUNS else -(-of_disk // REGION)
-        if of_disk > _MOST_BLOCKS or rows > most_rows or not rows <= self.blocks <= of_disk:
+        if of_disk > _MAX_BLOCKS or rows > most_rows or not rows <= self.blocks <= of_disk:
             raise DamagedDigests(self.path, 16, "it has more digests than its disk has blocks")
         if table + rows * entry.itemsize != self._file.size:
             raise DamagedDigests(self.path, 16, "it is cut off or too long")
@@ -218,7 +218,7 @@ class _Runs:
     def fit(self, blocks: int, of_disk: int) -> bool:
         """Whether they are so many blocks of a disk of `of_disk` blocks, in order."""
         inside = all(
-            bool(((each >= 0) & (each < _MOST_BLOCKS + 1)).all())
+            bool(((each >= 0) & (each < _MAX_BLOCKS + 1)).all())
             for each in (self.first, self.count, self.position)
         )
         if not inside or int(self.count.sum()) != blocks:

@@ -47,7 +47,7 @@ SETTLED = 60.0
 _IN_FLIGHT = re.compile(
     re.escape(LEASE_NAME) + r"\.[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}\.partial"
 )
-_LONGEST = 1 << 16
+_MAX_LENGTH = 1 << 16
 """Bytes of a file that may be a lease; purposes name paths, which have up to 4096."""
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 _MACHINE_ID = Path("/etc/machine-id")
@@ -168,7 +168,7 @@ def look(folder: Path) -> Found | None:
     except Obstructed:
         return _in_the_way(folder / LEASE_NAME)
     try:
-        return Found(Lease.parse(os.pread(fd, _LONGEST, 0)), os.fstat(fd).st_mtime)
+        return Found(Lease.parse(os.pread(fd, _MAX_LENGTH, 0)), os.fstat(fd).st_mtime)
     finally:
         os.close(fd)
 
@@ -207,7 +207,7 @@ def renew(folder: Path, lease: Lease) -> None:
     """Give the lease a new time; nothing happens if the file is another one by now."""
     fd = open_own(folder / LEASE_NAME, os.O_RDWR)
     try:
-        if os.pread(fd, _LONGEST, 0) == bytes(lease):
+        if os.pread(fd, _MAX_LENGTH, 0) == bytes(lease):
             os.pwrite(fd, bytes(lease), 0)
     finally:
         os.close(fd)
@@ -230,7 +230,7 @@ def take_away(folder: Path, found: Lease | None) -> None:
 
 def _parsed(path: Path) -> Lease | None:
     try:
-        return Lease.parse(read_own(path, _LONGEST))
+        return Lease.parse(read_own(path, _MAX_LENGTH))
     except (Obstructed, FileNotFoundError):
         return None
 

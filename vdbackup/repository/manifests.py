@@ -20,7 +20,7 @@ _known: dict[Path, tuple[bytes, RecoveryPoint]] = {}
 A set is read afresh several times in each operation, and what its manifests say took more of the
 time of a merge among 1,000 points than the merge. They are read each time, and understood once.
 """
-_MOST_KNOWN = 20_000
+_MAX_KNOWN = 20_000
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ def _manifest(folder: Path, name: str) -> RecoveryPoint:
     if known is not None and known[0] == checksum:
         return known[1]
     point = _understood(folder, name, content)
-    if len(_known) >= _MOST_KNOWN:
+    if len(_known) >= _MAX_KNOWN:
         _known.clear()
     _known[path] = checksum, point
     return point

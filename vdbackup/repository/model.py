@@ -14,12 +14,12 @@ from vdbackup.jobs import readable_size
 from vdbackup.repository import naming
 from vdbackup.repository.naming import PointType
 
-LONGEST_SENTENCE = 1000
+MAX_SENTENCE = 1000
 """Characters of what a boot test has to say."""
 _PLACES_NAMED = 5
-_MOST_FACTS = 64
-_LONGEST_QUOTE = 200
-_LONGEST_BOOT = 1e6
+_MAX_FACTS = 64
+_MAX_QUOTE = 200
+_MAX_BOOT = 1e6
 _SECTOR = 512
 """Bytes, to which the size of a raw file is rounded up."""
 
@@ -77,7 +77,7 @@ class SourceIdentity:
     def from_json(cls, data: Any) -> SourceIdentity:
         """An identity from external text; raises TypeError, ValueError or KeyError."""
         facts = data.get("facts", {})
-        if not isinstance(facts, dict) or len(facts) > _MOST_FACTS:
+        if not isinstance(facts, dict) or len(facts) > _MAX_FACTS:
             raise ValueError("too many facts of the source")
         known = {
             records.text(name): tuple(map(records.text, values)) for name, values in facts.items()
@@ -218,7 +218,7 @@ _NO_SENSE = (AttributeError, KeyError, TypeError, ValueError, RecursionError, Us
 def _short(error: Exception) -> str:
     """What an error says; it may quote whatever stands there."""
     text = str(error)
-    return text if len(text) <= _LONGEST_QUOTE else f"{text[:_LONGEST_QUOTE]}..."
+    return text if len(text) <= _MAX_QUOTE else f"{text[:_MAX_QUOTE]}..."
 
 
 def _format(value: Any) -> DiskFormat:
@@ -282,14 +282,14 @@ def _boot_test(value: Any) -> BootTest | None:
     if check is None:
         return None
     seconds, stage = value.get("seconds", 0.0), value.get("stage")
-    if type(seconds) not in (int, float) or not 0 <= seconds < _LONGEST_BOOT:
+    if type(seconds) not in (int, float) or not 0 <= seconds < _MAX_BOOT:
         raise ValueError(f"{seconds!r} is no number of seconds")
     return BootTest(
         check.at,
         check.ok,
         float(seconds),
         BootStage(stage) if stage is not None else None,
-        records.text(value.get("sentence", ""))[:LONGEST_SENTENCE],
+        records.text(value.get("sentence", ""))[:MAX_SENTENCE],
     )
 
 

@@ -18,7 +18,7 @@ from vdbackup.repository.mount_points import unescaped
 _MOUNTS = Path("/proc/self/mountinfo")
 _WITHOUT_DEVICE = {"tmpfs", "ramfs", "rootfs", "overlay", "zfs", "bcachefs"}
 """File systems of this computer that name no device in /dev as theirs."""
-_MOST_LINKS = 40
+_MAX_LINKS = 40
 """As many links as Linux follows in a path (path_resolution(7))."""
 
 
@@ -76,7 +76,7 @@ class NearPaths:
                 done = here
                 continue
             links += 1
-            if links > _MOST_LINKS:
+            if links > _MAX_LINKS:
                 return None
             done = "/" if target.startswith("/") else done
             ahead += target.split("/")[::-1]

@@ -36,8 +36,8 @@ from vdbackup.repository.model import RecoveryPoint
 from vdbackup.repository.near_paths import NearPaths
 
 _VIRTUALBOX = "{http://www.virtualbox.org/}"
-_MOST_MACHINES = 10_000
-_MOST_BELOW = 1000
+_MAX_MACHINES = 10_000
+_MAX_BELOW = 1000
 """Disks of one chain that are looked at: more is a circle."""
 
 
@@ -139,7 +139,7 @@ def line_below(disk: Path, near: NearPaths) -> Iterator[Path]:
     It ends where nothing more is named, and where what is named may not answer.
     """
     path: Path | None = disk
-    for _ in range(_MOST_BELOW):
+    for _ in range(_MAX_BELOW):
         path = near.followed(path) if path is not None else None
         if path is None:
             return
@@ -165,7 +165,7 @@ def _virtualbox(near: NearPaths) -> Iterator[Machine]:
     if root is None:
         return
     where = f"{_VIRTUALBOX}Global/{_VIRTUALBOX}MachineRegistry/{_VIRTUALBOX}MachineEntry"
-    for entry in root.findall(where)[:_MOST_MACHINES]:
+    for entry in root.findall(where)[:_MAX_MACHINES]:
         named = _path(home, entry.get("src"))
         source = near.followed(named) if named else None
         settings = foreign_xml.parsed_file(source) if source else None
@@ -196,7 +196,7 @@ def libvirts_files() -> Iterator[tuple[Path, ET.Element]]:
     """The machines that libvirt has, where it keeps them, whether it runs or not."""
     for folder in (_config() / "libvirt/qemu", Path("/etc/libvirt/qemu")):
         with suppress(OSError):  # not there, or the system's, which is root's to read
-            for path in sorted(folder.glob("*.xml"))[:_MOST_MACHINES]:
+            for path in sorted(folder.glob("*.xml"))[:_MAX_MACHINES]:
                 domain = foreign_xml.parsed_file(path)
                 if domain is not None and domain.tag == "domain":
                     yield path, domain

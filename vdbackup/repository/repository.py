@@ -37,7 +37,7 @@ SETTINGS = "set.json"
 _HIGHEST_LAYOUT = 999
 """A number that is no version's: whoever is sent for a newer one looks in vain."""
 LAYER_MODE = 0o444
-_LONGEST_NAME = 240
+_MAX_NAME = 240
 """Bytes of a folder's name; file systems take 255, and a number may be put behind it."""
 LOST_AND_FOUND = "lost+found"
 _NOT_OURS = (LOCK_NAME, LEASE_NAME, LOST_AND_FOUND, MARKER + PARTIAL)
@@ -303,7 +303,7 @@ def check_set_name(name: str) -> str:
 def _can_be_set(name: str) -> bool:
     valid = re.fullmatch(r"\w[\w .+@-]{0,99}", name) is not None and name == name.strip()
     valid &= not name.endswith(PARTIAL)  # a set in the making
-    return valid and len(os.fsencode(name)) <= _LONGEST_NAME
+    return valid and len(os.fsencode(name)) <= _MAX_NAME
 
 
 def set_name_for(source_name: str) -> str:

@@ -19,7 +19,7 @@ from vdbackup.sources.writeback import write_out_caches
 
 log = logging.getLogger(__name__)
 
-_MOST_NAMED = 5
+_MAX_NAMED = 5
 """Files of a chain that a sentence names."""
 
 
@@ -83,8 +83,8 @@ class Changes:
             return self._of_mounted(None if changed else 0)
         if not changed:
             return ""
-        more = len(changed) - _MOST_NAMED
-        names = ", ".join(changed[:_MOST_NAMED]) + (f" and {more} more" if more > 0 else "")
+        more = len(changed) - _MAX_NAMED
+        names = ", ".join(changed[:_MAX_NAMED]) + (f" and {more} more" if more > 0 else "")
         was = "was" if len(changed) == 1 else "were"
         return f"{names} {was} written to during the capture: this point may mix old and new."
 

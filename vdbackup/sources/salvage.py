@@ -16,7 +16,7 @@ from vdbackup.errors import SourceError, Unreadable
 from vdbackup.jobs import CancelToken
 from vdbackup.sources.source import Source
 
-MOST_SECTORS = 10_000
+MAX_SECTORS = 10_000
 """A disk with more sectors that cannot be read is failing as a whole: waiting makes it worse.
 
 It bounds the list in the manifest, too.
@@ -67,9 +67,9 @@ class Salvage:
     def _note(self, offset: int, length: int, error: Unreadable) -> None:
         with self._lock:
             self._lost.append((offset, length))
-            if len(self._lost) > MOST_SECTORS:
+            if len(self._lost) > MAX_SECTORS:
                 raise SourceError(
-                    f"More than {MOST_SECTORS} sectors of {self._source.path} cannot be read: it "
+                    f"More than {MAX_SECTORS} sectors of {self._source.path} cannot be read: it "
                     "is failing as a whole.",
                     "Copy what can be had to an image with `ddrescue`, and back that up.",
                 ) from error

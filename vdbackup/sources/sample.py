@@ -10,7 +10,7 @@ from vdbackup.sources.source import Source
 
 BLOCK = 64 << 10
 """Bytes that are looked at in one place: what a backup keeps or leaves out as a whole."""
-MOST = 384
+MAX_PLACES = 384
 """Places looked at: some 4 s on a hard disk, nothing on others, and a margin of 8 % or less."""
 _CAUTION = 3.0
 """Standard deviations: the guess is wrong about once in 400 times on each side at most."""
@@ -26,7 +26,7 @@ def stored_share(source: Source) -> tuple[int, int]:
     Raises SourceError where the source is gone.
     """
     blocks = -(-source.size // BLOCK)
-    places = random.sample(range(blocks), min(blocks, MOST))
+    places = random.sample(range(blocks), min(blocks, MAX_PLACES))
     view = memoryview(bytearray(BLOCK))
     looked = kept = 0
     for place in sorted(places):

@@ -20,8 +20,8 @@ from vdbackup.errors import VdbackupError
 Read = Callable[[int, memoryview], None]
 _HEAD = 0x11000
 """Bytes at the start of a volume in which all those superblocks lie; Btrfs' is the last."""
-_MOST_PARTITIONS = 128
-_LARGEST_TABLE = 1 << 20
+_MAX_PARTITIONS = 128
+_MAX_TABLE = 1 << 20
 _PROTECTIVE = 0xEE
 _EXTENDED = (0x05, 0x0F, 0x85)
 _PAGES = (4096, 8192, 16384, 65536)
@@ -132,13 +132,13 @@ def _gpt_entries(disk: _Disk, header: bytes, sector_size: int) -> tuple[Written,
     first, count, length = struct.unpack_from("<QII", header, 72)
     if not 128 <= length <= 4096:
         return Written(_guid(guid)), []
-    wanted = min(count * length, _LARGEST_TABLE)
+    wanted = min(count * length, _MAX_TABLE)
     table = disk.bytes(first * sector_size, -(-wanted // 4096) * 4096)[:wanted]
     partitions: list[str] = []
     areas: list[_Area] = []
     for at in range(0, len(table) - length + 1, length):
         kind, own, start, last = struct.unpack_from("<16s16sQQ", table, at)
-        if any(kind) and len(areas) < _MOST_PARTITIONS:
+        if any(kind) and len(areas) < _MAX_PARTITIONS:
             partitions.append(_guid(own))
             areas.append(_Area(start * sector_size, (last + 1) * sector_size))
     return Written(_guid(guid), tuple(filter(None, partitions))), areas

@@ -32,9 +32,9 @@ _MAGIC = b" LVM2 x[5A%r0N*>"
 _IGNORED = 1
 """In a location's flags: the text there is not in use."""
 _CHECKSUM = 0xF597A6CF
-_MOST_TEXT = 16 << 20
-_MOST_TOKENS = 1_000_000
-_MOST_DEPTH = 16
+_MAX_TEXT = 16 << 20
+_MAX_TOKENS = 1_000_000
+_MAX_DEPTH = 16
 _TOKEN = re.compile(r'\s+|#[^\n]*|(?P<word>[{}\[\]=,]|"(?:[^"\\]|\\.)*"|[^\s{}\[\]=,"#]+)')
 
 
@@ -113,7 +113,7 @@ def parse(text: str) -> dict[str, Any]:
             sections.pop()
             continue
         match next(tokens, ""):
-            case "{" if len(sections) < _MOST_DEPTH:
+            case "{" if len(sections) < _MAX_DEPTH:
                 section: dict[str, Any] = {}
                 sections[-1][_bare(name)] = section
                 sections.append(section)
@@ -130,7 +130,7 @@ def _tokens(text: str) -> Iterator[str]:
     at, count = 0, 0
     while at < len(text):
         match = _TOKEN.match(text, at)
-        if match is None or count > _MOST_TOKENS:
+        if match is None or count > _MAX_TOKENS:
             raise Damaged(f"it cannot be read at letter {at}")
         at, count = match.end(), count + 1
         if match["word"]:
@@ -278,7 +278,7 @@ def _text(disk: io.BufferedReader, start: int, size: int) -> str:
     at, length, checksum, flags = _LOCATION.unpack_from(header, _METADATA.size)
     if not at or flags & _IGNORED:
         return ""
-    if not SECTOR <= at < size or not 0 < length <= min(size - SECTOR, _MOST_TEXT):
+    if not SECTOR <= at < size or not 0 < length <= min(size - SECTOR, _MAX_TEXT):
         raise Damaged("its metadata lie nowhere")
     disk.seek(start + at)
     text = disk.read(min(length, size - at))

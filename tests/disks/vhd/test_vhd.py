@@ -20,7 +20,7 @@ from vdbackup.disks.chain import Chain
 from vdbackup.disks.disk import UNIT, ParentRef
 from vdbackup.disks.extents import total
 from vdbackup.disks.vhd.disk import VhdDisk
-from vdbackup.disks.vhd.structs import BAT_AT, LARGEST, DynamicHeader, geometry
+from vdbackup.disks.vhd.structs import BAT_AT, MAX_SIZE, DynamicHeader, geometry
 from vdbackup.errors import DiskError, ParentError
 
 BLOCK = 2 * MIB
@@ -341,7 +341,7 @@ def test_all_blocks_of_a_full_disk_have_sector_numbers_of_32_bits(gib):
 def test_a_block_beyond_32_bits_of_sectors_is_refused_and_changes_nothing(tmp_path):
     """So much room is lost only to many interrupted writes, by a version that used none again."""
     path = tmp_path / "large.vhd"
-    with closing(VhdDisk.create(path, LARGEST)) as disk:
+    with closing(VhdDisk.create(path, MAX_SIZE)) as disk:
         disk.write(0, memoryview(noise(UNIT, 1)))
         disk.flush()
     with closing(VhdDisk.open(path, writable=True)) as disk:

@@ -12,7 +12,7 @@ from tests.disks.everybody import assert_everybody_reads
 from tests.disks.shelf import GRAIN, MIB, Shelf, noise, opened, put, reference
 from tests.oracles import qemu
 from vdbackup.disks.disk import ParentRef
-from vdbackup.disks.vmdk.disk import LARGEST, VmdkDisk
+from vdbackup.disks.vmdk.disk import MAX_SIZE, VmdkDisk
 from vdbackup.disks.vmdk.structs import SECTOR, Descriptor, SparseExtentHeader
 from vdbackup.errors import DiskError
 
@@ -123,7 +123,7 @@ def test_what_a_new_parent_changes_in_a_descriptor_lies_in_its_first_sector():
     ids = [str(uuid.UUID(int=number)) for number in (1, 2, 3)]
     names = ["00001-full.vmdk", "99999-differential.vmdk"]
     one, other = (
-        Descriptor(LARGEST, "99999-differential.vmdk", "1", ids[0], cid, parent_id, name).pack()
+        Descriptor(MAX_SIZE, "99999-differential.vmdk", "1", ids[0], cid, parent_id, name).pack()
         for cid, parent_id, name in zip(("2", "ffffffff"), ids[1:], names, strict=True)
     )
     assert one[:SECTOR] != other[:SECTOR]

@@ -71,7 +71,7 @@ def test_one_that_breaks_off_says_so_and_keeps_what_was_read() -> None:
 def test_what_unpacks_to_more_than_anything_real_is_not_unpacked(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(initramfs, "MOST_UNPACKED", 1 << 20)
+    monkeypatch.setattr(initramfs, "MAX_UNPACKED", 1 << 20)
     bomb = zlib.compress(systems.archive({"zeros": bytes(64 << 20)}), wbits=31)
     assert len(bomb) < 1 << 20
     assert not initramfs.read(bomb).whole

@@ -335,7 +335,7 @@ def test_a_kernel_that_was_given_too_little_time_is_tried_again(lab: Lab) -> Non
         Task(lambda progress: phases.append(progress.phase)),
     )
     assert not said.ok
-    assert phases.count("Starting") == boot_test.MOST_TRIES
+    assert phases.count("Starting") == boot_test.MAX_TRIES
 
 
 def test_there_is_no_such_sign(demo: Lab) -> None:

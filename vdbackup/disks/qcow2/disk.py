@@ -44,7 +44,7 @@ from vdbackup.disks.qcow2.structs import (
 )
 from vdbackup.errors import DiskError
 
-LARGEST = (2 << 50) - (1 << 40)
+MAX_SIZE = (2 << 50) - (1 << 40)
 """Bytes of disk: QEMU opens L1 tables of 32 MiB and refcount tables of 8 MiB (QCOW_MAX_L1_SIZE,
 QCOW_MAX_REFTABLE_SIZE), each 2 PiB in clusters of 64 KiB, and tables are counted, too."""
 
@@ -136,8 +136,8 @@ class Qcow2Disk(OneFileDisk):
         parent: ParentRef | None = None,
         sector_size: int = SECTOR,
     ) -> Qcow2Disk:
-        """As `formats.create_disk` says: at most LARGEST bytes, in sectors of 512 or 4096."""
-        if virtual_size > LARGEST or sector_size not in (512, 4096):
+        """As `formats.create_disk` says: at most MAX_SIZE bytes, in sectors of 512 or 4096."""
+        if virtual_size > MAX_SIZE or sector_size not in (512, 4096):
             raise ValueError(f"{virtual_size} bytes in sectors of {sector_size} are no QCOW2")
         identity = Identity(sector_size, str(uuid.uuid4()), uuid.uuid4().hex)
         first = HeaderCluster(Header.for_disk(virtual_size))

@@ -33,7 +33,7 @@ from vdbackup.disks.vhd.structs import (
     DYNAMIC,
     FIXED,
     HEADER_SIZE,
-    LARGEST,
+    MAX_SIZE,
     SLOTS,
     UNUSED,
     DynamicHeader,
@@ -46,9 +46,9 @@ from vdbackup.disks.vhd.structs import (
 from vdbackup.disks.written_units import WrittenUnits
 from vdbackup.errors import DiskError, DiskFormatError
 
-__all__ = ["LARGEST", "LARGEST_FILE", "VhdDisk"]
+__all__ = ["MAX_FILE", "MAX_SIZE", "VhdDisk"]
 
-LARGEST_FILE = UNUSED * SECTOR
+MAX_FILE = UNUSED * SECTOR
 """Bytes of a file whose blocks the table can name: the last number means that there is none."""
 MAX_RUNS = 1 << 24
 """Runs of sectors that one file may have: a map of 16 million takes 1 GB while it is made.
@@ -107,8 +107,8 @@ class VhdDisk(OneFileDisk):
         parent: ParentRef | None = None,
         sector_size: int = SECTOR,
     ) -> VhdDisk:
-        """As `formats.create_disk` says: at most LARGEST bytes, in sectors of 512."""
-        if virtual_size > LARGEST or sector_size != SECTOR:
+        """As `formats.create_disk` says: at most MAX_SIZE bytes, in sectors of 512."""
+        if virtual_size > MAX_SIZE or sector_size != SECTOR:
             raise ValueError(f"{virtual_size} bytes in sectors of {sector_size} are no VHD")
         footer = Footer.for_disk(virtual_size, DIFFERENCING if parent else DYNAMIC)
         header, slot = DynamicHeader.for_disk(virtual_size).in_slot(footer.data_offset, parent)
@@ -316,7 +316,7 @@ class VhdDisk(OneFileDisk):
         stride = _up(header.block_size + SECTOR + header.bitmap_size, header.alignment)
         places = payload - header.bitmap_size + np.arange(count) * stride
         end = payload + (count - 1) * stride + header.block_size
-        if end > LARGEST_FILE:
+        if end > MAX_FILE:
             raise DiskError(
                 f"{self.path} has no room for more blocks, since writing to it was interrupted.",
                 "Export it to a new disk first.",

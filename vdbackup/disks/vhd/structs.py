@@ -35,7 +35,7 @@ Relinking writes the slot that is not in use; then the footer's one sector switc
 """
 BAT_AT = 16384
 """Where the block allocation table of ours lies, in bytes: behind both slots."""
-LARGEST = 2040 << 30
+MAX_SIZE = 2040 << 30
 """Bytes of disk: the most that Hyper-V, VirtualBox and QEMU take."""
 
 _VERSION = 0x00010000
@@ -46,7 +46,7 @@ _HEADER = struct.Struct(">8sQQIIII16sI4x512s192s256x")
 _HEADER_CHECKSUM_AT = 36
 _LOCATOR = struct.Struct(">4sII4xQ")
 _MAX_LOCATOR = 64 << 10  # bytes: paths on Windows have at most 32,767 UTF-16 units
-_MOST_SECTORS = 65535 * 16 * 255  # that a geometry can stand for
+_MAX_SECTORS = 65535 * 16 * 255  # that a geometry can stand for
 _NAME_BYTES = 512
 _NOWHERE = 0xFFFFFFFFFFFFFFFF
 _W2RU_ROOM, _MACX_ROOM = 2048, 4096  # bytes behind the header in each of our slots
@@ -285,7 +285,7 @@ class DynamicHeader:
 
 def geometry(virtual_size: int) -> tuple[int, int, int]:
     """Cylinders, heads and sectors, by the specification's appendix "CHS Calculation"."""
-    total = min(virtual_size // SECTOR, _MOST_SECTORS)
+    total = min(virtual_size // SECTOR, _MAX_SECTORS)
     if total >= 65535 * 16 * 63:
         return total // 255 // 16, 16, 255
     sectors = 17

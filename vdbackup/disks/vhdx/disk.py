@@ -25,7 +25,7 @@ from vdbackup.disks.vhdx.bat import NOT_PRESENT, PARTIAL, PRESENT, Table
 from vdbackup.disks.vhdx.log import Contents, Replay, Replayed
 from vdbackup.disks.vhdx.metadata import (
     BITMAP_BYTES,
-    LARGEST_DISK,
+    MAX_DISK,
     PARENT_LOCATOR,
     VIRTUAL_DISK_ID,
     Geometry,
@@ -51,7 +51,7 @@ from vdbackup.disks.vhdx.structs import (
 from vdbackup.disks.written_units import WrittenUnits
 from vdbackup.errors import DiskError, DiskFormatError
 
-LARGEST = LARGEST_DISK
+MAX_SIZE = MAX_DISK
 BLOCK = 2 * MIB
 LARGE_BLOCK = 32 * MIB
 LARGE_FROM = 8 << 40
@@ -120,8 +120,8 @@ class VhdxDisk(OneFileDisk):
         parent: ParentRef | None = None,
         sector_size: int = SECTOR,
     ) -> VhdxDisk:
-        """As `formats.create_disk` says: at most LARGEST bytes, in sectors of 512 or 4096."""
-        if not 0 < virtual_size <= LARGEST or sector_size not in (512, 4096):
+        """As `formats.create_disk` says: at most MAX_SIZE bytes, in sectors of 512 or 4096."""
+        if not 0 < virtual_size <= MAX_SIZE or sector_size not in (512, 4096):
             raise ValueError(f"{virtual_size} bytes in sectors of {sector_size} are no VHDX")
         if virtual_size % sector_size:
             raise DiskError(

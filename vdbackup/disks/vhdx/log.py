@@ -23,7 +23,7 @@ _ENTRY = struct.Struct("<4sIIIQII16sQQ")
 _DESCRIPTOR = struct.Struct("<4s4s8sQQ")
 _FIRST_DESCRIPTORS = (SECTOR - _ENTRY.size) // _DESCRIPTOR.size
 _MORE_DESCRIPTORS = SECTOR // _DESCRIPTOR.size
-_LARGEST_FILE = 1 << 47
+_MAX_FILE = 1 << 47
 """Bytes, twice what a full disk of 64 TiB takes: no log may make a file larger."""
 
 
@@ -76,7 +76,7 @@ class Replay:
             raise DiskFormatError(file.path, at, problem)
         updates = [update for entry in sequence for update in entry.updates]
         ends = [update.offset + update.length for update in updates]
-        if max([head.last_size, *ends]) > _LARGEST_FILE:
+        if max([head.last_size, *ends]) > _MAX_FILE:
             raise DiskFormatError(file.path, at, "the log would make the file too large")
         return cls(updates, max([file.size, head.last_size, *ends]))
 

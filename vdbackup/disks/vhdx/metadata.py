@@ -22,7 +22,7 @@ from vdbackup.disks.vhdx.structs import MAX_ENTRIES, MIB, TABLE_BYTES, Region, g
 from vdbackup.errors import DiskError, DiskFormatError
 from vdbackup.jobs import readable_size
 
-LARGEST_DISK = 64 << 40
+MAX_DISK = 64 << 40
 """Bytes (2.6.2.2)."""
 BITMAP_BYTES = MIB
 """Of a sector bitmap block: one bit for each of the 2^23 sectors of a chunk (2.4)."""
@@ -151,7 +151,7 @@ class Geometry:
             problem = f"a block of {block_size} bytes is not a power of two from 1 to 256 MiB"
         elif sector_size not in (512, 4096):
             problem = f"sectors of {sector_size} bytes are neither of 512 nor of 4096"
-        elif not 0 < virtual_size <= LARGEST_DISK:
+        elif not 0 < virtual_size <= MAX_DISK:
             problem = f"a disk of {readable_size(virtual_size)} is not in the format's 64 TiB"
         elif virtual_size % sector_size:
             problem = f"a disk of {virtual_size} bytes does not end with a sector"

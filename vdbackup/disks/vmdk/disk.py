@@ -43,9 +43,9 @@ from vdbackup.disks.vmdk.structs import (
 from vdbackup.errors import DiskError, DiskFormatError
 from vdbackup.jobs import readable_size
 
-LARGEST = (2 << 40) - (1 << 30)
+MAX_SIZE = (2 << 40) - (1 << 30)
 """Bytes of disk: grain table entries are 32-bit sectors, and the tables take their part of them."""
-LARGEST_FILE = 2 << 40
+MAX_FILE = 2 << 40
 """Bytes of a file whose sectors 32 bits can count."""
 
 
@@ -119,8 +119,8 @@ class VmdkDisk(OneFileDisk):
         parent: ParentRef | None = None,
         sector_size: int = SECTOR,
     ) -> VmdkDisk:
-        """As `formats.create_disk` says: at most LARGEST bytes, in sectors of 512."""
-        if virtual_size > LARGEST or sector_size != SECTOR:
+        """As `formats.create_disk` says: at most MAX_SIZE bytes, in sectors of 512."""
+        if virtual_size > MAX_SIZE or sector_size != SECTOR:
             raise ValueError(f"{virtual_size} bytes in sectors of {sector_size} are no VMDK")
         header = SparseExtentHeader.for_disk(virtual_size)
         descriptor = Descriptor(virtual_size, final_name(path), new_cid(), str(uuid.uuid4()))
@@ -233,9 +233,9 @@ class VmdkDisk(OneFileDisk):
 
     def _new_places(self, count: int) -> Int64s:
         """Where `count` new grains go; raises DiskError where the tables cannot name a place."""
-        if self._end + count * self._grain > LARGEST_FILE:
+        if self._end + count * self._grain > MAX_FILE:
             raise DiskError(
-                f"{self.path} has grown to {readable_size(LARGEST_FILE)}, the most that the format "
+                f"{self.path} has grown to {readable_size(MAX_FILE)}, the most that the format "
                 "can address.",
                 "Export it to a new disk first.",
             )

@@ -25,8 +25,8 @@ from vdbackup.disks.names import DiskFormat
 from vdbackup.disks.read_only import ReadOnlyDisk
 from vdbackup.disks.vmdk.sparse import SparseExtent, read_descriptor, read_header
 from vdbackup.disks.vmdk.structs import (
-    LARGEST_DESCRIPTOR,
     MAGIC,
+    MAX_DESCRIPTOR,
     Descriptor,
     ExtentLine,
     decoded,
@@ -35,10 +35,10 @@ from vdbackup.errors import DiskError, DiskFormatError
 from vdbackup.jobs import readable_size, sizes_apart
 
 _LOG = logging.getLogger(__name__)
-_LARGEST = 64 << 40
+_MAX_SIZE = 64 << 40
 """Bytes of disk: more than ESX allows (62 TiB)."""
-_MOST_EXTENTS = 4096
-_MOST_CANDIDATES = 1000
+_MAX_EXTENTS = 4096
+_MAX_CANDIDATES = 1000
 """Files that are looked into for a parent that the child does not name."""
 _READER_SHIFT = 48
 """A host in the map: the number of a reader above this bit, below it a place in that reader."""
@@ -204,7 +204,7 @@ def disks_with(disk_id: str, folder: Path) -> Iterator[Path]:
     """The VMDKs in a folder that say that they are that disk."""
     first = _usual_name(disk_id)
     others = sorted(name for name in os.listdir(folder) if name.lower().endswith(".vmdk"))
-    for name in [first, *others[:_MOST_CANDIDATES]]:
+    for name in [first, *others[:_MAX_CANDIDATES]]:
         if _uuid_of(folder / name) == disk_id:
             yield folder / name
 
@@ -229,9 +229,9 @@ def _text(file: HostFile) -> str:
     """The descriptor, which is all of the file or inside a sparse one."""
     if file.read(0, len(MAGIC)) == MAGIC:
         return read_descriptor(file)
-    if file.size > LARGEST_DESCRIPTOR:
+    if file.size > MAX_DESCRIPTOR:
         raise DiskFormatError(file.path, 0, f"a descriptor of {file.size} bytes is too large")
-    return decoded(file.read(0, LARGEST_DESCRIPTOR))
+    return decoded(file.read(0, MAX_DESCRIPTOR))
 
 
 def _parts(file: HostFile, text: str, extents: _Extents, fill: int) -> list[_Part]:
@@ -240,7 +240,7 @@ def _parts(file: HostFile, text: str, extents: _Extents, fill: int) -> list[_Par
         return [extents.sparse(file, ExtentLine.only(text, file.path, read_header(file)), fill)]
     lines = [line for line in ExtentLine.parse_all(text, file.path) if line.size]
     size = sum(line.size for line in lines)
-    if not 0 < size <= _LARGEST or len(lines) > _MOST_EXTENTS:
+    if not 0 < size <= _MAX_SIZE or len(lines) > _MAX_EXTENTS:
         problem = f"{len(lines)} extents make a disk of {readable_size(size)}"
         raise DiskFormatError(file.path, 0, problem)
     return [extents.part(line, fill) for line in lines]

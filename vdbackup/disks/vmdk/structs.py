@@ -45,7 +45,7 @@ AT_END = 0xFFFFFFFFFFFFFFFF
 FOOTER_FROM_END = 1024
 """Bytes: the footer is the last sector but one, and only the end-of-stream marker follows it."""
 NO_PARENT = "ffffffff"
-LARGEST_DESCRIPTOR = 1 << 20
+MAX_DESCRIPTOR = 1 << 20
 """Bytes of text; the largest disk in pieces of 2 GiB takes a tenth of that."""
 
 _HEADER = struct.Struct("<4sIIQQQQIQQQB4sH433x")
@@ -128,7 +128,7 @@ class SparseExtentHeader:
             problems.append("the grain directory lies outside the file")
         if self.descriptor_offset * SECTOR + self.descriptor_size * SECTOR > file_size:
             problems.append("the descriptor lies outside the file")
-        if self.descriptor_size * SECTOR > LARGEST_DESCRIPTOR:
+        if self.descriptor_size * SECTOR > MAX_DESCRIPTOR:
             problems.append(f"a descriptor of {self.descriptor_size} sectors is too large")
         return problems
 

@@ -27,15 +27,15 @@ from vdbackup.guest.model import Generator
 
 log = logging.getLogger(__name__)
 
-MOST_PACKED = 512 << 20
+MAX_PACKED = 512 << 20
 """Bytes of the largest initramfs that is read; a whole one of Ubuntu has 150 MiB."""
-MOST_UNPACKED = 2 << 30
+MAX_UNPACKED = 2 << 30
 """Bytes that are unpacked of one at most."""
-MOST_MEMBERS = 200_000
-MOST_SECONDS = 60.0
+MAX_MEMBERS = 200_000
+MAX_SECONDS = 60.0
 """A whole one of Ubuntu takes two; what bzip2 packs well takes a minute for each GiB."""
-_MOST_NAME = 4096
-_MOST_KEPT = 8 << 20
+_MAX_NAME = 4096
+_MAX_KEPT = 8 << 20
 """Bytes of a member whose content is wanted."""
 _CHUNK = 1 << 20
 _HEAD = 110
@@ -77,7 +77,7 @@ class Broken(ValueError):
 def read(data: bytes) -> Initramfs:
     """List an initramfs. What cannot be read ends it: `whole` is False then."""
     found = Initramfs()
-    at, left, deadline = 0, MOST_UNPACKED, time.monotonic() + MOST_SECONDS
+    at, left, deadline = 0, MAX_UNPACKED, time.monotonic() + MAX_SECONDS
     try:
         while (at := _next(data, at)) < len(data):
             source = _opened(data, at)
@@ -149,7 +149,7 @@ def _archives(source: _Source, found: Initramfs, most: int, deadline: float) -> 
         if magic == b"\0":
             continue
         _member(magic + source.read(_HEAD - 1), source, found)
-        if found.members > MOST_MEMBERS:
+        if found.members > MAX_MEMBERS:
             raise Broken("it has more files than any initramfs")
     return source.total
 
@@ -161,7 +161,7 @@ def _sizes(head: bytes) -> tuple[int, int]:
     size, name_size = (
         int.from_bytes(bytes.fromhex(head[at : at + 8].decode("ascii"))) for at in (54, 94)
     )
-    if not 0 < name_size <= _MOST_NAME:
+    if not 0 < name_size <= _MAX_NAME:
         raise Broken("a name is too long")
     return size, name_size
 
@@ -175,7 +175,7 @@ def _member(head: bytes, source: _Source, found: Initramfs) -> None:
         return
     found.members += 1
     listed = _BUILT_IN.fullmatch(name) or _INDEX.fullmatch(name)
-    wanted = listed is not None and size <= _MOST_KEPT
+    wanted = listed is not None and size <= _MAX_KEPT
     content = source.read(size) if wanted else b""
     source.skip(-(-size // 4) * 4 - len(content))
     _note(name, content, found)

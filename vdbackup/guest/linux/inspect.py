@@ -29,8 +29,8 @@ from vdbackup.text import printable
 
 log = logging.getLogger(__name__)
 
-MOST_KERNELS = 50
-_MOST_IMAGE_HEAD = 64 << 10
+MAX_KERNELS = 50
+_MAX_IMAGE_HEAD = 64 << 10
 _SUBVOLUMES = ("", "@", "root", "@rootfs", "@root", "@/.snapshots/1/snapshot")
 """Where in a Btrfs distributions put their root."""
 _UNSTABLE = re.compile(
@@ -172,7 +172,7 @@ def _listed_entries(tree: Tree) -> Menu | None:
         for path in _ENVIRONMENTS:
             variables |= menus.environment_block(tree.text(path))
         top = folder.removesuffix("/entries")
-        ordered = menus.preferred(names, tree.text(f"{top}/loader.conf"))[:MOST_KERNELS]
+        ordered = menus.preferred(names, tree.text(f"{top}/loader.conf"))[:MAX_KERNELS]
         entries = [menus.loader_entry(tree.text(f"{folder}/{name}"), variables) for name in ordered]
         if any(entry.image for entry in entries):
             file = _file(tree, f"{folder}/{ordered[0]}")
@@ -199,7 +199,7 @@ def kernels(
     known = {kernel.image for kernel in found}
     rest = [kernel for kernel in _of_folders(places) if kernel.image not in known]
     rest.sort(key=lambda kernel: menus.version_key(kernel.version), reverse=True)
-    every = [*found, *rest][:MOST_KERNELS]
+    every = [*found, *rest][:MAX_KERNELS]
     return tuple(
         _with_drivers(kernel, disk.trees, root) if number == 0 else kernel
         for number, kernel in enumerate(every)
@@ -227,11 +227,11 @@ def of_unified(tree: Tree, path: str, root: Tree | None) -> Kernel | None:
     Its initramfs and its command line lie in one signed file with it: neither can be changed, so
     none of the modules of /lib/modules can be put there.
     """
-    data = tree.read(path, initramfs.MOST_PACKED)
+    data = tree.read(path, initramfs.MAX_PACKED)
     parts = unified.read(data) if data else None
     if parts is None:
         return None
-    version, machine = _image_of(parts.kernel[:_MOST_IMAGE_HEAD])
+    version, machine = _image_of(parts.kernel[:_MAX_IMAGE_HEAD])
     content = initramfs.read(parts.initramfs) if parts.initramfs else initramfs.Initramfs()
     version = parts.version or version
     built_in = content.built_in
@@ -284,7 +284,7 @@ def _initramfs_names(suffix: str) -> tuple[str, ...]:
 
 def _image(tree: Tree, path: str) -> tuple[str, str]:
     """Version and architecture that a kernel image says it has; "" where it does not."""
-    return _image_of(tree.read(path, _MOST_IMAGE_HEAD, whole=False) or b"")
+    return _image_of(tree.read(path, _MAX_IMAGE_HEAD, whole=False) or b"")
 
 
 def _image_of(head: bytes) -> tuple[str, str]:
@@ -306,7 +306,7 @@ def _with_drivers(kernel: Kernel, trees: Mapping[str, Tree], root: Tree | None) 
     """
     content = initramfs.Initramfs()
     for file in kernel.initramfs:
-        data = trees[file.volume].read(file.path, initramfs.MOST_PACKED)
+        data = trees[file.volume].read(file.path, initramfs.MAX_PACKED)
         one = initramfs.read(data) if data else initramfs.Initramfs(whole=False)
         content.drivers |= one.drivers
         content.built_in |= one.built_in

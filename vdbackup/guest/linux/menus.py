@@ -16,7 +16,7 @@ import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-MOST_ENTRIES = 500
+MAX_ENTRIES = 500
 _GRUB_LINUX = re.compile(r"\s*linux(?:16|efi)?\s+(\S+)\s*(.*)")
 _GRUB_INITRD = re.compile(r"\s*initrd(?:16|efi)?\s+(.+)")
 _GRUB_DEFAULT = re.compile(r"\s*set\s+default=[\"']?(\d+)[\"']?\s*$")
@@ -56,7 +56,7 @@ def grub(text: str) -> list[Entry]:
             default = int(match[1])
         elif line.lstrip().startswith("menuentry "):
             title = [*_words(line), "", ""][1]
-        elif (match := _GRUB_LINUX.match(line)) and len(found) < MOST_ENTRIES:
+        elif (match := _GRUB_LINUX.match(line)) and len(found) < MAX_ENTRIES:
             image = _GRUB_DEVICE.sub("", match[1].strip("\"'"))
             found.append(Entry(title, image, [], match[2].strip(), number))
         elif (match := _GRUB_INITRD.match(line)) and found:
@@ -113,7 +113,7 @@ def syslinux(text: str) -> list[Entry]:
         match key.upper():
             case "DEFAULT" | "ONTIMEOUT":
                 default = value
-            case "LABEL" if len(found) < MOST_ENTRIES:
+            case "LABEL" if len(found) < MAX_ENTRIES:
                 found.append(Entry(value))
             case "KERNEL" | "LINUX" if found:
                 found[-1].image = value
@@ -130,7 +130,7 @@ def limine(text: str) -> list[Entry]:
     found: list[Entry] = []
     for number, line in enumerate(text.splitlines(), 1):
         if title := _LIMINE_TITLE.match(line):
-            if len(found) == MOST_ENTRIES:
+            if len(found) == MAX_ENTRIES:
                 break
             found.append(Entry(title[1].strip()))
         elif found and (match := _LIMINE_OPTION.match(line)):
@@ -160,7 +160,7 @@ def refind_linux(text: str) -> list[Entry]:
     The kernel is whichever is chosen in rEFInd's menu.
     """
     found = []
-    for number, line in enumerate(text.splitlines()[:MOST_ENTRIES], 1):
+    for number, line in enumerate(text.splitlines()[:MAX_ENTRIES], 1):
         words = [] if line.lstrip().startswith("#") else _words(line)
         if len(words) >= 2:
             found.append(Entry(words[0], command_line=words[1], line=number))
@@ -175,7 +175,7 @@ def refind(text: str) -> list[Entry]:
         key, *values = [*_words(line), ""]
         value = values[0] if values else ""
         match key:
-            case "menuentry" if len(found) < MOST_ENTRIES:
+            case "menuentry" if len(found) < MAX_ENTRIES:
                 found.append(Entry(value))
             case "loader" if found and not found[-1].image:
                 found[-1].image = value.replace("\\", "/")

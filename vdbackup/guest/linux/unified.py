@@ -18,9 +18,9 @@ X86_64, I386, ARM64 = 0x8664, 0x014C, 0xAA64
 MACHINES = {X86_64: "x86_64", I386: "i386", ARM64: "aarch64"}
 _APPLICATION = 10
 """The subsystem of a program that a firmware starts; drivers have others."""
-_MOST_SECTIONS = 96
+_MAX_SECTIONS = 96
 _SECTION = struct.Struct("<8sIIII16x")
-_MOST_TEXT = 64 << 10
+_MAX_TEXT = 64 << 10
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ def _sections(data: bytes) -> dict[bytes, bytes]:
     count, optional = struct.unpack_from("<2xH12xH", data, at)
     found: dict[bytes, bytes] = {}
     start = at + 20 + optional
-    for place in range(start, start + min(count, _MOST_SECTIONS) * _SECTION.size, _SECTION.size):
+    for place in range(start, start + min(count, _MAX_SECTIONS) * _SECTION.size, _SECTION.size):
         if place + _SECTION.size > len(data):
             break
         name, used, _, stored, offset = _SECTION.unpack_from(data, place)
@@ -92,4 +92,4 @@ def _sections(data: bytes) -> dict[bytes, bytes]:
 
 
 def _text(data: bytes) -> str:
-    return data[:_MOST_TEXT].partition(b"\0")[0].decode(errors="replace")
+    return data[:_MAX_TEXT].partition(b"\0")[0].decode(errors="replace")

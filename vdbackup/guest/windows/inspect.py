@@ -25,12 +25,12 @@ from vdbackup.volumes.filesystems.node import Unreadable, reading
 
 log = logging.getLogger(__name__)
 
-_LARGEST_HIVE = 1 << 30
+_MAX_HIVE = 1 << 30
 _SYSTEM_ROOTS = ("Windows", "WINNT")
 HIVES = "System32/config"
 _CURRENT_VERSION = "Microsoft\\Windows NT\\CurrentVersion"
 _ARCHITECTURES = {"amd64": "x86_64", "x86": "i386", "arm64": "aarch64"}
-_LONGEST_NAME = 100
+_MAX_NAME = 100
 _FIRST_11 = 22000
 """The first build of Windows 11, which says in its registry that it were Windows 10."""
 _HIBERNATED = (b"hibr", b"rstr")
@@ -143,7 +143,7 @@ def open_hive(tree: Tree, system_root: str, name: str) -> Hive:
     if node is None:
         raise Unreadable(f"there is no {name} in {system_root}/{HIVES}")
     content = node.content()
-    if content.size > _LARGEST_HIVE:
+    if content.size > _MAX_HIVE:
         raise Unreadable(f"{name} is too large to be a part of the registry")
     written = content.ranges[-1][1] if content.ranges else 0
     return Hive(content.stream, written)
@@ -241,11 +241,11 @@ def _product(tree: Tree, system_root: str) -> tuple[str, str]:
     except RecoveryError as error:
         log.info("%s", error)
         return "Windows", ""
-    name = printable(texts.get("productname", ""))[:_LONGEST_NAME] or "Windows"
+    name = printable(texts.get("productname", ""))[:_MAX_NAME] or "Windows"
     build = texts.get("currentbuild", "")
     build = build if build.isdecimal() and build.isascii() and len(build) < 8 else ""
     major, minor = (numbers.get(f"current{part}versionnumber") for part in ("major", "minor"))
-    named = printable(texts.get("currentversion", ""))[:_LONGEST_NAME]
+    named = printable(texts.get("currentversion", ""))[:_MAX_NAME]
     kernel = named if major is None else f"{major}.{minor}"
     if build and int(build) >= _FIRST_11:
         name = name.replace("Windows 10", "Windows 11")

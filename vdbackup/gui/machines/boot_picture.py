@@ -17,9 +17,9 @@ from vdbackup.gui.jobs.worker import Workers
 from vdbackup.jobs import Job, Task
 from vdbackup.repository.model import BootTest, RecoveryPoint
 
-_LARGEST = 16 << 20
+_MAX_SIZE = 16 << 20
 """Bytes of a file that is read: it is external."""
-_LONGEST_SIDE = 8192
+_MAX_SIDE = 8192
 """Pixels."""
 
 
@@ -107,12 +107,12 @@ def words_for(test: BootTest) -> str:
 def read(path: Path, _task: Task) -> QImage:
     """The picture in a PNG file; a null one where there is none that makes sense."""
     try:
-        data = read_own(path, _LARGEST)
+        data = read_own(path, _MAX_SIZE)
     except (OSError, Obstructed):
         return QImage()
     buffer = QBuffer()  # a name of its own: the reader does not keep it
     buffer.setData(QByteArray(data))
     reader = QImageReader(buffer, b"png")
-    if max(reader.size().width(), reader.size().height()) > _LONGEST_SIDE:
+    if max(reader.size().width(), reader.size().height()) > _MAX_SIDE:
         return QImage()
     return reader.read()

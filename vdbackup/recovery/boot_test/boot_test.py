@@ -38,7 +38,7 @@ from vdbackup.repository import claims
 from vdbackup.repository.backup_set import BackupSet
 from vdbackup.repository.files import remove, write_file
 from vdbackup.repository.lock import being_written
-from vdbackup.repository.model import LONGEST_SENTENCE, BootStage, BootTest, RecoveryPoint
+from vdbackup.repository.model import MAX_SENTENCE, BootStage, BootTest, RecoveryPoint
 from vdbackup.repository.repository import Repository
 
 log = logging.getLogger(__name__)
@@ -46,7 +46,7 @@ log = logging.getLogger(__name__)
 TIME_LIMITS = {Accelerator.KVM: 180.0, Accelerator.TCG: 900.0}
 """Seconds that a machine gets to come up, if nothing else is said."""
 
-MOST_TRIES = 3
+MAX_TRIES = 3
 """Of a machine that fails because this computer is too busy: that says nothing about the point."""
 _LOOK = 0.5
 """Seconds between two looks at a machine."""
@@ -106,7 +106,7 @@ def run(
             continue
         test, frame = found
         tries += 1
-        if words.lacked_time(test.sentence) and tries < MOST_TRIES:
+        if words.lacked_time(test.sentence) and tries < MAX_TRIES:
             log.warning("the boot test of %s begins again: %s", point_id, test.sentence)
             continue
         picture = frame.png() if frame else None
@@ -284,7 +284,7 @@ class _Watch:
         if seen := self._seen:
             return BootTest(now(), True, round(seen.seconds, 1), BootStage.LOGIN, seen.sentence)
         stage = self._failure.stage if self._failure else self.stage
-        sentence = self._why_not()[:LONGEST_SENTENCE]
+        sentence = self._why_not()[:MAX_SENTENCE]
         return BootTest(now(), False, round(self._view.seconds, 1), stage, sentence)
 
     def _why_not(self) -> str:

@@ -36,7 +36,7 @@ _NEARLY_ALL = 0.97
 _MOSTLY = 0.5
 """Shares of a screen's pixels."""
 _HEADER = re.compile(rb"P6\s+(\d+)\s+(\d+)\s+255\s", re.ASCII)
-_LARGEST = 1 << 26
+_MAX_SIZE = 1 << 26
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class Frame:
             return None
         width, height = int(header[1]), int(header[2])
         size = width * height * 3
-        if not 0 < size <= _LARGEST or len(data) < header.end() + size:
+        if not 0 < size <= _MAX_SIZE or len(data) < header.end() + size:
             return None
         pixels = np.frombuffer(data, np.uint8, size, header.end())
         return cls(pixels.reshape(height, width, 3))

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from vdbackup.repository.model import BootStage
 
-_LONGEST_LINE = 300
+_MAX_LINE = 300
 """Characters that are quoted."""
 
 _STAGES = (
@@ -107,7 +107,7 @@ def failure_in(text: str) -> Failure | None:
     for stage, pattern, reason in _FAILURES_COMPILED:
         if match := pattern.search(text):
             said = (match.groupdict().get("said") or last_line(text)).strip(" .")
-            return Failure(stage, reason.format(said=said[:_LONGEST_LINE]))
+            return Failure(stage, reason.format(said=said[:_MAX_LINE]))
     return None
 
 
@@ -134,4 +134,4 @@ def between_stages(text: str) -> bool:
 def last_line(text: str) -> str:
     """The last line with anything in it, "" where there is none."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return lines[-1][:_LONGEST_LINE] if lines else ""
+    return lines[-1][:_MAX_LINE] if lines else ""

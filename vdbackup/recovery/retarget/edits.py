@@ -20,11 +20,11 @@ from vdbackup.recovery.retarget.linux.names import Known, Names, Use
 from vdbackup.recovery.retarget.report import FileChange
 from vdbackup.recovery.retarget.windows.edits import WindowsEdits
 
-_MOST_TEXT = 1 << 20
+_MAX_TEXT = 1 << 20
 """Bytes of a configuration file that is edited."""
 _HIBERNATED = b"S1SUSPEND\0"
 """In a swap space that holds an image of the memory, in the place of SWAPSPACE2."""
-_MOST_KERNEL = 256 << 20
+_MAX_KERNEL = 256 << 20
 _COMMAND_LINE_FILES = (
     "/etc/default/grub",
     "/etc/kernel/cmdline",
@@ -138,7 +138,7 @@ class _System:
 
     def text(self, file: File) -> str:
         """Bytes that are no UTF-8 come back when it is written again; "" if it is not there."""
-        data = self.disk.trees[file.volume].read(file.path, _MOST_TEXT)
+        data = self.disk.trees[file.volume].read(file.path, _MAX_TEXT)
         return (data or b"").decode(errors="surrogateescape")
 
     def in_root(self, path: str) -> File | None:
@@ -245,7 +245,7 @@ class _Initramfs:
     """
 
     def __init__(self, system: _System, kernel: Kernel) -> None:
-        parts = [_read(system, file, initramfs.MOST_PACKED) for file in kernel.initramfs]
+        parts = [_read(system, file, initramfs.MAX_PACKED) for file in kernel.initramfs]
         self.last = parts[-1]
         self.whole = b"".join(padded(part) for part in parts)
         self._kernel = kernel
@@ -280,7 +280,7 @@ class _Initramfs:
 
     def _module(self, path: str) -> bytes:
         name = f"/lib/modules/{self._kernel.version}/{path}"
-        data = self._tree.read(name, _MOST_KERNEL)
+        data = self._tree.read(name, _MAX_KERNEL)
         if data is None:
             raise GuestUnreadable(f"The driver {name} in this recovery point cannot be read.")
         return data
@@ -296,7 +296,7 @@ def _errand(system: _System, writes: list[appliance.Write]) -> appliance.Errand:
         if has.issuperset(drivers):
             wanted = (*drivers, *appliance.file_system_drivers(volumes))
             data, _ = packed.with_drivers(wanted)
-            image = _read(system, kernel.image, _MOST_KERNEL)
+            image = _read(system, kernel.image, _MAX_KERNEL)
             return appliance.Errand(image, packed.whole + data, controller, writes)
     raise NoDriver(
         f"Linux {kernel.version} in this recovery point has no driver for any disk that it could "

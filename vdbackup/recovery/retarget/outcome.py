@@ -11,7 +11,7 @@ from vdbackup.guest.choice import choose
 from vdbackup.guest.disk import Disk
 from vdbackup.guest.hardware import Controller, Hardware, Wish
 from vdbackup.guest.inspect import inspect
-from vdbackup.guest.linux.initramfs import MOST_PACKED
+from vdbackup.guest.linux.initramfs import MAX_PACKED
 from vdbackup.guest.model import File, Guest
 from vdbackup.recovery.retarget.report import FileChange
 
@@ -51,7 +51,7 @@ def _deciding(guest: Guest) -> Iterator[File]:
 
 def _content(disk: Disk, file: File) -> bytes:
     tree = disk.trees.get(file.volume)
-    return (tree.read(file.path, MOST_PACKED) or b"") if tree is not None else b""
+    return (tree.read(file.path, MAX_PACKED) or b"") if tree is not None else b""
 
 
 def _shown(content: bytes) -> str:

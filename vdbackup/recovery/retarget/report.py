@@ -19,7 +19,7 @@ from vdbackup.repository.backup_set import BackupSet
 from vdbackup.repository.files import read_json, write_json
 from vdbackup.repository.model import RecoveryPoint
 
-MOST_SHOWN = 16 << 10
+MAX_SHOWN = 16 << 10
 """Characters of a file that are kept in the report, before and after each."""
 
 
@@ -30,7 +30,7 @@ class FileChange:
     Attributes:
         volume, path: where it lies: the volume's name ("p1"), and the path in it.
         before, after: its text, or what was done to it in words where it is none. Cut off at
-            MOST_SHOWN characters.
+            MAX_SHOWN characters.
     """
 
     volume: str
@@ -40,7 +40,7 @@ class FileChange:
 
     def cut(self) -> FileChange:
         """The same, as it goes into a report."""
-        return FileChange(self.volume, self.path, self.before[:MOST_SHOWN], self.after[:MOST_SHOWN])
+        return FileChange(self.volume, self.path, self.before[:MAX_SHOWN], self.after[:MAX_SHOWN])
 
 
 @dataclass(frozen=True)

@@ -44,7 +44,7 @@ _TIME_LIMIT = 3600.0
 _GRACE = 60.0
 """Seconds in which it may put its own things away."""
 _POLL = 0.1
-_MOST_SAID = 1 << 20
+_MAX_SAID = 1 << 20
 
 
 def check_installed() -> None:
@@ -131,7 +131,7 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 
 def _messages(said: Path, *kinds: str) -> Iterator[str]:
     """What it said of that kind: a JSON object in each line."""
-    text = said.read_text(errors="replace")[:_MOST_SAID] if said.exists() else ""
+    text = said.read_text(errors="replace")[:_MAX_SAID] if said.exists() else ""
     for line in text.splitlines():
         with suppress(ValueError):
             message = json.loads(line)

@@ -52,7 +52,7 @@ log = logging.getLogger(__name__)
 
 _RECORD = "session.json"
 _CONTROL = "control"
-_LONGEST_RECORD = 1 << 20
+_MAX_RECORD = 1 << 20
 
 
 class SessionFolder:
@@ -396,7 +396,7 @@ def read_record(folder: Path) -> SessionRecord:
     modified = datetime.fromtimestamp(os.lstat(path).st_mtime, UTC)
     data: object = None
     try:
-        data = json.loads(durable.read_own(path, _LONGEST_RECORD))
+        data = json.loads(durable.read_own(path, _MAX_RECORD))
     except (ValueError, RecursionError, Obstructed):
         log.warning("%s cannot be read", path)
     return SessionRecord.from_json(data, folder.name, modified)

@@ -55,7 +55,7 @@ _NAMES = {
 }
 _SIMPLE_QUOTAS = 0x10000
 _CACHED_NODES = 1024
-_LARGEST_NODE, _LARGEST_PACKED = 65_536, 131_072
+_MAX_NODE, _MAX_PACKED = 65_536, 131_072
 """Bytes of a block of a tree, and of a compressed extent."""
 
 
@@ -79,7 +79,7 @@ class _FileSystem:
         stream.seek(c_btrfs.BTRFS_SUPER_INFO_OFFSET)
         block = c_btrfs.btrfs_super_block(stream)
         self._node_size: int = block.nodesize
-        if not 4096 <= self._node_size <= _LARGEST_NODE:
+        if not 4096 <= self._node_size <= _MAX_NODE:
             raise Unreadable("its super block is damaged")
         if unknown := block.incompat_flags & ~(_READ | _SIMPLE_QUOTAS):
             words = _NAMES.get(unknown & -unknown, "features that vdbackup does not know")
@@ -178,7 +178,7 @@ class BtrfsNode(Node):
                 inline = decode_extent(packed, compression, encryption, fs.sector_size)[:size]
                 return Content(io.BytesIO(inline), size, [(0, len(inline))])
             at, stored, skip, length = _EXTENT_ITEM.unpack_from(data)
-            if first < position or not length or (compression and stored > _LARGEST_PACKED):
+            if first < position or not length or (compression and stored > _MAX_PACKED):
                 raise Unreadable("its map of extents is damaged")
             if kind == _RESERVED:
                 continue

@@ -18,7 +18,7 @@ _XFS_GROUP_LOG = 124
 """Places in the super block (XFS Algorithms & Data Structures, "Superblocks")."""
 _RECORD = 0xFEEDBABE
 """What a record in XFS's log begins with; other blocks begin with the number of their cycle."""
-_LONGEST_RECORD = (256 << 10) // _SECTOR + 8
+_MAX_RECORD = (256 << 10) // _SECTOR + 8
 """Sectors of a record with its headers."""
 _UNMOUNT = 0x20
 """Flag of the operation that an unmount writes (xfs_log_format.h, XLOG_UNMOUNT_TRANS)."""
@@ -80,7 +80,7 @@ def _xfs_is_clean(stream: io.BufferedReader) -> bool:
     start = (group * _at(stream, _XFS_GROUP_BLOCKS, ">I") + number) * block
     sectors = _at(stream, _XFS_LOG_BLOCKS, ">I") * block // _SECTOR
     head = _head(stream, start, sectors)
-    for back in range(1, min(_LONGEST_RECORD, sectors) + 1):
+    for back in range(1, min(_MAX_RECORD, sectors) + 1):
         sector = start + (head - back) % sectors * _SECTOR
         if _at(stream, sector, ">I") == _RECORD:
             operations = _at(stream, sector + 40, ">I")

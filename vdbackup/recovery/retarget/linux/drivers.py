@@ -27,9 +27,9 @@ from vdbackup.recovery.retarget.linux.cpio import Member, archive
 
 INDEXES = ("modules.dep", "modules.alias", "modules.softdep")
 """What is read of a tree of modules."""
-_LONGEST = 512
+_MAX_LENGTH = 512
 """Characters of an alias; the longest of Linux 6.12 has 180."""
-_LARGEST = 64 << 20
+_MAX_SIZE = 64 << 20
 """Bytes of an unpacked module."""
 
 Read = Callable[[str], bytes]
@@ -64,7 +64,7 @@ class Modules:
         aliases = [
             (words[1], words[2])
             for words in map(str.split, texts.get("modules.alias", "").splitlines())
-            if len(words) == 3 and len(words[1]) <= _LONGEST and words[1].isascii()
+            if len(words) == 3 and len(words[1]) <= _MAX_LENGTH and words[1].isascii()
         ]
         before: dict[str, tuple[str, ...]] = {}
         for words in map(str.split, texts.get("modules.softdep", "").splitlines()):
@@ -169,14 +169,14 @@ def _uncompressed_name(path: str) -> str:
 def _uncompressed(path: str, data: bytes) -> bytes:
     try:
         if path.endswith(".xz"):
-            data = lzma.LZMADecompressor().decompress(data, _LARGEST)
+            data = lzma.LZMADecompressor().decompress(data, _MAX_SIZE)
         elif path.endswith(".zst"):
             data = zstandard.ZstdDecompressor().decompressobj().decompress(data)
         elif path.endswith(".gz"):
             data = gzip.decompress(data)
     except (lzma.LZMAError, zstandard.ZstdError, OSError, EOFError) as error:
         raise _damaged(path) from error
-    if not data.startswith(b"\x7fELF") or len(data) > _LARGEST:
+    if not data.startswith(b"\x7fELF") or len(data) > _MAX_SIZE:
         raise _damaged(path)
     return data
 

@@ -74,8 +74,8 @@ _ARCHITECTURES = {
     "aarch64": ("arm64", 0xAA64),
 }
 """virtio-win's word, and the one in a program's header (PE format, "Machine Types")."""
-_MOST_FILES = 100_000
-_LARGEST = 32 << 20
+_MAX_FILES = 100_000
+_MAX_SIZE = 32 << 20
 
 
 @dataclass(frozen=True)
@@ -168,7 +168,7 @@ def _files(folder: Path) -> Iterator[Path]:
             "Name the folder with the drivers' files; of an ISO, the folder it is mounted at.",
         )
     walked = ((Path(at) / name) for at, _, names in os.walk(folder) for name in names)
-    return itertools.islice(walked, _MOST_FILES)
+    return itertools.islice(walked, _MAX_FILES)
 
 
 def _best(found: list[Path], folder: Path, windows: Windows) -> Path | None:
@@ -194,7 +194,7 @@ def _check_program(program: Path, windows: Windows) -> None:
     at = int.from_bytes(head[60:64], "little")
     machine = int.from_bytes(head[at + 4 : at + 6], "little")
     is_program = head[:2] == b"MZ" and head[at : at + 4] == b"PE\0\0"
-    if not is_program or program.stat().st_size > _LARGEST or (wanted and machine != wanted):
+    if not is_program or program.stat().st_size > _MAX_SIZE or (wanted and machine != wanted):
         raise NoDriver(
             f"{program} is not a driver for this Windows ({windows.architecture or 'unknown'}).",
             "Name the folder with the driver for its version and architecture.",

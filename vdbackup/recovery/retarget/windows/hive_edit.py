@@ -23,7 +23,7 @@ from vdbackup.volumes.filesystems.node import Unreadable, reading
 
 SHELL = "hivexsh"
 _LIMIT = 120.0
-_LONGEST = 8000
+_MAX_LENGTH = 8000
 """Bytes of a line that hivexsh reads."""
 
 SZ, EXPAND_SZ, BINARY, DWORD, MULTI_SZ = 1, 2, 3, 4, 7
@@ -151,7 +151,11 @@ def _script(hive: Hive, edits: Sequence[KeyEdit]) -> Iterator[str]:
         yield f"setval {len(values)}"
         for name, data in values.items():
             line = f"hex:{data.kind}:{data.data.hex(',')}"
-            if not name.isascii() or not name.isprintable() or max(len(line), len(name)) > _LONGEST:
+            if (
+                not name.isascii()
+                or not name.isprintable()
+                or max(len(line), len(name)) > _MAX_LENGTH
+            ):
                 raise Unreadable(f"the key {edit.path} holds a value that hivexsh cannot write")
             yield name or "@"
             yield line
