@@ -107,7 +107,7 @@ class VdbackupError(Exception):
         code: which class it is, for programs; each class has its own.
         title: one sentence that says what is wrong.
         advice: one sentence that says what to do about it (may be empty).
-        over: where it helps to wait: asks whether what is in the way has gone; else None.
+        cleared: where it helps to wait: asks whether what is in the way has gone; else None.
         remedy: what this program has for it, None where nothing.
         about: what the remedy is for, such as a session's id.
     """
@@ -120,14 +120,14 @@ class VdbackupError(Exception):
         title: str,
         advice: str = "",
         *,
-        over: Callable[[], bool] | None = None,
+        cleared: Callable[[], bool] | None = None,
         remedy: Remedy | None = None,
         about: str = "",
     ) -> None:
         super().__init__(f"{title} {advice}".rstrip())
         self.title = title
         self.advice = advice
-        self.over = over
+        self.cleared = cleared
         self.remedy = remedy
         self.about = about
 

@@ -159,14 +159,14 @@ _LOOK_AGAIN = 1.0
 """Seconds between two looks at what is in the way."""
 
 
-def patient(
+def retry_when_cleared(
     work: Work[T],
     seconds: float = math.inf,
     *,
     of: type[VdbackupError] = VdbackupError,
     again: Work[T] | None = None,
 ) -> Work[T]:
-    """The same work, begun anew when what was in its way has gone (`VdbackupError.over`).
+    """The same work, begun anew when what was in its way has gone (`VdbackupError.cleared`).
 
     Nothing is held meanwhile. When the time is over, or the work is cancelled, it ends as it would
     have without waiting.
@@ -185,11 +185,11 @@ def patient(
             try:
                 return doing(task)
             except of as error:
-                if error.over is None or time.monotonic() > until:
+                if error.cleared is None or time.monotonic() > until:
                     raise
                 task.report(Waiting(error.title, 0, 0))
                 task.cancel.wait(_LOOK_AGAIN)
-                while not error.over():
+                while not error.cleared():
                     if time.monotonic() > until:
                         raise
                     task.cancel.wait(_LOOK_AGAIN)

@@ -96,11 +96,11 @@ def test_a_merge_refuses_what_another_computer_reads_and_names_it(lab: Lab, ther
         assert refused.value.title.startswith("Point 1 is in use: process ")
         assert " on nas is reading in a test since " in refused.value.title
         assert refused.value.title.endswith(", with points 1 to 3.")
-        assert refused.value.over is not None
-        assert not refused.value.over()
+        assert refused.value.cleared is not None
+        assert not refused.value.cleared()
         out, _ = other.communicate("\n", timeout=60)
         assert out.strip() == sha256(lab.moments[point.id])
-        assert refused.value.over()
+        assert refused.value.cleared()
     assert claim_files_in(lab) == []
     lab.merge(lab.set.points[1])
     lab.check_all()
@@ -183,10 +183,10 @@ def test_nobody_begins_to_read_what_another_computer_changes(lab: Lab, there: Pa
                 claims.reading(lab.repository, "disk", [point.id], "reading"),
             ):
                 pass
-            assert error.value.over is not None
-            assert not error.value.over()
+            assert error.value.cleared is not None
+            assert not error.value.cleared()
         other.communicate("\n", timeout=60)
-        assert error.value.over()
+        assert error.value.cleared()
     with claims.open_point(lab.repository, "disk", points[3].id, "reading"):
         pass
     assert claim_files_in(lab) == []

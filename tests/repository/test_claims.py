@@ -96,11 +96,11 @@ def test_a_merge_refuses_what_another_process_reads_and_names_it(lab: Lab, numbe
             lab.merge(lab.set.points[1])
         assert f"(process {other.process.pid} of " in refused.value.title
         assert "is reading it" in refused.value.title
-        assert refused.value.over is not None
-        assert not refused.value.over()
+        assert refused.value.cleared is not None
+        assert not refused.value.cleared()
         assert lab.files == before
         assert other.read_on() == sha256(lab.moments[point.id])
-        assert refused.value.over()
+        assert refused.value.cleared()
     lab.merge(lab.set.points[1])
     lab.check_all()
 

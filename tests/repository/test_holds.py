@@ -14,7 +14,7 @@ from tests.backup.lab import Lab, noise
 from tests.backup.sharing import sharing_storage
 from vdbackup.backup import delete, merge
 from vdbackup.errors import PointInUse, Remedy
-from vdbackup.jobs import Progress, Task, Waiting, patient
+from vdbackup.jobs import Progress, Task, Waiting, retry_when_cleared
 from vdbackup.repository import holds
 from vdbackup.repository.digests import BLOCK
 from vdbackup.repository.journal import JOURNAL_NAME, Journal
@@ -86,7 +86,7 @@ def test_who_is_told_to_wait_goes_on_when_the_session_is_gone(lab: Lab, folder: 
             said.append(progress.phase)
             holds.release(lab.set_folder, SESSION)
 
-    result = patient(lambda task: merge.run(plan, task))(Task(report))
+    result = retry_when_cleared(lambda task: merge.run(plan, task))(Task(report))
     assert result.point.sequence == 2
     assert said[0].startswith(f"Point 1 is in use: the session {SESSION}")
     lab.check_all()

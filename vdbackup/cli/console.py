@@ -21,8 +21,8 @@ from vdbackup.jobs import (
     Task,
     Waiting,
     Work,
-    patient,
     readable_size,
+    retry_when_cleared,
 )
 from vdbackup.text import printable
 
@@ -111,7 +111,7 @@ def work(
     def begun(task: Task) -> T:
         if interrupts.came:  # `do` knows what it means that it does not begin
             task.cancel.cancel()
-        doing = do if wait is None else patient(do, wait, again=again)
+        doing = do if wait is None else retry_when_cleared(do, wait, again=again)
         return doing(task)
 
     job = Job(title, begun)

@@ -26,7 +26,7 @@ from vdbackup.gui.plan_dialog import PlanDialog
 from vdbackup.gui.restore_dialog import RestoreDialog
 from vdbackup.gui.source_questions import FormatDialog, OtherSourceDialog
 from vdbackup.gui.store import Store
-from vdbackup.jobs import Job, JobState, Plan, Task, patient
+from vdbackup.jobs import Job, JobState, Plan, Task, retry_when_cleared
 from vdbackup.operations import backup, policy, promote
 from vdbackup.operations.backup import AUTO, BackupRequest
 from vdbackup.operations.machines import Machines
@@ -393,7 +393,7 @@ class Operations(QObject):
 
         # another window, or a command: the job waits for it, and says so
         linked = work.and_relink(doing, repository, self._machines.sessions_folder)
-        waiting = patient(linked, of=RepositoryLocked)
+        waiting = retry_when_cleared(linked, of=RepositoryLocked)
         self._workers.writer(repository).submit(Job(title, waiting), ended)
 
     def refuse(self, title: str, error: VdbackupError) -> None:

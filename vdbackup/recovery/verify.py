@@ -20,7 +20,7 @@ from vdbackup.disks.chain import Chain
 from vdbackup.disks.extents import aligned, runs_of, total, union
 from vdbackup.disks.transfer import transfer
 from vdbackup.errors import READ_ONLY, DiskError, PointNotFound, RepositoryLocked, VdbackupError
-from vdbackup.jobs import Plan, Task, patient
+from vdbackup.jobs import Plan, Task, retry_when_cleared
 from vdbackup.repository import claims
 from vdbackup.repository.backup_set import BackupSet, check_size
 from vdbackup.repository.digests import BLOCK, DigestFold, differ, digest_blocks
@@ -129,7 +129,7 @@ def _record(plan: VerifyPlan, verdicts: Sequence[Verdict], task: Task) -> None:
                     plan.repository.save_point(plan.set_name, checked)
 
     try:
-        patient(note, of=RepositoryLocked)(task)
+        retry_when_cleared(note, of=RepositoryLocked)(task)
     except PointNotFound as error:  # somebody has taken the set away: what was read was so
         log.warning("the verification of %s is not recorded: %s", plan.set_name, error)
     except OSError as error:

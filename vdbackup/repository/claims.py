@@ -164,7 +164,7 @@ def _check_unread_meanwhile(
             f"Point {seen[0]} is in use: {seen[1]}, which began while this computer slept or was "
             "cut off from the storage.",
             _WAIT,
-            over=lambda: claimed(backup_set.folder, Kind.READING, numbers) is None,
+            cleared=lambda: claimed(backup_set.folder, Kind.READING, numbers) is None,
         )
 
 
@@ -223,7 +223,7 @@ def _being_changed(backup_set: BackupSet, layers: Sequence[RecoveryPoint]) -> Po
         f"{backup_set.name} is just being changed: "
         f"{changer() or 'another program is changing it'}.",
         "Try again when that is done.",
-        over=lambda: not changer(),
+        cleared=lambda: not changer(),
     )
 
 
@@ -324,7 +324,7 @@ def in_use(backup_set: BackupSet, points: Sequence[RecoveryPoint]) -> PointInUse
         return PointInUse(
             f"Point {point.sequence} is in use: {who}.",
             advice,
-            over=lambda: in_use(backup_set, points) is None,
+            cleared=lambda: in_use(backup_set, points) is None,
         )
 
     if reader := reader_of(backup_set, points):

@@ -166,7 +166,7 @@ def _in_use(backup_set: BackupSet, point: RecoveryPoint, hold: Hold) -> PointInU
             "End the session, then discard it.",
             remedy=Remedy.END_SESSION_ELSEWHERE,
             about=hold.session,
-            over=lambda: hold not in of(backup_set),
+            cleared=lambda: hold not in of(backup_set),
         )
     whose = "" if hold.is_ours else f" of {hold.user} on {hold.host}"
     return PointInUse(
@@ -175,7 +175,7 @@ def _in_use(backup_set: BackupSet, point: RecoveryPoint, hold: Hold) -> PointInU
         f"End it, then discard it or make a point of it{'' if hold.is_ours else ' there'}.",
         remedy=Remedy.END_SESSION if hold.is_ours else Remedy.END_SESSION_ELSEWHERE,
         about=hold.session,
-        over=lambda: hold not in of(backup_set),
+        cleared=lambda: hold not in of(backup_set),
     )
 
 

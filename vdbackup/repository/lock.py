@@ -172,7 +172,7 @@ def _locked(folder: Path, found: Found | None) -> RepositoryLocked:
     return RepositoryLocked(
         f"{folder} is in use: {holder or 'another program is writing to it'}.",
         "Wait until that is done, then try again.",
-        over=partial(_seems_free, folder),
+        cleared=partial(_seems_free, folder),
     )
 
 

@@ -98,7 +98,7 @@ def in_use(backup_set: BackupSet, points: Iterable[RecoveryPoint]) -> PointInUse
             return PointInUse(
                 f"Point {point.sequence} is in use: {found[0]} has it among its disks.",
                 "Remove the machine there, or let it have a copy of the point.",
-                over=partial(_is_free, backup_set, files),
+                cleared=partial(_is_free, backup_set, files),
             )
     return None
 

@@ -23,7 +23,7 @@ from vdbackup.disks.chain import Chain
 from vdbackup.errors import READ_ONLY, NoSystem, RecoveryError, RepositoryLocked
 from vdbackup.guest import hardware
 from vdbackup.guest.inspect import has_no_system, inspect
-from vdbackup.jobs import CancelToken, Task, patient
+from vdbackup.jobs import CancelToken, Task, retry_when_cleared
 from vdbackup.qemu import launch, qemu
 from vdbackup.qemu.guest_agent import AgentChannel
 from vdbackup.qemu.qemu import Accelerator
@@ -147,7 +147,7 @@ def record(
             repository.save_point(set_name, replace(point, boot_tested=test))
 
     try:
-        patient(note, of=RepositoryLocked)(Task(cancel=cancel))
+        retry_when_cleared(note, of=RepositoryLocked)(Task(cancel=cancel))
     except OSError as error:
         if error.errno not in READ_ONLY:
             raise

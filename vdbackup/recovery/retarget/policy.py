@@ -6,7 +6,7 @@ import logging
 from pathlib import Path
 
 from vdbackup.errors import Cancelled, VdbackupError, from_os
-from vdbackup.jobs import Task, patient
+from vdbackup.jobs import Task, retry_when_cleared
 from vdbackup.recovery.retarget.retarget import AUTO, retarget
 from vdbackup.repository.repository import Repository
 
@@ -34,7 +34,7 @@ def for_new_point(
 
     try:
         if repository.set(set_name).settings.policy.retarget:
-            patient(do, PATIENCE)(task)
+            retry_when_cleared(do, PATIENCE)(task)
     except Cancelled:
         return ("The point is safe, but it was not made ready to boot, because you cancelled.",)
     except (VdbackupError, OSError) as error:
