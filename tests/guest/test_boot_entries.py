@@ -16,7 +16,7 @@ from tests.volumes import volumes
 from tests.volumes.test_partitions import write
 from tests.volumes.volumes import MIB
 from vdbackup.guest.choice import choose
-from vdbackup.guest.hardware import Controller, Wish
+from vdbackup.guest.hardware import Controller, HardwareRequest
 from vdbackup.guest.linux import unified
 from vdbackup.guest.model import Firmware
 
@@ -184,7 +184,7 @@ def test_hardware_that_is_asked_for_and_not_named_so_blocks(tmp_path: Path):
     image = unified_image("/dev/sda2", ("ahci", "sd_mod", "virtio_pci", "virtio_blk"))
     guest = look(without_grub(tmp_path, {"EFI/Linux/arch.efi": image}))
     assert choose(guest).controller is Controller.AHCI
-    asked = choose(guest, Wish(Controller.VIRTIO))
+    asked = choose(guest, HardwareRequest(Controller.VIRTIO))
     assert not asked.boots
     assert any("root=/dev/sda2" in problem.sentence for problem in asked.problems)
 
@@ -257,6 +257,6 @@ def test_a_root_that_a_boot_loaders_file_names_by_its_disk_is_found(
     found = next(iter(guest.device_names))
     assert (found.name, found.file.path, found.line) == ("/dev/sda2", f"/{file}", line)
     assert (found.essential, found.fixed) == (True, False)
-    edit = choose(guest, Wish(Controller.VIRTIO)).edit
+    edit = choose(guest, HardwareRequest(Controller.VIRTIO)).edit
     assert edit.needed
     assert found in edit.names

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vdbackup.guest.choice import choose, edited
-from vdbackup.guest.hardware import Controller, Hardware, MachineType, NetworkCard, Wish
+from vdbackup.guest.hardware import Controller, Hardware, HardwareRequest, MachineType, NetworkCard
 from vdbackup.guest.model import (
     DeviceName,
     File,
@@ -87,10 +87,10 @@ def test_reasons_say_what_was_changed_once_it_has_been() -> None:
     }
     for guest, reason in reasons.items():
         before = choose(guest)
-        after = edited(guest, Wish(), before)
+        after = edited(guest, HardwareRequest(), before)
         assert after.boots
         assert after.reasons == (reason, *before.reasons[1:])
-        wish = Wish(Controller.VIRTIO)
+        wish = HardwareRequest(Controller.VIRTIO)
         assert edited(guest, wish, choose(guest, wish)).reasons[0] == "virtio, as you asked for."
 
 
@@ -107,14 +107,14 @@ def test_drivers_that_are_missing_early_are_named() -> None:
 
 
 def test_a_wish_is_followed_and_its_edits_are_named() -> None:
-    chosen = choose(linux("ahci", "sd_mod", name="/dev/sda1"), Wish(Controller.VIRTIO))
+    chosen = choose(linux("ahci", "sd_mod", name="/dev/sda1"), HardwareRequest(Controller.VIRTIO))
     assert chosen.controller is Controller.VIRTIO
     assert chosen.edit.drivers == ("virtio_blk", "virtio_pci")
     assert len(chosen.edit.names) == 1
 
 
 def test_a_driver_that_the_system_has_nowhere_is_a_problem() -> None:
-    chosen = choose(linux("ahci", "sd_mod"), Wish(Controller.PVSCSI))
+    chosen = choose(linux("ahci", "sd_mod"), HardwareRequest(Controller.PVSCSI))
     assert not chosen.edit.possible
     assert [problem.blocks for problem in chosen.problems] == [True]
 
@@ -126,9 +126,9 @@ def test_controller_on_which_uefi_finds_no_disk_is_not_chosen_and_a_problem(
     early = {Controller.SAS: "mptsas", Controller.LSI: "sym53c8xx"}[controller]
     guest = linux(early, "sd_mod", loaders=(Loader(LoaderKind.GRUB, Firmware.UEFI),))
     assert choose(guest).controller is not controller
-    wished = choose(guest, Wish(controller))
+    wished = choose(guest, HardwareRequest(controller))
     assert [problem.blocks for problem in wished.problems] == [True]
-    assert not choose(guest, Wish(controller, Firmware.BIOS)).problems[1:]
+    assert not choose(guest, HardwareRequest(controller, Firmware.BIOS)).problems[1:]
 
 
 def test_large_sectors_leave_out_what_has_none() -> None:
@@ -165,7 +165,7 @@ def test_firmware_is_the_loaders_and_one_that_is_not_there_is_a_problem() -> Non
     guest = linux("ahci", "sd_mod", loaders=(uefi,))
     assert choose(guest).firmware is Firmware.UEFI
     assert choose(guest).loader == program
-    refused = choose(guest, Wish(firmware=Firmware.BIOS))
+    refused = choose(guest, HardwareRequest(firmware=Firmware.BIOS))
     assert [problem.sentence for problem in refused.problems] == [
         "The disk has no boot loader for BIOS."
     ]
@@ -197,33 +197,36 @@ def test_a_volume_alone_gets_the_number_that_it_had(name: str, number: int) -> N
 def test_memory_is_what_the_system_needs_and_half_of_what_is_there_at_most() -> None:
     assert choose(linux("ahci")).memory_mib == 1024
     assert choose(Guest(System.WINDOWS), host_memory_mib=4096).memory_mib == 2048
-    assert choose(linux("ahci"), Wish(memory_mib=300)).memory_mib == 300
+    assert choose(linux("ahci"), HardwareRequest(memory_mib=300)).memory_mib == 300
 
 
 def test_a_network_card_has_a_driver() -> None:
-    assert choose(linux("ahci"), Wish(network=True)).network_card is NetworkCard.VIRTIO
-    assert choose(Guest(System.OTHER), Wish(network=True)).network_card is NetworkCard.E1000E
+    assert choose(linux("ahci"), HardwareRequest(network=True)).network_card is NetworkCard.VIRTIO
+    assert (
+        choose(Guest(System.OTHER), HardwareRequest(network=True)).network_card
+        is NetworkCard.E1000E
+    )
 
 
 @given(
     early=st.sets(st.sampled_from([*ALL, "ata_piix", "mptsas", "sym53c8xx", "vmw_pvscsi"])),
     name=st.sampled_from(["", "/dev/sda1", "/dev/vda1", "/dev/nvme0n1p1", "/dev/hda1", "/dev/sdb"]),
     wish=st.builds(
-        Wish,
+        HardwareRequest,
         controller=st.none() | st.sampled_from(Controller),
         firmware=st.none() | st.sampled_from(Firmware),
     ),
     sector_size=st.sampled_from([512, 4096]),
 )
 def test_nothing_is_chosen_that_another_controller_would_boot(
-    early: set[str], name: str, wish: Wish, sector_size: int
+    early: set[str], name: str, wish: HardwareRequest, sector_size: int
 ) -> None:
     """Where any controller boots the guest unedited, so does the one that is chosen."""
     guest = linux(*sorted(early), name=name)
     chosen = choose(guest, wish, sector_size=sector_size)
     assert isinstance(chosen, Hardware)
     assert all(chosen.reasons)
-    if wish == Wish() and sector_size == 512:
-        others = [choose(guest, Wish(controller)).edit for controller in Controller]
+    if wish == HardwareRequest() and sector_size == 512:
+        others = [choose(guest, HardwareRequest(controller)).edit for controller in Controller]
         if early and not all(edit.needed for edit in others):
             assert not chosen.edit.needed

@@ -17,7 +17,7 @@ from tests.backup.lab import Lab, sha256
 from tests.repository import computers
 from vdbackup.backup import convert, merge
 from vdbackup.errors import PointInUse, RecoveryError, VdbackupError
-from vdbackup.guest.hardware import Controller, Wish
+from vdbackup.guest.hardware import Controller, HardwareRequest
 from vdbackup.gui.jobs import work
 from vdbackup.jobs import Progress, Report, Task, Waiting, silent
 from vdbackup.qemu import launch
@@ -173,7 +173,7 @@ def _start_machine(lab: Lab, sessions: Path) -> None:
 
 
 def _start_test(lab: Lab, sessions: Path) -> None:
-    wish = boot_test.Wish(sessions)
+    wish = boot_test.BootTestOptions(sessions)
     point = lab.set.points[0]
     boot_test.run(lab.repository, "disk", point.id, wish, Task())
 
@@ -241,10 +241,10 @@ def test_another_computer_merges_nothing_that_a_machine_here_runs_on(
 
     point = lab.set.points[2]
     if kind == "test":
-        wish = boot_test.Wish(sessions, sign=f"text:{MESSAGE}")
+        wish = boot_test.BootTestOptions(sessions, sign=f"text:{MESSAGE}")
         boot_test.run(lab.repository, "disk", point.id, wish, Task(when_it_boots))
     else:
-        ide = {"wish": Wish(Controller.IDE), "sessions_folder": sessions}
+        ide = {"wish": HardwareRequest(Controller.IDE), "sessions_folder": sessions}
         machine = vm.start_from_point(lab.repository, lab.set, point, **ide)
         if kind == "kept machine":
             machine.keep()
@@ -366,7 +366,7 @@ def test_a_point_on_read_only_storage_boots(lab: Lab, read_only: Path, sessions:
     repository = Repository.open(read_only)
     backup_set = repository.set("disk")
     point = backup_set.points[2]
-    wish = Wish(Controller.IDE)
+    wish = HardwareRequest(Controller.IDE)
     before = lab.files
     with vm.start_from_point(
         repository, backup_set, point, sessions_folder=sessions, wish=wish
@@ -374,7 +374,7 @@ def test_a_point_on_read_only_storage_boots(lab: Lab, read_only: Path, sessions:
         assert "nobody else sees that this point is in use" in session.unheld
         with pytest.raises(PointInUse, match="running a virtual machine from point 3"):
             lab.merge(lab.set.points[1])
-    wanted = boot_test.Wish(sessions, sign=f"text:{MESSAGE}")
+    wanted = boot_test.BootTestOptions(sessions, sign=f"text:{MESSAGE}")
     test = boot_test.run(repository, "disk", point.id, wanted, Task())
     assert test.ok
     assert lab.files == before

@@ -23,7 +23,7 @@ from vdbackup.errors import Cancelled, DoesNotBoot, NoSystem, UsageError, Vdback
 if TYPE_CHECKING:
     from vdbackup.operations.backup import BackupResult
     from vdbackup.operations.machines import Machines
-    from vdbackup.recovery.boot_test.boot_test import Wish
+    from vdbackup.recovery.boot_test.boot_test import BootTestOptions
     from vdbackup.repository.backup_set import BackupSet
     from vdbackup.repository.model import BootTest, RecoveryPoint
     from vdbackup.repository.repository import DamagedSet, Repository
@@ -66,11 +66,13 @@ def boot_test(options: argparse.Namespace) -> int:
     chosen, damaged = _chosen(repository, options)
     if not (chosen or damaged or options.json):
         say("All points have been tested.")
-    from vdbackup.recovery.boot_test.boot_test import Wish
+    from vdbackup.recovery.boot_test.boot_test import BootTestOptions
 
-    wish = Wish(sessions_folder(), options.sign, options.timeout, machines_cmd.wish(options))
+    request = BootTestOptions(
+        sessions_folder(), options.sign, options.timeout, machines_cmd.request(options)
+    )
     results = [
-        _test(repository, backup_set, point, wish, as_json=options.json)
+        _test(repository, backup_set, point, request, as_json=options.json)
         for backup_set, point in chosen
     ]
     failed = results.count(False)
@@ -118,7 +120,7 @@ def _test(
     repository: Repository,
     backup_set: BackupSet,
     point: RecoveryPoint,
-    wish: Wish,
+    request: BootTestOptions,
     *,
     as_json: bool,
 ) -> bool | None:
@@ -129,7 +131,7 @@ def _test(
     try:
         test: BootTest | NoSystem = work(
             f"Boot test of {name}",
-            lambda task: boot_test.run(repository, backup_set.name, point.id, wish, task),
+            lambda task: boot_test.run(repository, backup_set.name, point.id, request, task),
             as_json=as_json,
         )
     except (UsageError, Cancelled):

@@ -26,7 +26,7 @@ from vdbackup.cli.options import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from vdbackup.guest.hardware import Hardware, Wish
+    from vdbackup.guest.hardware import Hardware, HardwareRequest
     from vdbackup.jobs import CancelToken, Task
     from vdbackup.recovery.retarget.report import FileChange, RetargetReport
     from vdbackup.recovery.sessions.session import Session
@@ -62,7 +62,7 @@ def boot(options: argparse.Namespace) -> int:
 
     repository = open_repository(options.repository, as_json=options.json)
     backup_set, point = repository.find(options.point, options.set)
-    wanted = wish(options)
+    wanted = request(options)
     started = time.monotonic()
     session, outcome, text = follow(
         lambda: start_from_point(
@@ -71,7 +71,7 @@ def boot(options: argparse.Namespace) -> int:
             point,
             sessions_folder=sessions_folder(),
             hardware=chosen_hardware(backup_set, point, wanted),
-            wish=wanted,
+            request=wanted,
             display=not options.headless,
         ),
         options,
@@ -200,12 +200,12 @@ def _say_what_changes(hardware: Hardware | None, changes: Iterable[FileChange]) 
                 say(f"  {line}")
 
 
-def wish(options: argparse.Namespace) -> Wish:
+def request(options: argparse.Namespace) -> HardwareRequest:
     """What the options of `boot` say about the machine's hardware."""
-    from vdbackup.guest.hardware import Controller, Wish
+    from vdbackup.guest.hardware import Controller, HardwareRequest
     from vdbackup.guest.model import Firmware
 
-    return Wish(
+    return HardwareRequest(
         controller=None if options.hardware == "auto" else Controller(options.hardware),
         firmware=None if options.firmware == "auto" else Firmware(options.firmware),
         memory_mib=options.memory,

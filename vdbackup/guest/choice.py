@@ -1,4 +1,4 @@
-"""Which virtual hardware a guest gets: a pure function of what its disk holds and of a wish.
+"""Which virtual hardware a guest gets: a pure function of what its disk holds and of a request.
 
 First what boots it unedited: a controller that it has a driver for before its root is mounted, on
 which its disk is called what its configuration says. Paravirtual ones come first among those.
@@ -17,9 +17,9 @@ from vdbackup.guest.hardware import (
     Direct,
     Edit,
     Hardware,
+    HardwareRequest,
     MachineType,
     NetworkCard,
-    Wish,
 )
 from vdbackup.guest.model import DeviceName, File, Firmware, Guest, Kernel, Problem, System
 from vdbackup.text import printable
@@ -73,7 +73,7 @@ class _Candidate:
 
 def choose(
     guest: Guest,
-    wish: Wish = ANYTHING,
+    request: HardwareRequest = ANYTHING,
     *,
     sector_size: int = 512,
     host_memory_mib: int = 1 << 20,
@@ -82,14 +82,14 @@ def choose(
 
     Args:
         guest: what its disk holds.
-        wish: what the user wants; followed even where it needs edits, which the result then names.
+        request: what the user wants; followed where it needs edits, too: the result names them.
         sector_size: of the disk that the guest sees, in bytes.
         host_memory_mib: this computer's; the guest gets no more than half of it by itself.
     """
-    firmware, about_firmware, problems = _firmware(guest, wish)
+    firmware, about_firmware, problems = _firmware(guest, request)
     partition = _partition(guest)
-    candidate, about_controller = _controller(guest, wish, firmware, sector_size)
-    memory, about_memory = _memory(guest, wish, host_memory_mib)
+    candidate, about_controller = _controller(guest, request, firmware, sector_size)
+    memory, about_memory = _memory(guest, request, host_memory_mib)
     machine = MachineType.PC if candidate.controller is Controller.IDE else MachineType.Q35
     direct = _direct(guest)
     reasons = [about_controller, about_firmware, about_memory]
@@ -97,7 +97,7 @@ def choose(
         reasons.append("There is no boot loader, so its kernel is started directly.")
     if partition:
         reasons.append(f"The volume stands alone, so it becomes partition {partition} of a disk.")
-    if wish.network:
+    if request.network:
         card, about_card = _network_card(guest)
         reasons.append(about_card)
     else:
@@ -123,16 +123,16 @@ def choose(
     )
 
 
-def edited(guest: Guest, wish: Wish, hardware: Hardware) -> Hardware:
+def edited(guest: Guest, request: HardwareRequest, hardware: Hardware) -> Hardware:
     """The hardware once all that it needed has been changed: its reasons say what had to be.
 
     Args:
         guest: what its disk held before.
-        wish: what the user wanted.
+        request: what the user wanted.
         hardware: what `choose` found for these two.
     """
     about_controller, *others = hardware.reasons
-    if wish.controller is None:
+    if request.controller is None:
         about_controller = _why_edited(guest, hardware) or about_controller
     return replace(hardware, edit=Edit(), reasons=(about_controller, *others))
 
@@ -141,11 +141,11 @@ def edited(guest: Guest, wish: Wish, hardware: Hardware) -> Hardware:
 
 
 def _controller(
-    guest: Guest, wish: Wish, firmware: Firmware, sector_size: int
+    guest: Guest, request: HardwareRequest, firmware: Firmware, sector_size: int
 ) -> tuple[_Candidate, str]:
-    if wish.controller is not None:
-        candidate = _Candidate(wish.controller, _edit(guest, wish.controller))
-        return candidate, f"{_WORDS[wish.controller]}, as you asked for."
+    if request.controller is not None:
+        candidate = _Candidate(request.controller, _edit(guest, request.controller))
+        return candidate, f"{_WORDS[request.controller]}, as you asked for."
     possible = [
         controller
         for controller in _ORDER
@@ -299,18 +299,18 @@ def _fits(name: str, controller: Controller) -> bool:
 # ------------------------------------------------------------------- firmware, kernel, partition
 
 
-def _firmware(guest: Guest, wish: Wish) -> tuple[Firmware, str, tuple[Problem, ...]]:
-    if wish.firmware is None:
+def _firmware(guest: Guest, request: HardwareRequest) -> tuple[Firmware, str, tuple[Problem, ...]]:
+    if request.firmware is None:
         firmware = guest.firmware[0] if guest.firmware else Firmware.BIOS
         return firmware, guest.firmware_reason, ()
-    reason = f"{wish.firmware.upper()}, as you asked for."
-    if guest.firmware and wish.firmware not in guest.firmware:
+    reason = f"{request.firmware.upper()}, as you asked for."
+    if guest.firmware and request.firmware not in guest.firmware:
         problem = Problem(
-            f"The disk has no boot loader for {wish.firmware.upper()}.",
+            f"The disk has no boot loader for {request.firmware.upper()}.",
             f"Start it with {guest.firmware[0].upper()} instead.",
         )
-        return wish.firmware, reason, (problem,)
-    return wish.firmware, reason, ()
+        return request.firmware, reason, (problem,)
+    return request.firmware, reason, ()
 
 
 def _boot_entry(guest: Guest, firmware: Firmware) -> File | None:
@@ -368,9 +368,9 @@ def _command_line(guest: Guest, kernel: Kernel) -> str:
 # ----------------------------------------------------------------------------- memory, network
 
 
-def _memory(guest: Guest, wish: Wish, host_mib: int) -> tuple[int, str]:
-    if wish.memory_mib is not None:
-        return wish.memory_mib, ""
+def _memory(guest: Guest, request: HardwareRequest, host_mib: int) -> tuple[int, str]:
+    if request.memory_mib is not None:
+        return request.memory_mib, ""
     if guest.system is System.WINDOWS:
         wanted, why = _WINDOWS_MIB, "Windows"
         if guest.version.startswith(("5.", "6.")):

@@ -39,7 +39,7 @@ class NetworkCard(StrEnum):
 
 
 @dataclass(frozen=True)
-class Wish:
+class HardwareRequest:
     """What the user wants; None leaves it to the guest's drivers.
 
     Attributes:
@@ -52,7 +52,7 @@ class Wish:
     network: bool = False
 
 
-ANYTHING = Wish()
+ANYTHING = HardwareRequest()
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ FOR_GUESTS = 4000
 when they are ended."""
 
 
-class Wish(enum.Enum):
+class Leaving(enum.Enum):
     """What the user wants of the window."""
 
     STAY = enum.auto()
@@ -33,10 +33,10 @@ class Ending(QObject):
     What fails on the way keeps the window open: nobody would read of it otherwise.
 
     Attributes:
-        wish: what the user wants.
+        leaving: what the user wants.
 
     Signals:
-        changed(): `wish` is another one now.
+        changed(): `leaving` is another one now.
     """
 
     changed = Signal()
@@ -46,7 +46,7 @@ class Ending(QObject):
         self._window = window
         self._workers = workers
         self._sessions = sessions
-        self.wish = Wish.STAY
+        self.leaving = Leaving.STAY
         self._asked = True
         self._question: QuitDialog | None = None
         self._jobs: dict[int, Job] = {}  # until it is known here, too, how they ended
@@ -70,15 +70,15 @@ class Ending(QObject):
 
     def when_done(self) -> None:
         """Close as soon as nothing runs any more."""
-        self._want(Wish.WHEN_DONE)
+        self._leave(Leaving.WHEN_DONE)
 
     def stay(self) -> None:
         """Do not close after all."""
-        self._want(Wish.STAY)
+        self._leave(Leaving.STAY)
 
     def stop(self) -> None:
         """Stop what runs, then close; what machines wrote becomes what was chosen for each."""
-        self._want(Wish.NOW)
+        self._leave(Leaving.NOW)
         self._workers.cancel_all()
         self._sessions.kill_all()
         self._on_running_changed()
@@ -94,7 +94,7 @@ class Ending(QObject):
         if again or not self._sessions.running:
             self.stop()
             return
-        self._want(Wish.NOW)
+        self._leave(Leaving.NOW)
         self._workers.cancel_all()
         self._sessions.power_off_all()
         QTimer.singleShot(FOR_GUESTS, self.stop)
@@ -108,11 +108,11 @@ class Ending(QObject):
 
     def stay_to_show(self) -> None:
         """Something has failed that somebody who is there should read."""
-        if self._asked and self.wish is not Wish.STAY:
+        if self._asked and self.leaving is not Leaving.STAY:
             self.stay()
 
-    def _want(self, wish: Wish) -> None:
-        self.wish = wish
+    def _leave(self, leaving: Leaving) -> None:
+        self.leaving = leaving
         self.changed.emit()
 
     def _ask(self) -> None:
@@ -147,5 +147,5 @@ class Ending(QObject):
             return
         if self._question:
             self._question.accept()
-        if self.wish is not Wish.STAY:
+        if self.leaving is not Leaving.STAY:
             self._window.close()

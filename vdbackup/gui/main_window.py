@@ -26,7 +26,7 @@ from vdbackup.gui.add_source import AddSourceDialog, AddSourceForm
 from vdbackup.gui.browse_dialog import BrowseDialog
 from vdbackup.gui.catalogue import Catalogue, Entry
 from vdbackup.gui.details import PointDetails
-from vdbackup.gui.ending import Ending, Wish
+from vdbackup.gui.ending import Ending, Leaving
 from vdbackup.gui.first_run import FirstRunPage
 from vdbackup.gui.jobs import work
 from vdbackup.gui.jobs.panel import JobsPanel
@@ -443,4 +443,4 @@ class MainWindow(QMainWindow):
             self.store.change(window=state)
 
     def _on_ending_changed(self) -> None:
-        self.statusBar().setVisible(self.ending.wish is Wish.WHEN_DONE)
+        self.statusBar().setVisible(self.ending.leaving is Leaving.WHEN_DONE)

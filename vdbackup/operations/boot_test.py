@@ -10,14 +10,14 @@ from vdbackup.repository.model import BootTest
 from vdbackup.repository.repository import Repository
 
 if TYPE_CHECKING:
-    from vdbackup.recovery.boot_test.boot_test import Wish
+    from vdbackup.recovery.boot_test.boot_test import BootTestOptions
 
 
 def run(
     repository: Repository,
     set_name: str,
     point_id: str,
-    wish: Wish,
+    request: BootTestOptions,
     task: Task,
 ) -> BootTest | NoSystem:
     """Boot a point unseen, and record what came of it; NoSystem where there is nothing to boot.
@@ -27,6 +27,6 @@ def run(
     from vdbackup.recovery.boot_test import boot_test  # late: it takes long to import
 
     try:
-        return boot_test.run(repository, set_name, point_id, wish, task)
+        return boot_test.run(repository, set_name, point_id, request, task)
     except NoSystem as error:
         return error

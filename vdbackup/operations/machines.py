@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from vdbackup.recovery.boot_test.boot_test import Wish
+    from vdbackup.recovery.boot_test.boot_test import BootTestOptions
 
 
 @dataclass(frozen=True)
@@ -22,9 +22,11 @@ class Machines:
     sessions_folder: Path
     memory_mib: int | None = None
 
-    def boot_test(self) -> Wish:
+    def boot_test(self) -> BootTestOptions:
         """How a point is tested if nothing else is said."""
         from vdbackup.guest import hardware
-        from vdbackup.recovery.boot_test.boot_test import Wish
+        from vdbackup.recovery.boot_test.boot_test import BootTestOptions
 
-        return Wish(self.sessions_folder, hardware=hardware.Wish(memory_mib=self.memory_mib))
+        return BootTestOptions(
+            self.sessions_folder, hardware=hardware.HardwareRequest(memory_mib=self.memory_mib)
+        )

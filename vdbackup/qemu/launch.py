@@ -19,7 +19,7 @@ from vdbackup.disks.names import DiskFormat
 from vdbackup.errors import CannotBoot, GuestUnreadable, RecoveryError, SessionsFolder
 from vdbackup.guest.choice import choose
 from vdbackup.guest.disk import Disk
-from vdbackup.guest.hardware import ANYTHING, Direct, Hardware, Wish
+from vdbackup.guest.hardware import ANYTHING, Direct, Hardware, HardwareRequest
 from vdbackup.guest.inspect import inspect
 from vdbackup.guest.linux.initramfs import MAX_PACKED
 from vdbackup.guest.model import File, Firmware
@@ -49,17 +49,19 @@ class Prepared:
     kernel: qemu.Kernel | None
 
 
-def hardware_for(chain: Chain, wish: Wish = ANYTHING, sector_size: int | None = None) -> Hardware:
+def hardware_for(
+    chain: Chain, request: HardwareRequest = ANYTHING, sector_size: int | None = None
+) -> Hardware:
     """The hardware that suits what a disk holds; raises DiskError, OSError.
 
     Args:
         chain: the disk.
-        wish: what the user wants.
+        request: what the user wants.
         sector_size: that the guest sees, in bytes; that of the disk's tables if None.
     """
     return choose(
         inspect(chain),
-        wish,
+        request,
         sector_size=sector_size or sector_size_for(chain),
         host_memory_mib=_host_memory_mib(),
     )

@@ -10,7 +10,7 @@ from __future__ import annotations
 from vdbackup.disks.chain import Chain
 from vdbackup.errors import CannotBoot
 from vdbackup.guest.choice import choose
-from vdbackup.guest.hardware import Controller, Hardware, Wish
+from vdbackup.guest.hardware import Controller, Hardware, HardwareRequest
 from vdbackup.guest.inspect import inspect
 from vdbackup.guest.model import Firmware, System
 from vdbackup.qemu import launch
@@ -76,8 +76,8 @@ def hardware_in(program: Program, chain: Chain, chosen: Hardware | None) -> Hard
     _refuse_what_only_we_boot(best, NAMES[program])
     if best.controller in _CONTROLLERS[program]:
         return best
-    wishes = (Wish(controller, best.firmware) for controller in _CONTROLLERS[program])
-    others = [launch.hardware_for(chain, wish) for wish in wishes]
+    requests = (HardwareRequest(controller, best.firmware) for controller in _CONTROLLERS[program])
+    others = [launch.hardware_for(chain, request) for request in requests]
     for other in others:
         if not other.edit.needed:
             return other
@@ -110,8 +110,8 @@ def hardware_in_ovf(chain: Chain) -> tuple[System, Hardware]:
     """
     guest = inspect(chain)
     sectors = launch.sector_size_for(chain)
-    wishes = [Wish(controller) for controller in OVF]
-    machines = [choose(guest, wish, sector_size=sectors) for wish in wishes]
+    requests = [HardwareRequest(controller) for controller in OVF]
+    machines = [choose(guest, request, sector_size=sectors) for request in requests]
     known = [each for each in machines if not each.edit.needed]
     best = next((each for each in known if each.boots), (known or machines)[0])
     _refuse_what_only_we_boot(best, "An appliance")

@@ -279,8 +279,8 @@ def _runs(numbers: Iterable[int]) -> list[tuple[int, int]]:
 
 
 def _lock(fd: int, first: int, count: int) -> None:
-    wish = _FLOCK.pack(fcntl.F_RDLCK, os.SEEK_SET, first, count, 0)
-    fcntl.fcntl(fd, fcntl.F_OFD_SETLK, wish)
+    request = _FLOCK.pack(fcntl.F_RDLCK, os.SEEK_SET, first, count, 0)
+    fcntl.fcntl(fd, fcntl.F_OFD_SETLK, request)
 
 
 def _is_locked(fd: int, first: int, count: int) -> bool:

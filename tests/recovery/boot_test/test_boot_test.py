@@ -19,7 +19,7 @@ from vdbackup.guest import hardware
 from vdbackup.guest.hardware import Controller
 from vdbackup.jobs import CancelToken, Job, JobState, Progress, Task
 from vdbackup.recovery.boot_test import boot_test
-from vdbackup.recovery.boot_test.boot_test import Wish
+from vdbackup.recovery.boot_test.boot_test import BootTestOptions
 from vdbackup.recovery.retarget.policy import for_new_point
 from vdbackup.repository.model import BootStage, BootTest, RecoveryPoint
 from vdbackup.sources import demo_disk
@@ -47,9 +47,9 @@ def wish(
     limit: float = LIMIT,
     controller: Controller | None = None,
     memory_mib: int | None = 128,
-) -> Wish:
-    wanted = hardware.Wish(controller, memory_mib=memory_mib)
-    return Wish(lab.folder / "sessions", sign, limit, wanted)
+) -> BootTestOptions:
+    wanted = hardware.HardwareRequest(controller, memory_mib=memory_mib)
+    return BootTestOptions(lab.folder / "sessions", sign, limit, wanted)
 
 
 def outcome(lab: Lab, sign: str = "auto", limit: float = LIMIT, **more: Any) -> BootTest:
@@ -326,7 +326,7 @@ def test_a_kernel_that_was_given_too_little_time_is_tried_again(lab: Lab) -> Non
     demo_disk.create(lab.image, words)
     lab.backup()
     phases: list[str] = []
-    wish = boot_test.Wish(lab.folder / "sessions", time_limit=LIMIT)
+    wish = boot_test.BootTestOptions(lab.folder / "sessions", time_limit=LIMIT)
     said = boot_test.run(
         lab.repository,
         "disk",

@@ -14,7 +14,7 @@ from tests.backup.lab import Lab, noise
 from vdbackup.backup import repair
 from vdbackup.backup.quarantine import QUARANTINE
 from vdbackup.errors import RecoveryError, UsageError
-from vdbackup.guest.hardware import Controller, Hardware, Wish
+from vdbackup.guest.hardware import Controller, Hardware, HardwareRequest
 from vdbackup.guest.model import Guest, Problem, System
 from vdbackup.jobs import CancelToken, Task
 from vdbackup.recovery.boot_test import boot_test
@@ -66,8 +66,8 @@ def test_report_comes_back_as_it_was(lab: Lab) -> None:
 def test_wish_goes_before_the_report(lab: Lab) -> None:
     made = reported(lab)
     point = lab.set.points[-1]
-    assert report.chosen_hardware(lab.set, point, Wish(Controller.AHCI)) is None
-    more = report.chosen_hardware(lab.set, point, Wish(memory_mib=512))
+    assert report.chosen_hardware(lab.set, point, HardwareRequest(Controller.AHCI)) is None
+    more = report.chosen_hardware(lab.set, point, HardwareRequest(memory_mib=512))
     assert more == replace(made.hardware, memory_mib=512)
 
 

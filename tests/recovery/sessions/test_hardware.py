@@ -17,7 +17,7 @@ from tests.guests.debian import Debian
 from tests.volumes import volumes
 from tests.volumes.volumes import MIB
 from vdbackup.errors import RecoveryError
-from vdbackup.guest.hardware import ANYTHING, Controller, Wish
+from vdbackup.guest.hardware import ANYTHING, Controller, HardwareRequest
 from vdbackup.guest.model import Firmware
 from vdbackup.qemu import accelerator, qemu
 from vdbackup.recovery.sessions import vm
@@ -28,9 +28,11 @@ ESP = MIB
 """Where the EFI system partition of a Debian with UEFI begins."""
 
 
-def boot(disk: Path, sessions: Path, wish: Wish = ANYTHING, disk_format: str = "raw") -> Session:
+def boot(
+    disk: Path, sessions: Path, wish: HardwareRequest = ANYTHING, disk_format: str = "raw"
+) -> Session:
     return vm.start_session(
-        disk, sessions_folder=sessions, title="guest", wish=wish, disk_format=disk_format
+        disk, sessions_folder=sessions, title="guest", request=wish, disk_format=disk_format
     )
 
 
@@ -191,7 +193,7 @@ def test_what_cannot_boot_is_refused_before_anything_is_made(
 
 def test_a_wish_is_tried_also_where_it_is_known_not_to_boot(tmp_path: Path, sessions: Path) -> None:
     volumes.blank(tmp_path / "empty.img", 8 * MIB)
-    with boot(tmp_path / "empty.img", sessions, Wish(Controller.AHCI)) as session:
+    with boot(tmp_path / "empty.img", sessions, HardwareRequest(Controller.AHCI)) as session:
         assert session.running
         assert session.hardware.problems
 
@@ -202,7 +204,7 @@ def test_a_wish_is_tried_also_where_it_is_known_not_to_boot(tmp_path: Path, sess
 def test_a_network_has_the_guests_card_and_an_address_of_its_own(
     tiny_linux: Path, sessions: Path
 ) -> None:
-    wish = Wish(network=True)
+    wish = HardwareRequest(network=True)
     with boot(tiny_linux, sessions, wish) as one, boot(tiny_linux, sessions, wish) as two:
         shown = [
             session.execute("human-monitor-command", **{"command-line": "info network"})

@@ -19,7 +19,7 @@ from tests.backup.lab import Lab
 from tests.guests import tiny_linux as builder
 from vdbackup.backup import promote
 from vdbackup.errors import RecoveryError
-from vdbackup.guest.hardware import Controller, Wish
+from vdbackup.guest.hardware import Controller, HardwareRequest
 from vdbackup.jobs import Task
 from vdbackup.recovery import restore
 from vdbackup.recovery.sessions import sessions as all_sessions
@@ -30,7 +30,7 @@ from vdbackup.repository.model import RecoveryPoint
 
 LIMIT = 240.0
 """Seconds for a boot on a busy machine."""
-VIRTIO = Wish(controller=Controller.VIRTIO)
+VIRTIO = HardwareRequest(controller=Controller.VIRTIO)
 
 
 @pytest.fixture
@@ -49,7 +49,9 @@ def linux(tmp_path: Path, image: Path, disk_format: str) -> Lab:
 
 
 def booted(lab: Lab, point: RecoveryPoint, folder: Path) -> Session:
-    return vm.start_from_point(lab.repository, lab.set, point, sessions_folder=folder, wish=VIRTIO)
+    return vm.start_from_point(
+        lab.repository, lab.set, point, sessions_folder=folder, request=VIRTIO
+    )
 
 
 def counts(session: Session, number: int) -> None:

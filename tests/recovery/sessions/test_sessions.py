@@ -20,7 +20,7 @@ from tests.disks.opened import opened
 from tests.guests import boot_sector
 from vdbackup.backup import promote
 from vdbackup.errors import PointInUse, RecoveryError, RepositoryError, VdbackupError
-from vdbackup.guest.hardware import Controller, Wish
+from vdbackup.guest.hardware import Controller, HardwareRequest
 from vdbackup.jobs import Task
 from vdbackup.recovery.sessions import sessions as all_sessions
 from vdbackup.recovery.sessions import vm
@@ -35,7 +35,7 @@ from vdbackup.repository import holds
 from vdbackup.repository.digests import BLOCK
 
 LIMIT = 120.0
-IDE = Wish(controller=Controller.IDE)
+IDE = HardwareRequest(controller=Controller.IDE)
 """The BIOS boots disks this small there alone."""
 COUNT = """
     mov ah, 0x42        ; read sector 128
@@ -82,7 +82,7 @@ def boot(lab: Lab, folder: Path) -> Iterator[Boot]:
 
     def start(number: int, **options: Any) -> Session:
         point = next(each for each in lab.set.points if each.sequence == number)
-        options = {"wish": IDE, "sessions_folder": folder, **options}
+        options = {"request": IDE, "sessions_folder": folder, **options}
         started.append(vm.start_from_point(lab.repository, lab.set, point, **options))
         return started[-1]
 
@@ -200,7 +200,7 @@ def running(vmdk: Lab, folder: Path) -> Iterator[Session]:
     """A machine on the first of two points."""
     point = vmdk.set.points[0]
     with vm.start_from_point(
-        vmdk.repository, vmdk.set, point, sessions_folder=folder, wish=IDE
+        vmdk.repository, vmdk.set, point, sessions_folder=folder, request=IDE
     ) as session:
         yield session
 
@@ -240,7 +240,7 @@ def test_a_point_of_a_repository_that_takes_no_holds_boots_and_it_is_said(
     monkeypatch.setattr(holds, "write_json", refuse)
     point = vmdk.set.points[0]
     with vm.start_from_point(
-        vmdk.repository, vmdk.set, point, sessions_folder=folder, wish=IDE
+        vmdk.repository, vmdk.set, point, sessions_folder=folder, request=IDE
     ) as session:
         says(session, "3")
         assert "nobody else sees that this point is in use" in session.unheld
@@ -343,13 +343,13 @@ OWNER = """
 import sys
 from pathlib import Path
 from vdbackup.recovery.sessions import vm
-from vdbackup.guest.hardware import Controller, Wish
+from vdbackup.guest.hardware import Controller, HardwareRequest
 from vdbackup.repository.repository import Repository
 repository = Repository.open(Path(sys.argv[1]))
 backup_set, point = repository.find("1")
 session = vm.start_from_point(
     repository, backup_set, point, sessions_folder=Path(sys.argv[2]),
-    wish=Wish(controller=Controller.IDE),
+    request=HardwareRequest(controller=Controller.IDE),
 )
 session.wait_for_text("3")
 print("started", flush=True)
@@ -428,7 +428,7 @@ def test_the_control_socket_is_private_and_works_at_the_end_of_a_long_path(
 ) -> None:
     deep = tmp_path / ("x" * 120) / "sessions"
     with vm.start_from_point(
-        vmdk.repository, vmdk.set, vmdk.set.points[0], sessions_folder=deep, wish=IDE
+        vmdk.repository, vmdk.set, vmdk.set.points[0], sessions_folder=deep, request=IDE
     ) as session:
         assert (session.folder / "control").stat().st_mode & 0o777 == 0o600
         session.execute("stop")

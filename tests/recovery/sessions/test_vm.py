@@ -22,7 +22,7 @@ from tests.guests import tiny_linux as tiny_linux_builder
 from vdbackup.disks.formats import FORMATS
 from vdbackup.disks.qemu_locks import is_open as used_by_vm
 from vdbackup.errors import Cancelled, ParentError, RecoveryError
-from vdbackup.guest.hardware import Controller, Wish
+from vdbackup.guest.hardware import Controller, HardwareRequest
 from vdbackup.jobs import CancelToken
 from vdbackup.qemu import accelerator, qemu
 from vdbackup.recovery.sessions import vm
@@ -66,7 +66,7 @@ def boot_raw(disk: Path, sessions: Path, hardware: str = "virtio") -> Session:
         disk,
         sessions_folder=sessions,
         title="disk",
-        wish=Wish(Controller(hardware)),
+        request=HardwareRequest(Controller(hardware)),
         disk_format="raw",
     )
 
@@ -90,7 +90,7 @@ def test_message_of_the_point_comes_on_screen_and_serial_port(
 ) -> None:
     before = chains.digests(demo)
     with vm.start_session(
-        demo, sessions_folder=sessions, title="demo", wish=Wish(hardware)
+        demo, sessions_folder=sessions, title="demo", request=HardwareRequest(hardware)
     ) as session:
         assert session.wait_for_text("second message\r\n", LIMIT)
         screen = tmp_path / "screen"
@@ -161,7 +161,7 @@ def test_linux_boots_from_an_incremental_point_and_writes_only_to_its_session(
             overlay,
             sessions_folder=sessions,
             title="Linux",
-            wish=Wish(Controller(hardware)),
+            request=HardwareRequest(Controller(hardware)),
             disk_format=disk_format,
         ) as session:
             assert session.wait_for_text(tiny_linux_builder.ALIVE, LIMIT), session.console_text()
@@ -261,9 +261,9 @@ def test_qemu_runs_in_its_sandbox(session: Session) -> None:
 
 
 def test_sectors_are_as_large_as_the_source_had_them(demo: Path, sessions: Path) -> None:
-    wish = Wish(Controller.VIRTIO)
+    wish = HardwareRequest(Controller.VIRTIO)
     with vm.start_session(
-        demo, sessions_folder=sessions, title="4K", sector_size=4096, wish=wish
+        demo, sessions_folder=sessions, title="4K", sector_size=4096, request=wish
     ) as session:
         (disk,) = [
             path
@@ -497,7 +497,10 @@ def test_nvme_is_paused_before_its_storage_is_full(
     usage = shutil.disk_usage(demo)
     monkeypatch.setattr(shutil, "disk_usage", lambda _path: usage._replace(free=free[0]))
     with vm.start_session(
-        demo, sessions_folder=sessions, title="demo", wish=Wish(controller=Controller.NVME)
+        demo,
+        sessions_folder=sessions,
+        title="demo",
+        request=HardwareRequest(controller=Controller.NVME),
     ) as session:
         assert session.wait_for_text("second message", LIMIT)
         free[0] = 1 << 20
@@ -554,7 +557,10 @@ def test_qemu_that_dies_is_an_error(session: Session) -> None:
 def test_qemu_that_does_not_start_gives_its_own_reason(demo: Path, sessions: Path) -> None:
     with pytest.raises(RecoveryError, match=r"could not be started\. qemu-system-x86_64 says: "):
         vm.start_session(
-            demo, sessions_folder=sessions, title="demo", wish=Wish(memory_mib=1 << 30)
+            demo,
+            sessions_folder=sessions,
+            title="demo",
+            request=HardwareRequest(memory_mib=1 << 30),
         )
     assert list(sessions.iterdir()) == []
 
@@ -581,9 +587,11 @@ def test_chain_that_is_not_whole_is_refused_before_anything_is_made(
 
 
 def test_hardware_that_has_no_such_sectors_is_refused(demo: Path, sessions: Path) -> None:
-    wish = Wish(Controller.IDE)
+    wish = HardwareRequest(Controller.IDE)
     with pytest.raises(RecoveryError, match="no ide disk with sectors of 4096 bytes"):
-        vm.start_session(demo, sessions_folder=sessions, title="demo", wish=wish, sector_size=4096)
+        vm.start_session(
+            demo, sessions_folder=sessions, title="demo", request=wish, sector_size=4096
+        )
 
 
 def test_folder_that_cannot_be_made_is_said(demo: Path, tmp_path: Path) -> None:

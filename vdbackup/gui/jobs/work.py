@@ -21,7 +21,7 @@ from vdbackup.operations import backup, boot_test, policy, promote, relinking
 from vdbackup.operations.backup import BackupRequest, BackupResult
 from vdbackup.operations.machines import Machines
 from vdbackup.recovery import restore, verify
-from vdbackup.recovery.boot_test.boot_test import Wish
+from vdbackup.recovery.boot_test.boot_test import BootTestOptions
 from vdbackup.recovery.sessions import elsewhere
 from vdbackup.recovery.sessions.folder import SavedSession
 from vdbackup.repository import claims
@@ -185,9 +185,11 @@ def verify_points(folder: Path, set_name: str, ids: tuple[str, ...], task: Task)
     return Outcome(f"{words.plural(len(verdicts), 'point')} verified.", details, (said,), verdicts)
 
 
-def boots(folder: Path, set_name: str, point_id: str, wish: Wish, task: Task) -> Outcome:
+def boots(
+    folder: Path, set_name: str, point_id: str, request: BootTestOptions, task: Task
+) -> Outcome:
     """Boot a point unseen; `value` is the BootTest, or the NoSystem."""
-    tested = boot_test.run(Repository.open(folder), set_name, point_id, wish, task)
+    tested = boot_test.run(Repository.open(folder), set_name, point_id, request, task)
     if isinstance(tested, NoSystem):  # nothing has failed
         return Outcome(remedies.sentences(tested), value=tested)
     if tested.ok:

@@ -13,7 +13,7 @@ from pathlib import Path
 from PySide6.QtCore import QObject, QThread, Signal
 
 from vdbackup.errors import RecoveryError, VdbackupError, from_os
-from vdbackup.guest.hardware import Wish
+from vdbackup.guest.hardware import HardwareRequest
 from vdbackup.recovery.retarget.report import chosen_hardware
 from vdbackup.recovery.sessions import vm
 from vdbackup.recovery.sessions.folder import SavedSession
@@ -124,15 +124,15 @@ class SessionThread(QThread):
         repository = Repository.open(boot.repository)
         backup_set = repository.set(boot.set_name)
         point = backup_set.point(boot.point_id)
-        wish = Wish(memory_mib=boot.memory_mib or None)
+        request = HardwareRequest(memory_mib=boot.memory_mib or None)
         return vm.start_from_point(
             repository,
             backup_set,
             point,
             sessions_folder=boot.sessions_folder,
             display=boot.display,
-            hardware=chosen_hardware(backup_set, point, wish),
-            wish=wish,
+            hardware=chosen_hardware(backup_set, point, request),
+            request=request,
         )
 
     def _follow(self, session: Session) -> None:

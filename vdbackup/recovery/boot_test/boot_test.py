@@ -60,7 +60,7 @@ _STAGES = list(BootStage)
 
 
 @dataclass(frozen=True)
-class Wish:
+class BootTestOptions:
     """How a test is to be done.
 
     Attributes:
@@ -73,14 +73,14 @@ class Wish:
     sessions_folder: Path
     sign: str = "auto"
     time_limit: float | None = None
-    hardware: hardware.Wish = hardware.ANYTHING
+    hardware: hardware.HardwareRequest = hardware.ANYTHING
 
 
 def run(
     repository: Repository,
     set_name: str,
     point_id: str,
-    wish: Wish,
+    request: BootTestOptions,
     task: Task,
 ) -> BootTest:
     """Boot the point, and record what came of it.
@@ -96,12 +96,12 @@ def run(
         PointNotFound, Damaged, DiskError: the point cannot be read.
         Cancelled: by `cancel`; nothing is recorded.
     """
-    sign(wish.sign)
-    _refuse_data(repository, set_name, point_id, wish)
+    sign(request.sign)
+    _refuse_data(repository, set_name, point_id, request)
     tries = 0
     while True:
         _wait_for_others(repository, task)
-        found = _test(repository, set_name, point_id, wish, task)
+        found = _test(repository, set_name, point_id, request, task)
         if found is None:  # it has given way
             continue
         test, frame = found
@@ -154,9 +154,11 @@ def record(
         log.warning("the boot test of %s is not recorded: %s", point_id, error)
 
 
-def _refuse_data(repository: Repository, set_name: str, point_id: str, wish: Wish) -> None:
+def _refuse_data(
+    repository: Repository, set_name: str, point_id: str, request: BootTestOptions
+) -> None:
     """Raise NoSystem for a disk of data, unless the user says what hardware to try it with."""
-    if wish.hardware.controller is not None or wish.hardware.firmware is not None:
+    if request.hardware.controller is not None or request.hardware.firmware is not None:
         return
     backup_set = repository.set(set_name)
     point = backup_set.point(point_id)
@@ -198,7 +200,7 @@ def _test(
     repository: Repository,
     set_name: str,
     point_id: str,
-    wish: Wish,
+    request: BootTestOptions,
     task: Task,
 ) -> tuple[BootTest, Frame | None] | None:
     """The result and the last thing on the screen; None if it has given way."""
@@ -207,10 +209,10 @@ def _test(
     with (
         AgentChannel() as agent,
         claims.reading(repository, set_name, [point_id], doing) as backup_set,
-        _started(backup_set, point_id, wish, agent) as session,
+        _started(backup_set, point_id, request, agent) as session,
     ):
-        limit = wish.time_limit or TIME_LIMITS[session.accelerator]
-        watch = _Watch(session, agent, sign(wish.sign), limit)
+        limit = request.time_limit or TIME_LIMITS[session.accelerator]
+        watch = _Watch(session, agent, sign(request.sign), limit)
         while not watch.over:
             task.check()
             if being_written(repository.path):
@@ -221,19 +223,21 @@ def _test(
         return watch.result(), watch.frame
 
 
-def _started(backup_set: BackupSet, point_id: str, wish: Wish, agent: AgentChannel) -> Session:
+def _started(
+    backup_set: BackupSet, point_id: str, request: BootTestOptions, agent: AgentChannel
+) -> Session:
     """The machine; one that is not expected to boot is tried all the same."""
     point = backup_set.point(point_id)
     backup_set.open_chain(point).close()  # all layers are there, and as long as they were
     overlay, disk_format = backup_set.overlay_path(point), backup_set.settings.format
-    chosen = chosen_hardware(backup_set, point, wish.hardware)
+    chosen = chosen_hardware(backup_set, point, request.hardware)
     with Chain.open(overlay, disk_format) as chain:
         sector_size = launch.sector_size_for(chain)
         if chosen is None:
-            chosen = launch.hardware_for(chain, wish.hardware, sector_size)
+            chosen = launch.hardware_for(chain, request.hardware, sector_size)
     return start_session(
         overlay,
-        sessions_folder=wish.sessions_folder,
+        sessions_folder=request.sessions_folder,
         title=f"{backup_set.name} #{point.sequence}",
         sector_size=sector_size,
         hardware=chosen,

@@ -9,7 +9,7 @@ from vdbackup.disks.chain import Chain
 from vdbackup.errors import NotRetargeted
 from vdbackup.guest.choice import choose
 from vdbackup.guest.disk import Disk
-from vdbackup.guest.hardware import Controller, Hardware, Wish
+from vdbackup.guest.hardware import Controller, Hardware, HardwareRequest
 from vdbackup.guest.inspect import inspect
 from vdbackup.guest.linux.initramfs import MAX_PACKED
 from vdbackup.guest.model import File, Guest
@@ -23,7 +23,7 @@ def hardware(chain: Chain, program: str) -> Hardware:
         RecoveryError: it has not, as a Windows may for which there are no drivers.
     """
     guest = inspect(chain)
-    found = choose(guest, Wish(Controller.VIRTIO), sector_size=guest.sector_size)
+    found = choose(guest, HardwareRequest(Controller.VIRTIO), sector_size=guest.sector_size)
     if not found.boots:
         raise NotRetargeted(
             f"{program} has not made the system ready for virtio.",

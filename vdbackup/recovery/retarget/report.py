@@ -13,7 +13,7 @@ from pathlib import Path
 from vdbackup import records
 from vdbackup.disks.formats import open_disk
 from vdbackup.errors import VdbackupError
-from vdbackup.guest.hardware import ANYTHING, Hardware, Wish
+from vdbackup.guest.hardware import ANYTHING, Hardware, HardwareRequest
 from vdbackup.guest.model import Guest
 from vdbackup.repository.backup_set import BackupSet
 from vdbackup.repository.files import read_json, write_json
@@ -89,7 +89,7 @@ def load(backup_set: BackupSet, point: RecoveryPoint) -> RetargetReport | None:
 
 
 def chosen_hardware(
-    backup_set: BackupSet, point: RecoveryPoint, wish: Wish = ANYTHING
+    backup_set: BackupSet, point: RecoveryPoint, wish: HardwareRequest = ANYTHING
 ) -> Hardware | None:
     """What the report says that the point boots on; None where it is to be found out anew.
 

@@ -21,7 +21,7 @@ from vdbackup.disks.formats import open_disk
 from vdbackup.errors import NoDriver, NotRetargeted, RecoveryError, UsageError
 from vdbackup.guest.choice import choose, edited
 from vdbackup.guest.disk import Disk
-from vdbackup.guest.hardware import Controller, Hardware, Wish
+from vdbackup.guest.hardware import Controller, Hardware, HardwareRequest
 from vdbackup.guest.inspect import inspect
 from vdbackup.guest.model import FileSystem, Guest, System
 from vdbackup.jobs import Plan, Task
@@ -281,10 +281,10 @@ def _check_wish(wish: str) -> None:
         )
 
 
-def _hardware_wish(wish: str) -> Wish:
+def _hardware_wish(wish: str) -> HardwareRequest:
     if wish == virt_v2v.VIRT_V2V:
-        return Wish(Controller.VIRTIO)
-    return Wish(None if wish == AUTO else Controller(wish))
+        return HardwareRequest(Controller.VIRTIO)
+    return HardwareRequest(None if wish == AUTO else Controller(wish))
 
 
 def _find(chain: Chain, wish: str, drivers: Path | None) -> _Target:

@@ -31,7 +31,7 @@ GRACE = 60.0
 """Seconds that a guest gets to shut down when it is asked to."""
 
 _POLL = 0.05
-"""Seconds between two looks at the console and at the user's wish to cancel."""
+"""Seconds between two looks at the console and at the user's request to cancel."""
 _ROOM = 256 << 20
 """Bytes that must be free where a machine writes that QEMU itself does not pause..."""
 _ROOM_POLL = 0.1

@@ -16,7 +16,7 @@ from typing import Any
 from vdbackup.disks.chain import Chain
 from vdbackup.disks.names import DiskFormat
 from vdbackup.errors import PointUnreadable
-from vdbackup.guest.hardware import ANYTHING, Hardware, Wish
+from vdbackup.guest.hardware import ANYTHING, Hardware, HardwareRequest
 from vdbackup.qemu import accelerator, devices, launch, qemu
 from vdbackup.records import from_json, to_json
 from vdbackup.recovery.sessions.folder import SavedSession, SessionFolder
@@ -35,7 +35,7 @@ def start_session(  # noqa: PLR0913 - nobody needs more than a few of them
     title: str,
     sector_size: int = 512,
     hardware: Hardware | None = None,
-    wish: Wish = ANYTHING,
+    request: HardwareRequest = ANYTHING,
     display: bool = False,
     disk_format: DiskFormat = DiskFormat.VMDK,
     kernel: qemu.Kernel | None = None,
@@ -54,7 +54,7 @@ def start_session(  # noqa: PLR0913 - nobody needs more than a few of them
         sector_size: that the guest sees, in bytes.
         hardware: the machine's, if it has been chosen; else it is chosen now by what is on the
             disk, and what cannot boot is refused unless a controller is wished for.
-        wish: what the user wants of it.
+        request: what the user wants of it.
         display: open QEMU's own window; else the machine runs unseen.
         disk_format: of the chain.
         kernel: started in place of what the disk boots.
@@ -73,8 +73,8 @@ def start_session(  # noqa: PLR0913 - nobody needs more than a few of them
     with chain, ExitStack() as undo:
         if hardware is None:
             with _reading(overlay):
-                hardware = launch.hardware_for(chain, wish, sector_size)
-            if wish.controller is None:
+                hardware = launch.hardware_for(chain, request, sector_size)
+            if request.controller is None:
                 launch.refuse_what_cannot_boot(hardware)
         devices.check(hardware, sector_size)
         again = isinstance(on, SavedSession)
@@ -83,7 +83,7 @@ def start_session(  # noqa: PLR0913 - nobody needs more than a few of them
             undo.callback(folder.close)
             folder.clear()
         else:
-            options = {"hardware": to_json(hardware), "network": wish.network}
+            options = {"hardware": to_json(hardware), "network": request.network}
             folder = SessionFolder.create(sessions_folder, title, overlay, on, options)
             undo.callback(folder.remove)
         prepared = launch.prepare(folder.path, chain, disk_format, hardware)
@@ -100,7 +100,7 @@ def start_session(  # noqa: PLR0913 - nobody needs more than a few of them
             hardware=hardware,
             uefi=prepared.uefi,
             kernel=kernel or prepared.kernel,
-            network=wish.network,
+            network=request.network,
             accelerator=choice.accelerator,
             display=window,
             console=folder.console,
@@ -164,7 +164,7 @@ def reopen_session(saved: SavedSession, *, display: bool = False) -> Session:
             title=saved.title,
             sector_size=sector_size,
             hardware=hardware,
-            wish=Wish(network=machine.get("network") is True),
+            request=HardwareRequest(network=machine.get("network") is True),
             display=display,
             disk_format=now.settings.format,
             on=saved,
