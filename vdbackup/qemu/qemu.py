@@ -297,7 +297,7 @@ def _last_in_line() -> list[str]:
     It gets a tenth of a processor that others want whole. At nice 19 a sixtieth: beside two busy
     processes on two cores a Debian at its login, which needs 0.003 of a processor, then waits 0.36
     of the time for that, and is seen at rest in 65 % of the looks instead of 95; at nice 10 it
-    waits 0.07, and rests in 92 % (`boot_test/signs.py` wants 70).
+    waits 0.07, and rests in 92 % (`boot_test/readiness.py` wants 70).
     """
     idle_io = ["ionice", "-c", "3"] if shutil.which("ionice") else []
     return ["nice", "-n", "10", *idle_io]

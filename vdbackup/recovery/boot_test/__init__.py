@@ -1,4 +1,4 @@
 """Whether a machine comes up from a point.
 
-Read in this order: words, screen, signs, boot_test.
+Read in this order: words, screen, readiness, boot_test.
 """

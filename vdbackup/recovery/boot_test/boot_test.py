@@ -1,6 +1,6 @@
 """Boot test: does a machine come up from a recovery point?
 
-It boots unseen, without network, at a low priority. It is up at its sign of life (signs.py);
+It boots unseen, without network, at a low priority. It is up at its sign of life (readiness.py);
 what it writes until then says how far it has come, and often why it goes no further
 (words.py). The result goes into the point's manifest, the screen's picture beside its overlay.
 
@@ -28,8 +28,8 @@ from vdbackup.qemu import launch, qemu
 from vdbackup.qemu.guest_agent import AgentChannel
 from vdbackup.qemu.qemu import Accelerator
 from vdbackup.recovery.boot_test import screen, words
+from vdbackup.recovery.boot_test.readiness import Readiness, Seen, View, readiness
 from vdbackup.recovery.boot_test.screen import Frame
-from vdbackup.recovery.boot_test.signs import Seen, Sign, View, sign
 from vdbackup.recovery.boot_test.words import Failure
 from vdbackup.recovery.retarget.report import chosen_hardware, load
 from vdbackup.recovery.sessions.session import Session
@@ -65,7 +65,7 @@ class BootTestOptions:
 
     Attributes:
         sessions_folder: where the machine writes meanwhile.
-        sign: of life, as `signs.sign` knows them.
+        sign: of life, as `readiness.readiness` knows them.
         time_limit: seconds that the machine gets; None for TIME_LIMITS.
         hardware: what is wanted of the machine; what is not, its disk decides.
     """
@@ -96,7 +96,7 @@ def run(
         PointNotFound, Damaged, DiskError: the point cannot be read.
         Cancelled: by `cancel`; nothing is recorded.
     """
-    sign(request.sign)
+    readiness(request.sign)
     _refuse_data(repository, set_name, point_id, request)
     tries = 0
     while True:
@@ -212,7 +212,7 @@ def _test(
         _started(backup_set, point_id, request, agent) as session,
     ):
         limit = request.time_limit or TIME_LIMITS[session.accelerator]
-        watch = _Watch(session, agent, sign(request.sign), limit)
+        watch = _Watch(session, agent, readiness(request.sign), limit)
         while not watch.over:
             task.check()
             if being_written(repository.path):
@@ -255,7 +255,9 @@ class _Watch:
         over: whether there is a result.
     """
 
-    def __init__(self, session: Session, agent: AgentChannel, wanted: Sign, limit: float) -> None:
+    def __init__(
+        self, session: Session, agent: AgentChannel, wanted: Readiness, limit: float
+    ) -> None:
         self.stage = BootStage.FIRMWARE
         self.frame: Frame | None = None
         self.over = False

@@ -1,4 +1,4 @@
-"""Signs of life: by what a machine that boots is recognised to be up."""
+"""Readiness: by what a machine that boots is recognised to be up."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ class Seen:
     seconds: float
 
 
-class Sign(Protocol):
+class Readiness(Protocol):
     """Sees views one after another, and says when the machine is up."""
 
     def see(self, view: View) -> Seen | None:
@@ -150,7 +150,7 @@ class SettledScreen:
 class AnyOf:
     """Whichever comes first."""
 
-    def __init__(self, *signs: Sign) -> None:
+    def __init__(self, *signs: Readiness) -> None:
         self._signs = signs
 
     def see(self, view: View) -> Seen | None:
@@ -158,7 +158,7 @@ class AnyOf:
         return next(filter(None, [sign.see(view) for sign in self._signs]), None)
 
 
-def sign(words: str) -> Sign:
+def readiness(words: str) -> Readiness:
     """The sign that `auto`, `login`, `screen`, `agent`, `text:WORDS` or `regex:PATTERN` means.
 
     Raises UsageError where it means none.
