@@ -16,7 +16,7 @@ from vdbackup.disks.extents import Ranges
 from vdbackup.disks.host_file import HostFile
 from vdbackup.disks.transfer import CHUNK, THREADS, chunks, transfer, write_blocks
 from vdbackup.errors import Cancelled
-from vdbackup.jobs import CancelToken, Progress, silent
+from vdbackup.jobs import CancelToken, Progress, Task, silent
 
 MIB = 1 << 20
 

@@ -244,7 +244,7 @@ def test_another_computer_merges_nothing_that_a_machine_here_runs_on(
         wish = boot_test.BootTestOptions(sessions, sign=f"text:{MESSAGE}")
         boot_test.run(lab.repository, "disk", point.id, wish, Task(when_it_boots))
     else:
-        ide = {"wish": HardwareRequest(Controller.IDE), "sessions_folder": sessions}
+        ide = {"request": HardwareRequest(Controller.IDE), "sessions_folder": sessions}
         machine = vm.start_from_point(lab.repository, lab.set, point, **ide)
         if kind == "kept machine":
             machine.keep()
@@ -369,7 +369,7 @@ def test_a_point_on_read_only_storage_boots(lab: Lab, read_only: Path, sessions:
     wish = HardwareRequest(Controller.IDE)
     before = lab.files
     with vm.start_from_point(
-        repository, backup_set, point, sessions_folder=sessions, wish=wish
+        repository, backup_set, point, sessions_folder=sessions, request=wish
     ) as session:
         assert "nobody else sees that this point is in use" in session.unheld
         with pytest.raises(PointInUse, match="running a virtual machine from point 3"):

@@ -51,7 +51,7 @@ def test_jobs_run_one_after_another_in_the_order_they_were_queued(
 ) -> None:
     done: list[str] = []
     for name in ("first", "second", "third"):
-        worker.submit(Job(name, lambda _r, _c: None), lambda job: done.append(job.title))
+        worker.submit(Job(name, lambda _: None), lambda job: done.append(job.title))
     qtbot.waitUntil(lambda: len(done) == 3)
     assert done == ["first", "second", "third"]
 
@@ -81,7 +81,7 @@ def test_a_new_phase_is_passed_on_at_once() -> None:
 def test_a_job_that_waits_is_cancelled_at_once(worker: Worker, qtbot: QtBot) -> None:
     gate, ended = Gate(), []
     worker.submit(Job("running", gate))
-    waiting = worker.submit(Job("waiting", lambda _r, _c: None), ended.append)
+    waiting = worker.submit(Job("waiting", lambda _: None), ended.append)
     assert gate.entered.wait(LONG)
     worker.cancel(waiting)
     qtbot.waitUntil(lambda: ended == [waiting])
@@ -102,7 +102,7 @@ def test_a_failed_job_does_not_end_its_thread(worker: Worker, qtbot: QtBot) -> N
         raise BackupError("It went wrong.", "Try again.")
 
     worker.submit(Job("fails", fail))
-    after = worker.submit(Job("works", lambda _r, _c: 1))
+    after = worker.submit(Job("works", lambda _: 1))
     qtbot.waitUntil(lambda: after.state is JobState.FINISHED)
 
 
@@ -120,7 +120,7 @@ def test_a_row_says_how_its_job_ended(qtbot: QtBot) -> None:
     panel = JobsPanel()
     qtbot.addWidget(panel)
     panel.show()
-    job = Job("Back up", lambda _r, _c: Outcome("Point #2 made.", ("one", "two"), ("But.",)))
+    job = Job("Back up", lambda _: Outcome("Point #2 made.", ("one", "two"), ("But.",)))
     panel.add(job)
     job.run(lambda _: None)
     panel.end(job)
