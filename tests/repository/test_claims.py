@@ -345,6 +345,7 @@ def test_the_nights_backup_is_made_though_a_merge_cannot_be_finished(cut_off: La
         assert "A merge that was interrupted is finished later: Point 2 is in use: python" in (
             "".join(result.warnings)
         )
+        assert "A repair makes a point of it" not in "".join(result.warnings)  # the merge's own
         assert result.point.parent == lab.set.points[-2].id
         for point in lab.set.points:
             lab.check_ours(point)

@@ -202,9 +202,11 @@ class BackupSet:
         """Names of layers that no manifest names, so that `repair` would make points of them.
 
         A backup that was cut off right before its end leaves one (draft.py), or its manifest was
-        lost. Not to be asked while there is a journal.
+        lost. Those of a merge that is not finished are its own.
         """
-        listed = {naming.stem_of(point.disk) for point in self.points}
+        journal = self.journal
+        merged = (journal.parent, journal.child) if journal is not None else ()
+        listed = {naming.stem_of(point.disk) for point in (*self.points, *merged)}
         listed |= {naming.stem_of(each.name) for each in self.broken}
         ending = "." + self.settings.format
         names = (name for name in os.listdir(self.folder) if name.endswith(ending))
