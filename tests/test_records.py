@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from vdbackup import records
 from vdbackup.errors import RecoveryError
 from vdbackup.guest.choice import choose
-from vdbackup.guest.hardware import Hardware
+from vdbackup.guest.hardware import Controller, Hardware, HardwareRequest
 from vdbackup.guest.model import DeviceName, File, Guest, Kernel, System
 from vdbackup.records import exact, from_json, to_json, tolerant
 
@@ -31,6 +31,24 @@ CHOICE = json.dumps(to_json(choose(GUEST)))
 def test_a_guest_and_its_hardware_come_back() -> None:
     assert from_json(Guest, json.loads(STORED)) == GUEST
     assert from_json(Hardware, json.loads(CHOICE)) == choose(GUEST)
+
+
+def without(data: Any, name: str) -> Any:
+    """The JSON value as it was before a field of that name was written."""
+    if isinstance(data, list):
+        return [without(item, name) for item in data]
+    if isinstance(data, dict):
+        return {key: without(value, name) for key, value in data.items() if key != name}
+    return data
+
+
+def test_what_was_noted_before_a_field_was_there_comes_back() -> None:
+    hardware = choose(GUEST, HardwareRequest(Controller.VIRTIO))
+    assert hardware.edit.names  # each of the classes that have the field is there
+    for value in (GUEST, hardware):
+        assert from_json(type(value), without(to_json(value), "fixed")) == value
+    with pytest.raises(RecoveryError, match="is damaged"):
+        from_json(Hardware, without(to_json(hardware), "names"))
 
 
 @given(st.builds(Guest, system=st.sampled_from(System), kernels=st.just(()), root=st.none(),

@@ -5,9 +5,9 @@ and no list is longer than anything real. Fields may be str, int, bool, an enume
 another such class, any of these or None, or a tuple of them, of any length or of a fixed one.
 
 Two classes of records: of those that can be found out again, what is unknown or missing is refused
-(`exact`); those that other versions write, too, may say more or less (`tolerant`). What is spelled
-out field by field elsewhere (manifests, sessions) is made of the same checks: `text`, `number`,
-`flag`, `moment`.
+(`exact`), but for fields that are marked LATER; those that other versions write, too, may say more
+or less (`tolerant`). What is spelled out field by field elsewhere (manifests, sessions) is made of
+the same checks: `text`, `number`, `flag`, `moment`.
 """
 
 from __future__ import annotations
@@ -27,6 +27,9 @@ MAX_LETTERS = 65_536
 MAX_ITEMS = 100_000
 MAX_NUMBER = 1 << 62
 """Numbers are sizes, places and counts: none is negative, or larger."""
+
+LATER = {"later": True}
+"""Metadata of a field that earlier versions did not write: it has a default, and may be missing."""
 
 Record = TypeVar("Record")
 
@@ -59,7 +62,7 @@ def from_json(kind: type[Record], data: object) -> Record:
 
 
 def exact(kind: type[Record], data: object) -> Record:
-    """The record of class `kind` with exactly its fields; raises TypeError or ValueError."""
+    """The record of class `kind` with its fields and no others; raises TypeError or ValueError."""
     return typing.cast(Record, _value(kind, data))
 
 
@@ -126,9 +129,9 @@ def _items(kinds: tuple[Any, ...], data: object) -> tuple[object, ...]:
 
 def _record(kind: Any, data: object) -> object:
     wanted = _fields(kind)
-    if not isinstance(data, Mapping) or set(data) != set(wanted):
+    if not isinstance(data, Mapping) or set(data) | _later(kind) != set(wanted):
         raise TypeError(f"{kind.__name__} has other fields")
-    return kind(**{name: _value(type_, data[name]) for name, type_ in wanted.items()})
+    return kind(**{name: _value(wanted[name], value) for name, value in data.items()})
 
 
 def _plain(kind: Any, data: object) -> object:
@@ -145,3 +148,9 @@ def _plain(kind: Any, data: object) -> object:
 def _fields(kind: Any) -> dict[str, Any]:
     hints = typing.get_type_hints(kind)
     return {field.name: hints[field.name] for field in dataclasses.fields(kind)}
+
+
+@functools.cache
+def _later(kind: Any) -> frozenset[str]:
+    fields = dataclasses.fields(kind)
+    return frozenset(field.name for field in fields if "later" in field.metadata)

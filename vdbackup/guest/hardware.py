@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 from vdbackup.guest.model import DeviceName, File, Firmware, Problem
+from vdbackup.records import LATER
 
 
 class Controller(StrEnum):
@@ -84,7 +85,7 @@ class Edit:
     drivers: tuple[str, ...] = ()
     names: tuple[DeviceName, ...] = ()
     possible: bool = True
-    fixed: tuple[DeviceName, ...] = ()
+    fixed: tuple[DeviceName, ...] = field(default=(), metadata=LATER)
 
     @property
     def needed(self) -> bool:

@@ -5,8 +5,10 @@ All of them go into a report and come back through records.py.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
+
+from vdbackup.records import LATER
 
 
 class System(StrEnum):
@@ -153,7 +155,7 @@ class DeviceName:
     file: File
     line: int
     essential: bool = True
-    fixed: bool = False
+    fixed: bool = field(default=False, metadata=LATER)
 
 
 @dataclass(frozen=True)
