@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ from tests.backup.lab import SIZE, Lab, noise
 from vdbackup.backup import belonging, capture, repair
 from vdbackup.errors import BackupError, OtherSource
 from vdbackup.jobs import Task
+from vdbackup.repository import near_paths
 from vdbackup.repository.digests import BLOCK
 from vdbackup.repository.model import PointType, Policy
 from vdbackup.repository.repository import Repository
@@ -146,6 +148,25 @@ def test_a_copy_is_said_to_have_its_original_still_there(lab):
     lab.backup()
     copy = Path(shutil.copy(lab.image, lab.folder / "copy.img"))
     assert back_up(lab, copy).warnings[0].endswith(f"{lab.image} is still there.")
+
+
+def test_a_share_that_may_be_dead_is_not_asked_for_the_original(lab, monkeypatch):
+    with_table(lab, "0xDEADBEEF")
+    share = lab.folder / "share"
+    share.mkdir()
+    back_up(lab, Path(shutil.copy(lab.image, share / "disk.img")))
+    mounts = lab.folder / "mountinfo"
+    far = f"90 1 0:90 / {share} rw - nfs4 nas:/x rw"
+    mounts.write_text(f"1 0 8:1 / / rw - ext4 /dev/sda1 rw\n{far}\n")
+    monkeypatch.setattr(near_paths, "_MOUNTS", mounts)
+    asked = []
+    lexists = os.path.lexists
+    monkeypatch.setattr(os.path, "lexists", lambda path: asked.append(str(path)) or lexists(path))
+    with open_source(lab.image) as source:
+        warning = capture.plan(lab.repository, source).about_source
+    assert "is not sure" in warning
+    assert not warning.endswith("there.")
+    assert [each for each in asked if each.startswith(str(share))] == []
 
 
 def test_of_two_sets_that_a_disk_may_belong_to_the_one_with_its_name_is_offered(lab):

@@ -20,6 +20,7 @@ from vdbackup.errors import OtherSource, RepositoryError, VdbackupError
 from vdbackup.repository.backup_set import BackupSet
 from vdbackup.repository.digests import BLOCK, differ, digest_blocks
 from vdbackup.repository.model import SetSettings, SourceIdentity
+from vdbackup.repository.near_paths import NearPaths
 from vdbackup.repository.repository import (
     MARKER,
     Repository,
@@ -252,13 +253,20 @@ def _other(source: Source, similar: str, known: Facts, found: Comparison) -> str
 def _unsure(source: Source, similar: str, known: Facts, found: Comparison) -> str:
     return (
         f"{source.path} gets a set of its own: whether it is what the set {similar} holds the "
-        f"backups of ({known}) is not sure: {found.reasons}.{_whether_gone(known)}"
+        f"backups of ({known}) is not sure: {found.reasons}."
+        f"{_whether_gone(source, known)}"
     )
 
 
-def _whether_gone(known: Facts) -> str:
-    """Of an image: whether it may have been moved here. It may lie on a drive that is put away."""
+def _whether_gone(source: Source, known: Facts) -> str:
+    """Of an image: whether it may have been moved here. It may lie on a drive that is put away.
+
+    Nothing is said of one on a share that may not answer: who asks waits for ever.
+    """
     if known.kind != Kind.FILE or not known.paths:
+        return ""
+    near = NearPaths([source.path.parent])
+    if any(near.followed(Path(each)) is None for each in known.paths):
         return ""
     there = any(map(os.path.lexists, known.paths))
     return f" {known.paths[0]} is {'still' if there else 'not'} there."
