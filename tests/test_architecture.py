@@ -206,7 +206,7 @@ def test_listing_points_imports_nothing_that_boots_or_reads_file_systems(tmp_pat
     status, *loaded = said.split()
     assert status == "0"
     assert "vdbackup.repository.backup_set" in loaded
-    assert {"asyncio", "dissect", "vdbackup.guest"}.isdisjoint(loaded)
+    assert {"asyncio", "dissect", "vdbackup.guest", "vdbackup.recovery"}.isdisjoint(loaded)
 
 
 def test_only_three_rooms_start_processes():

@@ -19,12 +19,10 @@ def relink(repository: Path, sessions_folder: Path) -> tuple[str, ...]:
         repository: its folder.
         sessions_folder: where machines write; it need not be there.
     """
-    from vdbackup.recovery.relinking import relink_all  # late: it takes long to import
-
     try:
         if not sessions_folder.is_dir():
             return ()
-        from vdbackup.recovery.relinking import relink_all  # as all of other programs' machines
+        from vdbackup.recovery.relinking import relink_all  # late: it takes long to import
 
         return tuple(relink_all(sessions_folder, Repository.open(repository)))
     except (VdbackupError, OSError) as error:
