@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +14,20 @@ import pytest
 
 from tests.backup.lab import fingerprint
 from tests.cli.conftest import Vdbackup
+from tests.repository.computers import running
 
+SLOW_BACKUP = """
+import sys
+from vdbackup import cli
+from vdbackup.backup import capture
+captured = capture._captured
+def when_told(*arguments):
+    print("locked", flush=True)
+    sys.stdin.readline()
+    return captured(*arguments)
+capture._captured = when_told
+cli.main(["backup", sys.argv[2], "-r", sys.argv[1], "--json"])
+"""
 USUAL = {"set": "laptop", "keep": None, "retarget": True, "boot_test": "off"}
 
 
@@ -125,3 +139,23 @@ def test_where_there_are_several_sets_the_one_to_change_is_named(
         for each in json.loads(vdbackup("policy", "-r", three_points, "--json").out)["sets"]
     }
     assert kept == {"laptop": None, "other": 5}
+
+
+def test_who_says_yes_and_waits_for_a_backup_means_its_point_too(
+    vdbackup: Vdbackup, three_points: Path, disk: Path
+):
+    waits = ["policy", "-r", str(three_points), "--keep", "2", "--yes", "--wait", "--json"]
+    with (
+        running(SLOW_BACKUP, three_points, str(disk)) as backup,
+        subprocess.Popen(
+            [sys.executable, "-m", "vdbackup", *waits], stdout=subprocess.PIPE, text=True
+        ) as waiting,
+    ):
+        assert backup.stdin is not None
+        assert waiting.stdout is not None
+        assert json.loads(waiting.stdout.readline())["event"] == "waiting"
+        backup.stdin.write("\n")
+        backup.stdin.flush()
+        out, _ = waiting.communicate(timeout=60)
+        assert (waiting.returncode, json.loads(out.splitlines()[-1])["keep"]) == (0, 2)
+    assert sequences(vdbackup, three_points) == [1, 2, 3, 4]

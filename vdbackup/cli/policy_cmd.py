@@ -21,6 +21,7 @@ from vdbackup.cli.options import (
 )
 
 if TYPE_CHECKING:
+    from vdbackup.jobs import Task
     from vdbackup.operations.policy import PolicyPlan, PolicyResult
     from vdbackup.repository.backup_set import BackupSet
     from vdbackup.repository.repository import Repository
@@ -69,11 +70,17 @@ def policy(options: argparse.Namespace) -> int:
             f"The next backup of {plan.set_name} would take {points}.",
             "Nothing was changed.",
         )
+
+    def again(task: Task) -> PolicyResult:
+        """Who agreed without being asked means what there is after waiting, too."""
+        return policy.run(policy.plan(repository, plan.set_name, change), task)
+
     result: PolicyResult = work(
         "Policy",
         lambda task: policy.run(plan, task),
         as_json=options.json,
         wait=options.wait,
+        again=again if options.yes else None,
     )
     if options.json:
         print_json({"event": "result", **policy_json(result.set_name, result.policy)})
