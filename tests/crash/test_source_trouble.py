@@ -14,11 +14,11 @@ import pytest
 
 from tests.backup.lab import SIZE, Lab, noise
 from vdbackup import cli
-from vdbackup.backup import adopt, convert, repair
+from vdbackup.backup import adopt, convert, repair, retention
 from vdbackup.errors import Cancelled, SourceError
 from vdbackup.jobs import CancelToken, Task
 from vdbackup.repository.digests import BLOCK
-from vdbackup.repository.model import RecoveryPoint
+from vdbackup.repository.model import Policy, RecoveryPoint
 from vdbackup.sources import salvage
 from vdbackup.sources.source import open_source
 
@@ -120,6 +120,34 @@ def test_what_stays_lost_is_said_of_every_point_and_stored_once(lab):
         point = lab.backup()
     assert (point.unreadable, point.stored_bytes) == (tuple(SOME), 0)
     lose(lab, point)
+    lab.check_all()
+
+
+def test_a_policy_never_takes_the_last_point_that_could_read_what_is_lost_since(lab):
+    first = lab.backup(policy=Policy(keep=1))
+    with failing(lab, SOME):
+        result = lab.capture()
+        lose(lab, result.point)
+        assert [point.sequence for point in lab.set.points] == [1, 2]
+        assert lab.set.point(first.id) == first
+        (said,) = result.notes
+        assert said.startswith("Point 1 stays: it holds what could not be read any more")
+        lab.poke(8 * BLOCK, noise(100, 2))
+        assert retention.preview(lab.set, 1) == (result.point,)
+        lose(lab, lab.backup())
+        assert [point.sequence for point in lab.set.points] == [1, 3]
+        lab.check_all()
+    assert "stay" not in " ".join(lab.capture().notes)
+    assert [point.sequence for point in lab.set.points] == [4]
+    lab.check_all()
+
+
+def test_each_point_stays_that_alone_could_read_one_of_two_bad_places(lab):
+    lab.backup(policy=Policy(keep=1))
+    for bad in ([SOME[0]], [SOME[1]], [SOME[0], SOME[1]]):
+        with failing(lab, bad):
+            lose(lab, lab.backup())
+    assert [point.sequence for point in lab.set.points] == [2, 3, 4]
     lab.check_all()
 
 

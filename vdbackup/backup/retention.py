@@ -8,13 +8,15 @@ stays until somebody deletes it, and so does the point that it was made on while
 that, too.
 
 What is known to be damaged does not count: a damaged newest point must not push out a whole one.
+Nor does a point go that holds what no newer one that stays could read of a failing source: its
+backups have zeros there, and it may be the only copy.
 A chain that is damaged is left alone, its newest point too: nothing is merged across damage, and a
 file that is put back makes it whole again. The others go on as if it were not there.
 """
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable
+from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from vdbackup.backup import delete
@@ -35,6 +37,7 @@ from vdbackup.repository.model import RecoveryPoint
 from vdbackup.repository.repository import Repository
 
 _MAX_NAMED = 3
+Stretches = tuple[tuple[int, int], ...]
 
 
 @dataclass(frozen=True)
@@ -80,7 +83,7 @@ def apply(repository: Repository, set_name: str, task: Task) -> Applied:
             above = [each for child in children for each in backup_set.children(child.id)]
             chains.forget([point, *children, *above])
             backup_set = _after(backup_set, point, result)
-    done += _first(list(in_use.values()))
+    done += [*_first(list(in_use.values())), *_held(backup_set, not_whole)]
     uncounted = _not_counted(backup_set, not_whole, damaged)
     return Applied(tuple(done), (*uncounted, *_left_damaged(backup_set, damaged)))
 
@@ -127,10 +130,73 @@ def _not_counted(
 
 
 def _expired(backup_set: BackupSet, keep: int, not_whole: Container[str]) -> list[RecoveryPoint]:
-    """What was captured before the newest `keep` whole points."""
+    """What was captured before the newest `keep` whole points, and is held in them, too."""
     captured = [point for point in backup_set.points if point.promoted_from is None]
     whole = [number for number, point in enumerate(captured) if point.id not in not_whole]
-    return captured[: whole[-keep]] if len(whole) >= keep else []
+    if len(whole) < keep:
+        return []
+    first = whole[-keep] if keep else len(captured)
+    held = _last_readable(captured, first, not_whole)
+    return [point for point in captured[:first] if point.id not in held]
+
+
+def _last_readable(
+    captured: Sequence[RecoveryPoint], first: int, not_whole: Container[str]
+) -> set[str]:
+    """Which points before the `first` that stays hold what none of those that stay has read.
+
+    Where all of them stay away, the next backup is taken to read as much as the newest did.
+    """
+    whole = [point for point in captured if point.id not in not_whole]
+    if not whole:
+        return set()
+    lost = whole[-1].unreadable
+    for point in captured[first:]:
+        if point.id not in not_whole:
+            lost = _in_both(lost, point.unreadable)
+    held = set()
+    for point in reversed(captured[:first]):
+        still = _in_both(lost, point.unreadable)
+        if point.id not in not_whole and _size(still) < _size(lost):
+            held.add(point.id)
+            lost = still
+    return held
+
+
+def _in_both(one: Stretches, other: Stretches) -> Stretches:
+    """What lies in both of two lists of (offset, length), in bytes, ascending."""
+    found: list[tuple[int, int]] = []
+    mine, theirs = sorted(one), sorted(other)
+    while mine and theirs:
+        (a, b), (c, d) = mine[-1], theirs[-1]
+        start, end = max(a, c), min(a + b, c + d)
+        if start < end:
+            found.append((start, end - start))
+        (mine if a > c else theirs).pop()  # from the end: what begins later is done with
+    return tuple(reversed(found))
+
+
+def _size(stretches: Stretches) -> int:
+    return sum(length for _, length in stretches)
+
+
+def _held(backup_set: BackupSet, not_whole: Container[str]) -> list[str]:
+    """One sentence on the points that stay for what they alone could read."""
+    keep = backup_set.settings.policy.keep
+    captured = [point for point in backup_set.points if point.promoted_from is None]
+    whole = [number for number, point in enumerate(captured) if point.id not in not_whole]
+    if keep is None or len(whole) < keep:
+        return []
+    held = _last_readable(captured, whole[-keep], not_whole)
+    numbers = [str(point.sequence) for point in captured if point.id in held]
+    if not numbers:
+        return []
+    which = (
+        f"Point {numbers[0]} stays: it holds"
+        if len(numbers) == 1
+        else (f"Points {', '.join(numbers)} stay: they hold")
+    )
+    return [f"{which} what could not be read any more in the newer points that are kept."]
 
 
 def _after(backup_set: BackupSet, gone: RecoveryPoint, result: RecoveryPoint | None) -> BackupSet:
@@ -202,7 +268,7 @@ def preview(backup_set: BackupSet, keep: int | None) -> tuple[RecoveryPoint, ...
     not_whole = _damaged(backup_set, chains)
     captured = [point for point in backup_set.points if point.promoted_from is None]
     # of those that count the next backup is one
-    due = _expired(backup_set, keep - 1, not_whole) if keep > 1 else captured
+    due = _expired(backup_set, keep - 1, not_whole)
     torn = _torn(backup_set, chains)
     expired = {p.id: p for p in due if p.id not in torn and not _was_found_damaged(p)}
     above = {point.id: point.parent for point in backup_set.points}
