@@ -117,7 +117,7 @@ class Telling:
                 tried.add(choice.cut)
                 self.figures.states += 1
                 try:
-                    self._check(states, Task(choice, bool(sampled) and number % sampled == 0))
+                    self._check(states, choice, bool(sampled) and number % sampled == 0)
                 except Wrong as error:
                     where = f"{self._seed}, state {number} at {choice.cut} of {len(record.changes)}"
                     faults.append(f"{where}: {error}")

@@ -201,7 +201,7 @@ class _Adoption:
         self._size = disk.size
         self._parent, self._state, self._number = parent, state, number
         self._phase = f"Adopt {self._layer.path.name}"
-        self._report, self._cancel = task.report, task.cancel
+        self._task = task
 
     def point(self) -> RecoveryPoint:
         """Make the point and read it back."""
@@ -213,7 +213,7 @@ class _Adoption:
             layer = self._set.folder / point.disk
             phase = f"Check {point.disk}"
             disk_format = self._set.settings.format
-            check_layer(layer, disk_format, digests, phase, Task(self._report, self._cancel))
+            check_layer(layer, disk_format, digests, phase, self._task)
         return point
 
     def _published(
@@ -249,7 +249,7 @@ class _Adoption:
             self._own(),
             self._read,
             self._phase,
-            Task(self._report, self._cancel),
+            self._task,
         )
 
     def _read(self, offset: int, view: memoryview) -> None:
@@ -294,7 +294,7 @@ class _Adoption:
                 self._read,
                 consume,
                 phase=self._phase,
-                task=Task(self._report, self._cancel),
+                task=self._task,
             )
 
     def _own(self) -> Ranges:
