@@ -51,6 +51,21 @@ def test_no_more_goes_than_was_shown(lab: Lab) -> None:
     assert lab.set.settings.policy == Policy()
 
 
+def test_what_would_go_is_not_told_while_a_manifest_is_damaged(lab: Lab) -> None:
+    """None goes then; all that are older would once it is mended, and nobody would have seen it."""
+    back_up(lab, 3)
+    plan = policy.plan(lab.repository, "disk", Change(keep=4))
+    manifest = lab.set.folder / "0002-incremental.json"
+    manifest.write_text("{")
+    with pytest.raises(BackupError, match="cannot be told while 0002-incremental.json"):
+        policy.plan(lab.repository, "disk", Change(keep=1))
+    with pytest.raises(BackupError, match="cannot be told"):
+        policy.run(plan, Task())
+    assert lab.set.settings.policy == Policy()
+    changed(lab, Change(boot_test=BootTests.EACH, keep=ALL))
+    assert lab.set.settings.policy == Policy(boot_test=BootTests.EACH)
+
+
 def test_what_others_have_changed_meanwhile_stays(lab: Lab) -> None:
     back_up(lab, 1)
     plans = [

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 from vdbackup.backup import retention
-from vdbackup.errors import BackupError
+from vdbackup.errors import BackupError, Remedy
 from vdbackup.jobs import Plan, Task
 from vdbackup.repository.backup_set import BackupSet
 from vdbackup.repository.model import BootTests, Policy, RecoveryPoint
@@ -79,10 +79,12 @@ def plan(repository: Repository, set_name: str | None, change: Change) -> Policy
     Raises:
         UsageError: not even one point would be kept.
         PointNotFound: there is no such set, or there are several.
+        BackupError: it cannot be told what it would take.
     """
     backup_set = repository.set(set_name)
     now = backup_set.settings.policy
     wanted = change.of(now)
+    _check_told(backup_set, wanted)
     takes = taken(backup_set, wanted)
     summary = _changes(backup_set.name, now, wanted)
     if wanted.keep is not None and wanted.keep != now.keep:
@@ -107,13 +109,14 @@ def plan(repository: Repository, set_name: str | None, change: Change) -> Policy
 def run(plan: PolicyPlan, task: Task) -> PolicyResult:
     """Change the policy. What others have changed of it meanwhile stays.
 
-    Raises BackupError where more would go by now than was shown.
+    Raises BackupError where more would go by now than was shown, or that cannot be told.
     """
     repository, name = plan.repository, plan.set_name
     with repository.lock(f"changing the policy of {name}", task.cancel):
         backup_set = repository.set(name)
         now = backup_set.settings.policy
         wanted = plan.change.of(now)
+        _check_told(backup_set, wanted)
         shown = {point.id for point in plan.takes}
         if any(point.id not in shown for point in taken(backup_set, wanted)):
             raise BackupError(
@@ -130,6 +133,21 @@ def taken(backup_set: BackupSet, wanted: Policy) -> tuple[RecoveryPoint, ...]:
     if wanted.keep == backup_set.settings.policy.keep:
         return ()
     return retention.preview(backup_set, wanted.keep)
+
+
+def _check_told(backup_set: BackupSet, wanted: Policy) -> None:
+    """Refuse to keep another number while points are unknown.
+
+    Nothing goes until they are known again. By then more would go than anybody could show now.
+    """
+    if wanted.keep in (None, backup_set.settings.policy.keep) or not backup_set.broken:
+        return
+    names = ", ".join(each.name for each in backup_set.broken)
+    raise BackupError(
+        f"Which points of {backup_set.name} would go cannot be told while {names} cannot be read.",
+        "Have it rebuilt from the disks, or put back a good copy.",
+        remedy=Remedy.REPAIR,
+    )
 
 
 def _next_backup(backup_set: BackupSet, takes: tuple[RecoveryPoint, ...]) -> str:
