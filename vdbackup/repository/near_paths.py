@@ -20,6 +20,8 @@ _WITHOUT_DEVICE = {"tmpfs", "ramfs", "rootfs", "overlay", "zfs", "bcachefs"}
 """File systems of this computer that name no device in /dev as theirs."""
 _MAX_LINKS = 40
 """As many links as Linux follows in a path (path_resolution(7))."""
+_MAX_PATH = 4096
+"""Letters of a path, as many as Linux takes bytes; whoever means harm names longer ones."""
 
 
 @dataclass(frozen=True)
@@ -58,27 +60,32 @@ class NearPaths:
 
         What is not there is no error.
         """
-        done, links = "/", 0
         from_here = "" if path.is_absolute() else os.getcwd()  # which may be gone
-        ahead = os.path.join(from_here, path).split("/")[::-1]
+        whole = os.path.join(from_here, path)
+        if len(whole) > _MAX_PATH:
+            return None
+        done, under, links = "/", self._mounts.get("/"), 0
+        ahead = whole.split("/")[::-1]
         while ahead:
             part = ahead.pop()
             if part in ("", ".", ".."):
                 done = os.path.dirname(done) if part == ".." else done
+                under = self._mount_of(done) if part == ".." else under
                 continue
             here = os.path.join(done, part)
-            mount = self._mount_of(here)
+            mount = self._mounts.get(here, under)
             if mount is None or not (mount.is_own or mount.device in self._near):
                 return None
             try:
                 target = os.readlink(here)
             except (OSError, ValueError):  # no link, or not there
-                done = here
+                done, under = here, mount
                 continue
             links += 1
             if links > _MAX_LINKS:
                 return None
-            done = "/" if target.startswith("/") else done
+            if target.startswith("/"):
+                done, under = "/", self._mounts.get("/")
             ahead += target.split("/")[::-1]
         return Path(done)
 
