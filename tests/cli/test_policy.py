@@ -121,9 +121,15 @@ def test_a_dry_run_shows_what_would_go_and_changes_nothing(
     assert fingerprint(three_points) == before
 
 
-@pytest.mark.parametrize("keep", ["0", "-1", "some"])
-def test_what_cannot_be_kept_is_wrong_usage(vdbackup: Vdbackup, three_points: Path, keep: str):
-    assert vdbackup("policy", "-r", three_points, f"--keep={keep}").status == 2
+@pytest.mark.parametrize("keep", ["0", "-1", "some", str(1 << 63)])
+def test_what_cannot_be_kept_is_wrong_usage(
+    vdbackup: Vdbackup, three_points: Path, disk: Path, keep: str
+):
+    for command in (["policy"], ["backup", disk]):
+        said = vdbackup(*command, "-r", three_points, f"--keep={keep}")
+        assert said.status == 2
+        assert "points_kept" not in said.err
+    assert vdbackup("policy", "-r", three_points, "--json").json["sets"] == [USUAL]
 
 
 def test_where_there_are_several_sets_the_one_to_change_is_named(

@@ -178,8 +178,11 @@ def positive(text: str) -> int:
 
 
 def points_kept(text: str) -> int | Literal["all"]:
-    """How many points, or "all"; raises ArgumentTypeError or ValueError."""
-    return "all" if text == "all" else positive(text)
+    """How many points, or "all"; raises ArgumentTypeError."""
+    try:
+        return "all" if text == "all" else positive(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text} is neither a number nor `all`") from None
 
 
 def sensible_seconds(text: str) -> float:

@@ -309,7 +309,7 @@ class Policy:
         retarget: prepare each new point's overlay for booting, after the capture.
         boot_test: which new points are boot-tested, after their capture.
 
-    Raises UsageError where not even the newest would be kept.
+    Raises UsageError where not even the newest would be kept, or more than could be read again.
     """
 
     keep: int | None = None
@@ -321,6 +321,10 @@ class Policy:
             raise UsageError(
                 f"{self.keep} recovery points cannot be kept: the newest one always stays.",
                 "Keep 1 or more.",
+            )
+        if self.keep is not None and self.keep >= 1 << 63:  # as `records.number` reads
+            raise UsageError(
+                f"{self.keep:,} recovery points are more than any set holds.", "Keep all of them."
             )
 
 
