@@ -289,6 +289,13 @@ class _Initramfs:
 def _errand(system: _System, writes: list[appliance.Write]) -> appliance.Errand:
     """What the appliance does, and the first kernel with the drivers that it needs for that."""
     kernel = system.guest.kernels[0]
+    if not kernel.initramfs:  # it has none, or both lie in one program
+        raise NotRetargeted(
+            f"Linux {kernel.version} in this recovery point has no initramfs in a file of its own, "
+            "which is needed to change its files.",
+            "Choose hardware that needs no changes.",
+            remedy=Remedy.CHOOSE_HARDWARE,
+        )
     packed = _Initramfs(system, kernel)
     has = kernel.early | set(kernel.modules)
     volumes = [write.volume for write in writes]
