@@ -415,7 +415,7 @@ def _file(tree: Tree, path: str) -> File:
 def _assignments(text: str) -> Iterator[tuple[str, str]]:
     for line in text.splitlines():
         name, equals, value = line.partition("=")
-        if equals and not line.startswith("#"):
+        if equals and not line.startswith("#") and len(value) <= menus.MAX_QUOTED:
             try:
                 yield name.strip(), " ".join(shlex.split(value))
             except ValueError:  # a quotation that does not end

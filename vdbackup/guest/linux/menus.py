@@ -17,6 +17,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 MAX_ENTRIES = 500
+MAX_QUOTED = 8192
+"""Letters of a line with quotations; Linux takes 4,096, and shlex the square of a word's time."""
 _GRUB_LINUX = re.compile(r"\s*linux(?:16|efi)?\s+(\S+)\s*(.*)")
 _GRUB_INITRD = re.compile(r"\s*initrd(?:16|efi)?\s+(.+)")
 _GRUB_DEFAULT = re.compile(r"\s*set\s+default=[\"']?(\d+)[\"']?\s*$")
@@ -211,6 +213,6 @@ def _first(entries: list[Entry], chosen: int) -> list[Entry]:
 
 def _words(line: str) -> list[str]:
     try:
-        return shlex.split(line)
+        return shlex.split(line) if len(line) <= MAX_QUOTED else line.split()
     except ValueError:  # a quotation that does not end
         return line.split()
