@@ -5,9 +5,11 @@ from __future__ import annotations
 from itertools import pairwise
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from vdbackup.disks import extents
 from vdbackup.disks.extents import (
     UNALLOCATED,
     ZERO,
@@ -136,6 +138,29 @@ def test_a_chain_is_flattened_as_if_each_layer_were_put_over_the_one_before(maps
     found = flatten(maps)
     assert plain(found) == wanted
     assert_is_a_tiling(found)
+
+
+@given(
+    st.lists(block_maps(), min_size=1, max_size=5),
+    run_lists(OWN),
+    st.lists(st.integers(0, 6) | st.just(ZERO), max_size=20),
+    STATES,
+    st.integers(1, 4),
+)
+def test_a_map_of_many_runs_is_made_in_pieces_and_is_the_same(maps, runs, hosts, fill, at_once):
+    numbers, places = np.arange(len(hosts)) * 3 // 2, np.array(hosts, np.int64)
+
+    def made() -> list[BlockMap]:
+        blocks = BlockMap.from_blocks(29, 1, numbers, places, fill)
+        return [flatten(maps), from_runs(*runs, fill), blocks]
+
+    whole = made()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(extents, "_AT_ONCE", at_once)
+        in_pieces = made()
+    for one, other in zip(whole, in_pieces, strict=True):
+        assert plain(one) == plain(other)
+        assert_is_a_tiling(other)
 
 
 @given(block_maps(), SIZES)
