@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import os
+import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -32,6 +34,16 @@ def watch(qapp: QApplication, tmp_path: Path) -> Iterator[CrashWatch]:
     yield watch
     watch.release()
     assert (sys.excepthook, threading.excepthook) == before
+
+
+NO_WINDOW = """
+import sys
+from vdbackup.gui import app
+def fail(*_):
+    raise ValueError("no window today")
+app.MainWindow = fail
+sys.exit(app.main([]))
+"""
 
 
 def dialogs() -> list[CrashDialog]:
@@ -181,6 +193,22 @@ def test_a_dialog_that_cannot_be_shown_leaves_it_at_the_log(
     QApplication.processEvents()
     assert [each.message for each in caplog.records] == ["unexpected", "a fault cannot be shown"]
     assert dialogs() == []
+
+
+def test_a_fault_before_there_is_a_window_is_said_where_it_was_started(tmp_path: Path):
+    places = {f"VDBACKUP_{each}_DIR": str(tmp_path / each) for each in ("CONFIG", "DATA", "LOG")}
+    done = subprocess.run(
+        [sys.executable, "-c", NO_WINDOW],
+        env={**os.environ, **places},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert "ValueError: no window today." in done.stderr
+    assert str(tmp_path / "LOG" / "vdbackup.log") in done.stderr
+    assert "Traceback" in (tmp_path / "LOG" / "vdbackup.log").read_text(encoding="utf-8")
 
 
 def test_a_ctrl_c_is_no_fault(watch: CrashWatch, caplog: pytest.LogCaptureFixture):

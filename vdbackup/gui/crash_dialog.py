@@ -17,7 +17,7 @@ from pathlib import Path
 from types import TracebackType
 
 import PySide6
-from PySide6.QtCore import QObject, Qt, Signal, Slot
+from PySide6.QtCore import QObject, Qt, QThread, Signal, Slot
 from PySide6.QtGui import QFontDatabase, QGuiApplication
 from PySide6.QtWidgets import QPlainTextEdit, QWidget
 
@@ -150,6 +150,12 @@ class CrashDialog(parts.Dialog):
         self.copy_button.setText("Copied")
 
 
+def _loop_is_over_or_not_begun() -> bool:
+    """Whether nothing that is queued for the window would be shown any more."""
+    here = threading.current_thread() is threading.main_thread()
+    return here and QThread.currentThread().loopLevel() == 0
+
+
 class CrashWatch(QObject):
     """Takes what nobody else has caught, in whichever thread, and shows it.
 
@@ -188,8 +194,11 @@ class CrashWatch(QObject):
         log.critical("unexpected", exc_info=(kind, error or kind(), trace))
         if issubclass(kind, Exception):  # a Ctrl-C is no fault
             text = "".join(traceback.format_exception(kind, error, trace))
-            title = "".join(traceback.format_exception_only(kind, error))
-            self._caught.emit(Fault(" ".join(title.split()), text))
+            title = " ".join("".join(traceback.format_exception_only(kind, error)).split())
+            self._caught.emit(Fault(title, text))
+            if _loop_is_over_or_not_begun():
+                where = f"The log has all of it: {self._log_file}"
+                sys.stderr.write(f"vdbackup: {words.shown(f'{title}. {where}')}\n")
 
     @Slot(object)
     def _on_caught(self, fault: Fault) -> None:
