@@ -189,6 +189,21 @@ def test_hardware_that_is_asked_for_and_not_named_so_blocks(tmp_path: Path):
     assert any("root=/dev/sda2" in problem.sentence for problem in asked.problems)
 
 
+@pytest.mark.parametrize(
+    ("image", "left", "essential"),
+    [("/dev/nvme0n1p2", "UUID=1", ["/dev/nvme0n1p2"]), ("UUID=1", "/dev/nvme0n1p2", [])],
+)
+def test_options_that_another_kernel_left_are_not_those_of_a_unified_kernel_image(
+    tmp_path: Path, image: str, left: str, essential: list[str]
+):
+    files = {
+        "EFI/Linux/arch.efi": unified_image(image),
+        "refind_linux.conf": f'"Boot" "root={left} ro"\n',
+    }
+    guest = look(without_grub(tmp_path, files))
+    assert [name.name for name in guest.device_names if name.essential] == essential
+
+
 def test_a_unified_kernel_image_that_names_its_root_by_uuid_needs_nothing(tmp_path: Path):
     image = unified_image("UUID=6a1b2c3d-0000-4000-8000-000000000001")
     guest = look(without_grub(tmp_path, {"EFI/Linux/arch.efi": image}))

@@ -31,6 +31,7 @@ log = logging.getLogger(__name__)
 
 MAX_KERNELS = 50
 _MAX_IMAGE_HEAD = 64 << 10
+_MAX_COMMAND_LINE = 4096
 _SUBVOLUMES = ("", "@", "root", "@rootfs", "@root", "@/.snapshots/1/snapshot")
 """Where in a Btrfs distributions put their root."""
 _UNSTABLE = re.compile(
@@ -217,7 +218,13 @@ def _of_menu(menu: Menu, places: Sequence[Tree]) -> Iterator[Kernel]:
             if image not in seen:
                 seen.add(image)
                 version, machine = _image(tree, entry.image)
-                yield Kernel(version, image, files, entry.command_line[:4096], architecture=machine)
+                yield Kernel(
+                    version,
+                    image,
+                    files,
+                    entry.command_line[:_MAX_COMMAND_LINE],
+                    architecture=machine,
+                )
             break
 
 
@@ -368,7 +375,8 @@ def device_names(tree: Tree | None, menu: Menu | None, kernel: Kernel | None) ->
         found += _in_crypttab(tree)
     if menu is not None:
         found += _in_menu(menu, kernel)
-    elif kernel is not None:
+    told = [entry.command_line[:_MAX_COMMAND_LINE] for entry in menu.entries] if menu else []
+    if kernel is not None and kernel.command_line not in told:
         found += _in_unified(kernel)
     return found
 
@@ -392,14 +400,17 @@ def _in_crypttab(tree: Tree) -> Iterator[DeviceName]:
 def _in_menu(menu: Menu, kernel: Kernel | None) -> Iterator[DeviceName]:
     """Essential only in what starts by itself; a resume= that fails is passed over."""
     for number, entry in enumerate(menu.entries):
-        # rEFInd's options name no kernel, and its first are those that start
-        ours = entry.command_line == kernel.command_line if kernel and entry.image else not number
+        # rEFInd's options name no kernel: its first start one that has none in itself
+        if kernel is not None and (entry.image or kernel.command_line):
+            ours = entry.command_line == kernel.command_line
+        else:
+            ours = not number
         for match in _UNSTABLE_OPTION.finditer(entry.command_line):
             yield DeviceName(match[2], menu.file, entry.line, ours and match[1] == "root")
 
 
 def _in_unified(kernel: Kernel) -> Iterator[DeviceName]:
-    """Without a menu, a kernel has a command line only where both are in one program."""
+    """A kernel has a command line that no menu gives it only where both are in one program."""
     for match in _UNSTABLE_OPTION.finditer(kernel.command_line):
         yield DeviceName(match[2], kernel.image, 0, match[1] == "root", fixed=True)
 
