@@ -133,7 +133,11 @@ def test_what_is_of_another_kind_is_refused(said: Any) -> None:
         (records.text, ["", "Büro"], [None, 1, b"x", ["x"]]),
         (records.number, [0, 2**63 - 1], [True, -1, 2**63, 1.0, "1", None]),
         (records.flag, [True, False], [0, 1, "true", None]),
-        (records.moment, ["2026-11-28T14:00:00+00:00"], ["", "yesterday", 1, None]),
+        (
+            records.moment,
+            ["2026-11-28T14:00:00+00:00"],
+            ["", "yesterday", 1, None, "0001-01-01T00:00:00", "9999-12-31T23:59:59-23:59"],
+        ),
     ],
 )
 def test_a_value_is_what_it_has_to_be_or_refused(

@@ -18,7 +18,7 @@ import functools
 import types
 import typing
 from collections.abc import Mapping
-from datetime import datetime
+from datetime import MAXYEAR, MINYEAR, datetime
 from typing import Any, TypeVar
 
 from vdbackup.errors import DamagedRecord, Remedy
@@ -100,8 +100,12 @@ def flag(value: object) -> bool:
 
 
 def moment(value: object) -> str:
-    """A time in ISO 8601, as it stands there; raises TypeError or ValueError."""
-    datetime.fromisoformat(text(value))
+    """A time in ISO 8601, as it stands there; raises TypeError or ValueError.
+
+    Not of the first or last year that there is: what they are elsewhere cannot be said.
+    """
+    if not MINYEAR < datetime.fromisoformat(text(value)).year < MAXYEAR:
+        raise ValueError(f"{value!r} is no time that can stand here")
     return text(value)
 
 

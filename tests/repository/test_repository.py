@@ -13,7 +13,9 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from tests.backup.lab import Lab, noise
+from vdbackup.backup import repair
 from vdbackup.errors import Damaged, PointNotFound, Remedy, RepositoryError, VdbackupError
+from vdbackup.jobs import Task
 from vdbackup.repository.digests import BLOCK
 from vdbackup.repository.journal import Journal
 from vdbackup.repository.manifests import manifest_path
@@ -388,6 +390,17 @@ def test_settings_with_a_field_of_another_kind_are_refused_or_harmless(lab, wron
     for field in data["policy"]:
         path.write_text(json.dumps(data | {"policy": {field: wrong}}))
         assert_only_sentences(lab)
+
+
+def test_a_moment_that_no_clock_shows_is_a_damaged_manifest_and_mended(lab):
+    """A merge would write it to the layer's time, and every command after that go on with it."""
+    point = lab.set.points[1]
+    manifest = manifest_path(lab.set.folder, point)
+    manifest.write_text(json.dumps(point.to_json() | {"created": "0001-01-01T00:00:00"}))
+    assert [each.name for each in lab.set.broken] == [manifest.name]
+    repair.run(lab.repository.path, Task())
+    assert lab.set.points[1].created == point.created
+    lab.merge(lab.set.points[1])
 
 
 @pytest.mark.parametrize("wrong", ["raw", "vdi", "VMDK", ""])

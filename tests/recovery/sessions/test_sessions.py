@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from datetime import UTC
 from pathlib import Path
 from typing import Any
 
@@ -309,6 +310,7 @@ def test_a_repository_that_is_not_there_leaves_the_session(vmdk: Lab, saved: Sav
         {"pid": "1", "title": 3, "started": "yesterday", "overlay": 7, "machine": [], "origin": 1},
         {"pid": -1, "started": "2026-01-01", "title": "\0", "overlay": "\0"},
         {"pid": 2**80},
+        {"started": "0001-01-01T00:00:00+23:59"},
     ],
 )
 def test_a_record_that_lies_is_listed_and_can_be_discarded(
@@ -322,6 +324,7 @@ def test_a_record_that_lies_is_listed_and_can_be_discarded(
     record.write_text(json.dumps(said | lie))
     (found,) = saved_sessions(folder)
     assert not found.running
+    assert found.said.started.astimezone(UTC).year > 2000
     if "origin" in lie:
         with pytest.raises(RecoveryError, match="does not say from which"):
             vm.reopen_session(found)

@@ -185,7 +185,7 @@ def _origin(data: object) -> Origin | None:
 
 def _moment(value: object, default: datetime) -> datetime:
     try:
-        moment = datetime.fromisoformat(_text(value))
+        moment = datetime.fromisoformat(records.moment(value))
     except (TypeError, ValueError):
         return default
     return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
