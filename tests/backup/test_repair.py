@@ -306,3 +306,12 @@ def test_a_newer_layout_is_not_repaired(lab):
     with pytest.raises(RepositoryError, match="layout 99"):
         repaired(lab)
     assert lab.files == before
+
+
+def test_a_manifest_with_an_id_that_no_layer_can_have_is_rebuilt(lab):
+    point = lab.set.points[1]
+    manifest = lab.set_folder / "0002-incremental.json"
+    manifest.write_text(json.dumps(point.to_json() | {"id": "../x"}))
+    repair.run(lab.repository.path, Task())
+    assert lab.set.points[1].id == point.id
+    lab.check_ours(lab.set.points[2])

@@ -8,6 +8,7 @@ identity to say: its digests do.
 from __future__ import annotations
 
 import re
+import uuid
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
@@ -151,10 +152,13 @@ def _adopt(layer: Layer, point: RecoveryPoint, content_id: str) -> DiskInfo:
 
 
 def _manifest(layer: Layer) -> RecoveryPoint | None:
+    """What is known of a layer; None where that is damaged, and where no layer can have its id."""
     try:
-        return RecoveryPoint.from_json(read_json(naming.manifest_beside(layer.path)))
-    except (RepositoryError, FileNotFoundError):
+        point = RecoveryPoint.from_json(read_json(naming.manifest_beside(layer.path)))
+        uuid.UUID(point.id)
+    except (RepositoryError, FileNotFoundError, ValueError):
         return None
+    return point
 
 
 def valid_digests(path: Path, virtual_size: int) -> bool:
