@@ -11,13 +11,13 @@ import pytest
 
 from tests.backup.lab import SIZE, Lab, noise, sha256
 from tests.backup.sharing import SHARING, shared_bytes, sharing_storage
+from vdbackup import durable
 from vdbackup.backup import merge, merged_layer
 from vdbackup.backup.merge import Way
 from vdbackup.disks.formats import FORMATS
 from vdbackup.disks.host_file import HostFile
 from vdbackup.errors import Cancelled, Damaged, NoSpace
 from vdbackup.jobs import CancelToken, Progress, Task, silent
-from vdbackup.repository import files
 from vdbackup.repository.digests import BLOCK
 from vdbackup.repository.model import RecoveryPoint
 
@@ -175,9 +175,9 @@ def test_blocks_that_cannot_be_shared_are_copied_into_the_clone(lab, monkeypatch
 @pytest.mark.parametrize("disk_format", ["vmdk"], indirect=True)
 def test_without_room_even_for_that_it_is_refused_with_figures(lab, monkeypatch):
     before = lab.files
-    real = files.shutil.disk_usage
+    real = durable.shutil.disk_usage
     monkeypatch.setattr(
-        files.shutil, "disk_usage", lambda folder: real(folder)._replace(free=1 << 20)
+        durable.shutil, "disk_usage", lambda folder: real(folder)._replace(free=1 << 20)
     )
     with pytest.raises(NoSpace, match=r"may need .* has 1 MiB free"):
         merged(lab, lab.set.points[1])

@@ -79,8 +79,8 @@ def gated(place: str, arguments: Sequence[object]) -> Iterator[Gated]:
     gate, opens = os.pipe()
     code = _GATED.format(place=place, said=says, gate=gate)
     process = subprocess.Popen(
-        # where the tests run in the background of a script, SIGINT would be ignored
-        ["env", "--default-signal=INT", sys.executable, "-c", code, *map(str, arguments)],
+        # where the tests run in the background of a script, or of nohup, these would be ignored
+        ["env", "--default-signal=INT,HUP", sys.executable, "-c", code, *map(str, arguments)],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -107,7 +107,7 @@ def started(
 ) -> Iterator[subprocess.Popen[str]]:
     """`vdbackup ARGUMENTS --json` of which an event has been seen."""
     process = subprocess.Popen(
-        ["env", "--default-signal=INT", sys.executable, "-m", "vdbackup", *map(str, arguments),
+        ["env", "--default-signal=INT,HUP", sys.executable, "-m", "vdbackup", *map(str, arguments),
          "--json"],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,

@@ -94,4 +94,4 @@ def test_a_name_that_steers_a_terminal_is_shown_and_not_obeyed(file, tmp_path):
     program = tmp_path / "a\x1b[31m"
     program.symlink_to("/bin/cat")
     with opened(file, program=str(program)):
-        assert [each.program for each in holders([file])] == ["a?[31m"]
+        assert [each.program for each in holders([file])] == ["a\\x1b[31m"]

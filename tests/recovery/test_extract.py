@@ -248,7 +248,7 @@ def test_cancelling_removes_the_file_that_was_being_written(tree: Path, tmp_path
 
     out = tmp_path / "out"
     with browsing(ext4(tree)) as browser, pytest.raises(Cancelled) as caught:
-        browser.extract(["/first", "/large"], Task(out, cancel_midway), cancel)
+        browser.extract(["/first", "/large"], out, Task(cancel_midway, cancel))
     assert str(out) in caught.value.advice
     assert volumes.contents(out) == {"first": b"whole"}
 

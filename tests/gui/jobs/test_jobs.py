@@ -7,7 +7,8 @@ import threading
 from pathlib import Path
 
 import pytest
-from PySide6.QtCore import Qt
+import shiboken6
+from PySide6.QtCore import QObject, Qt
 from PySide6.QtWidgets import QPushButton
 from pytestqt.qtbot import QtBot
 
@@ -54,6 +55,22 @@ def test_jobs_run_one_after_another_in_the_order_they_were_queued(
         worker.submit(Job(name, lambda _: None), lambda job: done.append(job.title))
     qtbot.waitUntil(lambda: len(done) == 3)
     assert done == ["first", "second", "third"]
+
+
+class Asker(QObject):
+    """Wants to hear of a job."""
+
+    def hear(self, job: Job) -> None:
+        raise AssertionError(f"it is gone, and was told of {job.title}")
+
+
+def test_who_was_closed_meanwhile_is_told_of_no_job(worker: Worker, qtbot: QtBot) -> None:
+    gate, asker, told = Gate(), Asker(), []
+    worker.submit(Job("first", gate), asker.hear)
+    worker.submit(Job("second", lambda _: None), told.append)
+    shiboken6.delete(asker)
+    gate.opened.set()
+    qtbot.waitUntil(lambda: bool(told))
 
 
 def test_more_than_four_gibibytes_arrive_as_they_were_sent(worker: Worker, qtbot: QtBot) -> None:

@@ -67,7 +67,7 @@ def test_what_it_says_went_wrong_is_said_and_the_overlay_is_as_it_was(
     message = '{"message": "no operating system\\u0007 here.", "type": "error"}'
     script(programs / PROGRAM, f"echo '{message}' > \"${{1#*file:}}\"; exit 1")
     before = lab.files
-    with pytest.raises(RecoveryError, match=r"by virt-v2v: no operating system here\. The"):
+    with pytest.raises(RecoveryError, match=r"by virt-v2v: no operating system\\x07 here\. The"):
         retargeted(lab)
     assert lab.files == before
 

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+import shiboken6
 from PySide6.QtCore import QObject, QThread, Signal, Slot
 
 from vdbackup.jobs import Job, JobState, Progress, Report
@@ -144,8 +145,15 @@ class Worker(QThread):
     @Slot(object)
     def _on_job_ended(self, job: Job) -> None:
         on_end = self._callbacks.pop(job.id, None)
-        if on_end:
+        if on_end and not _is_gone(on_end):
             on_end(job)
+
+
+def _is_gone(on_end: OnEnd) -> bool:
+    """Whether whoever wanted to hear of a job is a widget that was closed meanwhile."""
+    method = on_end.func if isinstance(on_end, partial) else on_end
+    asker = getattr(method, "__self__", None)
+    return isinstance(asker, QObject) and not shiboken6.isValid(asker)
 
 
 class Workers(QObject):
