@@ -70,8 +70,8 @@ def files_in(repository: Repository, point: str, tmp_path: Path) -> dict[str, by
         restore.plan(repository, backup_set.name, backup_set.point(point).id, raw),
         Task(),
     )
-    # Btrfs refuses a second device with the same UUID as one that is mounted. So does XFS, where the
-    # mounts of a process with a namespace of its own still hold the first
+    # Btrfs refuses a second device with the same UUID as one that is mounted. So does XFS, where
+    # the mounts of a process with a namespace of its own still hold the first
     with raw.open("rb") as file:
         options = "loop,nouuid" if file.read(4) == b"XFSB" else "loop"
     with mounted(raw, tmp_path / "restored", "-o", options) as folder:
