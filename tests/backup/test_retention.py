@@ -126,17 +126,18 @@ def test_a_damaged_point_pushes_out_no_whole_one(lab):
     assert third.disk in warning
 
 
-def test_a_layer_that_cannot_be_read_stops_the_policy_of_no_other_chain(lab, monkeypatch):
-    for number in range(3):
-        changed(lab, number)
-        lab.backup("full" if number == 2 else "auto")
+@pytest.mark.parametrize("number", [errno.EIO, errno.EUCLEAN])  # a kind that has no class, too
+def test_a_layer_that_cannot_be_read_stops_the_policy_of_no_other_chain(lab, monkeypatch, number):
+    for place in range(3):
+        changed(lab, place)
+        lab.backup("full" if place == 2 else "auto")
     lab.repository.set_policy("disk", Policy(2))
     bad = lab.layer(lab.set.points[-1])
     opened = backup_set.open_disk
 
     def fails(path: Path, *options: object) -> VirtualDisk:
         if path == bad:
-            raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
+            raise OSError(number, os.strerror(number), str(path))
         return opened(path, *options)
 
     monkeypatch.setattr(backup_set, "open_disk", fails)

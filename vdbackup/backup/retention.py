@@ -27,6 +27,7 @@ from vdbackup.errors import (
     NoSpace,
     PointInUse,
     RepositoryError,
+    StorageError,
     VdbackupError,
     from_os,
 )
@@ -240,7 +241,10 @@ class _Chains:
         except OSError as error:
             if not backup_set.folder.exists():  # not this layer alone: the storage is gone
                 raise
-            return from_os(error)
+            trouble = from_os(error)
+            if isinstance(trouble, RepositoryError):
+                return trouble
+            return StorageError(trouble.title, trouble.advice)
         return None
 
     def forget(self, points: Iterable[RecoveryPoint]) -> None:
