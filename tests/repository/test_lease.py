@@ -144,6 +144,20 @@ def test_of_this_computer_before_it_was_started_anew_it_is_taken_at_once(folder,
     take(folder)
 
 
+def test_it_is_taken_from_storage_too_full_for_an_empty_file(folder, before, monkeypatch):
+    """As XFS and Btrfs can be; the deletion that would make room needs the lock."""
+    leave(folder, before, seconds_ago=101)
+
+    def full(_folder: Path) -> float:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(lease, "_now", full)
+    found = lease.look(folder)
+    assert found is not None
+    assert lease.ended(folder, before, found.modified)
+    assert not lease.ended(folder, before, time.time() - 31)
+
+
 def test_a_clone_of_this_computer_that_goes_on_renewing_it_keeps_it(folder, before):
     """Virtual machines of one template have the same machine-id(5) and name."""
     leave(folder, before, seconds_ago=31)

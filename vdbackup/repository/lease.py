@@ -20,6 +20,7 @@ holds a repository also keeps `.lock.json` in it:
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import os
@@ -144,7 +145,8 @@ def ended(folder: Path, held: Lease, modified: float) -> bool:
         held: of the process.
         modified: when that was renewed last, by the storage's clock, in seconds.
 
-    Raises OSError where the storage does not tell its time.
+    Raises OSError where the storage does not tell its time. One that is full has our own asked: the
+    deletion that would make room there needs the lock.
     """
     here = Lease.of_this_process("")
     if held.boot == here.boot:
@@ -152,7 +154,13 @@ def ended(folder: Path, held: Lease, modified: float) -> bool:
     if not held.is_of_here(here):
         return False
     up = _seconds_up()
-    return up > SETTLED and _now(folder) - modified > up
+    try:
+        now = _now(folder)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        now = time.time()
+    return up > SETTLED and now - modified > up
 
 
 def look(folder: Path) -> Found | None:
