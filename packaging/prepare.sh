@@ -127,6 +127,7 @@ fill_environment() {  # EXTRA
             fail "The Python packages could not be installed; the lines above say why."
     fi
     cp "$checkout/pyproject.toml" "$stamp"
+    cp "$checkout/pyproject.toml" "$environment/installed" # with an extra, all without it is there, too
 }
 
 prepare() {  # EXTRA PACKAGE...
