@@ -10,6 +10,8 @@ import fcntl
 import os
 import stat
 import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -72,14 +74,10 @@ class HostFile:
         the same any more when it is needed again, all methods raise DiskError.
         """
         fd = os.open(path, os.O_RDWR | os.O_CLOEXEC) if writable else open_to_read(path)
-        file = cls(path, fd, _open_direct(path) if writable else None)
-        try:
+        with cls(path, fd, _open_direct(path) if writable else None).closed_on_error() as file:
             kind = os.fstat(fd).st_mode
             if stat.S_ISBLK(kind):
                 file._device = DeviceReads(path)
-        except BaseException:
-            file.close()
-            raise
         if not writable and stat.S_ISREG(kind):
             file._descriptor = Lent(path, fd)
         return file
@@ -89,6 +87,15 @@ class HostFile:
         """Make a new file that only its owner may read; raises FileExistsError."""
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         return cls(path, fd, _open_direct(path))
+
+    @contextmanager
+    def closed_on_error(self) -> Iterator[Self]:
+        """Close the file where the disk in it cannot be opened or made; else it stays open."""
+        try:
+            yield self
+        except BaseException:  # a Ctrl-C, too
+            self.close()
+            raise
 
     @property
     def size(self) -> int:

@@ -98,15 +98,11 @@ class Qcow2Disk(OneFileDisk):
             DiskError: it is encrypted, or uses a feature that is not known; or, if `writable`, it
                 is in a layout that is only read, or was not closed properly.
         """
-        file = HostFile.open(path, writable)
-        try:
+        with HostFile.open(path, writable).closed_on_error() as file:
             data = file.read(0, CLUSTER)  # larger first clusters end in zeros
             disk = cls(file, HeaderCluster.parse(data, path, file.size))
             if writable:
                 disk._prepare_writing()
-        except BaseException:
-            file.close()
-            raise
         return disk
 
     @classmethod
@@ -116,17 +112,13 @@ class Qcow2Disk(OneFileDisk):
         The name of its parent may be one that we do not follow ("json:..."). Raises DiskFormatError
         or DiskError as `open` does.
         """
-        file = HostFile.open(path)
-        try:
+        with HostFile.open(path).closed_on_error() as file:
             first = HeaderCluster.parse(file.read(0, CLUSTER), path, file.size)
             if first.header.has_backing:
                 identity = first.identity(path)
                 unnamed = ParentRef(None, "", "parent", disk_format=DiskFormat.RAW)
                 first, _ = _with_parent(first, identity, unnamed)
             return cls(file, first)
-        except BaseException:
-            file.close()
-            raise
 
     @classmethod
     def create(
@@ -144,15 +136,11 @@ class Qcow2Disk(OneFileDisk):
         if parent:
             first, identity = _with_parent(first, identity, parent)
         first = first.with_extension(IDENTITY, identity.pack())
-        file = HostFile.create(path)
-        try:
+        with HostFile.create(path).closed_on_error() as file:
             disk = cls(file, first)
             disk._allocation = Allocation.of_new_disk(file, first.header)
             disk._rewrite(first)
             disk.flush()
-        except BaseException:
-            file.close()
-            raise
         return disk
 
     # ------------------------------------------------------------------ reading

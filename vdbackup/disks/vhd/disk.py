@@ -84,8 +84,7 @@ class VhdDisk(OneFileDisk):
     @classmethod
     def open(cls, path: Path, writable: bool = False) -> VhdDisk | FixedVhdDisk:
         """Open an existing file; raises DiskFormatError where it breaks the format's rules."""
-        file = HostFile.open(path, writable)
-        try:
+        with HostFile.open(path, writable).closed_on_error() as file:
             footer = footer_of(file)
             if footer.disk_type == FIXED:
                 if writable:
@@ -94,9 +93,6 @@ class VhdDisk(OneFileDisk):
             disk = cls(file, footer, _header(file, footer))
             if writable:
                 disk._prepare_writing()
-        except BaseException:
-            file.close()
-            raise
         return disk
 
     @classmethod
@@ -112,14 +108,10 @@ class VhdDisk(OneFileDisk):
             raise ValueError(f"{virtual_size} bytes in sectors of {sector_size} are no VHD")
         footer = Footer.for_disk(virtual_size, DIFFERENCING if parent else DYNAMIC)
         header, slot = DynamicHeader.for_disk(virtual_size).in_slot(footer.data_offset, parent)
-        file = HostFile.create(path)
-        try:
+        with HostFile.create(path).closed_on_error() as file:
             _write_empty(file, footer, header, slot)
             disk = cls(file, footer, header)
             disk._prepare_writing()
-        except BaseException:
-            file.close()
-            raise
         return disk
 
     # ------------------------------------------------------------------ reading

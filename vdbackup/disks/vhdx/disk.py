@@ -98,8 +98,7 @@ class VhdxDisk(OneFileDisk):
 
         A log that is not empty is replayed: in memory for reading, in the file for writing.
         """
-        file = HostFile.open(path, writable)
-        try:
+        with HostFile.open(path, writable).closed_on_error() as file:
             if not file.read(0, SECTOR).startswith(SIGNATURE):
                 raise DiskFormatError(path, 0, "there is no VHDX signature")
             _, header = _read_header(file)
@@ -107,9 +106,6 @@ class VhdxDisk(OneFileDisk):
             disk = cls(file, replay)
             if writable:
                 disk._prepare_writing(replay)
-        except BaseException:
-            file.close()
-            raise
         return disk
 
     @classmethod
@@ -131,8 +127,7 @@ class VhdxDisk(OneFileDisk):
         block_size = LARGE_BLOCK if virtual_size > LARGE_FROM else BLOCK
         geometry = Geometry(virtual_size, block_size, sector_size, parent is not None)
         start = _structures(geometry, parent)
-        file = HostFile.create(path)
-        try:
+        with HostFile.create(path).closed_on_error() as file:
             for at, data in start:
                 file.write(at, memoryview(data))
             table = _regions(geometry)[BAT]
@@ -140,9 +135,6 @@ class VhdxDisk(OneFileDisk):
             disk = cls(file)
             disk._load_table()
             disk._announced = True
-        except BaseException:
-            file.close()
-            raise
         return disk
 
     # ------------------------------------------------------------------ reading

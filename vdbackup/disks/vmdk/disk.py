@@ -80,8 +80,7 @@ class VmdkDisk(OneFileDisk):
             DiskFormatError: it breaks the format's rules.
             DiskError: it is in a layout that is only read.
         """
-        file = HostFile.open(path, writable)
-        try:
+        with HostFile.open(path, writable).closed_on_error() as file:
             start = file.read(0, SECTOR)
             if is_descriptor(start) or SparseExtentHeader.parse(start, path, file.size).compressed:
                 if writable:
@@ -90,9 +89,6 @@ class VmdkDisk(OneFileDisk):
             disk = cls._parsed(file)
             if writable:
                 disk._prepare_writing()
-        except BaseException:
-            file.close()
-            raise
         return disk
 
     @classmethod
@@ -127,13 +123,9 @@ class VmdkDisk(OneFileDisk):
         if parent:
             descriptor = _with_parent(descriptor, parent)
         start = header.pack() + descriptor.pack()
-        file = HostFile.create(path)
-        try:
+        with HostFile.create(path).closed_on_error() as file:
             disk = cls(file, header, descriptor)
             disk._write_empty(start)
-        except BaseException:
-            file.close()
-            raise
         return disk
 
     def _write_empty(self, start: bytes) -> None:
