@@ -20,9 +20,10 @@ from vdbackup.cli.json_values import broken_json, point_json
 from vdbackup.cli.options import (
     POINT_HELP,
     Subparsers,
-    dry_run_option,
+    changing_options,
     json_option,
     new_command,
+    point_options,
     repository_options,
     wait_option,
 )
@@ -41,11 +42,8 @@ def add_merge(subparsers: Subparsers) -> None:
         failed="nothing was merged",
         warned="a merge that was cut off was finished instead",
     )
-    repository_options(parser)
-    parser.add_argument("point", metavar="POINT", help=POINT_HELP)
-    dry_run_option(parser)
-    wait_option(parser)
-    json_option(parser)
+    point_options(parser)
+    changing_options(parser)
 
 
 def merge(options: argparse.Namespace) -> int:
@@ -92,12 +90,9 @@ def add_delete(subparsers: Subparsers) -> None:
         example="delete -r /mnt/backups 2 --dry-run",
         failed="nothing was deleted",
     )
-    repository_options(parser)
-    parser.add_argument("point", metavar="POINT", help=POINT_HELP)
+    point_options(parser)
     parser.add_argument("--yes", action="store_true", help="even the last point of its set")
-    dry_run_option(parser)
-    wait_option(parser)
-    json_option(parser)
+    changing_options(parser)
 
 
 def delete(options: argparse.Namespace) -> int:

@@ -9,12 +9,11 @@ from vdbackup.cli.common import DONE, WARNINGS, announce, open_repository
 from vdbackup.cli.console import print_json, warn, work
 from vdbackup.cli.options import (
     FORMAT_NAMES,
-    POINT_HELP,
     Subparsers,
     dry_run_option,
     json_option,
     new_command,
-    repository_options,
+    point_options,
 )
 
 
@@ -29,8 +28,7 @@ def add_restore(subparsers: Subparsers) -> None:
         failed="the target does not hold the point",
         warned="something was left out, or could not be checked",
     )
-    repository_options(parser)
-    parser.add_argument("point", metavar="POINT", help=POINT_HELP)
+    point_options(parser)
     parser.add_argument("target", type=Path, metavar="TARGET", help="a new file, or a device")
     parser.set_defaults(format="raw")
     _restoring(parser)
@@ -47,8 +45,7 @@ def add_export(subparsers: Subparsers) -> None:
         failed="the target does not hold the point",
         warned="something was left out, or could not be checked",
     )
-    repository_options(parser)
-    parser.add_argument("point", metavar="POINT", help=POINT_HELP)
+    point_options(parser)
     parser.add_argument("target", type=Path, metavar="FILE", help="a new file")
     parser.add_argument(
         "--format",
@@ -103,8 +100,7 @@ def add_extract(subparsers: Subparsers) -> None:
         failed="nothing was written",
         warned="not all of it was written as it is in the point",
     )
-    repository_options(parser)
-    parser.add_argument("point", metavar="POINT", help=POINT_HELP)
+    point_options(parser)
     parser.add_argument("paths", nargs="+", metavar="PATH", help="files or folders in it")
     parser.add_argument("destination", type=Path, metavar="DESTINATION", help="a folder")
     json_option(parser)

@@ -11,11 +11,11 @@ from vdbackup.cli.common import DONE, WARNINGS, open_repository, unread_state
 from vdbackup.cli.console import print_json, say, table, warn
 from vdbackup.cli.json_values import problem_json, set_json
 from vdbackup.cli.options import (
-    POINT_HELP,
     Subparsers,
     json_option,
     new_command,
     parents_option,
+    point_options,
     repository_options,
     source_format_option,
 )
@@ -109,8 +109,7 @@ def add_files(subparsers: Subparsers) -> None:
         failed="there is no such point or folder, or it cannot be read",
         warned="not all of it can be read",
     )
-    repository_options(parser)
-    parser.add_argument("point", metavar="POINT", help=POINT_HELP)
+    point_options(parser)
     parser.add_argument("path", nargs="?", default="/", metavar="PATH", help="a folder in it")
     json_option(parser)
 

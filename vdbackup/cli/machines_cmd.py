@@ -12,14 +12,12 @@ from vdbackup.cli.common import DONE, WARNINGS, announce, open_repository, sessi
 from vdbackup.cli.console import print_json, say, warn, work
 from vdbackup.cli.options import (
     CONTROLLERS,
-    POINT_HELP,
     Subparsers,
-    dry_run_option,
+    changing_options,
     hardware_options,
     json_option,
     new_command,
-    repository_options,
-    wait_option,
+    point_options,
     watching_options,
 )
 
@@ -43,8 +41,7 @@ def add_boot(subparsers: Subparsers) -> None:
         failed="it did not start, or what was waited for did not come",
         warned="the picture of its screen could not be taken",
     )
-    repository_options(parser)
-    parser.add_argument("point", metavar="POINT", help=POINT_HELP)
+    point_options(parser)
     parser.add_argument("--keep", action="store_true", help="keep what it writes, as a session")
     watching_options(parser)
     hardware_options(parser)
@@ -110,8 +107,7 @@ def add_retarget(subparsers: Subparsers) -> None:
         failed="the overlay is as it was",
         warned="something still stands in the way of a boot",
     )
-    repository_options(parser)
-    parser.add_argument("point", metavar="POINT", help=POINT_HELP)
+    point_options(parser)
     parser.add_argument(
         "--hardware", default="auto", choices=["auto", "none", *CONTROLLERS],
         help="auto: what it has drivers for, and changes only if nothing else boots it; "
@@ -125,9 +121,7 @@ def add_retarget(subparsers: Subparsers) -> None:
         "--with", dest="program", choices=["virt-v2v"],
         help="let virt-v2v, where it is installed, make the machine ready for virtio",
     )  # fmt: skip
-    dry_run_option(parser)
-    wait_option(parser)
-    json_option(parser)
+    changing_options(parser)
 
 
 def retarget(options: argparse.Namespace) -> int:

@@ -23,15 +23,13 @@ from vdbackup.cli.json_values import point_json, set_json
 from vdbackup.cli.options import (
     FORMAT_NAMES,
     Subparsers,
-    dry_run_option,
-    json_option,
+    changing_options,
     new_command,
     parents_option,
     policy_change,
     policy_options,
     repository_options,
     source_format_option,
-    wait_option,
 )
 from vdbackup.errors import UsageError
 from vdbackup.jobs import Task
@@ -71,9 +69,7 @@ def add_backup(subparsers: Subparsers) -> None:
         "another; nothing older is merged this time",
     )  # fmt: skip
     policy_options(parser)
-    dry_run_option(parser)
-    wait_option(parser)
-    json_option(parser)
+    changing_options(parser)
 
 
 def backup(options: argparse.Namespace) -> int:
@@ -141,9 +137,7 @@ def add_adopt(subparsers: Subparsers) -> None:
     )
     parents_option(parser)
     source_format_option(parser)
-    dry_run_option(parser)
-    wait_option(parser)
-    json_option(parser)
+    changing_options(parser)
 
 
 def adopt(options: argparse.Namespace) -> int:
@@ -190,9 +184,7 @@ def add_convert(subparsers: Subparsers) -> None:
     parser.add_argument(
         "--to", metavar="NAME", help="the new set's name; by set and format if left out"
     )
-    dry_run_option(parser)
-    wait_option(parser)
-    json_option(parser)
+    changing_options(parser)
 
 
 def convert(options: argparse.Namespace) -> int:

@@ -75,6 +75,12 @@ def repository_options(parser: argparse.ArgumentParser, *, in_set: bool = True) 
         parser.add_argument("--set", metavar="NAME", help="the backup set, if there are several")
 
 
+def point_options(parser: argparse.ArgumentParser) -> None:
+    """Which point, of which set in which repository."""
+    repository_options(parser)
+    parser.add_argument("point", metavar="POINT", help=POINT_HELP)
+
+
 def parents_option(parser: argparse.ArgumentParser) -> None:
     """Where a disk's parents lie."""
     parser.add_argument(
@@ -90,6 +96,13 @@ def source_format_option(parser: argparse.ArgumentParser) -> None:
         help="what the disk is, where its name and its contents do not agree: raw, "
         f"{FORMAT_NAMES}; a backup set keeps it in mind",
     )  # fmt: skip
+
+
+def changing_options(parser: argparse.ArgumentParser) -> None:
+    """What every command can be told that changes a repository: to plan, to wait, to speak JSON."""
+    dry_run_option(parser)
+    wait_option(parser)
+    json_option(parser)
 
 
 def json_option(parser: argparse.ArgumentParser) -> None:

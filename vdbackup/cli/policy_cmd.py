@@ -11,13 +11,11 @@ from vdbackup.cli.console import print_json, say, table, work
 from vdbackup.cli.json_values import policy_json, problem_json
 from vdbackup.cli.options import (
     Subparsers,
-    dry_run_option,
-    json_option,
+    changing_options,
     new_command,
     policy_change,
     policy_options,
     repository_options,
-    wait_option,
 )
 
 if TYPE_CHECKING:
@@ -46,9 +44,7 @@ def add_policy(subparsers: Subparsers) -> None:
     parser.add_argument(
         "--yes", action="store_true", help="even where the next backup then takes points"
     )
-    dry_run_option(parser)
-    wait_option(parser)
-    json_option(parser)
+    changing_options(parser)
 
 
 def policy(options: argparse.Namespace) -> int:

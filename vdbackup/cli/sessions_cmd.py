@@ -20,14 +20,13 @@ from vdbackup.cli.console import print_json, say, table, warn, work
 from vdbackup.cli.json_values import point_json
 from vdbackup.cli.machines_cmd import follow, last_words, missed
 from vdbackup.cli.options import (
-    POINT_HELP,
     Subparsers,
     dry_run_option,
     epilog,
     json_option,
     new_command,
+    point_options,
     positive,
-    repository_options,
     sentence,
     wait_option,
     watching_options,
@@ -96,8 +95,7 @@ def add_open_with(subparsers: Subparsers) -> None:
         "program", choices=["virt-manager", "virtualbox", "vmware"], metavar="PROGRAM",
         help="virt-manager, virtualbox or vmware",
     )  # fmt: skip
-    parser.add_argument("point", metavar="POINT", help=POINT_HELP)
-    repository_options(parser)
+    point_options(parser)
     parser.add_argument("--memory", type=positive, default=1024, metavar="MIB", help="in MiB")
     json_option(parser)
 
