@@ -132,34 +132,40 @@ def _not_counted(
 
 def _expired(backup_set: BackupSet, keep: int, not_whole: Container[str]) -> list[RecoveryPoint]:
     """What was captured before the newest `keep` whole points, and is held in them, too."""
+    older, newer = _older_and_kept(backup_set, keep, not_whole)
+    held = _last_readable(older, newer, not_whole)
+    return [point for point in older if point not in held]
+
+
+def _older_and_kept(
+    backup_set: BackupSet, keep: int, not_whole: Container[str]
+) -> tuple[list[RecoveryPoint], list[RecoveryPoint]]:
+    """What was captured before the newest `keep` whole points, and from the first of them on."""
     captured = [point for point in backup_set.points if point.promoted_from is None]
     whole = [number for number, point in enumerate(captured) if point.id not in not_whole]
     if len(whole) < keep:
-        return []
+        return [], captured
     first = whole[-keep] if keep else len(captured)
-    held = _last_readable(captured, first, not_whole)
-    return [point for point in captured[:first] if point.id not in held]
+    return captured[:first], captured[first:]
 
 
 def _last_readable(
-    captured: Sequence[RecoveryPoint], first: int, not_whole: Container[str]
-) -> set[str]:
-    """Which points before the `first` that stays hold what none of those that stay has read.
+    older: Sequence[RecoveryPoint], kept: Sequence[RecoveryPoint], not_whole: Container[str]
+) -> list[RecoveryPoint]:
+    """Which of the older points hold what none of those that are kept has read, the newest first.
 
-    Where all of them stay away, the next backup is taken to read as much as the newest did.
+    Where none is kept, the next backup is taken to read as much as the newest did.
     """
-    whole = [point for point in captured if point.id not in not_whole]
-    if not whole:
-        return set()
-    lost = whole[-1].unreadable
-    for point in captured[first:]:
-        if point.id not in not_whole:
-            lost = _in_both(lost, point.unreadable)
-    held = set()
-    for point in reversed(captured[:first]):
+    older = [point for point in older if point.id not in not_whole]
+    kept = [point for point in kept if point.id not in not_whole] or older[-1:]
+    held: list[RecoveryPoint] = []
+    lost = kept[-1].unreadable if kept else ()
+    for point in kept:
+        lost = _in_both(lost, point.unreadable)
+    for point in reversed(older):
         still = _in_both(lost, point.unreadable)
-        if point.id not in not_whole and _size(still) < _size(lost):
-            held.add(point.id)
+        if _size(still) < _size(lost):
+            held.append(point)
             lost = still
     return held
 
@@ -184,12 +190,10 @@ def _size(stretches: Stretches) -> int:
 def _held(backup_set: BackupSet, not_whole: Container[str]) -> list[str]:
     """One sentence on the points that stay for what they alone could read."""
     keep = backup_set.settings.policy.keep
-    captured = [point for point in backup_set.points if point.promoted_from is None]
-    whole = [number for number, point in enumerate(captured) if point.id not in not_whole]
-    if keep is None or len(whole) < keep:
+    if keep is None:
         return []
-    held = _last_readable(captured, whole[-keep], not_whole)
-    numbers = [str(point.sequence) for point in captured if point.id in held]
+    held = _last_readable(*_older_and_kept(backup_set, keep, not_whole), not_whole)
+    numbers = [str(point.sequence) for point in reversed(held)]
     if not numbers:
         return []
     which = (

@@ -42,7 +42,7 @@ class BrokenManifest:
 
 def manifest_path(folder: Path, point: RecoveryPoint) -> Path:
     """Where a point's manifest lies: beside its layer, "0001-full.vmdk" -> "0001-full.json"."""
-    return folder / naming.manifest_name(point.disk)
+    return naming.manifest_beside(folder / point.disk)
 
 
 def read_manifests(folder: Path) -> tuple[list[RecoveryPoint], list[BrokenManifest]]:
