@@ -12,7 +12,7 @@ from tests.oracles import qemu
 from vdbackup.errors import Cancelled, RecoveryError
 from vdbackup.jobs import CancelToken, Task
 from vdbackup.operations import promote
-from vdbackup.recovery.other_programs import write_machine
+from vdbackup.recovery.other_programs.machine import write_machine
 from vdbackup.recovery.sessions.elsewhere import Program
 from vdbackup.recovery.sessions.folder import SavedSession, saved_sessions
 from vdbackup.repository import holds

@@ -9,8 +9,8 @@ import pytest
 from tests.backup.lab import Lab
 from vdbackup.errors import RecoveryError
 from vdbackup.qemu import qemu
-from vdbackup.recovery import other_programs
-from vdbackup.recovery.other_programs import WrittenMachine, write_machine
+from vdbackup.recovery.other_programs import machine
+from vdbackup.recovery.other_programs.machine import WrittenMachine, write_machine
 from vdbackup.recovery.sessions.elsewhere import Program
 
 
@@ -43,7 +43,7 @@ def test_a_chain_that_takes_a_program_long_is_said_with_advice(lab, monkeypatch,
 def test_a_chain_that_a_program_does_not_open_is_refused_and_nothing_is_left(
     lab, monkeypatch, program
 ):
-    monkeypatch.setitem(other_programs.MAX_DISKS, program, 4)  # with the machine's own: 5
+    monkeypatch.setitem(machine.MAX_DISKS, program, 4)  # with the machine's own: 5
     before = lab.files
     with pytest.raises(RecoveryError, match="through 5 disks, and takes 4") as refusal:
         written(lab, program)

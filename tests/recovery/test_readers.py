@@ -21,8 +21,9 @@ from vdbackup.guest.hardware import Controller, HardwareRequest
 from vdbackup.gui.jobs import work
 from vdbackup.jobs import Progress, Report, Task, Waiting, silent
 from vdbackup.qemu import launch
-from vdbackup.recovery import other_programs, restore, verify
+from vdbackup.recovery import restore, verify
 from vdbackup.recovery.boot_test import boot_test
+from vdbackup.recovery.other_programs import machine
 from vdbackup.recovery.retarget import retarget
 from vdbackup.recovery.sessions import vm
 from vdbackup.recovery.sessions.folder import saved_sessions
@@ -268,14 +269,12 @@ def test_plans_and_machines_for_other_programs_read_what_nobody_changes(
         raise RecoveryError("It has looked.", "")
 
     monkeypatch.setattr(retarget, "inspect", looking)
-    monkeypatch.setattr(other_programs, "chosen_hardware", looking)
-    program = other_programs.Program.VIRTUALBOX
+    monkeypatch.setattr(machine, "chosen_hardware", looking)
+    program = machine.Program.VIRTUALBOX
     with pytest.raises(RecoveryError, match="has looked"):
         retarget.plan(lab.repository, "disk", point.id)
     with pytest.raises(RecoveryError, match="has looked"):
-        other_programs.write_machine(
-            lab.repository, lab.set, point, program, sessions_folder=sessions
-        )
+        machine.write_machine(lab.repository, lab.set, point, program, sessions_folder=sessions)
     assert rival.refused == [
         "Point 1 is in use: this program is planning to retarget point 1.",
         "Point 1 is in use: this program is writing a machine for disk #1.",

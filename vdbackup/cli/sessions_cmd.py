@@ -164,7 +164,7 @@ def reopen(options: argparse.Namespace) -> int:
 
 def _write_again(saved: SavedSession, options: argparse.Namespace) -> int:
     """Write the machine of another program anew: a merge has given its disks other names."""
-    from vdbackup.recovery.other_programs import write_again
+    from vdbackup.recovery.other_programs.machine import write_again
 
     made = write_again(saved, not_running=options.not_running)
     if options.json:
@@ -251,7 +251,7 @@ def promote(options: argparse.Namespace) -> int:
 
 def open_with(options: argparse.Namespace) -> int:
     """Write what another program needs to run a machine from a point."""
-    from vdbackup.recovery.other_programs import write_machine
+    from vdbackup.recovery.other_programs.machine import write_machine
     from vdbackup.recovery.sessions.elsewhere import Program
 
     repository = open_repository(options.repository, as_json=options.json)

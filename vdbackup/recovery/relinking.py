@@ -34,10 +34,11 @@ def relink_all(sessions_folder: Path, repository: Repository) -> list[str]:
     for saved in saved_sessions(sessions_folder):
         if not _is_behind(saved, repository):
             continue
-        from vdbackup.recovery import other_programs  # half a second: what boots, and on what
+        # half a second: what boots, and on what
+        from vdbackup.recovery.other_programs import machine
 
         try:
-            other_programs.write_again(saved, not_running=True)
+            machine.write_again(saved, not_running=True)
         except (VdbackupError, OSError) as error:
             problem = from_os(error) if isinstance(error, OSError) else error
             said.append(

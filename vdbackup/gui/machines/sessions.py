@@ -14,7 +14,7 @@ from vdbackup.gui.jobs.worker import Workers
 from vdbackup.gui.machines.session import AtEnd, Boot, Order, SessionThread
 from vdbackup.gui.store import Store
 from vdbackup.jobs import Job
-from vdbackup.recovery.other_programs import WrittenMachine, write_machine
+from vdbackup.recovery.other_programs.machine import WrittenMachine, write_machine
 from vdbackup.recovery.sessions import sessions
 from vdbackup.recovery.sessions.elsewhere import Program
 from vdbackup.recovery.sessions.folder import SavedSession, saved_session, saved_sessions
