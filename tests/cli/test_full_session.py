@@ -15,7 +15,7 @@ import pytest
 from tests.cli.conftest import Vdbackup
 from tests.crash.storage import MIB, fill, storage
 from tests.guests import boot_sector
-from vdbackup.recovery.sessions.folder import saved_sessions
+from vdbackup.recovery.sessions.saved import saved_sessions
 
 POWER_OFF = """
     mov dx, 0x604       ; PM1a_CNT, where SeaBIOS puts it: ACPI 4.8.3.2

@@ -14,7 +14,7 @@ from vdbackup.jobs import CancelToken, Task
 from vdbackup.operations import promote
 from vdbackup.recovery.other_programs.machine import write_machine
 from vdbackup.recovery.sessions.elsewhere import Program
-from vdbackup.recovery.sessions.folder import SavedSession, saved_sessions
+from vdbackup.recovery.sessions.saved import SavedSession, saved_sessions
 from vdbackup.repository import holds
 
 

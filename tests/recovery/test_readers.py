@@ -26,7 +26,7 @@ from vdbackup.recovery.boot_test import boot_test
 from vdbackup.recovery.other_programs import machine
 from vdbackup.recovery.retarget import retarget
 from vdbackup.recovery.sessions import vm
-from vdbackup.recovery.sessions.folder import saved_sessions
+from vdbackup.recovery.sessions.saved import saved_sessions
 from vdbackup.repository import claims
 from vdbackup.repository.model import Policy, RecoveryPoint
 from vdbackup.repository.repository import Repository

@@ -34,7 +34,7 @@ from vdbackup.cli.options import (
 
 if TYPE_CHECKING:
     from vdbackup.operations.promote import PromotionResult
-    from vdbackup.recovery.sessions.folder import SavedSession
+    from vdbackup.recovery.sessions.saved import SavedSession
 
 
 def add_sessions(subparsers: Subparsers) -> None:
@@ -103,7 +103,7 @@ def add_open_with(subparsers: Subparsers) -> None:
 def list_sessions(options: argparse.Namespace) -> int:
     """List sessions, whoever they belong to."""
     from vdbackup.recovery.sessions import sessions
-    from vdbackup.recovery.sessions.folder import saved_sessions
+    from vdbackup.recovery.sessions.saved import saved_sessions
 
     found = [(each, sessions.status(each)) for each in saved_sessions(sessions_folder())]
     if options.json:

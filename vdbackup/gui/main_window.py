@@ -42,7 +42,7 @@ from vdbackup.gui.store import Store
 from vdbackup.gui.timeline.panel import TimelinePanel
 from vdbackup.jobs import Job
 from vdbackup.recovery.sessions.elsewhere import Program
-from vdbackup.recovery.sessions.folder import SavedSession
+from vdbackup.recovery.sessions.saved import SavedSession
 from vdbackup.repository.model import RecoveryPoint
 from vdbackup.settings import Settings, WindowState
 

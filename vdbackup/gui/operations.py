@@ -31,7 +31,7 @@ from vdbackup.operations import backup, policy, promote
 from vdbackup.operations.backup import AUTO, BackupRequest
 from vdbackup.operations.machines import Machines
 from vdbackup.recovery import restore
-from vdbackup.recovery.sessions.folder import SavedSession
+from vdbackup.recovery.sessions.saved import SavedSession
 from vdbackup.repository.model import RecoveryPoint
 from vdbackup.repository.repository import Repository
 from vdbackup.settings import KnownSource

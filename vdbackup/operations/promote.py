@@ -12,7 +12,8 @@ from vdbackup.backup import promote
 from vdbackup.errors import PlanOutdated
 from vdbackup.jobs import Plan, Task
 from vdbackup.recovery.sessions.elsewhere import name_of
-from vdbackup.recovery.sessions.folder import SavedSession, SessionFolder
+from vdbackup.recovery.sessions.folder import SessionFolder
+from vdbackup.recovery.sessions.saved import SavedSession
 from vdbackup.repository.model import RecoveryPoint
 from vdbackup.repository.repository import Repository
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from vdbackup import foreign_xml
 from vdbackup.errors import VdbackupError, from_os
 from vdbackup.recovery.sessions.elsewhere import NAMES, Program
-from vdbackup.recovery.sessions.folder import SavedSession, saved_sessions
+from vdbackup.recovery.sessions.saved import SavedSession, saved_sessions
 from vdbackup.repository.repository import Repository
 
 _FILES = {Program.VIRT_MANAGER: "domain.xml", Program.VIRTUALBOX: "machine.vbox"}

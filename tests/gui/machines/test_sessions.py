@@ -19,7 +19,8 @@ from vdbackup.gui.parts import Notice
 from vdbackup.gui.plan_dialog import PlanDialog
 from vdbackup.gui.quit_dialog import QuitDialog
 from vdbackup.qemu import monitor
-from vdbackup.recovery.sessions.folder import SessionState, connect, saved_session
+from vdbackup.recovery.sessions.folder import connect
+from vdbackup.recovery.sessions.saved import SessionState, saved_session
 from vdbackup.repository.repository import Repository
 from vdbackup.sources import demo_disk
 

@@ -24,7 +24,7 @@ from vdbackup.jobs import Task
 from vdbackup.recovery import restore
 from vdbackup.recovery.sessions import sessions as all_sessions
 from vdbackup.recovery.sessions import vm
-from vdbackup.recovery.sessions.folder import SavedSession, SessionState, saved_sessions
+from vdbackup.recovery.sessions.saved import SavedSession, SessionState, saved_sessions
 from vdbackup.recovery.sessions.session import Session
 from vdbackup.repository.model import RecoveryPoint
 

@@ -25,12 +25,8 @@ from vdbackup.guest.hardware import Controller, HardwareRequest
 from vdbackup.jobs import Task
 from vdbackup.recovery.sessions import sessions as all_sessions
 from vdbackup.recovery.sessions import vm
-from vdbackup.recovery.sessions.folder import (
-    SavedSession,
-    SessionFolder,
-    SessionState,
-    saved_sessions,
-)
+from vdbackup.recovery.sessions.folder import SessionFolder
+from vdbackup.recovery.sessions.saved import SavedSession, SessionState, saved_sessions
 from vdbackup.recovery.sessions.session import Session
 from vdbackup.repository import holds
 from vdbackup.repository.digests import BLOCK

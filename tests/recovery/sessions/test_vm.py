@@ -26,7 +26,7 @@ from vdbackup.guest.hardware import Controller, HardwareRequest
 from vdbackup.jobs import CancelToken
 from vdbackup.qemu import accelerator, qemu
 from vdbackup.recovery.sessions import vm
-from vdbackup.recovery.sessions.folder import SessionState, saved_sessions
+from vdbackup.recovery.sessions.saved import SessionState, saved_sessions
 from vdbackup.recovery.sessions.session import Session, _trouble
 from vdbackup.recovery.sessions.sessions import resume, status
 from vdbackup.sources import demo_disk

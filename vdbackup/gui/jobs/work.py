@@ -23,7 +23,7 @@ from vdbackup.operations.machines import Machines
 from vdbackup.recovery import restore, verify
 from vdbackup.recovery.boot_test.boot_test import BootTestOptions
 from vdbackup.recovery.sessions import elsewhere
-from vdbackup.recovery.sessions.folder import SavedSession
+from vdbackup.recovery.sessions.saved import SavedSession
 from vdbackup.repository import claims
 from vdbackup.repository.model import RecoveryPoint
 from vdbackup.repository.repository import Repository

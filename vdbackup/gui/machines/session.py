@@ -16,7 +16,7 @@ from vdbackup.errors import RecoveryError, VdbackupError, from_os
 from vdbackup.guest.hardware import HardwareRequest
 from vdbackup.recovery.retarget.report import chosen_hardware
 from vdbackup.recovery.sessions import vm
-from vdbackup.recovery.sessions.folder import SavedSession
+from vdbackup.recovery.sessions.saved import SavedSession
 from vdbackup.recovery.sessions.session import GRACE, Session
 from vdbackup.repository.repository import Repository
 

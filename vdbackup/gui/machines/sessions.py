@@ -17,7 +17,7 @@ from vdbackup.jobs import Job
 from vdbackup.recovery.other_programs.machine import WrittenMachine, write_machine
 from vdbackup.recovery.sessions import sessions
 from vdbackup.recovery.sessions.elsewhere import Program
-from vdbackup.recovery.sessions.folder import SavedSession, saved_session, saved_sessions
+from vdbackup.recovery.sessions.saved import SavedSession, saved_session, saved_sessions
 from vdbackup.recovery.sessions.session import GRACE
 from vdbackup.repository.model import RecoveryPoint
 from vdbackup.repository.repository import Repository

@@ -19,7 +19,7 @@ from vdbackup.gui import parts, remedies, words
 from vdbackup.gui.machines.session import AtEnd, Order, SessionThread
 from vdbackup.gui.machines.sessions import Sessions
 from vdbackup.recovery.sessions.elsewhere import NAMES, Program
-from vdbackup.recovery.sessions.folder import SavedSession, SessionState
+from vdbackup.recovery.sessions.saved import SavedSession, SessionState
 
 Machine = SessionThread | SavedSession
 

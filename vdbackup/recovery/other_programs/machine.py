@@ -36,8 +36,9 @@ from vdbackup.recovery.other_programs.parts import (
 )
 from vdbackup.recovery.retarget.report import chosen_hardware
 from vdbackup.recovery.sessions.elsewhere import NAMES, Program
-from vdbackup.recovery.sessions.folder import SavedSession, SessionFolder
+from vdbackup.recovery.sessions.folder import SessionFolder
 from vdbackup.recovery.sessions.record import Origin
+from vdbackup.recovery.sessions.saved import SavedSession
 from vdbackup.repository import claims
 from vdbackup.repository.backup_set import BackupSet
 from vdbackup.repository.model import RecoveryPoint

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from vdbackup.errors import RecoveryError, Remedy, SessionNotFound
 from vdbackup.qemu.monitor import tell
-from vdbackup.recovery.sessions.folder import SavedSession, connect, saved_sessions
+from vdbackup.recovery.sessions.folder import connect
+from vdbackup.recovery.sessions.saved import SavedSession, saved_sessions
 
 log = logging.getLogger(__name__)
 

@@ -19,8 +19,9 @@ from vdbackup.errors import PointUnreadable
 from vdbackup.guest.hardware import ANYTHING, Hardware, HardwareRequest
 from vdbackup.qemu import accelerator, devices, launch, qemu
 from vdbackup.records import from_json, to_json
-from vdbackup.recovery.sessions.folder import SavedSession, SessionFolder
+from vdbackup.recovery.sessions.folder import SessionFolder
 from vdbackup.recovery.sessions.record import Origin
+from vdbackup.recovery.sessions.saved import SavedSession
 from vdbackup.recovery.sessions.session import Session
 from vdbackup.repository import claims
 from vdbackup.repository.backup_set import BackupSet

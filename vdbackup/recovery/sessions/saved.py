@@ -1,0 +1,205 @@
+"""Sessions as their folders show them, whoever they belong to."""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+
+from vdbackup.disks.holders import holders, named
+from vdbackup.errors import (
+    MachineRunning,
+    RecoveryError,
+    SessionUnusable,
+)
+from vdbackup.recovery.sessions.elsewhere import EndedMachine, check_ended, check_not_registered
+from vdbackup.recovery.sessions.folder import (
+    RECORD,
+    SessionFolder,
+    delete,
+    is_locked,
+    locked,
+    read_record,
+)
+from vdbackup.recovery.sessions.qemu_process import gone, is_qemu_of, kill
+from vdbackup.recovery.sessions.record import Origin, SessionRecord
+from vdbackup.volumes import composition
+
+
+class SessionState(StrEnum):
+    """What a session is: one that runs has an owner, or has lost it."""
+
+    RUNNING = "running"
+    UNATTENDED = "unattended"
+    """Its QEMU runs, and the program that started it is gone."""
+    KEPT = "kept"
+    CRASHED = "crashed"
+    """It ended without anybody saying what was to become of it."""
+
+
+@dataclass(frozen=True)
+class SavedSession:
+    """A session as its folder shows it, whoever it belongs to.
+
+    Attributes:
+        owned: a program runs it.
+    """
+
+    id: str
+    folder: Path
+    said: SessionRecord
+    state: SessionState
+    owned: bool
+
+    @property
+    def title(self) -> str:
+        """What runs there, for a person."""
+        return self.said.title
+
+    @property
+    def running(self) -> bool:
+        """Whether its QEMU is there."""
+        return self.state in (SessionState.RUNNING, SessionState.UNATTENDED)
+
+    @property
+    def program(self) -> str | None:
+        """Which other program has the machine; None where it is ours. Its record says anything."""
+        program = self.said.machine.get("program")
+        return program if isinstance(program, str) else None
+
+    @property
+    def disk(self) -> Path:
+        """What the guest has written, at first: another program may have gone on in another file.
+
+        What there is by now `ended_machine` finds out.
+        """
+        others = (self.folder / f"machine.{suffix}" for suffix in ("vmdk", "vhd"))
+        return next((path for path in others if path.exists()), self.folder / "session.qcow2")
+
+    def ended_machine(self, *, not_running: bool = False) -> EndedMachine:
+        """All disks that the machine is on; raises RecoveryError where it runs, or may run."""
+        return EndedMachine.of(self.folder, self.disk, self.program, not_running=not_running)
+
+    @property
+    def written(self) -> int:
+        """Bytes of storage that its files take."""
+        with suppress(OSError):
+            return sum(each.stat().st_blocks * 512 for each in self.folder.iterdir())
+        return 0
+
+    @property
+    def origin(self) -> Origin:
+        """The recovery point that it lies on; raises RecoveryError where its record is lost."""
+        if self.said.origin is None:
+            raise SessionUnusable(
+                f"The session {self.id} does not say from which recovery point it was started.",
+                "Discard it.",
+            )
+        return self.said.origin
+
+    @property
+    def disk_start(self) -> int:
+        """Where the point's disk begins on the session's, in bytes (volumes/composition.py)."""
+        hardware = self.said.machine.get("hardware")
+        partition = hardware.get("partition") if isinstance(hardware, dict) else 0
+        return composition.START if partition else 0
+
+    def kill(self) -> None:
+        """End its machine, as a power cut would; returns when it is gone."""
+        if self.said.pid is not None:
+            kill(self.said.pid, self.folder)
+        self._note_end()
+
+    def wait(self, seconds: float) -> bool:
+        """Wait for the end of its machine; whether it came in time."""
+        ended = self.said.pid is None or gone(self.said.pid, self.folder, seconds)
+        if ended:
+            self._note_end()
+        return ended
+
+    def _note_end(self) -> None:
+        """Whoever ended it on purpose wants what it wrote; where it has an owner, that one says."""
+        with suppress(RecoveryError):
+            SessionFolder.reopen(self.folder).keep()
+
+    def discard(self, *, not_running: bool = False) -> None:
+        """End its QEMU if that still runs, and delete the folder.
+
+        Raises RecoveryError where somebody needs it: what is done is done under the folder's lock,
+        for the session may have been opened again since the list was read.
+
+        Args:
+            not_running: the user has said that the machine does not run in another program, where
+                that cannot be found out, or that it may lose its disk there (MayRun).
+        """
+        try:
+            lock = locked(self.folder)
+        except BlockingIOError:
+            raise MachineRunning(
+                f"The session {self.id} belongs to a program that is running.",
+                "End it there, or kill it first.",
+            ) from None
+        except FileNotFoundError:
+            self._release(self.said)
+            return
+        try:
+            said = read_record(self.folder) if (self.folder / RECORD).exists() else self.said
+            if said.pid != self.said.pid:
+                raise MachineRunning(
+                    f"The session {self.id} was opened again since it was listed.",
+                    "Look at the list again before you throw away what it wrote.",
+                )
+            self._refuse_if_open(said.pid)
+            if self.program is not None:
+                check_ended(self.folder, self.disk, self.program, not_running=not_running)
+            if not not_running:
+                check_not_registered(self.folder)
+            if said.pid is not None:
+                kill(said.pid, self.folder)
+            delete(self.folder)
+            self._release(said)
+        finally:
+            os.close(lock)
+
+    def _refuse_if_open(self, pid: int | None) -> None:
+        """Other programs than our QEMU, which is ended: VirtualBox, libvirt's, whatever it is."""
+        files = (path for path in self.folder.rglob("*") if path.suffix != ".log")
+        ours = pid if is_qemu_of(pid, self.folder) else None
+        found = [each for each in holders(files) if each.pid is None or each.pid != ours]
+        if found:
+            raise MachineRunning(
+                f"The session {self.id} is in use: {named(found)} has its files open.",
+                "Shut the machine down there first.",
+            )
+
+    def _release(self, said: SessionRecord) -> None:
+        if said.origin:
+            said.origin.release(self.id)
+
+
+def saved_sessions(sessions_folder: Path) -> list[SavedSession]:
+    """All sessions in `sessions_folder`, oldest first; what is just being deleted is left out."""
+    return [
+        session
+        for record in sorted(sessions_folder.absolute().glob(f"*/{RECORD}"))
+        if (session := saved_session(record.parent)) is not None
+    ]
+
+
+def saved_session(folder: Path) -> SavedSession | None:
+    """The session of a folder, None where it has gone."""
+    try:
+        owned = is_locked(folder)
+        said = read_record(folder)
+    except FileNotFoundError:
+        return None
+    running = is_qemu_of(said.pid, folder)
+    if owned:
+        state = SessionState.KEPT if said.ended else SessionState.RUNNING
+    elif running:
+        state = SessionState.UNATTENDED
+    else:
+        state = SessionState.KEPT if said.ended else SessionState.CRASHED
+    return SavedSession(folder.name, folder, said, state, owned)
