@@ -45,7 +45,7 @@ def _with_next(lab: Lab, backup_set: BackupSet) -> BackupSet:
     draft = Draft(
         backup_set, PointType.INCREMENTAL, parent, lab.size, parent.sector_size, sequence=number
     )
-    try:
+    with draft:
         first = lab.size // BLOCK // 2
         for block in (first, first + 1 + number % (first - 1)):
             data = said(number) + noise(BLOCK - SAID, 1000 * number + block)
@@ -53,9 +53,6 @@ def _with_next(lab: Lab, backup_set: BackupSet) -> BackupSet:
             draft.disk.write(block * BLOCK, memoryview(data))
             draft.digests.add(block, digest_blocks(memoryview(data)))
         point = draft.publish((), _later(parent))
-    except BaseException:
-        draft.discard()
-        raise
     settings = replace(backup_set.settings, last_sequence=number)
     return replace(backup_set, settings=settings, points=(*backup_set.points, point))
 

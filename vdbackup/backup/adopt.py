@@ -127,14 +127,11 @@ def run(plan: AdoptPlan, task: Task) -> BackupSet:
     with plan.repository.lock(f"adopting {source.path}", task.cancel):
         _check_space(plan)
         draft = SetDraft(plan.repository, plan.set_name, settings)
-        try:
+        with draft:
             _adopt_each(source.chain, draft, task)
             task.check()
             _check_unchanged(source)
             draft.publish()
-        except BaseException:
-            draft.discard()
-            raise
         return plan.repository.set(plan.set_name)
 
 
@@ -232,14 +229,11 @@ class _Adoption:
             sequence=self._number,
             make_layer=make,
         )
-        try:
+        with draft:
             fill(draft)
             modified = self._layer.path.stat().st_mtime
             created = datetime.fromtimestamp(modified, UTC)
             return draft.publish((), created, exact_size=_exact_size(self._layer))
-        except BaseException:
-            draft.discard()
-            raise
 
     def _fill_empty(self, draft: Draft) -> None:
         """What of the layer differs from its parents, into a new layer."""

@@ -292,7 +292,7 @@ def _captured(
     source = plan.source
     draft = Draft(backup_set, choice.kind, choice.parent, source.size, source.sector_size)
     salvage = Salvage(source, task.cancel)
-    try:
+    with draft:
         with state_of(backup_set, choice.parent, source.size) as state:
             ranges = _to_read(source, state)
             keep_changes(draft, state, ranges, salvage.readinto, "Capture", task)
@@ -308,9 +308,6 @@ def _captured(
             captured_from=plan.identity,
             exact_size=source.exact_size,
         )
-    except BaseException:
-        draft.discard()
-        raise
 
 
 def _kept_again(state: DigestFold) -> tuple[str, ...]:

@@ -93,7 +93,7 @@ def run(plan: ConvertPlan, task: Task) -> BackupSet:
         settings = replace(old.settings, format=plan.disk_format, continues=plan.set_name)
         draft = SetDraft(repository, plan.target, settings)
         converted: dict[str, RecoveryPoint] = {}  # by the old point's id
-        try:
+        with draft:
             for point in old.points:
                 parent = converted[old.point(point.parent).id] if point.parent else None
                 made = _converted(old, draft.set, point, parent, task)
@@ -101,9 +101,6 @@ def run(plan: ConvertPlan, task: Task) -> BackupSet:
                 draft.add(made)
             task.check()
             draft.publish()
-        except BaseException:
-            draft.discard()
-            raise
         return repository.set(plan.target)
 
 
@@ -118,7 +115,7 @@ def _converted(
     draft = Draft(
         new, point.type, parent, point.virtual_size, point.sector_size, sequence=point.sequence
     )
-    try:
+    with draft:
         _copy(old, point, draft, task)
         created = datetime.fromisoformat(point.created)
         converted = draft.publish(
@@ -129,9 +126,6 @@ def _converted(
             point.captured_from,
             point.exact_size,
         )
-    except BaseException:
-        draft.discard()
-        raise
     with DigestFold([new.folder / converted.digests], point.virtual_size) as digests:
         layer = new.folder / converted.disk
         phase = f"Check point {point.sequence}"

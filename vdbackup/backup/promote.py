@@ -199,7 +199,7 @@ def _promoted(
         draft = Draft(
             backup_set, PointType.INCREMENTAL, point, point.virtual_size, point.sector_size
         )
-        try:
+        with draft:
             with state_of(backup_set, point, point.virtual_size) as state:
                 keep_changes(draft, state, ranges, disk.readinto, "Promote", task)
             task.check()
@@ -211,9 +211,6 @@ def _promoted(
                     session.id, session.title, ended.isoformat(timespec="seconds")
                 ),
             )
-        except BaseException:
-            draft.discard()
-            raise
 
 
 def _seen_by_guest(backup_set: BackupSet, point: RecoveryPoint, session: EndedSession) -> Chain:

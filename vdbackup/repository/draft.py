@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Self
 
 from vdbackup.disks.disk import ParentRef, VirtualDisk
 from vdbackup.disks.formats import create_disk, open_disk
@@ -28,7 +29,7 @@ MakeLayer = Callable[[Path, ParentRef | None], VirtualDisk]
 
 
 class Draft:
-    """The files of a new point while it is captured.
+    """The files of a new point while it is captured; in a `with`, they go if that fails.
 
     Attributes:
         disk: the layer, open for writing.
@@ -124,6 +125,14 @@ class Draft:
         sync_folder(self._set.folder)
         write_json(manifest_path(self._set.folder, point), point.to_json())
         return point
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """Discard it where it was not made to the end, whatever came: a Ctrl-C, too."""
+        if kind is not None:
+            self.discard()
 
     def discard(self) -> None:
         """Remove everything: the capture failed or was cancelled. A point that exists stays."""

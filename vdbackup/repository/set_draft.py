@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from dataclasses import replace
+from typing import Self
 
 from vdbackup.durable import give_to_owner_of_folder
 from vdbackup.errors import Remedy, RepositoryError
@@ -17,6 +18,8 @@ from vdbackup.repository.repository import SETTINGS, Repository, check_set_name
 
 class SetDraft:
     """The folder of a new set while its points are made; the caller holds the repository's lock.
+
+    As a context manager it goes where it was not made to the end.
 
     Raises RepositoryError where something else has that name.
     """
@@ -56,6 +59,14 @@ class SetDraft:
         check_lock(self._target)
         os.rename(self._set.folder, self._target)
         sync_folder(self._target.parent)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """Discard it where it was not made to the end, whatever came: a Ctrl-C, too."""
+        if kind is not None:
+            self.discard()
 
     def discard(self) -> None:
         """Remove everything; nothing happens where the set exists already."""
