@@ -11,7 +11,7 @@ from pathlib import Path
 
 from vdbackup.backup import capture, merge
 from vdbackup.errors import Damaged, NotReached, Remedy
-from vdbackup.jobs import CancelToken, Task
+from vdbackup.jobs import CancelToken, Task, readable_size
 from vdbackup.recovery import restore, verify
 from vdbackup.recovery.browse import FileBrowser
 from vdbackup.recovery.sessions.vm import start_session
@@ -103,7 +103,9 @@ class Demo:
             with open_source(self._disk) as source:
                 plan = capture.plan(repository, source)
                 point = capture.run(plan, Task(cancel=cancel)).point
-            evidence.append(f"point {point.sequence}, {point.type}, {point.stored_bytes} bytes")
+            evidence.append(
+                f"point {point.sequence}, {point.type}, {readable_size(point.stored_bytes)}"
+            )
         self._states[point.id] = _sha256(self._disk)
         self._messages[point.id] = message
 

@@ -44,6 +44,7 @@ from vdbackup.repository.repository import Repository
 from vdbackup.settings import KnownSource
 from vdbackup.sources.devices import Candidate
 from vdbackup.sources.source import open_source
+from vdbackup.text import printable
 
 NOW = datetime(2026, 3, 10, 12, tzinfo=UTC).astimezone()
 
@@ -73,7 +74,7 @@ def test_moments_without_a_zone_are_utc() -> None:
 
 
 def test_names_from_a_backup_cannot_break_the_window() -> None:
-    assert words.shown("a\nb\udcffc") == r"a\nb\udcffc"
+    assert printable("a\nb\udcffc") == r"a\nb\udcffc"
 
 
 def test_a_source_that_was_not_backed_up_for_long_is_marked() -> None:

@@ -23,6 +23,7 @@ from vdbackup.gui.jobs.worker import Worker
 from vdbackup.jobs import Job
 from vdbackup.operations import placement
 from vdbackup.sources.devices import Candidate, candidates
+from vdbackup.text import printable
 
 ROOM = 92
 """Pixels that are kept for what may be said: nothing moves below the pointer meanwhile."""
@@ -249,7 +250,7 @@ def _item(candidate: Candidate) -> QListWidgetItem:
         facts.append("you may not read it")
     name = candidate.path.name
     title = candidate.title if candidate.title == name else f"{candidate.title} ({name})"
-    item = QListWidgetItem(f"{indent}{words.shown(title)}  ·  {'  ·  '.join(facts)}")
+    item = QListWidgetItem(f"{indent}{printable(title)}  ·  {'  ·  '.join(facts)}")
     item.setData(PATH, str(candidate.path))
     return item
 

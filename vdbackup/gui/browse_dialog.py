@@ -24,6 +24,7 @@ from vdbackup.gui.jobs.worker import Workers
 from vdbackup.gui.theme import Theme
 from vdbackup.jobs import Job, Task
 from vdbackup.repository.model import RecoveryPoint
+from vdbackup.text import printable
 
 if TYPE_CHECKING:
     from vdbackup.recovery.browse import Entry as FileEntry
@@ -116,7 +117,7 @@ class BrowseDialog(parts.Dialog):
         elif job.result is not None:
             item.addChildren([self._item(name, entry) for name, entry in job.result.entries])
             if job.result.warnings:
-                self._notice.say("\n".join(map(words.shown, job.result.warnings)), "warning")
+                self._notice.say("\n".join(map(printable, job.result.warnings)), "warning")
 
     def _item(self, name: str, entry: FileEntry) -> QTreeWidgetItem:
         is_folder = entry.kind == "folder"

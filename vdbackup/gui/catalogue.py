@@ -12,7 +12,6 @@ from pathlib import Path
 from PySide6.QtCore import QObject, Signal
 
 from vdbackup.errors import VdbackupError
-from vdbackup.gui import words
 from vdbackup.gui.jobs.worker import Workers
 from vdbackup.gui.store import Store
 from vdbackup.jobs import Job, Task
@@ -20,6 +19,7 @@ from vdbackup.repository.backup_set import BackupSet
 from vdbackup.repository.model import RecoveryPoint
 from vdbackup.repository.repository import MARKER, Repository
 from vdbackup.settings import KnownSource
+from vdbackup.text import printable
 
 
 @dataclass(frozen=True)
@@ -44,8 +44,8 @@ class Entry:
     def title(self) -> str:
         """What to call it on the screen: sources of one name tell where their backups lie."""
         if not self.shares_name:
-            return words.shown(self.name)
-        return words.shown(f"{self.name if self.backup_set else self.path} in {self.repository}")
+            return printable(self.name)
+        return printable(f"{self.name if self.backup_set else self.path} in {self.repository}")
 
     @property
     def name(self) -> str:

@@ -23,6 +23,7 @@ from PySide6.QtWidgets import QPlainTextEdit, QWidget
 
 from vdbackup import __version__
 from vdbackup.gui import parts, words
+from vdbackup.text import printable
 
 log = logging.getLogger(__name__)
 
@@ -198,7 +199,7 @@ class CrashWatch(QObject):
             self._caught.emit(Fault(title, text))
             if _loop_is_over_or_not_begun():
                 where = f"The log has all of it: {self._log_file}"
-                sys.stderr.write(f"vdbackup: {words.shown(f'{title}. {where}')}\n")
+                sys.stderr.write(f"vdbackup: {printable(f'{title}. {where}')}\n")
 
     @Slot(object)
     def _on_caught(self, fault: Fault) -> None:

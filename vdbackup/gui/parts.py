@@ -24,6 +24,7 @@ from PySide6.QtWidgets import (
 )
 
 from vdbackup.gui import words
+from vdbackup.text import printable
 
 FRAME = 40  # pixels that a window's title takes, before the desktop has said how many
 
@@ -210,7 +211,7 @@ class Dialog(QDialog):
     def __init__(self, name: str, title: str, width: int, parent: QWidget | None) -> None:
         super().__init__(parent)
         self.setObjectName(name)
-        self.setWindowTitle(words.shown(title).replace("[*]", "[*][*]"))  # Qt's mark of changes
+        self.setWindowTitle(printable(title).replace("[*]", "[*][*]"))  # Qt's mark of changes
         self.setAttribute(Qt.WidgetAttribute.WA_DeleteOnClose)
         self.setMinimumWidth(width)
         self.fits = True

@@ -8,6 +8,7 @@ from PySide6.QtWidgets import QCheckBox, QPlainTextEdit, QWidget
 
 from vdbackup.gui import parts, words
 from vdbackup.jobs import Plan
+from vdbackup.text import printable
 
 WIDTH = 460  # pixels
 FEW = 6  # names that are read in a sentence; more are a list
@@ -37,15 +38,15 @@ class PlanDialog(parts.Dialog):
         self.plan = plan
         column = self.column
         column.addWidget(parts.label(title, "heading"))
-        column.addWidget(parts.label(words.shown(plan.summary)))
-        column.addWidget(parts.Notice(words.shown(plan.hindrance), "planHindrance", "bad"))
+        column.addWidget(parts.label(printable(plan.summary)))
+        column.addWidget(parts.Notice(printable(plan.hindrance), "planHindrance", "bad"))
         if plan.bytes_to_copy:
             said = f"At most {words.size(plan.bytes_to_copy)} will be read or written."
             column.addWidget(parts.label(said, "muted"))
         if plan.invalidates:
             column.addWidget(parts.Notice(f"No longer there afterwards: {_few(plan.invalidates)}."))
         if len(plan.invalidates) > FEW:
-            names = QPlainTextEdit("\n".join(map(words.shown, plan.invalidates)))
+            names = QPlainTextEdit("\n".join(map(printable, plan.invalidates)))
             names.setReadOnly(True)
             names.setAccessibleName("What is no longer there afterwards")
             names.setFixedHeight(150)
@@ -70,8 +71,8 @@ class PlanDialog(parts.Dialog):
 
 
 def _few(names: Sequence[str]) -> str:
-    return ", ".join(map(words.shown, names)) if len(names) <= FEW else f"the {len(names):,} below"
+    return ", ".join(map(printable, names)) if len(names) <= FEW else f"the {len(names):,} below"
 
 
 def _listed(title: str, names: Sequence[str]) -> list[str]:
-    return [f"{title}: {words.shown(name)}" for name in names]
+    return [f"{title}: {printable(name)}" for name in names]

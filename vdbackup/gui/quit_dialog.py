@@ -6,9 +6,10 @@ from collections.abc import Sequence
 
 from PySide6.QtWidgets import QWidget
 
-from vdbackup.gui import parts, words
+from vdbackup.gui import parts
 from vdbackup.gui.machines.session import AtEnd, SessionThread
 from vdbackup.jobs import Job, JobState
+from vdbackup.text import printable
 
 WIDTH = 480  # pixels
 MAX_LINES = 8  # lines that are shown of each kind
@@ -56,13 +57,13 @@ class QuitDialog(parts.Dialog):
     def show_running(self, jobs: Sequence[Job], machines: Sequence[SessionThread]) -> None:
         """Say what runs at this moment, and what becomes of it where it is stopped."""
         states = {JobState.QUEUED: ", waiting for its turn"}
-        lines = [f"•  {words.shown(job.title)}{states.get(job.state, '')}" for job in jobs]
+        lines = [f"•  {printable(job.title)}{states.get(job.state, '')}" for job in jobs]
         self._jobs.setText(_listed("Cancelled, with no recovery point harmed:", lines))
         self._jobs.setVisible(bool(lines))
-        lines = [f"•  {words.shown(each.boot.title)}: {BECOMES[each.at_end]}" for each in machines]
+        lines = [f"•  {printable(each.boot.title)}: {BECOMES[each.at_end]}" for each in machines]
         self._machines.setText(_listed("Virtual machines, switched off without notice:", lines))
         self._machines.setVisible(bool(lines))
-        lost = [words.shown(each.boot.title) for each in machines if each.at_end is AtEnd.DISCARD]
+        lost = [printable(each.boot.title) for each in machines if each.at_end is AtEnd.DISCARD]
         self._losses.say(
             f"Lost with that: what {', '.join(lost[:MAX_LINES])} wrote. “Keep working” lets you "
             "choose otherwise in the list of virtual machines."

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from vdbackup.errors import Remedy, VdbackupError
-from vdbackup.gui import words
+from vdbackup.text import printable
 
 WORDS = {
     Remedy.END_SESSION: "The list of virtual machines offers both.",
@@ -24,9 +24,9 @@ WORDS = {
 def advice(error: VdbackupError) -> str:
     """What to do about an error; may be empty."""
     ours = WORDS.get(error.remedy, "") if error.remedy else ""
-    return words.shown(f"{error.advice} {ours}".strip())
+    return printable(f"{error.advice} {ours}".strip())
 
 
 def sentences(error: VdbackupError) -> str:
     """What is wrong, and what to do about it."""
-    return f"{words.shown(error.title)} {advice(error)}".rstrip()
+    return f"{printable(error.title)} {advice(error)}".rstrip()

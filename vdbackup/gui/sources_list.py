@@ -21,6 +21,7 @@ from vdbackup.gui import icons, parts, words
 from vdbackup.gui.catalogue import Entry
 from vdbackup.gui.theme import Theme
 from vdbackup.repository import long_chains
+from vdbackup.text import printable
 
 ENTRY = Qt.ItemDataRole.UserRole
 LOWEST = 130  # pixels: two sources stay in sight beside many machines
@@ -29,9 +30,9 @@ LOWEST = 130  # pixels: two sources stay in sight beside many machines
 def status(entry: Entry, remind_after_days: int) -> tuple[str, str, str]:
     """(first line, second line, role of the second: "muted", "warning" or "bad")."""
     if entry.problem:
-        return "cannot be read", words.shown(entry.problem.title), "bad"
+        return "cannot be read", printable(entry.problem.title), "bad"
     if entry.backup_set and entry.backup_set.broken:
-        names = words.shown(", ".join(each.name for each in entry.backup_set.broken))
+        names = printable(", ".join(each.name for each in entry.backup_set.broken))
         refused = all(each.refused for each in entry.backup_set.broken)
         what = "may not be read" if refused else "damaged"
         return words.plural(len(entry.points), "point"), f"{what}: {names}", "bad"
@@ -96,10 +97,10 @@ class SourcesList(QListWidget):
             item = QListWidgetItem()
             item.setData(ENTRY, entry)
             item.setText(entry.title)
-            where = (words.shown(str(path)) for path in (entry.path, entry.repository))
+            where = (printable(str(path)) for path in (entry.path, entry.repository))
             hint = "\nbacked up to ".join(where)
             long = long_chains.sentence(entry.backup_set) if entry.backup_set else ""
-            item.setToolTip(parts.hint(f"{hint}\n{words.shown(long)}" if long else hint))
+            item.setToolTip(parts.hint(f"{hint}\n{printable(long)}" if long else hint))
             self.addItem(item)
         self.show_ages()
         chosen = self._row_of(before.key) if before else None
@@ -169,7 +170,7 @@ class SourcesList(QListWidget):
 
 def _literal(path: Path) -> str:
     """A path as a menu shows it: an ampersand would underline what follows."""
-    return words.shown(str(path)).replace("&", "&&")
+    return printable(str(path)).replace("&", "&&")
 
 
 class _Delegate(QStyledItemDelegate):

@@ -66,14 +66,9 @@ def days_since(moment: str, now: datetime | None = None) -> int:
     return ((now or datetime.now().astimezone()) - local(moment)).days
 
 
-def shown(name: str) -> str:
-    """A name from outside, in one line, as the terminal shows it too."""
-    return printable(name)
-
-
 def breakable(text: str) -> str:
-    """What `shown` makes of a text, with places where a long name in it may be broken."""
-    return re.sub(rf"(\S{{{MAX_WORD}}})(?=\S)", "\\1\u200b", shown(text))
+    """A text from outside in one line, with places where a long name in it may be broken."""
+    return re.sub(rf"(\S{{{MAX_WORD}}})(?=\S)", "\\1\u200b", printable(text))
 
 
 def shown_lines(text: str) -> str:

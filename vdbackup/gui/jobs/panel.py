@@ -22,6 +22,7 @@ from vdbackup.gui import parts, remedies, words
 from vdbackup.gui.jobs.outcome import Outcome
 from vdbackup.gui.jobs.pace import Pace
 from vdbackup.jobs import Job, JobState, Progress, Waiting
+from vdbackup.text import printable
 
 STEPS = 1000  # of a progress bar; bytes do not fit its 32 bits
 KEPT = 20  # rows of jobs that have ended
@@ -45,7 +46,7 @@ class JobRow(QFrame):
         super().__init__(parent)
         self.job = job
         self._pace = Pace()
-        title = words.shown(title)
+        title = printable(title)
         self.setAccessibleName(title)
         self.setProperty("card", "true")
         grid = QGridLayout(self)
@@ -116,7 +117,7 @@ class JobRow(QFrame):
             return
         if not progress.total:  # nobody knows how long it takes
             if self._cancel.isEnabled():
-                self._say(words.shown(progress.phase), "muted")
+                self._say(printable(progress.phase), "muted")
             return
         self._pace.follow(progress.phase, progress.done, time.monotonic())
         if self._bar.maximum() != STEPS:
@@ -124,7 +125,7 @@ class JobRow(QFrame):
         share = progress.done / progress.total
         self._bar.setValue(round(share * STEPS))
         if self._cancel.isEnabled():
-            self._say(f"{words.shown(progress.phase)} {share:.0%}", "muted")
+            self._say(f"{printable(progress.phase)} {share:.0%}", "muted")
         parts = [f"{words.size(progress.done)} of {words.size(progress.total)}"]
         if self._pace.speed:
             parts = [f"{words.size(self._pace.speed)}/s"]
@@ -138,7 +139,7 @@ class JobRow(QFrame):
         self._bar.setRange(0, 0)
         self._pace_label.setText("")
         if self._cancel.isEnabled():
-            self._say(f"Waiting: {words.shown(sentence)}", "muted")
+            self._say(f"Waiting: {printable(sentence)}", "muted")
 
     def show_end(self, job: Job) -> None:
         """Say how the job ended."""
@@ -151,7 +152,7 @@ class JobRow(QFrame):
 
     def show_outcome(self, outcome: Outcome) -> None:
         """Say what was done."""
-        said = words.shown(" ".join((outcome.sentence, *outcome.warnings)))
+        said = printable(" ".join((outcome.sentence, *outcome.warnings)))
         self._end(said, "warning" if outcome.warnings else "good", outcome.details)
 
     def show_error(self, error: VdbackupError) -> None:
@@ -168,7 +169,7 @@ class JobRow(QFrame):
         self._pace_label.hide()
         self._cancel.hide()
         self._close.show()
-        self._details.setText("\n".join(map(words.shown, details)))
+        self._details.setText("\n".join(map(printable, details)))
         self._fold.setVisible(bool(details))
 
     def _say(self, text: str, role: str) -> None:

@@ -28,6 +28,7 @@ from vdbackup.repository import claims
 from vdbackup.repository.model import RecoveryPoint
 from vdbackup.repository.repository import Repository
 from vdbackup.sources import demo_disk
+from vdbackup.text import printable
 
 if TYPE_CHECKING:  # late at run time: what reads file systems takes long to import
     from vdbackup.recovery.browse import Entry, FileBrowser
@@ -219,7 +220,7 @@ class Browser:
         systems = {each.name: each.filesystem for each in browser.volumes()} if path == "/" else {}
         return [
             (
-                words.shown(
+                printable(
                     f"{entry.name} ({systems[entry.name] or 'unknown contents'})"
                     if entry.name in systems
                     else entry.name

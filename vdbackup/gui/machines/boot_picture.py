@@ -11,11 +11,12 @@ from PySide6.QtWidgets import QLabel, QSizePolicy, QVBoxLayout, QWidget
 
 from vdbackup.durable import read_own
 from vdbackup.errors import Obstructed
-from vdbackup.gui import parts, words
+from vdbackup.gui import parts
 from vdbackup.gui.catalogue import Entry
 from vdbackup.gui.jobs.worker import Workers
 from vdbackup.jobs import Job, Task
 from vdbackup.repository.model import BootTest, RecoveryPoint
+from vdbackup.text import printable
 
 _MAX_SIZE = 16 << 20
 """Bytes of a file that is read: it is external."""
@@ -61,7 +62,7 @@ class BootPicture(QWidget):
         test = point.boot_tested if point else None
         self._wanted = None
         self._show_picture(QImage())
-        self._sentence.setText(words.shown(words_for(test)) if test else "")
+        self._sentence.setText(printable(words_for(test)) if test else "")
         parts.set_role(self._sentence, "muted" if test is None or test.ok else "warning")
         self.setVisible(bool(test and test.sentence))
         if test and point and entry and entry.backup_set and workers:

@@ -18,6 +18,7 @@ from vdbackup.jobs import Job, JobState, Task
 from vdbackup.recovery.retarget.report import RetargetReport, load
 from vdbackup.repository.backup_set import BackupSet
 from vdbackup.repository.model import RecoveryPoint
+from vdbackup.text import printable
 
 PAUSE = 150  # milliseconds that a point stays chosen before its report is read: one drags past many
 _CONTROLLERS = {Controller.AHCI: "SATA", Controller.IDE: "IDE", Controller.NVME: "NVMe"}
@@ -99,7 +100,7 @@ class MachineFacts(QWidget):
         self._problems.say(_sentences([each for each in problems if each not in notes]))
         self._notes.setText(_sentences(notes))
         self._notes.setVisible(bool(notes))
-        self._changes.setText("\n".join(map(words.shown, _details(report))) if report else "")
+        self._changes.setText("\n".join(map(printable, _details(report))) if report else "")
 
 
 def _read(
@@ -113,13 +114,13 @@ def _read(
 
 
 def _sentences(problems: Sequence[Problem]) -> str:
-    said = (words.shown(f"{each.sentence} {each.advice}".strip()) for each in problems)
+    said = (printable(f"{each.sentence} {each.advice}".strip()) for each in problems)
     return "\n\n".join(said)
 
 
 def _summary(report: RetargetReport) -> str:
     hardware = report.hardware
-    name = words.shown(report.guest.name) or "The machine"
+    name = printable(report.guest.name) or "The machine"
     changed = (
         f"{words.plural(len(report.changes), 'file')} changed in its overlay"
         if report.changes

@@ -20,6 +20,7 @@ from vdbackup.gui.machines.session import AtEnd, Order, SessionThread
 from vdbackup.gui.machines.sessions import Sessions
 from vdbackup.recovery.sessions.elsewhere import NAMES, Program
 from vdbackup.recovery.sessions.saved import SavedSession, SessionState
+from vdbackup.text import printable
 
 Machine = SessionThread | SavedSession
 
@@ -93,7 +94,7 @@ class SessionsList(QScrollArea):
             card.offer("Kill", lambda: machine.order(Order.KILL))
             card.offer("Go on", lambda: machine.order(Order.RESUME))
             return card
-        card = SessionCard(words.shown(machine.title))
+        card = SessionCard(printable(machine.title))
         card.say(*_what_is_left(machine))
         if machine.running:
             card.offer("Power off", lambda: self._sessions.stop(machine))
@@ -129,7 +130,7 @@ class SessionCard(QFrame):
 
     def say(self, state: str, role: str, hint: str = "") -> None:
         """Show the machine's state."""
-        self.state.setText(words.shown(state))
+        self.state.setText(printable(state))
         self.state.setToolTip(hint)
         parts.set_role(self.state, role)
 
