@@ -138,7 +138,7 @@ def run(plan: PromotePlan, task: Task) -> RecoveryPoint:
     Where a crash came between an earlier promotion of the session and its end, the point is there.
     """
     repository = plan.repository
-    with repository.lock(f"promoting a session of {plan.set_name}"):
+    with repository.lock(f"promoting a session of {plan.set_name}", task.cancel):
         merge.finish_interrupted(repository, plan.set_name, task)
         backup_set = repository.set(plan.set_name)
         for each in backup_set.points:

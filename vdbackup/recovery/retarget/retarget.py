@@ -154,7 +154,7 @@ def retarget(
     """Plan and run in one."""
     started = time.monotonic()
     _check_wish(wish)
-    with repository.lock(f"retargeting a point of {set_name}"):
+    with repository.lock(f"retargeting a point of {set_name}", task.cancel):
         backup_set = repository.set(set_name)
         point = backup_set.point(point_id)
         holds.check_free(backup_set, [point])  # what a session wrote fits this overlay alone
