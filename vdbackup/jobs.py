@@ -139,6 +139,10 @@ class Task:
         """Say what is being done, a word for a person, and how much of it: `done` of `total`."""
         self.report(Progress(name, done, total))
 
+    def waits(self, sentence: str) -> None:
+        """Say for whom or what it waits; the next phase says that it goes on."""
+        self.report(Waiting(sentence, 0, 0))
+
 
 class JobState(enum.Enum):
     """A job is queued; it runs, or waits for what is in its way; it ends in one of the others."""
@@ -154,6 +158,8 @@ class JobState(enum.Enum):
 T = TypeVar("T")
 Work = Callable[[Task], T]
 """What a job does: it returns its result, or raises."""
+
+_STARTING = "Starting"
 
 _LOOK_AGAIN = 1.0
 """Seconds between two looks at what is in the way."""
@@ -187,12 +193,13 @@ def retry_when_cleared(
             except of as error:
                 if error.cleared is None or time.monotonic() > until:
                     raise
-                task.report(Waiting(error.title, 0, 0))
+                task.waits(error.title)
                 task.cancel.wait(_LOOK_AGAIN)
                 while not error.cleared():
                     if time.monotonic() > until:
                         raise
                     task.cancel.wait(_LOOK_AGAIN)
+            task.phase(_STARTING)  # it may take long until the work itself has something to say
             doing = again or work
 
     return waiting

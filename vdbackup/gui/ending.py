@@ -52,6 +52,7 @@ class Ending(QObject):
         self._jobs: dict[int, Job] = {}  # until it is known here, too, how they ended
         workers.job_queued.connect(self._on_job_queued)
         workers.job_started.connect(self._on_running_changed)
+        workers.progressed.connect(self._on_progressed)
         workers.job_ended.connect(self._on_job_ended)
         sessions.changed.connect(self._on_running_changed)
         sessions.failed.connect(lambda _title, _error: self.stay_to_show())
@@ -133,6 +134,10 @@ class Ending(QObject):
     def _on_job_queued(self, job: Job) -> None:
         self._jobs[job.id] = job
         self._on_running_changed()
+
+    def _on_progressed(self) -> None:
+        if self._question:  # what ran may wait now, and the other way round
+            self._on_running_changed()
 
     def _on_job_ended(self, job: Job) -> None:
         self._jobs.pop(job.id, None)

@@ -14,6 +14,10 @@ from vdbackup.text import printable
 WIDTH = 480  # pixels
 MAX_LINES = 8  # lines that are shown of each kind
 
+WAITS = {
+    JobState.QUEUED: ", which waits for its turn: it will not be begun",
+    JobState.WAITING: ", which waits: it will not go on",
+}
 BECOMES = {
     AtEnd.DISCARD: "what it wrote is thrown away",
     AtEnd.KEEP: "what it wrote is kept",
@@ -56,8 +60,8 @@ class QuitDialog(parts.Dialog):
 
     def show_running(self, jobs: Sequence[Job], machines: Sequence[SessionThread]) -> None:
         """Say what runs at this moment, and what becomes of it where it is stopped."""
-        states = {JobState.QUEUED: ", waiting for its turn"}
-        lines = [f"•  {printable(job.title)}{states.get(job.state, '')}" for job in jobs]
+        before = self.text
+        lines = [f"•  {printable(job.title)}{WAITS.get(job.state, '')}" for job in jobs]
         self._jobs.setText(_listed("Cancelled, with no recovery point harmed:", lines))
         self._jobs.setVisible(bool(lines))
         lines = [f"•  {printable(each.boot.title)}: {BECOMES[each.at_end]}" for each in machines]
@@ -70,7 +74,8 @@ class QuitDialog(parts.Dialog):
             if lost
             else ""
         )
-        self.fit()
+        if self.text != before:
+            self.fit()
 
 
 def _listed(title: str, lines: Sequence[str]) -> str:

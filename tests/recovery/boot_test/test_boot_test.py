@@ -213,7 +213,8 @@ def test_a_test_gives_way_to_a_backup_and_starts_anew(lab: Lab, tmp_path: Path) 
     seen.wait_for("Booting: firmware")
     assert used_by_vm(layer)
     with lab.repository.lock("backing up"):
-        seen.wait_for("Waiting for a backup")
+        seen.wait_for("The repository is being written to, and a boot test gives way to that.")
+        assert job.state is JobState.WAITING
         assert not used_by_vm(layer)
         assert not list(lab.folder.glob("sessions/*"))
     seen.wait_for("Booting: firmware")

@@ -56,7 +56,7 @@ class JobRow(QFrame):
         grid.setColumnStretch(1, 1)
         self._title = parts.label(title, "strong")
         self._title.setMinimumWidth(190)
-        self._said = parts.label("waiting", "muted")
+        self._said = parts.label("Waiting for its turn", "muted")
         self._bar = QProgressBar()
         self._bar.setMaximum(STEPS)
         self._bar.setTextVisible(False)
@@ -103,7 +103,7 @@ class JobRow(QFrame):
 
     def begin(self) -> None:
         """The job runs now."""
-        self._say("starting", "muted")
+        self._say("Starting", "muted")
         self._bar.show()
         self._pace_label.show()
         self._bar.setRange(0, 0)

@@ -190,10 +190,12 @@ def now() -> str:
 
 
 def _wait_for_others(repository: Repository, task: Task) -> None:
+    if not being_written(repository.path):
+        return
+    task.waits("The repository is being written to, and a boot test gives way to that.")
     while being_written(repository.path):
-        task.phase("Waiting for a backup", 0, 0)
-        task.check()
-        time.sleep(_WAIT)
+        task.cancel.wait(_WAIT)
+    task.phase("Starting")
 
 
 def _test(
