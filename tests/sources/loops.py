@@ -25,6 +25,20 @@ def loop(image: Path, *options: str) -> Iterator[Path]:
 
 
 @contextmanager
+def two_partitions(image: Path) -> Iterator[tuple[Path, Path]]:
+    """Two partitions, of the two halves of a disk; no table is needed for that."""
+    with loop(image) as disk:
+        half = image.stat().st_size // 512 // 2
+        run("addpart", disk, "1", "0", str(half))
+        run("addpart", disk, "2", str(half), str(half))
+        try:
+            yield Path(f"{disk}p1"), Path(f"{disk}p2")
+        finally:
+            run("delpart", disk, "1")
+            run("delpart", disk, "2")
+
+
+@contextmanager
 def mounted(device: Path | str, folder: Path, *options: str) -> Iterator[Path]:
     folder.mkdir(exist_ok=True)
     run("mount", *options, device, folder)

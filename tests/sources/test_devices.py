@@ -19,8 +19,9 @@ from vdbackup.backup import capture
 from vdbackup.errors import BackupError, SourceError
 from vdbackup.jobs import Task
 from vdbackup.repository.repository import Repository
-from vdbackup.sources.devices import candidates, device_id, lies_on, mounts_of
+from vdbackup.sources.devices import candidates, device_id
 from vdbackup.sources.source import open_source
+from vdbackup.sources.stacking import lies_on, mounts_of
 
 MIB = 1 << 20
 ROOT = os.geteuid() == 0

@@ -41,11 +41,11 @@ from vdbackup.repository.model import (
 )
 from vdbackup.repository.naming import PointType
 from vdbackup.repository.repository import Repository
-from vdbackup.sources.devices import lies_on
 from vdbackup.sources.identity import Verdict
 from vdbackup.sources.salvage import Salvage
 from vdbackup.sources.sample import stored_share
 from vdbackup.sources.source import Source
+from vdbackup.sources.stacking import lies_on
 
 AUTO = "auto"
 DEFAULT_FORMAT = DiskFormat.VMDK

@@ -8,10 +8,8 @@ from pathlib import Path
 
 from vdbackup.backup.capture import check_apart
 from vdbackup.repository.repository import MARKER, Repository
-from vdbackup.sources.devices import lies_on
 from vdbackup.sources.source import Source
-
-SYS_BLOCK = Path("/sys/dev/block")
+from vdbackup.sources.stacking import share_a_disk
 
 
 @dataclass(frozen=True)
@@ -30,7 +28,7 @@ class Placement:
 def judge(source: Path | None, folder: Path) -> Placement:
     """Look at where the folder, or the nearest one above it that exists, is stored."""
     warnings = []
-    if source and source.exists() and _share_a_disk(source, folder):
+    if source and source.exists() and share_a_disk(source, folder):
         warnings.append(
             "This folder is on the source's own disk: when that disk fails, the backups are lost "
             "with it."
@@ -56,20 +54,7 @@ def repository_for(source: Source, folder: Path, *, seen: bool = False) -> Repos
     return Repository.open(folder) if seen else Repository.open_or_create(folder)
 
 
-def _share_a_disk(source: Path, folder: Path) -> bool:
-    if source.is_block_device():
-        return lies_on(folder, _whole_disk(source))
-    return _device(source) == _device(folder)
-
-
 def _device(path: Path) -> int:
     while not path.exists():
         path = path.parent
     return path.stat().st_dev
-
-
-def _whole_disk(device: Path) -> Path:
-    """The disk that a partition is a part of; any other device itself."""
-    number = device.stat().st_rdev
-    entry = (SYS_BLOCK / f"{os.major(number)}:{os.minor(number)}").resolve()
-    return Path("/dev") / entry.parent.name if (entry / "partition").exists() else device

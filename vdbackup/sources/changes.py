@@ -14,7 +14,7 @@ from vdbackup.disks.holders import Holder, holders, named
 from vdbackup.disks.host_file import HostFile
 from vdbackup.jobs import readable_size
 from vdbackup.sources.device_writes import DeviceWrites
-from vdbackup.sources.devices import is_mounted_writable, mounts_of
+from vdbackup.sources.stacking import is_mounted_writable, mounts_of
 from vdbackup.sources.writeback import write_out_caches
 
 log = logging.getLogger(__name__)

@@ -11,7 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from vdbackup.disks.disk import SECTOR
-from vdbackup.sources.devices import SYS_BLOCK
+from vdbackup.sources.stacking import SYS_BLOCK
 
 _WRITTEN, _DISCARDED = 6, 13
 """Where `stat` has sectors of 512 bytes, whatever the device's own are."""

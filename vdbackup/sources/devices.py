@@ -1,4 +1,4 @@
-"""Block devices as the kernel shows them: what there is, what is mounted, what lies on what."""
+"""Block devices as the kernel and udev know them: which there are, and which is which."""
 
 from __future__ import annotations
 
@@ -14,9 +14,8 @@ from typing import Any
 from vdbackup.errors import SourceError
 from vdbackup.sources.file_identity import file_identity
 from vdbackup.sources.identity import Attached, Facts, Kind
+from vdbackup.sources.stacking import SYS_BLOCK, number_of
 
-SYS_BLOCK = Path("/sys/dev/block")
-_MOUNTS = Path("/proc/self/mountinfo")
 _LSBLK_COLUMNS = "PATH,SIZE,TYPE,MODEL,MOUNTPOINTS,FSTYPE,LABEL,WWN,SERIAL,PARTUUID,PTUUID,UUID"
 
 
@@ -92,7 +91,7 @@ def facts_of_device(path: Path) -> Facts:
     """What the kernel and udev know of a device; without what is written on it."""
     row = next(iter(_lsblk(path)), {})
     path = path.resolve()
-    place = (SYS_BLOCK / (_rdev(str(path)) or "")).resolve()
+    place = (SYS_BLOCK / (number_of(str(path)) or "")).resolve()
     kind = _kind(place)
     name = _sysfs(place / "dm/name")
     table = "" if kind is Kind.PARTITION else _said(row, "ptuuid")  # lsblk says its disk's there
@@ -192,124 +191,3 @@ def _holds(device: dict[str, Any], path: str) -> bool:
     return device.get("path") == path or any(
         _holds(child, path) for child in device.get("children") or []
     )
-
-
-def mounts_of(path: Path) -> tuple[str, ...]:
-    """Where a device, its partitions, or what is built on them (LVM, RAID, loop) is mounted."""
-    numbers = numbers_on(path)
-    return tuple(
-        mount.where
-        for mount in _mounts()
-        if mount.number in numbers or _rdev(mount.device) in numbers
-    )
-
-
-def is_mounted_writable(path: Path) -> bool:
-    """Whether one of the file systems that are mounted from it may be written to."""
-    numbers = numbers_on(path)
-    return any(
-        not mount.read_only
-        for mount in _mounts()
-        if mount.number in numbers or _rdev(mount.device) in numbers
-    )
-
-
-def device_of(number: str) -> Path | None:
-    """The node of the device with that number ("8:1"); None where there is none."""
-    try:
-        facts = (SYS_BLOCK / number / "uevent").read_text()
-    except OSError:
-        return None
-    name = next((line[8:] for line in facts.splitlines() if line.startswith("DEVNAME=")), None)
-    return Path("/dev") / name if name else None
-
-
-def lies_on(folder: Path, path: Path) -> bool:
-    """Whether `folder` is stored on the device or image `path`."""
-    folder = folder.resolve()
-    while not folder.exists():
-        folder = folder.parent
-    numbers = numbers_on(path)
-    here = folder.stat().st_dev
-    if f"{os.major(here)}:{os.minor(here)}" in numbers:
-        return True
-    # Btrfs gives each subvolume a number of its own: ask for the device that is mounted there
-    under = [mount for mount in _mounts() if folder.is_relative_to(mount.where)]
-    nearest = max(under, key=lambda mount: len(mount.where), default=None)
-    return nearest is not None and _rdev(nearest.device) in numbers
-
-
-@dataclass(frozen=True)
-class _Mount:
-    """One line of proc(5), mountinfo.
-
-    Attributes:
-        number: of the device, "8:1".
-        where: the mount point.
-        device: its path, or whatever else the file system calls its source.
-        read_only: whether the file system itself is; one mount of it may be that alone.
-    """
-
-    number: str
-    where: str
-    device: str
-    read_only: bool
-
-
-def _mounts() -> list[_Mount]:
-    mounts = []
-    for line in _MOUNTS.read_bytes().rstrip(b"\n").split(b"\n"):
-        left, _, right = line.partition(b" - ")
-        fields = left.split(b" ")
-        _, device, options = right.split(b" ")[:3]
-        read_only = b"ro" in options.split(b",")
-        mounts.append(_Mount(fields[2].decode(), _name(fields[4]), _name(device), read_only))
-    return mounts
-
-
-def _name(field: bytes) -> str:
-    """A name as any other path: the kernel writes blanks and backslashes as octal numbers."""
-    return os.fsdecode(re.sub(rb"\\([0-7]{3})", lambda code: bytes([int(code[1], 8)]), field))
-
-
-def _rdev(device: str) -> str | None:
-    try:
-        number = os.stat(device).st_rdev
-    except OSError:  # not a device: tmpfs, nfs, ...
-        return None
-    return f"{os.major(number)}:{os.minor(number)}"
-
-
-def numbers_on(path: Path) -> set[str]:
-    """Device numbers ("8:1") of everything that is stored on a device or image."""
-    if path.is_block_device():
-        number = _rdev(str(path))
-        start = {number} if number else set()
-    else:
-        start = _loops_of(path)
-    found: set[str] = set()
-    while start:
-        number = start.pop()
-        found.add(number)
-        start |= _numbers_above(SYS_BLOCK / number) - found
-    return found
-
-
-def _numbers_above(device: Path) -> set[str]:
-    """Of a device's partitions and of the devices that hold it open (device-mapper, md)."""
-    if not device.exists():
-        return set()
-    above = [*device.glob("*/partition"), *device.glob("holders/*/dev")]
-    return {(path.parent / "dev").read_text().strip() for path in above}
-
-
-def _loops_of(image: Path) -> set[str]:
-    resolved = os.fsencode(image.resolve())
-    numbers = set()
-    for file in Path("/sys/block").glob("loop*/loop/backing_file"):
-        try:
-            if file.read_bytes().removesuffix(b"\n") == resolved:
-                numbers.add((file.parent.parent / "dev").read_text().strip())
-        except OSError:  # detached meanwhile
-            continue
-    return numbers

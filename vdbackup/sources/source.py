@@ -18,7 +18,8 @@ from vdbackup.disks.host_file import UNREADABLE, HostFile
 from vdbackup.disks.names import DiskFormat
 from vdbackup.errors import DiskFormatError, Remedy, SourceError, SourceNotFound, Unreadable
 from vdbackup.sources.changes import Changes
-from vdbackup.sources.devices import device_id, mounts_of
+from vdbackup.sources.devices import device_id
+from vdbackup.sources.stacking import mounts_of
 from vdbackup.sources.writeback import write_out
 from vdbackup.sources.written_ids import end_of_partitions
 

@@ -13,7 +13,7 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
-from vdbackup.sources.devices import device_of, mounts_of, numbers_on
+from vdbackup.sources.stacking import device_of, mounts_of, numbers_on
 
 log = logging.getLogger(__name__)
 

@@ -1,0 +1,192 @@
+"""What lies on what, as the kernel says: mounts, partitions, devices that are made of others."""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+SYS_BLOCK = Path("/sys/dev/block")
+_MOUNTS = Path("/proc/self/mountinfo")
+
+
+def mounts_of(path: Path) -> tuple[str, ...]:
+    """Where a device, its partitions, or what is built on them (LVM, RAID, loop) is mounted."""
+    numbers = numbers_on(path)
+    return tuple(
+        mount.where
+        for mount in _mounts()
+        if mount.number in numbers or number_of(mount.device) in numbers
+    )
+
+
+def is_mounted_writable(path: Path) -> bool:
+    """Whether one of the file systems that are mounted from it may be written to."""
+    numbers = numbers_on(path)
+    return any(
+        not mount.read_only
+        for mount in _mounts()
+        if mount.number in numbers or number_of(mount.device) in numbers
+    )
+
+
+def device_of(number: str) -> Path | None:
+    """The node of the device with that number ("8:1"); None where there is none."""
+    try:
+        facts = (SYS_BLOCK / number / "uevent").read_text()
+    except OSError:
+        return None
+    name = next((line[8:] for line in facts.splitlines() if line.startswith("DEVNAME=")), None)
+    return Path("/dev") / name if name else None
+
+
+def lies_on(folder: Path, path: Path) -> bool:
+    """Whether `folder` is stored on the device or image `path`."""
+    return not numbers_on(path).isdisjoint(_storage_of(_nearest(folder)))
+
+
+def share_a_disk(path: Path, folder: Path) -> bool:
+    """Whether a device or image and a folder are lost together when a disk fails.
+
+    Partitions of one disk are, and volumes and arrays that have one disk in common.
+
+    Args:
+        path: of the device or image.
+        folder: need not be there yet.
+
+    Raises OSError where the path is not there.
+    """
+    if path.is_block_device():
+        number = number_of(str(path))
+        start = {number} if number else set()
+    else:
+        start = _storage_of(path.resolve())
+    return not _all_under(start).isdisjoint(_all_under(_storage_of(_nearest(folder))))
+
+
+def _nearest(folder: Path) -> Path:
+    """The folder, or the nearest one above it that exists."""
+    folder = folder.resolve()
+    while not folder.exists():
+        folder = folder.parent
+    return folder
+
+
+def _storage_of(path: Path) -> set[str]:
+    """Numbers of the device that a file or folder lies on.
+
+    Btrfs gives each subvolume a number of its own: so the device that is mounted there is one, too.
+    """
+    here = path.stat().st_dev
+    return {f"{os.major(here)}:{os.minor(here)}"} | _mounted_at(path)
+
+
+def _mounted_at(path: Path) -> set[str]:
+    """The same by the names of what is mounted: nothing is asked that may not answer."""
+    under = [mount for mount in _mounts() if path.is_relative_to(mount.where)]
+    nearest = max(under, key=lambda mount: len(mount.where), default=None)
+    if nearest is None:
+        return set()
+    device = number_of(nearest.device) if nearest.device.startswith("/dev/") else None
+    return {nearest.number} | ({device} if device else set())
+
+
+def _all_under(numbers: set[str]) -> set[str]:
+    """Numbers of the devices, and of all that they are stored on, down to the disks."""
+    found: set[str] = set()
+    while numbers:
+        found |= numbers
+        numbers = set().union(*map(_numbers_under, numbers)) - found
+    return found
+
+
+def _numbers_under(number: str) -> set[str]:
+    """Of a partition's disk, of what device-mapper or md made a device of, of a loop's file."""
+    place = (SYS_BLOCK / number).resolve()
+    files = [*place.glob("slaves/*/dev")]
+    if (place / "partition").exists():
+        files.append(place.parent / "dev")
+    under = {file.read_text().strip() for file in files}
+    try:
+        backing = (place / "loop/backing_file").read_bytes().removesuffix(b"\n")
+    except OSError:  # no loop device, or detached
+        return under
+    return under | _mounted_at(Path(os.fsdecode(backing)))
+
+
+@dataclass(frozen=True)
+class _Mount:
+    """One line of proc(5), mountinfo.
+
+    Attributes:
+        number: of the device, "8:1".
+        where: the mount point.
+        device: its path, or whatever else the file system calls its source.
+        read_only: whether the file system itself is; one mount of it may be that alone.
+    """
+
+    number: str
+    where: str
+    device: str
+    read_only: bool
+
+
+def _mounts() -> list[_Mount]:
+    mounts = []
+    for line in _MOUNTS.read_bytes().rstrip(b"\n").split(b"\n"):
+        left, _, right = line.partition(b" - ")
+        fields = left.split(b" ")
+        _, device, options = right.split(b" ")[:3]
+        read_only = b"ro" in options.split(b",")
+        mounts.append(_Mount(fields[2].decode(), _name(fields[4]), _name(device), read_only))
+    return mounts
+
+
+def _name(field: bytes) -> str:
+    """A name as any other path: the kernel writes blanks and backslashes as octal numbers."""
+    return os.fsdecode(re.sub(rb"\\([0-7]{3})", lambda code: bytes([int(code[1], 8)]), field))
+
+
+def number_of(device: str) -> str | None:
+    """Of a device's node, "8:1"; None where there is none."""
+    try:
+        number = os.stat(device).st_rdev
+    except OSError:  # not a device: tmpfs, nfs, ...
+        return None
+    return f"{os.major(number)}:{os.minor(number)}"
+
+
+def numbers_on(path: Path) -> set[str]:
+    """Device numbers ("8:1") of everything that is stored on a device or image."""
+    if path.is_block_device():
+        number = number_of(str(path))
+        start = {number} if number else set()
+    else:
+        start = _loops_of(path)
+    found: set[str] = set()
+    while start:
+        number = start.pop()
+        found.add(number)
+        start |= _numbers_above(SYS_BLOCK / number) - found
+    return found
+
+
+def _numbers_above(device: Path) -> set[str]:
+    """Of a device's partitions and of the devices that hold it open (device-mapper, md)."""
+    if not device.exists():
+        return set()
+    above = [*device.glob("*/partition"), *device.glob("holders/*/dev")]
+    return {(path.parent / "dev").read_text().strip() for path in above}
+
+
+def _loops_of(image: Path) -> set[str]:
+    resolved = os.fsencode(image.resolve())
+    numbers = set()
+    for file in Path("/sys/block").glob("loop*/loop/backing_file"):
+        try:
+            if file.read_bytes().removesuffix(b"\n") == resolved:
+                numbers.add((file.parent.parent / "dev").read_text().strip())
+        except OSError:  # detached meanwhile
+            continue
+    return numbers
