@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import runpy
 import shlex
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -82,6 +83,61 @@ def test_the_four_commands_of_the_readme_do_what_they_say(
             ran.append(arguments[0])
     assert ran == ["backup", "list", "restore"]
     assert (tmp_path / "disk-again.img").read_bytes() == disk.read_bytes()
+
+
+SHOWN_ONLY = {
+    "boot -r /mnt/backups latest": "opens a window of QEMU's, and so do the next two",
+    "boot -r /mnt/backups latest --hardware virtio --firmware uefi --memory 4096 --network": "",
+    "boot -r /mnt/backups latest --keep": "",
+    "sessions promote ID": "needs a session: tests/cli/test_sessions.py",
+    "demo": "tells all of the story: tests/test_demo.py",
+}
+"""Examples that are not run here, and why."""
+
+EXAMPLES = [
+    arguments
+    for page in (
+        CHECKOUT / "resources/manual/commands.md",
+        CHECKOUT / "resources/manual/retargeting.md",
+    )
+    for arguments in commands(page)
+    if shlex.join(arguments) not in SHOWN_ONLY
+]
+
+
+@pytest.fixture(scope="module")
+def two_points(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a disk, its repository of two points, and another program's chain."""
+    folder = tmp_path_factory.mktemp("manual")
+    demo_disk.create(folder / "disk.img", "at first")
+    for text in ("at first", "afterwards"):
+        demo_disk.change(folder / "disk.img", text, {"DIARY.TXT": text.encode()})
+        assert cli.main(["backup", str(folder / "disk.img"), "-r", str(folder / "backups")]) == 0
+    (folder / "vm").mkdir()
+    make = ["qemu-img", "convert", "-O", "vmdk", "disk.img", "vm/snapshot-7.vmdk"]
+    subprocess.run(make, cwd=folder, check=True)
+    (folder / "sdb.img").write_bytes(bytes(1 << 20) + b"another disk" * 4096 + bytes(1 << 20))
+    return folder
+
+
+@pytest.mark.parametrize("arguments", EXAMPLES, ids=shlex.join)
+def test_an_example_of_the_manual_does_what_it_says(
+    arguments: list[str], two_points: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    for folder in ("backups", "vm"):
+        shutil.copytree(two_points / folder, tmp_path / folder, copy_function=shutil.copy2)
+    monkeypatch.chdir(tmp_path)
+    unknown_system = arguments[-1] == "machine.ova"  # which says that it may not boot elsewhere
+    places = {"disk.img": f"{two_points / 'disk.img'}", "/dev/sdb": f"{two_points / 'sdb.img'}"}
+    arguments = [places.get(each, each) for each in arguments]
+    for place, here in {
+        "/mnt/backups": "backups",
+        "/p1/etc/fstab": "/p1/DIARY.TXT",
+        "/p1/etc": "/p1",
+        "login:": "afterwards",
+    }.items():
+        arguments = [each.replace(place, here) for each in arguments]
+    assert cli.main(arguments) == (3 if unknown_system else 0)
 
 
 @pytest.mark.parametrize("disk_format", FORMATS)
