@@ -18,6 +18,7 @@ import pytest
 
 from tests.guests import cache
 from tests.guests import tiny_linux as builder
+from tests.short_form import leave_to_the_long_form
 from vdbackup.disks.formats import FORMATS
 
 # Each run of CI tries the same examples; VDBACKUP_LONG=1 tries more, and new ones each time.
@@ -51,6 +52,12 @@ def pytest_collection() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(subprocess.Popen, "__init__", refused)
         return (yield)
+
+
+@pytest.hookimpl(tryfirst=True)  # before those that are marked are taken or left out
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Most claims about the engine need one format only; the long form has the others."""
+    leave_to_the_long_form(items)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -137,6 +137,7 @@ def test_backups_and_merges_go_on_from_there(chain, repository):
     check_verified(repository, repository.set())
 
 
+@pytest.mark.each_format
 def test_into_any_other_format(chain, repository, disk_format):
     backup_set = adopted(repository, chain.tip, disk_format=disk_format)
     assert backup_set.settings.format == disk_format

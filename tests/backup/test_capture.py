@@ -32,6 +32,7 @@ def blocks_held(lab: Lab, point: RecoveryPoint) -> list[int]:
     ]
 
 
+@pytest.mark.each_format
 def test_a_full_is_the_disk(lab):
     point = lab.backup()
     assert (point.sequence, point.type, point.parent) == (1, PointType.FULL, None)
@@ -95,6 +96,7 @@ def test_holes_are_not_read(lab):
     assert reports[-1].total == reports[-1].done == 14 * BLOCK + 8 * 512
 
 
+@pytest.mark.each_format
 def test_an_incremental_holds_what_changed_since_the_last_point(lab):
     lab.backup()
     lab.poke(3 * BLOCK + 100, b"changed")
@@ -187,6 +189,7 @@ def test_changes_at_both_ends_are_captured(lab):
     lab.check_all()
 
 
+@pytest.mark.each_format
 def test_zeros_over_data_are_captured_as_zeros(lab):
     lab.backup()
     lab.poke(BLOCK, 2 * BLOCK)

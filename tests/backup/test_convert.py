@@ -47,6 +47,7 @@ def converted(lab: Lab) -> BackupSet:
     return convert.run(plan, Task())
 
 
+@pytest.mark.each_format
 def test_every_point_is_there_again_and_reads_the_same_for_everybody(lab):
     new = converted(lab)
     assert new.name == f"disk-{other_format(lab)}"

@@ -42,6 +42,7 @@ def test_the_newest_point_simply_goes(lab, chain):
     lab.check_all()
 
 
+@pytest.mark.each_format
 def test_a_point_in_the_middle_goes_and_its_child_takes_its_blocks(lab, chain):
     lab.delete(chain[1])
     assert sequences(lab) == [1, 3, 4]

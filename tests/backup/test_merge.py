@@ -47,6 +47,7 @@ def names(lab: Lab) -> set[str]:
     return {path.name for path in lab.set.folder.iterdir()}
 
 
+@pytest.mark.each_format
 def test_an_incremental_is_rolled_into_its_full(lab, chain):
     result = lab.merge(chain[1])
     assert numbers(lab) == [
@@ -95,6 +96,7 @@ def test_what_the_parents_tables_could_not_name_is_refused_before_a_merge_begins
     lab.check_all()
 
 
+@pytest.mark.each_format
 def test_an_incremental_is_rolled_into_an_incremental_and_its_child_is_linked_anew(lab, chain):
     result = lab.merge(chain[2])
     assert numbers(lab) == [

@@ -66,6 +66,7 @@ def layers(lab: Lab) -> dict[str, str]:
     return {path.name: sha256(path) for path in sorted(lab.set_folder.glob(f"*.{lab.disk_format}"))}
 
 
+@pytest.mark.each_format
 def test_the_point_is_byte_for_byte_what_the_guest_saw(
     lab: Lab, second: RecoveryPoint, session: promote.EndedSession, tmp_path: Path
 ) -> None:

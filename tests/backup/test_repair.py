@@ -183,6 +183,7 @@ def test_an_interrupted_merge_is_finished_with_the_manifests_that_are_rebuilt(la
     lab.check_without_processes()
 
 
+@pytest.mark.each_format
 def test_a_repository_that_lost_all_but_its_layers_is_one_again(lab):
     (lab.repository.path / "vdbackup.json").unlink()
     lose_all_but_layers(lab)

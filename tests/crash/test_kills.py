@@ -17,6 +17,7 @@ ROUNDS = -(-len(kills.WORKS) // len(FORMATS))
 """Of each format: all together kill every kind of work."""
 
 
+@pytest.mark.each_format  # others are killed in each
 def test_no_point_is_lost_by_killing_the_program(tmp_path: Path, disk_format: str):
     first = list(FORMATS).index(disk_format) * ROUNDS
     rounds = kills.tried(tmp_path, disk_format, range(first, first + ROUNDS))

@@ -354,13 +354,15 @@ def whole_debian() -> Path:
     return debian.image(debian.Debian())
 
 
-def test_a_debian_comes_up_and_without_its_root_stops_in_its_boot_loader(
-    lab: Lab, whole_debian: Path
-) -> None:
-    whole = debian.Debian()
+@pytest.mark.long
+def test_a_debian_comes_up(lab: Lab, whole_debian: Path) -> None:
     backed_up(lab, whole_debian)
     assert outcome(lab, f"text:{debian.ALIVE} count=1", 600, memory_mib=512).ok
-    lab.poke(whole.root_start * debian.SECTOR, 1 << 20)  # the superblock goes
+
+
+def test_a_debian_without_its_root_stops_in_its_boot_loader(lab: Lab, whole_debian: Path) -> None:
+    backed_up(lab, whole_debian)
+    lab.poke(debian.Debian().root_start * debian.SECTOR, 1 << 20)  # the superblock goes
     lab.backup()
     said = outcome(lab, limit=600)
     assert not said.ok
