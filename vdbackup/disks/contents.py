@@ -244,12 +244,12 @@ class _Traces:
 
     Attributes:
         is_known: whether it begins as a raw disk.
-        headless: the format that it goes on as, though it does not begin as one.
+        headless: what it goes on as, in words, though it does not begin so.
         ending: whether its last sector is the disk's.
     """
 
     is_known: bool
-    headless: DiskFormat | None = None
+    headless: str | None = None
     ending: Ending = Ending.OF_THE_DISK
 
     @classmethod
@@ -324,10 +324,10 @@ def _container(head: bytes, foot: bytes) -> str | None:
     return "a macOS disk image (DMG)" if foot.startswith(_DMG_FOOT) else None
 
 
-def _beheaded(head: bytes) -> DiskFormat | None:
+def _beheaded(head: bytes) -> str | None:
     for name, signs in _BEHEADED.items():
         if all(sign.fits(head) for sign in signs):
-            return name
+            return _words(name)
     return None
 
 
@@ -345,9 +345,9 @@ def _not_read(path: Path, container: str) -> UnclearFormat:
     )
 
 
-def _not_whole(path: Path, damaged: DiskFormat) -> UnclearFormat:
+def _not_whole(path: Path, damaged: str) -> UnclearFormat:
     return UnclearFormat(
-        f"{path} goes on as {_words(damaged)} does, and does not begin as one: it is damaged.",
+        f"{path} goes on as {damaged} does, and does not begin as one: it is damaged.",
         f"{_MEND}; if it is a raw disk whose system wrote that there, say that it is raw.",
         (DiskFormat.RAW,),
     )

@@ -2,8 +2,7 @@
 
 What is looked for are structures that name each other's places, which no raw disk has by chance; a
 guest may have written them, so whoever asks has to say what the file is. Nothing is known in this
-way of a QCOW2 or VMDK in another layout than QEMU's, of VDI, QED and Parallels, nor of
-a fixed VHD without a partition table whose foot is zeros.
+way of a fixed VHD without a partition table whose foot is zeros.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ from enum import Enum, auto
 
 from vdbackup.disks.disk import SECTOR
 from vdbackup.disks.host_file import HostFile
-from vdbackup.disks.names import DiskFormat
+from vdbackup.disks.map_traces import of_maps
 from vdbackup.disks.vhd.structs import COOKIE, FIXED, geometry
 
 _MIB = 1 << 20
@@ -39,13 +38,13 @@ class Ending(Enum):
     """Behind the disk's end; what a fixed VHD looks like whose footer was overwritten."""
 
 
-def headless(file: HostFile) -> DiskFormat | None:
-    """The format whose structures a file goes on with that begins as none; raises OSError."""
+def headless(file: HostFile) -> str | None:
+    """What a file that begins as nothing known goes on as, in words; raises OSError."""
     if _has_refcounts(file):
-        return DiskFormat.QCOW2
+        return "a QCOW2 disk"
     if _has_grain_tables(file) or _ends_with_vmdk_header(file):
-        return DiskFormat.VMDK
-    return None
+        return "a VMDK disk"
+    return of_maps(file)
 
 
 def ending(file: HostFile, head: bytes) -> Ending:
