@@ -10,9 +10,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from tests.crash.faults import watched
 from tests.crash.folders import write_sparse
+
+SOME = 3
+each_or_some = pytest.mark.parametrize(
+    "every",
+    [pytest.param(SOME, id="some"), pytest.param(1, id="each", marks=pytest.mark.long)],
+)
+"""At how many changes one is tried: of so many one in the short form, others in the next case."""
 
 
 @dataclass(frozen=True)

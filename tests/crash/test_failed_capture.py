@@ -14,7 +14,7 @@ import pytest
 
 from tests.backup.lab import SIZE, Lab, noise
 from tests.crash.faults import counted, storage_error
-from tests.crash.kept import ended_before_each_change
+from tests.crash.kept import each_or_some, ended_before_each_change
 from vdbackup.backup import capture, repair
 from vdbackup.errors import Cancelled, NoSpace, SourceError
 from vdbackup.jobs import CancelToken, Job, JobState, Task, silent
@@ -131,11 +131,14 @@ def changes_of_a_capture(lab: Lab, load: Callable[[], None]) -> range:
     return range(len(faults.calls))
 
 
-def test_storage_that_fails_at_any_change_leaves_the_last_point_as_it_was(lab, tmp_path_factory):
+@each_or_some
+def test_storage_that_fails_at_any_change_leaves_the_last_point_as_it_was(
+    lab, tmp_path_factory, every
+):
     """Or the new point is there, if its manifest was."""
     load = lab.save(tmp_path_factory.mktemp("saved"))
     before = lab.files
-    for number in changes_of_a_capture(lab, load):
+    for number in changes_of_a_capture(lab, load)[::every]:
         with storage_error(number):
             job = Job("Back up", lambda task: lab.capture(report=task.report, cancel=task.cancel))
             job.run(silent)
@@ -152,11 +155,12 @@ def test_storage_that_fails_at_any_change_leaves_the_last_point_as_it_was(lab, t
         load()
 
 
+@each_or_some
 def test_a_capture_that_is_cut_off_at_any_change_leaves_the_last_point_as_it_was(
-    lab, tmp_path_factory
+    lab, tmp_path_factory, every
 ):
     load = lab.save(tmp_path_factory.mktemp("saved"))
-    for moment in ended_before_each_change(lab.repository.path, lab.capture):
+    for moment in ended_before_each_change(lab.repository.path, lab.capture)[::every]:
         load()
         moment.bring_back()
         for point in lab.set.points:

@@ -11,7 +11,7 @@ import pytest
 from tests.backup.lab import Lab, noise
 from tests.backup.sharing import sharing_storage
 from tests.crash.faults import counted, power_cut, storage_error
-from tests.crash.kept import ended_before_each_change
+from tests.crash.kept import each_or_some, ended_before_each_change
 from vdbackup import cli
 from vdbackup.backup import delete, merge, repair
 from vdbackup.errors import Damaged, NoSpace
@@ -110,28 +110,29 @@ def assert_finished(lab: Lab, sequence: int) -> None:
     lab.check_by_processes(point(lab, 4))
 
 
+@each_or_some
 @pytest.mark.parametrize("sequence", MERGES)
 def test_cut_off_at_any_change_it_is_finished_by_the_next_operation(
-    lab, tmp_path_factory, sequence
+    lab, tmp_path_factory, sequence, every
 ):
-    cut_off_at_any_change(lab, tmp_path_factory, sequence)
+    cut_off_at_any_change(lab, tmp_path_factory, sequence, every)
 
 
+@each_or_some
 @pytest.mark.parametrize("sequence", [INTO_THE_FULL, INTO_AN_INCREMENTAL])
 def test_cut_off_where_extents_are_shared_it_is_finished_or_was_never_begun(
-    sharing_lab, tmp_path_factory, sequence
+    sharing_lab, tmp_path_factory, sequence, every
 ):
-    cut_off_at_any_change(sharing_lab, tmp_path_factory, sequence)
+    cut_off_at_any_change(sharing_lab, tmp_path_factory, sequence, every)
 
 
 def cut_off_at_any_change(
-    lab: Lab, tmp_path_factory: pytest.TempPathFactory, sequence: int
+    lab: Lab, tmp_path_factory: pytest.TempPathFactory, sequence: int, every: int
 ) -> None:
     load = lab.save(tmp_path_factory.mktemp("saved"))
     merged = point(lab, sequence)
-    for number, moment in enumerate(
-        ended_before_each_change(lab.repository.path, lambda: lab.merge(merged))
-    ):
+    moments = ended_before_each_change(lab.repository.path, lambda: lab.merge(merged))
+    for number, moment in list(enumerate(moments))[sequence % every :: every]:
         moment.bring_back()
         check_what_is_offered(lab, sequence)
         NEXT_OPERATIONS[number % len(NEXT_OPERATIONS)](lab)
@@ -163,10 +164,11 @@ def cut_off_twice(lab: Lab, tmp_path_factory: pytest.TempPathFactory, sequence: 
         load()
 
 
+@each_or_some
 @pytest.mark.parametrize("sequence", MERGES)
-def test_storage_that_fails_at_any_change_only_delays_it(lab, tmp_path_factory, sequence):
+def test_storage_that_fails_at_any_change_only_delays_it(lab, tmp_path_factory, sequence, every):
     load = lab.save(tmp_path_factory.mktemp("saved"))
-    for number in changes_of_the_merge(lab, sequence, load)[sequence % 2 :: 2]:
+    for number in changes_of_the_merge(lab, sequence, load)[sequence % every :: every]:
         plan = merge.plan(lab.repository, "disk", point(lab, sequence).id)
         job = Job("Merge", lambda task, plan=plan: merge.run(plan, task))
         with storage_error(number):
@@ -181,11 +183,13 @@ def test_storage_that_fails_at_any_change_only_delays_it(lab, tmp_path_factory, 
         load()
 
 
+@each_or_some
 @pytest.mark.parametrize("sequence", [1, 2, 4])
-def test_a_deletion_that_is_cut_off_is_done_or_not_begun(lab, tmp_path_factory, sequence):
+def test_a_deletion_that_is_cut_off_is_done_or_not_begun(lab, tmp_path_factory, sequence, every):
     load = lab.save(tmp_path_factory.mktemp("saved"))
     deleted = point(lab, sequence)
-    for moment in ended_before_each_change(lab.repository.path, lambda: lab.delete(deleted)):
+    moments = ended_before_each_change(lab.repository.path, lambda: lab.delete(deleted))
+    for moment in moments[sequence % every :: every]:
         moment.bring_back()
         backed_up(lab)
         repaired(lab)  # a layer that had lost its manifest only is a point again
