@@ -17,6 +17,7 @@ import shtab
 
 from vdbackup import __version__
 from vdbackup.cli.parser import build_parser
+from vdbackup.sources.reference import SourceRef
 
 PLACES = {
     "man": "man/man1/vdbackup.1",
@@ -53,7 +54,7 @@ def completion(shell: str) -> str:
     parser = build_parser()
     for below in (parser, *(each for _, each in _commands(parser))):
         for action in below._actions:
-            if action.type is Path:
+            if action.type in (Path, SourceRef.typed):
                 folder = action.metavar in ("DIR", "FOLDER", "DESTINATION")
                 action.complete = shtab.DIRECTORY if folder else shtab.FILE  # type: ignore[attr-defined]
     return shtab.complete(parser, shell)

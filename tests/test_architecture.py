@@ -310,7 +310,7 @@ def test_sentences_say_sizes_in_words():
         and number.format_spec is None  # grouped, and meant to be exact
         and not re.search(r"sector|SECTOR|MAX_NAME|len\(|before", ast.unparse(number.value))
     ]
-    assert counted == [("source.py", "{size}")]  # of a file below one sector
+    assert counted == [("opening.py", "{size}")]  # of a file below one sector
 
 
 def test_every_remedy_has_words_on_the_command_line_that_it_understands():

@@ -19,7 +19,8 @@ from vdbackup.repository.backup_set import BackupSet
 from vdbackup.repository.model import RecoveryPoint
 from vdbackup.repository.repository import Repository
 from vdbackup.sources import demo_disk
-from vdbackup.sources.source import open_source
+from vdbackup.sources.opening import open_source
+from vdbackup.sources.reference import SourceRef
 
 _MESSAGES = (
     "I am the disk as it was on Monday.",
@@ -100,7 +101,7 @@ class Demo:
     def _back_up(self, message: str, cancel: CancelToken) -> None:
         with self._step("Backing it up.", "Backed up as a bootable VMDK") as evidence:
             repository = Repository.open_or_create(self.repository)
-            with open_source(self._disk) as source:
+            with open_source(SourceRef.of_path(self._disk)) as source:
                 plan = capture.plan(repository, source)
                 point = capture.run(plan, Task(cancel=cancel)).point
             evidence.append(

@@ -28,6 +28,7 @@ import appdirs
 
 from vdbackup import durable
 from vdbackup.errors import VdbackupError
+from vdbackup.sources.reference import SourceRef
 from vdbackup.text import PrintableFormatter
 
 APPLICATION = "vdbackup"
@@ -99,12 +100,12 @@ class KnownSource:
     """A source that the user has added.
 
     Attributes:
-        path: the disk image or block device.
+        source: what is backed up.
         repository: the folder that its backups are kept in.
         set_name: its backup set in that folder, None before the first backup.
     """
 
-    path: Path
+    source: SourceRef
     repository: Path
     set_name: str | None = None
 
@@ -250,7 +251,7 @@ class Settings:
             "repositories": [str(path) for path in self.repositories],
             "sources": [
                 {
-                    "path": str(known.path),
+                    "path": str(known.source),
                     "repository": str(known.repository),
                     "set": known.set_name,
                 }
@@ -274,7 +275,9 @@ class Settings:
         return cls(
             repositories=tuple(Path(path) for path in data.get("repositories", ())),
             sources=tuple(
-                KnownSource(Path(item["path"]), Path(item["repository"]), item.get("set"))
+                KnownSource(
+                    SourceRef.parse(item["path"]), Path(item["repository"]), item.get("set")
+                )
                 for item in data.get("sources", ())
             ),
             theme=ThemeChoice(data.get("theme", default.theme)),
@@ -287,32 +290,32 @@ class Settings:
             window=WindowState.from_json(data.get("window", {})),
         )
 
-    def with_source(self, source: KnownSource) -> Settings:
-        """These settings, with `source` and its repository among the known ones.
+    def with_source(self, added: KnownSource) -> Settings:
+        """These settings, with a source and its repository among the known ones.
 
         One that is known already stays in its place.
         """
 
         def same(known: KnownSource) -> bool:
-            return (known.path, known.repository) == (source.path, source.repository)
+            return (known.source, known.repository) == (added.source, added.repository)
 
-        sources = tuple(source if same(known) else known for known in self.sources)
-        if source not in sources:
-            sources = (*sources, source)
-        return replace(self, sources=sources).with_repository(source.repository)
+        sources = tuple(added if same(known) else known for known in self.sources)
+        if added not in sources:
+            sources = (*sources, added)
+        return replace(self, sources=sources).with_repository(added.repository)
 
-    def without_source(self, path: Path, repository: Path) -> Settings:
+    def without_source(self, source: SourceRef, repository: Path) -> Settings:
         """These settings, without one source; its repository stays known."""
-        others = (k for k in self.sources if (k.path, k.repository) != (path, repository))
+        others = (k for k in self.sources if (k.source, k.repository) != (source, repository))
         return replace(self, sources=tuple(others))
 
-    def with_sets(self, repository: Path, sets: Mapping[Path, str]) -> Settings:
+    def with_sets(self, repository: Path, sets: Mapping[SourceRef, str]) -> Settings:
         """These settings, knowing which sets the sources have in `repository`, by source."""
         return replace(
             self,
             sources=tuple(
-                replace(known, set_name=sets[known.path.absolute()])
-                if known.repository == repository and known.path.absolute() in sets
+                replace(known, set_name=sets[known.source.absolute()])
+                if known.repository == repository and known.source.absolute() in sets
                 else known
                 for known in self.sources
             ),

@@ -13,6 +13,7 @@ import pytest
 
 from tests.backup.asked import Ask, Asked
 from tests.oracles import libvmdk, readers
+from tests.sources.opened import open_path
 from vdbackup.backup import capture, delete, merge
 from vdbackup.disks.disk import VirtualDisk
 from vdbackup.disks.formats import open_disk
@@ -23,7 +24,6 @@ from vdbackup.repository.backup_set import BackupSet
 from vdbackup.repository.digests import BLOCK, digest_blocks
 from vdbackup.repository.model import Policy, RecoveryPoint
 from vdbackup.repository.repository import Repository
-from vdbackup.sources.source import open_source
 
 SIZE = 20 * BLOCK + 8 * 512
 """Bytes of the disk: no multiple of 64 KiB, but of 4 KiB: 7-Zip opens no other VHDX."""
@@ -123,7 +123,7 @@ class Lab:
         cancel: CancelToken | None = None,
     ) -> capture.CaptureResult:
         """The same, with all that the capture has to say."""
-        with open_source(self.image) as source:
+        with open_path(self.image) as source:
             plan = capture.plan(
                 self.repository,
                 source,

@@ -12,6 +12,7 @@ import pytest
 from tests.backup.lab import fingerprint, noise
 from tests.backup.sharing import shared_bytes, sharing_storage
 from tests.oracles import qemu, readers
+from tests.sources.opened import open_path
 from vdbackup.backup import adopt, capture, merge
 from vdbackup.errors import BackupError, ParentError, Remedy
 from vdbackup.jobs import Task
@@ -19,7 +20,6 @@ from vdbackup.recovery import verify
 from vdbackup.repository.backup_set import BackupSet
 from vdbackup.repository.model import PointType
 from vdbackup.repository.repository import Repository
-from vdbackup.sources.source import open_source
 
 MIB = 1 << 20
 SIZE = 8 * MIB + 512
@@ -70,7 +70,7 @@ def repository(tmp_path: Path) -> Repository:
 
 
 def adopted(repository: Repository, tip: Path, **wanted: str) -> BackupSet:
-    with open_source(tip) as source:
+    with open_path(tip) as source:
         plan = adopt.plan(repository, source, **wanted)
         return adopt.run(plan, Task())
 
@@ -123,7 +123,7 @@ def test_backups_and_merges_go_on_from_there(chain, repository):
     data = bytearray(chain.states[-1].read_bytes())
     data[6 * MIB : 6 * MIB + (100 << 10)] = b"\x09" * (100 << 10)
     now.write_bytes(data)
-    with open_source(chain.tip) as source:
+    with open_path(chain.tip) as source:
         plan = capture.plan(repository, source)
         assert (plan.set_name, plan.kind) == (backup_set.name, PointType.INCREMENTAL)
         capture.run(plan, Task())
@@ -180,9 +180,9 @@ def test_a_parent_in_another_folder_is_followed_only_where_the_user_says_so(tmp_
     subprocess.run([*rebase, "-b", moved, chain.disks[1]], check=True)
     repository = Repository.create(tmp_path / "repository")
     with pytest.raises(ParentError, match="outside its own folder") as refusal:
-        open_source(chain.tip)
+        open_path(chain.tip)
     assert refusal.value.remedy is Remedy.NAME_PARENTS
-    with open_source(chain.tip, [tmp_path / "elsewhere"]) as source:
+    with open_path(chain.tip, [tmp_path / "elsewhere"]) as source:
         backup_set = adopt.run(adopt.plan(repository, source), Task())
     check(backup_set, chain.states)
 

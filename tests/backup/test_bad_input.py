@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.backup.lab import Lab, noise
+from tests.sources.opened import open_path
 from tests.sources.ordinary_user import as_an_ordinary_user, open_folder
 from vdbackup.backup import capture
 from vdbackup.disks.formats import FORMATS
@@ -27,7 +28,6 @@ from vdbackup.jobs import Job, Task, silent
 from vdbackup.recovery import restore, verify
 from vdbackup.repository.digests import BLOCK
 from vdbackup.repository.repository import Repository
-from vdbackup.sources.source import open_source
 
 
 def refused(call: Callable[[], object], match: str = "", kind=VdbackupError) -> VdbackupError:
@@ -46,7 +46,7 @@ def refused(call: Callable[[], object], match: str = "", kind=VdbackupError) -> 
 def test_a_repository_that_is_the_source_is_refused(tmp_path):
     image = tmp_path / "disk.img"
     image.write_bytes(noise(BLOCK, 1))
-    with open_source(image) as source:
+    with open_path(image) as source:
         refused(lambda: capture.check_apart(source, image), "is the source itself", BackupError)
     refused(lambda: Repository.open_or_create(image), "is not a folder", RepositoryError)
     assert image.read_bytes() == noise(BLOCK, 1)
@@ -60,14 +60,14 @@ def test_a_source_inside_the_repository_is_refused(lab, linked):
     if linked:
         path = lab.folder / "link.img"
         path.symlink_to(inside)
-    with open_source(path) as source:
+    with open_path(path) as source:
         refused(lambda: capture.plan(lab.repository, source), "lies inside the repository")
 
 
 def test_a_source_whose_parent_lies_inside_the_repository_is_refused(lab):
     """A layer of the repository as the source: the overlay of a point, in use."""
     point = lab.backup()
-    with open_source(lab.overlay(point)) as source:
+    with open_path(lab.overlay(point)) as source:
         refused(lambda: capture.plan(lab.repository, source), "lies inside the repository")
 
 
@@ -76,7 +76,7 @@ def test_a_set_of_another_source_is_not_written_to(lab):
     before = lab.files
     other = lab.folder / "other.img"
     other.write_bytes(noise(BLOCK, 1))
-    with open_source(other) as source:
+    with open_path(other) as source:
         refused(
             lambda: capture.plan(lab.repository, source, set_name="disk"),
             f"belongs to {lab.image}",
@@ -88,7 +88,7 @@ def test_a_set_of_another_source_is_not_written_to(lab):
 @pytest.mark.parametrize("unknown", ["raw", "vhd5", "", "VMDK"])
 def test_a_format_that_does_not_exist_is_refused_before_anything_is_made(lab, unknown):
     before = lab.files
-    with open_source(lab.image) as source:
+    with open_path(lab.image) as source:
         refused(
             lambda: capture.plan(lab.repository, source, disk_format=unknown or "?"),
             "no disk format",
@@ -100,7 +100,7 @@ def test_a_format_that_does_not_exist_is_refused_before_anything_is_made(lab, un
 def test_another_format_than_the_sets_is_refused(lab):
     lab.backup()
     other = next(name for name in FORMATS if name != lab.disk_format)
-    with open_source(lab.image) as source:
+    with open_path(lab.image) as source:
         refused(
             lambda: capture.plan(lab.repository, source, disk_format=other),
             f"kept in {lab.disk_format}",
@@ -110,20 +110,20 @@ def test_another_format_than_the_sets_is_refused(lab):
 @pytest.mark.parametrize("kind", ["", "everything", "FULL"])
 def test_a_kind_that_does_not_exist_is_refused(lab, kind):
     lab.backup()
-    with open_source(lab.image) as source:
+    with open_path(lab.image) as source:
         refused(lambda: capture.plan(lab.repository, source, kind=kind), "no kind", UsageError)
 
 
 @pytest.mark.parametrize("name", ["../outside", "/tmp/x", "a/b", "..", "", " "])
 def test_a_hostile_name_of_a_set_is_refused_before_anything_is_made(lab, name):
     before = sorted(lab.folder.rglob("*"))
-    with open_source(lab.image) as source:
+    with open_path(lab.image) as source:
         refused(lambda: capture.plan(lab.repository, source, set_name=name), "cannot be the name")
     assert sorted(lab.folder.rglob("*")) == before
 
 
 def test_two_first_backups_that_were_planned_together_do_not_make_one_set_twice(lab):
-    with open_source(lab.image) as source:
+    with open_path(lab.image) as source:
         plans = [capture.plan(lab.repository, source, set_name="disk") for _ in range(2)]
         capture.run(plans[0], Task())
         before = lab.files

@@ -14,15 +14,16 @@ from pathlib import Path
 import pytest
 
 from tests.backup.lab import SIZE, Lab, noise
-from vdbackup.backup import belonging, capture, repair
+from tests.sources.opened import open_path
+from vdbackup.backup import capture, repair
 from vdbackup.errors import BackupError, OtherSource
 from vdbackup.jobs import Task
 from vdbackup.repository import near_paths
 from vdbackup.repository.digests import BLOCK
 from vdbackup.repository.model import PointType, Policy
 from vdbackup.repository.repository import Repository
+from vdbackup.sources.disk_source import DiskSource
 from vdbackup.sources.identity import Attached, Facts, Kind
-from vdbackup.sources.source import open_source
 
 MIB = 1 << 20
 CLONED = Facts(table="11111111-aaaa-4aaa-8aaa-aaaaaaaaaaaa", contents=("2222-3333",))
@@ -54,7 +55,7 @@ def with_table(lab: Lab, label: str) -> None:
 def back_up(
     lab: Lab, path: Path, set_name: str | None = None, *, same_source: bool = False, kind="auto"
 ) -> capture.CaptureResult:
-    with open_source(path) as source:
+    with open_path(path) as source:
         plan = capture.plan(
             lab.repository, source, set_name=set_name, same_source=same_source, kind=kind
         )
@@ -162,7 +163,7 @@ def test_a_share_that_may_be_dead_is_not_asked_for_the_original(lab, monkeypatch
     asked = []
     lexists = os.path.lexists
     monkeypatch.setattr(os.path, "lexists", lambda path: asked.append(str(path)) or lexists(path))
-    with open_source(lab.image) as source:
+    with open_path(lab.image) as source:
         warning = capture.plan(lab.repository, source).about_source
     assert "is not sure" in warning
     assert not warning.endswith("there.")
@@ -175,7 +176,7 @@ def test_of_two_sets_that_a_disk_may_belong_to_the_one_with_its_name_is_offered(
     lab.backup()
     (lab.folder / "moved").mkdir()
     moved = Path(shutil.copy(lab.image, lab.folder / "moved" / "disk.img"))
-    with open_source(moved) as source:
+    with open_path(moved) as source:
         assert capture.plan(lab.repository, source).similar == "disk"
 
 
@@ -263,7 +264,7 @@ def in_dock(monkeypatch: pytest.MonkeyPatch) -> None:
             model="USB3.0 DOCK", serial="058F63666485",
         )  # fmt: skip
 
-    monkeypatch.setattr(belonging, "facts_of", facts_of)
+    monkeypatch.setattr(DiskSource, "facts", facts_of)
 
 
 def test_a_disk_of_noise_in_a_dock_is_known_by_what_was_captured_of_it(lab, monkeypatch):
@@ -288,9 +289,9 @@ def test_another_disk_of_noise_in_the_same_dock_is_not_taken_for_the_first(lab, 
 
 def test_a_clone_that_is_attached_too_is_not_taken_for_the_source(lab, monkeypatch):
     found = replace(CLONED, paths=("/dev/vdb",), size=str(SIZE), kind=Kind.DISK)
-    monkeypatch.setattr(belonging, "facts_of", lambda _: found)
+    monkeypatch.setattr(DiskSource, "facts", lambda _: found)
     lab.capture(policy=Policy(keep=1))
-    monkeypatch.setattr(belonging, "facts_of", lambda _: replace(found, twins=("/dev/vdc",)))
+    monkeypatch.setattr(DiskSource, "facts", lambda _: replace(found, twins=("/dev/vdc",)))
     result = back_up(lab, lab.image)
     assert result.set_name == "disk-2"
     assert "another device attached has its ids, too" in result.warnings[0]
@@ -353,7 +354,7 @@ def test_a_set_that_cannot_be_read_is_said_where_a_new_one_is_begun(lab):
 
 def test_a_set_whose_source_changed_after_the_plan_is_not_written_to(lab):
     lab.backup()
-    with open_source(lab.image) as source:
+    with open_path(lab.image) as source:
         plan = capture.plan(lab.repository, source)
         forget(lab, {"table": ("deadbeef",)})
         with pytest.raises(BackupError, match="has changed meanwhile"):

@@ -11,13 +11,13 @@ import pytest
 from tests.backup.lab import SIZE, Lab, noise
 from tests.disks.shelf import Shelf
 from tests.oracles import qemu, readers
+from tests.sources.opened import open_path
 from vdbackup.backup import capture, repair
 from vdbackup.errors import Damaged
 from vdbackup.jobs import Progress, Task
 from vdbackup.repository.digests import BLOCK, DigestFold
 from vdbackup.repository.model import PointType, RecoveryPoint
 from vdbackup.repository.repository import Repository
-from vdbackup.sources.source import open_source
 
 MIB = 1 << 20
 LAST = SIZE // BLOCK  # the number of the last block, which is short
@@ -67,7 +67,7 @@ def test_that_an_image_ends_within_a_sector_is_said_with_its_backup(tmp_path):
         "1,000,448 bytes, the last 447 of them zeros; a raw file that is restored from them has as "
         "many as it."
     )
-    with open_source(lab.image) as source:
+    with open_path(lab.image) as source:
         plan = capture.plan(lab.repository, source, set_name="disk")
     assert sentence in plan.summary
     for _ in range(2):
@@ -290,7 +290,7 @@ def test_a_plan_bounds_what_is_stored(lab):
             with lab.image.open("rb+") as image:
                 image.truncate(0)
                 image.truncate(SIZE)
-        with open_source(lab.image) as source:
+        with open_path(lab.image) as source:
             plan = capture.plan(lab.repository, source)
             point = capture.run(plan, Task()).point
         assert 0 < point.stored_bytes <= plan.bytes_to_copy
@@ -298,7 +298,7 @@ def test_a_plan_bounds_what_is_stored(lab):
 
 def test_a_plan_says_what_will_be_done(lab):
     lab.backup()
-    with open_source(lab.image) as source:
+    with open_path(lab.image) as source:
         plan = capture.plan(lab.repository, source)
     assert "incremental recovery point onto point 1" in plan.summary
     assert plan.bytes_to_copy == lab.set.points[0].stored_bytes
@@ -307,7 +307,7 @@ def test_a_plan_says_what_will_be_done(lab):
 
 def test_a_source_finds_its_own_set_again(lab):
     lab.backup()
-    with open_source(lab.image) as source:
+    with open_path(lab.image) as source:
         assert capture.plan(lab.repository, source).set_name == "disk"
 
 
@@ -315,7 +315,7 @@ def test_another_source_of_the_same_name_gets_a_set_of_its_own(lab, tmp_path_fac
     lab.backup()
     other = tmp_path_factory.mktemp("other") / "disk.img"
     other.write_bytes(noise(MIB, 3))
-    with open_source(other) as source:
+    with open_path(other) as source:
         result = capture.run(capture.plan(lab.repository, source), Task())
     assert result.set_name == "disk-2"
     lab.check_all()
@@ -364,7 +364,7 @@ def shelf(tmp_path: Path) -> Shelf:
 
 
 def captured(repository: Repository, path: Path) -> RecoveryPoint:
-    with open_source(path) as source:
+    with open_path(path) as source:
         return capture.run(capture.plan(repository, source), Task()).point
 
 

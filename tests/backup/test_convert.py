@@ -9,13 +9,13 @@ import pytest
 from tests.backup.lab import SIZE, Lab, noise
 from tests.crash.faults import counted, power_cut, storage_error
 from tests.oracles import readers
+from tests.sources.opened import open_path
 from vdbackup.backup import capture, convert
 from vdbackup.disks.formats import FORMATS
 from vdbackup.errors import BackupError, Cancelled, Damaged, RepositoryError, UsageError
 from vdbackup.jobs import CancelToken, Job, JobState, Progress, Task, silent
 from vdbackup.repository.backup_set import BackupSet
 from vdbackup.repository.digests import BLOCK
-from vdbackup.sources.source import open_source
 
 
 @pytest.fixture
@@ -72,7 +72,7 @@ def test_the_old_set_keeps_its_points(lab):
 def test_later_backups_of_the_source_go_on_in_the_new_set(lab):
     new = converted(lab)
     lab.poke(0, b"changed since")
-    with open_source(lab.image) as source:
+    with open_path(lab.image) as source:
         result = capture.run(capture.plan(lab.repository, source), Task())
     assert (result.set_name, result.point.sequence) == (new.name, 6)
     assert result.point.parent == new.points[-1].id

@@ -10,12 +10,12 @@ import pytest
 from tests.backup.lab import Lab, noise
 from tests.backup.long_sets import lengthen
 from tests.backup.operations_counted import Counts, assert_linear, operations_counted
+from tests.sources.opened import open_path
 from vdbackup.backup import adopt, convert, delete, retention
 from vdbackup.jobs import Task
 from vdbackup.repository import claims
 from vdbackup.repository.model import Policy
 from vdbackup.repository.repository import Repository
-from vdbackup.sources.source import open_source
 
 MIB = 1 << 20
 NUMBERS = (6, 12, 18)
@@ -49,7 +49,7 @@ def test_adopting_a_chain(labs, disk_format):
     def adopted(lab: Lab) -> Counts:
         into = Repository.create(lab.folder / f"adopted-{disk_format}")
         tip = lab.layer(lab.set.points[-1])
-        with operations_counted(lab.folder) as counted, open_source(tip) as source:
+        with operations_counted(lab.folder) as counted, open_path(tip) as source:
             plan = adopt.plan(into, source, disk_format=disk_format)
             adopt.run(plan, Task())
         return counted

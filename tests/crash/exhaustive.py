@@ -45,6 +45,7 @@ from tests.crash.remains import Figures, Wrong
 from tests.crash.states import States
 from tests.crash.stories import Story
 from tests.crash.telling import Telling
+from tests.sources.opened import open_path
 from vdbackup.backup import adopt, merge, repair
 from vdbackup.disks.formats import FORMATS
 from vdbackup.errors import VdbackupError
@@ -53,7 +54,6 @@ from vdbackup.recovery import verify
 from vdbackup.repository.digests import BLOCK
 from vdbackup.repository.model import RecoveryPoint
 from vdbackup.repository.repository import Repository
-from vdbackup.sources.source import open_source
 
 LOST, TORN, FLIPPED = KINDS = ("lost", "torn", "flipped")
 AGAIN = 20
@@ -112,7 +112,7 @@ def _elsewhere(lab: Lab) -> Path:
 def _adopt(lab: Lab) -> None:
     old = {point.disk: point for point in lab.set.points}
     tip = _elsewhere(lab) / _newest(lab).disk
-    with open_source(tip) as source:
+    with open_path(tip) as source:
         plan = adopt.plan(lab.repository, source, set_name=_elsewhere(lab).name)
         new = adopt.run(plan, Task())
     chain = lab.set.chain(old[tip.name])

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from tests.backup.lab import Lab, noise
 from tests.crash.damage import lose_the_catalogue
+from tests.sources.opened import open_path
 from vdbackup.backup import adopt, convert, merge, repair
 from vdbackup.disks.formats import FORMATS
 from vdbackup.errors import NoSpace, PointNotFound, VdbackupError
@@ -17,7 +18,6 @@ from vdbackup.jobs import Job, Task, silent
 from vdbackup.repository.backup_set import BackupSet
 from vdbackup.repository.digests import BLOCK
 from vdbackup.repository.model import RecoveryPoint
-from vdbackup.sources.source import open_source
 
 Act = Callable[[Lab], object]
 
@@ -61,7 +61,7 @@ def converted(lab: Lab) -> None:
 
 def adopted(lab: Lab) -> None:
     if "new" not in lab.repository.names():
-        with open_source(lab.folder / "elsewhere" / lab.file("0003-incremental")) as source:
+        with open_path(lab.folder / "elsewhere" / lab.file("0003-incremental")) as source:
             plan = adopt.plan(lab.repository, source, set_name="new")
             adopt.run(plan, Task())
 

@@ -27,6 +27,7 @@ import numpy as np
 
 from tests.backup.lab import Lab
 from tests.crash.stories import Story
+from tests.sources.opened import open_path
 from vdbackup.backup import capture, merge, repair
 from vdbackup.backup.quarantine import QUARANTINE
 from vdbackup.disks.chain import Chain
@@ -39,7 +40,6 @@ from vdbackup.repository.files import PARTIAL
 from vdbackup.repository.lease import LEASE_NAME
 from vdbackup.repository.model import RecoveryPoint
 from vdbackup.repository.repository import LAYER_MODE, MARKER, Repository
-from vdbackup.sources.source import open_source
 
 
 class Wrong(AssertionError):
@@ -254,7 +254,7 @@ class Remains:
         """What the user does next; and nothing is left of what was cut off."""
         lab = self._lab
         lab.repository = Repository.open_or_create(lab.repository.path)
-        with open_source(lab.image) as source:
+        with open_path(lab.image) as source:
             plan = capture.plan(
                 lab.repository, source, set_name="disk", disk_format=lab.disk_format
             )

@@ -9,13 +9,13 @@ from dataclasses import dataclass, replace
 from tests.backup.lab import SIZE, Lab, noise
 from tests.crash import damage, overlays
 from tests.crash.folders import copy_tree
+from tests.sources.opened import open_path
 from vdbackup.backup import adopt, convert, repair
 from vdbackup.disks.formats import FORMATS
 from vdbackup.jobs import Task
 from vdbackup.repository.digests import BLOCK
 from vdbackup.repository.model import Policy, RecoveryPoint
 from vdbackup.repository.repository import Repository
-from vdbackup.sources.source import open_source
 
 MIB = 1 << 20
 LARGE = 4 * MIB + SIZE
@@ -133,7 +133,7 @@ def _chain_elsewhere(lab: Lab) -> None:
 def _adopt(lab: Lab) -> None:
     old = {point.sequence: point for point in lab.set.points}
     tip = lab.folder / "elsewhere" / old[4].disk
-    with open_source(tip) as source:
+    with open_path(tip) as source:
         plan = adopt.plan(lab.repository, source, set_name="new")
         new = adopt.run(plan, Task())
     for point in new.points:

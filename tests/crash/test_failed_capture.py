@@ -15,12 +15,12 @@ import pytest
 from tests.backup.lab import SIZE, Lab, noise
 from tests.crash.faults import counted, storage_error
 from tests.crash.kept import each_or_some, ended_before_each_change
+from tests.sources.opened import open_path
 from vdbackup.backup import capture, repair
 from vdbackup.errors import Cancelled, NoSpace, SourceError
 from vdbackup.jobs import CancelToken, Job, JobState, Task, silent
 from vdbackup.repository.digests import BLOCK
 from vdbackup.repository.model import Policy
-from vdbackup.sources.source import open_source
 
 MIB = 1 << 20
 
@@ -57,7 +57,7 @@ class Broken:
 @pytest.mark.parametrize("offset", [0, SIZE - 1])
 def test_a_source_that_cannot_be_read_leaves_everything_as_it_was(lab, kind, offset):
     before = lab.files
-    with open_source(lab.image) as source:
+    with open_path(lab.image) as source:
         plan = capture.plan(lab.repository, Broken(source, offset), kind=kind)
         with pytest.raises(SourceError, match="cannot be read"):
             capture.run(plan, Task())
@@ -73,7 +73,7 @@ def test_a_disk_of_which_nothing_can_be_read_is_no_backup(tmp_path, monkeypatch)
     def fails(*_: object) -> int:
         raise OSError(errno.EIO, os.strerror(errno.EIO))
 
-    with open_source(lab.image) as source:
+    with open_path(lab.image) as source:
         plan = capture.plan(lab.repository, source)
         monkeypatch.setattr(os, "preadv", fails)
         with pytest.raises(SourceError, match=r"Nothing of .*disk\.img can be read") as refusal:
@@ -84,7 +84,7 @@ def test_a_disk_of_which_nothing_can_be_read_is_no_backup(tmp_path, monkeypatch)
 
 def test_an_image_that_becomes_shorter_while_it_is_read_is_no_backup(lab):
     before = lab.files
-    with open_source(lab.image) as source:
+    with open_path(lab.image) as source:
         plan = capture.plan(lab.repository, source)
         os.truncate(lab.image, 3 * BLOCK)
         with pytest.raises(SourceError, match="became shorter"):

@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 
 from tests.backup.lab import noise
+from tests.sources.opened import open_path
 from vdbackup.backup import capture
 from vdbackup.errors import NoSpace
 from vdbackup.jobs import Task
 from vdbackup.repository.repository import Repository
 from vdbackup.sources.sample import BLOCK, MAX_PLACES, stored_share
-from vdbackup.sources.source import open_source
 
 MIB = 1 << 20
 SIZE = 64 * MIB
@@ -52,14 +52,14 @@ def storage(as_root: None, tmp_path: Path) -> Iterator[Path]:
 
 def back_up(loop: Path, folder: Path) -> capture.CaptureResult:
     repository = Repository.open_or_create(folder)
-    with open_source(loop) as source:
+    with open_path(loop) as source:
         return capture.run(capture.plan(repository, source), Task())
 
 
 @pytest.mark.usefixtures("as_root")
 @pytest.mark.parametrize("share", [0.0, 0.02, 0.5, 1.0])
 def test_the_guess_holds_what_the_device_holds(tmp_path, share):
-    with device(tmp_path, share) as loop, open_source(loop) as source:
+    with device(tmp_path, share) as loop, open_path(loop) as source:
         least, most = stored_share(source)
     assert least <= share * SIZE <= most
     assert most - least < SIZE * 0.17

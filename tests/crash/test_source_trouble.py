@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.backup.lab import SIZE, Lab, noise
+from tests.sources.opened import open_path
 from vdbackup import cli
 from vdbackup.backup import adopt, convert, repair, retention
 from vdbackup.errors import Cancelled, SourceError
@@ -20,7 +21,6 @@ from vdbackup.jobs import CancelToken, Task
 from vdbackup.repository.digests import BLOCK
 from vdbackup.repository.model import Policy, RecoveryPoint
 from vdbackup.sources import salvage
-from vdbackup.sources.source import open_source
 
 Ranges = Sequence[tuple[int, int]]
 ALL = [(0, SIZE)]
@@ -331,7 +331,7 @@ def test_a_chain_with_read_errors_is_not_adopted_and_says_to_back_it_up(lab):
     before = lab.files
     tip = elsewhere / lab.file("0002-incremental")
     for failing_file in (tip, elsewhere / lab.file("0001-full")):
-        with open_source(tip) as source:
+        with open_path(tip) as source:
             plan = adopt.plan(lab.repository, source, set_name="adopted")
             disk = FailingDisk(failing_file, [(1 << 16, 1 << 40)], errno.EIO)
             with pytest.MonkeyPatch.context() as patch:

@@ -8,6 +8,7 @@ import pytest
 from pytestqt.qtbot import QtBot
 
 from tests.gui.user import User
+from tests.sources.opened import open_path
 from vdbackup.backup import capture, merge
 from vdbackup.gui.main_window import MainWindow
 from vdbackup.gui.store import Store
@@ -15,7 +16,7 @@ from vdbackup.jobs import Task
 from vdbackup.repository.repository import Repository
 from vdbackup.settings import KnownSource, Locations, Settings
 from vdbackup.sources import demo_disk
-from vdbackup.sources.source import open_source
+from vdbackup.sources.reference import SourceRef
 
 
 @pytest.fixture
@@ -26,7 +27,7 @@ def store(
     opened = Repository.create(repository)
     for day in ("Monday", "Tuesday"):
         demo_disk.change(disk, day, {})
-        with open_source(disk) as source:
+        with open_path(disk) as source:
             point = capture.run(capture.plan(opened, source), Task()).point
 
     def cut_off(*_: object) -> None:
@@ -38,7 +39,7 @@ def store(
             merge.run(merge.plan(opened, opened.set().name, point.id), Task())
     assert opened.set().journal
     settings = Settings(headless=True, animations=False)
-    return Store(settings.with_source(KnownSource(disk, repository)), locations)
+    return Store(settings.with_source(KnownSource(SourceRef.of_path(disk), repository)), locations)
 
 
 def test_a_merge_that_was_cut_off_is_finished_when_the_window_opens(

@@ -22,6 +22,7 @@ from pytestqt.qtbot import QtBot
 
 from tests.gui.points import chain, many, point
 from tests.gui.user import User
+from tests.sources.opened import open_path
 from vdbackup.backup import capture
 from vdbackup.errors import RepositoryError
 from vdbackup.gui import add_source, words
@@ -41,19 +42,22 @@ from vdbackup.jobs import Task
 from vdbackup.repository.backup_set import BackupSet
 from vdbackup.repository.model import BootTest, RecoveryPoint, SetSettings, SourceIdentity
 from vdbackup.repository.repository import Repository
-from vdbackup.settings import KnownSource
+from vdbackup.settings import KnownSource, Settings
 from vdbackup.sources.devices import Candidate
-from vdbackup.sources.source import open_source
+from vdbackup.sources.reference import SourceRef
 from vdbackup.text import printable
 
 NOW = datetime(2026, 3, 10, 12, tzinfo=UTC).astimezone()
+
+
+SDA = SourceRef.parse("/dev/sda")
 
 
 def entry(points: Sequence[RecoveryPoint]) -> Entry:
     """A source with these points."""
     settings = SetSettings(SourceIdentity("id", "laptop", "/dev/sda"), 1 << 30, 512, "vmdk")
     backup_set = BackupSet("laptop", Path("/mnt/laptop"), settings, tuple(points))
-    return Entry(Path("/dev/sda"), Path("/mnt"), backup_set)
+    return Entry(SDA, Path("/mnt"), backup_set)
 
 
 @pytest.mark.parametrize(
@@ -88,23 +92,23 @@ def test_a_source_that_was_not_backed_up_for_long_is_marked() -> None:
 
 
 def test_a_source_whose_repository_cannot_be_read_says_so() -> None:
-    broken = Entry(Path("/dev/sda"), Path("/mnt"), problem=RepositoryError("It is broken."))
+    broken = Entry(SDA, Path("/mnt"), problem=RepositoryError("It is broken."))
     assert status(broken, 7) == ("cannot be read", "It is broken.", "bad")
 
 
 def test_a_known_source_without_a_set_is_listed_until_it_has_one(tmp_path: Path) -> None:
     folder = tmp_path / "backups"
-    known = KnownSource(tmp_path / "disk.img", folder)
+    known = KnownSource(SourceRef.of_path(tmp_path / "disk.img"), folder)
     assert [each.points for each in read(folder, [known])] == [()]
     Repository.create(folder)
     assert [each.points for each in read(folder, [known])] == [()]
 
 
 def test_a_folder_that_is_no_repository_is_a_problem_of_its_sources(tmp_path: Path) -> None:
-    known = KnownSource(Path("/dev/sda"), tmp_path, "sda")
+    known = KnownSource(SDA, tmp_path, "sda")
     (only,) = read(tmp_path, [known])
     assert only.problem is not None
-    assert only.path == known.path
+    assert only.source == known.source
 
 
 def test_the_details_say_what_a_point_reads_through(qtbot: QtBot) -> None:
@@ -145,7 +149,7 @@ def test_the_form_warns_while_a_folder_is_chosen(user: User, disk: Path, tmp_pat
 def test_backups_from_before_are_shown_when_their_folder_is_opened(
     user: User, disk: Path, repository: Path
 ) -> None:
-    with open_source(disk) as source:
+    with open_path(disk) as source:
         plan = capture.plan(Repository.create(repository), source)
         capture.run(plan, Task())
     user.window._on_repository_chosen(str(repository))
@@ -199,7 +203,7 @@ def test_the_tab_key_reaches_every_part(with_source: User, qtbot: QtBot) -> None
 
 def test_a_source_whose_first_backup_failed_can_be_tried_again(tmp_path: Path) -> None:
     """It was remembered, and its folder is there, but nothing ever came to lie in it."""
-    (only,) = read(tmp_path, [KnownSource(Path("/dev/sda"), tmp_path)])
+    (only,) = read(tmp_path, [KnownSource(SDA, tmp_path)])
     assert only.problem is None
     assert only.points == ()
 
@@ -207,7 +211,7 @@ def test_a_source_whose_first_backup_failed_can_be_tried_again(tmp_path: Path) -
 def test_two_sources_of_one_name_tell_where_their_backups_lie(user: User, tmp_path: Path) -> None:
     store = user.window.store
     for name in ("usb", "nas"):
-        known = KnownSource(tmp_path / "raw.img", tmp_path / name)
+        known = KnownSource(SourceRef.of_path(tmp_path / "raw.img"), tmp_path / name)
         store.update(lambda settings, known=known: settings.with_source(known))
     user.window.catalogue.refresh()
     user.waits_until(lambda: user.window.sources.count() == 2)
@@ -263,9 +267,34 @@ def test_a_source_that_cannot_be_backed_up_is_said_in_the_form_and_not_remembere
     user.sees_points(1)
 
 
+def test_a_source_can_be_named_by_its_kind(user: User, disk: Path, repository: Path) -> None:
+    form = user.window.first_run.form
+    for text in ("~", "~nobody-of-that-name", f"file:{disk}"):  # as it is typed
+        form.source_edit.setText(text)
+    form.repository_edit.setText("~nobody-of-that-name")
+    form.repository_edit.setText(str(repository))
+    user.waits_until(lambda: "source's own disk" in form.notice.text)
+    user.clicks("startButton")
+    user.agrees()
+    user.sees_points(1)
+    assert user.window.entry is not None
+    assert user.window.entry.title == "laptop"
+    (known,) = Settings.load(user.window.store.locations.settings_file).to_json()["sources"]
+    assert known == {"path": str(disk), "repository": str(repository), "set": "laptop"}
+
+
+def test_a_source_of_an_unknown_kind_is_said_in_the_form(user: User, repository: Path) -> None:
+    form = user.window.first_run.form
+    form.source_edit.setText("lvm:vg/lv")
+    form.repository_edit.setText(str(repository))
+    user.clicks("startButton")
+    user.waits_until(form.refusal.isVisible)
+    assert "no kind of source called lvm (known: file)" in form.refusal.text
+
+
 def test_a_mistyped_source_is_removed_alone(with_source: User, repository: Path) -> None:
     store, sources = with_source.window.store, with_source.window.sources
-    mistyped = KnownSource(Path("/dev/sdx"), repository)
+    mistyped = KnownSource(SourceRef.parse("/dev/sdx"), repository)
     store.update(lambda settings: settings.with_source(mistyped))
     with_source.asks_for("actionRefresh")
     with_source.waits_until(lambda: sources.count() == 2)
@@ -284,7 +313,7 @@ def test_a_mistyped_source_is_removed_alone(with_source: User, repository: Path)
 
 def test_other_backups_can_always_be_opened(with_source: User, tmp_path: Path, disk: Path) -> None:
     other = tmp_path / "other"
-    with open_source(disk) as source:
+    with open_path(disk) as source:
         capture.run(capture.plan(Repository.create(other), source), Task())
     assert with_source.sees(QPushButton, "openBackupsButton").isEnabled()
     with_source.window._on_repository_chosen(str(other))

@@ -26,10 +26,11 @@ from vdbackup.operations.machines import Machines
 from vdbackup.recovery.retarget import policy
 from vdbackup.repository.repository import Repository
 from vdbackup.settings import KnownSource, Locations, Settings, WindowState
+from vdbackup.sources.reference import SourceRef
 
 
 def entries(*names: str) -> list[Entry]:
-    return [Entry(Path(f"/disks/{name}.img"), Path("/backups")) for name in names]
+    return [Entry(SourceRef.parse(f"/disks/{name}.img"), Path("/backups")) for name in names]
 
 
 def test_a_source_keeps_its_place_when_it_is_backed_up_for_the_first_time(
@@ -37,18 +38,19 @@ def test_a_source_keeps_its_place_when_it_is_backed_up_for_the_first_time(
 ) -> None:
     other = tmp_path / "another.img"
     other.write_bytes(disk.read_bytes())
-    known = [KnownSource(disk, repository), KnownSource(other, repository)]
-    assert [entry.path for entry in read(repository, known)] == [disk, other]
-    for path in (other, disk):
-        request, machines = BackupRequest(path, repository), Machines(tmp_path / "vms")
+    first, second = map(SourceRef.of_path, (disk, other))
+    known = [KnownSource(first, repository), KnownSource(second, repository)]
+    assert [entry.source for entry in read(repository, known)] == [first, second]
+    for source in (second, first):
+        request, machines = BackupRequest(source, repository), Machines(tmp_path / "vms")
         back_up(request, machines, Task())
-        assert [entry.path for entry in read(repository, known)] == [disk, other]
+        assert [entry.source for entry in read(repository, known)] == [first, second]
 
 
 def test_a_source_that_is_added_again_keeps_its_place() -> None:
-    first, second = (KnownSource(Path(f"/{n}.img"), Path("/backups")) for n in "ab")
+    first, second = (KnownSource(SourceRef.parse(f"/{n}.img"), Path("/backups")) for n in "ab")
     settings = Settings().with_source(first).with_source(second)
-    assert settings.with_source(replace(first, set_name="a")).sources[0].path == first.path
+    assert settings.with_source(replace(first, set_name="a")).sources[0].source == first.source
 
 
 def test_the_first_source_is_shown_whichever_was_read_first(qtbot: QtBot) -> None:
@@ -171,7 +173,8 @@ def test_a_backup_is_made_even_if_the_point_before_is_merged_by_somebody_else(
     disk: Path, repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def back_up_disk() -> str:
-        request, machines = BackupRequest(disk, repository), Machines(tmp_path / "vms")
+        request = BackupRequest(SourceRef.of_path(disk), repository)
+        machines = Machines(tmp_path / "vms")
         return back_up(request, machines, Task()).sentence
 
     def merged(opened: Repository, name: str, point_id: str, *_: object) -> tuple[str, ...]:

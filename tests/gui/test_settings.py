@@ -29,13 +29,14 @@ from vdbackup.repository.model import SetSettings, SourceIdentity
 from vdbackup.repository.repository import Repository
 from vdbackup.settings import KnownSource, Locations, Settings, ThemeChoice
 from vdbackup.sources import demo_disk
+from vdbackup.sources.reference import SourceRef
 
 SET = SetSettings(SourceIdentity("id", "disk", "/dev/sda"), 1 << 30, 512, "vmdk")
 FULL = Settings(
     repositories=(Path("/mnt/usb"), Path("/srv/backups")),
     sources=(
-        KnownSource(Path("/dev/sda"), Path("/mnt/usb"), "laptop-sda"),
-        KnownSource(Path("/srv/vm.img"), Path("/srv/backups")),
+        KnownSource(SourceRef.parse("/dev/sda"), Path("/mnt/usb"), "laptop-sda"),
+        KnownSource(SourceRef.parse("/srv/vm.img"), Path("/srv/backups")),
     ),
     theme=ThemeChoice.DARK,
     sessions_folder=Path("/var/tmp/sessions"),
@@ -109,10 +110,10 @@ def test_the_environment_can_keep_machines_from_opening_a_window() -> None:
 
 
 def test_a_source_is_known_once_per_repository() -> None:
-    settings = Settings()
+    settings, source = Settings(), SourceRef.parse("/dev/sda")
     for name in (None, "laptop"):
-        settings = settings.with_source(KnownSource(Path("/dev/sda"), Path("/mnt"), name))
-    assert settings.sources == (KnownSource(Path("/dev/sda"), Path("/mnt"), "laptop"),)
+        settings = settings.with_source(KnownSource(source, Path("/mnt"), name))
+    assert settings.sources == (KnownSource(source, Path("/mnt"), "laptop"),)
     assert settings.without_repository(Path("/mnt")) == Settings()
 
 
@@ -239,7 +240,7 @@ def test_every_field_of_the_window_is_one_that_a_wheel_passes_over() -> None:
 
 def test_the_settings_scroll_where_the_screen_is_low(user: User, tmp_path: Path) -> None:
     many = [
-        Entry(Path(f"/dev/sd{i}"), tmp_path, BackupSet(f"sd{i}", tmp_path, SET, ()))
+        Entry(SourceRef.parse(f"/dev/sd{i}"), tmp_path, BackupSet(f"sd{i}", tmp_path, SET, ()))
         for i in range(40)
     ]
     store = user.window.store
@@ -289,7 +290,7 @@ def test_many_who_write_at_once_lose_nothing(locations: Locations) -> None:
     Settings().save(locations.settings_file)
 
     def add(number: int) -> None:
-        source = KnownSource(Path(f"/dev/sd{number}"), Path("/mnt"))
+        source = KnownSource(SourceRef.parse(f"/dev/sd{number}"), Path("/mnt"))
         Settings.update(locations.settings_file, lambda s: s.with_source(source), Settings())
 
     with ThreadPoolExecutor(8) as pool:

@@ -12,10 +12,10 @@ from PySide6.QtWidgets import QDialog
 from pytestqt.qtbot import QtBot
 
 from tests.gui.user import User
+from tests.sources.opened import open_path
 from vdbackup.gui.source_questions import FormatDialog, OtherSourceDialog
 from vdbackup.repository.repository import Repository
 from vdbackup.sources import demo_disk
-from vdbackup.sources.source import open_source
 
 
 @pytest.fixture
@@ -46,7 +46,7 @@ def newest(repository: Path, name: str) -> bytes:
 
 
 def held(path: Path, said: str) -> bytes:
-    with open_source(path, said=said) as source:
+    with open_path(path, said=said) as source:
         data = bytearray(source.size)
         source.readinto(0, memoryview(data))
         return bytes(data)

@@ -17,6 +17,7 @@ from vdbackup.operations.policy import Change
 from vdbackup.recovery.retarget import policy as retargeting
 from vdbackup.repository.model import BootTests, Policy
 from vdbackup.sources import demo_disk
+from vdbackup.sources.reference import SourceRef
 
 
 @pytest.fixture
@@ -34,7 +35,7 @@ def machines(tmp_path: Path) -> Machines:
 
 @pytest.fixture
 def asked(disk: Path, tmp_path: Path) -> BackupRequest:
-    return BackupRequest(disk, tmp_path / "backups")
+    return BackupRequest(SourceRef.of_path(disk), tmp_path / "backups")
 
 
 def made(request: BackupRequest, machines: Machines) -> BackupResult:
@@ -65,7 +66,7 @@ def test_the_source_is_closed_before_the_point_is_made_ready(
 
     def look(*_: object) -> tuple[str, ...]:
         names = [link.readlink() for link in Path("/proc/self/fd").iterdir() if link.is_symlink()]
-        open_meanwhile.extend(name for name in names if name == asked.source)
+        open_meanwhile.extend(name for name in names if name == asked.source.path)
         return ()
 
     monkeypatch.setattr(retargeting, "for_new_point", look)
@@ -98,7 +99,10 @@ def test_a_plan_names_what_a_new_policy_takes(lab: Lab, machines: Machines) -> N
         lab.poke(number * 65536, noise(65536, number))
         lab.backup()
     request = BackupRequest(
-        lab.image, lab.repository.path, set_name="disk", policy=Change(2, retarget=False)
+        SourceRef.of_path(lab.image),
+        lab.repository.path,
+        set_name="disk",
+        policy=Change(2, retarget=False),
     )
     plan = backup.plan(request)
     assert plan.invalidates == ("point 1", "point 2")
@@ -127,7 +131,7 @@ def test_where_backups_were_seen_no_repository_is_begun_anew(asked: BackupReques
 
 def test_nothing_is_made_in_a_folder_that_is_not_apart_from_the_source(disk: Path) -> None:
     with pytest.raises(BackupError, match="inside the repository"):
-        backup.plan(BackupRequest(disk, disk.parent))
+        backup.plan(BackupRequest(SourceRef.of_path(disk), disk.parent))
     assert sorted(path.name for path in disk.parent.iterdir()) == [disk.name]
 
 

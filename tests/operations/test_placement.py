@@ -14,13 +14,20 @@ from tests.sources.loops import loop, mounted, run, two_partitions
 from vdbackup.operations import placement
 from vdbackup.repository.repository import Repository
 from vdbackup.sources import demo_disk, stacking
+from vdbackup.sources.reference import SourceRef
+
+OWN_DISK = "source's own disk"
+MIB = 1 << 20
+
+
+def said(source: Path, folder: Path) -> str:
+    return " ".join(placement.judge(SourceRef.of_path(source), folder).warnings)
 
 
 def test_a_folder_on_the_sources_own_disk_is_warned_of(tmp_path: Path) -> None:
     image = tmp_path / "disk.img"
     demo_disk.create(image, "hello")
-    said = placement.judge(image, tmp_path / "not" / "there" / "yet").warnings
-    assert "source's own disk" in said[0]
+    assert OWN_DISK in said(image, tmp_path / "not" / "there" / "yet")
 
 
 def test_a_folder_on_the_system_disk_is_warned_of() -> None:
@@ -31,10 +38,6 @@ def test_a_folder_with_backups_is_recognised(tmp_path: Path) -> None:
     Repository.create(tmp_path / "backups")
     assert placement.judge(None, tmp_path / "backups").is_repository
     assert not placement.judge(None, tmp_path).is_repository
-
-
-OWN_DISK = "source's own disk"
-MIB = 1 << 20
 
 
 @pytest.fixture
@@ -68,8 +71,7 @@ if os.geteuid() == 0:
             )
             for source in (partitions[0], empty(first / "vm.img", MIB)):
                 for folder in (first / "backups", second / "backups" / "new"):
-                    (said,) = placement.judge(source, folder).warnings
-                    assert OWN_DISK in said
+                    assert OWN_DISK in said(source, folder)
 
     def test_another_disk_is_apart(tmp_path, memory):
         with (
@@ -77,12 +79,12 @@ if os.geteuid() == 0:
             loop(empty(memory / "b.img")) as other,
             mounted(formatted(other), tmp_path / "other") as folder,
         ):
-            assert placement.judge(source, folder).warnings == ()
-            assert placement.judge(tmp_path / "a.img", folder).warnings == ()
+            assert said(source, folder) == ""
+            assert said(tmp_path / "a.img", folder) == ""
 
     def test_a_device_that_is_a_file_is_lost_with_the_disk_that_the_file_lies_on(tmp_path):
         with loop(empty(tmp_path / "a.img")) as source:
-            assert OWN_DISK in placement.judge(source, tmp_path / "backups").warnings[0]
+            assert OWN_DISK in said(source, tmp_path / "backups")
 
     def test_two_volumes_that_share_a_disk_are_not_apart(tmp_path, monkeypatch):
         """As sysfs shows LVM: the source's volume lies on a partition, the folder's on the disk."""
@@ -100,6 +102,8 @@ if os.geteuid() == 0:
             (slaves / under).symlink_to(disk if under == "sda" else disk / under)
         os.mknod(tmp_path / "volume", stat.S_IFBLK | 0o600, os.makedev(253, 7))
         monkeypatch.setattr(stacking, "SYS_BLOCK", tmp_path / "sys")
-        assert OWN_DISK in placement.judge(tmp_path / "volume", tmp_path).warnings[0]
+        assert OWN_DISK in said(tmp_path / "volume", tmp_path)
         (tmp_path / "sys/253:7/slaves/sda1").unlink()
-        assert OWN_DISK not in " ".join(placement.judge(tmp_path / "volume", tmp_path).warnings)
+        assert OWN_DISK not in " ".join(
+            placement.judge(SourceRef.of_path(tmp_path / "volume"), tmp_path).warnings
+        )

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.sources.opened import open_path
 from tests.volumes import volumes
 from tests.volumes.volumes import MIB, MOMENT, browsing
 from vdbackup.backup import capture
@@ -19,7 +20,6 @@ from vdbackup.jobs import Progress, Task
 from vdbackup.recovery.browse import Entry, FileBrowser, Kind
 from vdbackup.repository.repository import Repository
 from vdbackup.sources import demo_disk
-from vdbackup.sources.source import open_source
 
 Maker = Callable[[Path, Path], None]
 
@@ -296,7 +296,7 @@ def test_files_are_read_through_a_chain_of_layers(tree: Path, tmp_path: Path):
     repository = Repository.create(tmp_path / "repository")
     for text in (b"first", b"second" * 1000):
         demo_disk.change(disk, "Hello", {"LETTERS/FIRST.TXT": text})
-        with open_source(disk) as source:
+        with open_path(disk) as source:
             plan = capture.plan(repository, source)
             result = capture.run(plan, Task())
     (backup_set,) = repository.sets()

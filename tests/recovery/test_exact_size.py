@@ -10,13 +10,13 @@ import pytest
 
 from tests.backup.lab import Lab, noise
 from tests.oracles import qemu
+from tests.sources.opened import open_path
 from vdbackup.backup import adopt, convert, repair
 from vdbackup.errors import RepositoryError
 from vdbackup.jobs import Task
 from vdbackup.recovery import restore, verify
 from vdbackup.repository.manifests import manifest_path
 from vdbackup.repository.model import RecoveryPoint
-from vdbackup.sources.source import open_source
 
 LENGTH = (1 << 20) + 100
 
@@ -78,7 +78,7 @@ def test_a_converted_set_keeps_it(lab):
 def test_a_raw_base_that_is_adopted_keeps_it_and_its_child_has_whole_sectors(lab):
     tip = lab.folder / "tip.qcow2"
     qemu.make(tip, LENGTH + 412, "qcow2", "-b", str(lab.image), "-F", "raw")
-    with open_source(tip) as source:
+    with open_path(tip) as source:
         plan = adopt.plan(lab.repository, source)
         base, child = adopt.run(plan, Task()).points
     assert (base.exact_size, child.exact_size) == (LENGTH, None)

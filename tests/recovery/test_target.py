@@ -10,11 +10,11 @@ import pytest
 
 from tests.backup.lab import Lab, noise
 from tests.sources.loops import loop
+from tests.sources.opened import open_path
 from vdbackup.backup import capture
 from vdbackup.errors import RecoveryError
 from vdbackup.jobs import Task
 from vdbackup.recovery import restore
-from vdbackup.sources.source import open_source
 
 MIB = 1 << 20
 
@@ -193,7 +193,7 @@ def test_the_table_of_a_larger_device_is_whole(tmp_path: Path, sector_size: int)
     lab = Lab(tmp_path, 8 * MIB, disk_format="vhdx")
     with loop(lab.image, "--sector-size", str(sector_size)) as source:
         subprocess.run(["sfdisk", "-q", source], input=b"label: gpt\nsize=2M\n", check=True)
-        with open_source(source) as opened:
+        with open_path(source) as opened:
             capture.run(
                 capture.plan(lab.repository, opened, set_name="disk", disk_format="vhdx"),
                 Task(),

@@ -14,13 +14,13 @@ import pytest
 from tests.backup.lab import noise
 from tests.oracles import qemu
 from tests.sources.loops import loop, mounted, run
+from tests.sources.opened import open_path
 from vdbackup import cli
 from vdbackup.backup import adopt, capture
 from vdbackup.errors import SourceError
 from vdbackup.jobs import Task
 from vdbackup.repository.repository import Repository
 from vdbackup.sources import device_writes
-from vdbackup.sources.source import open_source
 
 MIB = 1 << 20
 SIZE = 8 * MIB
@@ -55,7 +55,7 @@ def warnings(
             happened.append(None)
             meanwhile()
 
-    with open_source(path) as source:
+    with open_path(path) as source:
         result = capture.run(capture.plan(repository, source), Task(report))
     assert happened
     return result.point.warnings
@@ -211,7 +211,7 @@ def test_a_change_after_the_image_was_opened_is_noticed_though_nothing_was_read_
     with image.open("r+b") as file:
         file.truncate(0)
         file.truncate(SIZE)
-    with open_source(image) as source:
+    with open_path(image) as source:
         poke(image)
         result = capture.run(capture.plan(repository, source), Task())
     assert "written to during the capture" in result.point.warnings[0]
@@ -290,7 +290,7 @@ def test_a_program_that_takes_no_lock_and_is_gone_before_the_end_is_named(image,
     with ExitStack() as holding:
         file = holding.enter_context(image.open("ab"))
         holding.enter_context(subprocess.Popen(["cat"], stdin=subprocess.PIPE, stdout=file))
-        with open_source(image) as source:
+        with open_path(image) as source:
             holding.close()
             plan = capture.plan(repository, source)
             (sentence,) = capture.run(plan, Task()).point.warnings
@@ -303,7 +303,7 @@ def test_a_chain_that_changes_while_it_is_adopted_is_refused_and_leaves_nothing(
     disk = tmp_path / "disk.qcow2"
     qemu.make(disk, SIZE, "qcow2")
     qemu.io(disk, "write -P 1 0 4M", disk_format="qcow2")
-    with open_source(disk) as source:
+    with open_path(disk) as source:
         plan = adopt.plan(repository, source)
         qemu.io(disk, "write -P 2 0 1M", disk_format="qcow2")
         with pytest.raises(SourceError, match="was written to") as error:

@@ -15,12 +15,12 @@ from pathlib import Path
 import pytest
 
 from tests.sources.loops import loop, mounted, run
+from tests.sources.opened import open_path
 from vdbackup.backup import capture
 from vdbackup.errors import BackupError, SourceError
 from vdbackup.jobs import Task
 from vdbackup.repository.repository import Repository
 from vdbackup.sources.devices import candidates, device_id
-from vdbackup.sources.source import open_source
 from vdbackup.sources.stacking import lies_on, mounts_of
 
 MIB = 1 << 20
@@ -45,7 +45,7 @@ def image(tmp_path: Path) -> Path:
 
 
 def contents(path: Path) -> bytes:
-    with open_source(path) as source:
+    with open_path(path) as source:
         data = bytearray(source.size)
         for offset, length in source.data_ranges().tolist():
             source.readinto(offset, memoryview(data)[offset : offset + length])
@@ -57,12 +57,12 @@ if ROOT:
     @pytest.mark.parametrize("sector_size", [512, 4096])
     def test_a_device_has_the_size_and_the_sectors_that_the_kernel_says(stack, image, sector_size):
         device = stack.enter_context(loop(image, "--sector-size", str(sector_size)))
-        with open_source(device) as source:
+        with open_path(device) as source:
             assert (source.size, source.sector_size) == (8 * MIB, sector_size)
 
     def test_everything_on_a_device_counts_as_data(stack, image):
         device = stack.enter_context(loop(image))
-        with open_source(device) as source:
+        with open_path(device) as source:
             assert source.data_ranges().tolist() == [[0, 8 * MIB]]
         assert contents(device) == image.read_bytes()
 
@@ -70,7 +70,7 @@ if ROOT:
     def test_a_device_is_backed_up_with_its_contents(stack, image, tmp_path, sector_size):
         device = stack.enter_context(loop(image, "--sector-size", str(sector_size)))
         repository = Repository.create(tmp_path / "repository")
-        with open_source(device) as source:
+        with open_path(device) as source:
             plan = capture.plan(repository, source)
             point = capture.run(plan, Task()).point
         assert point.sector_size == sector_size
@@ -100,7 +100,7 @@ if ROOT:
         os.truncate(image, end)
         run("losetup", "--set-capacity", device)
         repository = Repository.create(tmp_path / "repository")
-        with open_source(disk) as source:
+        with open_path(disk) as source:
             point = capture.run(capture.plan(repository, source), Task()).point
         lost = [
             at for at, place in zip(range(0, 4 * MIB, 4096), places, strict=True) if place >= end
@@ -124,7 +124,7 @@ if ROOT:
             os.truncate(image, 6 * MIB)
             run("losetup", "--set-capacity", device)
 
-        with open_source(device) as source:
+        with open_path(device) as source:
             plan = capture.plan(repository, source, set_name="disk")
             with pytest.raises(SourceError, match="became shorter"):
                 capture.run(plan, Task(shrink))
@@ -152,7 +152,7 @@ if ROOT:
         assert mounts_of(device) == ()
         folder = stack.enter_context(mounted(device, tmp_path / name))
         assert mounts_of(device) == (str(folder),)
-        with open_source(device) as source:
+        with open_path(device) as source:
             (sentence,) = source.trouble()
         assert str(folder) in sentence
 
@@ -174,7 +174,7 @@ if ROOT:
         assert not lies_on(tmp_path, source_path)
         repository = Repository.create(folder / "backups")
         with (
-            open_source(source_path) as source,
+            open_path(source_path) as source,
             pytest.raises(BackupError, match="lies on") as refusal,
         ):
             capture.plan(repository, source)
@@ -213,7 +213,7 @@ else:
     def test_an_ordinary_user_is_told_how_to_be_allowed_to_read_a_device():
         device = an_unreadable_device()
         with pytest.raises(SourceError, match="may not read") as refusal:
-            open_source(device)
+            open_path(device)
         assert "setfacl" in refusal.value.advice
 
     def test_devices_that_may_not_be_read_are_offered_as_such():

@@ -14,11 +14,11 @@ import pytest
 
 from tests.backup.lab import noise
 from tests.sources.loops import loop, mounted, run
+from tests.sources.opened import open_path
 from vdbackup.backup import capture
 from vdbackup.jobs import Task
 from vdbackup.recovery import restore
 from vdbackup.repository.repository import Repository
-from vdbackup.sources.source import open_source
 
 pytestmark = pytest.mark.usefixtures("as_root")
 
@@ -59,7 +59,7 @@ def write(path: Path, data: bytes, *, durable: bool = True) -> None:
 
 
 def back_up(repository: Repository, path: Path) -> capture.CaptureResult:
-    with open_source(path) as source:
+    with open_path(path) as source:
         return capture.run(capture.plan(repository, source), Task())
 
 

@@ -11,14 +11,14 @@ import pytest
 
 from tests.disks.shelf import GRAIN, MIB, Shelf, noise
 from tests.oracles import qemu
+from tests.sources.opened import open_path
 from tests.sources.ordinary_user import as_an_ordinary_user, open_folder
 from vdbackup.disks.contents import UnclearFormat
 from vdbackup.errors import DiskError, Remedy, SourceError, VdbackupError
-from vdbackup.sources.source import open_source
 
 
 def contents(path: Path, said: str | None = None) -> bytes:
-    with open_source(path, said=said) as source:
+    with open_path(path, said=said) as source:
         data = bytearray(source.size)
         source.readinto(0, memoryview(data))
         return bytes(data)
@@ -26,7 +26,7 @@ def contents(path: Path, said: str | None = None) -> bytes:
 
 def refused(path: Path, match: str, kind: type[VdbackupError] = SourceError) -> VdbackupError:
     with pytest.raises(kind, match=match) as refusal:
-        open_source(path)
+        open_path(path)
     assert refusal.value.title
     assert refusal.value.advice
     return refusal.value
@@ -53,7 +53,7 @@ def test_a_vmdk_is_the_disk_in_it(tmp_path):
     shelf.add("a.vmdk", (0, noise(2 * GRAIN, 1)))
     top = shelf.add("b.vmdk", (GRAIN, noise(GRAIN, 2)))
     assert contents(top) == shelf.raw
-    with open_source(top) as source:
+    with open_path(top) as source:
         assert [path.name for path in source.files] == ["a.vmdk", "b.vmdk"]
         assert source.data_ranges().tolist() == [[0, 2 * GRAIN]]
 
@@ -73,13 +73,13 @@ def test_what_is_named_as_raw_and_begins_as_none_is_what_the_user_says(tmp_path)
 def test_an_image_reached_by_a_link_is_the_same_source(tmp_path):
     path = image(tmp_path / "disk.img", 4096)
     (tmp_path / "link.img").symlink_to(path)
-    with open_source(path) as source, open_source(tmp_path / "link.img") as linked:
+    with open_path(path) as source, open_path(tmp_path / "link.img") as linked:
         assert source.id == linked.id
         assert linked.path == path
 
 
 def test_an_image_has_sectors_of_512_bytes_and_its_files_name(tmp_path):
-    with open_source(image(tmp_path / "laptop.img", 4096)) as source:
+    with open_path(image(tmp_path / "laptop.img", 4096)) as source:
         assert (source.sector_size, source.name, source.mounted) == (512, "laptop", ())
         assert source.trouble() == ()
 
@@ -99,10 +99,10 @@ def test_a_raw_image_that_ends_before_its_last_partition_does_is_said_to(tmp_pat
         file.truncate(64 * MIB)
     subprocess.run(["sfdisk", "--quiet", path], input=table.encode(), check=True)
     os.truncate(path, end)
-    with open_source(path) as source:
+    with open_path(path) as source:
         assert source.trouble() == ()
     os.truncate(path, end - 1)  # within the last sector, which is filled up
-    with open_source(path) as source:
+    with open_path(path) as source:
         (sentence,) = source.trouble()
         assert sentence == (
             f"{path} ends before its partitions do: it has {end - 1:,} bytes, and its partition "
@@ -208,5 +208,5 @@ def test_a_disk_that_turns_out_to_be_damaged_while_it_is_read_is_said_to_be_that
     with disk.open("r+b") as file:
         file.seek(-5000, os.SEEK_END)
         file.write(b"damage")
-    with open_source(disk) as source, pytest.raises(SourceError, match="grain 15 is damaged"):
+    with open_path(disk) as source, pytest.raises(SourceError, match="grain 15 is damaged"):
         source.readinto(0, memoryview(bytearray(MIB)))

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.sources.opened import open_path
 from vdbackup.errors import SourceError
-from vdbackup.sources.source import open_source
 from vdbackup.sources.written_ids import Written, written_ids
 
 MIB = 1 << 20
@@ -37,7 +37,7 @@ def empty(path: Path, size: int) -> Path:
 
 
 def found(path: Path) -> Written:
-    with open_source(path) as source:
+    with open_path(path) as source:
         return written_ids(source.readinto, source.size, source.sector_size)
 
 

@@ -16,11 +16,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.sources.opened import open_path
 from tests.volumes import test_raid, volumes
 from tests.volumes.volumes import MIB, browsing, overwritten
 from vdbackup.errors import VdbackupError
 from vdbackup.jobs import Task
-from vdbackup.sources.source import open_source
 
 ROOM = 512 * MIB
 """Bytes that reading a small disk may take, whatever it claims."""
@@ -186,7 +186,7 @@ def test_whatever_a_file_begins_or_ends_with_it_is_read_or_refused_in_a_sentence
     file = tmp_path_factory.mktemp("file") / f"disk.{suffix}"
     file.write_bytes(data)
     for said in (None, "raw", "vmdk", "vhd", "vhdx", "qcow2"):
-        with little_memory(), suppress(VdbackupError), open_source(file, (), said) as source:
+        with little_memory(), suppress(VdbackupError), open_path(file, (), said) as source:
             source.data_ranges()
             source.readinto(0, memoryview(bytearray(min(512, source.size))))
     file.unlink()

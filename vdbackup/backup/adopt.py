@@ -38,8 +38,7 @@ from vdbackup.repository.model import RecoveryPoint, SetSettings
 from vdbackup.repository.naming import PointType
 from vdbackup.repository.repository import Repository, check_set_name, free_set_name
 from vdbackup.repository.set_draft import SetDraft
-from vdbackup.sources.facts import facts_of
-from vdbackup.sources.source import Source
+from vdbackup.sources.disk_source import DiskSource
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,14 +46,14 @@ class AdoptPlan(Plan):
     """What adopting the chain of `source` as the set `set_name` would do."""
 
     repository: Repository
-    source: Source
+    source: DiskSource
     set_name: str
     disk_format: DiskFormat
 
 
 def plan(
     repository: Repository,
-    source: Source,
+    source: DiskSource,
     *,
     set_name: str | None = None,
     disk_format: str | None = None,
@@ -74,7 +73,7 @@ def plan(
     known = set_of(repository, source)
     if known is not None:
         raise BackupError(
-            f"{source.path} has been backed up or adopted into the set {known}.",
+            f"{source.title} has been backed up or adopted into the set {known}.",
             "Back it up: that adds what has changed since.",
         )
     kept_in = _format_for(source, disk_format)
@@ -86,7 +85,7 @@ def plan(
     size = sum(total(aligned(each, BLOCK, source.size)) for each in ranges)
     return AdoptPlan(
         summary=(
-            f"The chain of {source.path}, {count} disk{'s' if count > 1 else ''} with "
+            f"The chain of {source.title}, {count} disk{'s' if count > 1 else ''} with "
             f"{readable_size(size)}, becomes the set {name} in {kept_in}; its own files stay."
         ),
         bytes_to_copy=size,
@@ -106,7 +105,7 @@ def _exact_size(layer: VirtualDisk) -> int | None:
     )
 
 
-def _format_for(source: Source, asked: str | None) -> DiskFormat:
+def _format_for(source: DiskSource, asked: str | None) -> DiskFormat:
     """What the set is kept in; raises UsageError, or DiskError where nothing will do."""
     if asked:
         return check_format(asked)
@@ -118,13 +117,13 @@ def run(plan: AdoptPlan, task: Task) -> BackupSet:
     """Adopt; the new set. If it fails or is cancelled, everything is as it was."""
     source = plan.source
     settings = SetSettings(
-        identity_of(source, facts_of(source)),
+        identity_of(source, source.facts()),
         source.size,
         source.sector_size,
         plan.disk_format,
         source_format=source.said or "",
     )
-    with plan.repository.lock(f"adopting {source.path}", task.cancel):
+    with plan.repository.lock(f"adopting {source.title}", task.cancel):
         _check_space(plan)
         draft = SetDraft(plan.repository, plan.set_name, settings)
         with draft:
@@ -162,7 +161,7 @@ def _adopt_each(chain: Chain, draft: SetDraft, task: Task) -> None:
             state.close()
 
 
-def _check_unchanged(source: Source) -> None:
+def _check_unchanged(source: DiskSource) -> None:
     """Raise SourceError where the chain may not be what it was when it was opened."""
     for sentence in source.trouble():
         raise SourceError(
@@ -335,4 +334,4 @@ class _CannotClone(Exception):
 def _check_space(plan: AdoptPlan) -> None:
     # clones need less, but whether there will be any shows only when they are made
     needed = plan.bytes_to_copy + RESERVE
-    check_room(plan.repository.path, needed, f"Adopting {plan.source.path}")
+    check_room(plan.repository.path, needed, f"Adopting {plan.source.title}")

@@ -27,8 +27,8 @@ from vdbackup.repository.repository import (
     check_set_name,
     free_set_name,
 )
-from vdbackup.sources.facts import facts_of
 from vdbackup.sources.identity import Comparison, Facts, Kind, Verdict, compare
+from vdbackup.sources.reference import SourceRef
 from vdbackup.sources.source import Source
 
 log = logging.getLogger(__name__)
@@ -62,7 +62,7 @@ class Belonging:
 
 def identity_of(source: Source, now: Facts) -> SourceIdentity:
     """What is kept of a source that nothing was known of."""
-    path = now.paths[-1] if now.paths else str(source.path)  # /dev/mapper/NAME, not /dev/dm-3
+    path = now.paths[-1] if now.paths else str(source.ref)  # /dev/mapper/NAME, not /dev/dm-3
     return SourceIdentity(source.id, source.name, path, now.record())
 
 
@@ -80,7 +80,7 @@ def belonging(
     Raises:
         OtherSource: the named set is another source's, or may be.
     """
-    now = facts_of(source)
+    now = source.facts()
     if set_name is not None:
         return _named(repository, source, now, check_set_name(set_name), same_source)
     known, alike, unreadable = _look(repository, source, now)
@@ -97,7 +97,7 @@ def belonging(
         return replace(fresh, note=_other(source, similar, known_facts(settings), found))
     if unreadable:
         note = (
-            f"{source.path} gets a set of its own; whether {', '.join(unreadable)} holds its "
+            f"{source.title} gets a set of its own; whether {', '.join(unreadable)} holds its "
             "backups cannot be told, because that cannot be read: repair the repository."
         )
         return replace(fresh, similar=unreadable[0], note=note)
@@ -106,24 +106,24 @@ def belonging(
 
 def set_of(repository: Repository, source: Source) -> str | None:
     """The name of the set that surely holds the source's backups, if there is one."""
-    return _look(repository, source, facts_of(source))[0]
+    return _look(repository, source, source.facts())[0]
 
 
-def said_before(folder: Path, path: Path, set_name: str | None = None) -> str | None:
+def said_before(folder: Path, ref: SourceRef, set_name: str | None = None) -> str | None:
     """What the user said that the source is when it was backed up before; None where nothing.
 
-    It is needed to open the source, so that the source is known by its path alone. Where two sets
+    It is needed to open the source, so that the source is known by its name alone. Where two sets
     have two answers, there is none.
 
     Args:
         folder: the repository's, which need not be there yet.
-        path: the source's.
+        ref: the source.
         set_name: of its set, where that is known.
     """
     if not (folder / MARKER).exists():
         return None
     repository = Repository.open(folder)
-    paths = {str(path), str(path.resolve())}
+    names = {str(ref.absolute())} | ({os.path.realpath(ref.path)} if ref.is_file else set())
     answers = set()
     for name in repository.names():
         if set_name not in (None, name):
@@ -134,7 +134,7 @@ def said_before(folder: Path, path: Path, set_name: str | None = None) -> str | 
             log.warning("%s says nothing of its source: %s", name, error)
             continue
         known = {settings.source.path, *known_facts(settings).paths}
-        if settings.source_format in list(DiskFormat) and known & paths:
+        if settings.source_format in list(DiskFormat) and known & names:
             answers.add(settings.source_format)
     return answers.pop() if len(answers) == 1 else None
 
@@ -245,14 +245,14 @@ def _spread(held: np.ndarray, count: int) -> list[int]:
 
 def _other(source: Source, similar: str, known: Facts, found: Comparison) -> str:
     return (
-        f"{source.path} gets a set of its own: it is not what the set {similar} holds the backups "
+        f"{source.title} gets a set of its own: it is not what the set {similar} holds the backups "
         f"of ({known}): {found.reasons}."
     )
 
 
 def _unsure(source: Source, similar: str, known: Facts, found: Comparison) -> str:
     return (
-        f"{source.path} gets a set of its own: whether it is what the set {similar} holds the "
+        f"{source.title} gets a set of its own: whether it is what the set {similar} holds the "
         f"backups of ({known}) is not sure: {found.reasons}."
         f"{_whether_gone(source, known)}"
     )
@@ -265,7 +265,7 @@ def _whether_gone(source: Source, known: Facts) -> str:
     """
     if known.kind != Kind.FILE or not known.paths:
         return ""
-    near = NearPaths([source.path.parent])
+    near = NearPaths([file.parent for file in source.files])
     if any(near.followed(Path(each)) is None for each in known.paths):
         return ""
     there = any(map(os.path.lexists, known.paths))

@@ -45,7 +45,6 @@ from vdbackup.sources.identity import Verdict
 from vdbackup.sources.salvage import Salvage
 from vdbackup.sources.sample import stored_share
 from vdbackup.sources.source import Source
-from vdbackup.sources.stacking import lies_on
 
 AUTO = "auto"
 DEFAULT_FORMAT = DiskFormat.VMDK
@@ -119,18 +118,19 @@ class CaptureResult:
 def check_apart(source: Source, repository: Path) -> None:
     """Refuse a repository that is the source, lies on it, or holds it; raises BackupError."""
     folder = repository.resolve()
-    if folder == source.path:
+    files = [file.resolve() for file in source.files]
+    if folder in files:
         raise BackupError(
             f"{repository} is the source itself.", "Choose another folder for the backups."
         )
-    if any(file.resolve().is_relative_to(folder) for file in source.files):
+    if any(file.is_relative_to(folder) for file in files):
         raise BackupError(
-            f"{source.path} lies inside the repository {repository}.",
+            f"{source.title} lies inside the repository {repository}.",
             "Back it up into another repository.",
         )
-    if lies_on(folder, source.path):
+    if source.holds(folder):
         raise BackupError(
-            f"{repository} lies on {source.path}, which is to be backed up: the backup would be "
+            f"{repository} lies on {source.title}, which is to be backed up: the backup would be "
             "lost with its source.",
             "Choose a folder on another disk.",
         )
@@ -184,7 +184,7 @@ def plan(
         kept_in = existing.settings.format
     parent = f" onto point {choice.parent.sequence}" if choice.parent else ""
     summary = (
-        f"{source.path} is backed up into the set {name}, as {_ARTICLES[choice.kind]} recovery "
+        f"{source.title} is backed up into the set {name}, as {_ARTICLES[choice.kind]} recovery "
         f"point{parent}."
     )
     return CapturePlan(
@@ -219,7 +219,7 @@ def run(plan: CapturePlan, task: Task) -> CaptureResult:
     after the point is published; if it fails, the point stays, with a warning.
     """
     repository, source = plan.repository, plan.source
-    with repository.lock(f"backing up {source.path}", task.cancel):
+    with repository.lock(f"backing up {source.title}", task.cancel):
         tight = _check_space(repository, plan)
         if plan.new_set:
             repository.create_set(plan.set_name, _settings_for(source, plan))
@@ -444,12 +444,12 @@ def _check_space(repository: Repository, plan: CapturePlan) -> tuple[str, ...]:
     sample. Of later points nothing is known but that they need a little.
     """
     if plan.kind != PointType.FULL:
-        check_room(repository.path, RESERVE, f"A backup of {plan.source.path}")
+        check_room(repository.path, RESERVE, f"A backup of {plan.source.title}")
         return ()
     least = most = total(aligned(plan.source.data_ranges(), BLOCK, plan.source.size))
-    if plan.source.path.is_block_device():
+    if not plan.source.holes_are_known:
         least, most = stored_share(plan.source)
-    doing = f"A full backup of {plan.source.path}"
+    doing = f"A full backup of {plan.source.title}"
     check_room(repository.path, _with_tables(least), doing)
     free = free_room(repository.path)
     if free is None or free >= _with_tables(most):

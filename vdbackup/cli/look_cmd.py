@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vdbackup.cli import remedies
@@ -21,6 +20,7 @@ from vdbackup.cli.options import (
 )
 from vdbackup.errors import PointNotFound
 from vdbackup.jobs import readable_size as size
+from vdbackup.sources.reference import SourceRef
 
 if TYPE_CHECKING:
     from vdbackup.repository.backup_set import BackupSet
@@ -146,7 +146,9 @@ def add_info(subparsers: Subparsers) -> None:
         failed="there is no such disk, or it cannot be read",
         warned="it was not closed properly, or is not what it is called",
     )
-    parser.add_argument("disk", type=Path, metavar="DISK", help="a virtual disk, its newest file")
+    parser.add_argument(
+        "disk", type=SourceRef.typed, metavar="DISK", help="a virtual disk, its newest file"
+    )
     parents_option(parser)
     source_format_option(parser)
     json_option(parser)
@@ -159,12 +161,13 @@ def info(options: argparse.Namespace) -> int:
     from vdbackup.disks.extents import total
     from vdbackup.errors import SourceError, SourceNotFound
 
-    if not options.disk.exists():
-        raise SourceNotFound(f"There is no {options.disk}.", "Check the path.")
-    if options.disk.is_dir():
-        raise SourceError(f"{options.disk} is a folder.", "Give a virtual disk file.")
-    decision = decide(options.disk, options.source_format)
-    with Chain.open(options.disk, decision.disk_format, options.parents_in) as chain:
+    path = options.disk.path
+    if not path.exists():
+        raise SourceNotFound(f"There is no {path}.", "Check the path.")
+    if path.is_dir():
+        raise SourceError(f"{path} is a folder.", "Give a virtual disk file.")
+    decision = decide(path, options.source_format)
+    with Chain.open(path, decision.disk_format, options.parents_in) as chain:
         doubts = [f"{each.path} {each.info.unclean}." for each in chain.layers if each.info.unclean]
         doubts = [*filter(None, [decision.doubt]), *doubts]
         layers: list[dict[str, Any]] = [

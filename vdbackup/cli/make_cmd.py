@@ -34,6 +34,7 @@ from vdbackup.cli.options import (
 from vdbackup.errors import UsageError
 from vdbackup.jobs import Task
 from vdbackup.jobs import readable_size as size
+from vdbackup.sources.reference import SourceRef
 
 if TYPE_CHECKING:
     from vdbackup.operations.backup import BackupResult
@@ -51,7 +52,10 @@ def add_backup(subparsers: Subparsers) -> None:
         failed="no point was made; those before are as they were",
         warned="the point is there, with a warning, such as that it does not boot",
     )
-    parser.add_argument("source", type=Path, metavar="SOURCE", help="a disk image or block device")
+    parser.add_argument(
+        "source", type=SourceRef.typed, metavar="SOURCE",
+        help="a disk image or block device: its path, or file:PATH",
+    )  # fmt: skip
     repository_options(parser)
     parser.add_argument(
         "--type", default="auto", choices=["auto", "full", "incremental", "differential"],
@@ -100,7 +104,7 @@ def backup(options: argparse.Namespace) -> int:
             return DONE
         allowed = machines()
         made: BackupResult = work(
-            f"Backup of {plan.source.path}",
+            f"Backup of {plan.source.title}",
             lambda task: backup.run(plan, allowed, task),
             as_json=options.json,
             wait=options.wait,
@@ -130,7 +134,9 @@ def add_adopt(subparsers: Subparsers) -> None:
         example="adopt vm/snapshot-7.vmdk -r /mnt/backups",
         failed="nothing was taken in",
     )
-    parser.add_argument("tip", type=Path, metavar="CHAIN-TIP", help="the newest disk of the chain")
+    parser.add_argument(
+        "tip", type=SourceRef.typed, metavar="CHAIN-TIP", help="the newest disk of the chain"
+    )
     repository_options(parser)
     parser.add_argument(
         "--format", metavar="FORMAT", help=f"of the set: {FORMAT_NAMES}; the tip's own if left out"
@@ -144,11 +150,11 @@ def adopt(options: argparse.Namespace) -> int:
     """Take a chain that another program made into the repository."""
     from vdbackup.backup import adopt
     from vdbackup.operations.placement import repository_for
-    from vdbackup.sources.source import open_source
+    from vdbackup.sources.opening import Hints, open_file
 
     @contextmanager
     def planned() -> Iterator[adopt.AdoptPlan]:
-        with open_source(options.tip, options.parents_in, options.source_format) as source:
+        with open_file(options.tip, Hints(options.parents_in, options.source_format)) as source:
             repository = repository_for(source, options.repository)
             yield adopt.plan(repository, source, set_name=options.set, disk_format=options.format)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from functools import partial
 from pathlib import Path
 
@@ -9,7 +10,6 @@ from PySide6.QtCore import Qt, QTimer, Signal
 from PySide6.QtGui import QFocusEvent, QKeyEvent
 from PySide6.QtWidgets import (
     QHBoxLayout,
-    QLineEdit,
     QListWidget,
     QListWidgetItem,
     QVBoxLayout,
@@ -23,6 +23,7 @@ from vdbackup.gui.jobs.worker import Worker
 from vdbackup.jobs import Job
 from vdbackup.operations import placement
 from vdbackup.sources.devices import Candidate, candidates
+from vdbackup.sources.reference import SourceRef
 from vdbackup.text import printable
 
 ROOM = 92
@@ -65,8 +66,8 @@ class AddSourceForm(QWidget):
 
     Signals:
         planned(): what was submitted can be done; the user is asked next.
-        submitted(Path, Path, str | None): the user wants this source backed up into this folder,
-            in that format if it is the first time.
+        submitted(SourceRef, Path, str | None): the user wants this source backed up into this
+            folder, in that format if it is the first time.
     """
 
     submitted = Signal(object, object, object)
@@ -154,12 +155,13 @@ class AddSourceForm(QWidget):
         item.setFlags(Qt.ItemFlag.NoItemFlags)
         self.devices.addItem(item)
 
-    def _paths(self) -> tuple[Path | None, Path | None]:
-        def path(edit: QLineEdit) -> Path | None:
-            text = edit.text().strip()
-            return Path(text).expanduser().absolute() if text else None
-
-        return path(self.source_edit), path(self.repository_edit)
+    def _given(self) -> tuple[SourceRef | None, Path | None]:
+        """The source and the folder, as far as they are named; `~` is the user's home folder."""
+        source, folder = (edit.text().strip() for edit in (self.source_edit, self.repository_edit))
+        return (
+            SourceRef.typed(source).absolute() if source else None,
+            Path(os.path.expanduser(folder)).absolute() if folder else None,  # Path's may raise
+        )
 
     def _on_device_chosen(self) -> None:
         """Take the disk that was clicked or gone to; one that merely has the focus is not meant."""
@@ -179,19 +181,19 @@ class AddSourceForm(QWidget):
 
     def _on_text_changed(self) -> None:
         self.refusal.say("")
-        self.start_button.setEnabled(all(self._paths()) and not self.waiting)
+        self.start_button.setEnabled(all(self._given()) and not self.waiting)
         self._pause.start()
 
     def _on_pause(self) -> None:
-        source, folder = self._paths()
+        source, folder = self._given()
         if folder is None:
             self.notice.say("")
             return
         job = Job("Judge the folder", lambda _task: placement.judge(source, folder))
         self._reader.submit(job, partial(self._on_judged, (source, folder)))
 
-    def _on_judged(self, judged: tuple[Path | None, Path | None], job: Job) -> None:
-        if judged != self._paths() or job.result is None:
+    def _on_judged(self, judged: tuple[SourceRef | None, Path | None], job: Job) -> None:
+        if judged != self._given() or job.result is None:
             return  # the user typed on
         found: placement.Placement = job.result
         said = list(found.warnings)
@@ -200,7 +202,7 @@ class AddSourceForm(QWidget):
         self.notice.say(" ".join(said))
 
     def _on_start_clicked(self) -> None:
-        source, folder = self._paths()
+        source, folder = self._given()
         if source and folder and not self.waiting:
             self.waiting = True
             self.refusal.say("")
@@ -210,7 +212,7 @@ class AddSourceForm(QWidget):
     def end_waiting(self, error: VdbackupError | None = None) -> None:
         """Say why what was submitted cannot be done, or let the next question come."""
         self.waiting = False
-        self.start_button.setEnabled(all(self._paths()))
+        self.start_button.setEnabled(all(self._given()))
         if error:
             self.refusal.say(remedies.sentences(error))
         else:

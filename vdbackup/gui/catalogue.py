@@ -19,6 +19,7 @@ from vdbackup.repository.backup_set import BackupSet
 from vdbackup.repository.model import RecoveryPoint
 from vdbackup.repository.repository import MARKER, Repository
 from vdbackup.settings import KnownSource
+from vdbackup.sources.reference import SourceRef
 from vdbackup.text import printable
 
 
@@ -27,14 +28,14 @@ class Entry:
     """A source and its backups in one repository, as they were when they were read.
 
     Attributes:
-        path: the disk image or block device.
+        source: what is backed up; the folder itself where nothing is known of what lies in it.
         repository: the folder that holds the backups.
         backup_set: None before the first backup, or when it cannot be read.
         problem: why the repository, or this set in it, cannot be read, else None.
         shares_name: another source that is shown has the same name.
     """
 
-    path: Path
+    source: SourceRef
     repository: Path
     backup_set: BackupSet | None = None
     problem: VdbackupError | None = None
@@ -45,12 +46,12 @@ class Entry:
         """What to call it on the screen: sources of one name tell where their backups lie."""
         if not self.shares_name:
             return printable(self.name)
-        return printable(f"{self.name if self.backup_set else self.path} in {self.repository}")
+        return printable(f"{self.name if self.backup_set else self.source} in {self.repository}")
 
     @property
     def name(self) -> str:
         """What to call it."""
-        return self.backup_set.name if self.backup_set else self.path.stem
+        return self.backup_set.name if self.backup_set else self.source.name
 
     @property
     def points(self) -> tuple[RecoveryPoint, ...]:
@@ -60,7 +61,7 @@ class Entry:
     @property
     def key(self) -> tuple[str, str, str]:
         """Stays the same from one reading to the next; the name may be another in the first."""
-        return str(self.repository), str(self.path), self.name
+        return str(self.repository), str(self.source), self.name
 
     @cached_property
     def _by_id(self) -> dict[str, RecoveryPoint]:
@@ -86,31 +87,33 @@ def read(repository: Path, known: Sequence[KnownSource]) -> list[Entry]:
     Where there were sets before, a folder that is gone is trouble, and no reason to begin anew.
     Where none was ever seen, a first backup may have failed, and can be tried again.
     """
-    begun = any(source.set_name for source in known)
+    begun = any(each.set_name for each in known)
     new = not begun and (bool(known) or not repository.exists())
     try:
         if new and not os.path.lexists(repository / MARKER):
-            return [Entry(source.path, repository) for source in known]
+            return [Entry(each.source, repository) for each in known]
         sets, damaged = Repository.open(repository).survey()
     except VdbackupError as error:
-        sources = [source.path for source in known] or [repository]
-        return [Entry(path, repository, problem=error) for path in sources]
-    entries = [Entry(Path(each.settings.source.path), repository, each) for each in sets]
-    homes = {source.set_name: source.path for source in known}
+        sources = [each.source for each in known] or [SourceRef.of_path(repository)]
+        return [Entry(source, repository, problem=error) for source in sources]
+    entries = [Entry(SourceRef.parse(each.settings.source.path), repository, each) for each in sets]
+    homes = {each.set_name: each.source for each in known}
     entries += [
-        Entry(homes.get(each.name, each.folder), repository, problem=each.problem)
+        Entry(
+            homes.get(each.name, SourceRef.of_path(each.folder)), repository, problem=each.problem
+        )
         for each in damaged
     ]
     named = {each.name for each in sets} | {each.name for each in damaged}
-    paths = {entry.path for entry in entries}
+    shown = {entry.source for entry in entries}
     entries += [
-        Entry(source.path, repository)
-        for source in known
-        if source.set_name not in named and source.path.absolute() not in paths
+        Entry(each.source, repository)
+        for each in known
+        if each.set_name not in named and each.source.absolute() not in shown
     ]
     # in the order in which they were added: a first backup makes a set, and no other place
-    places = {source.path.absolute(): place for place, source in enumerate(known)}
-    return sorted(entries, key=lambda entry: places.get(entry.path.absolute(), -1))
+    places = {each.source.absolute(): place for place, each in enumerate(known)}
+    return sorted(entries, key=lambda entry: places.get(entry.source.absolute(), -1))
 
 
 class Catalogue(QObject):
@@ -162,7 +165,7 @@ class Catalogue(QObject):
     def _on_read(self, folder: Path, job: Job) -> None:
         opened_now = folder not in self._read
         if job.error:
-            self._read[folder] = [Entry(folder, folder, problem=job.error)]
+            self._read[folder] = [Entry(SourceRef.of_path(folder), folder, problem=job.error)]
         elif job.result is not None:
             self._read[folder] = job.result
         else:  # cancelled: the window is closing
@@ -171,6 +174,6 @@ class Catalogue(QObject):
         cut_off = [e for e in self._read[folder] if e.backup_set and e.backup_set.journal]
         if opened_now and cut_off:
             self.interrupted.emit(folder)
-        sets = {each.path: each.backup_set.name for each in self._read[folder] if each.backup_set}
+        sets = {each.source: each.backup_set.name for each in self._read[folder] if each.backup_set}
         if self._store.value.with_sets(folder, sets) != self._store.value:
             self._store.update(lambda settings: settings.with_sets(folder, sets))

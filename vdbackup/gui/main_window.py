@@ -45,6 +45,7 @@ from vdbackup.recovery.sessions.elsewhere import Program
 from vdbackup.recovery.sessions.saved import SavedSession
 from vdbackup.repository.model import RecoveryPoint
 from vdbackup.settings import Settings, WindowState
+from vdbackup.sources.reference import SourceRef
 
 MINUTE = 60_000  # milliseconds
 
@@ -268,9 +269,9 @@ class MainWindow(QMainWindow):
         dialog.open()
 
     def _on_source_submitted(
-        self, form: AddSourceForm, path: Path, repository: Path, disk_format: str | None
+        self, form: AddSourceForm, source: SourceRef, repository: Path, disk_format: str | None
     ) -> None:
-        self.operations.begin(path, repository, disk_format, form)
+        self.operations.begin(source, repository, disk_format, form)
 
     def _on_demo_wanted(self) -> None:
         self.operations.start_demo(self.store.locations.data / "demo")
@@ -315,7 +316,7 @@ class MainWindow(QMainWindow):
         def forget(settings: Settings) -> Settings:
             if len(others) < 2:  # a repository that nothing is backed up to is of no use here
                 return settings.without_repository(folder)
-            return settings.without_source(entry.path, folder)
+            return settings.without_source(entry.source, folder)
 
         self.store.update(forget)
         self.catalogue.refresh(folder)

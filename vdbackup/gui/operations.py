@@ -35,6 +35,7 @@ from vdbackup.recovery.sessions.saved import SavedSession
 from vdbackup.repository.model import RecoveryPoint
 from vdbackup.repository.repository import Repository
 from vdbackup.settings import KnownSource
+from vdbackup.sources.reference import SourceRef
 
 Work = Callable[[Task], Any]
 
@@ -88,7 +89,7 @@ class Operations(QObject):
         """
         backup_set = entry.backup_set
         request = BackupRequest(
-            entry.path,
+            entry.source,
             entry.repository,
             set_name=backup_set.name if backup_set else None,
             kind=kind,
@@ -122,16 +123,18 @@ class Operations(QObject):
         make = partial(backup.plan, request)
         self._plan(entry.repository, title, "Back up", make, start, silence=True, clarify=clarify)
 
-    def begin(self, path: Path, repository: Path, disk_format: str | None, form: Form) -> None:
+    def begin(
+        self, source: SourceRef, repository: Path, disk_format: str | None, form: Form
+    ) -> None:
         """Back a source up that the user has just named, and remember it once that can be done."""
-        self._begin(BackupRequest(path, repository, disk_format=disk_format), form)
+        self._begin(BackupRequest(source, repository, disk_format=disk_format), form)
 
     def _begin(self, request: BackupRequest, form: Form) -> None:
         entry = Entry(request.source, request.repository)
         title = f"Back up {entry.title}"
 
         def start(_plan: Plan | None) -> None:
-            self._back_up(self.add_source(entry.path, entry.repository), request, ask=False)
+            self._back_up(self.add_source(entry.source, entry.repository), request, ask=False)
             self.begun.emit(entry)
 
         def again(request: BackupRequest) -> None:
@@ -181,12 +184,12 @@ class Operations(QObject):
             return True
         return False
 
-    def add_source(self, path: Path, repository: Path) -> Entry:
+    def add_source(self, source: SourceRef, repository: Path) -> Entry:
         """Remember a source; what has been backed up of it is read."""
-        known = KnownSource(path, repository)
+        known = KnownSource(source, repository)
         self._store.update(lambda settings: settings.with_source(known))
         self._catalogue.refresh(repository)
-        return Entry(path, repository)
+        return Entry(source, repository)
 
     def start_demo(self, folder: Path) -> None:
         """Make a demo disk and a repository in `folder`, and back it up."""
@@ -194,7 +197,7 @@ class Operations(QObject):
 
         def back_up(job: Job) -> None:
             if job.state is JobState.FINISHED:
-                self.back_up(self.add_source(image, repository), ask=False)
+                self.back_up(self.add_source(SourceRef.of_path(image), repository), ask=False)
 
         job = Job("Make a demo disk", partial(work.make_demo_disk, image))
         self._workers.writer(repository).submit(job, back_up)

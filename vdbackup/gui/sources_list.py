@@ -21,6 +21,7 @@ from vdbackup.gui import icons, parts, words
 from vdbackup.gui.catalogue import Entry
 from vdbackup.gui.theme import Theme
 from vdbackup.repository import long_chains
+from vdbackup.sources.reference import SourceRef
 from vdbackup.text import printable
 
 ENTRY = Qt.ItemDataRole.UserRole
@@ -97,7 +98,7 @@ class SourcesList(QListWidget):
             item = QListWidgetItem()
             item.setData(ENTRY, entry)
             item.setText(entry.title)
-            where = (printable(str(path)) for path in (entry.path, entry.repository))
+            where = (printable(str(path)) for path in (entry.source, entry.repository))
             hint = "\nbacked up to ".join(where)
             long = long_chains.sentence(entry.backup_set) if entry.backup_set else ""
             item.setToolTip(parts.hint(f"{hint}\n{printable(long)}" if long else hint))
@@ -150,8 +151,8 @@ class SourcesList(QListWidget):
         entry = self.entry
         if entry is None:
             return
-        if entry.backup_set is None and entry.path != entry.repository:
-            forget = menu.addAction(f"Remove {_literal(entry.path)} from this list")
+        if entry.backup_set is None and str(entry.source) != str(entry.repository):
+            forget = menu.addAction(f"Remove {_literal(entry.source)} from this list")
             forget.setObjectName("forgetSource")
             forget.triggered.connect(lambda _checked=False: self.forget_wanted.emit(entry))
         repair = menu.addAction(f"Repair what is in {_literal(entry.repository)}")
@@ -168,8 +169,8 @@ class SourcesList(QListWidget):
         self.entry_chosen.emit(self.entry)
 
 
-def _literal(path: Path) -> str:
-    """A path as a menu shows it: an ampersand would underline what follows."""
+def _literal(path: SourceRef | Path) -> str:
+    """A name as a menu shows it: an ampersand would underline what follows."""
     return printable(str(path)).replace("&", "&&")
 
 

@@ -21,7 +21,8 @@ from vdbackup.operations import placement, policy
 from vdbackup.operations.machines import Machines
 from vdbackup.repository.model import BootTests, Policy, RecoveryPoint
 from vdbackup.repository.repository import Repository
-from vdbackup.sources.source import open_source
+from vdbackup.sources.opening import Hints, open_source
+from vdbackup.sources.reference import SourceRef
 
 __all__ = [
     "AUTO",
@@ -40,7 +41,7 @@ class BackupRequest:
     """What is asked for; None leaves it to the capture, or to the set.
 
     Attributes:
-        source: the disk image or device.
+        source: what is backed up.
         repository: the folder that holds the backups.
         set_name: the set that it goes into.
         kind: as in `capture.plan`.
@@ -53,7 +54,7 @@ class BackupRequest:
         policy: what the set is to do another way from now on.
     """
 
-    source: Path
+    source: SourceRef
     repository: Path
     set_name: str | None = None
     kind: str = AUTO
@@ -94,8 +95,8 @@ def planned(request: BackupRequest) -> Iterator[CapturePlan]:
         BackupError, RepositoryError: it cannot be backed up there, and why.
     """
     before = said_before(request.repository, request.source, request.set_name)
-    opened = open_source(request.source, request.parents_in, request.source_format, before)
-    with opened as source:
+    hints = Hints(request.parents_in, request.source_format, before)
+    with open_source(request.source, hints) as source:
         repository = placement.repository_for(source, request.repository, seen=request.seen)
         plan = capture.plan(
             repository,

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from vdbackup.backup.capture import check_apart
 from vdbackup.repository.repository import MARKER, Repository
+from vdbackup.sources.reference import SourceRef
 from vdbackup.sources.source import Source
 from vdbackup.sources.stacking import share_a_disk
 
@@ -25,10 +26,10 @@ class Placement:
     is_repository: bool = False
 
 
-def judge(source: Path | None, folder: Path) -> Placement:
+def judge(source: SourceRef | None, folder: Path) -> Placement:
     """Look at where the folder, or the nearest one above it that exists, is stored."""
     warnings = []
-    if source and source.exists() and share_a_disk(source, folder):
+    if source and _share_a_disk(source, folder):
         warnings.append(
             "This folder is on the source's own disk: when that disk fails, the backups are lost "
             "with it."
@@ -52,6 +53,11 @@ def repository_for(source: Source, folder: Path, *, seen: bool = False) -> Repos
     """
     check_apart(source, folder)
     return Repository.open(folder) if seen else Repository.open_or_create(folder)
+
+
+def _share_a_disk(source: SourceRef, folder: Path) -> bool:
+    path = Path(source.rest) if source.is_file else None
+    return path is not None and path.exists() and share_a_disk(path, folder)
 
 
 def _device(path: Path) -> int:

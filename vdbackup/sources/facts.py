@@ -3,27 +3,25 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 from vdbackup.sources.devices import facts_of_device
 from vdbackup.sources.file_identity import file_identity
 from vdbackup.sources.identity import Facts, Kind
-from vdbackup.sources.source import Source
 from vdbackup.sources.written_ids import Read, written_ids
 
 
-def facts_of(source: Source) -> Facts:
-    """What tells this source from others, as it is now; raises SourceError."""
-    if source.path.is_block_device():
-        found = facts_of_device(source.path)
-    else:
-        tip = source.chain.layers[-1].info
-        found = Facts(
-            paths=(str(source.path),),
-            kind=Kind.FILE,
-            file=file_identity(source.path),
-            disk=tip.disk_id or "",
-        )
-    return with_written(found, source.readinto, source.size, source.sector_size)
+def facts_at(path: Path, disk_id: str | None) -> Facts:
+    """What a device or a file is known by; without what is written on it. Raises SourceError.
+
+    Args:
+        path: of the device or file, no link.
+        disk_id: that the virtual disk in the file has by its format.
+    """
+    if path.is_block_device():
+        return facts_of_device(path)
+    identity = file_identity(path)
+    return Facts(paths=(str(path),), kind=Kind.FILE, file=identity, disk=disk_id or "")
 
 
 def with_written(facts: Facts, read: Read, size: int, sector_size: int) -> Facts:

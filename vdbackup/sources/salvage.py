@@ -69,7 +69,7 @@ class Salvage:
             self._lost.append((offset, length))
             if len(self._lost) > MAX_SECTORS:
                 raise SourceError(
-                    f"More than {MAX_SECTORS} sectors of {self._source.path} cannot be read: it "
+                    f"More than {MAX_SECTORS} sectors of {self._source.title} cannot be read: it "
                     "is failing as a whole.",
                     "Copy what can be had to an image with `ddrescue`, and back that up.",
                 ) from error
@@ -84,7 +84,7 @@ class Salvage:
             return ()
         if not self._anything_read:
             raise SourceError(
-                f"Nothing of {self._source.path} can be read.",
+                f"Nothing of {self._source.title} can be read.",
                 "Check the disk and its cable (the kernel's log, its SMART values).",
             )
         return _joined(self._lost)

@@ -22,6 +22,7 @@ from vdbackup.gui.jobs.worker import Throttle, Worker
 from vdbackup.gui.quit_dialog import QuitDialog
 from vdbackup.jobs import Job, JobState, Progress, Task
 from vdbackup.repository.repository import Repository
+from vdbackup.sources.reference import SourceRef
 
 
 @pytest.fixture
@@ -159,7 +160,7 @@ def test_a_backup_is_cancelled_from_the_window(
     user: User, big_disk: Path, repository: Path, qtbot: QtBot
 ) -> None:
     operations = user.window.operations
-    operations.back_up(operations.add_source(big_disk, repository), ask=False)
+    operations.back_up(operations.add_source(SourceRef.of_path(big_disk), repository), ask=False)
     with qtbot.waitSignal(user.window.workers.progressed, timeout=LONG):
         pass
     (row,) = user.window.jobs.rows
@@ -172,7 +173,7 @@ def test_closing_the_window_asks_before_it_stops_a_backup(
     user: User, big_disk: Path, repository: Path, qtbot: QtBot
 ) -> None:
     operations = user.window.operations
-    operations.back_up(operations.add_source(big_disk, repository), ask=False)
+    operations.back_up(operations.add_source(SourceRef.of_path(big_disk), repository), ask=False)
     with qtbot.waitSignal(user.window.workers.progressed, timeout=LONG):
         pass
     user.window.close()

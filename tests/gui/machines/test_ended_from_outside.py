@@ -15,6 +15,7 @@ import pytest
 
 from vdbackup import cli
 from vdbackup.settings import KnownSource, Locations, Settings, ThemeChoice
+from vdbackup.sources.reference import SourceRef
 
 LIMIT = 120
 """Seconds that the window may take to end on a busy machine."""
@@ -56,7 +57,7 @@ def window(
         monkeypatch.setenv(f"VDBACKUP_{name}_DIR", str(tmp_path / name.lower()))
     assert cli.main(["backup", str(disk), "-r", str(repository)]) == 0
     settings = Settings(theme=ThemeChoice.LIGHT, headless=True, animations=False, memory_mib=128)
-    settings = settings.with_source(KnownSource(disk, repository, "laptop"))
+    settings = settings.with_source(KnownSource(SourceRef.of_path(disk), repository, "laptop"))
     settings.save(Locations.from_environment().settings_file)
     with subprocess.Popen(
         [sys.executable, "-c", _WINDOW],

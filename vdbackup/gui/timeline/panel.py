@@ -172,7 +172,7 @@ class TimelinePanel(QFrame):
             self._advice.setText(words.breakable(remedies.advice(entry.problem)))
         else:
             self._message.setText("No recovery points yet")
-            said = f"The first backup copies all of {entry.path} that holds data."
+            said = f"The first backup copies all of {entry.source} that holds data."
             self._advice.setText(words.breakable(said))  # a page that is not shown needs room, too
 
     def _header(self) -> QHBoxLayout:

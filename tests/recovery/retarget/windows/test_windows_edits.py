@@ -20,6 +20,7 @@ from regipy.registry import RegistryHive
 
 from tests.guests import chains
 from tests.guests import windows as made
+from tests.sources.opened import open_path
 from tests.volumes import volumes
 from vdbackup.backup import capture
 from vdbackup.disks.chain import Chain
@@ -39,7 +40,6 @@ from vdbackup.recovery.retarget.windows import edits as retarget
 from vdbackup.recovery.retarget.windows import export, hive_edit
 from vdbackup.recovery.retarget.windows.edits import WindowsEdits, plan_windows
 from vdbackup.repository.repository import Repository
-from vdbackup.sources.source import open_source
 from vdbackup.volumes.filesystems.ntfs import NtfsNode
 
 SYSTEM = "Windows/System32/config/SYSTEM"
@@ -440,7 +440,7 @@ def test_a_missing_program_is_named_with_its_package(
 def repository_with(disk: Path, folder: Path, disk_format: str = "vmdk") -> Repository:
     """A repository with the disk as its only point."""
     repository = Repository.create(folder / "repository")
-    with open_source(disk) as source:
+    with open_path(disk) as source:
         plan = capture.plan(repository, source, set_name="pc", disk_format=disk_format)
         capture.run(plan, Task())
     return repository

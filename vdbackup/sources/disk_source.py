@@ -1,0 +1,187 @@
+"""A source that is a file or a block device: a disk image, raw or virtual with its parents."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Self
+
+from vdbackup.disks.chain import Chain
+from vdbackup.disks.extents import Ranges
+from vdbackup.disks.host_file import UNREADABLE, HostFile
+from vdbackup.disks.names import DiskFormat
+from vdbackup.errors import DiskFormatError, SourceError, Unreadable
+from vdbackup.sources.changes import Changes
+from vdbackup.sources.facts import facts_at, with_written
+from vdbackup.sources.identity import Facts
+from vdbackup.sources.reference import SourceRef
+from vdbackup.sources.stacking import lies_on, mounts_of
+from vdbackup.sources.written_ids import end_of_partitions
+
+
+class DiskSource:
+    """A Source (source.py) that is read through a chain of files, or from a device.
+
+    Attributes:
+        path: the image or device, no link.
+        mounted: where it is mounted, if it is.
+        chain: the disk with its parents.
+    """
+
+    def __init__(
+        self,
+        source_id: str,
+        path: Path,
+        chain: Chain,
+        sector_size: int,
+        said: str | None = None,
+        doubt: str = "",
+    ) -> None:
+        self.id = source_id
+        self.name = path.stem
+        self.path = path.resolve()
+        self.size = chain.size
+        self.sector_size = sector_size
+        self.mounted = mounts_of(path)
+        self.chain = chain
+        self.said = said
+        self._doubt = doubt
+        self._changes = Changes(self.path, self._host_files)
+        self._lengths = {file: _length(file) for file in self.files}
+
+    @property
+    def ref(self) -> SourceRef:
+        """By what it is found again."""
+        return SourceRef.of_path(self.path)
+
+    @property
+    def title(self) -> str:
+        """What sentences call it."""
+        return str(self.path)
+
+    @property
+    def holes_are_known(self) -> bool:
+        """Whether `data_ranges` leaves out what is zeros: a device shows no holes."""
+        return not self.path.is_block_device()
+
+    def facts(self) -> Facts:
+        """What tells this source from others, as it is now; raises SourceError."""
+        found = facts_at(self.path, self.chain.layers[-1].info.disk_id)
+        return with_written(found, self.readinto, self.size, self.sector_size)
+
+    def holds(self, folder: Path) -> bool:
+        """Whether a folder is stored on it."""
+        return lies_on(folder, self.path)
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """What the source is read from: the image, its extents and its parents, or the device."""
+        return tuple(file.path for file in self._host_files)
+
+    @property
+    def _host_files(self) -> list[HostFile]:
+        return [file for layer in self.chain.layers for file in layer.host_files]
+
+    def data_ranges(self) -> Ranges:
+        """What may hold anything but zeros; holes of an image are left out."""
+        return self.chain.map.data_ranges()
+
+    def readinto(self, offset: int, view: memoryview) -> None:
+        """Fill `view` with the source's bytes from `offset` on.
+
+        Raises:
+            Unreadable: the medium gives a read error somewhere in there. SourceError: all else.
+        """
+        try:
+            self.chain.readinto(offset, view)
+        except DiskFormatError as error:
+            if not self._raw:
+                raise SourceError(error.title, "Restore the file from a copy.") from error
+            self.check_present()
+            raise _shorter(self.path) from error
+        except OSError as error:
+            kind = Unreadable if error.errno in UNREADABLE else SourceError
+            raise kind(
+                f"{self.path} cannot be read at byte {offset}: {error.strerror}.",
+                "Check the disk (its kernel log, its SMART values).",
+            ) from error
+
+    def check_present(self) -> None:
+        """Raise SourceError unless all of the source is still there, as long as it was."""
+        for file, length in self._lengths.items():
+            try:
+                now = _length(file)
+            except OSError as error:
+                raise SourceError(
+                    f"{file} disappeared while it was read: {error.strerror}.",
+                    "Connect it again, then start the backup again.",
+                ) from error
+            if now < length:
+                raise _shorter(file)
+
+    def trouble(self) -> tuple[str, ...]:
+        """What the user must know of the copy that was just read, a sentence each."""
+        cut_off = self._cut_off()
+        unclean = [
+            f"{layer.path} {layer.info.unclean}."
+            for layer in self.chain.layers
+            if layer.info.unclean
+        ]
+        return tuple(filter(None, (self._doubt, cut_off, *unclean, *self._changes.sentences())))
+
+    @property
+    def exact_size(self) -> int | None:
+        """Bytes of a raw file that ends within a sector; None of all else."""
+        length = sum(self._lengths.values())
+        return length if self._raw and length < self.size else None
+
+    @property
+    def filled_up(self) -> str:
+        """What there is to say of a raw file that ends within a sector; "" of all else."""
+        if self.exact_size is None:
+            return ""
+        return (
+            f"{self.path} has {self.exact_size:,} bytes, which are no whole sectors: its backups "
+            f"have {self.size:,} bytes, the last {self.size - self.exact_size} of them zeros; a "
+            "raw file that is restored from them has as many as it."
+        )
+
+    def _cut_off(self) -> str:
+        """What there is to say of a raw file that is shorter than its partition table says.
+
+        Of a device, or a virtual disk, it is not said: where it has larger sectors than its table
+        counts in, it would seem to be too short. A raw file's are 512 bytes.
+        """
+        if not self._raw or self.path.is_block_device():
+            return ""
+        length = sum(self._lengths.values())
+        end = end_of_partitions(self.readinto, self.size, self.sector_size)
+        if end <= length:
+            return ""
+        return (
+            f"{self.path} ends before its partitions do: it has {length:,} bytes, and its "
+            f"partition table goes to byte {end:,}. What is missing there is in no backup of it."
+        )
+
+    @property
+    def _raw(self) -> bool:
+        return self.chain.layers[-1].info.format == DiskFormat.RAW
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.chain.close()
+
+
+def _length(path: Path) -> int:
+    """Of an image or a device, in bytes; a device that was unplugged has none, or none left."""
+    with open(path, "rb", buffering=0) as file:
+        return file.seek(0, os.SEEK_END)
+
+
+def _shorter(path: Path) -> SourceError:
+    return SourceError(
+        f"{path} became shorter while it was read.",
+        "Check that it is connected, and back it up while nothing resizes it.",
+    )

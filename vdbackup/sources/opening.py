@@ -1,0 +1,139 @@
+"""Opening a source: each kind of reference has its own way, and so has each kind of file."""
+
+from __future__ import annotations
+
+import os
+import pwd
+import stat
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from vdbackup.disks.chain import Chain
+from vdbackup.disks.contents import decide
+from vdbackup.disks.device_reads import sector_size_of
+from vdbackup.disks.disk import SECTOR
+from vdbackup.disks.names import DiskFormat
+from vdbackup.errors import Remedy, SourceError, SourceNotFound
+from vdbackup.sources.devices import device_id
+from vdbackup.sources.disk_source import DiskSource
+from vdbackup.sources.reference import Scheme, SourceRef, unknown
+from vdbackup.sources.source import Source
+from vdbackup.sources.writeback import write_out
+
+
+@dataclass(frozen=True)
+class Hints:
+    """What helps to open a source that is a virtual disk, or may be one.
+
+    Attributes:
+        parents_in: folders besides its own in which its parents may lie.
+        said: what it is, "raw" or a format, where the user says so; else its name and its content
+            decide (disks/contents.py).
+        before: what the user said when it was backed up last.
+    """
+
+    parents_in: Sequence[Path] = ()
+    said: str | None = None
+    before: str | None = None
+
+
+def open_source(ref: SourceRef, hints: Hints = Hints()) -> Source:
+    """Open what a reference names, by its kind.
+
+    Raises:
+        SourceError: it cannot be read, or no such kind is known; says what would help. DiskError:
+        it is not a valid disk; UnclearFormat where the user has to say what it is.
+    """
+    if (opener := _KINDS.get(ref.scheme)) is None:
+        raise unknown(ref)
+    return opener(ref, hints)
+
+
+def open_file(ref: SourceRef, hints: Hints = Hints()) -> DiskSource:
+    """Open an image or a block device; raises what `open_source` does."""
+    path = ref.path
+    try:
+        kind = stat.S_IFMT(path.stat().st_mode)
+        if kind not in _FILES:
+            what = "a folder, not a disk" if kind == stat.S_IFDIR else _NO_DISK
+            raise SourceError(f"{path} is {what}.", "Give a disk image or a block device.")
+        write_out(path)
+        return _FILES[kind](path, hints)
+    except FileNotFoundError:
+        raise SourceNotFound(
+            f"There is no {path}.", "Check the path.", remedy=Remedy.LIST_DEVICES
+        ) from None
+    except PermissionError:
+        raise SourceError(f"You may not read {path}.", _permission_advice(path)) from None
+    except OSError as error:
+        raise SourceError(
+            f"{path} cannot be opened: {error.strerror}.", "Check that the device is connected."
+        ) from error
+
+
+def _open_image(path: Path, hints: Hints) -> DiskSource:
+    _check_not_empty(path, path.stat().st_size)
+    decision = decide(path, hints.said, hints.before)
+    if decision.disk_format == DiskFormat.RAW:
+        _check_size(path, path.stat().st_size)
+    chain = Chain.open(path, decision.disk_format, hints.parents_in)
+    try:
+        source_id, said = f"file:{path.resolve()}", hints.said or hints.before
+        return DiskSource(source_id, path, chain, chain.sector_size, said, decision.doubt)
+    except BaseException:  # it was there a moment ago
+        chain.close()
+        raise
+
+
+def _open_device(path: Path, hints: Hints) -> DiskSource:
+    decision = decide(path, hints.said, hints.before)
+    chain = Chain.open(path, decision.disk_format, hints.parents_in)
+    try:
+        _check_size(path, chain.size)
+        sector_size = chain.sector_size
+        if decision.disk_format == DiskFormat.RAW:
+            with open(path, "rb", buffering=0) as device:
+                sector_size = sector_size_of(device.fileno())
+        return DiskSource(device_id(path), path, chain, sector_size, hints.said or hints.before)
+    except BaseException:
+        chain.close()
+        raise
+
+
+_KINDS: dict[str, Callable[[SourceRef, Hints], Source]] = {Scheme.FILE: open_file}
+"""How each kind of source is opened."""
+
+_FILES: dict[int, Callable[[Path, Hints], DiskSource]] = {
+    stat.S_IFREG: _open_image,
+    stat.S_IFBLK: _open_device,
+}
+"""How each kind of file is; in which format it is, its name and content say (disks/contents.py)."""
+
+_NO_DISK = "neither a file nor a block device"
+
+
+def _check_not_empty(path: Path, size: int) -> None:
+    if size == 0:
+        raise SourceError(f"{path} is empty.", "Give a disk image or a block device with contents.")
+
+
+def _check_size(path: Path, size: int) -> None:
+    _check_not_empty(path, size)
+    if size < SECTOR:
+        raise SourceError(
+            f"{path} is {size} bytes long, less than one sector of {SECTOR} bytes.",
+            "Give a disk image or a block device.",
+        )
+
+
+def _permission_advice(path: Path) -> str:
+    """Lets this user read it, and nothing else: a group that owns disks may read all of them."""
+    if not os.access(path.parent, os.X_OK):
+        return f"The folder {path.parent} does not let you in; ask its owner."
+    try:
+        user = pwd.getpwuid(os.geteuid()).pw_name
+    except KeyError:  # in a container it may have no name
+        user = str(os.geteuid())
+    until = " (until the next restart)" if path.is_block_device() else ""
+    return f"Allow it with `sudo setfacl -m u:{user}:r {path}`{until}."
