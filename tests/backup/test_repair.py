@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,9 +17,11 @@ from vdbackup.backup.quarantine import QUARANTINE
 from vdbackup.errors import RepositoryError
 from vdbackup.jobs import Task
 from vdbackup.recovery import verify
+from vdbackup.repository import repository
 from vdbackup.repository.digest_writer import DigestWriter
 from vdbackup.repository.digests import BLOCK
 from vdbackup.repository.journal import Journal
+from vdbackup.repository.model import BootTests, Policy, SetSettings
 from vdbackup.repository.repository import Repository
 
 
@@ -214,8 +217,69 @@ def test_a_backup_goes_on_after_a_repair(lab):
     lab.check_all()
 
 
+CHOSEN = Policy(keep=7, retarget=False, boot_test=BootTests.EACH)
+
+
+@pytest.fixture
+def chosen(lab: Lab) -> SetSettings:
+    """Settings that no disk tells."""
+    lab.repository.save_settings(
+        "disk",
+        replace(lab.set.settings, policy=CHOSEN, source_format="raw", continues="older"),
+    )
+    return lab.set.settings
+
+
+def lose_settings(lab: Lab, content: str | None) -> None:
+    (lab.set_folder / "set.json").unlink()
+    if content is not None:
+        (lab.set_folder / "set.json").write_text(content)
+
+
+@pytest.mark.parametrize("content", [None, "", "{", '{"policy": {"keep": 1}}'])
+def test_settings_that_are_lost_come_back_from_their_copy(lab, chosen, content):
+    lose_settings(lab, content)
+    assert any("set.json was written anew from its copy" in sentence for sentence in repaired(lab))
+    assert lab.set.settings == chosen
+    assert repaired(lab) == []
+
+
+def test_a_number_of_points_from_a_copy_that_is_too_old_is_not_gone_by(lab, chosen):
+    """An older version changes `set.json` alone: it made point 6, and perhaps keeps more."""
+    copy = (lab.set_folder / "set.copy.json").read_bytes()
+    lab.backup()
+    (lab.set_folder / "set.copy.json").write_bytes(copy)
+    lose_settings(lab, "{")
+    assert any("7, may be another by now" in sentence for sentence in repaired(lab))
+    assert lab.set.settings.policy == replace(CHOSEN, keep=None)
+    assert (lab.set.settings.source_format, lab.set.settings.continues) == ("raw", "older")
+    assert lab.set.settings.last_sequence == 6
+
+
+def test_settings_that_are_lost_with_their_copy_keep_all_points_and_say_so(lab, chosen):
+    (lab.set_folder / "set.copy.json").write_text("{")
+    lose_settings(lab, json.dumps(chosen.to_json() | {"sector_size": "none"}))
+    assert any("is not known any more" in sentence for sentence in repaired(lab))
+    assert lab.set.settings.policy.keep is None
+    assert lab.set.settings.source == chosen.source
+
+
+def test_a_change_of_policy_that_is_cut_off_leaves_no_copy_with_the_old_one(
+    lab, chosen, monkeypatch
+):
+    def cut_off(path: Path, _data: object) -> None:
+        raise SystemExit
+
+    monkeypatch.setattr(repository, "write_json", cut_off)
+    with pytest.raises(SystemExit):
+        lab.repository.set_policy("disk", Policy(keep=70))
+    assert not (lab.set_folder / "set.copy.json").exists()
+    assert lab.set.settings == chosen
+
+
 def test_a_set_whose_source_is_forgotten_takes_the_next_backup_that_names_it(lab):
     (lab.set_folder / "set.json").unlink()
+    (lab.set_folder / "set.copy.json").unlink()
     repaired(lab)
     assert lab.backup().parent == lab.set.points[4].id
     assert lab.set.settings.source.path == str(lab.image)

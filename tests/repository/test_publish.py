@@ -37,6 +37,7 @@ def test_files_are_named_by_number_and_kind(lab):
         "0003-differential.json",
         "0003-differential.vmdk",
         "0003-overlay.vmdk",
+        "set.copy.json",
         "set.json",
     ]
 

@@ -22,11 +22,10 @@ import logging
 import os
 import re
 import uuid
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from vdbackup.backup import merge, repair_identity, repair_journal
+from vdbackup.backup import merge, repair_identity, repair_journal, repair_settings
 from vdbackup.backup.quarantine import QUARANTINE, keep_a_copy, put_aside, put_point_aside
 from vdbackup.backup.repair_identity import Layer
 from vdbackup.backup.repair_point import json_or_empty, repair_point
@@ -48,20 +47,16 @@ from vdbackup.errors import (
 from vdbackup.jobs import Task
 from vdbackup.repository import naming
 from vdbackup.repository.draft import sweep
-from vdbackup.repository.files import PARTIAL, read_json, write_json
+from vdbackup.repository.files import PARTIAL, write_json
 from vdbackup.repository.lease import LEASE_NAME
 from vdbackup.repository.lock import LOCK_NAME
-from vdbackup.repository.model import SetSettings, SourceIdentity
 from vdbackup.repository.repository import (
     LAYOUT,
     LOST_AND_FOUND,
     MARKER,
-    SETTINGS,
     Repository,
     is_newer,
 )
-from vdbackup.sources.facts import with_written
-from vdbackup.sources.identity import Facts
 
 log = logging.getLogger(__name__)
 
@@ -140,8 +135,8 @@ def _put_obstacle_aside(path: Path, name: str, done: list[str]) -> None:
 def _repair_set(repository: Repository, folder: Path, said: Repaired, task: Task) -> None:
     done = said.done
     layers, broken = _read_layers(folder, done)
-    if layers and not _valid_settings(folder):
-        done.append(_write_settings(folder, layers))
+    if layers and not repair_settings.are_valid(folder):
+        done.append(repair_settings.write_anew(folder, layers))
     if repository.interrupted(folder.name):
         try:
             if repair_journal.is_damaged(folder):
@@ -223,49 +218,6 @@ def _mend_names(
             done.append(f"{folder.name}: {path.name} says its own name again.")
 
 
-def _write_settings(folder: Path, layers: list[Layer]) -> str:
-    """Write `set.json` anew, with what can still be known of its source; the sentence for it."""
-    info = layers[-1].info
-    names = [*folder.iterdir(), *folder.glob(f"{QUARANTINE}/*")]
-    numbers = [layer.sequence for each in names if (layer := naming.layer_of(each.name))]
-    source = _source_said(folder, layers)
-    settings = SetSettings(
-        source or SourceIdentity("", folder.name, "", _facts_inside(layers[-1])),
-        info.virtual_size,
-        info.sector_size,
-        layers[-1].format,
-        last_sequence=max(numbers),
-    )
-    put_aside(folder, SETTINGS)
-    write_json(folder / SETTINGS, settings.to_json())
-    whose = (
-        f"its source is {source.path}"
-        if source
-        else "its source is only known by what is on the disk: the next backup has to name the set"
-    )
-    return f"{folder.name}: {SETTINGS} was written anew; {whose}, and it keeps all its points."
-
-
-def _source_said(folder: Path, layers: list[Layer]) -> SourceIdentity | None:
-    """The set's source, by what is left of `set.json`, or else by the newest manifest."""
-    manifests = [json_or_empty(naming.manifest_beside(layer.path)) for layer in reversed(layers)]
-    said = [each.get("captured_from") for each in manifests]
-    for each in (json_or_empty(folder / SETTINGS).get("source"), *said):
-        with suppress(AttributeError, KeyError, TypeError, ValueError):
-            return SourceIdentity.from_json(each)
-    return None
-
-
-def _facts_inside(layer: Layer) -> dict[str, tuple[str, ...]]:
-    """What the layer's disk itself says of its source; only its size if it cannot be read."""
-    size, sector_size = layer.info.virtual_size, layer.info.sector_size
-    try:
-        with Chain.open(layer.path, layer.format) as chain:
-            return with_written(Facts(), chain.readinto, size, sector_size).record()
-    except (VdbackupError, OSError):
-        return Facts(size=str(size)).record()
-
-
 def _read_layers(folder: Path, done: list[str]) -> tuple[list[Layer], dict[Path, str]]:
     """The layers of a set, by sequence, and the files that are none, with what is wrong."""
     layers: list[Layer] = []
@@ -308,11 +260,3 @@ def _put_reports_aside(folder: Path, overlays: dict[Path, DiskInfo]) -> None:
         overlay = naming.overlay_reported_in(path.name)
         if overlay and json_or_empty(path).get("overlay") != identities.get(overlay, ""):
             put_aside(folder, path.name)
-
-
-def _valid_settings(folder: Path) -> bool:
-    try:
-        SetSettings.from_json(read_json(folder / SETTINGS))
-    except (RepositoryError, FileNotFoundError):
-        return False
-    return True

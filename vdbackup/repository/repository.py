@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import uuid
@@ -14,6 +15,7 @@ from vdbackup.durable import PARTIAL, give_to_owner_of_folder, sync_folder
 from vdbackup.errors import (
     NewerLayout,
     NoRepository,
+    NoSpace,
     PointNotFound,
     Remedy,
     RepositoryError,
@@ -23,7 +25,7 @@ from vdbackup.errors import (
 from vdbackup.jobs import CancelToken
 from vdbackup.repository import naming
 from vdbackup.repository.backup_set import BackupSet
-from vdbackup.repository.files import read_json, write_json
+from vdbackup.repository.files import read_json, remove, write_json
 from vdbackup.repository.journal import JOURNAL_NAME, Journal
 from vdbackup.repository.lease import LEASE_NAME
 from vdbackup.repository.lock import LOCK_NAME, writer_lock
@@ -31,9 +33,13 @@ from vdbackup.repository.manifests import manifest_path, read_manifests
 from vdbackup.repository.model import Policy, RecoveryPoint, SetSettings
 from vdbackup.repository.mount_points import waiting_mount_point
 
+log = logging.getLogger(__name__)
+
 LAYOUT = 1
 MARKER = "vdbackup.json"
 SETTINGS = "set.json"
+SETTINGS_COPY = "set.copy.json"
+"""Beside it: a policy and what the user said of the source stand in nothing else."""
 _HIGHEST_LAYOUT = 999
 """A number that is no version's: whoever is sent for a newer one looks in vain."""
 LAYER_MODE = 0o444
@@ -262,12 +268,12 @@ class Repository:
         folder.mkdir(mode=0o700, exist_ok=True)
         give_to_owner_of_folder(folder)
         sync_folder(self.path)
-        write_json(folder / SETTINGS, settings.to_json())
+        write_settings(folder, settings)
         return self.set(name)
 
     def save_settings(self, name: str, settings: SetSettings) -> None:
         """Replace a set's `set.json`; the caller holds the lock."""
-        write_json(self.path / check_set_name(name) / SETTINGS, settings.to_json())
+        write_settings(self.path / check_set_name(name), settings)
 
     def set_policy(self, name: str, policy: Policy) -> None:
         """Change what a set does by itself; the caller holds the lock."""
@@ -282,6 +288,34 @@ class Repository:
     def save_point(self, name: str, point: RecoveryPoint) -> None:
         """Write or replace a point's manifest; the caller holds the lock."""
         write_json(manifest_path(self.path / check_set_name(name), point), point.to_json())
+
+
+def write_settings(folder: Path, settings: SetSettings) -> None:
+    """Write a set's `set.json`, and then its copy, which a repair goes by where the first is lost.
+
+    A copy with another policy goes before: a power cut between the two would leave one by which
+    points are deleted that the set was to keep. One that cannot be written is written next time.
+    """
+    copy = settings_copy(folder)
+    if copy is not None and copy.policy != settings.policy:
+        remove(folder / SETTINGS_COPY)
+        sync_folder(folder)
+    write_json(folder / SETTINGS, settings.to_json())
+    try:
+        write_json(folder / SETTINGS_COPY, settings.to_json())
+    except (NoSpace, OSError) as error:
+        log.warning("%s has no copy of %s: %s", folder, SETTINGS, error)
+
+
+def settings_copy(folder: Path) -> SetSettings | None:
+    """What the copy beside a set's `set.json` says; None where there is none that can be read.
+
+    An older version changes the first alone.
+    """
+    try:
+        return SetSettings.from_json(read_json(folder / SETTINGS_COPY))
+    except (RepositoryError, OSError):
+        return None
 
 
 def is_newer(marker: Mapping[str, object]) -> bool:

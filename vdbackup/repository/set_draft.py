@@ -10,10 +10,10 @@ from typing import Self
 from vdbackup.durable import give_to_owner_of_folder
 from vdbackup.errors import Remedy, RepositoryError
 from vdbackup.repository.backup_set import BackupSet
-from vdbackup.repository.files import PARTIAL, sync_folder, write_json
+from vdbackup.repository.files import PARTIAL, sync_folder
 from vdbackup.repository.lock import check_lock
 from vdbackup.repository.model import RecoveryPoint, SetSettings
-from vdbackup.repository.repository import SETTINGS, Repository, check_set_name
+from vdbackup.repository.repository import Repository, check_set_name, write_settings
 
 
 class SetDraft:
@@ -55,7 +55,7 @@ class SetDraft:
 
     def publish(self) -> None:
         """Make the set exist: all of it is durable in its folder, which then takes its name."""
-        write_json(self._set.folder / SETTINGS, self._set.settings.to_json())
+        write_settings(self._set.folder, self._set.settings)
         check_lock(self._target)
         os.rename(self._set.folder, self._target)
         sync_folder(self._target.parent)
