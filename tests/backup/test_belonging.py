@@ -93,6 +93,88 @@ def test_an_image_that_was_moved_and_renamed_goes_on(lab):
     assert lab.set.settings.source.path == str(lab.image)
 
 
+def link_to(lab: Lab, target: Path) -> Path:
+    """The link by which a user calls the disk, turned."""
+    link = lab.folder / "current.img"
+    link.unlink(missing_ok=True)
+    link.symlink_to(target)
+    return link
+
+
+def test_a_source_that_was_given_by_a_link_is_kept_by_it(lab):
+    result = back_up(lab, link_to(lab, lab.image))
+    source = lab.repository.set(result.set_name).settings.source
+    assert (result.set_name, source.path) == ("current", str(lab.folder / "current.img"))
+    assert source.facts["paths"] == (str(lab.image),)
+    assert source.facts["links"] == (str(lab.folder / "current.img"),)
+    (lab.folder / "images").symlink_to(lab.folder)
+    assert back_up(lab, lab.folder / "images/disk.img").set_name == "current"
+    assert back_up(lab, lab.image).set_name == "current"
+    assert points(lab, "current") == 3
+
+
+def test_a_link_whose_target_was_renamed_goes_on_in_silence(lab):
+    with_table(lab, "0xDEADBEEF")
+    back_up(lab, link_to(lab, lab.image))
+    result = back_up(lab, link_to(lab, lab.image.rename(lab.folder / "renamed.img")))
+    assert (result.set_name, result.notes, result.warnings) == ("current", (), ())
+    assert result.point.type == PointType.INCREMENTAL
+
+
+@pytest.mark.parametrize("ids", [True, False], ids=["with-ids", "of-noise"])
+@pytest.mark.parametrize("named", [None, "current"])
+def test_a_link_that_was_turned_to_a_later_copy_goes_on_and_says_so(lab, ids, named):
+    """As of dumps that are called by their dates: each day it is another file."""
+    if ids:
+        with_table(lab, "0xDEADBEEF")
+    link = link_to(lab, lab.image)
+    back_up(lab, link)
+    for day in (2, 3):
+        before, lab.image = lab.image, lab.folder / f"day-{day}.img"
+        shutil.copy(before, lab.image)
+        lab.poke(3 * BLOCK, noise(BLOCK, day))
+        result = back_up(lab, link_to(lab, lab.image), named)
+        assert (result.set_name, result.point.type) == ("current", PointType.INCREMENTAL)
+        assert result.notes == (f"{link} leads to {lab.image} now; it led to {before}.",)
+        assert result.warnings == ()
+    assert points(lab, "current") == 3
+
+
+@pytest.mark.parametrize("ids", [True, False], ids=["with-ids", "of-noise"])
+def test_a_link_that_was_turned_to_another_disk_gets_another_set_until_it_is_turned_back(lab, ids):
+    if ids:
+        with_table(lab, "0xDEADBEEF")
+    first = lab.image
+    link = link_to(lab, first)
+    back_up(lab, link)
+    lab.image = lab.folder / "other.img"
+    lab.image.write_bytes(noise(SIZE, 9))
+    if ids:
+        with_table(lab, "0x0BADCAFE")
+    link_to(lab, lab.image)
+    with pytest.raises(OtherSource, match=f"belongs to {first}.*{lab.image}.*the same link"):
+        back_up(lab, link, "current")
+    result = back_up(lab, link)
+    assert result.set_name == "current-2"
+    assert "the same link" in (*result.notes, *result.warnings)[0]
+    assert back_up(lab, link).set_name == "current-2"
+    assert back_up(lab, link_to(lab, first)).set_name == "current"
+    assert (points(lab, "current"), points(lab, "current-2")) == (2, 2)
+
+
+def test_a_link_that_was_turned_to_a_clone_with_contents_of_its_own_gets_another_set(lab):
+    with_table(lab, "0xDEADBEEF")
+    link = link_to(lab, lab.image)
+    back_up(lab, link)
+    lab.image = lab.folder / "clone.img"
+    lab.image.write_bytes(noise(SIZE, 9))
+    with_table(lab, "0xDEADBEEF")
+    result = back_up(lab, link_to(lab, lab.image))
+    assert result.set_name == "current-2"
+    assert "is not sure: the same link" in result.warnings[0]
+    assert points(lab, "current") == 1
+
+
 def test_an_image_that_took_the_place_of_a_deleted_one_is_another(lab):
     """The file system gives the new file the number that the old one had."""
     lab.backup()

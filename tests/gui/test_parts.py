@@ -283,6 +283,25 @@ def test_a_source_can_be_named_by_its_kind(user: User, disk: Path, repository: P
     assert known == {"path": str(disk), "repository": str(repository), "set": "laptop"}
 
 
+def test_a_source_that_was_given_by_a_link_is_listed_once_and_by_it(
+    user: User, disk: Path, repository: Path
+) -> None:
+    link = disk.with_name("current.img")
+    link.symlink_to(disk)
+    form = user.window.first_run.form
+    form.source_edit.setText(str(link))
+    form.repository_edit.setText(str(repository))
+    user.clicks("startButton")
+    user.agrees()
+    user.sees_points(1)
+    user.waits_until(lambda: not user.window.busy)
+    assert user.window.sources.count() == 1
+    assert user.window.entry is not None
+    assert user.window.entry.source == SourceRef.of_path(link)
+    (known,) = user.window.store.value.sources
+    assert (known.source, known.set_name) == (SourceRef.of_path(link), "current")
+
+
 def test_a_source_of_an_unknown_kind_is_said_in_the_form(user: User, repository: Path) -> None:
     form = user.window.first_run.form
     form.source_edit.setText("lvm:vg/lv")

@@ -21,6 +21,8 @@ from vdbackup.errors import BackupError, SourceError
 from vdbackup.jobs import Task
 from vdbackup.repository.repository import Repository
 from vdbackup.sources.devices import candidates, device_id
+from vdbackup.sources.opening import open_source
+from vdbackup.sources.reference import SourceRef
 from vdbackup.sources.stacking import lies_on, mounts_of
 
 MIB = 1 << 20
@@ -133,6 +135,27 @@ if ROOT:
     def test_a_device_without_any_identity_is_known_by_its_path(stack, image):
         device = stack.enter_context(loop(image))
         assert device_id(device) == f"device:{device}"
+
+    def test_a_device_that_was_given_by_a_name_that_stays_is_kept_by_it(stack, image, tmp_path):
+        """As udev makes them: /dev/sdb is another disk after the next start."""
+        device = stack.enter_context(loop(image))
+        link = tmp_path / "by-id" / "usb-Maker_Disk_0123-0:0"
+        link.parent.mkdir()
+        link.symlink_to(device)
+        (tmp_path / "folder").mkdir()
+        for given in (link, tmp_path / "folder/../by-id" / link.name):
+            with open_source(SourceRef.of_path(given)) as source:
+                assert source.ref == SourceRef.of_path(link)
+                assert source.title == str(device)
+                facts = source.facts()
+            assert (facts.paths, facts.links) == ((str(device),), (str(link),))
+        with open_source(SourceRef.of_path(device)) as source:
+            assert source.ref == SourceRef.of_path(device)
+            assert source.facts().links == ()
+        fd = os.open(device, os.O_RDONLY)
+        stack.callback(os.close, fd)
+        with open_source(SourceRef.parse(f"/dev/fd/{fd}")) as source:  # that name does not stay
+            assert source.ref == SourceRef.of_path(device)
 
     def test_devices_are_offered_with_their_size_and_where_they_are_mounted(stack, image, tmp_path):
         device = stack.enter_context(loop(image))

@@ -62,8 +62,7 @@ class Belonging:
 
 def identity_of(source: Source, now: Facts) -> SourceIdentity:
     """What is kept of a source that nothing was known of."""
-    path = now.paths[-1] if now.paths else str(source.ref)  # /dev/mapper/NAME, not /dev/dm-3
-    return SourceIdentity(source.id, source.name, path, now.record())
+    return SourceIdentity(source.id, source.name, str(source.ref), now.record())
 
 
 def belonging(
@@ -123,7 +122,9 @@ def said_before(folder: Path, ref: SourceRef, set_name: str | None = None) -> st
     if not (folder / MARKER).exists():
         return None
     repository = Repository.open(folder)
-    names = {str(ref.absolute())} | ({os.path.realpath(ref.path)} if ref.is_file else set())
+    names = {str(ref)}
+    if ref.is_file:
+        names = {os.path.abspath(ref.path), os.path.realpath(ref.path)}
     answers = set()
     for name in repository.names():
         if set_name not in (None, name):
@@ -201,8 +202,11 @@ def _named(
 
 
 def _at_home(existing: BackupSet, source: Source, now: Facts) -> Belonging:
-    facts = now.after(known_facts(existing.settings))
-    return Belonging(existing.name, existing, identity_of(source, facts))
+    known = known_facts(existing.settings)
+    note = ""
+    if compare(known, now).turned:
+        note = f"{source.ref} leads to {source.title} now; it led to {known.paths[0]}."
+    return Belonging(existing.name, existing, identity_of(source, now.after(known)), note=note)
 
 
 def _proven(found: Comparison, backup_set: BackupSet, source: Source) -> Comparison:

@@ -91,12 +91,11 @@ def facts_of_device(path: Path) -> Facts:
     """What the kernel and udev know of a device; without what is written on it."""
     row = next(iter(_lsblk(path)), {})
     path = path.resolve()
-    place = (SYS_BLOCK / (number_of(str(path)) or "")).resolve()
+    place = _place(path)
     kind = _kind(place)
-    name = _sysfs(place / "dm/name")
     table = "" if kind is Kind.PARTITION else _said(row, "ptuuid")  # lsblk says its disk's there
     return Facts(
-        paths=(str(path), *([f"/dev/mapper/{name}"] if name else [])),
+        paths=tuple(dict.fromkeys((str(path), str(lasting_name(path))))),
         kind=kind,
         attached=_attached(place),
         model=_said(row, "model"),
@@ -109,6 +108,17 @@ def facts_of_device(path: Path) -> Facts:
         contents=tuple(filter(None, [_said(row, "uuid")])),
         twins=_twins(row),
     )
+
+
+def lasting_name(path: Path) -> Path:
+    """A device's name that stays: /dev/dm-3 is another volume after the next start."""
+    name = _sysfs(_place(path) / "dm/name") if path.is_block_device() else ""
+    return Path("/dev/mapper") / name if name else path
+
+
+def _place(device: Path) -> Path:
+    """Its folder in sysfs."""
+    return (SYS_BLOCK / (number_of(str(device)) or "")).resolve()
 
 
 def _said(row: dict[str, Any], column: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Self
 
@@ -12,6 +13,7 @@ from vdbackup.disks.host_file import UNREADABLE, HostFile
 from vdbackup.disks.names import DiskFormat
 from vdbackup.errors import DiskFormatError, SourceError, Unreadable
 from vdbackup.sources.changes import Changes
+from vdbackup.sources.devices import lasting_name
 from vdbackup.sources.facts import facts_at, with_written
 from vdbackup.sources.identity import Facts
 from vdbackup.sources.reference import SourceRef
@@ -40,6 +42,7 @@ class DiskSource:
         self.id = source_id
         self.name = path.stem
         self.path = path.resolve()
+        self._link = link_to(self.path, path)
         self.size = chain.size
         self.sector_size = sector_size
         self.mounted = mounts_of(path)
@@ -52,7 +55,7 @@ class DiskSource:
     @property
     def ref(self) -> SourceRef:
         """By what it is found again."""
-        return SourceRef.of_path(self.path)
+        return SourceRef.of_path(self._link or lasting_name(self.path))
 
     @property
     def title(self) -> str:
@@ -67,6 +70,8 @@ class DiskSource:
     def facts(self) -> Facts:
         """What tells this source from others, as it is now; raises SourceError."""
         found = facts_at(self.path, self.chain.layers[-1].info.disk_id)
+        if self._link and str(self._link) not in found.paths:
+            found = replace(found, links=(str(self._link),))
         return with_written(found, self.readinto, self.size, self.sector_size)
 
     def holds(self, folder: Path) -> bool:
@@ -172,6 +177,17 @@ class DiskSource:
 
     def __exit__(self, *_: object) -> None:
         self.chain.close()
+
+
+def link_to(target: Path, given: Path) -> Path | None:
+    """The name by which a file or device was given, where a link in it leads there; else None.
+
+    Whoever turns the link means what it leads to then. None of those in /proc lasts.
+    """
+    name = Path(os.path.normpath(given.absolute()))
+    if name == target or Path(os.path.realpath(name.parent)).is_relative_to("/proc"):
+        return None
+    return name if name.exists() and name.samefile(target) else None  # ".." behind a link is none
 
 
 def _length(path: Path) -> int:

@@ -51,6 +51,7 @@ class Facts:
 
     Attributes:
         paths: names of the file or device.
+        links: names that lead to it, as its user gave them.
         size: in bytes, in decimal.
         kind: a Kind.
         attached: an Attached.
@@ -67,6 +68,7 @@ class Facts:
     """
 
     paths: tuple[str, ...] = ()
+    links: tuple[str, ...] = ()
     size: str = ""
     kind: str = ""
     attached: str = ""
@@ -145,16 +147,23 @@ class Comparison:
 
     Attributes:
         agree, contradict: names of facts.
+        turned: a link leads to another file than it did.
     """
 
     verdict: Verdict
     agree: tuple[str, ...]
     contradict: tuple[str, ...]
+    turned: bool = False
 
     @property
     def provable(self) -> bool:
-        """Whether too little is known, and nothing speaks against it: the contents may prove it."""
-        return self.verdict is Verdict.UNSURE and not self.contradict
+        """Whether too little is known, and nothing speaks against it: the contents may prove it.
+
+        That it is another file does not, where its user has turned the link that they call it by:
+        to today's copy of a disk, or to another disk.
+        """
+        against = set(self.contradict) - (_OF_A_FILE if self.turned else set())
+        return self.verdict is Verdict.UNSURE and not against
 
     @property
     def alike(self) -> bool:
@@ -173,6 +182,7 @@ class Comparison:
 
 _WORDS = {
     "paths": "path",
+    "links": "link",
     "size": "size",
     "kind": "kind of device",
     "model": "model",
@@ -186,10 +196,11 @@ _WORDS = {
     "twins": "devices beside it",
 }
 _NOTHING_TO_GO_BY = {"size", "kind", "model"}
-_PATHS, _SIZE, _KIND, _MODEL = "paths", "size", "kind", "model"
+_PATHS, _LINKS, _SIZE, _KIND, _MODEL = "paths", "links", "size", "kind", "model"
 _SERIAL, _WWN, _VOLUME, _FILE = "serial", "wwn", "volume", "file"
 _WRITTEN = "written"
 _SINGLE = (_SIZE, _KIND, _MODEL, _SERIAL, _WWN, _VOLUME, _FILE, "disk", "partition")
+_OF_A_FILE = {_PATHS, _FILE, "disk"}
 _STRONG = {_SERIAL, _WWN, _VOLUME, _FILE, "disk", "partition", _WRITTEN}
 
 
@@ -205,6 +216,7 @@ def compare(known: Facts, now: Facts) -> Comparison:
         verdict,
         tuple(sorted(seen.agree, key=order.index)),
         tuple(sorted(seen.contradict, key=order.index)),
+        turned=_LINKS in seen.agree and _FILE not in seen.agree and known.kind == Kind.FILE,
     )
 
 
@@ -219,6 +231,8 @@ class _Seen:
             self._note(name, _relation(getattr(known, name), getattr(now, name)))
         if known.paths and now.paths:
             self._note(_PATHS, not set(known.paths).isdisjoint(now.paths))
+        if _PATHS in self.contradict and not _names(known).isdisjoint(_names(now)):
+            self.agree.add(_LINKS)
         self._note(_WRITTEN, _same_written(known, now))
         if self.agree & {_WWN, _SERIAL, _VOLUME}:  # a device's name then says nothing
             self.contradict.discard(_PATHS)
@@ -237,6 +251,10 @@ class _Seen:
         """Whether it is the same by what no clone can have."""
         hardware = self.trusted and bool(self.agree & {_WWN, _SERIAL})
         return hardware or bool(self.agree & {_VOLUME, _FILE})
+
+
+def _names(facts: Facts) -> set[str]:
+    return {*facts.paths, *facts.links}
 
 
 def _relation(known: str, now: str) -> bool | None:
@@ -278,7 +296,7 @@ def _of_file(seen: _Seen) -> Verdict:
         return Verdict.OTHER
     if seen.agree & {_PATHS, _FILE}:
         return Verdict.SAME
-    if seen.agree & {_WRITTEN, "disk"}:
+    if seen.agree & {_WRITTEN, "disk", _LINKS}:
         return Verdict.UNSURE
     return Verdict.OTHER if _PATHS in seen.contradict else Verdict.UNSURE
 
