@@ -378,7 +378,17 @@ def device_names(tree: Tree | None, menu: Menu | None, kernel: Kernel | None) ->
     told = [entry.command_line[:_MAX_COMMAND_LINE] for entry in menu.entries] if menu else []
     if kernel is not None and kernel.command_line not in told:
         found += _in_unified(kernel)
-    return found
+    return _each_once(found)
+
+
+def _each_once(found: list[DeviceName]) -> list[DeviceName]:
+    """What an entry of a menu and those below it have in common stands there once."""
+    once: dict[tuple[str, File, int], DeviceName] = {}
+    for each in found:
+        place = each.name, each.file, each.line
+        if each.essential or place not in once:
+            once[place] = each
+    return list(once.values())
 
 
 def _in_fstab(tree: Tree) -> Iterator[DeviceName]:

@@ -26,7 +26,9 @@ _GRUB_DEVICE = re.compile(r"^\([^)]*\)")
 """The volume in a path; without one it is that of the variable root."""
 _VARIABLE = re.compile(r"\$\{?(\w+)\}?")
 
-_LIMINE_TITLE = re.compile(r"\s*[/:]+\+?([^/:].*)")
+_LIMINE_TITLE = re.compile(r"\s*([/:]+)(\+?)([^/:].*)")
+_LIMINE_MACRO = re.compile(r"\s*\$\{(\w+)\}\s*=(.*)")
+_LIMINE_USE = re.compile(r"\$\{(\w+)\}")
 _LIMINE_OPTION = re.compile(r"\s*(\w+)\s*[:=]\s*(.*)")
 
 
@@ -128,16 +130,39 @@ def syslinux(text: str) -> list[Entry]:
 
 
 def limine(text: str) -> list[Entry]:
-    """The entries of a limine.conf, or of a limine.cfg (until 2024); the first one's come first."""
+    """The entries of a limine.conf, or of a limine.cfg (until 2024).
+
+    The one that starts by itself comes first: its number counts the lines of the menu, in which the
+    entries of a folder are seen only where it is unfolded. A folder starts nothing.
+    """
     found: list[Entry] = []
+    shown: list[int] = []
+    folded = 0  # the depth of a folder that hides what is deeper; 0 where none does
+    macros: dict[str, str] = {}
+    default = 1
     for number, line in enumerate(text.splitlines(), 1):
-        if title := _LIMINE_TITLE.match(line):
+        if match := _LIMINE_MACRO.match(line):
+            macros[match[1]] = match[2].strip()
+        elif title := _LIMINE_TITLE.match(line):
             if len(found) == MAX_ENTRIES:
                 break
-            found.append(Entry(title[1].strip()))
-        elif found and (match := _LIMINE_OPTION.match(line)):
-            _limine_option(found[-1], match[1].lower(), match[2].strip(), number)
-    return [entry for entry in found if entry.image]
+            depth = len(title[1])
+            if not folded or depth <= folded:
+                shown.append(len(found))
+                folded = 0 if title[2] else depth
+            found.append(Entry(title[3].strip()))
+        elif match := _LIMINE_OPTION.match(line):
+            key, value = match[1].lower(), _with_macros(match[2].strip(), macros)
+            if key == "default_entry" and value.isascii() and value.isdigit():
+                default = int(value[:9])
+            elif found:
+                _limine_option(found[-1], key, value, number)
+    chosen = shown[default - 1] if 0 < default <= len(shown) else 0
+    return [entry for entry in _first(found, chosen) if entry.image]
+
+
+def _with_macros(text: str, macros: Mapping[str, str]) -> str:
+    return _LIMINE_USE.sub(lambda match: macros.get(match[1], match[0]), text)[:MAX_QUOTED]
 
 
 def _limine_option(entry: Entry, key: str, value: str, number: int) -> None:
@@ -169,25 +194,67 @@ def refind_linux(text: str) -> list[Entry]:
     return found
 
 
-def refind(text: str) -> list[Entry]:
-    """The entries that stand in a refind.conf itself; those that are disabled are left out."""
-    found: list[Entry] = []
-    disabled: set[int] = set()
-    for number, line in enumerate(text.splitlines(), 1):
-        key, *values = [*_words(line), ""]
-        value = values[0] if values else ""
+@dataclass
+class _Stanza:
+    """What stands between the braces of a `menuentry`, or of a `submenuentry` within one."""
+
+    entry: Entry
+    parent: _Stanza | None = None
+    disabled: bool = False
+    added: str = ""
+
+    @property
+    def is_offered(self) -> bool:
+        return not self.disabled and (self.parent is None or not self.parent.disabled)
+
+    def put(self, key: str, value: str, number: int) -> None:
         match key:
-            case "menuentry" if len(found) < MAX_ENTRIES:
-                found.append(Entry(value))
-            case "loader" if found and not found[-1].image:
-                found[-1].image = value.replace("\\", "/")
-            case "initrd" if found:
-                found[-1].initramfs.append(value.replace("\\", "/"))
-            case "options" if found and not found[-1].line:
-                found[-1].command_line, found[-1].line = value, number
+            case "loader" if not self.entry.image:
+                self.entry.image = value.replace("\\", "/")
+            case "initrd":
+                self.entry.initramfs.append(value.replace("\\", "/"))
+            case "options" if not self.entry.line:
+                self.entry.command_line, self.entry.line = value, number
+            case "add_options":
+                self.added = value
             case "disabled":
-                disabled.add(len(found) - 1)
-    every = [entry for number, entry in enumerate(found) if number not in disabled]
+                self.disabled = True
+
+    def whole(self) -> Entry:
+        """The entry with what it takes from the one that it stands in: all it does not say."""
+        own, above = self.entry, self.parent.entry if self.parent else self.entry
+        options, line = (
+            (own.command_line, own.line) if own.line else (above.command_line, above.line)
+        )
+        return Entry(
+            own.title,
+            own.image or above.image,
+            own.initramfs or above.initramfs,
+            f"{options} {self.added}".strip(),
+            line,
+        )
+
+
+def refind(text: str) -> list[Entry]:
+    """The entries that stand in a refind.conf itself; those that are disabled are left out.
+
+    What can be chosen below an entry comes right after it.
+    """
+    found: list[_Stanza] = []
+    current: _Stanza | None = None
+    for number, line in enumerate(text.splitlines(), 1):
+        key, value, *_ = [*_words(line), "", ""]
+        if key in ("menuentry", "submenuentry") and len(found) == MAX_ENTRIES:
+            break
+        if key == "menuentry" or (key == "submenuentry" and current is not None):
+            above = current.parent or current if current and key == "submenuentry" else None
+            current = _Stanza(Entry(value), above)
+            found.append(current)
+        elif current is not None and key == "}":
+            current = current.parent
+        elif current is not None:
+            current.put(key, value, number)
+    every = [stanza.whole() for stanza in found if stanza.is_offered]
     return [entry for entry in every if entry.image and entry.command_line]
 
 
