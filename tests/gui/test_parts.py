@@ -302,6 +302,20 @@ def test_a_source_that_was_given_by_a_link_is_listed_once_and_by_it(
     assert (known.source, known.set_name) == (SourceRef.of_path(link), "current")
 
 
+def test_a_set_whose_source_is_of_an_unknown_kind_is_listed_and_its_backup_refused(
+    with_source: User, repository: Path
+) -> None:
+    """A newer version may have made it."""
+    opened = Repository.open(repository)
+    settings = opened.settings("laptop")
+    newer = replace(settings.source, path="lvm:vg/lv")
+    opened.save_settings("laptop", replace(settings, source=newer))
+    with_source.asks_for("actionRefresh")
+    with_source.waits_until(lambda: str(with_source.window.sources.entry.source) == "lvm:vg/lv")
+    with_source.asks_for("actionBackUp")
+    with_source.reads("no kind of source called lvm (known: file)")
+
+
 def test_a_source_of_an_unknown_kind_is_said_in_the_form(user: User, repository: Path) -> None:
     form = user.window.first_run.form
     form.source_edit.setText("lvm:vg/lv")

@@ -63,7 +63,8 @@ class SourceIdentity:
 
     Attributes:
         id: the one number by which older versions know it.
-        name, path: of it, for a person.
+        name: of it, for a person.
+        path: the text of the reference that it is opened by again (sources/reference.py).
         facts: all that is known of it, name to values (sources/identity.py); empty where an older
             version wrote it.
     """
