@@ -25,7 +25,7 @@ from tests.gui.user import User
 from tests.sources.opened import open_path
 from vdbackup.backup import capture
 from vdbackup.errors import RepositoryError
-from vdbackup.gui import add_source, words
+from vdbackup.gui import add_source, parts, words
 from vdbackup.gui.actions import ACTIONS, AT_THE_END, IN_TOOLBAR
 from vdbackup.gui.add_source import AddSourceDialog
 from vdbackup.gui.catalogue import Entry, read
@@ -447,3 +447,19 @@ def test_only_the_graph_offers_a_range_and_says_all_while_it_shows_all(qtbot: Qt
     panel.show_table(wanted=False)
     all_of_it.click()
     assert all_of_it.isChecked()
+
+
+def test_whatever_is_typed_on_the_way_to_a_path_is_one(
+    qtbot: QtBot, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", "/home/me")
+    edit = parts.field("edit", "", "A path")
+    qtbot.addWidget(edit)
+    assert parts.path_in(edit) is None
+    here = Path.cwd()
+    for text, path in {
+        " ": None, "~": Path("/home/me"), "~nobody-of-that-name": here / "~nobody-of-that-name",
+        " ~/backups ": Path("/home/me/backups"), "backups": here / "backups", "/mnt": Path("/mnt"),
+    }.items():  # fmt: skip
+        edit.setText(text)
+        assert parts.path_in(edit) == path

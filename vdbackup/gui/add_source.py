@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from functools import partial
 from pathlib import Path
 
@@ -156,12 +155,10 @@ class AddSourceForm(QWidget):
         self.devices.addItem(item)
 
     def _given(self) -> tuple[SourceRef | None, Path | None]:
-        """The source and the folder, as far as they are named; `~` is the user's home folder."""
-        source, folder = (edit.text().strip() for edit in (self.source_edit, self.repository_edit))
-        return (
-            SourceRef.typed(source).absolute() if source else None,
-            Path(os.path.expanduser(folder)).absolute() if folder else None,  # Path's may raise
-        )
+        """The source and the folder, as far as they are named."""
+        source = self.source_edit.text().strip()
+        ref = SourceRef.typed(source).absolute() if source else None
+        return ref, parts.path_in(self.repository_edit)
 
     def _on_device_chosen(self) -> None:
         """Take the disk that was clicked or gone to; one that merely has the focus is not meant."""

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import html
+import os
 from collections.abc import Sequence
+from pathlib import Path
 
 from PySide6.QtCore import QEvent, Qt
 from PySide6.QtGui import QPainter, QPaintEvent, QShowEvent, QWheelEvent
@@ -112,6 +114,15 @@ def field(name: str, hint: str, accessible_name: str) -> QLineEdit:
     made.setPlaceholderText(hint)
     made.setAccessibleName(accessible_name)
     return made
+
+
+def path_in(edit: QLineEdit) -> Path | None:
+    """The path that is typed in a field, `~` being the user's home folder; None while it is empty.
+
+    Not by `Path.expanduser`: that raises while one types `~somebody`.
+    """
+    text = edit.text().strip()
+    return Path(os.path.expanduser(text)).absolute() if text else None
 
 
 class ComboBox(QComboBox):

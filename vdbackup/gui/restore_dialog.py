@@ -69,8 +69,8 @@ class RestoreDialog(parts.Dialog):
 
     @property
     def target(self) -> Path:
-        """The file or device."""
-        return Path(self.target_edit.text().strip()).expanduser().absolute()
+        """The file or device; the folder that is worked in while none is named."""
+        return parts.path_in(self.target_edit) or Path.cwd()
 
     @property
     def disk_format(self) -> str:

@@ -70,8 +70,7 @@ class SettingsDialog(parts.Dialog):
 
     def changes(self) -> dict[str, object]:
         """The settings that the user has changed, by name; others may have changed meanwhile."""
-        folder = self.sessions.text().strip()
-        path = Path(folder).expanduser() if folder else None
+        path = parts.path_in(self.sessions)
         usual = self._locations.data / "sessions"
         wanted = {
             "theme": ThemeChoice(self.theme.currentData()),
