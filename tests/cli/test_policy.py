@@ -165,3 +165,22 @@ def test_who_says_yes_and_waits_for_a_backup_means_its_point_too(
         out, _ = waiting.communicate(timeout=60)
         assert (waiting.returncode, json.loads(out.splitlines()[-1])["keep"]) == (0, 2)
     assert sequences(vdbackup, three_points) == [1, 2, 3, 4]
+
+
+def test_a_backup_keeps_no_other_number_while_a_manifest_is_damaged_and_says_so(
+    vdbackup: Vdbackup, three_points: Path, disk: Path
+):
+    """It never asks, so nobody would have been shown what goes when the point is known again."""
+    manifest = three_points / "laptop" / "0002-incremental.json"
+    manifest.write_text("{")
+    options = ("--keep", 1, "--boot-test", "off", "--retarget", "off")
+    planned = vdbackup("backup", disk, "-r", three_points, *options, "--dry-run")
+    assert "how many it keeps stays as it is" in planned.out
+    said = vdbackup("backup", disk, "-r", three_points, *options)
+    assert said.status == 3
+    assert "how many it keeps stays as it was" in said.err
+    assert manifest.name in said.err
+    changed = {**USUAL, "retarget": False}
+    assert vdbackup("policy", "-r", three_points, "--json").json["sets"] == [changed]
+    assert vdbackup("repair", "-r", three_points).status == 0
+    assert sequences(vdbackup, three_points) == [1, 2, 3, 4]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -20,6 +21,8 @@ from vdbackup.disks.qemu_locks import is_open as used_by_vm
 from vdbackup.errors import BackupError, RepositoryLocked
 from vdbackup.jobs import Task
 from vdbackup.operations import policy
+from vdbackup.repository import lease
+from vdbackup.repository.lease import LEASE_NAME
 from vdbackup.repository.repository import Repository
 
 HOLDER = """
@@ -49,6 +52,32 @@ def held_by_another_process(repository: Repository) -> Iterator[subprocess.Popen
 @pytest.fixture
 def repository(tmp_path: Path) -> Repository:
     return Repository.create(tmp_path / "repository")
+
+
+def fails(*_: object) -> list[str]:
+    raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+
+def is_told_to_stop(*_: object) -> list[str]:
+    raise KeyboardInterrupt
+
+
+def test_storage_that_fails_in_the_sweep_leaves_no_lease_that_keeps_others_out(
+    repository, monkeypatch
+):
+    """Nobody would renew it, and on another computer it counts for five minutes."""
+    with monkeypatch.context() as failing:
+        failing.setattr(os, "listdir", fails)
+        with repository.lock("backing up"):
+            assert (repository.path / LEASE_NAME).exists()
+    assert not (repository.path / LEASE_NAME).exists()
+
+
+def test_a_ctrl_c_in_the_sweep_leaves_no_lease(repository, monkeypatch):
+    monkeypatch.setattr(lease, "sweep", is_told_to_stop)
+    with pytest.raises(KeyboardInterrupt), repository.lock("backing up"):
+        raise AssertionError("never begun")
+    assert not (repository.path / LEASE_NAME).exists()
 
 
 def refusal(repository: Repository) -> str:

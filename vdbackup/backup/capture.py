@@ -242,7 +242,10 @@ def run(plan: CapturePlan, task: Task) -> CaptureResult:
         elif plan.about_source:
             notes += (plan.about_source,)
         try:
-            repository.save_settings(plan.set_name, _settings_after(backup_set, plan, point))
+            policy, untold = _policy_after(backup_set, plan)
+            warnings += untold
+            settings = _settings_after(backup_set, plan, point, policy)
+            repository.save_settings(plan.set_name, settings)
             # a mistake must not cost the other source its backups
             if not plan.confirmed and not interrupted:
                 applied = retention.apply(repository, plan.set_name, task)
@@ -478,13 +481,28 @@ def _settings_for(source: Source, plan: CapturePlan) -> SetSettings:
     )
 
 
-def _settings_after(backup_set: BackupSet, plan: CapturePlan, point: RecoveryPoint) -> SetSettings:
+def _policy_after(backup_set: BackupSet, plan: CapturePlan) -> tuple[Policy, tuple[str, ...]]:
+    """The policy from now on, and a warning where the set does not keep the number that was asked.
+
+    The backup itself is worth more than a refusal.
+    """
+    now = backup_set.settings.policy
+    wanted = plan.policy or now
+    if why := retention.untold(backup_set, wanted):
+        stays = f"{why}: how many it keeps stays as it was. Have them repaired, then say it again."
+        return replace(wanted, keep=now.keep), (stays,)
+    return wanted, ()
+
+
+def _settings_after(
+    backup_set: BackupSet, plan: CapturePlan, point: RecoveryPoint, policy: Policy
+) -> SetSettings:
     return replace(
         backup_set.settings,
         source=plan.identity,
         virtual_size=point.virtual_size,
         sector_size=point.sector_size,
-        policy=plan.policy or backup_set.settings.policy,
+        policy=policy,
         last_sequence=point.sequence,
         source_format=plan.source.said or "",
     )

@@ -34,7 +34,7 @@ from vdbackup.errors import (
 from vdbackup.jobs import Task
 from vdbackup.repository import claims
 from vdbackup.repository.backup_set import BackupSet
-from vdbackup.repository.model import RecoveryPoint
+from vdbackup.repository.model import Policy, RecoveryPoint
 from vdbackup.repository.repository import Repository
 
 _MAX_NAMED = 3
@@ -261,6 +261,18 @@ def _first(staying: list[str]) -> list[str]:
     """What stays, without a sentence for each of very many."""
     more = len(staying) - _MAX_NAMED
     return staying if more <= 0 else [*staying[:_MAX_NAMED], f"{more} more points stay for now."]
+
+
+def untold(backup_set: BackupSet, wanted: Policy) -> str:
+    """Why it cannot be told which points go if the set is to keep another number; else "".
+
+    While points are unknown nothing goes. When they are known again, more would than anybody could
+    have been shown.
+    """
+    if wanted.keep in (None, backup_set.settings.policy.keep) or not backup_set.broken:
+        return ""
+    names = ", ".join(each.name for each in backup_set.broken)
+    return f"Which points of {backup_set.name} would go cannot be told while {names} cannot be read"
 
 
 def preview(backup_set: BackupSet, keep: int | None) -> tuple[RecoveryPoint, ...]:

@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from vdbackup.backup import capture
+from vdbackup.backup import capture, retention
 from vdbackup.backup.belonging import said_before
 from vdbackup.backup.capture import AUTO, CapturePlan
 from vdbackup.jobs import Task
@@ -152,6 +152,8 @@ def _with_policy(plan: CapturePlan, change: policy.Change) -> CapturePlan:
     takes = policy.taken(backup_set, wanted) if backup_set and not plan.confirmed else ()
     names = tuple(f"point {point.sequence}" for point in takes)
     summary = plan.summary
+    if backup_set and (why := retention.untold(backup_set, wanted)):
+        summary += f" {why}: how many it keeps stays as it is."
     if takes:
         summary += f" Of the older points {len(takes):,} no longer stay by its new policy."
     return replace(plan, summary=summary, policy=wanted, invalidates=names)

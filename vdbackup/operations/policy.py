@@ -136,18 +136,13 @@ def taken(backup_set: BackupSet, wanted: Policy) -> tuple[RecoveryPoint, ...]:
 
 
 def _check_told(backup_set: BackupSet, wanted: Policy) -> None:
-    """Refuse to keep another number while points are unknown.
-
-    Nothing goes until they are known again. By then more would go than anybody could show now.
-    """
-    if wanted.keep in (None, backup_set.settings.policy.keep) or not backup_set.broken:
-        return
-    names = ", ".join(each.name for each in backup_set.broken)
-    raise BackupError(
-        f"Which points of {backup_set.name} would go cannot be told while {names} cannot be read.",
-        "Have it rebuilt from the disks, or put back a good copy.",
-        remedy=Remedy.REPAIR,
-    )
+    """Refuse to keep another number while points are unknown."""
+    if why := retention.untold(backup_set, wanted):
+        raise BackupError(
+            f"{why}.",
+            "Have it rebuilt from the disks, or put back a good copy.",
+            remedy=Remedy.REPAIR,
+        )
 
 
 def _next_backup(backup_set: BackupSet, takes: tuple[RecoveryPoint, ...]) -> str:

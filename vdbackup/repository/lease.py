@@ -270,17 +270,23 @@ def sweep(folder: Path, mine: Lease) -> None:
     Such files are there for a moment: one that is older than a lease may be is nobody's. Their own
     times do not tell when a lease was renamed away, but when its inode was changed does.
     """
-    found = look(folder)
-    if found is None or found.lease != mine:
-        return
-    for name in os.listdir(folder):
-        if not _IN_FLIGHT.fullmatch(name):
-            continue
-        with suppress(OSError):  # gone, or storage that fails: it is in nobody's way
-            left = os.lstat(folder / name)
-            if found.modified - max(left.st_mtime, left.st_ctime) > STALE:
-                log.info("%s was left behind", folder / name)
-                os.unlink(folder / name)
+    try:
+        found = look(folder)
+        if found is None or found.lease != mine:
+            return
+        for name in os.listdir(folder):
+            if _IN_FLIGHT.fullmatch(name):
+                _sweep(folder / name, found.modified)
+    except OSError as error:  # whoever made the lease has to keep it, and what is left does no harm
+        log.warning("%s: what crashes left behind stays: %s", folder, error)
+
+
+def _sweep(path: Path, now: float) -> None:
+    with suppress(OSError):  # gone, or storage that fails: it is in nobody's way
+        left = os.lstat(path)
+        if now - max(left.st_mtime, left.st_ctime) > STALE:
+            log.info("%s was left behind", path)
+            os.unlink(path)
 
 
 def _seconds_up() -> float:

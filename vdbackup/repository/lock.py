@@ -105,6 +105,15 @@ def _flocked(fd: int, folder: Path) -> bool:
     return True
 
 
+def _sweep(folder: Path, mine: Lease) -> None:
+    """Sweep beside a lease that was just made; a Ctrl-C takes that with it, which nobody renews."""
+    try:
+        lease.sweep(folder, mine)
+    except BaseException:
+        lease.take_away(folder, mine)
+        raise
+
+
 def _taken(folder: Path, purpose: str, *, flocked: bool) -> Lease | None:
     """Make our lease, in the place of one that nobody holds any more.
 
@@ -114,7 +123,7 @@ def _taken(folder: Path, purpose: str, *, flocked: bool) -> Lease | None:
     while True:
         try:
             if lease.make(folder, mine):
-                lease.sweep(folder, mine)
+                _sweep(folder, mine)
                 return mine
         except OSError as error:
             if error.errno not in _FULL or not flocked:
