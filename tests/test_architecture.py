@@ -40,8 +40,12 @@ PROCESSES = {"multiprocessing", "pty", "subprocess"}
 PARTS_OF_OPERATIONS = {
     "vdbackup.backup.belonging",
     "vdbackup.backup.capture",
+    "vdbackup.backup.delete",
+    "vdbackup.backup.merge",
     "vdbackup.backup.promote",
+    "vdbackup.backup.repair",
     "vdbackup.backup.retention",
+    "vdbackup.operations.relinking",
     "vdbackup.recovery.relinking",
     "vdbackup.recovery.retarget.policy",
 }
@@ -234,7 +238,7 @@ def parts_of_operations(text: str) -> set[str]:
 
 
 def test_no_front_end_puts_an_operation_together_itself():
-    """A new point is retargeted, a session goes once its point is there: that is known once."""
+    """A new point is retargeted, machines are linked anew after a merge: that is known once."""
     pairing = (
         "def back_up():\n"
         "    from vdbackup.backup import capture, merge\n"
@@ -242,6 +246,7 @@ def test_no_front_end_puts_an_operation_together_itself():
     )
     assert parts_of_operations(pairing) == {
         "vdbackup.backup.capture",
+        "vdbackup.backup.merge",
         "vdbackup.recovery.retarget.policy",
     }
     front_ends = [m for m in modules() if m.relative_to(PACKAGE).parts[0] in ("cli", "gui")]

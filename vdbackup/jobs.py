@@ -156,6 +156,7 @@ class JobState(enum.Enum):
 
 
 T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
 Work = Callable[[Task], T]
 """What a job does: it returns its result, or raises."""
 
@@ -209,7 +210,7 @@ _job_ids = itertools.count(1)
 
 
 @dataclass
-class Job(Generic[T]):
+class Job(Generic[T_co]):
     """One piece of work: `work(task)` returns the result or raises.
 
     Attributes:
@@ -220,20 +221,20 @@ class Job(Generic[T]):
     """
 
     title: str
-    work: Work[T]
+    work: Work[T_co]
     id: int = field(default_factory=lambda: next(_job_ids))
     state: JobState = JobState.QUEUED
     cancel: CancelToken = field(default_factory=CancelToken)
-    result: T | None = None
+    result: T_co | None = None
     error: VdbackupError | None = None
 
-    def outcome(self) -> T:
+    def outcome(self) -> T_co:
         """What the work returned; raises what it raised, or Cancelled where it did not end."""
         if self.error is not None:
             raise self.error
         if self.state is not JobState.FINISHED:
             raise Cancelled
-        return cast("T", self.result)
+        return cast("T_co", self.result)
 
     def run(self, report: Report) -> None:
         """Do the work in this thread; never raises: the attributes say how it ended."""

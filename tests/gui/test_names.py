@@ -26,7 +26,7 @@ from tests.gui.user import User
 from vdbackup.errors import RepositoryError
 from vdbackup.gui import parts
 from vdbackup.gui.browse_dialog import BrowseDialog
-from vdbackup.gui.jobs.outcome import Outcome
+from vdbackup.gui.jobs.outcome import Told
 from vdbackup.gui.plan_dialog import PlanDialog
 from vdbackup.jobs import Plan, Progress
 from vdbackup.repository.model import BootTest, Promotion
@@ -148,7 +148,7 @@ def test_what_a_manifest_says_is_shown_and_not_obeyed(with_source: User, reposit
 def test_what_jobs_and_errors_name_is_shown_and_not_obeyed(with_source: User) -> None:
     jobs = with_source.window.jobs
     jobs.refuse(f"Back up {NAME}", RepositoryError(f"{NAME} is full.", f"Clear {NAME}."))
-    jobs.tell(NAME, Outcome(f"{NAME} is done.", (NAME,), (NAME,)))
+    jobs.tell(NAME, Told(f"{NAME} is done.", (NAME,), (NAME,)))
     row = jobs.rows[1]
     row._cancel.show()  # as if it ran
     row.follow(Progress(NAME, 1, 2))

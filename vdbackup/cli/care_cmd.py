@@ -11,8 +11,9 @@ from vdbackup.cli.common import (
     announce,
     confirm,
     finish_merges,
+    machines,
     open_repository,
-    relink_machines,
+    said_of,
     unread_state,
 )
 from vdbackup.cli.console import print_json, say, warn, work
@@ -40,7 +41,8 @@ def add_merge(subparsers: Subparsers) -> None:
         "roll a point into its parent",
         example="merge -r /mnt/backups 2 --dry-run",
         failed="nothing was merged",
-        warned="a merge that was cut off was finished instead",
+        warned="a merge that was cut off was finished instead, or another program's machine still "
+        "has a layer's old name",
     )
     point_options(parser)
     changing_options(parser)
@@ -48,16 +50,17 @@ def add_merge(subparsers: Subparsers) -> None:
 
 def merge(options: argparse.Namespace) -> int:
     """Roll a point into its parent."""
-    from vdbackup.backup import merge
+    from vdbackup.operations import merge
     from vdbackup.repository.repository import Repository
 
-    repository = Repository.open(options.repository)
-    if finished := finish_merges(repository, as_json=options.json):
+    repository, allowed = Repository.open(options.repository), machines()
+    finished = finish_merges(repository, allowed, as_json=options.json)
+    if finished.merges:
         # it may be this very merge that is asked for again: going on would merge one step further
-        warn([*finished, "Nothing else was merged: look at `vdbackup list` first."])
-        relink_machines(repository)
+        warn([*finished.merges, "Nothing else was merged: look at `vdbackup list` first."])
+        warn(said_of(finished.trouble))
         if options.json:
-            print_json({"event": "result", "way": None, "finished": finished})
+            print_json({"event": "result", "way": None, "finished": finished.merges})
         return WARNINGS
     backup_set, point = repository.find(options.point, options.set)
     plan = merge.plan(repository, backup_set.name, point.id)
@@ -65,7 +68,7 @@ def merge(options: argparse.Namespace) -> int:
         return DONE
     result: merge.MergeResult = work(
         "Merge",
-        lambda task: merge.run(plan, task),
+        lambda task: merge.run(plan, allowed.sessions_folder, task),
         as_json=options.json,
         wait=options.wait,
     )
@@ -76,8 +79,8 @@ def merge(options: argparse.Namespace) -> int:
     else:
         say(f"Point {merged.sequence} is now a {merged.type} of {size(merged.stored_bytes)}.")
         say(result.way.sentence)
-    relink_machines(repository)
-    return DONE
+    warn(said_of(result.trouble))
+    return WARNINGS if result.trouble else DONE
 
 
 def add_delete(subparsers: Subparsers) -> None:
@@ -89,6 +92,7 @@ def add_delete(subparsers: Subparsers) -> None:
         "delete a recovery point",
         example="delete -r /mnt/backups 2 --dry-run",
         failed="nothing was deleted",
+        warned="another program's machine still has a layer's old name",
     )
     point_options(parser)
     parser.add_argument("--yes", action="store_true", help="even the last point of its set")
@@ -97,9 +101,10 @@ def add_delete(subparsers: Subparsers) -> None:
 
 def delete(options: argparse.Namespace) -> int:
     """Delete a recovery point."""
-    from vdbackup.backup import delete
+    from vdbackup.operations import delete
 
-    repository = open_repository(options.repository, as_json=options.json)
+    allowed = machines()
+    repository = open_repository(options.repository, allowed, as_json=options.json)
     backup_set, point = repository.find(options.point, options.set)
     plan = delete.plan(repository, backup_set.name, point.id)
     if not announce(plan, options):
@@ -110,16 +115,16 @@ def delete(options: argparse.Namespace) -> int:
             f"It is the last point of {plan.set_name}, and no backup of its source would remain.",
             "Nothing was deleted.",
         )
-    work(
+    result: delete.DeleteResult = work(
         "Delete",
-        lambda task: delete.run(plan, task),
+        lambda task: delete.run(plan, allowed.sessions_folder, task),
         as_json=options.json,
         wait=options.wait,
     )
     if options.json:
-        print_json({"event": "result", "deleted": point.id})
-    relink_machines(repository)
-    return DONE
+        print_json({"event": "result", "deleted": result.point_id})
+    warn(said_of(result.trouble))
+    return WARNINGS if result.trouble else DONE
 
 
 def add_verify(subparsers: Subparsers) -> None:
@@ -194,6 +199,7 @@ def add_repair(subparsers: Subparsers) -> None:
         "finish what was interrupted; rebuild missing metadata from the disks",
         example="repair -r /mnt/backups",
         failed="something cannot be repaired",
+        warned="another program's machine still has a layer's old name",
     )
     repository_options(parser, in_set=False)
     wait_option(parser)
@@ -202,12 +208,12 @@ def add_repair(subparsers: Subparsers) -> None:
 
 def repair(options: argparse.Namespace) -> int:
     """Finish what was interrupted; rebuild missing metadata."""
-    from vdbackup.backup import repair
-    from vdbackup.repository.repository import Repository
+    from vdbackup.operations import repair
 
-    said: repair.Repaired = work(
+    allowed = machines()
+    said: repair.RepairResult = work(
         "Repair",
-        lambda task: repair.run(options.repository, task),
+        lambda task: repair.run(options.repository, allowed.sessions_folder, task),
         as_json=options.json,
         wait=options.wait,
     )
@@ -218,11 +224,10 @@ def repair(options: argparse.Namespace) -> int:
         for sentence in said.done or nothing:
             say(sentence)
         warn(said.undone)
-    if said.done:  # a merge among it, perhaps
-        relink_machines(Repository.open(options.repository))
+    warn(said_of(said.trouble))
     if said.undone:
         raise NotRepaired(
             "Not all could be repaired.",
             "Bring back from a copy what could not, then have it repaired again.",
         )
-    return DONE
+    return WARNINGS if said.trouble else DONE

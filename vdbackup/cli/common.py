@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,12 +12,13 @@ from vdbackup.cli import output, remedies
 from vdbackup.cli.console import interrupts, print_json, say, warn, work
 from vdbackup.cli.json_values import plan_json
 from vdbackup.errors import BackupError, Cancelled, VdbackupError, from_os
-from vdbackup.jobs import Plan
+from vdbackup.jobs import Plan, Task
 from vdbackup.jobs import readable_size as size
 from vdbackup.text import printable
 
 if TYPE_CHECKING:
     from vdbackup.operations.machines import Machines
+    from vdbackup.operations.opening import Finished
     from vdbackup.repository.manifests import BrokenManifest
     from vdbackup.repository.repository import DamagedSet, Repository
 
@@ -24,49 +26,42 @@ if TYPE_CHECKING:
 DONE, WARNINGS = 0, 3
 
 
-def open_repository(path: Path, *, as_json: bool = False) -> Repository:
+def open_repository(
+    path: Path, allowed: Machines | None = None, *, as_json: bool = False
+) -> Repository:
     """Open a repository, and finish first what a crash left in it.
 
     Args:
         path: the repository's folder.
+        allowed: what machines may use, where the command knows it already.
         as_json: show progress as JSON lines; not for a command that prints a single JSON value.
     """
     from vdbackup.repository.repository import Repository
 
     repository = Repository.open(path)
-    warn(finish_merges(repository, as_json=as_json))
-    relink_machines(repository)
+    finished = finish_merges(repository, allowed or machines(), as_json=as_json)
+    warn([*finished.merges, *said_of(finished.trouble)])
     return repository
 
 
-def relink_machines(repository: Repository) -> None:
-    """Let other programs' machines name their layers as merges have left them.
+def finish_merges(repository: Repository, allowed: Machines, *, as_json: bool) -> Finished:
+    """Finish merges that were cut off, which may take an hour; what was done of them."""
+    from vdbackup.operations import opening
 
-    Settings or a folder of sessions that cannot be read stop nothing else: that is only said.
-    """
-    from vdbackup.operations.relinking import relink
-
-    try:
-        folder = sessions_folder()
-    except (VdbackupError, OSError) as error:
-        warn([remedies.sentences(from_os(error) if isinstance(error, OSError) else error)])
-    else:
-        warn(relink(repository.path, folder))
-
-
-def finish_merges(repository: Repository, *, as_json: bool) -> list[str]:
-    """Finish merges that were cut off; what was done, a sentence each. It may take an hour."""
-    from vdbackup.backup import merge
-
-    if not merge.interrupted(repository):
-        return []
-    finished: list[str] = work(
+    if not opening.interrupted(repository):
+        return opening.finish(repository, allowed.sessions_folder, Task())
+    finished: Finished = work(
         "Finishing an interrupted merge",
-        lambda task: merge.recover(repository, task),
+        lambda task: opening.finish(repository, allowed.sessions_folder, task),
         as_json=as_json,
     )
     interrupts.check()
     return finished
+
+
+def said_of(trouble: Iterable[VdbackupError]) -> list[str]:
+    """What went wrong beside what was done, a sentence or two each."""
+    return [remedies.sentences(each) for each in trouble]
 
 
 def sessions_folder() -> Path:
@@ -80,7 +75,7 @@ def sessions_folder() -> Path:
 def machines() -> Machines:
     """What machines may use that are started unseen, by the user's settings.
 
-    Settings that cannot be read cost no backup: then it is what is usual.
+    Settings that cannot be read stop nothing: then it is what is usual, and that is said.
     """
     from vdbackup.operations.machines import Machines
     from vdbackup.settings import Locations, Settings
@@ -88,7 +83,8 @@ def machines() -> Machines:
     locations = Locations.from_environment()
     try:
         settings = Settings.load(locations.settings_file)
-    except (VdbackupError, OSError):  # `relink_machines` says it
+    except (VdbackupError, OSError) as error:
+        warn([remedies.sentences(from_os(error) if isinstance(error, OSError) else error)])
         settings = Settings()
     return Machines(settings.sessions(locations), settings.memory_mib or None)
 

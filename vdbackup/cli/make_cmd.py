@@ -16,7 +16,7 @@ from vdbackup.cli.common import (
     announce,
     machines,
     open_repository,
-    relink_machines,
+    said_of,
 )
 from vdbackup.cli.console import print_json, say, table, warn, work
 from vdbackup.cli.json_values import point_json, set_json
@@ -118,10 +118,9 @@ def backup(options: argparse.Namespace) -> int:
         say(f"Point {point.sequence} ({point.type}): {size(point.stored_bytes)} stored.")
         for note in made.notes:
             say(note)
-    warn(made.warnings)
-    relink_machines(made.repository)
+    warn([*made.warnings, *said_of(made.trouble)])
     boots = not made.to_be_tested or prove_new_point(made, allowed, as_json=options.json)
-    return WARNINGS if made.warnings or not boots else DONE
+    return WARNINGS if made.warnings or made.trouble or not boots else DONE
 
 
 def add_adopt(subparsers: Subparsers) -> None:

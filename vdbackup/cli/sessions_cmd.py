@@ -13,7 +13,7 @@ from vdbackup.cli.common import (
     WARNINGS,
     announce,
     open_repository,
-    relink_machines,
+    said_of,
     sessions_folder,
 )
 from vdbackup.cli.console import print_json, say, table, warn, work
@@ -56,7 +56,9 @@ def add_sessions(subparsers: Subparsers) -> None:
             does,
             example=f"sessions {name}" if name == "list" else f"sessions {name} 7f3a",
             failed=failed,
-            warned="the point is made, and cannot boot as it is" if name == "promote" else "",
+            warned="the point is made, with a warning, such as that it cannot boot as it is"
+            if name == "promote"
+            else "",
         )
         for name, run, does, failed in _ACTIONS
     }
@@ -244,9 +246,8 @@ def promote(options: argparse.Namespace) -> int:
         print_json({"event": "result", "set": result.set_name, **data})
     else:
         say(f"Point {point.sequence} of {result.set_name} holds what {saved.title} wrote.")
-    warn(result.warnings)
-    relink_machines(result.repository)
-    return WARNINGS if result.warnings else DONE
+    warn([*result.warnings, *said_of(result.trouble)])
+    return WARNINGS if result.warnings or result.trouble else DONE
 
 
 def open_with(options: argparse.Namespace) -> int:

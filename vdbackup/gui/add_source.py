@@ -137,7 +137,7 @@ class AddSourceForm(QWidget):
         job = Job("List disks", lambda _task: candidates())
         self._reader.submit(job, self._on_devices_listed)
 
-    def _on_devices_listed(self, job: Job) -> None:
+    def _on_devices_listed(self, job: Job[list[Candidate]]) -> None:
         if job.error:
             self._show_hint(remedies.sentences(job.error))
         elif not job.result:
@@ -189,10 +189,12 @@ class AddSourceForm(QWidget):
         job = Job("Judge the folder", lambda _task: placement.judge(source, folder))
         self._reader.submit(job, partial(self._on_judged, (source, folder)))
 
-    def _on_judged(self, judged: tuple[SourceRef | None, Path | None], job: Job) -> None:
+    def _on_judged(
+        self, judged: tuple[SourceRef | None, Path | None], job: Job[placement.Placement]
+    ) -> None:
         if judged != self._given() or job.result is None:
             return  # the user typed on
-        found: placement.Placement = job.result
+        found = job.result
         said = list(found.warnings)
         if found.is_repository:
             said.append("It holds backups already; new ones join them.")

@@ -14,7 +14,7 @@ from vdbackup.errors import VdbackupError
 from vdbackup.gui.crash_dialog import CrashWatch
 from vdbackup.gui.drawings import drawing
 from vdbackup.gui.instance import Instance
-from vdbackup.gui.jobs.outcome import Outcome
+from vdbackup.gui.jobs.outcome import Told
 from vdbackup.gui.main_window import MainWindow
 from vdbackup.gui.store import Store
 from vdbackup.settings import APPLICATION, Locations, Settings, start_log
@@ -54,7 +54,7 @@ def main(argv: Sequence[str]) -> int:
         window.jobs.refuse("Settings", error)
     if os.geteuid() == 0:
         window.setWindowTitle("vdbackup (running as root)")
-        window.jobs.tell("Running as root", Outcome("", warnings=(AS_ROOT,)))
+        window.jobs.tell("Running as root", Told("", warnings=(AS_ROOT,)))
     window.show()
     wake = QTimer(interval=200)  # lets Python see Ctrl-C, which Qt's loop does not wake up for
     wake.timeout.connect(lambda: None)

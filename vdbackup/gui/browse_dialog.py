@@ -110,7 +110,7 @@ class BrowseDialog(parts.Dialog):
 
         self._worker.submit(Job(f"List {path}", listing), partial(self._on_listed, item))
 
-    def _on_listed(self, item: QTreeWidgetItem, job: Job) -> None:
+    def _on_listed(self, item: QTreeWidgetItem, job: Job[_Listing]) -> None:
         item.takeChildren()
         if job.error:
             self._notice.say(remedies.sentences(job.error), "bad")

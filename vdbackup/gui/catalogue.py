@@ -15,9 +15,10 @@ from vdbackup.errors import VdbackupError
 from vdbackup.gui.jobs.worker import Workers
 from vdbackup.gui.store import Store
 from vdbackup.jobs import Job, Task
+from vdbackup.operations.changed import ANY, Changed
 from vdbackup.repository.backup_set import BackupSet
 from vdbackup.repository.model import RecoveryPoint
-from vdbackup.repository.repository import MARKER, Repository
+from vdbackup.repository.repository import MARKER, DamagedSet, Repository
 from vdbackup.settings import KnownSource
 from vdbackup.sources.reference import SourceRef
 from vdbackup.text import printable
@@ -81,7 +82,40 @@ class Entry:
         return chain
 
 
-def read(repository: Path, known: Sequence[KnownSource]) -> list[Entry]:
+class Shelf:
+    """The sets of one repository as they were read last. For one thread: its reader's.
+
+    What was not said to have changed is read again where its folder tells of it, as where another
+    process has been at it. Storage whose clock is coarse may not tell: a refresh of all does.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._id = ""
+        self._sets: dict[str, tuple[int, BackupSet]] = {}
+
+    def survey(self, changed: Changed) -> tuple[list[BackupSet], list[DamagedSet]]:
+        """The sets that can be read and those that cannot, by name; raises RepositoryError."""
+        repository = Repository.open(self._folder)
+        if repository.id != self._id:  # another drive
+            self._id, self._sets = repository.id, {}
+        before = {} if changed.sets is None else self._sets
+        names = repository.names()
+        moments = {name: repository.changed_at(name) for name in names}
+        kept = {
+            name: backup_set
+            for name, (moment, backup_set) in before.items()
+            if name not in (changed.sets or ()) and moments.get(name) == moment
+        }
+        sets, damaged = repository.survey([name for name in names if name not in kept])
+        sets = sorted([*sets, *kept.values()], key=lambda each: each.name)
+        self._sets = {each.name: (moments[each.name], each) for each in sets}
+        return sets, damaged
+
+
+def read(
+    repository: Path, known: Sequence[KnownSource], shelf: Shelf, changed: Changed = ANY
+) -> list[Entry]:
     """The sets in a repository, damaged ones too, and known sources that have none there yet.
 
     Where there were sets before, a folder that is gone is trouble, and no reason to begin anew.
@@ -92,7 +126,7 @@ def read(repository: Path, known: Sequence[KnownSource]) -> list[Entry]:
     try:
         if new and not os.path.lexists(repository / MARKER):
             return [Entry(each.source, repository) for each in known]
-        sets, damaged = Repository.open(repository).survey()
+        sets, damaged = shelf.survey(changed)
     except VdbackupError as error:
         sources = [each.source for each in known] or [SourceRef.of_path(repository)]
         return [Entry(source, repository, problem=error) for source in sources]
@@ -132,7 +166,8 @@ class Catalogue(QObject):
         self._store = store
         self._workers = workers
         self._read: dict[Path, list[Entry]] = {}
-        self._waiting: dict[Path, Job] = {}
+        self._shelves: dict[Path, Shelf] = {}
+        self._waiting: dict[Path, Changed] = {}
 
     @property
     def entries(self) -> list[Entry]:
@@ -147,22 +182,26 @@ class Catalogue(QObject):
         """Whether a repository has never been read yet."""
         return any(repository not in self._read for repository in self._store.value.repositories)
 
-    def refresh(self, repository: Path | None = None) -> None:
-        """Read one repository again, or all; `changed` follows."""
+    def refresh(self, repository: Path | None = None, changed: Changed = ANY) -> None:
+        """Read one repository again, or all, or what of them has changed; `changed` follows."""
         known = self._store.value
         for folder in known.repositories if repository is None else (repository,):
-            if folder in self._waiting:  # it has not begun, and will see what is there then
+            waiting = self._waiting.get(folder)
+            if waiting and waiting.covers(changed):  # it has not begun: it sees what is there then
                 continue
             sources = [source for source in known.sources if source.repository == folder]
-            job = Job(f"Read {folder}", partial(self._read_now, folder, sources))
-            self._waiting[folder] = job
+            job = Job(f"Read {folder}", partial(self._read_now, folder, sources, changed))
+            self._waiting[folder] = changed
             self._workers.reader(folder).submit(job, partial(self._on_read, folder))
 
-    def _read_now(self, folder: Path, sources: Sequence[KnownSource], _task: Task) -> list[Entry]:
+    def _read_now(
+        self, folder: Path, sources: Sequence[KnownSource], changed: Changed, _task: Task
+    ) -> list[Entry]:
         self._waiting.pop(folder, None)
-        return read(folder, sources)
+        shelf = self._shelves.setdefault(folder, Shelf(folder))
+        return read(folder, sources, shelf, changed)
 
-    def _on_read(self, folder: Path, job: Job) -> None:
+    def _on_read(self, folder: Path, job: Job[list[Entry]]) -> None:
         opened_now = folder not in self._read
         if job.error:
             self._read[folder] = [Entry(SourceRef.of_path(folder), folder, problem=job.error)]

@@ -49,7 +49,7 @@ class Ending(QObject):
         self.leaving = Leaving.STAY
         self._asked = True
         self._question: QuitDialog | None = None
-        self._jobs: dict[int, Job] = {}  # until it is known here, too, how they ended
+        self._jobs: dict[int, Job[object]] = {}  # until it is known here, too, how they ended
         workers.job_queued.connect(self._on_job_queued)
         workers.job_started.connect(self._on_running_changed)
         workers.progressed.connect(self._on_progressed)
@@ -131,7 +131,7 @@ class Ending(QObject):
     def _on_answered(self) -> None:
         self._question = None
 
-    def _on_job_queued(self, job: Job) -> None:
+    def _on_job_queued(self, job: Job[object]) -> None:
         self._jobs[job.id] = job
         self._on_running_changed()
 
@@ -139,7 +139,7 @@ class Ending(QObject):
         if self._question:  # what ran may wait now, and the other way round
             self._on_running_changed()
 
-    def _on_job_ended(self, job: Job) -> None:
+    def _on_job_ended(self, job: Job[object]) -> None:
         self._jobs.pop(job.id, None)
         if job.state is JobState.FAILED:
             self.stay_to_show()

@@ -285,7 +285,7 @@ class MainWindow(QMainWindow):
     def _on_repository_chosen(self, folder: str) -> None:
         title = f"Open {folder}"
 
-        def opened(job: Job) -> None:
+        def opened(job: Job[Path]) -> None:
             if job.error:
                 self.jobs.refuse(title, job.error)
             elif (repository := job.result) is not None:

@@ -10,25 +10,26 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol, TypeVar
 
 from PySide6.QtCore import QObject, Signal
 from PySide6.QtWidgets import QDialog, QWidget
 
-from vdbackup.backup import delete, merge
 from vdbackup.disks.contents import UnclearFormat
 from vdbackup.errors import OtherSource, RepositoryLocked, VdbackupError
 from vdbackup.gui import words
 from vdbackup.gui.catalogue import Catalogue, Entry
 from vdbackup.gui.jobs import work
-from vdbackup.gui.jobs.worker import Workers
+from vdbackup.gui.jobs.outcome import Outcome
+from vdbackup.gui.jobs.worker import Worker, Workers
 from vdbackup.gui.plan_dialog import PlanDialog
 from vdbackup.gui.restore_dialog import RestoreDialog
 from vdbackup.gui.source_questions import FormatDialog, OtherSourceDialog
 from vdbackup.gui.store import Store
-from vdbackup.jobs import Job, JobState, Plan, Task, retry_when_cleared
-from vdbackup.operations import backup, policy, promote
-from vdbackup.operations.backup import AUTO, BackupRequest
+from vdbackup.jobs import Job, JobState, Plan, Task, Work, retry_when_cleared
+from vdbackup.operations import backup, delete, merge, policy, promote
+from vdbackup.operations.backup import AUTO, BackupRequest, BackupResult, CapturePlan
+from vdbackup.operations.changed import ANY
 from vdbackup.operations.machines import Machines
 from vdbackup.recovery import restore
 from vdbackup.recovery.sessions.saved import SavedSession
@@ -37,7 +38,8 @@ from vdbackup.repository.repository import Repository
 from vdbackup.settings import KnownSource
 from vdbackup.sources.reference import SourceRef
 
-Work = Callable[[Task], Any]
+T = TypeVar("T")
+P = TypeVar("P", bound=Plan)
 
 
 class Form(Protocol):
@@ -105,23 +107,23 @@ class Operations(QObject):
         def clarify(error: VdbackupError) -> bool:
             return self._clarify(error, request, lambda other: self._back_up(entry, other, ask=ask))
 
-        def ended(job: Job) -> None:
+        def ended(job: Job[Outcome[BackupResult]]) -> None:
             if job.error:
                 clarify(job.error)
-            made = job.outcome().value if job.state is JobState.FINISHED else None
-            if made and made.to_be_tested:
+            elif job.result and (made := job.result.value).to_be_tested:
                 called = entry.title if entry.shares_name else made.set_name
-                self._test(entry.repository, made.set_name, made.point, called)
+                self._test(request.repository, made.set_name, made.point, called)
 
         def start(_plan: Plan | None) -> None:
-            doing = partial(work.back_up, request, self._machines)
-            self._run(entry.repository, title, doing, ended)
+            self._run(
+                request.repository, title, partial(work.back_up, request, self._machines), ended
+            )
 
         if not ask:
             start(None)
             return
         make = partial(backup.plan, request)
-        self._plan(entry.repository, title, "Back up", make, start, silence=True, clarify=clarify)
+        self._plan(request.repository, title, "Back up", make, start, silence=True, clarify=clarify)
 
     def begin(
         self, source: SourceRef, repository: Path, disk_format: str | None, form: Form
@@ -141,7 +143,7 @@ class Operations(QObject):
             if form.waiting:
                 self._begin(request, form)
 
-        def planned(job: Job) -> None:
+        def planned(job: Job[CapturePlan]) -> None:
             if not form.waiting:
                 return
             if job.error and self._clarify(job.error, request, again, form):
@@ -195,7 +197,7 @@ class Operations(QObject):
         """Make a demo disk and a repository in `folder`, and back it up."""
         image, repository = folder / "demo-disk.img", folder / "backups"
 
-        def back_up(job: Job) -> None:
+        def back_up(job: Job[Outcome[Path]]) -> None:
             if job.state is JobState.FINISHED:
                 self.back_up(self.add_source(SourceRef.of_path(image), repository), ask=False)
 
@@ -204,22 +206,24 @@ class Operations(QObject):
 
     def merge(self, entry: Entry, point: RecoveryPoint) -> None:
         """Roll a point into its parent."""
+        sessions = self._machines.sessions_folder
         self._change(
             entry,
             f"Merge #{point.sequence} of {entry.title} into {_parent_of(entry, point)}",
             "Merge",
             lambda repository, name: merge.plan(repository, name, point.id),
-            work.merge_point,
+            lambda plan, task: work.merge_point(plan, sessions, task),
         )
 
     def delete(self, entry: Entry, point: RecoveryPoint) -> None:
         """Delete a point."""
+        sessions = self._machines.sessions_folder
         self._change(
             entry,
             f"Delete #{point.sequence} of {entry.title}",
             "Delete",
             lambda repository, name: delete.plan(repository, name, point.id),
-            work.delete_point,
+            lambda plan, task: work.delete_point(plan, sessions, task),
         )
 
     def verify(self, entry: Entry, points: Sequence[RecoveryPoint]) -> None:
@@ -231,18 +235,17 @@ class Operations(QObject):
 
     def repair(self, repository: Path) -> None:
         """Finish what was interrupted, and rebuild from the disks what is missing or damaged."""
-        self._run(repository, f"Repair {repository}", partial(work.repair, repository))
+        doing = partial(work.repair_all, repository, self._machines.sessions_folder)
+        self._run(repository, f"Repair {repository}", doing)
 
     def prove_boots(self, entry: Entry, point: RecoveryPoint) -> None:
         """Prove that a point boots; asks nothing, and waits for nothing but the test before."""
         self._test(entry.repository, entry.name, point, entry.title)
 
     def _test(self, repository: Path, set_name: str, point: RecoveryPoint, called: str) -> None:
-        job = Job(
-            f"Boot test of {called} #{point.sequence}",
-            partial(work.boots, repository, set_name, point.id, self._machines.boot_test()),
-        )
-        self._workers.tester(repository).submit(job, lambda _: self._catalogue.refresh(repository))
+        title = f"Boot test of {called} #{point.sequence}"
+        doing = partial(work.boots, repository, set_name, point.id, self._machines.boot_test())
+        self._submit(self._workers.tester(repository), repository, Job(title, doing))
 
     @property
     def _machines(self) -> Machines:
@@ -301,7 +304,7 @@ class Operations(QObject):
             return
         title = f"Policy of {entry.title}"
 
-        def make() -> Plan:
+        def make() -> policy.PolicyPlan:
             return work.plan_policy(entry.repository, backup_set.name, change)
 
         def start(plan: policy.PolicyPlan) -> None:
@@ -316,24 +319,23 @@ class Operations(QObject):
             self._plan(entry.repository, title, "", make, start, asks=False)
 
     def _on_interrupted(self, repository: Path) -> None:
-        self._run(
-            repository, "Finish an interrupted merge", partial(work.finish_merges, repository)
-        )
+        doing = partial(work.finish_merges, repository, self._machines.sessions_folder)
+        self._run(repository, "Finish an interrupted merge", doing)
 
     def _change(
         self,
         entry: Entry,
         title: str,
         verb: str,
-        make: Callable[[Repository, str], Plan],
-        doing: Callable[[Any, Task], Any],
+        make: Callable[[Repository, str], P],
+        doing: Callable[[P, Task], Outcome[object]],
     ) -> None:
         """Plan something about a set that exists, ask, do it."""
 
-        def plan() -> Plan:
+        def plan() -> P:
             return make(Repository.open(entry.repository), entry.name)
 
-        def start(plan: Plan) -> None:
+        def start(plan: P) -> None:
             self._run(entry.repository, title, partial(doing, plan))
 
         self._plan(entry.repository, title, verb, plan, start)
@@ -343,8 +345,8 @@ class Operations(QObject):
         repository: Path,
         title: str,
         verb: str,
-        make: Callable[[], Plan],
-        start: Callable[[Any], None],
+        make: Callable[[], P],
+        start: Callable[[P], None],
         *,
         asks: bool = True,
         silence: bool = False,
@@ -357,7 +359,7 @@ class Operations(QObject):
         What stands in the way is said, but for what `clarify` asks the user about.
         """
 
-        def ask(job: Job) -> None:
+        def ask(job: Job[P]) -> None:
             if job.error:
                 if not clarify(job.error):
                     self.refused.emit(title, job.error)
@@ -369,7 +371,7 @@ class Operations(QObject):
         self._workers.reader(repository).submit(Job(f"Plan: {title}", lambda _task: make()), ask)
 
     def _ask(
-        self, title: str, verb: str, plan: Plan, start: Callable[[Any], None], silence: bool
+        self, title: str, verb: str, plan: P, start: Callable[[P], None], silence: bool
     ) -> None:
         dialog = PlanDialog(f"{title}?", verb, plan, self._window, offer_silence=silence)
 
@@ -387,17 +389,27 @@ class Operations(QObject):
         self,
         repository: Path,
         title: str,
-        doing: Work,
-        then: Callable[[Job], None] = lambda _job: None,
+        doing: Work[Outcome[T]],
+        then: Callable[[Job[Outcome[T]]], None] = lambda _job: None,
     ) -> None:
-        def ended(job: Job) -> None:
-            self._catalogue.refresh(repository)
+        """Queue what changes a repository; another window, or a command, is waited for."""
+        job = Job(title, retry_when_cleared(doing, of=RepositoryLocked))
+        self._submit(self._workers.writer(repository), repository, job, then)
+
+    def _submit(
+        self,
+        worker: Worker,
+        repository: Path,
+        job: Job[Outcome[T]],
+        then: Callable[[Job[Outcome[T]]], None] = lambda _job: None,
+    ) -> None:
+        """Queue a job; when it has ended, what it changed is read again: all where it failed."""
+
+        def ended(job: Job[Outcome[T]]) -> None:
+            self._catalogue.refresh(repository, job.result.changed if job.result else ANY)
             then(job)
 
-        # another window, or a command: the job waits for it, and says so
-        linked = work.and_relink(doing, repository, self._machines.sessions_folder)
-        waiting = retry_when_cleared(linked, of=RepositoryLocked)
-        self._workers.writer(repository).submit(Job(title, waiting), ended)
+        worker.submit(job, ended)
 
     def refuse(self, title: str, error: VdbackupError) -> None:
         """Say that something cannot be done."""

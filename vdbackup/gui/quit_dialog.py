@@ -58,7 +58,7 @@ class QuitDialog(parts.Dialog):
         """All that is said."""
         return f"{self._jobs.text()}\n{self._machines.text()}\n{self._losses.text}"
 
-    def show_running(self, jobs: Sequence[Job], machines: Sequence[SessionThread]) -> None:
+    def show_running(self, jobs: Sequence[Job[object]], machines: Sequence[SessionThread]) -> None:
         """Say what runs at this moment, and what becomes of it where it is stopped."""
         before = self.text
         lines = [f"•  {printable(job.title)}{WAITS.get(job.state, '')}" for job in jobs]

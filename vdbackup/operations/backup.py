@@ -1,9 +1,10 @@
 """Back up: capture, then what the set's policy wants done with the new point.
 
 Order: the point is captured and published; older ones are merged (both in backup/capture.py); the
-new one is made ready to boot. From the publication on nothing costs the point: what goes wrong is a
-warning. A boot test takes minutes and gives way to whoever writes, so it is an operation of its own
-(boot_test.py), which whoever backed up starts where the result says so.
+new one is made ready to boot; other programs' machines learn what was merged (relinking.py). From
+the publication on nothing costs the point: what goes wrong is a warning. A boot test takes minutes
+and gives way to whoever writes, so it is an operation of its own (boot_test.py), which whoever
+backed up starts where the result says so.
 """
 
 from __future__ import annotations
@@ -16,9 +17,12 @@ from pathlib import Path
 from vdbackup.backup import capture, retention
 from vdbackup.backup.belonging import said_before
 from vdbackup.backup.capture import AUTO, CapturePlan
+from vdbackup.errors import VdbackupError
 from vdbackup.jobs import Task
 from vdbackup.operations import placement, policy
+from vdbackup.operations.changed import Changed
 from vdbackup.operations.machines import Machines
+from vdbackup.operations.relinking import relink
 from vdbackup.repository.model import BootTests, Policy, RecoveryPoint
 from vdbackup.repository.repository import Repository
 from vdbackup.sources.opening import Hints, open_source
@@ -75,6 +79,8 @@ class BackupResult:
         notes: what else was done, a sentence each.
         warnings: what was not as it should be.
         to_be_tested: the set wants a boot test of the point, and nobody has cancelled.
+        changed: what is to be read again.
+        trouble: what went wrong after it, and costs no point.
     """
 
     repository: Repository
@@ -83,6 +89,8 @@ class BackupResult:
     notes: tuple[str, ...]
     warnings: tuple[str, ...]
     to_be_tested: bool
+    changed: Changed
+    trouble: tuple[VdbackupError, ...]
 
 
 @contextmanager
@@ -125,14 +133,16 @@ def run(plan: CapturePlan, machines: Machines, task: Task) -> BackupResult:
     with plan.source:
         made = capture.run(plan, task)
     repository, name = plan.repository, made.set_name
-    trouble = for_new_point(repository, name, made.point.id, machines.sessions_folder, task)
+    unready = for_new_point(repository, name, made.point.id, machines.sessions_folder, task)
     return BackupResult(
         repository,
         name,
         made.point,
         made.notes,
-        (*made.warnings, *trouble),
+        (*made.warnings, *unready),
         made.policy.boot_test is BootTests.EACH and not task.cancel.cancelled,
+        Changed.only(name),
+        relink(repository.path, machines.sessions_folder),
     )
 
 

@@ -12,6 +12,7 @@ from typing import Final, Literal
 from vdbackup.backup import retention
 from vdbackup.errors import BackupError, Remedy
 from vdbackup.jobs import Plan, Task
+from vdbackup.operations.changed import Changed
 from vdbackup.repository.backup_set import BackupSet
 from vdbackup.repository.model import BootTests, Policy, RecoveryPoint
 from vdbackup.repository.repository import Repository
@@ -66,11 +67,13 @@ class PolicyResult:
 
     Attributes:
         sentences: what has been changed, a sentence each.
+        changed: what is to be read again.
     """
 
     set_name: str
     policy: Policy
     sentences: tuple[str, ...]
+    changed: Changed
 
 
 def plan(repository: Repository, set_name: str | None, change: Change) -> PolicyPlan:
@@ -125,7 +128,7 @@ def run(plan: PolicyPlan, task: Task) -> PolicyResult:
             )
         if wanted != now:
             repository.set_policy(name, wanted)
-    return PolicyResult(name, wanted, _changes(name, now, wanted))
+    return PolicyResult(name, wanted, _changes(name, now, wanted), Changed.only(name))
 
 
 def taken(backup_set: BackupSet, wanted: Policy) -> tuple[RecoveryPoint, ...]:

@@ -9,8 +9,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from vdbackup.backup import promote
-from vdbackup.errors import PlanOutdated
+from vdbackup.errors import PlanOutdated, VdbackupError
 from vdbackup.jobs import Plan, Task
+from vdbackup.operations.changed import Changed
+from vdbackup.operations.relinking import relink
 from vdbackup.recovery.sessions.elsewhere import name_of
 from vdbackup.recovery.sessions.folder import SessionFolder
 from vdbackup.recovery.sessions.saved import SavedSession
@@ -40,12 +42,16 @@ class PromotionResult:
     Attributes:
         point: holds what the machine wrote.
         warnings: what was not as it should be.
+        changed: what is to be read again.
+        trouble: what went wrong after it, and costs no point.
     """
 
     repository: Repository
     set_name: str
     point: RecoveryPoint
     warnings: tuple[str, ...]
+    changed: Changed
+    trouble: tuple[VdbackupError, ...]
 
 
 def plan(saved: SavedSession, *, not_running: bool = False) -> PromotionPlan:
@@ -99,5 +105,7 @@ def run(plan: PromotionPlan, task: Task) -> PromotionResult:
         machine.check_still()
         folder.remove()
     repository, name = promotion.repository, promotion.set_name
-    trouble = for_new_point(repository, name, point.id, saved.folder.parent, task)
-    return PromotionResult(repository, name, point, trouble)
+    sessions_folder = saved.folder.parent
+    unready = for_new_point(repository, name, point.id, sessions_folder, task)
+    trouble = relink(repository.path, sessions_folder)
+    return PromotionResult(repository, name, point, unready, Changed.only(name), trouble)

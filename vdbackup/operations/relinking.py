@@ -1,7 +1,8 @@
 """After whatever may have merged: other programs' machines name their layers as merges left them.
 
-It is no part of what was done before, which is whole without it: what goes wrong is only said, and
-whoever opens the repository next tries again.
+It is the last step of each operation that may have merged, and no part of what was done before,
+which is whole without it: what goes wrong is only said, and whoever opens the repository next tries
+again.
 """
 
 from __future__ import annotations
@@ -12,8 +13,8 @@ from vdbackup.errors import VdbackupError, from_os
 from vdbackup.repository.repository import Repository
 
 
-def relink(repository: Path, sessions_folder: Path) -> tuple[str, ...]:
-    """Let no machine name layers that are gone; what went wrong, a sentence each. Never raises.
+def relink(repository: Path, sessions_folder: Path) -> tuple[VdbackupError, ...]:
+    """Let no machine name layers that are gone; what went wrong. Never raises.
 
     Args:
         repository: its folder.
@@ -25,5 +26,7 @@ def relink(repository: Path, sessions_folder: Path) -> tuple[str, ...]:
         from vdbackup.recovery.relinking import relink_all  # late: it takes long to import
 
         return tuple(relink_all(sessions_folder, Repository.open(repository)))
-    except (VdbackupError, OSError) as error:
-        return (str(from_os(error) if isinstance(error, OSError) else error),)
+    except VdbackupError as error:
+        return (error,)
+    except OSError as error:
+        return (from_os(error),)

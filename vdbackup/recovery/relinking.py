@@ -16,7 +16,7 @@ import os
 from pathlib import Path
 
 from vdbackup import foreign_xml
-from vdbackup.errors import VdbackupError, from_os
+from vdbackup.errors import OtherProgramFailed, VdbackupError, from_os
 from vdbackup.recovery.sessions.elsewhere import NAMES, Program
 from vdbackup.recovery.sessions.saved import SavedSession, saved_sessions
 from vdbackup.repository.repository import Repository
@@ -25,12 +25,12 @@ _FILES = {Program.VIRT_MANAGER: "domain.xml", Program.VIRTUALBOX: "machine.vbox"
 """What names each layer; VMware's file names the session's disk alone."""
 
 
-def relink_all(sessions_folder: Path, repository: Repository) -> list[str]:
-    """Let no machine name layers of the repository that are gone; sentences of what could not be.
+def relink_all(sessions_folder: Path, repository: Repository) -> list[OtherProgramFailed]:
+    """Let no machine name layers of the repository that are gone; those that could not be changed.
 
     A machine that runs has its files open, and then no merge has changed what it reads.
     """
-    said = []
+    failed = []
     for saved in saved_sessions(sessions_folder):
         if not _is_behind(saved, repository):
             continue
@@ -41,11 +41,17 @@ def relink_all(sessions_folder: Path, repository: Repository) -> list[str]:
             machine.write_again(saved, not_running=True)
         except (VdbackupError, OSError) as error:
             problem = from_os(error) if isinstance(error, OSError) else error
-            said.append(
-                f"The machine of the session {saved.id} in {NAMES[Program(saved.program or '')]} "
-                f"names layers that a merge has renamed, and could not be changed: {problem.title}"
+            failed.append(
+                OtherProgramFailed(
+                    f"The machine of the session {saved.id} in "
+                    f"{NAMES[Program(saved.program or '')]} names layers that a merge has renamed, "
+                    f"and could not be changed: {problem.title}",
+                    problem.advice,
+                    remedy=problem.remedy,
+                    about=problem.about,
+                )
             )
-    return said
+    return failed
 
 
 def _is_behind(saved: SavedSession, repository: Repository) -> bool:

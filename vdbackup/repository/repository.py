@@ -6,7 +6,7 @@ import logging
 import os
 import re
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -156,11 +156,13 @@ class Repository:
         """All backup sets that can be read, by name; `survey` says which others there are."""
         return self.survey()[0]
 
-    def survey(self) -> tuple[list[BackupSet], list[DamagedSet]]:
-        """The backup sets that can be read and those that cannot, by name."""
+    def survey(
+        self, names: Iterable[str] | None = None
+    ) -> tuple[list[BackupSet], list[DamagedSet]]:
+        """The backup sets that can be read and those that cannot, by name: all, or those named."""
         sets: list[BackupSet] = []
         damaged: list[DamagedSet] = []
-        for name in self.names():
+        for name in self.names() if names is None else names:
             try:
                 sets.append(self.set(name))
             except (VdbackupError, OSError) as error:
@@ -224,6 +226,16 @@ class Repository:
             if not self.path.exists():  # not this set alone: the storage is gone
                 raise
             raise from_os(error) from error
+
+    def changed_at(self, name: str) -> int:
+        """When something in a set's folder was last made, renamed or deleted; 0 if it is gone.
+
+        In ns by the storage's clock. Whatever says what a set holds is renamed into place there.
+        """
+        try:
+            return os.stat(self.path / name).st_mtime_ns
+        except OSError:
+            return 0
 
     def interrupted(self, name: str) -> bool:
         """Whether a merge was cut off in the set, or is running; no file is read."""

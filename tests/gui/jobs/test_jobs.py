@@ -13,14 +13,14 @@ from PySide6.QtWidgets import QPushButton
 from pytestqt.qtbot import QtBot
 
 from tests.gui.user import LONG, User
-from vdbackup.errors import BackupError
-from vdbackup.gui.jobs import work
-from vdbackup.gui.jobs.outcome import Outcome
+from vdbackup.errors import BackupError, Remedy, SessionUnusable
+from vdbackup.gui.jobs.outcome import Told
 from vdbackup.gui.jobs.pace import Pace
 from vdbackup.gui.jobs.panel import JobsPanel
 from vdbackup.gui.jobs.worker import Throttle, Worker
 from vdbackup.gui.quit_dialog import QuitDialog
 from vdbackup.jobs import Job, JobState, Progress, Task
+from vdbackup.recovery import relinking
 from vdbackup.repository.repository import Repository
 from vdbackup.sources.reference import SourceRef
 
@@ -138,7 +138,7 @@ def test_a_row_says_how_its_job_ended(qtbot: QtBot) -> None:
     panel = JobsPanel()
     qtbot.addWidget(panel)
     panel.show()
-    job = Job("Back up", lambda _: Outcome("Point #2 made.", ("one", "two"), ("But.",)))
+    job = Job("Back up", lambda _: Told("Point #2 made.", ("one", "two"), ("But.",)))
     panel.add(job)
     job.run(lambda _: None)
     panel.end(job)
@@ -223,13 +223,18 @@ def test_what_fails_on_the_way_keeps_the_window_open(user: User, repository: Pat
     assert not user.window.statusBar().isVisible()
 
 
-def test_work_that_is_done_is_no_failure_where_machines_cannot_be_linked_anew(
-    tmp_path: Path,
+def test_machines_that_cannot_be_linked_anew_are_a_warning_with_what_to_press(
+    with_source: User, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    done = Outcome("Done.", warnings=("Look.",))
-    both = work.and_relink(lambda _task: done, tmp_path / "unplugged", tmp_path)
-    outcome = both(Task())
-    assert outcome.sentence == "Done."
-    look, why = outcome.warnings
-    assert look == "Look."
-    assert "is not a repository of vdbackup" in why
+    def refuse(*_: object) -> None:
+        raise SessionUnusable("It fits no more.", "End it.", remedy=Remedy.END_SESSION)
+
+    monkeypatch.setattr(relinking, "relink_all", refuse)
+    with_source.window.operations._machines.sessions_folder.mkdir(parents=True, exist_ok=True)
+    with_source.backs_up(2)
+    with_source.asks_for("actionMerge")
+    with_source.agrees()
+    row = with_source.sees_job_end("Merge")
+    assert row.sentence.startswith("Merged: point #2 now holds what its parent held. It fits no")
+    assert row.sentence.endswith("End it. The list of virtual machines offers both.")
+    with_source.sees_points(1)

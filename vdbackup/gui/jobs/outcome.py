@@ -3,21 +3,36 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Generic, TypeVar
+
+from vdbackup.operations.changed import NOTHING, Changed
+
+T_co = TypeVar("T_co", covariant=True)
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """What a job's work returns.
+class Told:
+    """What is said of something that has ended.
 
     Attributes:
         sentence: what happened.
         details: lines that are shown when asked for.
         warnings: what was not as it should have been, a sentence each; shown at once.
-        value: what the next step needs to know.
     """
 
     sentence: str
     details: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
-    value: Any = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome(Told, Generic[T_co]):
+    """What a job's work returns: what it came to, and what is said of it.
+
+    Attributes:
+        value: what came of it, as the engine has it.
+        changed: what is to be read again.
+    """
+
+    value: T_co
+    changed: Changed = NOTHING

@@ -19,7 +19,7 @@ from PySide6.QtWidgets import (
 
 from vdbackup.errors import VdbackupError
 from vdbackup.gui import parts, remedies, words
-from vdbackup.gui.jobs.outcome import Outcome
+from vdbackup.gui.jobs.outcome import Told
 from vdbackup.gui.jobs.pace import Pace
 from vdbackup.jobs import Job, JobState, Progress, Waiting
 from vdbackup.text import printable
@@ -42,7 +42,7 @@ class JobRow(QFrame):
     cancel_wanted = Signal(object)
     dismissed = Signal(object)
 
-    def __init__(self, title: str, job: Job | None, parent: QWidget | None = None) -> None:
+    def __init__(self, title: str, job: Job[object] | None, parent: QWidget | None = None) -> None:
         super().__init__(parent)
         self.job = job
         self._pace = Pace()
@@ -141,19 +141,19 @@ class JobRow(QFrame):
         if self._cancel.isEnabled():
             self._say(f"Waiting: {printable(sentence)}", "muted")
 
-    def show_end(self, job: Job) -> None:
+    def show_end(self, job: Job[object]) -> None:
         """Say how the job ended."""
         if job.state is JobState.FAILED and job.error:
             self.show_error(job.error)
         elif job.state is JobState.CANCELLED:
             self._end("Cancelled.", "muted", ())
         else:
-            self.show_outcome(job.result if isinstance(job.result, Outcome) else Outcome("Done."))
+            self.show_told(job.result if isinstance(job.result, Told) else Told("Done."))
 
-    def show_outcome(self, outcome: Outcome) -> None:
+    def show_told(self, told: Told) -> None:
         """Say what was done."""
-        said = printable(" ".join((outcome.sentence, *outcome.warnings)))
-        self._end(said, "warning" if outcome.warnings else "good", outcome.details)
+        said = printable(" ".join((told.sentence, *told.warnings)))
+        self._end(said, "warning" if told.warnings else "good", told.details)
 
     def show_error(self, error: VdbackupError) -> None:
         """Say what went wrong and what to do."""
@@ -218,26 +218,26 @@ class JobsPanel(QScrollArea):
         return QSize(600, 112)
 
     @Slot(object)
-    def add(self, job: Job) -> None:
+    def add(self, job: Job[object]) -> None:
         """Show a job that waits for its turn."""
         row = self._insert(JobRow(job.title, job))
         self._rows[job.id] = row
         row.cancel_wanted.connect(self.cancel_wanted)
 
     @Slot(object)
-    def begin(self, job: Job) -> None:
+    def begin(self, job: Job[object]) -> None:
         """Show that a job runs."""
         if row := self._rows.get(job.id):
             row.begin()
 
     @Slot(object, object)
-    def follow(self, job: Job, progress: Progress) -> None:
+    def follow(self, job: Job[object], progress: Progress) -> None:
         """Show how far a job is."""
         if row := self._rows.get(job.id):
             row.follow(progress)
 
     @Slot(object)
-    def end(self, job: Job) -> None:
+    def end(self, job: Job[object]) -> None:
         """Show how a job ended."""
         if row := self._rows.pop(job.id, None):
             row.show_end(job)
@@ -246,9 +246,9 @@ class JobsPanel(QScrollArea):
         """Show that something could not even begin."""
         self._insert(JobRow(title, None)).show_error(error)
 
-    def tell(self, title: str, outcome: Outcome) -> None:
+    def tell(self, title: str, told: Told) -> None:
         """Show what came of something that was no job."""
-        self._insert(JobRow(title, None)).show_outcome(outcome)
+        self._insert(JobRow(title, None)).show_told(told)
 
     def _insert(self, row: JobRow) -> JobRow:
         self._empty.hide()

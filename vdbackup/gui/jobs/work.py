@@ -5,27 +5,35 @@ Each returns a plan or an `Outcome`, takes plain values, and knows nothing of Qt
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vdbackup.backup import delete, merge
 from vdbackup.disks.chain import Chain
 from vdbackup.errors import NoSystem, VdbackupError
 from vdbackup.gui import remedies, words
 from vdbackup.gui.jobs.outcome import Outcome
-from vdbackup.jobs import Plan, Task, Work
-from vdbackup.operations import backup, boot_test, policy, promote, relinking
+from vdbackup.jobs import Plan, Task
+from vdbackup.operations import backup, boot_test, delete, merge, opening, policy, promote, repair
 from vdbackup.operations.backup import BackupRequest, BackupResult
+from vdbackup.operations.changed import Changed
+from vdbackup.operations.delete import DeletePlan, DeleteResult
 from vdbackup.operations.machines import Machines
+from vdbackup.operations.merge import MergePlan, MergeResult
+from vdbackup.operations.opening import Finished
+from vdbackup.operations.policy import PolicyPlan, PolicyResult
+from vdbackup.operations.promote import PromotionPlan, PromotionResult
+from vdbackup.operations.repair import RepairResult
 from vdbackup.recovery import restore, verify
 from vdbackup.recovery.boot_test.boot_test import BootTestOptions
+from vdbackup.recovery.restore import RestorePlan
 from vdbackup.recovery.sessions import elsewhere
 from vdbackup.recovery.sessions.saved import SavedSession
+from vdbackup.recovery.verify import Verdict
 from vdbackup.repository import claims
-from vdbackup.repository.model import RecoveryPoint
+from vdbackup.repository.model import BootTest, RecoveryPoint
 from vdbackup.repository.repository import Repository
 from vdbackup.sources import demo_disk
 from vdbackup.text import printable
@@ -45,14 +53,20 @@ def facts(point: RecoveryPoint) -> tuple[str, ...]:
     )
 
 
-def back_up(request: BackupRequest, machines: Machines, task: Task) -> Outcome:
-    """Make a recovery point; `value` is the BackupResult."""
+def _said_of(trouble: Iterable[VdbackupError]) -> tuple[str, ...]:
+    """What went wrong beside what was done."""
+    return tuple(map(remedies.sentences, trouble))
+
+
+def back_up(request: BackupRequest, machines: Machines, task: Task) -> Outcome[BackupResult]:
+    """Make a recovery point."""
     made = backup.back_up(request, machines, task)
     return Outcome(
         f"Point #{made.point.sequence} made: {made.point.type.value}, {_stored(made)}.",
         (*facts(made.point), *made.notes),
-        made.warnings,
-        made,
+        (*made.warnings, *_said_of(made.trouble)),
+        value=made,
+        changed=made.changed,
     )
 
 
@@ -81,62 +95,54 @@ def plan_leaving(folder: Path, names: Sequence[str]) -> Plan:
     )
 
 
-def make_demo_disk(image: Path, _task: Task) -> Outcome:
-    """Make the demo disk unless it is there already; `value` is its path."""
+def make_demo_disk(image: Path, _task: Task) -> Outcome[Path]:
+    """Make the demo disk unless it is there already; its path."""
     if not image.exists():
         image.parent.mkdir(parents=True, exist_ok=True)
         demo_disk.create(image, DEMO_MESSAGE)
     return Outcome(f"The demo disk is {image}.", value=image)
 
 
-def merge_point(plan: merge.MergePlan, task: Task) -> Outcome:
-    """Roll a point into its parent; `value` is the resulting point."""
-    result = merge.run(plan, task)
-    point = result.point
+def merge_point(plan: MergePlan, sessions_folder: Path, task: Task) -> Outcome[MergeResult]:
+    """Roll a point into its parent."""
+    merged = merge.run(plan, sessions_folder, task)
     return Outcome(
-        f"Merged: point #{point.sequence} now holds what its parent held.",
-        (*facts(point), result.way.sentence),
-        value=point,
+        f"Merged: point #{merged.point.sequence} now holds what its parent held.",
+        (*facts(merged.point), merged.way.sentence),
+        _said_of(merged.trouble),
+        value=merged,
+        changed=merged.changed,
     )
 
 
-def and_relink(doing: Work, folder: Path, sessions_folder: Path) -> Work:
-    """Do something, and then let other programs' machines name their layers as merges left them.
-
-    What was done stays done where that fails: it is only said, and nothing is begun anew.
-    """
-
-    def both(task: Task) -> object:
-        result = doing(task)
-        said = relinking.relink(folder, sessions_folder)
-        if not isinstance(result, Outcome):
-            return result
-        return replace(result, warnings=(*result.warnings, *said))
-
-    return both
-
-
-def finish_merges(folder: Path, task: Task) -> Outcome:
+def finish_merges(folder: Path, sessions_folder: Path, task: Task) -> Outcome[Finished]:
     """Finish what a crash, or a cancel, has left of merges in a repository."""
-    done = merge.recover(Repository.open(folder), task)
-    return Outcome("What was begun has been looked after.", warnings=tuple(done))
+    done = opening.finish(Repository.open(folder), sessions_folder, task)
+    warnings = (*done.merges, *_said_of(done.trouble))
+    sentence = "What was begun has been looked after."
+    return Outcome(sentence, (), warnings, value=done, changed=done.changed)
 
 
-def repair(folder: Path, task: Task) -> Outcome:
+def repair_all(folder: Path, sessions_folder: Path, task: Task) -> Outcome[RepairResult]:
     """Finish what was interrupted, and rebuild metadata; what was done is said in the details."""
-    from vdbackup.backup import repair
-
-    said = repair.run(folder, task)
+    said = repair.run(folder, sessions_folder, task)
     sentence = f"Repaired: {words.plural(len(said.done), 'thing')} done."
     if not said.done:
         sentence = "Nothing was repaired." if said.undone else "Nothing had to be repaired."
-    return Outcome(sentence, tuple(said.done), tuple(said.undone))
+    warnings = (*said.undone, *_said_of(said.trouble))
+    return Outcome(sentence, said.done, warnings, value=said, changed=said.changed)
 
 
-def delete_point(plan: delete.DeletePlan, task: Task) -> Outcome:
+def delete_point(plan: DeletePlan, sessions_folder: Path, task: Task) -> Outcome[DeleteResult]:
     """Delete a point."""
-    delete.run(plan, task)
-    return Outcome(f"Deleted: {', '.join(plan.invalidates)}.", plan.replaces)
+    deleted = delete.run(plan, sessions_folder, task)
+    return Outcome(
+        f"Deleted: {', '.join(plan.invalidates)}.",
+        plan.replaces,
+        _said_of(deleted.trouble),
+        value=deleted,
+        changed=deleted.changed,
+    )
 
 
 def plan_discard(saved: SavedSession, written: int) -> Plan:
@@ -151,30 +157,37 @@ def plan_discard(saved: SavedSession, written: int) -> Plan:
     )
 
 
-def promote_session(plan: promote.PromotionPlan | None, saved: SavedSession, task: Task) -> Outcome:
-    """Make a recovery point of a session, which then goes; `value` is the PromotionResult.
+def promote_session(
+    plan: PromotionPlan | None, saved: SavedSession, task: Task
+) -> Outcome[PromotionResult]:
+    """Make a recovery point of a session, which then goes.
 
     Who agrees to the plan, or is asked when the machine ends, says that it does not run.
     """
     result = promote.run(plan or promote.plan(saved, not_running=True), task)
     made = f"Point #{result.point.sequence} made of {saved.title}."
-    return Outcome(made, facts(result.point), result.warnings, result)
+    warnings = (*result.warnings, *_said_of(result.trouble))
+    return Outcome(made, facts(result.point), warnings, value=result, changed=result.changed)
 
 
-def restore_point(plan: restore.RestorePlan, task: Task) -> Outcome:
-    """Write a point to a file or a device; `value` is the target."""
+def restore_point(plan: RestorePlan, task: Task) -> Outcome[Path]:
+    """Write a point to a file or a device; the target."""
     warnings = restore.run(plan, task)
-    return Outcome(f"Restored to {plan.target}.", (plan.summary,), warnings, plan.target)
+    return Outcome(f"Restored to {plan.target}.", (plan.summary,), warnings, value=plan.target)
 
 
-def verify_points(folder: Path, set_name: str, ids: tuple[str, ...], task: Task) -> Outcome:
-    """Check points against their digests; `value` is the verdicts."""
+def verify_points(
+    folder: Path, set_name: str, ids: tuple[str, ...], task: Task
+) -> Outcome[list[Verdict]]:
+    """Check points against their digests."""
     plan = verify.plan(Repository.open(folder), set_name, ids)
     verdicts = verify.run(plan, task)
+    changed = Changed.only(set_name)  # it is noted in the points
     bad = [verdict for verdict in verdicts if not verdict.ok]
     if not bad:
         checked = words.plural(len(verdicts), "point")
-        return Outcome(f"{checked} verified: all data is as it was captured.", value=verdicts)
+        said = f"{checked} verified: all data is as it was captured."
+        return Outcome(said, value=verdicts, changed=changed)
     numbers = ", ".join(f"#{verdict.point.sequence}" for verdict in bad)
     details = tuple(
         f"#{verdict.point.sequence}: {finding.file}: {finding.problem}"
@@ -183,20 +196,23 @@ def verify_points(folder: Path, set_name: str, ids: tuple[str, ...], task: Task)
         for finding in verdict.findings
     )
     said = f"Damaged: {numbers}. Use another point, and check the storage that the backups lie on."
-    return Outcome(f"{words.plural(len(verdicts), 'point')} verified.", details, (said,), verdicts)
+    sentence = f"{words.plural(len(verdicts), 'point')} verified."
+    return Outcome(sentence, details, (said,), value=verdicts, changed=changed)
 
 
 def boots(
     folder: Path, set_name: str, point_id: str, request: BootTestOptions, task: Task
-) -> Outcome:
-    """Boot a point unseen; `value` is the BootTest, or the NoSystem."""
+) -> Outcome[BootTest | NoSystem]:
+    """Boot a point unseen."""
     tested = boot_test.run(Repository.open(folder), set_name, point_id, request, task)
+    changed = Changed.only(set_name)  # it is noted in the point
     if isinstance(tested, NoSystem):  # nothing has failed
-        return Outcome(remedies.sentences(tested), value=tested)
+        return Outcome(remedies.sentences(tested), value=tested, changed=changed)
     if tested.ok:
-        return Outcome(f"It boots, in {tested.seconds:.1f} s.", (tested.sentence,), value=tested)
+        said = f"It boots, in {tested.seconds:.1f} s."
+        return Outcome(said, (tested.sentence,), value=tested, changed=changed)
     where = f"It does not boot: it stopped at the stage {tested.stage}. {tested.sentence}"
-    return Outcome("Boot-tested.", (), (where,), tested)
+    return Outcome("Boot-tested.", (), (where,), value=tested, changed=changed)
 
 
 class Browser:
@@ -257,23 +273,24 @@ def extract(
     paths: Sequence[str],
     destination: Path,
     task: Task,
-) -> Outcome:
-    """Copy files out of a point; `value` is the destination."""
+) -> Outcome[Path]:
+    """Copy files out of a point; the destination."""
     from vdbackup.recovery.browse import FileBrowser
 
     with open_point(folder, set_name, point_id, "extracting files of") as chain:
         warnings = FileBrowser(chain).extract(paths, destination, task)
     said = f"{words.plural(len(paths), 'item')} extracted to {destination}."
-    return Outcome(said, tuple(paths), tuple(warnings), destination)
+    return Outcome(said, tuple(paths), tuple(warnings), value=destination)
 
 
-def plan_policy(folder: Path, set_name: str, change: policy.Change) -> policy.PolicyPlan:
+def plan_policy(folder: Path, set_name: str, change: policy.Change) -> PolicyPlan:
     """What a change of a set's policy would mean, its points called as they are here."""
     plan = policy.plan(Repository.open(folder), set_name, change)
     return replace(plan, invalidates=tuple(map(words.point_title, plan.takes)))
 
 
-def change_policy(plan: policy.PolicyPlan, task: Task) -> Outcome:
-    """Change what a set does by itself; `value` is the PolicyResult."""
+def change_policy(plan: PolicyPlan, task: Task) -> Outcome[PolicyResult]:
+    """Change what a set does by itself."""
     result = policy.run(plan, task)
-    return Outcome(" ".join(result.sentences) or plan.summary, value=result)
+    said = " ".join(result.sentences) or plan.summary
+    return Outcome(said, value=result, changed=result.changed)

@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 import shiboken6
 from PySide6.QtCore import QObject, QThread, Signal, Slot
@@ -20,7 +21,7 @@ from vdbackup.jobs import Job, JobState, Progress, Report
 
 PROGRESS_INTERVAL = 0.1  # seconds; a person reads no faster, and the event queue stays short
 
-OnEnd = Callable[[Job], None]
+T = TypeVar("T")
 
 
 class Throttle:
@@ -61,16 +62,16 @@ class Worker(QThread):
         self.setObjectName(name)
         self._at_end = at_end
         self._wake = threading.Condition()
-        self._queue: deque[Job] = deque()
-        self._current: Job | None = None
+        self._queue: deque[Job[object]] = deque()
+        self._current: Job[object] | None = None
         self._stopping = False
-        self._callbacks: dict[int, OnEnd] = {}
+        self._callbacks: dict[int, partial[None]] = {}
         self.job_ended.connect(self._on_job_ended)
 
-    def submit(self, job: Job, on_end: OnEnd | None = None) -> Job:
+    def submit(self, job: Job[T], on_end: Callable[[Job[T]], None] | None = None) -> Job[T]:
         """Queue a job; `on_end` is called with it, in the window's thread, when it has ended."""
         if on_end:
-            self._callbacks[job.id] = on_end
+            self._callbacks[job.id] = partial(on_end, job)
         self.job_queued.emit(job)
         with self._wake:
             if stopping := self._stopping:
@@ -84,7 +85,7 @@ class Worker(QThread):
             self.start()
         return job
 
-    def cancel(self, job: Job) -> None:
+    def cancel(self, job: Job[object]) -> None:
         """Ask a job to stop; returns at once. One that has not begun ends here and now."""
         job.cancel.cancel()
         with self._wake:
@@ -127,13 +128,13 @@ class Worker(QThread):
         if self._at_end:
             self._at_end()
 
-    def _next(self) -> Job | None:
+    def _next(self) -> Job[object] | None:
         with self._wake:
             self._wake.wait_for(lambda: self._queue or self._stopping)
             self._current = self._queue.popleft() if self._queue else None
             return self._current
 
-    def _reporter(self, job: Job) -> Report:
+    def _reporter(self, job: Job[object]) -> Report:
         throttle = Throttle()
 
         def report(progress: Progress) -> None:
@@ -143,16 +144,15 @@ class Worker(QThread):
         return report
 
     @Slot(object)
-    def _on_job_ended(self, job: Job) -> None:
+    def _on_job_ended(self, job: Job[object]) -> None:
         on_end = self._callbacks.pop(job.id, None)
         if on_end and not _is_gone(on_end):
-            on_end(job)
+            on_end()
 
 
-def _is_gone(on_end: OnEnd) -> bool:
+def _is_gone(on_end: partial[None]) -> bool:
     """Whether whoever wanted to hear of a job is a widget that was closed meanwhile."""
-    method = on_end.func if isinstance(on_end, partial) else on_end
-    asker = getattr(method, "__self__", None)
+    asker = getattr(on_end.func, "__self__", None)  # a partial of a partial has become one
     return isinstance(asker, QObject) and not shiboken6.isValid(asker)
 
 
@@ -229,7 +229,7 @@ class Workers(QObject):
         self._leaving.remove(worker)
         worker.deleteLater()
 
-    def cancel(self, job: Job) -> None:
+    def cancel(self, job: Job[object]) -> None:
         """Ask a job to stop, whoever runs it; returns at once."""
         for worker in self._visible:
             worker.cancel(job)

@@ -75,7 +75,7 @@ class BootPicture(QWidget):
         super().resizeEvent(event)
         self._fit()
 
-    def _on_read(self, path: Path, job: Job) -> None:
+    def _on_read(self, path: Path, job: Job[QImage]) -> None:
         if path == self._wanted and job.result is not None:
             self._show_picture(job.result)
 

@@ -82,7 +82,7 @@ class MachineFacts(QWidget):
             reader = self._workers.reader(backup_set.folder.parent)
             reader.submit(job, partial(self._on_read, point.id))
 
-    def _on_read(self, point_id: str, job: Job) -> None:
+    def _on_read(self, point_id: str, job: Job[tuple[RetargetReport | None, bool]]) -> None:
         if self._wanted is not None and self._wanted[1].id == point_id:
             report, holds_data = job.outcome() if job.state is JobState.FINISHED else (None, False)
             self._show(report)

@@ -9,7 +9,7 @@ from pathlib import Path
 from PySide6.QtCore import QObject, Signal
 
 from vdbackup.gui.catalogue import Entry
-from vdbackup.gui.jobs.outcome import Outcome
+from vdbackup.gui.jobs.outcome import Told
 from vdbackup.gui.jobs.worker import Workers
 from vdbackup.gui.machines.session import AtEnd, Boot, Order, SessionThread
 from vdbackup.gui.store import Store
@@ -38,7 +38,7 @@ class Sessions(QObject):
 
     Signals:
         changed(): another one runs, or one is in another state.
-        told(str, Outcome): how one ended.
+        told(str, Told): how one ended.
         failed(str, VdbackupError): why one could not go on.
         promotion_wanted(SavedSession, bool): make a recovery point of one; whether to ask first.
         discard_wanted(SavedSession, int): ask whether to delete one, of so many bytes.
@@ -118,11 +118,11 @@ class Sessions(QObject):
                 memory_mib=settings.memory_mib,
             )
 
-        def written(job: Job) -> None:
+        def written(job: Job[WrittenMachine]) -> None:
             if job.error:
                 self.failed.emit(title, job.error)
             elif job.result is not None:
-                self.told.emit(title, Outcome(job.result.how, (str(job.result.file),)))
+                self.told.emit(title, Told(job.result.how, (str(job.result.file),)))
             self.find_saved()
 
         self._workers.reader(None).submit(Job(title, lambda _task: write()), written)
@@ -149,7 +149,7 @@ class Sessions(QObject):
     def ask_to_discard(self, saved: SavedSession) -> None:
         """Look how much a machine left; `discard_wanted` follows."""
 
-        def looked(job: Job) -> None:
+        def looked(job: Job[int]) -> None:
             self.discard_wanted.emit(saved, job.result or 0)
 
         job = Job(f"Look at {saved.title}", lambda _task: saved.written)
@@ -199,11 +199,11 @@ class Sessions(QObject):
             self.failed.emit(title, thread.problem)
         if thread.session and thread.kept:
             said = KEPT if thread.wanted_end or thread.problem else CUT_OFF
-            self.told.emit(title, Outcome(said, (str(thread.session.folder),)))
+            self.told.emit(title, Told(said, (str(thread.session.folder),)))
             if thread.at_end is AtEnd.PROMOTE and not thread.session.crashed:
                 self._promote_ended(thread.session.folder, title)
         elif not thread.problem:
-            self.told.emit(title, Outcome("Ended; what it wrote is discarded."))
+            self.told.emit(title, Told("Ended; what it wrote is discarded."))
         self.changed.emit()
         self.find_saved()
         thread.deleteLater()
@@ -212,7 +212,7 @@ class Sessions(QObject):
         """Make a recovery point of what a machine has left in its folder."""
         self._ended_to_promote.add(folder)
 
-        def read(job: Job) -> None:
+        def read(job: Job[SavedSession | None]) -> None:
             if job.result is not None:
                 self.promotion_wanted.emit(job.result, False)
             elif job.error:
@@ -223,7 +223,7 @@ class Sessions(QObject):
         job = Job("Read a session", lambda _task: saved_session(folder))
         self._workers.reader(None).submit(job, read)
 
-    def _on_found(self, job: Job) -> None:
+    def _on_found(self, job: Job[list[SavedSession]]) -> None:
         if job.result is None:
             return
         ours = {thread.session.id for thread in self.running if thread.session}
@@ -233,7 +233,7 @@ class Sessions(QObject):
             self.saved = saved
             self.changed.emit()
 
-    def _on_done(self, saved: SavedSession, job: Job) -> None:
+    def _on_done(self, saved: SavedSession, job: Job[None]) -> None:
         if job.error:
             self.failed.emit(f"VM {saved.title}", job.error)
         self.find_saved()

@@ -1,0 +1,42 @@
+"""What whoever opens a repository does first: it finishes what a crash, or a cancel, has left."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from vdbackup.backup import merge
+from vdbackup.backup.merge import interrupted
+from vdbackup.errors import VdbackupError
+from vdbackup.jobs import Task
+from vdbackup.operations.changed import Changed
+from vdbackup.operations.relinking import relink
+from vdbackup.repository.repository import Repository
+
+__all__ = ["Finished", "finish", "interrupted"]
+
+
+@dataclass(frozen=True)
+class Finished:
+    """What was finished.
+
+    Attributes:
+        merges: what was done of merges or could not be, a sentence each.
+        changed: what is to be read again.
+        trouble: what went wrong after it, and costs no point.
+    """
+
+    merges: tuple[str, ...]
+    changed: Changed
+    trouble: tuple[VdbackupError, ...]
+
+
+def finish(repository: Repository, sessions_folder: Path, task: Task) -> Finished:
+    """Finish merges that were cut off, if nobody else is at it; see `backup.merge.recover`.
+
+    Other programs' machines that an earlier merge left behind are tried again. It may take an hour.
+    """
+    waiting = interrupted(repository)
+    merges = tuple(merge.recover(repository, task))
+    trouble = relink(repository.path, sessions_folder)
+    return Finished(merges, Changed.only(*waiting), trouble)

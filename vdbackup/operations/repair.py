@@ -1,0 +1,36 @@
+"""Repair: what was interrupted is finished, a merge among it, and what is missing is rebuilt."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from vdbackup.backup import repair
+from vdbackup.errors import VdbackupError
+from vdbackup.jobs import Task
+from vdbackup.operations.changed import ANY, Changed
+from vdbackup.operations.relinking import relink
+
+
+@dataclass(frozen=True)
+class RepairResult:
+    """What a repair did.
+
+    Attributes:
+        done: what was repaired, a sentence each.
+        undone: what could not be, a sentence each.
+        changed: what is to be read again.
+        trouble: what went wrong after it, and costs no point.
+    """
+
+    done: tuple[str, ...]
+    undone: tuple[str, ...]
+    changed: Changed
+    trouble: tuple[VdbackupError, ...]
+
+
+def run(repository: Path, sessions_folder: Path, task: Task) -> RepairResult:
+    """Repair the repository in a folder; raises what `backup.repair.run` does."""
+    said = repair.run(repository, task)
+    trouble = relink(repository, sessions_folder)
+    return RepairResult(tuple(said.done), tuple(said.undone), ANY, trouble)
