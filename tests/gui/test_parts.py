@@ -28,7 +28,7 @@ from vdbackup.errors import RepositoryError
 from vdbackup.gui import add_source, parts, words
 from vdbackup.gui.actions import ACTIONS, AT_THE_END, IN_TOOLBAR
 from vdbackup.gui.add_source import AddSourceDialog
-from vdbackup.gui.catalogue import Entry, read
+from vdbackup.gui.catalogue import Entry, Shelf, read
 from vdbackup.gui.details import Facts, PointDetails
 from vdbackup.gui.machines.session import Boot, SessionThread
 from vdbackup.gui.machines.sessions_list import SessionsList
@@ -99,14 +99,14 @@ def test_a_source_whose_repository_cannot_be_read_says_so() -> None:
 def test_a_known_source_without_a_set_is_listed_until_it_has_one(tmp_path: Path) -> None:
     folder = tmp_path / "backups"
     known = KnownSource(SourceRef.of_path(tmp_path / "disk.img"), folder)
-    assert [each.points for each in read(folder, [known])] == [()]
+    assert [each.points for each in read(Shelf(folder), [known])] == [()]
     Repository.create(folder)
-    assert [each.points for each in read(folder, [known])] == [()]
+    assert [each.points for each in read(Shelf(folder), [known])] == [()]
 
 
 def test_a_folder_that_is_no_repository_is_a_problem_of_its_sources(tmp_path: Path) -> None:
     known = KnownSource(SDA, tmp_path, "sda")
-    (only,) = read(tmp_path, [known])
+    (only,) = read(Shelf(tmp_path), [known])
     assert only.problem is not None
     assert only.source == known.source
 
@@ -203,7 +203,7 @@ def test_the_tab_key_reaches_every_part(with_source: User, qtbot: QtBot) -> None
 
 def test_a_source_whose_first_backup_failed_can_be_tried_again(tmp_path: Path) -> None:
     """It was remembered, and its folder is there, but nothing ever came to lie in it."""
-    (only,) = read(tmp_path, [KnownSource(SDA, tmp_path)])
+    (only,) = read(Shelf(tmp_path), [KnownSource(SDA, tmp_path)])
     assert only.problem is None
     assert only.points == ()
 

@@ -14,7 +14,7 @@ from pytestqt.qtbot import QtBot
 from tests.gui.user import User
 from vdbackup.backup import merge
 from vdbackup.gui.add_source import AddSourceDialog
-from vdbackup.gui.catalogue import Entry, read
+from vdbackup.gui.catalogue import Entry, Shelf, read
 from vdbackup.gui.jobs.work import back_up
 from vdbackup.gui.main_window import MainWindow
 from vdbackup.gui.sources_list import SourcesList
@@ -40,11 +40,11 @@ def test_a_source_keeps_its_place_when_it_is_backed_up_for_the_first_time(
     other.write_bytes(disk.read_bytes())
     first, second = map(SourceRef.of_path, (disk, other))
     known = [KnownSource(first, repository), KnownSource(second, repository)]
-    assert [entry.source for entry in read(repository, known)] == [first, second]
+    assert [entry.source for entry in read(Shelf(repository), known)] == [first, second]
     for source in (second, first):
         request, machines = BackupRequest(source, repository), Machines(tmp_path / "vms")
         back_up(request, machines, Task())
-        assert [entry.source for entry in read(repository, known)] == [first, second]
+        assert [entry.source for entry in read(Shelf(repository), known)] == [first, second]
 
 
 def test_a_source_that_is_added_again_keeps_its_place() -> None:

@@ -87,16 +87,19 @@ class Shelf:
 
     What was not said to have changed is read again where its folder tells of it, as where another
     process has been at it. Storage whose clock is coarse may not tell: a refresh of all does.
+
+    Attributes:
+        folder: the repository's.
     """
 
     def __init__(self, folder: Path) -> None:
-        self._folder = folder
+        self.folder = folder
         self._id = ""
         self._sets: dict[str, tuple[int, BackupSet]] = {}
 
     def survey(self, changed: Changed) -> tuple[list[BackupSet], list[DamagedSet]]:
         """The sets that can be read and those that cannot, by name; raises RepositoryError."""
-        repository = Repository.open(self._folder)
+        repository = Repository.open(self.folder)
         if repository.id != self._id:  # another drive
             self._id, self._sets = repository.id, {}
         before = {} if changed.sets is None else self._sets
@@ -113,14 +116,13 @@ class Shelf:
         return sets, damaged
 
 
-def read(
-    repository: Path, known: Sequence[KnownSource], shelf: Shelf, changed: Changed = ANY
-) -> list[Entry]:
+def read(shelf: Shelf, known: Sequence[KnownSource], changed: Changed = ANY) -> list[Entry]:
     """The sets in a repository, damaged ones too, and known sources that have none there yet.
 
     Where there were sets before, a folder that is gone is trouble, and no reason to begin anew.
     Where none was ever seen, a first backup may have failed, and can be tried again.
     """
+    repository = shelf.folder
     begun = any(each.set_name for each in known)
     new = not begun and (bool(known) or not repository.exists())
     try:
@@ -199,7 +201,7 @@ class Catalogue(QObject):
     ) -> list[Entry]:
         self._waiting.pop(folder, None)
         shelf = self._shelves.setdefault(folder, Shelf(folder))
-        return read(folder, sources, shelf, changed)
+        return read(shelf, sources, changed)
 
     def _on_read(self, folder: Path, job: Job[list[Entry]]) -> None:
         opened_now = folder not in self._read
