@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from dataclasses import dataclass
+from datetime import datetime
 
 from PySide6.QtCore import (
     QAbstractTableModel,
@@ -31,28 +32,124 @@ def check_in_words(check: Check | None) -> str:
     return f"yes, {words.when(check.at)}" if check.ok else f"failed, {words.when(check.at)}"
 
 
+@dataclass(frozen=True)
+class Row:
+    """A recovery point as the table has it.
+
+    Attributes:
+        point: the point.
+        parent: its parent's number, 0 where it has none that is shown.
+    """
+
+    point: RecoveryPoint
+    parent: int = 0
+
+
+@dataclass(frozen=True)
+class Column:
+    """A fact about recovery points.
+
+    Attributes:
+        title: what it is called.
+        width: in pixels, before the user has chosen another.
+        text: the fact in words.
+        sort_by: the fact as something that sorts.
+        colour: of the words, in a theme; None for the usual one.
+        number: it is aligned to the right.
+        hint: more of it.
+    """
+
+    title: str
+    width: int
+    text: Callable[[Row], str]
+    sort_by: Callable[[Row], int | str | datetime]
+    colour: Callable[[Row, Theme], str | None] = lambda _row, _theme: None
+    number: bool = False
+    hint: Callable[[Row], str] = lambda row: words.when_exactly(row.point.created)
+
+    @property
+    def alignment(self) -> Qt.AlignmentFlag:
+        """Where in its cells it stands."""
+        side = Qt.AlignmentFlag.AlignRight if self.number else Qt.AlignmentFlag.AlignLeft
+        return side | Qt.AlignmentFlag.AlignVCenter
+
+
+def _of_check(
+    title: str, check: Callable[[RecoveryPoint], Check | None], failed: Callable[[Theme], str]
+) -> Column:
+    """How a check went; `failed` is the colour of one that did not go well."""
+
+    def colour(row: Row, theme: Theme) -> str:
+        found = check(row.point)
+        if found is None:
+            return theme.muted
+        return theme.good if found.ok else failed(theme)
+
+    def moment(row: Row) -> str:
+        found = check(row.point)
+        return found.at if found else ""
+
+    return Column(title, 150, lambda row: check_in_words(check(row.point)), moment, colour)
+
+
+COLUMNS = (
+    Column(
+        "#",
+        width=52,
+        text=lambda row: f"{row.point.sequence}",
+        sort_by=lambda row: row.point.sequence,
+        number=True,
+    ),
+    Column(
+        "Time",
+        width=132,
+        text=lambda row: words.when(row.point.created),
+        sort_by=lambda row: words.local(row.point.created),
+    ),
+    Column(
+        "Type",
+        width=104,
+        text=lambda row: row.point.type.value,
+        sort_by=lambda row: row.point.type.value,
+        colour=lambda row, theme: theme.of_type(row.point.type),
+    ),
+    Column(
+        "Parent",
+        width=66,
+        text=lambda row: f"#{row.parent}" if row.parent else "none",
+        sort_by=lambda row: row.parent,
+        number=True,
+    ),
+    Column(
+        "Stored",
+        width=84,
+        text=lambda row: words.size(row.point.stored_bytes),
+        sort_by=lambda row: row.point.stored_bytes,
+        number=True,
+    ),
+    _of_check("Verified", lambda point: point.verified, lambda theme: theme.bad),
+    _of_check("Boot-tested", lambda point: point.boot_tested, lambda theme: theme.warning),
+)
+
+
 class PointsModel(QAbstractTableModel):
     """Recovery points as rows.
 
     It sorts by itself: a proxy would ask for each value many times, a second for 10,000 points.
     """
 
-    COLUMNS = ("#", "Time", "Type", "Parent", "Stored", "Verified", "Boot-tested")
-    NUMBERS = (0, 3, 4)  # columns that are aligned to the right
-
     def __init__(self, theme: Theme, parent: QWidget | None = None) -> None:
         super().__init__(parent)
         self.theme = theme
-        self._points: list[RecoveryPoint] = []
-        self._sequences: dict[str, int] = {}
+        self._rows: list[Row] = []
         self._order = (0, Qt.SortOrder.DescendingOrder)
-        self._rows: dict[str, int] = {}
+        self._places: dict[str, int] = {}
 
     def set_points(self, points: Sequence[RecoveryPoint]) -> None:
         """Show these points."""
         self.beginResetModel()
-        self._points = list(points)
-        self._sequences = {point.id: point.sequence for point in points}
+        numbers = {point.id: point.sequence for point in points}
+        self._rows = [Row(point, numbers.get(point.parent or "", 0)) for point in points]
         self._arrange()
         self.endResetModel()
 
@@ -60,11 +157,11 @@ class PointsModel(QAbstractTableModel):
         """Sort the rows; who is chosen stays chosen."""
         self.layoutAboutToBeChanged.emit()
         before = self.persistentIndexList()
-        ids = [self._points[index.row()].id for index in before]
+        ids = [self._rows[index.row()].point.id for index in before]
         self._order = (column, order)
         self._arrange()
         after = [
-            self.index(self._rows[point_id], index.column())
+            self.index(self._places[point_id], index.column())
             for point_id, index in zip(ids, before, strict=True)
         ]
         self.changePersistentIndexList(before, after)
@@ -72,88 +169,48 @@ class PointsModel(QAbstractTableModel):
 
     def _arrange(self) -> None:
         column, order = self._order
-        self._points.sort(
-            key=lambda point: self._sortable(point)[column],
-            reverse=order == Qt.SortOrder.DescendingOrder,
-        )
-        self._rows = {point.id: row for row, point in enumerate(self._points)}
+        self._rows.sort(key=COLUMNS[column].sort_by, reverse=order == Qt.SortOrder.DescendingOrder)
+        self._places = {row.point.id: place for place, row in enumerate(self._rows)}
 
     def row_of(self, point_id: str | None) -> int | None:
         """The row of a point, None if it is not shown."""
-        return self._rows.get(point_id or "")
-
-    def _parent_sequence(self, point: RecoveryPoint) -> int:
-        return self._sequences.get(point.parent or "", 0)
+        return self._places.get(point_id or "")
 
     def rowCount(self, parent: Index = QModelIndex()) -> int:  # noqa: B008 (Qt's signature)
         """A row for each point."""
-        return 0 if parent.isValid() else len(self._points)
+        return 0 if parent.isValid() else len(self._rows)
 
     def columnCount(self, parent: Index = QModelIndex()) -> int:  # noqa: B008 (Qt's signature)
         """The same facts for each."""
-        return 0 if parent.isValid() else len(self.COLUMNS)
+        return 0 if parent.isValid() else len(COLUMNS)
 
     def headerData(
         self, section: int, orientation: Qt.Orientation, role: int = Qt.ItemDataRole.DisplayRole
-    ) -> Any:
+    ) -> object:
         """The columns' names."""
         if orientation is not Qt.Orientation.Horizontal:
             return None
         if role == Qt.ItemDataRole.DisplayRole:
-            return self.COLUMNS[section]
+            return COLUMNS[section].title
         if role == Qt.ItemDataRole.TextAlignmentRole:
-            return self._alignment(section)
+            return COLUMNS[section].alignment
         return None
 
-    def data(self, index: Index, role: int = Qt.ItemDataRole.DisplayRole) -> Any:
-        """A fact in words, or as something that sorts."""
-        point, column = self._points[index.row()], index.column()
-        answers: dict[int, Callable[[], Any]] = {
-            Qt.ItemDataRole.DisplayRole: lambda: self._text(point)[column],
-            Qt.ItemDataRole.TextAlignmentRole: lambda: self._alignment(column),
-            Qt.ItemDataRole.ForegroundRole: lambda: self._colour(point, column),
-            Qt.ItemDataRole.ToolTipRole: lambda: words.when_exactly(point.created),
-            POINT_ID: lambda: point.id,
+    def data(self, index: Index, role: int = Qt.ItemDataRole.DisplayRole) -> object:
+        """A fact in words, and how it looks."""
+        row, column = self._rows[index.row()], COLUMNS[index.column()]
+        answers: dict[int, Callable[[], object]] = {
+            Qt.ItemDataRole.DisplayRole: lambda: column.text(row),
+            Qt.ItemDataRole.TextAlignmentRole: lambda: column.alignment,
+            Qt.ItemDataRole.ForegroundRole: lambda: self._colour(row, column),
+            Qt.ItemDataRole.ToolTipRole: lambda: column.hint(row),
+            POINT_ID: lambda: row.point.id,
         }
         return answers[role]() if role in answers else None
 
-    def _alignment(self, column: int) -> Qt.AlignmentFlag:
-        side = Qt.AlignmentFlag.AlignRight if column in self.NUMBERS else Qt.AlignmentFlag.AlignLeft
-        return side | Qt.AlignmentFlag.AlignVCenter
-
-    def _text(self, point: RecoveryPoint) -> tuple[str, ...]:
-        parent = self._parent_sequence(point)
-        return (
-            f"{point.sequence}",
-            words.when(point.created),
-            point.type.value,
-            f"#{parent}" if parent else "none",
-            words.size(point.stored_bytes),
-            check_in_words(point.verified),
-            check_in_words(point.boot_tested),
-        )
-
-    def _sortable(self, point: RecoveryPoint) -> tuple[Any, ...]:
-        return (
-            point.sequence,
-            words.local(point.created),
-            point.type.value,
-            self._parent_sequence(point),
-            point.stored_bytes,
-            point.verified.at if point.verified else "",
-            point.boot_tested.at if point.boot_tested else "",
-        )
-
-    def _colour(self, point: RecoveryPoint, column: int) -> QColor | None:
-        if column == 2:
-            return QColor(self.theme.of_type(point.type))
-        check = {5: point.verified, 6: point.boot_tested}.get(column)
-        if column < 5:
-            return None
-        if check is None:
-            return QColor(self.theme.muted)
-        failed = self.theme.bad if column == 5 else self.theme.warning
-        return QColor(self.theme.good if check.ok else failed)
+    def _colour(self, row: Row, column: Column) -> QColor | None:
+        colour = column.colour(row, self.theme)
+        return QColor(colour) if colour else None
 
 
 class PointsTable(QTableView):
@@ -187,8 +244,8 @@ class PointsTable(QTableView):
         header.setHighlightSections(False)
         header.setSectionResizeMode(QHeaderView.ResizeMode.Interactive)
         header.setStretchLastSection(True)
-        for column, width in enumerate((52, 132, 104, 66, 84, 150, 150)):
-            self.setColumnWidth(column, width)
+        for place, column in enumerate(COLUMNS):
+            self.setColumnWidth(place, column.width)
         self.selectionModel().currentRowChanged.connect(self._on_row_changed)
         self.activated.connect(self._on_activated)
 
