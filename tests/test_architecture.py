@@ -121,7 +121,7 @@ def spoken_commands() -> re.Pattern[str]:
 
 def button_names() -> set[str]:
     """What stands on the window's buttons and boxes, and in its menus, in words of ours alone."""
-    names = {text for text, *_ in ACTIONS.values()}
+    names = {each.text for action in ACTIONS for each in (action, *action.menu)}
     for module in (PACKAGE / "gui").rglob("*.py"):
         for name, call in calls(module):
             first = call.args[0] if call.args else None

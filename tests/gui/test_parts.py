@@ -26,7 +26,7 @@ from tests.sources.opened import open_path
 from vdbackup.backup import capture
 from vdbackup.errors import RepositoryError
 from vdbackup.gui import add_source, parts, words
-from vdbackup.gui.actions import ACTIONS, AT_THE_END, IN_TOOLBAR
+from vdbackup.gui.actions import ACTIONS
 from vdbackup.gui.add_source import AddSourceDialog
 from vdbackup.gui.catalogue import Entry, Shelf, read
 from vdbackup.gui.details import Facts, PointDetails
@@ -183,9 +183,9 @@ def test_what_scripts_need_is_there_under_its_name(with_source: User) -> None:
         widget = with_source.window.findChild(QWidget, name)
         assert widget is not None
         assert widget.accessibleName()
-    for name in ACTIONS:
-        assert with_source.window.actions_[name].objectName() == name
-        assert with_source.window.actions_[name].shortcut().toString()
+    for each in ACTIONS:
+        assert with_source.window.actions_[each.name].objectName() == each.name
+        assert with_source.window.actions_[each.name].shortcut().toString()
 
 
 def test_the_tab_key_reaches_every_part(with_source: User, qtbot: QtBot) -> None:
@@ -364,7 +364,7 @@ def test_everything_in_the_toolbar_is_in_reach(user: User, width: int) -> None:
     user.window.resize(width, 700)
     user.waits_until(lambda: user.window.width() == width)
     bar = user.window.findChild(QToolBar, "toolbar")
-    for name in (*IN_TOOLBAR[0], *IN_TOOLBAR[1], *AT_THE_END):
+    for name in [each.name for each in ACTIONS if each.place]:
         button = bar.widgetForAction(user.window.actions_[name])
         assert button.isVisible()
         assert bar.rect().contains(button.geometry()), name

@@ -1,167 +1,389 @@
-"""The window's actions: their names, icons, keys, and when they can be used."""
+"""The window's actions: each with its words, its keys, what it does, and what that needs."""
 
 from __future__ import annotations
 
-from PySide6.QtCore import Qt
-from PySide6.QtGui import QAction, QKeySequence, QResizeEvent
-from PySide6.QtWidgets import QMenu, QSizePolicy, QToolBar, QToolButton, QWidget
+import enum
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Protocol
+
+from PySide6.QtGui import QAction, QKeySequence
+from PySide6.QtWidgets import QMenu, QWidget
 
 from vdbackup.gui import icons
 from vdbackup.gui.catalogue import Entry
 from vdbackup.gui.theme import Theme
-from vdbackup.recovery.sessions.elsewhere import NAMES
+from vdbackup.recovery.sessions.elsewhere import NAMES, Program
 from vdbackup.repository.model import RecoveryPoint
 
-# object name: text, icon, shortcut, what it does
-ACTIONS = {
-    "actionBackUp": ("Back up now", "backup", "Ctrl+B", "Make a new recovery point"),
-    "actionBootInVm": ("Boot in VM", "boot", "Ctrl+Return", "Start the point in a virtual machine"),
-    "actionBrowse": ("Browse files", "browse", "Ctrl+F", "Look at the files in the point"),
-    "actionRestore": ("Restore…", "restore", "Ctrl+R", "Write the point to a file or a disk"),
-    "actionVerify": ("Verify", "verify", "Ctrl+K", "Check the point's data against its digests"),
-    "actionBootTest": ("Boot test", "boot-test", "Ctrl+T", "Prove that the point boots"),
-    "actionMerge": ("Merge", "merge", "Ctrl+M", "Roll the point into its parent"),
-    "actionDelete": ("Delete", "delete", "Ctrl+Delete", "Delete the point"),
-    "actionAddSource": ("Add a source…", "add", "Ctrl+N", "Back up another disk"),
-    "actionOpenBackups": ("Open backups…", "disk", "Ctrl+O", "Show the backups in a folder"),
-    "actionSettings": ("Settings", "settings", "Ctrl+,", "Change how vdbackup looks and works"),
-    "actionRefresh": ("Read again", "refresh", "F5", "Look what is in the repositories"),
-}
-KINDS = {
-    "auto": ("Automatic", "Incremental where possible, else full"),
-    "incremental": ("Incremental", "What changed since the last point"),
-    "differential": ("Differential", "What changed since the last full"),
-    "full": ("Full", "Everything, independent of all other points"),
-}
-IN_TOOLBAR = (
-    ("actionBackUp", "actionBootInVm", "actionBrowse", "actionRestore"),
-    ("actionVerify", "actionBootTest", "actionMerge", "actionDelete"),
+if TYPE_CHECKING:
+    from vdbackup.gui.catalogue import Catalogue
+    from vdbackup.gui.machines.sessions import Sessions
+    from vdbackup.gui.operations import Operations
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """What is chosen in the window."""
+
+    entry: Entry | None = None
+    point: RecoveryPoint | None = None
+
+    @property
+    def parent(self) -> str:
+        """What the point's parent is called."""
+        return self.entry.parent_of(self.point) if self.entry and self.point else "its parent"
+
+
+class Desk(Protocol):
+    """The window as its actions know it: who does what they stand for, and what with."""
+
+    @property
+    def chosen(self) -> Chosen:
+        """What is chosen at this moment."""
+
+    @property
+    def catalogue(self) -> Catalogue:
+        """What there is."""
+
+    @property
+    def operations(self) -> Operations:
+        """What can be done."""
+
+    @property
+    def sessions(self) -> Sessions:
+        """The virtual machines."""
+
+    def browse(self, entry: Entry, point: RecoveryPoint) -> None:
+        """Show the files in a point."""
+
+    def add_source(self) -> None:
+        """Let the user name a source, and back it up."""
+
+    def open_backups(self) -> None:
+        """Let the user name a folder with backups, and show them."""
+
+    def change_settings(self) -> None:
+        """Let the user change the settings."""
+
+
+@dataclass(frozen=True)
+class OfWindow:
+    """What can be done at any time."""
+
+    do: Callable[[Desk], object]
+
+    def ready(self, _chosen: Chosen) -> bool:
+        """Always."""
+        return True
+
+    def run(self, desk: Desk) -> None:
+        """Do it."""
+        self.do(desk)
+
+
+@dataclass(frozen=True)
+class OfSource:
+    """What is done to a source."""
+
+    do: Callable[[Desk, Entry], object]
+
+    def ready(self, chosen: Chosen) -> bool:
+        """Where its backups can be read, or there are none yet."""
+        return chosen.entry is not None and chosen.entry.problem is None
+
+    def run(self, desk: Desk) -> None:
+        """Do it to the chosen one."""
+        if entry := desk.chosen.entry:
+            self.do(desk, entry)
+
+
+@dataclass(frozen=True)
+class OfPoint:
+    """What is done to a recovery point."""
+
+    do: Callable[[Desk, Entry, RecoveryPoint], object]
+
+    def ready(self, chosen: Chosen) -> bool:
+        """Where one is chosen."""
+        return chosen.point is not None
+
+    def run(self, desk: Desk) -> None:
+        """Do it to the chosen one."""
+        entry, point = desk.chosen.entry, desk.chosen.point
+        if entry and point:
+            self.do(desk, entry, point)
+
+
+@dataclass(frozen=True)
+class OfChild(OfPoint):
+    """What is done to a point and its parent."""
+
+    def ready(self, chosen: Chosen) -> bool:
+        """Where one is chosen that has a parent."""
+        return chosen.point is not None and chosen.point.parent is not None
+
+
+class Place(enum.Enum):
+    """Where in the toolbar an action stands."""
+
+    DAILY = enum.auto()
+    CARE = enum.auto()
+    END = enum.auto()
+
+
+@dataclass(frozen=True)
+class Action:
+    """Something that the user can ask for.
+
+    Attributes:
+        name: of the object that scripts look for.
+        text: what it is called.
+        hint: what it does.
+        operation: does it, and knows what that needs.
+        icon: the drawing's name.
+        keys: what to press.
+        place: its place in the toolbar, None where it stands elsewhere.
+        loses_name: in which step, as the window becomes narrower, its button is left with its icon
+            alone; what is used most does last.
+        hint_of: what it does to what is chosen.
+        menu: other ways to ask for it.
+    """
+
+    name: str
+    text: str
+    hint: str
+    operation: OfWindow | OfSource | OfPoint
+    icon: str = ""
+    keys: str = ""
+    place: Place | None = None
+    loses_name: int = 2
+    hint_of: Callable[[Chosen], str] | None = None
+    menu: tuple[Action, ...] = ()
+
+
+def _backup(kind: str, text: str, hint: str) -> Action:
+    return Action(
+        f"actionBackUp{kind.capitalize()}",
+        f"{text}: {hint[0].lower()}{hint[1:]}",
+        hint,
+        OfSource(lambda desk, entry: desk.operations.back_up(entry, kind)),
+    )
+
+
+def _open_with(program: Program, name: str) -> Action:
+    return Action(
+        f"actionOpenWith{program.value}",
+        name,
+        f"Make a machine of the point for {name}",
+        OfPoint(lambda desk, entry, point: desk.sessions.open_with(entry, point, program)),
+    )
+
+
+ACTIONS = (
+    Action(
+        "actionBackUp",
+        "Back up now",
+        "Make a new recovery point",
+        OfSource(lambda desk, entry: desk.operations.back_up(entry)),
+        icon="backup",
+        keys="Ctrl+B",
+        place=Place.DAILY,
+        loses_name=3,
+        menu=(
+            _backup("auto", "Automatic", "Incremental where possible, else full"),
+            _backup("incremental", "Incremental", "What changed since the last point"),
+            _backup("differential", "Differential", "What changed since the last full"),
+            _backup("full", "Full", "Everything, independent of all other points"),
+        ),
+    ),
+    Action(
+        "actionBootInVm",
+        "Boot in VM",
+        "Start the point in a virtual machine",
+        OfPoint(lambda desk, entry, point: desk.sessions.boot(entry, point)),
+        icon="boot",
+        keys="Ctrl+Return",
+        place=Place.DAILY,
+        loses_name=3,
+    ),
+    Action(
+        "actionBrowse",
+        "Browse files",
+        "Look at the files in the point",
+        OfPoint(lambda desk, entry, point: desk.browse(entry, point)),
+        icon="browse",
+        keys="Ctrl+F",
+        place=Place.DAILY,
+        loses_name=3,
+    ),
+    Action(
+        "actionRestore",
+        "Restore…",
+        "Write the point to a file or a disk",
+        OfPoint(lambda desk, entry, point: desk.operations.restore(entry, point)),
+        icon="restore",
+        keys="Ctrl+R",
+        place=Place.DAILY,
+        loses_name=3,
+    ),
+    Action(
+        "actionVerify",
+        "Verify",
+        "Check the point's data against its digests",
+        OfPoint(lambda desk, entry, point: desk.operations.verify(entry, (point,))),
+        icon="verify",
+        keys="Ctrl+K",
+        place=Place.CARE,
+        menu=(
+            Action(
+                "actionVerifyPoint",
+                "This point and what it reads through",
+                "Check the point's data against its digests",
+                OfPoint(lambda desk, entry, point: desk.operations.verify(entry, (point,))),
+            ),
+            Action(
+                "actionVerifyAll",
+                "All points of this source",
+                "Check all data of the source against their digests",
+                OfPoint(lambda desk, entry, _point: desk.operations.verify(entry, entry.points)),
+            ),
+        ),
+    ),
+    Action(
+        "actionBootTest",
+        "Boot test",
+        "Prove that the point boots",
+        OfPoint(lambda desk, entry, point: desk.operations.prove_boots(entry, point)),
+        icon="boot-test",
+        keys="Ctrl+T",
+        place=Place.CARE,
+    ),
+    Action(
+        "actionMerge",
+        "Merge",
+        "Roll the point into its parent",
+        OfChild(lambda desk, entry, point: desk.operations.merge(entry, point)),
+        icon="merge",
+        keys="Ctrl+M",
+        place=Place.CARE,
+        hint_of=lambda chosen: f"Roll the point into {chosen.parent}",
+    ),
+    Action(
+        "actionDelete",
+        "Delete",
+        "Delete the point",
+        OfPoint(lambda desk, entry, point: desk.operations.delete(entry, point)),
+        icon="delete",
+        keys="Ctrl+Delete",
+        place=Place.CARE,
+    ),
+    Action(
+        "actionAddSource",
+        "Add a source…",
+        "Back up another disk",
+        OfWindow(lambda desk: desk.add_source()),
+        icon="add",
+        keys="Ctrl+N",
+    ),
+    Action(
+        "actionOpenBackups",
+        "Open backups…",
+        "Show the backups in a folder",
+        OfWindow(lambda desk: desk.open_backups()),
+        icon="disk",
+        keys="Ctrl+O",
+    ),
+    Action(
+        "actionRefresh",
+        "Read again",
+        "Look what is in the repositories",
+        OfWindow(lambda desk: desk.catalogue.refresh()),
+        icon="refresh",
+        keys="F5",
+        place=Place.END,
+        loses_name=1,
+    ),
+    Action(
+        "actionSettings",
+        "Settings",
+        "Change how vdbackup looks and works",
+        OfWindow(lambda desk: desk.change_settings()),
+        icon="settings",
+        keys="Ctrl+,",
+        place=Place.END,
+    ),
 )
-AT_THE_END = ("actionRefresh", "actionSettings")
-OF_ANY_POINT = (
-    *("actionBootInVm", "actionBrowse", "actionRestore"),
-    *("actionVerify", "actionBootTest", "actionDelete"),
-)
+OPEN_WITH = tuple(_open_with(program, name) for program, name in NAMES.items())
 
 
-class ToolBar(QToolBar):
-    """Shows icons alone where the window is too narrow for names, so that none is out of reach."""
-
-    def __init__(self) -> None:
-        super().__init__("Actions")
-        self._buttons: list[tuple[QToolButton, int]] = []
-
-    def shrinks(self, button: QToolButton, step: int) -> None:
-        """Let a button lose its name in this step, the first being 1."""
-        self._buttons.append((button, step))
-
-    def resizeEvent(self, event: QResizeEvent) -> None:
-        """Take as few names away as it needs."""
-        super().resizeEvent(event)
-        layout = self.layout()
-        if layout is None:
-            return
-        for step in range(1 + max(step for _, step in self._buttons)):
-            for button, of in self._buttons:
-                style = Qt.ToolButtonStyle.ToolButtonTextBesideIcon
-                if of <= step:
-                    style = Qt.ToolButtonStyle.ToolButtonIconOnly
-                button.setToolButtonStyle(style)
-            layout.invalidate()
-            if self.sizeHint().width() <= self.width():
-                break
-        layout.activate()
+def in_toolbar(place: Place) -> Iterator[Action]:
+    """What stands in a part of the toolbar."""
+    return (each for each in ACTIONS if each.place is place)
 
 
 class Actions:
     """All actions of one window.
 
     Attributes:
-        backup_menu: the kinds of backup; each of its actions' data is the kind.
-        verify_menu: what to verify; its actions' data are "point" and "all".
-        open_menu: other programs to open the point with; its actions' data are Programs.
+        open_menu: other programs to open the point with.
     """
 
-    def __init__(self, window: QWidget) -> None:
+    def __init__(self, window: QWidget, desk: Desk) -> None:
+        self._desk = desk
         self._made: dict[str, QAction] = {}
-        for name, (text, _, keys, hint) in ACTIONS.items():
-            action = QAction(text, window)
-            action.setObjectName(name)
-            action.setShortcut(QKeySequence(keys))
-            shown = action.shortcut().toString(QKeySequence.SequenceFormat.NativeText)
-            action.setToolTip(f"{hint} ({shown})")
-            action.setStatusTip(hint)
-            window.addAction(action)
-            self._made[name] = action
-        self.backup_menu = QMenu(window)
-        self.backup_menu.setToolTipsVisible(True)
-        for kind, (text, hint) in KINDS.items():
-            action = self.backup_menu.addAction(f"{text}: {hint[0].lower()}{hint[1:]}")
-            action.setObjectName(f"actionBackUp{kind.capitalize()}")
-            action.setData(kind)
-        self.verify_menu = QMenu(window)
-        self.verify_menu.addAction("This point and what it reads through").setData("point")
-        self.verify_menu.addAction("All points of this source").setData("all")
-
-        self.open_menu = QMenu("Open with…", window)
-        for program, name in NAMES.items():
-            self.open_menu.addAction(name).setData(program)
+        self._menus: list[tuple[QMenu, tuple[Action, ...]]] = []
+        for each in ACTIONS:
+            made = self._made[each.name] = self._make(each, window)
+            made.setShortcut(QKeySequence(each.keys))
+            made.setToolTip(self._with_keys(each, each.hint))
+            made.setStatusTip(each.hint)
+            window.addAction(made)
+            if each.menu:
+                made.setMenu(self._menu(QMenu(window), each.menu))
+        self.open_menu = self._menu(QMenu("Open with…", window), OPEN_WITH)
 
     def __getitem__(self, name: str) -> QAction:
         return self._made[name]
 
+    def _make(self, action: Action, parent: QWidget) -> QAction:
+        made = QAction(action.text, parent)
+        made.setObjectName(action.name)
+        made.triggered.connect(partial(self._on_triggered, action))
+        return made
+
+    def _menu(self, menu: QMenu, actions: tuple[Action, ...]) -> QMenu:
+        menu.setToolTipsVisible(True)
+        for each in actions:
+            made = self._made[each.name] = self._make(each, menu)
+            made.setToolTip(each.hint)
+            menu.addAction(made)
+        self._menus.append((menu, actions))
+        return menu
+
+    def _with_keys(self, action: Action, hint: str) -> str:
+        keys = self[action.name].shortcut().toString(QKeySequence.SequenceFormat.NativeText)
+        return f"{hint} ({keys})"
+
     def set_theme(self, theme: Theme) -> None:
         """Draw the icons in these colours."""
-        for name, (_, drawing, _, _) in ACTIONS.items():
-            self._made[name].setIcon(icons.icon(f"icon-{drawing}", theme))
+        for each in ACTIONS:
+            self[each.name].setIcon(icons.icon(f"icon-{each.icon}", theme))
         self["actionBackUp"].setIcon(icons.icon("icon-backup", theme, theme.accent))
 
-    def toolbar(self) -> QToolBar:
-        """The toolbar that shows them."""
-        bar = ToolBar()
-        bar.setObjectName("toolbar")
-        bar.setMovable(False)
-        bar.setContextMenuPolicy(Qt.ContextMenuPolicy.PreventContextMenu)
-        bar.setToolButtonStyle(Qt.ToolButtonStyle.ToolButtonTextBesideIcon)
-        self["actionBackUp"].setMenu(self.backup_menu)
-        self["actionVerify"].setMenu(self.verify_menu)
-        bar.addActions([self[name] for name in IN_TOOLBAR[0]])
-        bar.addSeparator()
-        bar.addActions([self[name] for name in IN_TOOLBAR[1]])
-        space = QWidget()
-        space.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Preferred)
-        bar.addWidget(space)
-        bar.addActions([self[name] for name in AT_THE_END])
-        for name in (*IN_TOOLBAR[0], *IN_TOOLBAR[1], *AT_THE_END):
-            button = bar.widgetForAction(self[name])
-            if isinstance(button, QToolButton):
-                bar.shrinks(button, _step(name))
-            button.setFocusPolicy(Qt.FocusPolicy.TabFocus)
-            button.setAccessibleName(self[name].text())
-            if name in ("actionBackUp", "actionVerify") and isinstance(button, QToolButton):
-                button.setObjectName(f"{self[name].objectName()}Button")
-                button.setPopupMode(QToolButton.ToolButtonPopupMode.MenuButtonPopup)
-        return bar
+    def update(self) -> None:
+        """Enable what can be done to what is chosen, and say what it would do."""
+        chosen = self._desk.chosen
+        for each in ACTIONS:
+            self[each.name].setEnabled(each.operation.ready(chosen))
+            if each.hint_of:
+                self[each.name].setToolTip(self._with_keys(each, each.hint_of(chosen)))
+        for menu, actions in self._menus:
+            ready = [each.operation.ready(chosen) for each in actions]
+            for each, can_be in zip(actions, ready, strict=True):
+                self[each.name].setEnabled(can_be)
+            menu.setEnabled(any(ready))
 
-    def update(self, entry: Entry | None, point: RecoveryPoint | None) -> None:
-        """Enable what can be done to this source and this point."""
-        readable = entry is not None and entry.problem is None
-        self["actionBackUp"].setEnabled(readable)
-        self.backup_menu.setEnabled(readable)
-        for name in OF_ANY_POINT:
-            self[name].setEnabled(point is not None)
-        self.open_menu.setEnabled(point is not None)
-        merge, parent = self["actionMerge"], None
-        if entry is not None and point is not None:
-            parent = entry.point(point.parent)
-        merge.setEnabled(point is not None and point.parent is not None)
-        into = f"#{parent.sequence}" if parent else "its parent"
-        keys = merge.shortcut().toString(QKeySequence.SequenceFormat.NativeText)
-        merge.setToolTip(f"Roll the point into {into} ({keys})")
-
-
-def _step(name: str) -> int:
-    """In which step a button of the toolbar loses its name: what is used most does last."""
-    if name == "actionRefresh":
-        return 1
-    return 3 if name in IN_TOOLBAR[0] else 2
+    def _on_triggered(self, action: Action, _checked: bool = False) -> None:
+        action.operation.run(self._desk)

@@ -73,6 +73,11 @@ class Entry:
         """The recovery point with this id, None if it is gone."""
         return self._by_id.get(point_id or "")
 
+    def parent_of(self, point: RecoveryPoint) -> str:
+        """What to call a point's parent on the screen."""
+        parent = self.point(point.parent)
+        return f"#{parent.sequence}" if parent else "its parent"
+
     def chain(self, point: RecoveryPoint) -> list[RecoveryPoint]:
         """The point and what it reads through, the full last; quick, for dragging."""
         chain, below = [point], self.point(point.parent)

@@ -21,7 +21,7 @@ from PySide6.QtWidgets import (
 )
 
 from vdbackup.gui import icons, parts, theme
-from vdbackup.gui.actions import Actions
+from vdbackup.gui.actions import Actions, Chosen
 from vdbackup.gui.add_source import AddSourceDialog, AddSourceForm
 from vdbackup.gui.browse_dialog import BrowseDialog
 from vdbackup.gui.catalogue import Catalogue, Entry
@@ -40,8 +40,8 @@ from vdbackup.gui.settings_dialog import SettingsDialog
 from vdbackup.gui.sources_list import SourcesList
 from vdbackup.gui.store import Store
 from vdbackup.gui.timeline.panel import TimelinePanel
+from vdbackup.gui.toolbar import ToolBar
 from vdbackup.jobs import Job
-from vdbackup.recovery.sessions.elsewhere import Program
 from vdbackup.recovery.sessions.saved import SavedSession
 from vdbackup.repository.model import RecoveryPoint
 from vdbackup.settings import Settings, WindowState
@@ -76,7 +76,7 @@ class MainWindow(QMainWindow):
         self.catalogue = Catalogue(store, self.workers, self)
         self.operations = Operations(self, store, self.workers, self.catalogue)
         self.sessions = Sessions(store, self.workers, self)
-        self.actions_ = Actions(self)
+        self.actions_ = Actions(self, self)
         self.ending = Ending(self, self.workers, self.sessions)
         self._theme = theme.chosen(store.value.theme)
         self._build()
@@ -91,7 +91,7 @@ class MainWindow(QMainWindow):
         self._clock.start()
 
     def _build(self) -> None:
-        self.addToolBar(self.actions_.toolbar())
+        self.addToolBar(ToolBar(self.actions_))
         self.sources = SourcesList(self._theme, self.store.value.remind_after_days)
         self.panel = TimelinePanel(self._theme)
         self.details = PointDetails()
@@ -191,28 +191,9 @@ class MainWindow(QMainWindow):
         form.submitted.connect(partial(self._on_source_submitted, form))
         self.operations.begun.connect(lambda entry: self.sources.choose(entry.key))
         self.first_run.demo_wanted.connect(self._on_demo_wanted)
-        self.first_run.open_wanted.connect(self._on_open_wanted)
+        self.first_run.open_wanted.connect(self.open_backups)
         hints = QGuiApplication.styleHints()
         hints.colorSchemeChanged.connect(self._on_settings_changed)
-        slots = {
-            "actionBackUp": self._on_back_up,
-            "actionBootInVm": self._on_boot,
-            "actionBrowse": self._on_browse,
-            "actionRestore": self._on_restore,
-            "actionVerify": self._on_verify,
-            "actionBootTest": self._on_boot_test,
-            "actionMerge": self._on_merge,
-            "actionDelete": self._on_delete,
-            "actionAddSource": self._on_add_source,
-            "actionOpenBackups": self._on_open_wanted,
-            "actionSettings": self._on_settings,
-            "actionRefresh": self.catalogue.refresh,
-        }
-        for name, slot in slots.items():
-            self.actions_[name].triggered.connect(lambda _checked=False, do=slot: do())
-        self.actions_.backup_menu.triggered.connect(lambda chosen: self._on_back_up(chosen.data()))
-        self.actions_.open_menu.triggered.connect(lambda chosen: self._on_open_with(chosen.data()))
-        self.actions_.verify_menu.triggered.connect(lambda chosen: self._on_verify(chosen.data()))
 
     @property
     def entry(self) -> Entry | None:
@@ -224,46 +205,19 @@ class MainWindow(QMainWindow):
         """The chosen recovery point."""
         return self.entry.point(self.panel.selected) if self.entry else None
 
+    @property
+    def chosen(self) -> Chosen:
+        """What the user's wishes are about."""
+        return Chosen(self.entry, self.point)
+
     # what the user asks for
 
-    def _on_back_up(self, kind: str = "auto") -> None:
-        if self.entry:
-            self.operations.back_up(self.entry, kind)
+    def browse(self, entry: Entry, point: RecoveryPoint) -> None:
+        """Show the files in a point."""
+        BrowseDialog(entry, point, self.workers, self._theme, self).show()
 
-    def _on_boot(self) -> None:
-        if self.entry and self.point:
-            self.sessions.boot(self.entry, self.point)
-
-    def _on_open_with(self, program: Program) -> None:
-        if self.entry and self.point:
-            self.sessions.open_with(self.entry, self.point, program)
-
-    def _on_browse(self) -> None:
-        if self.entry and self.point:
-            BrowseDialog(self.entry, self.point, self.workers, self._theme, self).show()
-
-    def _on_restore(self) -> None:
-        if self.entry and self.point:
-            self.operations.restore(self.entry, self.point)
-
-    def _on_verify(self, what: str = "point") -> None:
-        if self.entry and self.point:
-            points = self.entry.points if what == "all" else (self.point,)
-            self.operations.verify(self.entry, points)
-
-    def _on_boot_test(self) -> None:
-        if self.entry and self.point:
-            self.operations.prove_boots(self.entry, self.point)
-
-    def _on_merge(self) -> None:
-        if self.entry and self.point:
-            self.operations.merge(self.entry, self.point)
-
-    def _on_delete(self) -> None:
-        if self.entry and self.point:
-            self.operations.delete(self.entry, self.point)
-
-    def _on_add_source(self) -> None:
+    def add_source(self) -> None:
+        """Let the user name a source, and back it up."""
         dialog = AddSourceDialog(self.workers.reader(None), self)
         dialog.form.submitted.connect(partial(self._on_source_submitted, dialog.form))
         dialog.open()
@@ -276,7 +230,8 @@ class MainWindow(QMainWindow):
     def _on_demo_wanted(self) -> None:
         self.operations.start_demo(self.store.locations.data / "demo")
 
-    def _on_open_wanted(self) -> None:
+    def open_backups(self) -> None:
+        """Let the user name a folder with backups, and show them."""
         dialog = QFileDialog(self, "Open the folder that holds the backups")
         dialog.setFileMode(QFileDialog.FileMode.Directory)
         dialog.fileSelected.connect(self._on_repository_chosen)
@@ -321,7 +276,8 @@ class MainWindow(QMainWindow):
         self.store.update(forget)
         self.catalogue.refresh(folder)
 
-    def _on_settings(self) -> None:
+    def change_settings(self) -> None:
+        """Let the user change the settings."""
         entries = self.catalogue.entries
         dialog = SettingsDialog(self.store.value, self.store.locations, entries, self)
 
@@ -372,7 +328,7 @@ class MainWindow(QMainWindow):
         self.details.show_point(entry, point)
         self.machine.show_point(entry, point)
         self.details.boot_test.show_test(entry, point, self.workers)
-        self.actions_.update(entry, point)
+        self.actions_.update()
 
     def _on_machine_judged(self, holds_data: bool) -> None:
         self.details.prefer("actionBrowse" if holds_data else "actionBootInVm")

@@ -209,7 +209,7 @@ class Operations(QObject):
         sessions = self._machines.sessions_folder
         self._change(
             entry,
-            f"Merge #{point.sequence} of {entry.title} into {_parent_of(entry, point)}",
+            f"Merge #{point.sequence} of {entry.title} into {entry.parent_of(point)}",
             "Merge",
             lambda repository, name: merge.plan(repository, name, point.id),
             lambda plan, task: work.merge_point(plan, sessions, task),
@@ -414,8 +414,3 @@ class Operations(QObject):
     def refuse(self, title: str, error: VdbackupError) -> None:
         """Say that something cannot be done."""
         self.refused.emit(title, error)
-
-
-def _parent_of(entry: Entry, point: RecoveryPoint) -> str:
-    parent = entry.point(point.parent)
-    return f"#{parent.sequence}" if parent else "its parent"

@@ -1,0 +1,151 @@
+"""What the user can ask for: each action can be used exactly where it has what it needs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+from PySide6.QtWidgets import QWidget
+from pytestqt.qtbot import QtBot
+
+from tests.gui.points import chain
+from vdbackup.disks.names import DiskFormat
+from vdbackup.errors import VdbackupError
+from vdbackup.gui.actions import ACTIONS, Actions, Chosen, OfChild, OfPoint, OfSource, OfWindow
+from vdbackup.gui.catalogue import Entry
+from vdbackup.repository.backup_set import BackupSet
+from vdbackup.repository.model import SetSettings, SourceIdentity
+
+FULL, CHILD = chain(2)
+MADE = Entry(
+    Path("/dev/sdx"),
+    Path("/backups"),
+    BackupSet(
+        "disk",
+        Path("/backups/disk"),
+        SetSettings(SourceIdentity("disk", "disk", "/dev/sdx"), 1 << 30, 512, DiskFormat.VMDK),
+        (FULL, CHILD),
+        None,
+        (),
+        (),
+    ),
+)
+NEW = Entry(Path("/dev/sdx"), Path("/backups"))
+UNREADABLE = Entry(Path("/dev/sdx"), Path("/backups"), problem=VdbackupError("It is gone."))
+
+
+@dataclass
+class Calls:
+    """Whatever is asked of it is noted."""
+
+    noted: list[tuple[str, tuple[object, ...]]] = field(default_factory=list)
+
+    def __getattr__(self, name: str) -> object:
+        return lambda *arguments: self.noted.append((name, arguments))
+
+
+class Desk(QWidget):
+    """A window that only notes what it is asked for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.chosen = Chosen()
+        self.catalogue = self.operations = self.sessions = self.calls = Calls()
+        self.browse, self.add_source = self.calls.browse, self.calls.add_source
+        self.open_backups, self.change_settings = self.calls.open_backups, self.calls.settings
+
+
+@pytest.fixture
+def desk(qtbot: QtBot) -> Desk:
+    desk = Desk()
+    qtbot.addWidget(desk)
+    return desk
+
+
+def usable(actions: Actions) -> set[type]:
+    """What the actions that can be used are done to."""
+    kinds = {type(each.operation) for each in ACTIONS}
+    found = {type(each.operation) for each in ACTIONS if actions[each.name].isEnabled()}
+    rest = {type(each.operation) for each in ACTIONS if not actions[each.name].isEnabled()}
+    assert found | rest == kinds
+    assert not found & rest  # what needs the same can be used together
+    return found
+
+
+@pytest.mark.parametrize(
+    ("chosen", "kinds"),
+    [
+        (Chosen(), {OfWindow}),
+        (Chosen(UNREADABLE), {OfWindow}),
+        (Chosen(NEW), {OfWindow, OfSource}),
+        (Chosen(MADE, FULL), {OfWindow, OfSource, OfPoint}),
+        (Chosen(MADE, CHILD), {OfWindow, OfSource, OfPoint, OfChild}),
+    ],
+)
+def test_what_can_be_asked_for_has_what_it_needs(
+    desk: Desk, chosen: Chosen, kinds: set[type]
+) -> None:
+    actions = Actions(desk, desk)
+    desk.chosen = chosen
+    actions.update()
+    assert usable(actions) == kinds
+    assert actions.open_menu.isEnabled() == (OfPoint in kinds)
+    for each in ACTIONS:
+        for other in each.menu:
+            assert actions[other.name].isEnabled() == actions[each.name].isEnabled()
+
+
+def test_each_action_is_done_to_what_is_chosen_when_it_is_asked_for(desk: Desk) -> None:
+    actions = Actions(desk, desk)
+    desk.chosen = Chosen(MADE, CHILD)
+    actions.update()
+    for each in ACTIONS:
+        actions[each.name].trigger()
+    assert desk.calls.noted == [
+        ("back_up", (MADE,)),
+        ("boot", (MADE, CHILD)),
+        ("browse", (MADE, CHILD)),
+        ("restore", (MADE, CHILD)),
+        ("verify", (MADE, (CHILD,))),
+        ("prove_boots", (MADE, CHILD)),
+        ("merge", (MADE, CHILD)),
+        ("delete", (MADE, CHILD)),
+        ("add_source", ()),
+        ("open_backups", ()),
+        ("refresh", ()),
+        ("settings", ()),
+    ]
+
+
+def test_what_is_not_there_any_more_when_it_is_asked_for_is_let_be(desk: Desk) -> None:
+    actions = Actions(desk, desk)
+    desk.chosen = Chosen(MADE, CHILD)
+    actions.update()
+    desk.chosen = Chosen()
+    for name in ("actionBackUp", "actionMerge", "actionVerifyAll"):
+        actions[name].trigger()
+    assert desk.calls.noted == []
+
+
+def test_a_merge_says_into_which_point(desk: Desk) -> None:
+    actions = Actions(desk, desk)
+    desk.chosen = Chosen(MADE, CHILD)
+    actions.update()
+    assert actions["actionMerge"].toolTip().startswith("Roll the point into #1 (")
+
+
+def test_the_menus_ask_for_the_same_in_other_ways(desk: Desk) -> None:
+    actions = Actions(desk, desk)
+    desk.chosen = Chosen(MADE, CHILD)
+    actions.update()
+    for each in ACTIONS:
+        for other in each.menu:
+            actions[other.name].trigger()
+    actions.open_menu.actions()[1].trigger()
+    asked = [(name, *arguments[1:]) for name, arguments in desk.calls.noted]
+    assert asked[:4] == [
+        ("back_up", kind) for kind in ("auto", "incremental", "differential", "full")
+    ]
+    assert asked[4:6] == [("verify", (CHILD,)), ("verify", (FULL, CHILD))]
+    assert asked[6][:2] == ("open_with", CHILD)
