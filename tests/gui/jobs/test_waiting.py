@@ -51,12 +51,14 @@ def test_a_job_that_has_begun_after_waiting_does_not_say_any_more_that_it_waits(
     work = InTheWay()
     job = Job("Work", retry_when_cleared(work))
     user.window.workers.writer(repository).submit(job)
-    user.reads("Waiting: Tim is in the way.")
+    row = user.reads("Waiting: Tim is in the way.")
     assert job.state is JobState.WAITING
+    assert not row._bar.isVisible()  # nothing moves
     work.there = False
     assert work.begun.entered.wait(LONG)
     user.reads("Starting")
     assert job.state is JobState.RUNNING
+    assert row._bar.isVisible()
     work.begun.opened.set()
     user.sees_job_end("Work")
 

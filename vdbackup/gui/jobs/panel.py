@@ -104,8 +104,7 @@ class JobRow(QFrame):
     def begin(self) -> None:
         """The job runs now."""
         self._say("Starting", "muted")
-        self._bar.show()
-        self._pace_label.show()
+        self._show_bar(True)
         self._bar.setRange(0, 0)
 
     def follow(self, progress: Progress) -> None:
@@ -115,6 +114,7 @@ class JobRow(QFrame):
         if isinstance(progress, Waiting):
             self._wait(progress.phase)
             return
+        self._show_bar(True)
         if not progress.total:  # nobody knows how long it takes
             if self._cancel.isEnabled():
                 self._say(printable(progress.phase), "muted")
@@ -136,6 +136,7 @@ class JobRow(QFrame):
 
     def _wait(self, sentence: str) -> None:
         """Say for whom the job waits."""
+        self._show_bar(False)
         self._bar.setRange(0, 0)
         self._pace_label.setText("")
         if self._cancel.isEnabled():
@@ -162,15 +163,20 @@ class JobRow(QFrame):
     def _end(self, sentence: str, role: str, details: tuple[str, ...]) -> None:
         self._say(sentence, role)
         self._said.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
-        policy = self._said.sizePolicy()  # a new one would forget that the text wraps
-        policy.setHorizontalPolicy(QSizePolicy.Policy.Expanding)
-        self._said.setSizePolicy(policy)
-        self._bar.hide()
-        self._pace_label.hide()
+        self._show_bar(False)
         self._cancel.hide()
         self._close.show()
         self._details.setText("\n".join(map(printable, details)))
         self._fold.setVisible(bool(details))
+
+    def _show_bar(self, moves: bool) -> None:
+        """Show the bar of what moves; where nothing does, what is said gets its room."""
+        policy = self._said.sizePolicy()  # a new one would forget that the text wraps
+        preferred, expanding = QSizePolicy.Policy.Preferred, QSizePolicy.Policy.Expanding
+        policy.setHorizontalPolicy(preferred if moves else expanding)
+        self._said.setSizePolicy(policy)
+        self._bar.setVisible(moves)
+        self._pace_label.setVisible(moves)
 
     def _say(self, text: str, role: str) -> None:
         self._said.setText(text)
