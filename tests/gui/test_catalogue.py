@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from PySide6.QtCore import QEvent, Qt
 
 from tests.backup.lab import Lab
 from tests.gui.user import User
@@ -25,12 +26,19 @@ def back_up(lab: Lab, name: str) -> None:
         capture.run(capture.plan(lab.repository, source, set_name=name, same_source=True), Task())
 
 
+def aged(folder: Path, seconds: int = 60) -> None:
+    """Nobody has changed it for that long."""
+    then = os.stat(folder).st_mtime - seconds
+    os.utime(folder, (then, then))
+
+
 @pytest.fixture
 def lab(tmp_path: Path) -> Lab:
     """A repository of three sets."""
     lab = Lab(tmp_path, size=1 << 20)
     for name in ("a", "b", "c"):
         back_up(lab, name)
+        aged(lab.repository.path / name)
     return lab
 
 
@@ -62,6 +70,21 @@ def test_only_what_was_changed_is_read_again(shelf: Shelf, opened: list[str]) ->
     assert [each.name for each in sets] == ["a", "b", "c"]
 
 
+def test_what_was_changed_a_moment_ago_is_not_trusted_to_stay_so(
+    shelf: Shelf, lab: Lab, opened: list[str]
+) -> None:
+    """A file system whose clock ticks every two seconds would not tell of a second change."""
+    folder = lab.repository.path / "c"
+    os.utime(folder)
+    shelf.survey(NOTHING)
+    shelf.survey(NOTHING)
+    assert opened == ["c", "c"]
+    aged(folder)
+    shelf.survey(NOTHING)
+    shelf.survey(NOTHING)
+    assert opened == ["c", "c", "c"]
+
+
 def test_all_is_read_again_where_nothing_is_known(shelf: Shelf, opened: list[str]) -> None:
     shelf.survey(ANY)
     assert opened == ["a", "b", "c"]
@@ -86,9 +109,7 @@ def test_a_set_that_is_damaged_meanwhile_is_seen_and_looked_at_each_time(
     settings.write_bytes(b"{")
     sets, (damaged,) = shelf.survey(NOTHING)
     assert (damaged.name, len(sets)) == ("c", 2)
-    times = os.stat(settings.parent)
     settings.write_bytes(before)  # by hand, in its place: its folder does not tell
-    os.utime(settings.parent, ns=(times.st_atime_ns, times.st_mtime_ns))
     assert len(shelf.survey(NOTHING)[0]) == 3
 
 
@@ -115,6 +136,7 @@ def test_a_job_of_the_window_has_its_own_set_read_and_f5_all(
     lab = Lab(tmp_path / "lab", size=1 << 20)
     lab.repository = Repository.open(repository)
     back_up(lab, "another")
+    aged(repository / "another")
     user.asks_for("actionRefresh")
     user.waits_until(lambda: len(user.window.catalogue.entries) == 2)
     surveys: list[list[str]] = []
@@ -132,3 +154,21 @@ def test_a_job_of_the_window_has_its_own_set_read_and_f5_all(
     user.waits_until(lambda: user.window.entry and user.window.entry.points[0].verified)
     user.asks_for("actionRefresh")
     user.waits_until(lambda: surveys == [["laptop"], ["another", "laptop"]])
+
+
+def test_a_dialog_that_was_closed_has_nothing_read_whole_and_another_program_all(
+    with_source: User, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Changed] = []
+    window = with_source.window
+    monkeypatch.setattr(
+        window.catalogue, "refresh", lambda _folder=None, changed=ANY: asked.append(changed)
+    )
+    monkeypatch.setattr(window, "isActiveWindow", lambda: True)
+    change = QEvent(QEvent.Type.ActivationChange)
+    window.changeEvent(change)
+    window._on_application_state(Qt.ApplicationState.ApplicationInactive)
+    window._on_application_state(Qt.ApplicationState.ApplicationActive)
+    window.changeEvent(change)
+    window.changeEvent(change)
+    assert asked == [NOTHING, ANY, NOTHING]

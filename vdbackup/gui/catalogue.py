@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -87,11 +88,15 @@ class Entry:
         return chain
 
 
+_TICK = 3_000_000_000
+"""In ns, longer than any file system's clock needs for a tick: FAT's has one in two seconds."""
+
+
 class Shelf:
     """The sets of one repository as they were read last. For one thread: its reader's.
 
     What was not said to have changed is read again where its folder tells of it, as where another
-    process has been at it. Storage whose clock is coarse may not tell: a refresh of all does.
+    process has been at it. Some network storage tells that late, or never: a reading of all does.
 
     Attributes:
         folder: the repository's.
@@ -117,7 +122,12 @@ class Shelf:
         }
         sets, damaged = repository.survey([name for name in names if name not in kept])
         sets = sorted([*sets, *kept.values()], key=lambda each: each.name)
-        self._sets = {each.name: (moments[each.name], each) for each in sets}
+        settled = time.time_ns() - _TICK  # what was changed since then may be so again unnoticed
+        self._sets = {
+            each.name: (moments[each.name], each)
+            for each in sets
+            if 0 < moments[each.name] < settled
+        }
         return sets, damaged
 
 

@@ -42,6 +42,7 @@ from vdbackup.gui.store import Store
 from vdbackup.gui.timeline.panel import TimelinePanel
 from vdbackup.gui.toolbar import ToolBar
 from vdbackup.jobs import Job
+from vdbackup.operations.changed import ANY, NOTHING
 from vdbackup.recovery.sessions.saved import SavedSession
 from vdbackup.repository.model import RecoveryPoint
 from vdbackup.settings import Settings, WindowState
@@ -79,6 +80,7 @@ class MainWindow(QMainWindow):
         self.actions_ = Actions(self, self)
         self.ending = Ending(self, self.workers, self.sessions)
         self._theme = theme.chosen(store.value.theme)
+        self._elsewhere = False
         self._build()
         self._connect()
         self._on_settings_changed()
@@ -192,6 +194,9 @@ class MainWindow(QMainWindow):
         self.operations.begun.connect(lambda entry: self.sources.choose(entry.key))
         self.first_run.demo_wanted.connect(self._on_demo_wanted)
         self.first_run.open_wanted.connect(self.open_backups)
+        application = QGuiApplication.instance()
+        if isinstance(application, QGuiApplication):
+            application.applicationStateChanged.connect(self._on_application_state)
         hints = QGuiApplication.styleHints()
         hints.colorSchemeChanged.connect(self._on_settings_changed)
 
@@ -362,12 +367,18 @@ class MainWindow(QMainWindow):
         self.raise_()
         self.activateWindow()
 
+    @Slot(Qt.ApplicationState)
+    def _on_application_state(self, state: Qt.ApplicationState) -> None:
+        self._elsewhere |= state != Qt.ApplicationState.ApplicationActive
+
     def changeEvent(self, event: QEvent) -> None:
         """Look again at what other programs may have changed while the user was elsewhere."""
         super().changeEvent(event)
         if event.type() == QEvent.Type.ActivationChange and self.isActiveWindow():
             self.store.reload()
-            self.catalogue.refresh()
+            # nobody comes from elsewhere who has only closed a dialog
+            self.catalogue.refresh(changed=ANY if self._elsewhere else NOTHING)
+            self._elsewhere = False
             self.sessions.find_saved()
 
     def closeEvent(self, event: QCloseEvent) -> None:
