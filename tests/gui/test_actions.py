@@ -16,10 +16,12 @@ from vdbackup.gui.actions import ACTIONS, Actions, Chosen, OfChild, OfPoint, OfS
 from vdbackup.gui.catalogue import Entry
 from vdbackup.repository.backup_set import BackupSet
 from vdbackup.repository.model import SetSettings, SourceIdentity
+from vdbackup.sources.reference import SourceRef
 
 FULL, CHILD = chain(2)
+SDX = SourceRef.parse("/dev/sdx")
 MADE = Entry(
-    Path("/dev/sdx"),
+    SDX,
     Path("/backups"),
     BackupSet(
         "disk",
@@ -31,8 +33,8 @@ MADE = Entry(
         (),
     ),
 )
-NEW = Entry(Path("/dev/sdx"), Path("/backups"))
-UNREADABLE = Entry(Path("/dev/sdx"), Path("/backups"), problem=VdbackupError("It is gone."))
+NEW = Entry(SDX, Path("/backups"))
+UNREADABLE = Entry(SDX, Path("/backups"), problem=VdbackupError("It is gone."))
 
 
 @dataclass

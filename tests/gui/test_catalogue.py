@@ -11,18 +11,18 @@ from PySide6.QtCore import QEvent, Qt
 
 from tests.backup.lab import Lab
 from tests.gui.user import User
+from tests.sources.opened import open_path
 from vdbackup.backup import capture
 from vdbackup.gui.catalogue import Shelf, read
 from vdbackup.jobs import Task
 from vdbackup.operations.changed import ANY, NOTHING, Changed
 from vdbackup.repository.backup_set import BackupSet
 from vdbackup.repository.repository import Repository
-from vdbackup.sources.source import open_source
 
 
 def back_up(lab: Lab, name: str) -> None:
     """What a command does in the background."""
-    with open_source(lab.image) as source:
+    with open_path(lab.image) as source:
         capture.run(capture.plan(lab.repository, source, set_name=name, same_source=True), Task())
 
 

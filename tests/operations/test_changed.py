@@ -18,6 +18,7 @@ from vdbackup.operations.machines import Machines
 from vdbackup.operations.relinking import relink
 from vdbackup.recovery import relinking
 from vdbackup.recovery.sessions.saved import SavedSession
+from vdbackup.sources.reference import SourceRef
 
 __all__ = ["saved"]
 
@@ -32,7 +33,9 @@ def two_points(lab: Lab) -> Lab:
 
 WORKS: dict[str, Callable[[Lab, Path], Any]] = {
     "backup": lambda lab, folder: backup.back_up(
-        backup.BackupRequest(lab.image, lab.repository.path, same_source=True, set_name="disk"),
+        backup.BackupRequest(
+            SourceRef.of_path(lab.image), lab.repository.path, same_source=True, set_name="disk"
+        ),
         Machines(folder),
         Task(),
     ),
