@@ -187,7 +187,8 @@ def link_to(target: Path, given: Path) -> Path | None:
     name = Path(os.path.normpath(given.absolute()))
     if name == target or Path(os.path.realpath(name.parent)).is_relative_to("/proc"):
         return None
-    return name if name.exists() and name.samefile(target) else None  # ".." behind a link is none
+    leads_there = os.path.exists(name) and name.samefile(target)  # not so where ".." follows a link
+    return name if leads_there else None
 
 
 def _length(path: Path) -> int:

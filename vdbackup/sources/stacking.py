@@ -84,7 +84,7 @@ def _storage_of(path: Path) -> set[str]:
 
 def _mounted_at(path: Path) -> set[str]:
     """The same by the names of what is mounted: nothing is asked that may not answer."""
-    under = [mount for mount in _mounts() if path.is_relative_to(mount.where)]
+    under = [mount for mount in reversed(_mounts()) if path.is_relative_to(mount.where)]  # on top
     nearest = max(under, key=lambda mount: len(mount.where), default=None)
     if nearest is None:
         return set()
