@@ -1,0 +1,403 @@
+"""What we write, letter by letter: earlier versions read it, and people do without us."""
+
+from __future__ import annotations
+
+import json
+import os
+from datetime import UTC, datetime
+from pathlib import Path
+
+from vdbackup.disks.names import DiskFormat
+from vdbackup.recovery.sessions.folder import SessionFolder
+from vdbackup.recovery.sessions.record import Origin, SessionRecord
+from vdbackup.repository.journal import Journal
+from vdbackup.repository.manifests import manifest_path
+from vdbackup.repository.model import (
+    BootStage,
+    BootTest,
+    BootTests,
+    Check,
+    PointType,
+    Policy,
+    Promotion,
+    RecoveryPoint,
+    SetSettings,
+    SourceIdentity,
+)
+from vdbackup.repository.repository import Repository
+from vdbackup.settings import KnownSource, Settings, ThemeChoice, WindowState
+
+SOURCE = SourceIdentity(
+    "wwn:5000c500a1b2c3d4",
+    "Büro \udcff",  # a name that is no text
+    "/dev/sda",
+    {"size": ("1073741824",), "paths": ("/dev/sda", "/dev/disk/by-id/wwn-5000c500a1b2c3d4")},
+)
+FULL = RecoveryPoint(
+    id="695e7aeb-caa2-4836-a2f4-a5261a47a3c8",
+    sequence=1,
+    created="2026-11-28T16:46:10.336+00:00",
+    type=PointType.FULL,
+    parent=None,
+    disk="0001-full.vmdk",
+    overlay="0001-overlay.vmdk",
+    digests="0001-full.digests",
+    disk_size=589824,
+    virtual_size=1 << 30,
+    sector_size=512,
+    stored_bytes=524288,
+)
+INCREMENTAL = RecoveryPoint(
+    id="756e238c-dbf0-43e5-9aa6-c456133738bb",
+    sequence=2,
+    created="2026-11-28T16:46:30.847+00:00",
+    type=PointType.INCREMENTAL,
+    parent=FULL.id,
+    disk="0002-incremental.vmdk",
+    overlay="0002-overlay.vmdk",
+    digests="0002-incremental.digests",
+    disk_size=65536,
+    virtual_size=1 << 30,
+    sector_size=512,
+    stored_bytes=0,
+    verified=Check("2026-11-28T16:46:55+00:00", ok=True),
+    boot_tested=BootTest(
+        "2026-11-28T16:47:00+00:00", False, 4.5, BootStage.KERNEL, 'It says "no root" → stopped.'
+    ),
+    merged=("e0440a15-9016-420a-8bdf-6a33cf5c52b8", "4cf26c4a-3867-4dc8-b928-ff874c9a05fa"),
+    merged_before=10_000,
+    warnings=("Files that were written meanwhile may be missing.",),
+    unreadable=((4096, 512), (1 << 29, 65536)),
+    promoted_from=Promotion("20261128-164612-b358e8", "disk #1", "2026-11-28T16:46:12+00:00"),
+    captured_from=SOURCE,
+    exact_size=(1 << 30) - 100,
+)
+SET = SetSettings(
+    SOURCE,
+    1 << 30,
+    512,
+    DiskFormat.VMDK,
+    Policy(keep=7, retarget=False, boot_test=BootTests.EACH),
+    last_sequence=2,
+    continues="disk-vhd",
+    source_format="raw",
+)
+
+FULL_TEXT = """\
+{
+  "id": "695e7aeb-caa2-4836-a2f4-a5261a47a3c8",
+  "sequence": 1,
+  "created": "2026-11-28T16:46:10.336+00:00",
+  "type": "full",
+  "parent": null,
+  "disk": "0001-full.vmdk",
+  "overlay": "0001-overlay.vmdk",
+  "digests": "0001-full.digests",
+  "disk_size": 589824,
+  "virtual_size": 1073741824,
+  "sector_size": 512,
+  "stored_bytes": 524288,
+  "verified": null,
+  "boot_tested": null,
+  "merged": [],
+  "merged_before": 0,
+  "warnings": [],
+  "unreadable": [],
+  "promoted_from": null,
+  "captured_from": null,
+  "exact_size": null
+}
+"""
+SOURCE_TEXT = """\
+{
+    "id": "wwn:5000c500a1b2c3d4",
+    "name": "Büro \\udcff",
+    "path": "/dev/sda",
+    "facts": {
+      "size": [
+        "1073741824"
+      ],
+      "paths": [
+        "/dev/sda",
+        "/dev/disk/by-id/wwn-5000c500a1b2c3d4"
+      ]
+    }
+  }"""
+INCREMENTAL_TEXT = (
+    """\
+{
+  "id": "756e238c-dbf0-43e5-9aa6-c456133738bb",
+  "sequence": 2,
+  "created": "2026-11-28T16:46:30.847+00:00",
+  "type": "incremental",
+  "parent": "695e7aeb-caa2-4836-a2f4-a5261a47a3c8",
+  "disk": "0002-incremental.vmdk",
+  "overlay": "0002-overlay.vmdk",
+  "digests": "0002-incremental.digests",
+  "disk_size": 65536,
+  "virtual_size": 1073741824,
+  "sector_size": 512,
+  "stored_bytes": 0,
+  "verified": {
+    "at": "2026-11-28T16:46:55+00:00",
+    "ok": true
+  },
+  "boot_tested": {
+    "at": "2026-11-28T16:47:00+00:00",
+    "ok": false,
+    "seconds": 4.5,
+    "stage": "kernel",
+    "sentence": "It says \\"no root\\" → stopped."
+  },
+  "merged": [
+    "e0440a15-9016-420a-8bdf-6a33cf5c52b8",
+    "4cf26c4a-3867-4dc8-b928-ff874c9a05fa"
+  ],
+  "merged_before": 10000,
+  "warnings": [
+    "Files that were written meanwhile may be missing."
+  ],
+  "unreadable": [
+    [
+      4096,
+      512
+    ],
+    [
+      536870912,
+      65536
+    ]
+  ],
+  "promoted_from": {
+    "session": "20261128-164612-b358e8",
+    "title": "disk #1",
+    "ended": "2026-11-28T16:46:12+00:00"
+  },
+  "captured_from": """
+    + SOURCE_TEXT
+    + """,
+  "exact_size": 1073741724
+}
+"""
+)
+SET_TEXT = (
+    """\
+{
+  "source": """
+    + SOURCE_TEXT
+    + """,
+  "virtual_size": 1073741824,
+  "sector_size": 512,
+  "format": "vmdk",
+  "policy": {
+    "keep": 7,
+    "retarget": false,
+    "boot_test": "each"
+  },
+  "last_sequence": 2,
+  "continues": "disk-vhd",
+  "source_format": "raw"
+}
+"""
+)
+
+
+def indented(text: str) -> str:
+    """A record's text as it stands one level down in another."""
+    return text.rstrip("\n").replace("\n", "\n  ")
+
+
+def test_a_manifest(tmp_path: Path) -> None:
+    repository = Repository.create(tmp_path / "backups")
+    folder = repository.create_set("disk", SET).folder
+    for point, text in ((FULL, FULL_TEXT), (INCREMENTAL, INCREMENTAL_TEXT)):
+        repository.save_point("disk", point)
+        assert manifest_path(folder, point).read_text() == text
+    assert repository.set("disk").points == (FULL, INCREMENTAL)
+
+
+def test_the_settings_of_a_set(tmp_path: Path) -> None:
+    repository = Repository.create(tmp_path / "backups")
+    file = repository.create_set("disk", SET).folder / "set.json"
+    assert file.read_text() == SET_TEXT
+    assert repository.settings("disk") == SET
+    repository.save_settings("disk", SET)
+    assert file.read_text() == SET_TEXT
+
+
+def test_the_marker_of_a_repository(tmp_path: Path) -> None:
+    repository = Repository.create(tmp_path / "backups")
+    text = f'{{\n  "layout": 1,\n  "id": "{repository.id}"\n}}\n'
+    assert (repository.path / "vdbackup.json").read_text() == text
+    assert Repository.open(repository.path).id == repository.id
+
+
+def test_the_journal_of_a_merge(tmp_path: Path) -> None:
+    for result in (None, INCREMENTAL):
+        journal = Journal(FULL, INCREMENTAL, result)
+        journal.save(tmp_path)
+        assert (tmp_path / "journal.json").read_text() == (
+            f'{{\n  "operation": "merge",\n  "phase": "{"relink" if result else "copy"}",\n'
+            f'  "parent": {indented(FULL_TEXT)},\n  "child": {indented(INCREMENTAL_TEXT)},\n'
+            f'  "result": {indented(INCREMENTAL_TEXT) if result else "null"}\n}}\n'
+        )
+        assert Journal.load(tmp_path) == journal
+
+
+SETTINGS = Settings(
+    repositories=(Path("/mnt/usb"), Path("/srv/Büro \udcff")),
+    sources=(
+        KnownSource(Path("/dev/sda"), Path("/mnt/usb"), "laptop-sda"),
+        KnownSource(Path("/srv/vm.img"), Path("/srv/Büro \udcff")),
+    ),
+    theme=ThemeChoice.DARK,
+    sessions_folder=Path("/var/tmp/sessions"),
+    memory_mib=2048,
+    headless=True,
+    ask_before_backup=False,
+    remind_after_days=3,
+    animations=False,
+    window=WindowState(
+        (1200, 800), True, (200, 700, 300), (600, 200), True, (3, False), ("/mnt/usb", "/a", "b")
+    ),
+)
+SETTINGS_TEXT = """\
+{
+  "repositories": [
+    "/mnt/usb",
+    "/srv/B\\u00fcro \\udcff"
+  ],
+  "sources": [
+    {
+      "path": "/dev/sda",
+      "repository": "/mnt/usb",
+      "set": "laptop-sda"
+    },
+    {
+      "path": "/srv/vm.img",
+      "repository": "/srv/B\\u00fcro \\udcff",
+      "set": null
+    }
+  ],
+  "theme": "dark",
+  "sessions_folder": "/var/tmp/sessions",
+  "memory_mib": 2048,
+  "headless": true,
+  "ask_before_backup": false,
+  "remind_after_days": 3,
+  "animations": false,
+  "window": {
+    "size": [
+      1200,
+      800
+    ],
+    "maximized": true,
+    "columns": [
+      200,
+      700,
+      300
+    ],
+    "rows": [
+      600,
+      200
+    ],
+    "table": true,
+    "sort": [
+      3,
+      false
+    ],
+    "source": [
+      "/mnt/usb",
+      "/a",
+      "b"
+    ]
+  }
+}"""
+DEFAULT_SETTINGS_TEXT = """\
+{
+  "repositories": [],
+  "sources": [],
+  "theme": "auto",
+  "sessions_folder": null,
+  "memory_mib": 0,
+  "headless": false,
+  "ask_before_backup": true,
+  "remind_after_days": 7,
+  "animations": true,
+  "window": {
+    "size": [],
+    "maximized": false,
+    "columns": [],
+    "rows": [],
+    "table": false,
+    "sort": [
+      0,
+      true
+    ],
+    "source": []
+  }
+}"""
+
+
+def test_what_the_window_and_the_command_line_remember(tmp_path: Path) -> None:
+    file = tmp_path / "settings.json"
+    for settings, text in ((SETTINGS, SETTINGS_TEXT), (Settings(), DEFAULT_SETTINGS_TEXT)):
+        settings.save(file)
+        assert file.read_text() == text
+        assert Settings.load(file) == settings
+
+
+STARTED = datetime(2026, 11, 28, 16, 46, 12, 345678, UTC)
+ORIGIN = Origin(
+    Path("/mnt/usb"), "262963e8-78b7-4dcc-8be2-6587c02014e0", "disk", FULL.id, "sha256:00ff"
+)
+SESSION_TEXT = """\
+{
+  "id": "20261128-164612-b358e8",
+  "title": "B\\u00fcro #1",
+  "started": "2026-11-28T16:46:12+00:00",
+  "overlay": "/mnt/usb/disk/0001-overlay.vmdk",
+  "pid": 4711,
+  "ended": true,
+  "origin": {
+    "repository": "/mnt/usb",
+    "repository_id": "262963e8-78b7-4dcc-8be2-6587c02014e0",
+    "set": "disk",
+    "point": "695e7aeb-caa2-4836-a2f4-a5261a47a3c8",
+    "overlay_contents": "sha256:00ff"
+  },
+  "machine": {
+    "hardware": {
+      "controller": "ahci",
+      "partition": 0
+    },
+    "network": false
+  }
+}
+"""
+NEW_SESSION_TEXT = """\
+{
+  "id": "20261128-164612-b358e8",
+  "title": "disk",
+  "started": "2026-11-28T16:46:12+00:00",
+  "overlay": "/tmp/overlay.vmdk",
+  "pid": null,
+  "ended": false,
+  "origin": null,
+  "machine": {}
+}
+"""
+
+
+def test_a_session(tmp_path: Path) -> None:
+    path = tmp_path / "20261128-164612-b358e8"
+    path.mkdir()
+    machine = {"hardware": {"controller": "ahci", "partition": 0}, "network": False}
+    overlay = Path("/mnt/usb/disk/0001-overlay.vmdk")
+    kept = SessionRecord("Büro #1", STARTED, overlay, 4711, True, ORIGIN, machine)
+    new = SessionRecord("disk", STARTED, Path("/tmp/overlay.vmdk"))
+    for said, text in ((kept, SESSION_TEXT), (new, NEW_SESSION_TEXT)):
+        with SessionFolder(path, said, os.open(path, os.O_RDONLY)) as folder:
+            folder.record(said.pid, ended=said.ended)
+        assert (path / "session.json").read_text() == text
+        read = SessionRecord.from_json(json.loads(text), "", datetime.now(UTC))
+        assert read == SessionRecord(**vars(said) | {"started": STARTED.replace(microsecond=0)})
