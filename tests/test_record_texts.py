@@ -26,6 +26,7 @@ from vdbackup.repository.model import (
 )
 from vdbackup.repository.repository import Repository
 from vdbackup.settings import KnownSource, Settings, ThemeChoice, WindowState
+from vdbackup.sources.reference import SourceRef
 
 SOURCE = SourceIdentity(
     "wwn:5000c500a1b2c3d4",
@@ -246,8 +247,8 @@ def test_the_journal_of_a_merge(tmp_path: Path) -> None:
 SETTINGS = Settings(
     repositories=(Path("/mnt/usb"), Path("/srv/Büro \udcff")),
     sources=(
-        KnownSource(Path("/dev/sda"), Path("/mnt/usb"), "laptop-sda"),
-        KnownSource(Path("/srv/vm.img"), Path("/srv/Büro \udcff")),
+        KnownSource(SourceRef.parse("/dev/sda"), Path("/mnt/usb"), "laptop-sda"),
+        KnownSource(SourceRef.parse("/srv/vm.img"), Path("/srv/Büro \udcff")),
     ),
     theme=ThemeChoice.DARK,
     sessions_folder=Path("/var/tmp/sessions"),

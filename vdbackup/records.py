@@ -1,48 +1,104 @@
-"""Values that go into a JSON file beside a backup and come back: frozen dataclasses, checked.
+"""Our own JSON, in a repository and beside it: frozen dataclasses, written and checked here alone.
 
 What comes back is hostile until checked: each field has the type that its class says, and no text
-and no list is longer than anything real. Fields may be str, int, bool, an enumeration of strings,
-another such class, any of these or None, or a tuple of them, of any length or of a fixed one.
+and no list is longer than anything real. Fields may be
 
-Two classes of records: of those that can be found out again, what is unknown or missing is refused
-(`exact`), but for fields that are marked LATER; those that other versions write, too, may say more
-or less (`tolerant`). What is spelled out field by field elsewhere (manifests, sessions) is made of
-the same checks: `text`, `number`, `flag`, `moment`.
+    str, int, float, bool       no number is negative, or larger than eight bytes hold
+    an enumeration of strings, a Path (no empty one), a datetime (with whole seconds, in UTC where
+    it does not say)
+    a class of this kind, or any of these or None
+    a tuple of them, of any length or of a fixed one
+    Mapping[str, ...] of them, or dict[str, Any], which is kept as it stands
+
+What a type cannot say of a value stands beside it, `Annotated[str, check]`: the check gets the
+value, and returns it or raises TypeError, ValueError or an error of ours. What holds of the field
+stands in its metadata: `LATER`, `LENIENT`, `written_as`.
+
+How strictly a record is read depends on what its loss would cost. What is unknown or missing is
+refused (`exact`) where all of it can be found out again, but for fields that are marked LATER.
+Records that other versions write, too, may say more, and less where there is a default
+(`tolerant`). Of some, what makes no sense is as if it were not there (`lenient`).
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import enum
 import functools
+import operator
 import types
 import typing
-from collections.abc import Mapping
-from datetime import MAXYEAR, MINYEAR, datetime
-from typing import Any, TypeVar
+from collections.abc import Callable, Mapping
+from datetime import MAXYEAR, MINYEAR, UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
 
-from vdbackup.errors import DamagedRecord, Remedy
+from vdbackup.errors import DamagedRecord, Remedy, VdbackupError
 
-MAX_LETTERS = 65_536
-MAX_ITEMS = 100_000
-MAX_NUMBER = 1 << 62
+MAX_LETTERS = 1 << 20
+MAX_ITEMS = 1 << 20
+"""More than a file of ours can hold (durable.MAX_RECORD)."""
+MAX_NUMBER = (1 << 63) - 1
 """Numbers are sizes, places and counts: none is negative, or larger."""
+_MAX_QUOTE = 200
 
 LATER = {"later": True}
 """Metadata of a field that earlier versions did not write: it has a default, and may be missing."""
+LENIENT = {"lenient": True}
+"""Metadata of a field with a record of which what makes no sense is as if it were not there: each
+of its fields has a default."""
+
+_NO_SENSE = (TypeError, ValueError, VdbackupError)
+"""What a value ends in that makes no sense; the last by a check that is not here."""
 
 Record = TypeVar("Record")
+_Reader = Callable[[Any], Any]
+
+
+def written_as(key: str, parse: Callable[[str], Any] | None = None) -> dict[str, Any]:
+    """Metadata of a field that stands otherwise in JSON.
+
+    Args:
+        key: its name there.
+        parse: where it is a text (`str`) there that this makes the value of.
+    """
+    return {"key": key} if parse is None else {"key": key, "parse": parse}
+
+
+# --------------------------------------------------------------------------------- written
 
 
 def to_json(record: Any) -> Any:
     """What `json.dumps` takes: a dataclass becomes an object, a tuple a list."""
-    if dataclasses.is_dataclass(record) and not isinstance(record, type):
-        return {
-            field.name: to_json(getattr(record, field.name)) for field in dataclasses.fields(record)
-        }
-    if isinstance(record, tuple):
+    if record is None or isinstance(record, str | int | float):
+        return record.value if isinstance(record, enum.StrEnum) else record
+    if isinstance(record, tuple | list):
         return [to_json(item) for item in record]
-    return record.value if isinstance(record, enum.Enum) else record
+    if isinstance(record, Mapping):
+        return {name: to_json(value) for name, value in record.items()}
+    if isinstance(record, datetime):
+        return record.isoformat(timespec="seconds")
+    if isinstance(record, Path):
+        return str(record)
+    kind: Any = type(record)
+    return {key: write(getattr(record, name)) for name, key, write in _writers(kind)}
+
+
+@functools.cache
+def _writers(kind: Any) -> list[tuple[str, str, Callable[[Any], Any]]]:
+    return [(field.name, _key(field), _writer(field)) for field in dataclasses.fields(kind)]
+
+
+def _writer(field: dataclasses.Field[Any]) -> Callable[[Any], Any]:
+    return str if "parse" in field.metadata else to_json
+
+
+def _key(field: dataclasses.Field[Any]) -> str:
+    return str(field.metadata.get("key", field.name))
+
+
+# ------------------------------------------------------------------------------------ read
 
 
 def from_json(kind: type[Record], data: object) -> Record:
@@ -63,39 +119,67 @@ def from_json(kind: type[Record], data: object) -> Record:
 
 def exact(kind: type[Record], data: object) -> Record:
     """The record of class `kind` with its fields and no others; raises TypeError or ValueError."""
-    return typing.cast(Record, _value(kind, data))
+    anything: Any = kind
+    return typing.cast(Record, _reader(anything, True)(data))
 
 
 def tolerant(kind: type[Record], data: object) -> Record:
     """The record of class `kind`; what else is said is passed over, and a default may be missing.
 
-    Raises TypeError or ValueError, where a field without a default is missing, too.
+    So in the records in it. Raises TypeError or ValueError, where a field without a default is
+    missing, too.
     """
-    if not isinstance(data, Mapping):
-        raise TypeError(f"{kind.__name__} is no object")
-    fields = _fields(typing.cast(Any, kind))
-    known = {name: _value(type_, data[name]) for name, type_ in fields.items() if name in data}
-    return kind(**known)
+    anything: Any = kind
+    return typing.cast(Record, _reader(anything, False)(data))
+
+
+def lenient(kind: type[Record], data: object, **otherwise: object) -> Record:
+    """The record of class `kind`; each field that makes no sense is as if it were not there.
+
+    Args:
+        kind: of whose fields those without a default are in `otherwise`.
+        data: anything.
+        otherwise: what holds then in place of the defaults.
+    """
+    anything: Any = kind
+    said = data if isinstance(data, dict) else {}
+    for field in _fields(anything, False):
+        with contextlib.suppress(KeyError, *_NO_SENSE):
+            otherwise[field.name] = field.read(said[field.key])
+    return kind(**otherwise)
+
+
+# ------------------------------------------------------------------------- values, checked
 
 
 def text(value: object) -> str:
-    """A text; raises TypeError."""
+    """A text; raises TypeError or ValueError."""
     if not isinstance(value, str):
-        raise TypeError(f"{value!r} is no text")
+        raise TypeError(f"{quoted(value)} is no text")
+    if len(value) > MAX_LETTERS:
+        raise ValueError("a text is too long")
     return value
 
 
 def number(value: object) -> int:
     """A size, a place or a count; raises TypeError."""
-    if type(value) is not int or not 0 <= value < 2**63:
-        raise TypeError(f"{value!r} is no number that can stand here")
+    if type(value) is not int or not 0 <= value <= MAX_NUMBER:
+        raise TypeError(f"{quoted(value)} is no number that can stand here")
     return value
+
+
+def real(value: object) -> float:
+    """A number with a fraction, or without one; raises TypeError."""
+    # what is not a number (JSON's NaN) is not in the range
+    if type(value) not in (int, float) or not 0 <= typing.cast(float, value) <= MAX_NUMBER:
+        raise TypeError(f"{quoted(value)} is no number that can stand here")
+    return float(typing.cast(float, value))
 
 
 def flag(value: object) -> bool:
     """Yes or no; raises TypeError."""
     if type(value) is not bool:
-        raise TypeError(f"{value!r} is neither true nor false")
+        raise TypeError(f"{quoted(value)} is neither true nor false")
     return value
 
 
@@ -104,57 +188,211 @@ def moment(value: object) -> str:
 
     Not of the first or last year that there is: what they are elsewhere cannot be said.
     """
-    if not MINYEAR < datetime.fromisoformat(text(value)).year < MAXYEAR:
-        raise ValueError(f"{value!r} is no time that can stand here")
-    return text(value)
+    return _in_time(text(value))
 
 
-def _value(kind: Any, data: object) -> object:
-    origin = typing.get_origin(kind)
+def _in_time(value: str) -> str:
+    if not MINYEAR < datetime.fromisoformat(value).year < MAXYEAR:
+        raise ValueError(f"{quoted(value)} is no time that can stand here")
+    return value
+
+
+Moment = Annotated[str, _in_time]
+"""A time in ISO 8601, kept as it stands there."""
+
+
+def quoted(value: object) -> str:
+    """What external JSON says, for a sentence: whatever it is, that is short, and no work."""
+    if isinstance(value, dict | list):  # as deep as anything
+        return "an object" if isinstance(value, dict) else "a list"
+    said = repr(value[:_MAX_QUOTE] if isinstance(value, str) else value)
+    return said if len(said) <= _MAX_QUOTE else f"{said[:_MAX_QUOTE]}..."
+
+
+def _path(value: object) -> Path:
+    if not text(value) or "\0" in text(value):
+        raise ValueError(f"{quoted(value)} is no path")
+    return Path(text(value))
+
+
+def _datetime(value: object) -> datetime:
+    at = datetime.fromisoformat(moment(value))
+    return at if at.tzinfo else at.replace(tzinfo=UTC)
+
+
+def _object(value: object) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise TypeError(f"{quoted(value)} is no object")
+    return value
+
+
+def _kept(value: object) -> dict[str, Any]:
+    return dict(_object(value))
+
+
+_PLAIN: dict[Any, _Reader] = {
+    str: text, int: number, float: real, bool: flag, Path: _path, datetime: _datetime
+}  # fmt: skip
+
+
+# ---------------------------------------------------------- readers, made once for each type
+
+
+_NEEDED = object()
+
+
+class _Field(typing.NamedTuple):
+    """How one field is read.
+
+    Attributes:
+        key: its name in JSON.
+        absent: what stands there, where it is missing; _NEEDED where it may not be.
+    """
+
+    name: str
+    key: str
+    read: _Reader
+    absent: object
+
+
+@functools.cache
+def _reader(kind: Any, exactly: bool) -> _Reader:
+    """What makes a value of type `kind` of JSON, or raises TypeError or ValueError."""
+    origin, parts = typing.get_origin(kind), typing.get_args(kind)
+    if origin is None:
+        return _record(kind, exactly) if dataclasses.is_dataclass(kind) else _single(kind)
+    if origin is Annotated:
+        return _checked(_reader(parts[0], exactly), parts[1])
+    if origin in (types.UnionType, typing.Union):
+        (wanted,) = (part for part in parts if part is not types.NoneType)
+        return _optional(_reader(wanted, exactly))
     if origin is tuple:
-        return _items(typing.get_args(kind), data)
-    if origin is types.UnionType:
-        wanted = next(part for part in typing.get_args(kind) if part is not types.NoneType)
-        return None if data is None else _value(wanted, data)
-    if dataclasses.is_dataclass(kind):
-        return _record(kind, data)
-    if issubclass(kind, enum.Enum):
-        return kind(data)
-    return _plain(kind, data)
+        return _tuple(parts, exactly)
+    return _kept if origin is dict else _mapping(_reader(parts[1], exactly))
 
 
-def _items(kinds: tuple[Any, ...], data: object) -> tuple[object, ...]:
-    if not isinstance(data, list) or len(data) > MAX_ITEMS:
-        raise TypeError("a list is none, or too long")
+def _single(kind: Any) -> _Reader:
+    return _PLAIN.get(kind) or _member(kind)
+
+
+def _checked(read: _Reader, check: _Reader) -> _Reader:
+    return lambda data: check(read(data))
+
+
+def _optional(read: _Reader) -> _Reader:
+    return lambda data: None if data is None else read(data)
+
+
+def _tuple(kinds: tuple[Any, ...], exactly: bool) -> _Reader:
     if kinds[-1] is Ellipsis:
-        return tuple(_value(kinds[0], item) for item in data)
-    return tuple(_value(kind, item) for kind, item in zip(kinds, data, strict=True))
+        return _list(_reader(kinds[0], exactly))
+    readers = [_reader(kind, exactly) for kind in kinds]
+
+    def value(data: object) -> tuple[object, ...]:
+        if not isinstance(data, list) or len(data) != len(readers):
+            raise TypeError(f"{quoted(data)} is no list of {len(readers)}")
+        return tuple(map(operator.call, readers, data))
+
+    return value
 
 
-def _record(kind: Any, data: object) -> object:
-    wanted = _fields(kind)
-    if not isinstance(data, Mapping) or set(data) | _later(kind) != set(wanted):
-        raise TypeError(f"{kind.__name__} has other fields")
-    return kind(**{name: _value(wanted[name], value) for name, value in data.items()})
+def _list(read: _Reader) -> _Reader:
+    def value(data: object) -> tuple[object, ...]:
+        if not isinstance(data, list):
+            raise TypeError(f"{quoted(data)} is no list")
+        if len(data) > MAX_ITEMS:
+            raise ValueError("a list is too long")
+        return tuple(map(read, data))
+
+    return value
 
 
-def _plain(kind: Any, data: object) -> object:
-    if type(data) is not kind:
-        raise TypeError(f"a value is not {kind.__name__}")
-    if isinstance(data, str) and len(data) > MAX_LETTERS:
-        raise ValueError("a text is too long")
-    if isinstance(data, int) and not 0 <= data <= MAX_NUMBER:
-        raise ValueError("a number is impossible")
-    return data
+def _mapping(read: _Reader) -> _Reader:
+    def value(data: object) -> dict[str, object]:
+        if len(_object(data)) > MAX_ITEMS:
+            raise ValueError("an object has too many members")
+        return {name: read(item) for name, item in _object(data).items()}
+
+    return value
+
+
+def _member(kind: type[enum.Enum]) -> _Reader:
+    members = {member.value: member for member in kind}
+
+    def value(data: object) -> enum.Enum:
+        if not isinstance(data, str) or data not in members:
+            raise ValueError(f"{quoted(data)} is none of {', '.join(members)}")
+        return members[data]
+
+    return value
+
+
+def _record(kind: Any, exactly: bool) -> _Reader:
+    """Some 2,000 manifests are read for each command: hence what looks for no field by name."""
+    fields = _fields(kind, exactly)
+    keys = [field.key for field in fields]
+    readers = [field.read for field in fields]
+    known = set(keys)
+    absent = {field.key: field.absent for field in fields if field.absent is not _NEEDED}
+
+    def value(data: object) -> object:
+        said = _object(data)
+        if said.keys() != known:  # of another version
+            said = absent | said
+        if exactly and len(said) != len(keys):
+            raise TypeError(f"{kind.__name__} has other fields")
+        try:
+            return kind(*map(operator.call, readers, map(said.__getitem__, keys)))
+        except KeyError as error:
+            raise TypeError(f"{error.args[0]} is missing") from error
+        except _NO_SENSE as error:
+            _name_the_wrong_one(fields, said)
+            raise ValueError(_sentence(error)) from error
+
+    return value
+
+
+def _name_the_wrong_one(fields: list[_Field], said: dict[str, Any]) -> None:
+    """Raise ValueError, with its key, if one of the fields cannot be read."""
+    for field in fields:
+        try:
+            field.read(said[field.key])
+        except _NO_SENSE as error:
+            raise ValueError(f"{field.key}: {_sentence(error)}") from error
+
+
+def _sentence(error: Exception) -> str:
+    return error.title.rstrip(".") if isinstance(error, VdbackupError) else str(error)
 
 
 @functools.cache
-def _fields(kind: Any) -> dict[str, Any]:
-    hints = typing.get_type_hints(kind)
-    return {field.name: hints[field.name] for field in dataclasses.fields(kind)}
+def _fields(kind: Any, exactly: bool) -> list[_Field]:
+    hints = typing.get_type_hints(kind, include_extras=True)
+    return [
+        _Field(
+            f.name,
+            _key(f),
+            _read_of(f, hints[f.name], exactly),
+            _absent(f, exactly),
+        )
+        for f in dataclasses.fields(kind)
+    ]
 
 
-@functools.cache
-def _later(kind: Any) -> frozenset[str]:
-    fields = dataclasses.fields(kind)
-    return frozenset(field.name for field in fields if "later" in field.metadata)
+def _read_of(field: dataclasses.Field[Any], kind: Any, exactly: bool) -> _Reader:
+    if "parse" in field.metadata:
+        return _checked(text, field.metadata["parse"])
+    if "lenient" in field.metadata:
+        return functools.partial(lenient, kind)
+    return _reader(kind, exactly)
+
+
+def _absent(field: dataclasses.Field[Any], exactly: bool) -> object:
+    """What a field that is missing is as good as, in JSON; _NEEDED where it may not be missing."""
+    if exactly and "later" not in field.metadata:
+        return _NEEDED
+    if callable(field.default_factory):
+        return _writer(field)(field.default_factory())
+    if field.default is dataclasses.MISSING:
+        return _NEEDED
+    return _writer(field)(field.default)

@@ -99,8 +99,10 @@ def _manifest(folder: Path, layer: Layer, layers: Sequence[Layer]) -> RecoveryPo
 
 def _with_what_is_said(point: RecoveryPoint, said: dict[str, object], name: str) -> RecoveryPoint:
     """The point with one attribute from its old manifest, where that makes sense."""
+    if name not in said:
+        return point
     try:
-        return RecoveryPoint.from_json(point.to_json() | {name: said.get(name, ())})
+        return RecoveryPoint.from_json(point.to_json() | {name: said[name]})
     except RepositoryError:
         return point
 

@@ -102,7 +102,7 @@ def _source_said(folder: Path, layers: list[Layer]) -> SourceIdentity | None:
     manifests = [json_or_empty(naming.manifest_beside(layer.path)) for layer in reversed(layers)]
     said = [each.get("captured_from") for each in manifests]
     for each in (json_or_empty(folder / SETTINGS).get("source"), *said):
-        with suppress(AttributeError, KeyError, TypeError, ValueError):
+        with suppress(TypeError, ValueError):
             return SourceIdentity.from_json(each)
     return None
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Annotated, Any
 
 from vdbackup import records
 from vdbackup.disks.names import BACKUP_FORMATS, DiskFormat
@@ -18,17 +18,52 @@ MAX_SENTENCE = 1000
 """Characters of what a boot test has to say."""
 _PLACES_NAMED = 5
 _MAX_FACTS = 64
-_MAX_QUOTE = 200
 _MAX_BOOT = 1e6
 _SECTOR = 512
 """Bytes, to which the size of a raw file is rounded up."""
+
+
+def _file_name(name: str) -> str:
+    """A name in it must not lead out of the set's folder, nor to anything but a point's files."""
+    if not naming.can_be_a_points(name):
+        raise ValueError(f"{records.quoted(name)} is no name of a point's file")
+    return name
+
+
+def _duration(seconds: float) -> float:
+    if not seconds < _MAX_BOOT:
+        raise ValueError(f"{seconds!r} is no number of seconds")
+    return seconds
+
+
+def _few(facts: Mapping[str, tuple[str, ...]]) -> Mapping[str, tuple[str, ...]]:
+    if len(facts) > _MAX_FACTS:
+        raise ValueError("too many facts of the source")
+    return facts
+
+
+def _of_a_backup(disk_format: DiskFormat) -> DiskFormat:
+    """Never raw: a layer that is taken for a raw disk reads as what its guest never had."""
+    if disk_format not in BACKUP_FORMATS:
+        raise ValueError(f"{disk_format.value!r} is no format that a backup is kept in")
+    return disk_format
+
+
+def _not_valid(name: str, error: Exception) -> RepositoryError:
+    return RepositoryError(
+        f"{name} is not valid: {error}.", "It can be rebuilt from the disks.", remedy=Remedy.REPAIR
+    )
+
+
+_FileName = Annotated[str, _file_name]
+_Sentence = Annotated[str, lambda sentence: sentence[:MAX_SENTENCE]]
 
 
 @dataclass(frozen=True)
 class Check:
     """The last time something was proven of a point (UTC, ISO 8601), and whether it held."""
 
-    at: str
+    at: records.Moment
     ok: bool
 
 
@@ -52,9 +87,9 @@ class BootTest(Check):
         sentence: what was seen; it may quote the guest.
     """
 
-    seconds: float = 0.0
+    seconds: Annotated[float, _duration] = 0.0
     stage: BootStage | None = None
-    sentence: str = ""
+    sentence: _Sentence = ""
 
 
 @dataclass(frozen=True)
@@ -72,20 +107,12 @@ class SourceIdentity:
     id: str
     name: str
     path: str
-    facts: Mapping[str, tuple[str, ...]] = field(default_factory=dict, hash=False)
+    facts: Annotated[Mapping[str, tuple[str, ...]], _few] = field(default_factory=dict, hash=False)
 
     @classmethod
     def from_json(cls, data: Any) -> SourceIdentity:
-        """An identity from external text; raises TypeError, ValueError or KeyError."""
-        facts = data.get("facts", {})
-        if not isinstance(facts, dict) or len(facts) > _MAX_FACTS:
-            raise ValueError("too many facts of the source")
-        known = {
-            records.text(name): tuple(map(records.text, values)) for name, values in facts.items()
-        }
-        return cls(
-            records.text(data["id"]), records.text(data["name"]), records.text(data["path"]), known
-        )
+        """An identity from external text; raises TypeError or ValueError."""
+        return records.tolerant(cls, data)
 
 
 @dataclass(frozen=True)
@@ -100,7 +127,7 @@ class Promotion:
 
     session: str
     title: str
-    ended: str
+    ended: records.Moment
 
 
 @dataclass(frozen=True)
@@ -131,12 +158,12 @@ class RecoveryPoint:
 
     id: str
     sequence: int
-    created: str
+    created: records.Moment
     type: PointType
     parent: str | None
-    disk: str
-    overlay: str
-    digests: str
+    disk: _FileName
+    overlay: _FileName
+    digests: _FileName
     disk_size: int
     virtual_size: int
     sector_size: int
@@ -168,7 +195,8 @@ class RecoveryPoint:
 
     def to_json(self) -> dict[str, Any]:
         """The manifest's JSON object."""
-        return asdict(self)
+        record: dict[str, Any] = records.to_json(self)
+        return record
 
     @classmethod
     def from_json(cls, data: dict[str, Any], name: str = "A manifest") -> RecoveryPoint:
@@ -179,69 +207,20 @@ class RecoveryPoint:
             name: of the manifest, for the sentence.
         """
         try:
-            return cls(
-                id=records.text(data["id"]),
-                sequence=records.number(data["sequence"]),
-                created=records.moment(data["created"]),
-                type=PointType(data["type"]),
-                parent=records.text(data["parent"]) if data["parent"] is not None else None,
-                disk=_file_name(data["disk"]),
-                overlay=_file_name(data["overlay"]),
-                digests=_file_name(data["digests"]),
-                disk_size=records.number(data["disk_size"]),
-                virtual_size=records.number(data["virtual_size"]),
-                sector_size=records.number(data["sector_size"]),
-                stored_bytes=records.number(data["stored_bytes"]),
-                verified=_check(data.get("verified")),
-                boot_tested=_boot_test(data.get("boot_tested")),
-                merged=tuple(records.text(each) for each in data.get("merged", ())),
-                merged_before=records.number(data.get("merged_before", 0)),
-                warnings=tuple(records.text(each) for each in data.get("warnings", ())),
-                unreadable=tuple(
-                    _range(each, data["virtual_size"]) for each in data.get("unreadable", ())
-                ),
-                promoted_from=_promotion(data.get("promoted_from")),
-                captured_from=_source(data.get("captured_from")),
-                exact_size=_exact_size(data.get("exact_size"), data["virtual_size"]),
-            )
-        except _NO_SENSE as error:
-            raise RepositoryError(
-                f"{name} is not valid: {_short(error)}.",
-                "It can be rebuilt from the disks.",
-                remedy=Remedy.REPAIR,
-            ) from error
+            point = records.tolerant(cls, data)
+            point._check_sizes()
+        except (TypeError, ValueError) as error:
+            raise _not_valid(name, error) from error
+        return point
 
-
-_NO_SENSE = (AttributeError, KeyError, TypeError, ValueError, RecursionError, UsageError)
-"""What looking at external JSON ends in where it is not what it should be."""
-
-
-def _short(error: Exception) -> str:
-    """What an error says; it may quote whatever stands there."""
-    text = str(error)
-    return text if len(text) <= _MAX_QUOTE else f"{text[:_MAX_QUOTE]}..."
-
-
-def _format(value: Any) -> DiskFormat:
-    """Never raw: a layer that is taken for a raw disk reads as what its guest never had."""
-    if value not in BACKUP_FORMATS:
-        raise ValueError(f"{value!r} is no format that a backup is kept in")
-    return DiskFormat(value)
-
-
-def _range(value: Any, size: int) -> tuple[int, int]:
-    offset, length = value
-    if records.number(offset) + records.number(length) > size:
-        raise ValueError(f"{value!r} lies beyond the end of the disk")
-    return offset, length
-
-
-def _exact_size(value: Any, rounded_up: int) -> int | None:
-    if value is None:
-        return None
-    if not rounded_up - _SECTOR < records.number(value) < rounded_up:
-        raise ValueError(f"{value!r} does not end within the last sector")
-    return int(value)
+    def _check_sizes(self) -> None:
+        """Raise ValueError where one of its sizes contradicts another."""
+        for offset, length in self.unreadable:
+            if offset + length > self.virtual_size:
+                raise ValueError(f"unreadable: {offset} + {length} is beyond the end of the disk")
+        exact, rounded_up = self.exact_size, self.virtual_size
+        if exact is not None and not rounded_up - _SECTOR < exact < rounded_up:
+            raise ValueError(f"exact_size: {exact} does not end within the last sector")
 
 
 def unreadable_warning(ranges: Sequence[tuple[int, int]]) -> str:
@@ -252,45 +231,6 @@ def unreadable_warning(ranges: Sequence[tuple[int, int]]) -> str:
     return (
         f"{sum_of_all} of the source could not be read and are zeros in this point: at "
         f"byte{'s' if len(ranges) > 1 else ''} {places}{more}."
-    )
-
-
-def _file_name(value: Any) -> str:
-    """A name in it must not lead out of the set's folder, nor to anything but a point's files."""
-    if not naming.can_be_a_points(records.text(value)):
-        raise ValueError(f"{value!r} is no name of a point's file")
-    return str(value)
-
-
-def _promotion(value: Any) -> Promotion | None:
-    if not value:
-        return None
-    return Promotion(
-        records.text(value["session"]), records.text(value["title"]), records.moment(value["ended"])
-    )
-
-
-def _source(value: Any) -> SourceIdentity | None:
-    return SourceIdentity.from_json(value) if value else None
-
-
-def _check(value: Any) -> Check | None:
-    return Check(records.moment(value["at"]), bool(value["ok"])) if value else None
-
-
-def _boot_test(value: Any) -> BootTest | None:
-    check = _check(value)
-    if check is None:
-        return None
-    seconds, stage = value.get("seconds", 0.0), value.get("stage")
-    if type(seconds) not in (int, float) or not 0 <= seconds < _MAX_BOOT:
-        raise ValueError(f"{seconds!r} is no number of seconds")
-    return BootTest(
-        check.at,
-        check.ok,
-        float(seconds),
-        BootStage(stage) if stage is not None else None,
-        records.text(value.get("sentence", ""))[:MAX_SENTENCE],
     )
 
 
@@ -345,7 +285,7 @@ class SetSettings:
     source: SourceIdentity
     virtual_size: int
     sector_size: int
-    format: DiskFormat
+    format: Annotated[DiskFormat, _of_a_backup]
     policy: Policy = field(default_factory=Policy)
     last_sequence: int = 0
     continues: str = ""
@@ -353,31 +293,13 @@ class SetSettings:
 
     def to_json(self) -> dict[str, Any]:
         """The JSON object of `set.json`."""
-        return asdict(self)
+        record: dict[str, Any] = records.to_json(self)
+        return record
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> SetSettings:
         """Settings from `set.json`; raises RepositoryError where it makes no sense."""
         try:
-            source, policy = data["source"], data.get("policy", {})
-            keep = policy.get("keep")
-            return cls(
-                source=SourceIdentity.from_json(source),
-                virtual_size=records.number(data["virtual_size"]),
-                sector_size=records.number(data["sector_size"]),
-                format=_format(data["format"]),
-                policy=Policy(
-                    records.number(keep) if keep is not None else None,
-                    records.flag(policy.get("retarget", True)),
-                    boot_test=BootTests(policy.get("boot_test", BootTests.OFF)),
-                ),
-                last_sequence=records.number(data.get("last_sequence", 0)),
-                continues=records.text(data.get("continues", "")),
-                source_format=records.text(data.get("source_format", "")),
-            )
-        except _NO_SENSE as error:
-            raise RepositoryError(
-                f"set.json is not valid: {_short(error)}.",
-                "It can be rebuilt from the disks.",
-                remedy=Remedy.REPAIR,
-            ) from error
+            return records.tolerant(cls, data)
+        except (TypeError, ValueError) as error:
+            raise _not_valid("set.json", error) from error
