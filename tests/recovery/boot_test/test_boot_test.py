@@ -156,7 +156,9 @@ def test_a_kernel_without_a_root_stops_with_its_own_words(
     assert "VFS: Unable to mount root fs" in said.sentence
 
 
-@pytest.mark.parametrize("instructions", ["cli", "stuck: jmp stuck"])
+@pytest.mark.parametrize(
+    "instructions", ["cli", pytest.param("stuck: jmp stuck", marks=pytest.mark.long)]
+)
 def test_a_machine_that_hangs_fails_at_the_limit(
     lab: Lab, tmp_path: Path, instructions: str
 ) -> None:

@@ -151,7 +151,7 @@ def kernel_version(image: Path) -> str:
     return head[at + 0x200 :].split(maxsplit=1)[0].decode()
 
 
-@pytest.mark.parametrize("disk_format", ["vmdk", "vhdx"])
+@pytest.mark.parametrize("disk_format", ["vmdk", pytest.param("vhdx", marks=pytest.mark.long)])
 def test_a_volume_alone_boots_as_the_partition_that_it_was(
     tmp_path: Path, sessions: Path, parts: Path, disk_format: str
 ) -> None:
