@@ -262,7 +262,7 @@ def _reader(kind: Any, exactly: bool) -> _Reader:
     if origin is None:
         return _record(kind, exactly) if dataclasses.is_dataclass(kind) else _single(kind)
     if origin is Annotated:
-        return _checked(_reader(parts[0], exactly), parts[1])
+        return functools.reduce(_checked, parts[1:], _reader(parts[0], exactly))
     if origin in (types.UnionType, typing.Union):
         (wanted,) = (part for part in parts if part is not types.NoneType)
         return _optional(_reader(wanted, exactly))

@@ -20,13 +20,13 @@ import logging
 import logging.handlers
 import os
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import appdirs
 
-from vdbackup import durable
+from vdbackup import durable, records
 from vdbackup.errors import VdbackupError
 from vdbackup.sources.reference import SourceRef
 from vdbackup.text import PrintableFormatter
@@ -41,9 +41,6 @@ _NO_SETTINGS = (
     VdbackupError,
     ValueError,
     TypeError,
-    KeyError,
-    AttributeError,
-    OverflowError,  # a number that is infinite
     RuntimeError,  # nested too deeply, or a link that leads to itself
 )
 """What reading a file of settings that makes no sense ends in."""
@@ -105,9 +102,26 @@ class KnownSource:
         set_name: its backup set in that folder, None before the first backup.
     """
 
-    source: SourceRef
+    source: SourceRef = field(metadata=records.written_as("path", SourceRef.parse))
     repository: Path
-    set_name: str | None = None
+    set_name: str | None = field(default=None, metadata=records.written_as("set"))
+
+
+def _pixels(sizes: tuple[int, ...]) -> tuple[int, ...]:
+    if not all(size < 1 << 16 for size in sizes):
+        raise ValueError(f"{sizes} fit no screen")
+    return sizes
+
+
+def _so_many(count: int) -> Callable[[tuple[Any, ...]], tuple[Any, ...]]:
+    """The check of what has as many parts as that, or is the usual one."""
+
+    def check(parts: tuple[Any, ...]) -> tuple[Any, ...]:
+        if len(parts) not in (0, count):
+            raise ValueError(f"{len(parts)} are not {count}")
+        return parts
+
+    return check
 
 
 @dataclass(frozen=True)
@@ -123,50 +137,13 @@ class WindowState:
         source: the chosen one, as `gui.catalogue.Entry.key`.
     """
 
-    size: tuple[int, ...] = ()
+    size: Annotated[tuple[int, ...], _pixels, _so_many(2)] = ()
     maximized: bool = False
-    columns: tuple[int, ...] = ()
-    rows: tuple[int, ...] = ()
+    columns: Annotated[tuple[int, ...], _pixels, _so_many(3)] = ()
+    rows: Annotated[tuple[int, ...], _pixels, _so_many(2)] = ()
     table: bool = False
     sort: tuple[int, bool] = (0, True)
-    source: tuple[str, ...] = ()
-
-    def to_json(self) -> dict[str, Any]:
-        """The JSON object that is stored."""
-        return {
-            "size": list(self.size),
-            "maximized": self.maximized,
-            "columns": list(self.columns),
-            "rows": list(self.rows),
-            "table": self.table,
-            "sort": list(self.sort),
-            "source": list(self.source),
-        }
-
-    @classmethod
-    def from_json(cls, data: Any) -> WindowState:
-        """The state in a stored object, the usual one where that makes no sense: no loss."""
-
-        def pixels(name: str, count: int) -> tuple[int, ...]:
-            found = data.get(name, ())
-            sane = len(found) == count and all(type(n) is int and 0 <= n < 1 << 16 for n in found)
-            return tuple(found) if sane else ()
-
-        try:
-            column, descending = data.get("sort", cls.sort)
-            source = data.get("source", ())
-            named = len(source) == len(("repository", "path", "name"))
-            return cls(
-                pixels("size", 2),
-                bool(data.get("maximized")),
-                pixels("columns", 3),
-                pixels("rows", 2),
-                bool(data.get("table")),
-                (int(column), bool(descending)),
-                tuple(map(str, source)) if named else (),
-            )
-        except (AttributeError, OverflowError, TypeError, ValueError):
-            return cls()
+    source: Annotated[tuple[str, ...], _so_many(3)] = ()
 
 
 @dataclass(frozen=True)
@@ -195,7 +172,7 @@ class Settings:
     ask_before_backup: bool = True
     remind_after_days: int = 7
     animations: bool = True
-    window: WindowState = WindowState()
+    window: WindowState = field(default=WindowState(), metadata=records.LENIENT)
 
     @classmethod
     def load(cls, file: Path) -> Settings:
@@ -247,48 +224,16 @@ class Settings:
 
     def to_json(self) -> dict[str, Any]:
         """The JSON object that is stored."""
-        return {
-            "repositories": [str(path) for path in self.repositories],
-            "sources": [
-                {
-                    "path": str(known.source),
-                    "repository": str(known.repository),
-                    "set": known.set_name,
-                }
-                for known in self.sources
-            ],
-            "theme": self.theme.value,
-            "sessions_folder": str(self.sessions_folder) if self.sessions_folder else None,
-            "memory_mib": self.memory_mib,
-            "headless": self.headless,
-            "ask_before_backup": self.ask_before_backup,
-            "remind_after_days": self.remind_after_days,
-            "animations": self.animations,
-            "window": self.window.to_json(),
-        }
+        record: dict[str, Any] = records.to_json(self)
+        return record
 
     @classmethod
-    def from_json(cls, data: dict[str, Any]) -> Settings:
-        """Settings from a stored object; what it does not say keeps its default."""
-        default = cls()
-        folder = data.get("sessions_folder")
-        return cls(
-            repositories=tuple(Path(path) for path in data.get("repositories", ())),
-            sources=tuple(
-                KnownSource(
-                    SourceRef.parse(item["path"]), Path(item["repository"]), item.get("set")
-                )
-                for item in data.get("sources", ())
-            ),
-            theme=ThemeChoice(data.get("theme", default.theme)),
-            sessions_folder=Path(folder) if folder else None,
-            memory_mib=int(data.get("memory_mib", default.memory_mib)),
-            headless=bool(data.get("headless", default.headless)),
-            ask_before_backup=bool(data.get("ask_before_backup", default.ask_before_backup)),
-            remind_after_days=int(data.get("remind_after_days", default.remind_after_days)),
-            animations=bool(data.get("animations", default.animations)),
-            window=WindowState.from_json(data.get("window", {})),
-        )
+    def from_json(cls, data: object) -> Settings:
+        """Settings from a stored object; what it does not say keeps its default.
+
+        Raises TypeError or ValueError where that makes no sense, but for how the window was left.
+        """
+        return records.tolerant(cls, data)
 
     def with_source(self, added: KnownSource) -> Settings:
         """These settings, with a source and its repository among the known ones.

@@ -69,7 +69,21 @@ def test_a_reader_never_sees_a_part_of_a_file(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["", "[]", '{"theme": "pink"}', '{"sources": [{}]}', "\xff\xfe", '{"memory_mib": Infinity}'],
+    [
+        "",
+        "[]",
+        '{"theme": "pink"}',
+        '{"sources": [{}]}',
+        "\xff\xfe",
+        '{"memory_mib": Infinity}',
+        '{"headless": "no"}',
+        '{"remind_after_days": -1}',
+        '{"repositories": "/mnt/usb"}',
+        '{"sessions_folder": "a\\u0000b"}',
+        "[" * 100_000,
+        '{"memory_mib": ' + "9" * 5000 + "}",
+    ],
+    ids=lambda text: text[:20],
 )
 def test_a_file_that_makes_no_sense_is_an_error_with_advice(tmp_path: Path, text: str) -> None:
     file = tmp_path / "settings.json"

@@ -3,16 +3,35 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
 from vdbackup import records
-from vdbackup.errors import PointBusy, RepositoryError, SessionUnusable
+from vdbackup.errors import PointBusy, SessionUnusable
 from vdbackup.repository import holds, overlays
 from vdbackup.repository.backup_set import BackupSet
 from vdbackup.repository.model import RecoveryPoint
 from vdbackup.repository.repository import Repository, check_set_name
+
+
+def _absolute(path: Path) -> Path:
+    if not path.is_absolute():
+        raise ValueError(f"{records.quoted(str(path))} is no place")
+    return path
+
+
+def _name(text: str) -> str:
+    """One that can be a path or a part of one."""
+    if "\0" in text:
+        raise ValueError(f"{records.quoted(text)} is no name")
+    return text
+
+
+def _process(pid: int) -> int:
+    if not 0 < pid < 1 << 31:
+        raise ValueError(f"{pid} is no process")
+    return pid
 
 
 @dataclass(frozen=True)
@@ -27,11 +46,11 @@ class Origin:
         overlay_contents: what the overlay held when the session began (repository/overlays.py).
     """
 
-    repository: Path
-    repository_id: str
-    set_name: str
-    point: str
-    overlay_contents: str
+    repository: Annotated[Path, _absolute]
+    repository_id: Annotated[str, _name]
+    set_name: Annotated[str, check_set_name] = field(metadata=records.written_as("set"))
+    point: Annotated[str, _name]
+    overlay_contents: Annotated[str, _name]
 
     @classmethod
     def of(cls, repository: Repository, backup_set: BackupSet, point: RecoveryPoint) -> Self:
@@ -91,30 +110,6 @@ class Origin:
                 "Put the overlay back as it was, or discard the session.",
             )
 
-    def to_json(self) -> dict[str, str]:
-        """The JSON object in session.json."""
-        return {
-            "repository": str(self.repository),
-            "repository_id": self.repository_id,
-            "set": self.set_name,
-            "point": self.point,
-            "overlay_contents": self.overlay_contents,
-        }
-
-    @classmethod
-    def from_json(cls, data: dict[str, Any]) -> Self:
-        """The same from external text; raises KeyError, TypeError or RepositoryError."""
-        repository = Path(_text(data["repository"]))
-        if not repository.is_absolute():
-            raise TypeError(f"{str(repository)!r} is no place")
-        return cls(
-            repository,
-            _text(data["repository_id"]),
-            check_set_name(_text(data["set"])),
-            _text(data["point"]),
-            _text(data["overlay_contents"]),
-        )
-
 
 @dataclass(frozen=True)
 class SessionRecord:
@@ -133,22 +128,15 @@ class SessionRecord:
     title: str
     started: datetime
     overlay: Path
-    pid: int | None = None
+    pid: Annotated[int, _process] | None = None
     ended: bool = False
     origin: Origin | None = None
     machine: dict[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """The JSON object."""
-        return {
-            "title": self.title,
-            "started": self.started.isoformat(timespec="seconds"),
-            "overlay": str(self.overlay),
-            "pid": self.pid,
-            "ended": self.ended,
-            "origin": self.origin.to_json() if self.origin else None,
-            "machine": self.machine,
-        }
+        record: dict[str, Any] = records.to_json(self)
+        return record
 
     @classmethod
     def from_json(cls, data: object, title: str, started: datetime) -> Self:
@@ -161,38 +149,4 @@ class SessionRecord:
             title: what can be said without it.
             started: the same.
         """
-        said = data if isinstance(data, dict) else {}
-        pid, overlay, machine = said.get("pid"), said.get("overlay"), said.get("machine")
-        return cls(
-            title=said["title"] if isinstance(said.get("title"), str) else title,
-            started=_moment(said.get("started"), started),
-            overlay=Path(overlay) if isinstance(overlay, str) and "\0" not in overlay else Path(),
-            pid=pid if type(pid) is int and 0 < pid < 2**31 else None,
-            ended=said.get("ended") is True,
-            origin=_origin(said.get("origin")),
-            machine=machine if isinstance(machine, dict) else {},
-        )
-
-
-def _origin(data: object) -> Origin | None:
-    if not isinstance(data, dict):
-        return None
-    try:
-        return Origin.from_json(data)
-    except (KeyError, TypeError, RepositoryError):
-        return None
-
-
-def _moment(value: object, default: datetime) -> datetime:
-    try:
-        moment = datetime.fromisoformat(records.moment(value))
-    except (TypeError, ValueError):
-        return default
-    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
-
-
-def _text(value: object) -> str:
-    """One that can be a path or a part of one."""
-    if "\0" in records.text(value):
-        raise TypeError(f"{value!r} is no name")
-    return records.text(value)
+        return records.lenient(cls, data, title=title, started=started, overlay=Path())
