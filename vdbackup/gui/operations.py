@@ -1,8 +1,4 @@
-"""What the user can have done to recovery points: planned, shown, then done by a job.
-
-Planning happens beside a running job, so that the question comes at once; the work itself waits
-for its turn, and the engine checks the plan again then.
-"""
+"""What the user can have done to recovery points: each plans and does one thing (`runner.py`)."""
 
 from __future__ import annotations
 
@@ -13,23 +9,22 @@ from pathlib import Path
 from typing import Protocol, TypeVar
 
 from PySide6.QtCore import QObject, Signal
-from PySide6.QtWidgets import QDialog, QWidget
+from PySide6.QtWidgets import QWidget
 
 from vdbackup.disks.contents import UnclearFormat
-from vdbackup.errors import OtherSource, RepositoryLocked, VdbackupError
+from vdbackup.errors import OtherSource, VdbackupError
 from vdbackup.gui import words
 from vdbackup.gui.catalogue import Catalogue, Entry
 from vdbackup.gui.jobs import work
 from vdbackup.gui.jobs.outcome import Outcome
-from vdbackup.gui.jobs.worker import Worker, Workers
-from vdbackup.gui.plan_dialog import PlanDialog
+from vdbackup.gui.jobs.worker import Workers
 from vdbackup.gui.restore_dialog import RestoreDialog
+from vdbackup.gui.runner import Runner
 from vdbackup.gui.source_questions import FormatDialog, OtherSourceDialog
 from vdbackup.gui.store import Store
-from vdbackup.jobs import Job, JobState, Plan, Task, Work, retry_when_cleared
+from vdbackup.jobs import Job, JobState, Plan, Task
 from vdbackup.operations import backup, delete, merge, policy, promote
 from vdbackup.operations.backup import AUTO, BackupRequest, BackupResult, CapturePlan
-from vdbackup.operations.changed import ANY
 from vdbackup.operations.machines import Machines
 from vdbackup.recovery import restore
 from vdbackup.recovery.sessions.saved import SavedSession
@@ -38,7 +33,6 @@ from vdbackup.repository.repository import Repository
 from vdbackup.settings import KnownSource
 from vdbackup.sources.reference import SourceRef
 
-T = TypeVar("T")
 P = TypeVar("P", bound=Plan)
 
 
@@ -75,6 +69,8 @@ class Operations(QObject):
         self._store = store
         self._workers = workers
         self._catalogue = catalogue
+        self._runner = Runner(window, store, workers, catalogue)
+        self._runner.refused.connect(self.refused)
         catalogue.interrupted.connect(self._on_interrupted)
 
     def back_up(
@@ -115,7 +111,7 @@ class Operations(QObject):
                 self._test(request.repository, made.set_name, made.point, called)
 
         def start(_plan: Plan | None) -> None:
-            self._run(
+            self._runner.run(
                 request.repository, title, partial(work.back_up, request, self._machines), ended
             )
 
@@ -123,7 +119,9 @@ class Operations(QObject):
             start(None)
             return
         make = partial(backup.plan, request)
-        self._plan(request.repository, title, "Back up", make, start, silence=True, clarify=clarify)
+        self._runner.plan(
+            request.repository, title, "Back up", make, start, silence=True, clarify=clarify
+        )
 
     def begin(
         self, source: SourceRef, repository: Path, disk_format: str | None, form: Form
@@ -152,7 +150,7 @@ class Operations(QObject):
             if job.state is not JobState.FINISHED:
                 return
             if self._store.value.ask_before_backup:
-                self._ask(title, "Back up", job.outcome(), start, silence=True)
+                self._runner.ask(title, "Back up", job.outcome(), start, silence=True)
             else:
                 start(None)
 
@@ -231,12 +229,12 @@ class Operations(QObject):
         ids = tuple(point.id for point in points)
         which = f"#{points[0].sequence}" if len(points) == 1 else "all points"
         doing = partial(work.verify_points, entry.repository, entry.name, ids)
-        self._run(entry.repository, f"Verify {which} of {entry.title}", doing)
+        self._runner.run(entry.repository, f"Verify {which} of {entry.title}", doing)
 
     def repair(self, repository: Path) -> None:
         """Finish what was interrupted, and rebuild from the disks what is missing or damaged."""
         doing = partial(work.repair_all, repository, self._machines.sessions_folder)
-        self._run(repository, f"Repair {repository}", doing)
+        self._runner.run(repository, f"Repair {repository}", doing)
 
     def prove_boots(self, entry: Entry, point: RecoveryPoint) -> None:
         """Prove that a point boots; asks nothing, and waits for nothing but the test before."""
@@ -245,7 +243,7 @@ class Operations(QObject):
     def _test(self, repository: Path, set_name: str, point: RecoveryPoint, called: str) -> None:
         title = f"Boot test of {called} #{point.sequence}"
         doing = partial(work.boots, repository, set_name, point.id, self._machines.boot_test())
-        self._submit(self._workers.tester(repository), repository, Job(title, doing))
+        self._runner.submit(self._workers.tester(repository), repository, Job(title, doing))
 
     @property
     def _machines(self) -> Machines:
@@ -289,11 +287,11 @@ class Operations(QObject):
 
         def start(plan: promote.PromotionPlan | None) -> None:
             doing = partial(work.promote_session, plan, saved)
-            self._run(repository, title, doing, lambda _job: self.promoted.emit())
+            self._runner.run(repository, title, doing, lambda _job: self.promoted.emit())
 
         if ask:
             make = partial(promote.plan, saved, not_running=True)
-            self._plan(repository, title, "Make the point", make, start)
+            self._runner.plan(repository, title, "Make the point", make, start)
         else:
             start(None)
 
@@ -308,19 +306,19 @@ class Operations(QObject):
             return work.plan_policy(entry.repository, backup_set.name, change)
 
         def start(plan: policy.PolicyPlan) -> None:
-            self._run(entry.repository, title, partial(work.change_policy, plan))
+            self._runner.run(entry.repository, title, partial(work.change_policy, plan))
 
         if isinstance(change.keep, int):
             kept = words.plural(change.keep, "point")
             newest = "point" if change.keep == 1 else kept
             asked = f"Keep only the newest {newest} of {entry.title}"
-            self._plan(entry.repository, asked, f"Keep {kept}", make, start)
+            self._runner.plan(entry.repository, asked, f"Keep {kept}", make, start)
         else:  # takes nothing
-            self._plan(entry.repository, title, "", make, start, asks=False)
+            self._runner.plan(entry.repository, title, "", make, start, asks=False)
 
     def _on_interrupted(self, repository: Path) -> None:
         doing = partial(work.finish_merges, repository, self._machines.sessions_folder)
-        self._run(repository, "Finish an interrupted merge", doing)
+        self._runner.run(repository, "Finish an interrupted merge", doing)
 
     def _change(
         self,
@@ -336,80 +334,9 @@ class Operations(QObject):
             return make(Repository.open(entry.repository), entry.name)
 
         def start(plan: P) -> None:
-            self._run(entry.repository, title, partial(doing, plan))
+            self._runner.run(entry.repository, title, partial(doing, plan))
 
-        self._plan(entry.repository, title, verb, plan, start)
-
-    def _plan(
-        self,
-        repository: Path,
-        title: str,
-        verb: str,
-        make: Callable[[], P],
-        start: Callable[[P], None],
-        *,
-        asks: bool = True,
-        silence: bool = False,
-        clarify: Callable[[VdbackupError], bool] = lambda _error: False,
-    ) -> None:
-        """Make a plan off the window's thread, show it, and `start(plan)` if the user says so.
-
-        Where it asks nothing, it starts at once.
-
-        What stands in the way is said, but for what `clarify` asks the user about.
-        """
-
-        def ask(job: Job[P]) -> None:
-            if job.error:
-                if not clarify(job.error):
-                    self.refused.emit(title, job.error)
-            elif job.state is JobState.FINISHED and asks:
-                self._ask(title, verb, job.outcome(), start, silence)
-            elif job.state is JobState.FINISHED:
-                start(job.outcome())
-
-        self._workers.reader(repository).submit(Job(f"Plan: {title}", lambda _task: make()), ask)
-
-    def _ask(
-        self, title: str, verb: str, plan: P, start: Callable[[P], None], silence: bool
-    ) -> None:
-        dialog = PlanDialog(f"{title}?", verb, plan, self._window, offer_silence=silence)
-
-        def answered(answer: int) -> None:
-            if answer != QDialog.DialogCode.Accepted:
-                return
-            if dialog.never_again.isChecked():
-                self._store.change(ask_before_backup=False)
-            start(plan)
-
-        dialog.finished.connect(answered)
-        dialog.open()
-
-    def _run(
-        self,
-        repository: Path,
-        title: str,
-        doing: Work[Outcome[T]],
-        then: Callable[[Job[Outcome[T]]], None] = lambda _job: None,
-    ) -> None:
-        """Queue what changes a repository; another window, or a command, is waited for."""
-        job = Job(title, retry_when_cleared(doing, of=RepositoryLocked))
-        self._submit(self._workers.writer(repository), repository, job, then)
-
-    def _submit(
-        self,
-        worker: Worker,
-        repository: Path,
-        job: Job[Outcome[T]],
-        then: Callable[[Job[Outcome[T]]], None] = lambda _job: None,
-    ) -> None:
-        """Queue a job; when it has ended, what it changed is read again: all where it failed."""
-
-        def ended(job: Job[Outcome[T]]) -> None:
-            self._catalogue.refresh(repository, job.result.changed if job.result else ANY)
-            then(job)
-
-        worker.submit(job, ended)
+        self._runner.plan(entry.repository, title, verb, plan, start)
 
     def refuse(self, title: str, error: VdbackupError) -> None:
         """Say that something cannot be done."""
