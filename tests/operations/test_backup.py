@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.backup.lab import Lab, noise
-from vdbackup.errors import BackupError, RepositoryError
+from vdbackup.errors import BackupError, Remedy, RepositoryError
 from vdbackup.jobs import CancelToken, Task
 from vdbackup.operations import backup
 from vdbackup.operations.backup import BackupRequest, BackupResult
@@ -45,6 +45,7 @@ def made(request: BackupRequest, machines: Machines) -> BackupResult:
 def test_a_new_point_is_made_ready_to_boot(asked: BackupRequest, machines: Machines) -> None:
     result = made(asked, machines)
     assert (result.set_name, result.point.sequence, result.warnings) == ("laptop", 1, ())
+    assert result.trouble == ()
     folder = result.repository.set("laptop").folder
     report = json.loads((folder / result.point.report).read_text())
     assert report["hardware"]["controller"]
@@ -90,7 +91,9 @@ def test_whoever_cancels_while_it_is_made_ready_has_the_point_and_no_boot_test(
     request = BackupRequest(asked.source, asked.repository, policy=Change(boot_test=BootTests.EACH))
     result = backup.back_up(request, machines, Task(cancel=cancel))
     assert not result.to_be_tested
-    assert "because you cancelled" in result.warnings[-1]
+    (why,) = result.trouble
+    assert "because you cancelled" in why.title
+    assert why.remedy is Remedy.RETARGET
     assert len(result.repository.set("laptop").points) == 1
 
 

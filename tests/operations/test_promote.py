@@ -45,7 +45,7 @@ def test_the_point_holds_what_the_machine_wrote_and_the_session_is_gone(
     assert "must be shut down in VMware" in plan.summary
     assert plan.replaces == (str(saved.disk),)
     result = promote.run(plan, Task())
-    assert (result.set_name, result.point.sequence, result.warnings) == ("disk", 2, ())
+    assert (result.set_name, result.point.sequence, result.trouble) == ("disk", 2, ())
     assert result.point.promoted_from is not None
     lab.moments[result.point.id] = seen
     lab.check_all()

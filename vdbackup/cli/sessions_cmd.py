@@ -246,8 +246,8 @@ def promote(options: argparse.Namespace) -> int:
         print_json({"event": "result", "set": result.set_name, **data})
     else:
         say(f"Point {point.sequence} of {result.set_name} holds what {saved.title} wrote.")
-    warn([*result.warnings, *said_of(result.trouble)])
-    return WARNINGS if result.warnings or result.trouble else DONE
+    warn(said_of(result.trouble))
+    return WARNINGS if result.trouble else DONE
 
 
 def open_with(options: argparse.Namespace) -> int:

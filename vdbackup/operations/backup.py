@@ -139,10 +139,10 @@ def run(plan: CapturePlan, machines: Machines, task: Task) -> BackupResult:
         name,
         made.point,
         made.notes,
-        (*made.warnings, *unready),
+        made.warnings,
         made.policy.boot_test is BootTests.EACH and not task.cancel.cancelled,
         Changed.only(name),
-        relink(repository.path, machines.sessions_folder),
+        (*unready, *relink(repository.path, machines.sessions_folder)),
     )
 
 

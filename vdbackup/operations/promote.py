@@ -41,7 +41,6 @@ class PromotionResult:
 
     Attributes:
         point: holds what the machine wrote.
-        warnings: what was not as it should be.
         changed: what is to be read again.
         trouble: what went wrong after it, and costs no point.
     """
@@ -49,7 +48,6 @@ class PromotionResult:
     repository: Repository
     set_name: str
     point: RecoveryPoint
-    warnings: tuple[str, ...]
     changed: Changed
     trouble: tuple[VdbackupError, ...]
 
@@ -107,5 +105,5 @@ def run(plan: PromotionPlan, task: Task) -> PromotionResult:
     repository, name = promotion.repository, promotion.set_name
     sessions_folder = saved.folder.parent
     unready = for_new_point(repository, name, point.id, sessions_folder, task)
-    trouble = relink(repository.path, sessions_folder)
-    return PromotionResult(repository, name, point, unready, Changed.only(name), trouble)
+    trouble = (*unready, *relink(repository.path, sessions_folder))
+    return PromotionResult(repository, name, point, Changed.only(name), trouble)

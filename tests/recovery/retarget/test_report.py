@@ -13,7 +13,7 @@ import pytest
 from tests.backup.lab import Lab, noise
 from vdbackup.backup import repair
 from vdbackup.backup.quarantine import QUARANTINE
-from vdbackup.errors import RecoveryError, UsageError
+from vdbackup.errors import RecoveryError, Remedy, UsageError
 from vdbackup.guest.hardware import Controller, Hardware, HardwareRequest
 from vdbackup.guest.model import Guest, Problem, System
 from vdbackup.jobs import CancelToken, Task
@@ -197,7 +197,11 @@ def test_wish_for_hardware_that_does_not_exist_is_refused(lab: Lab) -> None:
 def test_point_that_vanished_is_a_warning(lab: Lab, tmp_path: Path) -> None:
     said = for_new_point(lab.repository, "disk", "gone", tmp_path, Task())
     assert len(said) == 1
-    assert said[0].startswith("The point is safe, but it was not made ready to boot: ")
+    assert said[0].title.startswith("The point is safe, but it was not made ready to boot: ")
+    assert (said[0].advice, said[0].remedy) == (
+        "It may have been merged or deleted.",
+        Remedy.LIST_POINTS,
+    )
 
 
 def test_hibernated_system_is_not_changed() -> None:

@@ -166,7 +166,7 @@ def promote_session(
     """
     result = promote.run(plan or promote.plan(saved, not_running=True), task)
     made = f"Point #{result.point.sequence} made of {saved.title}."
-    warnings = (*result.warnings, *_said_of(result.trouble))
+    warnings = _said_of(result.trouble)
     return Outcome(made, facts(result.point), warnings, value=result, changed=result.changed)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
-from vdbackup.errors import Cancelled, VdbackupError, from_os
+from vdbackup.errors import Cancelled, NotRetargeted, Remedy, VdbackupError, from_os
 from vdbackup.jobs import Task, retry_when_cleared
 from vdbackup.recovery.retarget.retarget import AUTO, retarget
 from vdbackup.repository.repository import Repository
@@ -15,6 +15,8 @@ log = logging.getLogger(__name__)
 PATIENCE = 60.0
 """Seconds to wait for whoever took the repository when the capture gave it back."""
 
+_UNREADY = "The point is safe, but it was not made ready to boot"
+
 
 def for_new_point(
     repository: Repository,
@@ -22,7 +24,7 @@ def for_new_point(
     point_id: str,
     sessions_folder: Path,
     task: Task,
-) -> tuple[str, ...]:
+) -> tuple[NotRetargeted, ...]:
     """Retarget a captured or promoted point if its set's policy says so; what went wrong.
 
     The point is there and safe: nothing that happens here fails what made it. A disk that holds no
@@ -36,9 +38,11 @@ def for_new_point(
         if repository.set(set_name).settings.policy.retarget:
             retry_when_cleared(do, PATIENCE)(task)
     except Cancelled:
-        return ("The point is safe, but it was not made ready to boot, because you cancelled.",)
+        return (NotRetargeted(f"{_UNREADY}, because you cancelled.", remedy=Remedy.RETARGET),)
     except (VdbackupError, OSError) as error:
         log.warning("point %s was not retargeted", point_id, exc_info=True)
-        said = from_os(error) if isinstance(error, OSError) else error
-        return (f"The point is safe, but it was not made ready to boot: {said.title}",)
+        why = from_os(error) if isinstance(error, OSError) else error
+        remedy = why.remedy or Remedy.RETARGET
+        said = f"{_UNREADY}: {why.title}"
+        return (NotRetargeted(said, why.advice, remedy=remedy, about=why.about),)
     return ()
