@@ -39,7 +39,8 @@ def raised(names: set[str]) -> Iterator[tuple[str, VdbackupError]]:
             if not isinstance(call, ast.Call) or ast.unparse(call.func) not in names:
                 continue
             remedy = next((each.value for each in call.keywords if each.arg == "remedy"), None)
-            chosen = Remedy[remedy.attr] if isinstance(remedy, ast.Attribute) else None
+            ours = isinstance(remedy, ast.Attribute) and remedy.attr in Remedy.__members__
+            chosen = Remedy[remedy.attr] if ours else None  # or it is passed on with its words
             title, advice = (*map(text, call.args[:2]), "", "")[:2]
             where = f"{module.relative_to(PACKAGE)}:{call.lineno}"
             yield where, VdbackupError(title, advice, remedy=chosen, about=ANYTHING)
