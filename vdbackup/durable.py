@@ -58,7 +58,8 @@ def open_own(path: Path, flags: int = os.O_RDONLY, mode: int = 0o600) -> int:
         check_regular(path)
         fd = os.open(path, flags, mode)
     except OSError as error:
-        if error.errno in (errno.ELOOP, errno.ENXIO, errno.EISDIR):
+        # a device without a medium, or where devices may not be opened (mount(8), nodev)
+        if error.errno in (errno.ELOOP, errno.ENXIO, errno.EISDIR, errno.EACCES, errno.ENODEV):
             check_regular(path)
         raise
     kind = os.fstat(fd).st_mode
