@@ -9,8 +9,11 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
+
 import vdbackup
 from tests.test_architecture import modules
+from vdbackup import errors
 from vdbackup.errors import VdbackupError
 
 MANUAL = Path(__file__).resolve().parents[1] / "resources" / "manual" / "json.md"
@@ -59,3 +62,17 @@ def test_no_refusal_of_a_recovery_leaves_open_what_can_be_done_about_it():
     """The base of the family alone would say only that it was refused."""
     plain = re.compile(r"(raise|return) RecoveryError\(")
     assert [each for each in modules() if plain.search(each.read_text(encoding="utf-8"))] == []
+
+
+@pytest.mark.parametrize(
+    ("error", "family"),
+    [
+        (errors.NotMergeable, "backup-refused"),
+        (errors.BackupError, "backup-refused"),
+        (errors.TargetExists, "recovery-refused"),
+        (errors.NoSpace, "repository-unusable"),
+        (errors.VdbackupError, "failed"),
+    ],
+)
+def test_a_finer_code_comes_with_its_familys(error: type[errors.VdbackupError], family: str):
+    assert error("It went wrong.").family == family

@@ -131,6 +131,12 @@ class VdbackupError(Exception):
         self.remedy = remedy
         self.about = about
 
+    @property
+    def family(self) -> str:
+        """The code of the family that its class is one of: what a program knows that knows less."""
+        of_ours = [each for each in type(self).__mro__ if issubclass(each, VdbackupError)]
+        return of_ours[-2].code if len(of_ours) > 1 else self.code
+
 
 def from_os(error: OSError) -> VdbackupError:
     """What an operating system's error means for the user."""
@@ -232,6 +238,30 @@ class ParentError(DiskError):
     code = "parent-unusable"
 
 
+class ReadOnlyLayout(DiskError):
+    """A disk was made by another program in a layout that is read, and not written to."""
+
+    code = "disk-read-only"
+
+
+class NotSupported(DiskError):
+    """A disk uses something of its format that cannot be read."""
+
+    code = "disk-not-supported"
+
+
+class DoesNotFit(DiskError):
+    """A format cannot hold a disk of that size, those sectors or that name."""
+
+    code = "disk-does-not-fit"
+
+
+class ChangedWhileRead(DiskError):
+    """A disk was written to, moved or replaced while it was read."""
+
+    code = "disk-changed"
+
+
 class SourceError(VdbackupError):
     """What is to be backed up cannot be read."""
 
@@ -248,6 +278,30 @@ class Unreadable(SourceError):
     """A stretch of the source gives a read error: smaller pieces of it may be readable."""
 
     code = "source-unreadable"
+
+
+class NotADisk(SourceError):
+    """What was named as a source is no disk: a folder, a pipe, or empty."""
+
+    code = "not-a-disk"
+
+
+class SourceNotPermitted(SourceError):
+    """Whoever wants to back it up may not read it."""
+
+    code = "source-not-permitted"
+
+
+class SourceLost(SourceError):
+    """What is backed up went away, shrank or fails as a whole while it is read."""
+
+    code = "source-lost"
+
+
+class SourceInUse(SourceError):
+    """Another program writes to what is to be taken over as it is."""
+
+    code = "source-in-use"
 
 
 class RepositoryError(VdbackupError):
@@ -296,6 +350,24 @@ class Obstructed(RepositoryError):
     """What bears the name of one of our files is none: a link, a pipe, or far too long."""
 
     code = "obstructed"
+
+
+class DamagedMetadata(RepositoryError):
+    """What describes sets and points is damaged or missing: it can be made again from the disks."""
+
+    code = "metadata-damaged"
+
+
+class SetExists(RepositoryError):
+    """Something else has the name that a new set was to have."""
+
+    code = "set-exists"
+
+
+class BadSetName(RepositoryError):
+    """No set can have that name."""
+
+    code = "set-name-unfit"
 
 
 class StorageError(RepositoryError):
@@ -362,6 +434,48 @@ class OtherSource(BackupError):
         )
         self.set_name, self.known, self.now = set_name, known, now
         self.reasons, self.sure = reasons, sure
+
+
+class ChangedMeanwhile(BackupError):
+    """A set is not as it was when the plan was shown."""
+
+    code = "changed-meanwhile"
+
+
+class WrongPlace(BackupError):
+    """The backups would lie on or in what is backed up, or it in them."""
+
+    code = "place-unfit"
+
+
+class OtherFormat(BackupError):
+    """A set is kept in another format than the one that was asked for."""
+
+    code = "other-format"
+
+
+class NotMergeable(BackupError):
+    """A point cannot be rolled into its parent: it has none, or others read through that."""
+
+    code = "not-mergeable"
+
+
+class PointNeeded(BackupError):
+    """Other points read through one, which therefore cannot be deleted."""
+
+    code = "point-needed"
+
+
+class NotPromotable(BackupError):
+    """A session's disk is not what a recovery point can be made of."""
+
+    code = "not-promotable"
+
+
+class NotConfirmed(BackupError):
+    """What takes something away has to be confirmed, and there is nobody to ask."""
+
+    code = "not-confirmed"
 
 
 class RecoveryError(VdbackupError):

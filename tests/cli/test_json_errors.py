@@ -55,7 +55,7 @@ def commands_with_json(parser: argparse.ArgumentParser, name: str = "") -> Itera
 def error(said: Said) -> dict[str, Any]:
     """What stands on the last line of standard error."""
     found = json.loads(said.err.splitlines()[-1])
-    assert found.keys() == {"event", "code", "title", "advice"}
+    assert found.keys() == {"event", "code", "family", "title", "advice"}
     assert found["event"] == "error"
     assert found["title"].endswith(".")
     return found

@@ -28,7 +28,7 @@ from vdbackup.disks.formats import check_fits, check_format, open_disk
 from vdbackup.disks.host_file import clone
 from vdbackup.disks.names import BACKUP_FORMATS, DiskFormat
 from vdbackup.disks.transfer import transfer
-from vdbackup.errors import BackupError, DiskError, SourceError
+from vdbackup.errors import BackupError, DiskError, SourceError, SourceInUse
 from vdbackup.jobs import Plan, Task, readable_size
 from vdbackup.repository.backup_set import BackupSet
 from vdbackup.repository.digests import BLOCK, DigestFold, digest_blocks, is_zero
@@ -164,7 +164,7 @@ def _adopt_each(chain: Chain, draft: SetDraft, task: Task) -> None:
 def _check_unchanged(source: DiskSource) -> None:
     """Raise SourceError where the chain may not be what it was when it was opened."""
     for sentence in source.trouble():
-        raise SourceError(
+        raise SourceInUse(
             f"{sentence} It was not adopted.",
             "Let the program that uses it end, then adopt it; or back it up as it is.",
         )

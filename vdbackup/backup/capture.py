@@ -19,11 +19,13 @@ from vdbackup.disks.formats import check_fits, check_format, fitting_formats
 from vdbackup.disks.names import DiskFormat
 from vdbackup.disks.transfer import Read, transfer, write_blocks
 from vdbackup.errors import (
-    BackupError,
+    ChangedMeanwhile,
+    OtherFormat,
     PointInUse,
     Remedy,
     UsageError,
     VdbackupError,
+    WrongPlace,
     from_os,
 )
 from vdbackup.jobs import Plan, Task, readable_size, sizes_apart
@@ -120,16 +122,16 @@ def check_apart(source: Source, repository: Path) -> None:
     folder = repository.resolve()
     files = [file.resolve() for file in source.files]
     if folder in files:
-        raise BackupError(
+        raise WrongPlace(
             f"{repository} is the source itself.", "Choose another folder for the backups."
         )
     if any(file.is_relative_to(folder) for file in files):
-        raise BackupError(
+        raise WrongPlace(
             f"{source.title} lies inside the repository {repository}.",
             "Back it up into another repository.",
         )
     if source.holds(folder):
-        raise BackupError(
+        raise WrongPlace(
             f"{repository} lies on {source.title}, which is to be backed up: the backup would be "
             "lost with its source.",
             "Choose a folder on another disk.",
@@ -169,7 +171,7 @@ def plan(
         choice = replace(choice, note=f"{choice.note} {note}".strip())
     else:
         if disk_format not in (None, existing.settings.format):
-            raise BackupError(
+            raise OtherFormat(
                 f"The set {name} is kept in {existing.settings.format}, not in {disk_format}.",
                 "A set stays in its format.",
                 remedy=Remedy.SET_KEEPS_ITS_FORMAT,
@@ -228,7 +230,9 @@ def run(plan: CapturePlan, task: Task) -> CaptureResult:
         choice = _choose(backup_set, source, plan.kind.value)
         changed = plan.known not in (None, backup_set.settings.source)
         if changed or choice.kind != plan.kind:  # the repository, since the plan was shown
-            raise BackupError(f"{plan.set_name} has changed meanwhile.", "Start the backup again.")
+            raise ChangedMeanwhile(
+                f"{plan.set_name} has changed meanwhile.", "Start the backup again."
+            )
         source.check_present()
         warnings: tuple[str, ...] = ()
         if plan.note and (plan.damaged or plan.asked not in (AUTO, plan.kind.value)):

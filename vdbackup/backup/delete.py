@@ -10,7 +10,7 @@ import os
 from dataclasses import dataclass
 
 from vdbackup.backup import merge
-from vdbackup.errors import BackupError, NoSpace, from_os
+from vdbackup.errors import NoSpace, PointNeeded, from_os
 from vdbackup.jobs import Plan, Task
 from vdbackup.repository import claims, holds, registered
 from vdbackup.repository.backup_set import BackupSet, point_files
@@ -134,7 +134,7 @@ def _only_child(backup_set: BackupSet, point: RecoveryPoint) -> RecoveryPoint | 
     children = backup_set.children(point.id)
     if len(children) > 1:
         numbers = ", ".join(str(child.sequence) for child in children)
-        raise BackupError(
+        raise PointNeeded(
             f"Point {point.sequence} cannot be deleted: points {numbers} all read through it.",
             "Delete all but one of those first.",
         )

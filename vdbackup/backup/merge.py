@@ -58,11 +58,12 @@ from vdbackup.disks.formats import open_disk
 from vdbackup.disks.host_file import can_clone
 from vdbackup.disks.names import DiskFormat
 from vdbackup.errors import (
-    BackupError,
     Cancelled,
+    ChangedMeanwhile,
     Damaged,
     DiskError,
     LockLost,
+    NotMergeable,
     PointInUse,
     RepositoryLocked,
     VdbackupError,
@@ -167,7 +168,7 @@ def run(plan: MergePlan, task: Task) -> MergeResult:
             return MergeResult(finished, Way.FINISHED)  # it was this very merge
         backup_set = repository.set(plan.set_name)
         if backup_set.point(plan.child_id).parent != plan.parent_id:
-            raise BackupError(
+            raise ChangedMeanwhile(
                 f"{plan.set_name} has changed meanwhile: the point has another parent now.",
                 "Look at the recovery points again before you merge.",
             )
@@ -313,7 +314,7 @@ def _not_finished(error: VdbackupError | OSError) -> str:
 def _parent_to_merge_into(backup_set: BackupSet, child: RecoveryPoint) -> RecoveryPoint:
     backup_set.check_manifests()
     if child.parent is None:
-        raise BackupError(
+        raise NotMergeable(
             f"Point {child.sequence} is a full backup and has no parent to be rolled into.",
             "Choose a later point of its chain.",
         )
@@ -321,7 +322,7 @@ def _parent_to_merge_into(backup_set: BackupSet, child: RecoveryPoint) -> Recove
     siblings = [each for each in backup_set.children(parent.id) if each.id != child.id]
     if siblings:
         numbers = ", ".join(str(each.sequence) for each in siblings)
-        raise BackupError(
+        raise NotMergeable(
             f"Point {child.sequence} cannot be rolled into point {parent.sequence}, because "
             f"{'point' if len(siblings) == 1 else 'points'} {numbers} also "
             f"{'reads' if len(siblings) == 1 else 'read'} through that one.",

@@ -28,7 +28,7 @@ from vdbackup.disks.formats import open_disk, probe
 from vdbackup.disks.names import DiskFormat
 from vdbackup.disks.qcow2.disk import Qcow2Disk
 from vdbackup.disks.transfer import transfer
-from vdbackup.errors import BackupError, PointInUse, from_os
+from vdbackup.errors import NotPromotable, PointInUse, from_os
 from vdbackup.jobs import Plan, Task, readable_size
 from vdbackup.repository import claims, overlays
 from vdbackup.repository.backup_set import BackupSet
@@ -177,7 +177,7 @@ def _check(
         def compare(offset: int, view: memoryview) -> None:
             actual = digest_blocks(view)
             if differ(actual, held.expected(offset // BLOCK, len(actual))).any():
-                raise BackupError(
+                raise NotPromotable(
                     f"Point {promoted.sequence} is not all that {plan.session.title} wrote: the "
                     "machine has written since. The session stays.",
                     f"Delete point {promoted.sequence}, and make it again.",
@@ -223,7 +223,7 @@ def _seen_by_guest(backup_set: BackupSet, point: RecoveryPoint, session: EndedSe
                 raise PointInUse(f"{session.title} is still running: {who}.", "Shut it down first.")
         backup_set.open_chain(point).close()  # all layers are there, and as long as they were
         if overlays.contents(overlay, disk_format) != session.overlay_contents:
-            raise BackupError(
+            raise NotPromotable(
                 f"The overlay of point {point.sequence} has changed since {session.title} was "
                 "started on it, so what that wrote fits no more.",
                 "Put the overlay back as it was, or discard the session.",
@@ -255,7 +255,7 @@ def _opened(session: EndedSession, point: RecoveryPoint) -> list[VirtualDisk]:
                 disk = open_disk(path, probe(path))
             written.append(disk)
             if disk.info.virtual_size != point.virtual_size:
-                raise BackupError(
+                raise NotPromotable(
                     f"The disk of {session.title} is not as large as that of point "
                     f"{point.sequence}.",
                     "Discard the session.",

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from vdbackup.cli import output, remedies
 from vdbackup.cli.console import interrupts, print_json, say, warn, work
 from vdbackup.cli.json_values import plan_json
-from vdbackup.errors import BackupError, Cancelled, VdbackupError, from_os
+from vdbackup.errors import Cancelled, NotConfirmed, VdbackupError, from_os
 from vdbackup.jobs import Plan, Task
 from vdbackup.jobs import readable_size as size
 from vdbackup.text import printable
@@ -118,7 +118,7 @@ def confirm(question: str, problem: str, otherwise: str) -> None:
     Raises Cancelled where it is no, and BackupError where there is nobody.
     """
     if not sys.stdin.isatty():
-        raise BackupError(problem, "Say with --yes that this is meant.")
+        raise NotConfirmed(problem, "Say with --yes that this is meant.")
     output.complain(printable(f"{question} [y/N] "), end="")
     if sys.stdin.readline().strip().lower() not in ("y", "yes"):
         raise Cancelled(otherwise, "")

@@ -71,7 +71,7 @@ def problem_json(problem: VdbackupError) -> dict[str, str]:
 
 def error_json(error: VdbackupError) -> dict[str, str]:
     """Why a command, or a part of what it does, has failed."""
-    return {"event": "error", "code": error.code, **problem_json(error)}
+    return {"event": "error", "code": error.code, "family": error.family, **problem_json(error)}
 
 
 def broken_json(manifest: BrokenManifest) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from vdbackup.cli.options import (
     repository_options,
     source_format_option,
 )
-from vdbackup.errors import PointNotFound
+from vdbackup.errors import NotADisk, PointNotFound
 from vdbackup.jobs import readable_size as size
 from vdbackup.sources.reference import SourceRef
 
@@ -159,13 +159,13 @@ def info(options: argparse.Namespace) -> int:
     from vdbackup.disks.chain import Chain
     from vdbackup.disks.contents import decide
     from vdbackup.disks.extents import total
-    from vdbackup.errors import SourceError, SourceNotFound
+    from vdbackup.errors import SourceNotFound
 
     path = options.disk.path
     if not path.exists():
         raise SourceNotFound(f"There is no {path}.", "Check the path.")
     if path.is_dir():
-        raise SourceError(f"{path} is a folder.", "Give a virtual disk file.")
+        raise NotADisk(f"{path} is a folder.", "Give a virtual disk file.")
     decision = decide(path, options.source_format)
     with Chain.open(path, decision.disk_format, options.parents_in) as chain:
         doubts = [f"{each.path} {each.info.unclean}." for each in chain.layers if each.info.unclean]

@@ -17,7 +17,7 @@ from collections import OrderedDict
 from pathlib import Path
 from typing import Protocol
 
-from vdbackup.errors import DiskError
+from vdbackup.errors import ChangedWhileRead, DiskError
 
 log = logging.getLogger(__name__)
 
@@ -142,7 +142,7 @@ class Lent:
         return fd
 
     def _other(self) -> DiskError:
-        return DiskError(
+        return ChangedWhileRead(
             f"{self._path} was written to, moved or replaced while it was read.",
             "Begin again; if it happens again, find out which program does that.",
         )

@@ -14,7 +14,7 @@ from vdbackup.disks.host_file import HostFile
 from vdbackup.disks.names import BACKUP_FORMATS, DiskFormat
 from vdbackup.disks.raw import RawDisk
 from vdbackup.disks.vmdk.structs import DESCRIPTOR_START
-from vdbackup.errors import DiskError, UsageError
+from vdbackup.errors import DiskError, DoesNotFit, UsageError
 from vdbackup.jobs import readable_size, sizes_apart
 
 PROBE_BYTES = 512
@@ -173,7 +173,7 @@ def check_fits(disk_format: DiskFormat, virtual_size: int, sector_size: int) -> 
         return
     fitting = fitting_formats(virtual_size, sector_size)
     choice = f"Choose {' or '.join(fitting)}." if fitting else "No format can hold it."
-    raise DiskError(problem, choice)
+    raise DoesNotFit(problem, choice)
 
 
 def check_growth(disk: VirtualDisk, blocks: int) -> None:
@@ -191,7 +191,7 @@ def check_growth(disk: VirtualDisk, blocks: int) -> None:
     ends = (own.hosts + own.lengths)[own.layers >= 0]
     end = int(ends.max(initial=0)) + info.block_size  # the last may be held in part
     if end + blocks * (info.block_size + _BEFORE_BLOCK.get(info.format, 0)) > largest:
-        raise DiskError(
+        raise DoesNotFit(
             f"{disk.path} would grow beyond {readable_size(largest)}, the most that the format can "
             "address.",
             "Leave it as it is, and make the next backup a full one.",

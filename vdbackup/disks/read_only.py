@@ -7,12 +7,12 @@ from pathlib import Path
 from vdbackup.disks.disk import DiskInfo, ParentRef
 from vdbackup.disks.host_file import HostFile
 from vdbackup.disks.one_file import OneFileDisk
-from vdbackup.errors import DiskError
+from vdbackup.errors import DiskError, ReadOnlyLayout
 
 
 def only_read(path: Path) -> DiskError:
     """The refusal to write to a layout that we do not make."""
-    return DiskError(
+    return ReadOnlyLayout(
         f"{path} was made by another program in a layout that is only read.",
         "Export it to a new disk first.",
     )

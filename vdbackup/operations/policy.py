@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 from vdbackup.backup import retention
-from vdbackup.errors import BackupError, Remedy
+from vdbackup.errors import BackupError, ChangedMeanwhile, Remedy
 from vdbackup.jobs import Plan, Task
 from vdbackup.operations.changed import Changed
 from vdbackup.repository.backup_set import BackupSet
@@ -122,7 +122,7 @@ def run(plan: PolicyPlan, task: Task) -> PolicyResult:
         _check_told(backup_set, wanted)
         shown = {point.id for point in plan.takes}
         if any(point.id not in shown for point in taken(backup_set, wanted)):
-            raise BackupError(
+            raise ChangedMeanwhile(
                 f"{name} has changed meanwhile: more points would go than you were shown.",
                 "Look at what it means now, and decide again.",
             )

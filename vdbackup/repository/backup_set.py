@@ -12,7 +12,13 @@ from vdbackup.disks.chain import Chain, parent_of
 from vdbackup.disks.disk import DiskInfo
 from vdbackup.disks.formats import open_disk
 from vdbackup.durable import PARTIAL, check_regular
-from vdbackup.errors import Damaged, PointNotFound, Remedy, RepositoryError
+from vdbackup.errors import (
+    Damaged,
+    DamagedMetadata,
+    NotPermitted,
+    PointNotFound,
+    Remedy,
+)
 from vdbackup.jobs import sizes_apart
 from vdbackup.repository import naming
 from vdbackup.repository.digests import DigestFold
@@ -81,7 +87,7 @@ class BackupSet:
         chain = [point]
         while chain[-1].parent is not None:
             if len(chain) > len(self.points) + len(self.hidden):
-                raise RepositoryError(
+                raise DamagedMetadata(
                     f"The parents of point {point.sequence} form a circle.",
                     "The manifests can be rebuilt from the disks.",
                     remedy=Remedy.REPAIR,
@@ -107,12 +113,12 @@ class BackupSet:
         if self.broken:
             first = self.broken[0]
             if first.refused:
-                raise RepositoryError(
+                raise NotPermitted(
                     f"{first.name} of {self.name} may not be read, so nothing is merged or deleted "
                     "there.",
                     "Let whoever owns the file do it, or have them let you read it.",
                 )
-            raise RepositoryError(
+            raise DamagedMetadata(
                 f"{self.name} has damaged manifests, so nothing is merged or deleted in it: "
                 f"{first.problem.title}",
                 "They can be rebuilt from the disks.",

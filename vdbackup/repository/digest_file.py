@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 from vdbackup.disks.extents import UNALLOCATED, BlockMap, Int64s
 from vdbackup.disks.host_file import HostFile
 from vdbackup.durable import check_regular
-from vdbackup.errors import DamagedDigests, NewerLayout, Remedy, RepositoryError
+from vdbackup.errors import DamagedDigests, DamagedMetadata, NewerLayout, Remedy
 
 BLOCK = 64 << 10
 """Bytes of disk that one digest covers."""
@@ -92,7 +92,7 @@ class DigestFile:
         except FileNotFoundError as error:
             if not path.parent.exists():  # not this file alone: the storage is gone
                 raise
-            raise RepositoryError(
+            raise DamagedMetadata(
                 f"{path.name} is missing.",
                 "It can be computed again from the disk.",
                 remedy=Remedy.REPAIR,

@@ -17,7 +17,7 @@ from vdbackup.durable import (
     sync_file,
     sync_folder,
 )
-from vdbackup.errors import NoSpace, Remedy, RepositoryError
+from vdbackup.errors import DamagedMetadata, NoSpace, Remedy, RepositoryError
 from vdbackup.jobs import readable_size
 from vdbackup.repository.lock import check_lock
 
@@ -77,13 +77,13 @@ def parse_json(path: Path, content: bytes) -> dict[str, Any]:
     try:
         data = json.loads(content.decode("utf-8"))
     except (ValueError, RecursionError) as error:  # UnicodeError is a ValueError
-        raise RepositoryError(
+        raise DamagedMetadata(
             f"{path} is damaged: {error}.",
             "It can be rebuilt from the disks.",
             remedy=Remedy.REPAIR,
         ) from error
     if not isinstance(data, dict):
-        raise RepositoryError(
+        raise DamagedMetadata(
             f"{path} is damaged: it holds no JSON object.",
             "It can be rebuilt from the disks.",
             remedy=Remedy.REPAIR,

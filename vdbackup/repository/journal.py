@@ -18,7 +18,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from vdbackup.errors import Remedy, RepositoryError
+from vdbackup.errors import DamagedMetadata, Remedy
 from vdbackup.repository.files import read_json, remove, sync_folder, write_json
 from vdbackup.repository.model import RecoveryPoint
 
@@ -55,7 +55,7 @@ class Journal:
                 RecoveryPoint.from_json(result) if result else None,
             )
         except (AttributeError, KeyError, TypeError) as error:
-            raise RepositoryError(
+            raise DamagedMetadata(
                 f"{folder / JOURNAL_NAME} is not valid: {error}.",
                 "How far the merge came can be found out from the disks.",
                 remedy=Remedy.REPAIR,

@@ -9,7 +9,7 @@ from pathlib import Path
 from blake3 import blake3
 
 from vdbackup.durable import read_own
-from vdbackup.errors import Remedy, RepositoryError, VdbackupError, from_os
+from vdbackup.errors import DamagedMetadata, Remedy, RepositoryError, VdbackupError, from_os
 from vdbackup.repository import naming
 from vdbackup.repository.files import parse_json
 from vdbackup.repository.model import RecoveryPoint
@@ -56,7 +56,7 @@ def read_manifests(folder: Path) -> tuple[list[RecoveryPoint], list[BrokenManife
         try:
             point = _manifest(folder, name)
             if point.id in points:
-                raise RepositoryError(
+                raise DamagedMetadata(
                     f"{folder / name} is damaged: {points[point.id].disk} has the same id.",
                     "It can be rebuilt from the disks.",
                     remedy=Remedy.REPAIR,
@@ -91,7 +91,7 @@ def _understood(folder: Path, name: str, content: bytes) -> RecoveryPoint:
     """What a manifest says, which must not speak of another point's files."""
     point = RecoveryPoint.from_json(parse_json(folder / name, content), name)
     if not naming.belong_together(name, point.disk, point.digests, point.overlay):
-        raise RepositoryError(
+        raise DamagedMetadata(
             f"{folder / name} is damaged: it names files of another point.",
             "It can be rebuilt from the disks.",
             remedy=Remedy.REPAIR,

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 from vdbackup import records
 from vdbackup.disks.names import BACKUP_FORMATS, DiskFormat
-from vdbackup.errors import Remedy, RepositoryError, UsageError
+from vdbackup.errors import DamagedMetadata, Remedy, RepositoryError, UsageError
 from vdbackup.jobs import readable_size
 from vdbackup.repository import naming
 from vdbackup.repository.naming import PointType
@@ -50,7 +50,7 @@ def _of_a_backup(disk_format: DiskFormat) -> DiskFormat:
 
 
 def _not_valid(name: str, error: Exception) -> RepositoryError:
-    return RepositoryError(
+    return DamagedMetadata(
         f"{name} is not valid: {error}.", "It can be rebuilt from the disks.", remedy=Remedy.REPAIR
     )
 

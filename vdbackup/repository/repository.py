@@ -13,12 +13,15 @@ from pathlib import Path
 
 from vdbackup.durable import PARTIAL, give_to_owner_of_folder, sync_folder
 from vdbackup.errors import (
+    BadSetName,
+    DamagedMetadata,
     NewerLayout,
     NoRepository,
     NoSpace,
     PointNotFound,
     Remedy,
     RepositoryError,
+    SetExists,
     VdbackupError,
     from_os,
 )
@@ -124,7 +127,7 @@ class Repository:
             )
         layout, own_id = data.get("layout"), data.get("id", "")
         if type(layout) is not int or layout not in range(1, LAYOUT + 1) or type(own_id) is not str:
-            raise RepositoryError(
+            raise DamagedMetadata(
                 f"{path / MARKER} is damaged: it does not say which layout the repository has.",
                 "It can be rebuilt from the disks.",
                 remedy=Remedy.REPAIR,
@@ -217,7 +220,7 @@ class Repository:
                     "Check its name.",
                     remedy=Remedy.LIST_POINTS,
                 ) from None
-            raise RepositoryError(
+            raise DamagedMetadata(
                 f"{folder / SETTINGS} is missing.",
                 "It can be rebuilt from the disks.",
                 remedy=Remedy.REPAIR,
@@ -272,7 +275,7 @@ class Repository:
         folder = self.path / check_set_name(name)
         begun = folder.is_dir() and all(each.suffix == PARTIAL for each in folder.iterdir())
         if folder.exists() and not begun:
-            raise RepositoryError(
+            raise SetExists(
                 f"{self.path} holds something named {name!r} already.",
                 "Start again, or choose another name.",
                 remedy=Remedy.NAME_ANOTHER_SET,
@@ -339,7 +342,7 @@ def is_newer(marker: Mapping[str, object]) -> bool:
 def check_set_name(name: str) -> str:
     """The name, if it can be a folder's; raises RepositoryError (it may be external text)."""
     if not _can_be_set(name):
-        raise RepositoryError(
+        raise BadSetName(
             f"{name!r} cannot be the name of a backup set.",
             "Use letters, digits, spaces and any of . _ + @ - , at most 100.",
         )

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Self
 
 from vdbackup.durable import give_to_owner_of_folder
-from vdbackup.errors import Remedy, RepositoryError
+from vdbackup.errors import Remedy, SetExists
 from vdbackup.repository.backup_set import BackupSet
 from vdbackup.repository.files import PARTIAL, sync_folder
 from vdbackup.repository.lock import check_lock
@@ -27,7 +27,7 @@ class SetDraft:
     def __init__(self, repository: Repository, name: str, settings: SetSettings) -> None:
         self._target = repository.path / check_set_name(name)
         if self._target.exists():
-            raise RepositoryError(
+            raise SetExists(
                 f"{repository.path} holds something named {name!r} already.",
                 "Choose another name.",
                 remedy=Remedy.NAME_ANOTHER_SET,

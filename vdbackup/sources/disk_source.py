@@ -11,7 +11,7 @@ from vdbackup.disks.chain import Chain
 from vdbackup.disks.extents import Ranges
 from vdbackup.disks.host_file import UNREADABLE, HostFile
 from vdbackup.disks.names import DiskFormat
-from vdbackup.errors import DiskFormatError, SourceError, Unreadable
+from vdbackup.errors import DiskFormatError, SourceError, SourceLost, Unreadable
 from vdbackup.sources.changes import Changes
 from vdbackup.sources.devices import lasting_name
 from vdbackup.sources.facts import facts_at, with_written
@@ -117,7 +117,7 @@ class DiskSource:
             try:
                 now = _length(file)
             except OSError as error:
-                raise SourceError(
+                raise SourceLost(
                     f"{file} disappeared while it was read: {error.strerror}.",
                     "Connect it again, then start the backup again.",
                 ) from error
@@ -198,7 +198,7 @@ def _length(path: Path) -> int:
 
 
 def _shorter(path: Path) -> SourceError:
-    return SourceError(
+    return SourceLost(
         f"{path} became shorter while it was read.",
         "Check that it is connected, and back it up while nothing resizes it.",
     )

@@ -14,7 +14,7 @@ from vdbackup.disks.contents import decide
 from vdbackup.disks.device_reads import sector_size_of
 from vdbackup.disks.disk import SECTOR
 from vdbackup.disks.names import DiskFormat
-from vdbackup.errors import Remedy, SourceError, SourceNotFound
+from vdbackup.errors import NotADisk, Remedy, SourceError, SourceNotFound, SourceNotPermitted
 from vdbackup.sources.devices import device_id
 from vdbackup.sources.disk_source import DiskSource
 from vdbackup.sources.reference import Scheme, SourceRef, unknown
@@ -57,7 +57,7 @@ def open_file(ref: SourceRef, hints: Hints = Hints()) -> DiskSource:
         kind = stat.S_IFMT(path.stat().st_mode)
         if kind not in _FILES:
             what = "a folder, not a disk" if kind == stat.S_IFDIR else _NO_DISK
-            raise SourceError(f"{path} is {what}.", "Give a disk image or a block device.")
+            raise NotADisk(f"{path} is {what}.", "Give a disk image or a block device.")
         write_out(path)
         return _FILES[kind](path, hints)
     except FileNotFoundError:
@@ -65,7 +65,7 @@ def open_file(ref: SourceRef, hints: Hints = Hints()) -> DiskSource:
             f"There is no {path}.", "Check the path.", remedy=Remedy.LIST_DEVICES
         ) from None
     except PermissionError:
-        raise SourceError(f"You may not read {path}.", _permission_advice(path)) from None
+        raise SourceNotPermitted(f"You may not read {path}.", _permission_advice(path)) from None
     except OSError as error:
         raise SourceError(
             f"{path} cannot be opened: {error.strerror}.", "Check that the device is connected."
@@ -115,13 +115,13 @@ _NO_DISK = "neither a file nor a block device"
 
 def _check_not_empty(path: Path, size: int) -> None:
     if size == 0:
-        raise SourceError(f"{path} is empty.", "Give a disk image or a block device with contents.")
+        raise NotADisk(f"{path} is empty.", "Give a disk image or a block device with contents.")
 
 
 def _check_size(path: Path, size: int) -> None:
     _check_not_empty(path, size)
     if size < SECTOR:
-        raise SourceError(
+        raise NotADisk(
             f"{path} is {size} bytes long, less than one sector of {SECTOR} bytes.",
             "Give a disk image or a block device.",
         )

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import threading
 
-from vdbackup.errors import SourceError, Unreadable
+from vdbackup.errors import SourceLost, Unreadable
 from vdbackup.jobs import CancelToken
 from vdbackup.sources.source import Source
 
@@ -68,7 +68,7 @@ class Salvage:
         with self._lock:
             self._lost.append((offset, length))
             if len(self._lost) > MAX_SECTORS:
-                raise SourceError(
+                raise SourceLost(
                     f"More than {MAX_SECTORS} sectors of {self._source.title} cannot be read: it "
                     "is failing as a whole.",
                     "Copy what can be had to an image with `ddrescue`, and back that up.",
@@ -83,7 +83,7 @@ class Salvage:
         if not self._lost:
             return ()
         if not self._anything_read:
-            raise SourceError(
+            raise SourceLost(
                 f"Nothing of {self._source.title} can be read.",
                 "Check the disk and its cable (the kernel's log, its SMART values).",
             )

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from vdbackup.disks.disk import SECTOR
 from vdbackup.disks.names import DiskFormat
-from vdbackup.errors import DiskError, DiskFormatError, ParentError
+from vdbackup.errors import DiskFormatError, DoesNotFit, NotSupported, ParentError
 
 MAGIC = b"QFI\xfb"
 
@@ -122,7 +122,7 @@ class Header:
             (self.compression > 1, f"uses an unknown compression ({self.compression})"),
         ):
             if refused:
-                raise DiskError(
+                raise NotSupported(
                     f"{path} {what}, which cannot be read.",
                     "Convert it with 'qemu-img convert' first.",
                 )
@@ -370,7 +370,7 @@ def backing_file_name(relative_path: str) -> bytes:
     plain = f"./{relative_path}" if _has_protocol(relative_path) else relative_path
     name = plain.encode("utf-8", "surrogateescape")
     if not relative_path.isprintable() or not 0 < len(name) <= MAX_NAME:
-        raise DiskError(
+        raise DoesNotFit(
             f"A QCOW2 disk cannot be the child of one that is named {relative_path!r}.",
             f"Choose a name of at most {MAX_NAME} bytes, without control characters.",
         )

@@ -16,7 +16,7 @@ from dataclasses import astuple, dataclass, replace
 from pathlib import Path, PurePosixPath
 
 from vdbackup.disks.disk import SECTOR, UNIT, ParentRef
-from vdbackup.errors import DiskError, DiskFormatError
+from vdbackup.errors import DiskError, DiskFormatError, DoesNotFit
 from vdbackup.jobs import readable_size
 
 COOKIE = b"conectix"
@@ -354,7 +354,7 @@ def _checked_name(path: str) -> str:
 
 
 def _unfit_name(path: str) -> DiskError:
-    return DiskError(
+    return DoesNotFit(
         f"A VHD cannot be the child of one that is named {path!r}.",
         "Choose a shorter name without backslashes and control characters.",
     )

@@ -49,7 +49,7 @@ from vdbackup.disks.vhdx.structs import (
     parse_regions,
 )
 from vdbackup.disks.written_units import WrittenUnits
-from vdbackup.errors import DiskError, DiskFormatError
+from vdbackup.errors import DiskFormatError, DoesNotFit
 
 MAX_SIZE = MAX_DISK
 BLOCK = 2 * MIB
@@ -120,7 +120,7 @@ class VhdxDisk(OneFileDisk):
         if not 0 < virtual_size <= MAX_SIZE or sector_size not in (512, 4096):
             raise ValueError(f"{virtual_size} bytes in sectors of {sector_size} are no VHDX")
         if virtual_size % sector_size:
-            raise DiskError(
+            raise DoesNotFit(
                 f"A disk of {virtual_size} bytes does not end with a sector of {sector_size}.",
                 "Choose a size that is a multiple of it.",
             )

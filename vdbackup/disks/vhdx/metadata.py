@@ -19,7 +19,7 @@ from vdbackup.disks.disk import DiskInfo, ParentRef
 from vdbackup.disks.extents import Int64s
 from vdbackup.disks.vhdx.log import Contents
 from vdbackup.disks.vhdx.structs import MAX_ENTRIES, MIB, TABLE_BYTES, Region, guid_of
-from vdbackup.errors import DiskError, DiskFormatError
+from vdbackup.errors import DiskFormatError, DoesNotFit, ReadOnlyLayout
 from vdbackup.jobs import readable_size
 
 MAX_DISK = 64 << 40
@@ -360,7 +360,7 @@ class Metadata:
                 for each in self.items
             ):
                 return slot
-        raise DiskError(
+        raise ReadOnlyLayout(
             f"{path} was made by another program in a layout that is only read.",
             "Export it to a new disk first.",
         )
@@ -380,7 +380,7 @@ def pack_reference(parent: ParentRef) -> bytes:
     """The locator by which we name a parent; raises DiskError where its name cannot be written."""
     name = parent.relative_path
     if not name.isprintable() or "\\" in name or len(name) > 4096:
-        raise DiskError(
+        raise DoesNotFit(
             f"A VHDX cannot be the child of one that is named {name!r}.",
             "Choose a name without backslashes and control characters.",
         )

@@ -40,7 +40,7 @@ from vdbackup.disks.vmdk.structs import (
     is_descriptor,
     new_cid,
 )
-from vdbackup.errors import DiskError, DiskFormatError
+from vdbackup.errors import DiskFormatError, DoesNotFit
 from vdbackup.jobs import readable_size
 
 MAX_SIZE = (2 << 40) - (1 << 30)
@@ -226,7 +226,7 @@ class VmdkDisk(OneFileDisk):
     def _new_places(self, count: int) -> Int64s:
         """Where `count` new grains go; raises DiskError where the tables cannot name a place."""
         if self._end + count * self._grain > MAX_FILE:
-            raise DiskError(
+            raise DoesNotFit(
                 f"{self.path} has grown to {readable_size(MAX_FILE)}, the most that the format "
                 "can address.",
                 "Export it to a new disk first.",

@@ -31,7 +31,7 @@ from vdbackup.disks.vmdk.structs import (
     ExtentLine,
     decoded,
 )
-from vdbackup.errors import DiskError, DiskFormatError
+from vdbackup.errors import DiskError, DiskFormatError, NotSupported
 from vdbackup.jobs import readable_size, sizes_apart
 
 _LOG = logging.getLogger(__name__)
@@ -118,7 +118,7 @@ class _Extents:
         if line.kind == "ZERO":
             return BlockMap.uniform(line.size, ZERO), 0
         if line.kind not in ("FLAT", "VMFS", "SPARSE") or line.access == "NOACCESS":
-            raise DiskError(
+            raise NotSupported(
                 f"{self._descriptor.path} is a VMDK with an extent that cannot be read: "
                 f"{line.access} {line.kind}.",
                 "Let the program that made it convert or export the disk.",

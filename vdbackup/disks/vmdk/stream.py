@@ -39,7 +39,7 @@ from vdbackup.disks.vmdk.structs import (
     SparseExtentHeader,
     new_cid,
 )
-from vdbackup.errors import DiskError
+from vdbackup.errors import DoesNotFit
 
 GRAIN_BYTES = GRAIN * SECTOR
 _VERSION = 3
@@ -130,7 +130,7 @@ class StreamVmdkWriter:
         """Write whole sectors."""
         sectors = -(-len(data) // SECTOR)
         if self._sectors + sectors > _LAST_SECTOR:
-            raise DiskError(
+            raise DoesNotFit(
                 "The compressed VMDK would pass 2 TiB, the most that the format can address.",
                 "Choose another format.",
             )

@@ -16,7 +16,7 @@ from dataclasses import astuple, dataclass, replace
 from pathlib import Path
 
 from vdbackup.disks.disk import SECTOR, ParentRef
-from vdbackup.errors import DiskError, DiskFormatError
+from vdbackup.errors import DiskFormatError, DoesNotFit
 from vdbackup.jobs import sizes_apart
 
 MAGIC = b"KDMV"
@@ -325,7 +325,7 @@ class Descriptor:
         """
         for name in (self.file_name, self.parent_hint or ""):
             if not name.isprintable() or '"' in name:
-                raise DiskError(
+                raise DoesNotFit(
                     f"A VMDK cannot be named {name!r}, or be the child of one that is.",
                     "Choose a name without quotes and control characters.",
                 )
