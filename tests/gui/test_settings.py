@@ -37,6 +37,8 @@ FULL = Settings(
     sources=(
         KnownSource(SourceRef.parse("/dev/sda"), Path("/mnt/usb"), "laptop-sda"),
         KnownSource(SourceRef.parse("/srv/vm.img"), Path("/srv/backups")),
+        KnownSource(SourceRef.parse("/srv/d\udcefsk: 1.img"), Path("/srv/backups")),
+        KnownSource(SourceRef.parse("lvm:of/a-newer-version"), Path("/srv/backups")),
     ),
     theme=ThemeChoice.DARK,
     sessions_folder=Path("/var/tmp/sessions"),
