@@ -128,6 +128,36 @@ def test_what_a_partial_reading_shows_is_what_a_whole_one_does(shelf: Shelf, lab
     assert read(shelf, (), Changed.only("b")) == read(Shelf(lab.repository.path), ())
 
 
+def surveyed(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
+    """The sets that are read from now on, by reading."""
+    surveys: list[list[str]] = []
+    original = Repository.survey
+
+    def note(self, names=None):  # type: ignore[no-untyped-def]
+        surveys.append(list(self.names() if names is None else names))
+        return original(self, names)
+
+    monkeypatch.setattr(Repository, "survey", note)
+    return surveys
+
+
+def test_a_set_that_cannot_be_read_is_looked_at_each_minute_and_no_other(
+    user: User, lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    window, folder = user.window, lab.repository.path
+    settings = folder / "c/set.json"
+    settings.rename(settings.with_name("away"))
+    aged(folder / "c")
+    window.store.update(lambda settings: settings.with_repository(folder))
+    window.catalogue.refresh()
+    user.waits_until(lambda: [bool(e.problem) for e in window.catalogue.entries].count(True) == 1)
+    settings.with_name("away").rename(settings)
+    surveys = surveyed(monkeypatch)
+    window._on_minute()
+    user.waits_until(lambda: not any(each.problem for each in window.catalogue.entries))
+    assert surveys == [["c"]]
+
+
 def test_a_job_of_the_window_has_its_own_set_read_and_f5_all(
     with_source: User, repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -139,14 +169,7 @@ def test_a_job_of_the_window_has_its_own_set_read_and_f5_all(
     aged(repository / "another")
     user.asks_for("actionRefresh")
     user.waits_until(lambda: len(user.window.catalogue.entries) == 2)
-    surveys: list[list[str]] = []
-    original = Repository.survey
-
-    def note(self, names=None):  # type: ignore[no-untyped-def]
-        surveys.append(list(self.names() if names is None else names))
-        return original(self, names)
-
-    monkeypatch.setattr(Repository, "survey", note)
+    surveys = surveyed(monkeypatch)
     user.window.operations.verify(user.window.entry, user.window.entry.points)
     user.sees_job_end("Verify")
     user.waits_until(lambda: surveys)

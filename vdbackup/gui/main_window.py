@@ -317,8 +317,8 @@ class MainWindow(QMainWindow):
         self.sources.show_ages()
         self.details.show_age(self.point)
         away = {entry.repository for entry in self.catalogue.entries if entry.problem}
-        for repository in away:
-            self.catalogue.refresh(repository)
+        for repository in away:  # a set that cannot be read is looked at each time
+            self.catalogue.refresh(repository, NOTHING)
 
     def _on_entry_chosen(self, entry: Entry | None) -> None:
         self.panel.show_entry(entry)
