@@ -119,7 +119,21 @@ def replace(path: Path, data: bytes, check: Callable[[], None] = lambda: None) -
         data: all that it will hold.
         check: called before each change that others see; where it raises, nothing more is changed.
     """
-    with made_beside(path, check) as partial, open(create_partial(partial), "wb") as file:
+    with made_beside(path, check) as partial:
+        _write(partial, path, data)
+
+
+def write_in_flight(path: Path, data: bytes, check: Callable[[], None] = lambda: None) -> None:
+    """Write what `path` will hold once it is renamed to that; durable but for its name in flight.
+
+    Args and order as in `replace`, without the rename.
+    """
+    check()
+    _write(path.with_name(path.name + PARTIAL), path, data)
+
+
+def _write(partial: Path, path: Path, data: bytes) -> None:
+    with open(create_partial(partial), "wb") as file:
         _keep_owner_and_mode(file.fileno(), path)
         file.write(data)
         file.flush()

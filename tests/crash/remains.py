@@ -6,8 +6,9 @@ For each state:
    or is refused. An overlay is the one of before or the one of afterwards, and its report is
    believed only beside it.
 2. After what opening a repository does (`merge.recover`), every point reads right, and there are
-   the points of before, or those of afterwards: those of both in any case. If the thing had
-   returned, there are those of afterwards, and nothing was left to finish or to remove.
+   the points of before, or those of afterwards: those of both in any case. No layer is left that
+   only a repair would make a point of. If the thing had returned, there are the points of
+   afterwards, and nothing was left to finish or to remove.
 3. After `repair` the same holds. Where a repair itself was cut off, the points that it concerns may
    be refused until it has been done again; then there are those of afterwards. What was damaged is
    in its place or aside, at each step.
@@ -118,6 +119,7 @@ class Remains:
             self.check_points(unrepaired)
             if not unrepaired:
                 self.check_ids(before, after, returned)
+                self.check_listed()
             if sample and not unrepaired:
                 step = "read by others"
                 self.ask_others()
@@ -150,6 +152,12 @@ class Remains:
             raise Wrong("it had returned, and a journal is left")
         if left:
             raise Wrong(f"it had returned, and left {left[0].name}")
+
+    def check_listed(self) -> None:
+        """Each layer is a point's."""
+        for backup_set in sets_of(self._lab.repository):
+            if names := backup_set.unlisted_layers():
+                raise Wrong(f"{names[0]} is no point's, and waits for a repair")
 
     def check_kept(self, kept: Mapping[str, bytes]) -> None:
         """The files are in their place, or aside under whatever number."""

@@ -10,10 +10,12 @@ from tests.backup.lab import SIZE, Lab, noise
 from tests.crash import damage, overlays
 from tests.crash.folders import copy_tree
 from tests.sources.opened import open_path
-from vdbackup.backup import adopt, convert, repair
+from vdbackup.backup import adopt, convert, merge, repair
 from vdbackup.disks.formats import FORMATS
 from vdbackup.jobs import Task
+from vdbackup.repository import naming
 from vdbackup.repository.digests import BLOCK
+from vdbackup.repository.files import PARTIAL
 from vdbackup.repository.model import Policy, RecoveryPoint
 from vdbackup.repository.repository import Repository
 
@@ -183,6 +185,18 @@ def _then(*damaged: Callable[[Lab], None]) -> Callable[[Lab], None]:
     return prepare
 
 
+def _half_published(lab: Lab) -> None:
+    """The five, and a sixth whose backup was killed when two of its files had their names."""
+    then_changes(lab)
+    point = lab.backup()
+    for name in (point.overlay, naming.manifest_name(point.disk)):
+        (lab.set_folder / name).rename(lab.set_folder / (name + PARTIAL))
+
+
+def _open(lab: Lab) -> None:
+    merge.recover(lab.repository, Task())
+
+
 _ALL = frozenset((1, 2, 3, 4, 5))
 _REPAIRS = [
     Story(
@@ -238,6 +252,7 @@ _STORIES = [
     Story("retarget", _to_third(overlays.retarget_by_scratch), prepare=with_scratch),
     Story("retarget anew", _to_third(overlays.retarget_by_scratch), prepare=retargeted),
     Story("empty an overlay", _to_third(overlays.empty), prepare=retargeted),
+    Story("finish a backup", _open, prepare=_half_published),
     Story("convert", _convert, prepare=five_points),
     Story("adopt", _adopt, prepare=_chain_elsewhere),
     Story("adopt by clones", _adopt, prepare=_chain_elsewhere, clones=True),

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from vdbackup.backup import delete, merge, merged_layer, repair
+from vdbackup.backup import merge, merged_layer, repair
 from vdbackup.disks import host_file
 from vdbackup.disks.formats import FORMATS
 from vdbackup.disks.qcow2 import structs
@@ -21,7 +21,7 @@ from vdbackup.disks.vhd import disk as vhd
 from vdbackup.records import from_json
 from vdbackup.recovery.retarget import overlay, report
 from vdbackup.recovery.retarget.report import RetargetReport
-from vdbackup.repository import draft, files, journal
+from vdbackup.repository import files, journal, publication, repository
 from vdbackup.repository.backup_set import BackupSet
 from vdbackup.repository.model import RecoveryPoint
 
@@ -101,18 +101,30 @@ def _json_in_place(patch: pytest.MonkeyPatch) -> None:
             original(path, data)
 
     original = files.write_json
-    for module in (draft, journal):
+    for module in (repository, journal):
         patch.setattr(module, "write_json", write)
 
 
 def _manifest_last(patch: pytest.MonkeyPatch) -> None:
-    original = delete.point_files
+    original = publication.point_files
 
     def reordered(*arguments: Any) -> tuple[Path, ...]:
         manifest, *others = original(*arguments)
         return (others[0], manifest, *others[1:])
 
-    patch.setattr(delete, "point_files", reordered)
+    patch.setattr(publication, "point_files", reordered)
+
+
+def _manifest_not_in_flight(patch: pytest.MonkeyPatch) -> None:
+    """As it was until November 2026."""
+
+    def publish(folder: Path, point: RecoveryPoint) -> None:
+        for name in (point.disk, point.digests, point.overlay):
+            os.rename(folder / (name + files.PARTIAL), folder / name)
+        files.sync_folder(folder)
+        files.write_json(publication.manifest_path(folder, point), point.to_json())
+
+    patch.setattr(publication, "publish", publish)
 
 
 def _one_slot(patch: pytest.MonkeyPatch) -> None:
@@ -169,7 +181,7 @@ def _any_report(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(report, "load", load)
 
 
-def _none(*_: Any) -> list[str]:
+def _none(*_: Any, **__: Any) -> list[Any]:
     return []
 
 
@@ -184,6 +196,13 @@ MUTATIONS = [
     Mutation("an interrupted merge is not finished", lambda p: p.setattr(merge, "recover", _none)),
     Mutation("JSON is written in place", _json_in_place),
     Mutation("a deleted point's layer goes before its manifest", _manifest_last),
+    Mutation("the manifest lies not in flight before other files have names",
+             _manifest_not_in_flight),
+    Mutation("an interrupted publication is not finished",
+             lambda p: p.setattr(publication, "finish", _none)),
+    Mutation("a manifest in flight is believed whatever its files are",
+             lambda p: p.setattr(publication, "_fit", lambda *_: True),
+             tests=("tests/crash/test_interrupted_publication.py",)),
     Mutation("what was half written is not swept", lambda p: p.setattr(merge, "sweep", nothing)),
     Mutation("the length of a layer is not checked",
              lambda p: p.setattr(BackupSet, "check_layer", nothing),
@@ -218,6 +237,13 @@ NOT_NOTICED = {
     "backup.merge:_take_over": (
         "the journal is there, so recovery gives the file its name again; until then what hangs "
         "on the child is refused with it and without it"
+    ),
+    "repository.publication:finish": (
+        "what a killed process had not made durable: in the story's beginning all of it is; "
+        "tests/crash/test_interrupted_publication.py sees the order"
+    ),
+    "repository.draft:sweep": (
+        "what comes back is swept away again, or does not fit what has the same name since"
     ),
     "backup.quarantine:put_aside": (
         "a rename from folder to folder happens as a whole, and the fsync of the new one has made "

@@ -225,6 +225,7 @@ def run(plan: CapturePlan, task: Task) -> CaptureResult:
         tight = _check_space(repository, plan)
         if plan.new_set:
             repository.create_set(plan.set_name, _settings_for(source, plan))
+        published = tuple(_finish_publication(repository, plan.set_name))
         interrupted = _finish_merge(repository, plan.set_name, task)
         backup_set = repository.set(plan.set_name)
         choice = _choose(backup_set, source, plan.kind.value)
@@ -240,7 +241,7 @@ def run(plan: CapturePlan, task: Task) -> CaptureResult:
         unlisted = _unlisted(backup_set)
         point = _captured(backup_set, plan, choice, warnings, task)
         warnings = (*point.warnings, *interrupted, *tight, *unlisted)
-        notes = tuple(filter(None, (plan.note, source.filled_up)))
+        notes = tuple(filter(None, (plan.note, source.filled_up, *published)))
         if plan.similar:
             warnings += (plan.about_source,)
         elif plan.about_source:
@@ -265,6 +266,12 @@ def run(plan: CapturePlan, task: Task) -> CaptureResult:
         return CaptureResult(plan.set_name, backup_set.point(point.id), warnings, notes, policy)
 
 
+def _finish_publication(repository: Repository, set_name: str) -> list[str]:
+    """Let a point exist whose backup was cut off right before its end; a sentence for each."""
+    points = merge.publish_begun(repository, set_name)
+    return [f"An interrupted backup was finished first: point {each.sequence}." for each in points]
+
+
 def _finish_merge(repository: Repository, set_name: str, task: Task) -> tuple[str, ...]:
     """Finish what was interrupted, or say why not: who reads must not cost the source its backup.
 
@@ -283,8 +290,8 @@ def _unlisted(backup_set: BackupSet) -> tuple[str, ...]:
     if not names:
         return ()
     sentence = (
-        f"No recovery point has {', '.join(names)} in {backup_set.folder}: a backup was cut off "
-        "right before its end, or a manifest is missing. A repair makes a point of it."
+        f"No recovery point has {', '.join(names)} in {backup_set.folder}: a manifest is missing. "
+        "A repair makes a point of it."
     )
     return (sentence,)
 

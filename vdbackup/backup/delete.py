@@ -6,15 +6,13 @@ that point needs: the later one is rolled into it, and only the moment goes.
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 
 from vdbackup.backup import merge
 from vdbackup.errors import NoSpace, PointNeeded, from_os
 from vdbackup.jobs import Plan, Task
-from vdbackup.repository import claims, holds, registered
+from vdbackup.repository import claims, holds, publication, registered
 from vdbackup.repository.backup_set import BackupSet, point_files
-from vdbackup.repository.files import PARTIAL, remove, sync_folder
 from vdbackup.repository.model import RecoveryPoint
 from vdbackup.repository.repository import Repository
 
@@ -125,7 +123,7 @@ def delete_locked(
     registered.check_free(backup_set, [point])
     with claims.changing(backup_set, [point], task.cancel, patience):
         holds.check_free(backup_set, [point])  # a session that began meanwhile
-        _remove(backup_set, point)
+        publication.withdraw(backup_set.folder, point)
     return None
 
 
@@ -139,21 +137,3 @@ def _only_child(backup_set: BackupSet, point: RecoveryPoint) -> RecoveryPoint | 
             "Delete all but one of those first.",
         )
     return children[0] if children else None
-
-
-def _remove(backup_set: BackupSet, point: RecoveryPoint) -> None:
-    """Remove a point's files; nothing here needs room on a full disk.
-
-    The manifest goes first, durably: from then on the point does not exist. The other files are
-    renamed before they go, so that what a crash leaves is swept away; the layer last, for as long
-    as it bears its name `repair` makes the rest anew.
-    """
-    manifest, *others = point_files(backup_set.folder, point)
-    remove(manifest)
-    sync_folder(backup_set.folder)
-    for path in reversed(others):
-        if path.exists():
-            os.rename(path, path.with_name(path.name + PARTIAL))
-    for path in others:  # under a name that each has only once it was renamed: no barrier is needed
-        remove(path.with_name(path.name + PARTIAL))
-    sync_folder(backup_set.folder)

@@ -40,6 +40,7 @@ from __future__ import annotations
 import enum
 import logging
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -70,7 +71,7 @@ from vdbackup.errors import (
     from_os,
 )
 from vdbackup.jobs import Plan, Task
-from vdbackup.repository import claim_files, claims, holds, registered
+from vdbackup.repository import claim_files, claims, holds, publication, registered
 from vdbackup.repository.backup_set import BackupSet, point_files
 from vdbackup.repository.digests import DigestFold
 from vdbackup.repository.draft import make_overlay, seal, sweep
@@ -219,12 +220,13 @@ def _layers_changed(
 
 
 def finish_interrupted(repository: Repository, set_name: str, task: Task) -> RecoveryPoint | None:
-    """Finish the merge that a crash or a cancel left in a set, and remove what is half written.
+    """Finish what a crash or a cancel left in a set, and remove what is half written; the merge's.
 
     The caller holds the lock. Every operation that writes to a set begins with this. Raises
     PointInUse where somebody reads what is to be changed: then all stays as it is. Where a session
     lies on the parent, and nothing of that has changed, the merge is as if it had never begun.
     """
+    publish_begun(repository, set_name)
     backup_set = repository.set(set_name)
     result = None
     if journal := backup_set.journal:
@@ -239,6 +241,27 @@ def finish_interrupted(repository: Repository, set_name: str, task: Task) -> Rec
     sweep(backup_set.folder)
     claim_files.sweep(backup_set.folder)
     return result
+
+
+def publish_begun(repository: Repository, set_name: str) -> list[RecoveryPoint]:
+    """Let the points exist whose publication a crash cut off; the caller holds the lock.
+
+    Before a merge is finished: it links a child of its child anew only if that exists.
+    """
+    if not repository.unfinished(set_name):
+        return []
+    backup_set = repository.set(set_name)
+    journal = backup_set.journal
+    merged = (journal.parent.sequence, journal.child.sequence) if journal else ()
+    points = publication.finish(backup_set.folder, merged)
+    if points:  # their numbers are never given again, even when they are deleted
+        repository.remember_sequence(set_name, max(point.sequence for point in points))
+    return points
+
+
+def published_sentences(points: Iterable[RecoveryPoint]) -> list[str]:
+    """What there is to say of points whose publication was finished."""
+    return [f"an interrupted backup was finished: point {point.sequence}." for point in points]
 
 
 def _gives_way(backup_set: BackupSet, journal: Journal, task: Task) -> bool:
@@ -270,14 +293,14 @@ def recover(repository: Repository, task: Task) -> list[str]:
     """Finish what a crash left, if nobody else is at it; sentences of what was done or not.
 
     To be called when a repository is opened, also for reading: until then the parent of an
-    interrupted merge is not offered. It is as long as the merge was, so it tells how far it is, and
-    Cancelled leaves it as it was found.
+    interrupted merge is not offered, nor the point of an interrupted publication. It may be as long
+    as the merge was, so it tells how far it is, and Cancelled leaves it as it was found.
     """
     waiting = interrupted(repository)
     if not waiting:
         return []
     try:
-        with repository.lock("finishing an interrupted merge", task.cancel):
+        with repository.lock("finishing what was interrupted", task.cancel):
             finished = [_finished(repository, name, task) for name in waiting]
     except RepositoryLocked:
         return []  # its holder is at it
@@ -285,30 +308,32 @@ def recover(repository: Repository, task: Task) -> list[str]:
         raise
     except (VdbackupError, OSError) as error:  # the lock itself: a storage that is read-only
         return [_not_finished(error)]
-    return [sentence for sentence in finished if sentence]
+    return [sentence for each in finished for sentence in each]
 
 
 def interrupted(repository: Repository) -> list[str]:
-    """The names of the sets in which a merge was cut off, or is running; no file is read."""
-    return [name for name in repository.names() if repository.interrupted(name)]
+    """The names of the sets in which something was cut off, or is running; no file is read."""
+    return [name for name in repository.names() if repository.unfinished(name)]
 
 
-def _finished(repository: Repository, name: str, task: Task) -> str | None:
-    """Finish a set's merge; what there is to say. One that cannot be finished stops no other."""
+def _finished(repository: Repository, name: str, task: Task) -> list[str]:
+    """Finish what was cut off in a set; what there is to say. No set stops another."""
+    said: list[str] = []
     try:
+        said += published_sentences(publish_begun(repository, name))
         result = finish_interrupted(repository, name, task)
     except (Cancelled, LockLost):
         raise
     except (VdbackupError, OSError) as error:
-        return f"{name}: {_not_finished(error)}"
-    if result is None:
-        return None
-    return f"{name}: an interrupted merge was finished: point {result.sequence}."
+        return [f"{name}: {each}" for each in (*said, _not_finished(error))]
+    if result is not None:
+        said.append(f"an interrupted merge was finished: point {result.sequence}.")
+    return [f"{name}: {each}" for each in said]
 
 
 def _not_finished(error: VdbackupError | OSError) -> str:
     said = from_os(error) if isinstance(error, OSError) else error
-    return f"An interrupted merge could not be finished: {said}"
+    return f"What was interrupted could not be finished: {said}"
 
 
 def _parent_to_merge_into(backup_set: BackupSet, child: RecoveryPoint) -> RecoveryPoint:

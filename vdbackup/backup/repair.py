@@ -137,24 +137,10 @@ def _repair_set(repository: Repository, folder: Path, said: Repaired, task: Task
     layers, broken = _read_layers(folder, done)
     if layers and not repair_settings.are_valid(folder):
         done.append(repair_settings.write_anew(folder, layers))
-    if repository.interrupted(folder.name):
-        try:
-            if repair_journal.is_damaged(folder):
-                repair_journal.write_anew(repository, folder, layers, done, task)
-                layers, broken = _read_layers(folder, done)
-            _make_all_known(repository, folder, layers, done, task)
-            result = merge.finish_interrupted(repository, folder.name, task)
-        except (Damaged, DiskError, RepositoryError) as error:
-            said.undone.append(
-                f"{folder.name}: an interrupted merge cannot be finished, and all stays as it is: "
-                f"{error.title}"
-            )
+    if repository.unfinished(folder.name):
+        if not _finish(repository, folder, layers, said, task):
             return
         layers, broken = _read_layers(folder, done)
-        if result:
-            done.append(
-                f"{folder.name}: an interrupted merge was finished: point {result.sequence}."
-            )
     if not layers and not broken:
         return
     sweep(folder)
@@ -175,6 +161,33 @@ def _repair_set(repository: Repository, folder: Path, said: Repaired, task: Task
         repair_point(repository, folder, mended, layers, done, task)
     _put_manifests_aside(repository, folder, done)
     _mend_names(repository, folder, layers, overlays, done)
+
+
+def _finish(
+    repository: Repository, folder: Path, layers: list[Layer], said: Repaired, task: Task
+) -> bool:
+    """Finish a publication and a merge that were cut off; False where the merge cannot be."""
+    done = said.done
+    try:
+        if repair_journal.is_damaged(folder):
+            repair_journal.write_anew(repository, folder, layers, done, task)
+            layers, _ = _read_layers(folder, done)
+        if repair_settings.are_valid(folder):
+            published = merge.publish_begun(repository, folder.name)
+            done += [f"{folder.name}: {each}" for each in merge.published_sentences(published)]
+        if not repository.interrupted(folder.name):
+            return True
+        _make_all_known(repository, folder, layers, done, task)
+        result = merge.finish_interrupted(repository, folder.name, task)
+    except (Damaged, DiskError, RepositoryError) as error:
+        said.undone.append(
+            f"{folder.name}: an interrupted merge cannot be finished, and all stays as it is: "
+            f"{error.title}"
+        )
+        return False
+    if result:
+        done.append(f"{folder.name}: an interrupted merge was finished: point {result.sequence}.")
+    return True
 
 
 def _make_all_known(

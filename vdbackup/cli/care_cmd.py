@@ -41,7 +41,7 @@ def add_merge(subparsers: Subparsers) -> None:
         "roll a point into its parent",
         example="merge -r /mnt/backups 2 --dry-run",
         failed="nothing was merged",
-        warned="a merge that was cut off was finished instead, or another program's machine still "
+        warned="what had been cut off was finished instead, or another program's machine still "
         "has a layer's old name",
     )
     point_options(parser)

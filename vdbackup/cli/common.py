@@ -45,13 +45,13 @@ def open_repository(
 
 
 def finish_merges(repository: Repository, allowed: Machines, *, as_json: bool) -> Finished:
-    """Finish merges that were cut off, which may take an hour; what was done of them."""
+    """Finish what was cut off; what was done. A merge may take an hour."""
     from vdbackup.operations import opening
 
     if not opening.interrupted(repository):
         return opening.finish(repository, allowed.sessions_folder, Task())
     finished: Finished = work(
-        "Finishing an interrupted merge",
+        "Finishing what was interrupted",
         lambda task: opening.finish(repository, allowed.sessions_folder, task),
         as_json=as_json,
     )

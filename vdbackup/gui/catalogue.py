@@ -172,7 +172,7 @@ class Catalogue(QObject):
 
     Signals:
         changed(): `entries` are other ones now.
-        interrupted(Path): a repository that was opened just now holds a merge that was cut off.
+        interrupted(Path): in a repository that was opened just now something was cut off.
     """
 
     changed = Signal()
@@ -227,7 +227,7 @@ class Catalogue(QObject):
         else:  # cancelled: the window is closing
             return
         self.changed.emit()
-        cut_off = [e for e in self._read[folder] if e.backup_set and e.backup_set.journal]
+        cut_off = [e for e in self._read[folder] if e.backup_set and e.backup_set.unfinished]
         if opened_now and cut_off:
             self.interrupted.emit(folder)
         sets = {each.source: each.backup_set.name for each in self._read[folder] if each.backup_set}

@@ -318,7 +318,7 @@ class Operations(QObject):
 
     def _on_interrupted(self, repository: Path) -> None:
         doing = partial(work.finish_merges, repository, self._machines.sessions_folder)
-        self._runner.run(repository, "Finish an interrupted merge", doing)
+        self._runner.run(repository, "Finish what was interrupted", doing)
 
     def _change(
         self,

@@ -21,7 +21,7 @@ class Finished:
     """What was finished.
 
     Attributes:
-        merges: what was done of merges or could not be, a sentence each.
+        merges: what was done of merges and publications or could not be, a sentence each.
         changed: what is to be read again.
         trouble: what went wrong after it, and costs no point.
     """
@@ -32,7 +32,7 @@ class Finished:
 
 
 def finish(repository: Repository, sessions_folder: Path, task: Task) -> Finished:
-    """Finish merges that were cut off, if nobody else is at it; see `backup.merge.recover`.
+    """Finish what was cut off, if nobody else is at it; see `backup.merge.recover`.
 
     Other programs' machines that an earlier merge left behind are tried again. It may take an hour.
     """

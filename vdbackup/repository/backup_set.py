@@ -38,6 +38,7 @@ class BackupSet:
         hidden: points that may not be used, but that others read through meanwhile.
         broken: points whose manifests cannot be read. What does not need them goes on; what merges
             or deletes does not (`check_manifests`), for they may read through any other.
+        in_flight: names of the manifests of points that do not exist yet (publication.py).
     """
 
     name: str
@@ -47,6 +48,7 @@ class BackupSet:
     journal: Journal | None = None
     hidden: tuple[RecoveryPoint, ...] = ()
     broken: tuple[BrokenManifest, ...] = ()
+    unfinished: bool = False
 
     def point(self, point_id: str) -> RecoveryPoint:
         """The point with exactly this id; raises PointNotFound."""
@@ -207,8 +209,8 @@ class BackupSet:
     def unlisted_layers(self) -> list[str]:
         """Names of layers that no manifest names, so that `repair` would make points of them.
 
-        A backup that was cut off right before its end leaves one (draft.py), or its manifest was
-        lost. Those of a merge that is not finished are its own.
+        Their manifests were lost: what is cut off leaves none (publication.py), but for versions
+        until November 2026. Those of a merge that is not finished are its own.
         """
         journal = self.journal
         merged = (journal.parent, journal.child) if journal is not None else ()

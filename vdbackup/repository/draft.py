@@ -13,10 +13,10 @@ from vdbackup.disks.disk import ParentRef, VirtualDisk
 from vdbackup.disks.formats import create_disk, open_disk
 from vdbackup.disks.names import DiskFormat
 from vdbackup.durable import give_to_owner_of_folder
-from vdbackup.repository import naming
+from vdbackup.repository import naming, publication
 from vdbackup.repository.backup_set import BackupSet
 from vdbackup.repository.digest_writer import DigestWriter
-from vdbackup.repository.files import PARTIAL, remove, sync_file, sync_folder, write_json
+from vdbackup.repository.files import PARTIAL, remove, sync_file, sync_folder
 from vdbackup.repository.journal import JOURNAL_NAME
 from vdbackup.repository.lock import check_lock
 from vdbackup.repository.manifests import manifest_path
@@ -87,11 +87,9 @@ class Draft:
     ) -> RecoveryPoint:
         """Make the point exist, as of `created` or of now.
 
-        The order of writes:
-        1. layer and digests complete and durable, the empty overlay beside them, the layer sealed;
-        2. all three renamed to their names, the folder durable: whole files that no manifest names;
-        3. the manifest, by rename: from here on the point exists.
-        A crash before 3 leaves the set as it was; between 2 and 3 `repair` can make the manifest.
+        The order of writes: layer and digests complete and durable, the empty overlay beside them,
+        the layer sealed; then as publication.py has it. A crash leaves the set as it was, or a
+        point that whoever opens the repository for writing next makes exist.
         """
         self.digests.finish()
         self.disk.flush()
@@ -120,10 +118,7 @@ class Draft:
         )
         seal(layer, point)
         check_lock(layer)
-        for name in (point.disk, point.digests, point.overlay):  # without the first, no other
-            os.rename(self._partial(name), self._set.folder / name)
-        sync_folder(self._set.folder)
-        write_json(manifest_path(self._set.folder, point), point.to_json())
+        publication.publish(self._set.folder, point)
         return point
 
     def __enter__(self) -> Self:
@@ -141,11 +136,8 @@ class Draft:
         self._remove_files()
 
     def _remove_files(self) -> None:
-        published = manifest_path(self._set.folder, self._point).exists()
-        for name in (self._point.disk, self._point.digests, self._point.overlay):
-            remove(self._partial(name))
-            if not published:
-                remove(self._set.folder / name)
+        if not manifest_path(self._set.folder, self._point).exists():
+            publication.withdraw(self._set.folder, self._point)
 
 
 def make_overlay(
@@ -182,12 +174,19 @@ def reference_to(backup_set: BackupSet, point: RecoveryPoint) -> ParentRef:
 def sweep(folder: Path) -> None:
     """Remove what an interruption left; only under the lock, with no journal there.
 
+    What publication.finish makes of a point must have been made before.
+
     What others write without the lock stays, holds and claims for example, and so does whatever has
     no name of ours: it may be somebody's own.
     """
-    for name in os.listdir(folder):
-        whose = name.removesuffix(PARTIAL)
-        if whose != name and (
-            naming.number_of(whose) is not None or whose in (SETTINGS, JOURNAL_NAME)
-        ):
-            remove(folder / name)
+    names = [name for name in os.listdir(folder) if _is_left(name)]
+    for name in names:
+        remove(folder / name)
+    if names:
+        sync_folder(folder)  # none of it may come back beside what gets the same name
+
+
+def _is_left(name: str) -> bool:
+    whose = name.removesuffix(PARTIAL)
+    ours = naming.number_of(whose) is not None or whose in (SETTINGS, JOURNAL_NAME)
+    return whose != name and ours

@@ -33,6 +33,7 @@ __all__ = [
     "sync_folder",
     "write_file",
     "write_json",
+    "write_json_in_flight",
 ]
 
 
@@ -42,6 +43,18 @@ def write_json(path: Path, data: dict[str, Any]) -> None:
     Raises LockLost, as `remove` does, where the repository is somebody else's by now;
     RepositoryError where it would be too long to be read back.
     """
+    write_file(path, _encoded(path, data))
+
+
+def write_json_in_flight(path: Path, data: dict[str, Any]) -> None:
+    """Write what a JSON file will hold, durable but for its name in flight; raises as write_json.
+
+    Whoever renames it makes the folder durable before and after.
+    """
+    durable.write_in_flight(path, _encoded(path, data), partial(check_lock, path))
+
+
+def _encoded(path: Path, data: dict[str, Any]) -> bytes:
     text = json.dumps(data, indent=2, ensure_ascii=False) + "\n"
     # names of files need not be text: what is none becomes \\udcXX, as JSON writes it
     encoded = text.encode("utf-8", errors="backslashreplace")
@@ -50,7 +63,7 @@ def write_json(path: Path, data: dict[str, Any]) -> None:
             f"{path} would become {readable_size(len(encoded))} long, too long to be read again.",
             "Nothing was changed; the log says more.",
         )
-    write_file(path, encoded)
+    return encoded
 
 
 def write_file(path: Path, data: bytes) -> None:

@@ -80,14 +80,14 @@ def _manifest(folder: Path, name: str) -> RecoveryPoint:
     known = _known.get(path)
     if known is not None and known[0] == checksum:
         return known[1]
-    point = _understood(folder, name, content)
+    point = understood(folder, name, content)
     if len(_known) >= _MAX_KNOWN:
         _known.clear()
     _known[path] = checksum, point
     return point
 
 
-def _understood(folder: Path, name: str, content: bytes) -> RecoveryPoint:
+def understood(folder: Path, name: str, content: bytes) -> RecoveryPoint:
     """What a manifest says, which must not speak of another point's files."""
     point = RecoveryPoint.from_json(parse_json(folder / name, content), name)
     if not naming.belong_together(name, point.disk, point.digests, point.overlay):

@@ -26,7 +26,7 @@ from vdbackup.errors import (
     from_os,
 )
 from vdbackup.jobs import CancelToken
-from vdbackup.repository import naming
+from vdbackup.repository import naming, publication
 from vdbackup.repository.backup_set import BackupSet
 from vdbackup.repository.files import read_json, remove, write_json
 from vdbackup.repository.journal import JOURNAL_NAME, Journal
@@ -202,8 +202,9 @@ class Repository:
             broken = [each for each in broken if each.sequence not in known]
         points.sort(key=lambda point: point.sequence)
         return BackupSet(
-            name, folder, settings, tuple(points), journal, tuple(hidden), tuple(broken)
-        )
+            name, folder, settings, tuple(points), journal, tuple(hidden), tuple(broken),
+            self.unfinished(name),
+        )  # fmt: skip
 
     def settings(self, name: str) -> SetSettings:
         """A set's settings alone.
@@ -243,6 +244,13 @@ class Repository:
     def interrupted(self, name: str) -> bool:
         """Whether a merge was cut off in the set, or is running; no file is read."""
         return os.path.lexists(self.path / name / JOURNAL_NAME)
+
+    def unfinished(self, name: str) -> bool:
+        """Whether a merge or a publication was cut off in the set, or is running; none is read."""
+        try:
+            return self.interrupted(name) or bool(publication.begun(self.path / name))
+        except OSError:  # it may not be looked into, or has just gone
+            return False
 
     def find(self, reference: str, set_name: str | None = None) -> tuple[BackupSet, RecoveryPoint]:
         """The point that `reference` means; raises PointNotFound if none or several answer to it.

@@ -116,7 +116,7 @@ def merge_point(plan: MergePlan, sessions_folder: Path, task: Task) -> Outcome[M
 
 
 def finish_merges(folder: Path, sessions_folder: Path, task: Task) -> Outcome[Finished]:
-    """Finish what a crash, or a cancel, has left of merges in a repository."""
+    """Finish what a crash, or a cancel, has left in a repository."""
     done = opening.finish(Repository.open(folder), sessions_folder, task)
     warnings = (*done.merges, *_said_of(done.trouble))
     sentence = "What was begun has been looked after."
