@@ -13,7 +13,9 @@ from typing import Any
 
 import pytest
 
-from vdbackup.backup import merge, merged_layer, repair
+from tests.backup.merge_cut_off import instead_of, run_of
+from vdbackup.backup import merge, merge_steps, merged_layer, repair
+from vdbackup.backup.merge_steps import Merging
 from vdbackup.disks import host_file
 from vdbackup.disks.formats import FORMATS
 from vdbackup.disks.qcow2 import structs
@@ -72,24 +74,24 @@ def _parent_offered(patch: pytest.MonkeyPatch) -> None:
 
 
 def _cleared_first(patch: pytest.MonkeyPatch) -> None:
-    remove, clear = merge._delete_redundant, journal.Journal.clear
+    remove, clear = run_of("delete"), journal.Journal.clear
 
-    def redundant(folder: Path, each: journal.Journal, result: Any) -> None:
-        clear(each, folder)
-        remove(folder, each, result)
+    def redundant(merging: Merging) -> None:
+        clear(merging.journal, merging.folder)
+        remove(merging)
 
-    patch.setattr(merge, "_delete_redundant", redundant)
+    instead_of(patch, "delete", redundant)
     patch.setattr(journal.Journal, "clear", nothing)
 
 
 def _deleted_before_relinking(patch: pytest.MonkeyPatch) -> None:
-    relink, remove = merge._relink, merge._delete_redundant
+    relink, remove = run_of("relink"), run_of("delete")
 
-    def first(backup_set: BackupSet, each: journal.Journal, result: Any) -> None:
-        remove(backup_set.folder, each, result)
-        relink(backup_set, each, result)
+    def first(merging: Merging) -> None:
+        remove(merging)
+        relink(merging)
 
-    patch.setattr(merge, "_relink", first)
+    instead_of(patch, "relink", first)
 
 
 def _json_in_place(patch: pytest.MonkeyPatch) -> None:
@@ -142,7 +144,7 @@ def _not_read_back(phase: str) -> Callable[[pytest.MonkeyPatch], None]:
                 check(*arguments)
 
         patch.setattr(merged_layer, "check_held", other_phases)
-        patch.setattr(merge, "check_held", other_phases)
+        patch.setattr(merge_steps, "check_held", other_phases)
 
     return apply
 
@@ -234,7 +236,7 @@ NOT_NOTICED = {
         "a lease that says nothing is taken over after two seconds: on one computer the flock "
         "tells that nobody holds the repository"
     ),
-    "backup.merge:_take_over": (
+    "backup.merge_steps:_take_over": (
         "the journal is there, so recovery gives the file its name again; until then what hangs "
         "on the child is refused with it and without it"
     ),

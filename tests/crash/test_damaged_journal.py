@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.backup.lab import Lab, noise
+from tests.backup.merge_cut_off import cut_off_before
 from tests.crash.faults import power_cut
 from tests.crash.test_interrupted_merge import (
     INTO_AN_INCREMENTAL,
@@ -22,7 +23,7 @@ from tests.crash.test_interrupted_merge import (
     sharing_lab,
     xfs,
 )
-from vdbackup.backup import merge, repair
+from vdbackup.backup import repair
 from vdbackup.backup.quarantine import QUARANTINE
 from vdbackup.disks.chain import Chain
 from vdbackup.errors import PointInUse, RepositoryError
@@ -116,11 +117,8 @@ def torn(tmp_path: Path, disk_format: str, monkeypatch: pytest.MonkeyPatch) -> L
     lab.poke(5 * BLOCK, BLOCK)
     lab.backup()
 
-    def cut(*_: object) -> None:
-        raise KeyboardInterrupt
-
     with monkeypatch.context() as patch:
-        patch.setattr(merge, "_whole", cut)
+        cut_off_before(patch, "join")
         with pytest.raises(KeyboardInterrupt):
             lab.merge(point(lab, 3))
     cut_off(lab.set_folder / JOURNAL_NAME)

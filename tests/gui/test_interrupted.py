@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from pytestqt.qtbot import QtBot
 
+from tests.backup.merge_cut_off import cut_off_before
 from tests.gui.user import User
 from tests.sources.opened import open_path
 from vdbackup.backup import capture, merge
@@ -30,11 +31,8 @@ def store(
         with open_path(disk) as source:
             point = capture.run(capture.plan(opened, source), Task()).point
 
-    def cut_off(*_: object) -> None:
-        raise KeyboardInterrupt
-
     with monkeypatch.context() as patch:
-        patch.setattr(merge, "_relink", cut_off)
+        cut_off_before(patch, "relink")
         with pytest.raises(KeyboardInterrupt):
             merge.run(merge.plan(opened, opened.set().name, point.id), Task())
     assert opened.set().journal

@@ -21,9 +21,11 @@ from pathlib import Path
 import pytest
 
 from tests.backup.lab import Lab, sha256
+from tests.backup.merge_cut_off import instead_of, run_of
 from tests.repository import computers
 from tests.repository.test_claims import READER, four_points
 from vdbackup.backup import delete, merge
+from vdbackup.backup.merge_steps import Merging
 from vdbackup.errors import PointInUse
 from vdbackup.jobs import CancelToken, Task
 from vdbackup.repository import claim_files, claims, lock
@@ -452,15 +454,15 @@ def test_a_merge_that_slept_while_nobody_read_goes_on(
     lab: Lab, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     awake = claim_files._seconds() + STALE + 1
-    taken = merge._take_over
+    taken = run_of("take over")
 
-    def sleep_first(*arguments: object) -> None:
+    def sleep_first(merging: Merging) -> None:
         for path in claim_files_in(lab):
             path.unlink()
         monkeypatch.setattr(claim_files, "_seconds", lambda: awake)
-        taken(*arguments)
+        taken(merging)
         assert len(claim_files_in(lab)) == 1  # it is seen again
 
-    monkeypatch.setattr(merge, "_take_over", sleep_first)
+    instead_of(monkeypatch, "take over", sleep_first)
     lab.merge(lab.set.points[1])
     lab.check_all()

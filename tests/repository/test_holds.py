@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.backup.lab import Lab, noise
+from tests.backup.merge_cut_off import cut_off_before
 from tests.backup.sharing import sharing_storage
 from vdbackup.backup import delete, merge
 from vdbackup.errors import PointInUse, Remedy
@@ -148,11 +149,8 @@ def test_a_merge_that_had_begun_to_copy_is_finished_whatever_holds_its_parent(
 ) -> None:
     """Its moment is gone: nothing is left to be kept, and the set would be stuck for ever."""
 
-    def cut(*_: object) -> None:
-        raise KeyboardInterrupt
-
     with monkeypatch.context() as patch:
-        patch.setattr(merge, "_whole", cut)
+        cut_off_before(patch, "join")
         with pytest.raises(KeyboardInterrupt):
             lab.merge(lab.set.points[1])
     parent = lab.set.hidden[0]

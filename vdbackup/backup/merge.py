@@ -1,63 +1,36 @@
 """Merge: roll a point into its parent, which then stands for the child's moment (synthetic backup).
 
-The order of writes is what makes it survivable; `journal.json` says how far it came. How the file
-that holds both comes about (merged_layer.py) depends on the storage:
+Only an only child is merged, under the repository's lock, its own data checked. No session may lie
+on the parent, whose moment goes, and nobody read parent, child, or what hangs on that; from then
+until the end nobody begins to (repository/claims.py).
 
-1. Only an only child is merged, under the repository's lock, its own data checked. No session may
-   lie on the parent, whose moment goes, and nobody read parent, child, or what hangs on that; from
-   now until the end nobody begins to (repository/claims.py).
+Where the storage shares extents, a new file, in flight, becomes what the parent's is with the
+child's blocks in it, is made durable and read back, and the digests of both are joined. Parent and
+child are only read: until the journal is there, which begins in phase "relink", a crash leaves what
+is swept away, and the merge never happened. Elsewhere the journal comes first, in phase "copy", and
+the blocks go into the parent's own file, whose identity does not change: the child, and what hangs
+on it, read right all along, for what is torn in the parent the child holds itself.
 
-Where the storage shares extents:
-
-2. A new file, in flight, becomes what the parent's is with the child's blocks in it, is made
-   durable and read back. Parent and child are only read: until the journal is there, a crash leaves
-   what is swept away, and the merge never happened.
-3. The digests of both become one file, durable with its name and that of the new file. The journal
-   is written in phase "relink".
-4. The new file takes the parent's name, durable.
-
-Elsewhere:
-
-2. The journal is written in phase "copy" and made durable. From now on nothing offers the parent as
-   a point.
-3. The child's blocks go into the parent's file, whose identity does not change: the child, and what
-   hangs on it, read right all along, for what is torn in the parent the child holds itself. The
-   file is made durable, then its copied blocks are read back and checked.
-4. The digests of both become one file, durable with its name; then the journal says "relink" and
-   holds the result.
-
-Then, either way:
-
-5. The digests take the result's name, durable. The parent's file takes the child's identity and the
-   result's name; the children of the child and its overlay are linked to it; the result's manifest
-   is written. All of it can be done twice.
-6. The folder is made durable; the child's layer and the parent's overlay are deleted, then the
-   journal.
+Either way the steps that follow stand in a table (merge_steps.py). Whoever comes after a crash goes
+through the same one, and finishes what was begun.
 """
 
 from __future__ import annotations
 
 import enum
 import logging
-import os
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass
 
+from vdbackup.backup.merge_steps import Merging, check_before_going_on, go_on, join
 from vdbackup.backup.merged_layer import (
-    WRITABLE_MODE,
     CannotShare,
     check_before_copying,
-    check_held,
-    copy_into_parent,
     make_new_layer,
 )
-from vdbackup.backup.merged_point import merge_digests, merged_point
 from vdbackup.backup.readback import check_whole_layer
-from vdbackup.disks.disk import ParentRef
 from vdbackup.disks.formats import open_disk
 from vdbackup.disks.host_file import can_clone
-from vdbackup.disks.names import DiskFormat
 from vdbackup.errors import (
     Cancelled,
     ChangedMeanwhile,
@@ -72,13 +45,12 @@ from vdbackup.errors import (
 )
 from vdbackup.jobs import Plan, Task
 from vdbackup.repository import claim_files, claims, holds, publication, registered
-from vdbackup.repository.backup_set import BackupSet, point_files
+from vdbackup.repository.backup_set import BackupSet
 from vdbackup.repository.digests import DigestFold
-from vdbackup.repository.draft import make_overlay, seal, sweep
-from vdbackup.repository.files import PARTIAL, made_beside, remove, sync_folder
+from vdbackup.repository.draft import seal, sweep
 from vdbackup.repository.journal import Journal
-from vdbackup.repository.lock import check_lock
 from vdbackup.repository.model import RecoveryPoint
+from vdbackup.repository.publication import in_flight
 from vdbackup.repository.repository import Repository
 
 log = logging.getLogger(__name__)
@@ -195,11 +167,11 @@ def merge_locked(
     _check_whole(backup_set, parent, child)
     concerned = _layers_changed(backup_set, parent, child)
     with claims.changing(backup_set, concerned, task.cancel, patience):
-        journal = Journal(parent, child)
-        shared = _shared(backup_set, journal, task)
-        if shared is None:
+        merging = Merging(repository, backup_set, Journal(parent, child), task)
+        shared = _shared(merging)
+        if not shared:
             check_before_copying(backup_set, parent, child, task)
-        journal = shared or journal
+        journal = merging.journal
         journal.save(backup_set.folder)
         try:
             holds.check_free(backup_set, [parent])  # a session that began meanwhile
@@ -208,7 +180,7 @@ def merge_locked(
             journal.clear(backup_set.folder)  # nothing has moved yet
             sweep(backup_set.folder)
             raise
-        point = _finish(repository, backup_set, journal, task)
+        point = go_on(merging)
     return MergeResult(point, Way.SHARED if shared else Way.COPIED)
 
 
@@ -236,8 +208,9 @@ def finish_interrupted(repository: Repository, set_name: str, task: Task) -> Rec
             if _gives_way(backup_set, journal, task):
                 journal.clear(backup_set.folder)
             else:
-                _check_what_is_there(backup_set, journal, task)
-                result = _finish(repository, backup_set, journal, task)
+                merging = Merging(repository, backup_set, journal, task)
+                check_before_going_on(merging)
+                result = go_on(merging)
     sweep(backup_set.folder)
     claim_files.sweep(backup_set.folder)
     return result
@@ -276,7 +249,7 @@ def _gives_way(backup_set: BackupSet, journal: Journal, task: Task) -> bool:
         holds.check_free(backup_set, [parent])
     except PointInUse as held:
         if journal.result is not None:
-            return _new_layer(folder, journal.result).exists()
+            return in_flight(folder / journal.result.disk).exists()
         digests, path = folder / parent.digests, backup_set.disk_path(parent)
         try:
             phase = f"Look at point {parent.sequence}"
@@ -356,69 +329,24 @@ def _parent_to_merge_into(backup_set: BackupSet, child: RecoveryPoint) -> Recove
     return parent
 
 
-def _finish(
-    repository: Repository,
-    backup_set: BackupSet,
-    journal: Journal,
-    task: Task,
-) -> RecoveryPoint:
-    """Everything from wherever the journal stands."""
-    folder = backup_set.folder
-    result = journal.result
-    if result is None:
-        try:
-            copy_into_parent(backup_set, journal.parent, journal.child, task)
-        except Cancelled:
-            raise Cancelled(advice="What was begun is finished by the next operation.") from None
-        result = _whole(backup_set, journal, backup_set.disk_path(journal.parent))
-        journal = replace(journal, result=result)
-        journal.save(folder)
-    _publish(folder, journal, result)
-    _take_over(backup_set, journal, result)
-    _relink(backup_set, journal, result)
-    repository.save_point(backup_set.name, result)  # makes the folder durable too
-    _delete_redundant(folder, journal, result)
-    journal.clear(folder)
-    return result
+def _shared(merging: Merging) -> bool:
+    """Do the first two steps where extents can be shared, beside both points, which stay as is.
 
-
-def _shared(backup_set: BackupSet, journal: Journal, task: Task) -> Journal | None:
-    """Steps 2 and 3 where extents can be shared: the journal to be written; None where not.
-
-    Whatever happens here, both points stay as they were.
+    False where they cannot be. The journal holds the result afterwards, and is not saved.
     """
-    parent, child, folder = journal.parent, journal.child, backup_set.folder
-    if not can_clone(backup_set.disk_path(parent)):
-        return None
-    path = _new_layer(folder, merged_point(parent, child))
+    parent, child, folder = merging.parent, merging.child, merging.folder
+    if not can_clone(merging.backup_set.disk_path(parent)):
+        return False
     try:
-        make_new_layer(backup_set, parent, child, path, task)
-        return replace(journal, result=_whole(backup_set, journal, path))
+        make_new_layer(merging.backup_set, parent, child, merging.new_layer, merging.task)
+        join(merging)
     except CannotShare:
         sweep(folder)
-        return None
+        return False
     except BaseException:
         sweep(folder)
         raise
-
-
-def _check_what_is_there(backup_set: BackupSet, journal: Journal, task: Task) -> None:
-    """What was durable when the journal was written may have been lost since, and the child goes.
-
-    Files in flight look as if they could be thrown away.
-    """
-    if journal.result is None:
-        return
-    new = _new_layer(backup_set.folder, journal.result)
-    for path in (new, backup_set.disk_path(journal.parent)):
-        if path.exists():
-            check_held(backup_set, path.name, journal.child, "Check", task)
-            return
-
-
-def _new_layer(folder: Path, result: RecoveryPoint) -> Path:
-    """The file that becomes the result's, made from clones, until it takes the parent's name."""
-    return folder / (result.disk + PARTIAL)
+    return True
 
 
 def _check_whole(backup_set: BackupSet, parent: RecoveryPoint, child: RecoveryPoint) -> None:
@@ -434,95 +362,3 @@ def _check_whole(backup_set: BackupSet, parent: RecoveryPoint, child: RecoveryPo
     overlay = backup_set.overlay_path(child)
     if overlay.exists():
         open_disk(overlay, backup_set.settings.format, writable=True).close()
-
-
-def _whole(backup_set: BackupSet, journal: Journal, layer: Path) -> RecoveryPoint:
-    """The result, when `layer` holds everything and the digests of both are one file, durable."""
-    parent, child, folder = journal.parent, journal.child, backup_set.folder
-    result = merged_point(parent, child)
-    held = merge_digests(folder, parent, child, folder / (result.digests + PARTIAL))
-    sync_folder(folder)  # its name, and that of a new layer, before a journal relies on them
-    return replace(result, disk_size=layer.stat().st_size, stored_bytes=held)
-
-
-def _publish(folder: Path, journal: Journal, result: RecoveryPoint) -> None:
-    """What was made beside takes its name, durable before the parent's file gets another one.
-
-    A layer made from clones takes the parent's: what reads through the parent reads the same. The
-    digests come before the result is offered. Where the child's bear that name, the child reads by
-    them too: it holds less than the result, but through its parent it is the same disk.
-    """
-    check_lock(folder)
-    new = {
-        _new_layer(folder, result): folder / journal.parent.disk,
-        folder / (result.digests + PARTIAL): folder / result.digests,
-    }
-    for in_flight, path in new.items():
-        if in_flight.exists():
-            os.rename(in_flight, path)
-    sync_folder(folder)
-
-
-def _take_over(backup_set: BackupSet, journal: Journal, result: RecoveryPoint) -> None:
-    """Step 5: the parent's file takes the child's identity, so that its children find it there.
-
-    It takes the result's name too; where the child bears that already, the rename replaces it.
-    """
-    path = backup_set.disk_path(journal.parent)
-    if not path.exists():
-        return  # done before an interruption
-    check_lock(path)
-    disk_format = backup_set.settings.format
-    child = open_disk(backup_set.disk_path(journal.child), disk_format)
-    identity = child.info
-    child.close()
-    path.chmod(WRITABLE_MODE)
-    layer = open_disk(path, disk_format, writable=True)
-    try:
-        layer.adopt(identity.disk_id or "", identity.content_id, result.disk)
-    finally:
-        layer.close()
-    seal(path, result)
-    os.rename(path, backup_set.disk_path(result))
-    sync_folder(backup_set.folder)
-
-
-def _relink(backup_set: BackupSet, journal: Journal, result: RecoveryPoint) -> None:
-    """Link what hung on the child to the result: its children and its overlay."""
-    disk_format = backup_set.settings.format
-    check_lock(backup_set.folder)
-    layer = open_disk(backup_set.disk_path(result), disk_format)
-    reference = ParentRef(layer.info.disk_id, layer.info.content_id, result.disk)
-    layer.close()
-    for point in backup_set.children(journal.child.id):
-        path = backup_set.disk_path(point)
-        path.chmod(WRITABLE_MODE)
-        _relink_file(path, disk_format, reference)
-        seal(path, point)
-    overlay = backup_set.overlay_path(result)
-    if overlay.exists():
-        _relink_file(overlay, disk_format, reference)
-    else:  # somebody has thrown it away
-        with made_beside(overlay) as partial:
-            make_overlay(partial, disk_format, result, reference)
-
-
-def _relink_file(path: Path, disk_format: DiskFormat, parent: ParentRef) -> None:
-    disk = open_disk(path, disk_format, writable=True)
-    try:
-        if disk.info.parent != parent:
-            disk.relink(parent)
-    finally:
-        disk.close()
-
-
-def _delete_redundant(folder: Path, journal: Journal, result: RecoveryPoint) -> None:
-    """Step 6: the child's layer, the parent's overlay, and what described them.
-
-    The pictures of their boot tests go, too: the result has not been tested.
-    """
-    kept = set(point_files(folder, result)) - {folder / result.picture}
-    for path in [*point_files(folder, journal.parent), *point_files(folder, journal.child)]:
-        if path not in kept:
-            remove(path)
-    sync_folder(folder)
