@@ -240,6 +240,13 @@ NOT_NOTICED = {
         "the journal is there, so recovery gives the file its name again; until then what hangs "
         "on the child is refused with it and without it"
     ),
+    "repository.publication:_let_exist": (
+        "set.json is written next in the same folder, which makes that durable"
+    ),
+    "backup.merge_steps:check_before_going_on": (
+        "what a killed process had not made durable: in the story's beginning all of it is; "
+        "tests/crash/test_interrupted_merge.py sees the order"
+    ),
     "repository.publication:finish": (
         "what a killed process had not made durable: in the story's beginning all of it is; "
         "tests/crash/test_interrupted_publication.py sees the order"

@@ -45,7 +45,8 @@ def publish(folder: Path, point: RecoveryPoint) -> None:
     """
     write_json_in_flight(manifest_path(folder, point), point.to_json())
     sync_folder(folder)  # all four, before the first of them takes its name
-    _name(folder, point)
+    _name_files(folder, point)
+    _let_exist(folder, point)
 
 
 def withdraw(folder: Path, point: RecoveryPoint) -> None:
@@ -100,7 +101,8 @@ def finish(folder: Path, but: Collection[int] = ()) -> list[RecoveryPoint]:
         if point is not None and point.id not in known:
             sync_file(in_flight(folder / name))  # whoever wrote it may have been killed before
             sync_folder(folder)
-            _name(folder, point)
+            _name_files(folder, point)
+            _let_exist(folder, point)
             known.add(point.id)
             finished.append(point)
     return finished
@@ -111,15 +113,20 @@ def in_flight(path: Path) -> Path:
     return path.with_name(path.name + PARTIAL)
 
 
-def _name(folder: Path, point: RecoveryPoint) -> None:
-    """Give all files their names that have not got them yet, the manifest last."""
+def _name_files(folder: Path, point: RecoveryPoint) -> None:
+    """Give all files but the manifest their names, where they have not got them yet."""
     check_lock(folder)
-    manifest, *others = point_files(folder, point)
+    _, *others = point_files(folder, point)
     for path in others:
         if os.path.lexists(in_flight(path)):
             os.rename(in_flight(path), path)
     sync_folder(folder)  # whole files that no manifest names, before one does
+
+
+def _let_exist(folder: Path, point: RecoveryPoint) -> None:
+    """Give the manifest its name."""
     check_lock(folder)
+    manifest = manifest_path(folder, point)
     os.rename(in_flight(manifest), manifest)
     sync_folder(folder)
 
