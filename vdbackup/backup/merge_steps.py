@@ -292,7 +292,8 @@ def _missing(merging: Merging) -> Damaged:
 def _relink(merging: Merging) -> None:
     backup_set, result = merging.backup_set, merging.result
     check_lock(backup_set.folder)
-    reference = _reference(merging)
+    info = _info(backup_set.disk_path(result), merging.format)
+    reference = ParentRef(info.disk_id, info.content_id, result.disk)
     for point in backup_set.children(merging.child.id):
         path = backup_set.disk_path(point)
         path.chmod(WRITABLE_MODE)
@@ -313,21 +314,18 @@ def _relink_file(path: Path, disk_format: DiskFormat, parent: ParentRef) -> None
 
 
 def _is_relinked(merging: Merging) -> bool:
-    backup_set, reference = merging.backup_set, _reference(merging)
-    overlay = backup_set.overlay_path(merging.result)
+    backup_set, result = merging.backup_set, merging.result
+    overlay = backup_set.overlay_path(result)
     layers = [backup_set.disk_path(each) for each in backup_set.children(merging.child.id)]
-    return overlay.exists() and all(
-        _info(path, merging.format).parent == reference
-        and (path == overlay or path.stat().st_mode & 0o777 == LAYER_MODE)
-        for path in (*layers, overlay)
-    )
+    if not overlay.exists() or not all(map(_is_sealed, layers)):
+        return False
+    info = _info(backup_set.disk_path(result), merging.format)
+    parents = (_info(path, merging.format).parent for path in (overlay, *layers))
+    return all(ref and ref.means(info) and _named(ref) == result.disk for ref in parents)
 
 
-def _reference(merging: Merging) -> ParentRef:
-    """How the result's children name it."""
-    result = merging.result
-    info = _info(merging.backup_set.disk_path(result), merging.format)
-    return ParentRef(info.disk_id, info.content_id, result.disk)
+def _is_sealed(layer: Path) -> bool:
+    return layer.stat().st_mode & 0o777 == LAYER_MODE
 
 
 # -------------------------------------------------------------------------------- manifest, delete
