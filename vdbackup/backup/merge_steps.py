@@ -20,9 +20,9 @@ cut off at any change, and is durable when it returns, before the next begins. T
     take over   the parent's file takes the       the file of the result's   the digests, for the
                 child's identity and the          name hangs where the       result is offered from
                 result's name                     parent hung                now on
-    relink      what hung on the child hangs on   each of them names the     the result's name
-                the result: its children, its     result, and is sealed
-                overlay
+    relink      what hung on the child hangs on   each names the result,     the result's name
+                the result: its children, its     and is sealed; a VHD or
+                overlay                           VHDX is linked again
     manifest    the result's is written           it says so                 the links
     delete      what only parent and child        none of it is there        the manifest
                 needed goes, then the journal
@@ -292,8 +292,7 @@ def _missing(merging: Merging) -> Damaged:
 def _relink(merging: Merging) -> None:
     backup_set, result = merging.backup_set, merging.result
     check_lock(backup_set.folder)
-    info = _info(backup_set.disk_path(result), merging.format)
-    reference = ParentRef(info.disk_id, info.content_id, result.disk)
+    reference = _reference(merging)
     for point in backup_set.children(merging.child.id):
         path = backup_set.disk_path(point)
         path.chmod(WRITABLE_MODE)
@@ -314,14 +313,21 @@ def _relink_file(path: Path, disk_format: DiskFormat, parent: ParentRef) -> None
 
 
 def _is_relinked(merging: Merging) -> bool:
-    backup_set, result = merging.backup_set, merging.result
-    overlay = backup_set.overlay_path(result)
+    """Never in a VHD or VHDX, whose links lie there twice: both are written, one may be older."""
+    backup_set = merging.backup_set
+    overlay = backup_set.overlay_path(merging.result)
     layers = [backup_set.disk_path(each) for each in backup_set.children(merging.child.id)]
     if not overlay.exists() or not all(map(_is_sealed, layers)):
         return False
-    info = _info(backup_set.disk_path(result), merging.format)
-    parents = (_info(path, merging.format).parent for path in (overlay, *layers))
-    return all(ref and ref.means(info) and _named(ref) == result.disk for ref in parents)
+    reference = _reference(merging)
+    return all(_info(path, merging.format).parent == reference for path in (overlay, *layers))
+
+
+def _reference(merging: Merging) -> ParentRef:
+    """How the result's children name it; a VHD or VHDX does not say all of that."""
+    result = merging.result
+    info = _info(merging.backup_set.disk_path(result), merging.format)
+    return ParentRef(info.disk_id, info.content_id, result.disk)
 
 
 def _is_sealed(layer: Path) -> bool:
