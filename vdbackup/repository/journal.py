@@ -6,9 +6,8 @@ redundant file is gone. A merge that shares extents begins with the second of it
     copy    the child's blocks go into the parent. The child still reads right: every block that is
             torn in the parent is one that the child holds itself. Done again from the start.
     relink  the parent's file holds everything, durable and checked, or a new file in flight beside
-            it, which takes the parent's name first. It takes the child's identity
-            and the result's name, what hangs on the child is linked to it, the redundant files go.
-            Every step can be done again.
+            it, which takes the parent's name first. Each step of what follows tells by the disks
+            whether it is done (backup/merge_steps.py), and can be done again.
 """
 
 from __future__ import annotations
