@@ -22,7 +22,7 @@ from vdbackup.repository.lock import check_lock
 from vdbackup.repository.manifests import manifest_path
 from vdbackup.repository.model import Promotion, RecoveryPoint, SourceIdentity
 from vdbackup.repository.naming import PointType
-from vdbackup.repository.repository import LAYER_MODE, SETTINGS
+from vdbackup.repository.repository import LAYER_MODE, SETTINGS, SETTINGS_COPY
 
 MakeLayer = Callable[[Path, ParentRef | None], VirtualDisk]
 """Makes the file of a layer, the child of that parent, open for writing."""
@@ -188,5 +188,5 @@ def sweep(folder: Path) -> None:
 
 def _is_left(name: str) -> bool:
     whose = name.removesuffix(PARTIAL)
-    ours = naming.number_of(whose) is not None or whose in (SETTINGS, JOURNAL_NAME)
+    ours = naming.number_of(whose) is not None or whose in (SETTINGS, SETTINGS_COPY, JOURNAL_NAME)
     return whose != name and ours
