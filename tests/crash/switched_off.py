@@ -108,13 +108,15 @@ def _json_in_place(patch: pytest.MonkeyPatch) -> None:
 
 
 def _manifest_last(patch: pytest.MonkeyPatch) -> None:
-    original = publication.point_files
+    withdraw = publication.withdraw
 
-    def reordered(*arguments: Any) -> tuple[Path, ...]:
-        manifest, *others = original(*arguments)
-        return (others[0], manifest, *others[1:])
+    def layer_first(folder: Path, point: RecoveryPoint) -> None:
+        if (folder / point.disk).exists():
+            os.rename(folder / point.disk, publication.in_flight(folder / point.disk))
+            files.sync_folder(folder)
+        withdraw(folder, point)
 
-    patch.setattr(publication, "point_files", reordered)
+    patch.setattr(publication, "withdraw", layer_first)
 
 
 def _manifest_not_in_flight(patch: pytest.MonkeyPatch) -> None:

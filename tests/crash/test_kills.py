@@ -14,6 +14,7 @@ import pytest
 from tests.crash import kills
 from tests.crash.watch import Watch
 from vdbackup.disks.formats import FORMATS
+from vdbackup.repository import publication
 
 SOME, ALL = 2, -(-len(kills.WORKS) // len(FORMATS))
 """Rounds of each format: together they kill eight kinds of work, or every kind."""
@@ -58,7 +59,7 @@ def test_a_point_that_was_lost_would_be_noticed(tmp_path: Path, monkeypatch: pyt
     assert "point 5 reads wrong" in fault
 
 
-def test_a_layer_that_was_left_without_its_manifest_is_no_loss(
+def test_a_backup_that_is_killed_before_its_last_rename_is_finished_without_a_repair(
     tmp_path: Path, disk_format: str, monkeypatch: pytest.MonkeyPatch
 ):
     """A kill between the two last renames of a backup is too short a moment to wait for.
@@ -70,7 +71,8 @@ def test_a_layer_that_was_left_without_its_manifest_is_no_loss(
 
     def just_before_the_end(work: kills.Work, lab: kills.Lab, *_: object) -> tuple[bool, int]:
         kills.done(lab, *work.arguments(lab))
-        (lab.set_folder / "0006-incremental.json").unlink()
+        manifest = lab.set_folder / "0006-incremental.json"
+        manifest.rename(publication.in_flight(manifest))
         return True, 1
 
     monkeypatch.setattr(kills, "killed", just_before_the_end)
