@@ -415,16 +415,14 @@ def test_a_full_disk_keeps_nobody_from_reading_or_deleting(
 # ------------------------------------------------------------------- a changer that slept
 
 
-@pytest.mark.parametrize(
-    "step", ["copy_into_parent", "_publish", "_take_over", "_relink", "_delete_redundant"]
-)
+@pytest.mark.parametrize("step", ["copy", "publish", "take over", "relink", "delete"])
 def test_a_merge_that_slept_takes_nothing_from_who_began_to_read_meanwhile(
     lab: Lab, there: Path, monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:
     """Its claim was stale by then, so the other computer could not see it."""
-    reader, taken = ExitStack(), getattr(merge, step)
+    reader, taken = ExitStack(), run_of(step)
 
-    def sleep_first(*arguments: object) -> object:
+    def sleep_first(merging: Merging) -> None:
         if not reader_began:
             for path in claim_files_in(lab):
                 path.unlink()  # by whoever found it stale
@@ -432,12 +430,12 @@ def test_a_merge_that_slept_takes_nothing_from_who_began_to_read_meanwhile(
             reader.enter_context(began)
             reader_began.append(True)
             monkeypatch.setattr(claim_files, "_seconds", later)
-        return taken(*arguments)
+        taken(merging)
 
     reader_began: list[bool] = []
     awake = claim_files._seconds() + STALE + 1
     later = lambda: awake  # noqa: E731
-    monkeypatch.setattr(merge, step, sleep_first)
+    instead_of(monkeypatch, step, sleep_first)
     with reader:
         with pytest.raises(PointInUse, match=r"on nas is .* which began while this computer slept"):
             lab.merge(lab.set.points[1])
