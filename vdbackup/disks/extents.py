@@ -203,14 +203,18 @@ class BlockMap:
 
     def ranges(self, wanted: NDArray[np.bool_]) -> Ranges:
         """The stretches of runs for which `wanted` (bool[n]) holds, neighbours joined."""
-        edges = np.diff(wanted.view(np.int8), prepend=np.int8(0), append=np.int8(0))
-        firsts, ends = np.flatnonzero(edges == 1), np.flatnonzero(edges == -1)
-        found: Ranges = np.empty((len(firsts), 2), np.int64)
-        found[:, 0] = self.starts[firsts]
-        # the last run ends where the disk does
-        found[:, 1] = np.where(
-            ends < len(self.starts), self.starts[np.minimum(ends, len(self.starts) - 1)], self.size
-        )
+        count = int(np.count_nonzero(wanted[1:] & ~wanted[:-1])) + int(wanted[0])
+        found: Ranges = np.empty((count, 2), np.int64)  # in pieces: see `_Tiling`
+        begun = ended = 0
+        for part in _pieces(len(wanted)):
+            before = np.int8(part.start > 0 and wanted[part.start - 1])
+            edges = np.diff(wanted[part].view(np.int8), prepend=before)
+            starts = self.starts[part]
+            firsts, ends = starts[edges == 1], starts[edges == -1]
+            found[begun : begun + len(firsts), 0] = firsts
+            found[ended : ended + len(ends), 1] = ends
+            begun, ended = begun + len(firsts), ended + len(ends)
+        found[ended:, 1] = self.size  # the last run ends where the disk does
         found[:, 1] -= found[:, 0]
         return found
 
@@ -379,8 +383,11 @@ def _are_aligned(ranges: Ranges, block_size: int, size: int) -> bool:
 
 def _are_apart(ranges: Ranges) -> bool:
     """Whether they ascend and do not touch each other."""
-    ends = ranges[:-1, 0] + ranges[:-1, 1]
-    return bool((ranges[1:, 0] > ends).all())
+    return all(
+        (after[: len(each), 0] > each[: len(after)].sum(1)).all()
+        for part in _pieces(len(ranges))
+        for each, after in [(ranges[part], ranges[part.start + 1 : part.stop + 1])]
+    )
 
 
 def total(ranges: Ranges) -> int:
