@@ -313,3 +313,45 @@ def test_a_repository_that_cannot_be_written_to_is_not_held(
 def test_only_a_sessions_id_makes_a_name(lab: Lab, name: str) -> None:
     with pytest.raises(ValueError, match="no session's id"):
         holds.release(lab.set_folder, name)
+
+
+def of_another_computer(lab: Lab, folder: Path, program: str) -> None:
+    """A machine on point 3, as another computer would have noted it."""
+    point = lab.set.points[2]
+    assert holds.place(lab.set, point, SESSION, "laptop", folder, program)
+    file = lab.set_folder / f"hold-{SESSION}.json"
+    elsewhere = {"machine": "b" * 32, "boot": "another", "host": "upstairs", "user": "eva"}
+    file.write_text(json.dumps(json.loads(file.read_text()) | elsewhere))
+
+
+def test_no_layer_goes_from_below_a_machine_that_another_computers_program_may_run(
+    lab: Lab, folder: Path
+):
+    """VirtualBox makes no claim, and nobody here sees it run."""
+    of_another_computer(lab, folder, "virtualbox")
+    before = lab.files
+    plan = merge.plan(lab.repository, lab.set.name, lab.set.points[1].id)
+    assert "laptop of eva on upstairs" in plan.hindrance
+    with pytest.raises(PointInUse, match="laptop of eva on upstairs") as refused:
+        lab.merge(lab.set.points[1])
+    assert (refused.value.remedy, refused.value.about) == (Remedy.END_SESSION_ELSEWHERE, SESSION)
+    assert lab.files == before
+    with pytest.raises(PointInUse, match="upstairs"):
+        lab.delete(lab.set.points[0])
+    assert lab.files == before
+    holds.release(lab.set_folder, SESSION)
+    lab.merge(lab.set.points[1])
+    lab.check_ours(lab.set.points[-1])
+
+
+def test_a_machine_of_ours_on_another_computer_and_another_branch_hinder_nothing_below(
+    lab: Lab, folder: Path
+):
+    of_another_computer(lab, folder, "")
+    lab.merge(lab.set.points[1])
+    holds.release(lab.set_folder, SESSION)
+    lab.backup("full")
+    lab.backup()
+    point = lab.set.points[1]
+    assert holds.place(lab.set, point, SESSION, "laptop", folder, "virtualbox")
+    lab.merge(lab.set.points[3])

@@ -121,6 +121,8 @@ def hindrance(backup_set: BackupSet, parent: RecoveryPoint, child: RecoveryPoint
     """
     if kept := holds.hindrance(backup_set, parent):
         return kept
+    if below := holds.below_hindrance(backup_set, [parent]):
+        return below
     if read := claims.hindrance(backup_set, _layers_changed(backup_set, parent, child)):
         return f"That cannot be now. {read}"
     error = claims.in_use(backup_set, [child]) if holds.of(backup_set) else None
@@ -163,6 +165,7 @@ def merge_locked(
     child = backup_set.point(child_id)
     parent = _parent_to_merge_into(backup_set, child)
     holds.check_free(backup_set, [parent])
+    holds.check_not_below(backup_set, [parent])
     registered.check_free(backup_set, [parent, child])
     _check_whole(backup_set, parent, child)
     concerned = _layers_changed(backup_set, parent, child)
@@ -175,6 +178,7 @@ def merge_locked(
         journal.save(backup_set.folder)
         try:
             holds.check_free(backup_set, [parent])  # a session that began meanwhile
+            holds.check_not_below(backup_set, [parent])
             claims.check_unused(backup_set, concerned, task.cancel, patience)  # or another program
         except (PointInUse, Cancelled):
             journal.clear(backup_set.folder)  # nothing has moved yet

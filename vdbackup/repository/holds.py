@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Any
 
 from vdbackup import records
-from vdbackup.errors import READ_ONLY, PointInUse, Remedy, RepositoryError
+from vdbackup.errors import READ_ONLY, PointInUse, Remedy, RepositoryError, VdbackupError
 from vdbackup.repository.backup_set import BackupSet
 from vdbackup.repository.files import read_json, remove, sync_folder, write_json
 from vdbackup.repository.lease import Lease
@@ -56,6 +56,7 @@ class Hold:
         machine, boot: of the computer and of its kernel's run, as in Lease; "" in what older
             versions wrote.
         within: number of the inode of the folder that the session's folder lies in; "" likewise.
+        program: that its machine was made for, which may run it without our knowing; "" for ours.
     """
 
     point: str
@@ -68,6 +69,7 @@ class Hold:
     machine: str = ""
     boot: str = ""
     within: str = ""
+    program: str = ""
 
     def is_on(self, point: RecoveryPoint) -> bool:
         """Whether the session lies on the point, or may."""
@@ -80,6 +82,18 @@ class Hold:
         same = self.machine == here.machine if self.machine and here.machine else None
         return self.host == here.host if same is None else same
 
+    def reads_through(self, backup_set: BackupSet, point: RecoveryPoint) -> bool:
+        """Whether a machine that nobody here can see running may have the point's layer open.
+
+        What runs on this computer is seen by itself, and so is a machine of ours anywhere.
+        """
+        if not self.program or self.is_ours:
+            return False
+        try:
+            return point in backup_set.chain(backup_set.point(self.point))
+        except VdbackupError:  # its point is gone, or damaged
+            return False
+
     @property
     def is_stale(self) -> bool:
         """Whether its session is known to be gone."""
@@ -89,13 +103,18 @@ class Hold:
 
 
 def place(
-    backup_set: BackupSet, point: RecoveryPoint, session: str, title: str, folder: Path
+    backup_set: BackupSet,
+    point: RecoveryPoint,
+    session: str,
+    title: str,
+    folder: Path,
+    program: str = "",
 ) -> bool:
-    """Hold a point for a session; False where the repository cannot be written to."""
+    """Hold a point for a session (see `Hold`); False where the repository cannot be written."""
     here, where = Lease.of_this_process(""), str(folder.absolute())
     hold = Hold(
         point.id, session, title, here.host, _user(), where, here.since,
-        here.machine, here.boot, _inode_above(where),
+        here.machine, here.boot, _inode_above(where), program,
     )  # fmt: skip
     try:
         write_json(_path(backup_set.folder, session), asdict(hold))
@@ -144,6 +163,51 @@ def check_free(backup_set: BackupSet, points: Iterable[RecoveryPoint]) -> None:
                 remove(_path(backup_set.folder, hold.session))
         elif on := [point for point in asked if hold.is_on(point)]:
             raise _in_use(backup_set, on[0], hold)
+
+
+def check_not_below(backup_set: BackupSet, points: Iterable[RecoveryPoint]) -> None:
+    """Raise PointInUse where another computer's machine may read through one of the points.
+
+    Another program runs that, so that it makes no claim; the caller holds the lock.
+    """
+    if found := _above(backup_set, points):
+        point, hold = found
+        raise PointInUse(
+            f"Point {point.sequence} may be in use: {_machine_of(hold)}, which may be running, "
+            "reads through it.",
+            f"Shut it down there, and discard the session {hold.session} there.",
+            remedy=Remedy.END_SESSION_ELSEWHERE,
+            about=hold.session,
+            cleared=lambda: hold not in of(backup_set),
+        )
+
+
+def _above(
+    backup_set: BackupSet, points: Iterable[RecoveryPoint]
+) -> tuple[RecoveryPoint, Hold] | None:
+    held = [hold for hold in of(backup_set) if hold.program]
+    through = (
+        (point, hold)
+        for point in (points if held else ())
+        for hold in held
+        if hold.reads_through(backup_set, point)
+    )
+    return next(through, None)
+
+
+def _machine_of(hold: Hold) -> str:
+    return f"the machine {hold.title} of {hold.user} on {hold.host}"
+
+
+def below_hindrance(backup_set: BackupSet, points: Iterable[RecoveryPoint]) -> str:
+    """The same in words, as a plan says it; "" where there is none."""
+    if (found := _above(backup_set, points)) is None:
+        return ""
+    point, hold = found
+    return (
+        f"That cannot be while {_machine_of(hold)} may run: it reads through point "
+        f"{point.sequence}. Shut it down there, and discard the session {hold.session} there."
+    )
 
 
 def hindrance(backup_set: BackupSet, point: RecoveryPoint) -> str:

@@ -88,7 +88,7 @@ class SessionFolder:
         try:
             folder.record(None)
             if origin:
-                origin.hold(name, title, path)
+                origin.hold(name, title, path, said.program)
         except BaseException:
             folder.remove()
             raise

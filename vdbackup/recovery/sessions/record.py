@@ -75,14 +75,14 @@ class Origin:
         backup_set = repository.set(self.set_name)
         return repository, backup_set, backup_set.point(self.point)
 
-    def hold(self, session: str, title: str, folder: Path) -> None:
+    def hold(self, session: str, title: str, folder: Path, program: str) -> None:
         """Let nobody take the point away while the session is there; raises RepositoryError.
 
         The order matters (repository/holds.py): the hold first, then the look whether the point is
-        there and no merge is about to take it.
+        there and no merge is about to take it. `program` is what the machine was made for.
         """
         _, backup_set, point = self.find()
-        holds.place(backup_set, point, session, title, folder)
+        holds.place(backup_set, point, session, title, folder, program)
         _, backup_set, point = self.find()
         if point in backup_set.hidden:
             raise PointBusy(
@@ -132,6 +132,12 @@ class SessionRecord:
     ended: bool = False
     origin: Origin | None = None
     machine: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def program(self) -> str:
+        """The program that the machine was made for; "" where it is run by us."""
+        said = self.machine.get("program", "")
+        return said if isinstance(said, str) else ""
 
     def to_json(self) -> dict[str, Any]:
         """The JSON object."""

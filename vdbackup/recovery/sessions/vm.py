@@ -158,7 +158,7 @@ def reopen_session(saved: SavedSession, *, display: bool = False) -> Session:
         with now.open_chain(point) as chain:
             sector_size = launch.sector_size_for(chain)
         origin.check_unchanged(now, point)
-        origin.hold(saved.id, saved.title, saved.folder)
+        origin.hold(saved.id, saved.title, saved.folder, saved.said.program)
         session = start_session(
             now.overlay_path(point),
             sessions_folder=saved.folder.parent,
