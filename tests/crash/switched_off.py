@@ -247,7 +247,7 @@ NOT_NOTICED = {
     ),
     "backup.merge_steps:check_before_going_on": (
         "what a killed process had not made durable: in the story's beginning all of it is; "
-        "tests/crash/test_interrupted_merge.py sees the order"
+        "tests/backup/test_merge_steps.py sees the order"
     ),
     "repository.publication:finish": (
         "what a killed process had not made durable: in the story's beginning all of it is; "
