@@ -21,6 +21,7 @@ import os
 import secrets
 import shutil
 import socket
+import threading
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -62,6 +63,8 @@ class SessionFolder:
         self.id = path.name
         self.path = path
         self.said = said
+        self._deciding = threading.Lock()
+        """Held while it is decided what becomes of the folder: of two who say so, the first."""
         self._unlock = weakref.finalize(self, os.close, descriptor)
 
     @classmethod
@@ -182,11 +185,20 @@ class SessionFolder:
     def keep(self, *, ended: bool = True) -> None:
         """What the machine wrote stays, and may be opened again; ends our part in it.
 
+        Where that has ended already, nothing is done: somebody else may have the folder by now.
+
         Args:
             ended: as it was meant to, and not by a crash.
         """
-        self.record(self.said.pid, ended=ended)
-        self.close()
+        with self._deciding:
+            if self.is_ours:
+                self.record(self.said.pid, ended=ended)
+                self.close()
+
+    @property
+    def is_ours(self) -> bool:
+        """Whether its lock is held, and so what lies in it is ours to change."""
+        return self._unlock.alive
 
     def close(self) -> None:
         """Let others have the folder; may be called again."""
@@ -199,11 +211,17 @@ class SessionFolder:
         self.close()
 
     def remove(self) -> None:
-        """Delete the folder and all that is in it, and let go of the point; may be called again."""
-        delete(self.path)
-        if self.said.origin:
-            self.said.origin.release(self.id)
-        self.close()
+        """Delete the folder and all that is in it, and let go of the point; may be called again.
+
+        What was kept, and so is not ours any more, stays.
+        """
+        with self._deciding:
+            if not self.is_ours:
+                return
+            delete(self.path)
+            if self.said.origin:
+                self.said.origin.release(self.id)
+            self.close()
 
 
 def read_record(folder: Path) -> SessionRecord:

@@ -24,6 +24,7 @@ from vdbackup.jobs import CancelToken
 from vdbackup.qemu import accelerator, devices, qemu
 from vdbackup.qemu.monitor import Monitor
 from vdbackup.recovery.sessions.folder import SessionFolder
+from vdbackup.recovery.sessions.life import Life
 
 log = logging.getLogger(__name__)
 
@@ -60,10 +61,7 @@ class Session:
         notice: why that is not KVM, in a sentence; empty where it is.
         unheld: that others cannot see that its point is in use, in a sentence; empty where they do.
         error: what went wrong in the machine or with QEMU, None as long as nothing has.
-        paused: `error` is one of the session's storage, after which it can go on (`resume`).
-        crashed: QEMU ended without anybody wanting it to.
-        cut_off: QEMU was ended by neither its guest nor us: its window was closed, or another
-            program told it to. Nobody has said then what is to become of what the guest wrote.
+        life: what is going on with its machine, or how that has ended.
     """
 
     def __init__(
@@ -81,19 +79,13 @@ class Session:
         self.notice = choice.notice
         self.unheld = folder.unheld
         self.error: RecoveryError | None = None
-        self.paused = False
-        self.crashed = False
-        self.cut_off = False
-        self._told_to_end = False
-        self._kept = False
+        self.life = Life.RUNNING
+        self._lock = threading.RLock()
+        """Held while `life` or `error` changes, and while QEMU is ended or replaced."""
         self._folder = folder
         self._machine = machine
         self._process, connection = _start(machine, folder)
         self._monitor = Monitor(connection, self._on_event)
-        self._killed = False
-        self._falls_back = False
-        self._lock = threading.Lock()
-        """Held while the QEMU that this session has is ended or replaced."""
         self._claim = ExitStack()
         """What says that the machine reads its point, until it has ended."""
         self._ended = threading.Event()
@@ -106,6 +98,25 @@ class Session:
     def running(self) -> bool:
         """Whether QEMU is there, with a guest that runs or is paused."""
         return not self._ended.is_set()
+
+    @property
+    def paused(self) -> bool:
+        """Whether `error` is one of its storage, after which it can go on (`resume`)."""
+        return isinstance(self.error, MachinePaused)
+
+    @property
+    def crashed(self) -> bool:
+        """Whether QEMU ended without anybody wanting it to."""
+        return self.life is Life.CRASHED
+
+    @property
+    def cut_off(self) -> bool:
+        """Whether QEMU was ended by neither its guest nor us.
+
+        Its window was closed, or another program told it to. Nobody has said then what is to become
+        of what the guest wrote.
+        """
+        return self.life in (Life.CUT_OFF, Life.CUT_OFF_AND_KILLED)
 
     def hold_claim(self, claim: ExitStack) -> None:
         """Take over the claim on what the machine reads (claims.py), until it has ended."""
@@ -217,8 +228,7 @@ class Session:
             self.execute("system_powerdown")
             paused = self.error is not None
             if not self._ended.wait(0 if paused else grace):
-                self._told_to_end = True
-                self.execute("quit")
+                self._tell_to_end()
         except RecoveryError:
             log.info("ended before it was told to", exc_info=True)
         if not self._ended.wait(_EXIT_LIMIT):
@@ -231,30 +241,28 @@ class Session:
     def kill(self) -> None:
         """End the machine at once, as a power cut would; returns when it has ended."""
         with self._lock:
-            self._killed = True
+            if not self._become(Life.KILLED):
+                self._become(Life.CUT_OFF_AND_KILLED)
             self._process.kill()
         self._thread.join()
 
     def discard(self) -> None:
         """End the machine if it runs, and delete all that it wrote, unless that is kept."""
         self.kill()
-        if not self._kept:
-            self._folder.remove()
+        self._folder.remove()
 
     def keep(self) -> None:
         """End the machine if it runs; what it wrote stays, and may be opened again or promoted.
 
         QEMU ends by itself, if it can: killed, it loses what of the disk's tables is in its memory.
         """
-        self._told_to_end = True
         try:
-            self.execute("quit")
+            self._tell_to_end()
         except RecoveryError:
             log.info("session %s has ended before", self.id, exc_info=True)
         else:
             self._ended.wait(_EXIT_LIMIT)
         self.kill()
-        self._kept = True
         self._folder.keep(ended=not self.crashed)
 
     def __enter__(self) -> Self:
@@ -301,14 +309,15 @@ class Session:
         """What the session's thread does: speak with QEMU, and wait for its end."""
         self._monitor.run()
         status = self._process.wait()
-        if self._falls_back and self._start_again():
+        if self.life is Life.RESTARTING and self._start_again():
             starter = threading.Thread(target=self._go_on, name=f"start of session {self.id}")
             starter.start()
             self._monitor.run()
             starter.join()
             status = self._process.wait()
-        if status != 0 and not self._killed:
-            self.crashed = True
+        if status == 0 or not self._become(Life.CRASHED):
+            self._become(Life.ENDED)
+        else:
             self._fail(
                 MachineFailed(f"QEMU, which ran {self.title}, has crashed.", self._complaint())
             )
@@ -330,26 +339,25 @@ class Session:
         """Pause a machine before its storage is full: its guest would be told of a broken disk."""
         while not self._ended.wait(_ROOM_POLL):
             try:
-                if self.paused or shutil.disk_usage(self.folder).free >= _ROOM:
+                if self.error is not None or shutil.disk_usage(self.folder).free >= _ROOM:
                     continue
                 self.execute("stop")
             except (RecoveryError, OSError):  # it ends, or its storage does not answer
                 log.info("session %s cannot be paused", self.id, exc_info=True)
                 continue
-            self.paused = True
             self._fail(_no_room(self.title))
 
     def _on_event(self, event: str, data: Mapping[str, Any]) -> None:
         if self._machine.accelerator is qemu.Accelerator.KVM and _is_internal_error(event, data):
-            self._falls_back = True
-            self._process.kill()
+            with self._lock:
+                if self._become(Life.RESTARTING):
+                    self._process.kill()
             return
-        if event == "SHUTDOWN" and data.get("reason") in _CUT_OFF and not self._told_to_end:
-            self.cut_off = True
-        if event == "RESUME" and self.paused:
-            self.error, self.paused = None, False
-        if event == "BLOCK_IO_ERROR" and data.get("action") == "stop" and not self.error:
-            self.paused = True
+        if event == "SHUTDOWN" and data.get("reason") in _CUT_OFF:
+            self._become(Life.CUT_OFF)
+        if event == "RESUME":
+            with self._lock:
+                self.error = None if self.paused else self.error
         error = _trouble(self.title, event, data)
         if error is not None:
             self._fail(error)
@@ -361,7 +369,7 @@ class Session:
         """
         log.warning("session %s: KVM could not run the guest; going on without", self.id)
         with self._lock:
-            if self._killed:
+            if self.life is not Life.RESTARTING:
                 return False
             self._machine = replace(self._machine, accelerator=qemu.Accelerator.TCG)
             try:
@@ -377,6 +385,7 @@ class Session:
                 )
                 return False
             self._monitor = Monitor(connection, self._on_event)
+            self._become(Life.RUNNING)
         self.accelerator = qemu.Accelerator.TCG
         self.notice = (
             "The virtual machine runs slowly, in software: hardware virtualization (KVM) is there, "
@@ -396,7 +405,25 @@ class Session:
     def _fail(self, error: RecoveryError) -> None:
         """Note what went wrong; what follows from it is not noted."""
         log.error("session %s: %s", self.id, error)
-        self.error = self.error or error
+        with self._lock:
+            self.error = self.error or error
+
+    def _become(self, state: Life) -> bool:
+        """Change the machine's state, if that can follow on the one it is in; whether it did."""
+        with self._lock:
+            if not self.life.may_become(state):
+                return False
+            log.info("session %s: %s", self.id, state.name)
+            self.life = state
+            return True
+
+    def _tell_to_end(self) -> None:
+        """Tell QEMU to quit; raises RecoveryError where it does not hear that any more."""
+        with self._lock:
+            if self.life is Life.RESTARTING:  # there is none that could be told
+                self._become(Life.KILLED)
+            self._become(Life.TOLD_TO_END)
+        self.execute("quit")
 
     def _complaint(self) -> str:
         """Why QEMU has ended, in a sentence; all that it said goes to the log."""
