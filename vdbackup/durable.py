@@ -257,7 +257,7 @@ def _obstructed(path: Path, kind: int) -> Obstructed:
     )
 
 
-def free_room(folder: Path) -> int | None:
+def free_space(folder: Path) -> int | None:
     """Bytes that are free on the storage; None where it does not say, as some on networks do."""
     usage = shutil.disk_usage(folder)
     return usage.free if usage.total else None

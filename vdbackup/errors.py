@@ -48,7 +48,7 @@
         ├── DoesNotBoot           a boot test that has been noted
         ├── NotReached            the machine ran, and what was waited for did not come
         ├── MachineFailed         it did not start, crashed, or does not answer
-        ├── MachinePaused         it waits for its storage: make room, then let it go on
+        ├── MachinePaused         it waits for its storage: free some space, then let it go on
         ├── MachineRunning        it runs, or its session is open elsewhere: end it first
         ├── OtherProgramFailed    the program that a machine was made for does not take it
         ├── DisksUnclear          which disks a machine is on cannot be told
@@ -143,7 +143,8 @@ def from_os(error: OSError) -> VdbackupError:
     where = f" ({error.filename})" if error.filename else ""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return NoSpace(
-            f"The storage is full{where}.", "Make room on it, then try again; no point was lost."
+            f"The storage is full{where}.",
+            "Free some space on it, then try again; no point was lost.",
         )
     if error.errno == errno.EROFS:
         return ReadOnly(

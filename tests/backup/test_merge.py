@@ -59,7 +59,7 @@ def test_an_incremental_is_rolled_into_its_full(lab, chain):
     lab.check_all()
 
 
-def test_room_for_digests_of_few_blocks_in_many_places_is_asked_for_before(tmp_path, monkeypatch):
+def test_space_for_digests_of_few_blocks_in_many_places_is_asked_for_before(tmp_path, monkeypatch):
     """They lie apart while they are written: a merge that had begun could not be finished."""
     lab = Lab(tmp_path, size=8 * REGION * BLOCK)
     for seed in range(2):
@@ -67,7 +67,9 @@ def test_room_for_digests_of_few_blocks_in_many_places_is_asked_for_before(tmp_p
             lab.poke(at, noise(512, seed))
         lab.backup()
     before = lab.files
-    monkeypatch.setattr("vdbackup.repository.files.free_room", lambda _folder: RESERVE + (64 << 10))
+    monkeypatch.setattr(
+        "vdbackup.repository.files.free_space", lambda _folder: RESERVE + (64 << 10)
+    )
     with pytest.raises(NoSpace, match="Merging point 2 may need"):
         lab.merge(lab.set.points[1])
     assert lab.files == before

@@ -152,7 +152,7 @@ def test_a_damaged_child_is_refused_by_its_name_and_nothing_has_changed(lab):
 
 @pytest.mark.parametrize("disk_format", ["vmdk"], indirect=True)
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
-def test_where_there_is_no_room_for_what_is_shared_it_is_copied(lab, monkeypatch, number):
+def test_where_there_is_no_space_for_what_is_shared_it_is_copied(lab, monkeypatch, number):
     def full(*_: object) -> bool:
         raise OSError(number, os.strerror(number))
 
@@ -173,7 +173,7 @@ def test_blocks_that_cannot_be_shared_are_copied_into_the_clone(lab, monkeypatch
 
 
 @pytest.mark.parametrize("disk_format", ["vmdk"], indirect=True)
-def test_without_room_even_for_that_it_is_refused_with_figures(lab, monkeypatch):
+def test_without_space_even_for_that_it_is_refused_with_figures(lab, monkeypatch):
     before = lab.files
     real = durable.shutil.disk_usage
     monkeypatch.setattr(

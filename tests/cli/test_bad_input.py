@@ -165,7 +165,7 @@ def test_a_repository_that_is_full(
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(HostFile, "write", full)
-    refused(vdbackup("backup", disk, "-r", repository), "full", "Make room")
+    refused(vdbackup("backup", disk, "-r", repository), "full", "Free some space")
     assert contents(repository) == before
 
 

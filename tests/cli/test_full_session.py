@@ -61,7 +61,7 @@ def written_everywhere(sector: bytes) -> bytes:
     return b"".join(each.ljust(64 << 10, b"\0") for each in counted)
 
 
-def test_a_machine_whose_storage_is_full_waits_for_room_and_loses_nothing(
+def test_a_machine_whose_storage_is_full_waits_for_space_and_loses_nothing(
     vdbackup: Vdbackup,
     small: Path,
     boot: Callable[[], subprocess.Popen[str]],
@@ -71,21 +71,21 @@ def test_a_machine_whose_storage_is_full_waits_for_room_and_loses_nothing(
     code = boot_sector.write_everywhere().replace("jmp halt\n", POWER_OFF, 1)
     disk = boot_sector.make(tmp_path / "writer.img", code)
     assert vdbackup("backup", disk, "-r", repository).status == 0
-    make_room = fill(small)
+    make_space = fill(small)
     os.truncate(small / "other", (small / "other").stat().st_size - ROOM)
     booting = boot()
     assert booting.stderr is not None
     paused = next(line for line in booting.stderr if "is paused" in line)
-    assert "there is no room for what it writes" in paused
+    assert "there is no space for what it writes" in paused
     advice = next(booting.stderr)
     (session,) = vdbackup("sessions", "list", "--json").json
     assert session["state"] == "paused"
     assert f"vdbackup sessions resume {session['id']}" in advice
 
     assert vdbackup("sessions", "resume", session["id"]).status == 0
-    assert "is paused" in next(booting.stderr)  # for there is no more room than before
+    assert "is paused" in next(booting.stderr)  # for there is no more space than before
 
-    make_room()
+    make_space()
     assert vdbackup("sessions", "resume", session["id"]).status == 0
     assert booting.wait() == 0
     written, seen = Path(session["folder"]) / "session.qcow2", tmp_path / "seen.raw"

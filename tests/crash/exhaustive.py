@@ -230,7 +230,7 @@ class State:
 
 
 def faults_of(record: Record) -> Iterator[tuple[str, int]]:
-    """Every fault that a record has room for, as (kind, number of the change)."""
+    """Every fault that a record has space for, as (kind, number of the change)."""
     for number, change in enumerate(record.changes):
         if isinstance(change, Sync):
             continue

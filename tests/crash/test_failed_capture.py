@@ -175,7 +175,7 @@ def test_a_capture_that_is_cut_off_at_any_change_leaves_the_last_point_as_it_was
 
 @pytest.fixture
 def small_storage(tmp_path: Path) -> Iterator[Path]:
-    """A folder with room for 4 MiB, as far as this user can make one."""
+    """A folder with space for 4 MiB, as far as this user can make one."""
     folder = tmp_path / "small"
     folder.mkdir()
     with ExitStack() as stack:
@@ -188,7 +188,7 @@ def small_storage(tmp_path: Path) -> Iterator[Path]:
 
 @contextmanager
 def filled(folder: Path) -> Iterator[None]:
-    """No room is left; for an ordinary user, no file may grow beyond 2 MiB."""
+    """No space is left; for an ordinary user, no file may grow beyond 2 MiB."""
     if os.geteuid() == 0:
         with (folder / "other").open("wb", buffering=0) as other, suppress(OSError):
             while True:

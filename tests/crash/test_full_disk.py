@@ -158,7 +158,7 @@ def test_what_a_deletion_gives_back_is_enough_to_merge_in(tmp_path, folder, disk
     release()
 
 
-def test_it_can_be_deleted_also_while_a_merge_waits_for_room_and_gives_it_that(small, folder):
+def test_it_can_be_deleted_also_while_a_merge_waits_for_space_and_gives_it_that(small, folder):
     plan = merge.plan(small.repository, "disk", point(small, 2).id)
     with pytest.raises((NoSpace, OSError)):
         merge.run(plan, Task(filling(folder, "Merge")))
@@ -167,13 +167,13 @@ def test_it_can_be_deleted_also_while_a_merge_waits_for_room_and_gives_it_that(s
     with pytest.raises((NoSpace, OSError)):
         small.delete(concerned)
     small.delete(point(small, 4))
-    small.backup()  # finishes the merge in the room that there is now
+    small.backup()  # finishes the merge in the space that there is now
     assert [each.sequence for each in small.set.points] == [2, 3, 5]
     (folder / "other").unlink()
     small.check_all()
 
 
-def test_merging_needs_room_only_for_what_the_parent_does_not_hold_yet(small, folder):
+def test_merging_needs_space_only_for_what_the_parent_does_not_hold_yet(small, folder):
     """Blocks that both hold are overwritten where they are."""
     small.poke(MIB // 2, noise(MIB, 6))
     last = small.backup()
@@ -186,7 +186,7 @@ def test_merging_needs_room_only_for_what_the_parent_does_not_hold_yet(small, fo
 
 
 @each_file_system
-def test_a_merge_without_room_is_refused_with_figures_before_it_begins(small, folder):
+def test_a_merge_without_space_is_refused_with_figures_before_it_begins(small, folder):
     before = small.files
     release = fill(folder)
     with pytest.raises(NoSpace, match=r"Merging point 2 may need 1[678].* and .* has .* free"):
@@ -197,7 +197,7 @@ def test_a_merge_without_room_is_refused_with_figures_before_it_begins(small, fo
     small.check_all()
 
 
-def test_a_full_without_room_is_refused_with_figures_before_it_begins(small, folder):
+def test_a_full_without_space_is_refused_with_figures_before_it_begins(small, folder):
     small.poke(0, noise(4 * MIB, 9))
     before = small.files
     with (folder / "other").open("wb") as other:
@@ -210,7 +210,7 @@ def test_a_full_without_room_is_refused_with_figures_before_it_begins(small, fol
     small.check_all()
 
 
-def test_a_first_full_without_room_leaves_no_set_behind(tmp_path, folder):
+def test_a_first_full_without_space_leaves_no_set_behind(tmp_path, folder):
     lab = Lab(tmp_path, 64 * MIB, folder / "repository")
     for at in range(64):
         lab.poke(at * MIB, noise(MIB, at))

@@ -73,7 +73,7 @@ def test_whatever_call_fails_no_point_is_lost_and_the_next_run_goes_on(lab, tmp_
 
 
 def test_who_holds_the_lock_need_not_be_written_down(tmp_path):
-    """It is the first that a full disk refuses, and deleting is what makes room there."""
+    """It is the first that a full disk refuses, and deleting is what frees space there."""
     for at in range(4):
         with (
             storage_error(at, calls=("ftruncate", "pwrite")),

@@ -60,7 +60,7 @@ def place(path: Path, disk_format: str, offset: int) -> int:
     return int(blocks.hosts[run]) + offset - int(blocks.starts[run])
 
 
-def room(path: Path) -> int:
+def space(path: Path) -> int:
     """Bytes that the file takes in its file system."""
     return path.stat().st_blocks * 512
 
@@ -144,16 +144,16 @@ def test_reading_or_opening_for_writes_that_do_not_come_changes_nothing(tmp_path
 # --------------------------------------------------------------------------- zeros
 
 
-def test_zeros_hide_what_the_parent_has_and_take_no_room(tmp_path, disk_format):
+def test_zeros_hide_what_the_parent_has_and_take_no_space(tmp_path, disk_format):
     shelf = Shelf(tmp_path, 4 * BLOCK, disk_format)
     shelf.layer((0, noise(4 * BLOCK, 1)))
-    empty = room(shelf.layer())
+    empty = space(shelf.layer())
     path = shelf.layer((UNIT, noise(UNIT, 2)), (2 * UNIT, BLOCK), (3 * BLOCK - UNIT, BLOCK))
-    assert room(path) < empty + 3 * UNIT
+    assert space(path) < empty + 3 * UNIT
     assert_everybody_reads(shelf)
 
 
-def test_zeros_in_a_disk_without_parent_take_no_room(tmp_path, disk_format):
+def test_zeros_in_a_disk_without_parent_take_no_space(tmp_path, disk_format):
     shelf = Shelf(tmp_path, 2 * BLOCK, disk_format)
     path = shelf.layer()
     size = path.stat().st_size
@@ -376,7 +376,7 @@ def test_the_largest_disk_holds_a_unit_at_its_end(tmp_path, disk_format, sector_
     put(disk, (size - UNIT, noise(UNIT, 1)))
     disk.flush()
     disk.close()
-    assert room(path) < 20 * MIB
+    assert space(path) < 20 * MIB
     with Chain.alone(path, disk_format) as chain:
         data = bytearray(UNIT)
         chain.readinto(size - UNIT, memoryview(data))

@@ -33,13 +33,13 @@ def cut_off(path: Path, disk_format: str, *writes: Write) -> None:
         put(disk, *writes)
 
 
-def room(path: Path) -> int:
+def space(path: Path) -> int:
     """Bytes that the storage has given the file."""
     return path.stat().st_blocks * 512
 
 
 @is_child
-def test_what_was_cut_off_three_times_takes_no_room(tmp_path: Path, disk_format: str, is_child):
+def test_what_was_cut_off_three_times_takes_no_space(tmp_path: Path, disk_format: str, is_child):
     writes: list[Write] = [
         (3 * BLOCK, noise(BLOCK, 4)),
         (5 * BLOCK, noise(2 * BLOCK, 5)),
@@ -53,7 +53,7 @@ def test_what_was_cut_off_three_times_takes_no_room(tmp_path: Path, disk_format:
         cut_off(torn.top, disk_format, *writes)
     torn.write(*writes)
     assert torn.top.stat().st_size == at_once.top.stat().st_size
-    assert room(torn.top) <= room(at_once.top) + UNIT
+    assert space(torn.top) <= space(at_once.top) + UNIT
     assert_everybody_reads(torn)
 
 

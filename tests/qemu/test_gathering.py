@@ -70,7 +70,7 @@ def test_no_more_is_copied_than_takes_seconds(chain, tmp_path, monkeypatch):
     assert files.paths[-1].stat().st_size <= 4 * GRAIN
 
 
-def test_what_is_copied_leaves_room_on_the_disk(chain, tmp_path, monkeypatch):
+def test_what_is_copied_leaves_space_on_the_disk(chain, tmp_path, monkeypatch):
     monkeypatch.setattr(gathering, "MAX_FILES", 5)
     usage = shutil.disk_usage(tmp_path)._replace(free=12 * GRAIN)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)

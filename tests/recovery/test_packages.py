@@ -116,7 +116,7 @@ def test_a_fixed_vhd_is_the_disk_in_whole_mib_and_a_footer(tmp_path: Path, size:
     qemu.assert_holds(target, raw, "vpc")
 
 
-def test_a_fixed_vhd_takes_no_room_for_what_the_disk_has_not(tmp_path: Path) -> None:
+def test_a_fixed_vhd_takes_no_space_for_what_the_disk_has_not(tmp_path: Path) -> None:
     lab = filled(tmp_path / "lab", 40 * MIB)
     target = exported(lab, "vhd-fixed", tmp_path / "azure.vhd")
     assert target.stat().st_blocks * 512 < 2 * MIB

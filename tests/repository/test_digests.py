@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from vdbackup.errors import DamagedDigests, Remedy, RepositoryError, VdbackupError
 from vdbackup.repository.digest_file import HEADER, REGION, ROW, DigestFile, sealed_header
-from vdbackup.repository.digest_writer import DigestWriter, room_for
+from vdbackup.repository.digest_writer import DigestWriter, space_for
 from vdbackup.repository.digests import (
     BLOCK,
     DIGEST,
@@ -129,7 +129,7 @@ def test_a_fold_that_is_written_as_one_layer_says_the_same(folder, disk):
     with DigestFold(paths, size) as fold:
         writer = DigestWriter(merged, size)
         fold.copy_to(writer)
-        assert merged.stat().st_size <= fold.room_to_copy()
+        assert merged.stat().st_size <= fold.space_to_copy()
         writer.finish()
         assert writer.held_bytes == fold.held()[:, 1].sum()
         with DigestFold([merged], size) as one:
@@ -137,7 +137,7 @@ def test_a_fold_that_is_written_as_one_layer_says_the_same(folder, disk):
             assert one.held().tolist() == fold.held().tolist()
         held = {block for layer in layers for block in layer}
         rows = {block // REGION for block in held}
-        assert fold.room_to_copy() == room_for(len(rows))
+        assert fold.space_to_copy() == space_for(len(rows))
         assert merged.stat().st_size == HEADER.size + len(held) * DIGEST + len(rows) * ROW.itemsize
 
 

@@ -145,7 +145,7 @@ def test_of_this_computer_before_it_was_started_anew_it_is_taken_at_once(folder,
 
 
 def test_it_is_taken_from_storage_too_full_for_an_empty_file(folder, before, monkeypatch):
-    """As XFS and Btrfs can be; the deletion that would make room needs the lock."""
+    """As XFS and Btrfs can be; the deletion that would free some space needs the lock."""
     leave(folder, before, seconds_ago=101)
 
     def full(_folder: Path) -> float:

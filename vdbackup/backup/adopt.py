@@ -33,7 +33,7 @@ from vdbackup.jobs import Plan, Task, readable_size
 from vdbackup.repository.backup_set import BackupSet
 from vdbackup.repository.digests import BLOCK, DigestFold, digest_blocks, is_zero
 from vdbackup.repository.draft import Draft
-from vdbackup.repository.files import check_room, remove
+from vdbackup.repository.files import check_space, remove
 from vdbackup.repository.model import RecoveryPoint, SetSettings
 from vdbackup.repository.naming import PointType
 from vdbackup.repository.repository import Repository, check_set_name, free_set_name
@@ -334,4 +334,4 @@ class _CannotClone(Exception):
 def _check_space(plan: AdoptPlan) -> None:
     # clones need less, but whether there will be any shows only when they are made
     needed = plan.bytes_to_copy + RESERVE
-    check_room(plan.repository.path, needed, f"Adopting {plan.source.title}")
+    check_space(plan.repository.path, needed, f"Adopting {plan.source.title}")

@@ -33,7 +33,7 @@ from vdbackup.repository import claims, long_chains
 from vdbackup.repository.backup_set import BackupSet
 from vdbackup.repository.digests import BLOCK, DigestFold, differ, digest_blocks, is_zero
 from vdbackup.repository.draft import Draft
-from vdbackup.repository.files import check_room, free_room
+from vdbackup.repository.files import check_space, free_space
 from vdbackup.repository.model import (
     Policy,
     RecoveryPoint,
@@ -107,7 +107,7 @@ class CaptureResult:
         point: the new recovery point; after a merge by policy, as it is now.
         warnings: what was not as it should be.
         notes: what else was done: why it became a full, what was filled up, what the policy merged.
-        policy: what the set does by itself.
+        policy: what the set does automatically.
     """
 
     set_name: str
@@ -285,7 +285,7 @@ def _finish_merge(repository: Repository, set_name: str, task: Task) -> tuple[st
 
 
 def _unlisted(backup_set: BackupSet) -> tuple[str, ...]:
-    """What is said as long as there are layers without a manifest: they take room unseen."""
+    """What is said as long as there are layers without a manifest: they take space unseen."""
     names = backup_set.unlisted_layers()
     if not names:
         return ()
@@ -458,20 +458,20 @@ def _check_space(repository: Repository, plan: CapturePlan) -> tuple[str, ...]:
     sample. Of later points nothing is known but that they need a little.
     """
     if plan.kind != PointType.FULL:
-        check_room(repository.path, RESERVE, f"A backup of {plan.source.title}")
+        check_space(repository.path, RESERVE, f"A backup of {plan.source.title}")
         return ()
     least = most = total(aligned(plan.source.data_ranges(), BLOCK, plan.source.size))
     if not plan.source.holes_are_known:
         least, most = stored_share(plan.source)
     doing = f"A full backup of {plan.source.title}"
-    check_room(repository.path, _with_tables(least), doing)
-    free = free_room(repository.path)
+    check_space(repository.path, _with_tables(least), doing)
+    free = free_space(repository.path)
     if free is None or free >= _with_tables(most):
         return ()
     sentence = (
         f"{doing} was expected to need {readable_size(least)} to {readable_size(most)} (by a "
-        f"sample of the device), and there were only {readable_size(free)} free: make room before "
-        "the next one."
+        f"sample of the device), and there were only {readable_size(free)} free: free some space "
+        "before the next one."
     )
     return (sentence,)
 

@@ -26,7 +26,7 @@ from vdbackup.jobs import Plan, Task, readable_size
 from vdbackup.repository.backup_set import BackupSet
 from vdbackup.repository.digests import BLOCK, DigestFold, differ, digest_blocks, is_zero
 from vdbackup.repository.draft import Draft
-from vdbackup.repository.files import check_room
+from vdbackup.repository.files import check_space
 from vdbackup.repository.model import RecoveryPoint
 from vdbackup.repository.repository import Repository, check_set_name
 from vdbackup.repository.set_draft import SetDraft
@@ -163,4 +163,4 @@ def _copy(old: BackupSet, point: RecoveryPoint, draft: Draft, task: Task) -> Non
 
 def _check_space(backup_set: BackupSet) -> None:
     needed = sum(point.stored_bytes for point in backup_set.points) + RESERVE
-    check_room(backup_set.folder, needed, f"Converting {backup_set.name}")
+    check_space(backup_set.folder, needed, f"Converting {backup_set.name}")

@@ -80,7 +80,7 @@ def run(plan: DeletePlan, task: Task) -> None:
         try:
             finished = merge.finish_interrupted(repository, plan.set_name, task)
         except (NoSpace, OSError) as error:
-            if not _makes_room(repository.set(plan.set_name), plan.point_id, error):
+            if not _makes_space(repository.set(plan.set_name), plan.point_id, error):
                 raise
             finished = None
         if finished and plan.point_id in finished.merged:
@@ -89,8 +89,8 @@ def run(plan: DeletePlan, task: Task) -> None:
         delete_locked(repository, backup_set, plan.point_id, task)
 
 
-def _makes_room(backup_set: BackupSet, point_id: str, error: Exception) -> bool:
-    """Whether a merge waits for room that deleting this point, in which it has no part, gives."""
+def _makes_space(backup_set: BackupSet, point_id: str, error: Exception) -> bool:
+    """Whether a merge waits for space that deleting this point, in which it has no part, gives."""
     full = isinstance(error, NoSpace) or (
         isinstance(error, OSError) and isinstance(from_os(error), NoSpace)
     )

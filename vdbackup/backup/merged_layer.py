@@ -26,7 +26,7 @@ from vdbackup.errors import Damaged
 from vdbackup.jobs import Task
 from vdbackup.repository.backup_set import BackupSet
 from vdbackup.repository.digests import BLOCK, DigestFold, is_zero
-from vdbackup.repository.files import check_room
+from vdbackup.repository.files import check_space
 from vdbackup.repository.model import RecoveryPoint
 
 WRITABLE_MODE = 0o600
@@ -59,7 +59,7 @@ def make_new_layer(
         CannotShare: it has to be done by copying.
         Damaged: the child is not as it was captured.
     """
-    check_room(backup_set.folder, _small_files(backup_set, parent, child), _doing(child))
+    check_space(backup_set.folder, _small_files(backup_set, parent, child), _doing(child))
     try:
         if not clone(backup_set.disk_path(parent), path):
             raise CannotShare
@@ -93,7 +93,7 @@ class _Sharing:
         self._layer, self._child, self._source = layer, child, source
 
     def write(self, offset: int, view: memoryview) -> None:
-        """Take the blocks from the child; the view is room to read them into."""
+        """Take the blocks from the child; the view is space to read them into."""
         shared = self._share(offset, len(view) // UNIT * UNIT)
         if shared < len(view):
             rest = view[shared:]
@@ -137,7 +137,7 @@ def check_before_copying(
     child: RecoveryPoint,
     task: Task,
 ) -> None:
-    """Room, and no damage in the child: to be seen before the first byte of its parent changes.
+    """Space, and no damage in the child: to be seen before the first byte of its parent changes.
 
     Once the journal is written the merge has to be finished, and what then finds no place in the
     parent's file would never be.
@@ -151,7 +151,7 @@ def check_before_copying(
         growth = total(union(stored, wanted)) - total(stored)
         check_growth(layer.layers[0], -(-growth // info.block_size))
     needed = growth + _small_files(backup_set, parent, child)
-    check_room(backup_set.folder, needed, _doing(child))
+    check_space(backup_set.folder, needed, _doing(child))
     check_held(backup_set, child.disk, child, "Check child", task)
 
 
@@ -216,7 +216,7 @@ def _small_files(backup_set: BackupSet, parent: RecoveryPoint, child: RecoveryPo
     """Bytes of what is written besides a layer's blocks: the digests of both, and the reserve."""
     paths = [backup_set.folder / each.digests for each in (parent, child)]
     with DigestFold(paths, child.virtual_size) as both:
-        return both.room_to_copy() + RESERVE
+        return both.space_to_copy() + RESERVE
 
 
 def _doing(child: RecoveryPoint) -> str:

@@ -34,7 +34,7 @@ from vdbackup.repository import claims, overlays
 from vdbackup.repository.backup_set import BackupSet
 from vdbackup.repository.digests import BLOCK, DigestFold, differ, digest_blocks
 from vdbackup.repository.draft import Draft
-from vdbackup.repository.files import check_room
+from vdbackup.repository.files import check_space
 from vdbackup.repository.model import Promotion, RecoveryPoint
 from vdbackup.repository.naming import PointType
 from vdbackup.repository.repository import Repository
@@ -195,7 +195,7 @@ def _promoted(
 ) -> RecoveryPoint:
     with _seen_by_guest(backup_set, point, session) as disk:
         ranges = _candidates(disk, session)
-        check_room(backup_set.folder, total(ranges) + RESERVE, f"Promoting {session.title}")
+        check_space(backup_set.folder, total(ranges) + RESERVE, f"Promoting {session.title}")
         draft = Draft(
             backup_set, PointType.INCREMENTAL, point, point.virtual_size, point.sector_size
         )

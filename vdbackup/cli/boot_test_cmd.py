@@ -1,4 +1,4 @@
-"""The command that proves that recovery points boot, and what a backup does of it by itself."""
+"""The command that proves that recovery points boot, and what a backup tests automatically."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ def _chosen(
         return [repository.find(each, options.set) for each in options.points or ["latest"]], []
     if options.points:
         raise UsageError(
-            "With --new the points are chosen by themselves.", "Leave out either of them."
+            "With --new the points are chosen automatically.", "Leave out either of them."
         )
     sets, damaged = repository.survey()
     if options.set:

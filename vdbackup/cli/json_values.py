@@ -100,7 +100,7 @@ def set_json(backup_set: BackupSet) -> dict[str, Any]:
 
 
 def policy_json(set_name: str, policy: Policy) -> dict[str, Any]:
-    """What a set does by itself; it keeps all points where `keep` is null."""
+    """What a set does automatically; it keeps all points where `keep` is null."""
     return {
         "set": set_name,
         "keep": policy.keep,

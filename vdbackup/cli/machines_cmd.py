@@ -275,7 +275,7 @@ def _watch(session: Session, options: argparse.Namespace, cancel: CancelToken) -
 
 
 def _wait_for_end(session: Session, timeout: float | None, cancel: CancelToken) -> bool:
-    """Whether the machine ended in time; one that is paused for want of room may go on later."""
+    """Whether the machine ended in time; one that is paused for want of space may go on later."""
     from vdbackup.errors import RecoveryError
 
     while True:

@@ -120,7 +120,7 @@ def wait_option(parser: argparse.ArgumentParser) -> None:
 
 
 def policy_options(parser: argparse.ArgumentParser) -> None:
-    """What a set is to do by itself."""
+    """What a set is to do automatically."""
     parser.add_argument(
         "--keep", type=points_kept, metavar="N",
         help="from now on keep the newest N points of the set, or `all`: older ones are merged",

@@ -1,4 +1,4 @@
-"""The command that shows and changes what a set does by itself, without a backup."""
+"""The command that shows and changes what a set does automatically, without a backup."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def add_policy(subparsers: Subparsers) -> None:
         subparsers,
         "policy",
         policy,
-        "show what a set does by itself, or change it without a backup",
+        "show what a set does automatically, or change it without a backup",
         example="policy -r /mnt/backups --keep 14 --boot-test each",
         failed="nothing was changed",
         warned="a set is damaged, or may not be read",
@@ -48,7 +48,7 @@ def add_policy(subparsers: Subparsers) -> None:
 
 
 def policy(options: argparse.Namespace) -> int:
-    """Show what a set does by itself, or change it."""
+    """Show what a set does automatically, or change it."""
     from vdbackup.operations import policy
 
     change = policy_change(options)

@@ -60,7 +60,7 @@ class Held:
 
 
 class Lent:
-    """A file that is read, open only as long as the pool has room for it.
+    """A file that is read, open only as long as the pool has space for it.
 
     May be used by several threads at once. Raises DiskError where the file is another one when it
     is opened again, or is gone; OSError as open(2) does.

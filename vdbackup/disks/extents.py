@@ -186,7 +186,7 @@ class BlockMap:
     def _over_at_once(self, parent: BlockMap) -> tuple[Int64s, NDArray[np.int32], Int64s]:
         """Starts, layers and hosts of both, which begin at the same place; neighbours not joined.
 
-        That takes room for several times their runs.
+        That takes space for several times their runs.
         """
         starts = _merged(self.starts, parent.starts)
         mine = np.searchsorted(self.starts, starts, "right") - 1
@@ -239,7 +239,7 @@ class _Tiling:
     """A map while it is made, run by run from the disk's start on, in pieces.
 
     Of very many runs what a piece takes besides is little; what is made at once for all of them
-    took four times the room of the map itself.
+    took four times the space of the map itself.
 
     Attributes:
         count: of runs.
@@ -247,9 +247,9 @@ class _Tiling:
 
     def __init__(self, size: int, fill: int, most: int) -> None:
         """Of a disk of `size` bytes; `fill` lies between runs, of which there are `most`."""
-        room = 2 * most + 1  # what is never written to takes no memory
-        self._starts, self._hosts = np.empty(room, np.int64), np.empty(room, np.int64)
-        self._layers = np.empty(room, np.int32)
+        space = 2 * most + 1  # what is never written to takes no memory
+        self._starts, self._hosts = np.empty(space, np.int64), np.empty(space, np.int64)
+        self._layers = np.empty(space, np.int32)
         self._size, self._fill, self._end = size, fill, 0
         self.count = 0
 

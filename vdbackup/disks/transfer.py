@@ -45,7 +45,7 @@ def chunks(ranges: Ranges) -> Iterator[tuple[int, int]]:
     """The ranges cut at multiples of CHUNK: (offset, length) in bytes."""
     for first in range(
         0, len(ranges), _AT_ONCE
-    ):  # as Python's numbers they take ten times the room
+    ):  # as Python's numbers they take ten times the space
         for start, length in ranges[first : first + _AT_ONCE].tolist():
             at = start
             while at < start + length:

@@ -84,7 +84,7 @@ def choose(
         guest: what its disk holds.
         request: what the user wants; followed where it needs edits, too: the result names them.
         sector_size: of the disk that the guest sees, in bytes.
-        host_memory_mib: this computer's; the guest gets no more than half of it by itself.
+        host_memory_mib: this computer's; the guest gets no more than half of it automatically.
     """
     firmware, about_firmware, problems = _firmware(guest, request)
     partition = _partition(guest)

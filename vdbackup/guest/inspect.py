@@ -134,7 +134,7 @@ class _Start:
 
 
 def _started(disk: Disk, found: loaders.Found) -> _Start:
-    """The system that starts by itself; where a disk has several, the one that its menu names."""
+    """The system that starts automatically; of several, the one that the disk's menu names."""
     starts = [_start(disk, found, root) for root in (*linux.roots(disk), None)]
     for start in starts:
         if start.root and start.menu and _names_root(disk, start.menu, start.root):

@@ -187,7 +187,7 @@ class Guest:
         efi: the EFI system partition, None if there is none.
         loaders: preferred first.
         firmware_reason: why the first one's firmware is preferred, in a sentence.
-        kernels: what the boot loader starts by itself first, then by version, newest first.
+        kernels: what the boot loader starts automatically first, then by version, newest first.
         services: of Windows: drivers that it starts at boot ("storahci", "stornvme").
         inactive_services: of Windows: those that are there and that it does not start at boot.
         device_names: on which the system relies.
@@ -221,5 +221,5 @@ class Guest:
 
     @property
     def kernel(self) -> Kernel | None:
-        """The one that boots by itself."""
+        """The one that boots automatically."""
         return self.kernels[0] if self.kernels else None

@@ -15,7 +15,7 @@ from vdbackup.jobs import Job, JobState
 PATIENCE = 8000
 """Milliseconds that a desktop which ends is kept waiting for machines to be kept."""
 FOR_GUESTS = 4000
-"""Of these, what machines get to shut down by themselves: what they have not written yet is lost
+"""Of these, what machines get to shut down: what they have not written yet is lost
 when they are ended."""
 
 

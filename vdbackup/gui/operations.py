@@ -296,7 +296,7 @@ class Operations(QObject):
             start(None)
 
     def change_policy(self, entry: Entry, change: policy.Change) -> None:
-        """Change what a set does by itself, once the user has seen which points that takes."""
+        """Change what a set does automatically, once the user has seen which points that takes."""
         backup_set = entry.backup_set
         if backup_set is None or change.of(present := backup_set.settings.policy) == present:
             return

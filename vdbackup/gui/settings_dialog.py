@@ -86,7 +86,7 @@ class SettingsDialog(parts.Dialog):
         }
 
     def policies(self) -> list[tuple[Entry, policy.Change]]:
-        """For each source what it shall do by itself; how many points it keeps is asked alone."""
+        """For each source what it does automatically; how many points it keeps is asked alone."""
         tests = {True: BootTests.EACH, False: BootTests.OFF}
         return [
             *((entry, policy.Change(keep=field.value or policy.ALL)) for entry, field in self.keep),

@@ -115,7 +115,7 @@ def build(folder: Path, flat: BlockMap, layers: Sequence[Path]) -> Concatenation
     except OSError as error:
         raise SessionsFolder(
             f"The session's folder {folder} cannot be written to: {error.strerror}.",
-            "Choose another folder for sessions, or make room there.",
+            "Choose another folder for sessions, or free some space there.",
         ) from error
     return ConcatenationMap(path, tables.table_bytes, len(layers) + 2)
 

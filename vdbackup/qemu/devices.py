@@ -32,7 +32,7 @@ _USB = {MachineType.Q35: "qemu-xhci", MachineType.PC: "piix3-usb-uhci"}
 
 
 def pauses(hardware: Hardware) -> bool:
-    """Whether QEMU pauses the guest by itself where its disk cannot be written."""
+    """Whether QEMU pauses the guest automatically where its disk cannot be written."""
     return "werror" in _CONTROLLERS[hardware.controller][-1]
 
 

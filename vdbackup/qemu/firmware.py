@@ -147,7 +147,7 @@ def _append(store: bytearray, name: str, value: bytes) -> None:
     header = _VARIABLE.pack(_START, _ADDED, _KEPT_AND_SEEN, 0, 0, len(letters), len(value), _GLOBAL)
     record = header + letters + value
     if at + len(record) > header_size + size:
-        raise CannotBoot("There is no room for a boot entry in the UEFI's variables.")
+        raise CannotBoot("There is no space for a boot entry in the UEFI's variables.")
     store[at : at + len(record)] = record
 
 

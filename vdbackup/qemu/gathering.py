@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from vdbackup.disks.chain import Chain
 from vdbackup.disks.extents import BlockMap
 from vdbackup.disks.transfer import Read, transfer_in_order
-from vdbackup.durable import free_room
+from vdbackup.durable import free_space
 from vdbackup.errors import CannotBoot, PointUnreadable, Remedy
 from vdbackup.jobs import Task
 
@@ -33,7 +33,7 @@ MAX_FILES = 256
 MAX_COPIED = 1 << 30
 """Bytes that are copied together at most: some seconds."""
 _SHARE = 4
-"""Of what is free a quarter may be taken: what the guest writes needs room, too."""
+"""Of what is free a quarter may be taken: what the guest writes needs space, too."""
 OTHER_FILES = 128
 """Files that QEMU has open besides a chain's layers, libraries and event descriptors included."""
 _OF_THE_MAP = 3
@@ -65,7 +65,7 @@ def gathered(folder: Path, chain: Chain) -> Files:
     """
     paths = [layer.path.absolute() for layer in chain.layers]
     flat = chain.map
-    free = free_room(folder)
+    free = free_space(folder)
     most = MAX_COPIED if free is None else min(MAX_COPIED, free // _SHARE)
     small = _smallest(flat, len(paths), most)
     few = int(small.sum())

@@ -105,7 +105,7 @@ def prepare(folder: Path, chain: Chain, disk_format: DiskFormat, hardware: Hardw
     except OSError as error:
         raise SessionsFolder(
             f"The session's folder {folder} cannot be written to: {error.strerror}.",
-            "Choose another folder for sessions, or make room there.",
+            "Choose another folder for sessions, or free some space there.",
         ) from error
     return Prepared(backing, size, uefi, kernel)
 

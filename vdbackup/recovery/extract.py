@@ -68,7 +68,7 @@ class Item:
 
 def extract(items: Sequence[Item], destination: Path, task: Task) -> tuple[str, ...]:
     """Copy items into a folder; see `FileBrowser.extract`."""
-    _check_room(items, destination)
+    _check_space(items, destination)
     task.phase("Counting", 0, 0)
     measure = _Measure()
     for item in items:
@@ -103,7 +103,7 @@ def is_name(name: str) -> bool:
     )
 
 
-def _check_room(items: Sequence[Item], destination: Path) -> None:
+def _check_space(items: Sequence[Item], destination: Path) -> None:
     """Find out what can be known before anything is written."""
     if destination.exists() and not destination.is_dir():
         raise UnfitTarget(f"{destination} is not a folder.", "Choose one, or a new name.")

@@ -158,7 +158,7 @@ class _Archive:
         self._appliance = appliance
         self._size = 0
         self._digest = hashlib.sha256()
-        self._room = len(envelope(appliance, _MAX_FILE))
+        self._space = len(envelope(appliance, _MAX_FILE))
         file.seek(len(self._head(b"", "0" * self._digest.digest_size * 2)))
 
     def append(self, data: bytes) -> None:
@@ -177,7 +177,7 @@ class _Archive:
 
     def _head(self, text: bytes, digest: str) -> bytes:
         """All that stands before the disk; as long for every text and digest."""
-        described = text.ljust(self._room)
+        described = text.ljust(self._space)
         disk = self._appliance.disk_file
         manifest = (
             f"SHA256({self._name}.ovf)= {hashlib.sha256(described).hexdigest()}\n"

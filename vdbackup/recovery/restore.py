@@ -44,7 +44,7 @@ from vdbackup.recovery.target import (
 from vdbackup.repository import claims
 from vdbackup.repository.backup_set import BackupSet
 from vdbackup.repository.digests import BLOCK, DigestFold, differ, digest_blocks, is_zero
-from vdbackup.repository.files import check_room
+from vdbackup.repository.files import check_space
 from vdbackup.repository.model import RecoveryPoint
 from vdbackup.repository.repository import Repository
 from vdbackup.volumes import places
@@ -126,7 +126,7 @@ def plan(
         _check_format(wanted, point)
         _check_file(target, repository, overwrite)
         if not _is_in_order(wanted):  # not compressed
-            check_room(target.parent, size, "The restored disk")
+            check_space(target.parent, size, "The restored disk")
         where = f"restored to the {wanted} disk {target}"
     return RestorePlan(
         summary=f"Point {point.sequence} of {set_name} is {where}, {readable_size(size)} of data.",

@@ -23,7 +23,7 @@ _PLACE = REGION * DIGEST
 """Bytes of a region's place."""
 
 
-def room_for(regions: int) -> int:
+def space_for(regions: int) -> int:
     """Bytes of storage that a file takes, at most, while it is written."""
     return HEADER.size + regions * (_PLACE + ROW.itemsize)
 

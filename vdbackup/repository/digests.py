@@ -23,7 +23,7 @@ from vdbackup.disks.chain import read_flat
 from vdbackup.disks.extents import UNALLOCATED, BlockMap, Ranges, flatten
 from vdbackup.errors import DiskFormatError
 from vdbackup.repository.digest_file import BLOCK, DIGEST, REGION, DigestFile
-from vdbackup.repository.digest_writer import DigestWriter, room_for
+from vdbackup.repository.digest_writer import DigestWriter, space_for
 
 __all__ = ["BLOCK", "DIGEST", "DigestFold", "Digests", "differ", "digest_blocks", "is_zero"]
 
@@ -129,12 +129,12 @@ class DigestFold:
         runs = np.searchsorted(self._map.starts, places, "right") - 1
         return np.asarray(self._map.layers[runs] >= 0, np.bool_)
 
-    def room_to_copy(self) -> int:
+    def space_to_copy(self) -> int:
         """Bytes of storage that `copy_to` may take meanwhile: few blocks have as much as many."""
         ranges = self._map.data_ranges() // DIGEST
         first, last = ranges[:, 0] // REGION, (ranges[:, 0] + ranges[:, 1] - 1) // REGION
         regions = int((last - first + 1).sum() - (first[1:] == last[:-1]).sum())
-        return room_for(regions)
+        return space_for(regions)
 
     def copy_to(self, writer: DigestWriter) -> None:
         """Write the fold as one layer's digests: what a merge leaves."""

@@ -1,4 +1,4 @@
-"""A repository's records, and room for what is written to it."""
+"""A repository's records, and space for what is written to it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from vdbackup import durable
 from vdbackup.durable import (
     MAX_RECORD,
     PARTIAL,
-    free_room,
+    free_space,
     read_own,
     sync_file,
     sync_folder,
@@ -23,8 +23,8 @@ from vdbackup.repository.lock import check_lock
 
 __all__ = [
     "PARTIAL",
-    "check_room",
-    "free_room",
+    "check_space",
+    "free_space",
     "made_beside",
     "parse_json",
     "read_json",
@@ -104,20 +104,20 @@ def parse_json(path: Path, content: bytes) -> dict[str, Any]:
     return data
 
 
-def check_room(folder: Path, needed: int, doing: str) -> None:
-    """Raise NoSpace, with figures, unless the storage has so much room; asked before work starts.
+def check_space(folder: Path, needed: int, doing: str) -> None:
+    """Raise NoSpace, with figures, unless the storage has so much space; asked before work starts.
 
     Args:
         folder: on the storage.
         needed: bytes that may be written there.
         doing: what needs them: "Merging point 3".
     """
-    free = free_room(folder)
+    free = free_space(folder)
     if free is not None and free < needed:
         raise NoSpace(
             f"{doing} may need {readable_size(needed)}, and {folder} has "
             f"{readable_size(free)} free.",
-            "Make room on the storage of the backups, then try again.",
+            "Free some space on the storage of the backups, then try again.",
         )
 
 

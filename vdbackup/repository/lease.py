@@ -10,7 +10,7 @@ holds a repository also keeps `.lock.json` in it:
 - Its contents are durable at once, for an empty one tells nobody when it may be removed. Its name
   need not be, and no renewal: a power cut that takes them takes the holder, too. To close the file
   is what carries a renewal to an NFS or SMB server.
-- It is renewed by writing the same bytes again: nobody ever reads half of it, a full disk has room
+- It is renewed by writing the same bytes again: nobody ever reads half of it, a full disk has space
   for it, and the storage's own clock says when (times set by utime(2) are the client's on SMB).
 - How old another computer's lease is, is seen from a file that is made then: both times are the
   storage's. No two computers' clocks are compared.
@@ -146,7 +146,7 @@ def ended(folder: Path, held: Lease, modified: float) -> bool:
         modified: when that was renewed last, by the storage's clock, in seconds.
 
     Raises OSError where the storage does not tell its time. One that is full has our own asked: the
-    deletion that would make room there needs the lock.
+    deletion that would free some space there needs the lock.
     """
     here = Lease.of_this_process("")
     if held.boot == here.boot:

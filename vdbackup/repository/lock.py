@@ -117,7 +117,7 @@ def _sweep(folder: Path, mine: Lease) -> None:
 def _taken(folder: Path, purpose: str, *, flocked: bool) -> Lease | None:
     """Make our lease, in the place of one that nobody holds any more.
 
-    None where there is no room for one: deleting makes room, and the flock holds on this computer.
+    None where there is no space for one: deleting frees it, and the flock holds on this computer.
     """
     mine = Lease.of_this_process(purpose)
     while True:
@@ -197,7 +197,7 @@ class _Hold:
     """A repository that is held: its lease, and the thread that renews it.
 
     Attributes:
-        mine: the lease; None where there was no room for one, and the flock has to do.
+        mine: the lease; None where there was no space for one, and the flock has to do.
     """
 
     def __init__(self, folder: Path, mine: Lease | None) -> None:

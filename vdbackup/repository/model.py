@@ -135,7 +135,7 @@ class RecoveryPoint:
     """The source as it was at one moment: a manifest.
 
     Attributes:
-        id: UUID; also the layer's own identity where its format has room for one.
+        id: UUID; also the layer's own identity where its format has space for one.
         sequence: order within the set, from 1; never reused, never derived from a clock.
         created: end of the capture, UTC, ISO 8601.
         parent: id of the point that this one reads through, None for a full.
@@ -235,7 +235,7 @@ def unreadable_warning(ranges: Sequence[tuple[int, int]]) -> str:
 
 
 class BootTests(enum.StrEnum):
-    """Which new points are boot-tested by themselves."""
+    """Which new points are boot-tested automatically."""
 
     OFF = "off"
     EACH = "each"
@@ -243,7 +243,7 @@ class BootTests(enum.StrEnum):
 
 @dataclass(frozen=True)
 class Policy:
-    """What a set does by itself.
+    """What a set does automatically.
 
     Attributes:
         keep: merge or delete older points after a capture until this many are left; None keeps all.

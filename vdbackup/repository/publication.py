@@ -53,7 +53,7 @@ def withdraw(folder: Path, point: RecoveryPoint) -> None:
     """Let a point exist no more, or take back what was begun of it; its files go.
 
     Until its manifest has gone, an interruption leaves a point that `finish` makes again, whole.
-    Nothing here needs room on a full disk.
+    Nothing here needs space on a full disk.
     """
     check_lock(folder)
     manifest, *others = point_files(folder, point)

@@ -299,7 +299,7 @@ class Repository:
         write_settings(self.path / check_set_name(name), settings)
 
     def set_policy(self, name: str, policy: Policy) -> None:
-        """Change what a set does by itself; the caller holds the lock."""
+        """Change what a set does automatically; the caller holds the lock."""
         self.save_settings(name, replace(self.set(name).settings, policy=policy))
 
     def remember_sequence(self, name: str, sequence: int) -> None:

@@ -175,7 +175,7 @@ def change(path: Path, message: str, files: Mapping[str, bytes]) -> None:
 def _unwritable(path: Path, error: OSError) -> SourceError:
     return SourceError(
         f"The demo disk {path} cannot be written: {error.strerror}.",
-        "Choose a folder that you may write to and that has room.",
+        "Choose a folder that you may write to and that has space.",
     )
 
 

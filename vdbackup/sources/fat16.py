@@ -88,7 +88,7 @@ class Fat16:
 
     Raises:
         SourceError: there is no FAT16 file system that this class made; from `put` also: the name
-            is none, or there is no room.
+            is none, or there is no space.
     """
 
     def __init__(self, file: BinaryIO, offset: int) -> None:

@@ -21,7 +21,7 @@ _MAX_TABLE = 1 << 20
 def move_second_copy(fd: int, sector_size: int) -> None:
     """Put a disk's second GPT at its end, and let the first one name it; durable on return.
 
-    Nothing is done where there is no whole GPT, or no room behind its partitions. Order: the copy
+    Nothing is done where there is no whole GPT, or no space behind its partitions. Order: the copy
     at the end is durable before the first header names it; until then that names the old copy.
 
     Args:

@@ -68,7 +68,7 @@ def bitmap(path: Path, block: int) -> bytes:
     return path.read_bytes()[at : at + 512]
 
 
-def test_zeros_over_a_parent_are_sectors_that_are_here_and_take_no_room(tmp_path):
+def test_zeros_over_a_parent_are_sectors_that_are_here_and_take_no_space(tmp_path):
     shelf = Shelf(tmp_path, 4 * BLOCK, "vhd")
     shelf.add("a.vhd", (0, noise(4 * BLOCK, 1)))
     path = shelf.add("b.vhd", (BLOCK + UNIT, 2 * UNIT))
@@ -339,14 +339,14 @@ def test_all_blocks_of_a_full_disk_have_sector_numbers_of_32_bits(gib):
 
 
 def test_a_block_beyond_32_bits_of_sectors_is_refused_and_changes_nothing(tmp_path):
-    """So much room is lost only to many interrupted writes, by a version that used none again."""
+    """So much space is lost only to many interrupted writes, by a version that used none again."""
     path = tmp_path / "large.vhd"
     with closing(VhdDisk.create(path, MAX_SIZE)) as disk:
         disk.write(0, memoryview(noise(UNIT, 1)))
         disk.flush()
     with closing(VhdDisk.open(path, writable=True)) as disk:
         disk._end = disk._named_end = (2 << 40) - MIB  # stands for a block that ends there
-        with pytest.raises(DiskError, match="no room") as refusal:
+        with pytest.raises(DiskError, match="no space") as refusal:
             disk.write(BLOCK, memoryview(noise(UNIT, 2)))
         assert refusal.value.advice
         disk.write(UNIT, memoryview(noise(UNIT, 3)))

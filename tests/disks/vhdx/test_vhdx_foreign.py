@@ -302,7 +302,7 @@ def test_an_unknown_metadata_item_is_passed_over_unless_it_is_required(tmp_path,
             open_disk(path, "vhdx")
 
 
-def test_a_disk_with_no_room_for_another_locator_is_read_but_not_relinked(pair):
+def test_a_disk_with_no_space_for_another_locator_is_read_but_not_relinked(pair):
     child = pair.folder / "child.vhdx"
     item = struct.pack("<16sIIII", uuid.uuid4().bytes_le, 192 << 10, 832 << 10, 0, 0)
     patched(child, (METADATA_AT + 10, b"\7"), (METADATA_AT + 32 + 6 * 32, item))

@@ -467,7 +467,7 @@ def test_disk_that_cannot_be_written_pauses_the_guest_and_is_said(
         assert session.execute("query-status")["status"] == "io-error"
 
 
-def test_a_paused_guest_goes_on_when_there_is_room(tmp_path: Path, sessions: Path) -> None:
+def test_a_paused_guest_goes_on_when_there_is_space(tmp_path: Path, sessions: Path) -> None:
     """The limit on the size of QEMU's files stands for a disk that is full, then is not."""
     disk = writer(tmp_path)
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -481,7 +481,7 @@ def test_a_paused_guest_goes_on_when_there_is_room(tmp_path: Path, sessions: Pat
         (saved,) = saved_sessions(sessions)
         assert status(saved) == "paused"
         session.resume()
-        until(lambda: session.paused)  # there is no room yet
+        until(lambda: session.paused)  # there is no space yet
         assert saved.said.pid is not None
         resource.prlimit(saved.said.pid, resource.RLIMIT_FSIZE, before)
         resume(saved)  # as another program does
@@ -507,7 +507,7 @@ def test_nvme_is_paused_before_its_storage_is_full(
         assert session.wait_for_text("second message", LIMIT)
         free[0] = 1 << 20
         until(lambda: session.paused and session.error)
-        with pytest.raises(RecoveryError, match="no room for what it writes"):
+        with pytest.raises(RecoveryError, match="no space for what it writes"):
             session.wait(LIMIT)
         assert session.execute("query-status")["status"] == "paused"
         free[0] = 1 << 40
@@ -523,7 +523,7 @@ def test_nvme_is_paused_before_its_storage_is_full(
         (
             "BLOCK_IO_ERROR",
             {"operation": "write", "action": "stop", "nospace": True, "reason": "No space left"},
-            "no room for what it writes",
+            "no space for what it writes",
         ),
         (
             "BLOCK_IO_ERROR",

@@ -232,7 +232,7 @@ class Qcow2Disk(OneFileDisk):
 
         That is one sector (a few, if another program has put extensions there that we do not know),
         which a power cut leaves old or new. The names of features, which are there for messages
-        alone, go to make room.
+        alone, go to make space.
         """
         name, slot = first.backing_name, self._first.free_slot() if first.backing_name else 0
         header = replace(first.header, backing_offset=slot, backing_size=len(name))

@@ -6,7 +6,7 @@ zeros that hides the parent's data is here. In a disk without parent the bitmaps
 its data do not say: QEMU does not read them there, nor do we; all bits of ours are ones.
 
 A footer stands at each end of the file, and a guest's data must never be taken for one, not even
-after a power cut. So whoever takes room at the end first makes the file longer by a footer behind
+after a power cut. So whoever takes space at the end first makes the file longer by a footer behind
 it; old footers are not written over but left in the gaps between blocks; and readers believe the
 one at the start (`vhd_fixed.footer_of`).
 """
@@ -310,7 +310,7 @@ class VhdDisk(OneFileDisk):
         end = payload + (count - 1) * stride + header.block_size
         if end > MAX_FILE:
             raise DiskError(
-                f"{self.path} has no room for more blocks, since writing to it was interrupted.",
+                f"{self.path} has no space for more blocks, since writing to it was interrupted.",
                 "Export it to a new disk first.",
             )
         if self._named_end < self._end:

@@ -214,11 +214,11 @@ class DynamicHeader:
             (b"MacX", f"file://./{urllib.parse.quote(path)}".encode(), _MACX_ROOM),
         ]
         locators, stored, at = [], b"", slot + HEADER_SIZE
-        for code, text, room in texts:
-            if len(text) > room:
+        for code, text, space in texts:
+            if len(text) > space:
                 raise _unfit_name(parent.relative_path)
-            locators.append(ParentLocator(code, room, len(text), at + len(stored)))
-            stored += text.ljust(room, b"\0")
+            locators.append(ParentLocator(code, space, len(text), at + len(stored)))
+            stored += text.ljust(space, b"\0")
         name = PurePosixPath(path).name.encode("utf-16-be")
         if len(name) > _NAME_BYTES:
             raise _unfit_name(parent.relative_path)
@@ -246,7 +246,7 @@ class DynamicHeader:
         """On what the payload of new blocks lies in the file, in bytes.
 
         64 KiB (UNIT), so that a virtual machine can be started from a map of clusters of that size;
-        4 KiB in disks beyond some 1985 GiB, where the gaps would not leave room for all blocks
+        4 KiB in disks beyond some 1985 GiB, where the gaps would not leave space for all blocks
         below 2^32 sectors.
         """
         blocks = self.max_table_entries

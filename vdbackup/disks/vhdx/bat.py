@@ -103,7 +103,7 @@ class Table:
         start, count = self._region.offset, self._geometry.bat_entries
         end = start + 8 * count
         if 8 * count > self._region.length or end > self._contents.size:
-            problem = f"the block allocation table has no room for {count} entries"
+            problem = f"the block allocation table has no space for {count} entries"
             raise DiskFormatError(self.path, start, problem)
         found = [(np.empty(0, np.int64), np.empty(0, np.uint64))]
         for at, length in self._pieces(start, end):

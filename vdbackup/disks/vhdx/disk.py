@@ -2,7 +2,7 @@
 
 A child's block is here as a whole (state 6) or in parts (state 7): then a bitmap says of each
 sector whether it is here or the parent answers. Blocks that we add to a child are in parts: the
-file grows by 2 MiB, of which only the written units of 64 KiB take room. A log that somebody left
+file grows by 2 MiB, of which only the written units of 64 KiB take space. A log that somebody left
 is replayed; we write none: every change is ordered so that a power cut leaves a valid disk.
 """
 

@@ -172,12 +172,12 @@ class _Ring:
 
     def _sequence_from(self, at: int) -> Iterator[_Entry]:
         """Valid entries that follow each other, each with the next sequence number."""
-        room, wanted = self._header.log_length, None
-        while room and (entry := self._entry(at % self._header.log_length)):
-            if entry.length > room or wanted not in (None, entry.sequence):
+        space, wanted = self._header.log_length, None
+        while space and (entry := self._entry(at % self._header.log_length)):
+            if entry.length > space or wanted not in (None, entry.sequence):
                 return
             yield entry
-            room -= entry.length
+            space -= entry.length
             at, wanted = at + entry.length, entry.sequence + 1
 
     def _read(self, at: int, length: int) -> bytes:

@@ -230,7 +230,7 @@ class ParentLocator:
         if guid_of(kind) != VHDX_LOCATOR:
             raise DiskFormatError(path, at, f"the parent is no VHDX but of kind {guid_of(kind)}")
         if count > MAX_LOCATOR_ENTRIES or _LOCATOR.size + count * _LOCATOR_ENTRY.size > len(data):
-            raise DiskFormatError(path, at, f"the parent locator has no room for {count} entries")
+            raise DiskFormatError(path, at, f"the parent locator has no space for {count} entries")
         entries = {}
         for number in range(count):
             key_at, value_at, key_length, value_length = _LOCATOR_ENTRY.unpack_from(

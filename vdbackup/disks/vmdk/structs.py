@@ -333,10 +333,10 @@ class Descriptor:
         if len(changing) < SECTOR:
             changing += b"\n".rjust(SECTOR - len(changing), b"#")
         data = changing + _packed(self._lasting_lines())
-        room = DESCRIPTOR_SECTORS * SECTOR
-        if len(data) > room:
-            raise ValueError(f"a descriptor of {len(data)} bytes does not fit into {room}")
-        return data.ljust(room, b"\0")
+        space = DESCRIPTOR_SECTORS * SECTOR
+        if len(data) > space:
+            raise ValueError(f"a descriptor of {len(data)} bytes does not fit into {space}")
+        return data.ljust(space, b"\0")
 
     def _changing_lines(self) -> list[str]:
         lines = [

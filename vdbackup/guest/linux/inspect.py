@@ -408,7 +408,7 @@ def _in_crypttab(tree: Tree) -> Iterator[DeviceName]:
 
 
 def _in_menu(menu: Menu, kernel: Kernel | None) -> Iterator[DeviceName]:
-    """Essential only in what starts by itself; a resume= that fails is passed over."""
+    """Essential only in what starts automatically; a resume= that fails is passed over."""
     for number, entry in enumerate(menu.entries):
         # rEFInd's options name no kernel: its first start one that has none in itself
         if kernel is not None and (entry.image or kernel.command_line):

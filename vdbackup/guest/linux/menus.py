@@ -52,7 +52,7 @@ class Entry:
 
 
 def grub(text: str) -> list[Entry]:
-    """The entries of a grub.cfg, the one that starts by itself first."""
+    """The entries of a grub.cfg, the one that starts automatically first."""
     found: list[Entry] = []
     default, title = 0, ""
     for number, line in enumerate(text.splitlines(), 1):
@@ -108,7 +108,7 @@ def preferred(names: list[str], loader_conf: str) -> list[str]:
 
 
 def syslinux(text: str) -> list[Entry]:
-    """The entries of a syslinux.cfg or extlinux.conf, the one that starts by itself first."""
+    """The entries of a syslinux.cfg or extlinux.conf, the one that starts automatically first."""
     found: list[Entry] = []
     default = ""
     for number, line in enumerate(text.splitlines(), 1):
@@ -132,8 +132,8 @@ def syslinux(text: str) -> list[Entry]:
 def limine(text: str) -> list[Entry]:
     """The entries of a limine.conf, or of a limine.cfg (until 2024).
 
-    The one that starts by itself comes first: its number counts the lines of the menu, in which the
-    entries of a folder are seen only where it is unfolded. A folder starts nothing.
+    The one that starts automatically comes first: its number counts the lines of the menu, in which
+    the entries of a folder are seen only where it is unfolded. A folder starts nothing.
     """
     found: list[Entry] = []
     shown: list[int] = []

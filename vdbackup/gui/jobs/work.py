@@ -290,7 +290,7 @@ def plan_policy(folder: Path, set_name: str, change: policy.Change) -> PolicyPla
 
 
 def change_policy(plan: PolicyPlan, task: Task) -> Outcome[PolicyResult]:
-    """Change what a set does by itself."""
+    """Change what a set does automatically."""
     result = policy.run(plan, task)
     said = " ".join(result.sentences) or plan.summary
     return Outcome(said, value=result, changed=result.changed)

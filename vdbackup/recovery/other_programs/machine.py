@@ -218,7 +218,7 @@ def _long_chain(program: Program, layers: int) -> str:
     if layers <= qemu.MAX_LAYERS:
         return ""
     return (
-        f"\nThis point reads through {layers} disks, and {NAMES[program]} opens each by itself: "
+        f"\nThis point reads through {layers} disks, and {NAMES[program]} opens each separately: "
         "the machine may take minutes to start. If older points are merged first, it is quick."
     )
 

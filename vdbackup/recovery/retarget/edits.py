@@ -85,7 +85,7 @@ def find(disk: Disk, guest: Guest, hardware: Hardware) -> Edits:
             if kernel is guest.kernel:
                 raise
             notes.append(
-                f"Linux {kernel.version}, which does not start by itself, may not boot: "
+                f"Linux {kernel.version}, which does not start automatically, may not boot: "
                 f"{error.title}"
             )
             continue

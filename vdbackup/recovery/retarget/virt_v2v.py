@@ -48,7 +48,7 @@ _MAX_SAID = 1 << 20
 
 
 def check_installed() -> None:
-    """Raise RecoveryError where a program is missing: nothing is installed by itself."""
+    """Raise RecoveryError where a program is missing: nothing is installed automatically."""
     for program in _PROGRAMS:
         if shutil.which(program) is None:
             raise ProgramMissing(

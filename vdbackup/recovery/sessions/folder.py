@@ -296,5 +296,5 @@ def _writing(folder: Path) -> Iterator[None]:
     except OSError as error:
         raise SessionsFolder(
             f"The session's folder {folder} cannot be written to: {error.strerror}.",
-            "Choose another folder for sessions, or make room there.",
+            "Choose another folder for sessions, or free some space there.",
         ) from error

@@ -176,7 +176,7 @@ class Session:
     def wait_while_paused(self, cancel: CancelToken) -> None:
         """Return when a machine that was paused goes on, or has ended; raises Cancelled.
 
-        To go on for a moment is enough: where there still is no room, that is to be said again.
+        To go on for a moment is enough: where there still is no space, that is to be said again.
         """
         reason = self.error
         while self.paused and self.error is reason and not self._ended.wait(_POLL):
@@ -279,7 +279,7 @@ class Session:
             self.execute("cont")
             if not devices.pauses(self.hardware):
                 watch = threading.Thread(
-                    target=self._watch_room, name=f"room of session {self.id}", daemon=True
+                    target=self._watch_space, name=f"space of session {self.id}", daemon=True
                 )
                 watch.start()
         except RecoveryError:
@@ -335,7 +335,7 @@ class Session:
             finally:
                 self._ended.set()
 
-    def _watch_room(self) -> None:
+    def _watch_space(self) -> None:
         """Pause a machine before its storage is full: its guest would be told of a broken disk."""
         while not self._ended.wait(_ROOM_POLL):
             try:
@@ -345,7 +345,7 @@ class Session:
             except (RecoveryError, OSError):  # it ends, or its storage does not answer
                 log.info("session %s cannot be paused", self.id, exc_info=True)
                 continue
-            self._fail(_no_room(self.title))
+            self._fail(_no_space(self.title))
 
     def _on_event(self, event: str, data: Mapping[str, Any]) -> None:
         if self._machine.accelerator is qemu.Accelerator.KVM and _is_internal_error(event, data):
@@ -470,10 +470,10 @@ def _is_internal_error(event: str, data: Mapping[str, Any]) -> bool:
     return event == "STOP" and data.get("status") == "internal-error"
 
 
-def _no_room(title: str) -> RecoveryError:
+def _no_space(title: str) -> RecoveryError:
     return MachinePaused(
-        f"{title} is paused: there is no room for what it writes.",
-        "Make room where sessions are kept, then let it go on: nothing is lost so far.",
+        f"{title} is paused: there is no space for what it writes.",
+        "Free some space where sessions are kept, then let it go on: nothing is lost so far.",
     )
 
 
@@ -491,7 +491,7 @@ def _trouble(title: str, event: str, data: Mapping[str, Any]) -> RecoveryError |
         )
     if event == "BLOCK_IO_ERROR" and data.get("action") == "stop":
         if data.get("nospace"):
-            return _no_room(title)
+            return _no_space(title)
         verb = "read" if data.get("operation") == "read" else "written"
         return MachinePaused(
             f"{title} is paused: its disk cannot be {verb} ({data.get('reason')}).",

@@ -38,7 +38,7 @@ def find(sessions_folder: Path, reference: str) -> SavedSession:
 
 
 def status(session: SavedSession) -> str:
-    """The session's state in a word; "paused" where its machine waits for room, or for somebody."""
+    """The session's state in a word; "paused" where its machine waits for space or somebody."""
     if not session.running:
         return str(session.state)
     try:
@@ -51,7 +51,7 @@ def status(session: SavedSession) -> str:
 
 
 def resume(session: SavedSession) -> None:
-    """Let a machine go on that was paused, for want of room for example; raises RecoveryError."""
+    """Let a machine go on that was paused, for want of space for example; raises RecoveryError."""
     tell(connect(session.folder), "cont")
 
 

@@ -44,7 +44,7 @@ def stable_command_lines(text: str, names: Names) -> str:
 def _refilled(block: str) -> str:
     """An environment block, which GRUB wants to have 1024 bytes, filled with "#"."""
     size = len(block.encode(errors="surrogateescape"))
-    room = size - len(block.rstrip("#"))
+    space = size - len(block.rstrip("#"))
     if size > _BLOCK_SIZE:
-        return block[: len(block) - min(room, size - _BLOCK_SIZE)]
+        return block[: len(block) - min(space, size - _BLOCK_SIZE)]
     return block + "#" * (_BLOCK_SIZE - size)

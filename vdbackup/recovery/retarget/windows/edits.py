@@ -7,7 +7,7 @@ There are two ways onto the disk, and each has what the other has not:
   are written there, into the overlay itself. No process runs and no structure of NTFS or of the
   registry changes, so nothing can be left half done. (Deleting StartOverride, as others do, would
   move cells; a zero in it means the same.)
-- New keys and new files need room. The hive is taken out, changed by hivexsh and put back by
+- New keys and new files need space. The hive is taken out, changed by hivexsh and put back by
   ntfscp, beside the driver's files, into the partition as a plain file (export.py), on a scratch
   disk that becomes the overlay.
 

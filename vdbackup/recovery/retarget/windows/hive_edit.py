@@ -1,7 +1,7 @@
 r"""Changes to a hive of Windows' registry: numbers in place, keys and values by hivexsh.
 
 A REG_DWORD's four bytes lie in the hive where they are, and no sum covers them, so a number is
-changed by writing it there. What needs room (a new key, a new value) is left to hivexsh, of
+changed by writing it there. What needs space (a new key, a new value) is left to hivexsh, of
 libhivex-bin, which writes a whole new hive. Whatever came of it is read again and compared.
 
 hivexsh's "setval" replaces all values of a key, so those that stay are written anew, too.

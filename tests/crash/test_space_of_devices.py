@@ -81,5 +81,5 @@ def test_one_that_may_not_fit_is_tried_and_the_storage_is_said_to_be_small(tmp_p
     with device(tmp_path, 0.71) as loop:
         result = back_up(loop, storage / "repository")
     (warning,) = result.warnings
-    assert "make room before the next one" in warning
+    assert "free some space before the next one" in warning
     assert result.point.warnings == ()
