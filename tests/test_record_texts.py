@@ -398,7 +398,7 @@ def test_a_session(tmp_path: Path) -> None:
     new = SessionRecord("disk", STARTED, Path("/tmp/overlay.vmdk"))
     for said, text in ((kept, SESSION_TEXT), (new, NEW_SESSION_TEXT)):
         with SessionFolder(path, said, os.open(path, os.O_RDONLY)) as folder:
-            folder.record(said.pid, ended=said.ended)
+            folder.write_record(said.pid, ended=said.ended)
         assert (path / "session.json").read_text() == text
         read = SessionRecord.from_json(json.loads(text), "", datetime.now(UTC))
         assert read == SessionRecord(**vars(said) | {"started": STARTED.replace(microsecond=0)})

@@ -42,13 +42,13 @@ def keep_a_copy(folder: Path, name: str) -> None:
     What is no ordinary file, or too long to be read, says nothing, and is put aside itself.
     """
     try:
-        said = read_own(folder / name)
+        content = read_own(folder / name)
     except FileNotFoundError:
         return
     except Obstructed:
         put_aside(folder, name)
         return
-    replace_file(_place_aside(folder, name), said)
+    replace_file(_place_aside(folder, name), content)
 
 
 def _place_aside(folder: Path, name: str) -> Path:

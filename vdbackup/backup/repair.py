@@ -77,41 +77,41 @@ def run(path: Path, task: Task) -> Repaired:
     Raises RepositoryError if it is none, RepositoryLocked while another program writes to it;
     PointInUse, when all else is done, where somebody reads what an interrupted merge is to change.
     """
-    said = Repaired([], [])
+    repaired = Repaired([], [])
     in_use: PointInUse | None = None
-    repository = _opened(path, said.done)
+    repository = _opened(path, repaired.done)
     for name in (LOCK_NAME, LEASE_NAME):
-        _put_obstacle_aside(path, name, said.done)
+        _put_obstacle_aside(path, name, repaired.done)
     with repository.lock("repairing", task.cancel):
         for folder in sorted(entry for entry in path.iterdir() if os.path.isdir(entry)):
             if folder.suffix == PARTIAL or folder.name == LOST_AND_FOUND:
                 continue  # a set in the making is nobody's backup
             try:
-                _repair_set(repository, folder, said, task)
+                _repair_set(repository, folder, repaired, task)
             except (Cancelled, LockLost, NoSpace):
                 raise
             except PointInUse as error:  # it is worth waiting for
                 in_use = error
             except (VdbackupError, OSError) as error:  # that stops its own set's repair alone
                 problem = from_os(error) if isinstance(error, OSError) else error
-                said.undone.append(f"{folder.name}: it could not be repaired: {problem}")
+                repaired.undone.append(f"{folder.name}: it could not be repaired: {problem}")
     if in_use:
-        for sentence in (*said.done, *said.undone):
+        for sentence in (*repaired.done, *repaired.undone):
             log.warning("%s", sentence)
         raise in_use
-    return said
+    return repaired
 
 
 def _opened(path: Path, done: list[str]) -> Repository:
     try:
         return Repository.open(path)
     except RepositoryError:
-        said = json_or_empty(path / MARKER)
-        if is_newer(said) or not any(naming.layer_of(file.name) for file in path.glob("*/*")):
+        marker = json_or_empty(path / MARKER)
+        if is_newer(marker) or not any(naming.layer_of(file.name) for file in path.glob("*/*")):
             raise  # or no repository at all
     _put_obstacle_aside(path, MARKER, done)
     keep_a_copy(path, MARKER)
-    known = said.get("id")
+    known = marker.get("id")
     own_id = known if isinstance(known, str) and _UUID.fullmatch(known) else str(uuid.uuid4())
     write_json(path / MARKER, {"layout": LAYOUT, "id": own_id})
     done.append(f"{MARKER} was written anew.")
@@ -132,13 +132,13 @@ def _put_obstacle_aside(path: Path, name: str, done: list[str]) -> None:
         done.append(f"{name} lies in {QUARANTINE} now: {obstacle.title}")
 
 
-def _repair_set(repository: Repository, folder: Path, said: Repaired, task: Task) -> None:
-    done = said.done
+def _repair_set(repository: Repository, folder: Path, repaired: Repaired, task: Task) -> None:
+    done = repaired.done
     layers, broken = _read_layers(folder, done)
     if layers and not repair_settings.are_valid(folder):
         done.append(repair_settings.write_anew(folder, layers))
     if repository.unfinished(folder.name):
-        if not _finish(repository, folder, layers, said, task):
+        if not _finish(repository, folder, layers, repaired, task):
             return
         layers, broken = _read_layers(folder, done)
     if not layers and not broken:
@@ -164,10 +164,10 @@ def _repair_set(repository: Repository, folder: Path, said: Repaired, task: Task
 
 
 def _finish(
-    repository: Repository, folder: Path, layers: list[Layer], said: Repaired, task: Task
+    repository: Repository, folder: Path, layers: list[Layer], repaired: Repaired, task: Task
 ) -> bool:
     """Finish a publication and a merge that were cut off; False where the merge cannot be."""
-    done = said.done
+    done = repaired.done
     try:
         if repair_journal.is_damaged(folder):
             repair_journal.write_anew(repository, folder, layers, done, task)
@@ -180,7 +180,7 @@ def _finish(
         _make_all_known(repository, folder, layers, done, task)
         result = merge.finish_interrupted(repository, folder.name, task)
     except (Damaged, DiskError, RepositoryError) as error:
-        said.undone.append(
+        repaired.undone.append(
             f"{folder.name}: an interrupted merge cannot be finished, and all stays as it is: "
             f"{error.title}"
         )

@@ -74,7 +74,7 @@ def repair_point(
 
 def _manifest(folder: Path, layer: Layer, layers: Sequence[Layer]) -> RecoveryPoint:
     """The point as the layer itself describes it, with what only its manifest can know."""
-    said = json_or_empty(naming.manifest_beside(layer.path))
+    record = json_or_empty(naming.manifest_beside(layer.path))
     parent = layer.info.parent
     parents = [each for each in layers if parent and parent.proves and parent.means(each.info)]
     stat = layer.path.stat()
@@ -83,7 +83,7 @@ def _manifest(folder: Path, layer: Layer, layers: Sequence[Layer]) -> RecoveryPo
         sequence=layer.sequence,
         created=datetime.fromtimestamp(stat.st_mtime, UTC).isoformat(timespec="milliseconds"),
         type=layer.kind,
-        parent=_parent_id(parent, parents, said),
+        parent=_parent_id(parent, parents, record),
         disk=layer.path.name,
         overlay=naming.overlay_name(layer.sequence, layer.format),
         digests=naming.digests_name(layer.path.name),
@@ -93,16 +93,16 @@ def _manifest(folder: Path, layer: Layer, layers: Sequence[Layer]) -> RecoveryPo
         stored_bytes=0,  # its digests tell
     )
     for name in _ONLY_SAID:
-        point = _with_what_is_said(point, said, name)
+        point = _with_field(point, record, name)
     return replace(point, warnings=tuple(dict.fromkeys((*point.warnings, _REBUILT))))
 
 
-def _with_what_is_said(point: RecoveryPoint, said: dict[str, object], name: str) -> RecoveryPoint:
+def _with_field(point: RecoveryPoint, record: dict[str, object], name: str) -> RecoveryPoint:
     """The point with one attribute from its old manifest, where that makes sense."""
-    if name not in said:
+    if name not in record:
         return point
     try:
-        return RecoveryPoint.from_json(point.to_json() | {name: said[name]})
+        return RecoveryPoint.from_json(point.to_json() | {name: record[name]})
     except RepositoryError:
         return point
 
@@ -116,8 +116,8 @@ def _parent_id(
     # of a parent that is missing, whatever is known (a VHDX knows no id of it, but what it
     # contains): it must not pass for a full
     known = found[0].info.disk_id if found else parent.disk_id
-    said = manifest.get("parent")
-    return known or (said if isinstance(said, str) and said else parent.content_id)
+    named = manifest.get("parent")
+    return known or (named if isinstance(named, str) and named else parent.content_id)
 
 
 def _valid_manifest(folder: Path, wanted: RecoveryPoint) -> bool:

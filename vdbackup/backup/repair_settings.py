@@ -100,8 +100,8 @@ def _from_disks(folder: Path, layers: list[Layer]) -> tuple[SetSettings, str]:
 def _source_said(folder: Path, layers: list[Layer]) -> SourceIdentity | None:
     """The set's source, by what is left of `set.json`, or else by the newest manifest."""
     manifests = [json_or_empty(naming.manifest_beside(layer.path)) for layer in reversed(layers)]
-    said = [each.get("captured_from") for each in manifests]
-    for each in (json_or_empty(folder / SETTINGS).get("source"), *said):
+    named = [each.get("captured_from") for each in manifests]
+    for each in (json_or_empty(folder / SETTINGS).get("source"), *named):
         with suppress(TypeError, ValueError):
             return SourceIdentity.from_json(each)
     return None

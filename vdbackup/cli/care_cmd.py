@@ -160,8 +160,10 @@ def verify(options: argparse.Namespace) -> int:
     )
     unknown = () if options.points else backup_set.broken
     if options.json:
-        said = {"points": [_verdict_json(each) for each in verdicts]}
-        print_json({"event": "result", **said, "damaged": [broken_json(each) for each in unknown]})
+        checked = {"points": [_verdict_json(each) for each in verdicts]}
+        print_json(
+            {"event": "result", **checked, "damaged": [broken_json(each) for each in unknown]}
+        )
     else:
         for verdict in verdicts:
             say(f"Point {verdict.point.sequence}: {'ok' if verdict.ok else 'DAMAGED'}")
@@ -211,23 +213,23 @@ def repair(options: argparse.Namespace) -> int:
     from vdbackup.operations import repair
 
     allowed = machines()
-    said: repair.RepairResult = work(
+    repaired: repair.RepairResult = work(
         "Repair",
         lambda task: repair.run(options.repository, allowed.sessions_folder, task),
         as_json=options.json,
         wait=options.wait,
     )
     if options.json:
-        print_json({"event": "result", "done": said.done, "undone": said.undone})
+        print_json({"event": "result", "done": repaired.done, "undone": repaired.undone})
     else:
-        nothing = [] if said.undone else ["Nothing had to be repaired."]
-        for sentence in said.done or nothing:
+        nothing = [] if repaired.undone else ["Nothing had to be repaired."]
+        for sentence in repaired.done or nothing:
             say(sentence)
-        warn(said.undone)
-    warn(said_of(said.trouble))
-    if said.undone:
+        warn(repaired.undone)
+    warn(said_of(repaired.trouble))
+    if repaired.undone:
         raise NotRepaired(
             "Not all could be repaired.",
             "Bring back from a copy what could not, then have it repaired again.",
         )
-    return WARNINGS if said.trouble else DONE
+    return WARNINGS if repaired.trouble else DONE

@@ -112,7 +112,7 @@ def list_sessions(options: argparse.Namespace) -> int:
         print_json([_session_json(session, state) for session, state in found])
         return DONE
     rows: list[tuple[str, ...]] = [
-        (session.id, state, f"{session.said.started:%Y-%m-%d %H:%M:%S}", session.title)
+        (session.id, state, f"{session.record.started:%Y-%m-%d %H:%M:%S}", session.title)
         for session, state in found
     ]
     if rows:
@@ -123,17 +123,17 @@ def list_sessions(options: argparse.Namespace) -> int:
 
 
 def _session_json(session: SavedSession, state: str) -> dict[str, Any]:
-    origin = session.said.origin
+    origin = session.record.origin
     return {
         "id": session.id,
         "state": state,
         "title": session.title,
-        "started": session.said.started.isoformat(timespec="seconds"),
+        "started": session.record.started.isoformat(timespec="seconds"),
         "folder": str(session.folder),
         "repository": str(origin.repository) if origin else None,
         "set": origin.set_name if origin else None,
         "point": origin.point if origin else None,
-        "program": session.said.machine.get("program"),
+        "program": session.record.machine.get("program"),
     }
 
 

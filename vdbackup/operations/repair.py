@@ -31,6 +31,6 @@ class RepairResult:
 
 def run(repository: Path, sessions_folder: Path, task: Task) -> RepairResult:
     """Repair the repository in a folder; raises what `backup.repair.run` does."""
-    said = repair.run(repository, task)
+    repaired = repair.run(repository, task)
     trouble = relink(repository, sessions_folder)
-    return RepairResult(tuple(said.done), tuple(said.undone), ANY, trouble)
+    return RepairResult(tuple(repaired.done), tuple(repaired.undone), ANY, trouble)

@@ -56,7 +56,7 @@ def relink_all(sessions_folder: Path, repository: Repository) -> list[OtherProgr
 
 def _is_behind(saved: SavedSession, repository: Repository) -> bool:
     """Whether a machine names a layer of the repository that is gone: a merge leaves one such."""
-    origin = saved.said.origin
+    origin = saved.record.origin
     if saved.program not in list(_FILES) or origin is None:
         return False
     if (origin.repository, origin.repository_id) != (repository.path.absolute(), repository.id):

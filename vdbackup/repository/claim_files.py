@@ -84,9 +84,9 @@ class Claim:
         return cls(_runs(numbers), Lease.of_this_process(doing))
 
     @classmethod
-    def parse(cls, said: object) -> Claim:
+    def parse(cls, record: object) -> Claim:
         """What a part of a file says; raises TypeError or ValueError if that is no claim."""
-        claim = records.tolerant(cls, said)
+        claim = records.tolerant(cls, record)
         if len(claim.points) > MAX_RUNS:
             raise ValueError("it names too many points")
         return claim
@@ -224,8 +224,8 @@ def _unread(path: Path, error: OSError) -> _Found | None:
 def _parsed(data: bytes) -> tuple[Claim, ...] | None:
     """What a file says; None if it says nothing that can be understood."""
     try:
-        said = json.loads(data)
-        return tuple(map(Claim.parse, said["claims"])) or None
+        record = json.loads(data)
+        return tuple(map(Claim.parse, record["claims"])) or None
     except (ValueError, TypeError, KeyError, RecursionError):
         return None
 
@@ -244,7 +244,7 @@ def _is_fresh(found: _Found) -> bool:
 # ------------------------------------------------------------------------------------- to claim
 
 
-class Said:
+class Announcement:
     """A claim that other computers can see, as far as the storage lets them.
 
     Attributes:
@@ -274,7 +274,9 @@ class Said:
 
 
 @contextmanager
-def announced(folder: Path, kind: Kind, numbers: Collection[int], doing: str) -> Iterator[Said]:
+def announced(
+    folder: Path, kind: Kind, numbers: Collection[int], doing: str
+) -> Iterator[Announcement]:
     """Let other computers see meanwhile that the points are read, or changed.
 
     Args:
@@ -284,13 +286,13 @@ def announced(folder: Path, kind: Kind, numbers: Collection[int], doing: str) ->
         doing: what for, in words ("restoring point 3").
     """
     own = _own(folder, kind)
-    said = Said(Claim.of_this_process(numbers, doing), own)
+    announcement = Announcement(Claim.of_this_process(numbers, doing), own)
     try:
-        own.add(said)
-        yield said
+        own.add(announcement)
+        yield announcement
     finally:
         _leave(own)
-        own.drop(said)
+        own.drop(announcement)
 
 
 _guard = threading.Lock()
@@ -319,7 +321,7 @@ class _Own:
     def __init__(self, folder: Path, kind: Kind) -> None:
         self.folder, self.kind = folder, kind
         self.users = 0
-        self._said: list[Said] = []
+        self._announcements: list[Announcement] = []
         self._path: Path | None = None
         self._data = b""
         self._renewed = _seconds()
@@ -327,9 +329,9 @@ class _Own:
         self._over = threading.Event()
         self._thread: threading.Thread | None = None
 
-    def add(self, said: Said) -> None:
+    def add(self, announcement: Announcement) -> None:
         with self._changing:
-            self._said.append(said)
+            self._announcements.append(announcement)
             self._write()
             if self._path is not None and self._thread is None:
                 name = f"claims in {self.folder}"
@@ -339,11 +341,11 @@ class _Own:
                 )
                 self._thread.start()
 
-    def drop(self, said: Said) -> None:
+    def drop(self, announcement: Announcement) -> None:
         with self._changing:
-            self._said.remove(said)
+            self._announcements.remove(announcement)
             thread, over = self._thread, self._over
-            if not self._said:
+            if not self._announcements:
                 self._thread = None  # whoever comes meanwhile starts another
                 over.set()
             self._write()
@@ -358,7 +360,7 @@ class _Own:
     def renew(self) -> None:
         """Give the file a new time, or make it again."""
         with self._changing:
-            if self._path is not None and self._said:
+            if self._path is not None and self._announcements:
                 self._renew(self._path)
 
     def look(self) -> None:
@@ -370,7 +372,7 @@ class _Own:
         """Make the file that says all of it, then delete the one before."""
         self._check_seen()
         before = self._path
-        if not self._said:
+        if not self._announcements:
             self._path = None
         elif not self._make():
             return  # what it said before still holds, or says too much
@@ -382,7 +384,9 @@ class _Own:
     def _make(self) -> bool:
         token = Claim.of_this_process((), "").process.token
         path = self.folder / f"{self.kind}-{token}.json"
-        data = json.dumps({"claims": [asdict(each.claim) for each in self._said]}, indent=1)
+        data = json.dumps(
+            {"claims": [asdict(each.claim) for each in self._announcements]}, indent=1
+        )
         _ours.add(path.name)  # first: another thread may sweep what is not
         try:
             with open(open_own(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644), "wb") as file:
@@ -424,8 +428,8 @@ class _Own:
             self._unseen()
 
     def _unseen(self) -> None:
-        for said in self._said:
-            said.missed = True
+        for announcement in self._announcements:
+            announcement.missed = True
 
 
 def _is_gone(path: Path) -> bool:

@@ -42,7 +42,7 @@ from vdbackup.errors import PointInUse
 from vdbackup.jobs import CancelToken
 from vdbackup.repository import naming
 from vdbackup.repository.backup_set import BackupSet
-from vdbackup.repository.claim_files import Kind, Said, announced, claimed, sweep
+from vdbackup.repository.claim_files import Announcement, Kind, announced, claimed, sweep
 from vdbackup.repository.lock import also_checked
 from vdbackup.repository.model import RecoveryPoint
 from vdbackup.repository.repository import Repository
@@ -96,7 +96,7 @@ def reading(
         numbers, folder = _numbers(before), backup_set.folder
         with (
             _Claim(folder, _READ, numbers, doing) as claim,
-            announced(folder, Kind.READING, numbers, doing) as said,
+            announced(folder, Kind.READING, numbers, doing) as announcement,
         ):
             # what is read of the set meanwhile takes long: who changes it must not see us wait
             changed = claim.locked_by_others(_CHANGED) or claimed(folder, Kind.CHANGING, numbers)
@@ -105,7 +105,7 @@ def reading(
                 if _files(_layers(backup_set, wanted)) == _files(before):
                     _check_stays(backup_set, wanted)
                     yield backup_set
-                    if said.was_unseen():
+                    if announcement.was_unseen():
                         _check_unchanged(backup_set, repository.set(set_name), wanted)
                     return
         if time.monotonic() > until:
@@ -140,24 +140,24 @@ def changing(
     numbers = [point.sequence for point in points]
     with (
         _Claim(backup_set.folder, _CHANGED, numbers, "changing it"),
-        announced(backup_set.folder, Kind.CHANGING, numbers, "changing it") as said,
+        announced(backup_set.folder, Kind.CHANGING, numbers, "changing it") as announcement,
     ):
         check_unused(backup_set, points, cancel, patience)
-        look_again = partial(_check_unread_meanwhile, said, backup_set, points)
+        look_again = partial(_check_unread_meanwhile, announcement, backup_set, points)
         with also_checked(backup_set.folder, look_again), cancel.also(look_again):
             yield
 
 
 def _check_unread_meanwhile(
-    said: Said, backup_set: BackupSet, points: Sequence[RecoveryPoint]
+    announcement: Announcement, backup_set: BackupSet, points: Sequence[RecoveryPoint]
 ) -> None:
     """Raise PointInUse where another computer reads what we change, because it did not see us.
 
     On this computer the kernel keeps our claim, however long we sleep.
     """
-    if not said.may_be_unseen:
+    if not announcement.may_be_unseen:
         return
-    said.show_again()  # first: who comes later sees it
+    announcement.show_again()  # first: who comes later sees it
     numbers = [point.sequence for point in points]
     if (seen := claimed(backup_set.folder, Kind.READING, numbers)) is not None:
         raise PointInUse(

@@ -216,7 +216,7 @@ def test_what_was_kept_is_nobodys_to_change_who_has_not_opened_it_again(sessions
     folder = new_folder(sessions)
     folder.keep()
     with SessionFolder.reopen(folder.path) as other:
-        other.record(None)
+        other.write_record(None)
         folder.keep()
         folder.remove()
         assert not read_record(other.path).ended

@@ -129,8 +129,8 @@ def found(folder: Path, state: SessionState) -> SavedSession:
 
 
 def kill_qemu(session: SavedSession) -> None:
-    assert session.said.pid is not None
-    os.kill(session.said.pid, signal.SIGKILL)
+    assert session.record.pid is not None
+    os.kill(session.record.pid, signal.SIGKILL)
     assert session.wait(LIMIT)
 
 

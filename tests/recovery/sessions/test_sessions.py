@@ -320,7 +320,7 @@ def test_a_record_that_lies_is_listed_and_can_be_discarded(
     record.write_text(json.dumps(said | lie))
     (found,) = saved_sessions(folder)
     assert not found.running
-    assert found.said.started.astimezone(UTC).year > 2000
+    assert found.record.started.astimezone(UTC).year > 2000
     if "origin" in lie:
         with pytest.raises(RecoveryError, match="does not say from which"):
             vm.reopen_session(found)
@@ -330,7 +330,7 @@ def test_a_record_that_lies_is_listed_and_can_be_discarded(
 
 @pytest.mark.parametrize("lie", [None, "floppy", {}, {"controller": "ide"}])
 def test_hardware_that_makes_no_sense_is_refused(saved: SavedSession, lie: object) -> None:
-    lying = replace(saved, said=replace(saved.said, machine={"hardware": lie}))
+    lying = replace(saved, record=replace(saved.record, machine={"hardware": lie}))
     with pytest.raises(RecoveryError, match="machine in this recovery point is damaged"):
         vm.reopen_session(lying)
 
@@ -415,8 +415,8 @@ def test_a_machine_whose_program_and_qemu_crashed_is_reopened(
     owner.kill()
     owner.wait()
     (session,) = saved_sessions(folder)
-    assert session.said.pid is not None
-    os.kill(session.said.pid, signal.SIGKILL)
+    assert session.record.pid is not None
+    os.kill(session.record.pid, signal.SIGKILL)
     assert session.wait(LIMIT)
     (session,) = saved_sessions(folder)
     says(again(session), "3")  # what the guest had not flushed is gone, as after a power cut
@@ -470,7 +470,7 @@ def test_what_was_written_since_it_was_listed_is_not_discarded_unseen(
     saved: SavedSession, folder: Path
 ) -> None:
     with SessionFolder.reopen(saved.folder) as again:
-        again.record(os.getpid())
+        again.write_record(os.getpid())
         again.keep()
     with pytest.raises(RecoveryError, match="opened again since it was listed"):
         saved.discard()

@@ -482,8 +482,8 @@ def test_a_paused_guest_goes_on_when_there_is_space(tmp_path: Path, sessions: Pa
         assert status(saved) == "paused"
         session.resume()
         until(lambda: session.paused)  # there is no space yet
-        assert saved.said.pid is not None
-        resource.prlimit(saved.said.pid, resource.RLIMIT_FSIZE, before)
+        assert saved.record.pid is not None
+        resource.prlimit(saved.record.pid, resource.RLIMIT_FSIZE, before)
         resume(saved)  # as another program does
         written = session.folder / "session.qcow2"
         until(lambda: written.stat().st_size > LARGE)
@@ -628,15 +628,15 @@ def test_session_of_a_crashed_program_is_left_over_and_can_be_discarded(
             its.discard()
         owner.kill()
     (left,) = saved_sessions(sessions)
-    assert (left.title, left.said.overlay) == ("orphan", demo)
+    assert (left.title, left.record.overlay) == ("orphan", demo)
     assert left.state is SessionState.UNATTENDED
 
     left.discard()
 
     assert not left.folder.exists()
     assert saved_sessions(sessions) == []
-    assert left.said.pid is not None
-    assert not _runs(left.said.pid)
+    assert left.record.pid is not None
+    assert not _runs(left.record.pid)
 
 
 def test_session_whose_record_a_power_cut_has_emptied_can_be_discarded(sessions: Path) -> None:

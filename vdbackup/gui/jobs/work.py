@@ -125,12 +125,12 @@ def finish_merges(folder: Path, sessions_folder: Path, task: Task) -> Outcome[Fi
 
 def repair_all(folder: Path, sessions_folder: Path, task: Task) -> Outcome[RepairResult]:
     """Finish what was interrupted, and rebuild metadata; what was done is said in the details."""
-    said = repair.run(folder, sessions_folder, task)
-    sentence = f"Repaired: {words.plural(len(said.done), 'thing')} done."
-    if not said.done:
-        sentence = "Nothing was repaired." if said.undone else "Nothing had to be repaired."
-    warnings = (*said.undone, *_said_of(said.trouble))
-    return Outcome(sentence, said.done, warnings, value=said, changed=said.changed)
+    repaired = repair.run(folder, sessions_folder, task)
+    sentence = f"Repaired: {words.plural(len(repaired.done), 'thing')} done."
+    if not repaired.done:
+        sentence = "Nothing was repaired." if repaired.undone else "Nothing had to be repaired."
+    warnings = (*repaired.undone, *_said_of(repaired.trouble))
+    return Outcome(sentence, repaired.done, warnings, value=repaired, changed=repaired.changed)
 
 
 def delete_point(plan: DeletePlan, sessions_folder: Path, task: Task) -> Outcome[DeleteResult]:
@@ -147,7 +147,7 @@ def delete_point(plan: DeletePlan, sessions_folder: Path, task: Task) -> Outcome
 
 def plan_discard(saved: SavedSession, written: int) -> Plan:
     """What discarding a session would take; nothing of a recovery point is."""
-    started = words.when(saved.said.started.isoformat())
+    started = words.when(saved.record.started.isoformat())
     machines = elsewhere.registered_in(saved.folder)
     losing = "".join(f" Its disk goes, and {each} stays without it." for each in machines)
     return Plan(
@@ -186,8 +186,8 @@ def verify_points(
     bad = [verdict for verdict in verdicts if not verdict.ok]
     if not bad:
         checked = words.plural(len(verdicts), "point")
-        said = f"{checked} verified: all data is as it was captured."
-        return Outcome(said, value=verdicts, changed=changed)
+        sentence = f"{checked} verified: all data is as it was captured."
+        return Outcome(sentence, value=verdicts, changed=changed)
     numbers = ", ".join(f"#{verdict.point.sequence}" for verdict in bad)
     details = tuple(
         f"#{verdict.point.sequence}: {finding.file}: {finding.problem}"
@@ -195,9 +195,11 @@ def verify_points(
         for verdict in bad
         for finding in verdict.findings
     )
-    said = f"Damaged: {numbers}. Use another point, and check the storage that the backups lie on."
+    warning = (
+        f"Damaged: {numbers}. Use another point, and check the storage that the backups lie on."
+    )
     sentence = f"{words.plural(len(verdicts), 'point')} verified."
-    return Outcome(sentence, details, (said,), value=verdicts, changed=changed)
+    return Outcome(sentence, details, (warning,), value=verdicts, changed=changed)
 
 
 def boots(
@@ -209,8 +211,8 @@ def boots(
     if isinstance(tested, NoSystem):  # nothing has failed
         return Outcome(remedies.sentences(tested), value=tested, changed=changed)
     if tested.ok:
-        said = f"It boots, in {tested.seconds:.1f} s."
-        return Outcome(said, (tested.sentence,), value=tested, changed=changed)
+        sentence = f"It boots, in {tested.seconds:.1f} s."
+        return Outcome(sentence, (tested.sentence,), value=tested, changed=changed)
     where = f"It does not boot: it stopped at the stage {tested.stage}. {tested.sentence}"
     return Outcome("Boot-tested.", (), (where,), value=tested, changed=changed)
 
@@ -279,8 +281,8 @@ def extract(
 
     with open_point(folder, set_name, point_id, "extracting files of") as chain:
         warnings = FileBrowser(chain).extract(paths, destination, task)
-    said = f"{words.plural(len(paths), 'item')} extracted to {destination}."
-    return Outcome(said, tuple(paths), tuple(warnings), value=destination)
+    sentence = f"{words.plural(len(paths), 'item')} extracted to {destination}."
+    return Outcome(sentence, tuple(paths), tuple(warnings), value=destination)
 
 
 def plan_policy(folder: Path, set_name: str, change: policy.Change) -> PolicyPlan:
@@ -292,5 +294,5 @@ def plan_policy(folder: Path, set_name: str, change: policy.Change) -> PolicyPla
 def change_policy(plan: PolicyPlan, task: Task) -> Outcome[PolicyResult]:
     """Change what a set does automatically."""
     result = policy.run(plan, task)
-    said = " ".join(result.sentences) or plan.summary
-    return Outcome(said, value=result, changed=result.changed)
+    sentence = " ".join(result.sentences) or plan.summary
+    return Outcome(sentence, value=result, changed=result.changed)

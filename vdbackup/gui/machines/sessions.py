@@ -75,7 +75,7 @@ class Sessions(QObject):
 
     def reopen(self, saved: SavedSession) -> SessionThread | None:
         """Start the machine of a kept session again; returns at once. None where it was done."""
-        origin, settings = saved.said.origin, self._store.value
+        origin, settings = saved.record.origin, self._store.value
         if origin is None or saved not in self.saved:
             return None
         self.saved.remove(saved)  # until it has ended again

@@ -100,9 +100,9 @@ class SessionsList(QScrollArea):
             card.offer("Power off", lambda: self._sessions.stop(machine))
             card.offer("Kill", lambda: self._sessions.kill(machine))
         else:
-            if machine.said.origin and "hardware" in machine.said.machine:
+            if machine.record.origin and "hardware" in machine.record.machine:
                 card.offer("Reopen", lambda: self._sessions.reopen(machine))
-            if machine.said.origin and machine.disk.exists():
+            if machine.record.origin and machine.disk.exists():
                 card.offer("Make a point", lambda: self._sessions.promote(machine))
             card.offer("Discard", lambda: self._sessions.ask_to_discard(machine))
         return card
@@ -184,14 +184,14 @@ def _state(machine: SessionThread) -> tuple[str, str, str]:
 
 def _what_is_left(machine: SavedSession) -> tuple[str, str, str]:
     """What to say of what a machine left, in which role, with which hint."""
-    folder, started = str(machine.folder), words.when(machine.said.started.isoformat())
+    folder, started = str(machine.folder), words.when(machine.record.started.isoformat())
     if machine.state is SessionState.RUNNING:
         return "running in another program", "good", folder
     if machine.state is SessionState.UNATTENDED:
         return "left running by a crash", "warning", folder
     if machine.state is SessionState.CRASHED:
         return f"left behind by a crash, started {started}", "warning", folder
-    program = machine.said.machine.get("program")
+    program = machine.record.machine.get("program")
     if program in list(Program):  # its record may say anything
         return f"for {NAMES[Program(program)]}, made {started}", "muted", folder
     return f"kept, started {started}", "muted", folder

@@ -162,7 +162,7 @@ def write_again(saved: SavedSession, *, not_running: bool = False) -> WrittenMac
     with claims.reading(repository, backup_set.name, [point.id], doing) as now:
         place = _place(now, now.point(point.id), program)
         saved.origin.check_unchanged(now, now.point(point.id))
-    memory = saved.said.machine.get("memory_mib")
+    memory = saved.record.machine.get("memory_mib")
     hardware = replace(place.hardware, memory_mib=memory) if type(memory) is int else place.hardware
     with SessionFolder.reopen(saved.folder) as folder:
         try:

@@ -55,14 +55,14 @@ class SessionFolder:
     Attributes:
         id: the folder's name.
         path: the folder.
-        said: what session.json says.
+        record: what session.json says.
     """
 
-    def __init__(self, path: Path, said: SessionRecord, descriptor: int) -> None:
+    def __init__(self, path: Path, record: SessionRecord, descriptor: int) -> None:
         """Take over a folder whose `descriptor` holds the lock; use `create` or `reopen`."""
         self.id = path.name
         self.path = path
-        self.said = said
+        self.record = record
         self._deciding = threading.Lock()
         """Held while it is decided what becomes of the folder: of two who say so, the first."""
         self._unlock = weakref.finalize(self, os.close, descriptor)
@@ -84,14 +84,16 @@ class SessionFolder:
         started = datetime.now(UTC)
         name = f"{started:%Y%m%d-%H%M%S}-{secrets.token_hex(3)}"
         path = sessions_folder.absolute() / name
-        said = SessionRecord(title, started, overlay.absolute(), None, False, origin, machine or {})
+        record = SessionRecord(
+            title, started, overlay.absolute(), None, False, origin, machine or {}
+        )
         with _writing(path):
             path.mkdir(mode=0o700, parents=True)
-            folder = cls(path, said, locked(path))
+            folder = cls(path, record, locked(path))
         try:
-            folder.record(None)
+            folder.write_record(None)
             if origin:
-                origin.hold(name, title, path, said.program)
+                origin.hold(name, title, path, record.program)
         except BaseException:
             folder.remove()
             raise
@@ -100,7 +102,7 @@ class SessionFolder:
     @property
     def unheld(self) -> str:
         """What there is to say where the point is not held for the session; "" where it is."""
-        origin = self.said.origin
+        origin = self.record.origin
         if origin is None or origin.is_held(self.id):
             return ""
         return (
@@ -120,8 +122,8 @@ class SessionFolder:
             ) from None
         except FileNotFoundError:
             raise SessionNotFound(f"There is no session {path.name} any more.") from None
-        folder.said = read_record(path)  # as it is under the lock
-        if is_qemu_of(folder.said.pid, path):
+        folder.record = read_record(path)  # as it is under the lock
+        if is_qemu_of(folder.record.pid, path):
             raise MachineRunning(
                 f"The machine of the session {path.name} is still running.", "Stop or kill it."
             )
@@ -130,7 +132,7 @@ class SessionFolder:
     @property
     def title(self) -> str:
         """What runs here, for a person."""
-        return self.said.title
+        return self.record.title
 
     @property
     def disk(self) -> Path:
@@ -147,10 +149,10 @@ class SessionFolder:
         with _writing(self.path):
             return (self.path / "qemu.log").open("ab+")
 
-    def record(self, pid: int | None, *, ended: bool = False) -> None:
+    def write_record(self, pid: int | None, *, ended: bool = False) -> None:
         """Write session.json; `pid` is QEMU's, once it runs. Raises RecoveryError."""
-        self.said = replace(self.said, pid=pid, ended=ended)
-        text = json.dumps({"id": self.id, **self.said.to_json()}, indent=2) + "\n"
+        self.record = replace(self.record, pid=pid, ended=ended)
+        text = json.dumps({"id": self.id, **self.record.to_json()}, indent=2) + "\n"
         with _writing(self.path):
             durable.replace(self.path / RECORD, text.encode())
 
@@ -192,7 +194,7 @@ class SessionFolder:
         """
         with self._deciding:
             if self.is_ours:
-                self.record(self.said.pid, ended=ended)
+                self.write_record(self.record.pid, ended=ended)
                 self.close()
 
     @property
@@ -219,8 +221,8 @@ class SessionFolder:
             if not self.is_ours:
                 return
             delete(self.path)
-            if self.said.origin:
-                self.said.origin.release(self.id)
+            if self.record.origin:
+                self.record.origin.release(self.id)
             self.close()
 
 

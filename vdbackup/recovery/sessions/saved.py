@@ -49,14 +49,14 @@ class SavedSession:
 
     id: str
     folder: Path
-    said: SessionRecord
+    record: SessionRecord
     state: SessionState
     owned: bool
 
     @property
     def title(self) -> str:
         """What runs there, for a person."""
-        return self.said.title
+        return self.record.title
 
     @property
     def running(self) -> bool:
@@ -66,7 +66,7 @@ class SavedSession:
     @property
     def program(self) -> str | None:
         """Which other program has the machine; None where it is ours. Its record says anything."""
-        program = self.said.machine.get("program")
+        program = self.record.machine.get("program")
         return program if isinstance(program, str) else None
 
     @property
@@ -92,29 +92,29 @@ class SavedSession:
     @property
     def origin(self) -> Origin:
         """The recovery point that it lies on; raises RecoveryError where its record is lost."""
-        if self.said.origin is None:
+        if self.record.origin is None:
             raise SessionUnusable(
                 f"The session {self.id} does not say from which recovery point it was started.",
                 "Discard it.",
             )
-        return self.said.origin
+        return self.record.origin
 
     @property
     def disk_start(self) -> int:
         """Where the point's disk begins on the session's, in bytes (volumes/composition.py)."""
-        hardware = self.said.machine.get("hardware")
+        hardware = self.record.machine.get("hardware")
         partition = hardware.get("partition") if isinstance(hardware, dict) else 0
         return composition.START if partition else 0
 
     def kill(self) -> None:
         """End its machine, as a power cut would; returns when it is gone."""
-        if self.said.pid is not None:
-            kill(self.said.pid, self.folder)
+        if self.record.pid is not None:
+            kill(self.record.pid, self.folder)
         self._note_end()
 
     def wait(self, seconds: float) -> bool:
         """Wait for the end of its machine; whether it came in time."""
-        ended = self.said.pid is None or gone(self.said.pid, self.folder, seconds)
+        ended = self.record.pid is None or gone(self.record.pid, self.folder, seconds)
         if ended:
             self._note_end()
         return ended
@@ -142,24 +142,24 @@ class SavedSession:
                 "End it there, or kill it first.",
             ) from None
         except FileNotFoundError:
-            self._release(self.said)
+            self._release(self.record)
             return
         try:
-            said = read_record(self.folder) if (self.folder / RECORD).exists() else self.said
-            if said.pid != self.said.pid:
+            record = read_record(self.folder) if (self.folder / RECORD).exists() else self.record
+            if record.pid != self.record.pid:
                 raise MachineRunning(
                     f"The session {self.id} was opened again since it was listed.",
                     "Look at the list again before you throw away what it wrote.",
                 )
-            self._refuse_if_open(said.pid)
+            self._refuse_if_open(record.pid)
             if self.program is not None:
                 check_ended(self.folder, self.disk, self.program, not_running=not_running)
             if not not_running:
                 check_not_registered(self.folder)
-            if said.pid is not None:
-                kill(said.pid, self.folder)
+            if record.pid is not None:
+                kill(record.pid, self.folder)
             delete(self.folder)
-            self._release(said)
+            self._release(record)
         finally:
             os.close(lock)
 
@@ -174,9 +174,9 @@ class SavedSession:
                 "Shut the machine down there first.",
             )
 
-    def _release(self, said: SessionRecord) -> None:
-        if said.origin:
-            said.origin.release(self.id)
+    def _release(self, record: SessionRecord) -> None:
+        if record.origin:
+            record.origin.release(self.id)
 
 
 def saved_sessions(sessions_folder: Path) -> list[SavedSession]:
@@ -192,14 +192,14 @@ def saved_session(folder: Path) -> SavedSession | None:
     """The session of a folder, None where it has gone."""
     try:
         owned = is_locked(folder)
-        said = read_record(folder)
+        record = read_record(folder)
     except FileNotFoundError:
         return None
-    running = is_qemu_of(said.pid, folder)
+    running = is_qemu_of(record.pid, folder)
     if owned:
-        state = SessionState.KEPT if said.ended else SessionState.RUNNING
+        state = SessionState.KEPT if record.ended else SessionState.RUNNING
     elif running:
         state = SessionState.UNATTENDED
     else:
-        state = SessionState.KEPT if said.ended else SessionState.CRASHED
-    return SavedSession(folder.name, folder, said, state, owned)
+        state = SessionState.KEPT if record.ended else SessionState.CRASHED
+    return SavedSession(folder.name, folder, record, state, owned)

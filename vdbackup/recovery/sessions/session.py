@@ -273,7 +273,7 @@ class Session:
 
     def begin(self) -> None:
         """Let the guest run; raises RecoveryError where QEMU has ended instead."""
-        self._folder.record(self._process.pid)
+        self._folder.write_record(self._process.pid)
         try:
             self._monitor.wait_until_ready()
             self.execute("cont")
@@ -374,7 +374,7 @@ class Session:
             self._machine = replace(self._machine, accelerator=qemu.Accelerator.TCG)
             try:
                 self._process, connection = _start(self._machine, self._folder)
-                self._folder.record(self._process.pid)
+                self._folder.write_record(self._process.pid)
             except (RecoveryError, OSError):
                 log.exception("QEMU could not be started again")
                 self._fail(

@@ -148,7 +148,7 @@ def reopen_session(saved: SavedSession, *, display: bool = False) -> Session:
             on is not what it was.
         RepositoryError: the point is not there.
     """
-    origin, machine = saved.origin, saved.said.machine
+    origin, machine = saved.origin, saved.record.machine
     hardware = from_json(Hardware, machine.get("hardware"))
     repository, backup_set, point = origin.find()
     doing = f"running a virtual machine from point {point.sequence}"
@@ -158,7 +158,7 @@ def reopen_session(saved: SavedSession, *, display: bool = False) -> Session:
         with now.open_chain(point) as chain:
             sector_size = launch.sector_size_for(chain)
         origin.check_unchanged(now, point)
-        origin.hold(saved.id, saved.title, saved.folder, saved.said.program)
+        origin.hold(saved.id, saved.title, saved.folder, saved.record.program)
         session = start_session(
             now.overlay_path(point),
             sessions_folder=saved.folder.parent,
