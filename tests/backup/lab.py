@@ -17,6 +17,7 @@ from tests.sources.opened import open_path
 from vdbackup.backup import capture, delete, merge
 from vdbackup.disks.disk import VirtualDisk
 from vdbackup.disks.formats import open_disk
+from vdbackup.disks.names import DiskFormat
 from vdbackup.errors import Cancelled, VdbackupError
 from vdbackup.jobs import CancelToken, Progress, Report, Task, silent
 from vdbackup.repository import claim_files
@@ -70,7 +71,7 @@ class Lab:
         disk_format: str = "vmdk",
     ) -> None:
         self.folder = folder
-        self.disk_format = disk_format
+        self.disk_format = DiskFormat(disk_format)
         self.image = folder / "disk.img"
         with self.image.open("wb") as image:
             image.truncate(size)

@@ -15,7 +15,8 @@ from tests.backup.lab import Lab, noise
 from vdbackup.repository.backup_set import BackupSet
 from vdbackup.repository.digests import BLOCK, digest_blocks
 from vdbackup.repository.draft import Draft
-from vdbackup.repository.model import PointType, RecoveryPoint
+from vdbackup.repository.model import RecoveryPoint
+from vdbackup.repository.naming import PointType
 
 
 def lengthen(lab: Lab, points: int) -> BackupSet:

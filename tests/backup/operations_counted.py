@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from unittest.mock import patch
 
 from vdbackup.disks.extents import BlockMap
@@ -30,20 +31,20 @@ def operations_counted(within: Path) -> Iterator[Counts]:
     counts = Counts()
     open_file, list_folder, of_layer = os.open, os.listdir, BlockMap.of_layer
 
-    def is_within(path) -> bool:
-        return os.fspath(path).startswith(str(within))
+    def is_within(path: Any) -> bool:
+        return str(os.fspath(path)).startswith(str(within))
 
-    def opened(path, *arguments, **options):
+    def opened(path: Any, *arguments: Any, **options: Any) -> int:
         counts.opened += is_within(path)
         counts.layers += is_within(path) and naming.layer_of(Path(path).name) is not None
         return open_file(path, *arguments, **options)
 
-    def listed(path):
+    def listed(path: Any) -> list[str]:
         names = list_folder(path)
         counts.listed += len(names) * is_within(path)
         return names
 
-    def mapped(*arguments):
+    def mapped(*arguments: Any) -> BlockMap:
         counts.maps += 1
         return of_layer(*arguments)
 

@@ -194,7 +194,7 @@ def _check_possible(lab: Lab, letter: str) -> None:
 
 def story(word: str) -> Story:
     """The story that a word tells; raises Impossible when it is prepared."""
-    *before, last = word
+    *before, last = list(word)
     operation = OPERATIONS[last]
 
     def prepare(lab: Lab) -> None:
@@ -420,7 +420,7 @@ class Earlier:
     def __init__(self, revision: str, folder: Path) -> None:
         root = Path(__file__).parents[2]
         archive = folder / "earlier.tar"
-        command = ["git", "-C", root, "archive", "-o", archive, revision, "vdbackup"]
+        command = ["git", "-C", str(root), "archive", "-o", str(archive), revision, "vdbackup"]
         subprocess.run(command, check=True)
         subprocess.run(["tar", "-x", "-C", folder, "-f", archive], check=True)
         self._process = subprocess.Popen(

@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from types import ModuleType
+from typing import Any
 
 import pytest
 
@@ -103,7 +104,7 @@ def _patched(faults: Faults, calls: Sequence[str] = CHANGES) -> Iterator[Faults]
     def replacement(name: str) -> object:
         original = getattr(_module(name), name)
 
-        def call(*arguments: object, **named: object) -> object:
+        def call(*arguments: Any, **named: Any) -> object:
             if name != "open" or int(arguments[1]) & (os.O_WRONLY | os.O_RDWR):
                 faults.look(name)
             return original(*arguments, **named)

@@ -124,13 +124,13 @@ def contents(backup_set: BackupSet, each: RecoveryPoint) -> bytes:
     return bytes(data)
 
 
-def job(lab: Lab, act: Act) -> Job:
+def job(lab: Lab, act: Act) -> Job[object]:
     done = Job("Work", lambda _task: act(lab))
     done.run(silent)
     return done
 
 
-def assert_said(failed: Job, number: int) -> None:
+def assert_said(failed: Job[object], number: int) -> None:
     """The error is one of the user's: what is wrong, and what to do."""
     error = failed.error
     assert type(error) is not VdbackupError, error

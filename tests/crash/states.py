@@ -96,7 +96,7 @@ class States:
 
     def sizes(self, node: Node, cut: int) -> list[int]:
         """All lengths that a file had since its last fsync, in bytes."""
-        size, seen = (node.base.stat().st_size if node.base else 0), []
+        size, seen = (node.base.stat().st_size if node.base else 0), list[int]()
         durable = self._durable(node, cut)
         for number in self._of[node]:
             if number >= cut:
@@ -156,7 +156,7 @@ class States:
         durable = self._durable(node, choice.cut)
         numbers = [n for n in self._of.get(node, ()) if n < choice.cut]
         kept = [(n, choice.kept[n]) for n in numbers if n >= durable and n in choice.kept]
-        kept = [(n, k) for n, k in kept if k is True or (isinstance(k, np.ndarray) and k.any())]
+        kept = [(n, k) for n, k in kept if k is True or k.any()]
         there = sum(n < durable for n in numbers)
         return _File(path, node, there, tuple(kept), choice.sizes.get(node))
 

@@ -20,11 +20,13 @@ from vdbackup.disks import host_file
 from vdbackup.disks.formats import FORMATS
 from vdbackup.disks.qcow2 import structs
 from vdbackup.disks.vhd import disk as vhd
+from vdbackup.disks.vhd.structs import SLOTS
 from vdbackup.records import from_json
 from vdbackup.recovery.retarget import overlay, report
 from vdbackup.recovery.retarget.report import RetargetReport
 from vdbackup.repository import files, journal, publication, repository
 from vdbackup.repository.backup_set import BackupSet
+from vdbackup.repository.manifests import manifest_path
 from vdbackup.repository.model import RecoveryPoint
 
 
@@ -126,13 +128,13 @@ def _manifest_not_in_flight(patch: pytest.MonkeyPatch) -> None:
         for name in (point.disk, point.digests, point.overlay):
             os.rename(folder / (name + files.PARTIAL), folder / name)
         files.sync_folder(folder)
-        files.write_json(publication.manifest_path(folder, point), point.to_json())
+        files.write_json(manifest_path(folder, point), point.to_json())
 
     patch.setattr(publication, "publish", publish)
 
 
 def _one_slot(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(vhd, "SLOTS", _Same(vhd.SLOTS))
+    patch.setattr(vhd, "SLOTS", _Same(SLOTS))
 
 
 def _not_read_back(phase: str) -> Callable[[pytest.MonkeyPatch], None]:

@@ -7,6 +7,7 @@ import random
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Self
 
 from tests.backup.lab import Lab
 from tests.crash.choices import draw
@@ -55,7 +56,7 @@ class Telling:
         self.figures = Figures()
         self._known: set[object] = set()  # what was read and is right
 
-    def again(self, folder: Path, seed: int) -> Telling | None:
+    def again(self, folder: Path, seed: int) -> Self | None:
         """The story of how one of its states is recovered, a merge's or a repair's.
 
         None where nothing is to be done.

@@ -15,6 +15,7 @@ from tests.disks.seals import Seal, no_checksums
 from tests.disks.shelf import MIB, Shelf, noise
 from vdbackup.disks.chain import Chain
 from vdbackup.disks.disk import UNIT
+from vdbackup.disks.names import DiskFormat
 from vdbackup.errors import DiskError
 
 Damage = tuple[int, bytes | None]
@@ -114,7 +115,7 @@ class Sound:
     def seen(self, path: Path) -> dict[int, bytes]:
         """What our chain reads here and there, whatever size it has; raises DiskError."""
         found = {}
-        with Chain.open(path, self.format) as chain:
+        with Chain.open(path, DiskFormat(self.format)) as chain:
             ends = (self.specimen.size - UNIT, chain.size - UNIT, chain.size - 512)
             for offset in {0, UNIT, 2 * MIB, *ends}:
                 if 0 <= offset < chain.size:

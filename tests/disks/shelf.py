@@ -9,6 +9,7 @@ from pathlib import Path
 from vdbackup.disks.chain import Chain
 from vdbackup.disks.disk import ParentRef, VirtualDisk
 from vdbackup.disks.formats import create_disk, open_disk
+from vdbackup.disks.names import DiskFormat
 
 GRAIN = 64 << 10
 MIB = 1 << 20
@@ -24,7 +25,7 @@ def noise(length: int, seed: int) -> bytes:
 
 def contents(path: Path, disk_format: str = "vmdk") -> bytes:
     """What our own chain reads."""
-    with Chain.open(path, disk_format) as chain:
+    with Chain.open(path, DiskFormat(disk_format)) as chain:
         data = bytearray(chain.size)
         chain.readinto(0, memoryview(data))
         return bytes(data)
@@ -32,7 +33,7 @@ def contents(path: Path, disk_format: str = "vmdk") -> bytes:
 
 def opened(path: Path, disk_format: str, writable: bool = False) -> closing[VirtualDisk]:
     """The disk in this one file, for a `with` at whose end it is closed and not flushed."""
-    return closing(open_disk(path, disk_format, writable))
+    return closing(open_disk(path, DiskFormat(disk_format), writable))
 
 
 def reference(path: Path, disk_format: str = "vmdk") -> ParentRef:
@@ -84,7 +85,7 @@ class Shelf:
     def add(self, name: str, *writes: Write) -> Path:
         """The same under another name."""
         parent = reference(self.top, self.format) if self.names else None
-        disk = create_disk(self.folder / name, self.format, self.size, parent)
+        disk = create_disk(self.folder / name, DiskFormat(self.format), self.size, parent)
         put(disk, *writes)
         disk.flush()
         disk.close()

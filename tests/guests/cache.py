@@ -52,7 +52,7 @@ def run(
         cwd=folder,
         env=os.environ
         | {"LC_ALL": "C", "PATH": path(), "MTOOLS_SKIP_CHECK": "1"}
-        | (environment or {}),
+        | dict(environment or {}),
         input=text,
         capture_output=True,
         text=True,

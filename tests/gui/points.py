@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 
-from vdbackup.repository.model import Check, PointType, RecoveryPoint
+from vdbackup.repository.model import Check, RecoveryPoint
+from vdbackup.repository.naming import PointType
 
 START = datetime(2026, 3, 1, 12, tzinfo=UTC)
 HOUR = 3600.0

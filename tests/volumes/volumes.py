@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from vdbackup.disks.chain import Chain
+from vdbackup.disks.names import DiskFormat
 from vdbackup.recovery.browse import FileBrowser
 
 MOMENT = 1_500_000_000
@@ -36,7 +37,7 @@ def run(*command: str | Path, stdin: str = "") -> str:
 @contextmanager
 def browsing(image: Path) -> Iterator[FileBrowser]:
     """The files of a raw image."""
-    with Chain.open(image, "raw") as chain:
+    with Chain.open(image, DiskFormat.RAW) as chain:
         yield FileBrowser(chain)
 
 
