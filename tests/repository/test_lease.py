@@ -28,7 +28,7 @@ from vdbackup.backup import convert, delete, merge, repair
 from vdbackup.disks import transfer
 from vdbackup.errors import LockLost, RepositoryLocked
 from vdbackup.jobs import CancelToken, Progress, Report, Task
-from vdbackup.repository import lease, lock
+from vdbackup.repository import lease, lock, publication
 from vdbackup.repository.lease import LEASE_NAME, STALE, Lease
 from vdbackup.repository.lock import check_lock, writer_lock
 
@@ -407,3 +407,31 @@ def test_nothing_more_is_changed_by_who_was_overtaken(tmp_path, monkeypatch, nam
     for each in lab.set.points:
         lab.moments.setdefault(each.id, lab.image)
         lab.check_ours(each)
+
+
+def test_who_is_overtaken_while_it_deletes_leaves_alone_what_was_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Storage may be away for as long as its fsync: another one has finished the point since."""
+    monkeypatch.setattr(lock, "TRUSTED", 0.0)
+    lab = Lab(tmp_path)
+    lab.backup()
+    plan = delete.plan(lab.repository, "disk", lab.set.points[0].id)
+    made_again: dict[str, tuple[str, int]] = {}
+
+    def slowly(folder: Path) -> None:
+        if publication.begun(folder) and not made_again:
+            (manifest,) = folder.glob("0001-full.json.partial")
+            manifest.rename(folder / "0001-full.json")
+            leave(lab.repository.path, of_another_computer())
+            made_again.update(_points_files(lab))
+
+    monkeypatch.setattr(publication, "sync_folder", slowly)
+    with pytest.raises(LockLost):
+        delete.run(plan, Task())
+    assert made_again
+    assert _points_files(lab) == made_again
+
+
+def _points_files(lab: Lab) -> dict[str, tuple[str, int]]:
+    return {name: what for name, what in lab.files.items() if name.startswith("disk/0001-")}

@@ -62,6 +62,7 @@ def withdraw(folder: Path, point: RecoveryPoint) -> None:
         sync_folder(folder)  # readers see no point any more, before a file of it goes
     named = [path for path in others if os.path.lexists(path)]
     for path in named:
+        check_lock(path)  # storage was waited for: whoever took over may have made it a point again
         os.rename(path, in_flight(path))
     if named:
         sync_folder(folder)  # a layer that bears its name always has a manifest
@@ -115,10 +116,10 @@ def in_flight(path: Path) -> Path:
 
 def _name_files(folder: Path, point: RecoveryPoint) -> None:
     """Give all files but the manifest their names, where they have not got them yet."""
-    check_lock(folder)
     _, *others = point_files(folder, point)
     for path in others:
         if os.path.lexists(in_flight(path)):
+            check_lock(path)  # or else it is another's point of the same number, half written
             os.rename(in_flight(path), path)
     sync_folder(folder)  # whole files that no manifest names, before one does
 
