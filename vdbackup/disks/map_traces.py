@@ -189,9 +189,10 @@ def _ends_with(entries: npt.NDArray[np.uint32], blocks: int, unit: int) -> bool:
     fits = (entries >= _FREE) | ((entries % unit == 0) & (entries // unit < blocks))
     known = entries if fits.all() else entries[: int(np.argmin(fits))]
     used = known[(known > 0) & (known < _FREE)] // unit
-    if len(used) < _MIN_BLOCKS or not _are_distinct(used):
+    # VirtualBox's header and map take two before the data; the quick question comes first
+    if len(used) < _MIN_BLOCKS or blocks - int(used.max()) > 3:
         return False
-    return blocks - int(used.max()) <= 3  # VirtualBox's header and map take two before the data
+    return _are_distinct(used)
 
 
 def _are_distinct(values: npt.NDArray[np.integer]) -> bool:
