@@ -231,9 +231,14 @@ def chosen(lab: Lab) -> SetSettings:
 
 
 def lose_settings(lab: Lab, content: str | None) -> None:
-    (lab.set_folder / "set.json").unlink()
+    path = lab.set_folder / "set.json"
+    was = path.stat()
+    path.unlink()
     if content is not None:
-        (lab.set_folder / "set.json").write_text(content)
+        path.write_text(content)
+        os.utime(
+            path, ns=(was.st_atime_ns, was.st_mtime_ns)
+        )  # what goes bad on a disk is not newer
 
 
 @pytest.mark.parametrize("content", [None, "", "{", '{"policy": {"keep": 1}}'])
@@ -254,6 +259,13 @@ def test_a_number_of_points_from_a_copy_that_is_too_old_is_not_gone_by(lab, chos
     assert lab.set.settings.policy == replace(CHOSEN, keep=None)
     assert (lab.set.settings.source_format, lab.set.settings.continues) == ("raw", "older")
     assert lab.set.settings.last_sequence == 6
+
+
+def test_a_number_of_points_that_an_older_version_changed_since_is_not_gone_by(lab, chosen):
+    """It writes `set.json` alone, and that is damaged before there is another point."""
+    (lab.set_folder / "set.json").write_text(json.dumps(chosen.to_json())[:-9])
+    assert any("7, may be another by now" in sentence for sentence in repaired(lab))
+    assert lab.set.settings.policy == replace(CHOSEN, keep=None)
 
 
 def test_settings_that_are_lost_with_their_copy_keep_all_points_and_say_so(lab, chosen):

@@ -47,7 +47,7 @@ def write_anew(folder: Path, layers: list[Layer]) -> str:
     if copy is None or copy.format != newest.format:
         settings, known = _from_disks(folder, layers)
     else:
-        settings, known = _from_copy(copy, newest)
+        settings, known = _from_copy(folder, copy, newest)
     settings = replace(
         settings,
         virtual_size=newest.info.virtual_size,
@@ -61,19 +61,32 @@ def write_anew(folder: Path, layers: list[Layer]) -> str:
     return f"{folder.name}: {SETTINGS} was written anew{known}"
 
 
-def _from_copy(copy: SetSettings, newest: Layer) -> tuple[SetSettings, str]:
-    """What the copy says. Points that it does not know of, an older version may have made.
+def _from_copy(folder: Path, copy: SetSettings, newest: Layer) -> tuple[SetSettings, str]:
+    """What the copy says; without its number of points where that may be another by now.
 
-    That changes `set.json` alone, and may have been told to keep more.
+    An older version changes `set.json` alone: it made points that the copy does not know of, or
+    wrote a policy after the copy was written, which is the last of the two that we write. What has
+    written over `set.json` since looks the same, and keeps all points, too.
     """
-    if copy.last_sequence >= newest.sequence or copy.policy.keep is None:
+    known = copy.last_sequence >= newest.sequence and not _is_newer(
+        folder / SETTINGS, folder / SETTINGS_COPY
+    )
+    if known or copy.policy.keep is None:
         return copy, f" from its copy; its source is {copy.source.path}."
     every = replace(copy, policy=replace(copy.policy, keep=None))
     return every, (
-        f" from its copy, which is older than the newest point; its source is {copy.source.path}, "
+        f" from its copy, which may be older than what is lost; its source is {copy.source.path}, "
         f"and it keeps all its points: the copy's number, {copy.policy.keep}, may be another by "
         "now. Say again how many are to be kept."
     )
+
+
+def _is_newer(path: Path, other: Path) -> bool:
+    """Whether a file, if it is there, was written after the other one."""
+    try:
+        return path.lstat().st_mtime_ns > other.lstat().st_mtime_ns
+    except FileNotFoundError:
+        return False
 
 
 def _from_disks(folder: Path, layers: list[Layer]) -> tuple[SetSettings, str]:

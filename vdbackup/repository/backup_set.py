@@ -38,7 +38,7 @@ class BackupSet:
         hidden: points that may not be used, but that others read through meanwhile.
         broken: points whose manifests cannot be read. What does not need them goes on; what merges
             or deletes does not (`check_manifests`), for they may read through any other.
-        in_flight: names of the manifests of points that do not exist yet (publication.py).
+        unfinished: a publication or a merge was cut off in it, or is just going on.
     """
 
     name: str
