@@ -203,10 +203,7 @@ def _named(
 
 def _at_home(existing: BackupSet, source: Source, now: Facts) -> Belonging:
     known = known_facts(existing.settings)
-    note = ""
-    if compare(known, now).turned:
-        note = f"{source.ref} leads to {source.title} now; it led to {known.paths[0]}."
-    return Belonging(existing.name, existing, identity_of(source, now.after(known)), note=note)
+    return Belonging(existing.name, existing, identity_of(source, now.after(known)))
 
 
 def _proven(found: Comparison, backup_set: BackupSet, source: Source) -> Comparison:

@@ -147,23 +147,21 @@ class Comparison:
 
     Attributes:
         agree, contradict: names of facts.
-        turned: a link leads to another file than it did.
     """
 
     verdict: Verdict
     agree: tuple[str, ...]
     contradict: tuple[str, ...]
-    turned: bool = False
 
     @property
     def provable(self) -> bool:
         """Whether too little is known, and nothing speaks against it: the contents may prove it.
 
-        That it is another file does not, where its user has turned the link that they call it by:
-        to today's copy of a disk, or to another disk.
+        They prove nothing where it is another file that the user's link leads to now. It may be
+        today's copy of the disk, or another machine's that was made from the same template, and
+        most of those are alike, too: retention would run over the first one's only backups.
         """
-        against = set(self.contradict) - (_OF_A_FILE if self.turned else set())
-        return self.verdict is Verdict.UNSURE and not against
+        return self.verdict is Verdict.UNSURE and not self.contradict
 
     @property
     def alike(self) -> bool:
@@ -200,7 +198,6 @@ _PATHS, _LINKS, _SIZE, _KIND, _MODEL = "paths", "links", "size", "kind", "model"
 _SERIAL, _WWN, _VOLUME, _FILE = "serial", "wwn", "volume", "file"
 _WRITTEN = "written"
 _SINGLE = (_SIZE, _KIND, _MODEL, _SERIAL, _WWN, _VOLUME, _FILE, "disk", "partition")
-_OF_A_FILE = {_PATHS, _FILE, "disk"}
 _STRONG = {_SERIAL, _WWN, _VOLUME, _FILE, "disk", "partition", _WRITTEN}
 
 
@@ -216,7 +213,6 @@ def compare(known: Facts, now: Facts) -> Comparison:
         verdict,
         tuple(sorted(seen.agree, key=order.index)),
         tuple(sorted(seen.contradict, key=order.index)),
-        turned=_LINKS in seen.agree and _FILE not in seen.agree and known.kind == Kind.FILE,
     )
 
 
