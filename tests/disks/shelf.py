@@ -23,9 +23,9 @@ def noise(length: int, seed: int) -> bytes:
     return random.Random(seed).randbytes(length)
 
 
-def contents(path: Path, disk_format: str = "vmdk") -> bytes:
-    """What our own chain reads."""
-    with Chain.open(path, DiskFormat(disk_format)) as chain:
+def contents(path: Path, disk_format: str | None = "vmdk") -> bytes:
+    """What our own chain reads; of a format that it finds out itself, if None."""
+    with Chain.open(path, DiskFormat(disk_format) if disk_format else None) as chain:
         data = bytearray(chain.size)
         chain.readinto(0, memoryview(data))
         return bytes(data)
