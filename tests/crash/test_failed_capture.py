@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.backup.lab import SIZE, Lab, noise
+from tests.backup.lab import SIZE, Lab, noise, two_points
 from tests.crash.faults import counted, storage_error
 from tests.crash.kept import each_or_some, ended_before_each_change
 from tests.sources.opened import open_path
@@ -27,15 +27,7 @@ MIB = 1 << 20
 
 @pytest.fixture
 def lab(tmp_path: Path, disk_format: str) -> Lab:
-    """A full, an incremental, and changes since."""
-    lab = Lab(tmp_path, disk_format=disk_format)
-    lab.poke(0, noise(9 * BLOCK, 1))
-    lab.backup()
-    lab.poke(BLOCK, noise(BLOCK, 2))
-    lab.backup()
-    lab.poke(2 * BLOCK, noise(3 * BLOCK, 3))
-    lab.poke(-512, noise(512, 4))
-    return lab
+    return two_points(Lab(tmp_path, disk_format=disk_format))
 
 
 class Broken:

@@ -9,30 +9,18 @@ from pathlib import Path
 
 import pytest
 
-from tests.backup.lab import Lab, noise
+from tests.backup.lab import Lab, two_points
 from tests.crash import overlays
 from tests.crash.kept import ended_before_each_change
 from vdbackup.backup import delete, merge, repair
 from vdbackup.jobs import Task
 from vdbackup.recovery.retarget import report
 from vdbackup.repository import naming, publication
-from vdbackup.repository.digests import BLOCK
 
 
 @pytest.fixture
 def lab(tmp_path: Path, disk_format: str) -> Lab:
     return two_points(Lab(tmp_path, disk_format=disk_format))
-
-
-def two_points(lab: Lab) -> Lab:
-    """A full, an incremental, and changes since."""
-    lab.poke(0, noise(9 * BLOCK, 1))
-    lab.backup()
-    lab.poke(BLOCK, noise(BLOCK, 2))
-    lab.backup()
-    lab.poke(2 * BLOCK, noise(3 * BLOCK, 3))
-    lab.poke(-512, noise(512, 4))
-    return lab
 
 
 @pytest.fixture
