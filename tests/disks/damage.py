@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 import tracemalloc
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
 from typing import Literal
 
 from hypothesis import strategies as st
@@ -150,3 +152,24 @@ def little_memory(peak: int = 64 * MIB) -> Iterator[None]:
         assert tracemalloc.get_traced_memory()[1] < peak
     finally:
         tracemalloc.stop()
+
+
+@contextmanager
+def few_calls(most: int) -> Iterator[None]:
+    """Fail if Python calls more than `most` functions in the `with`.
+
+    It is a measure of work that, unlike a time, is the same on every machine and on a busy one.
+    """
+    called = 0
+
+    def count(_: FrameType, event: str, __: object) -> None:
+        nonlocal called
+        called += event in ("call", "c_call")
+
+    before = sys.getprofile()
+    sys.setprofile(count)
+    try:
+        yield
+    finally:
+        sys.setprofile(before)
+    assert called <= most

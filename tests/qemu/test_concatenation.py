@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import time
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.disks.damage import few_calls
 from tests.disks.shelf import GRAIN, MIB, Shelf, noise, reference
 from vdbackup.disks.chain import Chain
 from vdbackup.disks.extents import ZERO, BlockMap
@@ -208,7 +208,7 @@ def test_any_path_is_good_enough(tmp_path):
     ("disk_format", "layers"),
     [("vhd", 100), ("vhdx", 20)],  # so large VHDX files take long to delete
 )
-def test_many_layers_over_one_tebibyte_are_mapped_in_no_time_and_no_space(
+def test_many_layers_over_one_tebibyte_are_mapped_with_little_work_and_no_space(
     tmp_path, disk_format, layers
 ):
     names = [f"{number}.{disk_format}" for number in range(layers)]
@@ -221,12 +221,10 @@ def test_many_layers_over_one_tebibyte_are_mapped_in_no_time_and_no_space(
         disk.flush()
         disk.close()
         parent = reference(tmp_path / name, disk_format)
-    began = time.perf_counter()
-    made = mapped(tmp_path / names[-1], disk_format, tmp_path / "session")
-    taken = time.perf_counter() - began
+    with few_calls(layers * 5000):
+        made = mapped(tmp_path / names[-1], disk_format, tmp_path / "session")
     assert stored(tmp_path / "session") <= FEW
     assert len(named(made)) == layers + 1
-    assert taken < 5  # 0.2 on a quiet core
 
 
 def test_blocks_too_small_for_so_large_a_disk_are_refused_before_anything_is_made(tmp_path):

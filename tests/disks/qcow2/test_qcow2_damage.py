@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import struct
 import subprocess
-import time
 import zlib
 from pathlib import Path
 
@@ -176,16 +175,15 @@ def test_an_l1_table_that_names_one_table_a_million_times_is_refused(tmp_path):
         Chain.open(path)
 
 
+@pytest.mark.timeout(60)  # a second or two
 def test_many_tables_in_a_hole_of_the_file_take_neither_time_nor_memory(tmp_path):
     tables = 2**16
     l1 = struct.pack(f">{tables}Q", *(COPIED | (1 << 40) + n * GRAIN for n in range(tables)))
     path = forged(tmp_path / "holes", tables << 29, l1, file_size=(1 << 40) + tables * GRAIN)
-    started = time.process_time()
     with little_memory(128 * MIB), Chain.open(path) as chain:
         assert len(chain.map.starts) == 1
     with little_memory(128 * MIB), pytest.raises(DiskError):
         Qcow2Disk.open(path, writable=True)
-    assert time.process_time() - started < 10
 
 
 def test_a_disk_of_8_eib_is_refused(tmp_path):

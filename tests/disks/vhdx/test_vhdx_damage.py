@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import struct
-import time
 import uuid
 
 import pytest
@@ -117,7 +116,8 @@ def test_a_locator_whose_entries_share_their_texts_is_read_with_little_memory(so
         sound.seen(sound.file(data))
 
 
-def test_a_log_full_of_entries_that_claim_all_of_it_is_refused_in_no_time(tmp_path):
+@pytest.mark.timeout(60)  # a second, and a quarter of an hour if all of it is summed each time
+def test_a_log_full_of_entries_that_claim_all_of_it_is_not_summed_for_each(tmp_path):
     """Their checksums would be computed once for each of the 16,384 sectors, over 64 MiB."""
     path = tmp_path / "log.vhdx"
     VhdxDisk.create(path, MIB).close()
@@ -133,7 +133,5 @@ def test_a_log_full_of_entries_that_claim_all_of_it_is_refused_in_no_time(tmp_pa
             file.write(with_checksum(header.ljust(4096, b"\0")))
         file.seek(place)
         file.write(entry.ljust(4096, b"\0") * (size // 4096))
-    before = time.monotonic()
     with pytest.raises(DiskFormatError, match="no whole sequence"):
         open_disk(path, "vhdx")
-    assert time.monotonic() - before < 5
