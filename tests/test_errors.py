@@ -15,6 +15,7 @@ import vdbackup
 from tests.test_architecture import modules
 from vdbackup import errors
 from vdbackup.errors import VdbackupError
+from vdbackup.sources import demo_disk
 
 MANUAL = Path(__file__).resolve().parents[1] / "resources" / "manual" / "json.md"
 
@@ -58,9 +59,9 @@ def test_every_class_of_errors_says_in_its_description_what_happened():
     assert [each for each in classes() if not (vars(each).get("__doc__") or "").strip()] == []
 
 
-def test_no_refusal_of_a_recovery_leaves_open_what_can_be_done_about_it():
-    """The base of the family alone would say only that it was refused."""
-    plain = re.compile(r"(raise|return) RecoveryError\(")
+def test_no_error_is_of_a_whole_family():
+    """The code of a family alone would say only that something of that family went wrong."""
+    plain = re.compile(r"(raise|return) (Backup|Disk|Recovery|Repository|Source)Error\(")
     assert [each for each in modules() if plain.search(each.read_text(encoding="utf-8"))] == []
 
 
@@ -70,6 +71,8 @@ def test_no_refusal_of_a_recovery_leaves_open_what_can_be_done_about_it():
         (errors.NotMergeable, "backup-refused"),
         (errors.BackupError, "backup-refused"),
         (errors.TargetExists, "recovery-refused"),
+        (errors.PartMissing, "disk-unusable"),
+        (demo_disk.DemoDiskExists, "source-unusable"),
         (errors.NoSpace, "repository-unusable"),
         (errors.VdbackupError, "failed"),
     ],

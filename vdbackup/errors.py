@@ -263,6 +263,36 @@ class ChangedWhileRead(DiskError):
     code = "disk-changed"
 
 
+class NotLinkable(DiskError):
+    """A disk cannot have the parent or the identity that it was to get."""
+
+    code = "disk-not-linkable"
+
+
+class NeedsCheck(DiskError):
+    """A disk has to be checked and mended by its own program before it is written to."""
+
+    code = "disk-needs-check"
+
+
+class NoSpaceInDisk(DiskError):
+    """A disk's own structures have no space for more: it has to be written anew."""
+
+    code = "disk-full"
+
+
+class NotAFile(DiskError):
+    """What was named as a disk is neither a file nor a block device."""
+
+    code = "not-a-file"
+
+
+class PartMissing(DiskError):
+    """A disk lies in several files, and one of them is missing."""
+
+    code = "disk-incomplete"
+
+
 class SourceError(VdbackupError):
     """What is to be backed up cannot be read."""
 
@@ -303,6 +333,24 @@ class SourceInUse(SourceError):
     """Another program writes to what is to be taken over as it is."""
 
     code = "source-in-use"
+
+
+class SourceNotOpened(SourceError):
+    """The operating system does not let what is to be backed up be opened."""
+
+    code = "source-not-opened"
+
+
+class DamagedSource(SourceError):
+    """A virtual disk that is to be backed up breaks its format's rules."""
+
+    code = "source-damaged"
+
+
+class DevicesNotListed(SourceError):
+    """The block devices of this computer cannot be listed."""
+
+    code = "devices-not-listed"
 
 
 class RepositoryError(VdbackupError):
@@ -369,6 +417,18 @@ class BadSetName(RepositoryError):
     """No set can have that name."""
 
     code = "set-name-unfit"
+
+
+class RecordTooLong(RepositoryError):
+    """A record would become longer than one that is read."""
+
+    code = "record-too-long"
+
+
+class LiesTwice(RepositoryError):
+    """A file of a point lies there twice, in place and in flight: nobody knows which is meant."""
+
+    code = "file-twice"
 
 
 class StorageError(RepositoryError):
@@ -477,6 +537,24 @@ class NotConfirmed(BackupError):
     """What takes something away has to be confirmed, and there is nobody to ask."""
 
     code = "not-confirmed"
+
+
+class AlreadyBackedUp(BackupError):
+    """A disk that should be adopted belongs to a set already."""
+
+    code = "already-backed-up"
+
+
+class NoPoints(BackupError):
+    """A set has no recovery points, so there is nothing to do with them."""
+
+    code = "no-points"
+
+
+class PointsUnknown(BackupError):
+    """What a policy takes cannot be told while some points of the set cannot be read."""
+
+    code = "points-unknown"
 
 
 class RecoveryError(VdbackupError):

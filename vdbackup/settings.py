@@ -31,6 +31,13 @@ from vdbackup.errors import VdbackupError
 from vdbackup.sources.reference import SourceRef
 from vdbackup.text import PrintableFormatter
 
+
+class DamagedSettings(VdbackupError):
+    """The file that keeps what the user has chosen cannot be understood."""
+
+    code = "settings-damaged"
+
+
 APPLICATION = "vdbackup"
 LOG_SIZE = 1 << 20
 """Bytes after which a new log file is begun; one old one is kept."""
@@ -178,7 +185,7 @@ class Settings:
     def load(cls, file: Path) -> Settings:
         """The settings in `file`, or the defaults where there is none.
 
-        Raises VdbackupError when the file is there and cannot be understood.
+        Raises DamagedSettings when the file is there and cannot be understood.
         """
         try:
             data = json.loads(durable.read_own(file.resolve()).decode("utf-8"))
@@ -186,7 +193,7 @@ class Settings:
         except FileNotFoundError:
             return cls()
         except _NO_SETTINGS as error:
-            raise VdbackupError(
+            raise DamagedSettings(
                 f"The settings in {file} cannot be read: {error}.",
                 "Correct the file, or delete it to start with the defaults.",
             ) from error

@@ -28,7 +28,7 @@ from vdbackup.disks.formats import check_fits, check_format, open_disk
 from vdbackup.disks.host_file import clone
 from vdbackup.disks.names import BACKUP_FORMATS, DiskFormat
 from vdbackup.disks.transfer import transfer
-from vdbackup.errors import BackupError, DiskError, SourceError, SourceInUse
+from vdbackup.errors import AlreadyBackedUp, DiskError, SourceInUse, Unreadable
 from vdbackup.jobs import Plan, Task, readable_size
 from vdbackup.repository.backup_set import BackupSet
 from vdbackup.repository.digests import BLOCK, DigestFold, digest_blocks, is_zero
@@ -72,7 +72,7 @@ def plan(
     check_apart(source, repository.path)
     known = set_of(repository, source)
     if known is not None:
-        raise BackupError(
+        raise AlreadyBackedUp(
             f"{source.title} has been backed up or adopted into the set {known}.",
             "Back it up: that adds what has changed since.",
         )
@@ -321,7 +321,7 @@ def _source_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise SourceError(
+        raise Unreadable(
             f"{path} or a parent of it cannot be read: {error.strerror}.",
             "Back it up instead: that reads past errors, and says what is missing.",
         ) from error

@@ -21,7 +21,7 @@ from vdbackup.disks.chain import Chain
 from vdbackup.disks.formats import check_fits, check_format
 from vdbackup.disks.names import DiskFormat
 from vdbackup.disks.transfer import transfer, write_blocks
-from vdbackup.errors import BackupError, Damaged, OtherFormat, Remedy
+from vdbackup.errors import Damaged, NoPoints, OtherFormat, Remedy
 from vdbackup.jobs import Plan, Task, readable_size
 from vdbackup.repository.backup_set import BackupSet
 from vdbackup.repository.digests import BLOCK, DigestFold, differ, digest_blocks, is_zero
@@ -65,7 +65,7 @@ def plan(
     if backup_set.settings.format == disk_format:
         raise OtherFormat(f"{set_name} is kept in {disk_format} already.", "Choose another format.")
     if not backup_set.points:
-        raise BackupError(f"{set_name} has no recovery points.", "Back something up first.")
+        raise NoPoints(f"{set_name} has no recovery points.", "Back something up first.")
     size = sum(point.stored_bytes for point in backup_set.points)
     count = len(backup_set.points)
     points = f"{count} recovery point" + ("s" if count > 1 else "")

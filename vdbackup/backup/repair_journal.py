@@ -34,7 +34,7 @@ from vdbackup.backup.repair_point import repair_point
 from vdbackup.disks.chain import Chain
 from vdbackup.disks.extents import Ranges, aligned, total, union
 from vdbackup.disks.transfer import transfer
-from vdbackup.errors import RepositoryError
+from vdbackup.errors import NotRepaired, RepositoryError
 from vdbackup.jobs import Task
 from vdbackup.repository import holds, naming
 from vdbackup.repository.backup_set import BackupSet
@@ -90,7 +90,7 @@ def write_anew(
     read = {layer.path.name for layer in layers}
     unread = {name for name in os.listdir(folder) if naming.layer_of(name)} - read
     if unread:
-        raise RepositoryError(
+        raise NotRepaired(
             f"Its journal is damaged, and {min(unread)} cannot be read: how far the merge came "
             "cannot be known.",
             "Put one of them back from a copy, then have it repaired again.",
@@ -404,8 +404,8 @@ def _lie_in(offsets: np.ndarray, ranges: Ranges) -> np.ndarray:
     return np.asarray(offsets < ends[at], np.bool_)
 
 
-def _unknown(folder: Path, why: str) -> RepositoryError:
-    return RepositoryError(
+def _unknown(folder: Path, why: str) -> NotRepaired:
+    return NotRepaired(
         f"How far the merge came whose journal in {folder} is damaged cannot be known: {why}.",
         "Put the journal back from a copy, then have it repaired again.",
     )

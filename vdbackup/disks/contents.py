@@ -20,7 +20,7 @@ from vdbackup.disks.formats import check_format, format_by_content
 from vdbackup.disks.host_file import UNREADABLE, HostFile
 from vdbackup.disks.names import DiskFormat
 from vdbackup.disks.traces import Ending, ending, headless
-from vdbackup.errors import DiskError, Remedy
+from vdbackup.errors import DiskError, NotAFile, Remedy
 
 _LOOKED_AT = ((0, 8 << 10), (32 << 10, 4096), (64 << 10, 4096), (192 << 10, 4096))
 """Offset and bytes: ISO 9660 is told at 32 KiB, Btrfs at 64 KiB, a VHDX's tables at up to 192 KiB.
@@ -210,7 +210,7 @@ def decide(path: Path, said: str | None = None, before: str | None = None) -> De
 def _by_name_and_content(path: Path) -> Decision:
     mode = os.stat(path).st_mode
     if not stat.S_ISREG(mode) and not stat.S_ISBLK(mode):
-        raise DiskError(
+        raise NotAFile(
             f"{path} is neither a file nor a block device.", "Give a disk image or a block device."
         )
     is_device = stat.S_ISBLK(mode)

@@ -14,7 +14,7 @@ from vdbackup.disks.host_file import HostFile
 from vdbackup.disks.names import BACKUP_FORMATS, DiskFormat
 from vdbackup.disks.raw import RawDisk
 from vdbackup.disks.vmdk.structs import DESCRIPTOR_START
-from vdbackup.errors import DiskError, DoesNotFit, UsageError
+from vdbackup.errors import DoesNotFit, NotLinkable, UsageError
 from vdbackup.jobs import readable_size, sizes_apart
 
 PROBE_BYTES = 512
@@ -142,7 +142,7 @@ def create_disk(
     """
     if disk_format == DiskFormat.RAW:
         if parent:
-            raise DiskError(
+            raise NotLinkable(
                 f"{path} is a raw disk, which cannot have a parent {parent.relative_path}."
             )
         return RawDisk.create(path, virtual_size)

@@ -11,7 +11,7 @@ from vdbackup.disks.extents import ZERO, BlockMap
 from vdbackup.disks.host_file import HostFile
 from vdbackup.disks.names import DiskFormat
 from vdbackup.disks.one_file import OneFileDisk
-from vdbackup.errors import DiskError
+from vdbackup.errors import NotLinkable
 
 
 class RawDisk(OneFileDisk):
@@ -68,11 +68,11 @@ class RawDisk(OneFileDisk):
         self._file.sync()
 
     def relink(self, parent: ParentRef) -> None:
-        """Raw disks have no parents: raises DiskError."""
-        raise DiskError(
+        """Raw disks have no parents: raises NotLinkable."""
+        raise NotLinkable(
             f"{self.path} is a raw disk, which cannot have a parent {parent.relative_path}."
         )
 
     def adopt(self, disk_id: str, content_id: str, file_name: str | None = None) -> None:
-        """Raw disks carry no identity: raises DiskError."""
-        raise DiskError(f"{self.path} is a raw disk, which cannot carry the identity {disk_id}.")
+        """Raw disks carry no identity: raises NotLinkable."""
+        raise NotLinkable(f"{self.path} is a raw disk, which cannot carry the identity {disk_id}.")

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 from vdbackup.backup import retention
-from vdbackup.errors import BackupError, ChangedMeanwhile, Remedy
+from vdbackup.errors import ChangedMeanwhile, PointsUnknown, Remedy
 from vdbackup.jobs import Plan, Task
 from vdbackup.operations.changed import Changed
 from vdbackup.repository.backup_set import BackupSet
@@ -141,7 +141,7 @@ def taken(backup_set: BackupSet, wanted: Policy) -> tuple[RecoveryPoint, ...]:
 def _check_told(backup_set: BackupSet, wanted: Policy) -> None:
     """Refuse to keep another number while points are unknown."""
     if why := retention.untold(backup_set, wanted):
-        raise BackupError(
+        raise PointsUnknown(
             f"{why}.",
             "Have it rebuilt from the disks, or put back a good copy.",
             remedy=Remedy.REPAIR,

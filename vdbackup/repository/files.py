@@ -17,7 +17,7 @@ from vdbackup.durable import (
     sync_file,
     sync_folder,
 )
-from vdbackup.errors import DamagedMetadata, NoSpace, Remedy, RepositoryError
+from vdbackup.errors import DamagedMetadata, NoSpace, RecordTooLong, Remedy
 from vdbackup.jobs import readable_size
 from vdbackup.repository.lock import check_lock
 
@@ -59,7 +59,7 @@ def _encoded(path: Path, data: dict[str, Any]) -> bytes:
     # names of files need not be text: what is none becomes \\udcXX, as JSON writes it
     encoded = text.encode("utf-8", errors="backslashreplace")
     if len(encoded) > MAX_RECORD:
-        raise RepositoryError(
+        raise RecordTooLong(
             f"{path} would become {readable_size(len(encoded))} long, too long to be read again.",
             "Nothing was changed; the log says more.",
         )

@@ -26,7 +26,7 @@ from pathlib import Path
 
 from vdbackup.disks.formats import open_disk
 from vdbackup.durable import check_regular, read_own
-from vdbackup.errors import NewerLayout, RepositoryError, VdbackupError
+from vdbackup.errors import LiesTwice, NewerLayout, VdbackupError
 from vdbackup.repository import naming
 from vdbackup.repository.backup_set import point_files
 from vdbackup.repository.digest_file import DigestFile
@@ -184,7 +184,7 @@ def _where(path: Path) -> Path:
             check_regular(each)
             found.append(each)
     if len(found) > 1:
-        raise RepositoryError(f"{path} lies there twice, in place and in flight.")
+        raise LiesTwice(f"{path} lies there twice, in place and in flight.")
     if not found:
         raise FileNotFoundError(path)
     return found[0]

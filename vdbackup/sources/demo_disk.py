@@ -31,7 +31,20 @@ import numpy as np
 
 from vdbackup.errors import SourceError
 from vdbackup.jobs import readable_size
-from vdbackup.sources.fat16 import Fat16
+from vdbackup.sources.fat16 import Fat16, UnfitForDemoDisk
+
+
+class DemoDiskExists(SourceError):
+    """There is a file already where a demo disk should be made."""
+
+    code = "demo-disk-exists"
+
+
+class DemoDiskNotWritten(SourceError):
+    """The operating system does not let a demo disk be made or changed."""
+
+    code = "demo-disk-not-written"
+
 
 SIZE = 16 << 20
 """Bytes of a demo disk, unless asked otherwise."""
@@ -123,7 +136,7 @@ def create(path: Path, message: str, size: int = SIZE) -> None:
         SourceError: the image exists, cannot be written, or an argument is out of bounds.
     """
     if size % _SECTOR or not _SMALLEST <= size <= _LARGEST:
-        raise SourceError(
+        raise UnfitForDemoDisk(
             f"A demo disk cannot have {readable_size(size)}.", "Choose a size from 10 MiB to 1 GiB."
         )
     sector = _message_sector(message)
@@ -139,7 +152,7 @@ def create(path: Path, message: str, size: int = SIZE) -> None:
             volume.flush()
             undo.pop_all()
     except FileExistsError:
-        raise SourceError(
+        raise DemoDiskExists(
             f"{path} exists already.", "Choose another name for the demo disk, or delete the file."
         ) from None
     except OSError as error:
@@ -172,8 +185,8 @@ def change(path: Path, message: str, files: Mapping[str, bytes]) -> None:
         raise _unwritable(path, error) from error
 
 
-def _unwritable(path: Path, error: OSError) -> SourceError:
-    return SourceError(
+def _unwritable(path: Path, error: OSError) -> DemoDiskNotWritten:
+    return DemoDiskNotWritten(
         f"The demo disk {path} cannot be written: {error.strerror}.",
         "Choose a folder that you may write to and that has space.",
     )
@@ -181,13 +194,15 @@ def _unwritable(path: Path, error: OSError) -> SourceError:
 
 def _message_sector(message: str) -> bytes:
     if not message or len(message) > MESSAGE_LIMIT or not message.isascii() or "\0" in message:
-        raise SourceError(
+        raise UnfitForDemoDisk(
             "A demo disk cannot print this message.",
             f"Choose one of 1 to {MESSAGE_LIMIT} ASCII characters.",
         )
     lines = "\r\n".join([*message.splitlines(), ""]).encode()
     if len(lines) >= _SECTOR:
-        raise SourceError("The demo disk's message has too many lines.", "Choose a shorter one.")
+        raise UnfitForDemoDisk(
+            "The demo disk's message has too many lines.", "Choose a shorter one."
+        )
     return lines.ljust(_SECTOR, b"\0")
 
 

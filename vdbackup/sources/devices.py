@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vdbackup.errors import SourceError
+from vdbackup.errors import DevicesNotListed
 from vdbackup.sources.file_identity import file_identity
 from vdbackup.sources.identity import Attached, Facts, Kind
 from vdbackup.sources.stacking import SYS_BLOCK, number_of
@@ -41,7 +41,7 @@ class Candidate:
 
 
 def candidates() -> list[Candidate]:
-    """All block devices with contents, disks before their parts; raises SourceError."""
+    """All block devices with contents, disks before their parts; raises DevicesNotListed."""
     found: list[Candidate] = []
     for device in _lsblk():
         _collect(device, found)
@@ -70,7 +70,7 @@ def _lsblk(*devices: Path) -> list[dict[str, Any]]:
         result = subprocess.run(command, capture_output=True, check=False, timeout=30)
         listing = json.loads(result.stdout or b'{"blockdevices": []}')
     except (OSError, ValueError, subprocess.TimeoutExpired) as error:
-        raise SourceError(
+        raise DevicesNotListed(
             f"The block devices cannot be listed: {error}.",
             "That is done by lsblk, of the package util-linux: check that it works here.",
         ) from error

@@ -11,7 +11,7 @@ from vdbackup.disks.chain import Chain
 from vdbackup.disks.extents import Ranges
 from vdbackup.disks.host_file import UNREADABLE, HostFile
 from vdbackup.disks.names import DiskFormat
-from vdbackup.errors import DiskFormatError, SourceError, SourceLost, Unreadable
+from vdbackup.errors import DamagedSource, DiskFormatError, SourceError, SourceLost, Unreadable
 from vdbackup.sources.changes import Changes
 from vdbackup.sources.devices import lasting_name
 from vdbackup.sources.facts import facts_at, with_written
@@ -101,11 +101,11 @@ class DiskSource:
             self.chain.readinto(offset, view)
         except DiskFormatError as error:
             if not self._raw:
-                raise SourceError(error.title, "Restore the file from a copy.") from error
+                raise DamagedSource(error.title, "Restore the file from a copy.") from error
             self.check_present()
             raise _shorter(self.path) from error
         except OSError as error:
-            kind = Unreadable if error.errno in UNREADABLE else SourceError
+            kind = Unreadable if error.errno in UNREADABLE else SourceLost
             raise kind(
                 f"{self.path} cannot be read at byte {offset}: {error.strerror}.",
                 "Check the disk (its kernel log, its SMART values).",

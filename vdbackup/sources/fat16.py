@@ -31,6 +31,24 @@ _LABEL = b"VDBACKUP   "
 _NAME = re.compile(r"([A-Z0-9_~-]{1,8})(?:\.([A-Z0-9_~-]{1,3}))?")
 
 
+class NotADemoDisk(SourceError):
+    """What should be changed as a demo disk is none."""
+
+    code = "not-a-demo-disk"
+
+
+class UnfitForDemoDisk(SourceError):
+    """A demo disk cannot have that size, print that message or hold a file of that name."""
+
+    code = "demo-disk-unfit"
+
+
+class DemoDiskFull(SourceError):
+    """A demo disk, or a folder on it, is full."""
+
+    code = "demo-disk-full"
+
+
 class BootSector(NamedTuple):
     """The fields at the start of the boot sector ("Boot Sector and BPB")."""
 
@@ -96,7 +114,7 @@ class Fat16:
         sector = self._read(offset, SECTOR)
         boot = BootSector(*_BOOT_SECTOR.unpack(sector[: _BOOT_SECTOR.size].ljust(62, b"\0")))
         if boot.label != _LABEL or boot.type_name != b"FAT16   ":
-            raise SourceError(
+            raise NotADemoDisk(
                 f"{file.name} is not a demo disk.", "Name one that vdbackup made itself."
             )
         self._cluster_size = boot.sectors_per_cluster * SECTOR
@@ -155,7 +173,7 @@ class Fat16:
             folder = self._folder(folder, part, path)
         offset, old = self._slot(folder, name)
         if old.attributes & _FOLDER:
-            raise SourceError(f"{path} is a folder.", "Choose another name for the file.")
+            raise UnfitForDemoDisk(f"{path} is a folder.", "Choose another name for the file.")
         first = self._store(content, instead_of=old.first_cluster)
         self._set(offset, name, _FILE, first, len(content))
 
@@ -170,7 +188,9 @@ class Fat16:
         if old.attributes & _FOLDER:
             return old.first_cluster
         if old.attributes:
-            raise SourceError(f"A part of {path} is a file.", "Choose another name for the file.")
+            raise UnfitForDemoDisk(
+                f"A part of {path} is a file.", "Choose another name for the file."
+            )
         cluster = self._store(bytes(self._cluster_size))
         self._set(self._offset(cluster), b".".ljust(11), _FOLDER, cluster, 0)
         self._set(self._offset(cluster) + _ENTRY.size, b"..".ljust(11), _FOLDER, parent, 0)
@@ -196,7 +216,7 @@ class Fat16:
             unused = entry.name[0] == 0
             if unused or (entry.name == name and entry.attributes != _VOLUME_LABEL):
                 return offset, entry
-        raise SourceError("A folder of the demo disk is full.", "Put the file into another one.")
+        raise DemoDiskFull("A folder of the demo disk is full.", "Put the file into another one.")
 
     def _set(self, offset: int, name: bytes, attributes: int, first: int, size: int) -> None:
         """Write the directory entry at `offset`, dated now."""
@@ -224,7 +244,7 @@ class Fat16:
         count = -(-len(content) // self._cluster_size)
         clusters = np.flatnonzero(free)[:count]
         if len(clusters) < count:
-            raise SourceError("The demo disk is full.", "Make a larger one, or write less.")
+            raise DemoDiskFull("The demo disk is full.", "Make a larger one, or write less.")
         self._next[old] = _FREE
         if count == 0:
             return 0
@@ -265,7 +285,7 @@ def _directory_name(name: str, path: str) -> bytes:
     """`name` as a directory entry spells it: 8 and 3 characters, filled with spaces."""
     match = _NAME.fullmatch(name)
     if not match:
-        raise SourceError(
+        raise UnfitForDemoDisk(
             f"{path} cannot be a file's name on a demo disk.",
             "Use letters and digits, at most eight before the dot and three after it.",
         )

@@ -14,7 +14,7 @@ from vdbackup.disks.contents import decide
 from vdbackup.disks.device_reads import sector_size_of
 from vdbackup.disks.disk import SECTOR
 from vdbackup.disks.names import DiskFormat
-from vdbackup.errors import NotADisk, Remedy, SourceError, SourceNotFound, SourceNotPermitted
+from vdbackup.errors import NotADisk, Remedy, SourceNotFound, SourceNotOpened, SourceNotPermitted
 from vdbackup.sources.devices import device_id
 from vdbackup.sources.disk_source import DiskSource
 from vdbackup.sources.reference import Scheme, SourceRef, unknown
@@ -67,7 +67,7 @@ def open_file(ref: SourceRef, hints: Hints = Hints()) -> DiskSource:
     except PermissionError:
         raise SourceNotPermitted(f"You may not read {path}.", _permission_advice(path)) from None
     except OSError as error:
-        raise SourceError(
+        raise SourceNotOpened(
             f"{path} cannot be opened: {error.strerror}.", "Check that the device is connected."
         ) from error
 

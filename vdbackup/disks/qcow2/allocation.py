@@ -33,7 +33,7 @@ from vdbackup.disks.qcow2.structs import (
     HeaderCluster,
 )
 from vdbackup.disks.read_only import only_read
-from vdbackup.errors import DiskError
+from vdbackup.errors import NeedsCheck, NoSpaceInDisk
 
 TABLE_ENTRIES = CLUSTER // 8
 BLOCK_ENTRIES = CLUSTER // 2
@@ -241,7 +241,7 @@ class Allocation:
         So no order among the refcount table's entries can leave a block that nothing counts.
         """
         if block >= len(self._refcount_table):
-            raise DiskError(
+            raise NoSpaceInDisk(
                 f"{self._file.path} has grown to the end of its refcount table.",
                 "Export it to a new disk first.",
             )
@@ -334,8 +334,8 @@ def _check_layout(file: HostFile, header: Header) -> None:
         raise _needs_check(file.path)
 
 
-def _needs_check(path: Path) -> DiskError:
-    return DiskError(
+def _needs_check(path: Path) -> NeedsCheck:
+    return NeedsCheck(
         f"{path} cannot be written to, as its tables contradict each other.",
         f"Make a copy, and let 'qemu-img check -r all {path.name}' mend it.",
     )

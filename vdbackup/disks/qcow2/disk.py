@@ -42,7 +42,7 @@ from vdbackup.disks.qcow2.structs import (
     backing_file_name,
     backing_format_name,
 )
-from vdbackup.errors import DiskError
+from vdbackup.errors import NeedsCheck, NoSpaceInDisk, ReadOnlyLayout
 
 MAX_SIZE = (2 << 50) - (1 << 40)
 """Bytes of disk: QEMU opens L1 tables of 32 MiB and refcount tables of 8 MiB (QCOW_MAX_L1_SIZE,
@@ -167,12 +167,12 @@ class Qcow2Disk(OneFileDisk):
     def _prepare_writing(self) -> None:
         header = self._first.header
         if header.incompatible & (DIRTY | CORRUPT):
-            raise DiskError(
+            raise NeedsCheck(
                 f"{self.path} was not closed properly by the program that wrote to it.",
                 f"Make a copy, and let 'qemu-img check -r all {self.path.name}' mend it.",
             )
         if self._first.extension(BITMAPS) is not None:
-            raise DiskError(
+            raise ReadOnlyLayout(
                 f"{self.path} tracks changes for another program, which writing would not note.",
                 "Export it to a new disk first, or remove them with 'qemu-img bitmap --remove'.",
             )
@@ -239,7 +239,7 @@ class Qcow2Disk(OneFileDisk):
         first = replace(first, header=header).without_extension(FEATURE_NAMES)
         data = first.pack()
         if max(len(data), len(self._first.pack())) > NAME_SLOTS[0]:
-            raise DiskError(
+            raise NoSpaceInDisk(
                 f"The header of {self.path} is full of what other programs put there.",
                 "Export it to a new disk first.",
             )

@@ -44,7 +44,7 @@ from vdbackup.disks.vhd.structs import (
     uuid_text,
 )
 from vdbackup.disks.written_units import WrittenUnits
-from vdbackup.errors import DiskError, DiskFormatError
+from vdbackup.errors import DiskFormatError, NoSpaceInDisk, NotLinkable
 
 __all__ = ["MAX_FILE", "MAX_SIZE", "VhdDisk"]
 
@@ -309,7 +309,7 @@ class VhdDisk(OneFileDisk):
         places = payload - header.bitmap_size + np.arange(count) * stride
         end = payload + (count - 1) * stride + header.block_size
         if end > MAX_FILE:
-            raise DiskError(
+            raise NoSpaceInDisk(
                 f"{self.path} has no space for more blocks, since writing to it was interrupted.",
                 "Export it to a new disk first.",
             )
@@ -411,7 +411,7 @@ class VhdDisk(OneFileDisk):
         names the slot.
         """
         if self._parent is None:
-            raise DiskError(f"{self.path} has no parent, so it cannot get another one.")
+            raise NotLinkable(f"{self.path} has no parent, so it cannot get another one.")
         if not self._footers_agree:
             self._write_footer(self._footer)
         slot = next(each for each in SLOTS if each != self._footer.data_offset)

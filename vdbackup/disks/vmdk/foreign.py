@@ -31,7 +31,7 @@ from vdbackup.disks.vmdk.structs import (
     ExtentLine,
     decoded,
 )
-from vdbackup.errors import DiskError, DiskFormatError, NotSupported
+from vdbackup.errors import DiskError, DiskFormatError, NotSupported, PartMissing
 from vdbackup.jobs import readable_size, sizes_apart
 
 _LOG = logging.getLogger(__name__)
@@ -163,7 +163,7 @@ class _Extents:
         if not name or "\0" in name or "/" in name or os.path.islink(path):
             raise self._refusal(f"the extent {name!r} is not a plain file in the same folder")
         if not os.path.isfile(path):
-            raise DiskError(
+            raise PartMissing(
                 f"{self._descriptor.path} needs its extent {name!r}, which is missing.",
                 f"Put it into {self._descriptor.path.parent.resolve()}.",
             )
