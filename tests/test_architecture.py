@@ -20,7 +20,8 @@ from tests.backup.lab import Lab
 from vdbackup.cli import remedies
 from vdbackup.cli.parser import build_parser
 from vdbackup.errors import Remedy
-from vdbackup.gui.actions import ACTIONS
+from vdbackup.gui.actions import ACTIONS, OF_LISTED
+from vdbackup.gui.machine_actions import OF_RUNNING, OF_SAVED
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 PACKAGE = CHECKOUT / "vdbackup"
@@ -121,7 +122,8 @@ def spoken_commands() -> re.Pattern[str]:
 
 def button_names() -> set[str]:
     """What stands on the window's buttons and boxes, and in its menus, in words of ours alone."""
-    names = {each.text for action in ACTIONS for each in (action, *action.menu)}
+    actions = (*ACTIONS, *OF_LISTED, *OF_RUNNING, *OF_SAVED)
+    names = {each.text for action in actions for each in (action, *action.menu)}
     for module in (PACKAGE / "gui").rglob("*.py"):
         for name, call in calls(module):
             first = call.args[0] if call.args else None

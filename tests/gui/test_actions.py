@@ -12,8 +12,9 @@ from pytestqt.qtbot import QtBot
 from tests.gui.points import chain
 from vdbackup.disks.names import DiskFormat
 from vdbackup.errors import VdbackupError
-from vdbackup.gui.actions import ACTIONS, Actions, Chosen, OfChild, OfPoint, OfSource, OfWindow
+from vdbackup.gui.actions import ACTIONS, OF_LISTED, Actions
 from vdbackup.gui.catalogue import Entry
+from vdbackup.gui.needs import Chosen, OfChild, OfPoint, OfSource, OfWindow
 from vdbackup.repository.backup_set import BackupSet
 from vdbackup.repository.model import SetSettings, SourceIdentity
 from vdbackup.sources.reference import SourceRef
@@ -56,6 +57,7 @@ class Desk(QWidget):
         self.catalogue = self.operations = self.sessions = self.calls = Calls()
         self.browse, self.add_source = self.calls.browse, self.calls.add_source
         self.open_backups, self.change_settings = self.calls.open_backups, self.calls.settings
+        self.forget, self.leave = self.calls.forget, self.calls.leave
 
 
 @pytest.fixture
@@ -151,3 +153,39 @@ def test_the_menus_ask_for_the_same_in_other_ways(desk: Desk) -> None:
     ]
     assert asked[4:6] == [("verify", (CHILD,)), ("verify", (FULL, CHILD))]
     assert asked[6][:2] == ("open_with", CHILD)
+
+
+@pytest.mark.parametrize(
+    ("chosen", "names"),
+    [
+        (Chosen(), []),
+        (Chosen(MADE, CHILD), ["repairRepository", "leaveRepository"]),
+        (Chosen(UNREADABLE), ["forgetSource", "repairRepository", "leaveRepository"]),
+        (Chosen(NEW), ["forgetSource", "repairRepository", "leaveRepository"]),
+    ],
+)
+def test_the_menu_of_a_source_offers_what_can_be_done_to_it(
+    desk: Desk, chosen: Chosen, names: list[str]
+) -> None:
+    actions = Actions(desk, desk)
+    desk.chosen = chosen
+    actions.update()
+    assert [each.objectName() for each in actions.of_listed if each.isVisible()] == names
+
+
+def test_the_menu_of_a_source_names_what_would_go(desk: Desk) -> None:
+    actions = Actions(desk, desk)
+    desk.chosen = Chosen(Entry(SourceRef.parse("/dev/a&b"), Path("/backups")))
+    actions.update()
+    assert [each.text() for each in actions.of_listed] == [
+        "Remove /dev/a&&b from this list",
+        "Repair what is in /backups",
+        "Remove all of /backups from this list (the backups stay)",
+    ]
+    for each in OF_LISTED:
+        actions[each.name].trigger()
+    assert desk.calls.noted == [
+        ("forget", (desk.chosen.entry,)),
+        ("repair", (Path("/backups"),)),
+        ("leave", (Path("/backups"),)),
+    ]

@@ -113,7 +113,7 @@ def test_a_source_is_shown_by_its_name_everywhere(
     assert "&lt;b&gt;bold &amp; &lt;img src=x&gt;" in tip
     assert "line" in said
     menu = QMenu(window)
-    window.sources.offer_leaving(menu)
+    menu.addActions(window.sources.actions())
     menu.popup(window.pos())
     assert SEEN in look(at=QMenu)
     menu.close()

@@ -6,8 +6,7 @@ import tarfile
 from pathlib import Path
 
 from PySide6.QtCore import Qt
-from PySide6.QtGui import QAction
-from PySide6.QtWidgets import QMenu, QTreeWidget
+from PySide6.QtWidgets import QTreeWidget
 from pytestqt.qtbot import QtBot
 
 from tests.gui.user import User
@@ -195,9 +194,7 @@ def test_a_repository_is_repaired_by_the_menu_of_its_source(
 ) -> None:
     (manifest,) = repository.glob("*/*-full.json")
     manifest.unlink()
-    menu = QMenu(with_source.window)
-    with_source.window.sources.offer_leaving(menu)
-    menu.findChild(QAction, "repairRepository").trigger()
+    with_source.asks_for("repairRepository")
     assert "Repaired" in with_source.sees_job_end("Repair").sentence
     assert manifest.exists()
     with_source.sees_points(1)

@@ -6,123 +6,27 @@ import enum
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Protocol
+from pathlib import Path
 
 from PySide6.QtGui import QAction, QKeySequence
 from PySide6.QtWidgets import QMenu, QWidget
 
 from vdbackup.gui import icons
-from vdbackup.gui.catalogue import Entry
+from vdbackup.gui.needs import (
+    Chosen,
+    Desk,
+    OfChild,
+    OfListed,
+    OfNew,
+    OfPoint,
+    OfSource,
+    OfWindow,
+    Operation,
+)
 from vdbackup.gui.theme import Theme
 from vdbackup.recovery.sessions.elsewhere import NAMES, Program
-from vdbackup.repository.model import RecoveryPoint
-
-if TYPE_CHECKING:
-    from vdbackup.gui.catalogue import Catalogue
-    from vdbackup.gui.machines.sessions import Sessions
-    from vdbackup.gui.operations import Operations
-
-
-@dataclass(frozen=True)
-class Chosen:
-    """What is chosen in the window."""
-
-    entry: Entry | None = None
-    point: RecoveryPoint | None = None
-
-    @property
-    def parent(self) -> str:
-        """What the point's parent is called."""
-        return self.entry.parent_of(self.point) if self.entry and self.point else "its parent"
-
-
-class Desk(Protocol):
-    """The window as its actions know it: who does what they stand for, and what with."""
-
-    @property
-    def chosen(self) -> Chosen:
-        """What is chosen at this moment."""
-
-    @property
-    def catalogue(self) -> Catalogue:
-        """What there is."""
-
-    @property
-    def operations(self) -> Operations:
-        """What can be done."""
-
-    @property
-    def sessions(self) -> Sessions:
-        """The virtual machines."""
-
-    def browse(self, entry: Entry, point: RecoveryPoint) -> None:
-        """Show the files in a point."""
-
-    def add_source(self) -> None:
-        """Let the user name a source, and back it up."""
-
-    def open_backups(self) -> None:
-        """Let the user name a folder with backups, and show them."""
-
-    def change_settings(self) -> None:
-        """Let the user change the settings."""
-
-
-@dataclass(frozen=True)
-class OfWindow:
-    """What can be done at any time."""
-
-    do: Callable[[Desk], object]
-
-    def ready(self, _chosen: Chosen) -> bool:
-        """Always."""
-        return True
-
-    def run(self, desk: Desk) -> None:
-        """Do it."""
-        self.do(desk)
-
-
-@dataclass(frozen=True)
-class OfSource:
-    """What is done to a source."""
-
-    do: Callable[[Desk, Entry], object]
-
-    def ready(self, chosen: Chosen) -> bool:
-        """Where its backups can be read, or there are none yet."""
-        return chosen.entry is not None and chosen.entry.problem is None
-
-    def run(self, desk: Desk) -> None:
-        """Do it to the chosen one."""
-        if entry := desk.chosen.entry:
-            self.do(desk, entry)
-
-
-@dataclass(frozen=True)
-class OfPoint:
-    """What is done to a recovery point."""
-
-    do: Callable[[Desk, Entry, RecoveryPoint], object]
-
-    def ready(self, chosen: Chosen) -> bool:
-        """Where one is chosen."""
-        return chosen.point is not None
-
-    def run(self, desk: Desk) -> None:
-        """Do it to the chosen one."""
-        entry, point = desk.chosen.entry, desk.chosen.point
-        if entry and point:
-            self.do(desk, entry, point)
-
-
-@dataclass(frozen=True)
-class OfChild(OfPoint):
-    """What is done to a point and its parent."""
-
-    def ready(self, chosen: Chosen) -> bool:
-        """Where one is chosen that has a parent."""
-        return chosen.point is not None and chosen.point.parent is not None
+from vdbackup.sources.reference import SourceRef
+from vdbackup.text import printable
 
 
 class Place(enum.Enum):
@@ -147,6 +51,7 @@ class Action:
         place: its place in the toolbar, None where it stands elsewhere.
         loses_name: in which step, as the window becomes narrower, its button is left with its icon
             alone; what is used most does last.
+        text_of: what it is called where that names what is chosen.
         hint_of: what it does to what is chosen.
         menu: other ways to ask for it.
     """
@@ -154,11 +59,12 @@ class Action:
     name: str
     text: str
     hint: str
-    operation: OfWindow | OfSource | OfPoint
+    operation: Operation
     icon: str = ""
     keys: str = ""
     place: Place | None = None
     loses_name: int = 2
+    text_of: Callable[[Chosen], str] | None = None
     hint_of: Callable[[Chosen], str] | None = None
     menu: tuple[Action, ...] = ()
 
@@ -179,6 +85,26 @@ def _open_with(program: Program, name: str) -> Action:
         f"Make a machine of the point for {name}",
         OfPoint(lambda desk, entry, point: desk.sessions.open_with(entry, point, program)),
     )
+
+
+def _literal(path: SourceRef | Path) -> str:
+    """A name as a menu shows it: an ampersand would underline what follows."""
+    return printable(str(path)).replace("&", "&&")
+
+
+def _forget_text(chosen: Chosen) -> str:
+    return f"Remove {_literal(chosen.entry.source)} from this list" if chosen.entry else ""
+
+
+def _repair_text(chosen: Chosen) -> str:
+    return f"Repair what is in {_literal(chosen.entry.repository)}" if chosen.entry else ""
+
+
+def _leave_text(chosen: Chosen) -> str:
+    if chosen.entry is None:
+        return ""
+    folder = _literal(chosen.entry.repository)
+    return f"Remove all of {folder} from this list (the backups stay)"
 
 
 ACTIONS = (
@@ -316,6 +242,30 @@ ACTIONS = (
     ),
 )
 OPEN_WITH = tuple(_open_with(program, name) for program, name in NAMES.items())
+OF_LISTED = (
+    Action(
+        "forgetSource",
+        "Remove this source from this list",
+        "Let a source that has not been backed up leave the list",
+        OfNew(lambda desk, entry: desk.forget(entry)),
+        text_of=_forget_text,
+    ),
+    Action(
+        "repairRepository",
+        "Repair what is in this folder",
+        "Finish what was interrupted, and rebuild from the disks what is missing or damaged",
+        OfListed(lambda desk, entry: desk.operations.repair(entry.repository)),
+        text_of=_repair_text,
+    ),
+    Action(
+        "leaveRepository",
+        "Remove all of this folder from this list",
+        "Let all that is backed up to the folder leave the list; the backups stay",
+        OfListed(lambda desk, entry: desk.leave(entry.repository)),
+        text_of=_leave_text,
+    ),
+)
+"""The menu of a source in the list."""
 
 
 def in_toolbar(place: Place) -> Iterator[Action]:
@@ -328,6 +278,7 @@ class Actions:
 
     Attributes:
         open_menu: other programs to open the point with.
+        of_listed: the menu of a source in the list.
     """
 
     def __init__(self, window: QWidget, desk: Desk) -> None:
@@ -343,6 +294,8 @@ class Actions:
             if each.menu:
                 made.setMenu(self._menu(QMenu(window), each.menu))
         self.open_menu = self._menu(QMenu("Open with…", window), OPEN_WITH)
+        self.of_listed = [self._make(each, window) for each in OF_LISTED]
+        self._made.update(zip((each.name for each in OF_LISTED), self.of_listed, strict=True))
 
     def __getitem__(self, name: str) -> QAction:
         return self._made[name]
@@ -384,6 +337,10 @@ class Actions:
             for each, can_be in zip(actions, ready, strict=True):
                 self[each.name].setEnabled(can_be)
             menu.setEnabled(any(ready))
+        for each in OF_LISTED:
+            self[each.name].setVisible(each.operation.ready(chosen))
+            if each.text_of:
+                self[each.name].setText(each.text_of(chosen))
 
     def _on_triggered(self, action: Action, _checked: bool = False) -> None:
-        action.operation.run(self._desk)
+        action.operation.run(self._desk, self._desk.chosen)

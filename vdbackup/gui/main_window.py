@@ -21,7 +21,7 @@ from PySide6.QtWidgets import (
 )
 
 from vdbackup.gui import icons, parts, theme
-from vdbackup.gui.actions import Actions, Chosen
+from vdbackup.gui.actions import Actions
 from vdbackup.gui.add_source import AddSourceDialog, AddSourceForm
 from vdbackup.gui.browse_dialog import BrowseDialog
 from vdbackup.gui.catalogue import Catalogue, Entry
@@ -31,9 +31,11 @@ from vdbackup.gui.first_run import FirstRunPage
 from vdbackup.gui.jobs import work
 from vdbackup.gui.jobs.panel import JobsPanel
 from vdbackup.gui.jobs.worker import Workers
+from vdbackup.gui.machine_actions import of_machine
 from vdbackup.gui.machines.machine_facts import MachineFacts
 from vdbackup.gui.machines.sessions import Sessions
 from vdbackup.gui.machines.sessions_list import SessionsList
+from vdbackup.gui.needs import Chosen
 from vdbackup.gui.operations import Operations
 from vdbackup.gui.plan_dialog import PlanDialog
 from vdbackup.gui.settings_dialog import SettingsDialog
@@ -95,6 +97,7 @@ class MainWindow(QMainWindow):
     def _build(self) -> None:
         self.addToolBar(ToolBar(self.actions_))
         self.sources = SourcesList(self._theme, self.store.value.remind_after_days)
+        self.sources.addActions(self.actions_.of_listed)
         self.panel = TimelinePanel(self._theme)
         self.details = PointDetails()
         self.machine = MachineFacts(self.workers)
@@ -159,7 +162,7 @@ class MainWindow(QMainWindow):
             row.setContentsMargins(6, 0, 6, 0)
             row.addWidget(button)
             column.addLayout(row)
-        column.addWidget(SessionsList(self.sessions))
+        column.addWidget(SessionsList(self.sessions, partial(of_machine, self)))
         return left
 
     def _connect(self) -> None:
@@ -182,9 +185,6 @@ class MainWindow(QMainWindow):
         self.operations.promoted.connect(self.sessions.find_saved)
         self.catalogue.changed.connect(self._on_catalogue_changed)
         self.store.changed.connect(self._on_settings_changed)
-        self.sources.repair_wanted.connect(self.operations.repair)
-        self.sources.leave_wanted.connect(self._on_leave_wanted)
-        self.sources.forget_wanted.connect(self._on_forget_wanted)
         self.sources.entry_chosen.connect(self._on_entry_chosen)
         self.panel.point_selected.connect(self._on_point_selected)
         self.panel.point_activated.connect(self.actions_["actionBootInVm"].trigger)
@@ -255,21 +255,23 @@ class MainWindow(QMainWindow):
         job = Job(title, partial(work.open_backups, Path(folder)))
         self.workers.reader(None).submit(job, opened)
 
-    def _on_leave_wanted(self, folder: Path) -> None:
-        names = [each.name for each in self.catalogue.entries if each.repository == folder]
+    def leave(self, repository: Path) -> None:
+        """Let all that is backed up to a folder leave the list, once the user has seen what."""
+        names = [each.name for each in self.catalogue.entries if each.repository == repository]
 
         def leave() -> None:
-            self.store.update(lambda settings: settings.without_repository(folder))
+            self.store.update(lambda settings: settings.without_repository(repository))
 
         if len(names) < 2:
             leave()
             return
-        plan = work.plan_leaving(folder, names)
+        plan = work.plan_leaving(repository, names)
         dialog = PlanDialog("Remove from the list?", "Remove from the list", plan, self)
         dialog.accepted.connect(leave)
         dialog.open()
 
-    def _on_forget_wanted(self, entry: Entry) -> None:
+    def forget(self, entry: Entry) -> None:
+        """Let a source without backups leave the list."""
         folder = entry.repository
         others = [each for each in self.catalogue.entries if each.repository == folder]
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from PySide6.QtCore import QModelIndex, QPersistentModelIndex, QRect, QSize, Qt, Signal
@@ -21,7 +20,6 @@ from vdbackup.gui import icons, parts, words
 from vdbackup.gui.catalogue import Entry
 from vdbackup.gui.theme import Theme
 from vdbackup.repository import long_chains
-from vdbackup.sources.reference import SourceRef
 from vdbackup.text import printable
 
 ENTRY = Qt.ItemDataRole.UserRole
@@ -53,15 +51,9 @@ class SourcesList(QListWidget):
 
     Signals:
         entry_chosen(Entry): the current one changed (None when there is none).
-        repair_wanted(Path): the user wants a repository's metadata rebuilt from its disks.
-        leave_wanted(Path): the user wants a repository out of the window.
-        forget_wanted(Entry): the user wants a source out of it that has no backups.
     """
 
     entry_chosen = Signal(object)
-    repair_wanted = Signal(object)
-    leave_wanted = Signal(object)
-    forget_wanted = Signal(object)
 
     def __init__(self, theme: Theme, remind_after_days: int, parent: QWidget | None = None) -> None:
         super().__init__(parent)
@@ -138,40 +130,17 @@ class SourcesList(QListWidget):
         return next((row for row, each in enumerate(keys) if each[:2] == key[:2]), None)
 
     def contextMenuEvent(self, event: QContextMenuEvent) -> None:
-        """Offer what can leave the list; the keyboard's menu key brings this too."""
+        """Offer the list's own actions; the keyboard's menu key brings this too."""
         if not self.entry:
             return
         menu = QMenu(self)
         menu.setAttribute(Qt.WidgetAttribute.WA_DeleteOnClose)
-        self.offer_leaving(menu)
+        menu.addActions(self.actions())
         menu.popup(event.globalPos())
-
-    def offer_leaving(self, menu: QMenu) -> None:
-        """Put into a menu how the chosen source, or all of its folder, leave the list."""
-        entry = self.entry
-        if entry is None:
-            return
-        if entry.backup_set is None and str(entry.source) != str(entry.repository):
-            forget = menu.addAction(f"Remove {_literal(entry.source)} from this list")
-            forget.setObjectName("forgetSource")
-            forget.triggered.connect(lambda _checked=False: self.forget_wanted.emit(entry))
-        repair = menu.addAction(f"Repair what is in {_literal(entry.repository)}")
-        repair.setObjectName("repairRepository")
-        repair.triggered.connect(lambda _checked=False: self.repair_wanted.emit(entry.repository))
-        leave = menu.addAction(
-            f"Remove all of {_literal(entry.repository)} from this list (the backups stay)"
-        )
-        leave.setObjectName("leaveRepository")
-        leave.triggered.connect(lambda _checked=False: self.leave_wanted.emit(entry.repository))
 
     def _on_current_changed(self) -> None:
         self._wanted, self._chosen = None, True
         self.entry_chosen.emit(self.entry)
-
-
-def _literal(path: SourceRef | Path) -> str:
-    """A name as a menu shows it: an ampersand would underline what follows."""
-    return printable(str(path)).replace("&", "&&")
 
 
 class _Delegate(QStyledItemDelegate):

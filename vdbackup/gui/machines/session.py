@@ -94,6 +94,11 @@ class SessionThread(QThread):
         self.wanted_end = True
         self._orders: queue.SimpleQueue[Order] = queue.SimpleQueue()
 
+    @property
+    def paused(self) -> bool:
+        """Whether the machine waits for its storage."""
+        return self.session is not None and self.session.paused
+
     def order(self, order: Order) -> None:
         """Ask something of the machine; returns at once."""
         self._orders.put(order)
@@ -171,3 +176,7 @@ class SessionThread(QThread):
             session.execute("system_powerdown")
         except RecoveryError:
             log.info("%s ended before it was told to", self.boot.title, exc_info=True)
+
+
+Machine = SessionThread | SavedSession
+"""One of this window, or one of another program or what is left of one that has ended."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 from PySide6.QtCore import QEvent, QObject, QSize, Qt
 from PySide6.QtWidgets import (
@@ -16,27 +17,50 @@ from PySide6.QtWidgets import (
 )
 
 from vdbackup.gui import parts, remedies, words
-from vdbackup.gui.machines.session import AtEnd, Order, SessionThread
+from vdbackup.gui.machines.session import AtEnd, Machine, SessionThread
 from vdbackup.gui.machines.sessions import Sessions
 from vdbackup.recovery.sessions.elsewhere import NAMES, Program
 from vdbackup.recovery.sessions.saved import SavedSession, SessionState
 from vdbackup.text import printable
-
-Machine = SessionThread | SavedSession
 
 LOWEST = 150  # pixels
 _COLUMNS = 2
 """Buttons side by side: the pane is narrow."""
 
 
+@dataclass(frozen=True)
+class Offer:
+    """A button of a machine's card.
+
+    Attributes:
+        name: of the object that scripts look for.
+        text: what stands on it.
+        hint: what it does.
+        ready: whether that can be done now.
+        do: do it.
+    """
+
+    name: str
+    text: str
+    hint: str
+    ready: Callable[[], bool]
+    do: Callable[[], object]
+
+
 class SessionsList(QScrollArea):
     """A card for each machine; hidden while there is none. Many of them scroll."""
 
-    def __init__(self, sessions: Sessions, parent: QWidget | None = None) -> None:
+    def __init__(
+        self,
+        sessions: Sessions,
+        offers: Callable[[Machine], Sequence[Offer]],
+        parent: QWidget | None = None,
+    ) -> None:
         super().__init__(parent)
         self.setObjectName("sessionsList")
         self.setAccessibleName("Virtual machines")
         self._sessions = sessions
+        self._offers = offers
         self._cards: dict[object, SessionCard] = {}
         self.setFrameShape(QFrame.Shape.NoFrame)
         self.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
@@ -83,28 +107,21 @@ class SessionsList(QScrollArea):
             if isinstance(machine, SessionThread):
                 card = self._cards[name]
                 card.say(*_state(machine))
-                card.show_button("Go on", visible=_is_paused(machine))
+                card.show_ready()
         self.setVisible(bool(machines))
 
     def _card(self, machine: Machine) -> SessionCard:
         if isinstance(machine, SessionThread):
             card = SessionCard(machine.boot.title)
             card.offer_at_end(machine.at_end, lambda chosen: setattr(machine, "at_end", chosen))
-            card.offer("Power off", lambda: machine.order(Order.POWER_OFF))
-            card.offer("Kill", lambda: machine.order(Order.KILL))
-            card.offer("Go on", lambda: machine.order(Order.RESUME))
+            for each in self._offers(machine):
+                card.offer(each)
             return card
         card = SessionCard(printable(machine.title))
         card.say(*_what_is_left(machine))
-        if machine.running:
-            card.offer("Power off", lambda: self._sessions.stop(machine))
-            card.offer("Kill", lambda: self._sessions.kill(machine))
-        else:
-            if machine.record.origin and "hardware" in machine.record.machine:
-                card.offer("Reopen", lambda: self._sessions.reopen(machine))
-            if machine.record.origin and machine.disk.exists():
-                card.offer("Make a point", lambda: self._sessions.promote(machine))
-            card.offer("Discard", lambda: self._sessions.ask_to_discard(machine))
+        for each in self._offers(machine):
+            if each.ready():  # and stays so: a machine in another state gets another card
+                card.offer(each)
         return card
 
 
@@ -116,7 +133,7 @@ class SessionCard(QFrame):
         self.setProperty("card", "true")
         self.setAccessibleName(f"Virtual machine {title}")
         self._title = title
-        self._buttons: dict[str, QPushButton] = {}
+        self._buttons: list[tuple[Offer, QPushButton]] = []
         column = QVBoxLayout(self)
         column.setContentsMargins(10, 8, 10, 8)
         column.setSpacing(6)
@@ -134,17 +151,19 @@ class SessionCard(QFrame):
         self.state.setToolTip(hint)
         parts.set_role(self.state, role)
 
-    def offer(self, text: str, do: Callable[[], object]) -> None:
+    def offer(self, offer: Offer) -> None:
         """Show a button."""
-        button = parts.button(text, text.replace(" ", "").lower() + "Button")
-        button.setAccessibleName(f"{text}: {self._title}")
-        button.clicked.connect(lambda _checked=False: do())
+        button = parts.button(offer.text, offer.name)
+        button.setToolTip(offer.hint)
+        button.setAccessibleName(f"{offer.text}: {self._title}")
+        button.clicked.connect(lambda _checked=False: offer.do())
         self._grid.addWidget(button, *divmod(len(self._buttons), _COLUMNS))
-        self._buttons[text] = button
+        self._buttons.append((offer, button))
 
-    def show_button(self, text: str, *, visible: bool) -> None:
-        """Show or hide one of the buttons."""
-        self._buttons[text].setVisible(visible)
+    def show_ready(self) -> None:
+        """Show the buttons of what can be done now, hide the others."""
+        for offer, button in self._buttons:
+            button.setVisible(offer.ready())
 
     def offer_at_end(self, chosen: AtEnd, do: Callable[[AtEnd], None]) -> None:
         """Show what can become of what the machine writes."""
@@ -162,10 +181,6 @@ def _name(machine: Machine) -> object:
     if isinstance(machine, SessionThread):
         return machine
     return machine.id, machine.state
-
-
-def _is_paused(machine: SessionThread) -> bool:
-    return machine.session is not None and machine.session.paused
 
 
 def _state(machine: SessionThread) -> tuple[str, str, str]:

@@ -1,0 +1,204 @@
+"""What the window's actions are done to, and what each kind of them needs before it can be."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from vdbackup.gui.catalogue import Entry
+from vdbackup.gui.machines.session import Machine, SessionThread
+from vdbackup.recovery.sessions.saved import SavedSession
+from vdbackup.repository.model import RecoveryPoint
+
+if TYPE_CHECKING:
+    from vdbackup.gui.catalogue import Catalogue
+    from vdbackup.gui.machines.sessions import Sessions
+    from vdbackup.gui.operations import Operations
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """What is chosen in the window."""
+
+    entry: Entry | None = None
+    point: RecoveryPoint | None = None
+    machine: Machine | None = None
+
+    @property
+    def parent(self) -> str:
+        """What the point's parent is called."""
+        return self.entry.parent_of(self.point) if self.entry and self.point else "its parent"
+
+
+class Desk(Protocol):
+    """The window as its actions know it: who does what they stand for, and what with."""
+
+    @property
+    def chosen(self) -> Chosen:
+        """What is chosen at this moment."""
+
+    @property
+    def catalogue(self) -> Catalogue:
+        """What there is."""
+
+    @property
+    def operations(self) -> Operations:
+        """What can be done."""
+
+    @property
+    def sessions(self) -> Sessions:
+        """The virtual machines."""
+
+    def browse(self, entry: Entry, point: RecoveryPoint) -> None:
+        """Show the files in a point."""
+
+    def add_source(self) -> None:
+        """Let the user name a source, and back it up."""
+
+    def open_backups(self) -> None:
+        """Let the user name a folder with backups, and show them."""
+
+    def change_settings(self) -> None:
+        """Let the user change the settings."""
+
+    def forget(self, entry: Entry) -> None:
+        """Let a source without backups leave the list."""
+
+    def leave(self, repository: Path) -> None:
+        """Let all that is backed up to a folder leave the list."""
+
+
+@dataclass(frozen=True)
+class OfWindow:
+    """What can be done at any time."""
+
+    do: Callable[[Desk], object]
+
+    def ready(self, _chosen: Chosen) -> bool:
+        """Always."""
+        return True
+
+    def run(self, desk: Desk, _chosen: Chosen) -> None:
+        """Do it."""
+        self.do(desk)
+
+
+@dataclass(frozen=True)
+class OfSource:
+    """What is done to a source."""
+
+    do: Callable[[Desk, Entry], object]
+
+    def ready(self, chosen: Chosen) -> bool:
+        """Where its backups can be read, or there are none yet."""
+        return chosen.entry is not None and chosen.entry.problem is None
+
+    def run(self, desk: Desk, chosen: Chosen) -> None:
+        """Do it to the chosen one."""
+        if chosen.entry:
+            self.do(desk, chosen.entry)
+
+
+@dataclass(frozen=True)
+class OfListed(OfSource):
+    """What is done to a source in the list, whether its backups can be read or not."""
+
+    def ready(self, chosen: Chosen) -> bool:
+        """Where one is chosen."""
+        return chosen.entry is not None
+
+
+@dataclass(frozen=True)
+class OfNew(OfSource):
+    """What is done to a source that has not been backed up."""
+
+    def ready(self, chosen: Chosen) -> bool:
+        """Where the chosen one has no backups, and does not stand for a whole repository."""
+        entry = chosen.entry
+        if entry is None or entry.backup_set is not None:
+            return False
+        return str(entry.source) != str(entry.repository)
+
+
+@dataclass(frozen=True)
+class OfPoint:
+    """What is done to a recovery point."""
+
+    do: Callable[[Desk, Entry, RecoveryPoint], object]
+
+    def ready(self, chosen: Chosen) -> bool:
+        """Where one is chosen."""
+        return chosen.point is not None
+
+    def run(self, desk: Desk, chosen: Chosen) -> None:
+        """Do it to the chosen one."""
+        if chosen.entry and chosen.point:
+            self.do(desk, chosen.entry, chosen.point)
+
+
+@dataclass(frozen=True)
+class OfChild(OfPoint):
+    """What is done to a point and its parent."""
+
+    def ready(self, chosen: Chosen) -> bool:
+        """Where one is chosen that has a parent."""
+        return chosen.point is not None and chosen.point.parent is not None
+
+
+@dataclass(frozen=True)
+class OfRunning:
+    """What is done to a machine that this window has started."""
+
+    do: Callable[[Desk, SessionThread], object]
+
+    def ready(self, chosen: Chosen) -> bool:
+        """As long as it has not ended."""
+        return isinstance(chosen.machine, SessionThread)
+
+    def run(self, desk: Desk, chosen: Chosen) -> None:
+        """Do it to that one."""
+        if isinstance(chosen.machine, SessionThread):
+            self.do(desk, chosen.machine)
+
+
+@dataclass(frozen=True)
+class OfPaused(OfRunning):
+    """What is done to one that waits for its storage."""
+
+    def ready(self, chosen: Chosen) -> bool:
+        """While it does."""
+        machine = chosen.machine
+        return isinstance(machine, SessionThread) and machine.paused
+
+
+@dataclass(frozen=True)
+class OfSession:
+    """What is done to a session of another program, or to one that was kept.
+
+    Attributes:
+        fits: whether it can be done to this one.
+    """
+
+    do: Callable[[Desk, SavedSession], object]
+    fits: Callable[[SavedSession], bool]
+
+    def ready(self, chosen: Chosen) -> bool:
+        """Where it is one to which that can be done."""
+        return isinstance(chosen.machine, SavedSession) and self.fits(chosen.machine)
+
+    def run(self, desk: Desk, chosen: Chosen) -> None:
+        """Do it to that one."""
+        if isinstance(chosen.machine, SavedSession):
+            self.do(desk, chosen.machine)
+
+
+class Operation(Protocol):
+    """What an action does, and what it needs for that."""
+
+    def ready(self, chosen: Chosen) -> bool:
+        """Whether it can be done to what is chosen."""
+
+    def run(self, desk: Desk, chosen: Chosen) -> None:
+        """Do it; what is not there any more is let be."""
