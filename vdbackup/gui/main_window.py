@@ -38,6 +38,7 @@ from vdbackup.gui.machines.sessions_list import SessionsList
 from vdbackup.gui.needs import Chosen
 from vdbackup.gui.operations import Operations
 from vdbackup.gui.plan_dialog import PlanDialog
+from vdbackup.gui.runner import Runner
 from vdbackup.gui.settings_dialog import SettingsDialog
 from vdbackup.gui.sources_list import SourcesList
 from vdbackup.gui.store import Store
@@ -77,7 +78,8 @@ class MainWindow(QMainWindow):
         self.store = store
         self.workers = Workers(self)
         self.catalogue = Catalogue(store, self.workers, self)
-        self.operations = Operations(self, store, self.workers, self.catalogue)
+        runner = Runner(self, store, self.workers, self.catalogue)
+        self.operations = Operations(runner)
         self.sessions = Sessions(store, self.workers, self)
         self.actions_ = Actions(self, self)
         self.ending = Ending(self, self.workers, self.sessions)

@@ -14,14 +14,12 @@ from PySide6.QtWidgets import QWidget
 from vdbackup.disks.contents import UnclearFormat
 from vdbackup.errors import OtherSource, VdbackupError
 from vdbackup.gui import words
-from vdbackup.gui.catalogue import Catalogue, Entry
+from vdbackup.gui.catalogue import Entry
 from vdbackup.gui.jobs import work
 from vdbackup.gui.jobs.outcome import Outcome
-from vdbackup.gui.jobs.worker import Workers
 from vdbackup.gui.restore_dialog import RestoreDialog
 from vdbackup.gui.runner import Runner
 from vdbackup.gui.source_questions import FormatDialog, OtherSourceDialog
-from vdbackup.gui.store import Store
 from vdbackup.jobs import Job, JobState, Plan, Task
 from vdbackup.operations import backup, delete, merge, policy, promote
 from vdbackup.operations.backup import AUTO, BackupRequest, BackupResult, CapturePlan
@@ -61,17 +59,11 @@ class Operations(QObject):
     begun = Signal(object)
     promoted = Signal()
 
-    def __init__(
-        self, window: QWidget, store: Store, workers: Workers, catalogue: Catalogue
-    ) -> None:
-        super().__init__(window)
-        self._window = window
-        self._store = store
-        self._workers = workers
-        self._catalogue = catalogue
-        self._runner = Runner(window, store, workers, catalogue)
-        self._runner.refused.connect(self.refused)
-        catalogue.interrupted.connect(self._on_interrupted)
+    def __init__(self, runner: Runner) -> None:
+        super().__init__(runner.window)
+        self._runner = runner
+        runner.refused.connect(self.refused)
+        runner.catalogue.interrupted.connect(self._on_interrupted)
 
     def back_up(
         self,
@@ -94,7 +86,7 @@ class Operations(QObject):
             disk_format=None if backup_set else disk_format,
             seen=backup_set is not None,
         )
-        asks = self._store.value.ask_before_backup if ask is None else ask
+        asks = self._runner.store.value.ask_before_backup if ask is None else ask
         self._back_up(entry, request, ask=asks)
 
     def _back_up(self, entry: Entry, request: BackupRequest, *, ask: bool) -> None:
@@ -149,13 +141,13 @@ class Operations(QObject):
             form.end_waiting(job.error)
             if job.state is not JobState.FINISHED:
                 return
-            if self._store.value.ask_before_backup:
+            if self._runner.store.value.ask_before_backup:
                 self._runner.ask(title, "Back up", job.outcome(), start, silence=True)
             else:
                 start(None)
 
         job = Job(f"Plan: {title}", lambda _task: backup.plan(request))
-        self._workers.reader(entry.repository).submit(job, planned)
+        self._runner.workers.reader(entry.repository).submit(job, planned)
 
     def _clarify(
         self,
@@ -165,7 +157,7 @@ class Operations(QObject):
         form: Form | None = None,
     ) -> bool:
         """Ask what only the user knows of a source, then try again; False where it is not that."""
-        parent = self._window if form is None else form.window()
+        parent = self._runner.window if form is None else form.window()
         if isinstance(error, UnclearFormat):
             question = FormatDialog(error, parent)
             question.accepted.connect(
@@ -187,8 +179,8 @@ class Operations(QObject):
     def add_source(self, source: SourceRef, repository: Path) -> Entry:
         """Remember a source; what has been backed up of it is read."""
         known = KnownSource(source, repository)
-        self._store.update(lambda settings: settings.with_source(known))
-        self._catalogue.refresh(repository)
+        self._runner.store.update(lambda settings: settings.with_source(known))
+        self._runner.catalogue.refresh(repository)
         return Entry(source, repository)
 
     def start_demo(self, folder: Path) -> None:
@@ -200,7 +192,7 @@ class Operations(QObject):
                 self.back_up(self.add_source(SourceRef.of_path(image), repository), ask=False)
 
         job = Job("Make a demo disk", partial(work.make_demo_disk, image))
-        self._workers.writer(repository).submit(job, back_up)
+        self._runner.workers.writer(repository).submit(job, back_up)
 
     def merge(self, entry: Entry, point: RecoveryPoint) -> None:
         """Roll a point into its parent."""
@@ -243,16 +235,18 @@ class Operations(QObject):
     def _test(self, repository: Path, set_name: str, point: RecoveryPoint, called: str) -> None:
         title = f"Boot test of {called} #{point.sequence}"
         doing = partial(work.boots, repository, set_name, point.id, self._machines.boot_test())
-        self._runner.submit(self._workers.tester(repository), repository, Job(title, doing))
+        self._runner.submit(self._runner.workers.tester(repository), repository, Job(title, doing))
 
     @property
     def _machines(self) -> Machines:
-        settings = self._store.value
-        return Machines(settings.sessions(self._store.locations), settings.memory_mib or None)
+        settings = self._runner.store.value
+        return Machines(
+            settings.sessions(self._runner.store.locations), settings.memory_mib or None
+        )
 
     def restore(self, entry: Entry, point: RecoveryPoint) -> None:
         """Write a point to a file or device that the user chooses."""
-        dialog = RestoreDialog(point, self._window)
+        dialog = RestoreDialog(point, self._runner.window)
 
         def plan() -> None:
             target, overwrite = dialog.target, dialog.overwrite

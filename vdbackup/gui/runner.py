@@ -29,6 +29,12 @@ P = TypeVar("P", bound=Plan)
 class Runner(QObject):
     """Plans, asks, and has done.
 
+    Attributes:
+        window: what its questions lie before.
+        store: the settings.
+        workers: the threads that jobs run on.
+        catalogue: what there is.
+
     Signals:
         refused(str, VdbackupError): what could not even be planned, and why.
     """
@@ -39,10 +45,10 @@ class Runner(QObject):
         self, window: QWidget, store: Store, workers: Workers, catalogue: Catalogue
     ) -> None:
         super().__init__(window)
-        self._window = window
-        self._store = store
-        self._workers = workers
-        self._catalogue = catalogue
+        self.window = window
+        self.store = store
+        self.workers = workers
+        self.catalogue = catalogue
 
     def plan(
         self,
@@ -72,19 +78,19 @@ class Runner(QObject):
                 start(job.outcome())
 
         job = Job(f"Plan: {title}", lambda _task: make())
-        self._workers.reader(repository).submit(job, planned)
+        self.workers.reader(repository).submit(job, planned)
 
     def ask(
         self, title: str, verb: str, plan: P, start: Callable[[P], None], *, silence: bool = False
     ) -> None:
         """Show a plan, and `start(plan)` if the user says so; `silence` offers not to ask again."""
-        dialog = PlanDialog(f"{title}?", verb, plan, self._window, offer_silence=silence)
+        dialog = PlanDialog(f"{title}?", verb, plan, self.window, offer_silence=silence)
 
         def answered(answer: int) -> None:
             if answer != QDialog.DialogCode.Accepted:
                 return
             if dialog.never_again.isChecked():
-                self._store.change(ask_before_backup=False)
+                self.store.change(ask_before_backup=False)
             start(plan)
 
         dialog.finished.connect(answered)
@@ -99,7 +105,7 @@ class Runner(QObject):
     ) -> None:
         """Queue what changes a repository; another window, or a command, is waited for."""
         job = Job(title, retry_when_cleared(doing, of=RepositoryLocked))
-        self.submit(self._workers.writer(repository), repository, job, then)
+        self.submit(self.workers.writer(repository), repository, job, then)
 
     def submit(
         self,
@@ -111,7 +117,7 @@ class Runner(QObject):
         """Queue a job; when it has ended, what it changed is read again: all where it failed."""
 
         def ended(job: Job[Outcome[T]]) -> None:
-            self._catalogue.refresh(repository, job.result.changed if job.result else ANY)
+            self.catalogue.refresh(repository, job.result.changed if job.result else ANY)
             then(job)
 
         worker.submit(job, ended)
