@@ -13,14 +13,14 @@ SHARING = ("xfs", "btrfs")
 
 
 @contextmanager
-def sharing_storage(kind: str, folder: Path) -> Iterator[Path]:
-    """A small file system of that kind; a user who may not mount one has what there is."""
+def sharing_storage(kind: str, folder: Path, size: int = 4096 * MIB) -> Iterator[Path]:
+    """A file system of that kind and size; a user who may not mount one has what there is."""
     if os.geteuid():
         yield folder
         return
     image = folder / "image"
     with image.open("wb") as file:
-        file.truncate(4096 * MIB)  # of holes: many tests put their disks there
+        file.truncate(size)  # of holes: many tests put their disks there
     subprocess.run([f"mkfs.{kind}", "-q", image], check=True)
     mounted = folder / "mounted"
     mounted.mkdir()
