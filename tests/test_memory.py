@@ -68,7 +68,7 @@ blocks, at_once = int(sys.argv[2]), 1 << 14
 writer = DigestWriter(Path(sys.argv[1]), blocks << 16)
 digests = np.full((at_once, 32), 7, np.uint8)
 for first in range(0, blocks, at_once):
-    writer.add(first, digests, np.arange(at_once) % 2 == 0)
+    writer.add(np.arange(first, first + at_once), digests, np.arange(at_once) % 2 == 0)
 writer.finish()
 print(re.search(r"VmHWM:\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1])
 """

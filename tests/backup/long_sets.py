@@ -11,6 +11,8 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from unittest.mock import patch
 
+import numpy as np
+
 from tests.backup.lab import Lab, noise
 from vdbackup.repository.backup_set import BackupSet
 from vdbackup.repository.digests import BLOCK, digest_blocks
@@ -52,7 +54,7 @@ def _with_next(lab: Lab, backup_set: BackupSet) -> BackupSet:
             data = said(number) + noise(BLOCK - SAID, 1000 * number + block)
             lab.poke(block * BLOCK, data)
             draft.disk.write(block * BLOCK, memoryview(data))
-            draft.digests.add(block, digest_blocks(memoryview(data)))
+            draft.digests.add(np.array([block]), digest_blocks(memoryview(data)))
         point = draft.publish((), _later(parent))
     settings = replace(backup_set.settings, last_sequence=number)
     return replace(backup_set, settings=settings, points=(*backup_set.points, point))

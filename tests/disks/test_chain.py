@@ -7,13 +7,14 @@ import subprocess
 import threading
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.disks.shelf import GRAIN, MIB, Shelf, contents, noise, reference
 from tests.oracles import qemu
-from vdbackup.disks.chain import Chain
+from vdbackup.disks.chain import Chain, read_pieces
 from vdbackup.disks.disk import ParentRef
 from vdbackup.disks.vmdk.disk import VmdkDisk
 from vdbackup.errors import DiskError, ParentError
@@ -59,6 +60,41 @@ def test_any_stretch_reads_as_what_the_newest_layer_holds(chain_and_raw, offset,
     data = bytearray(min(length, SIZE - offset))
     chain.readinto(offset, memoryview(data))
     assert data == raw[offset : offset + len(data)]
+
+
+@given(st.lists(st.tuples(st.integers(1, 3 * GRAIN), st.integers(1, 3 * GRAIN)), max_size=8))
+def test_any_pieces_read_as_what_the_newest_layer_holds_one_behind_the_other(
+    chain_and_raw, gaps_and_lengths
+):
+    chain, raw = chain_and_raw
+    pieces, at = [], 0
+    for gap, length in gaps_and_lengths:
+        pieces.append((at + gap, length))
+        at += gap + length
+    pieces = [(start, length) for start, length in pieces if start + length <= SIZE]
+    data = bytearray(b"x" * sum(length for _, length in pieces))
+    chain.read(np.array(pieces, np.int64).reshape(-1, 2), memoryview(data))
+    assert data == b"".join(raw[start : start + length] for start, length in pieces)
+
+
+def test_scattered_blocks_that_lie_side_by_side_in_a_file_are_read_in_one_call(tmp_path):
+    shelf = Shelf(tmp_path, 64 * GRAIN)
+    shelf.add("a.vmdk", (0, noise(GRAIN, 1)))
+    blocks = [40, 3, 4, 21, 60]
+    top = shelf.add("b.vmdk", *((block * GRAIN, noise(GRAIN, block)) for block in blocks))
+    calls: list[int] = []
+
+    class Recorder:
+        def read_host(self, host: int, view: memoryview) -> None:
+            calls.append(len(view) // GRAIN)
+
+    with Chain.open(top) as chain:
+        files = [Recorder(), Recorder()]
+        wanted = np.array([(block * GRAIN, GRAIN) for block in sorted(blocks)], np.int64)
+        read_pieces(chain.map, files, wanted, memoryview(bytearray(5 * GRAIN)))
+        assert calls == [3, 1, 1]  # 3, 4 and 21 as they came; 40, before them; 60, behind them
+        with pytest.raises(ValueError, match="beyond"):
+            chain.read(np.array([[64 * GRAIN - 1, 2]]), memoryview(bytearray(2)))
 
 
 @pytest.fixture(scope="module")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +13,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vdbackup.disks.extents import Ranges
+from vdbackup.disks.extents import Ranges, total
 from vdbackup.disks.host_file import HostFile
-from vdbackup.disks.transfer import CHUNK, THREADS, chunks, transfer, write_blocks
+from vdbackup.disks.transfer import CHUNK, THREADS, chunks, each, transfer, write_blocks
 from vdbackup.errors import Cancelled
 from vdbackup.jobs import CancelToken, Progress, Task, silent
 
@@ -41,21 +42,30 @@ class Copy:
         memoryview(self.copy)[offset : offset + len(view)] = view
 
     def run(self, wanted: Ranges, **replaced) -> None:
-        parts = {"read": self.read, "consume": self.consume, "report": self.reports.append}
+        parts = {
+            "read": each(self.read),
+            "consume": each(self.consume),
+            "report": self.reports.append,
+        }
         parts |= replaced
         task = Task(parts.pop("report"), self.cancel)
         transfer(wanted, phase="Test", task=task, **parts)
 
 
-@given(
-    st.lists(st.tuples(st.integers(1, 2 * CHUNK), st.integers(1, 3 * CHUNK)), max_size=6),
-)
-def test_chunks_tile_the_ranges_and_end_at_multiples_of_their_size(gaps_and_lengths):
+GAPS = st.integers(1, 2 * CHUNK)
+LENGTHS = st.integers(1, CHUNK // 4) | st.integers(1, 3 * CHUNK)
+
+
+@given(st.lists(st.tuples(GAPS, LENGTHS), max_size=8))
+def test_chunks_tile_the_ranges_in_pieces_that_end_at_multiples_of_their_size(gaps_and_lengths):
     pairs, at = [], 0
     for gap, length in gaps_and_lengths:
         pairs.append((at + gap, length))
         at += gap + length
-    pieces = list(chunks(ranges(*pairs)))
+    found = list(chunks(ranges(*pairs)))
+    assert all(total(chunk) <= CHUNK for chunk in found)
+    assert all(total(a) + b[0, 1] > CHUNK for a, b in pairwise(found)), "there was room for more"
+    pieces = [(start, length) for chunk in found for start, length in chunk.tolist()]
     assert all(length > 0 and start // CHUNK == (start + length - 1) // CHUNK
                for start, length in pieces)  # fmt: skip
     joined: list[tuple[int, int]] = []
@@ -107,7 +117,7 @@ def test_several_threads_work_at_once_and_are_gone_afterwards():
     meeting = threading.Barrier(THREADS)
     job.run(
         ranges((0, THREADS * CHUNK)),
-        consume=lambda offset, view: (meeting.wait(20), job.consume(offset, view)),
+        consume=each(lambda offset, view: (meeting.wait(20), job.consume(offset, view))),
     )
     assert np.array_equal(job.copy, job.data)
     assert [t.name for t in threading.enumerate() if t.name == "transfer"] == []
@@ -123,7 +133,7 @@ def test_an_error_of_a_worker_is_raised_and_stops_the_others(part):
         raise ValueError(f"at {offset}")
 
     with pytest.raises(ValueError, match="at "):
-        job.run(ranges((0, 64 * MIB)), **{part: fails})
+        job.run(ranges((0, 64 * MIB)), **{part: each(fails)})
     assert len(calls) <= THREADS
     assert [t.name for t in threading.enumerate() if t.name == "transfer"] == []
 
@@ -150,7 +160,7 @@ def test_ctrl_c_is_raised_after_the_last_thread_has_ended(times: int):
         job.consume(offset, view)
 
     with pytest.raises(KeyboardInterrupt):
-        job.run(ranges((0, 2 * CHUNK)), consume=consume)
+        job.run(ranges((0, 2 * CHUNK)), consume=each(consume))
     returned.set()
     assert all(wrote_in_time)
     assert wrote_in_time
@@ -220,7 +230,7 @@ def test_neighbouring_blocks_are_written_in_one_call_and_zeros_are_not_written()
     disk = Recorder()
     wanted = np.array([True, True, True, False, True, True])
     zero = np.array([False, False, True, True, True, False])
-    write_blocks(disk, 8000, memoryview(bytes(5500)), 1000, wanted, zero)
+    write_blocks(disk, np.arange(8, 14), memoryview(bytes(5500)), 1000, wanted, zero)
     assert sorted(disk.calls) == [
         ("write", 8000, 2000),
         ("write", 13000, 500),
@@ -229,9 +239,33 @@ def test_neighbouring_blocks_are_written_in_one_call_and_zeros_are_not_written()
     ]
 
 
+def test_blocks_that_only_the_buffer_has_side_by_side_are_written_apart():
+    disk = Recorder()
+    blocks = np.array([3, 4, 9, 10, 20])
+    zero = np.array([False, False, False, True, False])
+    write_blocks(disk, blocks, memoryview(bytes(4500)), 1000, np.ones(5, bool), zero)
+    assert sorted(disk.calls) == [
+        ("write", 3000, 2000),
+        ("write", 9000, 1000),
+        ("write", 20000, 500),
+        ("zero", 10000, 1000),
+    ]
+
+
+def test_many_small_ranges_are_moved_in_few_calls():
+    job, calls = Copy(MIB), []
+    job.run(
+        ranges(*((at, 64) for at in range(0, MIB, 256))),
+        consume=lambda pieces, view: calls.append((len(pieces), bytes(view))),
+    )
+    [(count, moved)] = calls
+    assert count == MIB // 256
+    assert moved == job.data.reshape(-1, 256)[:, :64].tobytes()
+
+
 def test_a_short_last_block_of_zeros_is_zeroed_only_to_its_end():
     disk = Recorder()
-    write_blocks(disk, 0, memoryview(bytes(1500)), 1000, np.ones(2, bool), np.ones(2, bool))
+    write_blocks(disk, np.arange(2), memoryview(bytes(1500)), 1000, *np.ones((2, 2), bool))
     assert disk.calls == [("zero", 0, 1500)]
 
 
@@ -240,7 +274,7 @@ def test_threads_share_a_file_without_mixing_their_chunks(tmp_path: Path):
     with (tmp_path / "copy").open("w+b") as file:
         job.run(
             ranges((0, 16 * MIB + 123)),
-            consume=HostFile(tmp_path / "copy", file.fileno()).write,
+            consume=each(HostFile(tmp_path / "copy", file.fileno()).write),
             report=silent,
         )
     assert (tmp_path / "copy").read_bytes() == job.data.tobytes()

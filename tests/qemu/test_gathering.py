@@ -86,7 +86,7 @@ def test_a_layer_that_cannot_be_read_is_not_blamed_on_the_session_s_folder(
         raise OSError(errno.EIO, os.strerror(errno.EIO))
 
     monkeypatch.setattr(gathering, "MAX_FILES", 5)
-    monkeypatch.setattr(chain, "readinto", fails)
+    monkeypatch.setattr(chain, "read", fails)
     with pytest.raises(RecoveryError, match="reads through cannot be read: Input/output error"):
         gathered(tmp_path, chain)
 

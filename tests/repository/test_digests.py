@@ -55,7 +55,7 @@ def write(path: Path, blocks: dict[int, int], size: int = SIZE) -> Path:
     path.unlink(missing_ok=True)
     writer = DigestWriter(path, size)
     for block, seed in blocks.items():
-        writer.add(block, made(seed) if seed else np.zeros((1, DIGEST), np.uint8))
+        writer.add(np.array([block]), made(seed) if seed else np.zeros((1, DIGEST), np.uint8))
     writer.finish()
     return path
 
@@ -104,7 +104,7 @@ def test_a_fold_has_of_each_block_what_the_newest_layer_says(folder, disk, data)
     count = data.draw(st.integers(1, blocks - first))
     with DigestFold(paths, size) as fold:
         fold.prove()
-        found = fold.expected(first, count)
+        found = fold.expected(np.arange(first, first + count))
         for number in range(first, first + count):
             seed = wanted.get(number, 0)
             assert bytes(found[number - first]) == (bytes(made(seed)) if seed else bytes(DIGEST))
@@ -117,6 +117,35 @@ def test_a_fold_has_of_each_block_what_the_newest_layer_says(folder, disk, data)
         }
         assert held == set(wanted)
         assert all(at + length <= size for at, length in fold.held().tolist())
+
+
+@given(DISKS, st.data())
+def test_digests_of_any_blocks_are_those_of_each(folder, disk, data):
+    size, layers = disk
+    blocks = np.array(sorted(data.draw(st.sets(st.integers(0, -(-size // BLOCK) - 1)))), np.int64)
+    paths = [write(folder / f"{n}.digests", layer, size) for n, layer in enumerate(layers)]
+    with DigestFold(paths, size) as fold:
+        found, held = fold.expected(blocks), fold.holds(blocks)
+        for number, block in enumerate(blocks.tolist()):
+            assert (found[number] == fold.expected(np.array([block]))[0]).all()
+            assert held[number] == (fold.layer_of(block) >= 0)
+
+
+@given(st.sets(EDGES | st.integers(0, WIDE - 1), min_size=1), st.data())
+def test_digests_that_come_in_any_groups_are_kept_each_for_its_block(folder, held, data):
+    blocks = np.array(sorted(held), np.int64)
+    rows = np.concatenate([made(seed) for seed in range(len(blocks))])
+    group = np.array(data.draw(st.lists(st.integers(0, 2), min_size=len(held), max_size=len(held))))
+    kept = np.array(data.draw(st.lists(st.booleans(), min_size=len(held), max_size=len(held))))
+    (folder / "groups.digests").unlink(missing_ok=True)
+    writer = DigestWriter(folder / "groups.digests", WIDE * BLOCK)
+    for number in range(3):
+        here = group == number
+        writer.add(blocks[here], rows[here], kept[here])
+    writer.finish()
+    with DigestFold([folder / "groups.digests"], WIDE * BLOCK) as fold:
+        assert (fold.expected(blocks) == rows * kept[:, None]).all()
+        assert fold.holds(np.arange(WIDE)).sum() == kept.sum()
 
 
 @given(DISKS)
@@ -133,7 +162,7 @@ def test_a_fold_that_is_written_as_one_layer_says_the_same(folder, disk):
         writer.finish()
         assert writer.held_bytes == fold.held()[:, 1].sum()
         with DigestFold([merged], size) as one:
-            assert (one.expected(0, blocks) == fold.expected(0, blocks)).all()
+            assert (one.expected(np.arange(blocks)) == fold.expected(np.arange(blocks))).all()
             assert one.held().tolist() == fold.held().tolist()
         held = {block for layer in layers for block in layer}
         rows = {block // REGION for block in held}
@@ -146,11 +175,11 @@ def test_blocks_that_are_not_kept_are_not_held(folder):
     writer = DigestWriter(folder / "some.digests", WIDE * BLOCK)
     rows = np.concatenate([made(seed) for seed in range(WIDE)])
     kept = np.arange(WIDE) % 3 == 1
-    writer.add(0, rows, kept)
+    writer.add(np.arange(WIDE), rows, kept)
     writer.finish()
     assert writer.held_bytes == kept.sum() * BLOCK
     with DigestFold([folder / "some.digests"], WIDE * BLOCK) as fold:
-        assert (fold.expected(0, WIDE) == rows * kept[:, None]).all()
+        assert (fold.expected(np.arange(WIDE)) == rows * kept[:, None]).all()
         assert fold.held()[:, 0].tolist() == [n * BLOCK for n in range(WIDE) if kept[n]]
 
 
@@ -161,9 +190,11 @@ def test_files_of_the_first_layout_are_read(folder):
     with DigestFold([path], SIZE) as old, DigestFold([new], SIZE) as same:
         old.prove()
         assert old.held().tolist() == same.held().tolist()
-        assert (old.expected(0, BLOCKS) == same.expected(0, BLOCKS)).all()
+        assert (old.expected(np.arange(BLOCKS)) == same.expected(np.arange(BLOCKS))).all()
     with DigestFold([path, write(folder / "above.digests", {2: 7})], SIZE) as mixed:
-        assert mixed.expected(1, 3).tobytes() == (made(1).tobytes() + made(7).tobytes() + bytes(32))
+        assert mixed.expected(np.arange(1, 4)).tobytes() == (
+            made(1).tobytes() + made(7).tobytes() + bytes(32)
+        )
 
 
 def test_a_newer_layout_is_said_to_be_newer_and_not_damaged(folder):
@@ -185,11 +216,13 @@ def test_opening_reads_no_digests_and_reading_proves_those_of_the_region(folder)
         file.write(bytes(1))
     with DigestFold([path], WIDE * BLOCK) as fold:
         for block, seed in ((0, 1), (WIDE - 1, 4)):
-            assert fold.expected(block, 1).tobytes() == made(seed).tobytes()
+            assert fold.expected(np.array([block])).tobytes() == made(seed).tobytes()
         assert fold.layer_of(REGION + 9) == 0
         for first, count in ((REGION, 1), (REGION + 9, 1), (REGION - 1, 2), (0, WIDE)):
             with pytest.raises(DamagedDigests, match="digests themselves are altered"):
-                fold.expected(first, count)
+                fold.expected(np.arange(first, first + count))
+        around = np.array([1, WIDE - 1])  # the damage lies between both in the file
+        assert not fold.expected(around)[0].any()
         with pytest.raises(DamagedDigests):
             fold.prove()
 
@@ -306,7 +339,7 @@ def test_a_missing_file_is_named_with_what_computes_it_again(folder):
 
 def test_a_fold_of_nothing_is_a_disk_of_zeros():
     with DigestFold([], SIZE) as fold:
-        assert not fold.expected(0, BLOCKS).any()
+        assert not fold.expected(np.arange(BLOCKS)).any()
         assert len(fold.held()) == 0
         assert fold.layer_of(0) == -1
 
@@ -314,7 +347,7 @@ def test_a_fold_of_nothing_is_a_disk_of_zeros():
 def test_what_was_not_finished_is_worth_nothing(folder):
     (folder / "begun.digests").unlink(missing_ok=True)
     writer = DigestWriter(folder / "begun.digests", SIZE)
-    writer.add(0, made(1))
+    writer.add(np.array([0]), made(1))
     writer.close()
     with pytest.raises(DamagedDigests):
         DigestFile(folder / "begun.digests")

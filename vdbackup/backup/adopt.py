@@ -23,11 +23,11 @@ from vdbackup.backup.merged_layer import RESERVE
 from vdbackup.backup.readback import check_layer
 from vdbackup.disks.chain import Chain
 from vdbackup.disks.disk import UNIT, ParentRef, VirtualDisk
-from vdbackup.disks.extents import Ranges, aligned, total
+from vdbackup.disks.extents import Ranges, aligned, blocks_of, total
 from vdbackup.disks.formats import check_fits, check_format, open_disk
 from vdbackup.disks.host_file import clone
 from vdbackup.disks.names import BACKUP_FORMATS, DiskFormat
-from vdbackup.disks.transfer import transfer
+from vdbackup.disks.transfer import each, transfer
 from vdbackup.errors import AlreadyBackedUp, DiskError, SourceInUse, Unreadable
 from vdbackup.jobs import Plan, Task, readable_size
 from vdbackup.repository.backup_set import BackupSet
@@ -240,7 +240,7 @@ class _Adoption:
             draft,
             self._state,
             self._own(),
-            self._read,
+            each(self._read),
             self._phase,
             self._task,
         )
@@ -273,18 +273,16 @@ class _Adoption:
     def _fill_clone(self, draft: Draft) -> None:
         """Digests of all that the clone holds, and the rest of blocks that it holds in part."""
 
-        def note(offset: int, view: memoryview) -> None:
+        def note(pieces: Ranges, view: memoryview) -> None:
             digests = digest_blocks(view)
             kept = ~is_zero(digests) | (self._parent is not None)
-            draft.digests.add(offset // BLOCK, digests, kept)
+            draft.digests.add(blocks_of(pieces, BLOCK), digests, kept)
 
-        def complete(offset: int, view: memoryview) -> None:
-            draft.disk.write(offset, view)
-
+        complete = each(draft.disk.write)
         for ranges, consume in ((self._own(), note), (self._partial(), complete)):
             transfer(
                 ranges,
-                self._read,
+                each(self._read),
                 consume,
                 phase=self._phase,
                 task=self._task,

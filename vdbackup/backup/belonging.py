@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from vdbackup.disks.extents import aligned
+from vdbackup.disks.extents import aligned, blocks_of
 from vdbackup.disks.names import DiskFormat
 from vdbackup.errors import OtherSource, RepositoryError, VdbackupError
 from vdbackup.repository.backup_set import BackupSet
@@ -226,7 +226,7 @@ def _resembles(source: Source, backup_set: BackupSet) -> bool:
             for offset in places:
                 view = memoryview(bytearray(min(BLOCK, source.size - offset)))
                 source.readinto(offset, view)
-                wanted = state.expected(offset // BLOCK, 1)
+                wanted = state.expected(blocks_of(np.array([[offset, len(view)]]), BLOCK))
                 same += not differ(digest_blocks(view), wanted).any()
     except VdbackupError:  # damaged, or the source has errors there: then it is no proof
         return False

@@ -14,10 +14,10 @@ from pathlib import Path
 from vdbackup.backup import merge, retention
 from vdbackup.backup.belonging import belonging
 from vdbackup.disks.disk import SECTOR
-from vdbackup.disks.extents import Ranges, aligned, total, union
+from vdbackup.disks.extents import Ranges, aligned, blocks_of, total, union
 from vdbackup.disks.formats import check_fits, check_format, fitting_formats
 from vdbackup.disks.names import DiskFormat
-from vdbackup.disks.transfer import Read, transfer, write_blocks
+from vdbackup.disks.transfer import Read, each, transfer, write_blocks
 from vdbackup.errors import (
     ChangedMeanwhile,
     OtherFormat,
@@ -309,7 +309,7 @@ def _captured(
     with draft:
         with state_of(backup_set, choice.parent, source.size) as state:
             ranges = _to_read(source, state)
-            keep_changes(draft, state, ranges, salvage.readinto, "Capture", task)
+            keep_changes(draft, state, ranges, each(salvage.readinto), "Capture", task)
             again = _kept_again(state)
         task.check()
         unreadable = salvage.unreadable()
@@ -367,18 +367,17 @@ def keep_changes(
         draft: takes the blocks and their digests.
         state: what the disk through the parent holds.
         ranges: what to look at, whole blocks, in bytes.
-        read: fills a view from a byte of the disk on.
+        read: fills a view with pieces of the disk (`transfer`).
         phase: what this is called in progress reports.
         task: what it reports to, and what stops it.
     """
 
-    def keep(offset: int, view: memoryview) -> None:
-        first = offset // BLOCK
-        digests = digest_blocks(view)
-        known, sure = state.as_far_as_known(first, len(digests))
+    def keep(pieces: Ranges, view: memoryview) -> None:
+        blocks, digests = blocks_of(pieces, BLOCK), digest_blocks(view)
+        known, sure = state.as_far_as_known(blocks)
         changed = differ(digests, known) | ~sure
-        write_blocks(draft.disk, offset, view, BLOCK, changed, is_zero(digests))
-        draft.digests.add(first, digests, changed)
+        write_blocks(draft.disk, blocks, view, BLOCK, changed, is_zero(digests))
+        draft.digests.add(blocks, digests, changed)
 
     transfer(ranges, read, keep, phase=phase, task=task)
 

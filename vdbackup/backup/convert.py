@@ -18,6 +18,7 @@ from vdbackup.backup import merge
 from vdbackup.backup.merged_layer import RESERVE
 from vdbackup.backup.readback import check_layer
 from vdbackup.disks.chain import Chain
+from vdbackup.disks.extents import Ranges, blocks_of
 from vdbackup.disks.formats import check_fits, check_format
 from vdbackup.disks.names import DiskFormat
 from vdbackup.disks.transfer import transfer, write_blocks
@@ -143,10 +144,9 @@ def _copy(old: BackupSet, point: RecoveryPoint, draft: Draft, task: Task) -> Non
     layer = Chain.alone(old.disk_path(point), old.settings.format)
     with layer, DigestFold([old.folder / point.digests], point.virtual_size) as own:
 
-        def copy(offset: int, view: memoryview) -> None:
-            first = offset // BLOCK
-            found = digest_blocks(view)
-            if differ(found, own.expected(first, len(found))).any():
+        def copy(pieces: Ranges, view: memoryview) -> None:
+            blocks, found = blocks_of(pieces, BLOCK), digest_blocks(view)
+            if differ(found, own.expected(blocks)).any():
                 raise Damaged(
                     f"Point {point.sequence} of {old.name} is damaged: it is not as it was "
                     "captured.",
@@ -154,11 +154,11 @@ def _copy(old: BackupSet, point: RecoveryPoint, draft: Draft, task: Task) -> Non
                     remedy=Remedy.VERIFY,
                 )
             every = np.ones(len(found), np.bool_)
-            write_blocks(draft.disk, offset, view, BLOCK, every, is_zero(found))
-            draft.digests.add(first, found)
+            write_blocks(draft.disk, blocks, view, BLOCK, every, is_zero(found))
+            draft.digests.add(blocks, found)
 
         phase = f"Convert point {point.sequence}"
-        transfer(own.held(), layer.readinto, copy, phase=phase, task=task)
+        transfer(own.held(), layer.read, copy, phase=phase, task=task)
 
 
 def _check_space(backup_set: BackupSet) -> None:

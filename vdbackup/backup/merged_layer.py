@@ -17,7 +17,7 @@ import numpy as np
 from vdbackup.backup.readback import check_layer
 from vdbackup.disks.chain import Chain
 from vdbackup.disks.disk import UNIT, VirtualDisk
-from vdbackup.disks.extents import aligned, total, union
+from vdbackup.disks.extents import Ranges, aligned, blocks_of, total, union
 from vdbackup.disks.formats import check_growth, open_disk
 from vdbackup.disks.host_file import HostFile, clone
 from vdbackup.disks.transfer import Read, Target, transfer, write_blocks
@@ -124,7 +124,7 @@ class _Sharing:
         self._layer.zero(offset, length)
 
 
-def _read_nothing(_offset: int, _view: memoryview) -> None:
+def _read_nothing(_pieces: Ranges, _view: memoryview) -> None:
     """What is shared need not be read."""
 
 
@@ -166,7 +166,7 @@ def copy_into_parent(
     path.chmod(WRITABLE_MODE)
     layer = open_disk(path, backup_set.settings.format, writable=True)
     with closing(layer), _alone(backup_set, child) as chain:
-        _roll_in(backup_set, child, chain.readinto, layer, task)
+        _roll_in(backup_set, child, chain.read, layer, task)
         layer.flush()
     check_held(backup_set, parent.disk, child, "Check", task)
 
@@ -184,9 +184,10 @@ def _roll_in(
     """Every block that the child holds."""
     with _own_digests(backup_set, child) as digests:
 
-        def put(offset: int, view: memoryview) -> None:
-            zero = is_zero(digests.expected(offset // BLOCK, -(-len(view) // BLOCK)))
-            write_blocks(target, offset, view, BLOCK, np.ones_like(zero), zero)
+        def put(pieces: Ranges, view: memoryview) -> None:
+            blocks = blocks_of(pieces, BLOCK)
+            zero = is_zero(digests.expected(blocks))
+            write_blocks(target, blocks, view, BLOCK, np.ones_like(zero), zero)
 
         transfer(digests.held(), read, put, phase="Merge", task=task)
 

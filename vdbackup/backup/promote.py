@@ -23,7 +23,7 @@ from vdbackup.backup.capture import RESERVE, keep_changes, state_of
 from vdbackup.backup.readback import check_layer
 from vdbackup.disks.chain import Chain
 from vdbackup.disks.disk import DiskInfo, VirtualDisk
-from vdbackup.disks.extents import BlockMap, Ranges, aligned, total
+from vdbackup.disks.extents import BlockMap, Ranges, aligned, blocks_of, total
 from vdbackup.disks.formats import open_disk, probe
 from vdbackup.disks.names import DiskFormat
 from vdbackup.disks.qcow2.disk import Qcow2Disk
@@ -174,9 +174,8 @@ def _check(
         backup_set.open_digests(promoted) as held,
     ):
 
-        def compare(offset: int, view: memoryview) -> None:
-            actual = digest_blocks(view)
-            if differ(actual, held.expected(offset // BLOCK, len(actual))).any():
+        def compare(pieces: Ranges, view: memoryview) -> None:
+            if differ(digest_blocks(view), held.expected(blocks_of(pieces, BLOCK))).any():
                 raise NotPromotable(
                     f"Point {promoted.sequence} is not all that {plan.session.title} wrote: the "
                     "machine has written since. The session stays.",
@@ -184,7 +183,7 @@ def _check(
                 )
 
         ranges = _candidates(disk, plan.session)
-        transfer(ranges, disk.readinto, compare, phase="Compare", task=task)
+        transfer(ranges, disk.read, compare, phase="Compare", task=task)
 
 
 def _promoted(
@@ -201,7 +200,7 @@ def _promoted(
         )
         with draft:
             with state_of(backup_set, point, point.virtual_size) as state:
-                keep_changes(draft, state, ranges, disk.readinto, "Promote", task)
+                keep_changes(draft, state, ranges, disk.read, "Promote", task)
             task.check()
             ended = datetime.fromtimestamp(session.disks[-1].stat().st_mtime, UTC)
             return draft.publish(

@@ -7,11 +7,9 @@ import logging
 from contextlib import closing
 from pathlib import Path
 
-import numpy as np
-
-from vdbackup.disks.chain import Chain, read_flat
+from vdbackup.disks.chain import Chain, read_pieces
 from vdbackup.disks.device_reads import OF_FILES, DeviceReads
-from vdbackup.disks.extents import aligned, total, union
+from vdbackup.disks.extents import Ranges, aligned, blocks_of, total, union
 from vdbackup.disks.host_file import HostFile
 from vdbackup.disks.names import DiskFormat
 from vdbackup.disks.transfer import transfer
@@ -34,11 +32,11 @@ def check_layer(
 ) -> None:
     """Raise Damaged unless the file `layer` itself holds every block of `digests` as it should."""
 
-    def check(offset: int, view: memoryview) -> None:
-        actual = digest_blocks(view)
-        wrong = differ(actual, digests.expected(offset // BLOCK, len(actual)))
+    def check(pieces: Ranges, view: memoryview) -> None:
+        blocks = blocks_of(pieces, BLOCK)
+        wrong = differ(digest_blocks(view), digests.expected(blocks))
         if wrong.any():
-            at = offset + int(np.flatnonzero(wrong)[0]) * BLOCK
+            at = int(blocks[wrong][0]) * BLOCK
             raise Damaged(
                 f"{layer.name} is not as it was captured, at byte {at} of the disk.",
                 "No good data was lost.",
@@ -47,8 +45,8 @@ def check_layer(
 
     with closing(_Storage(layer)) as storage, Chain.alone(layer, disk_format) as data:
 
-        def read(offset: int, view: memoryview) -> None:
-            read_flat(data.map, [storage], offset, view)
+        def read(pieces: Ranges, view: memoryview) -> None:
+            read_pieces(data.map, [storage], pieces, view)
 
         transfer(digests.held(), read, check, phase=phase, task=task)
 
@@ -68,14 +66,13 @@ def check_whole_layer(
         if is_child and total(stored) != total(held):
             raise Damaged(f"{layer.name} holds other blocks than it did.")
 
-        def compare(offset: int, view: memoryview) -> None:
-            actual = digest_blocks(view)
-            if differ(actual, wanted.expected(offset // BLOCK, len(actual))).any():
+        def compare(pieces: Ranges, view: memoryview) -> None:
+            if differ(digest_blocks(view), wanted.expected(blocks_of(pieces, BLOCK))).any():
                 raise Damaged(f"{layer.name} does not hold what was captured.")
 
         transfer(
             union(stored, held),
-            data.readinto,
+            data.read,
             compare,
             phase=phase,
             task=task,

@@ -32,7 +32,7 @@ from vdbackup.backup.quarantine import keep_a_copy, put_aside
 from vdbackup.backup.repair_identity import Layer, valid_digests
 from vdbackup.backup.repair_point import repair_point
 from vdbackup.disks.chain import Chain
-from vdbackup.disks.extents import Ranges, aligned, total, union
+from vdbackup.disks.extents import Ranges, aligned, blocks_of, total, union
 from vdbackup.disks.transfer import transfer
 from vdbackup.errors import NotRepaired, RepositoryError
 from vdbackup.jobs import Task
@@ -378,16 +378,16 @@ def _is_torn(
         own, childs = data.layers[0].block_map(), over.held()
         differs: set[bool] = set()  # whether a block that differs is the child's, too
 
-        def compare(offset: int, view: memoryview) -> None:
-            actual, first = digest_blocks(view), offset // BLOCK
-            other = differ(actual, wanted.expected(first, len(actual)))
+        def compare(pieces: Ranges, view: memoryview) -> None:
+            blocks = blocks_of(pieces, BLOCK)
+            other = differ(digest_blocks(view), wanted.expected(blocks))
             if is_child:
-                other |= ~wanted.holds(first, len(actual))
-            differs.update(_lie_in((np.flatnonzero(other) + first) * BLOCK, childs).tolist())
+                other |= ~wanted.holds(blocks)
+            differs.update(_lie_in(blocks[other] * BLOCK, childs).tolist())
 
         transfer(
             union(aligned(own.own_ranges(), BLOCK, size), wanted.held()),
-            data.readinto,
+            data.read,
             compare,
             phase=f"Look at point {parent.sequence}",
             task=task,

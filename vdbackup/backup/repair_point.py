@@ -14,7 +14,7 @@ from vdbackup.backup.quarantine import keep_a_copy, put_aside
 from vdbackup.backup.repair_identity import Layer, valid_digests
 from vdbackup.disks.chain import Chain
 from vdbackup.disks.disk import ParentRef
-from vdbackup.disks.extents import aligned, total
+from vdbackup.disks.extents import Ranges, aligned, blocks_of, total
 from vdbackup.disks.transfer import transfer
 from vdbackup.errors import RepositoryError
 from vdbackup.jobs import Task
@@ -141,15 +141,15 @@ def _compute_digests(folder: Path, layer: Layer, point: RecoveryPoint, task: Tas
             own = data.layers[0].block_map()
             ranges = own.own_ranges() if layer.info.parent else own.data_ranges()
 
-            def add(offset: int, view: memoryview) -> None:
+            def add(pieces: Ranges, view: memoryview) -> None:
                 digests = digest_blocks(view)
                 # a full holds what is not zero; what a child holds may hide something
                 kept = ~is_zero(digests) | (layer.info.parent is not None)
-                writer.add(offset // BLOCK, digests, kept)
+                writer.add(blocks_of(pieces, BLOCK), digests, kept)
 
             transfer(
                 aligned(ranges, BLOCK, data.size),
-                data.readinto,
+                data.read,
                 add,
                 phase=f"Digests of point {point.sequence}",
                 task=task,

@@ -13,7 +13,7 @@ import numpy as np
 
 from vdbackup.disks.contents import decide
 from vdbackup.disks.disk import UNIT, ParentRef, VirtualDisk
-from vdbackup.disks.extents import ZERO, BlockMap, Ranges, aligned, flatten, union
+from vdbackup.disks.extents import ZERO, BlockMap, Ranges, aligned, counted, flatten, union
 from vdbackup.disks.formats import open_disk, probe
 from vdbackup.disks.names import DiskFormat
 from vdbackup.errors import ParentError, Remedy
@@ -48,6 +48,39 @@ def read_flat(flat: BlockMap, files: Sequence[HostReader], offset: int, view: me
             files[layer].read_host(int(flat.hosts[run]) + at - int(flat.starts[run]), part)
         done += len(part)
         run += 1
+
+
+def read_pieces(
+    flat: BlockMap, files: Sequence[HostReader], pieces: Ranges, view: memoryview
+) -> None:
+    """Fill `view` with the bytes of several ranges, one after the other.
+
+    What lies side by side in a file is read in one call, wherever it is in the disk: a child's
+    scattered blocks lie in its file as they came. Raises as `read_flat` does.
+    """
+    if not len(pieces):
+        return
+    starts, ends = pieces[:, 0], pieces[:, 0] + pieces[:, 1]
+    if starts.min() < 0 or ends.max() > flat.size:
+        raise ValueError(f"bytes up to {ends.max()} lie beyond the end at {flat.size}")
+    first = np.searchsorted(flat.starts, starts, "right") - 1
+    count = np.searchsorted(flat.starts, ends) - first
+    run = counted(first, count)
+    piece = np.repeat(np.arange(len(pieces)), count)
+    begins = np.maximum(flat.starts[run], starts[piece])
+    lengths = np.minimum(flat.ends_of(run), ends[piece]) - begins
+    layers, hosts = flat.layers[run], flat.hosts[run] + begins - flat.starts[run]
+    follows = (layers[1:] < 0) | (hosts[1:] == hosts[:-1] + lengths[:-1])
+    cuts = np.flatnonzero(~follows | (layers[1:] != layers[:-1])) + 1
+    at = np.append(0, np.cumsum(lengths))
+    parts = [0, *cuts.tolist()]
+    places = zip(layers[parts].tolist(), hosts[parts].tolist(), at[parts].tolist(), strict=True)
+    bounds = [*at[cuts].tolist(), len(view)]
+    for (layer, host, begin), end in zip(places, bounds, strict=True):
+        if layer == ZERO:
+            np.frombuffer(view[begin:end], np.uint8)[:] = 0
+        else:
+            files[layer].read_host(host, view[begin:end])
 
 
 class Chain:
@@ -141,6 +174,10 @@ class Chain:
         the disk's end.
         """
         read_flat(self.map, self.layers, offset, view)
+
+    def read(self, pieces: Ranges, view: memoryview) -> None:
+        """Fill `view` with the disk's bytes of several ranges; raises as `readinto` does."""
+        read_pieces(self.map, self.layers, pieces, view)
 
     def close(self) -> None:
         """Close all files."""

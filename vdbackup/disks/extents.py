@@ -234,6 +234,11 @@ class BlockMap:
         """Where a run ends, in bytes."""
         return int(self.starts[run + 1]) if run + 1 < len(self.starts) else self.size
 
+    def ends_of(self, runs: Int64s) -> Int64s:
+        """Where each of some runs ends, in bytes."""
+        last = len(self.starts) - 1
+        return np.where(runs < last, self.starts[np.minimum(runs + 1, last)], self.size)
+
 
 class _Tiling:
     """A map while it is made, run by run from the disk's start on, in pieces.
@@ -388,6 +393,18 @@ def _are_apart(ranges: Ranges) -> bool:
         for part in _pieces(len(ranges))
         for each, after in [(ranges[part], ranges[part.start + 1 : part.stop + 1])]
     )
+
+
+def counted(firsts: Int64s, counts: Int64s) -> Int64s:
+    """Each number of `firsts`, and so many that follow it as `counts` says, itself among them."""
+    before = np.cumsum(counts) - counts
+    numbers = np.repeat(firsts - before, counts)
+    return numbers + np.arange(len(numbers))
+
+
+def blocks_of(ranges: Ranges, block_size: int) -> Int64s:
+    """The numbers of the blocks that ranges of whole blocks are; the disk's last may be short."""
+    return counted(ranges[:, 0] // block_size, -(-ranges[:, 1] // block_size))
 
 
 def total(ranges: Ranges) -> int:

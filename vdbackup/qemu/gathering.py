@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vdbackup.disks.chain import Chain
-from vdbackup.disks.extents import BlockMap
+from vdbackup.disks.extents import BlockMap, Ranges
 from vdbackup.disks.transfer import Read, transfer_in_order
 from vdbackup.durable import free_space
 from vdbackup.errors import CannotBoot, PointUnreadable, Remedy
@@ -81,7 +81,7 @@ def gathered(folder: Path, chain: Chain) -> Files:
         own = folder / "map.gathered"
         with own.open("xb") as file:
 
-            def append(_offset: int, view: memoryview) -> None:
+            def append(_: Ranges, view: memoryview) -> None:
                 file.write(view)
 
             transfer_in_order(
@@ -100,9 +100,9 @@ def gathered(folder: Path, chain: Chain) -> Files:
 def _reading(chain: Chain) -> Read:
     """Reads the chain; what fails there is no trouble of the folder that is written to."""
 
-    def read(offset: int, view: memoryview) -> None:
+    def read(pieces: Ranges, view: memoryview) -> None:
         try:
-            chain.readinto(offset, view)
+            chain.read(pieces, view)
         except OSError as error:
             raise PointUnreadable(
                 f"A layer that {chain.layers[-1].path.name} reads through cannot be read: "

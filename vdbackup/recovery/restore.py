@@ -20,7 +20,7 @@ import numpy as np
 
 from vdbackup.disks.chain import Chain
 from vdbackup.disks.device_reads import sector_size_of
-from vdbackup.disks.extents import Ranges, aligned, total, union
+from vdbackup.disks.extents import Int64s, Ranges, aligned, blocks_of, total, union
 from vdbackup.disks.formats import check_fits, create_disk, open_disk
 from vdbackup.disks.names import BACKUP_FORMATS, DiskFormat
 from vdbackup.disks.transfer import transfer, transfer_in_order, write_blocks
@@ -300,13 +300,14 @@ def _write(
         on_device = plan.target.is_block_device()
         ranges = _everything(chain.size) if on_device else _stored(chain, digests)
 
-        def put(offset: int, view: memoryview) -> None:
-            zero = check.look(offset, view)
-            write_blocks(disk, offset, view, BLOCK, ~zero | on_device, zero)
+        def put(pieces: Ranges, view: memoryview) -> None:
+            blocks = blocks_of(pieces, BLOCK)
+            zero = check.look(blocks, view)
+            write_blocks(disk, blocks, view, BLOCK, ~zero | on_device, zero)
 
         in_order = _is_in_order(plan.disk_format)
         move = transfer_in_order if in_order else transfer
-        move(ranges, chain.readinto, put, phase="Restore", task=task)
+        move(ranges, chain.read, put, phase="Restore", task=task)
     disk.flush()
     return check.warnings()
 
@@ -323,14 +324,14 @@ class _Check:
         self._go_on = go_on
         self._damaged: list[tuple[int, str]] = []
 
-    def look(self, offset: int, view: memoryview) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
+    def look(self, blocks: Int64s, view: memoryview) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
         """bool[blocks]: which of the blocks in `view` are all zeros; raises Damaged."""
-        first = offset // BLOCK
         actual = digest_blocks(view)
-        known, sure = self._digests.as_far_as_known(first, len(actual))
-        for block in np.flatnonzero(differ(actual, known) | ~sure).tolist():
-            layer = self._layers[self._digests.layer_of(first + block)]
-            self._note((first + block) * BLOCK, layer.disk if sure[block] else layer.digests)
+        known, sure = self._digests.as_far_as_known(blocks)
+        for at in np.flatnonzero(differ(actual, known) | ~sure).tolist():
+            block = int(blocks[at])
+            layer = self._layers[self._digests.layer_of(block)]
+            self._note(block * BLOCK, layer.disk if sure[at] else layer.digests)
         return is_zero(actual)
 
     def _note(self, offset: int, file: str) -> None:

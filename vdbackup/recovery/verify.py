@@ -17,7 +17,7 @@ from functools import partial
 import numpy as np
 
 from vdbackup.disks.chain import Chain
-from vdbackup.disks.extents import aligned, runs_of, total, union
+from vdbackup.disks.extents import Ranges, aligned, blocks_of, runs_of, total, union
 from vdbackup.disks.transfer import transfer
 from vdbackup.errors import READ_ONLY, DiskError, PointNotFound, RepositoryLocked, VdbackupError
 from vdbackup.jobs import Plan, Task, retry_when_cleared
@@ -194,26 +194,28 @@ def _compare(layer: RecoveryPoint, data: Chain, digests: DigestFold, task: Task)
     unreadable: dict[int, str] = {}
     lock = threading.Lock()
 
-    def read(offset: int, view: memoryview) -> None:
+    def read(pieces: Ranges, view: memoryview) -> None:
         try:
-            data.readinto(offset, view)
+            data.read(pieces, view)
+        except (DiskError, OSError):
+            for number, block in enumerate(blocks_of(pieces, BLOCK).tolist()):
+                read_block(block, view[number * BLOCK : (number + 1) * BLOCK])
+
+    def read_block(block: int, view: memoryview) -> None:
+        try:
+            data.readinto(block * BLOCK, view)
         except (DiskError, OSError) as error:
-            if len(view) > BLOCK:
-                for at in range(0, len(view), BLOCK):
-                    read(offset + at, view[at : at + BLOCK])
-                return
             title = error.title if isinstance(error, DiskError) else error.strerror
             with lock:
-                unreadable[offset // BLOCK] = f"the block cannot be read: {title}"
+                unreadable[block] = f"the block cannot be read: {title}"
 
-    def check(offset: int, view: memoryview) -> None:
-        actual = digest_blocks(view)
-        first = offset // BLOCK
-        known, sure = digests.as_far_as_known(first, len(actual))
-        differing = np.flatnonzero(differ(actual, known) & sure)
+    def check(pieces: Ranges, view: memoryview) -> None:
+        blocks = blocks_of(pieces, BLOCK)
+        known, sure = digests.as_far_as_known(blocks)
+        differing = differ(digest_blocks(view), known) & sure
         with lock:
-            wrong.extend((differing + first).tolist())
-            unknown.extend((start + first, end - start) for start, end in runs_of(~sure))
+            wrong.extend(blocks[differing].tolist())
+            unknown.extend((block, 1) for block in blocks[~sure].tolist())
 
     transfer(
         union(stored, digests.held()),
@@ -288,7 +290,7 @@ class _Verdicts:
 def _left_of(finding: Finding, layer: DigestFold) -> list[Finding]:
     """The same of the blocks that the layer does not hold itself."""
     first = (finding.offset or 0) // BLOCK
-    left = runs_of(~layer.holds(first, finding.length // BLOCK))
+    left = runs_of(~layer.holds(np.arange(first, first + finding.length // BLOCK)))
     return [
         replace(finding, offset=(first + start) * BLOCK, length=(end - start) * BLOCK)
         for start, end in left

@@ -9,12 +9,14 @@ What is kept in memory is a bit for each block (4 MiB for 2 TiB): of runs there 
 from __future__ import annotations
 
 import threading
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 from blake3 import blake3
 from numpy.typing import NDArray
 
+from vdbackup.disks.extents import Int64s
 from vdbackup.disks.host_file import HostFile
 from vdbackup.durable import give_to_owner_of_folder
 from vdbackup.repository.digest_file import BLOCK, DIGEST, HEADER, REGION, ROW, Rows, sealed_header
@@ -52,25 +54,25 @@ class DigestWriter:
         return blocks * BLOCK - (-self._virtual_size % BLOCK if short else 0)
 
     def add(
-        self, first_block: int, digests: NDArray[np.uint8], kept: NDArray[np.bool_] | None = None
+        self, blocks: Int64s, digests: NDArray[np.uint8], kept: NDArray[np.bool_] | None = None
     ) -> None:
-        """Take the digests of blocks that lie side by side; each block comes once.
+        """Take the digests of some blocks; each block comes once.
 
         Args:
-            first_block: the first block's number.
+            blocks: int64[blocks], their numbers, ascending.
             digests: shape (blocks, 32).
             kept: bool[blocks], which of them the layer holds; all of them if None.
         """
         kept = np.ones(len(digests), np.bool_) if kept is None else kept
-        done = 0
-        while done < len(digests):
-            region, start = divmod(first_block + done, REGION)
-            end = min(len(digests), done + REGION - start)
-            if kept[done:end].any():
-                data = memoryview(np.ascontiguousarray(digests[done:end])).cast("B")
-                place = self._place(region, start, kept[done:end])
-                self._file.write(HEADER.size + place * _PLACE + start * DIGEST, data)
-            done = end
+        region = blocks // REGION
+        cuts = np.flatnonzero((np.diff(blocks) != 1) | (np.diff(region) != 0)) + 1
+        rows = memoryview(digests.tobytes())
+        for first, end in pairwise([0, *cuts.tolist(), len(blocks)]):
+            if kept[first:end].any():
+                start = int(blocks[first]) % REGION
+                place = self._place(int(region[first]), start, kept[first:end])
+                at = HEADER.size + place * _PLACE + start * DIGEST
+                self._file.write(at, rows[first * DIGEST : end * DIGEST])
 
     def _place(self, region: int, start: int, kept: NDArray[np.bool_]) -> int:
         """The region's place; its blocks from `start` on are noted as held, where they are kept."""

@@ -19,8 +19,7 @@ import numpy as np
 from blake3 import blake3
 from numpy.typing import NDArray
 
-from vdbackup.disks.chain import read_flat
-from vdbackup.disks.extents import UNALLOCATED, BlockMap, Ranges, flatten
+from vdbackup.disks.extents import UNALLOCATED, BlockMap, Int64s, Ranges, flatten
 from vdbackup.errors import DiskFormatError
 from vdbackup.repository.digest_file import BLOCK, DIGEST, REGION, DigestFile
 from vdbackup.repository.digest_writer import DigestWriter, space_for
@@ -90,26 +89,28 @@ class DigestFold:
         own = self._files[-1].map.of_layer(len(self._files) - 1)
         self._map = own.over(self._map)
 
-    def expected(self, first_block: int, count: int) -> Digests:
-        """The digests of `count` blocks from `first_block` on; raises DamagedDigests."""
-        digests = np.zeros((count, DIGEST), np.uint8)
-        view = memoryview(digests).cast("B")
-        read_flat(self._map, self._files, first_block * DIGEST, view)
+    def expected(self, blocks: Int64s) -> Digests:
+        """The digests of the blocks of these numbers; raises DamagedDigests."""
+        digests = np.zeros((len(blocks), DIGEST), np.uint8)
+        layers, hosts = self._places(blocks)
+        for layer in np.unique(layers[layers >= 0]).tolist():
+            there = np.flatnonzero(layers == layer)
+            digests[there] = self._files[layer].digests_at(hosts[there])
         return digests
 
-    def as_far_as_known(self, first_block: int, count: int) -> tuple[Digests, NDArray[np.bool_]]:
+    def as_far_as_known(self, blocks: Int64s) -> tuple[Digests, NDArray[np.bool_]]:
         """The same, and bool[blocks]: of which ones a digest is there, and proven.
 
         The names of the files that are damaged there are added to `damaged`.
         """
         try:
-            return self.expected(first_block, count), np.ones(count, np.bool_)
+            return self.expected(blocks), np.ones(len(blocks), np.bool_)
         except (DiskFormatError, OSError):
-            if count == 1:
-                self.damaged.add(self._files[self.layer_of(first_block)].path.name)
+            if len(blocks) == 1:
+                self.damaged.add(self._files[self.layer_of(int(blocks[0]))].path.name)
                 return np.zeros((1, DIGEST), np.uint8), np.zeros(1, np.bool_)
-        left = self.as_far_as_known(first_block, count // 2)
-        right = self.as_far_as_known(first_block + count // 2, count - count // 2)
+        half = len(blocks) // 2
+        left, right = self.as_far_as_known(blocks[:half]), self.as_far_as_known(blocks[half:])
         return np.concatenate([left[0], right[0]]), np.concatenate([left[1], right[1]])
 
     def held(self) -> Ranges:
@@ -123,11 +124,16 @@ class DigestFold:
         """The position in the chain of the layer that holds `block`, or -1."""
         return max(-1, int(self._map.layers[self._map.run_at(block * DIGEST)]))
 
-    def holds(self, first_block: int, count: int) -> NDArray[np.bool_]:
-        """bool[count]: which blocks from `first_block` on some layer holds."""
-        places = np.arange(first_block, first_block + count) * DIGEST
-        runs = np.searchsorted(self._map.starts, places, "right") - 1
-        return np.asarray(self._map.layers[runs] >= 0, np.bool_)
+    def holds(self, blocks: Int64s) -> NDArray[np.bool_]:
+        """bool[blocks]: which of them some layer holds."""
+        layers, _ = self._places(blocks)
+        return np.asarray(layers >= 0, np.bool_)
+
+    def _places(self, blocks: Int64s) -> tuple[NDArray[np.int32], Int64s]:
+        """Of each block: the layer, below 0 for none, and where its digest is in that file."""
+        starts = blocks * DIGEST
+        runs = np.searchsorted(self._map.starts, starts, "right") - 1
+        return self._map.layers[runs], self._map.hosts[runs] + starts - self._map.starts[runs]
 
     def space_to_copy(self) -> int:
         """Bytes of storage that `copy_to` may take meanwhile: few blocks have as much as many."""
@@ -149,7 +155,8 @@ class DigestFold:
             edges[np.maximum(ranges[row:last, 0] - first, 0)] = 1
             edges[np.minimum(ends[row:last], at) - first] = -1
             held = np.cumsum(edges[:-1], dtype=np.int8).view(np.bool_)
-            writer.add(first, self.expected(first, at - first), held)
+            blocks = np.arange(first, at)
+            writer.add(blocks, self.expected(blocks), held)
 
     def prove(self) -> None:
         """Raise DamagedDigests unless every digest in all files is what was written."""

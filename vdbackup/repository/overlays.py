@@ -8,7 +8,7 @@ from blake3 import blake3
 
 from vdbackup.disks.chain import Chain
 from vdbackup.disks.names import DiskFormat
-from vdbackup.disks.transfer import CHUNK, chunks
+from vdbackup.disks.transfer import CHUNK, pieces
 
 
 def contents(overlay: Path, disk_format: DiskFormat) -> str:
@@ -21,7 +21,7 @@ def contents(overlay: Path, disk_format: DiskFormat) -> str:
         own = alone.layers[0].block_map().own_ranges()
         hasher = blake3()
         buffer = memoryview(bytearray(CHUNK))
-        for offset, length in chunks(own):
+        for offset, length in pieces(own):
             part = buffer[:length]
             alone.readinto(offset, part)
             hasher.update(f"{offset}+{length};".encode())

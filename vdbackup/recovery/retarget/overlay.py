@@ -14,10 +14,10 @@ import numpy as np
 
 from vdbackup.disks.chain import Chain
 from vdbackup.disks.disk import UNIT, VirtualDisk
-from vdbackup.disks.extents import Ranges, aligned, union
+from vdbackup.disks.extents import Ranges, aligned, blocks_of, union
 from vdbackup.disks.formats import create_disk
 from vdbackup.disks.qcow2.disk import Qcow2Disk
-from vdbackup.disks.transfer import Read, transfer, write_blocks
+from vdbackup.disks.transfer import Read, each, transfer, write_blocks
 from vdbackup.durable import give_to_owner_of_folder
 from vdbackup.errors import MachineRunning
 from vdbackup.jobs import Task
@@ -104,11 +104,11 @@ def _fill(
             held = above.held_from(len(below.layers))
             read = _patched(above, patches)
 
-            def put(offset: int, view: memoryview) -> None:
+            def put(pieces: Ranges, view: memoryview) -> None:
                 old = memoryview(bytearray(len(view)))
-                below.readinto(offset, old)
+                below.read(pieces, old)
                 changed, zero = _compared(view, old)
-                write_blocks(overlay, offset, view, UNIT, changed, zero)
+                write_blocks(overlay, blocks_of(pieces, UNIT), view, UNIT, changed, zero)
 
             ranges = union(held, _units(patches, above.size))
             transfer(ranges, read, put, phase="Overlay", task=task)
@@ -122,7 +122,7 @@ def _patched(chain: Chain, patches: Patches) -> Read:
             if first < end:
                 view[first - offset : end - offset] = data[first - place : end - place]
 
-    return read
+    return each(read)
 
 
 def _units(patches: Patches, size: int) -> Ranges:
