@@ -10,10 +10,11 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Generic, TypeVar, cast
 
 from vdbackup.errors import Cancelled, Unexpected, VdbackupError, from_os
+from vdbackup.pace import Pace
 
 log = logging.getLogger(__name__)
 
@@ -41,11 +42,16 @@ class Plan:
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a job is: `done` of `total` bytes in `phase` (a word for a person)."""
+    """How far a job is: `done` of `total` bytes in `phase` (a word for a person).
+
+    Attributes:
+        limit: bytes a second that it is held to; None for none.
+    """
 
     phase: str
     done: int
     total: int
+    limit: int | None = None
 
 
 @dataclass(frozen=True)
@@ -126,10 +132,23 @@ class Task:
     Attributes:
         report: called with how far it is, now and then, never from two threads at once.
         cancel: looked at between two steps, and once a chunk.
+        pace: how fast it is to go.
     """
 
     report: Report = silent
     cancel: CancelToken = field(default_factory=CancelToken)
+    pace: Pace = field(default_factory=Pace)
+
+    def at(self, pace: Pace) -> Task:
+        """The same at a pace, which its reports say."""
+        if pace.limit is None:
+            return replace(self, pace=pace)
+        rate, report = pace.limit.rate, self.report
+
+        def limited(progress: Progress) -> None:
+            report(replace(progress, limit=rate))
+
+        return replace(self, report=limited, pace=pace)
 
     def check(self) -> None:
         """Raise Cancelled if somebody asked the work to stop; see `CancelToken.check`."""

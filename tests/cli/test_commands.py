@@ -91,6 +91,16 @@ def test_progress_comes_as_json_lines_and_ends_at_its_total(
     assert lines[-1]["event"] == "result"
 
 
+def test_a_backup_that_is_limited_says_so_in_its_progress(
+    vdbackup: Vdbackup, disk: Path, repository: Path
+):
+    said = vdbackup("backup", disk, "-r", repository, "--json", "--limit", "1G")
+    lines = [json.loads(line) for line in said.out.splitlines()]
+    limits = {line["limit"] for line in lines if line["event"] == "progress" and line["total"]}
+    assert limits == {1 << 30}
+    assert vdbackup("backup", disk, "-r", repository, "--limit", "fast").status == 2
+
+
 def test_a_dry_run_says_what_would_happen_and_does_nothing(
     vdbackup: Vdbackup, repository: Path, backed_up: list[Path]
 ):

@@ -177,14 +177,13 @@ class JsonLines:
         if now - self._last < _INTERVAL and progress.done < progress.total:
             return
         self._last = now
-        print_json(
-            {
-                "event": "progress",
-                "phase": progress.phase,
-                "done": progress.done,
-                "total": progress.total,
-            }
-        )
+        line = {
+            "event": "progress",
+            "phase": progress.phase,
+            "done": progress.done,
+            "total": progress.total,
+        }
+        print_json(line if progress.limit is None else {**line, "limit": progress.limit})
 
     def close(self) -> None:
         """Nothing is left to print."""
@@ -220,8 +219,9 @@ class Bar:
         share = progress.done / progress.total if progress.total else 1.0
         left = (progress.total - progress.done) / speed if speed else 0
         bar = ("#" * int(share * _BAR)).ljust(_BAR, "-")
+        limit = "" if progress.limit is None else f" of at most {readable_size(progress.limit)}/s"
         output.complain(
-            f"\r{phase:<10} [{bar}] {share:4.0%}  {readable_size(speed)}/s  "
+            f"\r{phase:<10} [{bar}] {share:4.0%}  {readable_size(speed)}/s{limit}  "
             f"{int(left) // 60}:{int(left) % 60:02d} left\x1b[K",
             end="",
         )

@@ -28,12 +28,14 @@ from vdbackup.cli.options import (
     parents_option,
     policy_change,
     policy_options,
+    rate,
     repository_options,
     source_format_option,
 )
 from vdbackup.errors import UsageError
 from vdbackup.jobs import Task
 from vdbackup.jobs import readable_size as size
+from vdbackup.pace import Limit, Pace
 from vdbackup.sources.reference import SourceRef
 
 if TYPE_CHECKING:
@@ -72,6 +74,10 @@ def add_backup(subparsers: Subparsers) -> None:
         help="SOURCE is what the set named with --set holds the backups of, though it looks like "
         "another; nothing older is merged this time",
     )  # fmt: skip
+    parser.add_argument(
+        "--limit", type=rate, metavar="RATE",
+        help="move at most so much a second: 100M, 800K",
+    )  # fmt: skip
     policy_options(parser)
     changing_options(parser)
 
@@ -96,6 +102,8 @@ def backup(options: argparse.Namespace) -> int:
         same_source=options.same_source,
         policy=policy_change(options) or Change(),
     )
+    # nobody waits for it as for a window's: it is to cost others as little as it can
+    pace = Pace(Limit(options.limit) if options.limit else None, gives_way=True)
     with backup.planned(request) as plan:
         wanted = announce(plan, options)
         if plan.similar:  # before all of it is copied
@@ -105,10 +113,10 @@ def backup(options: argparse.Namespace) -> int:
         allowed = machines()
         made: BackupResult = work(
             f"Backup of {plan.source.title}",
-            lambda task: backup.run(plan, allowed, task),
+            lambda task: backup.run(plan, allowed, task.at(pace)),
             as_json=options.json,
             wait=options.wait,
-            again=lambda task: backup.back_up(request, allowed, task),
+            again=lambda task: backup.back_up(request, allowed, task.at(pace)),
         )
     point = made.point
     if options.json:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -12,11 +13,14 @@ if TYPE_CHECKING:
     from vdbackup.operations.policy import Change
 
 from vdbackup.disks.names import BACKUP_FORMATS, DiskFormat
+from vdbackup.jobs import readable_size
 
 POINT_HELP = (
     "an id, the unique start of one, a sequence number, or `latest`: the newest that was captured"
 )
 FORMAT_NAMES = f"{', '.join(BACKUP_FORMATS[:-1])} or {BACKUP_FORMATS[-1]}"
+LEAST_RATE = 64 << 10
+"""Bytes a second: with less, a chunk would take longer than anybody waits for a cancel."""
 CONTROLLERS = ("virtio", "virtio-scsi", "ahci", "ide", "nvme", "pvscsi", "lsi", "sas")
 Subparsers = Any  # argparse does not name the type
 
@@ -188,6 +192,17 @@ def positive(text: str) -> int:
     if number < 1:
         raise argparse.ArgumentTypeError(f"{text} is less than 1")
     return number
+
+
+def rate(text: str) -> int:
+    """Bytes a second, of "100M", "800K", "1.5G" or a number of bytes; raises ArgumentTypeError."""
+    found = re.fullmatch(r"(\d{1,12}(?:\.\d{1,6})?)([KMG]?)(?:i?B)?(?:/s)?", text, re.IGNORECASE)
+    bytes_ = float(found[1]) * 1024 ** " KMG".index(found[2].upper() or " ") if found else 0.0
+    if bytes_ < LEAST_RATE:
+        raise argparse.ArgumentTypeError(
+            f"{text} is no rate of at least {readable_size(LEAST_RATE)} a second, such as 100M"
+        )
+    return int(bytes_)
 
 
 def points_kept(text: str) -> int | Literal["all"]:

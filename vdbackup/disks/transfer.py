@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from vdbackup.disks.extents import Int64s, Ranges, total
 from vdbackup.jobs import Progress, Task
+from vdbackup.pace import give_way
 
 CHUNK = 4 << 20
 """Bytes that are read at once; a multiple of every format's block size below 4 MiB."""
@@ -96,12 +97,16 @@ def transfer(ranges: Ranges, read: Read, consume: Consume, *, phase: str, task: 
     """
     work = _Work(ranges, read, consume, phase, task)
     threads = THREADS if total(ranges) > CHUNK else 1
-    helpers = [threading.Thread(target=work.run, name="transfer") for _ in range(threads - 1)]
+    gives_way = task.pace.gives_way
+    # who gives way does so until its thread ends, and this one has other things to do afterwards
+    own = 0 if gives_way else 1
+    helpers = [threading.Thread(target=work.begin, name="transfer") for _ in range(threads - own)]
     with _interrupts_stop(work):
         try:
             for thread in helpers:
                 thread.start()
-            work.run()
+            if own:
+                work.run()
         except BaseException as error:  # noqa: BLE001 - raised below, when the threads have ended
             work.stop(error)
         for thread in helpers:
@@ -197,9 +202,16 @@ class _Work:
         self._chunks = chunks(ranges)
         self._read, self._consume = read, consume
         self._phase, self._report, self._cancel = phase, task.report, task.cancel
+        self._pace = task.pace
         self._lock = threading.Lock()
         self._done, self._total = 0, total(ranges)
         self.error: BaseException | None = None
+
+    def begin(self) -> None:
+        """In a thread of its own."""
+        if self._pace.gives_way:
+            give_way()
+        self.run()
 
     def run(self) -> None:
         try:
@@ -232,3 +244,5 @@ class _Work:
         with self._lock:
             self._done += length
             self._report(Progress(self._phase, self._done, self._total))
+        if self._pace.limit is not None:
+            self._pace.limit.hold(length, self._cancel)

@@ -129,6 +129,8 @@ class JobRow(QFrame):
         parts = [f"{words.size(progress.done)} of {words.size(progress.total)}"]
         if self._pace.speed:
             parts = [f"{words.size(self._pace.speed)}/s"]
+            if progress.limit is not None:
+                parts[0] += f" of at most {words.size(progress.limit)}/s"
         left = self._pace.seconds_left(progress.total)
         if left is not None:
             parts.append(f"{words.clock(left)} left")
