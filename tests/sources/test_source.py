@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 import subprocess
@@ -210,3 +211,74 @@ def test_a_disk_that_turns_out_to_be_damaged_while_it_is_read_is_said_to_be_that
         file.write(b"damage")
     with open_path(disk) as source, pytest.raises(SourceError, match="grain 15 is damaged"):
         source.readinto(0, memoryview(bytearray(MIB)))
+
+
+def cached(path: Path) -> int:
+    """Bytes of the file in the page cache, as util-linux sees it."""
+    command = ["fincore", "--bytes", "--noheadings", "--output", "RES", path]
+    return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+
+
+def forget(path: Path) -> None:
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+def reads_leave_the_cache(path: Path) -> bool:
+    """Whether this kernel, and this file system, can read without caching (RWF_DONTCACHE)."""
+    if tuple(map(int, os.uname().release.split(".")[:2])) < (6, 16):
+        return False
+    with path.open("rb") as file:
+        try:
+            os.preadv(file.fileno(), [bytearray(512)], 0, 0x80)
+        except OSError:
+            return False
+    return True
+
+
+def test_the_page_cache_is_left_as_it_was(tmp_path):
+    path = image(tmp_path / "disk.img", 16 * MIB)
+    wanted = path.read_bytes()
+    forget(path)
+    with path.open("rb") as file:
+        file.read(MIB)
+        os.posix_fadvise(file.fileno(), MIB, 0, os.POSIX_FADV_DONTNEED)  # what was read ahead
+    assert (before := cached(path)) >= MIB
+    assert contents(path) == wanted
+    if reads_leave_the_cache(path):
+        assert cached(path) == pytest.approx(before, abs=256 << 10)  # but for the first looks
+    else:
+        assert cached(path) >= before
+
+
+@pytest.mark.parametrize(("release", "tried"), [("6.16.0", True), ("6.15.9-arch1", False)])
+def test_kernels_that_could_lose_what_others_write_are_not_asked_to_leave_the_cache(
+    tmp_path, monkeypatch, release, tried
+):
+    path, usual, flags = image(tmp_path / "disk.img", MIB), os.preadv, set()
+    version = os.uname_result(("Linux", "here", release, "#1", "x86_64"))
+    monkeypatch.setattr(os, "uname", lambda: version)
+
+    def noted(fd: int, buffers: list[memoryview], offset: int, given: int = 0) -> int:
+        flags.add(given)
+        return usual(fd, buffers, offset)
+
+    monkeypatch.setattr(os, "preadv", noted)
+    assert contents(path) == path.read_bytes()
+    assert (0x80 in flags) == tried
+
+
+def test_an_image_is_read_where_the_kernel_cannot_leave_the_cache_alone(tmp_path, monkeypatch):
+    path, usual, refused = image(tmp_path / "disk.img", 4 * MIB), os.preadv, []
+
+    def older(fd: int, buffers: list[memoryview], offset: int, flags: int = 0) -> int:
+        if flags:
+            refused.append(flags)
+            raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
+        return usual(fd, buffers, offset)
+
+    monkeypatch.setattr(os, "preadv", older)
+    monkeypatch.setattr(os, "uname", lambda: os.uname_result(("Linux", "here", "6.18.1", "", "")))
+    assert contents(path) == path.read_bytes()
+    assert len(refused) == 1, "it is tried again and again"

@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import re
 import stat
 import struct
 from collections.abc import Iterator
@@ -37,6 +38,14 @@ _PROBED = 64 << 10
 """Bytes that are shared to see whether that can be: whole blocks of any file system."""
 UNREADABLE = {errno.EIO, errno.ENODATA, errno.EREMOTEIO, errno.EILSEQ}
 """What Linux says of a medium that cannot be read in one place (block/blk-core.c, blk_errors)."""
+_DONTCACHE = 0x80
+"""Of preadv2(2): what is read and was not cached before is let go of again (linux/fs.h,
+RWF_DONTCACHE)."""
+_DONTCACHE_SINCE = (6, 16)
+"""Linux. 6.14 and 6.15 know it, and could let go of what another program had just written (mended
+by "gate dropbehind invalidate on folio !dirty && !writeback", and switched off meanwhile)."""
+_CANNOT = (errno.EOPNOTSUPP, errno.EINVAL)
+"""What older kernels, and file systems that have not learnt it, say to that."""
 _ZEROS = memoryview(bytes(1 << 20))
 _ALIGNMENT = 4096
 """What O_DIRECT wants of addresses, offsets and lengths (logical blocks are 512 or 4096 bytes)."""
@@ -64,6 +73,7 @@ class HostFile:
         self._descriptor: Descriptor = Held(fd)
         self._direct_fd = direct_fd
         self._device: DeviceReads | None = None
+        self._read_flags = 0
         self._opened = _Stamp.of(fd)
 
     @classmethod
@@ -126,7 +136,21 @@ class HostFile:
         if self._device is not None:
             return self._device.readinto(offset, view)
         with self._descriptor as fd:
+            try:
+                return os.preadv(fd, [view], offset, self._read_flags)
+            except OSError as error:
+                if not self._read_flags or error.errno not in _CANNOT:
+                    raise
+                self._read_flags = 0
             return os.preadv(fd, [view], offset)
+
+    def leave_cache(self) -> None:
+        """From now on, leave the page cache as it was, where kernel and file system can.
+
+        What other programs have cached stays, and of what is read once nothing is added.
+        """
+        if _linux() >= _DONTCACHE_SINCE:
+            self._read_flags = _DONTCACHE
 
     def read(self, offset: int, length: int) -> bytes:
         """At most `length` bytes: fewer at the end of the file."""
@@ -273,6 +297,12 @@ def clone(source: Path, target: Path) -> bool:
                 raise
     target.unlink()
     return False
+
+
+def _linux() -> tuple[int, int]:
+    """The kernel's version: "6.18.4-amd64" is (6, 18)."""
+    found = re.match(r"(\d+)\.(\d+)", os.uname().release)
+    return (int(found[1]), int(found[2])) if found else (0, 0)
 
 
 def _open_direct(path: Path) -> int | None:

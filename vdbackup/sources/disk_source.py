@@ -51,6 +51,8 @@ class DiskSource:
         self._doubt = doubt
         self._changes = Changes(self.path, self._host_files)
         self._lengths = {file: _length(file) for file in self.files}
+        for file in self._host_files:
+            file.leave_cache()  # a disk is larger than memory, and is read once
 
     @property
     def ref(self) -> SourceRef:
