@@ -1,16 +1,26 @@
-"""What is said never dies of where it goes, and is never obeyed: real processes, hostile names."""
+"""What is said never dies of where it goes, and is never obeyed: hostile names, real processes.
+
+What is claimed of many commands is tried by the program's `main` in this process: to start it anew
+takes ten times as long. What the system does to a process (its locale, descriptors that are closed,
+full, or that nobody reads) is tried with real ones.
+"""
 
 from __future__ import annotations
 
 import json
+import logging
 import os
+import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
+from vdbackup import __main__ as program
+from vdbackup import cli
 from vdbackup.cli.console import Bar
 from vdbackup.jobs import Progress
 from vdbackup.sources import demo_disk
@@ -29,14 +39,62 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A disk of a hostile name, in a set of a difficult one: two points."""
     where = tmp_path_factory.mktemp("hostile")
     demo_disk.create(source(where), "hello")
-    home = {f"VDBACKUP_{name}_DIR": str(where / "home") for name in ("CONFIG", "DATA", "LOG")}
-    for _ in range(2):
-        said = vdbackup(
-            where, "backup", source(where), "--set", SET, "-r", "backups", **home, **ASCII
-        )
-        assert said.returncode == 0, said
+    with pytest.MonkeyPatch.context() as patch:
+        for variable, value in surroundings(where, {}).items():
+            patch.setenv(variable, value)
+        for _ in range(2):
+            backup = ["backup", str(source(where)), "--set", SET, "-r", str(where / "backups")]
+            assert cli.main(backup) == 0
     yield where
     os.unlink(source(where))
+
+
+Here = Callable[..., subprocess.CompletedProcess[bytes]]
+
+
+@pytest.fixture
+def here(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capfdbinary: pytest.CaptureFixture[bytes]
+) -> Iterator[Here]:
+    """`here(encoding, *arguments)` is what `vdbackup` does, in this process, with its own log."""
+    monkeypatch.chdir(folder)
+    for variable, value in surroundings(folder, {}).items():
+        monkeypatch.setenv(variable, value)
+
+    def run(encoding: str, *arguments: str) -> subprocess.CompletedProcess[bytes]:
+        capfdbinary.readouterr()
+        with (
+            open(os.devnull) as stdin,
+            open(1, "w", encoding=encoding, errors="strict", closefd=False) as out,
+            open(2, "w", encoding=encoding, errors="strict", closefd=False) as err,
+            monkeypatch.context() as process,
+            own_log(),
+        ):
+            for name, stream in (("stdin", stdin), ("stdout", out), ("stderr", err)):
+                process.setattr(sys, name, stream)
+            process.setattr(sys, "argv", ["vdbackup", *arguments])
+            process.setenv("PYTHONIOENCODING", f"{encoding}:strict")
+            status = program.main()
+        return subprocess.CompletedProcess(arguments, status, *capfdbinary.readouterr())
+
+    interrupted = signal.getsignal(signal.SIGINT)
+    yield run
+    signal.signal(signal.SIGINT, interrupted)
+
+
+@contextmanager
+def own_log() -> Iterator[None]:
+    """Meanwhile nobody but the program itself reads and writes what it logs."""
+    root = logging.getLogger()
+    handlers, level, raises = root.handlers, root.level, logging.raiseExceptions
+    root.handlers = []
+    try:
+        yield
+    finally:
+        for handler in root.handlers:
+            handler.close()
+        root.handlers, logging.raiseExceptions = handlers, raises
+        root.setLevel(level)
 
 
 def source(where: Path) -> Path:
@@ -102,10 +160,9 @@ COMMANDS = [
 
 @pytest.mark.parametrize("words", COMMANDS, ids=lambda words: words[0])
 def test_an_ascii_terminal_is_told_everything_and_steered_by_nothing(
-    folder: Path, words: tuple[str | bytes, ...]
+    here: Here, words: tuple[str | bytes, ...]
 ):
-    arguments = [os.fsdecode(word) for word in words]
-    said = vdbackup(folder, *arguments, **ASCII)
+    said = here("ascii", *map(os.fsdecode, words))
     assert said.returncode in (0, 1, 2, 3)
     assert said.stdout or said.stderr
     assert is_harmless(said.stdout, "ascii")
@@ -113,6 +170,15 @@ def test_an_ascii_terminal_is_told_everything_and_steered_by_nothing(
     assert b"unexpectedly" not in said.stderr
     if words[0] != "-v":
         assert b"Traceback" not in said.stderr
+
+
+def test_a_process_of_an_ascii_terminal_says_the_same_as_this_one(folder: Path, here: Here):
+    for words in (("list", "-r", "backups"), ("info", NAME), ("-v", "list", "-r", NAME)):
+        arguments = [os.fsdecode(word) for word in words]
+        said, ours = vdbackup(folder, *arguments, **ASCII), here("ascii", *arguments)
+        assert (said.returncode, said.stdout) == (ours.returncode, ours.stdout)
+        assert said.stderr.splitlines()[-1:] == ours.stderr.splitlines()[-1:]
+        assert is_harmless(said.stderr, "ascii")
 
 
 @pytest.mark.parametrize("environment", [LATIN_1, NO_UTF8], ids=["latin-1", "no UTF-8"])
@@ -128,8 +194,8 @@ def test_every_locale_finds_the_same_set_and_the_same_source(
     assert b"as an incremental recovery point" in planned.stdout
 
 
-def test_a_terminal_that_knows_them_is_shown_letters_as_they_are(folder: Path):
-    said = vdbackup(folder, "list", "-r", "backups", PYTHONIOENCODING="utf-8")
+def test_a_terminal_that_knows_them_is_shown_letters_as_they_are(here: Here):
+    said = here("utf-8", "list", "-r", "backups")
     assert said.stdout.decode().startswith(f"{SET}: ")
     assert is_harmless(said.stdout, "utf-8")
 
@@ -138,15 +204,17 @@ def test_a_terminal_that_knows_them_is_shown_letters_as_they_are(folder: Path):
     "words", [("list", "-r", "backups"), ("files", "1", "/", "-r", "backups"), ("info", NAME)],
     ids=lambda words: words[0],
 )  # fmt: skip
-def test_json_is_ascii_whatever_names_it_holds(folder: Path, words: tuple[str | bytes, ...]):
-    said = vdbackup(folder, *map(os.fsdecode, words), "--json", **ASCII)
+def test_json_is_ascii_whatever_names_it_holds(here: Here, words: tuple[str | bytes, ...]):
+    said = here("ascii", *map(os.fsdecode, words), "--json")
     assert said.returncode == 0
     for line in said.stdout.decode("ascii").splitlines():
         json.loads(line)
 
 
-def test_the_log_holds_no_line_that_a_name_has_forged_and_steers_no_terminal(folder: Path):
-    vdbackup(folder, "list", "-r", os.fsdecode(NAME))
+def test_the_log_holds_no_line_that_a_name_has_forged_and_steers_no_terminal(
+    folder: Path, here: Here
+):
+    here("ascii", "list", "-r", os.fsdecode(NAME))
     log = (folder / "home" / "vdbackup.log").read_bytes()
     assert b"red" in log
     assert is_harmless(log, "utf-8")
@@ -194,12 +262,14 @@ def test_a_reader_that_has_gone_ends_a_command_quietly(folder: Path):
     assert (ended.returncode, ended.stderr) == (1, b"")
 
 
-def test_a_backup_is_made_also_where_nobody_reads_its_progress(folder: Path, tmp_path: Path):
+def test_a_backup_is_made_also_where_nobody_reads_its_progress(
+    folder: Path, tmp_path: Path, here: Here
+):
     said = run_in_shell(
         folder, f"V backup \"$(printf '{shell(NAME)}')\" -r '{tmp_path}/new' --json | true"
     )
     assert b"Traceback" not in said.stderr
-    points = json.loads(vdbackup(folder, "list", "-r", tmp_path / "new", "--json").stdout)
+    points = json.loads(here("utf-8", "list", "-r", str(tmp_path / "new"), "--json").stdout)
     assert len(points["sets"][0]["points"]) == 1
 
 
@@ -209,17 +279,23 @@ def shell(name: bytes) -> str:
 
 
 @pytest.mark.parametrize("closed", ["2>&-", "<&- >&- 2>&-"])
-def test_closed_standard_descriptors_are_nobodys_file(folder: Path, tmp_path: Path, closed: str):
+def test_closed_standard_descriptors_are_nobodys_file(
+    folder: Path, tmp_path: Path, here: Here, closed: str
+):
     """The first files that are opened would get their numbers: a layer would take complaints."""
     arguments = f"\"$(printf '{shell(NAME)}')\" -r '{tmp_path}/new'"
-    said = run_in_shell(folder, f"V -v backup {arguments} {closed}; V verify -r '{tmp_path}/new'")
+    said = run_in_shell(folder, f"V -v backup {arguments} {closed}")
     assert said.returncode == 0, said
+    assert here("utf-8", "verify", "-r", str(tmp_path / "new")).returncode == 0
     said = run_in_shell(folder, f"V list -r none {closed}")
     assert said.returncode == 1
 
 
-def test_the_question_for_the_last_point_needs_no_standard_input(folder: Path, tmp_path: Path):
-    assert vdbackup(folder, "backup", source(folder), "-r", tmp_path / "new").returncode == 0
+def test_the_question_for_the_last_point_needs_no_standard_input(
+    folder: Path, tmp_path: Path, here: Here
+):
+    backup = ("backup", str(source(folder)), "-r", str(tmp_path / "new"))
+    assert here("utf-8", *backup).returncode == 0
     said = run_in_shell(folder, f"V delete latest -r '{tmp_path}/new' <&-")
     assert said.returncode == 1
     assert b"no backup of its source would remain" in said.stderr
