@@ -12,6 +12,30 @@ CRASH = """
     mov al, 1
     out dx, al
 """
+SWITCH_OFF = """
+    mov dx, 0x604       ; ACPI's PM1a_CNT, where QEMU's machines have it: SLP_EN, soft off
+    mov ax, 0x2000
+    out dx, ax
+"""
+_SAY = """
+    mov si, words
+say:
+    lodsb
+    test al, al
+    jz said
+    mov ah, al
+    mov dx, 0x3FD       ; the first serial port's line status
+ready:
+    in al, dx
+    test al, 0x20       ; it takes a byte
+    jz ready
+    mov al, ah
+    mov dx, 0x3F8
+    out dx, al
+    jmp say
+words: db "WORDS", 13, 10, 0
+said:
+"""
 _WRITE_EVERYWHERE = """
 next:
     mov si, packet
@@ -25,6 +49,11 @@ packet: db 16, 0
     dw 1, 0x7C00, 0
     dq 0
 """
+
+
+def say(words: str) -> str:
+    """Instructions that write a line to the first serial port; to be had once in a disk."""
+    return _SAY.replace("WORDS", words)
 
 
 def write_everywhere(size: int = SIZE) -> str:

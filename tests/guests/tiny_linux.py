@@ -12,6 +12,7 @@ What takes long is kept in the tests' cache (tests/guests/cache.py).
 
 from __future__ import annotations
 
+import functools
 import gzip
 import lzma
 import os
@@ -67,6 +68,7 @@ poweroff -f
 """
 
 
+@functools.cache  # apt-cache(8) takes a second to say which kernel that is
 def image() -> Path:
     """The image, built if it is not in the cache. Copy it before you change it."""
     _check_tools()
