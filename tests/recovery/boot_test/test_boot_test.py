@@ -18,7 +18,7 @@ from vdbackup.errors import Cancelled, NoSystem, UsageError
 from vdbackup.guest import hardware
 from vdbackup.guest.hardware import Controller
 from vdbackup.jobs import CancelToken, Job, JobState, Progress, Task
-from vdbackup.recovery.boot_test import boot_test
+from vdbackup.recovery.boot_test import boot_test, readiness
 from vdbackup.recovery.boot_test.boot_test import BootTestOptions
 from vdbackup.recovery.retarget.policy import for_new_point
 from vdbackup.repository.model import BootStage, BootTest, RecoveryPoint
@@ -97,6 +97,7 @@ def test_a_text_on_the_console_is_a_sign_of_life(demo: Lab) -> None:
     assert not outcome(demo, r"regex:^nothing \d+", 3).ok
 
 
+@pytest.mark.long  # a Linux boots in cli/test_boot.py, and here one that does not come up
 def test_a_linux_comes_up(lab: Lab, tiny_linux: Path) -> None:
     said = outcome(backed_up(lab, tiny_linux), f"text:{tiny_linux_builder.ALIVE}")
     assert said.ok
@@ -162,11 +163,11 @@ def test_a_kernel_without_a_root_stops_with_its_own_words(
 def test_a_machine_that_hangs_fails_at_the_limit(
     lab: Lab, tmp_path: Path, instructions: str
 ) -> None:
-    said = outcome(backed_up(lab, boot_sector.make(tmp_path / "hang.img", instructions)), limit=12)
+    said = outcome(backed_up(lab, boot_sector.make(tmp_path / "hang.img", instructions)), limit=8)
     assert not said.ok
-    assert said.seconds >= 12
+    assert said.seconds >= 8
     assert said.stage is BootStage.FIRMWARE
-    assert said.sentence.startswith("It showed no sign of life within 12 s.")
+    assert said.sentence.startswith("It showed no sign of life within 8 s.")
     assert "Booting from Hard Disk" in said.sentence
 
 
@@ -174,7 +175,7 @@ def test_a_screen_at_rest_is_no_sign_of_life_while_the_processor_is_busy(
     lab: Lab, tmp_path: Path
 ) -> None:
     busy = boot_sector.make(tmp_path / "busy.img", _SAYS_SOMETHING + "\nstuck: jmp stuck")
-    said = outcome(backed_up(lab, busy), limit=15)
+    said = outcome(backed_up(lab, busy), limit=readiness.SETTLED_TEXT + 5)
     assert not said.ok
     assert "Something" in said.sentence
 
@@ -192,7 +193,18 @@ after:
 """
 
 
-def test_a_machine_that_switches_itself_off_has_not_come_up(lab: Lab, tiny_linux: Path) -> None:
+def test_a_machine_that_switches_itself_off_has_not_come_up(lab: Lab, tmp_path: Path) -> None:
+    ends = boot_sector.say("[    0.000000] Linux version 6.1.0") + boot_sector.SWITCH_OFF
+    said = outcome(backed_up(lab, boot_sector.make(tmp_path / "ends.img", ends)), "login")
+    assert not said.ok
+    assert said.stage is BootStage.KERNEL
+    assert said.sentence == (
+        "It has switched itself off. Its last words: '[    0.000000] Linux version 6.1.0'."
+    )
+
+
+@pytest.mark.long  # the same of a real one
+def test_a_linux_that_switches_itself_off_has_not_come_up(lab: Lab, tiny_linux: Path) -> None:
     said = outcome(backed_up(lab, tiny_linux), "login")
     assert not said.ok
     assert said.stage in (BootStage.KERNEL, BootStage.SYSTEM)

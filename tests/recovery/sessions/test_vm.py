@@ -138,8 +138,9 @@ def test_disk_whose_message_cannot_be_read_says_so(tmp_path: Path, sessions: Pat
 @pytest.mark.parametrize(
     ("hardware", "disk_format"),
     [
-        ("virtio", "vmdk"),
         ("nvme", "vhdx"),
+        # it is promoted, too, in test_linux_sessions.py
+        pytest.param("virtio", "vmdk", marks=pytest.mark.long),
         # that of the demo boots in each format
         pytest.param("nvme", "vmdk", marks=pytest.mark.long),
         pytest.param("virtio", "vhd", marks=pytest.mark.long),
