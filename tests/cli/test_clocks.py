@@ -71,7 +71,10 @@ def test_points_are_in_their_order_whatever_the_clock_said(lab):
 
 @pytest.mark.parametrize("offset", ["+0 x0.0001", "+3650d", "-3650d"])
 def test_a_clock_that_is_set_while_a_capture_runs_does_not_harm_it(tmp_path, offset):
-    """The program looks at its file's clock anew each time.
+    """Of two captures, a full and one that finds nothing new.
+
+    The program looks at its file's clock anew each time, and libfaketime at the file, whenever a
+    module is imported, too: both captures are one process.
 
     The file is replaced: a libfaketime since 0.9.10 of 2024 ends a program that finds it empty.
     """
@@ -90,7 +93,7 @@ def test_a_clock_that_is_set_while_a_capture_runs_does_not_harm_it(tmp_path, off
         f"    new.replace({str(clock)!r})\n"
         "    moved(self, length)\n"
         "transfer._Work._moved = jump\n"
-        "sys.exit(cli.main(sys.argv[1:]))"
+        "sys.exit(cli.main(sys.argv[1:]) or cli.main(sys.argv[1:]))"
     )
     command = [sys.executable, "-c", script, "backup", str(lab.image), "--set", "disk"]
     (library,) = Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1")
@@ -99,14 +102,13 @@ def test_a_clock_that_is_set_while_a_capture_runs_does_not_harm_it(tmp_path, off
         "FAKETIME_TIMESTAMP_FILE": str(clock),
         "FAKETIME_NO_CACHE": "1",
     }
-    for _ in range(2):
-        subprocess.run(
-            [*command, "-r", str(lab.repository.path)],
-            env=os.environ | faked | {"DONT_FAKE_MONOTONIC": "1"},
-            check=True,
-            stdout=subprocess.DEVNULL,
-        )
-        lab.moments[lab.set.points[-1].id] = lab.image
+    subprocess.run(
+        [*command, "-r", str(lab.repository.path)],
+        env=os.environ | faked | {"DONT_FAKE_MONOTONIC": "1"},
+        check=True,
+        stdout=subprocess.DEVNULL,
+    )
+    lab.moments = {point_.id: lab.image for point_ in lab.set.points}
     assert [each.sequence for each in lab.set.points] == [1, 2]
     lab.check_without_processes()
 
