@@ -14,6 +14,7 @@ import pytest
 from tests.backup.lab import SIZE, Lab, noise
 from vdbackup.backup import repair
 from vdbackup.backup.quarantine import QUARANTINE
+from vdbackup.disks.names import BACKUP_FORMATS
 from vdbackup.errors import RepositoryError
 from vdbackup.jobs import Task
 from vdbackup.recovery import verify
@@ -274,6 +275,18 @@ def test_settings_that_are_lost_with_their_copy_keep_all_points_and_say_so(lab, 
     assert any("is not known any more" in sentence for sentence in repaired(lab))
     assert lab.set.settings.policy.keep is None
     assert lab.set.settings.source == chosen.source
+
+
+def test_a_copy_of_another_sets_settings_is_not_gone_by_and_kept(lab, chosen):
+    """It can be read, but its disks are others: somebody has put it there."""
+    copy = lab.set_folder / "set.copy.json"
+    other = next(each for each in BACKUP_FORMATS if each != lab.disk_format)
+    copy.write_text(json.dumps(chosen.to_json() | {"format": other}))
+    was = copy.read_bytes()
+    lose_settings(lab, "{")
+    assert any("is not known any more" in sentence for sentence in repaired(lab))
+    assert lab.set.settings.policy.keep is None
+    assert (lab.set_folder / QUARANTINE / copy.name).read_bytes() == was
 
 
 def test_a_change_of_policy_that_is_cut_off_leaves_no_copy_with_the_old_one(

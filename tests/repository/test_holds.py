@@ -319,6 +319,11 @@ def of_another_computer(lab: Lab, folder: Path, program: str) -> None:
     """A machine on point 3, as another computer would have noted it."""
     point = lab.set.points[2]
     assert holds.place(lab.set, point, SESSION, "laptop", folder, program)
+    make_foreign(lab)
+
+
+def make_foreign(lab: Lab) -> None:
+    """Have the hold be another computer's."""
     file = lab.set_folder / f"hold-{SESSION}.json"
     elsewhere = {"machine": "b" * 32, "boot": "another", "host": "upstairs", "user": "eva"}
     file.write_text(json.dumps(json.loads(file.read_text()) | elsewhere))
@@ -355,3 +360,52 @@ def test_a_machine_of_ours_on_another_computer_and_another_branch_hinder_nothing
     point = lab.set.points[1]
     assert holds.place(lab.set, point, SESSION, "laptop", folder, "virtualbox")
     lab.merge(lab.set.points[3])
+
+
+def test_a_merge_that_was_cut_off_before_it_saw_another_computers_machine_never_happened(
+    lab: Lab, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = lab.files
+    with monkeypatch.context() as patch:
+        patch.setattr(Journal, "save", noted_first(Journal.save, lab, folder))
+        with pytest.raises(KeyboardInterrupt):
+            lab.merge(lab.set.points[1])
+    assert (lab.set_folder / JOURNAL_NAME).exists()
+    assert merge.recover(lab.repository, Task()) == []
+    holds.release(lab.set_folder, SESSION)
+    assert lab.files == before
+
+
+def noted_first(
+    save: Callable[[Journal, Path], None], lab: Lab, folder: Path
+) -> Callable[[Journal, Path], None]:
+    def note_save_and_die(journal: Journal, where: Path) -> None:
+        of_another_computer(lab, folder, "virtualbox")
+        save(journal, where)
+        raise KeyboardInterrupt
+
+    return note_save_and_die
+
+
+@pytest.mark.parametrize("step", ["join", "manifest"])
+def test_a_merge_that_was_cut_off_waits_for_another_computers_machine_above(
+    lab: Lab, folder: Path, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    """It began when the journal lay there: going on would take its layers away."""
+    with monkeypatch.context() as patch:
+        cut_off_before(patch, step)
+        with pytest.raises(KeyboardInterrupt):
+            lab.merge(lab.set.points[1])
+    point = lab.set.points[-1]
+    assert holds.place(lab.set, point, SESSION, "laptop", folder, "virtualbox")
+    make_foreign(lab)
+    before = lab.files
+    (said,) = merge.recover(lab.repository, Task())
+    assert "laptop of eva on upstairs" in said
+    assert lab.files == before
+    lab.check_ours(point)
+    lab.poke(9 * BLOCK, noise(BLOCK, 9))
+    assert any("is finished later" in each for each in lab.capture().warnings)
+    holds.release(lab.set_folder, SESSION)
+    assert merge.recover(lab.repository, Task())
+    lab.check_all()

@@ -212,6 +212,8 @@ def finish_interrupted(repository: Repository, set_name: str, task: Task) -> Rec
             if _gives_way(backup_set, journal, task):
                 journal.clear(backup_set.folder)
             else:
+                # a machine elsewhere that makes no claim; on the parent itself it has lost already
+                holds.check_not_below(backup_set, [backup_set.point(journal.child.id)])
                 merging = Merging(repository, backup_set, journal, task)
                 check_before_going_on(merging)
                 result = go_on(merging)
@@ -244,13 +246,15 @@ def published_sentences(points: Iterable[RecoveryPoint]) -> list[str]:
 def _gives_way(backup_set: BackupSet, journal: Journal, task: Task) -> bool:
     """Whether a merge was cut off between its journal and the look for sessions (merge_locked).
 
-    A session that lies on the parent then has begun first. The parent is as it was: a new layer has
-    not taken its name, or it holds what was captured and nothing else. Where it is not, it had been
-    looked for, and what is held now has lost its moment already.
+    A session that lies on the parent then has begun first, or another computer's machine that reads
+    through it. The parent is as it was: a new layer has not taken its name, or it holds what was
+    captured and nothing else. Where it is not, it had been looked for, and what is held now has
+    lost its moment already.
     """
     parent, folder = journal.parent, backup_set.folder
     try:
         holds.check_free(backup_set, [parent])
+        holds.check_not_below(backup_set, [parent])
     except PointInUse as held:
         if journal.result is not None:
             return in_flight(folder / journal.result.disk).exists()
@@ -259,7 +263,7 @@ def _gives_way(backup_set: BackupSet, journal: Journal, task: Task) -> bool:
             phase = f"Look at point {parent.sequence}"
             check_whole_layer(path, backup_set.settings.format, digests, phase, task)
         except (Damaged, DiskError):
-            log.warning("A merge goes on although a session lies on what it changes: %s", held)
+            log.warning("A merge changed what a session lies on or reads through: %s", held)
             return False
         seal(path, parent)
         return True

@@ -44,7 +44,9 @@ def write_anew(folder: Path, layers: list[Layer]) -> str:
     names = [*folder.iterdir(), *folder.glob(f"{QUARANTINE}/*")]
     numbers = [layer.sequence for each in names if (layer := naming.layer_of(each.name))]
     copy = settings_copy(folder)
-    if copy is None or copy.format != newest.format:
+    if copy is not None and copy.format != newest.format:
+        copy = None  # it is another set's
+    if copy is None:
         settings, known = _from_disks(folder, layers)
     else:
         settings, known = _from_copy(folder, copy, newest)

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.guests import boot_sector
 from vdbackup.disks.names import DiskFormat
-from vdbackup.errors import MachineFailed, MachineRunning, RecoveryError
+from vdbackup.errors import MachineFailed, MachineRunning, RecoveryError, SessionsFolder
 from vdbackup.guest.hardware import Controller, HardwareRequest
 from vdbackup.qemu import qemu
 from vdbackup.recovery.sessions import vm
@@ -176,6 +178,30 @@ def test_a_machine_that_is_told_to_end_while_kvm_is_given_up_is_not_started_agai
             session._tell_to_end()
     assert session.wait(LIMIT)
     assert (session.life, session.error) == (Life.ENDED, None)
+
+
+def test_a_machine_that_is_started_again_and_cannot_be_noted_is_ended(
+    session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its folder's storage is full by then: nobody else could see the second QEMU, or end it."""
+    kvm = replace(session._machine, accelerator=qemu.Accelerator.KVM)
+    monkeypatch.setattr(session, "_machine", kvm)
+    started: list[subprocess.Popen[bytes]] = []
+    popen = subprocess.Popen
+
+    def noted(*arguments: Any, **options: Any) -> subprocess.Popen[bytes]:
+        started.append(popen(*arguments, **options))
+        return started[-1]
+
+    def refuse(_: int) -> None:
+        raise SessionsFolder("No space.")
+
+    monkeypatch.setattr(subprocess, "Popen", noted)
+    monkeypatch.setattr(session._folder, "write_record", refuse)
+    session._on_event("STOP", {"running": False, "status": "internal-error"})
+    with pytest.raises(MachineFailed, match="could not be started again"):
+        session.wait(LIMIT)
+    assert [process.returncode for process in started] == [-signal.SIGKILL]
 
 
 def test_a_machine_that_does_not_start_leaves_nothing(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -217,6 +218,24 @@ def test_a_point_is_held_from_the_start_to_the_end_of_a_session(
     assert holds.of(vmdk.set) == []
     vmdk.merge(vmdk.set.points[1])
     vmdk.check_all()
+
+
+def test_a_session_whose_hold_cannot_be_removed_is_gone_all_the_same(
+    vmdk: Lab, saved: SavedSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its repository's storage does not answer: the session's folder is let go of, and deleted."""
+    folder = SessionFolder.reopen(saved.folder)
+
+    def unanswered(_: Path) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(holds, "remove", unanswered)
+        folder.remove()
+    assert not folder.is_ours
+    assert not saved.folder.exists()
+    assert holds.of(vmdk.set) == []  # the session is known to be gone
+    vmdk.merge(vmdk.set.points[1])
 
 
 def test_a_point_that_is_gone_is_not_booted(vmdk: Lab, folder: Path) -> None:

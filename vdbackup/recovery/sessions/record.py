@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -13,6 +14,8 @@ from vdbackup.repository import holds, overlays
 from vdbackup.repository.backup_set import BackupSet
 from vdbackup.repository.model import RecoveryPoint
 from vdbackup.repository.repository import Repository, check_set_name
+
+log = logging.getLogger(__name__)
 
 
 def _absolute(path: Path) -> Path:
@@ -97,8 +100,11 @@ class Origin:
     def release(self, session: str) -> None:
         """The session is gone; a hold that cannot be removed now counts no more."""
         folder = self.repository / self.set_name
-        if folder.is_dir():
-            holds.release(folder, session)
+        try:
+            if folder.is_dir():
+                holds.release(folder, session)
+        except OSError as error:  # the session is gone all the same, and so is what it was for
+            log.warning("the hold of session %s on %s stays: %s", session, folder, error)
 
     def check_unchanged(self, backup_set: BackupSet, point: RecoveryPoint) -> None:
         """Raise RecoveryError unless what the session's blocks lie on is what it was."""

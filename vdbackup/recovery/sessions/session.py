@@ -373,8 +373,7 @@ class Session:
                 return False
             self._machine = replace(self._machine, accelerator=qemu.Accelerator.TCG)
             try:
-                self._process, connection = _start(self._machine, self._folder)
-                self._folder.write_record(self._process.pid)
+                connection = self._started_and_noted()
             except (RecoveryError, OSError):
                 log.exception("QEMU could not be started again")
                 self._fail(
@@ -392,6 +391,22 @@ class Session:
             "but could not run this system, which was started again without it."
         )
         return True
+
+    def _started_and_noted(self) -> socket.socket:
+        """Start QEMU in the place of the one that has ended; the socket of its monitor.
+
+        Raises RecoveryError or OSError, and then there is none.
+        """
+        process, connection = _start(self._machine, self._folder)
+        try:
+            self._folder.write_record(process.pid)
+        except BaseException:
+            process.kill()
+            process.wait()
+            connection.close()
+            raise
+        self._process = process
+        return connection
 
     def _go_on(self) -> None:
         """Let the guest run that has been started again."""
