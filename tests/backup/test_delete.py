@@ -7,8 +7,8 @@ import shutil
 import pytest
 
 from tests.backup.lab import Lab, noise
-from vdbackup.backup import delete
-from vdbackup.errors import BackupError, Cancelled, PointNotFound
+from vdbackup.backup import delete, merge
+from vdbackup.errors import BackupError, Cancelled, NoSpace, PointNotFound
 from vdbackup.jobs import CancelToken, Task
 from vdbackup.repository.digests import BLOCK
 from vdbackup.repository.model import PointType, RecoveryPoint
@@ -132,3 +132,50 @@ def test_a_cancelled_deletion_changes_nothing(lab, chain):
         with pytest.raises(Cancelled):
             delete.run(delete.plan(lab.repository, "disk", point.id), Task(cancel=cancel))
     assert lab.files == before
+
+
+@pytest.fixture
+def waiting(lab: Lab, chain: list[RecoveryPoint], monkeypatch: pytest.MonkeyPatch) -> Lab:
+    """Point 4 is being merged into 3, and waits for space; 5 is a full that nothing needs."""
+    lab.backup("full")
+    lab.merge_half(chain[3])
+
+    def full(*_: object) -> None:
+        raise NoSpace("The storage is full.")
+
+    monkeypatch.setattr(merge, "go_on", full)
+    return lab
+
+
+@pytest.mark.parametrize("number", [2, 4])
+def test_what_a_merge_that_waits_for_space_needs_is_not_deleted(waiting, number):
+    """Its child, and what its parent reads through, which is offered to nobody meanwhile."""
+    before = waiting.files
+    point = next(each for each in waiting.set.points if each.sequence == number)
+    with pytest.raises(NoSpace):
+        waiting.delete(point)
+    assert waiting.files == before
+
+
+def test_what_no_merge_needs_is_deleted_while_one_waits_for_space(waiting):
+    waiting.delete(waiting.set.points[-1])
+    assert sequences(waiting) == [1, 2, 4]
+    assert waiting.set.journal
+
+
+def test_what_else_lies_in_flight_goes_before_a_merge_that_waits_for_space(waiting):
+    """It may be as long as a backup, and the merge need no more than that."""
+    left = waiting.set_folder / f"{waiting.file('0006-incremental')}.partial"
+    left.write_bytes(bytes(BLOCK))
+    own = waiting.set_folder / "0004-incremental.digests.partial"
+    own.write_bytes(b"the merge's own")
+    with pytest.raises(NoSpace):
+        waiting.delete(waiting.set.points[1])
+    assert (left.exists(), own.exists()) == (False, True)
+
+
+def test_deleting_goes_on_when_it_has_finished_a_merge_that_was_cancelled(lab, chain):
+    lab.merge_half(chain[2])
+    lab.delete(chain[3])
+    assert sequences(lab) == [1, 3]
+    lab.check_all()

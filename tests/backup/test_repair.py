@@ -19,6 +19,7 @@ from vdbackup.errors import RepositoryError
 from vdbackup.jobs import Task
 from vdbackup.recovery import verify
 from vdbackup.repository import repository
+from vdbackup.repository.backup_set import point_files
 from vdbackup.repository.digest_writer import DigestWriter
 from vdbackup.repository.digests import BLOCK
 from vdbackup.repository.journal import Journal
@@ -300,6 +301,47 @@ def test_a_change_of_policy_that_is_cut_off_leaves_no_copy_with_the_old_one(
         lab.repository.set_policy("disk", Policy(keep=70))
     assert not (lab.set_folder / "set.copy.json").exists()
     assert lab.set.settings == chosen
+
+
+@pytest.mark.parametrize("beside", ["", "0002-incremental"])
+def test_a_first_backup_that_was_cut_off_right_before_its_end_is_finished_without_settings(
+    tmp_path, disk_format, beside
+):
+    """Its files lie in flight, whole, and are all there is; or beside a layer that is no disk."""
+    lab = Lab(tmp_path, SIZE, disk_format=disk_format)
+    lab.poke(0, noise(BLOCK, 1))
+    point = lab.backup()
+    for path in point_files(lab.set_folder, point):
+        if path.exists():
+            path.rename(f"{path}.partial")
+    if beside:
+        (lab.set_folder / lab.file(beside)).write_bytes(b"no disk")
+    for name in ("set.json", "set.copy.json"):
+        (lab.set_folder / name).write_text("{")
+    said = repaired(lab)
+    assert "disk: an interrupted backup was finished: point 1." in said
+    assert [each.id for each in lab.set.points] == [point.id]
+    lab.check_ours(point)
+    assert lab.backup().sequence == 3 if beside else 2
+
+
+def test_settings_of_a_set_without_points_come_back_from_their_copy(tmp_path, disk_format):
+    lab = Lab(tmp_path, SIZE, disk_format=disk_format)
+    lab.delete(lab.backup(policy=CHOSEN))
+    wanted = lab.set.settings
+    lose_settings(lab, "{")
+    assert any("set.json was written anew from its copy" in sentence for sentence in repaired(lab))
+    assert lab.set.settings == wanted
+
+
+def test_settings_of_a_set_of_which_nothing_is_left_are_said_to_be_lost(tmp_path, disk_format):
+    lab = Lab(tmp_path, SIZE, disk_format=disk_format)
+    lab.delete(lab.backup())
+    (lab.set_folder / "set.copy.json").unlink()
+    lose_settings(lab, "{")
+    before = lab.files
+    assert any("neither its copy nor a disk says" in sentence for sentence in repaired(lab))
+    assert lab.files == before
 
 
 def test_a_set_whose_source_is_forgotten_takes_the_next_backup_that_names_it(lab):

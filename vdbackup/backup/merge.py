@@ -206,6 +206,8 @@ def finish_interrupted(repository: Repository, set_name: str, task: Task) -> Rec
     backup_set = repository.set(set_name)
     result = None
     if journal := backup_set.journal:
+        # before the merge, which may want the space, or wait for somebody while backups go on
+        sweep(backup_set.folder, but=journal.numbers)
         backup_set.check_manifests()
         concerned = _layers_changed(backup_set, journal.parent, journal.child)
         with claims.changing(backup_set, concerned, task.cancel):
@@ -231,8 +233,7 @@ def publish_begun(repository: Repository, set_name: str) -> list[RecoveryPoint]:
         return []
     backup_set = repository.set(set_name)
     journal = backup_set.journal
-    merged = (journal.parent.sequence, journal.child.sequence) if journal else ()
-    points = publication.finish(backup_set.folder, merged)
+    points = publication.finish(backup_set.folder, journal.numbers if journal else ())
     if points:  # their numbers are never given again, even when they are deleted
         repository.remember_sequence(set_name, max(point.sequence for point in points))
     return points

@@ -45,7 +45,7 @@ from vdbackup.errors import (
     from_os,
 )
 from vdbackup.jobs import Task
-from vdbackup.repository import naming
+from vdbackup.repository import naming, publication
 from vdbackup.repository.draft import sweep
 from vdbackup.repository.files import PARTIAL, write_json
 from vdbackup.repository.lease import LEASE_NAME
@@ -54,6 +54,7 @@ from vdbackup.repository.repository import (
     LAYOUT,
     LOST_AND_FOUND,
     MARKER,
+    SETTINGS,
     Repository,
     is_newer,
 )
@@ -135,8 +136,15 @@ def _put_obstacle_aside(path: Path, name: str, done: list[str]) -> None:
 def _repair_set(repository: Repository, folder: Path, repaired: Repaired, task: Task) -> None:
     done = repaired.done
     layers, broken = _read_layers(folder, done)
-    if layers and not repair_settings.are_valid(folder):
-        done.append(repair_settings.write_anew(folder, layers))
+    if not layers and not repair_settings.are_valid(folder):
+        done += _first_published(repository, folder)
+        layers, broken = _read_layers(folder, done)
+    if not repair_settings.are_valid(folder):
+        if layers:
+            done.append(repair_settings.write_anew(folder, layers))
+        elif os.path.lexists(folder / SETTINGS):
+            said = repair_settings.bring_back(folder)
+            (done if said else repaired.undone).append(said or _nothing_left(folder))
     if repository.unfinished(folder.name):
         if not _finish(repository, folder, layers, repaired, task):
             return
@@ -161,6 +169,24 @@ def _repair_set(repository: Repository, folder: Path, repaired: Repaired, task: 
         repair_point(repository, folder, mended, layers, done, task)
     _put_manifests_aside(repository, folder, done)
     _mend_names(repository, folder, layers, overlays, done)
+
+
+def _first_published(repository: Repository, folder: Path) -> list[str]:
+    """Let a set's only points exist whose publication was cut off: what tells its settings anew.
+
+    It goes before all else, which takes for left over what lies in flight. A merge needs layers.
+    """
+    if repository.interrupted(folder.name):
+        return []
+    sentences = merge.published_sentences(publication.finish(folder))
+    return [f"{folder.name}: {each}" for each in sentences]
+
+
+def _nothing_left(folder: Path) -> str:
+    return (
+        f"{folder.name}: {SETTINGS} is damaged, and neither its copy nor a disk says what it was. "
+        "Delete the folder if nothing in it is yours."
+    )
 
 
 def _finish(

@@ -49,7 +49,7 @@ def write_anew(folder: Path, layers: list[Layer]) -> str:
     if copy is None:
         settings, known = _from_disks(folder, layers)
     else:
-        settings, known = _from_copy(folder, copy, newest)
+        settings, known = _from_copy(folder, copy, newest.sequence)
     settings = replace(
         settings,
         virtual_size=newest.info.virtual_size,
@@ -63,14 +63,27 @@ def write_anew(folder: Path, layers: list[Layer]) -> str:
     return f"{folder.name}: {SETTINGS} was written anew{known}"
 
 
-def _from_copy(folder: Path, copy: SetSettings, newest: Layer) -> tuple[SetSettings, str]:
+def bring_back(folder: Path) -> str:
+    """Write a set's `set.json` from its copy where no disk is left; the sentence, "" without one."""
+    copy = settings_copy(folder)
+    if copy is None:
+        return ""
+    settings, known = _from_copy(folder, copy, 0)
+    put_aside(folder, SETTINGS)
+    write_settings(folder, settings)
+    return f"{folder.name}: {SETTINGS} was written anew{known}"
+
+
+def _from_copy(folder: Path, copy: SetSettings, newest: int) -> tuple[SetSettings, str]:
     """What the copy says; without its number of points where that may be another by now.
+
+    `newest` is the number of the newest layer.
 
     An older version changes `set.json` alone: it made points that the copy does not know of, or
     wrote a policy after the copy was written, which is the last of the two that we write. What has
     written over `set.json` since looks the same, and keeps all points, too.
     """
-    known = copy.last_sequence >= newest.sequence and not _is_newer(
+    known = copy.last_sequence >= newest and not _is_newer(
         folder / SETTINGS, folder / SETTINGS_COPY
     )
     if known or copy.policy.keep is None:

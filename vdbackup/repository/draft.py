@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -171,15 +171,20 @@ def reference_to(backup_set: BackupSet, point: RecoveryPoint) -> ParentRef:
     return ParentRef(info.disk_id, info.content_id, point.disk)
 
 
-def sweep(folder: Path) -> None:
-    """Remove what an interruption left; only under the lock, with no journal there.
+def sweep(folder: Path, but: Collection[int] = ()) -> None:
+    """Remove what an interruption left; the caller holds the lock.
 
     What publication.finish makes of a point must have been made before.
 
     What others write without the lock stays, holds and claims for example, and so does whatever has
     no name of ours: it may be somebody's own.
+
+    Args:
+        folder: the set's.
+        but: numbers of points that a merge is at: what lies in flight of them is its own.
     """
-    names = [name for name in os.listdir(folder) if _is_left(name)]
+    left = (name for name in os.listdir(folder) if _is_left(name))
+    names = [name for name in left if naming.number_of(name.removesuffix(PARTIAL)) not in but]
     for name in names:
         remove(folder / name)
     if names:

@@ -42,6 +42,11 @@ class Journal:
         """Which phase it is in: "copy" or "relink"."""
         return "copy" if self.result is None else "relink"
 
+    @property
+    def numbers(self) -> tuple[int, int]:
+        """Of the two points: whatever of them lies in flight is the merge's."""
+        return self.parent.sequence, self.child.sequence
+
     @classmethod
     def load(cls, folder: Path) -> Journal:
         """The journal in a set's folder; raises RepositoryError if it cannot be understood."""

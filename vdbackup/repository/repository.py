@@ -198,8 +198,7 @@ class Repository:
             return self.set(name)
         if journal:
             points, hidden = journal.offered(folder, points)
-            known = (journal.parent.sequence, journal.child.sequence)
-            broken = [each for each in broken if each.sequence not in known]
+            broken = [each for each in broken if each.sequence not in journal.numbers]
         points.sort(key=lambda point: point.sequence)
         return BackupSet(
             name, folder, settings, tuple(points), journal, tuple(hidden), tuple(broken),
