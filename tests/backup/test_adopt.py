@@ -215,18 +215,3 @@ def test_where_the_file_system_shares_extents_nothing_is_copied(btrfs, disk_form
     assert os.geteuid() or shared_bytes(full) > 3 * MIB - (256 << 10)
     check(backup_set, chain.states)
     check_verified(repository, backup_set)
-
-
-def test_zeros_within_a_block_of_an_adopted_layer_are_merged_as_zeros(btrfs):
-    """They lie in no file: whatever is shared for them is something else's."""
-    chain = Chain(btrfs / "zeros", "qcow2", "-o", "cluster_size=4096")
-    start, length = 104 << 10, 8 << 10  # beside data in the same block of 64 KiB
-    qemu.io(chain.tip, f"write -z {start} {length}", disk_format="qcow2")
-    raw = bytearray(chain.states[-1].read_bytes())
-    assert any(raw[start : start + length])
-    raw[start : start + length] = bytes(length)
-    chain.states[-1].write_bytes(raw)
-    repository = Repository.create(btrfs / "repository-zeros")
-    backup_set = adopted(repository, chain.tip)
-    merge.run(merge.plan(repository, backup_set.name, backup_set.points[-1].id), Task())
-    check(repository.set(backup_set.name), [chain.states[0], chain.states[2]])

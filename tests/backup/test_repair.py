@@ -14,7 +14,8 @@ import pytest
 from tests.backup.lab import SIZE, Lab, noise
 from vdbackup.backup import repair
 from vdbackup.backup.quarantine import QUARANTINE
-from vdbackup.disks.names import BACKUP_FORMATS
+from vdbackup.disks.chain import Chain
+from vdbackup.disks.names import BACKUP_FORMATS, DiskFormat
 from vdbackup.errors import RepositoryError
 from vdbackup.jobs import Task
 from vdbackup.recovery import verify
@@ -412,6 +413,24 @@ def test_a_lost_layer_is_no_reason_to_touch_the_others(lab):
     assert lab.files == before
     shutil.move(lab.folder / "gone", lab.set_folder / lab.file("0002-incremental"))
     assert_as_before(lab)
+
+
+def test_a_damaged_manifest_stays_while_its_layer_cannot_be_read(lab, monkeypatch):
+    """Another time the storage may give it: then the manifest is rebuilt."""
+    (alone, manifest) = (Chain.alone, lab.set_folder / "0004-differential.json")
+    manifest.write_text("{")
+
+    def refuse(path: Path, disk_format: DiskFormat) -> Chain:
+        if path.name == lab.file("0004-differential"):
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return alone(path, disk_format)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Chain, "alone", refuse)
+        assert any("stays as it is" in sentence for sentence in repaired(lab))
+    assert manifest.read_text() == "{"
+    assert repaired(lab)
+    assert [point.sequence for point in lab.set.points] == [1, 2, 3, 4, 5]
 
 
 def test_repair_after_a_merge_finds_the_merged_disk(lab):

@@ -15,6 +15,7 @@ from vdbackup.disks.disk import VirtualDisk
 from vdbackup.errors import BackupError, Damaged, UsageError
 from vdbackup.repository import backup_set
 from vdbackup.repository.digests import BLOCK
+from vdbackup.repository.manifests import manifest_path
 from vdbackup.repository.model import Check, PointType, Policy, Promotion
 
 
@@ -109,6 +110,13 @@ def test_a_policy_that_fails_leaves_the_new_point_with_a_warning(lab):
     assert warning.startswith("Points 1, 2 are damaged and do not count among those that are kept")
     assert first.disk in warning
     assert sequences(lab) == [1, 2]
+
+
+def test_each_backup_says_that_a_damaged_manifest_keeps_all_even_where_nothing_is_due(lab):
+    first = lab.backup(policy=Policy(5))
+    manifest_path(lab.set_folder, first).write_text("{")
+    (warning,) = lab.capture("full").warnings
+    assert warning.startswith("disk has damaged manifests: 0001-full.json. Until a repair")
 
 
 def test_a_damaged_point_pushes_out_no_whole_one(lab):
