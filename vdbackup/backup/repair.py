@@ -136,15 +136,10 @@ def _put_obstacle_aside(path: Path, name: str, done: list[str]) -> None:
 def _repair_set(repository: Repository, folder: Path, repaired: Repaired, task: Task) -> None:
     done = repaired.done
     layers, broken = _read_layers(folder, done)
-    if not layers and not repair_settings.are_valid(folder):
-        done += _first_published(repository, folder)
-        layers, broken = _read_layers(folder, done)
     if not repair_settings.are_valid(folder):
-        if layers:
-            done.append(repair_settings.write_anew(folder, layers))
-        elif os.path.lexists(folder / SETTINGS):
-            said = repair_settings.bring_back(folder)
-            (done if said else repaired.undone).append(said or _nothing_left(folder))
+        if not layers and _first_published(repository, folder, done):
+            layers, broken = _read_layers(folder, done)
+        _repair_settings(folder, layers, repaired)
     if repository.unfinished(folder.name):
         if not _finish(repository, folder, layers, repaired, task):
             return
@@ -171,22 +166,29 @@ def _repair_set(repository: Repository, folder: Path, repaired: Repaired, task: 
     _mend_names(repository, folder, layers, overlays, done)
 
 
-def _first_published(repository: Repository, folder: Path) -> list[str]:
-    """Let a set's only points exist whose publication was cut off: what tells its settings anew.
+def _first_published(repository: Repository, folder: Path, done: list[str]) -> bool:
+    """Let a set's only points exist whose publication was cut off; whether there were such.
 
-    It goes before all else, which takes for left over what lies in flight. A merge needs layers.
+    They tell its settings anew. It goes before all else, which takes for left over what lies in
+    flight. A merge needs layers.
     """
     if repository.interrupted(folder.name):
-        return []
-    sentences = merge.published_sentences(publication.finish(folder))
-    return [f"{folder.name}: {each}" for each in sentences]
+        return False
+    points = publication.finish(folder)
+    done += [f"{folder.name}: {each}" for each in merge.published_sentences(points)]
+    return bool(points)
 
 
-def _nothing_left(folder: Path) -> str:
-    return (
-        f"{folder.name}: {SETTINGS} is damaged, and neither its copy nor a disk says what it was. "
-        "Delete the folder if nothing in it is yours."
-    )
+def _repair_settings(folder: Path, layers: list[Layer], repaired: Repaired) -> None:
+    if layers:
+        repaired.done.append(repair_settings.write_anew(folder, layers))
+    elif said := repair_settings.bring_back(folder):
+        repaired.done.append(said)
+    elif os.path.lexists(folder / SETTINGS):
+        repaired.undone.append(
+            f"{folder.name}: {SETTINGS} is damaged, and neither its copy nor a disk says what it "
+            "was. Delete the folder if nothing in it is yours."
+        )
 
 
 def _finish(

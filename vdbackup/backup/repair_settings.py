@@ -64,7 +64,7 @@ def write_anew(folder: Path, layers: list[Layer]) -> str:
 
 
 def bring_back(folder: Path) -> str:
-    """Write a set's `set.json` from its copy where no disk is left; the sentence, "" without one."""
+    """Write a set's `set.json` from its copy, as no disk is left; the sentence, "" without one."""
     copy = settings_copy(folder)
     if copy is None:
         return ""
