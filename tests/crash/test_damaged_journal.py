@@ -6,6 +6,7 @@ import errno
 import os
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -23,13 +24,13 @@ from tests.crash.test_interrupted_merge import (
     sharing_lab,
     xfs,
 )
-from vdbackup.backup import repair
+from vdbackup.backup import merge, repair
 from vdbackup.backup.quarantine import QUARANTINE
 from vdbackup.disks.chain import Chain
 from vdbackup.errors import PointInUse, RepositoryError
 from vdbackup.jobs import Task
 from vdbackup.repository import holds
-from vdbackup.repository.backup_set import BackupSet
+from vdbackup.repository.backup_set import BackupSet, point_files
 from vdbackup.repository.digests import BLOCK
 from vdbackup.repository.journal import JOURNAL_NAME
 from vdbackup.repository.manifests import read_manifests
@@ -123,6 +124,37 @@ def torn(tmp_path: Path, disk_format: str, monkeypatch: pytest.MonkeyPatch) -> L
             lab.merge(point(lab, 3))
     cut_off(lab.set_folder / JOURNAL_NAME)
     return lab
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_a_backup_that_was_cut_off_beside_a_merge_that_waits_keeps_what_its_manifest_alone_says(
+    tmp_path, disk_format, monkeypatch, named
+):
+    """What of the source could not be read, for one: an older point may be the only copy of it."""
+    lab = Lab(tmp_path, disk_format=disk_format)
+    for number in range(3):
+        lab.poke(number * BLOCK, noise(2 * BLOCK, number))
+        lab.backup()
+
+    def waits(*_: object) -> None:
+        raise PointInUse("Somebody reads it.")
+
+    with monkeypatch.context() as patch:
+        cut_off_before(patch, "join")
+        with pytest.raises(KeyboardInterrupt):
+            lab.merge(point(lab, 2))
+        patch.setattr(merge, "finish_interrupted", waits)
+        made = replace(lab.backup(), unreadable=((0, 512),), warnings=("Not all was read.",))
+    lab.repository.save_point("disk", made)
+    for path in point_files(lab.set_folder, made)[: 1 if named else None]:
+        if path.exists():
+            path.rename(f"{path}.partial")
+    cut_off(lab.set_folder / JOURNAL_NAME)
+    assert "disk: an interrupted backup was finished: point 4." in repaired(lab).done
+    assert [each.sequence for each in lab.set.points] == [2, 3, 4]
+    assert lab.set.points[-1] == made
+    shutil.rmtree(lab.set_folder / QUARANTINE)
+    lab.check_without_processes()
 
 
 def repaired(lab: Lab) -> repair.Repaired:

@@ -50,6 +50,7 @@ from vdbackup.repository.draft import sweep
 from vdbackup.repository.files import PARTIAL, write_json
 from vdbackup.repository.lease import LEASE_NAME
 from vdbackup.repository.lock import LOCK_NAME
+from vdbackup.repository.model import RecoveryPoint
 from vdbackup.repository.repository import (
     LAYOUT,
     LOST_AND_FOUND,
@@ -137,7 +138,8 @@ def _repair_set(repository: Repository, folder: Path, repaired: Repaired, task: 
     done = repaired.done
     layers, broken = _read_layers(folder, done)
     if not repair_settings.are_valid(folder):
-        if not layers and _first_published(repository, folder, done):
+        # a merge needs layers; they tell the settings anew, and are no leftovers
+        if not layers and not repository.interrupted(folder.name) and _published(folder, done):
             layers, broken = _read_layers(folder, done)
         _repair_settings(folder, layers, repaired)
     if repository.unfinished(folder.name):
@@ -166,17 +168,11 @@ def _repair_set(repository: Repository, folder: Path, repaired: Repaired, task: 
     _mend_names(repository, folder, layers, overlays, done)
 
 
-def _first_published(repository: Repository, folder: Path, done: list[str]) -> bool:
-    """Let a set's only points exist whose publication was cut off; whether there were such.
-
-    They tell its settings anew. It goes before all else, which takes for left over what lies in
-    flight. A merge needs layers.
-    """
-    if repository.interrupted(folder.name):
-        return False
+def _published(folder: Path, done: list[str]) -> list[RecoveryPoint]:
+    """Let points exist whose publication was cut off, by sequence; settings are not needed."""
     points = publication.finish(folder)
     done += [f"{folder.name}: {each}" for each in merge.published_sentences(points)]
-    return bool(points)
+    return points
 
 
 def _repair_settings(folder: Path, layers: list[Layer], repaired: Repaired) -> None:
@@ -198,8 +194,13 @@ def _finish(
     done = repaired.done
     try:
         if repair_journal.is_damaged(folder):
+            # before: a manifest that is rebuilt lacks what the one in flight alone says
+            points = _published(folder, done)
+            layers, _ = _read_layers(folder, done)
             repair_journal.write_anew(repository, folder, layers, done, task)
             layers, _ = _read_layers(folder, done)
+            if points:
+                repository.remember_sequence(folder.name, max(each.sequence for each in points))
         if repair_settings.are_valid(folder):
             published = merge.publish_begun(repository, folder.name)
             done += [f"{folder.name}: {each}" for each in merge.published_sentences(published)]
