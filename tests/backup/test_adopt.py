@@ -14,7 +14,7 @@ from tests.backup.sharing import shared_bytes, sharing_storage
 from tests.oracles import qemu, readers
 from tests.sources.opened import open_path
 from vdbackup.backup import adopt, capture, merge
-from vdbackup.errors import BackupError, ParentError, Remedy
+from vdbackup.errors import BackupError, ParentError, Remedy, SetExists
 from vdbackup.jobs import Task
 from vdbackup.recovery import verify
 from vdbackup.repository.backup_set import BackupSet
@@ -194,6 +194,32 @@ def test_what_has_a_set_already_is_not_adopted_again(chain, repository):
         adopted(repository, chain.tip)
     assert refusal.value.advice
     assert fingerprint(repository.path) == before
+
+
+def test_what_is_left_of_another_set_in_the_making_is_shown_and_goes(chain, repository):
+    left = repository.path / "other.partial"
+    left.mkdir()
+    (left / "0001-full.vmdk.partial").write_bytes(b"the rest of it")
+    (left / "set.json").write_text("{}")
+    assert repository.in_the_making() == ["other.partial"]
+    with open_path(chain.tip) as source:
+        plan = adopt.plan(repository, source)
+        assert plan.replaces == ("other.partial",)
+        assert "making was cut off goes: other.partial." in plan.summary
+        adopt.run(plan, Task())
+    assert not left.exists()
+
+
+@pytest.mark.parametrize("theirs", ["notes.txt", "quarantine"])
+def test_a_folder_that_only_looks_like_a_set_in_the_making_stays(chain, repository, theirs):
+    left = repository.path / "other.partial"
+    left.mkdir()
+    (left / theirs).write_text("somebody's own")
+    assert repository.in_the_making() == []
+    with pytest.raises(SetExists, match="not all in it is of this program"):
+        adopted(repository, chain.tip, set_name="other")
+    adopted(repository, chain.tip)
+    assert (left / theirs).exists()
 
 
 # --------------------------------------------------------------------------- shared extents

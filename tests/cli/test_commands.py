@@ -178,6 +178,17 @@ def test_an_exported_disk_stands_alone(
     qemu.assert_holds(target, backed_up[2], ending)
 
 
+def test_a_set_in_the_making_is_named_and_nobodys_backup(
+    vdbackup: Vdbackup, repository: Path, backed_up: list[Path]
+):
+    (repository / "server-qcow2.partial").mkdir()
+    said = vdbackup("list", "-r", repository)
+    assert (said.status, "server-qcow2.partial: a set that is being made" in said.out) == (0, True)
+    assert vdbackup("list", "-r", repository, "--json").json["in_the_making"] == [
+        "server-qcow2.partial"
+    ]
+
+
 def test_verify_marks_points_as_whole(vdbackup: Vdbackup, repository: Path, backed_up: list[Path]):
     assert vdbackup("verify", "-r", repository).status == 0
     points = vdbackup("list", "-r", repository, "--json").json["sets"][0]["points"]

@@ -46,7 +46,8 @@ def test_what_is_done_is_done_and_the_machine_that_stays_behind_is_named(
         merge.run(merge.plan(found, "laptop", found.set().points[1].id), Task())
     before = len(Repository.open(repository).set().points)
     said = vdbackup(*commands(disk).get(name, (name,)), "-r", repository)
-    assert f"The machine of the session {session['session']} in VirtualBox names layers" in said.err
+    sentence = f"The machine of the session {session['session']} in VirtualBox names layers"
+    assert said.err.count(sentence) == 1
     assert "Put the overlay back as it was, or discard the session." in said.err
     assert said.status == (0 if name == "list" else 3)  # a list is whole all the same
     more = {"merge": -1, "delete": -1, "backup": 1}.get(name, 0)
@@ -70,3 +71,12 @@ def test_what_this_program_can_do_about_it_is_said_by_its_command(
     said = vdbackup(*commands(disk).get(name, (name,)), "-r", repository)
     assert said.status == 3
     assert "It fits no more. End it. `vdbackup sessions discard x1` or" in said.err
+
+
+def test_what_was_left_behind_before_is_said_once(
+    vdbackup: Vdbackup, session: dict[str, str], repository: Path
+) -> None:
+    """The command looks for it at its beginning and, having merged itself, at its end."""
+    assert vdbackup("merge", 2, "-r", repository).status == 3
+    said = vdbackup("delete", 2, "-r", repository)
+    assert said.err.count(f"The machine of the session {session['session']}") == 1

@@ -9,7 +9,7 @@ import pytest
 
 from tests.backup.lab import Lab
 from tests.oracles import qemu
-from vdbackup.errors import Cancelled, RecoveryError
+from vdbackup.errors import Cancelled, RecoveryError, SessionsFolder
 from vdbackup.jobs import CancelToken, Task
 from vdbackup.operations import promote
 from vdbackup.recovery.other_programs.machine import write_machine
@@ -78,3 +78,19 @@ def test_a_cancelled_one_leaves_the_session(lab: Lab, saved: SavedSession) -> No
         promote.run(promote.plan(saved, not_running=True), Task(cancel=cancel))
     assert saved.disk.exists()
     assert len(lab.set.points) == 1
+
+
+def test_a_session_that_cannot_be_deleted_costs_the_point_nothing_and_is_said(
+    lab: Lab, saved: SavedSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = promote.plan(saved, not_running=True)
+
+    def refuse(folder: Path) -> None:
+        raise SessionsFolder(f"{folder} cannot be deleted.")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("vdbackup.recovery.sessions.folder.delete", refuse)
+        result = promote.run(plan, Task())
+    assert [error.title for error in result.trouble] == [f"{saved.folder} cannot be deleted."]
+    assert [point.id for point in lab.set.points][1:] == [result.point.id]
+    saved.discard(not_running=True)  # nobody holds it

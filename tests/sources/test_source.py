@@ -172,12 +172,12 @@ def test_a_vmdk_of_another_kind_is_refused(tmp_path):
 
 def test_a_file_that_may_not_be_read_is_refused_with_what_would_allow_it():
     with open_folder() as folder:
-        path = image(folder / "disk.img", 4096)
+        path = image(folder / "my disk; reboot.img", 4096)
         path.chmod(0)
         with as_an_ordinary_user():
             error = refused(path, "may not read")
     assert "setfacl -m u:" in error.advice
-    assert str(path) in error.advice
+    assert f"'{path}'" in error.advice  # who pastes it into a shell does nothing else
 
 
 def test_a_folder_that_lets_nobody_in_is_named():

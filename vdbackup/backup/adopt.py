@@ -37,7 +37,7 @@ from vdbackup.repository.files import check_space, remove
 from vdbackup.repository.model import RecoveryPoint, SetSettings
 from vdbackup.repository.naming import PointType
 from vdbackup.repository.repository import Repository, check_set_name, free_set_name
-from vdbackup.repository.set_draft import SetDraft
+from vdbackup.repository.set_draft import SetDraft, left_behind, sweep
 from vdbackup.sources.disk_source import DiskSource
 
 
@@ -83,13 +83,15 @@ def plan(
     count = len(source.chain.layers)
     ranges = (layer.block_map().data_ranges() for layer in source.chain.layers)
     size = sum(total(aligned(each, BLOCK, source.size)) for each in ranges)
+    left, goes = left_behind(repository)
     return AdoptPlan(
         summary=(
             f"The chain of {source.title}, {count} disk{'s' if count > 1 else ''} with "
-            f"{readable_size(size)}, becomes the set {name} in {kept_in}; its own files stay."
+            f"{readable_size(size)}, becomes the set {name} in {kept_in}; its own files stay.{goes}"
         ),
         bytes_to_copy=size,
         creates=(f"the set {name}",),
+        replaces=left,
         repository=repository,
         source=source,
         set_name=name,
@@ -124,6 +126,7 @@ def run(plan: AdoptPlan, task: Task) -> BackupSet:
         source_format=source.said or "",
     )
     with plan.repository.lock(f"adopting {source.title}", task.cancel):
+        sweep(plan.repository, plan.replaces)
         _check_space(plan)
         draft = SetDraft(plan.repository, plan.set_name, settings)
         with draft:

@@ -30,7 +30,7 @@ from vdbackup.repository.draft import Draft
 from vdbackup.repository.files import check_space
 from vdbackup.repository.model import RecoveryPoint
 from vdbackup.repository.repository import Repository, check_set_name
-from vdbackup.repository.set_draft import SetDraft
+from vdbackup.repository.set_draft import SetDraft, left_behind, sweep
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,13 +70,16 @@ def plan(
     size = sum(point.stored_bytes for point in backup_set.points)
     count = len(backup_set.points)
     points = f"{count} recovery point" + ("s" if count > 1 else "")
+    left, goes = left_behind(repository)
     return ConvertPlan(
         summary=(
             f"{points} of {set_name}, {readable_size(size)}, copied into the new set {target} in "
             f"{disk_format}; {set_name} stays, and later backups go on in {target}."
+            f"{goes}"
         ),
         bytes_to_copy=size,
         creates=(f"the set {target}",),
+        replaces=left,
         repository=repository,
         set_name=set_name,
         target=target,
@@ -89,6 +92,7 @@ def run(plan: ConvertPlan, task: Task) -> BackupSet:
     repository = plan.repository
     with repository.lock(f"converting {plan.set_name}", task.cancel):
         merge.finish_interrupted(repository, plan.set_name, task)
+        sweep(repository, plan.replaces)
         old = repository.set(plan.set_name)
         _check_space(old)
         settings = replace(old.settings, format=plan.disk_format, continues=plan.set_name)

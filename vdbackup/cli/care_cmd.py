@@ -102,9 +102,11 @@ def add_delete(subparsers: Subparsers) -> None:
 def delete(options: argparse.Namespace) -> int:
     """Delete a recovery point."""
     from vdbackup.operations import delete
+    from vdbackup.repository.repository import Repository
 
-    allowed = machines()
-    repository = open_repository(options.repository, allowed, as_json=options.json)
+    repository, allowed = Repository.open(options.repository), machines()
+    finished = finish_merges(repository, allowed, as_json=options.json)
+    warn(finished.merges)  # what could not be relinked is tried again, and said, at the end
     backup_set, point = repository.find(options.point, options.set)
     plan = delete.plan(repository, backup_set.name, point.id)
     if not announce(plan, options):

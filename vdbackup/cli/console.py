@@ -6,7 +6,7 @@ import json
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any, TypeVar
@@ -134,7 +134,7 @@ def say(text: str) -> None:
     output.say(printable(text))
 
 
-def warn(sentences: tuple[str, ...] | list[str]) -> None:
+def warn(sentences: Sequence[str]) -> None:
     """Print sentences to stderr."""
     for sentence in sentences:
         output.complain(f"vdbackup: {printable(sentence)}")

@@ -48,6 +48,7 @@ def list_points(options: argparse.Namespace) -> int:
 
     repository = open_repository(options.repository)
     sets, damaged = repository.survey()
+    half_made = repository.in_the_making()
     status = WARNINGS if damaged or any(each.broken for each in sets) else DONE
     if options.json:
         print_json(
@@ -55,6 +56,7 @@ def list_points(options: argparse.Namespace) -> int:
                 "repository": repository.id,
                 "sets": [set_json(each) for each in sets],
                 "damaged": [{"name": each.name, **problem_json(each.problem)} for each in damaged],
+                "in_the_making": half_made,
             }
         )
         return status
@@ -73,6 +75,11 @@ def list_points(options: argparse.Namespace) -> int:
             say(f"{unread_state(manifest)}: {remedies.sentences(manifest.problem)}")
     for lost in damaged:
         say(f"{lost.name}: {unread_state(lost)}: {remedies.sentences(lost.problem)}")
+    for name in half_made:
+        say(
+            f"{name}: a set that is being made, or whose making was cut off; in that case the next "
+            "`vdbackup adopt` or `vdbackup convert` removes it."
+        )
     if not sets and not damaged:
         say("No backups yet.")
     return status

@@ -12,6 +12,8 @@ from vdbackup.cli.common import (
     DONE,
     WARNINGS,
     announce,
+    finish_merges,
+    machines,
     open_repository,
     said_of,
     sessions_folder,
@@ -230,7 +232,8 @@ def promote(options: argparse.Namespace) -> int:
 
     saved = _find(options)
     repository, _, _ = saved.origin.find()
-    open_repository(repository.path, as_json=options.json)  # finishes what was interrupted
+    finished = finish_merges(repository, machines(), as_json=options.json)
+    warn(finished.merges)  # what could not be relinked is tried again, and said, at the end
     plan = promote.plan(saved, not_running=options.not_running)
     if not announce(plan, options):
         return DONE

@@ -101,9 +101,18 @@ def run(plan: PromotionPlan, task: Task) -> PromotionResult:
             )
         point = promote.run(promotion, task)
         machine.check_still()
-        folder.remove()
+        kept = _let_go(folder)
     repository, name = promotion.repository, promotion.set_name
     sessions_folder = saved.folder.parent
     unready = for_new_point(repository, name, point.id, sessions_folder, task)
-    trouble = (*unready, *relink(repository.path, sessions_folder))
+    trouble = (*kept, *unready, *relink(repository.path, sessions_folder))
     return PromotionResult(repository, name, point, Changed.only(name), trouble)
+
+
+def _let_go(folder: SessionFolder) -> tuple[VdbackupError, ...]:
+    """Delete the session; why it stays, where it does: the point is there all the same."""
+    try:
+        folder.remove()
+    except VdbackupError as error:
+        return (error,)
+    return ()

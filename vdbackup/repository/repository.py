@@ -155,6 +155,14 @@ class Repository:
         names = [n for n in sorted(os.listdir(self.path)) if os.path.isdir(self.path / n)]
         return [n for n in names if _can_be_set(n) and _holds_a_set(self.path / n)]
 
+    def in_the_making(self) -> list[str]:
+        """Names of folders of sets that are just being made, or whose making was cut off.
+
+        A folder in which anything lies that is not ours is somebody's own, whatever it is called.
+        """
+        names = (name for name in sorted(os.listdir(self.path)) if name.endswith(PARTIAL))
+        return [name for name in names if is_in_the_making(self.path / name)]
+
     def sets(self) -> list[BackupSet]:
         """All backup sets that can be read, by name; `survey` says which others there are."""
         return self.survey()[0]
@@ -344,6 +352,18 @@ def is_newer(marker: Mapping[str, object]) -> bool:
     """Whether a repository's marker speaks of a layout of versions to come."""
     layout = marker.get("layout")
     return type(layout) is int and LAYOUT < layout <= _HIGHEST_LAYOUT
+
+
+def is_in_the_making(folder: Path) -> bool:
+    """Whether a folder that bears such a name holds nothing but what a set's making leaves."""
+    if not _can_be_set(folder.name.removesuffix(PARTIAL)) or os.path.islink(folder):
+        return False
+    try:
+        names = [name.removesuffix(PARTIAL) for name in os.listdir(folder)]
+    except OSError:  # no folder, or it may not be looked into
+        return False
+    ours = (SETTINGS, SETTINGS_COPY)
+    return all(name in ours or naming.number_of(name) is not None for name in names)
 
 
 def check_set_name(name: str) -> str:

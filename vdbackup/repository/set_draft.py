@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Self
 
@@ -13,7 +14,28 @@ from vdbackup.repository.backup_set import BackupSet
 from vdbackup.repository.files import PARTIAL, sync_folder
 from vdbackup.repository.lock import check_lock
 from vdbackup.repository.model import RecoveryPoint, SetSettings
-from vdbackup.repository.repository import Repository, check_set_name, write_settings
+from vdbackup.repository.repository import (
+    Repository,
+    check_set_name,
+    is_in_the_making,
+    write_settings,
+)
+
+
+def left_behind(repository: Repository) -> tuple[tuple[str, ...], str]:
+    """Folders of sets whose making was cut off, for a plan that takes them away; and its words."""
+    names = tuple(repository.in_the_making())
+    if not names:
+        return (), ""
+    which = ", ".join(names)
+    return names, f" What was left when another set's making was cut off goes: {which}."
+
+
+def sweep(repository: Repository, names: Iterable[str]) -> None:
+    """Remove such folders, as they were shown; the caller holds the lock: nobody is at them."""
+    for name in names:
+        if is_in_the_making(repository.path / name):
+            shutil.rmtree(repository.path / name)
 
 
 class SetDraft:
@@ -33,7 +55,14 @@ class SetDraft:
                 remedy=Remedy.NAME_ANOTHER_SET,
             )
         folder = self._target.with_name(name + PARTIAL)
-        shutil.rmtree(folder, ignore_errors=True)  # of one that was interrupted
+        if is_in_the_making(folder):
+            shutil.rmtree(folder)  # of one that was interrupted
+        elif os.path.lexists(folder):
+            raise SetExists(
+                f"{folder} is in the way, and not all in it is of this program.",
+                "Move it away, or choose another name.",
+                remedy=Remedy.NAME_ANOTHER_SET,
+            )
         folder.mkdir(mode=0o700)
         give_to_owner_of_folder(folder)
         self._set = BackupSet(name, folder, settings, ())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pwd
+import shlex
 import stat
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -136,4 +137,5 @@ def _permission_advice(path: Path) -> str:
     except KeyError:  # in a container it may have no name
         user = str(os.geteuid())
     until = " (until the next restart)" if path.is_block_device() else ""
-    return f"Allow it with `sudo setfacl -m u:{user}:r {path}`{until}."
+    command = shlex.join(("sudo", "setfacl", "-m", f"u:{user}:r", str(path)))
+    return f"Allow it with `{command}`{until}."

@@ -21,7 +21,13 @@ from tests.backup.lab import Lab
 from tests.disks.opened import opened
 from tests.guests import boot_sector
 from vdbackup.backup import promote
-from vdbackup.errors import PointInUse, RecoveryError, RepositoryError, VdbackupError
+from vdbackup.errors import (
+    PointInUse,
+    RecoveryError,
+    RepositoryError,
+    SessionUnusable,
+    VdbackupError,
+)
 from vdbackup.guest.hardware import Controller, HardwareRequest
 from vdbackup.jobs import Task
 from vdbackup.recovery.sessions import sessions as all_sessions
@@ -313,6 +319,19 @@ def test_a_repository_that_is_not_there_leaves_the_session(vmdk: Lab, saved: Sav
     assert saved.disk.exists()
     saved.discard()
     assert not saved.folder.exists()
+
+
+def test_a_session_whose_folder_was_renamed_is_not_opened_and_can_be_discarded(
+    vmdk: Lab, saved: SavedSession, folder: Path
+) -> None:
+    """Its hold bears its own name, and counts no more when nothing of that name is there."""
+    saved.folder.rename(folder / "my laptop")
+    (found,) = saved_sessions(folder)
+    with pytest.raises(SessionUnusable, match="renamed, or copied"):
+        vm.reopen_session(found)
+    found.discard()
+    assert saved_sessions(folder) == []
+    assert holds.of(vmdk.set) == []
 
 
 @pytest.mark.parametrize(

@@ -85,6 +85,11 @@ class Origin:
         there and no merge is about to take it. `program` is what the machine was made for.
         """
         _, backup_set, point = self.find()
+        if not holds.SESSION_ID.fullmatch(session):
+            raise SessionUnusable(
+                f"{folder} is not called what a session is called: it was renamed, or copied.",
+                "Give it its own name back.",
+            )
         holds.place(backup_set, point, session, title, folder, program)
         _, backup_set, point = self.find()
         if point in backup_set.hidden:
@@ -100,6 +105,8 @@ class Origin:
     def release(self, session: str) -> None:
         """The session is gone; a hold that cannot be removed now counts no more."""
         folder = self.repository / self.set_name
+        if not holds.SESSION_ID.fullmatch(session):
+            return  # its folder was renamed: the hold is another one's, and counts no more then
         try:
             if folder.is_dir():
                 holds.release(folder, session)
