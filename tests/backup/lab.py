@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.backup import sparse
 from tests.backup.asked import Ask, Asked
 from tests.oracles import libvmdk, readers
 from tests.sources.opened import open_path
@@ -47,7 +48,7 @@ def sha256(path: Path) -> str:
 def fingerprint(folder: Path) -> dict[str, tuple[str, int]]:
     """Name to contents and mode of every file below the folder, the lock and its lease left out."""
     return {
-        str(path.relative_to(folder)): (sha256(path), path.stat().st_mode)
+        str(path.relative_to(folder)): (sparse.digest(path).hex(), path.stat().st_mode)
         for path in sorted(folder.rglob("*"))
         if path.is_file() and path.name not in (".lock", ".lock.json")
     }
@@ -96,14 +97,23 @@ class Lab:
 
     def save(self, folder: Path) -> Callable[[], None]:
         """Keep all as it is now in an empty folder; calling the result brings it back."""
-        shutil.copytree(self.repository.path, folder / "repository")
-        shutil.copyfile(self.image, folder / "image")
-        moments = dict(self.moments)
+        shutil.copytree(self.repository.path, folder / "repository", copy_function=sparse.copy)
+        load_disk = self.save_disk()
 
         def load() -> None:
             shutil.rmtree(self.repository.path)
-            shutil.copytree(folder / "repository", self.repository.path)
-            shutil.copyfile(folder / "image", self.image)
+            kept = folder / "repository"
+            shutil.copytree(kept, self.repository.path, copy_function=sparse.copy)
+            load_disk()
+
+        return load
+
+    def save_disk(self) -> Callable[[], None]:
+        """The same but for the repository, which somebody else brings back."""
+        image, moments = self.image.read_bytes(), dict(self.moments)
+
+        def load() -> None:
+            self.image.write_bytes(image)
             self.moments = dict(moments)
 
         return load

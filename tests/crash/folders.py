@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tests.backup import sparse
 from tests.crash.record import Bytes
 from vdbackup.disks import holders
 from vdbackup.repository import lock
@@ -21,16 +22,11 @@ from vdbackup.repository import lock
 
 def write_sparse(path: Path, array: Bytes) -> None:
     """Write a new file; pages of zeros become holes."""
-    page = 4096
-    padded = np.zeros(-(-len(array) // page) * page, np.uint8)
-    padded[: len(array)] = array
-    used = padded.view(np.uint64).reshape(-1, page // 8).any(axis=1)
-    edges = np.flatnonzero(np.diff(np.concatenate(([0], used.view(np.int8), [0]))))
     with open(path, "xb", buffering=0) as file:
         file.truncate(len(array))
-        for first, end in edges.reshape(-1, 2).tolist():
-            file.seek(first * page)
-            file.write(memoryview(array[first * page : end * page]))
+        for first, end in sparse.used_pages(array):
+            file.seek(first)
+            file.write(memoryview(array[first:end]))
 
 
 def copy_tree(source: Path, target: Path) -> None:
@@ -41,8 +37,7 @@ def copy_tree(source: Path, target: Path) -> None:
         if path.is_dir():
             copy_tree(path, copy)
         else:
-            write_sparse(copy, np.fromfile(path, np.uint8))
-            shutil.copystat(path, copy)
+            sparse.copy(path, copy)
 
 
 @contextmanager

@@ -9,11 +9,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import pytest
 
+from tests.backup import sparse
 from tests.crash.faults import watched
-from tests.crash.folders import write_sparse
 
 SOME = 3
 each_or_some = pytest.mark.parametrize(
@@ -22,13 +21,16 @@ each_or_some = pytest.mark.parametrize(
 )
 """At how many changes one is tried: of so many one in the short form, others in the next case."""
 
+_Kept = dict[sparse.Contents, sparse.Contents]
+"""What there is of files, each to itself: the same is not kept again."""
+
 
 @dataclass(frozen=True)
 class _Entry:
     """What lies at a path; of a folder `data` is None."""
 
     path: Path
-    data: bytes | None
+    data: sparse.Contents | None
     mode: int
     times: tuple[int, int]
 
@@ -42,7 +44,7 @@ class Kept:
             again.
     """
 
-    def __init__(self, folder: Path, contents: dict[bytes, bytes]) -> None:
+    def __init__(self, folder: Path, contents: _Kept) -> None:
         self._folder = folder
         self._entries = [_entry(path, contents) for path in (folder, *sorted(folder.rglob("*")))]
 
@@ -53,7 +55,7 @@ class Kept:
             if each.data is None:
                 each.path.mkdir()
             else:
-                write_sparse(each.path, np.frombuffer(each.data, np.uint8))
+                sparse.write(each.path, each.data)
         for each in reversed(self._entries):  # what lies in a folder changes the folder's time
             os.chmod(each.path, each.mode)
             os.utime(each.path, ns=each.times)
@@ -66,7 +68,7 @@ def ended_before_each_change(folder: Path, act: Callable[[], object]) -> list[Ke
     was; after an fsync, which changes nothing that is read, as before it: what a power cut takes
     away that no fsync has covered, test_power_cut.py tries.
     """
-    contents: dict[bytes, bytes] = {}
+    contents: _Kept = {}
     moments = [Kept(folder, contents)]
 
     def keep(before: str) -> None:
@@ -80,9 +82,9 @@ def ended_before_each_change(folder: Path, act: Callable[[], object]) -> list[Ke
     return moments
 
 
-def _entry(path: Path, contents: dict[bytes, bytes]) -> _Entry:
+def _entry(path: Path, contents: _Kept) -> _Entry:
     status = path.stat()
-    data = None if path.is_dir() else path.read_bytes()
+    data = None if path.is_dir() else sparse.contents(path)
     if data is not None:
         data = contents.setdefault(data, data)
     times = status.st_atime_ns, status.st_mtime_ns

@@ -112,24 +112,20 @@ def assert_finished(lab: Lab, sequence: int) -> None:
 
 @each_or_some
 @pytest.mark.parametrize("sequence", MERGES)
-def test_cut_off_at_any_change_it_is_finished_by_the_next_operation(
-    lab, tmp_path_factory, sequence, every
-):
-    cut_off_at_any_change(lab, tmp_path_factory, sequence, every)
+def test_cut_off_at_any_change_it_is_finished_by_the_next_operation(lab, sequence, every):
+    cut_off_at_any_change(lab, sequence, every)
 
 
 @each_or_some
 @pytest.mark.parametrize("sequence", [INTO_THE_FULL, INTO_AN_INCREMENTAL])
 def test_cut_off_where_extents_are_shared_it_is_finished_or_was_never_begun(
-    sharing_lab, tmp_path_factory, sequence, every
+    sharing_lab, sequence, every
 ):
-    cut_off_at_any_change(sharing_lab, tmp_path_factory, sequence, every)
+    cut_off_at_any_change(sharing_lab, sequence, every)
 
 
-def cut_off_at_any_change(
-    lab: Lab, tmp_path_factory: pytest.TempPathFactory, sequence: int, every: int
-) -> None:
-    load = lab.save(tmp_path_factory.mktemp("saved"))
+def cut_off_at_any_change(lab: Lab, sequence: int, every: int) -> None:
+    load = lab.save_disk()
     merged = point(lab, sequence)
     moments = ended_before_each_change(lab.repository.path, lambda: lab.merge(merged))
     for number, moment in list(enumerate(moments))[sequence % every :: every]:
@@ -141,16 +137,16 @@ def cut_off_at_any_change(
 
 
 @pytest.mark.parametrize("sequence", MERGES)
-def test_cut_off_again_while_it_is_finished_it_is_finished_then(lab, tmp_path_factory, sequence):
-    cut_off_twice(lab, tmp_path_factory, sequence)
+def test_cut_off_again_while_it_is_finished_it_is_finished_then(lab, sequence):
+    cut_off_twice(lab, sequence)
 
 
-def test_cut_off_again_where_extents_are_shared_it_is_finished_then(sharing_lab, tmp_path_factory):
-    cut_off_twice(sharing_lab, tmp_path_factory, INTO_THE_FULL)
+def test_cut_off_again_where_extents_are_shared_it_is_finished_then(sharing_lab):
+    cut_off_twice(sharing_lab, INTO_THE_FULL)
 
 
-def cut_off_twice(lab: Lab, tmp_path_factory: pytest.TempPathFactory, sequence: int) -> None:
-    load = lab.save(tmp_path_factory.mktemp("saved"))
+def cut_off_twice(lab: Lab, sequence: int) -> None:
+    load = lab.save_disk()
     merged = point(lab, sequence)
     moments = ended_before_each_change(lab.repository.path, lambda: lab.merge(merged))
     for number, moment in list(enumerate(moments))[::3]:
@@ -185,8 +181,8 @@ def test_storage_that_fails_at_any_change_only_delays_it(lab, tmp_path_factory, 
 
 @each_or_some
 @pytest.mark.parametrize("sequence", [1, 2, 4])
-def test_a_deletion_that_is_cut_off_is_done_or_not_begun(lab, tmp_path_factory, sequence, every):
-    load = lab.save(tmp_path_factory.mktemp("saved"))
+def test_a_deletion_that_is_cut_off_is_done_or_not_begun(lab, sequence, every):
+    load = lab.save_disk()
     deleted = point(lab, sequence)
     moments = ended_before_each_change(lab.repository.path, lambda: lab.delete(deleted))
     for moment in moments[sequence % every :: every]:
