@@ -9,6 +9,7 @@ import os
 import subprocess
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from tests.disks.shelf import MIB, noise
@@ -116,7 +117,8 @@ def test_a_raw_disk_is_one_with_its_table_or_without(tmp_path, command, place):
     subprocess.run([*command, volume], check=True, capture_output=True)
     with disk.open("wb") as file:
         file.seek(place)
-        file.write(volume.read_bytes()[: 8 * MIB])
+        with volume.open("rb") as made:
+            file.write(made.read(8 * MIB))
         file.truncate(300 * MIB + place)
     assert decide(disk) == Decision("raw")
 
@@ -127,9 +129,9 @@ def test_a_raw_disk_is_one_with_its_table_or_without(tmp_path, command, place):
         noise(16 * MIB, 5),
         bytes(4 * MIB) + noise(MIB, 6),
         bytes(LOST) + b"\xff" * (8 * MIB),
-        bytes(LOST) + b"".join(n.to_bytes(4, "little") for n in range(MIB)),
+        bytes(LOST) + np.arange(MIB, dtype="<u4").tobytes(),
         bytes(LOST) + b"".join((n * 128).to_bytes(4, "little") for n in range(64)) * 4096,
-        bytes(LOST) + b"".join((n * 512).to_bytes(8, "big") for n in range(MIB)),
+        bytes(LOST) + (np.arange(MIB, dtype=">u8") * 512).astype(">u8").tobytes(),
     ],
     ids=["encrypted", "data", "erased flash", "numbers", "table of a program", "symbols"],
 )

@@ -65,10 +65,10 @@ def converted(disk: Path) -> bytes:
 
 
 def source(folder: Path) -> Path:
-    """A raw disk of noise, zeros, and what is worth compressing."""
+    """A raw disk of noise, zeros, and what is worth compressing, in clusters of each size."""
     path = folder / "source.raw"
-    data = noise(3 * MIB, 1) + bytes(2 * MIB) + b"compressible " * 300_000 + noise(100, 2)
-    path.write_bytes(data.ljust(SIZE - 512, b"\0") + noise(512, 3))
+    data = noise(MIB, 1) + b"compressible " * 100_000 + noise(100, 2)
+    path.write_bytes(data.ljust(6 * MIB, b"\0") + noise(512, 3))
     return path
 
 
