@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import errno
 import os
-import shutil
 import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 from tests.backup import sparse
@@ -52,9 +50,8 @@ def shared_files_kept() -> Iterator[None]:
     def own(path: Any) -> None:
         status = os.stat(path)
         if status.st_nlink > 1 and stat.S_ISREG(status.st_mode):
-            data, other = np.fromfile(path, np.uint8), Path(f"{os.fspath(path)}.own")
-            write_sparse(other, data)
-            shutil.copystat(path, other)
+            other = Path(f"{os.fspath(path)}.own")
+            sparse.copy(path, other)
             os.rename(other, path)
 
     def opened(path: Any, flags: int, *rest: Any, **named: Any) -> int:

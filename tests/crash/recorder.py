@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import fcntl
-import hashlib
 import os
 import shutil
 import stat
@@ -17,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from tests.backup import sparse
 from tests.crash.folders import copy_tree
 from tests.crash.record import (
     Attribute,
@@ -296,6 +296,6 @@ def _listing(folder: Path) -> dict[str, tuple[bytes, int]]:
     """Every file's and folder's contents and mode."""
     found = {}
     for path in sorted(folder.rglob("*")):
-        data = b"" if path.is_dir() else hashlib.blake2b(path.read_bytes()).digest()
+        data = b"" if path.is_dir() else sparse.digest(path)
         found[str(path.relative_to(folder))] = data, 0 if path.is_dir() else path.stat().st_mode
     return found
