@@ -109,9 +109,9 @@ def _older_processes_are_not_looked_through() -> Iterator[None]:
     """
     older, listdir = _numbers(), os.listdir
 
-    def listed(path: str = ".") -> list[str]:
+    def listed(path: int | str | Path = ".") -> list[str]:
         found = listdir(path)
-        if path != "/proc":
+        if path not in ("/proc", Path("/proc")):
             return found
         older.intersection_update(found)
         return [name for name in found if name not in older]
