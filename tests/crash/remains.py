@@ -39,8 +39,9 @@ from vdbackup.repository.backup_set import BackupSet
 from vdbackup.repository.digests import Digests, digest_blocks
 from vdbackup.repository.files import PARTIAL
 from vdbackup.repository.lease import LEASE_NAME
+from vdbackup.repository.marker import MARKER
 from vdbackup.repository.model import RecoveryPoint
-from vdbackup.repository.repository import LAYER_MODE, MARKER, Repository
+from vdbackup.repository.repository import LAYER_MODE, Repository
 
 
 class Wrong(AssertionError):

@@ -19,6 +19,7 @@ from vdbackup.jobs import Task
 from vdbackup.repository.digests import BLOCK
 from vdbackup.repository.journal import Journal
 from vdbackup.repository.manifests import manifest_path
+from vdbackup.repository.marker import LAYOUT
 from vdbackup.repository.model import (
     BootStage,
     BootTest,
@@ -27,12 +28,7 @@ from vdbackup.repository.model import (
     SetSettings,
     SourceIdentity,
 )
-from vdbackup.repository.repository import (
-    LAYOUT,
-    Repository,
-    check_set_name,
-    set_name_for,
-)
+from vdbackup.repository.repository import Repository, check_set_name, set_name_for
 
 
 @pytest.fixture

@@ -19,14 +19,10 @@ from vdbackup.disks.names import DiskFormat
 from vdbackup.errors import OtherSource, RepositoryError, VdbackupError
 from vdbackup.repository.backup_set import BackupSet
 from vdbackup.repository.digests import BLOCK, differ, digest_blocks
+from vdbackup.repository.marker import MARKER
 from vdbackup.repository.model import SetSettings, SourceIdentity
 from vdbackup.repository.near_paths import NearPaths
-from vdbackup.repository.repository import (
-    MARKER,
-    Repository,
-    check_set_name,
-    free_set_name,
-)
+from vdbackup.repository.repository import Repository, check_set_name, free_set_name
 from vdbackup.sources.identity import Comparison, Facts, Kind, Verdict, compare
 from vdbackup.sources.reference import SourceRef
 from vdbackup.sources.source import Source

@@ -47,18 +47,12 @@ from vdbackup.errors import (
 from vdbackup.jobs import Task
 from vdbackup.repository import naming, publication
 from vdbackup.repository.draft import sweep
-from vdbackup.repository.files import PARTIAL, write_json
+from vdbackup.repository.files import PARTIAL
 from vdbackup.repository.lease import LEASE_NAME
 from vdbackup.repository.lock import LOCK_NAME
+from vdbackup.repository.marker import LAYOUT, MARKER, Marker, is_newer
 from vdbackup.repository.model import RecoveryPoint
-from vdbackup.repository.repository import (
-    LAYOUT,
-    LOST_AND_FOUND,
-    MARKER,
-    SETTINGS,
-    Repository,
-    is_newer,
-)
+from vdbackup.repository.repository import LOST_AND_FOUND, SETTINGS, Repository
 
 log = logging.getLogger(__name__)
 
@@ -115,7 +109,7 @@ def _opened(path: Path, done: list[str]) -> Repository:
     keep_a_copy(path, MARKER)
     known = marker.get("id")
     own_id = known if isinstance(known, str) and _UUID.fullmatch(known) else str(uuid.uuid4())
-    write_json(path / MARKER, {"layout": LAYOUT, "id": own_id})
+    Marker(LAYOUT, own_id).save(path)
     done.append(f"{MARKER} was written anew.")
     return Repository.open(path)
 

@@ -18,8 +18,9 @@ from vdbackup.gui.store import Store
 from vdbackup.jobs import Job, Task
 from vdbackup.operations.changed import ANY, Changed
 from vdbackup.repository.backup_set import BackupSet
+from vdbackup.repository.marker import MARKER
 from vdbackup.repository.model import RecoveryPoint
-from vdbackup.repository.repository import MARKER, DamagedSet, Repository
+from vdbackup.repository.repository import DamagedSet, Repository
 from vdbackup.settings import KnownSource
 from vdbackup.sources.reference import SourceRef
 from vdbackup.text import printable

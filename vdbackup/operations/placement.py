@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vdbackup.backup.capture import check_apart
-from vdbackup.repository.repository import MARKER, Repository
+from vdbackup.repository.marker import MARKER
+from vdbackup.repository.repository import Repository
 from vdbackup.sources.reference import SourceRef
 from vdbackup.sources.source import Source
 from vdbackup.sources.stacking import share_a_disk

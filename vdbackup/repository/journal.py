@@ -16,12 +16,26 @@ import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
+from vdbackup import records
 from vdbackup.errors import DamagedMetadata, Remedy
 from vdbackup.repository.files import read_json, remove, sync_folder, write_json
 from vdbackup.repository.model import RecoveryPoint
 
 JOURNAL_NAME = "journal.json"
+_Point = Annotated[RecoveryPoint, RecoveryPoint.checked]
+
+
+@dataclass(frozen=True)
+class _Record:
+    """What `journal.json` says; what is in flight is told by `result` alone."""
+
+    operation: str
+    phase: str
+    parent: _Point
+    child: _Point
+    result: _Point | None
 
 
 @dataclass(frozen=True)
@@ -52,30 +66,19 @@ class Journal:
         """The journal in a set's folder; raises RepositoryError if it cannot be understood."""
         data = read_json(folder / JOURNAL_NAME)
         try:
-            result = data["result"]
-            return cls(
-                RecoveryPoint.from_json(data["parent"]),
-                RecoveryPoint.from_json(data["child"]),
-                RecoveryPoint.from_json(result) if result else None,
-            )
-        except (AttributeError, KeyError, TypeError) as error:
+            record = records.tolerant(_Record, data)
+        except (TypeError, ValueError) as error:
             raise DamagedMetadata(
                 f"{folder / JOURNAL_NAME} is not valid: {error}.",
                 "How far the merge came can be found out from the disks.",
                 remedy=Remedy.REPAIR,
             ) from error
+        return cls(record.parent, record.child, record.result)
 
     def save(self, folder: Path) -> None:
         """Make this state the one that a restart would find."""
-        result = self.result.to_json() if self.result else None
-        data = {
-            "operation": "merge",
-            "phase": self.phase,
-            "parent": self.parent.to_json(),
-            "child": self.child.to_json(),
-            "result": result,
-        }
-        write_json(folder / JOURNAL_NAME, data)
+        record = _Record("merge", self.phase, self.parent, self.child, self.result)
+        write_json(folder / JOURNAL_NAME, records.to_json(record))
 
     def clear(self, folder: Path) -> None:
         """The merge is complete."""

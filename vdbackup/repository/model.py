@@ -207,20 +207,19 @@ class RecoveryPoint:
             name: of the manifest, for the sentence.
         """
         try:
-            point = records.tolerant(cls, data)
-            point._check_sizes()
+            return records.tolerant(cls, data).checked()
         except (TypeError, ValueError) as error:
             raise _not_valid(name, error) from error
-        return point
 
-    def _check_sizes(self) -> None:
-        """Raise ValueError where one of its sizes contradicts another."""
+    def checked(self) -> RecoveryPoint:
+        """The point; raises ValueError where one of its sizes contradicts another."""
         for offset, length in self.unreadable:
             if offset + length > self.virtual_size:
                 raise ValueError(f"unreadable: {offset} + {length} is beyond the end of the disk")
         exact, rounded_up = self.exact_size, self.virtual_size
         if exact is not None and not rounded_up - _SECTOR < exact < rounded_up:
             raise ValueError(f"exact_size: {exact} does not end within the last sector")
+        return self
 
 
 def unreadable_warning(ranges: Sequence[tuple[int, int]]) -> str:

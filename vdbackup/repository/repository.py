@@ -6,7 +6,7 @@ import logging
 import os
 import re
 import uuid
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,7 +15,6 @@ from vdbackup.durable import PARTIAL, give_to_owner_of_folder, sync_folder
 from vdbackup.errors import (
     BadSetName,
     DamagedMetadata,
-    NewerLayout,
     NoRepository,
     NoSpace,
     PointNotFound,
@@ -33,18 +32,15 @@ from vdbackup.repository.journal import JOURNAL_NAME, Journal
 from vdbackup.repository.lease import LEASE_NAME
 from vdbackup.repository.lock import LOCK_NAME, writer_lock
 from vdbackup.repository.manifests import manifest_path, read_manifests
+from vdbackup.repository.marker import LAYOUT, MARKER, Marker
 from vdbackup.repository.model import Policy, RecoveryPoint, SetSettings
 from vdbackup.repository.mount_points import waiting_mount_point
 
 log = logging.getLogger(__name__)
 
-LAYOUT = 1
-MARKER = "vdbackup.json"
 SETTINGS = "set.json"
 SETTINGS_COPY = "set.copy.json"
 """Beside it: a policy and what the user said of the source stand in nothing else."""
-_HIGHEST_LAYOUT = 999
-"""A number that is no version's: whoever is sent for a newer one looks in vain."""
 LAYER_MODE = 0o444
 _MAX_NAME = 240
 """Bytes of a folder's name; file systems take 255, and a number may be put behind it."""
@@ -107,32 +103,13 @@ class Repository:
         for folder in made:
             sync_folder(folder.parent)
         repository = cls(path, str(uuid.uuid4()))
-        write_json(path / MARKER, {"layout": LAYOUT, "id": repository.id})
+        Marker(LAYOUT, repository.id).save(path)
         return repository
 
     @classmethod
     def open(cls, path: Path) -> Repository:
         """Open an existing repository; raises RepositoryError."""
-        try:
-            data = read_json(path / MARKER)
-        except (FileNotFoundError, NotADirectoryError):
-            raise NoRepository(
-                f"{path} is not a repository of vdbackup: it has no {MARKER}.",
-                "Connect the drive if it is on one, or give the folder that holds the backups.",
-            ) from None
-        if is_newer(data):
-            raise NewerLayout(
-                f"{path} has layout {data['layout']}; this vdbackup knows layouts up to {LAYOUT}.",
-                "Use a newer version of vdbackup.",
-            )
-        layout, own_id = data.get("layout"), data.get("id", "")
-        if type(layout) is not int or layout not in range(1, LAYOUT + 1) or type(own_id) is not str:
-            raise DamagedMetadata(
-                f"{path / MARKER} is damaged: it does not say which layout the repository has.",
-                "It can be rebuilt from the disks.",
-                remedy=Remedy.REPAIR,
-            )
-        return cls(path, own_id)
+        return cls(path, Marker.load(path).id)
 
     @classmethod
     def open_or_create(cls, path: Path) -> Repository:
@@ -346,12 +323,6 @@ def settings_copy(folder: Path) -> SetSettings | None:
         return SetSettings.from_json(read_json(folder / SETTINGS_COPY))
     except (RepositoryError, OSError):
         return None
-
-
-def is_newer(marker: Mapping[str, object]) -> bool:
-    """Whether a repository's marker speaks of a layout of versions to come."""
-    layout = marker.get("layout")
-    return type(layout) is int and LAYOUT < layout <= _HIGHEST_LAYOUT
 
 
 def is_in_the_making(folder: Path) -> bool:
