@@ -13,15 +13,20 @@ do, so whoever opens the repository after a power cut does it.
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 from vdbackup import foreign_xml
 from vdbackup.errors import OtherProgramFailed, VdbackupError, from_os
 from vdbackup.recovery.sessions.elsewhere import NAMES, Program
+from vdbackup.recovery.sessions.files import SessionFiles
 from vdbackup.recovery.sessions.saved import SavedSession, saved_sessions
 from vdbackup.repository.repository import Repository
 
-_FILES = {Program.VIRT_MANAGER: "domain.xml", Program.VIRTUALBOX: "machine.vbox"}
+_FILES: dict[str | None, Callable[[SessionFiles], Path]] = {
+    Program.VIRT_MANAGER: lambda files: files.domain,
+    Program.VIRTUALBOX: lambda files: files.virtualbox,
+}
 """What names each layer; VMware's file names the session's disk alone."""
 
 
@@ -57,11 +62,12 @@ def relink_all(sessions_folder: Path, repository: Repository) -> list[OtherProgr
 def _is_behind(saved: SavedSession, repository: Repository) -> bool:
     """Whether a machine names a layer of the repository that is gone: a merge leaves one such."""
     origin = saved.record.origin
-    if saved.program not in list(_FILES) or origin is None:
+    file_in = _FILES.get(saved.program)
+    if file_in is None or origin is None:
         return False
     if (origin.repository, origin.repository_id) != (repository.path.absolute(), repository.id):
         return False
-    root = foreign_xml.parsed_file(saved.folder / _FILES[Program(saved.program)])
+    root = foreign_xml.parsed_file(file_in(saved.files))
     if root is None:
         return False
     names = [each.get("file") or each.get("location") or "" for each in root.iter()]

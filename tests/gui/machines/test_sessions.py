@@ -19,7 +19,6 @@ from vdbackup.gui.parts import Notice
 from vdbackup.gui.plan_dialog import PlanDialog
 from vdbackup.gui.quit_dialog import QuitDialog
 from vdbackup.qemu import monitor
-from vdbackup.recovery.sessions.folder import connect
 from vdbackup.recovery.sessions.saved import SessionState, saved_session
 from vdbackup.repository.repository import Repository
 from vdbackup.sources import demo_disk
@@ -230,7 +229,7 @@ def test_a_machine_whose_window_was_closed_is_kept(with_source: User, at_end: At
     boots(with_source, "the first state")
     chooses(with_source, at_end)
     (thread,) = with_source.window.sessions.running
-    with connect(thread.session.folder) as qemu:
+    with thread.session.files.connect() as qemu:
         monitor.tell(qemu, "quit")
     with_source.reads("What it wrote is kept")
     assert with_source.sees(QPushButton, "reopenButton")

@@ -20,7 +20,7 @@ from vdbackup.errors import MachineFailed, MachineRunning, RecoveryError, Sessio
 from vdbackup.guest.hardware import Controller, HardwareRequest
 from vdbackup.qemu import qemu
 from vdbackup.recovery.sessions import vm
-from vdbackup.recovery.sessions.folder import SessionFolder, read_record
+from vdbackup.recovery.sessions.folder import SessionFolder
 from vdbackup.recovery.sessions.life import Life
 from vdbackup.recovery.sessions.saved import SessionState, saved_sessions
 from vdbackup.recovery.sessions.session import Session
@@ -155,7 +155,7 @@ def test_a_machine_that_we_told_to_end_is_not_taken_for_one_whose_window_was_clo
 def test_a_machine_that_crashed_stays_crashed_whatever_is_wanted_of_it_then(
     session: Session, sessions: Path
 ) -> None:
-    pid = read_record(session.folder).pid
+    pid = session.files.read_record().pid
     assert pid
     os.kill(pid, signal.SIGKILL)
     with pytest.raises(MachineFailed, match="has crashed"):
@@ -233,7 +233,7 @@ def test_a_folder_that_is_kept_and_discarded_at_once_is_one_of_both(sessions: Pa
         assert at_once(folder.remove, folder.keep) == [None, None]
         assert not folder.is_ours
         if folder.path.exists():
-            assert read_record(folder.path).ended
+            assert folder.files.read_record().ended
             SessionFolder.reopen(folder.path).remove()
     assert saved_sessions(sessions) == []
 
@@ -245,7 +245,7 @@ def test_what_was_kept_is_nobodys_to_change_who_has_not_opened_it_again(sessions
         other.write_record(None)
         folder.keep()
         folder.remove()
-        assert not read_record(other.path).ended
+        assert not other.files.read_record().ended
 
 
 def test_of_two_who_promote_or_reopen_a_kept_session_one_has_it(sessions: Path) -> None:

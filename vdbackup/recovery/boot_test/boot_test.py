@@ -268,7 +268,7 @@ class _Watch:
         self._sign = wanted
         self._limit = limit
         self._started = time.monotonic()
-        self._console = _Console(session.folder / "console.log")
+        self._console = _Console(session.files.console)
         self._seen: Seen | None = None
         self._failure: Failure | None = None
         self._ended = ""
@@ -326,7 +326,7 @@ class _Watch:
         return View(seconds, console, text, frame, self._agent.answers(), rests, disk)
 
     def _screen(self) -> tuple[Frame | None, str | None]:
-        path = self._session.folder / "screen"
+        path = self._session.files.screen
         self._session.execute("screendump", filename=str(path))
         frame = Frame.from_ppm(path.read_bytes())
         if frame is None or not frame.is_text:

@@ -74,7 +74,7 @@ def write(
     add(devices, "graphics", type="vnc", autoport="yes")
     add(add(devices, "video"), "model", type="vga")
     add(devices, "serial", type="pty")
-    return write_xml(folder.path / "domain.xml", domain)
+    return write_xml(folder.files.domain, domain)
 
 
 def write_again(
@@ -82,7 +82,7 @@ def write_again(
 ) -> Path:
     """Name the layers below the session's disk anew, in libvirt's own copy of the machine too."""
     qemu.name_backing(folder.disk, _backing(layers))
-    path = folder.path / "domain.xml"
+    path = folder.files.domain
     domain = foreign_xml.parsed_file(path)
     if domain is None:
         return write(folder, [Layer(disk, info_of(disk)) for disk in disks], layers, hardware)

@@ -133,7 +133,7 @@ def _write_machine(
     with SessionFolder.create(sessions_folder, title, place.overlay, origin, options) as folder:
         try:
             _CHILDREN[program](folder, place.layers)
-            file = _WRITERS[program](folder, _own_disks(folder, program), place.layers, hardware)
+            file = _WRITERS[program](folder, _own_disks(folder), place.layers, hardware)
             folder.keep()
         except OSError as error:
             folder.remove()
@@ -194,11 +194,9 @@ def _place(backup_set: BackupSet, point: RecoveryPoint, program: Program) -> _Pl
     return _Place(overlay, layers, hardware)
 
 
-def _own_disks(folder: SessionFolder, program: Program) -> list[Layer]:
+def _own_disks(folder: SessionFolder) -> list[Layer]:
     """The session's own disk, just made."""
-    if program is Program.VIRT_MANAGER:
-        return [Layer(folder.disk, info_of(folder.disk))]
-    (path,) = (path for path in folder.path.glob("machine.*") if path.suffix in (".vmdk", ".vhd"))
+    path = folder.files.first_disk
     return [Layer(path, info_of(path))]
 
 

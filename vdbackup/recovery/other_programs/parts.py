@@ -47,7 +47,7 @@ def child_disk(folder: SessionFolder, layers: Sequence[Layer]) -> None:
     if parent.info.format == DiskFormat.VHD:
         place = os.path.relpath(parent.path.resolve(), folder.path.resolve())
     reference = ParentRef(parent.info.disk_id, parent.info.content_id, place)
-    path = folder.path / f"machine.{parent.info.format}"
+    path = folder.files.disk_of_program(parent.info.format)
     disk = create_disk(path, parent.info.format, parent.info.virtual_size, reference)
     with closing(disk):
         disk.flush()

@@ -40,7 +40,7 @@ def write(
     )
     _add_media(add(add(machine, "MediaRegistry"), "HardDisks"), [*layers, *disks])
     virtualbox_hardware(machine, hardware, CPUS, _virtualbox_uuid(disks[-1].info))
-    return write_xml(folder.path / "machine.vbox", root)
+    return write_xml(folder.files.virtualbox, root)
 
 
 def _add_media(above: ET.Element, layers: Sequence[Layer], tag: str = "HardDisk") -> ET.Element:
@@ -56,7 +56,7 @@ def write_again(
     folder: SessionFolder, disks: Sequence[Path], layers: Sequence[Layer], _hardware: Hardware
 ) -> Path:
     """Name the layers below the session's disk anew; all else is VirtualBox's by now."""
-    path = folder.path / "machine.vbox"
+    path = folder.files.virtualbox
     space = f"{{{_NAMESPACE}}}"
     root = foreign_xml.parsed_file(path)
     if root is None:

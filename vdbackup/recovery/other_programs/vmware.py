@@ -42,7 +42,7 @@ def write(
         f"{bus}0:0.fileName": disks[-1].path.name,
         "ethernet0.present": "FALSE",
     }
-    path = folder.path / "machine.vmx"
+    path = folder.files.vmware
     lines = [f'{name} = "{_vmx_value(value)}"' for name, value in settings.items()]
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
     return path
@@ -57,4 +57,4 @@ def write_again(
     folder: SessionFolder, _disks: Sequence[Path], _layers: Sequence[Layer], _hardware: Hardware
 ) -> Path:
     """Its file names the session's disk alone, and that the overlay, whose name stays."""
-    return folder.path / "machine.vmx"
+    return folder.files.vmware

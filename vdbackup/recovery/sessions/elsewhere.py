@@ -18,7 +18,6 @@ say it, the user has to.
 from __future__ import annotations
 
 import os
-import re
 import subprocess
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -36,13 +35,10 @@ from vdbackup.disks.holders import holders, named
 from vdbackup.disks.names import DiskFormat
 from vdbackup.disks.qcow2.disk import Qcow2Disk
 from vdbackup.errors import DisksUnclear, MachineRunning, RecoveryError, Remedy, VdbackupError
+from vdbackup.recovery.sessions.files import SessionFiles
 from vdbackup.repository.near_paths import NearPaths
 from vdbackup.repository.registered import Machine, line_below, machines_on
 
-_OURS = re.compile(
-    r"map\..*|layer\d+|tables\.bin|.*\.log|.*\.fd|session\.json.*|.*\.(?:xml|vbox.*|vmx)"
-)
-"""Files of a session's folder that are no disks of its machine."""
 _ANSWER = 20.0
 """Seconds that another program's tool may take; the first starts libvirt's session daemon."""
 _LIBVIRT = (("qemu:///session", ()), ("qemu:///system", ("--readonly",)))
@@ -160,7 +156,7 @@ def check_ended(folder: Path, own: Path, program: str | None, *, not_running: bo
         program: whose machine it is; None of ours.
         not_running: the user has said that it does not.
     """
-    files = [path for path in folder.rglob("*") if path.is_file() and path.suffix != ".log"]
+    files = [path for path in SessionFiles(folder).but_logs() if path.is_file()]
     who = [each for each in holders(files) if each.pid != os.getpid()]
     if who or any(qemu_locks.is_open(path) for path in files):
         raise MachineRunning(
@@ -209,9 +205,7 @@ def name_of(program: str) -> str:
 
 def _disks_in(folder: Path) -> Iterator[Path]:
     """The virtual disks in a session's folder, in the folders that programs make in it too."""
-    for path in sorted(folder.rglob("*")):
-        if path.is_symlink() or not path.is_file() or _OURS.fullmatch(path.name):
-            continue
+    for path in SessionFiles(folder).may_be_disks():
         if probe(path) != DiskFormat.RAW:
             yield path
 
@@ -342,7 +336,7 @@ def _answers(folder: Path) -> bool:
 
 def _virtualbox(folder: Path, own: Path) -> _Listed:
     """What the machine's settings say: its disks, and which of them is attached."""
-    root = foreign_xml.parsed_file(folder / "machine.vbox")
+    root = foreign_xml.parsed_file(SessionFiles(folder).virtualbox)
     machine = None if root is None else root.find(f"{_VIRTUALBOX}Machine")
     if machine is None:
         return _Listed()
@@ -376,7 +370,7 @@ def _vmware(folder: Path, _own: Path) -> _Listed:
     if any(folder.glob("*.lck")):
         return _Listed(known=True, running=True)
     listed = said_by("vmrun", "list")
-    return _Listed(listed is not None, str(folder / "machine.vmx") in (listed or ""))
+    return _Listed(listed is not None, str(SessionFiles(folder).vmware) in (listed or ""))
 
 
 _LISTS: dict[str | None, Callable[[Path, Path], _Listed]] = {

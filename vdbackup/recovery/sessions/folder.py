@@ -1,25 +1,10 @@
-"""A session's folder: its disk, its console's text, and who it belongs to.
-
-    SESSIONS/<id>/            mode 0700
-        session.json          what was started, from which point, how (record.py)
-        session.qcow2         what the guest has written
-        map.*, layer<n>       the chain for a QEMU that cannot read it (qemu/concatenation.py)
-        control               a socket on which QEMU hears what other programs want of it (QMP)
-        console.log           what the guest wrote to its first serial port
-        qemu.log              what QEMU complained of
-
-The folder is locked (flock) by the process that runs the session, for as long as that lives: one
-without a lock is kept on purpose, or left over from a crash.
-"""
+"""A session's folder that is ours: made or opened again, locked, written to, kept or deleted."""
 
 from __future__ import annotations
 
-import fcntl
 import json
-import logging
 import os
 import secrets
-import shutil
 import socket
 import threading
 import weakref
@@ -31,22 +16,10 @@ from pathlib import Path
 from typing import Any, BinaryIO, Self
 
 from vdbackup import durable
-from vdbackup.errors import (
-    MachineFailed,
-    MachineRunning,
-    Obstructed,
-    Remedy,
-    SessionNotFound,
-    SessionsFolder,
-)
+from vdbackup.errors import MachineRunning, SessionNotFound, SessionsFolder
+from vdbackup.recovery.sessions.files import CONTROL, SessionFiles
 from vdbackup.recovery.sessions.qemu_process import is_qemu_of
 from vdbackup.recovery.sessions.record import Origin, SessionRecord
-
-log = logging.getLogger(__name__)
-
-RECORD = "session.json"
-_CONTROL = "control"
-_MAX_RECORD = 1 << 20
 
 
 class SessionFolder:
@@ -55,13 +28,15 @@ class SessionFolder:
     Attributes:
         id: the folder's name.
         path: the folder.
+        files: what lies in it.
         record: what session.json says.
     """
 
-    def __init__(self, path: Path, record: SessionRecord, descriptor: int) -> None:
+    def __init__(self, files: SessionFiles, record: SessionRecord, descriptor: int) -> None:
         """Take over a folder whose `descriptor` holds the lock; use `create` or `reopen`."""
-        self.id = path.name
-        self.path = path
+        self.id = files.folder.name
+        self.path = files.folder
+        self.files = files
         self.record = record
         self._deciding = threading.Lock()
         """Held while it is decided what becomes of the folder: of two who say so, the first."""
@@ -89,7 +64,8 @@ class SessionFolder:
         )
         with _writing(path):
             path.mkdir(mode=0o700, parents=True)
-            folder = cls(path, record, locked(path))
+            files = SessionFiles(path)
+            folder = cls(files, record, files.lock())
         try:
             folder.write_record(None)
             if origin:
@@ -113,8 +89,9 @@ class SessionFolder:
     @classmethod
     def reopen(cls, path: Path) -> Self:
         """Take over a session that nobody runs; raises RecoveryError where somebody does."""
+        files = SessionFiles(path)
         try:
-            folder = cls(path, read_record(path), locked(path))
+            folder = cls(files, files.read_record(), files.lock())
         except BlockingIOError:
             raise MachineRunning(
                 f"The session {path.name} is in use by another program.",
@@ -122,7 +99,7 @@ class SessionFolder:
             ) from None
         except FileNotFoundError:
             raise SessionNotFound(f"There is no session {path.name} any more.") from None
-        folder.record = read_record(path)  # as it is under the lock
+        folder.record = files.read_record()  # as it is under the lock
         if is_qemu_of(folder.record.pid, path):
             raise MachineRunning(
                 f"The machine of the session {path.name} is still running.", "Stop or kill it."
@@ -137,37 +114,37 @@ class SessionFolder:
     @property
     def disk(self) -> Path:
         """What the guest writes, a qcow2 child of the overlay."""
-        return self.path / "session.qcow2"
+        return self.files.disk
 
     @property
     def console(self) -> Path:
         """What the guest wrote to its first serial port."""
-        return self.path / "console.log"
+        return self.files.console
 
     def complaints(self) -> BinaryIO:
         """The file that takes what QEMU writes to its standard output and error."""
         with _writing(self.path):
-            return (self.path / "qemu.log").open("ab+")
+            return self.files.complaints.open("ab+")
 
     def write_record(self, pid: int | None, *, ended: bool = False) -> None:
         """Write session.json; `pid` is QEMU's, once it runs. Raises RecoveryError."""
         self.record = replace(self.record, pid=pid, ended=ended)
         text = json.dumps({"id": self.id, **self.record.to_json()}, indent=2) + "\n"
         with _writing(self.path):
-            durable.replace(self.path / RECORD, text.encode())
+            durable.replace(self.files.record, text.encode())
 
     def control(self) -> socket.socket:
         """A listening socket in the folder, for other programs; raises RecoveryError.
 
         A socket's path may have 107 bytes; the folder's own descriptor makes it short.
         """
-        path = self.path / _CONTROL
+        path = self.files.control
         listener = socket.socket(socket.AF_UNIX)
         descriptor = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             with _writing(self.path):
                 path.unlink(missing_ok=True)
-                listener.bind(f"/proc/self/fd/{descriptor}/{_CONTROL}")
+                listener.bind(f"/proc/self/fd/{descriptor}/{CONTROL}")
                 path.chmod(0o600)
                 listener.listen()
         except BaseException:
@@ -180,9 +157,8 @@ class SessionFolder:
     def clear(self) -> None:
         """Remove what is made anew when a machine starts again: the chain's map, the console."""
         with _writing(self.path):
-            for pattern in ("map.*", "layer*", "tables.bin", "console.log"):
-                for name in self.path.glob(pattern):
-                    name.unlink()
+            for path in self.files.made_anew():
+                path.unlink()
 
     def keep(self, *, ended: bool = True) -> None:
         """What the machine wrote stays, and may be opened again; ends our part in it.
@@ -220,74 +196,10 @@ class SessionFolder:
         with self._deciding:
             if not self.is_ours:
                 return
-            delete(self.path)
+            self.files.delete()
             if self.record.origin:
                 self.record.origin.release(self.id)
             self.close()
-
-
-def read_record(folder: Path) -> SessionRecord:
-    """What session.json says; what can be said without it where a power cut has emptied it."""
-    path = folder / RECORD
-    modified = datetime.fromtimestamp(os.lstat(path).st_mtime, UTC)
-    data: object = None
-    try:
-        data = json.loads(durable.read_own(path, _MAX_RECORD))
-    except (ValueError, RecursionError, Obstructed):
-        log.warning("%s cannot be read", path)
-    return SessionRecord.from_json(data, folder.name, modified)
-
-
-def connect(folder: Path) -> socket.socket:
-    """A connection to the QEMU that runs in a session's folder; raises RecoveryError."""
-    connection = socket.socket(socket.AF_UNIX)
-    try:
-        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            connection.connect(f"/proc/self/fd/{descriptor}/{_CONTROL}")
-        finally:
-            os.close(descriptor)
-    except OSError as error:
-        connection.close()
-        raise MachineFailed(
-            f"The virtual machine of the session {folder.name} does not answer: {error.strerror}.",
-            "It may have ended.",
-            remedy=Remedy.LIST_SESSIONS,
-        ) from error
-    return connection
-
-
-def locked(folder: Path) -> int:
-    """A descriptor of the folder that holds its lock; raises BlockingIOError where it is taken."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BaseException:
-        os.close(descriptor)
-        raise
-    return descriptor
-
-
-def is_locked(folder: Path) -> bool:
-    """Whether a process runs the session of a folder."""
-    try:
-        os.close(locked(folder))
-    except BlockingIOError:
-        return True
-    return False
-
-
-def delete(folder: Path) -> None:
-    """Delete a session's folder, if it is still there; raises SessionsFolder."""
-    try:
-        shutil.rmtree(folder)
-    except FileNotFoundError:  # somebody else has done it
-        return
-    except OSError as error:
-        raise SessionsFolder(
-            f"The session's folder {folder} cannot be deleted: {error.strerror}.",
-            "Delete it yourself.",
-        ) from error
 
 
 @contextmanager

@@ -15,14 +15,8 @@ from vdbackup.errors import (
     SessionUnusable,
 )
 from vdbackup.recovery.sessions.elsewhere import EndedMachine, check_ended, check_not_registered
-from vdbackup.recovery.sessions.folder import (
-    RECORD,
-    SessionFolder,
-    delete,
-    is_locked,
-    locked,
-    read_record,
-)
+from vdbackup.recovery.sessions.files import SessionFiles
+from vdbackup.recovery.sessions.folder import SessionFolder
 from vdbackup.recovery.sessions.qemu_process import gone, is_qemu_of, kill
 from vdbackup.recovery.sessions.record import Origin, SessionRecord
 from vdbackup.volumes import composition
@@ -54,6 +48,11 @@ class SavedSession:
     owned: bool
 
     @property
+    def files(self) -> SessionFiles:
+        """What lies in the folder."""
+        return SessionFiles(self.folder)
+
+    @property
     def title(self) -> str:
         """What runs there, for a person."""
         return self.record.title
@@ -75,8 +74,7 @@ class SavedSession:
 
         What there is by now `ended_machine` finds out.
         """
-        others = (self.folder / f"machine.{suffix}" for suffix in ("vmdk", "vhd"))
-        return next((path for path in others if path.exists()), self.folder / "session.qcow2")
+        return self.files.first_disk
 
     def ended_machine(self, *, not_running: bool = False) -> EndedMachine:
         """All disks that the machine is on; raises RecoveryError where it runs, or may run."""
@@ -135,7 +133,7 @@ class SavedSession:
                 that cannot be found out, or that it may lose its disk there (MayRun).
         """
         try:
-            lock = locked(self.folder)
+            lock = self.files.lock()
         except BlockingIOError:
             raise MachineRunning(
                 f"The session {self.id} belongs to a program that is running.",
@@ -145,7 +143,7 @@ class SavedSession:
             self._release(self.record)
             return
         try:
-            record = read_record(self.folder) if (self.folder / RECORD).exists() else self.record
+            record = self.files.read_record() if self.files.record.exists() else self.record
             if record.pid != self.record.pid:
                 raise MachineRunning(
                     f"The session {self.id} was opened again since it was listed.",
@@ -158,16 +156,17 @@ class SavedSession:
                 check_not_registered(self.folder)
             if record.pid is not None:
                 kill(record.pid, self.folder)
-            delete(self.folder)
+            self.files.delete()
             self._release(record)
         finally:
             os.close(lock)
 
     def _refuse_if_open(self, pid: int | None) -> None:
         """Other programs than our QEMU, which is ended: VirtualBox, libvirt's, whatever it is."""
-        files = (path for path in self.folder.rglob("*") if path.suffix != ".log")
         ours = pid if is_qemu_of(pid, self.folder) else None
-        found = [each for each in holders(files) if each.pid is None or each.pid != ours]
+        found = [
+            each for each in holders(self.files.but_logs()) if each.pid is None or each.pid != ours
+        ]
         if found:
             raise MachineRunning(
                 f"The session {self.id} is in use: {named(found)} has its files open.",
@@ -183,16 +182,17 @@ def saved_sessions(sessions_folder: Path) -> list[SavedSession]:
     """All sessions in `sessions_folder`, oldest first; what is just being deleted is left out."""
     return [
         session
-        for record in sorted(sessions_folder.absolute().glob(f"*/{RECORD}"))
-        if (session := saved_session(record.parent)) is not None
+        for files in SessionFiles.all_in(sessions_folder)
+        if (session := saved_session(files.folder)) is not None
     ]
 
 
 def saved_session(folder: Path) -> SavedSession | None:
     """The session of a folder, None where it has gone."""
+    files = SessionFiles(folder)
     try:
-        owned = is_locked(folder)
-        record = read_record(folder)
+        owned = files.is_locked()
+        record = files.read_record()
     except FileNotFoundError:
         return None
     running = is_qemu_of(record.pid, folder)

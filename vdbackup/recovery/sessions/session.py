@@ -54,7 +54,8 @@ class Session:
 
     Attributes:
         id: names the session's folder.
-        folder: holds the session's disk, its console's text, and QEMU's complaints.
+        folder: the session's.
+        files: what lies in it: the session's disk, its console's text, and QEMU's complaints.
         title: for a person.
         hardware: the machine's, with the reasons for it.
         accelerator: what runs the guest's instructions.
@@ -73,6 +74,7 @@ class Session:
         """Start QEMU, which waits; use `start_session`."""
         self.id = folder.id
         self.folder = folder.path
+        self.files = folder.files
         self.title = folder.title
         self.hardware = machine.hardware
         self.accelerator = choice.accelerator

@@ -7,7 +7,6 @@ from pathlib import Path
 
 from vdbackup.errors import RecoveryError, Remedy, SessionNotFound
 from vdbackup.qemu.monitor import tell
-from vdbackup.recovery.sessions.folder import connect
 from vdbackup.recovery.sessions.saved import SavedSession, saved_sessions
 
 log = logging.getLogger(__name__)
@@ -42,7 +41,7 @@ def status(session: SavedSession) -> str:
     if not session.running:
         return str(session.state)
     try:
-        answer = tell(connect(session.folder), "query-status", _ANSWER)
+        answer = tell(session.files.connect(), "query-status", _ANSWER)
     except RecoveryError:
         log.info("session %s does not answer", session.id, exc_info=True)
         return str(session.state)
@@ -52,7 +51,7 @@ def status(session: SavedSession) -> str:
 
 def resume(session: SavedSession) -> None:
     """Let a machine go on that was paused, for want of space for example; raises RecoveryError."""
-    tell(connect(session.folder), "cont")
+    tell(session.files.connect(), "cont")
 
 
 def stop(session: SavedSession, grace: float) -> None:
@@ -61,7 +60,7 @@ def stop(session: SavedSession, grace: float) -> None:
     What it wrote stays, unless the program that started it throws it away.
     """
     try:
-        tell(connect(session.folder), "system_powerdown")
+        tell(session.files.connect(), "system_powerdown")
     except RecoveryError:
         log.info("session %s cannot be asked to shut down", session.id, exc_info=True)
         grace = 0
@@ -75,7 +74,7 @@ def kill(session: SavedSession) -> None:
     What it wrote stays, unless the program that started it throws it away.
     """
     try:
-        tell(connect(session.folder), "quit", _ANSWER)
+        tell(session.files.connect(), "quit", _ANSWER)
     except RecoveryError:
         log.info("session %s does not end by itself", session.id, exc_info=True)
     else:

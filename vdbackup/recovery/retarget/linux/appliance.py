@@ -167,7 +167,7 @@ def edited(
             kernel=qemu.Kernel(image, initramfs, _COMMAND_LINE),
         ) as session:
             _wait(session, nonce, len(errand.writes), task, time_limit)
-            yield session.folder / "session.qcow2"
+            yield session.files.disk
 
 
 def _wait(
