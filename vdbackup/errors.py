@@ -69,7 +69,7 @@ import errno
 from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Self
 
 READ_ONLY = frozenset({errno.EROFS, errno.EACCES, errno.EPERM})
 """What storage says to a user who cannot write there."""
@@ -130,6 +130,11 @@ class VdbackupError(Exception):
         self.cleared = cleared
         self.remedy = remedy
         self.about = about
+
+    @classmethod
+    def because_of(cls, error: VdbackupError, title: str) -> Self:
+        """One that says where another was met; what can be done about it is the same."""
+        return cls(title, error.advice, remedy=error.remedy, about=error.about)
 
     @property
     def family(self) -> str:
@@ -513,6 +518,12 @@ class OtherFormat(BackupError):
     """A set is kept in another format than the one that was asked for."""
 
     code = "other-format"
+
+
+class NotFinished(BackupError):
+    """What was interrupted in a set could not be finished."""
+
+    code = "not-finished"
 
 
 class NotMergeable(BackupError):

@@ -45,7 +45,7 @@ def point(lab: Lab, sequence: int) -> RecoveryPoint:
 
 def repaired(lab: Lab) -> list[str]:
     said = repair.run(lab.repository.path, Task())
-    return [*said.done, *said.undone]
+    return [*said.done, *map(str, said.undone)]
 
 
 def verdicts(lab: Lab) -> dict[int, tuple[verify.Finding, ...]]:

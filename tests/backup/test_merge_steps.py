@@ -66,7 +66,7 @@ def going_on(lab: Lab) -> Iterator[Merging]:
 
 
 def assert_finished(lab: Lab) -> None:
-    (sentence,) = merge.recover(lab.repository, Task())
+    (sentence,) = merge.recover(lab.repository, Task()).done
     assert "was finished" in sentence
     lab.check_all()
 
@@ -109,8 +109,8 @@ def test_a_parent_that_is_lost_meanwhile_is_missed_before_the_childs_file_passes
     parent = lab.layer(point(lab, 2))
     cut_off(lab, 3, step)
     parent.rename(lab.folder / "elsewhere")
-    (sentence,) = merge.recover(lab.repository, Task())
-    assert "0002-incremental.vmdk is missing" in sentence
+    (error,) = merge.recover(lab.repository, Task()).undone
+    assert "0002-incremental.vmdk is missing" in error.title
     assert lab.set.journal is not None
     (lab.folder / "elsewhere").rename(parent)
     assert_finished(lab)

@@ -47,7 +47,7 @@ def lab(tmp_path: Path, disk_format: str) -> Lab:
 
 def repaired(lab: Lab) -> list[str]:
     said = repair.run(lab.repository.path, Task())
-    return [*said.done, *said.undone]
+    return [*said.done, *map(str, said.undone)]
 
 
 def lose_all_but_layers(lab: Lab) -> None:

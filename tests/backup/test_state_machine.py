@@ -116,7 +116,7 @@ class Backups(RuleBasedStateMachine):
         offered = {each.id for each in self.points}
         if self.lab.set.journal:  # neither its old moment nor the new one meanwhile
             assert child.parent not in offered
-            assert merge.recover(self.lab.repository, Task())
+            assert merge.recover(self.lab.repository, Task()).done
         assert child.parent
         if child.parent not in offered:
             del self.states[child.parent]

@@ -114,9 +114,9 @@ class Remains:
                 self.check_finished()
             step = "recovered"
             is_there = (repository.path / MARKER).exists()
-            said = merge.recover(repository, Task()) if is_there else []
-            if not unrepaired and any("could not be finished" in sentence for sentence in said):
-                raise Wrong(said[-1])
+            recovered = merge.recover(repository, Task()) if is_there else merge.Recovered()
+            if not unrepaired and recovered.undone:
+                raise Wrong(str(recovered.undone[-1]))
             self.check_points(unrepaired)
             if not unrepaired:
                 self.check_ids(before, after, returned)

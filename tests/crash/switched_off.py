@@ -199,7 +199,8 @@ MUTATIONS = [
     Mutation("the child goes before its children have other links", _deleted_before_relinking,
              why_not="recovery links them from the journal, in which all names stand; until then "
              "they may be refused in any case"),
-    Mutation("an interrupted merge is not finished", lambda p: p.setattr(merge, "recover", _none)),
+    Mutation("an interrupted merge is not finished",
+             lambda p: p.setattr(merge, "recover", lambda *_: merge.Recovered())),
     Mutation("JSON is written in place", _json_in_place),
     Mutation("a deleted point's layer goes before its manifest", _manifest_last),
     Mutation("the manifest lies not in flight before other files have names",

@@ -163,8 +163,8 @@ def repaired(lab: Lab) -> repair.Repaired:
 
 def assert_all_stays(lab: Lab) -> None:
     """The parent is offered by nobody, and a repair can still find out what it is."""
-    (sentence,) = repaired(lab).undone
-    assert "all stays as it is" in sentence
+    (error,) = repaired(lab).undone
+    assert "all stays as it is" in error.title
     with pytest.raises(RepositoryError, match=JOURNAL_NAME):
         lab.repository.set("disk")
 

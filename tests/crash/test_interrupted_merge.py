@@ -81,7 +81,7 @@ def recover(lab: Lab) -> None:
         with lab.repository.lock("sweeping"):
             assert not merge.finish_interrupted(lab.repository, "disk", Task())
     else:
-        assert merge.recover(lab.repository, Task())
+        assert merge.recover(lab.repository, Task()).done
 
 
 def repaired(lab: Lab) -> None:
@@ -218,7 +218,7 @@ def test_a_block_that_the_storage_loses_is_noticed_before_the_child_goes(lab, mo
 
 def test_recovering_where_nothing_was_interrupted_does_nothing(lab):
     before = lab.files
-    assert merge.recover(lab.repository, Task()) == []
+    assert merge.recover(lab.repository, Task()) == merge.Recovered()
     assert lab.files == before
 
 
@@ -227,7 +227,7 @@ def test_recovering_leaves_a_merge_alone_that_somebody_is_at(lab):
         lab.merge(point(lab, 3))
     before = lab.files
     with lab.repository.lock("merging"):
-        assert merge.recover(lab.repository, Task()) == []
+        assert merge.recover(lab.repository, Task()) == merge.Recovered()
     assert lab.files == before
 
 
@@ -236,8 +236,8 @@ def test_a_merge_that_cannot_be_finished_is_said_and_the_rest_stays_usable(lab):
         lab.merge(point(lab, 3))
     assert lab.set.journal is not None
     lab.layer(point(lab, 3)).rename(lab.folder / "gone")
-    (sentence,) = merge.recover(lab.repository, Task())
-    assert "could not be finished" in sentence
+    (error,) = merge.recover(lab.repository, Task()).undone
+    assert "could not be finished" in error.title
     lab.check_ours(point(lab, 1))
     lab.check_ours(point(lab, 5))
 
@@ -251,9 +251,9 @@ def test_a_file_in_flight_that_somebody_throws_away_is_missed_before_the_child_g
         number += 1
     for partial in lab.set_folder.glob(lab.file("0003-incremental") + ".partial"):
         partial.unlink()
-    (sentence,) = merge.recover(lab.repository, Task())
+    recovered = merge.recover(lab.repository, Task())
     if os.geteuid() == 0:
-        assert "could not be finished" in sentence
+        assert "could not be finished" in recovered.undone[0].title
         assert (lab.set_folder / lab.file("0003-incremental")).exists()
     lab.check_ours(point(lab, 4))
 

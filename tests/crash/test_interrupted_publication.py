@@ -126,9 +126,9 @@ def test_a_point_of_which_all_was_durable_is_finished_when_the_repository_is_ope
 ):
     lab = one_format
     half_published(lab, renamed)
-    assert merge.recover(lab.repository, Task()) == [
-        "disk: an interrupted backup was finished: point 3."
-    ]
+    assert merge.recover(lab.repository, Task()).done == (
+        "disk: an interrupted backup was finished: point 3.",
+    )
     lab.check_all()
     assert lab.set.settings.last_sequence == 3
 
@@ -162,7 +162,7 @@ def test_the_next_backup_finishes_the_interrupted_one_and_goes_on_from_it(one_fo
     half_published(lab, 3)
     lab.poke(0, b"changed since")
     result = lab.capture()
-    assert result.notes[0] == "An interrupted backup was finished first: point 3."
+    assert result.notes[0] == "disk: an interrupted backup was finished: point 3."
     assert result.warnings == ()
     assert lab.set.point(result.point.parent).sequence == 3
     lab.moments[result.point.id] = lab.image
@@ -191,7 +191,7 @@ def test_what_lies_in_flight_is_left_alone_while_another_program_writes(one_form
     half_published(lab, 0)
     before = lab.files
     with lab.repository.lock("publishing"):
-        assert merge.recover(lab.repository, Task()) == []
+        assert merge.recover(lab.repository, Task()) == merge.Recovered()
     assert lab.files == before
 
 
@@ -206,10 +206,10 @@ def test_a_point_whose_parent_is_being_merged_is_published_before_that_goes_on(o
     for name in names:
         (lab.set_folder / name).rename(lab.set_folder / f"{name}.partial")
     lab.moments[point.id] = lab.moments[lab.set.points[-1].id]
-    assert [sentence.partition(": ")[2] for sentence in merge.recover(lab.repository, Task())] == [
-        "an interrupted backup was finished: point 3.",
-        "an interrupted merge was finished: point 2.",
-    ]
+    assert merge.recover(lab.repository, Task()).done == (
+        "disk: an interrupted backup was finished: point 3.",
+        "disk: an interrupted merge was finished: point 2.",
+    )
     lab.check_all()
 
 

@@ -95,7 +95,7 @@ def test_a_result_names_the_sets_that_are_other_ones_now(
 def test_a_merge_that_was_cut_off_has_changed_its_set(two_points: Lab, tmp_path: Path) -> None:
     two_points.merge_half(two_points.set.points[1])
     done = opening.finish(two_points.repository, tmp_path / "none", Task())
-    assert (len(done.merges), done.changed) == (1, Changed.only("disk"))
+    assert (len(done.done), done.changed) == (1, Changed.only("disk"))
 
 
 def test_a_policy_that_is_changed_changes_its_set(two_points: Lab) -> None:

@@ -348,8 +348,8 @@ def test_read_only_storage_with_half_a_merge_on_it_gives_what_is_whole(
     lab.merge_half(lab.set.points[1])
     with mounted_read_only(lab.repository.path, tmp_path / "read-only") as where:
         repository = Repository.open(where)
-        (said,) = merge.recover(repository, Task())
-        assert "could not be finished: The storage is read-only" in said
+        (error,) = merge.recover(repository, Task()).undone
+        assert "could not be finished: The storage is read-only" in error.title
         verdicts = verify.run(verify.plan(repository, "disk"), Task())
         assert [(each.point.sequence, each.ok) for each in verdicts] == [(2, True), (3, True)]
         for point in repository.set("disk").points:

@@ -324,15 +324,15 @@ def test_a_merge_that_was_cut_off_is_not_finished_under_a_reader(cut_off: Lab) -
     child = lab.set.point(lab.set.journal.child.id)  # type: ignore[union-attr]
     with reader(lab, child) as other:
         before = lab.files
-        said = merge.recover(lab.repository, Task())
-        assert "could not be finished: Point 2 is in use: python" in "".join(said)
+        (error,) = merge.recover(lab.repository, Task()).undone
+        assert "could not be finished: Point 2 is in use: python" in error.title
         with pytest.raises(PointInUse):
             delete.run(delete.plan(lab.repository, "disk", lab.set.points[-1].id), Task())
         assert lab.files == before
         assert other.read_on() == sha256(lab.moments[child.id])
-    assert merge.recover(lab.repository, Task()) == [
-        "disk: an interrupted merge was finished: point 3."
-    ]
+    assert merge.recover(lab.repository, Task()).done == (
+        "disk: an interrupted merge was finished: point 3.",
+    )
     lab.check_all()
 
 

@@ -127,7 +127,7 @@ def test_a_merge_that_was_cut_off_before_it_saw_a_session_never_happened(
             with pytest.raises(KeyboardInterrupt):
                 lab.merge(lab.set.points[1])
         assert (lab.set_folder / JOURNAL_NAME).exists()
-        assert merge.recover(lab.repository, Task()) == []
+        assert merge.recover(lab.repository, Task()) == merge.Recovered()
         holds.release(lab.set_folder, SESSION)
         assert lab.files == before
         lab.check_without_processes()
@@ -155,7 +155,7 @@ def test_a_merge_that_had_begun_to_copy_is_finished_whatever_holds_its_parent(
             lab.merge(lab.set.points[1])
     parent = lab.set.hidden[0]
     assert holds.place(lab.set, parent, SESSION, "laptop", folder)
-    assert merge.recover(lab.repository, Task())
+    assert merge.recover(lab.repository, Task()).done
     holds.release(lab.set_folder, SESSION)
     lab.check_all()
 

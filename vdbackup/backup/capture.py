@@ -225,7 +225,8 @@ def run(plan: CapturePlan, task: Task) -> CaptureResult:
         tight = _check_space(repository, plan)
         if plan.new_set:
             repository.create_set(plan.set_name, _settings_for(source, plan))
-        published = tuple(_finish_publication(repository, plan.set_name))
+        begun = merge.publish_begun(repository, plan.set_name)
+        published = merge.published_sentences(plan.set_name, begun)
         interrupted = _finish_merge(repository, plan.set_name, task)
         backup_set = repository.set(plan.set_name)
         choice = _choose(backup_set, source, plan.kind.value)
@@ -264,12 +265,6 @@ def run(plan: CapturePlan, task: Task) -> CaptureResult:
         if long := long_chains.sentence(backup_set):
             notes += (long,)
         return CaptureResult(plan.set_name, backup_set.point(point.id), warnings, notes, policy)
-
-
-def _finish_publication(repository: Repository, set_name: str) -> list[str]:
-    """Let a point exist whose backup was cut off right before its end; a sentence for each."""
-    points = merge.publish_begun(repository, set_name)
-    return [f"An interrupted backup was finished first: point {each.sequence}." for each in points]
 
 
 def _finish_merge(repository: Repository, set_name: str, task: Task) -> tuple[str, ...]:

@@ -37,6 +37,7 @@ from vdbackup.errors import (
     Damaged,
     DiskError,
     LockLost,
+    NotFinished,
     NotMergeable,
     PointInUse,
     RepositoryLocked,
@@ -89,6 +90,19 @@ class MergeResult:
 
     point: RecoveryPoint
     way: Way
+
+
+@dataclass(frozen=True)
+class Recovered:
+    """What was finished that a crash had left.
+
+    Attributes:
+        done: a sentence each, with the set's name before it.
+        undone: why the rest could not be.
+    """
+
+    done: tuple[str, ...] = ()
+    undone: tuple[NotFinished, ...] = ()
 
 
 def plan(repository: Repository, set_name: str, point_id: str) -> MergePlan:
@@ -239,9 +253,17 @@ def publish_begun(repository: Repository, set_name: str) -> list[RecoveryPoint]:
     return points
 
 
-def published_sentences(points: Iterable[RecoveryPoint]) -> list[str]:
+def published_sentences(set_name: str, points: Iterable[RecoveryPoint]) -> tuple[str, ...]:
     """What there is to say of points whose publication was finished."""
-    return [f"an interrupted backup was finished: point {point.sequence}." for point in points]
+    return tuple(
+        f"{set_name}: an interrupted backup was finished: point {point.sequence}."
+        for point in points
+    )
+
+
+def merged_sentence(set_name: str, point: RecoveryPoint) -> str:
+    """What there is to say of a merge that was finished."""
+    return f"{set_name}: an interrupted merge was finished: point {point.sequence}."
 
 
 def _gives_way(backup_set: BackupSet, journal: Journal, task: Task) -> bool:
@@ -271,8 +293,8 @@ def _gives_way(backup_set: BackupSet, journal: Journal, task: Task) -> bool:
     return False
 
 
-def recover(repository: Repository, task: Task) -> list[str]:
-    """Finish what a crash left, if nobody else is at it; sentences of what was done or not.
+def recover(repository: Repository, task: Task) -> Recovered:
+    """Finish what a crash left, if nobody else is at it.
 
     To be called when a repository is opened, also for reading: until then the parent of an
     interrupted merge is not offered, nor the point of an interrupted publication. It may be as long
@@ -280,17 +302,20 @@ def recover(repository: Repository, task: Task) -> list[str]:
     """
     waiting = interrupted(repository)
     if not waiting:
-        return []
+        return Recovered()
     try:
         with repository.lock("finishing what was interrupted", task.cancel):
             finished = [_finished(repository, name, task) for name in waiting]
     except RepositoryLocked:
-        return []  # its holder is at it
+        return Recovered()  # its holder is at it
     except (Cancelled, LockLost):
         raise
     except (VdbackupError, OSError) as error:  # the lock itself: a storage that is read-only
-        return [_not_finished(error)]
-    return [sentence for each in finished for sentence in each]
+        return Recovered(undone=(_not_finished(error),))
+    return Recovered(
+        tuple(sentence for each in finished for sentence in each.done),
+        tuple(error for each in finished for error in each.undone),
+    )
 
 
 def interrupted(repository: Repository) -> list[str]:
@@ -298,24 +323,25 @@ def interrupted(repository: Repository) -> list[str]:
     return [name for name in repository.names() if repository.unfinished(name)]
 
 
-def _finished(repository: Repository, name: str, task: Task) -> list[str]:
-    """Finish what was cut off in a set; what there is to say. No set stops another."""
-    said: list[str] = []
+def _finished(repository: Repository, name: str, task: Task) -> Recovered:
+    """Finish what was cut off in a set. No set stops another."""
+    done: tuple[str, ...] = ()
     try:
-        said += published_sentences(publish_begun(repository, name))
+        done += published_sentences(name, publish_begun(repository, name))
         result = finish_interrupted(repository, name, task)
     except (Cancelled, LockLost):
         raise
     except (VdbackupError, OSError) as error:
-        return [f"{name}: {each}" for each in (*said, _not_finished(error))]
+        return Recovered(done, (_not_finished(error, f"{name}: "),))
     if result is not None:
-        said.append(f"an interrupted merge was finished: point {result.sequence}.")
-    return [f"{name}: {each}" for each in said]
+        done += (merged_sentence(name, result),)
+    return Recovered(done)
 
 
-def _not_finished(error: VdbackupError | OSError) -> str:
-    said = from_os(error) if isinstance(error, OSError) else error
-    return f"What was interrupted could not be finished: {said}"
+def _not_finished(error: VdbackupError | OSError, where: str = "") -> NotFinished:
+    problem = from_os(error) if isinstance(error, OSError) else error
+    title = f"{where}What was interrupted could not be finished: {problem.title}"
+    return NotFinished.because_of(problem, title)
 
 
 def _parent_to_merge_into(backup_set: BackupSet, child: RecoveryPoint) -> RecoveryPoint:

@@ -38,6 +38,7 @@ from vdbackup.errors import (
     DiskError,
     LockLost,
     NoSpace,
+    NotRepaired,
     Obstructed,
     PointInUse,
     RepositoryError,
@@ -61,10 +62,15 @@ _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 @dataclass(frozen=True)
 class Repaired:
-    """What was repaired in a repository and what could not be, a sentence each."""
+    """What was repaired in a repository.
+
+    Attributes:
+        done: a sentence each.
+        undone: why the rest could not be.
+    """
 
     done: list[str]
-    undone: list[str]
+    undone: list[NotRepaired]
 
 
 def run(path: Path, task: Task) -> Repaired:
@@ -90,10 +96,11 @@ def run(path: Path, task: Task) -> Repaired:
                 in_use = error
             except (VdbackupError, OSError) as error:  # that stops its own set's repair alone
                 problem = from_os(error) if isinstance(error, OSError) else error
-                repaired.undone.append(f"{folder.name}: it could not be repaired: {problem}")
+                title = f"{folder.name}: it could not be repaired: {problem.title}"
+                repaired.undone.append(NotRepaired.because_of(problem, title))
     if in_use:
-        for sentence in (*repaired.done, *repaired.undone):
-            log.warning("%s", sentence)
+        for each in (*repaired.done, *repaired.undone):
+            log.warning("%s", each)
         raise in_use
     return repaired
 
@@ -197,19 +204,20 @@ def _finish(
                 repository.remember_sequence(folder.name, max(each.sequence for each in points))
         if repair_settings.are_valid(folder):
             published = merge.publish_begun(repository, folder.name)
-            done += [f"{folder.name}: {each}" for each in merge.published_sentences(published)]
+            done += merge.published_sentences(folder.name, published)
         if not repository.interrupted(folder.name):
             return True
         _make_all_known(repository, folder, layers, done, task)
         result = merge.finish_interrupted(repository, folder.name, task)
     except (Damaged, DiskError, RepositoryError) as error:
-        repaired.undone.append(
+        title = (
             f"{folder.name}: an interrupted merge cannot be finished, and all stays as it is: "
             f"{error.title}"
         )
+        repaired.undone.append(NotRepaired.because_of(error, title))
         return False
     if result:
-        done.append(f"{folder.name}: an interrupted merge was finished: point {result.sequence}.")
+        done.append(merge.merged_sentence(folder.name, result))
     return True
 
 

@@ -55,12 +55,14 @@ def merge(options: argparse.Namespace) -> int:
 
     repository, allowed = Repository.open(options.repository), machines()
     finished = finish_merges(repository, allowed, as_json=options.json)
-    if finished.merges:
+    if finished.done or finished.undone:
         # it may be this very merge that is asked for again: going on would merge one step further
-        warn([*finished.merges, "Nothing else was merged: look at `vdbackup list` first."])
+        warn([*finished.done, *said_of(finished.undone)])
+        warn(["Nothing else was merged: look at `vdbackup list` first."])
         warn(said_of(finished.trouble))
         if options.json:
-            print_json({"event": "result", "way": None, "finished": finished.merges})
+            sentences = [*finished.done, *map(str, finished.undone)]
+            print_json({"event": "result", "way": None, "finished": sentences})
         return WARNINGS
     backup_set, point = repository.find(options.point, options.set)
     plan = merge.plan(repository, backup_set.name, point.id)
@@ -222,12 +224,13 @@ def repair(options: argparse.Namespace) -> int:
         wait=options.wait,
     )
     if options.json:
-        print_json({"event": "result", "done": repaired.done, "undone": repaired.undone})
+        undone = [str(each) for each in repaired.undone]
+        print_json({"event": "result", "done": repaired.done, "undone": undone})
     else:
         nothing = [] if repaired.undone else ["Nothing had to be repaired."]
         for sentence in repaired.done or nothing:
             say(sentence)
-        warn(repaired.undone)
+        warn(said_of(repaired.undone))
     warn(said_of(repaired.trouble))
     if repaired.undone:
         raise NotRepaired(

@@ -40,7 +40,7 @@ def open_repository(
 
     repository = Repository.open(path)
     finished = finish_merges(repository, allowed or machines(), as_json=as_json)
-    warn([*finished.merges, *said_of(finished.trouble)])
+    warn([*finished.done, *said_of((*finished.undone, *finished.trouble))])
     return repository
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from vdbackup.backup import merge
 from vdbackup.backup.merge import interrupted
-from vdbackup.errors import VdbackupError
+from vdbackup.errors import NotFinished, VdbackupError
 from vdbackup.jobs import Task
 from vdbackup.operations.changed import Changed
 from vdbackup.operations.relinking import relink
@@ -21,12 +21,14 @@ class Finished:
     """What was finished.
 
     Attributes:
-        merges: what was done of merges and publications or could not be, a sentence each.
+        done: which merges and publications were, a sentence each.
+        undone: why others could not be.
         changed: what is to be read again.
         trouble: what went wrong after it, and costs no point.
     """
 
-    merges: tuple[str, ...]
+    done: tuple[str, ...]
+    undone: tuple[NotFinished, ...]
     changed: Changed
     trouble: tuple[VdbackupError, ...]
 
@@ -37,6 +39,6 @@ def finish(repository: Repository, sessions_folder: Path, task: Task) -> Finishe
     Other programs' machines that an earlier merge left behind are tried again. It may take an hour.
     """
     waiting = interrupted(repository)
-    merges = tuple(merge.recover(repository, task))
+    recovered = merge.recover(repository, task)
     trouble = relink(repository.path, sessions_folder)
-    return Finished(merges, Changed.only(*waiting), trouble)
+    return Finished(recovered.done, recovered.undone, Changed.only(*waiting), trouble)

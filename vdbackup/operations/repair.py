@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vdbackup.backup import repair
-from vdbackup.errors import VdbackupError
+from vdbackup.errors import NotRepaired, VdbackupError
 from vdbackup.jobs import Task
 from vdbackup.operations.changed import ANY, Changed
 from vdbackup.operations.relinking import relink
@@ -18,13 +18,13 @@ class RepairResult:
 
     Attributes:
         done: what was repaired, a sentence each.
-        undone: what could not be, a sentence each.
+        undone: why the rest could not be.
         changed: what is to be read again.
         trouble: what went wrong after it, and costs no point.
     """
 
     done: tuple[str, ...]
-    undone: tuple[str, ...]
+    undone: tuple[NotRepaired, ...]
     changed: Changed
     trouble: tuple[VdbackupError, ...]
 

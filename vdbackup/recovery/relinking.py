@@ -47,13 +47,11 @@ def relink_all(sessions_folder: Path, repository: Repository) -> list[OtherProgr
         except (VdbackupError, OSError) as error:
             problem = from_os(error) if isinstance(error, OSError) else error
             failed.append(
-                OtherProgramFailed(
+                OtherProgramFailed.because_of(
+                    problem,
                     f"The machine of the session {saved.id} in "
                     f"{NAMES[Program(saved.program or '')]} names layers that a merge has renamed, "
                     f"and could not be changed: {problem.title}",
-                    problem.advice,
-                    remedy=problem.remedy,
-                    about=problem.about,
                 )
             )
     return failed

@@ -118,7 +118,7 @@ def merge_point(plan: MergePlan, sessions_folder: Path, task: Task) -> Outcome[M
 def finish_merges(folder: Path, sessions_folder: Path, task: Task) -> Outcome[Finished]:
     """Finish what a crash, or a cancel, has left in a repository."""
     done = opening.finish(Repository.open(folder), sessions_folder, task)
-    warnings = (*done.merges, *_said_of(done.trouble))
+    warnings = (*done.done, *_said_of((*done.undone, *done.trouble)))
     sentence = "What was begun has been looked after."
     return Outcome(sentence, (), warnings, value=done, changed=done.changed)
 
@@ -129,7 +129,7 @@ def repair_all(folder: Path, sessions_folder: Path, task: Task) -> Outcome[Repai
     sentence = f"Repaired: {words.plural(len(repaired.done), 'thing')} done."
     if not repaired.done:
         sentence = "Nothing was repaired." if repaired.undone else "Nothing had to be repaired."
-    warnings = (*repaired.undone, *_said_of(repaired.trouble))
+    warnings = _said_of((*repaired.undone, *repaired.trouble))
     return Outcome(sentence, repaired.done, warnings, value=repaired, changed=repaired.changed)
 
 
