@@ -18,9 +18,10 @@ from pathlib import Path
 import numpy as np
 
 from vdbackup.backup.belonging import identity_of, set_of
-from vdbackup.backup.capture import check_apart, default_format, keep_changes
+from vdbackup.backup.capture import check_apart, keep_changes
 from vdbackup.backup.merged_layer import RESERVE
 from vdbackup.backup.readback import check_layer
+from vdbackup.backup.set_format import default_format
 from vdbackup.disks.chain import Chain
 from vdbackup.disks.disk import UNIT, ParentRef, VirtualDisk
 from vdbackup.disks.extents import Ranges, aligned, blocks_of, total

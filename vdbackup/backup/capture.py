@@ -11,11 +11,10 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from vdbackup.backup import merge, retention
+from vdbackup.backup import merge, retention, space
 from vdbackup.backup.belonging import belonging
-from vdbackup.disks.disk import SECTOR
+from vdbackup.backup.set_format import format_for
 from vdbackup.disks.extents import Ranges, aligned, blocks_of, total, union
-from vdbackup.disks.formats import check_fits, check_format, fitting_formats
 from vdbackup.disks.names import DiskFormat
 from vdbackup.disks.transfer import Read, each, transfer, write_blocks
 from vdbackup.errors import (
@@ -28,12 +27,11 @@ from vdbackup.errors import (
     WrongPlace,
     from_os,
 )
-from vdbackup.jobs import Plan, Task, readable_size, sizes_apart
+from vdbackup.jobs import Plan, Task, sizes_apart
 from vdbackup.repository import claims, long_chains
 from vdbackup.repository.backup_set import BackupSet
 from vdbackup.repository.digests import BLOCK, DigestFold, differ, digest_blocks, is_zero
 from vdbackup.repository.draft import Draft
-from vdbackup.repository.files import check_space, free_space
 from vdbackup.repository.model import (
     Policy,
     RecoveryPoint,
@@ -45,15 +43,9 @@ from vdbackup.repository.naming import PointType
 from vdbackup.repository.repository import Repository
 from vdbackup.sources.identity import Verdict
 from vdbackup.sources.salvage import Salvage
-from vdbackup.sources.sample import stored_share
 from vdbackup.sources.source import Source
 
 AUTO = "auto"
-DEFAULT_FORMAT = DiskFormat.VMDK
-RESERVE = 1 << 20
-"""Bytes that a full leaves free for its overlay, manifest and what is small in any format."""
-_TABLES = 1024
-"""One byte in so many goes into digests (1 in 2048) and the format's tables (1 in 8192 or less)."""
 _ARTICLES = {
     PointType.FULL: "a full",
     PointType.INCREMENTAL: "an incremental",
@@ -167,7 +159,7 @@ def plan(
     name, existing = home.set_name, home.existing
     if existing is None:
         choice = _Choice(PointType.FULL, None, _not_possible(kind, "there is no point yet"))
-        kept_in, note = _format_for(source, disk_format)
+        kept_in, note = format_for(source, disk_format)
         choice = replace(choice, note=f"{choice.note} {note}".strip())
     else:
         if disk_format not in (None, existing.settings.format):
@@ -222,7 +214,8 @@ def run(plan: CapturePlan, task: Task) -> CaptureResult:
     """
     repository, source = plan.repository, plan.source
     with repository.lock(f"backing up {source.title}", task.cancel):
-        tight = _check_space(repository, plan)
+        full = plan.kind == PointType.FULL
+        tight = space.check(source, repository.path, full=full)
         if plan.new_set:
             repository.create_set(plan.set_name, _settings_for(source, plan))
         begun = merge.publish_begun(repository, plan.set_name)
@@ -239,7 +232,7 @@ def run(plan: CapturePlan, task: Task) -> CaptureResult:
         warnings: tuple[str, ...] = ()
         if plan.note and (plan.damaged or plan.asked not in (AUTO, plan.kind.value)):
             warnings += (plan.note,)
-        unlisted = _unlisted(backup_set)
+        unlisted = space.unlisted(backup_set)
         point = _captured(backup_set, plan, choice, warnings, task)
         warnings = (*point.warnings, *interrupted, *tight, *unlisted)
         notes = tuple(filter(None, (plan.note, source.filled_up, *published)))
@@ -277,18 +270,6 @@ def _finish_merge(repository: Repository, set_name: str, task: Task) -> tuple[st
     except PointInUse as error:
         return (f"A merge that was interrupted is finished later: {error.title}",)
     return ()
-
-
-def _unlisted(backup_set: BackupSet) -> tuple[str, ...]:
-    """What is said as long as there are layers without a manifest: they take space unseen."""
-    names = backup_set.unlisted_layers()
-    if not names:
-        return ()
-    sentence = (
-        f"No recovery point has {', '.join(names)} in {backup_set.folder}: a manifest is missing. "
-        "A repair makes a point of it."
-    )
-    return (sentence,)
 
 
 def _captured(
@@ -410,29 +391,6 @@ def _choose(backup_set: BackupSet, source: Source, kind: str) -> _Choice:
     return _Choice(wanted, parent)
 
 
-def _format_for(source: Source, asked: str | None) -> tuple[DiskFormat, str]:
-    """What a new set is kept in, and why it is not the usual format; raises DiskError."""
-    if asked is not None:
-        kept_in = check_format(asked)
-        check_fits(kept_in, source.size, source.sector_size)
-        return kept_in, ""
-    chosen = default_format(source.size, source.sector_size)
-    if chosen == DEFAULT_FORMAT:
-        return chosen, ""
-    reason = "is too large for" if source.sector_size == SECTOR else "has sectors too large for"
-    note = f"The set is kept in {chosen.upper()}: the source {reason} {DEFAULT_FORMAT.upper()}."
-    return chosen, note
-
-
-def default_format(size: int, sector_size: int) -> DiskFormat:
-    """What a disk of `size` bytes with such sectors is kept in by itself; raises DiskError."""
-    fitting = fitting_formats(size, sector_size)
-    if DEFAULT_FORMAT in fitting or not fitting:
-        check_fits(DEFAULT_FORMAT, size, sector_size)
-        return DEFAULT_FORMAT
-    return fitting[0]
-
-
 def _resized(source: Source, latest: RecoveryPoint) -> str:
     if source.sector_size != latest.sector_size:
         now, then = (f"sectors of {each.sector_size} bytes" for each in (source, latest))
@@ -443,35 +401,6 @@ def _resized(source: Source, latest: RecoveryPoint) -> str:
 
 def _not_possible(kind: str, reason: str) -> str:
     return "" if kind in (AUTO, PointType.FULL) else f"It has to be a full: {reason}."
-
-
-def _check_space(repository: Repository, plan: CapturePlan) -> tuple[str, ...]:
-    """Refuse a point that cannot fit; a sentence where a full may turn out not to.
-
-    What a full will hold is known of an image, by its holes, and guessed of a device, from a
-    sample. Of later points nothing is known but that they need a little.
-    """
-    if plan.kind != PointType.FULL:
-        check_space(repository.path, RESERVE, f"A backup of {plan.source.title}")
-        return ()
-    least = most = total(aligned(plan.source.data_ranges(), BLOCK, plan.source.size))
-    if not plan.source.holes_are_known:
-        least, most = stored_share(plan.source)
-    doing = f"A full backup of {plan.source.title}"
-    check_space(repository.path, _with_tables(least), doing)
-    free = free_space(repository.path)
-    if free is None or free >= _with_tables(most):
-        return ()
-    sentence = (
-        f"{doing} was expected to need {readable_size(least)} to {readable_size(most)} (by a "
-        f"sample of the device), and there were only {readable_size(free)} free: free some space "
-        "before the next one."
-    )
-    return (sentence,)
-
-
-def _with_tables(size: int) -> int:
-    return size + size // _TABLES + RESERVE
 
 
 def _settings_for(source: Source, plan: CapturePlan) -> SetSettings:

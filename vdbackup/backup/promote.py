@@ -19,8 +19,9 @@ from pathlib import Path
 from typing import Self
 
 from vdbackup.backup import merge
-from vdbackup.backup.capture import RESERVE, keep_changes, state_of
+from vdbackup.backup.capture import keep_changes, state_of
 from vdbackup.backup.readback import check_layer
+from vdbackup.backup.space import RESERVE
 from vdbackup.disks.chain import Chain
 from vdbackup.disks.disk import DiskInfo, VirtualDisk
 from vdbackup.disks.extents import BlockMap, Ranges, aligned, blocks_of, total

@@ -1,0 +1,61 @@
+"""What a backup takes of its storage: whether a point fits, and which layers take space unseen."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from vdbackup.disks.extents import aligned, total
+from vdbackup.jobs import readable_size
+from vdbackup.repository.backup_set import BackupSet
+from vdbackup.repository.digests import BLOCK
+from vdbackup.repository.files import check_space, free_space
+from vdbackup.sources.sample import stored_share
+from vdbackup.sources.source import Source
+
+RESERVE = 1 << 20
+"""Bytes that a full leaves free for its overlay, manifest and what is small in any format."""
+_TABLES = 1024
+"""One byte in so many goes into digests (1 in 2048) and the format's tables (1 in 8192 or less)."""
+
+
+def check(source: Source, repository: Path, *, full: bool) -> tuple[str, ...]:
+    """Refuse a point that cannot fit; a sentence where a full may turn out not to.
+
+    What a full will hold is known of an image, by its holes, and guessed of a device, from a
+    sample. Of later points nothing is known but that they need a little.
+
+    Raises NoSpace.
+    """
+    if not full:
+        check_space(repository, RESERVE, f"A backup of {source.title}")
+        return ()
+    least = most = total(aligned(source.data_ranges(), BLOCK, source.size))
+    if not source.holes_are_known:
+        least, most = stored_share(source)
+    doing = f"A full backup of {source.title}"
+    check_space(repository, _with_tables(least), doing)
+    free = free_space(repository)
+    if free is None or free >= _with_tables(most):
+        return ()
+    sentence = (
+        f"{doing} was expected to need {readable_size(least)} to {readable_size(most)} (by a "
+        f"sample of the device), and there were only {readable_size(free)} free: free some space "
+        "before the next one."
+    )
+    return (sentence,)
+
+
+def _with_tables(size: int) -> int:
+    return size + size // _TABLES + RESERVE
+
+
+def unlisted(backup_set: BackupSet) -> tuple[str, ...]:
+    """What is said as long as there are layers without a manifest: they take space unseen."""
+    names = backup_set.unlisted_layers()
+    if not names:
+        return ()
+    sentence = (
+        f"No recovery point has {', '.join(names)} in {backup_set.folder}: a manifest is missing. "
+        "A repair makes a point of it."
+    )
+    return (sentence,)
