@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from vdbackup.disks.names import DiskFormat
+from vdbackup.recovery.sessions.files import SessionFiles
 from vdbackup.recovery.sessions.folder import SessionFolder
 from vdbackup.recovery.sessions.record import Origin, SessionRecord
 from vdbackup.repository.journal import Journal
@@ -397,7 +398,7 @@ def test_a_session(tmp_path: Path) -> None:
     kept = SessionRecord("Büro #1", STARTED, overlay, 4711, True, ORIGIN, machine)
     new = SessionRecord("disk", STARTED, Path("/tmp/overlay.vmdk"))
     for said, text in ((kept, SESSION_TEXT), (new, NEW_SESSION_TEXT)):
-        with SessionFolder(path, said, os.open(path, os.O_RDONLY)) as folder:
+        with SessionFolder(SessionFiles(path), said, os.open(path, os.O_RDONLY)) as folder:
             folder.write_record(said.pid, ended=said.ended)
         assert (path / "session.json").read_text() == text
         read = SessionRecord.from_json(json.loads(text), "", datetime.now(UTC))

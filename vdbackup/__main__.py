@@ -27,7 +27,7 @@ def _started(arguments: list[str]) -> int:
     output.prepare()
     if arguments:
         from vdbackup import cli
-        from vdbackup.settings import Locations, start_log
+        from vdbackup.locations import Locations, start_log
 
         start_log(Locations.from_environment())
         return cli.main(arguments)

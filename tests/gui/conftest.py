@@ -11,7 +11,8 @@ from pytestqt.qtbot import QtBot
 from tests.gui.user import LONG, User
 from vdbackup.gui.main_window import MainWindow
 from vdbackup.gui.store import Store
-from vdbackup.settings import Locations, Settings, ThemeChoice
+from vdbackup.locations import Locations
+from vdbackup.settings import Settings, ThemeChoice
 from vdbackup.sources import demo_disk
 
 

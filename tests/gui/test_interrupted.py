@@ -14,8 +14,9 @@ from vdbackup.backup import capture, merge
 from vdbackup.gui.main_window import MainWindow
 from vdbackup.gui.store import Store
 from vdbackup.jobs import Task
+from vdbackup.locations import Locations
 from vdbackup.repository.repository import Repository
-from vdbackup.settings import KnownSource, Locations, Settings
+from vdbackup.settings import KnownSource, Settings
 from vdbackup.sources import demo_disk
 from vdbackup.sources.reference import SourceRef
 

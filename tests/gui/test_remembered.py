@@ -21,11 +21,12 @@ from vdbackup.gui.sources_list import SourcesList
 from vdbackup.gui.store import Store
 from vdbackup.gui.theme import LIGHT
 from vdbackup.jobs import Task
+from vdbackup.locations import Locations
 from vdbackup.operations.backup import BackupRequest
 from vdbackup.operations.machines import Machines
 from vdbackup.recovery.retarget import policy
 from vdbackup.repository.repository import Repository
-from vdbackup.settings import KnownSource, Locations, Settings, WindowState
+from vdbackup.settings import KnownSource, Settings, WindowState
 from vdbackup.sources.reference import SourceRef
 
 

@@ -24,10 +24,11 @@ from vdbackup.gui.catalogue import Entry
 from vdbackup.gui.plan_dialog import PlanDialog
 from vdbackup.gui.settings_dialog import USUAL_KEEP, KeepField, Scrolled, SettingsDialog
 from vdbackup.gui.store import Store
+from vdbackup.locations import Locations
 from vdbackup.repository.backup_set import BackupSet
 from vdbackup.repository.model import SetSettings, SourceIdentity
 from vdbackup.repository.repository import Repository
-from vdbackup.settings import KnownSource, Locations, Settings, ThemeChoice
+from vdbackup.settings import KnownSource, Settings, ThemeChoice
 from vdbackup.sources import demo_disk
 from vdbackup.sources.reference import SourceRef
 

@@ -66,7 +66,8 @@ def said_of(trouble: Iterable[VdbackupError]) -> list[str]:
 
 def sessions_folder() -> Path:
     """Where virtual machines write, by the user's settings."""
-    from vdbackup.settings import Locations, Settings
+    from vdbackup.locations import Locations
+    from vdbackup.settings import Settings
 
     locations = Locations.from_environment()
     return Settings.load(locations.settings_file).sessions(locations)
@@ -77,8 +78,9 @@ def machines() -> Machines:
 
     Settings that cannot be read stop nothing: then it is what is usual, and that is said.
     """
+    from vdbackup.locations import Locations
     from vdbackup.operations.machines import Machines
-    from vdbackup.settings import Locations, Settings
+    from vdbackup.settings import Settings
 
     locations = Locations.from_environment()
     try:

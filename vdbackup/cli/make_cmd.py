@@ -6,7 +6,6 @@ import argparse
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from vdbackup.cli.boot_test_cmd import prove_new_point
@@ -244,6 +243,8 @@ def add_demo(subparsers: Subparsers) -> None:
 
 def demo(options: argparse.Namespace) -> int:
     """Tell the whole story on a small bootable disk made on the spot."""
+    from tempfile import TemporaryDirectory
+
     from vdbackup.demo import Demo
 
     with ExitStack() as stack:

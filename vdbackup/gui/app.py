@@ -17,7 +17,8 @@ from vdbackup.gui.instance import Instance
 from vdbackup.gui.jobs.outcome import Told
 from vdbackup.gui.main_window import MainWindow
 from vdbackup.gui.store import Store
-from vdbackup.settings import APPLICATION, Locations, Settings, start_log
+from vdbackup.locations import APPLICATION, Locations, start_log
+from vdbackup.settings import Settings
 
 AS_ROOT = (
     "This window has all rights on this computer, and so have the virtual machines that it starts. "

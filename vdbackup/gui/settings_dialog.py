@@ -18,9 +18,10 @@ from PySide6.QtWidgets import (
 
 from vdbackup.gui import parts
 from vdbackup.gui.catalogue import Entry
+from vdbackup.locations import Locations
 from vdbackup.operations import policy
 from vdbackup.repository.model import BootTests, Policy
-from vdbackup.settings import Locations, Settings, ThemeChoice
+from vdbackup.settings import Settings, ThemeChoice
 
 THEMES = {
     ThemeChoice.AUTO: "As the desktop",

@@ -10,7 +10,8 @@ from typing import Any
 from PySide6.QtCore import QObject, Signal
 
 from vdbackup.errors import VdbackupError, from_os
-from vdbackup.settings import Locations, Settings
+from vdbackup.locations import Locations
+from vdbackup.settings import Settings
 
 log = logging.getLogger(__name__)
 

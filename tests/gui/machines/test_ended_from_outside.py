@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 
 from vdbackup import cli
-from vdbackup.settings import KnownSource, Locations, Settings, ThemeChoice
+from vdbackup.locations import Locations
+from vdbackup.settings import KnownSource, Settings, ThemeChoice
 from vdbackup.sources.reference import SourceRef
 
 LIMIT = 120

@@ -1,0 +1,82 @@
+"""Where what belongs to the application lies, its log among it.
+
+No folder is made when this module is imported. Each can be named by an environment variable:
+
+    VDBACKUP_CONFIG_DIR    settings.json
+    VDBACKUP_DATA_DIR      the demo disk; VM sessions, unless the settings name another folder
+    VDBACKUP_LOG_DIR       vdbackup.log
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import logging.handlers
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import appdirs
+
+from vdbackup.text import PrintableFormatter
+
+APPLICATION = "vdbackup"
+LOG_SIZE = 1 << 20
+"""Bytes after which a new log file is begun; one old one is kept."""
+
+
+@dataclass(frozen=True)
+class Locations:
+    """The folders that belong to the application; none of them needs to exist.
+
+    Attributes:
+        config: holds `settings.json`.
+        data: holds what the application makes for itself.
+        logs: holds `vdbackup.log`.
+    """
+
+    config: Path
+    data: Path
+    logs: Path
+
+    @classmethod
+    def from_environment(cls, environ: Mapping[str, str] = os.environ) -> Locations:
+        """Where the system wants them, unless the environment says otherwise."""
+
+        def chosen(variable: str, usual: str) -> Path:
+            return Path(environ.get(variable) or usual)
+
+        return cls(
+            config=chosen("VDBACKUP_CONFIG_DIR", appdirs.user_config_dir(APPLICATION)),
+            data=chosen("VDBACKUP_DATA_DIR", appdirs.user_data_dir(APPLICATION)),
+            logs=chosen("VDBACKUP_LOG_DIR", appdirs.user_log_dir(APPLICATION)),
+        )
+
+    @property
+    def settings_file(self) -> Path:
+        """The file that `Settings` are kept in."""
+        return self.config / "settings.json"
+
+    @property
+    def log_file(self) -> Path:
+        """The file that the log is written to."""
+        return self.logs / "vdbackup.log"
+
+
+def start_log(locations: Locations) -> None:
+    """Write the log to a file that stays small; to nowhere where that folder cannot be made."""
+    handler: logging.Handler = logging.NullHandler()
+    with contextlib.suppress(OSError):
+        locations.logs.mkdir(mode=0o700, parents=True, exist_ok=True)
+        handler = logging.handlers.RotatingFileHandler(
+            locations.log_file,
+            maxBytes=LOG_SIZE,
+            backupCount=1,
+            encoding="utf-8",
+            errors="backslashreplace",  # names of files need not be text
+            delay=True,
+        )
+    logging.raiseExceptions = False  # a log that cannot be written is no reason to say anything
+    handler.setFormatter(PrintableFormatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    logging.basicConfig(level=logging.INFO, handlers=[handler])
