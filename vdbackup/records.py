@@ -130,7 +130,8 @@ def tolerant(kind: type[Record], data: object) -> Record:
     missing, too.
     """
     anything: Any = kind
-    return typing.cast(Record, _reader(anything, False)(data))
+    record: Record = _reader(anything, False)(data)
+    return record
 
 
 def lenient(kind: type[Record], data: object, **otherwise: object) -> Record:
@@ -276,7 +277,13 @@ def _single(kind: Any) -> _Reader:
 
 
 def _checked(read: _Reader, check: _Reader) -> _Reader:
-    return lambda data: check(read(data))
+    if read is not text:
+        return lambda data: check(read(data))
+
+    def value(data: object) -> object:  # most of what is checked: a call less
+        return check(data if type(data) is str and len(data) <= MAX_LETTERS else text(data))
+
+    return value
 
 
 def _optional(read: _Reader) -> _Reader:
@@ -302,16 +309,17 @@ def _list(read: _Reader) -> _Reader:
             raise TypeError(f"{quoted(data)} is no list")
         if len(data) > MAX_ITEMS:
             raise ValueError("a list is too long")
-        return tuple(map(read, data))
+        return tuple(map(read, data)) if data else ()  # most are empty
 
     return value
 
 
 def _mapping(read: _Reader) -> _Reader:
     def value(data: object) -> dict[str, object]:
-        if len(_object(data)) > MAX_ITEMS:
+        said = _object(data)
+        if len(said) > MAX_ITEMS:
             raise ValueError("an object has too many members")
-        return {name: read(item) for name, item in _object(data).items()}
+        return dict(zip(said, map(read, said.values()), strict=True))
 
     return value
 
@@ -320,9 +328,10 @@ def _member(kind: type[enum.Enum]) -> _Reader:
     members = {member.value: member for member in kind}
 
     def value(data: object) -> enum.Enum:
-        if not isinstance(data, str) or data not in members:
+        found = members.get(data) if isinstance(data, str) else None
+        if found is None:
             raise ValueError(f"{quoted(data)} is none of {', '.join(members)}")
-        return members[data]
+        return found
 
     return value
 
@@ -332,17 +341,20 @@ def _record(kind: Any, exactly: bool) -> _Reader:
     fields = _fields(kind, exactly)
     keys = [field.key for field in fields]
     readers = [field.read for field in fields]
-    known = set(keys)
     absent = {field.key: field.absent for field in fields if field.absent is not _NEEDED}
+    values_of = operator.itemgetter(*keys, keys[0])  # of two it returns a tuple, of one none
 
     def value(data: object) -> object:
-        said = _object(data)
-        if said.keys() != known:  # of another version
+        said = data if isinstance(data, dict) else _object(data)
+        try:
+            values = values_of(said)
+        except KeyError:  # of another version
             said = absent | said
+            values = ()
         if exactly and len(said) != len(keys):
             raise TypeError(f"{kind.__name__} has other fields")
         try:
-            return kind(*map(operator.call, readers, map(said.__getitem__, keys)))
+            return kind(*map(operator.call, readers, values or values_of(said)))
         except KeyError as error:
             raise TypeError(f"{error.args[0]} is missing") from error
         except _NO_SENSE as error:
