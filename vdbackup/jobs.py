@@ -73,9 +73,9 @@ def readable_size(count: float) -> str:
 
 def sizes_apart(one: int, other: int) -> tuple[str, str]:
     """Two numbers of bytes that are not the same, and do not look it: "40 GiB", "20 GiB"."""
-    said = readable_size(one), readable_size(other)
-    if said[0] != said[1]:
-        return said
+    sizes = readable_size(one), readable_size(other)
+    if sizes[0] != sizes[1]:
+        return sizes
     return f"{one:,} bytes", f"{other:,} bytes"
 
 

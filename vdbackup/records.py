@@ -143,10 +143,10 @@ def lenient(kind: type[Record], data: object, **otherwise: object) -> Record:
         otherwise: what holds then in place of the defaults.
     """
     anything: Any = kind
-    said = data if isinstance(data, dict) else {}
+    record = data if isinstance(data, dict) else {}
     for field in _fields(anything, False):
         with contextlib.suppress(KeyError, *_NO_SENSE):
-            otherwise[field.name] = field.read(said[field.key])
+            otherwise[field.name] = field.read(record[field.key])
     return kind(**otherwise)
 
 
@@ -206,8 +206,8 @@ def quoted(value: object) -> str:
     """What external JSON says, for a sentence: whatever it is, that is short, and no work."""
     if isinstance(value, dict | list):  # as deep as anything
         return "an object" if isinstance(value, dict) else "a list"
-    said = repr(value[:_MAX_QUOTE] if isinstance(value, str) else value)
-    return said if len(said) <= _MAX_QUOTE else f"{said[:_MAX_QUOTE]}..."
+    shown = repr(value[:_MAX_QUOTE] if isinstance(value, str) else value)
+    return shown if len(shown) <= _MAX_QUOTE else f"{shown[:_MAX_QUOTE]}..."
 
 
 def _path(value: object) -> Path:
@@ -316,10 +316,10 @@ def _list(read: _Reader) -> _Reader:
 
 def _mapping(read: _Reader) -> _Reader:
     def value(data: object) -> dict[str, object]:
-        said = _object(data)
-        if len(said) > MAX_ITEMS:
+        members = _object(data)
+        if len(members) > MAX_ITEMS:
             raise ValueError("an object has too many members")
-        return dict(zip(said, map(read, said.values()), strict=True))
+        return dict(zip(members, map(read, members.values()), strict=True))
 
     return value
 
@@ -345,30 +345,30 @@ def _record(kind: Any, exactly: bool) -> _Reader:
     values_of = operator.itemgetter(*keys, keys[0])  # of two it returns a tuple, of one none
 
     def value(data: object) -> object:
-        said = data if isinstance(data, dict) else _object(data)
+        record = data if isinstance(data, dict) else _object(data)
         try:
-            values = values_of(said)
+            values = values_of(record)
         except KeyError:  # of another version
-            said = absent | said
+            record = absent | record
             values = ()
-        if exactly and len(said) != len(keys):
+        if exactly and len(record) != len(keys):
             raise TypeError(f"{kind.__name__} has other fields")
         try:
-            return kind(*map(operator.call, readers, values or values_of(said)))
+            return kind(*map(operator.call, readers, values or values_of(record)))
         except KeyError as error:
             raise TypeError(f"{error.args[0]} is missing") from error
         except _NO_SENSE as error:
-            _name_the_wrong_one(fields, said)
+            _name_the_wrong_one(fields, record)
             raise ValueError(_sentence(error)) from error
 
     return value
 
 
-def _name_the_wrong_one(fields: list[_Field], said: dict[str, Any]) -> None:
+def _name_the_wrong_one(fields: list[_Field], record: dict[str, Any]) -> None:
     """Raise ValueError, with its key, if one of the fields cannot be read."""
     for field in fields:
         try:
-            field.read(said[field.key])
+            field.read(record[field.key])
         except _NO_SENSE as error:
             raise ValueError(f"{field.key}: {_sentence(error)}") from error
 

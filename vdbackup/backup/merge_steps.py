@@ -343,8 +343,8 @@ def _write_manifest(merging: Merging) -> None:
 
 def _manifest_says_so(merging: Merging) -> bool:
     try:
-        said = read_json(manifest_path(merging.folder, merging.result))
-        return RecoveryPoint.from_json(said) == merging.result
+        record = read_json(manifest_path(merging.folder, merging.result))
+        return RecoveryPoint.from_json(record) == merging.result
     except (RepositoryError, FileNotFoundError):
         return False
 

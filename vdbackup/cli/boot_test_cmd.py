@@ -146,14 +146,14 @@ def _test(
         _say_no_system(name, backup_set, point, test, as_json=as_json)
         return None
     if as_json:
-        said = boot_test_json(backup_set, point, test)
+        record = boot_test_json(backup_set, point, test)
         print_json(
             {
                 "event": "result",
                 "set": backup_set.name,
                 "id": point.id,
                 "sequence": point.sequence,
-                **said,
+                **record,
             }
         )
     elif test.ok:
@@ -168,7 +168,7 @@ def _say_no_system(
     name: str, backup_set: BackupSet, point: RecoveryPoint, reason: NoSystem, *, as_json: bool
 ) -> None:
     if as_json:
-        said = {"set": backup_set.name, "id": point.id, "sequence": point.sequence}
-        print_json({"event": "result", **said, "ok": None, "sentence": reason.title})
+        record = {"set": backup_set.name, "id": point.id, "sequence": point.sequence}
+        print_json({"event": "result", **record, "ok": None, "sentence": reason.title})
     else:
         say(f"{name}: {remedies.sentences(reason)}")

@@ -108,11 +108,11 @@ def _show(repository: Repository, options: argparse.Namespace) -> int:
 
 
 def _row(backup_set: BackupSet) -> tuple[str, ...]:
-    said: dict[str, Any] = policy_json(backup_set.name, backup_set.settings.policy)
-    keep = "all points" if said["keep"] is None else f"the newest {said['keep']:,}"
+    record: dict[str, Any] = policy_json(backup_set.name, backup_set.settings.policy)
+    keep = "all points" if record["keep"] is None else f"the newest {record['keep']:,}"
     each = "each new point"
-    tested = each if said["boot_test"] == "each" else "no"
-    return backup_set.name, keep, each if said["retarget"] else "no", tested
+    tested = each if record["boot_test"] == "each" else "no"
+    return backup_set.name, keep, each if record["retarget"] else "no", tested
 
 
 def _named(plan: PolicyPlan) -> str:

@@ -83,38 +83,38 @@ class FirstRunPage(QScrollArea):
         texts = QVBoxLayout()
         texts.setSpacing(4)
         texts.addWidget(parts.label("Back up a disk, and boot it whenever you like", "title"))
-        said = (
+        sentence = (
             "Every recovery point is a virtual disk. Drag the timeline to the one you want, and "
             "start it in a virtual machine: no restore, nothing in the backup changes."
         )
-        texts.addWidget(parts.label(said, "muted"))
+        texts.addWidget(parts.label(sentence, "muted"))
         row.addLayout(texts, 1)
         return row
 
     def _demo(self, folder: Path) -> QWidget:
-        said = (
+        sentence = (
             "Makes a small disk that boots, and its backups, in\n"
             f"{_breakable(folder)}\nDelete that folder when you have seen enough."
         )
         return self._choice(
-            "Just looking?", said, "Try it with a demo disk", "demoButton", self.demo_wanted
+            "Just looking?", sentence, "Try it with a demo disk", "demoButton", self.demo_wanted
         )
 
     def _existing(self) -> QWidget:
-        said = "Show the recovery points in a folder that was used before."
+        sentence = "Show the recovery points in a folder that was used before."
         return self._choice(
-            "Backups from before?", said, "Open a folder…", "openButton", self.open_wanted
+            "Backups from before?", sentence, "Open a folder…", "openButton", self.open_wanted
         )
 
     def _choice(
-        self, title: str, said: str, verb: str, name: str, signal: SignalInstance
+        self, title: str, sentence: str, verb: str, name: str, signal: SignalInstance
     ) -> QWidget:
         widget = QWidget()
         column = QVBoxLayout(widget)
         column.setContentsMargins(0, 0, 0, 0)
         column.setSpacing(10)
         column.addWidget(parts.label(title, "strong"))
-        column.addWidget(parts.label(said, "muted"))
+        column.addWidget(parts.label(sentence, "muted"))
         button = parts.button(verb, name)
         button.clicked.connect(signal)
         column.addWidget(button, 0, Qt.AlignmentFlag.AlignLeft)

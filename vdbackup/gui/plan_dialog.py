@@ -41,8 +41,8 @@ class PlanDialog(parts.Dialog):
         column.addWidget(parts.label(printable(plan.summary)))
         column.addWidget(parts.Notice(printable(plan.hindrance), "planHindrance", "bad"))
         if plan.bytes_to_copy:
-            said = f"At most {words.size(plan.bytes_to_copy)} will be read or written."
-            column.addWidget(parts.label(said, "muted"))
+            sentence = f"At most {words.size(plan.bytes_to_copy)} will be read or written."
+            column.addWidget(parts.label(sentence, "muted"))
         if plan.invalidates:
             column.addWidget(parts.Notice(f"No longer there afterwards: {_few(plan.invalidates)}."))
         if len(plan.invalidates) > FEW:

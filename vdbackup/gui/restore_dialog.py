@@ -29,11 +29,11 @@ class RestoreDialog(parts.Dialog):
         title = f"Restore recovery point #{point.sequence}"
         super().__init__("restoreDialog", title, 560, parent)
         self.column.addWidget(parts.label(title, "heading"))
-        said = (
+        sentence = (
             f"Writes the whole disk of {words.size(point.virtual_size)}, as it was "
             f"{words.when(point.created)}, and checks each block on its way."
         )
-        self.column.addWidget(parts.label(said, "muted"))
+        self.column.addWidget(parts.label(sentence, "muted"))
         self.target_edit = parts.field(
             "targetEdit", "A new file, or a device such as /dev/sdX", "File or device to restore to"
         )

@@ -109,8 +109,8 @@ class SourcesList(QListWidget):
             item = self.item(row)
             entry: Entry = item.data(ENTRY)
             first, second, _ = status(entry, self.remind_after_days)
-            said = f"{entry.title}, {first}, {second}"
-            item.setData(Qt.ItemDataRole.AccessibleTextRole, said)
+            description = f"{entry.title}, {first}, {second}"
+            item.setData(Qt.ItemDataRole.AccessibleTextRole, description)
         self.viewport().update()
 
     def choose(self, key: tuple[str, ...]) -> None:
@@ -197,5 +197,7 @@ class _Delegate(QStyledItemDelegate):
             painter.setFont(font)
             painter.setPen(QColor(colour))
             line = QRect(left, box.top() + 6 + row * height, box.right() - left - 6, height)
-            said = painter.fontMetrics().elidedText(text, Qt.TextElideMode.ElideRight, line.width())
-            painter.drawText(line, Qt.AlignmentFlag.AlignVCenter, said)
+            shortened = painter.fontMetrics().elidedText(
+                text, Qt.TextElideMode.ElideRight, line.width()
+            )
+            painter.drawText(line, Qt.AlignmentFlag.AlignVCenter, shortened)

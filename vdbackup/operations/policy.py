@@ -157,19 +157,19 @@ def _next_backup(backup_set: BackupSet, takes: tuple[RecoveryPoint, ...]) -> str
 
 def _changes(name: str, now: Policy, wanted: Policy) -> tuple[str, ...]:
     """What is another way, a sentence each; how many points are kept comes first."""
-    said = []
+    sentences = []
     if wanted.keep != now.keep:
-        said.append(_kept(name, wanted.keep))
+        sentences.append(_kept(name, wanted.keep))
     if wanted.retarget != now.retarget:
-        said.append(
+        sentences.append(
             f"Each new point of {name} is made ready to boot."
             if wanted.retarget
             else f"New points of {name} are made ready to boot only when somebody asks for it."
         )
     if wanted.boot_test != now.boot_test:
         which = {BootTests.OFF: "No new point", BootTests.EACH: "Each new point"}
-        said.append(f"{which[wanted.boot_test]} of {name} is boot-tested.")
-    return tuple(said)
+        sentences.append(f"{which[wanted.boot_test]} of {name} is boot-tested.")
+    return tuple(sentences)
 
 
 def _kept(name: str, keep: int | None) -> str:

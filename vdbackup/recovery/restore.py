@@ -178,13 +178,13 @@ def _notes(machine: tuple[System, Hardware] | None) -> tuple[str, ...]:
     if machine is None:
         return ()
     _, hardware = machine
-    said = [problem.sentence for problem in hardware.problems]
+    sentences = [problem.sentence for problem in hardware.problems]
     if hardware.edit.needed:
-        said.append(
+        sentences.append(
             f"The machine has its disk on {hardware.controller}, which the system on it may not "
             "start from as it is."
         )
-    return (*said, *filter(None, [other_hardware.notice(hardware).strip()]))
+    return (*sentences, *filter(None, [other_hardware.notice(hardware).strip()]))
 
 
 def _sector_size(chain: Chain) -> int:

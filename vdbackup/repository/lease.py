@@ -300,10 +300,10 @@ def _start_of(pid: int) -> int | None:
     One that has ended and that its parent has not looked after yet is still listed, as a zombie.
     """
     try:
-        said = Path(f"/proc/{pid}/stat").read_bytes()
+        stat = Path(f"/proc/{pid}/stat").read_bytes()
     except (FileNotFoundError, ProcessLookupError):
         return None
-    fields = said.rpartition(b")")[2].split()
+    fields = stat.rpartition(b")")[2].split()
     return None if fields[0] in b"ZX" else int(fields[19])
 
 

@@ -161,8 +161,8 @@ def _fit(folder: Path, point: RecoveryPoint) -> bool:
     layer = _where(folder / point.disk)
     with closing(open_disk(layer, name.format)) as disk:
         info = disk.info
-    said = (point.id, point.virtual_size, point.disk_size)
-    if (info.disk_id or "", info.virtual_size, layer.stat().st_size) != said:
+    noted = (point.id, point.virtual_size, point.disk_size)
+    if (info.disk_id or "", info.virtual_size, layer.stat().st_size) != noted:
         return False
     DigestFile(_where(folder / point.digests), point.virtual_size).close()
     with suppress(FileNotFoundError):

@@ -41,8 +41,8 @@ class Changes:
     def sentences(self) -> tuple[str, ...]:
         """What the user must know of what was read until now, a sentence each."""
         changed = self._of_device(self._writes) if self._writes else self._of_files()
-        said = (changed, *self._writers, *self._who_may_write())
-        return tuple(dict.fromkeys(filter(None, said)))
+        sentences = (changed, *self._writers, *self._who_may_write())
+        return tuple(dict.fromkeys(filter(None, sentences)))
 
     def _of_device(self, writes: DeviceWrites) -> str:
         write_out_caches(self._path)  # what was written to the device's own cache counts from here

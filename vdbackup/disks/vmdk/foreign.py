@@ -131,8 +131,8 @@ class _Extents:
         """A stretch that is all of a sparse file, whose capacity may be rounded up to a grain."""
         extent = SparseExtent(file)
         if not 0 <= extent.size - line.size < extent.grain:
-            there, said = sizes_apart(extent.size, line.size)
-            raise self._refusal(f"{line.file_name!r} is of {there}, not {said}")
+            there, described = sizes_apart(extent.size, line.size)
+            raise self._refusal(f"{line.file_name!r} is of {there}, not {described}")
         extent.size = line.size
         self.block_size = extent.grain
         self.unclean |= extent.unclean

@@ -254,9 +254,9 @@ class ExtentLine:
             return cls("RW", header.capacity * SECTOR, "SPARSE", "", 0)
         beyond = header.capacity - lines[0].size // SECTOR
         if len(lines) > 1 or not 0 <= beyond < header.grain_size:
-            said, there = sizes_apart(lines[0].size, header.capacity * SECTOR)
+            ours, theirs = sizes_apart(lines[0].size, header.capacity * SECTOR)
             problem = (
-                f"the descriptor speaks of {said} in {len(lines)} extents, the header of {there}"
+                f"the descriptor speaks of {ours} in {len(lines)} extents, the header of {theirs}"
             )
             raise DiskFormatError(path, SECTOR, problem)
         return lines[0]

@@ -155,8 +155,8 @@ class JobRow(QFrame):
 
     def show_told(self, told: Told) -> None:
         """Say what was done."""
-        said = printable(" ".join((told.sentence, *told.warnings)))
-        self._end(said, "warning" if told.warnings else "good", told.details)
+        sentence = printable(" ".join((told.sentence, *told.warnings)))
+        self._end(sentence, "warning" if told.warnings else "good", told.details)
 
     def show_error(self, error: VdbackupError) -> None:
         """Say what went wrong and what to do."""

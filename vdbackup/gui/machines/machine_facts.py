@@ -72,8 +72,8 @@ class MachineFacts(QWidget):
     @property
     def text(self) -> str:
         """All that is said."""
-        said = (self._summary, self._notes, self._changes)
-        return "\n".join([self._problems.text, *(each.text() for each in said)])
+        sentences = (self._summary, self._notes, self._changes)
+        return "\n".join([self._problems.text, *(each.text() for each in sentences)])
 
     def _on_wanted(self) -> None:
         if self._wanted is not None:
@@ -114,8 +114,8 @@ def _read(
 
 
 def _sentences(problems: Sequence[Problem]) -> str:
-    said = (printable(f"{each.sentence} {each.advice}".strip()) for each in problems)
-    return "\n\n".join(said)
+    sentences = (printable(f"{each.sentence} {each.advice}".strip()) for each in problems)
+    return "\n\n".join(sentences)
 
 
 def _summary(report: RetargetReport) -> str:

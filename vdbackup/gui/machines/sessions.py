@@ -198,8 +198,8 @@ class Sessions(QObject):
         if thread.problem:
             self.failed.emit(title, thread.problem)
         if thread.session and thread.kept:
-            said = KEPT if thread.wanted_end or thread.problem else CUT_OFF
-            self.told.emit(title, Told(said, (str(thread.session.folder),)))
+            sentence = KEPT if thread.wanted_end or thread.problem else CUT_OFF
+            self.told.emit(title, Told(sentence, (str(thread.session.folder),)))
             if thread.at_end is AtEnd.PROMOTE and not thread.session.crashed:
                 self._promote_ended(thread.session.folder, title)
         elif not thread.problem:

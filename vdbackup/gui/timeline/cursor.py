@@ -58,16 +58,16 @@ def draw(painter: QPainter, theme: Theme, cursor: Cursor) -> None:
     painter.setBrush(Qt.BrushStyle.NoBrush)
     painter.setPen(QPen(accent, 3 if cursor.focused else 1.5))
     painter.drawEllipse(cursor.at, cursor.ring, cursor.ring)
-    said = cursor.label
+    text = cursor.label
     if x < cursor.left:  # it is out of sight, on that side
-        said = f"\N{BLACK LEFT-POINTING TRIANGLE} {said}"
+        text = f"\N{BLACK LEFT-POINTING TRIANGLE} {text}"
     elif x > cursor.right:
-        said = f"{said} \N{BLACK RIGHT-POINTING TRIANGLE}"
-    width = QFontMetricsF(painter.font()).horizontalAdvance(said) + 20
+        text = f"{text} \N{BLACK RIGHT-POINTING TRIANGLE}"
+    width = QFontMetricsF(painter.font()).horizontalAdvance(text) + 20
     left = min(max(x - width / 2, cursor.left), max(cursor.right - width, cursor.left))
     handle = QRectF(left, cursor.top, width, HANDLE_HEIGHT)
     painter.setPen(Qt.PenStyle.NoPen)
     painter.setBrush(accent)
     painter.drawRoundedRect(handle, 5, 5)
     painter.setPen(QColor(theme.on_accent))
-    painter.drawText(handle, Qt.AlignmentFlag.AlignCenter, said)
+    painter.drawText(handle, Qt.AlignmentFlag.AlignCenter, text)

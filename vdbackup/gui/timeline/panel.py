@@ -172,8 +172,9 @@ class TimelinePanel(QFrame):
             self._advice.setText(words.breakable(remedies.advice(entry.problem)))
         else:
             self._message.setText("No recovery points yet")
-            said = f"The first backup copies all of {entry.source} that holds data."
-            self._advice.setText(words.breakable(said))  # a page that is not shown needs room, too
+            sentence = f"The first backup copies all of {entry.source} that holds data."
+            # a page that is not shown needs room, too
+            self._advice.setText(words.breakable(sentence))
 
     def _header(self) -> QHBoxLayout:
         row = QHBoxLayout()

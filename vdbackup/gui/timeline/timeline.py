@@ -196,8 +196,10 @@ class Timeline(TimelineView):
 
     def _announce(self) -> None:
         point = self.points[self._index] if self._index >= 0 else None
-        said = f"Recovery point {words.point_title(point)}" if point else "No recovery points"
-        self.setAccessibleDescription(said)
+        description = (
+            f"Recovery point {words.point_title(point)}" if point else "No recovery points"
+        )
+        self.setAccessibleDescription(description)
         spoken.announce(self, self._index)
         self.point_selected.emit(point.id if point else "")
 

@@ -106,19 +106,19 @@ def failure_in(text: str) -> Failure | None:
     """Why it goes no further, if the words say that it does not."""
     for stage, pattern, reason in _FAILURES_COMPILED:
         if match := pattern.search(text):
-            said = (match.groupdict().get("said") or last_line(text)).strip(" .")
-            return Failure(stage, reason.format(said=said[:_MAX_LINE]))
+            words = (match.groupdict().get("said") or last_line(text)).strip(" .")
+            return Failure(stage, reason.format(said=words[:_MAX_LINE]))
     return None
 
 
-def lacked_time(said: str) -> bool:
+def lacked_time(text: str) -> bool:
     """Whether a kernel gave up only because this computer was too busy to translate it.
 
     Without KVM the guest's timer has to tick while the kernel counts a few loops; on a computer
     with other work it may not, and Linux takes it for broken (check_timer in arch/x86/kernel/apic/
     io_apic.c; seen here at a load of 6 on 2 processors). The next try succeeds as a rule.
     """
-    return "IO-APIC + timer doesn't work" in said
+    return "IO-APIC + timer doesn't work" in text
 
 
 def asks_for_login(text: str) -> bool:

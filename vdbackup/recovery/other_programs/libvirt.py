@@ -109,15 +109,15 @@ def _defined(name: str) -> ET.Element | None:
     its old names, and whoever opens the repository next tries again.
     """
     listed = elsewhere.said_by(*_VIRSH, "list", "--all", "--uuid")
-    said = elsewhere.said_by(*_VIRSH, "dumpxml", "--inactive", name)
+    text = elsewhere.said_by(*_VIRSH, "dumpxml", "--inactive", name)
     there = (each.findtext("uuid") for _, each in registered.libvirts_files())
     names = listed.split() if listed is not None else [uuid or "" for uuid in there]
-    if said is None and name in names:
+    if text is None and name in names:
         raise OtherProgramFailed(
             "libvirt does not answer, so that nobody knows what its copy of the machine names.",
             "It is tried again when the repository is opened next.",
         )
-    return foreign_xml.parsed(said)
+    return foreign_xml.parsed(text)
 
 
 def _name_layers(domain: ET.Element, own: Path, layers: Sequence[Layer]) -> bool:

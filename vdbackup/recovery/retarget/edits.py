@@ -231,10 +231,10 @@ def _drivers(
     write = appliance.Write(
         system.file_system(file.volume), file.path, bytes(-before % 512) + data, append=True
     )
-    said = (
+    change = (
         f"{len(data)} bytes behind it: the drivers {', '.join(added)}, and indexes that name them"
     )
-    return write, FileChange(file.volume, file.path, f"{before} bytes", said)
+    return write, FileChange(file.volume, file.path, f"{before} bytes", change)
 
 
 class _Initramfs:

@@ -43,6 +43,6 @@ def for_new_point(
         log.warning("point %s was not retargeted", point_id, exc_info=True)
         why = from_os(error) if isinstance(error, OSError) else error
         remedy = why.remedy or Remedy.RETARGET
-        said = f"{_UNREADY}: {why.title}"
-        return (NotRetargeted(said, why.advice, remedy=remedy, about=why.about),)
+        title = f"{_UNREADY}: {why.title}"
+        return (NotRetargeted(title, why.advice, remedy=remedy, about=why.about),)
     return ()

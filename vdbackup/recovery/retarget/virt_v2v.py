@@ -81,10 +81,10 @@ def converted(chain: Chain, task: Task) -> Iterator[tuple[Path, tuple[str, ...]]
 
 def _convert(scratch: Path, folder: Path, cancel: CancelToken) -> list[str]:
     """Do it; what is to be noted."""
-    said, output = folder / "said", folder / "output"
+    messages, output = folder / "said", folder / "output"
     command = [
         *("setpriv", "--pdeathsig", "TERM"),  # it ends with us, also where we are killed
-        *(PROGRAM, f"--machine-readable=file:{said}"),
+        *(PROGRAM, f"--machine-readable=file:{messages}"),
         *("-i", "disk", "-if", "qcow2", str(scratch)),
     ]
     with output.open("wb") as file:
@@ -105,9 +105,9 @@ def _convert(scratch: Path, folder: Path, cancel: CancelToken) -> list[str]:
         _end(process)
     if process.returncode:
         log.info("%s: %s", PROGRAM, output.read_text(errors="replace")[-4000:])
-        errors = [*_messages(said, "error"), "it ended and did not say why"]
+        errors = [*_messages(messages, "error"), "it ended and did not say why"]
         raise NotRetargeted(f"The overlay could not be retargeted by virt-v2v: {errors[0]}.", _ELSE)
-    return [f"virt-v2v says: {text}." for text in _messages(said, "warning", "info")]
+    return [f"virt-v2v says: {text}." for text in _messages(messages, "warning", "info")]
 
 
 def _environment(folder: Path) -> dict[str, str]:
@@ -129,9 +129,9 @@ def _end(process: subprocess.Popen[bytes]) -> None:
     process.wait()
 
 
-def _messages(said: Path, *kinds: str) -> Iterator[str]:
+def _messages(messages: Path, *kinds: str) -> Iterator[str]:
     """What it said of that kind: a JSON object in each line."""
-    text = said.read_text(errors="replace")[:_MAX_SAID] if said.exists() else ""
+    text = messages.read_text(errors="replace")[:_MAX_SAID] if messages.exists() else ""
     for line in text.splitlines():
         with suppress(ValueError):
             message = json.loads(line)

@@ -271,8 +271,8 @@ def _libvirt(folder: Path, own: Path) -> _Listed:
         known |= names is not None
         for name in (names or "").split():
             for which in ((), ("--inactive",)):
-                said = said_by("virsh", "-q", "-c", connection, *options, "dumpxml", name, *which)
-                domain = foreign_xml.parsed(said)
+                text = said_by("virsh", "-q", "-c", connection, *options, "dumpxml", name, *which)
+                domain = foreign_xml.parsed(text)
                 if domain is None:
                     continue
                 sources = [Path(place) for place in _sources(domain) if near.leads_to_own(place)]

@@ -149,8 +149,8 @@ class SessionRecord:
     @property
     def program(self) -> str:
         """The program that the machine was made for; "" where it is run by us."""
-        said = self.machine.get("program", "")
-        return said if isinstance(said, str) else ""
+        program = self.machine.get("program", "")
+        return program if isinstance(program, str) else ""
 
     def to_json(self) -> dict[str, Any]:
         """The JSON object."""

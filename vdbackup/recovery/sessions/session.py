@@ -446,10 +446,10 @@ class Session:
         """Why QEMU has ended, in a sentence; all that it said goes to the log."""
         with self._folder.complaints() as file:
             file.seek(0)
-            said = file.read().decode(errors="replace")
+            complaints = file.read().decode(errors="replace")
         status = self._process.returncode
-        log.error("QEMU ended with status %s and said: %s", status, said)
-        return qemu.first_complaint(said) or f"QEMU ended with status {status}."
+        log.error("QEMU ended with status %s and said: %s", status, complaints)
+        return qemu.first_complaint(complaints) or f"QEMU ended with status {status}."
 
 
 def _start(

@@ -130,8 +130,8 @@ class _Journal:
         if not self._features & (_CHECKSUM_V2 | _CHECKSUM_V3):
             return True
         place = 16 if kind == _COMMIT else self._block_size - 4
-        (said,) = struct.unpack_from(">I", data, place)
-        return bool(_crc(self._seed, data[:place] + bytes(4) + data[place + 4 :]) == said)
+        (stored,) = struct.unpack_from(">I", data, place)
+        return bool(_crc(self._seed, data[:place] + bytes(4) + data[place + 4 :]) == stored)
 
     def _places(self, data: bytes, block: int, number: int) -> dict[int, tuple[int, bool]]:
         """Where the blocks that follow a descriptor belong."""

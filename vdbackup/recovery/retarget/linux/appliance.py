@@ -193,10 +193,10 @@ def _wait(
         raise
     except RecoveryError as error:
         raise _failed(session.console_text(), nonce, error.title) from error
-    said = session.console_text()
-    if f"{nonce} done" not in said:
+    console = session.console_text()
+    if f"{nonce} done" not in console:
         why = "" if came else f"It had not ended after {time.monotonic() - started:.0f} s."
-        raise _failed(said, nonce, why)
+        raise _failed(console, nonce, why)
     session.execute("quit")  # which writes what QEMU keeps of the scratch's tables in memory
     session.wait(_QUIT_LIMIT)
     task.phase(_PHASE, steps, steps)
@@ -207,19 +207,19 @@ def _hardware(controller: Controller) -> Hardware:
     return Hardware(controller, MachineType.PC if old else MachineType.Q35, memory_mib=_MEMORY_MIB)
 
 
-def _ended(said: str, nonce: str) -> bool:
-    return f"{nonce} done" in said or f"{nonce} failed" in said
+def _ended(console: str, nonce: str) -> bool:
+    return f"{nonce} done" in console or f"{nonce} failed" in console
 
 
-def _failed(said: str, nonce: str, why: str) -> RecoveryError:
+def _failed(console: str, nonce: str, why: str) -> RecoveryError:
     """What the last stage was, in a sentence."""
-    stages = [line.split(f"{nonce} ", 1)[1] for line in said.splitlines() if f"{nonce} " in line]
+    stages = [line.split(f"{nonce} ", 1)[1] for line in console.splitlines() if f"{nonce} " in line]
     last = stages[-1] if stages else "start"
     failed = last.removeprefix("failed ")
     stage, _, detail = failed.partition(":")
     sentence = _STAGES.get(stage.split()[0] if stage.split() else "start", _STAGES["write"])
     words = detail.strip() if last.startswith("failed ") else why
-    complaint = _complaint(said, nonce)
+    complaint = _complaint(console, nonce)
     more = " ".join(part for part in (words[:300], complaint) if part)
     return NotRetargeted(
         f"The overlay could not be retargeted: {sentence}"
@@ -229,9 +229,9 @@ def _failed(said: str, nonce: str, why: str) -> RecoveryError:
     )
 
 
-def _complaint(said: str, nonce: str) -> str:
+def _complaint(console: str, nonce: str) -> str:
     """The last thing that a program of the guest's said, which is no line of ours."""
-    lines = [line.strip() for line in said.splitlines() if line.strip() and nonce not in line]
+    lines = [line.strip() for line in console.splitlines() if line.strip() and nonce not in line]
     return f"the guest says: {printable(lines[-1])[:200]}" if lines else ""
 
 

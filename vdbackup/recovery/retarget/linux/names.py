@@ -119,8 +119,8 @@ def _fits(uses: Iterable[Use], volumes: Mapping[int, Known]) -> bool:
     )
 
 
-def _agrees(said: str, kind: str) -> bool:
+def _agrees(named: str, kind: str) -> bool:
     """Whether fstab's word for a file system can mean one of that kind: ext4 is mounted as ext3."""
     families = (("ext", "ext"), ("vfat", "fat"), ("msdos", "fat"), ("ntfs", "ntfs"))
-    family = next((ours for theirs, ours in families if said.startswith(theirs)), said)
-    return said in ("", "auto", "none") or kind.lower().startswith(family)
+    family = next((ours for theirs, ours in families if named.startswith(theirs)), named)
+    return named in ("", "auto", "none") or kind.lower().startswith(family)
