@@ -371,7 +371,7 @@ def test_a_merge_that_was_cut_off_before_it_saw_another_computers_machine_never_
         with pytest.raises(KeyboardInterrupt):
             lab.merge(lab.set.points[1])
     assert (lab.set_folder / JOURNAL_NAME).exists()
-    assert merge.recover(lab.repository, Task()) == []
+    assert merge.recover(lab.repository, Task()) == merge.Recovered()
     holds.release(lab.set_folder, SESSION)
     assert lab.files == before
 
@@ -400,12 +400,12 @@ def test_a_merge_that_was_cut_off_waits_for_another_computers_machine_above(
     assert holds.place(lab.set, point, SESSION, "laptop", folder, "virtualbox")
     make_foreign(lab)
     before = lab.files
-    (said,) = merge.recover(lab.repository, Task())
-    assert "laptop of eva on upstairs" in said
+    (error,) = merge.recover(lab.repository, Task()).undone
+    assert "laptop of eva on upstairs" in str(error)
     assert lab.files == before
     lab.check_ours(point)
     lab.poke(9 * BLOCK, noise(BLOCK, 9))
     assert any("is finished later" in each for each in lab.capture().warnings)
     holds.release(lab.set_folder, SESSION)
-    assert merge.recover(lab.repository, Task())
+    assert merge.recover(lab.repository, Task()).done
     lab.check_all()

@@ -172,20 +172,22 @@ def _repair_set(repository: Repository, folder: Path, repaired: Repaired, task: 
 def _published(folder: Path, done: list[str]) -> list[RecoveryPoint]:
     """Let points exist whose publication was cut off, by sequence; settings are not needed."""
     points = publication.finish(folder)
-    done += [f"{folder.name}: {each}" for each in merge.published_sentences(points)]
+    done += merge.published_sentences(folder.name, points)
     return points
 
 
 def _repair_settings(folder: Path, layers: list[Layer], repaired: Repaired) -> None:
     if layers:
         repaired.done.append(repair_settings.write_anew(folder, layers))
-    elif said := repair_settings.bring_back(folder):
-        repaired.done.append(said)
+    elif sentence := repair_settings.bring_back(folder):
+        repaired.done.append(sentence)
     elif os.path.lexists(folder / SETTINGS):
-        repaired.undone.append(
+        title = (
             f"{folder.name}: {SETTINGS} is damaged, and neither its copy nor a disk says what it "
-            "was. Delete the folder if nothing in it is yours."
+            "was."
         )
+        advice = "Delete the folder if nothing in it is yours."
+        repaired.undone.append(NotRepaired(title, advice))
 
 
 def _finish(
