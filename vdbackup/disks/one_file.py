@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from itertools import pairwise
+
+import numpy as np
+
+from vdbackup.disks.extents import Int64s
 from vdbackup.disks.host_file import HostFile
 
 
@@ -24,3 +30,33 @@ class OneFileDisk:
     def close(self) -> None:
         """Close the file without a flush."""
         self._file.close()
+
+
+class WrittenWhole(OneFileDisk):
+    """One that is written in pieces of one size, grains or clusters, each at a place of its own."""
+
+    def __init__(self, file: HostFile, piece: int) -> None:
+        super().__init__(file)
+        self._piece = piece  # bytes
+
+    def write(self, offset: int, view: memoryview) -> None:
+        """Write whole pieces (the disk's last one may be short) at byte `offset` of the disk."""
+        for host, first, end in self._runs(offset, len(view)):
+            self._file.write(host, view[first:end])
+
+    def share(self, offset: int, length: int, source: HostFile, start: int) -> None:
+        """Hold in whole pieces what `source` holds from byte `start` on; raises OSError."""
+        for host, first, end in self._runs(offset, length):
+            self._file.share(host, source, start + first, end - first)
+
+    def _runs(self, offset: int, length: int) -> Iterator[tuple[int, int, int]]:
+        """Where the bytes go: (place in the file, first, end), neighbours together."""
+        piece = self._piece
+        hosts = self._places_for(offset // piece, -(-(offset + length) // piece))
+        cuts = np.flatnonzero(np.diff(hosts) != piece) + 1
+        for first, end in pairwise([0, *cuts.tolist(), len(hosts)]):
+            yield int(hosts[first]), first * piece, min(end * piece, length)
+
+    def _places_for(self, first: int, last: int) -> Int64s:
+        """Each piece's place in the file, in bytes; missing ones get one."""
+        raise NotImplementedError

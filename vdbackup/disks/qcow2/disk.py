@@ -11,19 +11,15 @@ extension of our own (qcow2_structs.Identity), which QEMU preserves.
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterator
 from dataclasses import replace
-from itertools import pairwise
 from pathlib import Path
 from typing import Self
 
-import numpy as np
-
 from vdbackup.disks.disk import NOT_CLOSED, SECTOR, DiskInfo, ParentRef
-from vdbackup.disks.extents import UNALLOCATED, ZERO, BlockMap
+from vdbackup.disks.extents import UNALLOCATED, ZERO, BlockMap, Int64s
 from vdbackup.disks.host_file import HostFile
 from vdbackup.disks.names import DiskFormat
-from vdbackup.disks.one_file import OneFileDisk
+from vdbackup.disks.one_file import WrittenWhole
 from vdbackup.disks.qcow2.allocation import Allocation
 from vdbackup.disks.qcow2.compressed import CompressedClusters
 from vdbackup.disks.qcow2.mapping import COMPRESSED_FROM, MappingTables
@@ -49,7 +45,7 @@ MAX_SIZE = (2 << 50) - (1 << 40)
 QCOW_MAX_REFTABLE_SIZE), each 2 PiB in clusters of 64 KiB, and tables are counted, too."""
 
 
-class Qcow2Disk(OneFileDisk):
+class Qcow2Disk(WrittenWhole):
     """One QCOW2 file, without its parents.
 
     Writes go to free clusters at the end of the file, or over the cluster that is there; the tables
@@ -57,7 +53,7 @@ class Qcow2Disk(OneFileDisk):
     """
 
     def __init__(self, file: HostFile, first: HeaderCluster) -> None:
-        super().__init__(file)
+        super().__init__(file, CLUSTER)
         self._mapping = MappingTables(file, first.header)
         self._compressed = CompressedClusters(file, self._mapping)
         self._allocation: Allocation | None = None  # while writing
@@ -185,22 +181,8 @@ class Qcow2Disk(OneFileDisk):
             raise ValueError(f"{self.path} is not open for writing")
         return self._allocation
 
-    def write(self, offset: int, view: memoryview) -> None:
-        """Write whole clusters (the disk's last one may be short) at byte `offset` of the disk."""
-        for host, first, end in self._pieces(offset, len(view)):
-            self._file.write(host, view[first:end])
-
-    def share(self, offset: int, length: int, source: HostFile, start: int) -> None:
-        """Hold in whole clusters what `source` holds from byte `start` on; raises OSError."""
-        for host, first, end in self._pieces(offset, length):
-            self._file.share(host, source, start + first, end - first)
-
-    def _pieces(self, offset: int, length: int) -> Iterator[tuple[int, int, int]]:
-        """Where the bytes go: (place in the file, first, end), neighbours in one piece."""
-        hosts = self._writing().to_write(offset // CLUSTER, -(-(offset + length) // CLUSTER))
-        cuts = np.flatnonzero(np.diff(hosts) != CLUSTER) + 1
-        for first, end in pairwise([0, *cuts.tolist(), len(hosts)]):
-            yield int(hosts[first]), first * CLUSTER, min(end * CLUSTER, length)
+    def _places_for(self, first: int, last: int) -> Int64s:
+        return self._writing().to_write(first, last)
 
     def zero(self, offset: int, length: int) -> None:
         """Make whole clusters read as zeros: a child gets real ones, a base none that it lacks."""

@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import threading
 import uuid
-from collections.abc import Iterator
 from dataclasses import replace
-from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +19,7 @@ from vdbackup.disks.disk import NOT_CLOSED, SECTOR, DiskInfo, ParentRef, Virtual
 from vdbackup.disks.extents import UNALLOCATED, ZERO, BlockMap, Int64s
 from vdbackup.disks.host_file import HostFile
 from vdbackup.disks.names import DiskFormat
-from vdbackup.disks.one_file import OneFileDisk
+from vdbackup.disks.one_file import WrittenWhole
 from vdbackup.disks.read_only import only_read
 from vdbackup.disks.vmdk.foreign import ForeignVmdk, with_found_parent
 from vdbackup.disks.vmdk.sparse import (
@@ -49,7 +47,7 @@ MAX_FILE = 2 << 40
 """Bytes of a file whose sectors 32 bits can count."""
 
 
-class VmdkDisk(OneFileDisk):
+class VmdkDisk(WrittenWhole):
     """One monolithicSparse file, without its parents.
 
     Writes go to new grains behind the last that the tables name, or over the grain that is there;
@@ -58,12 +56,11 @@ class VmdkDisk(OneFileDisk):
     """
 
     def __init__(self, file: HostFile, header: SparseExtentHeader, descriptor: Descriptor) -> None:
-        super().__init__(file)
+        super().__init__(file, header.grain_size * SECTOR)
         self._header = header
         self._descriptor = descriptor
         self._named = descriptor.file_name  # as the extent line has it: not always the file's name
         self._tables = GrainTables(file, header)
-        self._grain = header.grain_size * SECTOR
         self._lock = threading.Lock()
         self._entries = np.empty(0, np.uint32)  # uint32[tables * 512], while writing
         self._touched = np.zeros(header.tables, np.bool_)  # tables changed since the last flush
@@ -147,7 +144,7 @@ class VmdkDisk(OneFileDisk):
         """The disk's facts; `disk_id` is ddb.uuid.image, `content_id` the CID."""
         own = self._descriptor
         return DiskInfo(
-            DiskFormat.VMDK, own.virtual_size, SECTOR, self._grain, own.uuid, own.cid, own.parent,
+            DiskFormat.VMDK, own.virtual_size, SECTOR, self._piece, own.uuid, own.cid, own.parent,
             self._named, NOT_CLOSED if self._header.unclean else "",
         )  # fmt: skip
 
@@ -178,9 +175,9 @@ class VmdkDisk(OneFileDisk):
         self._entries = np.zeros(header.tables * TABLE_ENTRIES, np.uint32)
         self._entries[grains] = entries
         self._note_other_redundant(grains, entries)
-        ends = entries.astype(np.int64) * SECTOR + self._grain
+        ends = entries.astype(np.int64) * SECTOR + self._piece
         end = int(ends.max(initial=header.overhead * SECTOR))
-        self._end = -(-end // self._grain) * self._grain
+        self._end = -(-end // self._piece) * self._piece
         self._has_remains = True
 
     def _note_other_redundant(self, primary_grains: Int64s, primary: NDArray[np.uint32]) -> None:
@@ -195,26 +192,8 @@ class VmdkDisk(OneFileDisk):
         other[grains] ^= entries  # 0 where both say the same, and where neither says anything
         self._touched |= other.reshape(-1, TABLE_ENTRIES).any(axis=1)
 
-    def write(self, offset: int, view: memoryview) -> None:
-        """Write whole grains (the disk's last one may be short) at byte `offset` of the disk."""
-        for host, first, end in self._pieces(offset, len(view)):
-            self._file.write(host, view[first:end])
-
-    def share(self, offset: int, length: int, source: HostFile, start: int) -> None:
-        """Hold in whole grains what `source` holds from byte `start` on; raises OSError."""
-        for host, first, end in self._pieces(offset, length):
-            self._file.share(host, source, start + first, end - first)
-
-    def _pieces(self, offset: int, length: int) -> Iterator[tuple[int, int, int]]:
-        """Where the bytes go: (place in the file, first, end), neighbours in one piece."""
-        hosts = self._allocated(offset, length)
-        cuts = np.flatnonzero(np.diff(hosts) != self._grain) + 1
-        for first, end in pairwise([0, *cuts.tolist(), len(hosts)]):
-            yield int(hosts[first]), first * self._grain, min(end * self._grain, length)
-
-    def _allocated(self, offset: int, length: int) -> Int64s:
+    def _places_for(self, first: int, last: int) -> Int64s:
         """Each grain's place in the file, in bytes; missing ones get the next free places."""
-        first, last = offset // self._grain, -(-(offset + length) // self._grain)
         with self._lock:
             entries = self._entries[first:last]
             missing = np.flatnonzero(entries == 0)
@@ -225,7 +204,7 @@ class VmdkDisk(OneFileDisk):
 
     def _new_places(self, count: int) -> Int64s:
         """Where `count` new grains go; raises DiskError where the tables cannot name a place."""
-        if self._end + count * self._grain > MAX_FILE:
+        if self._end + count * self._piece > MAX_FILE:
             raise DoesNotFit(
                 f"{self.path} has grown to {readable_size(MAX_FILE)}, the most that the format "
                 "can address.",
@@ -234,17 +213,17 @@ class VmdkDisk(OneFileDisk):
         if self._has_remains:
             self._file.cut(self._end)  # what is new has to be zeros until it is written
             self._has_remains = False
-        places = self._end + np.arange(count) * self._grain
-        self._end += count * self._grain
+        places = self._end + np.arange(count) * self._piece
+        self._end += count * self._piece
         return places
 
     def zero(self, offset: int, length: int) -> None:
         """Make whole grains read as zeros: a child gets real grains, a base keeps none it lacks."""
-        for grain in range(offset // self._grain, -(-(offset + length) // self._grain)):
+        for grain in range(offset // self._piece, -(-(offset + length) // self._piece)):
             if self._entries[grain]:
-                self._file.zero(int(self._entries[grain]) * SECTOR, self._grain)
+                self._file.zero(int(self._entries[grain]) * SECTOR, self._piece)
             elif self._descriptor.parent is not None:
-                self._allocated(grain * self._grain, 1)  # a hole at the end of the file: zeros
+                self._places_for(grain, grain + 1)  # a hole at the end of the file: zeros
 
     def flush(self) -> None:
         """Grains first, then the redundant tables, then the primary ones, a barrier between each.
