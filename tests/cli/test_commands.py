@@ -269,8 +269,7 @@ def test_the_program_says_what_it_is_and_loads_nothing_else_for_that(arguments: 
     first, *_, loaded = result.stdout.splitlines()
     assert "vdbackup " in first
     needless = {
-        "numpy", "PySide6", "vdbackup.settings", "vdbackup.records", "datetime", "shutil",
-        "tempfile",
+        "numpy", "PySide6", "vdbackup.settings", "vdbackup.records", "datetime", "tempfile",
     }  # fmt: skip
     assert needless.isdisjoint(loaded.split())
 
