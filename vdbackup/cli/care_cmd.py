@@ -14,6 +14,7 @@ from vdbackup.cli.common import (
     machines,
     open_repository,
     said_of,
+    told_of,
     unread_state,
 )
 from vdbackup.cli.console import print_json, say, warn, work
@@ -57,8 +58,7 @@ def merge(options: argparse.Namespace) -> int:
     finished = finish_merges(repository, allowed, as_json=options.json)
     if finished.done or finished.undone:
         # it may be this very merge that is asked for again: going on would merge one step further
-        warn([*finished.done, *said_of(finished.undone)])
-        warn(["Nothing else was merged: look at `vdbackup list` first."])
+        warn([*told_of(finished), "Nothing else was merged: look at `vdbackup list` first."])
         warn(said_of(finished.trouble))
         if options.json:
             sentences = [*finished.done, *map(str, finished.undone)]
@@ -108,7 +108,7 @@ def delete(options: argparse.Namespace) -> int:
 
     repository, allowed = Repository.open(options.repository), machines()
     finished = finish_merges(repository, allowed, as_json=options.json)
-    warn(finished.merges)  # what could not be relinked is tried again, and said, at the end
+    warn(told_of(finished))  # what could not be relinked is tried again, and said, at the end
     backup_set, point = repository.find(options.point, options.set)
     plan = delete.plan(repository, backup_set.name, point.id)
     if not announce(plan, options):

@@ -40,7 +40,7 @@ def open_repository(
 
     repository = Repository.open(path)
     finished = finish_merges(repository, allowed or machines(), as_json=as_json)
-    warn([*finished.done, *said_of((*finished.undone, *finished.trouble))])
+    warn([*told_of(finished), *said_of(finished.trouble)])
     return repository
 
 
@@ -57,6 +57,11 @@ def finish_merges(repository: Repository, allowed: Machines, *, as_json: bool) -
     )
     interrupts.check()
     return finished
+
+
+def told_of(finished: Finished) -> list[str]:
+    """What was finished, and what could not be, a sentence or two each."""
+    return [*finished.done, *said_of(finished.undone)]
 
 
 def said_of(trouble: Iterable[VdbackupError]) -> list[str]:

@@ -17,6 +17,7 @@ from vdbackup.cli.common import (
     open_repository,
     said_of,
     sessions_folder,
+    told_of,
 )
 from vdbackup.cli.console import print_json, say, table, warn, work
 from vdbackup.cli.json_values import point_json
@@ -233,7 +234,7 @@ def promote(options: argparse.Namespace) -> int:
     saved = _find(options)
     repository, _, _ = saved.origin.find()
     finished = finish_merges(repository, machines(), as_json=options.json)
-    warn(finished.merges)  # what could not be relinked is tried again, and said, at the end
+    warn(told_of(finished))  # what could not be relinked is tried again, and said, at the end
     plan = promote.plan(saved, not_running=options.not_running)
     if not announce(plan, options):
         return DONE
