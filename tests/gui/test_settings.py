@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from PySide6.QtCore import QPoint, QPointF, Qt
+from PySide6.QtCore import QEvent, QObject, QPoint, QPointF, Qt
 from PySide6.QtGui import QColor, QPalette, QWheelEvent
 from PySide6.QtWidgets import QApplication, QComboBox, QPushButton, QWidget
 from pytestqt.qtbot import QtBot
@@ -21,6 +21,7 @@ from tests.gui.user import User
 from vdbackup.errors import VdbackupError
 from vdbackup.gui import app, drawings, parts, theme
 from vdbackup.gui.catalogue import Entry
+from vdbackup.gui.main_window import MainWindow
 from vdbackup.gui.plan_dialog import PlanDialog
 from vdbackup.gui.settings_dialog import USUAL_KEEP, KeepField, Scrolled, SettingsDialog
 from vdbackup.gui.store import Store
@@ -151,6 +152,27 @@ def test_the_dialog_changes_the_colours_at_once(user: User) -> None:
     assert user.window.store.value.theme is ThemeChoice.DARK
     assert QApplication.palette().color(QPalette.ColorRole.Window) == QColor(theme.DARK.window)
     assert Settings.load(user.window.store.locations.settings_file).theme is ThemeChoice.DARK
+
+
+def test_only_another_theme_styles_the_window_anew(window: MainWindow) -> None:
+    """Every widget is polished then, which takes longer than to build the window."""
+    styled = 0
+
+    class Watch(QObject):
+        def eventFilter(self, _: QObject, event: QEvent) -> bool:  # noqa: N802
+            nonlocal styled
+            styled += event.type() is QEvent.Type.StyleChange
+            return False
+
+    watch = Watch(window)
+    window.installEventFilter(watch)
+    window.store.change(remind_after_days=99)
+    assert styled == 0
+    window.store.change(theme=ThemeChoice.DARK)
+    assert styled > 0
+    assert QApplication.palette().color(QPalette.ColorRole.Window) == QColor(theme.DARK.window)
+    window.store.change(theme=ThemeChoice.LIGHT)
+    assert QApplication.palette().color(QPalette.ColorRole.Window) == QColor(theme.LIGHT.window)
 
 
 def test_a_dialog_that_is_left_changes_nothing(user: User) -> None:

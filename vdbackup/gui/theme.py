@@ -174,12 +174,19 @@ def chosen(choice: ThemeChoice) -> Theme:
 
 
 def apply(application: QApplication, theme: Theme) -> None:
-    """Make the whole application look like `theme`."""
+    """Make the whole application look like `theme`.
+
+    Where it does, nothing is done: Qt would polish every widget anew, which takes longer than to
+    build the window.
+    """
+    check = drawing("check-dark" if theme.dark else "check-light").as_posix()
+    sheet = STYLE.format(check=check, **vars(theme))
+    if application.styleSheet() == sheet:
+        return
     if application.style().objectName().lower() != "fusion":
         application.setStyle("Fusion")  # the only style that takes a palette everywhere
     application.setPalette(palette(theme))
-    check = drawing("check-dark" if theme.dark else "check-light").as_posix()
-    application.setStyleSheet(STYLE.format(check=check, **vars(theme)))
+    application.setStyleSheet(sheet)
 
 
 def palette(theme: Theme) -> QPalette:
