@@ -108,7 +108,7 @@ def test_a_text_that_never_comes_ends_at_the_time_limit(
 def test_a_machine_that_ends_without_the_text_is_a_failure_with_its_last_words(
     vdbackup: Vdbackup, ends: Path
 ):
-    said = vdbackup("boot", 1, "-r", ends, *AS_IT_IS, "--until", "never said")
+    said = vdbackup("boot", 1, "-r", ends, *AS_IT_IS, "--until", "never said", "--timeout", LIMIT)
     assert said.status == 1
     assert "without printing 'never said'" in said.err
     assert "all is done" in said.err
