@@ -87,7 +87,7 @@ def check_verified(repository: Repository, backup_set: BackupSet) -> None:
     assert [verdict.findings for verdict in verdicts] == [()] * len(backup_set.points)
 
 
-def test_each_disk_of_the_chain_is_a_point(chain, repository):
+def test_each_disk_of_an_adopted_chain_becomes_a_point(chain, repository):
     backup_set = adopted(repository, chain.tip)
     kinds = [PointType.FULL, PointType.INCREMENTAL, PointType.INCREMENTAL]
     assert [point.type for point in backup_set.points] == kinds
@@ -96,27 +96,27 @@ def test_each_disk_of_the_chain_is_a_point(chain, repository):
     check_verified(repository, backup_set)
 
 
-def test_the_chain_itself_is_only_read(chain, repository):
+def test_an_adopted_chain_is_only_read(chain, repository):
     before = fingerprint(chain.tip.parent)
     adopted(repository, chain.tip)
     assert fingerprint(chain.tip.parent) == before
 
 
-def test_a_point_has_the_moment_at_which_its_disk_was_written(chain, repository):
+def test_an_adopted_point_has_the_moment_at_which_its_disk_was_written(chain, repository):
     backup_set = adopted(repository, chain.tip)
     for point, disk in zip(backup_set.points, chain.disks, strict=True):
         modified = round(disk.stat().st_mtime, 3)
         assert round(backup_set.disk_path(point).stat().st_mtime, 3) == pytest.approx(modified)
 
 
-def test_points_have_identities_of_their_own(chain, repository, tmp_path):
+def test_adopted_points_get_identities_of_their_own(chain, repository, tmp_path):
     first = adopted(repository, chain.tip)
     second = adopted(Repository.create(tmp_path / "second"), chain.tip)
     ids = {point.id for backup_set in (first, second) for point in backup_set.points}
     assert len(ids) == 6
 
 
-def test_backups_and_merges_go_on_from_there(chain, repository):
+def test_backups_and_merges_go_on_from_an_adopted_chain(chain, repository):
     backup_set = adopted(repository, chain.tip)
     qemu.io(chain.tip, "write -P 9 6M 100k", disk_format=chain.format)
     now = chain.tip.with_name("now.raw")
@@ -138,7 +138,7 @@ def test_backups_and_merges_go_on_from_there(chain, repository):
 
 
 @pytest.mark.each_format
-def test_into_any_other_format(chain, repository, disk_format):
+def test_a_chain_is_adopted_into_any_other_format(chain, repository, disk_format):
     backup_set = adopted(repository, chain.tip, disk_format=disk_format)
     assert backup_set.settings.format == disk_format
     check(backup_set, chain.states)
@@ -187,7 +187,7 @@ def test_a_parent_in_another_folder_is_followed_only_where_the_user_says_so(tmp_
     check(backup_set, chain.states)
 
 
-def test_what_has_a_set_already_is_not_adopted_again(chain, repository):
+def test_a_disk_that_has_a_set_is_not_adopted_again(chain, repository):
     adopted(repository, chain.tip)
     before = fingerprint(repository.path)
     with pytest.raises(BackupError, match="has been backed up or adopted") as refusal:

@@ -33,7 +33,7 @@ def blocks_held(lab: Lab, point: RecoveryPoint) -> list[int]:
 
 
 @pytest.mark.each_format
-def test_a_full_is_the_disk(lab):
+def test_a_full_reads_as_the_disk_that_was_backed_up(lab):
     point = lab.backup()
     assert (point.sequence, point.type, point.parent) == (1, PointType.FULL, None)
     lab.check_all()

@@ -48,7 +48,7 @@ def converted(lab: Lab) -> BackupSet:
 
 
 @pytest.mark.each_format
-def test_every_point_is_there_again_and_reads_the_same_for_everybody(lab):
+def test_every_point_of_a_converted_set_reads_the_same_by_other_readers(lab):
     new = converted(lab)
     assert new.name == f"disk-{other_format(lab)}"
     for old, point in zip(lab.set.points, new.points, strict=True):
@@ -134,7 +134,7 @@ def changes(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> tuple[range, 
 
 
 @pytest.mark.parametrize("disk_format", ["qcow2"], indirect=True)
-def test_cut_off_anywhere_there_is_the_whole_new_set_or_none_of_it(lab, tmp_path_factory):
+def test_a_conversion_cut_off_anywhere_leaves_the_whole_new_set_or_none(lab, tmp_path_factory):
     numbers, load = changes(lab, tmp_path_factory)
     for number in numbers:
         with power_cut(number):
@@ -148,7 +148,7 @@ def test_cut_off_anywhere_there_is_the_whole_new_set_or_none_of_it(lab, tmp_path
 
 
 @pytest.mark.parametrize("disk_format", ["vmdk"], indirect=True)
-def test_storage_that_fails_leaves_the_old_set_as_it_was(lab, tmp_path_factory):
+def test_a_conversion_on_failing_storage_leaves_the_old_set_as_it_was(lab, tmp_path_factory):
     before = lab.files
     numbers, load = changes(lab, tmp_path_factory)
     for number in numbers:

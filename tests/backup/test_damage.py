@@ -101,7 +101,7 @@ def test_verify_names_the_file_the_offset_and_every_point_that_shows_it(lab):
     }
 
 
-def test_the_command_line_says_all_of_that(lab, capfd):
+def test_verify_on_the_command_line_names_the_file_the_offset_and_every_point(lab, capfd):
     damage(lab, lab.layer(point(lab, 2)), BLOCK)
     assert cli.main(["verify", "-r", str(lab.repository.path)]) == 1
     said = capfd.readouterr()
@@ -185,7 +185,7 @@ def test_after_the_newest_chain_broke_the_next_backup_is_a_full_with_a_warning(l
         lab.delete(result.point)
 
 
-def test_the_command_line_says_so_and_ends_with_3(lab, capfd):
+def test_a_backup_onto_a_broken_chain_warns_on_the_command_line_and_ends_with_3(lab, capfd):
     lab.delete(point(lab, 5))
     lab.delete(point(lab, 4))
     lab.layer(point(lab, 1)).unlink()
@@ -213,7 +213,7 @@ def test_a_broken_layer_is_put_aside_whole_and_comes_back_with_a_good_copy(lab):
     lab.check_all()
 
 
-def test_what_is_put_aside_twice_is_there_twice(lab):
+def test_putting_a_file_of_one_name_aside_twice_keeps_both(lab):
     layer = lab.layer(point(lab, 5))
     for _ in range(2):
         ruin(layer) if layer.exists() else layer.write_bytes(b"again")
@@ -297,7 +297,7 @@ def test_a_layer_with_other_contents_does_not_get_its_identity_back(lab):
     assert [number for number in found if found[number]] == [1, 2, 3, 4]
 
 
-def test_a_layer_that_holds_more_than_was_captured_does_not_get_it_back_either(lab):
+def test_a_layer_that_holds_more_than_was_captured_does_not_get_its_identity_back(lab):
     layer = lab.layer(point(lab, 2))
     layer.chmod(0o600)
     disk = lab.open(layer, writable=True)
@@ -312,7 +312,7 @@ def test_a_layer_that_holds_more_than_was_captured_does_not_get_it_back_either(l
 # -------------------------------------------------------------------------------- a whole catalogue
 
 
-def test_all_that_is_no_layer_may_be_lost_at_once(lab):
+def test_everything_but_the_layers_may_be_lost_and_is_rebuilt(lab):
     before = [(each.id, each.sequence, each.parent, each.created) for each in lab.set.points]
     for path in [*lab.set_folder.iterdir(), lab.repository.path / "vdbackup.json"]:
         if path.stat().st_mode & 0o777 != 0o444:

@@ -78,7 +78,7 @@ def test_verify_says_what_cannot_be_checked_and_checks_the_rest(lab):
     }
 
 
-def test_the_next_backup_goes_on_says_so_and_can_be_proven_again(lab):
+def test_a_backup_onto_damaged_digests_warns_and_can_be_verified(lab):
     result = lab.capture()
     assert result.point.type == "incremental"
     assert "0001-full.digests is damaged" in " ".join(result.warnings)
@@ -88,7 +88,7 @@ def test_the_next_backup_goes_on_says_so_and_can_be_proven_again(lab):
     assert lab.capture().warnings == ()
 
 
-def test_a_merge_is_refused_before_it_begins(lab):
+def test_a_merge_with_damaged_digests_is_refused_before_it_begins(lab):
     before = lab.files
     with pytest.raises(DamagedDigests, match=r"0001-full\.digests is damaged") as refusal:
         lab.merge(point(lab, 2))
@@ -96,7 +96,7 @@ def test_a_merge_is_refused_before_it_begins(lab):
     assert lab.files == before
 
 
-def test_a_restore_refuses_or_says_what_it_could_not_check(lab, tmp_path):
+def test_a_restore_with_damaged_digests_refuses_or_says_what_it_could_not_check(lab, tmp_path):
     with pytest.raises(Damaged, match=r"0001-full\.digests is damaged"):
         restored(lab, tmp_path / "refused", ignore_damage=False)
     assert not (tmp_path / "refused").exists()
@@ -106,7 +106,7 @@ def test_a_restore_refuses_or_says_what_it_could_not_check(lab, tmp_path):
     assert (tmp_path / "all.raw").read_bytes() == lab.moments[point(lab, 2).id].read_bytes()
 
 
-def test_repair_computes_them_anew(lab):
+def test_repair_computes_damaged_digests_anew(lab):
     (sentence,) = repair.run(lab.repository.path, Task()).done
     assert "the digests of point 1 were computed anew" in sentence
     assert set(findings(lab)) == {1, 2, 3}

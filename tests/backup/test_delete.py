@@ -49,7 +49,7 @@ def test_a_point_in_the_middle_goes_and_its_child_takes_its_blocks(lab, chain):
     lab.check_all()
 
 
-def test_the_full_goes_and_its_child_becomes_one(lab, chain):
+def test_deleting_a_full_makes_its_child_the_full(lab, chain):
     lab.delete(chain[0])
     assert sequences(lab) == [2, 3, 4]
     assert lab.set.points[0].type == PointType.FULL
@@ -63,7 +63,7 @@ def test_points_go_in_any_order(lab, chain):
     assert sequences(lab) == [2]
 
 
-def test_the_plan_says_if_it_is_the_last_one(lab):
+def test_the_plan_of_a_deletion_says_that_it_is_the_last_point(lab):
     point = lab.backup()
     plan = delete.plan(lab.repository, "disk", point.id)
     assert "no backup of the source remains" in plan.summary
@@ -99,7 +99,7 @@ def test_a_point_with_several_children_stays_and_they_are_named(lab):
     assert lab.files == before
 
 
-def test_a_differential_goes_without_its_siblings(lab):
+def test_deleting_a_differential_leaves_its_siblings(lab):
     lab.backup()
     points = []
     for number in range(3):
@@ -163,7 +163,7 @@ def test_what_no_merge_needs_is_deleted_while_one_waits_for_space(waiting):
     assert waiting.set.journal
 
 
-def test_what_else_lies_in_flight_goes_before_a_merge_that_waits_for_space(waiting):
+def test_other_files_in_flight_are_deleted_before_a_merge_that_waits_for_space(waiting):
     """It may be as long as a backup, and the merge need no more than that."""
     left = waiting.set_folder / f"{waiting.file('0006-incremental')}.partial"
     left.write_bytes(bytes(BLOCK))

@@ -35,7 +35,7 @@ def a_lab(folder: Path, points: int) -> Lab:
     return lab
 
 
-def test_converting_a_set(labs):
+def test_converting_a_set_takes_work_in_proportion_to_its_points(labs):
     counts = []
     for lab in labs:
         with operations_counted(lab.folder) as counted:
@@ -45,7 +45,7 @@ def test_converting_a_set(labs):
 
 
 @pytest.mark.parametrize("disk_format", ["qcow2", "vhd"])
-def test_adopting_a_chain(labs, disk_format):
+def test_adopting_a_chain_takes_work_in_proportion_to_its_points(labs, disk_format):
     def adopted(lab: Lab) -> Counts:
         into = Repository.create(lab.folder / f"adopted-{disk_format}")
         tip = lab.layer(lab.set.points[-1])

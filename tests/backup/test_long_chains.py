@@ -26,7 +26,7 @@ def test_a_backup_and_the_list_say_that_a_chain_is_long(lab, capsys):
     assert "3 layers" in json.loads(capsys.readouterr().out)["sets"][0]["long_chain"]
 
 
-def test_a_new_full_ends_it(lab):
+def test_a_new_full_ends_the_warning_of_a_long_chain(lab):
     for _ in range(3):
         lab.backup()
     assert long_chains.sentence(lab.set)

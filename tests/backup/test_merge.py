@@ -120,7 +120,7 @@ def test_merged_layers_are_read_by_the_distributions_own_libraries(lab, chain):
             distribution.assert_holds(disk, lab.moments[point.id])
 
 
-def test_132_into_128_and_then_128_into_124(lab, chain):
+def test_an_incremental_is_merged_into_an_incremental_and_that_into_the_full(lab, chain):
     lab.merge(chain[2])
     lab.check_all()
     lab.merge(chain[2])
@@ -182,7 +182,7 @@ def test_a_disk_with_several_tables_is_merged(tmp_path, disk_format):
     lab.check_all()
 
 
-def test_whatever_is_offered_meanwhile_reads_right(lab, chain):
+def test_every_point_that_is_offered_during_a_merge_reads_right(lab, chain):
     """Readers take no lock: they see the set as it is at any moment of a merge."""
     seen = set()
 
@@ -250,7 +250,7 @@ def test_a_grandchild_keeps_its_mode_and_its_time(lab, chain):
     assert (after.st_mode, round(after.st_mtime, 3)) == (before.st_mode, round(before.st_mtime, 3))
 
 
-def test_an_overlay_with_data_of_ours_keeps_them(lab, chain):
+def test_a_retargeted_overlay_keeps_its_data_in_a_merge(lab, chain):
     """Retargeting writes into the overlay of a point; a merge links it anew."""
     overlay = lab.overlay(chain[2])
     disk = lab.open(overlay, writable=True)
@@ -290,7 +290,7 @@ def test_an_overlay_that_somebody_deleted_is_made_anew(lab, chain):
     lab.check_all()
 
 
-def test_the_result_knows_whom_it_stands_for(lab, chain):
+def test_a_merged_point_names_the_points_that_it_stands_for(lab, chain):
     lab.merge(chain[2])
     result = lab.merge(chain[2])
     assert result.merged == (chain[1].id, chain[0].id)  # the one that went last at the end
@@ -524,7 +524,7 @@ def test_a_manifest_of_before_names_all_that_it_stands_for(lab, chain):
     assert lab.set.point(result.id) == result
 
 
-def test_the_parent_is_known_whatever_its_child_stood_for(lab, chain):
+def test_a_merged_point_names_its_parent_however_many_its_child_stood_for(lab, chain):
     """By it an interrupted merge is known to have been this one."""
     lab.repository.save_point(lab.set.name, _stood_for(chain[1], MAX_MERGED))
     assert lab.merge(lab.set.point(chain[1].id)).merged[-1] == chain[0].id

@@ -60,7 +60,7 @@ def assert_nothing_happened(lab: Lab, before: dict[str, tuple[str, int]]) -> Non
     assert [point.sequence for point in lab.set.points] == [1, 2, 3, 4]
 
 
-def test_the_blocks_of_the_child_are_shared_and_everybody_reads_the_result(lab):
+def test_a_merge_shares_the_blocks_of_the_child_and_other_readers_read_the_result(lab):
     child = lab.set.points[1]
     result = merged(lab, child)
     assert result.way == (Way.SHARED if MOUNTED else Way.COPIED)
@@ -70,7 +70,7 @@ def test_the_blocks_of_the_child_are_shared_and_everybody_reads_the_result(lab):
         lab.check_all()
 
 
-def test_no_block_is_written(lab, monkeypatch):
+def test_a_merge_that_shares_blocks_writes_none(lab, monkeypatch):
     def write(*_: object) -> None:
         raise AssertionError
 
@@ -96,7 +96,7 @@ def test_the_parent_stays_byte_for_byte_until_the_result_takes_its_name(lab, mon
     lab.check_all()
 
 
-def test_both_points_are_offered_and_right_until_then(lab):
+def test_parent_and_child_are_offered_and_right_until_the_merged_layer_takes_its_name(lab):
     seen: dict[str, set[tuple[int, ...]]] = {}
 
     def look(progress: Progress) -> None:
@@ -111,7 +111,7 @@ def test_both_points_are_offered_and_right_until_then(lab):
 
 
 @pytest.mark.parametrize("disk_format", ["vmdk"], indirect=True)
-def test_plan_and_result_say_so(lab):
+def test_plan_and_result_of_a_merge_say_that_blocks_are_shared(lab):
     plan = merge.plan(lab.repository, "disk", lab.set.points[1].id)
     assert ("sharing blocks" in plan.summary) == MOUNTED
     assert (plan.bytes_to_copy == 0) == MOUNTED
@@ -152,7 +152,7 @@ def test_a_damaged_child_is_refused_by_its_name_and_nothing_has_changed(lab):
 
 @pytest.mark.parametrize("disk_format", ["vmdk"], indirect=True)
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
-def test_where_there_is_no_space_for_what_is_shared_it_is_copied(lab, monkeypatch, number):
+def test_a_merge_without_space_for_sharing_copies_into_the_parent(lab, monkeypatch, number):
     def full(*_: object) -> bool:
         raise OSError(number, os.strerror(number))
 
@@ -173,7 +173,7 @@ def test_blocks_that_cannot_be_shared_are_copied_into_the_clone(lab, monkeypatch
 
 
 @pytest.mark.parametrize("disk_format", ["vmdk"], indirect=True)
-def test_without_space_even_for_that_it_is_refused_with_figures(lab, monkeypatch):
+def test_a_merge_without_space_for_copying_either_is_refused_with_figures(lab, monkeypatch):
     before = lab.files
     real = durable.shutil.disk_usage
     monkeypatch.setattr(
@@ -185,7 +185,7 @@ def test_without_space_even_for_that_it_is_refused_with_figures(lab, monkeypatch
 
 
 @pytest.mark.parametrize("disk_format", ["vmdk"], indirect=True)
-def test_the_result_shares_what_it_shared_with_the_parent(lab):
+def test_a_merged_layer_shares_what_its_parent_shared(lab):
     """While both are there; afterwards it is the only one that is left."""
     shared = []
     rename, child = os.rename, lab.set.points[1]

@@ -92,7 +92,7 @@ def test_a_step_is_done_once_it_has_been_and_may_be_done_again(lab, sequence):
 
 
 @pytest.mark.parametrize("step", NAMES)
-def test_what_was_cut_off_before_any_step_is_finished(one_format, step):
+def test_a_merge_that_was_cut_off_before_any_of_its_steps_is_finished(one_format, step):
     cut_off(one_format, 2, step)
     assert_finished(one_format)
 

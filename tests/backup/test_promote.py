@@ -98,7 +98,7 @@ def test_only_what_changed_is_kept(lab: Lab, second: RecoveryPoint) -> None:
     assert point.stored_bytes == BLOCK  # the zeros lie where zeros were
 
 
-def test_what_was_read_is_as_much_as_was_written(lab: Lab, second: RecoveryPoint) -> None:
+def test_a_promotion_reads_no_more_than_the_machine_wrote(lab: Lab, second: RecoveryPoint) -> None:
     session = sessions.begin(lab, second, lab.folder / "session")
     sessions.writes(session, "write -q -P 0x51 300k 4k")
     seen: list[Progress] = []
@@ -139,7 +139,9 @@ def test_a_promoted_point_counts_for_no_policy(lab: Lab, second: RecoveryPoint) 
     lab.check_all()
 
 
-def test_its_number_is_never_given_again(lab: Lab, second: RecoveryPoint) -> None:
+def test_the_number_of_a_promoted_point_is_never_used_again(
+    lab: Lab, second: RecoveryPoint
+) -> None:
     session = sessions.begin(lab, second, lab.folder / "session")
     lab.delete(sessions.promoted(lab, second, session))
     assert lab.backup().sequence == 4
@@ -223,7 +225,7 @@ def test_a_machine_that_still_runs_is_refused(
         qemu.stdin.close()
 
 
-def test_a_session_disk_that_lies_is_refused(lab: Lab, second: RecoveryPoint) -> None:
+def test_a_session_disk_with_a_false_table_is_refused(lab: Lab, second: RecoveryPoint) -> None:
     session = sessions.begin(lab, second, lab.folder / "session")
     sessions.writes(session, *GUEST)
     with session.disk.open("r+b") as file:

@@ -40,7 +40,7 @@ def test_what_the_storage_lost_is_noticed_although_the_page_cache_has_it(tmp_pat
 
 
 @pytest.mark.usefixtures("as_root")
-def test_storage_without_a_way_past_the_cache_is_read_back_with_a_word(
+def test_storage_that_cannot_be_read_past_the_page_cache_is_read_back_with_a_word(
     tmp_path, caplog, monkeypatch
 ):
     lab = Lab(tmp_path)
@@ -56,7 +56,9 @@ def test_storage_without_a_way_past_the_cache_is_read_back_with_a_word(
 
 
 @pytest.mark.parametrize("number", [errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS])
-def test_so_is_storage_that_refuses_only_when_it_is_read(tmp_path, caplog, monkeypatch, number):
+def test_storage_that_refuses_direct_reads_only_when_read_is_read_back_with_a_word(
+    tmp_path, caplog, monkeypatch, number
+):
     lab = Lab(tmp_path)
     lab.poke(0, noise(2 * BLOCK, 1))
     layer = lab.layer(lab.backup())

@@ -123,7 +123,7 @@ def test_a_damaged_mark_of_the_repository_is_kept_before_it_is_written_anew(lab,
     assert_as_before(lab)
 
 
-def test_where_nothing_is_wrong_nothing_is_done(lab):
+def test_a_repair_of_a_whole_repository_changes_nothing(lab):
     before = lab.files
     assert repaired(lab) == []
     assert lab.files == before
@@ -252,7 +252,7 @@ def test_settings_that_are_lost_come_back_from_their_copy(lab, chosen, content):
     assert repaired(lab) == []
 
 
-def test_a_number_of_points_from_a_copy_that_is_too_old_is_not_gone_by(lab, chosen):
+def test_a_retention_number_from_an_old_copy_of_the_settings_is_not_used(lab, chosen):
     """An older version changes `set.json` alone: it made point 6, and perhaps keeps more."""
     copy = (lab.set_folder / "set.copy.json").read_bytes()
     lab.backup()
@@ -264,7 +264,7 @@ def test_a_number_of_points_from_a_copy_that_is_too_old_is_not_gone_by(lab, chos
     assert lab.set.settings.last_sequence == 6
 
 
-def test_a_number_of_points_that_an_older_version_changed_since_is_not_gone_by(lab, chosen):
+def test_a_retention_number_that_an_older_version_has_changed_since_is_not_used(lab, chosen):
     """It writes `set.json` alone, and that is damaged before there is another point."""
     (lab.set_folder / "set.json").write_text(json.dumps(chosen.to_json())[:-9])
     assert any("7, may be another by now" in sentence for sentence in repaired(lab))
@@ -279,7 +279,7 @@ def test_settings_that_are_lost_with_their_copy_keep_all_points_and_say_so(lab, 
     assert lab.set.settings.source == chosen.source
 
 
-def test_a_copy_of_another_sets_settings_is_not_gone_by_and_kept(lab, chosen):
+def test_a_copy_of_another_sets_settings_is_not_used_and_is_kept(lab, chosen):
     """It can be read, but its disks are others: somebody has put it there."""
     copy = lab.set_folder / "set.copy.json"
     other = next(each for each in BACKUP_FORMATS if each != lab.disk_format)

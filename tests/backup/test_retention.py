@@ -174,7 +174,7 @@ def test_a_point_that_a_verification_found_damaged_does_not_count(lab):
 
 
 @pytest.mark.parametrize("error", [BackupError("A virtual machine runs."), Damaged("It is torn.")])
-def test_what_the_merge_says_is_in_the_warning(lab, monkeypatch, error):
+def test_a_policys_warning_holds_what_the_merge_said(lab, monkeypatch, error):
     lab.backup(policy=Policy(1))
     changed(lab, 1)
 
@@ -202,7 +202,7 @@ def test_full_storage_during_the_merge_leaves_the_new_point_with_a_warning(lab, 
 
 
 @pytest.mark.parametrize("keep", [1, 3, 5])
-def test_what_goes_is_known_beforehand(lab, keep):
+def test_the_points_that_a_policy_takes_are_foretold(lab, keep):
     for number, kind in enumerate(("auto", "auto", "differential", "full", "auto")):
         changed(lab, number)
         lab.backup(kind)
@@ -215,7 +215,7 @@ def test_what_goes_is_known_beforehand(lab, keep):
 
 @pytest.mark.parametrize("keep", [1, 2, 3])
 @pytest.mark.parametrize("damage", ["layer", "verdict"])
-def test_it_is_known_where_points_are_damaged(lab, keep, damage):
+def test_the_points_that_a_policy_takes_are_foretold_where_some_are_damaged(lab, keep, damage):
     for number, kind in enumerate(("auto", "auto", "full", "auto", "full")):
         changed(lab, number)
         lab.backup(kind)
