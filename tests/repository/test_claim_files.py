@@ -137,7 +137,7 @@ def test_a_plan_says_who_reads_here_and_on_another_computer(lab: Lab, there: Pat
     assert [plan().hindrance for plan in plans] == ["", "", ""]
 
 
-def test_what_is_not_read_there_is_merged(lab: Lab, there: Path) -> None:
+def test_a_merge_goes_on_where_another_computer_reads_other_points(lab: Lab, there: Path) -> None:
     with computers.running(READER, there, lab.set.points[0].id, host="nas") as other:
         lab.merge(lab.set.points[2])
         assert other.communicate("\n", timeout=60)[0].strip() == sha256(
@@ -195,7 +195,7 @@ def test_nobody_begins_to_read_what_another_computer_changes(lab: Lab, there: Pa
 
 
 @pytest.mark.parametrize("kind", Kind)
-def test_of_two_that_come_at_once_one_sees_the_other(
+def test_of_a_reader_and_a_merge_that_begin_at_once_one_sees_the_other(
     lab: Lab, monkeypatch: pytest.MonkeyPatch, kind: Kind
 ) -> None:
     """Each has made its own file when it looks for the other's."""
@@ -230,7 +230,7 @@ def test_a_process_keeps_one_file_in_a_set_however_much_it_reads(lab: Lab) -> No
     assert claim_files_in(lab) == []
 
 
-def test_the_file_stays_small_in_a_set_with_many_gaps(lab: Lab) -> None:
+def test_a_claim_file_stays_small_in_a_set_with_many_gaps(lab: Lab) -> None:
     numbers = range(1, 40_000, 2)
     with claim_files.announced(lab.set_folder, Kind.READING, numbers, "reading"):
         (path,) = claim_files_in(lab)
@@ -239,7 +239,9 @@ def test_the_file_stays_small_in_a_set_with_many_gaps(lab: Lab) -> None:
             assert claim_files.claimed(lab.set_folder, Kind.READING, [number]) is not None
 
 
-def test_it_is_renewed_while_somebody_reads(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_claim_file_is_renewed_while_somebody_reads(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(lock, "HEARTBEAT", 0.01)
     with claim_files.announced(lab.set_folder, Kind.READING, [1], "reading") as said:
         (path,) = claim_files_in(lab)
@@ -255,7 +257,7 @@ def test_it_is_renewed_while_somebody_reads(lab: Lab, monkeypatch: pytest.Monkey
 @pytest.mark.parametrize(
     "content", [b"", b"{", b"[]", b'{"claims": []}', b'{"claims": [7]}', b"\xff" * 99]
 )
-def test_a_file_that_says_nothing_stops_nobody_and_goes_when_it_is_stale(
+def test_a_claim_file_that_makes_no_sense_stops_nobody_and_goes_when_it_is_stale(
     lab: Lab, content: bytes
 ) -> None:
     """A power cut leaves such; and who is just making one has not looked yet for whom it sees."""
@@ -267,7 +269,7 @@ def test_a_file_that_says_nothing_stops_nobody_and_goes_when_it_is_stale(
     assert claim_files_in(lab) == []
 
 
-def test_a_file_that_may_not_be_read_counts_while_it_is_fresh(
+def test_a_claim_file_that_may_not_be_read_counts_while_it_is_fresh(
     lab: Lab, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Root's, for instance, made with a umask that lets nobody else read it."""
@@ -328,7 +330,7 @@ def test_a_claim_that_lies_about_its_types_is_none(points: object) -> None:
 # ------------------------------------------------------------------------- where none can be made
 
 
-def test_who_may_only_read_reads_and_leaves_nothing(lab: Lab, tmp_path: Path) -> None:
+def test_a_user_who_may_only_read_leaves_no_claim_file(lab: Lab, tmp_path: Path) -> None:
     with computers.mounted(lab.repository.path, tmp_path / "mount") as mount:
         subprocess.run(["mount", "-o", "remount,bind,ro", str(mount)], check=True)
         point = lab.set.points[3]
@@ -360,7 +362,7 @@ def test_what_a_crash_left_on_storage_that_is_read_only_keeps_nobody_from_readin
             pass
 
 
-def test_who_may_only_read_is_told_at_the_end_that_another_computer_has_merged(
+def test_a_user_who_may_only_read_is_told_that_another_computer_has_merged(
     lab: Lab, tmp_path: Path
 ) -> None:
     with computers.mounted(lab.repository.path, tmp_path / "mount") as mount:
@@ -373,7 +375,7 @@ def test_who_may_only_read_is_told_at_the_end_that_another_computer_has_merged(
             lab.merge(lab.set.points[1])
 
 
-def test_who_slept_is_told_at_the_end_that_another_computer_has_merged(
+def test_a_reader_whose_computer_slept_is_told_that_another_has_merged(
     lab: Lab, there: Path
 ) -> None:
     def sleep() -> None:
@@ -386,7 +388,7 @@ def test_who_slept_is_told_at_the_end_that_another_computer_has_merged(
         sleep()
 
 
-def test_who_slept_and_finds_everything_as_it_was_is_told_nothing(lab: Lab) -> None:
+def test_a_reader_whose_computer_slept_is_told_nothing_where_nothing_changed(lab: Lab) -> None:
     point = lab.set.points[3]
     with claims.reading(lab.repository, "disk", [point.id], "reading") as backup_set:
         for path in claim_files_in(lab):

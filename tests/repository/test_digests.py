@@ -308,7 +308,9 @@ def test_a_table_that_is_longer_than_its_disk_allows_is_not_read(folder):
     size=st.one_of(st.just(SIZE), NUMBERS),
     digests=st.binary(max_size=6 * DIGEST),
 )
-def test_so_is_one_of_the_first_layout(folder, runs, blocks, size, digests):
+def test_a_table_of_the_first_layout_that_is_too_long_is_not_read(
+    folder, runs, blocks, size, digests
+):
     rest = digests + b"".join(struct.pack("<3Q", *run) for run in runs)
     header = HEADER.pack(b"VDBDIGST", 1, BLOCK, len(runs), blocks, size, blake3(rest).digest())
     path = folder / "made-up.digests"
@@ -337,14 +339,14 @@ def test_a_missing_file_is_named_with_what_computes_it_again(folder):
     assert refusal.value.remedy is Remedy.REPAIR
 
 
-def test_a_fold_of_nothing_is_a_disk_of_zeros():
+def test_digests_of_no_layer_are_those_of_a_disk_of_zeros():
     with DigestFold([], SIZE) as fold:
         assert not fold.expected(np.arange(BLOCKS)).any()
         assert len(fold.held()) == 0
         assert fold.layer_of(0) == -1
 
 
-def test_what_was_not_finished_is_worth_nothing(folder):
+def test_a_file_of_digests_that_was_not_finished_is_refused(folder):
     (folder / "begun.digests").unlink(missing_ok=True)
     writer = DigestWriter(folder / "begun.digests", SIZE)
     writer.add(np.array([0]), made(1))

@@ -70,14 +70,16 @@ def test_a_plan_says_that_a_session_is_in_its_way_and_names_it(lab: Lab, folder:
     assert delete.plan(lab.repository, "disk", second.id).hindrance == ""
 
 
-def test_a_merge_that_was_planned_before_is_refused_too(lab: Lab, folder: Path) -> None:
+def test_a_merge_that_was_planned_before_the_session_began_is_refused(
+    lab: Lab, folder: Path
+) -> None:
     plan = merge.plan(lab.repository, "disk", lab.set.points[1].id)
     hold(lab, 1, folder)
     with pytest.raises(PointInUse):
         merge.run(plan, Task())
 
 
-def test_who_is_told_to_wait_goes_on_when_the_session_is_gone(lab: Lab, folder: Path) -> None:
+def test_a_merge_that_waits_goes_on_when_the_session_is_gone(lab: Lab, folder: Path) -> None:
     plan = merge.plan(lab.repository, "disk", lab.set.points[1].id)
     hold(lab, 1, folder)
     said: list[str] = []
@@ -179,7 +181,7 @@ def test_a_held_point_is_not_deleted(lab: Lab, folder: Path, number: int) -> Non
     assert len(lab.set.points) == 3
 
 
-def test_a_policy_passes_over_it_with_a_note(lab: Lab, folder: Path) -> None:
+def test_a_policy_passes_over_a_held_point_with_a_note(lab: Lab, folder: Path) -> None:
     hold(lab, 2, folder)
     lab.poke(7 * BLOCK, noise(BLOCK, 9))
     result = lab.capture(policy=Policy(1))
@@ -225,7 +227,7 @@ def test_a_computer_of_the_same_name_holds_until_it_lets_go(
     assert path.exists()
 
 
-def test_what_an_older_version_wrote_holds(lab: Lab, folder: Path) -> None:
+def test_a_hold_of_an_older_version_counts(lab: Lab, folder: Path) -> None:
     hold(lab, 1, folder)
     path = lab.set_folder / f"hold-{SESSION}.json"
     said = json.loads(path.read_text())

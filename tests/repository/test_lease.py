@@ -139,12 +139,12 @@ def before(monkeypatch: pytest.MonkeyPatch) -> Lease:
     return replace(mine, boot="another", token="old")
 
 
-def test_of_this_computer_before_it_was_started_anew_it_is_taken_at_once(folder, before):
+def test_a_lease_of_this_computer_from_before_its_restart_is_taken_at_once(folder, before):
     leave(folder, before, seconds_ago=101)
     take(folder)
 
 
-def test_it_is_taken_from_storage_too_full_for_an_empty_file(folder, before, monkeypatch):
+def test_a_lease_is_taken_over_on_storage_too_full_for_an_empty_file(folder, before, monkeypatch):
     """As XFS and Btrfs can be; the deletion that would free some space needs the lock."""
     leave(folder, before, seconds_ago=101)
 
@@ -158,13 +158,15 @@ def test_it_is_taken_from_storage_too_full_for_an_empty_file(folder, before, mon
     assert not lease.ended(folder, before, time.time() - 31)
 
 
-def test_a_clone_of_this_computer_that_goes_on_renewing_it_keeps_it(folder, before):
+def test_a_clone_of_this_computer_that_renews_a_lease_keeps_it(folder, before):
     """Virtual machines of one template have the same machine-id(5) and name."""
     leave(folder, before, seconds_ago=31)
     refused(folder, "working")
 
 
-def test_just_started_one_waits_whether_a_clone_renews_it(folder, before, monkeypatch):
+def test_a_computer_that_has_just_started_waits_whether_a_clone_renews_the_lease(
+    folder, before, monkeypatch
+):
     monkeypatch.setattr(lease, "_seconds_up", lambda: 20.0)
     leave(folder, before, seconds_ago=31)
     refused(folder, "working")
@@ -187,7 +189,7 @@ def test_what_crashes_left_beside_the_lease_goes_when_it_is_old(folder, monkeypa
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"null", b'{"pid": 1}', b"\xff" * 99])
-def test_what_is_no_lease_is_nobodys(folder, content, monkeypatch):
+def test_a_file_that_is_no_lease_keeps_nobody_out(folder, content, monkeypatch):
     monkeypatch.setattr(lock, "_WRITING", 0.05)
     (folder / LEASE_NAME).write_bytes(content)
     take(folder)
@@ -201,7 +203,7 @@ def test_a_lease_that_lies_about_its_types_is_none(lie):
     assert Lease.parse(json.dumps(said).encode()) is None
 
 
-def test_one_that_is_being_written_gets_a_moment(folder, monkeypatch):
+def test_a_lease_that_is_being_written_gets_a_moment(folder, monkeypatch):
     (folder / LEASE_NAME).touch()
     other = of_another_computer()
 
@@ -242,7 +244,7 @@ def test_a_killed_process_here_is_no_matter_of_clocks(folder, seconds_ago):
         take(folder)
 
 
-def test_a_number_of_a_process_that_was_used_again_does_not_hold_it(folder, no_flock):
+def test_a_process_number_that_was_used_again_does_not_hold_a_lease(folder, no_flock):
     mine = Lease.of_this_process("gone")
     leave(folder, replace(mine, pid=os.getppid(), started=1, token="old"))
     take(folder)
@@ -251,7 +253,7 @@ def test_a_number_of_a_process_that_was_used_again_does_not_hold_it(folder, no_f
 # ---------------------------------------------------------------------- while it is held
 
 
-def test_it_is_renewed_while_it_is_held(folder, monkeypatch):
+def test_a_lease_is_renewed_while_it_is_held(folder, monkeypatch):
     monkeypatch.setattr(lock, "HEARTBEAT", 0.01)
     renewed = threading.Event()
     original = lease.renew
@@ -306,7 +308,7 @@ def test_a_lease_that_somebody_deleted_is_made_again(folder, monkeypatch):
         assert (folder / LEASE_NAME).exists()
 
 
-def test_what_replaced_a_stale_lease_meanwhile_is_put_back(folder):
+def test_a_lease_that_replaced_a_stale_one_meanwhile_is_put_back(folder):
     stale, other = of_another_computer(), of_another_computer(token="quicker")
     leave(folder, other)
     lease.take_away(folder, stale)
@@ -314,7 +316,7 @@ def test_what_replaced_a_stale_lease_meanwhile_is_put_back(folder):
     assert [each.name for each in folder.iterdir()] == [LEASE_NAME]
 
 
-def test_who_wakes_up_and_finds_another_one_there_stops_and_leaves_that_one_alone(
+def test_a_writer_that_wakes_up_and_finds_another_lease_stops_and_leaves_that_alone(
     here, there, monkeypatch
 ):
     with writer_lock(here, "dreaming"):
@@ -381,7 +383,7 @@ def works(lab: Lab) -> dict[str, Callable[[Report], object]]:
         *(("merge", at) for at in (3, 4, 5, 6)),  # while it copies, and while it checks
     ],
 )
-def test_nothing_more_is_changed_by_who_was_overtaken(tmp_path, monkeypatch, name, at):
+def test_a_writer_that_was_overtaken_changes_nothing_more(tmp_path, monkeypatch, name, at):
     monkeypatch.setattr(lock, "TRUSTED", 0.0)
     monkeypatch.setattr(transfer, "THREADS", 1)
     monkeypatch.setattr(transfer, "CHUNK", 1 << 16)
@@ -409,7 +411,7 @@ def test_nothing_more_is_changed_by_who_was_overtaken(tmp_path, monkeypatch, nam
         lab.check_ours(each)
 
 
-def test_who_is_overtaken_while_it_deletes_leaves_alone_what_was_made_again(
+def test_a_writer_that_is_overtaken_while_it_deletes_leaves_files_that_were_made_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Storage may be away for as long as its fsync: another one has finished the point since."""

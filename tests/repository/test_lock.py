@@ -103,14 +103,14 @@ def test_a_process_that_is_killed_leaves_no_lock(repository):
             pass
 
 
-def test_it_is_free_again_afterwards_also_after_an_error(repository):
+def test_the_lock_is_free_after_an_operation_and_after_an_error(repository):
     with pytest.raises(ZeroDivisionError), repository.lock("failing"):
         raise ZeroDivisionError
     with repository.lock("the next"):
         pass
 
 
-def test_the_same_process_does_not_get_it_twice(repository):
+def test_one_process_does_not_get_the_lock_twice(repository):
     with repository.lock("the first"):
         assert "the first" in refusal(repository)
 

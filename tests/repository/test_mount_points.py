@@ -36,7 +36,9 @@ def test_a_repository_is_not_made_where_nothing_is_mounted(drive: Path, inside: 
     assert list(drive.iterdir()) == []
 
 
-def test_one_that_is_there_is_opened(drive: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_repository_on_a_mount_point_without_a_mount_is_opened(
+    drive: Path, monkeypatch: pytest.MonkeyPatch
+):
     with monkeypatch.context() as patch:
         patch.setattr(mount_points, "FSTAB", drive.parent / "there is none")
         made = Repository.create(drive / "backups")
@@ -48,7 +50,7 @@ def test_a_link_to_a_mount_point_leads_there(drive: Path, tmp_path: Path):
     assert waiting_mount_point(tmp_path / "link" / "backups") == drive
 
 
-def test_what_is_mounted_and_what_lies_elsewhere_is_free(drive: Path, tmp_path: Path):
+def test_a_repository_is_made_on_a_mount_and_outside_mount_points(drive: Path, tmp_path: Path):
     assert waiting_mount_point(tmp_path / "a drive beside it") is None
     assert waiting_mount_point(Path("/proc/backups")) is None  # fstab names it, and it is mounted
     Repository.create(tmp_path / "backups")

@@ -17,7 +17,7 @@ kinds = st.sampled_from(PointType)
 formats = st.sampled_from(BACKUP_FORMATS)
 
 
-def test_the_names_are_those_that_repositories_have_always_had():
+def test_file_names_are_those_that_repositories_have_always_had():
     layer = naming.layer_name(2, PointType.INCREMENTAL, DiskFormat.VMDK)
     assert layer == "0002-incremental.vmdk"
     assert naming.overlay_name(2, DiskFormat.VMDK) == "0002-overlay.vmdk"
@@ -32,7 +32,7 @@ def test_the_names_are_those_that_repositories_have_always_had():
 
 
 @given(numbers, kinds, formats)
-def test_what_is_made_can_be_taken_apart(number, kind, disk_format):
+def test_each_file_name_that_is_made_can_be_taken_apart(number, kind, disk_format):
     layer = naming.layer_name(number, kind, disk_format)
     manifest, digests, overlay, report, picture = naming.others_of(layer)
     assert naming.layer_of(layer) == (number, kind, disk_format)
@@ -60,7 +60,7 @@ def test_what_is_made_can_be_taken_apart(number, kind, disk_format):
         f"{10**18}-full.vmdk", "set.json", "",
     ],
 )  # fmt: skip
-def test_what_else_lies_there_is_nobody_s_of_ours(name):
+def test_a_name_that_we_do_not_make_is_no_file_of_ours(name):
     assert naming.layer_of(name) is None
     assert naming.number_of(name) is None
     assert naming.overlay_of(name) is None

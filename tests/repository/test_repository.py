@@ -100,20 +100,20 @@ def test_an_empty_folder_becomes_a_repository(tmp_path):
     assert Repository.open(tmp_path / "empty").sets() == []
 
 
-def test_a_folder_with_other_things_in_it_does_not(tmp_path):
+def test_a_folder_with_other_things_in_it_becomes_no_repository(tmp_path):
     (tmp_path / "photos.jpg").write_bytes(b"precious")
     refused(lambda: Repository.open_or_create(tmp_path))
     assert [path.name for path in tmp_path.iterdir()] == ["photos.jpg"]
 
 
-def test_a_freshly_made_file_system_becomes_one(tmp_path):
+def test_a_freshly_made_file_system_becomes_a_repository(tmp_path):
     """mkfs leaves a folder there, and a repository often has a disk to itself."""
     (tmp_path / "lost+found").mkdir()
     Repository.open_or_create(tmp_path)
     assert Repository.open(tmp_path).sets() == []
 
 
-def test_a_file_does_not(tmp_path):
+def test_a_file_becomes_no_repository(tmp_path):
     (tmp_path / "file").write_bytes(b"x")
     assert "not a folder" in refused(lambda: Repository.create(tmp_path / "file")).title
     refused(lambda: Repository.open(tmp_path / "file"))
