@@ -75,7 +75,7 @@ def test_the_source_is_closed_before_the_point_is_made_ready(
     assert open_meanwhile == []
 
 
-def test_a_set_that_wants_it_has_its_new_points_tested(
+def test_a_set_whose_policy_says_so_has_its_new_points_boot_tested(
     asked: BackupRequest, machines: Machines
 ) -> None:
     request = BackupRequest(asked.source, asked.repository, policy=Change(boot_test=BootTests.EACH))

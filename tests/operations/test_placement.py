@@ -73,7 +73,7 @@ if os.geteuid() == 0:
                 for folder in (first / "backups", second / "backups" / "new"):
                     assert OWN_DISK in said(source, folder)
 
-    def test_another_disk_is_apart(tmp_path, memory):
+    def test_a_folder_on_another_disk_is_apart_from_the_source(tmp_path, memory):
         with (
             loop(empty(tmp_path / "a.img")) as source,
             loop(empty(memory / "b.img")) as other,

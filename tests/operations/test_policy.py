@@ -22,7 +22,7 @@ def back_up(lab: Lab, times: int) -> None:
         lab.backup()
 
 
-def test_what_a_plan_names_goes_with_the_next_backup_and_not_before(lab: Lab) -> None:
+def test_points_that_a_policy_takes_go_with_the_next_backup_and_not_before(lab: Lab) -> None:
     back_up(lab, 4)
     plan = policy.plan(lab.repository, "disk", Change(keep=2))
     assert [point.sequence for point in plan.takes] == [1, 2, 3]
@@ -42,7 +42,7 @@ def test_a_plan_changes_nothing(lab: Lab) -> None:
     assert fingerprint(lab.repository.path) == before
 
 
-def test_no_more_goes_than_was_shown(lab: Lab) -> None:
+def test_a_policy_takes_no_more_points_than_were_shown(lab: Lab) -> None:
     back_up(lab, 2)
     plan = policy.plan(lab.repository, "disk", Change(keep=2))
     back_up(lab, 1)
@@ -66,7 +66,7 @@ def test_what_would_go_is_not_told_while_a_manifest_is_damaged(lab: Lab) -> None
     assert lab.set.settings.policy == Policy(boot_test=BootTests.EACH)
 
 
-def test_what_others_have_changed_meanwhile_stays(lab: Lab) -> None:
+def test_a_change_of_policy_keeps_what_others_have_changed_meanwhile(lab: Lab) -> None:
     back_up(lab, 1)
     plans = [
         policy.plan(lab.repository, "disk", change)

@@ -53,12 +53,12 @@ def test_the_point_holds_what_the_machine_wrote_and_the_session_is_gone(
     assert holds.of(lab.set) == []
 
 
-def test_whether_the_machine_runs_is_not_guessed(saved: SavedSession) -> None:
+def test_a_promotion_does_not_guess_whether_the_machine_runs(saved: SavedSession) -> None:
     with pytest.raises(RecoveryError, match="cannot be found out"):
         promote.plan(saved)
 
 
-def test_disks_that_were_not_shown_do_not_go(lab: Lab, saved: SavedSession) -> None:
+def test_a_promotion_deletes_no_disks_that_were_not_shown(lab: Lab, saved: SavedSession) -> None:
     plan = promote.plan(saved, not_running=True)
     snapshot = saved.folder / "snapshot.vmdk"
     command = ["qemu-img", "create", "-q", "-f", "vmdk", "-F", "vmdk", "-b"]
@@ -71,7 +71,7 @@ def test_disks_that_were_not_shown_do_not_go(lab: Lab, saved: SavedSession) -> N
     assert len(lab.set.points) == 1
 
 
-def test_a_cancelled_one_leaves_the_session(lab: Lab, saved: SavedSession) -> None:
+def test_a_cancelled_promotion_leaves_the_session(lab: Lab, saved: SavedSession) -> None:
     cancel = CancelToken()
     cancel.cancel()
     with pytest.raises(Cancelled):

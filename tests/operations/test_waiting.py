@@ -40,7 +40,7 @@ def run(
     return lambda task: promote.run(plan, task)
 
 
-def test_it_is_cancelled_while_it_waits_for_another_process(lab: Lab, run: Run) -> None:
+def test_an_operation_is_cancelled_while_it_waits_for_another_process(lab: Lab, run: Run) -> None:
     cancel, heard = CancelToken(), list[Progress]()
 
     def stop(progress: Progress) -> None:
