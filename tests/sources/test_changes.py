@@ -130,9 +130,7 @@ def parted(as_root: None, stack: ExitStack, tmp_path: Path) -> tuple[Path, Path,
     [(0, 1, True), (1, 1, True), (1, 0, True), (1, 2, False), (2, 1, False)],
     ids=["disk by part", "part", "part by disk", "another part", "the first part"],
 )
-def test_writes_count_for_what_they_change_by_whatever_way_they_come(
-    parted, repository, read, written, noticed
-):
+def test_a_write_counts_for_each_device_that_it_changes(parted, repository, read, written, noticed):
     def write() -> None:
         poke(parted[written], 2 * MIB - 4096 if written == 0 else 4096, durable=True)
 

@@ -227,27 +227,27 @@ def cases(*tables: dict[str, tuple[Facts, Facts]]) -> pytest.MarkDecorator:
 
 
 @cases(SAME)
-def test_it_is_the_same(known, now):
+def test_facts_that_prove_the_same_source(known, now):
     assert compare(known, now).verdict is Verdict.SAME
 
 
 @cases(OTHER)
-def test_it_is_another(known, now):
+def test_facts_that_prove_another_source(known, now):
     assert compare(known, now).verdict is Verdict.OTHER
 
 
 @cases(UNSURE, PROVABLE)
-def test_it_cannot_be_told(known, now):
+def test_facts_that_leave_open_whether_it_is_the_same_source(known, now):
     assert compare(known, now).verdict is Verdict.UNSURE
 
 
 @cases(PROVABLE)
-def test_the_contents_may_prove_what_nothing_speaks_against(known, now):
+def test_equal_contents_prove_the_same_source_where_no_fact_contradicts(known, now):
     assert compare(known, now).provable
 
 
 @cases({name: pair for name, pair in UNSURE.items() if pair[0] != Facts()}, OTHER, SAME)
-def test_contents_prove_nothing_where_a_clone_has_the_same(known, now):
+def test_equal_contents_prove_nothing_where_a_clone_is_attached(known, now):
     assert not compare(known, now).provable
 
 

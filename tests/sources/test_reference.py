@@ -47,7 +47,7 @@ TEXTS = NAMES | st.builds("{}:{}".format, st.just("file") | SCHEMES, NAMES | st.
         ("file:", "."),
     ],
 )
-def test_what_names_a_file(text: str, path: str) -> None:
+def test_references_that_name_a_file(text: str, path: str) -> None:
     ref = SourceRef.parse(text)
     assert (ref.scheme, ref.path) == (Scheme.FILE, Path(path))
     assert ref == SourceRef.of_path(Path(path))
@@ -106,7 +106,7 @@ def test_a_relative_path_means_the_folder_that_is_worked_in(
 
 
 @pytest.mark.parametrize("name", ["lvm:disk.img", "file:disk.img", "~", "~disk", "file:"])
-def test_what_exists_under_the_name_itself_is_meant(
+def test_a_file_whose_name_looks_like_a_reference_is_meant(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -150,7 +150,7 @@ def test_each_kind_that_is_known_can_be_opened() -> None:
     assert set(opening._KINDS) == set(Scheme)
 
 
-def test_what_each_source_owes_is_said(tmp_path: Path) -> None:
+def test_every_kind_of_source_has_what_the_protocol_says(tmp_path: Path) -> None:
     """The type checker compares the signatures; here, that nothing is owed without a word."""
     owed = [name for name in vars(Source) if not name.startswith("_")]
     assert {"size", "sector_size", "facts", "data_ranges", "readinto", "trouble"} <= set(owed)

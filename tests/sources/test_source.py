@@ -59,7 +59,7 @@ def test_a_vmdk_is_the_disk_in_it(tmp_path):
         assert source.data_ranges().tolist() == [[0, 2 * GRAIN]]
 
 
-def test_what_is_named_as_raw_and_begins_as_none_is_what_the_user_says(tmp_path):
+def test_an_image_that_the_user_calls_raw_is_read_as_raw_whatever_it_begins_with(tmp_path):
     """A guest could write a header into its first sector that names any file as its parent."""
     shelf = Shelf(tmp_path, MIB)
     vmdk = shelf.add("a.vmdk", (0, noise(MIB, 1)))

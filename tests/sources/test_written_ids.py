@@ -132,7 +132,7 @@ def test_a_disk_whose_first_sector_cannot_be_read_has_no_ids():
     st.binary(max_size=2048),
     st.sampled_from([512, 700, 1024, 4096, 70000, 1 << 50]),
 )
-def test_whatever_is_written_there_is_read_to_an_end(sector, rest, size):
+def test_any_bytes_in_place_of_a_partition_table_are_read_without_an_error(sector, rest, size):
     head = sector[:446] + b"\0\0\0\0\xee\0\0\0\1\0\0\0\1\0\0\0" + sector[462:] + b"EFI PART" + rest
 
     def read(offset: int, view: memoryview) -> None:
