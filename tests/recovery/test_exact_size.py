@@ -50,7 +50,7 @@ def test_a_virtual_disk_has_whole_sectors(lab):
     qemu.assert_holds(disk, raw, "qcow2")
 
 
-def test_each_point_has_its_own(lab):
+def test_each_point_keeps_the_exact_size_of_its_image(lab):
     with lab.image.open("ab") as image:
         image.write(b"0123456789")
     grown = lab.backup()
@@ -61,7 +61,7 @@ def test_each_point_has_its_own(lab):
         assert restored(lab, point).read_bytes() == lab.moments[point.id].read_bytes()
 
 
-def test_a_merge_leaves_the_childs(lab):
+def test_a_merge_keeps_the_exact_size_of_the_child(lab):
     with lab.image.open("ab") as image:
         image.write(b"0123456789")
     merged = lab.merge(lab.backup())
@@ -69,7 +69,7 @@ def test_a_merge_leaves_the_childs(lab):
     assert restored(lab, merged).read_bytes() == lab.image.read_bytes()
 
 
-def test_a_converted_set_keeps_it(lab):
+def test_a_conversion_keeps_the_exact_size(lab):
     plan = convert.plan(lab.repository, "disk", "qcow2")
     (point,) = convert.run(plan, Task()).points
     assert restored(lab, point, plan.target).read_bytes() == lab.image.read_bytes()
@@ -109,7 +109,7 @@ def test_a_size_that_does_not_end_within_the_last_sector_is_no_size(lab, size):
         RecoveryPoint.from_json(point.to_json() | {"exact_size": size})
 
 
-def test_such_a_point_is_verified_as_any_other(lab):
+def test_a_point_of_an_image_that_ends_within_a_sector_is_verified(lab):
     (point,) = lab.set.points
     plan = verify.plan(lab.repository, "disk", (point.id,))
     assert [each.ok for each in verify.run(plan, Task())] == [True]

@@ -203,7 +203,7 @@ def test_folders_end_at_a_depth(tree: Path, tmp_path: Path):
 # --------------------------------------------------------------------------------- destination
 
 
-def test_nothing_is_overwritten_and_nothing_written_then(tree: Path, tmp_path: Path):
+def test_an_extraction_that_would_overwrite_something_writes_nothing(tree: Path, tmp_path: Path):
     for name in ("first", "second"):
         (tree / name).write_bytes(b"new")
     out = tmp_path / "out"

@@ -246,7 +246,9 @@ def test_the_disk_in_an_ova_boots_on_the_controller_that_it_names(
 
 
 @pytest.mark.parametrize("kind", PACKAGES)
-def test_nothing_is_left_of_one_that_was_cancelled(linux: Lab, tmp_path: Path, kind: str) -> None:
+def test_nothing_is_left_of_an_export_that_was_cancelled(
+    linux: Lab, tmp_path: Path, kind: str
+) -> None:
     cancel = CancelToken()
     plan = restore.plan(
         linux.repository, "disk", linux.set.points[0].id, tmp_path / "out", disk_format=kind
@@ -266,7 +268,7 @@ def test_only_its_owner_may_read_it(linux: Lab, tmp_path: Path, kind: str) -> No
 
 
 @pytest.mark.parametrize("kind", ["vhd-fixed", "vmdk-stream"])
-def test_nothing_is_made_of_a_damaged_point(tmp_path: Path, kind: str) -> None:
+def test_no_appliance_is_made_of_a_damaged_point(tmp_path: Path, kind: str) -> None:
     lab = filled(tmp_path / "lab", 3 * MIB)
     layer = lab.layer(lab.set.points[0])
     data = bytearray(layer.read_bytes())

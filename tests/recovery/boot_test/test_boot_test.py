@@ -353,7 +353,7 @@ def test_a_kernel_that_was_given_too_little_time_is_tried_again(lab: Lab) -> Non
     assert phases.count("Starting") == boot_test.MAX_TRIES
 
 
-def test_there_is_no_such_sign(demo: Lab) -> None:
+def test_an_unknown_sign_of_readiness_is_refused(demo: Lab) -> None:
     for words in ("smoke", "text:", "regex:("):
         with pytest.raises(UsageError):
             outcome(demo, words)

@@ -63,7 +63,7 @@ def test_report_comes_back_as_it_was(lab: Lab) -> None:
     lab.check_all()
 
 
-def test_wish_goes_before_the_report(lab: Lab) -> None:
+def test_hardware_that_was_asked_for_goes_before_the_report(lab: Lab) -> None:
     made = reported(lab)
     point = lab.set.points[-1]
     assert report.chosen_hardware(lab.set, point, HardwareRequest(Controller.AHCI)) is None

@@ -50,7 +50,7 @@ def script(path: Path, text: str) -> None:
     path.chmod(0o755)
 
 
-def test_without_the_program_its_package_is_named_and_nothing_is_done(
+def test_without_virt_v2v_its_package_is_named_and_nothing_is_done(
     lab: Lab, programs: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PATH", str(programs))
@@ -61,7 +61,7 @@ def test_without_the_program_its_package_is_named_and_nothing_is_done(
     assert lab.files == before
 
 
-def test_what_it_says_went_wrong_is_said_and_the_overlay_is_as_it_was(
+def test_a_failure_of_virt_v2v_is_passed_on_and_the_overlay_is_as_it_was(
     lab: Lab, programs: Path
 ) -> None:
     message = '{"message": "no operating system\\u0007 here.", "type": "error"}'
@@ -72,7 +72,7 @@ def test_what_it_says_went_wrong_is_said_and_the_overlay_is_as_it_was(
     assert lab.files == before
 
 
-def test_system_that_it_leaves_without_drivers_for_virtio_is_refused(
+def test_a_system_that_virt_v2v_leaves_without_virtio_drivers_is_refused(
     lab: Lab, programs: Path
 ) -> None:
     script(programs / PROGRAM, "exit 0")
@@ -82,7 +82,7 @@ def test_system_that_it_leaves_without_drivers_for_virtio_is_refused(
     assert lab.files == before
 
 
-def test_cancel_ends_it_with_all_that_it_started(lab: Lab, programs: Path) -> None:
+def test_a_cancel_ends_virt_v2v_with_all_that_it_started(lab: Lab, programs: Path) -> None:
     started = lab.folder / "started"
     script(programs / PROGRAM, f"sleep 600 & echo $! > {started}- && mv {started}- {started}; wait")
     cancel = CancelToken()

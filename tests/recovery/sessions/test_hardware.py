@@ -191,7 +191,9 @@ def test_what_cannot_boot_is_refused_before_anything_is_made(
     assert not sessions.exists()
 
 
-def test_a_wish_is_tried_also_where_it_is_known_not_to_boot(tmp_path: Path, sessions: Path) -> None:
+def test_hardware_that_was_asked_for_is_tried_even_where_it_is_known_not_to_boot(
+    tmp_path: Path, sessions: Path
+) -> None:
     volumes.blank(tmp_path / "empty.img", 8 * MIB)
     with boot(tmp_path / "empty.img", sessions, HardwareRequest(Controller.AHCI)) as session:
         assert session.running
@@ -239,7 +241,7 @@ def test_a_machine_that_kvm_cannot_run_is_started_again_without_it(
         assert session.error is None
 
 
-def test_one_that_is_killed_while_it_is_started_again_stays_so(
+def test_a_machine_that_is_killed_while_it_is_started_without_kvm_stays_killed(
     tiny_linux: Path, sessions: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     claimed = accelerator.Choice(qemu.Accelerator.KVM, "")

@@ -30,12 +30,12 @@ LIMIT = 60.0
 
 
 @pytest.mark.parametrize("state", [Life.ENDED, Life.CRASHED, Life.CUT_OFF_AND_KILLED])
-def test_what_has_ended_stays_as_it_ended(state: Life) -> None:
+def test_a_session_that_has_ended_stays_as_it_ended(state: Life) -> None:
     assert not any(state.may_become(other) for other in STATES)
 
 
 @pytest.mark.parametrize("state", [Life.TOLD_TO_END, Life.KILLED, Life.CUT_OFF])
-def test_what_is_to_end_is_never_started_again(state: Life) -> None:
+def test_a_session_that_is_to_end_is_never_started_again(state: Life) -> None:
     reached = {state}
     while (
         more := {other for each in reached for other in STATES if each.may_become(other)} - reached
@@ -50,7 +50,7 @@ def test_what_we_ended_is_not_cut_off_and_what_was_cut_off_did_not_end_by_our_wi
         assert not Life.CUT_OFF.may_become(ours)
 
 
-def test_what_we_killed_has_not_crashed() -> None:
+def test_a_machine_that_we_killed_has_not_crashed() -> None:
     for killed in (Life.KILLED, Life.CUT_OFF_AND_KILLED):
         assert not killed.may_become(Life.CRASHED)
 

@@ -194,7 +194,7 @@ def test_no_other_service_is_touched(
     assert result.values("\\ControlSet001\\Services\\storahci")["Start"] == 3
 
 
-def test_it_is_written_where_the_volume_lies_on_a_disk_for_uefi(
+def test_a_registry_on_a_disk_for_uefi_is_changed_where_it_lies(
     disks: dict[str, Path], tmp_path: Path
 ):
     edits = planned(disks["uefi"], "ahci")
@@ -207,7 +207,7 @@ def test_it_is_written_where_the_volume_lies_on_a_disk_for_uefi(
     assert Result(after, 83968 * 512).start("storahci") == (0, 0)
 
 
-def test_it_is_written_where_it_lies_in_a_hive_in_pieces(tmp_path: Path):
+def test_a_registry_whose_file_is_fragmented_is_changed_where_it_lies(tmp_path: Path):
     image = made.volume(made.files(tmp_path / "files"), tmp_path / "volume.img")
     hive = tmp_path / "SYSTEM"
     made.system_hive(hive, made.TEN, filling=60)
@@ -234,7 +234,7 @@ def test_what_is_changed_is_told_with_before_and_after(disks: dict[str, Path]):
     assert change.after.splitlines() == [f"{path}\\Start = 0", f"{path}\\StartOverride\\0 = 0"]
 
 
-def test_nothing_is_to_be_done_for_what_it_starts_from(disks: dict[str, Path]):
+def test_a_windows_that_boots_from_that_controller_already_is_not_changed(disks: dict[str, Path]):
     edits = planned(disks["ten"], "nvme")
     assert (edits.patches, edits.changes, edits.needs_tools) == ({}, (), False)
 
@@ -582,7 +582,7 @@ def test_a_hive_that_hivexsh_refuses_is_a_sentence(tmp_path: Path):
         hive_edit.change(hive, [], wanted)
 
 
-def test_values_that_are_not_spoken_of_stay(tmp_path: Path):
+def test_registry_values_that_are_not_named_stay(tmp_path: Path):
     hive = tmp_path / "SYSTEM"
     script = made.Script()
     script.key(
