@@ -49,7 +49,7 @@ def sequences(vdbackup: Vdbackup, repository: Path) -> list[int]:
     return [point["sequence"] for point in listed]
 
 
-def test_it_is_shown_of_each_set(vdbackup: Vdbackup, three_points: Path):
+def test_the_policy_of_each_set_is_shown(vdbackup: Vdbackup, three_points: Path):
     assert vdbackup("policy", "-r", three_points, "--json").json["sets"] == [USUAL]
     said = vdbackup("policy", "-r", three_points)
     assert said.status == 0
@@ -68,7 +68,7 @@ def test_a_set_that_cannot_be_read_is_shown_and_stops_no_other(
     assert "lost: DAMAGED" in said.out
 
 
-def test_what_takes_no_point_asks_nothing(
+def test_a_policy_that_takes_no_point_asks_nothing(
     vdbackup: Vdbackup, three_points: Path, nobody_to_ask: None
 ):
     changes = ("--keep", 4, "--boot-test", "each", "--retarget", "off")
@@ -97,7 +97,7 @@ def test_without_a_terminal_nothing_is_changed_that_takes_points_unless_it_is_sa
 
 
 @pytest.mark.parametrize(("typed", "status", "keep"), [("y", 0, 1), ("n", 130, None)])
-def test_on_a_terminal_it_is_asked(
+def test_on_a_terminal_a_policy_that_takes_points_is_asked_about(
     vdbackup: Vdbackup, three_points: Path, answer: int, typed: str, status: int, keep: int | None
 ):
     os.write(answer, typed.encode() + b"\n")
@@ -147,7 +147,7 @@ def test_where_there_are_several_sets_the_one_to_change_is_named(
     assert kept == {"laptop": None, "other": 5}
 
 
-def test_who_says_yes_and_waits_for_a_backup_means_its_point_too(
+def test_yes_and_a_wait_for_a_backup_take_the_point_of_that_backup_too(
     vdbackup: Vdbackup, three_points: Path, disk: Path
 ):
     waits = ["policy", "-r", str(three_points), "--keep", "2", "--yes", "--wait", "--json"]

@@ -33,7 +33,9 @@ def test_each_new_point_is_made_ready_to_boot_and_the_list_says_so(
         assert point["retargeted"] == {"hardware": "ahci", "boots": True, "changed_files": 0}
 
 
-def test_a_set_can_leave_it_and_keeps_to_that(vdbackup: Vdbackup, disk: Path, repository: Path):
+def test_a_set_can_do_without_retargeting_and_keeps_to_that(
+    vdbackup: Vdbackup, disk: Path, repository: Path
+):
     assert vdbackup("backup", disk, "-r", repository, "--retarget", "off").status == 0
     demo_disk.change(disk, "again", {"A.TXT": b"a"})
     assert vdbackup("backup", disk, "-r", repository, "--keep", "5").status == 0

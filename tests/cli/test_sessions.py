@@ -80,7 +80,9 @@ def test_a_promoted_session_is_a_point_and_gone(
     assert vdbackup("verify", "-r", repository).status == 0
 
 
-def test_what_does_not_exist_is_said(vdbackup: Vdbackup, repository: Path) -> None:
+def test_a_session_that_does_not_exist_is_said_to_be_none(
+    vdbackup: Vdbackup, repository: Path
+) -> None:
     for action in ("reopen", "stop", "kill", "resume", "discard", "promote"):
         said = vdbackup("sessions", action, "20260101")
         assert said.status == 1

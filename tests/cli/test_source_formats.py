@@ -40,7 +40,7 @@ def restored(vdbackup: Vdbackup, repository: Path, *options: str) -> bytes:
 
 @pytest.mark.parametrize("disk_format", ["vdi", "qed", "parallels", "qcow", "qcow2", "vpc", "vmdk"])
 @pytest.mark.parametrize("name", ["disk.img", "disk.vhdx"])
-def test_what_is_not_what_its_name_says_is_refused_alike_and_nothing_is_made(
+def test_a_file_that_is_not_what_its_name_says_is_refused_by_info_and_backup(
     vdbackup, tmp_path, repository, disk_format, name
 ):
     disk = converted(raw_disk(tmp_path), tmp_path / name, disk_format)
@@ -52,7 +52,9 @@ def test_what_is_not_what_its_name_says_is_refused_alike_and_nothing_is_made(
     assert not list(repository.rglob("*.json"))
 
 
-def test_what_is_said_is_done_by_both_and_kept_by_the_set(vdbackup, tmp_path, repository):
+def test_the_format_that_the_user_says_is_used_by_info_and_backup_and_kept_by_the_set(
+    vdbackup, tmp_path, repository
+):
     raw = raw_disk(tmp_path)
     disk = converted(raw, tmp_path / "cloud.img", "qcow2")
     said = ("--source-format", "qcow2")
@@ -67,7 +69,7 @@ def test_what_is_said_is_done_by_both_and_kept_by_the_set(vdbackup, tmp_path, re
     assert len(json.dumps(points).split('"incremental"')) > 1
 
 
-def test_a_raw_disk_whose_system_wrote_a_magic_is_backed_up_as_it_is(
+def test_a_raw_disk_with_a_formats_magic_is_backed_up_as_raw_where_the_user_says_so(
     vdbackup, tmp_path, repository
 ):
     inside = converted(raw_disk(tmp_path), tmp_path / "inside", "qcow2").read_bytes()

@@ -109,7 +109,7 @@ def test_zsh_finds_its_completion_of_vdbackup_and_can_read_it(files: dict[str, P
     said("zsh", "-n", files["zsh"])
 
 
-def test_they_are_made_with_the_standard_library_and_what_the_build_asks_for_alone():
+def test_manual_page_and_completions_need_no_more_than_the_build_asks_for():
     """pip builds in an environment of its own, in which what vdbackup needs is not installed."""
     show = "print(*{each.partition('.')[0] for each in sys.modules})"
     make = f"runpy.run_path({str(MAKER)!r})['completion']('bash')"
@@ -119,7 +119,7 @@ def test_they_are_made_with_the_standard_library_and_what_the_build_asks_for_alo
     assert loaded - at_start - set(sys.stdlib_module_names) == {"vdbackup", "shtab"}
 
 
-def test_the_wheel_is_told_to_take_them():
+def test_the_wheel_is_told_to_take_the_manual_page_and_the_completions():
     settings = tomllib.loads((CHECKOUT / "pyproject.toml").read_text(encoding="utf-8"))
     (hook,) = settings["tool"]["hatch"]["build"]["targets"]["wheel"]["hooks"].values()
     assert (CHECKOUT / hook["path"]).is_file()
