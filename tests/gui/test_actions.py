@@ -87,7 +87,7 @@ def usable(actions: Actions) -> set[type]:
         (Chosen(MADE, CHILD), {OfWindow, OfSource, OfPoint, OfChild}),
     ],
 )
-def test_what_can_be_asked_for_has_what_it_needs(
+def test_an_action_is_enabled_where_it_has_what_it_needs(
     desk: Desk, chosen: Chosen, kinds: set[type]
 ) -> None:
     actions = Actions(desk, desk)
@@ -122,7 +122,7 @@ def test_each_action_is_done_to_what_is_chosen_when_it_is_asked_for(desk: Desk) 
     ]
 
 
-def test_what_is_not_there_any_more_when_it_is_asked_for_is_let_be(desk: Desk) -> None:
+def test_an_action_on_what_has_gone_meanwhile_does_nothing(desk: Desk) -> None:
     actions = Actions(desk, desk)
     desk.chosen = Chosen(MADE, CHILD)
     actions.update()

@@ -20,7 +20,7 @@ def disk(tmp_path: Path) -> Path:
     return in_use(tmp_path, "btrfs", 128 * MIB)
 
 
-def test_of_a_log_that_was_not_applied_the_files_window_says_it(
+def test_the_files_window_says_of_a_file_system_that_its_log_was_not_applied(
     with_source: User, tmp_path: Path
 ) -> None:
     with_source.asks_for("actionBrowse")

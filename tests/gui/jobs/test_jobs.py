@@ -65,7 +65,7 @@ class Asker(QObject):
         raise AssertionError(f"it is gone, and was told of {job.title}")
 
 
-def test_who_was_closed_meanwhile_is_told_of_no_job(worker: Worker, qtbot: QtBot) -> None:
+def test_a_dialog_that_was_closed_meanwhile_is_told_of_no_job(worker: Worker, qtbot: QtBot) -> None:
     gate, asker, told = Gate(), Asker(), []
     worker.submit(Job("first", gate), asker.hear)
     worker.submit(Job("second", lambda _: None), told.append)

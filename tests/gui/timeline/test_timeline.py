@@ -185,7 +185,7 @@ def test_a_screen_reader_gets_a_list_of_the_points(timeline: Timeline) -> None:
     assert listed.child(3) is None
 
 
-def test_it_finds_each_point_where_it_is_drawn_and_the_one_under_the_cursor(
+def test_a_screen_reader_finds_each_point_where_it_is_drawn(
     timeline: Timeline,
 ) -> None:
     timeline.set_points(chain(3))
@@ -197,7 +197,7 @@ def test_it_finds_each_point_where_it_is_drawn_and_the_one_under_the_cursor(
     assert listed.indexOfChild(listed.focusChild()) == 1
 
 
-def test_it_is_told_each_point_that_the_cursor_comes_to(
+def test_a_screen_reader_is_told_each_point_that_the_cursor_comes_to(
     timeline: Timeline, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     told: list[int] = []
