@@ -7,7 +7,10 @@ import os
 from datetime import UTC, datetime
 from pathlib import Path
 
+import pytest
+
 from vdbackup.disks.names import DiskFormat
+from vdbackup.errors import DamagedMetadata, Remedy
 from vdbackup.recovery.sessions.files import SessionFiles
 from vdbackup.recovery.sessions.folder import SessionFolder
 from vdbackup.recovery.sessions.record import Origin, SessionRecord
@@ -243,6 +246,34 @@ def test_the_journal_of_a_merge(tmp_path: Path) -> None:
             f'  "result": {indented(INCREMENTAL_TEXT) if result else "null"}\n}}\n'
         )
         assert Journal.load(tmp_path) == journal
+
+
+@pytest.mark.parametrize(
+    ("place", "value"),
+    [
+        (("result",), None),
+        (("phase",), 7),
+        (("parent",), []),
+        (("child", "disk"), "../0002-incremental.vmdk"),
+        (("child", "exact_size"), 1),
+    ],
+)
+def test_a_journal_that_makes_no_sense_is_refused_with_the_way_to_mend_it(
+    tmp_path: Path, place: tuple[str, ...], value: object
+) -> None:
+    Journal(FULL, INCREMENTAL, INCREMENTAL).save(tmp_path)
+    file = tmp_path / "journal.json"
+    record = within = json.loads(file.read_text())
+    for key in place[:-1]:
+        within = within[key]
+    if value is None:
+        del within[place[-1]]
+    else:
+        within[place[-1]] = value
+    file.write_text(json.dumps(record))
+    with pytest.raises(DamagedMetadata, match=r"journal\.json is not valid: ") as refusal:
+        Journal.load(tmp_path)
+    assert refusal.value.remedy is Remedy.REPAIR
 
 
 SETTINGS = Settings(

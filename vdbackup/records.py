@@ -304,14 +304,29 @@ def _tuple(kinds: tuple[Any, ...], exactly: bool) -> _Reader:
 
 
 def _list(read: _Reader) -> _Reader:
+    if read is text:
+        return _texts
+
     def value(data: object) -> tuple[object, ...]:
         if not isinstance(data, list):
             raise TypeError(f"{quoted(data)} is no list")
         if len(data) > MAX_ITEMS:
             raise ValueError("a list is too long")
-        return tuple(map(read, data)) if data else ()  # most are empty
+        return tuple(map(read, data))
 
     return value
+
+
+def _texts(data: object) -> tuple[str, ...]:
+    """As `_list(text)` would: most lists are of texts, and short."""
+    if not isinstance(data, list):
+        raise TypeError(f"{quoted(data)} is no list")
+    if len(data) > MAX_ITEMS:
+        raise ValueError("a list is too long")
+    for item in data:
+        if type(item) is not str or len(item) > MAX_LETTERS:
+            text(item)
+    return tuple(data)
 
 
 def _mapping(read: _Reader) -> _Reader:
