@@ -44,7 +44,6 @@ TEXTS = NAMES | st.builds("{}:{}".format, st.just("file") | SCHEMES, NAMES | st.
         ("file:///home/me/My%20disk%c3%a9.img", "/home/me/My diské.img"),
         ("file://localhost/disk.img", "/disk.img"),
         ("file:///%ff.img", os.fsdecode(b"/\xff.img")),
-        ("file:", "."),
     ],
 )
 def test_references_that_name_a_file(text: str, path: str) -> None:
@@ -161,3 +160,12 @@ def test_every_kind_of_source_has_what_the_protocol_says(tmp_path: Path) -> None
     with open_source(SourceRef.of_path(disk)) as source:
         assert isinstance(source, DiskSource)
         assert all(hasattr(source, name) for name in owed)
+
+
+@pytest.mark.parametrize("text", ["", "file:"])
+def test_no_name_at_all_is_not_the_folder_that_is_worked_in(text: str) -> None:
+    """A set that has lost what its source was has such a one."""
+    for ref in (SourceRef.parse(text), SourceRef.typed(text), SourceRef.parse(text).absolute()):
+        assert str(ref) == ""
+        with pytest.raises(SourceNotFound, match="No source is named"):
+            open_source(ref)

@@ -57,7 +57,7 @@ def repository_for(source: Source, folder: Path, *, seen: bool = False) -> Repos
 
 
 def _share_a_disk(source: SourceRef, folder: Path) -> bool:
-    path = Path(source.rest) if source.is_file else None
+    path = Path(source.rest) if source.is_file and source.rest else None
     return path is not None and path.exists() and share_a_disk(path, folder)
 
 

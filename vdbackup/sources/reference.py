@@ -50,6 +50,8 @@ class SourceRef:
     @classmethod
     def parse(cls, text: str) -> Self:
         """The reference that was written as `text`. Any text is one; nothing is looked for."""
+        if text in ("", f"{Scheme.FILE}:"):  # no path: not the folder that is worked in
+            return cls(Scheme.FILE, "")
         found = _SCHEME.fullmatch(text)
         if found is None:
             return cls.of_path(Path(text))
@@ -68,7 +70,7 @@ class SourceRef:
         if (_SCHEME.fullmatch(text) or text.startswith("~")) and os.path.lexists(text):
             return cls.of_path(Path(text))
         ref = cls.parse(text)
-        if not ref.is_file:
+        if not ref.is_file or not ref.rest:
             return ref
         return cls.of_path(Path(os.path.expanduser(ref.rest)))  # Path's own raises where none is
 
@@ -82,6 +84,11 @@ class SourceRef:
         """Of the image or device; raises SourceNotFound where it names none."""
         if not self.is_file:
             raise unknown(self)
+        if not self.rest:  # of a set that has lost what it was made from
+            raise SourceNotFound(
+                "No source is named.",
+                "Say which disk or image is to be backed up, and into which set.",
+            )
         if "\0" in self.rest:
             raise SourceNotFound(
                 f"There is no {self}: no path has a zero byte in it.", "Check the path."
@@ -95,7 +102,8 @@ class SourceRef:
 
     def absolute(self) -> Self:
         """The same, whatever folder is worked in."""
-        return type(self).of_path(Path(self.rest).absolute()) if self.is_file else self
+        known = self.is_file and self.rest
+        return type(self).of_path(Path(self.rest).absolute()) if known else self
 
     def __str__(self) -> str:
         """The text that it is written as: of a file or device its path."""
