@@ -19,6 +19,7 @@ from vdbackup.backup import capture
 from vdbackup.jobs import Task
 from vdbackup.recovery import restore
 from vdbackup.repository.repository import Repository
+from vdbackup.sources import stacking
 
 pytestmark = pytest.mark.usefixtures("as_root")
 
@@ -158,3 +159,24 @@ def test_a_backup_leaves_the_page_cache_as_it_was(stack, tmp_path):
         back_up(Repository.create(tmp_path / "repository"), device)
         assert MIB <= before < 2 * MIB
         assert cached(device, 8 * MIB) == before
+
+
+def test_what_is_mounted_from_a_folder_is_not_looked_at(tmp_path, monkeypatch):
+    """It may lie on a share that does not answer, and has nothing to do with the source."""
+    mounts = tmp_path / "mountinfo"
+    mounts.write_text(
+        "36 25 0:31 / /mnt/photos rw,relatime - fuse.bindfs /net/dead/photos rw\n"
+        "37 25 7:0 / /mnt/disk rw,relatime - ext4 /dev/null rw\n"
+    )
+    asked = []
+
+    def stat(path, *_, **__):
+        asked.append(path)
+        raise OSError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(stacking, "_MOUNTS", mounts)
+        patch.setattr(stacking, "numbers_on", lambda _: {"7:0"})
+        patch.setattr(stacking.os, "stat", stat)
+        where = stacking.mounts_of(tmp_path)
+    assert (where, asked) == (("/mnt/disk",), ["/dev/null"])

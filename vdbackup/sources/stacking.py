@@ -14,21 +14,13 @@ _MOUNTS = Path("/proc/self/mountinfo")
 def mounts_of(path: Path) -> tuple[str, ...]:
     """Where a device, its partitions, or what is built on them (LVM, RAID, loop) is mounted."""
     numbers = numbers_on(path)
-    return tuple(
-        mount.where
-        for mount in _mounts()
-        if mount.number in numbers or number_of(mount.device) in numbers
-    )
+    return tuple(mount.where for mount in _mounts() if not numbers.isdisjoint(mount.numbers))
 
 
 def is_mounted_writable(path: Path) -> bool:
     """Whether one of the file systems that are mounted from it may be written to."""
     numbers = numbers_on(path)
-    return any(
-        not mount.read_only
-        for mount in _mounts()
-        if mount.number in numbers or number_of(mount.device) in numbers
-    )
+    return any(not mount.read_only for mount in _mounts() if not numbers.isdisjoint(mount.numbers))
 
 
 def device_of(number: str) -> Path | None:
@@ -86,10 +78,7 @@ def _mounted_at(path: Path) -> set[str]:
     """The same by the names of what is mounted: nothing is asked that may not answer."""
     under = [mount for mount in reversed(_mounts()) if path.is_relative_to(mount.where)]  # on top
     nearest = max(under, key=lambda mount: len(mount.where), default=None)
-    if nearest is None:
-        return set()
-    device = number_of(nearest.device) if nearest.device.startswith("/dev/") else None
-    return {nearest.number} | ({device} if device else set())
+    return nearest.numbers if nearest else set()
 
 
 def _all_under(numbers: set[str]) -> set[str]:
@@ -130,6 +119,15 @@ class _Mount:
     where: str
     device: str
     read_only: bool
+
+    @property
+    def numbers(self) -> set[str]:
+        """Of the device, by what the file system says and, for Btrfs, by its path.
+
+        Any other path may lie on a share that does not answer (bindfs and the like).
+        """
+        named = number_of(self.device) if self.device.startswith("/dev/") else None
+        return {self.number} | ({named} if named else set())
 
 
 def _mounts() -> list[_Mount]:
