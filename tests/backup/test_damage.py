@@ -116,11 +116,11 @@ def test_a_block_of_a_layer_that_the_storage_cannot_read_is_named(lab, monkeypat
         host = place_of(chain, 2 * BLOCK)
     inode, preadv = layer.stat().st_ino, os.preadv
 
-    def failing(fd: int, buffers: Sequence[memoryview], offset: int) -> int:
+    def failing(fd: int, buffers: Sequence[memoryview], offset: int, flags: int = 0) -> int:
         end = offset + sum(len(buffer) for buffer in buffers)
         if os.fstat(fd).st_ino == inode and offset <= host < end:
             raise OSError(errno.EIO, os.strerror(errno.EIO))
-        return preadv(fd, buffers, offset)
+        return preadv(fd, buffers, offset, flags)
 
     monkeypatch.setattr(os, "preadv", failing)
     found = verdicts(lab)

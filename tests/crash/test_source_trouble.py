@@ -40,7 +40,7 @@ class FailingDisk:
         self.errors = 0
         self.at_first_error: Callable[[], object] = lambda: None
 
-    def preadv(self, fd: int, buffers: Sequence[memoryview], offset: int) -> int:
+    def preadv(self, fd: int, buffers: Sequence[memoryview], offset: int, flags: int = 0) -> int:
         if os.fstat(fd).st_ino == self._inode:
             end = offset + sum(len(buffer) for buffer in buffers)
             if any(start < end and offset < start + length for start, length in self._ranges):
@@ -48,7 +48,7 @@ class FailingDisk:
                 if self.errors == 1:
                     self.at_first_error()
                 raise OSError(self._number, os.strerror(self._number))
-        return self._preadv(fd, buffers, offset)
+        return self._preadv(fd, buffers, offset, flags)
 
 
 @contextmanager
