@@ -14,6 +14,7 @@ from vdbackup.jobs import CancelToken, Task
 from vdbackup.operations import promote
 from vdbackup.recovery.other_programs.machine import write_machine
 from vdbackup.recovery.sessions.elsewhere import Program
+from vdbackup.recovery.sessions.files import SessionFiles
 from vdbackup.recovery.sessions.saved import SavedSession, saved_sessions
 from vdbackup.repository import holds
 
@@ -85,11 +86,11 @@ def test_a_session_that_cannot_be_deleted_costs_the_point_nothing_and_is_said(
 ) -> None:
     plan = promote.plan(saved, not_running=True)
 
-    def refuse(folder: Path) -> None:
-        raise SessionsFolder(f"{folder} cannot be deleted.")
+    def refuse(files: SessionFiles) -> None:
+        raise SessionsFolder(f"{files.folder} cannot be deleted.")
 
     with monkeypatch.context() as patch:
-        patch.setattr("vdbackup.recovery.sessions.folder.delete", refuse)
+        patch.setattr(SessionFiles, "delete", refuse)
         result = promote.run(plan, Task())
     assert [error.title for error in result.trouble] == [f"{saved.folder} cannot be deleted."]
     assert [point.id for point in lab.set.points][1:] == [result.point.id]
