@@ -1,6 +1,6 @@
 """Clocks that are set, and daylight saving: the order is by sequence, whatever the clock says.
 
-faketime gives each command a clock of its own. (The lease's times are the kernel's: see
+libfaketime gives each command a clock of its own. (The lease's times are the kernel's: see
 tests/repository/test_lease.py for those.)
 """
 
@@ -41,15 +41,57 @@ def vdbackup(clock: str, *words: object) -> str:
 
 @pytest.fixture
 def lab(tmp_path: Path) -> Lab:
-    """A point by each of the clocks."""
+    """A point by each of the clocks, which are set between the commands of one process."""
     lab = Lab(tmp_path)
-    for number, clock in enumerate(CLOCKS):
-        lab.poke(number << 16, noise(1 << 16, number))
-        vdbackup(clock, "backup", lab.image, "-r", lab.repository.path, "--set", "disk")
-        newest = lab.set.points[-1]
-        lab.moments[newest.id] = lab.folder / f"{number}.raw"
-        lab.moments[newest.id].write_bytes(lab.image.read_bytes())
+    clock = tmp_path / "clock"
+    clock.write_text("+0")
+    command = ["backup", str(lab.image), "-r", str(lab.repository.path), "--set", "disk"]
+    with subprocess.Popen(
+        [sys.executable, "-c", ON_EACH_LINE, str(clock), *command],
+        env=os.environ | faked(clock) | {"TZ": "UTC"},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        for number, now in enumerate(CLOCKS):
+            lab.poke(number << 16, noise(1 << 16, number))
+            print(f"@{now}", file=process.stdin, flush=True)
+            assert process.stdout.readline() == "0\n"
+            newest = lab.set.points[-1]
+            lab.moments[newest.id] = lab.folder / f"{number}.raw"
+            lab.moments[newest.id].write_bytes(lab.image.read_bytes())
+        process.stdin.close()
     return lab
+
+
+ON_EACH_LINE = """
+import contextlib, pathlib, sys
+from vdbackup import cli
+clock = pathlib.Path(sys.argv[1])
+for now in sys.stdin:
+    new = clock.with_name("new clock")
+    new.write_text(now.strip())
+    new.replace(clock)
+    with contextlib.redirect_stdout(sys.stderr):
+        status = cli.main(sys.argv[2:])
+    print(status, flush=True)
+"""
+
+
+def faked(clock: Path) -> dict[str, str]:
+    """What has a process look at the file for the time, whenever it asks for that.
+
+    The file is replaced: a libfaketime since 0.9.10 of 2024 ends a program that finds it empty.
+    """
+    (library,) = Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1")
+    return {
+        "LD_PRELOAD": str(library),
+        "FAKETIME_TIMESTAMP_FILE": str(clock),
+        "FAKETIME_NO_CACHE": "1",
+        "DONT_FAKE_MONOTONIC": "1",
+    }
 
 
 def test_points_are_in_their_order_whatever_the_clock_said(lab):
@@ -73,10 +115,7 @@ def test_points_are_in_their_order_whatever_the_clock_said(lab):
 def test_a_clock_that_is_set_while_a_capture_runs_does_not_harm_it(tmp_path, offset):
     """Of two captures, a full and one that finds nothing new.
 
-    The program looks at its file's clock anew each time, and libfaketime at the file, whenever a
-    module is imported, too: both captures are one process.
-
-    The file is replaced: a libfaketime since 0.9.10 of 2024 ends a program that finds it empty.
+    libfaketime looks at the clock's file whenever a module is imported, too: both are one process.
     """
     lab = Lab(tmp_path, 8 << 20)
     lab.poke(0, noise(8 << 20, 1))
@@ -96,15 +135,9 @@ def test_a_clock_that_is_set_while_a_capture_runs_does_not_harm_it(tmp_path, off
         "sys.exit(cli.main(sys.argv[1:]) or cli.main(sys.argv[1:]))"
     )
     command = [sys.executable, "-c", script, "backup", str(lab.image), "--set", "disk"]
-    (library,) = Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1")
-    faked = {
-        "LD_PRELOAD": str(library),
-        "FAKETIME_TIMESTAMP_FILE": str(clock),
-        "FAKETIME_NO_CACHE": "1",
-    }
     subprocess.run(
         [*command, "-r", str(lab.repository.path)],
-        env=os.environ | faked | {"DONT_FAKE_MONOTONIC": "1"},
+        env=os.environ | faked(clock),
         check=True,
         stdout=subprocess.DEVNULL,
     )
