@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import logging
 from collections.abc import Sequence
+from functools import cache
 
 from vdbackup.cli import output, remedies
 from vdbackup.cli.console import interrupts, warn
@@ -50,12 +52,17 @@ def _in_words(error: BaseException) -> VdbackupError:
 def _done(arguments: Sequence[str]) -> int:
     """Do it; the exit status of what did not fail."""
     try:
-        options = build_parser().parse_args(arguments)
+        options = _parser().parse_args(arguments)
     except SystemExit as end:  # --help, --version
         return int(end.code or 0)
     _choose_log(options.verbose)
     status: int = options.command(options)
     return status
+
+
+@cache  # to build it takes 20 ms, half of a short command, where one process does several
+def _parser() -> argparse.ArgumentParser:
+    return build_parser()
 
 
 def _choose_log(verbose: bool) -> None:
