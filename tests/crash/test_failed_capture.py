@@ -148,10 +148,8 @@ def test_storage_that_fails_at_any_change_leaves_the_last_point_as_it_was(
 
 
 @each_or_some
-def test_a_capture_that_is_cut_off_at_any_change_leaves_the_last_point_as_it_was(
-    lab, tmp_path_factory, every
-):
-    load = lab.save(tmp_path_factory.mktemp("saved"))
+def test_a_capture_that_is_cut_off_at_any_change_leaves_the_last_point_as_it_was(lab, every):
+    load = lab.save_disk()
     for moment in ended_before_each_change(lab.repository.path, lab.capture)[::every]:
         load()
         moment.bring_back()

@@ -63,9 +63,9 @@ def know_the_new_point(lab: Lab) -> None:
         lab.moments.setdefault(point.id, copy)
 
 
-def at_each_change(lab: Lab, act: Callable[[], object], tmp_path_factory) -> list[bool]:
+def at_each_change(lab: Lab, act: Callable[[], object]) -> list[bool]:
     """What the next operation finds after each end of `act`; whether point 3 was there then."""
-    load = lab.save(tmp_path_factory.mktemp("saved"))
+    load = lab.save_disk()
     found = []
     for number, moment in enumerate(ended_before_each_change(lab.repository.path, act)):
         moment.bring_back()
@@ -87,21 +87,19 @@ def at_each_change(lab: Lab, act: Callable[[], object], tmp_path_factory) -> lis
     return found
 
 
-def test_a_backup_that_ends_at_any_change_is_there_or_not_begun_without_a_repair(
-    lab, tmp_path_factory
-):
-    found = at_each_change(lab, lab.capture, tmp_path_factory)
+def test_a_backup_that_ends_at_any_change_is_there_or_not_begun_without_a_repair(lab):
+    found = at_each_change(lab, lab.capture)
     # before its manifest is durable it was never begun; from then on it always exists
     assert found == sorted(found)
     assert found.count(True) >= 4
 
 
 def test_a_deletion_that_ends_at_any_change_is_done_or_not_begun_without_a_repair(
-    one_format, tmp_path_factory
+    one_format,
 ):
     lab = one_format
     third = lab.backup()
-    found = at_each_change(lab, lambda: lab.delete(third), tmp_path_factory)
+    found = at_each_change(lab, lambda: lab.delete(third))
     assert found == sorted(found, reverse=True)
     assert found.count(True) >= 4
 
