@@ -12,6 +12,7 @@ import pytest
 
 from vdbackup import pace
 from vdbackup.cli.options import LEAST_RATE, rate
+from vdbackup.disks import transfer as transfers
 from vdbackup.disks.transfer import CHUNK, THREADS, transfer
 from vdbackup.errors import Cancelled
 from vdbackup.jobs import CancelToken, Progress, Task
@@ -86,6 +87,63 @@ def test_work_that_gives_way_does_so_in_its_own_threads_and_its_caller_does_not(
     assert priorities == {(max(before, 10), "idle")}
     assert threading.main_thread() not in threads
     assert os.getpriority(os.PRIO_PROCESS, 0) == before
+
+
+def test_what_goes_wrong_ends_at_once_what_waits_for_its_limit():
+    waits = threading.Event()
+
+    class Looks(CancelToken):
+        """Time that does not pass, and is waited for so often at most."""
+
+        left = 1000
+
+        def wait(self, _seconds: float) -> None:
+            waits.set()
+            self.left -= 1
+            if not self.left:
+                raise AssertionError("went on waiting")
+            super().wait(0.001)
+
+    def fails(pieces: np.ndarray, _view: memoryview) -> None:
+        if pieces[0, 0]:
+            waits.wait(20)
+            raise ValueError("of the second chunk")
+
+    looks = Looks()
+    task = Task(cancel=looks).at(Pace(Limit(1)))
+    with pytest.raises(ValueError, match="second chunk"):
+        transfer(np.array([[0, 2 * CHUNK]]), lambda *_: None, fails, phase="Test", task=task)
+    assert looks.left
+
+
+@pytest.mark.parametrize("gives_way", [MemoryError("no way"), ImportError("no ctypes")])
+def test_a_thread_that_fails_before_its_first_chunk_has_not_moved_all(
+    monkeypatch: pytest.MonkeyPatch, gives_way: Exception
+):
+    def fails() -> None:
+        raise gives_way
+
+    monkeypatch.setattr(transfers, "give_way", fails)
+    task = Task(pace=Pace(gives_way=True))
+    with pytest.raises(type(gives_way)):
+        transfer(
+            np.array([[0, 2 * CHUNK]]), lambda *_: None, lambda *_: None, phase="Test", task=task
+        )
+
+
+def test_who_was_started_with_a_still_lower_priority_keeps_it():
+    found: list[int] = []
+
+    def work() -> None:
+        thread = threading.get_native_id()
+        os.setpriority(os.PRIO_PROCESS, thread, 19)
+        pace.give_way()
+        found.append(os.getpriority(os.PRIO_PROCESS, thread))
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert found == [19]
 
 
 @pytest.mark.parametrize(

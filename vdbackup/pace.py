@@ -76,14 +76,16 @@ class Pace:
 def give_way() -> None:
     """This thread gets of the processors and the storage what others leave, as long as it lives.
 
-    Where the kernel does not want that, all goes on as it was.
+    Who started us may have lowered us further, and stays so: root could raise it again. Where the
+    kernel does not want that, all goes on as it was.
     """
     import ctypes  # late: of what every command loads, only a backup needs them
     import platform
 
     thread = threading.get_native_id()
     try:
-        os.setpriority(os.PRIO_PROCESS, thread, _NICE)
+        before = os.getpriority(os.PRIO_PROCESS, thread)
+        os.setpriority(os.PRIO_PROCESS, thread, max(before, _NICE))
     except OSError as error:
         log.debug("no lower priority: %s", error)
     number = _IOPRIO_SET.get(platform.machine())

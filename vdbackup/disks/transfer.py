@@ -209,8 +209,11 @@ class _Work:
 
     def begin(self) -> None:
         """In a thread of its own."""
-        if self._pace.gives_way:
-            give_way()
+        try:
+            if self._pace.gives_way:
+                give_way()
+        except BaseException as error:  # noqa: BLE001 - else all threads end, and all seems moved
+            self.stop(error)
         self.run()
 
     def run(self) -> None:
@@ -245,4 +248,14 @@ class _Work:
             self._done += length
             self._report(Progress(self._phase, self._done, self._total))
         if self._pace.limit is not None:
-            self._pace.limit.hold(length, self._cancel)
+            self._pace.limit.hold(length, self)
+
+    def check(self) -> None:
+        """Raise what ends the work: a cancel, or what went wrong in another thread."""
+        if self.error is not None:
+            raise self.error
+        self._cancel.check()
+
+    def wait(self, seconds: float) -> None:
+        """Do nothing for that long; raises Cancelled."""
+        self._cancel.wait(seconds)

@@ -18,7 +18,7 @@ import numpy as np
 
 from vdbackup.disks.chain import Chain
 from vdbackup.disks.extents import Ranges, aligned, blocks_of, runs_of, total, union
-from vdbackup.disks.transfer import transfer
+from vdbackup.disks.transfer import neighbours, transfer
 from vdbackup.errors import READ_ONLY, DiskError, PointNotFound, RepositoryLocked, VdbackupError
 from vdbackup.jobs import Plan, Task, retry_when_cleared
 from vdbackup.repository import claims
@@ -215,7 +215,8 @@ def _compare(layer: RecoveryPoint, data: Chain, digests: DigestFold, task: Task)
         differing = differ(digest_blocks(view), known) & sure
         with lock:
             wrong.extend(blocks[differing].tolist())
-            unknown.extend((block, 1) for block in blocks[~sure].tolist())
+            for first, end in neighbours(blocks, ~sure):
+                unknown.append((int(blocks[first]), end - first))
 
     transfer(
         union(stored, digests.held()),
