@@ -214,13 +214,13 @@ def _by_name_and_content(path: Path) -> Decision:
             f"{path} is neither a file nor a block device.", "Give a disk image or a block device."
         )
     is_device = stat.S_ISBLK(mode)
+    suffix = "" if is_device else path.suffix.lower()
     with closing(HostFile.open(path)) as file:
         head, foot = _head(file), _read(file, max(0, file.size - _FOOT), _FOOT)
         found = format_by_content(file, head, foot)
+        if found is not None:  # looking for traces takes far longer than all else
+            return _of_our_format(path, found, suffix, is_device=is_device)
         traces = _Traces.of(file, head, is_device=is_device)
-    suffix = "" if is_device else path.suffix.lower()
-    if found is not None:
-        return _of_our_format(path, found, suffix, is_device=is_device)
     if (container := _container(head, foot)) is not None:
         raise _not_read(path, container)
     if traces.headless is not None:
