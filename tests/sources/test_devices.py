@@ -5,6 +5,7 @@ An ordinary user can attach none. Then the same fixtures prove what that user is
 
 from __future__ import annotations
 
+import fcntl
 import os
 import random
 import subprocess
@@ -26,6 +27,7 @@ from vdbackup.sources.reference import SourceRef
 from vdbackup.sources.stacking import lies_on, mounts_of
 
 MIB = 1 << 20
+LOOP_CHANGE_FD = 0x4C06  # linux/loop.h: of one that is only read
 ROOT = os.geteuid() == 0
 
 
@@ -117,6 +119,28 @@ if ROOT:
         assert bytes(data) == b"".join(
             bytes(4096) if place >= end else page for page, place in zip(pages, places, strict=True)
         )
+
+    @pytest.mark.parametrize("whole", [True, False], ids=["disk", "partition"])
+    def test_another_medium_under_the_same_name_is_no_backup(stack, image, tmp_path, whole):
+        """As in a card reader: one as large, so that nothing else tells."""
+        other = tmp_path / "other.img"
+        other.write_bytes(bytes(8 * MIB))
+        device = disk = stack.enter_context(loop(image, "--read-only"))
+        if not whole:
+            run("addpart", disk, "1", "0", "8192")
+            stack.callback(run, "delpart", disk, "1")
+            device = Path(f"{disk}p1")
+        repository = Repository.create(tmp_path / "repository")
+
+        def change(_: object) -> None:
+            with disk.open("rb") as loop_device, other.open("rb") as file:
+                fcntl.ioctl(loop_device, LOOP_CHANGE_FD, file.fileno())
+
+        with open_path(device) as source:
+            plan = capture.plan(repository, source, set_name="disk")
+            with pytest.raises(SourceError, match="another medium"):
+                capture.run(plan, Task(change))
+        assert repository.set("disk").points == ()
 
     def test_a_device_that_shrinks_while_it_is_read_is_no_backup(stack, image, tmp_path):
         device = stack.enter_context(loop(image))

@@ -116,6 +116,18 @@ def lasting_name(path: Path) -> Path:
     return Path("/dev/mapper") / name if name else path
 
 
+def medium_of(device: Path) -> str:
+    """Which medium is in a device, a number that the kernel never gives twice; "" where unknown.
+
+    Linux 5.15 and later say it (Documentation/ABI/stable/sysfs-block, diskseq), a partition's disk
+    for it. Of the device mapper's it is not asked: their tables may change below the same data.
+    """
+    place = _place(device)
+    if (place / "dm").exists():
+        return ""
+    return _sysfs(place / "diskseq") or _sysfs(place.parent / "diskseq")
+
+
 def _place(device: Path) -> Path:
     """Its folder in sysfs."""
     return (SYS_BLOCK / (number_of(str(device)) or "")).resolve()

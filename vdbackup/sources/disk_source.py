@@ -13,7 +13,7 @@ from vdbackup.disks.host_file import UNREADABLE, HostFile
 from vdbackup.disks.names import DiskFormat
 from vdbackup.errors import DamagedSource, DiskFormatError, SourceError, SourceLost, Unreadable
 from vdbackup.sources.changes import Changes
-from vdbackup.sources.devices import lasting_name
+from vdbackup.sources.devices import lasting_name, medium_of
 from vdbackup.sources.facts import facts_at, with_written
 from vdbackup.sources.identity import Facts
 from vdbackup.sources.reference import SourceRef
@@ -51,6 +51,7 @@ class DiskSource:
         self._doubt = doubt
         self._changes = Changes(self.path, self._host_files)
         self._lengths = {file: _length(file) for file in self.files}
+        self._media = {file: medium_of(file) for file in self.files if file.is_block_device()}
         for file in self._host_files:
             file.leave_cache()  # a disk is larger than memory, and is read once
 
@@ -114,7 +115,10 @@ class DiskSource:
             ) from error
 
     def check_present(self) -> None:
-        """Raise SourceError unless all of the source is still there, as long as it was."""
+        """Raise SourceError unless all of the source is still there, the same, as long as it was.
+
+        A card reader, or a disk that was plugged in again, has its name for whatever is in it.
+        """
         for file, length in self._lengths.items():
             try:
                 now = _length(file)
@@ -125,6 +129,12 @@ class DiskSource:
                 ) from error
             if now < length:
                 raise _shorter(file)
+            if file in self._media and self._media[file] != medium_of(file):
+                raise SourceLost(
+                    f"{file} is another disk, or has another medium in it, than when the backup "
+                    "began.",
+                    "Put the first one back, then start the backup again.",
+                )
 
     def trouble(self) -> tuple[str, ...]:
         """What the user must know of the copy that was just read, a sentence each."""

@@ -87,7 +87,7 @@ class Source(Protocol):
         """
 
     def check_present(self) -> None:
-        """Raise SourceError unless all of it is still there, as long as it was when opened."""
+        """Raise SourceError unless all of it is still there, the same, as long as when opened."""
 
     def trouble(self) -> tuple[str, ...]:
         """What the user must know of what was read since it was opened, a sentence each.
