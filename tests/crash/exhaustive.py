@@ -388,16 +388,18 @@ def _remove(folder: Path) -> None:
 _READS = """
 import hashlib, json, sys
 from pathlib import Path
+from vdbackup import jobs
 from vdbackup.backup import merge
 from vdbackup.errors import VdbackupError
-from vdbackup.jobs import CancelToken, silent
 from vdbackup.repository.repository import Repository
 
+# until 28 November 2026 there was no task, but what it reports to and what stops it
+task = [jobs.Task()] if hasattr(jobs, "Task") else [jobs.silent, jobs.CancelToken()]
 for line in sys.stdin:
     repository = Repository(Path(line.rstrip(chr(10))), "")
     found = []
     try:
-        merge.recover(repository, silent, CancelToken())
+        merge.recover(repository, *task)
         for backup_set in repository.sets():
             for point in backup_set.points:
                 try:
