@@ -136,6 +136,21 @@ def test_a_machine_that_ends_by_itself_while_it_is_told_to_has_ended_once(
     assert kept_state(sessions) is SessionState.KEPT
 
 
+def test_a_machine_that_is_ending_is_not_killed_when_it_is_kept(
+    session: Session, sessions: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It closes its monitor before it writes what of its disk's tables is in its memory."""
+
+    def deaf() -> None:
+        threading.Timer(0.5, session.execute, ["quit"]).start()
+        raise MachineFailed("QEMU does not answer.")
+
+    monkeypatch.setattr(session, "_tell_to_end", deaf)
+    session.keep()
+    assert session.life is Life.CUT_OFF
+    assert kept_state(sessions) is SessionState.KEPT
+
+
 def test_a_machine_whose_window_was_closed_stays_cut_off_when_it_is_killed(
     session: Session, sessions: Path
 ) -> None:

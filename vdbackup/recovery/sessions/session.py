@@ -243,9 +243,10 @@ class Session:
     def kill(self) -> None:
         """End the machine at once, as a power cut would; returns when it has ended."""
         with self._lock:
-            if not self._become(Life.KILLED):
-                self._become(Life.CUT_OFF_AND_KILLED)
-            self._process.kill()
+            if self.running:  # what has ended stays as it ended
+                if not self._become(Life.KILLED):
+                    self._become(Life.CUT_OFF_AND_KILLED)
+                self._process.kill()
         self._thread.join()
 
     def discard(self) -> None:
@@ -257,13 +258,13 @@ class Session:
         """End the machine if it runs; what it wrote stays, and may be opened again or promoted.
 
         QEMU ends by itself, if it can: killed, it loses what of the disk's tables is in its memory.
+        One that hears nothing any more as a rule is about to end, and gets its time, too.
         """
         try:
             self._tell_to_end()
         except RecoveryError:
-            log.info("session %s has ended before", self.id, exc_info=True)
-        else:
-            self._ended.wait(_EXIT_LIMIT)
+            log.info("session %s does not hear any more", self.id, exc_info=True)
+        self._ended.wait(_EXIT_LIMIT)
         self.kill()
         self._folder.keep(ended=not self.crashed)
 
