@@ -10,6 +10,7 @@ those the user made.
 from __future__ import annotations
 
 import errno
+import fcntl
 import logging
 import os
 import shutil
@@ -98,6 +99,20 @@ def read_own(path: Path, most: int = MAX_RECORD) -> bytes:
             remedy=Remedy.REPAIR,
         )
     return data
+
+
+def hold_lock(fd: int) -> int:
+    """The descriptor, which holds the flock(2) of its file or folder until it is closed.
+
+    Where that cannot be had it is closed; raises BlockingIOError where somebody else holds it, and
+    OSError where there is no such thing.
+    """
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
 
 
 def create_partial(path: Path, mode: int = 0o600) -> int:

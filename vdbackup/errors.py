@@ -1,60 +1,15 @@
 """Every error that a user can meet, in one hierarchy.
 
-    VdbackupError                 exit status 1
-    ├── UsageError                2   the command line asks for something that does not exist
-    ├── Cancelled                 130 the user stopped it; not a failure
-    ├── Unexpected                a fault of this program
-    ├── DiskError                 a virtual-disk file is not what it should be
-    │   ├── DiskFormatError       its structures are broken; names the file and the offset
-    │   │   └── DamagedDigests    a file of digests, by which a layer is checked
-    │   └── ParentError           its parent is missing, is another disk, or lies where it must not
-    ├── SourceError               what is to be backed up cannot be read
-    │   ├── SourceNotFound        it is not there
-    │   └── Unreadable            one stretch of it gives an error; others may be readable
-    ├── RepositoryError           the folder that holds the backups
-    │   ├── NoRepository          there is none there: another drive, another folder
-    │   ├── NewerLayout           a newer version of vdbackup has made it
-    │   ├── RepositoryLocked      somebody else is writing; names who
-    │   ├── LockLost              somebody else took it over while this computer slept
-    │   ├── PointNotFound         no such recovery point, or more than one
-    │   ├── NotRepaired           something in it could not be: bring it back from a copy
-    │   ├── Obstructed            what bears the name of one of our files is none: a link, a pipe
-    │   └── StorageError          what the operating system says of the storage
-    │       ├── NoSpace           it is full
-    │       ├── ReadOnly          it cannot be written to
-    │       ├── NotPermitted      who owns it does not allow that
-    │       └── StorageLost       it does not answer, or is gone
-    ├── BackupError               capture, merge, delete: refused or failed
-    │   ├── PointInUse            a virtual machine runs from it, or a session is kept on it
-    │   └── OtherSource           the set holds the backups of another source, or may do
-    └── RecoveryError             restore, boot, browse, verify: refused or failed
-        ├── Damaged               stored data differ from what was captured
-        ├── PointUnreadable       a file of the point cannot be read: use another, or bring it back
-        ├── PlanOutdated          what was shown is so no more: look again, and decide again
-        ├── PointBusy             it is just being merged: wait
-        ├── DamagedRecord         what was found out about a point is damaged: find it out again
-        ├── UnfitTarget           it cannot be put there: name another place
-        │   └── TargetExists      something is there already
-        ├── NotInPoint            there is no such file in the point
-        ├── TooManyFiles          a folder holds more than can be listed: extract it
-        ├── NothingExtracted      none of the files that were asked for could be copied out
-        ├── GuestUnreadable       what lies on the disk, a file system or a file, makes no sense
-        ├── ProgramMissing        a program must be installed; the advice names the package
-        ├── NoDisplay             there is no screen for the machine's window
-        ├── NoSystem              there is nothing to boot: it is data
-        ├── CannotBoot            no machine can be made of it as it is: restore it, or elsewhere
-        ├── NoDriver              its system has none for this hardware: choose other, or give some
-        ├── NotRetargeted         its overlay could not be changed, and is as it was
-        ├── DoesNotBoot           a boot test that has been noted
-        ├── NotReached            the machine ran, and what was waited for did not come
-        ├── MachineFailed         it did not start, crashed, or does not answer
-        ├── MachinePaused         it waits for its storage: free some space, then let it go on
-        ├── MachineRunning        it runs, or its session is open elsewhere: end it first
-        ├── OtherProgramFailed    the program that a machine was made for does not take it
-        ├── DisksUnclear          which disks a machine is on cannot be told
-        ├── SessionNotFound       no such session, or more than one
-        ├── SessionUnusable       it fits its point no more: discard it
-        └── SessionsFolder        the folder of sessions cannot be written to
+    VdbackupError           exit status 1
+    ├── UsageError          2   the command line asks for something that does not exist
+    ├── Cancelled           130 the user stopped it; not a failure
+    ├── Unexpected          a fault of this program
+    ├── DiskError           a virtual-disk file is not what it should be
+    ├── SourceError         what is to be backed up cannot be read
+    ├── RepositoryError     the folder that holds the backups
+    │   └── StorageError    what the operating system says of the storage
+    ├── BackupError         capture, merge, delete: refused or failed
+    └── RecoveryError       restore, boot, browse, verify: refused or failed
 
 Each carries two sentences: `title` says what is wrong, `advice` says what to do. Where this program
 itself has something for it, `remedy` says which, and each front end names it in words of its own: a

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from itertools import pairwise
 
@@ -32,7 +33,7 @@ class OneFileDisk:
         self._file.close()
 
 
-class WrittenWhole(OneFileDisk):
+class WrittenWhole(OneFileDisk, ABC):
     """One that is written in pieces of one size, grains or clusters, each at a place of its own."""
 
     def __init__(self, file: HostFile, piece: int) -> None:
@@ -57,6 +58,6 @@ class WrittenWhole(OneFileDisk):
         for first, end in pairwise([0, *cuts.tolist(), len(hosts)]):
             yield int(hosts[first]), first * piece, min(end * piece, length)
 
+    @abstractmethod
     def _places_for(self, first: int, last: int) -> Int64s:
         """Each piece's place in the file, in bytes; missing ones get one."""
-        raise NotImplementedError

@@ -6,7 +6,6 @@ ends. A socket without a file, which cannot be left behind either, only tells it
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import logging
 import os
@@ -15,6 +14,8 @@ from pathlib import Path
 
 from PySide6.QtCore import QObject, Signal
 from PySide6.QtNetwork import QLocalServer, QLocalSocket
+
+from vdbackup import durable
 
 log = logging.getLogger(__name__)
 
@@ -71,15 +72,8 @@ class Instance(QObject):
 
     def _locked(self) -> int:
         self._folder.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(
-            self._folder / "window.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600
-        )
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BaseException:
-            os.close(descriptor)
-            raise
-        return descriptor
+        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
+        return durable.hold_lock(os.open(self._folder / "window.lock", flags, 0o600))
 
     @property
     def _name(self) -> str:

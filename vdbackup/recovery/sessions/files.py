@@ -18,7 +18,6 @@ without a lock is kept on purpose, or left over from a crash.
 
 from __future__ import annotations
 
-import fcntl
 import json
 import logging
 import os
@@ -161,13 +160,7 @@ class SessionFiles:
 
     def lock(self) -> int:
         """A descriptor that holds the folder's lock; raises BlockingIOError where it is taken."""
-        descriptor = self._open()
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BaseException:
-            os.close(descriptor)
-            raise
-        return descriptor
+        return durable.hold_lock(self._open())
 
     def is_locked(self) -> bool:
         """Whether a process runs the session."""
