@@ -307,6 +307,41 @@ class DamagedSource(SourceError):
     code = "source-damaged"
 
 
+class NotFrozen(SourceError):
+    """The file systems of a source could not be frozen together."""
+
+    code = "not-frozen"
+
+
+class NotFreezable(NotFrozen):
+    """A file system knows no freezing.
+
+    Attributes:
+        where: it is mounted.
+    """
+
+    code = "not-freezable"
+
+    def __init__(self, where: str) -> None:
+        super().__init__(
+            f"The file system at {where} cannot be frozen.",
+            "Unmount it, or back its disk up as it is.",
+        )
+        self.where = where
+
+
+class FrozenElsewhere(NotFrozen):
+    """A file system is frozen already, by another program."""
+
+    code = "frozen-elsewhere"
+
+
+class FreezeUndone(NotFrozen):
+    """File systems did not stay frozen for as long as was needed."""
+
+    code = "freeze-undone"
+
+
 class DevicesNotListed(SourceError):
     """The block devices of this computer cannot be listed."""
 

@@ -1,0 +1,1 @@
+"""What only root may do to block devices and what is mounted from them. Knows no backups."""
