@@ -9,6 +9,7 @@
     ├── RepositoryError     the folder that holds the backups
     │   └── StorageError    what the operating system says of the storage
     ├── BackupError         capture, merge, delete: refused or failed
+    ├── AgentError          what only root may do to a volume in use: refused or failed
     └── RecoveryError       restore, boot, browse, verify: refused or failed
 
 Each carries two sentences: `title` says what is wrong, `advice` says what to do. Where this program
@@ -556,6 +557,42 @@ class PointsUnknown(BackupError):
     """What a policy takes cannot be told while some points of the set cannot be read."""
 
     code = "points-unknown"
+
+
+class AgentError(VdbackupError):
+    """What only root may do to a volume in use was refused or failed."""
+
+    code = "agent-refused"
+
+
+class NeedsRoot(AgentError):
+    """An ordinary user asks for what only root may do."""
+
+    code = "needs-root"
+
+
+class TrackingNotSupported(AgentError):
+    """This kernel, or this system, cannot or may not see which blocks of a disk change."""
+
+    code = "tracking-not-supported"
+
+
+class TrackingRefused(AgentError):
+    """Not all changes of this disk would be seen."""
+
+    code = "tracking-refused"
+
+
+class NotTracked(AgentError):
+    """Nobody looks at which blocks of this disk change."""
+
+    code = "not-tracked"
+
+
+class TrackerBusy(AgentError):
+    """Another process is at work with a tracker."""
+
+    code = "tracker-busy"
 
 
 class RecoveryError(VdbackupError):

@@ -1,0 +1,36 @@
+"""A bpf file system of the test's own, so that no test sees another's trackers, nor the user's."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from tests.sources.loops import loop, mounted
+from vdbackup.agent import pins
+
+MIB = 1 << 20
+
+
+@pytest.fixture
+def stack() -> Iterator[ExitStack]:
+    with ExitStack() as stack:
+        yield stack
+
+
+@pytest.fixture
+def bpffs(as_root: None, tmp_path: Path, stack: ExitStack, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where trackers are kept; they end with the test."""
+    monkeypatch.setattr(pins, "BPFFS", tmp_path / "bpf")
+    return stack.enter_context(mounted("bpf", tmp_path / "bpf", "-t", "bpf"))
+
+
+@pytest.fixture
+def disk(bpffs: Path, tmp_path: Path, stack: ExitStack) -> Path:
+    """A loop device of 64 MiB over a file on the storage."""
+    image = tmp_path / "disk.img"
+    with image.open("wb") as file:
+        file.truncate(64 * MIB)
+    return stack.enter_context(loop(image))

@@ -1,0 +1,116 @@
+"""What changes on a disk is told, all of it, to everybody who follows the disk."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.sources.loops import run, two_partitions
+from vdbackup.agent import pins, tracking
+from vdbackup.agent.changes import BLOCK, Changes, Token
+from vdbackup.errors import NotADisk, NotTracked, SourceNotFound
+
+MIB = 1 << 20
+Runs = list[tuple[int, int]]
+
+
+def write(device: Path, *places: tuple[int, int]) -> None:
+    """Write at each offset so many bytes, and let no write be under way."""
+    fd = os.open(device, os.O_WRONLY)
+    for offset, length in places:
+        os.pwrite(fd, b"\1" * length, offset)
+    os.fsync(fd)
+    os.close(fd)
+
+
+def runs(changes: Changes | None) -> Runs:
+    assert changes is not None
+    return list(changes.runs())
+
+
+def begin(device: Path, name: str = "a set") -> Token:
+    """Track a device; the moment of a first point."""
+    with tracking.track(device) as tracked, tracked.follower(name) as follower:
+        token = follower.harvest(None).token
+        assert token is not None
+        follower.keep(token)
+    return token
+
+
+def changed(device: Path, since: Token, name: str = "a set") -> Runs:
+    tracked = tracking.find(device)
+    assert tracked is not None
+    with tracked, tracked.follower(name) as follower:
+        harvest = follower.harvest(since)
+    assert harvest.reason == ""
+    return runs(harvest.changes)
+
+
+def test_what_is_written_is_told_in_whole_blocks_and_nothing_else(disk):
+    since = begin(disk)
+    write(disk, (5 * BLOCK, BLOCK), (9 * BLOCK + 4096, 512), (64 * BLOCK - 4096, 8192))
+    assert changed(disk, since) == [(5 * BLOCK, BLOCK), (9 * BLOCK, BLOCK), (63 * BLOCK, 2 * BLOCK)]
+
+
+def test_what_is_discarded_or_zeroed_is_told(disk):
+    since = begin(disk)
+    run("blkdiscard", "--offset", str(MIB), "--length", str(40 * MIB), disk)
+    run("blkdiscard", "--zeroout", "--offset", str(50 * MIB), "--length", str(MIB), disk)
+    assert changed(disk, since) == [(MIB, 40 * MIB), (50 * MIB, MIB)]
+
+
+def test_two_followers_are_both_told_of_everything(disk):
+    first, second = begin(disk, "one"), begin(disk, "another")
+    write(disk, (0, BLOCK))
+    assert changed(disk, first, "one") == [(0, BLOCK)]
+    write(disk, (8 * BLOCK, BLOCK))
+    assert changed(disk, second, "another") == [(0, BLOCK), (8 * BLOCK, BLOCK)]
+
+
+def test_tracking_survives_the_process_that_began_it(disk):
+    program = (
+        "from pathlib import Path; from vdbackup.agent import pins, tracking\n"
+        f"pins.BPFFS = Path({str(pins.BPFFS)!r})\n"
+        f"with tracking.track(Path({str(disk)!r})) as tracked, tracked.follower('a set') as f:\n"
+        "    print(f.harvest(None).token)"
+    )
+    said = subprocess.run(
+        [sys.executable, "-c", program], check=True, capture_output=True, text=True
+    ).stdout
+    write(disk, (3 * BLOCK, 1))
+    assert changed(disk, eval(said)) == [(3 * BLOCK, BLOCK)]
+
+
+def test_tracking_that_has_ended_leaves_nothing_pinned(disk):
+    begin(disk)
+    tracking.untrack(disk)
+    assert list(pins.home().iterdir()) == []
+    assert tracking.find(disk) is None
+    assert tracking.tracked() == []
+    with pytest.raises(NotTracked):
+        tracking.untrack(disk)
+
+
+def test_a_partition_is_told_of_its_own_changes_from_its_own_beginning(bpffs, tmp_path):
+    image = tmp_path / "parted.img"
+    with image.open("wb") as file:
+        file.truncate(64 * MIB)
+    with two_partitions(image) as (first, second):
+        one, other = begin(first, "one"), begin(second, "other")
+        write(second, (10 * BLOCK, BLOCK))
+        assert changed(first, one, "one") == []
+        assert changed(second, other, "other") == [(10 * BLOCK, BLOCK)]
+        write(first, (0, 1), (32 * MIB - 1, 1))
+        assert changed(second, other, "other") == [(10 * BLOCK, BLOCK)]
+        assert changed(first, one, "one") == [(0, BLOCK), (32 * MIB - BLOCK, BLOCK)]
+
+
+def test_what_is_no_block_device_is_refused(bpffs, tmp_path):
+    with pytest.raises(NotADisk):
+        tracking.track(tmp_path)
+    with pytest.raises(SourceNotFound):
+        tracking.track(tmp_path / "nothing")

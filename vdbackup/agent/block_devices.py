@@ -1,0 +1,147 @@
+"""A block device as sysfs shows it: on which whole disk it lies, and whether that can be tracked.
+
+Source: the kernel's Documentation/ABI/stable/sysfs-block and Documentation/block/stat.rst.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from dataclasses import dataclass
+from pathlib import Path
+
+from vdbackup.errors import NotADisk, SourceNotFound
+
+SECTOR = 512
+"""The kernel's own unit of places and lengths in bytes, whatever the device's is."""
+SYS_BLOCK = Path("/sys/dev/block")
+_WRITTEN, _DISCARDED = 6, 13
+"""Where `stat` has sectors."""
+
+
+@dataclass(frozen=True)
+class Disk:
+    """A whole disk, by its number.
+
+    Attributes:
+        major, minor: its number.
+    """
+
+    major: int
+    minor: int
+
+    @property
+    def number(self) -> str:
+        """As sysfs has it, "8:0"."""
+        return f"{self.major}:{self.minor}"
+
+    def says(self, file: str) -> str:
+        """What a file in its folder in sysfs holds; "" where there is none."""
+        try:
+            return os.fsdecode((SYS_BLOCK / self.number / file).read_bytes()).strip()
+        except OSError:
+            return ""
+
+    @property
+    def node(self) -> Path:
+        """Its file in /dev, which need not be there."""
+        facts = self.says("uevent").splitlines()
+        name = next((line[8:] for line in facts if line.startswith("DEVNAME=")), self.number)
+        return Path("/dev") / name
+
+    @property
+    def size(self) -> int:
+        """In bytes; 0 where it is gone."""
+        return int(self.says("size") or 0) * SECTOR
+
+    @property
+    def medium(self) -> int:
+        """A number that no other disk has until the next boot, nor itself with another medium.
+
+        0 where it is gone, or the kernel (before 5.15) gives none.
+        """
+        return int(self.says("diskseq") or 0)
+
+    def sectors_written(self) -> int:
+        """How many sectors were written and discarded since it is there, as the kernel counts.
+
+        Raises OSError or ValueError where it is gone.
+        """
+        fields = (SYS_BLOCK / self.number / "stat").read_text().split()
+        return int(fields[_WRITTEN]) + int(fields[_DISCARDED])
+
+    def is_idle(self) -> bool:
+        """Whether no request is under way."""
+        return self.says("inflight").split() == ["0", "0"]
+
+    def hindrance(self) -> str:
+        """What keeps its changes from being seen, as a sentence without its end; "" if nothing."""
+        folder = SYS_BLOCK / self.number
+        if (folder / "dm").exists() or (folder / "md").exists():
+            return "it is made of other devices, and what it is made of may change below it"
+        if self.says("queue/dax") == "1":
+            return "it is memory that programs write to without asking the kernel (DAX)"
+        if self.says("queue/zoned") not in ("", "none"):
+            return "it is written to in zones"
+        if self.says("queue/iostats") != "1":
+            return "the kernel does not count what is written to it (queue/iostats is off)"
+        if any(_is_multipath(holder) for holder in folder.glob("holders/*")):
+            return "it is one of several paths to a disk (multipath)"
+        return ""
+
+
+def _is_multipath(holder: Path) -> bool:
+    """Such a device passes requests on below the place where they are seen."""
+    try:
+        return (holder / "dm/uuid").read_text().startswith("mpath-")
+    except OSError:
+        return False
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a device lies.
+
+    Attributes:
+        disk: the whole disk: itself, or the one that it is a partition of.
+        start: where on that it begins, in bytes.
+        size: its own, in bytes.
+    """
+
+    disk: Disk
+    start: int
+    size: int
+
+    @classmethod
+    def of(cls, device: int | Path) -> Place:
+        """Of a device by its number or its file.
+
+        Raises:
+            SourceNotFound: there is none. NotADisk: it is no block device.
+        """
+        number = device if isinstance(device, int) else _number_of(device)
+        folder = (SYS_BLOCK / f"{os.major(number)}:{os.minor(number)}").resolve()
+        try:
+            size = int((folder / "size").read_text()) * SECTOR
+            start, whole = 0, folder
+            if (folder / "partition").exists():
+                start, whole = int((folder / "start").read_text()) * SECTOR, folder.parent
+            major, minor = (whole / "dev").read_text().split(":")
+            return cls(Disk(int(major), int(minor)), start, size)
+        except (OSError, ValueError) as error:
+            raise SourceNotFound(
+                f"There is no block device {os.major(number)}:{os.minor(number)}.",
+                "Check that it is connected.",
+            ) from error
+
+
+def _number_of(path: Path) -> int:
+    try:
+        found = path.stat()
+    except OSError as error:
+        raise SourceNotFound(f"There is no {path}.", "Check the path.") from error
+    if not stat.S_ISBLK(found.st_mode):
+        raise NotADisk(
+            f"{path} is no block device.", "Changes are tracked of disks and their partitions."
+        )
+    return found.st_rdev

@@ -1,0 +1,144 @@
+"""bpf(2) and membarrier(2), by their numbers: the C library has no names for them.
+
+Sources: bpf(2), membarrier(2), the kernel's include/uapi/linux/bpf.h. What is taken of each
+structure has been where it is since Linux 5.15 at least: the kernel only ever adds to their ends.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+import os
+import platform
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+
+_CALLS = {"x86_64": (321, 324), "aarch64": (280, 283), "riscv64": (280, 283)}
+"""Numbers of bpf(2) and membarrier(2)."""
+_MAP_CREATE, _PROG_LOAD, _OBJ_PIN, _OBJ_GET, _INFO, _TRACEPOINT_OPEN = 0, 5, 6, 7, 15, 17
+_ARRAY, _MMAPABLE = 2, 0x400
+_TRACING, _RAW_TRACEPOINT = 26, 23
+"""Type of program and of attachment that together are `tp_btf`."""
+_GLOBAL = 1
+"""membarrier(2): all processors pass through a quiescent state (the kernel's synchronize_rcu)."""
+_LOG_BYTES = 1 << 20
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def _call(which: int, *arguments: object) -> int:
+    """A system call; raises OSError: ENOSYS on processors whose numbers are not known here."""
+    numbers = _CALLS.get(platform.machine())
+    if numbers is None or struct.calcsize("P") != 8:
+        raise OSError(38, os.strerror(38))
+    result: int = _libc.syscall(ctypes.c_long(numbers[which]), *arguments)
+    if result < 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+    return result
+
+
+def _bpf(command: int, attributes: bytes | ctypes.Array[ctypes.c_char], length: int = 0) -> int:
+    return _call(0, ctypes.c_int(command), attributes, ctypes.c_uint(length or len(attributes)))
+
+
+def wait_for_programs() -> None:
+    """Return once every program has ended that was running when this was called.
+
+    Raises OSError: EINVAL on a kernel with processors that must not be disturbed (nohz_full).
+    """
+    _call(1, ctypes.c_int(_GLOBAL), ctypes.c_uint(0), ctypes.c_int(0))
+
+
+def create_array(name: bytes, entries: int, size: int) -> int:
+    """A descriptor of a map: an array of zeros that can be mapped into memory; raises OSError.
+
+    Args:
+        name: 15 letters at most.
+        entries: how many.
+        size: of each, in bytes; with 8 the whole lies in memory without gaps.
+    """
+    return _bpf(
+        _MAP_CREATE,
+        struct.pack("<IIIIIII16s", _ARRAY, 4, size, entries, _MMAPABLE, 0, 0, name),
+    )
+
+
+def load_program(name: bytes, instructions: bytes, type_id: int) -> int:
+    """A descriptor of a program that the kernel has checked; raises OSError.
+
+    Args:
+        name: 15 letters at most.
+        instructions: eight bytes each.
+        type_id: BTF's number of the tracepoint's type, `btf_trace_...`.
+    """
+    code, license_text = ctypes.create_string_buffer(instructions), ctypes.c_char_p(b"GPL")
+    attributes = struct.pack(
+        "<IIQQIIQII16sIIIIQIIQIII",
+        _TRACING, len(instructions) // 8, ctypes.addressof(code),
+        ctypes.cast(license_text, ctypes.c_void_p).value,
+        0, 0, 0, 0, 0, name, 0, _RAW_TRACEPOINT, 0, 0, 0, 0, 0, 0, 0, type_id, 0,
+    )  # fmt: skip
+    return _bpf(_PROG_LOAD, attributes)
+
+
+def attach(program: int) -> int:
+    """A descriptor of the link that lets a program run; it runs until nothing holds the link."""
+    return _bpf(_TRACEPOINT_OPEN, struct.pack("<QIIQ", 0, program, 0, 0))
+
+
+def pin(fd: int, path: Path) -> None:
+    """Let a file in a bpf file system hold an object; raises OSError, FileExistsError for one."""
+    name = ctypes.create_string_buffer(os.fsencode(path))
+    _bpf(_OBJ_PIN, struct.pack("<QII", ctypes.addressof(name), fd, 0))
+
+
+def open_pin(path: Path) -> int:
+    """A descriptor of the object that such a file holds; raises OSError."""
+    name = ctypes.create_string_buffer(os.fsencode(path))
+    return _bpf(_OBJ_GET, struct.pack("<QII", ctypes.addressof(name), 0, 0))
+
+
+def _info(fd: int, size: int) -> bytes:
+    """What the kernel says of an object, as much as it knows of `size` bytes; raises OSError."""
+    info = ctypes.create_string_buffer(size)
+    _bpf(_INFO, struct.pack("<IIQ", fd, size, ctypes.addressof(info)))
+    return info.raw
+
+
+@dataclass(frozen=True)
+class Link:
+    """A link that is there: its number, and that of the program that it lets run."""
+
+    number: int
+    program: int
+
+
+def link_info(fd: int) -> Link:
+    """Which link it is; numbers are not given twice before the next boot. Raises OSError."""
+    _, number, program = struct.unpack_from("<III", _info(fd, 48))
+    return Link(number, program)
+
+
+def program_number(fd: int) -> int:
+    """Which program it is; raises OSError."""
+    number: int = struct.unpack_from("<I", _info(fd, 232), 4)[0]
+    return number
+
+
+def missed_runs(fd: int) -> int:
+    """How often a program was not run since it was loaded, because it was running on that CPU."""
+    number: int = struct.unpack_from("<Q", _info(fd, 232), 208)[0]
+    return number
+
+
+def map_bytes(fd: int) -> int:
+    """How long an array is in memory, in bytes; raises OSError."""
+    size, entries = struct.unpack_from("<II", _info(fd, 88), 12)
+    return int(size) * int(entries)
+
+
+def in_memory(fd: int) -> mmap.mmap:
+    """An array's own memory, shared with the kernel's programs; raises OSError."""
+    return mmap.mmap(fd, map_bytes(fd), mmap.MAP_SHARED, mmap.PROT_READ | mmap.PROT_WRITE)

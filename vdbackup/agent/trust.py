@@ -1,0 +1,173 @@
+"""Whether a tracker can be trusted: whatever does not fit is a doubt, and means a full read.
+
+What was found once stays: a loss of counts may be hidden later by what is just under way.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+from vdbackup.agent import bpf
+from vdbackup.agent.block_devices import Disk
+from vdbackup.agent.marking import COPIES, F_RANGE
+from vdbackup.agent.state import State
+
+_SLEPT = 1.0
+"""Seconds of sleep that are none: the two clocks are not read at one moment."""
+
+
+def slept() -> float:
+    """Seconds that the computer has slept, or lain in hibernation, since it was started."""
+    return max(0.0, time.clock_gettime(time.CLOCK_BOOTTIME) - time.monotonic())
+
+
+class _Counts(NamedTuple):
+    """By how many sectors each copy's count is ahead of the kernel's, and whether at rest."""
+
+    ahead: list[int]
+    at_rest: bool
+
+
+class Trust:
+    """In the tracker of a disk. Each doubt is said so that it can be put behind "because"."""
+
+    def __init__(self, disk: Disk, folder: Path, state: State) -> None:
+        self._disk = disk
+        self._folder = folder
+        self._state = state
+        self._begun = state.description
+
+    def doubt(self) -> str:
+        """All that can be asked at any moment; "" where nothing is found."""
+        if found := self.doubt_of_place():
+            return found
+        written = self.written()
+        bpf.wait_for_programs()
+        return self.doubt_of_counts(written)
+
+    def doubt_of_place(self) -> str:
+        """Whether it is the same disk, and the same programs run."""
+        if not self._state.ready:
+            return "tracking was ended"
+        return self._state.doubt or self._noted(self._of_disk() or self._of_programs())
+
+    def _of_disk(self) -> str:
+        if self._disk.medium != self._begun.medium:
+            return "another medium is in its place, or it was attached anew"
+        if self._disk.size != self._begun.size:
+            return "the disk has another size now"
+        if slept() > self._begun.slept + _SLEPT:
+            return "the computer has slept meanwhile, and the disk may have been elsewhere"
+        return self._disk.hindrance()
+
+    def _of_programs(self) -> str:
+        try:
+            links = [self._link(copy) for copy in range(COPIES)]
+            programs = tuple(self._program(copy) for copy in range(COPIES))
+        except OSError:
+            return "a part of what tracks it was removed"
+        if programs != self._begun.programs or links != list(
+            map(bpf.Link, self._begun.links, self._begun.programs)
+        ):
+            return "a part of what tracks it was replaced"
+        return ""
+
+    def doubt_of_counts(self, written: int | None) -> str:
+        """Whether all was marked, by what the programs say.
+
+        Args:
+            written: what the kernel had counted before all programs had ended that ran then.
+        """
+        return self._noted(self._of_flags() or self._of_counts(written))
+
+    def _of_flags(self) -> str:
+        if self._state.flags & F_RANGE:
+            return "something was written to it whose place is not known"
+        return "more was written at once than can be marked" if self._state.flags else ""
+
+    def _of_counts(self, written: int | None) -> str:
+        if written is None:
+            return "the disk is gone"
+        if not self._state.is_measured:
+            return ""
+        try:
+            missed = self._missed()
+        except OSError:
+            return "a part of what tracks it was removed"
+        # A copy that was passed over, or not run at all, has seen less; one that has seen
+        # everything is enough.
+        copies = zip(
+            self._state.counted, self._state.ahead, missed, self._state.missed, strict=True
+        )
+        if any(count - ahead >= written and now == before for count, ahead, now, before in copies):
+            return ""
+        return "the kernel has counted more writes than were marked"
+
+    def _noted(self, doubt: str) -> str:
+        if doubt:
+            self._state.doubt = doubt
+        return doubt
+
+    # --------------------------------------------------------------------------- counts
+
+    def measure_if_at_rest(self) -> None:
+        """Compare the counts now, if nothing is under way at some moment within a second.
+
+        Raises OSError.
+        """
+        if (counts := self._counts(tries=200, pause=0.005)).at_rest:
+            self._state.measure(counts.ahead, self._missed())
+
+    def measure(self) -> None:
+        """Compare them at a harvest, if that was not done before; raises OSError.
+
+        Nothing is under way then but discards, and what is written beside what was frozen.
+        """
+        if not self._state.is_measured:
+            self._state.measure(self._counts(tries=20, pause=0.0005).ahead, self._missed())
+
+    def _counts(self, *, tries: int, pause: float) -> _Counts:
+        """The kernel counts what is done, the programs what is handed in: equal only at rest."""
+        for _ in range(tries):
+            counted, written = self._state.counted, self.written()
+            idle = self._disk.is_idle()
+            if at_rest := idle and (counted, written) == (self._state.counted, self.written()):
+                break
+            time.sleep(pause)
+        return _Counts([each - (written or 0) for each in counted], at_rest)
+
+    def written(self) -> int | None:
+        """Sectors that the kernel has counted; None where the disk is gone."""
+        try:
+            return self._disk.sectors_written()
+        except (OSError, ValueError, IndexError):
+            return None
+
+    def _missed(self) -> list[int]:
+        missed = []
+        for copy in range(COPIES):
+            with _pinned(self._folder / f"program{copy}") as program:
+                missed.append(bpf.missed_runs(program))
+        return missed
+
+    def _link(self, copy: int) -> bpf.Link:
+        with _pinned(self._folder / f"link{copy}") as link:
+            return bpf.link_info(link)
+
+    def _program(self, copy: int) -> int:
+        with _pinned(self._folder / f"program{copy}") as program:
+            return bpf.program_number(program)
+
+
+@contextmanager
+def _pinned(path: Path) -> Iterator[int]:
+    fd = bpf.open_pin(path)
+    try:
+        yield fd
+    finally:
+        os.close(fd)
