@@ -287,6 +287,7 @@ SETTINGS = Settings(
     memory_mib=2048,
     headless=True,
     ask_before_backup=False,
+    limit_mib=30,
     remind_after_days=3,
     animations=False,
     window=WindowState(
@@ -316,6 +317,7 @@ SETTINGS_TEXT = """\
   "memory_mib": 2048,
   "headless": true,
   "ask_before_backup": false,
+  "limit_mib": 30,
   "remind_after_days": 3,
   "animations": false,
   "window": {
@@ -354,6 +356,7 @@ DEFAULT_SETTINGS_TEXT = """\
   "memory_mib": 0,
   "headless": false,
   "ask_before_backup": true,
+  "limit_mib": 0,
   "remind_after_days": 7,
   "animations": true,
   "window": {

@@ -111,6 +111,7 @@ class Settings:
         memory_mib: memory of a VM, in MiB; 0 gives what its system needs.
         headless: VMs run without a display.
         ask_before_backup: show what a backup will do before it is made.
+        limit_mib: MiB a second that the window's backups take at most; 0 for no limit.
         remind_after_days: a source whose last backup is older is marked.
         animations: a merge is seen happening.
         window: how it was left.
@@ -123,6 +124,7 @@ class Settings:
     memory_mib: int = 0
     headless: bool = False
     ask_before_backup: bool = True
+    limit_mib: int = 0
     remind_after_days: int = 7
     animations: bool = True
     window: WindowState = field(default=WindowState(), metadata=records.LENIENT)

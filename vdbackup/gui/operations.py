@@ -24,6 +24,7 @@ from vdbackup.jobs import Job, JobState, Plan, Task
 from vdbackup.operations import backup, delete, merge, policy, promote
 from vdbackup.operations.backup import AUTO, BackupRequest, BackupResult, CapturePlan
 from vdbackup.operations.machines import Machines
+from vdbackup.pace import Limit, Pace
 from vdbackup.recovery import restore
 from vdbackup.recovery.sessions.saved import SavedSession
 from vdbackup.repository.model import RecoveryPoint
@@ -103,9 +104,8 @@ class Operations(QObject):
                 self._test(request.repository, made.set_name, made.point, called)
 
         def start(_plan: Plan | None) -> None:
-            self._runner.run(
-                request.repository, title, partial(work.back_up, request, self._machines), ended
-            )
+            back_up = partial(work.back_up, request, self._machines, self._pace)
+            self._runner.run(request.repository, title, back_up, ended)
 
         if not ask:
             start(None)
@@ -243,6 +243,12 @@ class Operations(QObject):
         return Machines(
             settings.sessions(self._runner.store.locations), settings.memory_mib or None
         )
+
+    @property
+    def _pace(self) -> Pace:
+        """Of a backup that somebody waits for: it gives way to nobody."""
+        rate = self._runner.store.value.limit_mib << 20
+        return Pace(Limit(rate) if rate > 0 else None)
 
     def restore(self, entry: Entry, point: RecoveryPoint) -> None:
         """Write a point to a file or device that the user chooses."""

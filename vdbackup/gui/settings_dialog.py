@@ -38,7 +38,7 @@ class SettingsDialog(parts.Dialog):
     """Shows settings; `changes()` and `policies()` say what the user made of them.
 
     Attributes:
-        theme, sessions, memory, headless, ask, remind, animations: the fields.
+        theme, sessions, memory, headless, ask, limit, remind, animations: the fields.
         keep: for each source that has been backed up, how many points to keep.
         boot_test: for each such source, whether new points are boot-tested.
     """
@@ -79,6 +79,7 @@ class SettingsDialog(parts.Dialog):
             "memory_mib": self.memory.value(),
             "headless": self.headless.isChecked(),
             "ask_before_backup": self.ask.isChecked(),
+            "limit_mib": self.limit.value(),
             "remind_after_days": self.remind.value(),
             "animations": self.animations.isChecked(),
         }
@@ -113,6 +114,13 @@ class SettingsDialog(parts.Dialog):
         self.ask = QCheckBox("Show what will be done before each backup")
         self.ask.setChecked(self._settings.ask_before_backup)
         form.addRow(_name(""), self.ask)
+        self.limit = parts.SpinBox("limit", "How fast a backup goes at most")
+        self.limit.setRange(0, 100_000)
+        self.limit.setSuffix(" MiB/s at most")
+        self.limit.setSpecialValueText("as fast as possible")
+        self.limit.setSingleStep(10)
+        self.limit.setValue(self._settings.limit_mib)
+        form.addRow(_name("Speed"), self.limit)
         self.remind = parts.SpinBox("remindAfter", "Remind after so many days without a backup")
         self.remind.setRange(1, 365)
         self.remind.setSuffix(" days without a backup")

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import shiboken6
 from PySide6.QtCore import QObject, Qt
-from PySide6.QtWidgets import QPushButton
+from PySide6.QtWidgets import QLabel, QPushButton
 from pytestqt.qtbot import QtBot
 
 from tests.gui.user import LONG, User
@@ -167,6 +167,20 @@ def test_a_backup_is_cancelled_from_the_window(
     qtbot.mouseClick(row.findChild(QPushButton, "cancelButton"), Qt.MouseButton.LeftButton)
     assert user.sees_job_end("Back up").sentence == "Cancelled."
     assert Repository.open(repository).set().points == ()
+
+
+def test_a_backup_goes_as_fast_as_the_settings_say_and_says_so(
+    user: User, big_disk: Path, repository: Path, qtbot: QtBot
+) -> None:
+    user.window.store.change(limit_mib=4)
+    operations = user.window.operations
+    operations.back_up(operations.add_source(SourceRef.of_path(big_disk), repository), ask=False)
+    (row,) = user.window.jobs.rows
+    user.waits_until(
+        lambda: any("of at most 4 MiB/s" in label.text() for label in row.findChildren(QLabel))
+    )
+    qtbot.mouseClick(row.findChild(QPushButton, "cancelButton"), Qt.MouseButton.LeftButton)
+    assert user.sees_job_end("Back up").sentence == "Cancelled."
 
 
 def test_closing_the_window_asks_before_it_stops_a_backup(

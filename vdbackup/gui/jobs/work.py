@@ -26,6 +26,7 @@ from vdbackup.operations.opening import Finished
 from vdbackup.operations.policy import PolicyPlan, PolicyResult
 from vdbackup.operations.promote import PromotionPlan, PromotionResult
 from vdbackup.operations.repair import RepairResult
+from vdbackup.pace import Pace
 from vdbackup.recovery import restore, verify
 from vdbackup.recovery.boot_test.boot_test import BootTestOptions
 from vdbackup.recovery.restore import RestorePlan
@@ -58,9 +59,11 @@ def _said_of(trouble: Iterable[VdbackupError]) -> tuple[str, ...]:
     return tuple(map(remedies.sentences, trouble))
 
 
-def back_up(request: BackupRequest, machines: Machines, task: Task) -> Outcome[BackupResult]:
-    """Make a recovery point."""
-    made = backup.back_up(request, machines, task)
+def back_up(
+    request: BackupRequest, machines: Machines, pace: Pace, task: Task
+) -> Outcome[BackupResult]:
+    """Make a recovery point at a pace."""
+    made = backup.back_up(request, machines, task.at(pace))
     return Outcome(
         f"Point #{made.point.sequence} made: {made.point.type.value}, {_stored(made)}.",
         (*facts(made.point), *made.notes),
