@@ -2,52 +2,19 @@
 
 from __future__ import annotations
 
-import os
+import json
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
+from tests.agent.followed import begin, changed, write
 from tests.sources.loops import run, two_partitions
 from vdbackup.agent import pins, tracking
-from vdbackup.agent.changes import BLOCK, Changes, Token
+from vdbackup.agent.changes import BLOCK, Token
 from vdbackup.errors import NotADisk, NotTracked, SourceNotFound
 
 MIB = 1 << 20
-Runs = list[tuple[int, int]]
-
-
-def write(device: Path, *places: tuple[int, int]) -> None:
-    """Write at each offset so many bytes, and let no write be under way."""
-    fd = os.open(device, os.O_WRONLY)
-    for offset, length in places:
-        os.pwrite(fd, b"\1" * length, offset)
-    os.fsync(fd)
-    os.close(fd)
-
-
-def runs(changes: Changes | None) -> Runs:
-    assert changes is not None
-    return list(changes.runs())
-
-
-def begin(device: Path, name: str = "a set") -> Token:
-    """Track a device; the moment of a first point."""
-    with tracking.track(device) as tracked, tracked.follower(name) as follower:
-        token = follower.harvest(None).token
-        assert token is not None
-        follower.keep(token)
-    return token
-
-
-def changed(device: Path, since: Token, name: str = "a set") -> Runs:
-    tracked = tracking.find(device)
-    assert tracked is not None
-    with tracked, tracked.follower(name) as follower:
-        harvest = follower.harvest(since)
-    assert harvest.reason == ""
-    return runs(harvest.changes)
 
 
 def test_what_is_written_is_told_in_whole_blocks_and_nothing_else(disk):
@@ -73,16 +40,16 @@ def test_two_followers_are_both_told_of_everything(disk):
 
 def test_tracking_survives_the_process_that_began_it(disk):
     program = (
-        "from pathlib import Path; from vdbackup.agent import pins, tracking\n"
+        "import json; from pathlib import Path; from vdbackup.agent import pins, tracking\n"
         f"pins.BPFFS = Path({str(pins.BPFFS)!r})\n"
         f"with tracking.track(Path({str(disk)!r})) as tracked, tracked.follower('a set') as f:\n"
-        "    print(f.harvest(None).token)"
+        "    print(json.dumps(vars(f.harvest(None).token)))"
     )
     said = subprocess.run(
         [sys.executable, "-c", program], check=True, capture_output=True, text=True
     ).stdout
     write(disk, (3 * BLOCK, 1))
-    assert changed(disk, eval(said)) == [(3 * BLOCK, BLOCK)]
+    assert changed(disk, Token(**json.loads(said))) == [(3 * BLOCK, BLOCK)]
 
 
 def test_tracking_that_has_ended_leaves_nothing_pinned(disk):

@@ -15,6 +15,7 @@ Source of the instructions: the kernel's Documentation/bpf/standardization/instr
 
 from __future__ import annotations
 
+import functools
 import struct
 from dataclasses import dataclass, field
 
@@ -49,6 +50,12 @@ class Layout:
     disk: int
     major: int
     first_minor: int
+
+
+@functools.cache
+def layout_of_this_kernel() -> Layout:
+    """Of the one that runs; raises TrackingNotSupported."""
+    return layout(Types.of_this_kernel())
 
 
 def layout(types: Types) -> Layout:

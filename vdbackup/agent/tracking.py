@@ -44,7 +44,6 @@ from pathlib import Path
 
 from vdbackup.agent import bpf, marking, pins
 from vdbackup.agent.block_devices import SECTOR, Disk, Place
-from vdbackup.agent.btf import Types
 from vdbackup.agent.changes import PAGE
 from vdbackup.agent.state import Description, State
 from vdbackup.agent.tracked import Status, Tracked, half_of
@@ -151,7 +150,7 @@ def _open(place: Place) -> Tracked | None:
 
 def _begin(place: Place) -> Tracked:
     folder, size = pins.folder_of(place.disk), place.disk.size
-    where = marking.layout(Types.of_this_kernel())
+    where = marking.layout_of_this_kernel()
     try:
         folder.mkdir(mode=0o700)
         _set_up(folder, place, size, where)
