@@ -1,4 +1,4 @@
-"""A bpf file system of the test's own, so that no test sees another's trackers, nor the user's."""
+"""A disk that can be tracked."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.sources.loops import loop, mounted
-from vdbackup.agent import marking, pins
+from tests.agent.trackers import own_trackers
+from tests.sources.loops import loop
+from vdbackup.agent import marking
 
 MIB = 1 << 20
 
@@ -21,10 +22,9 @@ def stack() -> Iterator[ExitStack]:
 
 
 @pytest.fixture
-def bpffs(as_root: None, tmp_path: Path, stack: ExitStack, monkeypatch: pytest.MonkeyPatch) -> Path:
+def bpffs(as_root: None, tmp_path: Path, stack: ExitStack) -> Path:
     """Where trackers are kept; they end with the test."""
-    monkeypatch.setattr(pins, "BPFFS", tmp_path / "bpf")
-    return stack.enter_context(mounted("bpf", tmp_path / "bpf", "-t", "bpf"))
+    return stack.enter_context(own_trackers(tmp_path / "bpf"))
 
 
 @pytest.fixture

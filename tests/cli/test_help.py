@@ -12,7 +12,7 @@ import pytest
 from tests.cli.conftest import Vdbackup
 from vdbackup.cli.parser import build_parser
 
-GROUPS = ["make", "look", "get back", "machines", "care"]
+GROUPS = ["make", "look", "get back", "volumes in use", "machines", "care"]
 
 
 def commands(

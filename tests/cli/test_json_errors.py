@@ -25,6 +25,8 @@ REFUSED = {
     "list": (f"list {NOTHING}", "no-repository"),
     "files": (f"files {NOTHING} latest", "no-repository"),
     "info": ("info nowhere.vmdk", "source-not-found"),
+    "track": ("track nowhere", "source-not-found"),
+    "untrack": ("untrack nowhere", "source-not-found"),
     "restore": (f"restore {NOTHING} latest disk.img", "no-repository"),
     "export": (f"export {NOTHING} latest disk.vmdk", "no-repository"),
     "extract": (f"extract {NOTHING} latest /etc there", "no-repository"),
@@ -40,7 +42,8 @@ REFUSED = {
     "sessions reopen": ("sessions reopen ffff", "session-not-found"),
     "sessions promote": ("sessions promote ffff", "session-not-found"),
 }
-NEVER_REFUSED = {"sessions list"}  # but for what no command can do anything about
+NEVER_REFUSED = {"sessions list", "status"}
+"""But for what no command can do anything about; `status` to who is not root: test_tracking.py."""
 
 
 def commands_with_json(parser: argparse.ArgumentParser, name: str = "") -> Iterator[str]:

@@ -102,8 +102,10 @@ def find(device: int | Path) -> Tracked | None:
     return _open(Place.of(device))
 
 
-def untrack(device: int | Path) -> None:
-    """End the tracking of the disk that a device lies on; the kernel marks nothing any more.
+def untrack(device: int | Path) -> Path:
+    """End the tracking of the disk that a device lies on, which it returns.
+
+    The kernel marks nothing any more, and whoever has the tracker open sees that it has ended.
 
     Raises NotTracked where there is no tracker, and as `track` does.
     """
@@ -116,6 +118,7 @@ def untrack(device: int | Path) -> None:
         )
     with pins.alone(pins.home()):
         _remove(folder)
+    return place.disk.node
 
 
 def tracked() -> list[Status]:

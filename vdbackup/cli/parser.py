@@ -13,6 +13,7 @@ from vdbackup.cli import output
 from vdbackup.cli.boot_test_cmd import add_boot_test
 from vdbackup.cli.care_cmd import add_delete, add_merge, add_repair, add_verify
 from vdbackup.cli.get_back_cmd import add_export, add_extract, add_restore
+from vdbackup.cli.in_use_cmd import add_status, add_track, add_untrack
 from vdbackup.cli.look_cmd import add_files, add_info, add_list
 from vdbackup.cli.machines_cmd import add_boot, add_retarget
 from vdbackup.cli.make_cmd import add_adopt, add_backup, add_convert, add_demo
@@ -24,6 +25,7 @@ FAMILIES: Mapping[str, Sequence[Callable[[Any], None]]] = {
     "make": (add_backup, add_adopt, add_convert, add_demo),
     "look": (add_list, add_files, add_info),
     "get back": (add_restore, add_export, add_extract),
+    "volumes in use": (add_track, add_untrack, add_status),
     "machines": (add_boot, add_boot_test, add_retarget, add_sessions, add_open_with),
     "care": (add_verify, add_repair, add_merge, add_delete, add_policy),
 }
