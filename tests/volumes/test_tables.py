@@ -150,6 +150,58 @@ def test_an_isohybrid_disk_has_a_first_partition_at_its_very_beginning(disk: Pat
     ]
 
 
+def test_a_table_behind_the_fields_of_a_fat_is_a_table(disk: Path, filesystem: bytes) -> None:
+    """So sticks begin that SYSLINUX's mkdiskimage or HP's tool made; Linux goes by the table."""
+    volumes.partition(disk, "label: dos\nstart=2048, size=16384\nstart=20480, size=16384\n")
+    fields = struct.pack("<HBHBHHBHHHII", 512, 1, 32, 2, 0, 0, 0xF8, 0, 63, 255, 0, SIZE // 512)
+    write(disk, 0, b"\xeb\x58\x90SYSLINUX" + fields)
+    write(disk, MIB, filesystem)
+    assert ours(disk) == theirs(disk)
+    with browsing(disk) as browser:
+        assert "file" in [entry.name for entry in browser.listing("/p1")]
+
+
+@pytest.mark.parametrize("name", [b"NTFS    ", b"EXFAT   "])
+def test_what_a_boot_sector_calls_itself_does_not_hide_a_table(name: bytes, disk: Path) -> None:
+    volumes.partition(disk, "label: dos\nstart=2048, size=16384\n")
+    write(disk, 3, name)
+    assert ours(disk) == theirs(disk)
+
+
+@pytest.mark.parametrize("system", ["fat12", "fat16", "fat32", "ntfs", "ntfs-small-clusters"])
+def test_a_volume_that_is_there_hides_a_table_in_its_boot_sector(
+    system: str, tmp_path: Path
+) -> None:
+    tree, image = tmp_path / "tree", tmp_path / "image"
+    tree.mkdir()
+    (tree / "file").write_bytes(b"f")
+    volumes.MAKERS[system](tree, image)
+    write(image, 446, ENTRY.pack(0x80, 6, 63, 8192).ljust(64, b"\0") + b"\x55\xaa")
+    assert ours(image) == []
+
+
+def test_a_gpt_is_read_though_its_protective_mbr_is_gone(disk: Path, filesystem: bytes) -> None:
+    volumes.partition(disk, "label: gpt\nstart=2048, size=16384\n")
+    expected = ours(disk)
+    write(disk, 0, bytes(512))
+    assert len(expected) == 1
+    assert ours(disk) == expected
+    write(disk, MIB, filesystem)
+    with browsing(disk) as browser:
+        assert "file" in [entry.name for entry in browser.listing("/p1")]
+
+
+@pytest.mark.parametrize("label", ["sgi", "sun"])
+def test_a_table_that_is_not_read_is_named(label: str, disk: Path) -> None:
+    volumes.partition(disk, f"label: {label}\n")
+    with browsing(disk) as browser:
+        (volume,) = browser.volumes()
+        assert volume.problem == (
+            f"It has a partition table of {'SGI' if label == 'sgi' else 'Sun'}'s, which vdbackup "
+            "does not read."
+        )
+
+
 def test_what_is_left_of_a_gpt_does_not_hide_a_volume_that_was_made_over_it(
     disk: Path, filesystem: bytes
 ) -> None:

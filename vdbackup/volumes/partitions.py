@@ -85,7 +85,7 @@ def read_table(disk: io.BufferedReader, size: int, sector_size: int) -> Table:
     Raises:
         RecoveryError: it has a GPT, and both copies of it are damaged.
     """
-    entries = _entries(_read(disk, 0, 512))
+    entries = _entries(disk)
     sizes = list(dict.fromkeys((sector_size, *_SECTOR_SIZES)))
     if any(entry.kind == _PROTECTIVE for entry in entries.values()):
         return _gpt(disk, size, sizes, entries)
@@ -97,8 +97,11 @@ def read_table(disk: io.BufferedReader, size: int, sector_size: int) -> Table:
             found += _logical(disk, entry, unit, first)
         else:
             found.append(entry.partition(slot + 1, 0, unit))
-    if not any(part.offset < size for part in found) and _is_volume(disk):
-        return Table(sector_size)
+    if not any(part.offset < size for part in found):
+        if _is_volume(disk):
+            return Table(sector_size)
+        if not found and (unprotected := _unprotected_gpt(disk, sizes)):
+            return unprotected
     return Table(unit, tuple(sorted(found, key=lambda part: part.number)), "dos" if found else "")
 
 
@@ -127,17 +130,19 @@ _Entries = dict[int, _Entry]
 """By slot, 0 to 3."""
 
 
-def _entries(sector: bytes) -> _Entries:
+def _entries(disk: io.BufferedReader) -> _Entries:
     """The used entries of the table in a disk's first sector; none if it is no table.
 
     Nothing says that it is one: other boot sectors end with the same signature. A table's entries
     are flagged active or not. What else an entry says is believed, or not, for that entry alone.
     """
-    if sector[510:512] != _SIGNATURE or _is_boot_sector(sector):
+    sector = _read(disk, 0, 512)
+    if sector[510:512] != _SIGNATURE:
         return {}
     if any(sector[at] not in (0x00, 0x80) for at in range(_TABLE, 510, _ENTRY.size)):
         return {}
-    return _used(sector)
+    used = _used(sector)
+    return {} if used and _is_boot_sector(disk, sector) else used
 
 
 def _used(sector: bytes) -> _Entries:
@@ -145,9 +150,26 @@ def _used(sector: bytes) -> _Entries:
     return {slot: _Entry(*rest) for slot, (_, *rest) in every if rest[2]}
 
 
-def _is_boot_sector(sector: bytes) -> bool:
-    """Whether it is the boot sector of a volume: a disk may be one, without partitions."""
-    return sector[3:11] in (b"NTFS    ", b"EXFAT   ", b"-FVE-FS-") or signatures.is_fat(sector)
+def _is_boot_sector(disk: io.BufferedReader, sector: bytes) -> bool:
+    """Whether the volume is there whose boot sector it is: a disk may be one, without partitions.
+
+    The sector alone does not tell: tools for sticks put the fields of a FAT before a table, for the
+    sake of BIOSes that ask for them, and Linux goes by the table.
+    """
+    size, per_cluster, reserved, media = struct.unpack_from("<HBH5xB", sector, 11)
+    match sector[3:11]:
+        case b"-FVE-FS-":
+            return True
+        case b"NTFS    ":
+            cluster = size * (per_cluster if per_cluster <= 128 else 1 << 256 - per_cluster)
+            (table,) = struct.unpack_from("<Q", sector, 48)
+            return _read(disk, table * cluster, 4) in (b"FILE", b"BAAD")
+        case b"EXFAT   ":  # all of its first sectors are signed
+            length = 1 << min(sector[108], 12)
+            return _read(disk, length, length).endswith(_SIGNATURE)
+    if not signatures.is_fat(sector):
+        return False
+    return _read(disk, reserved * size, 2) == bytes([media, 0xFF])
 
 
 def _is_volume(disk: io.BufferedReader) -> bool:
@@ -238,6 +260,15 @@ def _gpt(disk: io.BufferedReader, size: int, sizes: list[int], entries: _Entries
         "The disk's partition table (GPT) is damaged, in both of its copies.",
         "Restore the recovery point and repair the table there, for example with gdisk.",
     )
+
+
+def _unprotected_gpt(disk: io.BufferedReader, sizes: list[int]) -> Table | None:
+    """A GPT whose protective MBR is gone: Linux shows nothing there, and gdisk writes it anew.
+
+    By the first copy alone: the second outlives whatever a disk is used for afterwards.
+    """
+    copies = ((unit, _gpt_copy(disk, 1, unit)) for unit in sizes)
+    return next((Table(unit, copy.partitions, "gpt") for unit, copy in copies if copy), None)
 
 
 def _gpt_copy(disk: io.BufferedReader, sector: int, unit: int) -> _Copy | None:

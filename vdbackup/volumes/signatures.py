@@ -21,6 +21,7 @@ _READABLE = (
 
 LVM = "It is a part of LVM; its logical volumes are listed by their own names"
 _BUILT = "It is a part of {} and can be put together only by a running system"
+_TABLE = "It has a partition table of {}, which vdbackup does not read"
 _FOREIGN = "Its file system, {}, is not one that vdbackup reads"
 _OTHERS = (
     (0, b"LUKS\xba\xbe", "LUKS", "It is encrypted with LUKS"),
@@ -58,6 +59,10 @@ _OTHERS = (
             (0x255C, b"\x19\x01\x54\x19", "UFS"),
         )
     ),
+    (512, b"PM\0\0", "", _TABLE.format("Apple's")),
+    (188, b"\x60\x0d\xde\xee", "", _TABLE.format("Sun's")),
+    (0, b"\x0b\xe5\xa9\x41", "", _TABLE.format("SGI's")),
+    *((place, b"\x57\x45\x56\x82", "", _TABLE.format("BSD's")) for place in (64, 512)),
 )
 _ZFS_RING = range(128 << 10, 256 << 10, 1024)
 """Where a member of a pool has its uberblocks, in the first of its four labels."""
