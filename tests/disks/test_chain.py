@@ -242,6 +242,24 @@ def test_a_link_as_parent_that_leads_elsewhere_is_not_followed_and_named_as_that
         link.unlink()
 
 
+def test_a_disk_that_is_named_by_a_link_has_its_parents_beside_the_link_or_where_it_lies(
+    shelf, tmp_path_factory
+):
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    (elsewhere / "current.vmdk").symlink_to(shelf.folder / "c.vmdk")
+    assert contents(elsewhere / "current.vmdk") == shelf.raw
+    moved = tmp_path_factory.mktemp("moved")
+    for name in ("a.vmdk", "b.vmdk"):
+        (shelf.folder / name).rename(moved / name)
+        (elsewhere / name).symlink_to(moved / name)
+    with pytest.raises(ParentError):
+        contents(elsewhere / "current.vmdk")
+    for name in ("a.vmdk", "b.vmdk"):
+        (elsewhere / name).unlink()
+        (moved / name).rename(elsewhere / name)
+    assert contents(elsewhere / "current.vmdk") == shelf.raw
+
+
 def test_a_link_that_leads_back_to_the_child_is_a_circle(shelf):
     (shelf.folder / "a.vmdk").unlink()
     (shelf.folder / "a.vmdk").symlink_to("c.vmdk")

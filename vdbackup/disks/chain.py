@@ -11,6 +11,7 @@ from typing import Protocol, Self
 
 import numpy as np
 
+from vdbackup.disks.beside import behind_link, own_folders
 from vdbackup.disks.contents import decide
 from vdbackup.disks.disk import UNIT, ParentRef, VirtualDisk
 from vdbackup.disks.extents import ZERO, BlockMap, Ranges, aligned, counted, flatten, union
@@ -210,14 +211,16 @@ class _Search:
         self._tip = tip
         self._resolved: dict[Path, Path] = {}
         self._others = [self._resolve(folder) for folder in parents_in]
+        self._own = {tip: own_folders(tip)}
         self._seen = {_identity(tip)}
 
     def parent_of(self, child: VirtualDisk, wanted: ParentRef) -> VirtualDisk:
         """The parent, opened, at the first of the places that its child names that has it."""
         altered = link = None
         # the folders that it may lie in: the child's own, and what the user named
-        allowed = [self._resolve(child.path.parent), *self._others]
-        for place in self._places(wanted, allowed):
+        own = self._own.get(child.path) or (self._resolve(child.path.parent),)
+        allowed = [*own, *self._others]
+        for place in self._places(wanted, own, allowed):
             where = _followed(place)
             # os.path: a name that no file can have is a missing parent, where Path raises OSError
             if self._resolve(where.parent) not in allowed or not os.path.isfile(where):
@@ -234,30 +237,31 @@ class _Search:
             altered = altered or where
         raise _no_parent(child.path, wanted, altered, link)
 
-    def _places(self, wanted: ParentRef, allowed: Sequence[Path]) -> Iterator[Path]:
+    def _places(
+        self, wanted: ParentRef, own: Sequence[Path], allowed: Sequence[Path]
+    ) -> Iterator[Path]:
         """Where it may be: each name as it stands, then its last part in each allowed folder.
 
         A moved chain is found by the last part alone, also where the rest is another system's. That
         is done only if the child can tell its parent from a stranger of the same name. A child that
         knows only its parent's identity finds it by that.
         """
-        own, *others = allowed
         names = [
             name
             for name in (wanted.relative_path, *wanted.other_paths)
             if name and "\0" not in name
         ]
         for name in names:
-            where = own / name
-            if self._resolve(where.parent) in allowed:
-                yield where
+            for where in (folder / name for folder in own):
+                if self._resolve(where.parent) in allowed:
+                    yield where
         for name in names if wanted.proves else ():
             last = re.split(r"[/\\]", name)[-1]
             yield from (folder / last for folder in allowed if last)
         if not wanted.named and wanted.disk_id:  # VirtualBox's snapshots, and the disk above them
             from vdbackup.disks.vmdk.foreign import disks_with
 
-            for folder in others:
+            for folder in allowed[1:]:  # in the first it was looked for by who read the child
                 yield from disks_with(wanted.disk_id, folder)
 
     def _resolve(self, folder: Path) -> Path:
@@ -321,22 +325,12 @@ def _no_parent(
 
 
 def _behind_link(child: Path, link: Path) -> ParentError:
-    target = Path(os.path.realpath(link))
-    if not os.path.exists(target):
-        return ParentError(
-            f"{child.name} needs its parent {link.name}, which is a link to {target}, and there is "
-            "nothing.",
-            f"Put the parent back to {target}, or into {link.parent} in the link's place.",
-        )
-    if not os.path.isfile(target):
-        return ParentError(
-            f"{child.name} needs its parent {link.name}, which is a link to {target}, and that is "
-            "no file.",
-            f"Put the parent itself into {link.parent}, in the link's place.",
-        )
+    about = f"{child.name} needs its parent {link.name}, which is"
+    if wrong := behind_link(link):
+        what, advice = wrong
+        return ParentError(f"{about} {what}.", advice)
     return ParentError(
-        f"{child.name} needs its parent {link.name}, which is a link to {target}, outside its own "
-        "folder.",
+        f"{about} a link to {os.path.realpath(link)}, outside its own folder.",
         "Put the whole chain into one folder.",
         remedy=Remedy.NAME_PARENTS,
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import struct
 import subprocess
 import threading
@@ -23,7 +24,7 @@ from vdbackup.disks.chain import Chain
 from vdbackup.disks.extents import State
 from vdbackup.disks.formats import open_disk, probe
 from vdbackup.disks.vmdk.disk import VmdkDisk
-from vdbackup.errors import DiskError, DiskFormatError, ParentError, Remedy
+from vdbackup.errors import DiskError, DiskFormatError, ParentError, PartMissing, Remedy
 
 TABLE = 32 * MIB
 
@@ -367,14 +368,14 @@ def test_an_extent_alone_is_said_to_be_one(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "name", ["../secret", "/etc/passwd", "sub/secret", "link", "", ".", "..", "a\0b", "fifo"]
+    "name", ["../secret", "/etc/passwd", "sub/secret", "out", "", ".", "..", "a\0b", "fifo"]
 )
-def test_an_extent_must_be_a_plain_file_in_the_same_folder(tmp_path, name):
+def test_an_extent_must_be_a_file_in_the_same_folder(tmp_path, name):
     folder = tmp_path / "disk"
     (folder / "sub").mkdir(parents=True)
     for secret in (tmp_path / "secret", folder / "sub" / "secret", folder / "plain"):
         secret.write_bytes(bytes(MIB))
-    (folder / "link").symlink_to("plain")
+    (folder / "out").symlink_to(tmp_path / "secret")
     os.mkfifo(folder / "fifo")
     with pytest.raises(DiskError) as refusal:
         contents(described(folder, f'RW 1 FLAT "{name}" 0'))
@@ -411,6 +412,49 @@ def test_an_extent_that_makes_no_sense_is_refused(tmp_path, line):
 def test_an_extent_that_is_missing_is_named(tmp_path):
     with pytest.raises(DiskError, match=r"'gone.bin', which is missing"):
         contents(described(tmp_path, 'RW 1 FLAT "gone.bin" 0'))
+
+
+@pytest.mark.parametrize("name", ["link", "{folder}/real", "./real", "../{last}/real"])
+def test_an_extent_in_the_same_folder_is_read_however_it_is_named(tmp_path, name):
+    raw = noise(MIB, 1)
+    (tmp_path / "real").write_bytes(raw)
+    (tmp_path / "link").symlink_to("between")
+    (tmp_path / "between").symlink_to(tmp_path / "real")
+    name = name.format(folder=tmp_path, last=tmp_path.name)
+    assert contents(described(tmp_path, f'RW 2048 FLAT "{name}" 0')) == raw
+
+
+def test_an_extent_elsewhere_is_no_damage_and_named_as_what_it_is(tmp_path):
+    outside, folder = tmp_path / "outside", tmp_path / "disk"
+    folder.mkdir()
+    outside.write_bytes(bytes(MIB))
+    (folder / "link").symlink_to(outside)
+    (folder / "gone").symlink_to(tmp_path / "nothing")
+    for name, said in (
+        ("link", f"a link to {outside}, outside its own folder"),
+        ("gone", "and there is nothing"),
+        (str(outside), "not in its own folder"),
+        (r"C:\VMs\disk-flat.vmdk", "not in its own folder"),
+    ):
+        with pytest.raises(PartMissing, match=re.escape(said)) as refusal:
+            contents(described(folder, f'RW 2048 FLAT "{name}" 0'))
+        assert refusal.value.advice
+
+
+def test_one_file_by_two_names_is_one_file(tmp_path):
+    (tmp_path / "real").write_bytes(bytes(MIB))
+    (tmp_path / "link").symlink_to("real")
+    lines = 'RW 2048 FLAT "real" 0\nRW 2048 FLAT "link" 0'
+    with pytest.raises(DiskFormatError, match="twice"):
+        contents(described(tmp_path, lines))
+
+
+@pytest.mark.parametrize("subformat", ["twoGbMaxExtentSparse", "monolithicFlat"])
+def test_a_disk_that_is_named_by_a_link_has_its_extents_where_it_lies(tmp_path, subformat):
+    (tmp_path / "real").mkdir()
+    disk = made(tmp_path / "real/disk.vmdk", MIB, f"subformat={subformat}")
+    (tmp_path / "current.vmdk").symlink_to(disk)
+    assert contents(tmp_path / "current.vmdk") == contents(disk)
 
 
 def test_a_sparse_extent_of_another_size_than_its_line_says_is_refused(tmp_path):

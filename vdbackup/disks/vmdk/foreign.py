@@ -18,6 +18,7 @@ from typing import Protocol
 
 import numpy as np
 
+from vdbackup.disks.beside import behind_link, own_folders
 from vdbackup.disks.disk import NOT_CLOSED, SECTOR, DiskInfo
 from vdbackup.disks.extents import UNALLOCATED, ZERO, BlockMap
 from vdbackup.disks.host_file import HostFile
@@ -106,9 +107,9 @@ class _Extents:
 
     def __init__(self, descriptor: HostFile) -> None:
         self._descriptor = descriptor
-        self._files: dict[str, HostFile] = {}
-        self._flat: dict[str, int] = {}
-        self._named: Counter[str] = Counter()  # bytes of each flat file
+        self._files: dict[Path, HostFile] = {}
+        self._flat: dict[Path, int] = {}
+        self._named: Counter[Path] = Counter()  # bytes of each flat file
         self.readers: list[_Reader] = []
         self.block_size = SECTOR
         self.unclean = False
@@ -124,7 +125,7 @@ class _Extents:
                 "Let the program that made it convert or export the disk.",
             )
         if line.kind == "SPARSE":
-            return self.sparse(self._opened(line.file_name), line, fill)
+            return self.sparse(self._opened(self._place(line.file_name)), line, fill)
         return self._flat_part(line)
 
     def sparse(self, file: HostFile, line: ExtentLine, fill: int) -> _Part:
@@ -140,37 +141,54 @@ class _Extents:
         return extent.block_map(fill), len(self.readers) - 1
 
     def _flat_part(self, line: ExtentLine) -> _Part:
-        if line.file_name not in self._flat:
-            file = self._opened(line.file_name)
-            self._flat[line.file_name] = len(self.readers)
+        path = self._place(line.file_name)
+        if path not in self._flat:
+            file = self._opened(path)
+            self._flat[path] = len(self.readers)
             self.readers.append(file)
-        file, end = self._files[line.file_name], line.offset + line.size
+        file, end = self._files[path], line.offset + line.size
         if end > min(file.size, 1 << _READER_SHIFT):
             problem = f"the extent is said to go to byte {end} of a file of {file.size}"
             raise DiskFormatError(file.path, file.size, problem)
-        self._named[line.file_name] += line.size
-        if self._named[line.file_name] > file.size:
+        self._named[path] += line.size
+        if self._named[path] > file.size:
             raise self._refusal(f"it names parts of {line.file_name!r} twice")
         segments = np.array(file.data_segments(line.offset, end), np.int64).reshape(-1, 2)
         places, lengths = segments[:, 0], segments[:, 1]
         layers = np.zeros(len(places), np.int32)
         held = BlockMap.from_runs(line.size, places - line.offset, lengths, layers, places, ZERO)
-        return held, self._flat[line.file_name]
+        return held, self._flat[path]
 
-    def _opened(self, name: str) -> HostFile:
-        """A file in the descriptor's own folder, by its plain name: all that a text may name."""
-        path = self._descriptor.path.parent / name
-        if not name or "\0" in name or "/" in name or os.path.islink(path):
-            raise self._refusal(f"the extent {name!r} is not a plain file in the same folder")
-        if not os.path.isfile(path):
-            raise PartMissing(
-                f"{self._descriptor.path} needs its extent {name!r}, which is missing.",
-                f"Put it into {self._descriptor.path.parent.resolve()}.",
+    def _opened(self, path: Path) -> HostFile:
+        if path in self._files:
+            raise self._refusal(f"it names the extent {path.name!r} twice")
+        self._files[path] = HostFile.open(path)
+        return self._files[path]
+
+    def _place(self, name: str) -> Path:
+        """Where an extent really lies: a text may name what is in the descriptor's own folder."""
+        own = own_folders(self._descriptor.path)
+        places = [folder / name for folder in own] if name and "\0" not in name else []
+        for place in places:
+            where = Path(os.path.realpath(place))
+            if where.parent in own and os.path.isfile(where):
+                return where
+        raise self._missing(name, next(filter(os.path.islink, places), None))
+
+    def _missing(self, name: str, link: Path | None) -> PartMissing:
+        disk, folder = self._descriptor.path, own_folders(self._descriptor.path)[-1]
+        about = f"{disk} needs its extent {name!r}, which is"
+        if link is not None:
+            outside = f"a link to {os.path.realpath(link)}, outside its own folder"
+            advice = f"Put the file itself into {link.parent}, in the link's place."
+            what, advice = behind_link(link) or (outside, advice)
+            return PartMissing(f"{about} {what}.", advice)
+        if "/" in name or "\\" in name:
+            return PartMissing(
+                f"{about} not in its own folder.",
+                f"Put it into {folder}, and let {disk.name} name it by its last part alone.",
             )
-        if name in self._files:
-            raise self._refusal(f"it names the extent {name!r} twice")
-        self._files[name] = HostFile.open(path)
-        return self._files[name]
+        return PartMissing(f"{about} missing.", f"Put it into {folder}.")
 
     def _refusal(self, problem: str) -> DiskFormatError:
         return DiskFormatError(self._descriptor.path, 0, problem)
