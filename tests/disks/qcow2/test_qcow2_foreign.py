@@ -180,7 +180,19 @@ def test_a_parent_whose_format_nobody_says_is_taken_for_qcow2(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "name", ["nbd://localhost:1/x", "json:{}", "nbd:unix:/x", 'json:{"driver":"null-co"}']
+    "name",
+    [
+        "nbd://localhost:1/x",
+        "json:{}",
+        "json:[1]",
+        'json:{"file":"node"}',
+        "nbd:unix:/x",
+        'json:{"driver":"null-co"}',
+        'json:{"driver":"file","filename":"a.qcow2"}',
+        'json:{"driver":"qcow2","file":{"driver":"nbd","path":"a.qcow2"}}',
+        'json:{"driver":"raw","offset":512,"file":{"driver":"file","filename":"a.qcow2"}}',
+        'json:{"driver":"qcow2","backing":null,"file.filename":"a.qcow2"}',
+    ],
 )
 def test_a_parent_that_is_not_a_file_is_refused_by_a_sentence(tmp_path, name):
     disk = made(tmp_path / "disk.qcow2")
@@ -188,6 +200,36 @@ def test_a_parent_that_is_not_a_file_is_refused_by_a_sentence(tmp_path, name):
     with pytest.raises(ParentError, match="not a file") as refusal:
         Chain.open(disk)
     assert "rebase" in refusal.value.advice
+
+
+@pytest.mark.parametrize(
+    ("name", "driver"),
+    [
+        ("file:a.qcow2", "qcow2"),
+        ('json:{"driver":"qcow2","file":{"driver":"file","filename":"a.qcow2"}}', "qcow2"),
+        ('json:{"driver":"qcow2","file":{"driver":"file","filename":"FOLDER/a.qcow2"}}', None),
+        ('json:{"driver":"qcow2","file.driver":"file","file.filename":"a.qcow2"}', None),
+        ('json:{"driver":"raw","file":{"driver":"file","filename":"a.qcow2"}}', "qcow2"),
+        ('json:{"driver":"qcow2","read-only":true,"file":{"filename":"a.qcow2","aio":"io_uring"}}',
+         None),
+    ],
+)  # fmt: skip
+def test_a_parent_that_is_named_as_libvirt_does_is_read_as_qemu_reads_it(
+    tmp_path, monkeypatch, name, driver
+):
+    monkeypatch.chdir(tmp_path)  # where QEMU looks for what "json:" names
+    made(tmp_path / "a.qcow2")
+    io(tmp_path / "a.qcow2", "write -P 1 0 8M")
+    disk = made(tmp_path / "disk.qcow2")
+    io(disk, "write -P 2 1M 1M")
+    name = name.replace("FOLDER", str(tmp_path))
+    qemu_img("rebase", "-u", "-f", "qcow2", "-b", name, "-F", "qcow2", disk)
+    if driver is None:
+        data = bytearray(disk.read_bytes())
+        at = data.index(b"\xe2\x79\x2a\xca")
+        data[at : at + 4] = b"none"
+        disk.write_bytes(data)
+    assert contents(disk, "qcow2") == converted(disk)
 
 
 def test_a_parents_name_that_is_no_text_is_named_by_a_sentence_that_every_log_takes(tmp_path):

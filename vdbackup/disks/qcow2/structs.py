@@ -14,6 +14,7 @@ from pathlib import Path
 
 from vdbackup.disks.disk import SECTOR
 from vdbackup.disks.names import DiskFormat
+from vdbackup.disks.qcow2.backing import Backing, backing_of, has_protocol
 from vdbackup.errors import DiskFormatError, DoesNotFit, NotSupported, ParentError
 
 MAGIC = b"QFI\xfb"
@@ -316,10 +317,12 @@ class HeaderCluster:
 
     def backing_format(self, path: Path) -> DiskFormat | None:
         """The parent's format by our name for it; None where the disk does not say."""
-        data = self.extension(BACKING_FORMAT)
-        if data is None or not self.header.has_backing:
+        if not self.header.has_backing:
             return None
-        name = data.decode("ascii", "replace")
+        data = self.extension(BACKING_FORMAT)
+        name = self._backing(path).driver if data is None else data.decode("ascii", "replace")
+        if name is None:
+            return None
         if name not in _OUR_NAMES:
             raise ParentError(
                 f"{path} has a parent in a format that cannot be read: {name!r}.",
@@ -328,19 +331,19 @@ class HeaderCluster:
         return _OUR_NAMES[name]
 
     def backing_path(self, path: Path) -> str:
-        """The parent's path; raises ParentError where it is not a file's.
-
-        QEMU takes what stands before the first colon for a protocol, if no slash comes first
-        (path_has_protocol); "json:" is one, too.
-        """
-        name = self.backing_name.decode("utf-8", "replace")
-        if _has_protocol(name):
-            raise ParentError(
-                f"{path} names a parent that is not a file: {name!r}.",
-                "Name a file in its stead with 'qemu-img rebase -u -b FILE -F FORMAT'.",
-            )
+        """The parent's path; raises ParentError where it is not a file's."""
+        name = self._backing(path).path
         plain = name.removeprefix("./")
-        return plain if _has_protocol(plain) else name
+        return plain if has_protocol(plain) else name
+
+    def _backing(self, path: Path) -> Backing:
+        name = self.backing_name.decode("utf-8", "replace")
+        if backing := backing_of(name):
+            return backing
+        raise ParentError(
+            f"{path} names a parent that is not a file: {name!r}.",
+            "Name a file in its stead with 'qemu-img rebase -u -b FILE -F FORMAT'.",
+        )
 
     def pack(self) -> bytes:
         """Header and extensions, filled up to whole sectors: one, if nothing foreign is there."""
@@ -367,7 +370,7 @@ def backing_format_name(disk_format: DiskFormat | None) -> bytes:
 
 def backing_file_name(relative_path: str) -> bytes:
     """A path as QEMU understands it; raises DiskError where it is too long, or no text."""
-    plain = f"./{relative_path}" if _has_protocol(relative_path) else relative_path
+    plain = f"./{relative_path}" if has_protocol(relative_path) else relative_path
     name = plain.encode("utf-8", "surrogateescape")
     if not relative_path.isprintable() or not 0 < len(name) <= MAX_NAME:
         raise DoesNotFit(
@@ -375,10 +378,6 @@ def backing_file_name(relative_path: str) -> bytes:
             f"Choose a name of at most {MAX_NAME} bytes, without control characters.",
         )
     return name
-
-
-def _has_protocol(name: str) -> bool:
-    return ":" in name.split("/", 1)[0]
 
 
 def _extensions(data: bytes, start: int, path: Path) -> tuple[tuple[int, bytes], ...]:
