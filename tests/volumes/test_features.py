@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import stat
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -134,6 +136,31 @@ def test_what_ext4_encrypted_is_not_shown_as_if_it_were_a_name(tree: Path, tmp_p
     volumes.run("debugfs", "-w", "-R", "set_inode_field /inner flags 0x80800", image)
     with browsing(image) as browser, pytest.raises(RecoveryError, match="encrypted"):
         browser.listing("/inner")
+
+
+@pytest.mark.parametrize("kind", ["interix", "wsl"])
+def test_links_that_linux_made_on_ntfs_are_links(kind: str, as_root: None, tmp_path: Path) -> None:
+    """ntfs-3g writes them as one of these says; Windows sees files that it has no use for."""
+    tree, image, mounted = tmp_path / "tree", tmp_path / "image", tmp_path / "mounted"
+    tree.mkdir()
+    (tree / "file").write_bytes(b"f")
+    volumes.ntfs()(tree, image)
+    mounted.mkdir()
+    targets = {"near": "file", "far": "/else/where/ü", "long": "x" * 1000}
+    volumes.run("ntfs-3g", "-o", f"special_files={kind}", image, mounted)
+    try:
+        for name, target in targets.items():
+            (mounted / name).symlink_to(target)
+        os.mknod(mounted / "device", stat.S_IFCHR | 0o600, os.makedev(1, 3))
+        (mounted / "IntxLNK").write_bytes(b"IntxLNK\1f\0")  # what is not the system's is a file
+    finally:
+        volumes.run("umount", mounted)
+    with browsing(image) as browser:
+        result = browser.extract(["/"], tmp_path / "out", Task(lambda _: None))
+    assert {name: os.readlink(tmp_path / "out" / name) for name in targets} == targets
+    assert (tmp_path / "out/IntxLNK").read_bytes() == b"IntxLNK\1f\0"
+    assert not (tmp_path / "out/device").exists()
+    assert "device" in str(result)
 
 
 FOREIGN = {

@@ -9,6 +9,7 @@ Only a file's main stream is read. Specification: https://flatcap.github.io/linu
 from __future__ import annotations
 
 import io
+import os
 import struct
 from collections.abc import Hashable, Iterator
 from typing import NamedTuple
@@ -36,10 +37,14 @@ _IN_USE, _IS_FOLDER = 0x0001, 0x0002
 _STANDARD_INFORMATION, _DATA, _REPARSE_POINT = 0x10, 0x80, 0xC0
 _END = 0xFFFF_FFFF
 _ENCRYPTED, _COMPRESSED = 0x4000, 0x00FF
-_READ_ONLY, _IS_REPARSE_POINT = 0x0001, 0x0400
+_READ_ONLY, _SYSTEM, _IS_REPARSE_POINT = 0x0001, 0x0004, 0x0400
 _ELSEWHERE = 0x1000 | 0x40000 | 0x400000
 """Attributes of a file whose data are not here: offline, recall on open, recall on data access."""
-_LINKS = (IO_REPARSE_TAG.SYMLINK.value, IO_REPARSE_TAG.MOUNT_POINT.value)
+_WSL_LINK = 0xA000001D
+_LINKS = (IO_REPARSE_TAG.SYMLINK.value, IO_REPARSE_TAG.MOUNT_POINT.value, _WSL_LINK)
+_INTERIX_LINK, _INTERIX_DEVICES = b"IntxLNK\1", (b"IntxCHR\0", b"IntxBLK\0")
+_MAX_INTERIX = 8 + 2 * 4096
+"""Bytes of a file that stands for a link: ntfs-3g takes as many letters as Linux has in a path."""
 _CLOUD, _CLOUD_VARIANT = 0x9000001A, 0xF000
 _DIRTY = 0x0001
 _RESTART_PAGE = 4096
@@ -90,8 +95,11 @@ class NtfsNode(Node):
         """From its record: what a folder says of it may be older."""
         header = self._header
         modified = plausible(header.modified)
-        if header.tag in _LINKS:
+        special = self._interix()
+        if header.tag in _LINKS or special.startswith(_INTERIX_LINK):
             return Stat(Kind.LINK, 0, modified, 0o777)
+        if special.startswith(_INTERIX_DEVICES):
+            return Stat(Kind.OTHER, 0, modified, 0o666)
         if header.flags & _IS_FOLDER:
             return Stat(Kind.FOLDER, 0, modified, 0o777)
         size = self._record.size() if header.size is None else header.size
@@ -172,9 +180,29 @@ class NtfsNode(Node):
 
     def _target(self) -> str:
         """As Windows shows it; a relative one with slashes, as Linux needs it."""
+        if special := self._interix():
+            return special[len(_INTERIX_LINK) :].decode("utf-16-le", "surrogatepass")
+        if self._header.tag == _WSL_LINK:  # behind tag, length and version
+            data = self._record.open("", ATTRIBUTE_TYPE_CODE.REPARSE_POINT).read()
+            return os.fsdecode(data[12:])
         point = self._record.attributes[ATTRIBUTE_TYPE_CODE.REPARSE_POINT]
         name = point.print_name or point.substitute_name
         return str(name.replace("\\", "/") if point.relative else name)
+
+    def _interix(self) -> bytes:
+        """What ntfs-3g puts into a file of the system's to make a link or a device of it, or b"".
+
+        Source: ntfs-3g, include/ntfs-3g/layout.h (INTX_FILE).
+        """
+        header = self._header
+        if not header.attributes & _SYSTEM or header.flags & _IS_FOLDER or header.tag is not None:
+            return b""
+        data = header.resident
+        if data is None:
+            size = self._record.size() if header.size is None else header.size
+            data = self._record.open().read(size) if size <= _MAX_INTERIX else b""
+        known = data.startswith((_INTERIX_LINK, *_INTERIX_DEVICES)) and len(data) <= _MAX_INTERIX
+        return data if known else b""
 
     @property
     def _header(self) -> _Header:
