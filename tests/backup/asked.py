@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import ClassVar
 
 from tests.backup import sparse
 
@@ -13,7 +14,7 @@ file holds."""
 
 
 class Asked:
-    """What was found right, by the contents of all that was read for it.
+    """What was found right in this process, by the contents of all that was read for it.
 
     A test that cuts a merge off at each of 150 changes checks most layers 150 times; byte for byte
     they are the same, and a library takes up to 70 ms for each, our own reading 20. Which files a
@@ -21,8 +22,9 @@ class Asked:
     (`readers.chain_names`).
     """
 
+    _right: ClassVar[set[tuple[object, ...]]] = set()
+
     def __init__(self) -> None:
-        self._right: set[tuple[object, ...]] = set()
         self._contents: dict[Path, bytes | None] = {}
 
     def look_again(self) -> None:

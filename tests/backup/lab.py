@@ -312,14 +312,3 @@ class Lab:
     def names(self, disk: Path) -> list[str]:
         """The files of a disk's chain as another program finds them, the disk first."""
         return readers.chain_names(disk, self.disk_format)
-
-
-def two_points(lab: Lab) -> Lab:
-    """A full, an incremental, and changes since."""
-    lab.poke(0, noise(9 * BLOCK, 1))
-    lab.backup()
-    lab.poke(BLOCK, noise(BLOCK, 2))
-    lab.backup()
-    lab.poke(2 * BLOCK, noise(3 * BLOCK, 3))
-    lab.poke(-512, noise(512, 4))
-    return lab

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.backup.lab import Lab, noise
+from tests.backup.once import once
 from vdbackup import cli
 from vdbackup.backup import repair
 from vdbackup.backup.quarantine import QUARANTINE
@@ -26,8 +27,12 @@ from vdbackup.repository.model import RecoveryPoint
 
 @pytest.fixture
 def lab(tmp_path: Path, disk_format: str) -> Lab:
+    return five_points(Lab(tmp_path, disk_format=disk_format))
+
+
+@once
+def five_points(lab: Lab) -> None:
     """1 <- 2 <- 3, a differential 4 on 1, a full 5."""
-    lab = Lab(tmp_path, disk_format=disk_format)
     lab.poke(0, noise(9 * BLOCK, 1))
     lab.backup()
     lab.poke(BLOCK, noise(2 * BLOCK, 2))
@@ -36,7 +41,6 @@ def lab(tmp_path: Path, disk_format: str) -> Lab:
     lab.backup()
     lab.backup("differential")
     lab.backup("full")
-    return lab
 
 
 def point(lab: Lab, sequence: int) -> RecoveryPoint:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.backup.lab import Lab, noise
+from tests.backup.once import once
 from vdbackup.backup import repair
 from vdbackup.errors import Damaged, DamagedDigests, Remedy
 from vdbackup.jobs import Task
@@ -20,15 +21,19 @@ from vdbackup.repository.model import RecoveryPoint
 @pytest.fixture
 def lab(tmp_path: Path) -> Lab:
     """1 <- 2 <- 3; the digests of 1 are altered, those of the other two are not."""
-    lab = Lab(tmp_path, disk_format="qcow2")
+    lab = three_points(Lab(tmp_path, disk_format="qcow2"))
+    overwrite(digests_of(lab, 1), HEADER.size, b"others")
+    return lab
+
+
+@once
+def three_points(lab: Lab) -> None:
     lab.poke(0, noise(9 * BLOCK, 1))
     lab.backup()
     lab.poke(BLOCK, noise(2 * BLOCK, 2))
     lab.backup()
     lab.poke(5 * BLOCK, noise(BLOCK, 3))
     lab.backup()
-    overwrite(digests_of(lab, 1), HEADER.size, b"others")
-    return lab
 
 
 def point(lab: Lab, sequence: int) -> RecoveryPoint:

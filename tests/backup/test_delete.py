@@ -7,6 +7,7 @@ import shutil
 import pytest
 
 from tests.backup.lab import Lab, noise
+from tests.backup.once import once
 from vdbackup.backup import delete, merge
 from vdbackup.errors import BackupError, Cancelled, NoSpace, PointNotFound
 from vdbackup.jobs import CancelToken, Task
@@ -16,11 +17,15 @@ from vdbackup.repository.model import PointType, RecoveryPoint
 
 @pytest.fixture
 def chain(lab: Lab) -> list[RecoveryPoint]:
-    points = [lab.backup()]
+    return list(four_points(lab).set.points)
+
+
+@once
+def four_points(lab: Lab) -> None:
+    lab.backup()
     for number in range(3):
         lab.poke(number * BLOCK, noise(2 * BLOCK, number))
-        points.append(lab.backup())
-    return points
+        lab.backup()
 
 
 def sequences(lab: Lab) -> list[int]:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.backup.lab import Lab, noise
+from tests.backup.once import once
 from tests.oracles import distribution, qemu, readers
 from vdbackup.backup import merge
 from vdbackup.backup.merged_layer import RESERVE
@@ -23,20 +24,24 @@ from vdbackup.repository.model import PointType, RecoveryPoint
 
 @pytest.fixture
 def chain(lab: Lab) -> list[RecoveryPoint]:
+    return list(four_points(lab).set.points)
+
+
+@once
+def four_points(lab: Lab) -> None:
     """124 <- 128 <- 132 of the patent, and one more: changes, zeros over data, both ends."""
-    points = [lab.backup()]
+    lab.backup()
     lab.poke(3 * BLOCK, noise(2 * BLOCK, 11))
     lab.poke(BLOCK, BLOCK)
     lab.poke(-512, noise(512, 12))
-    points.append(lab.backup())
+    lab.backup()
     lab.poke(4 * BLOCK + 77, noise(2 * BLOCK, 13))
     lab.poke(0, noise(512, 14))
     lab.poke(12 * BLOCK, noise(BLOCK, 15))
-    points.append(lab.backup())
+    lab.backup()
     lab.poke(12 * BLOCK, BLOCK)
     lab.poke(BLOCK, noise(100, 16))
-    points.append(lab.backup())
-    return points
+    lab.backup()
 
 
 def numbers(lab: Lab) -> list[tuple[int, PointType]]:

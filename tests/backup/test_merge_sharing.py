@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.backup.lab import SIZE, Lab, noise, sha256
+from tests.backup.once import once
 from tests.backup.sharing import SHARING, shared_bytes, sharing_storage
 from vdbackup import durable
 from vdbackup.backup import merge, merged_layer
@@ -35,8 +36,12 @@ def storage(
 
 @pytest.fixture
 def lab(storage: Path, tmp_path: Path, disk_format: str) -> Lab:
+    return four_points(Lab(tmp_path, SIZE, storage / tmp_path.name, disk_format))
+
+
+@once
+def four_points(lab: Lab) -> None:
     """1 <- 2 <- 3 <- 4: changes, new blocks, zeros over data, both ends."""
-    lab = Lab(tmp_path, SIZE, storage / tmp_path.name, disk_format)
     lab.poke(0, noise(9 * BLOCK, 1))
     lab.backup()
     lab.poke(3 * BLOCK, noise(4 * BLOCK, 11))
@@ -48,7 +53,6 @@ def lab(storage: Path, tmp_path: Path, disk_format: str) -> Lab:
     lab.backup()
     lab.poke(12 * BLOCK, BLOCK)
     lab.backup()
-    return lab
 
 
 def merged(lab: Lab, point: RecoveryPoint, report=silent) -> merge.MergeResult:

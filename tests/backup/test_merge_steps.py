@@ -12,6 +12,7 @@ import pytest
 
 from tests.backup.lab import Lab, noise
 from tests.backup.merge_cut_off import cut_off_before
+from tests.backup.once import once
 from vdbackup.backup import merge, merge_steps
 from vdbackup.backup.merge_steps import STEPS, Merging
 from vdbackup.errors import Damaged
@@ -35,13 +36,13 @@ def one_format(tmp_path: Path) -> Lab:
     return four_points(Lab(tmp_path))
 
 
-def four_points(lab: Lab) -> Lab:
+@once
+def four_points(lab: Lab) -> None:
     """1 <- 2 <- 3 <- 4; 3 holds what 2 lacks and the other way round."""
     for number in range(1, 5):
         lab.poke(number * BLOCK, noise(2 * BLOCK, number))
         lab.poke(10 * BLOCK + number, noise(512, number))
         lab.backup()
-    return lab
 
 
 def point(lab: Lab, sequence: int) -> RecoveryPoint:

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.backup.lab import SIZE, Lab, noise
+from tests.backup.once import once
 from vdbackup.backup import repair
 from vdbackup.backup.quarantine import QUARANTINE
 from vdbackup.disks.chain import Chain
@@ -30,8 +31,12 @@ from vdbackup.repository.repository import Repository
 
 @pytest.fixture
 def lab(tmp_path: Path, disk_format: str) -> Lab:
+    return five_points(Lab(tmp_path, SIZE, disk_format=disk_format))
+
+
+@once
+def five_points(lab: Lab) -> None:
     """1 <- 2 <- 3, a differential 4 on 1, a full 5; zeros over data among it."""
-    lab = Lab(tmp_path, SIZE, disk_format=disk_format)
     lab.poke(0, noise(9 * BLOCK, 1))
     lab.backup()
     lab.poke(BLOCK, 2 * BLOCK)
@@ -42,7 +47,6 @@ def lab(tmp_path: Path, disk_format: str) -> Lab:
     lab.backup("differential")
     lab.poke(5 * BLOCK, BLOCK)
     lab.backup("full")
-    return lab
 
 
 def repaired(lab: Lab) -> list[str]:

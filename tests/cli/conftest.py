@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from tests.backup.once import made_once
 from vdbackup import cli
 from vdbackup.sources import demo_disk
 
@@ -67,11 +68,15 @@ def repository(tmp_path: Path) -> Path:
 @pytest.fixture
 def backed_up(vdbackup: Vdbackup, disk: Path, repository: Path) -> list[Path]:
     """A repository of three points, each on the one before; the disk at each moment, raw."""
-    states = []
-    for number in (1, 2, 3):
-        demo_disk.change(disk, f"state {number}", {"DIARY.TXT": f"day {number}".encode()})
-        states.append(Path(shutil.copy(disk, disk.with_name(f"state-{number}.raw"))))
-        assert vdbackup("backup", disk, "-r", repository).status == 0
+    states = [disk.with_name(f"state-{number}.raw") for number in (1, 2, 3)]
+
+    def make() -> None:
+        for number, state in enumerate(states, 1):
+            demo_disk.change(disk, f"state {number}", {"DIARY.TXT": f"day {number}".encode()})
+            shutil.copy(disk, state)
+            assert vdbackup("backup", disk, "-r", repository).status == 0
+
+    made_once("three points", make, repository, disk, *states)
     return states
 
 

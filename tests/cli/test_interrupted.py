@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.backup.once import made_once
 from tests.cli.conftest import Vdbackup
 from tests.cli.interrupting import LIMIT, MOVED, WRITTEN, contents, gated, started
 from tests.guests import boot_sector
@@ -37,9 +38,13 @@ def image(tmp_path: Path) -> Path:
 @pytest.fixture
 def two_points(vdbackup: Vdbackup, image: Path, repository: Path) -> Path:
     """A repository whose second point is as large as the first."""
-    assert vdbackup("backup", image, "-r", repository, "--retarget", "off").status == 0
-    image.write_bytes(os.urandom(SIZE))
-    assert vdbackup("backup", image, "-r", repository).status == 0
+
+    def make() -> None:
+        assert vdbackup("backup", image, "-r", repository, "--retarget", "off").status == 0
+        image.write_bytes(os.urandom(SIZE))
+        assert vdbackup("backup", image, "-r", repository).status == 0
+
+    made_once("two large points", make, repository, image)
     return repository
 
 

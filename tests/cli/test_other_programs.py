@@ -14,6 +14,7 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
+from tests.backup.once import made_once
 from tests.cli.conftest import Vdbackup
 from tests.guests import tiny_linux
 from tests.oracles import qemu
@@ -264,12 +265,17 @@ def snapshot(file: Path, disk_format: str) -> Path:
 
 @pytest.fixture
 def two_points(vdbackup: Vdbackup, disk: Path, tmp_path: Path, no_tools: None) -> Path:
-    for seed in (1, 2):
-        with disk.open("r+b") as image:
-            image.seek(-512, 2)
-            image.write(bytes([seed]) * 512)
-        vdbackup("backup", disk, "-r", tmp_path / "r")
-    return tmp_path / "r"
+    repository = tmp_path / "r"
+
+    def make() -> None:
+        for seed in (1, 2):
+            with disk.open("r+b") as image:
+                image.seek(-512, 2)
+                image.write(bytes([seed]) * 512)
+            vdbackup("backup", disk, "-r", repository)
+
+    made_once("two points for other programs", make, repository, disk)
+    return repository
 
 
 def named(file: Path) -> list[Path]:

@@ -9,6 +9,7 @@ from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 
 from tests.backup.lab import Lab, noise
+from tests.backup.once import once
 from tests.crash.damage import lose_the_catalogue
 from tests.sources.opened import open_path
 from vdbackup.backup import adopt, convert, merge, repair
@@ -22,8 +23,26 @@ from vdbackup.repository.model import RecoveryPoint
 Act = Callable[[Lab], object]
 
 
+@once
+def two_points(lab: Lab) -> None:
+    """A full, an incremental, and changes since."""
+    lab.poke(0, noise(9 * BLOCK, 1))
+    lab.backup()
+    lab.poke(BLOCK, noise(BLOCK, 2))
+    lab.backup()
+    lab.poke(2 * BLOCK, noise(3 * BLOCK, 3))
+    lab.poke(-512, noise(512, 4))
+
+
 def four_points(lab: Lab) -> None:
     """1 <- 2 <- 3, a full 4, and a disk that has changed since; the chain lies elsewhere, too."""
+    _four_points(lab)
+    shutil.copytree(lab.set_folder, lab.folder / "elsewhere")
+    lab.poke(12 * BLOCK + 5, noise(BLOCK, 5))
+
+
+@once
+def _four_points(lab: Lab) -> None:
     lab.poke(0, noise(9 * BLOCK, 1))
     lab.backup()
     lab.poke(BLOCK, noise(2 * BLOCK, 2))
@@ -33,8 +52,6 @@ def four_points(lab: Lab) -> None:
     lab.poke(-512, noise(512, 4))
     lab.backup()
     lab.backup("full")
-    shutil.copytree(lab.set_folder, lab.folder / "elsewhere")
-    lab.poke(12 * BLOCK + 5, noise(BLOCK, 5))
 
 
 def point(lab: Lab, sequence: int) -> RecoveryPoint:

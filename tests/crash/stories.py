@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from tests.backup.lab import SIZE, Lab, noise
+from tests.backup.once import once
 from tests.crash import damage, overlays
 from tests.crash.folders import copy_tree
 from tests.sources.opened import open_path
@@ -46,7 +47,7 @@ class Story:
     name: str
     act: Callable[[Lab], None]
     concerned: frozenset[int] = frozenset()
-    prepare: Callable[[Lab], None] = lambda lab: None
+    prepare: Callable[[Lab], object] = lambda lab: None
     size: int = SIZE
     formats: tuple[str, ...] = tuple(FORMATS)
     clones: bool = False
@@ -54,6 +55,7 @@ class Story:
     kept: bool = False
 
 
+@once
 def five_points(lab: Lab) -> None:
     """1 <- 2 <- 3 <- 4, and a full 5 that nothing of it concerns."""
     lab.poke(0, noise(9 * BLOCK, 1))
@@ -78,6 +80,7 @@ def then_changes(lab: Lab) -> None:
     lab.poke(10 * BLOCK, noise(10 * BLOCK, 7))
 
 
+@once
 def new_blocks(lab: Lab) -> None:
     """1 <- 2 <- 3 <- 4: in 2 and 3 there are blocks of 2 MiB that their parents lack."""
     for sequence, place in enumerate((0, 2 * MIB, 4 * MIB, 0), 1):

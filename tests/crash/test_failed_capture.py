@@ -12,9 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.backup.lab import SIZE, Lab, noise, two_points
+from tests.backup.lab import SIZE, Lab, noise
 from tests.crash.faults import counted, storage_error
 from tests.crash.kept import each_or_some, ended_before_each_change
+from tests.crash.operations import two_points
 from tests.sources.opened import open_path
 from vdbackup.backup import capture, repair
 from vdbackup.errors import Cancelled, NoSpace, SourceError

@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.backup.lab import Lab, noise
+from tests.backup.lab import Lab
 from tests.backup.sharing import sharing_storage
 from tests.crash.faults import counted, power_cut, storage_error
 from tests.crash.kept import each_or_some, ended_before_each_change
+from tests.crash.stories import five_points
 from vdbackup import cli
 from vdbackup.backup import delete, merge, repair
 from vdbackup.errors import Damaged, NoSpace
@@ -40,23 +41,6 @@ def xfs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 def sharing_lab(xfs: Path, tmp_path: Path, disk_format: str) -> Lab:
     """The same where extents are shared."""
     return five_points(Lab(tmp_path, repository=xfs / tmp_path.name, disk_format=disk_format))
-
-
-def five_points(lab: Lab) -> Lab:
-    """1 <- 2 <- 3 <- 4, and a full 5 that nothing of it concerns."""
-    lab.poke(0, noise(9 * BLOCK, 1))
-    lab.backup()
-    lab.poke(BLOCK, noise(2 * BLOCK, 2))
-    lab.poke(5 * BLOCK, BLOCK)
-    lab.backup()
-    lab.poke(2 * BLOCK, noise(2 * BLOCK, 3))
-    lab.poke(BLOCK, BLOCK)
-    lab.poke(-512, noise(512, 4))
-    lab.backup()
-    lab.poke(12 * BLOCK + 5, noise(BLOCK, 5))
-    lab.backup()
-    lab.backup("full")
-    return lab
 
 
 def point(lab: Lab, sequence: int) -> RecoveryPoint:

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.backup.lab import Lab, two_points
+from tests.backup.lab import Lab
 from tests.crash import overlays
 from tests.crash.kept import ended_before_each_change
+from tests.crash.operations import two_points
 from vdbackup.backup import delete, merge, repair
 from vdbackup.jobs import Task
 from vdbackup.recovery.retarget import report

@@ -23,7 +23,7 @@ import pytest
 from tests.backup.lab import Lab, sha256
 from tests.backup.merge_cut_off import instead_of, run_of
 from tests.repository import computers
-from tests.repository.test_claims import READER, four_points
+from tests.repository.test_claims import READER, in_a_hurry
 from vdbackup.backup import delete, merge
 from vdbackup.backup.merge_steps import Merging
 from vdbackup.errors import PointInUse
@@ -62,7 +62,7 @@ with claims.reading(repository, "disk", [sys.argv[2]], "reading in a test"):
 
 @pytest.fixture
 def lab(as_root: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Lab:
-    return four_points(tmp_path, monkeypatch)
+    return in_a_hurry(tmp_path, monkeypatch)
 
 
 @pytest.fixture

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.backup.lab import Lab, noise, sha256
+from tests.backup.once import once
 from vdbackup.backup import delete, merge
 from vdbackup.backup import repair as repairing
 from vdbackup.disks import qemu_locks
@@ -39,19 +40,23 @@ with claims.open_point(repository, "disk", sys.argv[2], "reading in a test") as 
 """
 
 
-def four_points(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Lab:
-    """1 <- 2 <- 3 <- 4; who is in the way gets no time to end."""
+def in_a_hurry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Lab:
+    """Four points; who is in the way gets no time to end."""
     monkeypatch.setattr(claims, "GIVE_WAY", 0.0)
-    lab = Lab(tmp_path)
+    return four_points(Lab(tmp_path))
+
+
+@once
+def four_points(lab: Lab) -> None:
+    """1 <- 2 <- 3 <- 4"""
     for number in range(4):
         lab.poke(number * BLOCK, noise(2 * BLOCK, number))
         lab.backup()
-    return lab
 
 
 @pytest.fixture
 def lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Lab:
-    return four_points(tmp_path, monkeypatch)
+    return in_a_hurry(tmp_path, monkeypatch)
 
 
 class Reader:

@@ -12,6 +12,7 @@ import pytest
 
 from tests.backup.lab import Lab, noise
 from tests.backup.merge_cut_off import cut_off_before
+from tests.backup.once import once
 from tests.backup.sharing import sharing_storage
 from vdbackup.backup import delete, merge
 from vdbackup.errors import PointInUse, Remedy
@@ -26,11 +27,14 @@ SESSION = "20260301-120000-abcdef"
 
 @pytest.fixture
 def lab(tmp_path: Path) -> Lab:
-    lab = Lab(tmp_path)
+    return three_points(Lab(tmp_path))
+
+
+@once
+def three_points(lab: Lab) -> None:
     for number in range(3):
         lab.poke(number * BLOCK, noise(BLOCK, number))
         lab.backup()
-    return lab
 
 
 @pytest.fixture

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from tests.backup.lab import Lab, noise
+from tests.backup.once import once
 from tests.oracles import qemu
 from vdbackup.backup import delete, merge, repair
 from vdbackup.disks.qemu_locks import is_open as used_by_vm
@@ -165,12 +166,15 @@ def test_the_lock_says_nothing_any_more_when_it_is_free(repository):
 
 @pytest.fixture
 def chain(tmp_path: Path) -> Lab:
+    return five_points(Lab(tmp_path))
+
+
+@once
+def five_points(lab: Lab) -> None:
     """1 <- 2 <- 3 <- 4 <- 5"""
-    lab = Lab(tmp_path)
     for number in range(5):
         lab.poke(number << 16, noise(1 << 16, number))
         lab.backup()
-    return lab
 
 
 @pytest.mark.parametrize("options", [(), ("-r",)])

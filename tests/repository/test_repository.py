@@ -13,6 +13,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from tests.backup.lab import Lab, noise
+from tests.backup.once import once
 from vdbackup.backup import repair
 from vdbackup.errors import Damaged, PointNotFound, Remedy, RepositoryError, VdbackupError
 from vdbackup.jobs import Task
@@ -33,12 +34,15 @@ from vdbackup.repository.repository import Repository, check_set_name, set_name_
 
 @pytest.fixture
 def lab(tmp_path: Path) -> Lab:
+    return three_points(Lab(tmp_path))
+
+
+@once
+def three_points(lab: Lab) -> None:
     """A full and two incrementals."""
-    lab = Lab(tmp_path)
     for number in range(3):
         lab.poke(number * BLOCK, noise(BLOCK, number))
         lab.backup()
-    return lab
 
 
 def test_a_merge_that_ends_while_a_set_is_read_leaves_its_points_as_they_are_then(lab, monkeypatch):

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.backup.lab import Lab, noise, sha256
+from tests.backup.once import once
 from tests.oracles import qemu as qemu_io
 from tests.oracles import readers
 from vdbackup.errors import Cancelled
@@ -23,13 +24,16 @@ from vdbackup.repository.model import RecoveryPoint
 
 @pytest.fixture
 def lab(tmp_path: Path, disk_format: str) -> Lab:
+    return two_points(Lab(tmp_path, disk_format=disk_format))
+
+
+@once
+def two_points(lab: Lab) -> None:
     """Two points; the second holds a part of what the first held."""
-    lab = Lab(tmp_path, disk_format=disk_format)
     lab.poke(0, noise(8 * BLOCK, 1))
     lab.backup()
     lab.poke(3 * BLOCK, noise(BLOCK, 2))
     lab.backup()
-    return lab
 
 
 def scratch(lab: Lab, point: RecoveryPoint, *commands: str) -> Path:

@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 
 from tests.backup.lab import Lab
+from tests.backup.once import once
 from tests.disks.opened import opened
 from tests.guests import boot_sector
 from vdbackup.backup import promote
@@ -65,13 +66,16 @@ Boot = Callable[..., Session]
 
 @pytest.fixture
 def lab(tmp_path: Path, disk_format: str) -> Lab:
+    return counting(Lab(tmp_path, size=boot_sector.SIZE, disk_format=disk_format))
+
+
+@once
+def counting(lab: Lab) -> None:
     """Two points of a disk that counts its boots: it had booted twice, then four times."""
-    lab = Lab(tmp_path, size=boot_sector.SIZE, disk_format=disk_format)
     boot_sector.make(lab.image, COUNT)
     for boots in (2, 4):
         lab.poke(128 * 512, bytes([boots]))
         lab.backup()
-    return lab
 
 
 @pytest.fixture
@@ -191,12 +195,7 @@ def test_what_a_machine_wrote_is_promoted_byte_for_byte(
 @pytest.fixture
 def vmdk(tmp_path: Path) -> Lab:
     """As `lab`, in one format, for what has nothing to do with formats."""
-    lab = Lab(tmp_path, size=boot_sector.SIZE)
-    boot_sector.make(lab.image, COUNT)
-    for boots in (2, 4):
-        lab.poke(128 * 512, bytes([boots]))
-        lab.backup()
-    return lab
+    return counting(Lab(tmp_path, size=boot_sector.SIZE))
 
 
 @pytest.fixture
