@@ -53,6 +53,19 @@ def test_a_follower_that_was_removed_knows_nothing(disk):
     assert harvest(disk, since).reason == "what changed since then was not kept"
 
 
+@pytest.mark.parametrize("again", [False, True])
+def test_a_follower_that_is_forgotten_at_work_is_told_of_nothing_more(disk, again):
+    """What others harvest meanwhile does not come to it, nor to its successor of the same name."""
+    since = begin(disk)
+    with tracking.track(disk) as tracked, tracked.follower("a set") as follower:
+        tracked.forget("a set")
+        write(disk, (0, BLOCK))
+        begin(disk, "a set" if again else "another")
+        told = follower.harvest(since)
+    assert (told.token, told.changes) == (None, None)
+    assert told.reason == "what it followed it by was removed"
+
+
 def test_whoever_has_it_open_sees_that_tracking_was_ended(disk):
     since = begin(disk)
     with tracking.track(disk) as tracked, tracked.follower("a set") as follower:

@@ -133,6 +133,12 @@ def missed_runs(fd: int) -> int:
     return number
 
 
+def map_number(fd: int) -> int:
+    """Which map it is; raises OSError."""
+    number: int = struct.unpack_from("<I", _info(fd, 88), 4)[0]
+    return number
+
+
 def map_bytes(fd: int) -> int:
     """How long an array is in memory, in bytes; raises OSError."""
     size, entries = struct.unpack_from("<II", _info(fd, 88), 12)

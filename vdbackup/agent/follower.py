@@ -24,7 +24,11 @@ _KEPT, _BASES = 0, (1, 2)
 
 
 class Bitmaps:
-    """The two bitmaps of a follower, open. Whoever changes them has the tracker to themselves."""
+    """The two bitmaps of a follower, open. Whoever changes them has the tracker to themselves.
+
+    Attributes:
+        number: of the map that they lie in; no other has the same before the next boot.
+    """
 
     def __init__(self, fd: int, half: int) -> None:
         """Of a map's descriptor, which is closed; raises OSError.
@@ -34,6 +38,7 @@ class Bitmaps:
             half: bytes of a bitmap.
         """
         try:
+            self.number = bpf.map_number(fd)
             self._memory: mmap.mmap = bpf.in_memory(fd)
         finally:
             os.close(fd)

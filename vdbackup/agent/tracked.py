@@ -141,15 +141,20 @@ class Tracked:
 
     # ------------------------------------------------------------------------- harvesting
 
-    def _harvest(self) -> str:
+    def _harvest(self, number: int) -> str:
         """Let all followers have what was marked; why that cannot be relied on, else "".
 
         For `Follower.harvest`, within `pins.alone`. The half that was marked last is taken first:
         whoever harvested before may have been killed when it was not yet empty.
+
+        Args:
+            number: of the map of the follower who asks: what is not pinned any more is not marked.
         """
         if doubt := self.trust.doubt_of_place():
             return doubt
         with self._bitmaps() as followers:
+            if number not in [each.number for each in followers]:
+                return "what it followed it by was removed"
             self._hand_out(1 - (self._state.generation & 1), followers)
             written = self.trust.written()
             self._state.generation += 1
@@ -219,7 +224,7 @@ class Follower:
         tracked, place = self._tracked, self._tracked.place
         try:
             with pins.alone(tracked._folder):
-                if doubt := tracked._harvest():
+                if doubt := tracked._harvest(self._bitmaps.number):
                     return Harvest(None, None, doubt)
                 generation = tracked._state.generation
                 token = Token(tracked.description.nonce, generation, place.start, place.size)
