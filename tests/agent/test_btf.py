@@ -58,10 +58,15 @@ def kernel(parameters: int = 2, size_of_operation: int = 4) -> bytes:
         "bio", 128, ("bi_next", k.add(PTR, "", 0), 0), ("bi_bdev", k.add(PTR, "", device), 8),
         ("", inner, 16), ("bi_iter", iterator, 40),
     )  # fmt: skip
-    pointer, anything = k.add(PTR, "", k.add(CONST, "", bio)), k.add(PTR, "", 0)
-    kinds = [anything, pointer, pointer][:parameters]
-    proto = k.add(PROTO, "", 0, b"".join(struct.pack("<II", 0, kind) for kind in kinds), len(kinds))
-    k.add(TYPEDEF, "btf_trace_block_bio_queue", k.add(PTR, "", proto))
+    queue = k.structure("request_queue", 256, ("disk", k.add(PTR, "", disk), 104))
+    request = k.structure("request", 256, ("q", k.add(PTR, "", queue), 0), ("cmd_flags", u32, 24))
+    anything = k.add(PTR, "", 0)
+    for name, about in (("block_bio_queue", bio), ("block_rq_issue", request)):
+        pointer = k.add(PTR, "", k.add(CONST, "", about))
+        kinds = [anything, pointer, pointer][:parameters]
+        rest = b"".join(struct.pack("<II", 0, kind) for kind in kinds)
+        proto = k.add(PROTO, "", 0, rest, len(kinds))
+        k.add(TYPEDEF, f"btf_trace_{name}", k.add(PTR, "", proto))
     return k.data()
 
 
@@ -72,6 +77,7 @@ def test_places_are_found_wherever_a_kernel_has_them():
     where = marking.layout(btf.Types(GOOD))
     assert (where.device, where.disk, where.major, where.first_minor) == (8, 24, 4, 12)
     assert (where.operation, where.sector, where.length) == (24, 40, 48)
+    assert (where.queue, where.flags, where.disk_of_queue) == (0, 24, 104)
 
 
 @pytest.mark.parametrize(

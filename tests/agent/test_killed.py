@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tests.agent.followed import begin, changed, write
-from vdbackup.agent import bpf, pins, tracking
+from vdbackup.agent import bpf, marking, pins, tracking
 from vdbackup.agent.block_devices import Place
 from vdbackup.agent.changes import BLOCK, Token
 from vdbackup.agent.follower import Bitmaps
@@ -118,7 +118,7 @@ def test_a_point_that_is_being_kept_is_known_afterwards(disk, monkeypatch):
 def test_what_is_begun_and_not_finished_is_no_tracker(disk, monkeypatch):
     """Killed between any two of its pins."""
     folder, pinned = pins.folder_of(Place.of(disk).disk), bpf.pin
-    for pin in range(8):
+    for pin in range(2 + 2 * marking.PROGRAMS):
         fuse = Fuse(pin)
 
         def pin_it(fd, path, fuse=fuse):

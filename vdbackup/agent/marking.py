@@ -10,6 +10,10 @@ Three copies of it are loaded. A program is not run while it runs on the same pr
 which happens if an interrupt comes while it does: in a task, in a soft and in a hard interrupt is
 as deep as that goes, so that one of three sees each request.
 
+A fourth program hangs on block_rq_issue, and marks nothing: it raises a flag when a command is sent
+to the disk that is no request of the block layer, and may write (SG_IO and the like). Its place on
+the disk only the drive knows.
+
 Source of the instructions: the kernel's Documentation/bpf/standardization/instruction-set.rst.
 """
 
@@ -25,6 +29,7 @@ from vdbackup.agent.changes import BLOCK
 from vdbackup.errors import TrackingNotSupported
 
 COPIES = 3
+PROGRAMS = COPIES + 1
 _SECTORS_SHIFT = 9
 _BLOCK_SHIFT = (BLOCK // SECTOR).bit_length() - 1
 
@@ -32,17 +37,24 @@ GENERATION, FLAGS = 0, 8
 COUNTED = (64, 128, 192)
 """Where in the state's map each copy counts the sectors that it has seen, each in a cache line."""
 
-F_LONG, F_RANGE = 1, 2
-"""A request was longer than any that the kernel makes; lay beyond the end of the disk."""
+F_LONG, F_RANGE, F_PASSED = 1, 2, 4
+"""A request was longer than any that the kernel makes; lay beyond the end of the disk; a command
+was passed to the drive beside the block layer."""
+_PASSED_OUT = 35
+"""REQ_OP_DRV_OUT, in the lowest byte of a request's flags (the kernel's linux/blk_types.h)."""
 _MAX_WORDS = 1100
 """The longest request, of 4 GiB - 512, lies in 1,025 words of 64 blocks."""
 
 
 @dataclass(frozen=True)
 class Layout:
-    """Where the kernel has what the program reads: places in bytes, and the tracepoint's type."""
+    """Where the kernel has what the programs read: places in bytes, and the tracepoints' types."""
 
-    type_id: int
+    queued: int
+    issued: int
+    flags: int
+    queue: int
+    disk_of_queue: int
     device: int
     operation: int
     sector: int
@@ -60,14 +72,19 @@ def layout_of_this_kernel() -> Layout:
 
 def layout(types: Types) -> Layout:
     """By the kernel's own description; raises TrackingNotSupported where it is built otherwise."""
-    type_id = types.typedef("btf_trace_block_bio_queue")
-    _, bio_pointer = _exactly_two(types.parameters(type_id))
-    bio = types.target(bio_pointer)
+    queued, bio = _tracepoint(types, "block_bio_queue")
+    issued, request = _tracepoint(types, "block_rq_issue")
+    queue, queue_type = types.member(request, "q")
+    disk_of_queue, _ = types.member(types.target(queue_type), "disk")
     device, device_type = types.member(bio, "bi_bdev")
     disk, disk_type = types.member(types.target(device_type), "bd_disk")
     iterator, iterator_type = types.member(bio, "bi_iter")
     return Layout(
-        type_id=type_id,
+        queued=queued,
+        issued=issued,
+        flags=_number(types, request, "cmd_flags", 4),
+        queue=queue,
+        disk_of_queue=disk_of_queue,
         device=device,
         operation=_number(types, bio, "bi_opf", 4),
         sector=iterator + _number(types, iterator_type, "bi_sector", 8),
@@ -78,14 +95,19 @@ def layout(types: Types) -> Layout:
     )
 
 
-def _exactly_two(parameters: list[int]) -> tuple[int, int]:
-    """The tracepoint's own data and the request; before Linux 5.13 there was a third."""
+def _tracepoint(types: Types, name: str) -> tuple[int, int]:
+    """The number of its type, and that of what it is about.
+
+    Its own data come first. Before Linux 5.13 there was the queue, too.
+    """
+    number = types.typedef(f"btf_trace_{name}")
+    parameters = types.parameters(number)
     if len(parameters) != 2:
         raise TrackingNotSupported(
             "This kernel reports writes in another way than is known here.",
             "Changes are tracked by Linux 5.15 and later; until then everything is read.",
         )
-    return parameters[0], parameters[1]
+    return number, types.target(parameters[1])
 
 
 def _number(types: Types, structure: int, name: str, size: int) -> int:
@@ -159,10 +181,28 @@ def program(
     _raise_flag(code, state, F_LONG)
     code.here("range")
     _raise_flag(code, state, F_RANGE)
+    return _ended(code)
+
+
+def _ended(code: _Code) -> bytes:
     code.here("end")
     code.add(0xB7, 0)  # return 0
     code.add(0x95)
     return code.assembled()
+
+
+def watch(where: Layout, number: tuple[int, int], state: int) -> bytes:
+    """The instructions of the fourth program; arguments as of `program`."""
+    code = _Code()
+    code.add(0x79, 6, 1)  # r6 = the only argument
+    code.add(0x61, 0, 6, where.flags)
+    code.add(0x57, 0, imm=0xFF)
+    code.add(0x55, 0, off="end", imm=_PASSED_OUT)
+    code.add(0x79, 2, 6, where.queue)
+    code.add(0x79, 2, 2, where.disk_of_queue)
+    _number_is(code, where, number)
+    _raise_flag(code, state, F_PASSED)
+    return _ended(code)
 
 
 def _of_this_disk(code: _Code, where: Layout, number: tuple[int, int]) -> None:
@@ -173,6 +213,11 @@ def _of_this_disk(code: _Code, where: Layout, number: tuple[int, int]) -> None:
     code.add(0x15, 0, off="end")
     code.add(0x79, 2, 6, where.device)
     code.add(0x79, 2, 2, where.disk)
+    _number_is(code, where, number)
+
+
+def _number_is(code: _Code, where: Layout, number: tuple[int, int]) -> None:
+    """Leave if the disk at r2 has another number."""
     for place, wanted in ((where.major, number[0]), (where.first_minor, number[1])):
         code.add(0x61, 3, 2, place)
         code.add(0x55, 3, off="end", imm=wanted)

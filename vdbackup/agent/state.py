@@ -12,7 +12,7 @@ from pathlib import Path
 from vdbackup import records
 from vdbackup.agent import bpf
 from vdbackup.agent.changes import PAGE
-from vdbackup.agent.marking import COPIES, COUNTED, FLAGS, GENERATION
+from vdbackup.agent.marking import COPIES, COUNTED, FLAGS, GENERATION, PROGRAMS
 
 _READY, _MEASURED, _AHEAD, _MISSED = 2, 3, 32, 40
 """Places of our own numbers, in units of eight bytes; the program's are in marking.py."""
@@ -99,22 +99,28 @@ class State:
         return bool(self._numbers[_MEASURED])
 
     def measure(self, ahead: list[int], missed: list[int]) -> None:
-        """Keep by how much each copy's count is ahead of the kernel's, and its missed runs."""
-        for copy in range(COPIES):
-            self._numbers[_AHEAD + copy] = ahead[copy] % (1 << 64)
-            self._numbers[_MISSED + copy] = missed[copy]
+        """Keep by how much each copy's count is ahead of the kernel's, and each one's missed runs.
+
+        Args:
+            ahead: of each copy, in sectors; negative where the kernel began to count earlier.
+            missed: of each program, the copies first.
+        """
+        for copy, number in enumerate(ahead):
+            self._numbers[_AHEAD + copy] = number % (1 << 64)
+        for which, number in enumerate(missed):
+            self._numbers[_MISSED + which] = number
         self._numbers[_MEASURED] = 1
 
     @property
     def ahead(self) -> list[int]:
-        """The first of what was measured: in sectors, negative where the kernel began earlier."""
+        """The first of what was measured."""
         numbers = self._numbers[_AHEAD : _AHEAD + COPIES].tolist()
         return [number - (1 << 64) if number >> 63 else number for number in numbers]
 
     @property
     def missed(self) -> list[int]:
         """The second."""
-        return self._numbers[_MISSED : _MISSED + COPIES].tolist()
+        return self._numbers[_MISSED : _MISSED + PROGRAMS].tolist()
 
     @property
     def description(self) -> Description:

@@ -212,7 +212,7 @@ class Follower:
         """What has changed since a moment until now. Counts only while no write is under way.
 
         That is within a freeze of all file systems on the device (see above). It writes to no file
-        system, and takes milliseconds: 9 for the programs that run, and 1 for each 4 TiB.
+        system, and takes milliseconds: 10 for the programs that run to end, and 5 for each TiB.
 
         Args:
             since: an earlier harvest's token, or that of the last point; None where everything is

@@ -38,6 +38,7 @@ import errno
 import logging
 import os
 import secrets
+from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -178,15 +179,11 @@ def _set_up(folder: Path, place: Place, size: int, where: marking.Layout) -> Non
         bpf.pin(state_map, folder / "state")
         bpf.pin(bits, folder / "bits")
         programs, links = [], []
-        for copy in range(marking.COPIES):
-            code = marking.program(
-                where, (place.disk.major, place.disk.minor), size // SECTOR,
-                half_of(size) // 8, state_map, bits, copy,
-            )  # fmt: skip
-            program = closing(bpf.load_program(b"vdbackup_mark", code, where.type_id))
-            bpf.pin(program, folder / f"program{copy}")
+        for which, (code, type_id) in enumerate(_codes(place.disk, size, where, state_map, bits)):
+            program = closing(bpf.load_program(b"vdbackup_mark", code, type_id))
+            bpf.pin(program, folder / f"program{which}")
             link = closing(bpf.attach(program))
-            bpf.pin(link, folder / f"link{copy}")
+            bpf.pin(link, folder / f"link{which}")
             programs.append(bpf.program_number(program))
             links.append(bpf.link_info(link).number)
         state = State.open(folder / "state")
@@ -197,6 +194,17 @@ def _set_up(folder: Path, place: Place, size: int, where: marking.Layout) -> Non
             tuple(programs), tuple(links),
         )  # fmt: skip
         state.ready = True
+
+
+def _codes(
+    disk: Disk, size: int, where: marking.Layout, state: int, bits: int
+) -> Iterator[tuple[bytes, int]]:
+    """The instructions of all programs, each with its tracepoint's type."""
+    number, words = (disk.major, disk.minor), half_of(size) // 8
+    for copy in range(marking.COPIES):
+        code = marking.program(where, number, size // SECTOR, words, state, bits, copy)
+        yield code, where.queued
+    yield marking.watch(where, number, state), where.issued
 
 
 def _remove(folder: Path) -> None:

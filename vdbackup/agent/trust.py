@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from vdbackup.agent import bpf
 from vdbackup.agent.block_devices import Disk
-from vdbackup.agent.marking import COPIES, F_RANGE
+from vdbackup.agent.marking import COPIES, F_PASSED, F_RANGE, PROGRAMS
 from vdbackup.agent.state import State
 
 _SLEPT = 1.0
@@ -67,8 +67,8 @@ class Trust:
 
     def _of_programs(self) -> str:
         try:
-            links = [self._link(copy) for copy in range(COPIES)]
-            programs = tuple(self._program(copy) for copy in range(COPIES))
+            links = [self._link(which) for which in range(PROGRAMS)]
+            programs = tuple(self._program(which) for which in range(PROGRAMS))
         except OSError:
             return "a part of what tracks it was removed"
         if programs != self._begun.programs or links != list(
@@ -86,6 +86,8 @@ class Trust:
         return self._noted(self._of_flags() or self._of_counts(written))
 
     def _of_flags(self) -> str:
+        if self._state.flags & F_PASSED:
+            return "a program gave the drive commands of its own, which may write"
         if self._state.flags & F_RANGE:
             return "something was written to it whose place is not known"
         return "more was written at once than can be marked" if self._state.flags else ""
@@ -99,10 +101,12 @@ class Trust:
             missed = self._missed()
         except OSError:
             return "a part of what tracks it was removed"
+        if missed[COPIES:] != self._state.missed[COPIES:]:
+            return "a command that a program gave the drive may not have been seen"
         # A copy that was passed over, or not run at all, has seen less; one that has seen
         # everything is enough.
         copies = zip(
-            self._state.counted, self._state.ahead, missed, self._state.missed, strict=True
+            self._state.counted, self._state.ahead, missed, self._state.missed, strict=False
         )
         if any(count - ahead >= written and now == before for count, ahead, now, before in copies):
             return ""
@@ -150,17 +154,17 @@ class Trust:
 
     def _missed(self) -> list[int]:
         missed = []
-        for copy in range(COPIES):
-            with _pinned(self._folder / f"program{copy}") as program:
+        for which in range(PROGRAMS):
+            with _pinned(self._folder / f"program{which}") as program:
                 missed.append(bpf.missed_runs(program))
         return missed
 
-    def _link(self, copy: int) -> bpf.Link:
-        with _pinned(self._folder / f"link{copy}") as link:
+    def _link(self, which: int) -> bpf.Link:
+        with _pinned(self._folder / f"link{which}") as link:
             return bpf.link_info(link)
 
-    def _program(self, copy: int) -> int:
-        with _pinned(self._folder / f"program{copy}") as program:
+    def _program(self, which: int) -> int:
+        with _pinned(self._folder / f"program{which}") as program:
             return bpf.program_number(program)
 
 
