@@ -7,6 +7,8 @@ structure has been where it is since Linux 5.15 at least: the kernel only ever a
 from __future__ import annotations
 
 import ctypes
+import errno
+import logging
 import mmap
 import os
 import platform
@@ -22,8 +24,9 @@ _TRACING, _RAW_TRACEPOINT = 26, 23
 """Type of program and of attachment that together are `tp_btf`."""
 _GLOBAL = 1
 """membarrier(2): all processors pass through a quiescent state (the kernel's synchronize_rcu)."""
-_LOG_BYTES = 1 << 20
+_LOG_BYTES, _LOG_END = 16 << 20, 2000
 
+log = logging.getLogger(__name__)
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -31,7 +34,7 @@ def _call(which: int, *arguments: object) -> int:
     """A system call; raises OSError: ENOSYS on processors whose numbers are not known here."""
     numbers = _CALLS.get(platform.machine())
     if numbers is None or struct.calcsize("P") != 8:
-        raise OSError(38, os.strerror(38))
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
     result: int = _libc.syscall(ctypes.c_long(numbers[which]), *arguments)
     if result < 0:
         number = ctypes.get_errno()
@@ -39,8 +42,8 @@ def _call(which: int, *arguments: object) -> int:
     return result
 
 
-def _bpf(command: int, attributes: bytes | ctypes.Array[ctypes.c_char], length: int = 0) -> int:
-    return _call(0, ctypes.c_int(command), attributes, ctypes.c_uint(length or len(attributes)))
+def _bpf(command: int, attributes: bytes) -> int:
+    return _call(0, ctypes.c_int(command), attributes, ctypes.c_uint(len(attributes)))
 
 
 def wait_for_programs() -> None:
@@ -68,19 +71,43 @@ def create_array(name: bytes, entries: int, size: int) -> int:
 def load_program(name: bytes, instructions: bytes, type_id: int) -> int:
     """A descriptor of a program that the kernel has checked; raises OSError.
 
+    Why it takes one not stands in the log.
+
     Args:
         name: 15 letters at most.
         instructions: eight bytes each.
         type_id: BTF's number of the tracepoint's type, `btf_trace_...`.
     """
-    code, license_text = ctypes.create_string_buffer(instructions), ctypes.c_char_p(b"GPL")
+    try:
+        return _load(name, instructions, type_id, None)
+    except OSError as error:
+        if error.errno not in (errno.EPERM, errno.ENOSYS):
+            log.info("%s", _words_about(name, instructions, type_id))
+        raise
+
+
+def _load(
+    name: bytes, instructions: bytes, type_id: int, words: ctypes.Array[ctypes.c_char] | None
+) -> int:
+    """The same; what the kernel finds goes to `words`, for which loading may fail (ENOSPC)."""
+    code, terms = ctypes.create_string_buffer(instructions), ctypes.create_string_buffer(b"GPL")
+    verbose = (0, 0, 0) if words is None else (1, len(words), ctypes.addressof(words))
     attributes = struct.pack(
         "<IIQQIIQII16sIIIIQIIQIII",
-        _TRACING, len(instructions) // 8, ctypes.addressof(code),
-        ctypes.cast(license_text, ctypes.c_void_p).value,
-        0, 0, 0, 0, 0, name, 0, _RAW_TRACEPOINT, 0, 0, 0, 0, 0, 0, 0, type_id, 0,
+        _TRACING, len(instructions) // 8, ctypes.addressof(code), ctypes.addressof(terms),
+        *verbose, 0, 0, name, 0, _RAW_TRACEPOINT, 0, 0, 0, 0, 0, 0, 0, type_id, 0,
     )  # fmt: skip
     return _bpf(_PROG_LOAD, attributes)
+
+
+def _words_about(name: bytes, instructions: bytes, type_id: int) -> str:
+    """The end of what the kernel says of a program that it does not take."""
+    words = ctypes.create_string_buffer(_LOG_BYTES)
+    try:
+        os.close(_load(name, instructions, type_id, words))
+    except OSError:
+        return words.value[-_LOG_END:].decode(errors="replace")
+    return "it was taken the second time"
 
 
 def attach(program: int) -> int:

@@ -31,13 +31,15 @@ class Bitmaps:
     """
 
     def __init__(self, fd: int, half: int) -> None:
-        """Of a map's descriptor, which is closed; raises OSError.
+        """Of a map's descriptor, which is closed; raises OSError or, for another map, ValueError.
 
         Args:
             fd: of the map.
             half: bytes of a bitmap.
         """
         try:
+            if bpf.map_bytes(fd) != PAGE + 2 * half:
+                raise ValueError("it is of another size")
             self.number = bpf.map_number(fd)
             self._memory: mmap.mmap = bpf.in_memory(fd)
         finally:
@@ -54,7 +56,7 @@ class Bitmaps:
 
     @classmethod
     def open(cls, path: Path, half: int) -> Bitmaps:
-        """What is pinned there; raises OSError."""
+        """What is pinned there; raises OSError or ValueError."""
         return cls(bpf.open_pin(path), half)
 
     def close(self) -> None:

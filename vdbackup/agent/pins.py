@@ -15,6 +15,7 @@ import ctypes
 import errno
 import fcntl
 import os
+import re
 import struct
 import time
 from collections.abc import Iterator
@@ -29,6 +30,7 @@ BPFFS = Path("/sys/fs/bpf")
 _MAGIC = 0xCAFE4A11
 _SAFELY = 2 | 4 | 8
 """mount(2): no set-user-ids, devices or programs in it."""
+_NAME = re.compile(r"\d+:\d+-\d+")
 _OF = "of_"
 MAX_NAME = 200
 """Bytes of a follower's name as a file's."""
@@ -42,6 +44,13 @@ _libc = ctypes.CDLL(None, use_errno=True)
 def folder_of(disk: Disk) -> Path:
     """Where the tracker of a disk with its present medium is, or would be."""
     return home() / f"{disk.number}-{disk.medium}"
+
+
+def disk_of(folder: Path) -> tuple[Disk, int]:
+    """Of which disk it is the tracker, and of which medium in that."""
+    number, _, medium = folder.name.partition("-")
+    major, _, minor = number.partition(":")
+    return Disk(int(major), int(minor)), int(medium)
 
 
 def home() -> Path:
@@ -104,7 +113,7 @@ def folders() -> list[Path]:
     Raises NeedsRoot where this user may not look.
     """
     try:
-        return sorted(home().iterdir())
+        return sorted(folder for folder in home().iterdir() if _NAME.fullmatch(folder.name))
     except (FileNotFoundError, NotADirectoryError):
         return []
     except OSError as error:

@@ -80,7 +80,7 @@ def track(device: int | Path) -> Tracked:
         raise pins.refused(OSError(errno.EOPNOTSUPP, "no diskseq"), "disks have no numbers in it")
     pins.make_home()
     with pins.alone(pins.home()):
-        _remove_those_of_gone_media(place.disk)
+        _remove_those_of_gone_media()
         tracked = _open(place)
         if tracked is not None:
             if not tracked.doubt():
@@ -129,10 +129,8 @@ def tracked() -> list[Status]:
     """
     found = []
     for folder in pins.folders():
-        number, _, medium = folder.name.partition("-")
-        major, _, minor = number.partition(":")
-        disk = Disk(int(major), int(minor))
-        if str(disk.medium) == medium and (there := _open(Place(disk, 0, disk.size))):
+        disk, medium = pins.disk_of(folder)
+        if disk.medium == medium and (there := _open(Place(disk, 0, disk.size))):
             with there:
                 found.append(there.status())
     return found
@@ -217,9 +215,9 @@ def _remove(folder: Path) -> None:
         pins.remove(folder)
 
 
-def _remove_those_of_gone_media(disk: Disk) -> None:
-    """What has the disk's number, and was of a medium that was there before."""
+def _remove_those_of_gone_media() -> None:
+    """No disk is ever again what they are of."""
     for folder in pins.folders():
-        number, _, medium = folder.name.partition("-")
-        if number == disk.number and medium != str(disk.medium):
+        disk, medium = pins.disk_of(folder)
+        if disk.medium != medium:
             _remove(folder)

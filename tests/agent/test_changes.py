@@ -1,0 +1,53 @@
+"""Marks become stretches of a device, and a moment is written down and read again."""
+
+from __future__ import annotations
+
+import itertools
+
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from vdbackup import records
+from vdbackup.agent.changes import BLOCK, PAGE, Changes, Token
+
+PAGES = 2
+BLOCKS = 8 * PAGE * PAGES
+SECTOR = 512
+
+
+def changes(blocks: set[int], start: int, end: int) -> Changes:
+    marks = bytearray(PAGE * PAGES)
+    for block in blocks:
+        marks[block // 8] |= 1 << block % 8
+    return Changes(bytes(marks), start, end - start)
+
+
+places = st.sets(
+    st.one_of(
+        st.integers(0, 70), st.integers(8 * PAGE - 40, 8 * PAGE + 40), st.integers(0, BLOCKS - 1)
+    )
+)
+sectors = st.integers(0, BLOCKS * BLOCK // SECTOR)
+
+
+@given(places, sectors, sectors)
+def test_stretches_hold_what_is_marked_in_the_device_and_nothing_else(blocks, one, other):
+    start, end = sorted((one * SECTOR, other * SECTOR))
+    assume(start < end)
+    runs = [(start + at, start + at + length) for at, length in changes(blocks, start, end).runs()]
+    told = {block for low, high in runs for block in range(low // BLOCK, -(-high // BLOCK))}
+    assert told == {each for each in blocks if each * BLOCK < end and (each + 1) * BLOCK > start}
+    for low, high in runs:  # whole blocks, but for the device's own ends
+        assert low == start or (low > start and low % BLOCK == 0)
+        assert high == end or (high < end and high % BLOCK == 0)
+    assert all(high < low for (_, high), (low, _) in itertools.pairwise(runs))
+
+
+@given(places)
+def test_the_total_is_what_is_marked(blocks):
+    assert changes(blocks, 0, BLOCKS * BLOCK).total == len(blocks) * BLOCK
+
+
+def test_a_moment_can_stand_in_a_record():
+    token = Token("0123456789abcdef0123456789abcdef", 7, 1 << 20, 5 << 40)
+    assert records.exact(Token, records.to_json(token)) == token
