@@ -22,6 +22,7 @@ from vdbackup.disks.extents import (
     runs_of,
     total,
     union,
+    without,
 )
 
 SIZES = st.integers(1, 60)
@@ -222,6 +223,13 @@ def test_a_union_is_what_lies_in_either(pairs, other):
     assert covered(both) == covered(mine) | covered(other)
     assert_apart(both)
     assert total(both) == len(covered(both))
+
+
+@given(range_sets(), range_sets())
+def test_without_is_what_lies_in_the_one_and_not_in_the_other(one, other):
+    left = without(one, other)
+    assert covered(left) == covered(one) - covered(other)
+    assert_apart(left)
 
 
 @given(range_sets(), st.integers(1, 16), st.integers(72, 80))

@@ -10,11 +10,21 @@ from pathlib import Path
 from typing import Protocol, Self
 
 import numpy as np
+from numpy.typing import NDArray
 
 from vdbackup.disks.beside import behind_link, own_folders
 from vdbackup.disks.contents import decide
 from vdbackup.disks.disk import UNIT, ParentRef, VirtualDisk
-from vdbackup.disks.extents import ZERO, BlockMap, Ranges, aligned, counted, flatten, union
+from vdbackup.disks.extents import (
+    ZERO,
+    BlockMap,
+    Int64s,
+    Ranges,
+    aligned,
+    counted,
+    flatten,
+    union,
+)
 from vdbackup.disks.formats import open_disk, probe
 from vdbackup.disks.names import DiskFormat
 from vdbackup.errors import ParentError, Remedy
@@ -61,16 +71,7 @@ def read_pieces(
     """
     if not len(pieces):
         return
-    starts, ends = pieces[:, 0], pieces[:, 0] + pieces[:, 1]
-    if starts.min() < 0 or ends.max() > flat.size:
-        raise ValueError(f"bytes up to {ends.max()} lie beyond the end at {flat.size}")
-    first = np.searchsorted(flat.starts, starts, "right") - 1
-    count = np.searchsorted(flat.starts, ends) - first
-    run = counted(first, count)
-    piece = np.repeat(np.arange(len(pieces)), count)
-    begins = np.maximum(flat.starts[run], starts[piece])
-    lengths = np.minimum(flat.ends_of(run), ends[piece]) - begins
-    layers, hosts = flat.layers[run], flat.hosts[run] + begins - flat.starts[run]
+    _, lengths, layers, hosts = _parts(flat, pieces)
     follows = (layers[1:] < 0) | (hosts[1:] == hosts[:-1] + lengths[:-1])
     cuts = np.flatnonzero(~follows | (layers[1:] != layers[:-1])) + 1
     at = np.append(0, np.cumsum(lengths))
@@ -82,6 +83,23 @@ def read_pieces(
             np.frombuffer(view[begin:end], np.uint8)[:] = 0
         else:
             files[layer].read_host(host, view[begin:end])
+
+
+def _parts(flat: BlockMap, pieces: Ranges) -> tuple[Int64s, Int64s, NDArray[np.int32], Int64s]:
+    """Starts, lengths, layers and hosts of the runs that ranges consist of, cut at their edges.
+
+    Raises ValueError beyond the disk's end.
+    """
+    starts, ends = pieces[:, 0], pieces[:, 0] + pieces[:, 1]
+    if starts.min() < 0 or ends.max() > flat.size:
+        raise ValueError(f"bytes up to {ends.max()} lie beyond the end at {flat.size}")
+    first = np.searchsorted(flat.starts, starts, "right") - 1
+    count = np.searchsorted(flat.starts, ends) - first
+    run = counted(first, count)
+    piece = np.repeat(np.arange(len(pieces)), count)
+    begins = np.maximum(flat.starts[run], starts[piece])
+    lengths = np.minimum(flat.ends_of(run), ends[piece]) - begins
+    return begins, lengths, flat.layers[run], flat.hosts[run] + begins - flat.starts[run]
 
 
 class Chain:
@@ -179,6 +197,21 @@ class Chain:
     def read(self, pieces: Ranges, view: memoryview) -> None:
         """Fill `view` with the disk's bytes of several ranges; raises as `readinto` does."""
         read_pieces(self.map, self.layers, pieces, view)
+
+    def stored(self, ranges: Ranges) -> Ranges:
+        """What of some ranges lies in the layers' files: all of the rest certainly reads as zeros.
+
+        VHD and VHDX count in blocks of 2 MiB and more, which may be holes for the most part.
+        """
+        if not len(ranges):
+            return ranges
+        found: list[tuple[int, int]] = []
+        parts = (each.tolist() for each in _parts(self.map, ranges))
+        for at, length, layer, host in zip(*parts, strict=True):
+            if layer != ZERO:
+                segments = self.layers[layer].stored(host, length)
+                found += [(at + place - host, size) for place, size in segments]
+        return union(np.array(found, np.int64).reshape(-1, 2), np.empty((0, 2), np.int64))
 
     def close(self) -> None:
         """Close all files."""

@@ -109,6 +109,13 @@ class VirtualDisk(Protocol):
         Raises DiskFormatError where the file ends before, or what is compressed is damaged.
         """
 
+    def stored(self, host: int, length: int) -> list[tuple[int, int]]:
+        """What is stored of `length` bytes from `host` on: (host, length), ascending.
+
+        Holes of the file are left out: they read as zeros, whatever becomes of the storage. What is
+        compressed has none.
+        """
+
     def write(self, offset: int, view: memoryview) -> None:
         """Write whole units (UNIT); durable after `flush`.
 

@@ -369,6 +369,19 @@ def union(a: Ranges, b: Ranges) -> Ranges:
     return np.stack([both[first, 0], ends - both[first, 0]], axis=1)
 
 
+def without(a: Ranges, b: Ranges) -> Ranges:
+    """What lies in `a` and not in `b`; both ascend, and neither touches itself."""
+    if not len(a) or not len(b):
+        return a
+    edges = np.concatenate([a[:, 0], a.sum(1), b[:, 0], b.sum(1)])
+    steps = np.repeat(np.array([1, -1, -2, 2], np.int8), [len(a), len(a), len(b), len(b)])
+    order = np.argsort(edges, kind="stable")
+    edges = edges[order]
+    inside = np.cumsum(steps[order], dtype=np.int8)[:-1] == 1  # 1: in `a` alone
+    kept = inside & (edges[1:] > edges[:-1])
+    return np.stack([edges[:-1][kept], np.diff(edges)[kept]], axis=1)
+
+
 def aligned(ranges: Ranges, block_size: int, size: int) -> Ranges:
     """The ranges grown outward to whole blocks, but not beyond the disk's `size` bytes."""
     pieces = [ranges[part] for part in _pieces(len(ranges))]

@@ -28,6 +28,10 @@ class OneFileDisk:
         """Fill `view` from byte `host` of the file on."""
         self._file.readinto(host, view)
 
+    def stored(self, host: int, length: int) -> list[tuple[int, int]]:
+        """What is no hole of `length` bytes from byte `host` of the file on."""
+        return self._file.data_segments(host, host + length)
+
     def close(self) -> None:
         """Close the file without a flush."""
         self._file.close()

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -20,7 +20,7 @@ import numpy as np
 
 from vdbackup.disks.chain import Chain
 from vdbackup.disks.device_reads import sector_size_of
-from vdbackup.disks.extents import Int64s, Ranges, aligned, blocks_of, total, union
+from vdbackup.disks.extents import Int64s, Ranges, blocks_of, total
 from vdbackup.disks.formats import check_fits, create_disk, open_disk
 from vdbackup.disks.names import BACKUP_FORMATS, DiskFormat
 from vdbackup.disks.transfer import transfer, transfer_in_order, write_blocks
@@ -296,9 +296,9 @@ def _write(
 ) -> tuple[str, ...]:
     """All of the point's data into an open disk; on a device the zeros too."""
     with backup_set.open_chain(point) as chain, backup_set.open_digests(point) as digests:
-        check = _Check(backup_set, point, digests, plan.ignore_damage)
+        check = _Check(backup_set.chain(point), chain, digests, plan.ignore_damage)
         on_device = plan.target.is_block_device()
-        ranges = _everything(chain.size) if on_device else _stored(chain, digests)
+        ranges = _everything(chain.size) if on_device else digests.to_check(chain)
 
         def put(pieces: Ranges, view: memoryview) -> None:
             blocks = blocks_of(pieces, BLOCK)
@@ -316,9 +316,10 @@ class _Check:
     """Compares what is restored with what was captured."""
 
     def __init__(
-        self, backup_set: BackupSet, point: RecoveryPoint, digests: DigestFold, go_on: bool
+        self, layers: Sequence[RecoveryPoint], chain: Chain, digests: DigestFold, go_on: bool
     ) -> None:
-        self._layers = backup_set.chain(point)
+        self._layers = layers
+        self._map = chain.map
         self._disks = {layer.disk for layer in self._layers}
         self._digests = digests
         self._go_on = go_on
@@ -330,9 +331,16 @@ class _Check:
         known, sure = self._digests.as_far_as_known(blocks)
         for at in np.flatnonzero(differ(actual, known) | ~sure).tolist():
             block = int(blocks[at])
-            layer = self._layers[self._digests.layer_of(block)]
+            layer = self._layers[self._layer_of(block)]
             self._note(block * BLOCK, layer.disk if sure[at] else layer.digests)
         return is_zero(actual)
+
+    def _layer_of(self, block: int) -> int:
+        """Which of the layers holds a block, or holds something where none should."""
+        layer, first = self._digests.layer_of(block), block * BLOCK
+        if layer >= 0:
+            return layer
+        return int(self._map.part(first, min(BLOCK, self._map.size - first)).layers.max())
 
     def _note(self, offset: int, file: str) -> None:
         if not self._go_on:
@@ -355,11 +363,6 @@ class _Check:
         if len(self._damaged) > _MAX_REPORTED:
             sentences.append(f"{len(self._damaged) - _MAX_REPORTED} more blocks are damaged.")
         return tuple(sentences)
-
-
-def _stored(chain: Chain, digests: DigestFold) -> Ranges:
-    """What the disks hold, and what they should: a block that a layer has lost must be noticed."""
-    return union(aligned(chain.map.data_ranges(), BLOCK, chain.size), digests.held())
 
 
 def _everything(size: int) -> Ranges:

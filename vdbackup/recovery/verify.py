@@ -183,12 +183,11 @@ def _check_layer(backup_set: BackupSet, layer: RecoveryPoint, task: Task) -> lis
 
 
 def _compare(layer: RecoveryPoint, data: Chain, digests: DigestFold, task: Task) -> list[Finding]:
-    stored = aligned(data.layers[0].block_map().own_ranges(), BLOCK, data.size)
-    if layer.parent is None:  # a base owns the whole disk; what it does not store reads as zeros
-        stored = aligned(data.map.data_ranges(), BLOCK, data.size)
-    elif total(stored) != total(digests.held()):
-        problem = "it does not hold the blocks that it held when it was captured"
-        return [Finding(layer.disk, None, 0, problem)]
+    if layer.parent is not None:  # a base owns the whole disk
+        own = aligned(data.layers[0].block_map().own_ranges(), BLOCK, data.size)
+        if total(own) != total(digests.held()):
+            problem = "it does not hold the blocks that it held when it was captured"
+            return [Finding(layer.disk, None, 0, problem)]
     wrong: list[int] = []
     unknown: list[tuple[int, int]] = []
     unreadable: dict[int, str] = {}
@@ -219,7 +218,7 @@ def _compare(layer: RecoveryPoint, data: Chain, digests: DigestFold, task: Task)
                 unknown.append((int(blocks[first]), end - first))
 
     transfer(
-        union(stored, digests.held()),
+        digests.to_check(data),
         read,
         check,
         phase=f"Verify point {layer.sequence}",

@@ -19,7 +19,17 @@ import numpy as np
 from blake3 import blake3
 from numpy.typing import NDArray
 
-from vdbackup.disks.extents import UNALLOCATED, BlockMap, Int64s, Ranges, flatten
+from vdbackup.disks.chain import Chain
+from vdbackup.disks.extents import (
+    UNALLOCATED,
+    BlockMap,
+    Int64s,
+    Ranges,
+    aligned,
+    flatten,
+    union,
+    without,
+)
 from vdbackup.errors import DiskFormatError
 from vdbackup.repository.digest_file import BLOCK, DIGEST, REGION, DigestFile
 from vdbackup.repository.digest_writer import DigestWriter, space_for
@@ -119,6 +129,19 @@ class DigestFold:
         if len(ranges):
             ranges[-1, 1] = min(ranges[-1, 1], self._size - ranges[-1, 0])
         return ranges
+
+    def to_check(self, disk: Chain) -> Ranges:
+        """What of a disk has to be read to know whether all of it is as the digests say, in blocks.
+
+        That is what the disk stores, and what it should hold: a block that a layer has lost must be
+        noticed. Where no layer should hold anything, zeros are expected; a hole of the file can be
+        nothing else, and bases in VHD and VHDX, which count in blocks of 2 MiB and more, consist of
+        them between what they hold. Zeros that are stored are read: they may have been altered.
+        """
+        held = self.held()
+        own = aligned(disk.map.data_ranges(), BLOCK, self._size)
+        besides = aligned(disk.stored(without(own, held)), BLOCK, self._size)
+        return union(held, besides)
 
     def layer_of(self, block: int) -> int:
         """The position in the chain of the layer that holds `block`, or -1."""

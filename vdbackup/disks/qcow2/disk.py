@@ -158,6 +158,12 @@ class Qcow2Disk(WrittenWhole):
         else:
             self._file.readinto(host, view)
 
+    def stored(self, host: int, length: int) -> list[tuple[int, int]]:
+        """What is no hole of `length` bytes from `host` on; compressed clusters are stored."""
+        if host >= COMPRESSED_FROM:
+            return [(host, length)]
+        return super().stored(host, length)
+
     # ------------------------------------------------------------------ writing
 
     def _prepare_writing(self) -> None:

@@ -170,6 +170,10 @@ class VhdxDisk(OneFileDisk):
         """Fill `view` from byte `host` of the file on."""
         self._contents.readinto(host, view)
 
+    def stored(self, host: int, length: int) -> list[tuple[int, int]]:
+        """What is no hole of `length` bytes from byte `host` on, in the file or in its log."""
+        return self._contents.data_segments(host, host + length)
+
     # ------------------------------------------------------------------ writing
 
     def _prepare_writing(self, replay: Replay | None) -> None:

@@ -83,6 +83,10 @@ class ForeignVmdk(ReadOnlyDisk):
         number, place = divmod(host, 1 << _READER_SHIFT)
         self._extents.readers[number].readinto(place, view)
 
+    def stored(self, host: int, length: int) -> list[tuple[int, int]]:
+        """All of it: flat extents' holes are in the map already, and grains are small."""
+        return [(host, length)]
+
     def close(self) -> None:
         """Close all files."""
         self._extents.close_others()
