@@ -27,6 +27,7 @@ from vdbackup.disks.extents import (
     Ranges,
     aligned,
     flatten,
+    runs_of,
     union,
     without,
 )
@@ -39,6 +40,11 @@ __all__ = ["BLOCK", "DIGEST", "DigestFold", "Digests", "differ", "digest_blocks"
 Digests = NDArray[np.uint8]
 """Shape (blocks, 32)."""
 
+_LOOKED_AT = BLOCK // 8 // 16
+"""Words of 8 bytes from one look to the next: 16 looks tell nearly all blocks of data from zeros.
+
+Testing all of each took a tenth of the time that hashing takes.
+"""
 _COPIED = 1 << 15
 """Blocks whose digests are copied at once: 1 MiB of digests."""
 
@@ -49,7 +55,10 @@ def digest_blocks(view: memoryview) -> Digests:
     whole = len(view) // BLOCK
     digests = np.zeros((blocks, DIGEST), np.uint8)
     words = np.frombuffer(view[: whole * BLOCK], np.uint64).reshape(whole, BLOCK // 8)
-    for block in np.flatnonzero(words.any(axis=1)).tolist():
+    holds = np.asarray(words[:, ::_LOOKED_AT].any(axis=1), np.bool_)
+    for first, end in runs_of(~holds):
+        holds[first:end] = words[first:end].any(axis=1)
+    for block in np.flatnonzero(holds).tolist():
         digest = blake3(view[block * BLOCK : (block + 1) * BLOCK]).digest()
         digests[block] = np.frombuffer(digest, np.uint8)
     if whole < blocks:
@@ -102,6 +111,8 @@ class DigestFold:
     def expected(self, blocks: Int64s) -> Digests:
         """The digests of the blocks of these numbers; raises DamagedDigests."""
         digests = np.zeros((len(blocks), DIGEST), np.uint8)
+        if not self._files:  # a full is compared with zeros, which nobody looks up
+            return digests
         layers, hosts = self._places(blocks)
         for layer in np.unique(layers[layers >= 0]).tolist():
             there = np.flatnonzero(layers == layer)
