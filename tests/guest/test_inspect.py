@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import shutil
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -122,6 +124,51 @@ def test_a_fedora_is_started_by_the_entries_in_its_boot(tree: Path, tmp_path: Pa
     assert guest.kernel is not None
     assert guest.kernel.command_line == "root=UUID=1 ro rhgb quiet"
     assert guest.kernel.initramfs[0].path == f"/boot/initrd.img-{systems.VERSION}"
+
+
+@contextlib.contextmanager
+def mounted(image: Path) -> Iterator[Path]:
+    folder = image.with_suffix(".mounted")
+    folder.mkdir()
+    volumes.run("mount", "-o", "loop", image, folder)
+    try:
+        yield folder
+    finally:
+        volumes.run("umount", folder)
+
+
+@pytest.mark.parametrize(
+    ("made", "default", "flags", "root"),
+    [
+        (["@/.snapshots/1/snapshot", "@/.snapshots/9/snapshot"], "@/.snapshots/9/snapshot", "",
+         "@/.snapshots/9/snapshot"),
+        (["@", "@_before"], "", " rootflags=subvol=@_before", "@_before"),
+        (["@", "@_before"], "@_before", " rootflags=compress=zstd,subvol=/@", "@"),
+        (["arch"], "", " rootflags=subvol=arch", "arch"),
+        (["home", "system"], "", "", "system"),
+    ],
+)  # fmt: skip
+def test_the_root_is_the_subvolume_that_is_mounted(
+    as_root: None, tree: Path, tmp_path: Path, made: list[str], default: str, flags: str, root: str
+) -> None:
+    """snapper goes back by another default, Timeshift by a name; installers may take any name."""
+    image = tmp_path / "root.img"
+    volumes.blank(image, 160 * MIB)
+    volumes.run("mkfs.btrfs", "-q", "-U", "0a0b0c0d-0000-4000-8000-000000000001", image)
+    systems.linux(tree, root=f"UUID=0a0b0c0d-0000-4000-8000-000000000001{flags}")
+    with mounted(image) as top:
+        for name in made:
+            (top / name).parent.mkdir(parents=True, exist_ok=True)
+            volumes.run("btrfs", "subvolume", "create", top / name)
+            if name != "home":
+                shutil.copytree(tree, top / name, symlinks=True, dirs_exist_ok=True)
+        if default:
+            volumes.run("btrfs", "subvolume", "set-default", top / default)
+    guest = look(disk_of(tmp_path / "disk.img", [image]))
+    assert guest.root is not None
+    assert guest.root.subvolume == root
+    assert guest.kernel is not None
+    assert guest.kernel.image.path == f"/{root}/boot/vmlinuz-{systems.VERSION}"
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ the registry of Windows. It takes 0.3 s for a small Debian, and 2 s for a whole 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -30,6 +31,8 @@ from vdbackup.guest.windows.inspect import inspect_windows
 from vdbackup.volumes.volumes import Volume
 
 _OTHER_DISK = "Boot another recovery point, or restore this one to get at its files."
+_SUBVOLUME = re.compile(r"(?:^|\s)rootflags=(?:\S*,)?subvol=([^\s,]+)")
+"""The subvolume that a kernel's command line names."""
 _RUNS_HERE = ("x86_64", "i386", "")
 _NO_SYSTEM = {
     "encrypted": Problem(
@@ -154,7 +157,10 @@ def _names_root(disk: Disk, menu: linux.Menu, root: linux.Root) -> bool:
     words = menu.entries[0].command_line.split()
     names = [word.removeprefix("root=") for word in words if word.startswith("root=")]
     system = disk.named(names[-1]) if names else None
-    return system is not None and system.volume == root.file_system.volume
+    if system is None or system.volume != root.file_system.volume:
+        return False
+    said = _SUBVOLUME.findall(menu.entries[0].command_line)
+    return not said or said[-1].strip("/") == root.file_system.subvolume
 
 
 def _mounted(disk: Disk, root: Tree | None, point: str) -> FileSystem | None:

@@ -46,6 +46,14 @@ class Tree:
         tree.path = f"{self.path}/{path.strip('/')}"
         return tree
 
+    def default_path(self) -> str:
+        """The path of the folder that is mounted where nobody names another one; "" for the top."""
+        try:
+            with reading("The default subvolume"):
+                return self._root.default_path()
+        except RecoveryError:
+            return ""
+
     def find(self, path: str) -> Node | None:
         """What a path leads to, links followed; None if that is not there."""
         walked = self._walk(path)

@@ -34,6 +34,8 @@ _MAX_IMAGE_HEAD = 64 << 10
 _MAX_COMMAND_LINE = 4096
 _SUBVOLUMES = ("", "@", "root", "@rootfs", "@root", "@/.snapshots/1/snapshot")
 """Where in a Btrfs distributions put their root."""
+_MAX_SUBVOLUMES = 50
+"""Folders at a Btrfs' top that are looked into for a root."""
 _UNSTABLE = re.compile(
     r"/dev/(?:(?:[shv]|xv)d[a-z]+\d*|nvme\d+n\d+(?:p\d+)?|mmcblk\d+(?:p\d+)?|disk/by-(?:id|path)/\S+)"
 )
@@ -101,11 +103,20 @@ def roots(disk: Disk) -> Iterator[Root]:
     """The volumes on which a Linux has its root."""
     for name, tree in disk.trees.items():
         system = disk.file_systems[name]
-        for subvolume in _SUBVOLUMES if system.kind == "Btrfs" else ("",):
+        for subvolume in _subvolumes(tree) if system.kind == "Btrfs" else ("",):
             below = tree.below(subvolume) if subvolume else tree
             if below is not None and is_root(below):
                 yield Root(replace(system, subvolume=subvolume), below)
-                break
+
+
+def _subvolumes(tree: Tree) -> list[str]:
+    """Where in a Btrfs a root may be, the likeliest first: what is mounted where nobody names any.
+
+    Going back to a snapshot makes that another one (snapper) or leaves the former root beside it
+    (Timeshift), and an installer may be told any name.
+    """
+    first = tree.default_path()
+    return list(dict.fromkeys((first, *_SUBVOLUMES, *tree.names("/")[:_MAX_SUBVOLUMES])))
 
 
 def is_root(tree: Tree) -> bool:

@@ -32,9 +32,11 @@ from vdbackup.volumes.filesystems.node import (
 Key = tuple[int, int, int]
 """Object id, type, offset."""
 
-_INODE, _ENTRY, _EXTENT, _ROOT, _ROOT_REFERENCE, _CHUNK = 1, 96, 108, 132, 156, 228
-"""Types of items: an inode, a folder's entry by index, a part of a file, a subvolume, its place in
-another one, a part of the address space."""
+_INODE, _INODE_NAME, _ENTRY, _EXTENT, _ROOT, _ROOT_REFERENCE, _CHUNK = 1, 12, 96, 108, 132, 156, 228
+"""Types of items: an inode, its name in a folder, a folder's entry by index, a part of a file, a
+subvolume, its place in another one, a part of the address space."""
+_NAMED_ENTRY, _ROOT_NAME = 84, 144
+"""A folder's entry by the hash of its name; the name of a subvolume in the one that it lies in."""
 _INLINE, _RESERVED = 0, 2
 """Kinds of extents."""
 _LAST = (1 << 64) - 1
@@ -42,6 +44,8 @@ _HEADER = struct.Struct("<96xIB")
 _POINTER = struct.Struct("<QBQQ8x")
 _ITEM = struct.Struct("<QBQII")
 _DIRECTORY_ITEM = struct.Struct("<QBQ8xHHB")
+_INODE_REFERENCE = struct.Struct("<QH")
+_ROOT_BACK_REFERENCE = struct.Struct("<QQH")
 _INODE_ITEM = struct.Struct("<16xQ28xI80xqI12x")
 _INLINE_EXTENT = struct.Struct("<16xBB2xB")
 _EXTENT_ITEM = struct.Struct("<21xQQQQ")
@@ -55,6 +59,8 @@ _NAMES = {
 }
 _SIMPLE_QUOTAS = 0x10000
 _CACHED_NODES = 1024
+_MAX_DEPTH = 1000
+"""Folders of a path: Linux' have at most 4,096 bytes."""
 _MAX_NODE, _MAX_PACKED = 65_536, 131_072
 """Bytes of a block of a tree, and of a compressed extent."""
 
@@ -100,6 +106,39 @@ class _FileSystem:
     def root(self, number: int, name: str) -> BtrfsNode:
         """The topmost folder of a subvolume."""
         return BtrfsNode(self, number, self._root_item(number).root_dirid, name)
+
+    def default_subvolume(self) -> int:
+        """The number of the subvolume that is mounted where nobody names another one."""
+        key = c_btrfs.BTRFS_ROOT_TREE_DIR_OBJECTID, _NAMED_ENTRY
+        for _, data in self.roots.items((*key, 0), (*key, _LAST)):
+            number, _, _, _, length, _ = _DIRECTORY_ITEM.unpack_from(data)
+            if data[_DIRECTORY_ITEM.size : _DIRECTORY_ITEM.size + length] == b"default":
+                return int(number)
+        return int(c_btrfs.BTRFS_FS_TREE_OBJECTID)
+
+    def path_of(self, number: int) -> str:
+        """The path of a subvolume from the topmost folder on; "" is that itself."""
+        names: list[str] = []
+        while number != c_btrfs.BTRFS_FS_TREE_OBJECTID:
+            (parent, folder, name) = self._named_in(self.roots, number, _ROOT_NAME)
+            names.append(name)
+            top = self._root_item(parent).root_dirid
+            while folder != top:
+                folder, _, name = self._named_in(self.tree(parent), folder, _INODE_NAME)
+                names.append(name)
+                if len(names) > _MAX_DEPTH:
+                    raise Unreadable("the file system's tree is damaged")
+            number = parent
+        return "/".join(reversed(names))
+
+    def _named_in(self, tree: _Tree, number: int, kind: int) -> tuple[int, int, str]:
+        """What a subvolume or inode lies in, the folder there, and its name."""
+        record = _ROOT_BACK_REFERENCE if kind == _ROOT_NAME else _INODE_REFERENCE
+        for (_, _, parent), data in tree.items((number, kind, 0), (number, kind, _LAST)):
+            first, *_, length = record.unpack_from(data)
+            name = bytes(data[record.size : record.size + length])
+            return parent, first, name.decode(errors="surrogateescape")
+        raise Unreadable("the name of a folder is missing")
 
     def node(self, address: int) -> bytes:
         """A block of a tree."""
@@ -189,6 +228,10 @@ class BtrfsNode(Node):
         runs = [(extent.disk_offset or None, extent.length) for extent in extents]
         stream = ExtentStream(fs.bytes, extents, size, fs.sector_size)
         return Content(stream, size, data_ranges(runs, 1, size))
+
+    def default_path(self) -> str:
+        """Of the default subvolume (btrfs subvolume set-default)."""
+        return self._fs.path_of(self._fs.default_subvolume())
 
     def _target(self) -> str:
         content = self.content()

@@ -91,6 +91,10 @@ class Node(ABC):
     def content(self) -> Content:
         """A file's bytes."""
 
+    def default_path(self) -> str:
+        """Of a topmost folder: the path of what is mounted where nobody names it; "" for itself."""
+        return ""
+
     @abstractmethod
     def _target(self) -> str: ...
 
