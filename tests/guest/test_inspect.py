@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import shutil
 import struct
+import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -126,6 +127,69 @@ def test_a_fedora_is_started_by_the_entries_in_its_boot(tree: Path, tmp_path: Pa
     assert guest.kernel.initramfs[0].path == f"/boot/initrd.img-{systems.VERSION}"
 
 
+LEGACY = """\
+# menu.lst - See: grub(8), info grub, update-grub(8)
+default\t\t1
+timeout=5
+## kopt=root=/dev/sda1 ro
+title\t\tOther operating systems:
+root
+title\t\tDebian GNU/Linux, kernel {version}
+root\t\t(hd0,0)
+kernel\t\t(hd0,0)/boot/vmlinuz-{version} root=/dev/sda1 ro quiet
+initrd\t\t/boot/initrd.img-{version}
+savedefault
+title Xen
+kernel --no-mem-option /boot/xen.gz
+"""
+
+
+@pytest.mark.parametrize("name", ["menu.lst", "grub.conf"])
+def test_the_menu_of_grubs_first_generation_is_read(tree: Path, tmp_path: Path, name: str) -> None:
+    systems.linux(tree, ["ahci", "virtio-blk", "virtio-pci"], root="UUID=1")
+    (tree / "boot/grub/grub.cfg").unlink()
+    (tree / "boot/grub" / name).write_text(LEGACY.format(version=systems.VERSION))
+    volumes.ext("ext4")(tree, tmp_path / "root.img")
+    guest = look(disk_of(tmp_path / "disk.img", [tmp_path / "root.img"]))
+    assert guest.kernel is not None
+    assert guest.kernel.command_line == "root=/dev/sda1 ro quiet"
+    assert guest.kernel.initramfs[0].path == f"/boot/initrd.img-{systems.VERSION}"
+    names = {(each.name, each.file.path, each.line, each.essential) for each in guest.device_names}
+    assert names == {("/dev/sda1", f"/boot/grub/{name}", 9, True)}
+    assert guest.loaders[0].configuration is not None
+    assert guest.loaders[0].configuration.path == f"/boot/grub/{name}"
+
+
+def test_a_red_hat_of_before_2020_has_its_menu_on_the_efi_partition(
+    tree: Path, tmp_path: Path
+) -> None:
+    systems.linux(tree, ["ahci", "virtio-blk", "virtio-pci"], root="UUID=1")
+    efi = tmp_path / "efi"
+    for vendor, text in (
+        ("BOOT", "search --fs-uuid 1\nconfigfile /boot/grub/grub.cfg\n"),
+        (
+            "centos",
+            systems.GRUB_CFG.format(prefix="/boot", root="/dev/sda1", version=systems.VERSION),
+        ),
+    ):
+        (efi / "EFI" / vendor).mkdir(parents=True)
+        (efi / "EFI" / vendor / "grub.cfg").write_text(text)
+    (efi / "EFI/centos/grubx64.efi").write_bytes(b"MZ GRUB")
+    volumes.ext("ext4")(tree, tmp_path / "root.img")
+    volumes.fat(32, 64 * MIB, "-s", "1")(efi, tmp_path / "efi.img")
+    parts = [tmp_path / "root.img", tmp_path / "efi.img"]
+
+    def named(disk: Path) -> set[str]:
+        guest = look(disk_of(disk, parts, table="gpt", code=b""))
+        return {each.file.path for each in guest.device_names if each.essential}
+
+    assert named(tmp_path / "old.img") == set()
+    (tree / "boot/grub/grub.cfg").unlink()
+    (tmp_path / "root.img").unlink()
+    volumes.ext("ext4")(tree, tmp_path / "root.img")
+    assert named(tmp_path / "new.img") == {"/EFI/centos/grub.cfg"}
+
+
 @contextlib.contextmanager
 def mounted(image: Path) -> Iterator[Path]:
     folder = image.with_suffix(".mounted")
@@ -154,8 +218,9 @@ def test_the_root_is_the_subvolume_that_is_mounted(
     """snapper goes back by another default, Timeshift by a name; installers may take any name."""
     image = tmp_path / "root.img"
     volumes.blank(image, 160 * MIB)
-    volumes.run("mkfs.btrfs", "-q", "-U", "0a0b0c0d-0000-4000-8000-000000000001", image)
-    systems.linux(tree, root=f"UUID=0a0b0c0d-0000-4000-8000-000000000001{flags}")
+    identity = str(uuid.uuid4())
+    volumes.run("mkfs.btrfs", "-q", "-U", identity, image)
+    systems.linux(tree, root=f"UUID={identity}{flags}")
     with mounted(image) as top:
         for name in made:
             (top / name).parent.mkdir(parents=True, exist_ok=True)

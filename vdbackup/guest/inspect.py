@@ -150,6 +150,8 @@ def _start(disk: Disk, found: loaders.Found, root: linux.Root | None) -> _Start:
     boot = _mounted(disk, tree, "/boot") or _boot_volume(disk, tree)
     places = _places(disk, tree, boot, found.efi)
     menu = next((each for tree in places if (each := linux.menu(tree))), None)
+    if menu is None and found.efi is not None:
+        menu = linux.vendors_menu(disk.trees[found.efi.volume])
     return _Start(root, boot, menu, places)
 
 

@@ -59,6 +59,11 @@ _OTHER_CONFIGURATIONS: tuple[
     tuple[str, LoaderKind, Callable[[str], list[menus.Entry]]], ...
 ] = (
     *(
+        (f"{folder}/{name}", LoaderKind.GRUB, menus.grub_legacy)
+        for folder in ("/boot/grub", "/grub")
+        for name in ("menu.lst", "grub.conf")
+    ),
+    *(
         (f"{folder}/limine.{suffix}", LoaderKind.LIMINE, menus.limine)
         for folder in (
             "", "/boot", "/limine", "/boot/limine", "/EFI/limine", "/EFI/BOOT", "/EFI/arch-limine"
@@ -172,6 +177,19 @@ def _other_menu(tree: Tree) -> Menu | None:
     for path, kind, read in _OTHER_CONFIGURATIONS:
         if (text := tree.text(path)) and (entries := read(text)):
             return Menu(kind, _file(tree, path), tuple(entries))
+    return None
+
+
+def vendors_menu(tree: Tree) -> Menu | None:
+    """GRUB's on an EFI system partition, where Red Hat's systems had all of it until 2020.
+
+    Others have a few lines there that read the menu elsewhere. It may be an earlier system's, so it
+    is looked at last.
+    """
+    for vendor in tree.names("/EFI"):
+        path = f"/EFI/{vendor}/grub.cfg"
+        if entries := menus.grub(tree.text(path)):
+            return Menu(LoaderKind.GRUB, _file(tree, path), tuple(entries))
     return None
 
 

@@ -1,7 +1,7 @@
 """What a boot loader's configuration starts, read as text line by line; nothing is executed.
 
-GRUB's, the entries of the Boot Loader Specification (systemd-boot, GRUB of Fedora), SYSLINUX's,
-Limine's, rEFInd's.
+GRUB's of both generations, the entries of the Boot Loader Specification (systemd-boot, GRUB of
+Fedora), SYSLINUX's, Limine's, rEFInd's.
 
 Sources: GRUB's manual; https://uapi-group.org/specifications/specs/boot_loader_specification/;
 https://wiki.syslinux.org/wiki/index.php?title=Config;
@@ -22,6 +22,9 @@ MAX_QUOTED = 8192
 _GRUB_LINUX = re.compile(r"\s*linux(?:16|efi)?\s+(\S+)\s*(.*)")
 _GRUB_INITRD = re.compile(r"\s*initrd(?:16|efi)?\s+(.+)")
 _GRUB_DEFAULT = re.compile(r"\s*set\s+default=[\"']?(\d+)[\"']?\s*$")
+_LEGACY_DEFAULT = re.compile(r"\s*default[\s=]+(\d+)\s*$")
+_LEGACY_KERNEL = re.compile(r"\s*kernel[\s=]+(?:--\S+\s+)*(\S+)\s*(.*)")
+_LEGACY_INITRD = re.compile(r"\s*initrd[\s=]+(\S+)")
 _GRUB_DEVICE = re.compile(r"^\([^)]*\)")
 """The volume in a path; without one it is that of the variable root."""
 _VARIABLE = re.compile(r"\$\{?(\w+)\}?")
@@ -66,6 +69,27 @@ def grub(text: str) -> list[Entry]:
         elif (match := _GRUB_INITRD.match(line)) and found:
             found[-1].initramfs += [_GRUB_DEVICE.sub("", word) for word in _words(match[1])]
     return _first(found, default)
+
+
+def grub_legacy(text: str) -> list[Entry]:
+    """The entries of a menu.lst or grub.conf of GRUB 0.97, the one that starts automatically first.
+
+    What starts no Linux counts, too.
+    """
+    found: list[Entry] = []
+    default = 0
+    for number, line in enumerate(text.splitlines(), 1):
+        if match := _LEGACY_DEFAULT.match(line):
+            default = int(match[1][:9])
+        elif line.split()[:1] == ["title"] and len(found) < MAX_ENTRIES:
+            found.append(Entry(line.strip().removeprefix("title").strip()))
+        elif found and (match := _LEGACY_KERNEL.match(line)):
+            image = _GRUB_DEVICE.sub("", match[1])
+            found[-1].image, found[-1].command_line = image, match[2].strip()
+            found[-1].line = number
+        elif found and (match := _LEGACY_INITRD.match(line)):
+            found[-1].initramfs.append(_GRUB_DEVICE.sub("", match[1]))
+    return [entry for entry in _first(found, default) if entry.image]
 
 
 def loader_entry(text: str, variables: Mapping[str, str]) -> Entry:

@@ -112,7 +112,7 @@ class _FileSystem:
         key = c_btrfs.BTRFS_ROOT_TREE_DIR_OBJECTID, _NAMED_ENTRY
         for _, data in self.roots.items((*key, 0), (*key, _LAST)):
             number, _, _, _, length, _ = _DIRECTORY_ITEM.unpack_from(data)
-            if data[_DIRECTORY_ITEM.size : _DIRECTORY_ITEM.size + length] == b"default":
+            if bytes(data[_DIRECTORY_ITEM.size : _DIRECTORY_ITEM.size + length]) == b"default":
                 return int(number)
         return int(c_btrfs.BTRFS_FS_TREE_OBJECTID)
 
