@@ -34,7 +34,7 @@ hypothesis.settings.register_profile(
 hypothesis.settings.load_profile("long" if os.environ.get("VDBACKUP_LONG") == "1" else "ci")
 
 MEMORY = 8 << 30  # bytes of its own that the whole run may have: more is a fault of ours
-GRACE = 3.0  # seconds in which what a test has ended may disappear
+GRACE = 30.0  # seconds in which what a test has ended may disappear, on a busy machine
 
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:

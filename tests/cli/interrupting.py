@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-LIMIT = 120
+LIMIT = 240
 """Seconds that a command may take to end on a busy machine."""
 
 _GATED = """

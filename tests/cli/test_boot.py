@@ -1,4 +1,4 @@
-"""A real Linux boots from its recovery points, and the backup stays as it was captured."""
+"""Machines boot from recovery points, and the backup stays as it was captured."""
 
 from __future__ import annotations
 
@@ -23,36 +23,52 @@ def hashes(repository: Path) -> dict[str, str]:
 
 
 @pytest.fixture
-def repository(tmp_path: Path, vdbackup: Vdbackup) -> Path:
-    """Three points of a Linux that had booted 10, 20 and 30 times."""
-    disk = tmp_path / "linux.img"
-    shutil.copy(tiny_linux.image(), disk)
+def linux(tmp_path: Path) -> Path:
+    """The disk of a Linux that counts its boots."""
+    disk = Path(shutil.copy(tiny_linux.image(), tmp_path / "linux.img"))
     disk.chmod(0o600)
-    for count in (10, 20, 30):
-        tiny_linux.set_boot_count(disk, count)
-        assert vdbackup("backup", disk, "-r", tmp_path / "backups").status == 0
-    return tmp_path / "backups"
+    return disk
 
 
-def boots(vdbackup: Vdbackup, repository: Path, point: int, count: int) -> bool:
-    """Whether the point prints that it boots for the `count`-th time."""
-    said = vdbackup(
-        "boot", point, "-r", repository, "--headless", "--timeout", LIMIT,
-        "--until", f"VDBACKUP-BOOT-OK root=/dev/vda2 count={count}",
-    )  # fmt: skip
-    return said.status == 0
-
-
+@pytest.mark.long  # one boots from an incremental in recovery/sessions, and is promoted there
 def test_a_linux_boots_from_an_incremental_and_from_what_a_merge_has_made(
-    vdbackup: Vdbackup, repository: Path
+    vdbackup: Vdbackup, linux: Path, repository: Path
 ):
-    before = hashes(repository)
-    assert boots(vdbackup, repository, 3, 31)
-    assert hashes(repository) == before, "what it wrote has reached the backup"
-    assert vdbackup("merge", 2, "-r", repository).status == 0
-    before = hashes(repository)
-    assert boots(vdbackup, repository, 2, 21)
-    assert hashes(repository) == before
+    for count in (10, 20, 30):
+        tiny_linux.set_boot_count(linux, count)
+        assert vdbackup("backup", linux, "-r", repository).status == 0
+    says = "VDBACKUP-BOOT-OK root=/dev/vda2 count={}"
+    boots_from_an_incremental_and_a_merged_point(vdbackup, repository, says, (31, 21))
+
+
+def test_a_machine_boots_from_an_incremental_and_from_what_a_merge_has_made(
+    vdbackup: Vdbackup, tmp_path: Path, repository: Path
+):
+    disk = boot_sector.make(tmp_path / "counts.img", boot_sector.COUNT)
+    for count in (2, 4, 6):
+        with disk.open("r+b") as file:
+            file.seek(boot_sector.COUNT_AT)
+            file.write(bytes([count]))
+        assert vdbackup("backup", disk, "-r", repository).status == 0
+    boots_from_an_incremental_and_a_merged_point(
+        vdbackup, repository, "{}", (7, 5), "--hardware", "ide"
+    )
+
+
+def boots_from_an_incremental_and_a_merged_point(
+    vdbackup: Vdbackup, repository: Path, says: str, counts: tuple[int, int], *hardware: str
+) -> None:
+    """The third of three points, and the second once it is the first; both stay as they were."""
+    for point, count in zip((3, 2), counts, strict=True):
+        if point == 2:
+            assert vdbackup("merge", 2, "-r", repository).status == 0
+        before = hashes(repository)
+        said = vdbackup(
+            "boot", point, "-r", repository, "--headless", "--timeout", LIMIT,
+            "--until", says.format(count), *hardware,
+        )  # fmt: skip
+        assert said.status == 0, said.err
+        assert hashes(repository) == before, "what it wrote has reached the backup"
     points = vdbackup("list", "-r", repository, "--json").json["sets"][0]["points"]
     assert [point["boot_tested"]["ok"] for point in points] == [True, True]
 
@@ -118,7 +134,8 @@ def test_a_machine_that_ends_by_itself_is_a_success(vdbackup: Vdbackup, ends: Pa
     assert vdbackup("boot", 1, "-r", ends, *AS_IT_IS, "--timeout", LIMIT).status == 0
 
 
-def test_what_was_chosen_and_why_is_said(vdbackup: Vdbackup, repository: Path):
+def test_what_was_chosen_and_why_is_said(vdbackup: Vdbackup, linux: Path, repository: Path):
+    assert vdbackup("backup", linux, "-r", repository).status == 0
     loader = "SYSLINUX"  # it speaks seconds before the kernel does
     options = ["-r", repository, "--headless", "--timeout", LIMIT, "--until", loader]
     said = vdbackup("boot", 1, *options, "--json").json

@@ -23,7 +23,7 @@ from vdbackup.backup import merge
 from vdbackup.jobs import Task
 from vdbackup.repository.repository import Repository
 
-LIMIT = 120.0
+LIMIT = 240.0
 VIRTUALBOX = "{http://www.virtualbox.org/}"
 
 

@@ -162,7 +162,7 @@ def test_yes_and_a_wait_for_a_backup_take_the_point_of_that_backup_too(
         assert json.loads(waiting.stdout.readline())["event"] == "waiting"
         backup.stdin.write("\n")
         backup.stdin.flush()
-        out, _ = waiting.communicate(timeout=60)
+        out, _ = waiting.communicate(timeout=200)
         assert (waiting.returncode, json.loads(out.splitlines()[-1])["keep"]) == (0, 2)
     assert sequences(vdbackup, three_points) == [1, 2, 3, 4]
 

@@ -15,7 +15,7 @@ from tests.cli.conftest import Vdbackup
 from tests.oracles import libvhdi, qemu
 from vdbackup.repository.repository import Repository
 
-LIMIT = 120
+LIMIT = 240
 WATCHED = ("--headless", "--timeout", LIMIT)
 
 

@@ -116,7 +116,7 @@ def test_a_file_that_rests_late_is_opened_again_where_no_descriptor_is_left(tmp_
     resource.setrlimit(resource.RLIMIT_NOFILE, (free, limits[1]))
     try:
         reader.start()
-        reader.join(20)
+        reader.join(200)
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, limits)
     assert read == [b"00000001"]

@@ -202,7 +202,7 @@ def test_a_fault_before_there_is_a_window_is_said_where_it_was_started(tmp_path:
         env={**os.environ, **places},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=200,
         check=False,
     )
     assert done.returncode == 1

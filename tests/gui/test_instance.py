@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from pytestqt.qtbot import QtBot
 
+from tests.gui.user import LONG
 from vdbackup.gui.instance import Instance
 from vdbackup.gui.main_window import MainWindow
 
@@ -69,10 +70,10 @@ def test_the_second_program_says_that_it_is_open_already(
     environment = {**os.environ, "QT_QPA_PLATFORM": "offscreen"}
     environment["VDBACKUP_CONFIG_DIR"] = str(tmp_path / "config")
     with (
-        qtbot.waitSignal(first.called, timeout=60_000),
+        qtbot.waitSignal(first.called, timeout=LONG),
         subprocess.Popen(
             [sys.executable, "-c", START], env=environment, stderr=subprocess.PIPE, text=True
         ) as program,
     ):
-        assert "open already" in program.communicate(timeout=60)[1]
+        assert "open already" in program.communicate(timeout=200)[1]
     assert program.returncode == 0

@@ -11,7 +11,7 @@ from PySide6.QtGui import QAccessible
 from PySide6.QtWidgets import QPushButton
 from pytestqt.qtbot import QtBot
 
-from tests.gui.user import User
+from tests.gui.user import LONG, User
 from vdbackup.backup import merge
 from vdbackup.gui.add_source import AddSourceDialog
 from vdbackup.gui.catalogue import Entry, Shelf, read
@@ -86,7 +86,7 @@ def test_the_window_comes_back_as_it_was_left(
     assert again.size().width() == min(950, room.width())
     assert again.panel.shows_table
     assert again.panel.table.sorted_by == (1, False)
-    qtbot.waitUntil(lambda: again.entry is not None, timeout=60_000)
+    qtbot.waitUntil(lambda: again.entry is not None, timeout=LONG)
     assert again.entry
     assert again.entry.key == left.source
     again.close()

@@ -386,7 +386,7 @@ def test_the_window_starts_and_ends_with_ctrl_c() -> None:
         env=environment,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=200,
         check=False,
     )
     assert result.returncode == 0, result.stderr
@@ -400,7 +400,7 @@ def test_without_a_display_it_says_so() -> None:
         env=environment,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=200,
         check=False,
     )
     assert result.returncode == 1

@@ -13,7 +13,7 @@ from pytestqt.qtbot import QtBot
 from vdbackup.gui.jobs.panel import JobRow
 from vdbackup.gui.main_window import MainWindow
 
-LONG = 60_000  # milliseconds that a job may take on a busy machine
+LONG = 200_000  # milliseconds that a job may take on a busy machine
 
 T = TypeVar("T", bound=QWidget)
 

@@ -48,7 +48,7 @@ def assert_holds(disk: Path, raw: Path) -> None:
     """The system's libvmdk or libvhdi reads from the disk, through its chain, what `raw` holds."""
     done = subprocess.run(
         [_PYTHON, "-I", "-c", _READ, str(disk)],
-        capture_output=True, text=True, check=False, timeout=60,
+        capture_output=True, text=True, check=False, timeout=200,
     )  # fmt: skip
     assert done.returncode == 0, f"{disk.name}: {done.stderr}"
     wanted = raw.read_bytes()

@@ -94,4 +94,4 @@ def opened(disk: Path, *options: str, disk_format: str = "vmdk") -> Iterator[Cal
 
 
 def _run(*command: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=200)

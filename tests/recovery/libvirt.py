@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-_LIMIT = 60.0
+_LIMIT = 240.0
 
 
 class Refused(Exception):

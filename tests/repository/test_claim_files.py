@@ -100,7 +100,7 @@ def test_a_merge_refuses_what_another_computer_reads_and_names_it(lab: Lab, ther
         assert refused.value.title.endswith(", with points 1 to 3.")
         assert refused.value.cleared is not None
         assert not refused.value.cleared()
-        out, _ = other.communicate("\n", timeout=60)
+        out, _ = other.communicate("\n", timeout=200)
         assert out.strip() == sha256(lab.moments[point.id])
         assert refused.value.cleared()
     assert claim_files_in(lab) == []
@@ -115,7 +115,7 @@ def test_a_delete_and_a_policy_leave_what_another_computer_reads(lab: Lab, there
             lab.delete(last)
         result = lab.capture(policy=Policy(keep=2, retarget=False))
         assert "on nas is reading" in "".join(result.notes)
-        out, _ = other.communicate("\n", timeout=60)
+        out, _ = other.communicate("\n", timeout=200)
         assert out.strip() == sha256(lab.moments[last.id])
     lab.check_all()
 
@@ -140,7 +140,7 @@ def test_a_plan_says_who_reads_here_and_on_another_computer(lab: Lab, there: Pat
 def test_a_merge_goes_on_where_another_computer_reads_other_points(lab: Lab, there: Path) -> None:
     with computers.running(READER, there, lab.set.points[0].id, host="nas") as other:
         lab.merge(lab.set.points[2])
-        assert other.communicate("\n", timeout=60)[0].strip() == sha256(
+        assert other.communicate("\n", timeout=200)[0].strip() == sha256(
             lab.moments[lab.set.points[0].id]
         )
     lab.check_all()
@@ -187,7 +187,7 @@ def test_nobody_begins_to_read_what_another_computer_changes(lab: Lab, there: Pa
                 pass
             assert error.value.cleared is not None
             assert not error.value.cleared()
-        other.communicate("\n", timeout=60)
+        other.communicate("\n", timeout=200)
         assert error.value.cleared()
     with claims.open_point(lab.repository, "disk", points[3].id, "reading"):
         pass

@@ -67,7 +67,7 @@ class Reader:
 
     def read_on(self) -> str:
         """Let it read the rest; the SHA-256 of all that it has read."""
-        out, _ = self.process.communicate("\n", timeout=60)
+        out, _ = self.process.communicate("\n", timeout=200)
         return out.strip()
 
 
@@ -170,7 +170,7 @@ def test_what_another_program_has_open_is_neither_merged_nor_deleted(lab: Lab) -
             assert other.stdout.readline() == "open\n"
             with pytest.raises(PointInUse, match=rf"sh \(process {other.pid} of .* has it open"):
                 change(lab.set.points[lab.set.points.index(point) or 1])
-            other.communicate("\n", timeout=60)
+            other.communicate("\n", timeout=200)
     lab.check_all()
 
 
@@ -300,7 +300,7 @@ def test_a_reader_waits_for_a_merge_that_ends_soon(
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
         waiting = subprocess.Popen(command, text=True, **pipes)
     with waiting as process:
-        out, _ = process.communicate("\n", timeout=60)
+        out, _ = process.communicate("\n", timeout=200)
     assert out.split() == ["reading", sha256(lab.moments[point.id])]
 
 

@@ -18,7 +18,7 @@ from vdbackup.locations import Locations
 from vdbackup.settings import KnownSource, Settings, ThemeChoice
 from vdbackup.sources.reference import SourceRef
 
-LIMIT = 120
+LIMIT = 240
 """Seconds that the window may take to end on a busy machine."""
 
 _WINDOW = """

@@ -412,7 +412,7 @@ def test_points_stand_where_they_should_on_a_sharper_screen() -> None:
         env={**os.environ, "QT_SCALE_FACTOR": "2"},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=200,
         check=False,
     )
     assert result.stdout.split() == [

@@ -26,7 +26,7 @@ from vdbackup.recovery.sessions.saved import SessionState, saved_sessions
 from vdbackup.recovery.sessions.session import Session
 
 STATES = list(Life)
-LIMIT = 60.0
+LIMIT = 240.0
 
 
 @pytest.mark.parametrize("state", [Life.ENDED, Life.CRASHED, Life.CUT_OFF_AND_KILLED])

@@ -39,28 +39,9 @@ from vdbackup.recovery.sessions.session import Session
 from vdbackup.repository import holds
 from vdbackup.repository.digests import BLOCK
 
-LIMIT = 120.0
+LIMIT = 240.0
 IDE = HardwareRequest(controller=Controller.IDE)
 """The BIOS boots disks this small there alone."""
-COUNT = """
-    mov ah, 0x42        ; read sector 128
-    mov si, packet
-    int 0x13
-    inc byte [0x7E00]
-    mov ah, 0x43        ; and write it back, one more
-    mov si, packet
-    int 0x13
-    mov dx, 0x3F8       ; the number, to the serial port
-    mov al, [0x7E00]
-    add al, '0'
-    out dx, al
-    jmp halt
-packet: db 16, 0
-    dw 1, 0x7E00, 0
-    dq 128
-"""
-"""Counts its boots on the disk, and says which one it is."""
-
 Boot = Callable[..., Session]
 
 
@@ -72,9 +53,9 @@ def lab(tmp_path: Path, disk_format: str) -> Lab:
 @once
 def counting(lab: Lab) -> None:
     """Two points of a disk that counts its boots: it had booted twice, then four times."""
-    boot_sector.make(lab.image, COUNT)
+    boot_sector.make(lab.image, boot_sector.COUNT)
     for boots in (2, 4):
-        lab.poke(128 * 512, bytes([boots]))
+        lab.poke(boot_sector.COUNT_AT, bytes([boots]))
         lab.backup()
 
 
