@@ -48,7 +48,7 @@ def finish_merges(repository: Repository, allowed: Machines, *, as_json: bool) -
     """Finish what was cut off; what was done. A merge may take an hour."""
     from vdbackup.operations import opening
 
-    if not opening.interrupted(repository):
+    if not repository.unfinished_sets():
         return opening.finish(repository, allowed.sessions_folder, Task())
     finished: Finished = work(
         "Finishing what was interrupted",

@@ -5,15 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from vdbackup.backup import merge
-from vdbackup.backup.merge import interrupted
 from vdbackup.errors import NotFinished, VdbackupError
 from vdbackup.jobs import Task
-from vdbackup.operations.changed import Changed
+from vdbackup.operations.changed import NOTHING, Changed
 from vdbackup.operations.relinking import relink
 from vdbackup.repository.repository import Repository
-
-__all__ = ["Finished", "finish", "interrupted"]
 
 
 @dataclass(frozen=True)
@@ -38,7 +34,11 @@ def finish(repository: Repository, sessions_folder: Path, task: Task) -> Finishe
 
     Other programs' machines that an earlier merge left behind are tried again. It may take an hour.
     """
-    waiting = interrupted(repository)
+    waiting = repository.unfinished_sets()
+    if not waiting:
+        return Finished((), (), NOTHING, relink(repository.path, sessions_folder))
+    from vdbackup.backup import merge  # late: with all that disks need it takes 0.2 s to import
+
     recovered = merge.recover(repository, task)
     trouble = relink(repository.path, sessions_folder)
     return Finished(recovered.done, recovered.undone, Changed.only(*waiting), trouble)

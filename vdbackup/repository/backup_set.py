@@ -7,10 +7,8 @@ from contextlib import closing, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from vdbackup.disks.chain import Chain, parent_of
-from vdbackup.disks.disk import DiskInfo
-from vdbackup.disks.formats import open_disk
 from vdbackup.durable import PARTIAL, check_regular
 from vdbackup.errors import (
     Damaged,
@@ -21,10 +19,14 @@ from vdbackup.errors import (
 )
 from vdbackup.jobs import sizes_apart
 from vdbackup.repository import naming
-from vdbackup.repository.digests import DigestFold
 from vdbackup.repository.journal import Journal
 from vdbackup.repository.manifests import BrokenManifest, manifest_path
 from vdbackup.repository.model import RecoveryPoint, SetSettings
+
+if TYPE_CHECKING:  # late: disks bring numpy, and what only lists points needs neither
+    from vdbackup.disks.chain import Chain
+    from vdbackup.disks.disk import DiskInfo
+    from vdbackup.repository.digests import DigestFold
 
 
 @dataclass(frozen=True)
@@ -142,6 +144,8 @@ class BackupSet:
             Damaged: a layer is missing, not as long as when it was published, or its disk is not.
             DiskError: the disks' own links do not lead where the manifests say.
         """
+        from vdbackup.disks.chain import Chain
+
         points = self.chain(point)
         for each in points:
             self.check_layer(each, point)
@@ -163,6 +167,9 @@ class BackupSet:
         Nor may its disk have another size. Where that holds of each layer of a chain, `open_chain`
         finds all of it.
         """
+        from vdbackup.disks.chain import parent_of
+        from vdbackup.disks.formats import open_disk
+
         parent = self.point(layer.parent).disk if layer.parent is not None else None
         with closing(open_disk(self.disk_path(layer), self.settings.format)) as disk:
             check_size(disk.info, layer)
@@ -203,6 +210,8 @@ class BackupSet:
 
     def open_digests(self, point: RecoveryPoint) -> DigestFold:
         """The digests of the point's whole state."""
+        from vdbackup.repository.digests import DigestFold
+
         paths = [self.folder / each.digests for each in self.chain(point)]
         return DigestFold(paths, point.virtual_size)
 

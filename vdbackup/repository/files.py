@@ -85,7 +85,7 @@ def read_json(path: Path) -> dict[str, Any]:
     return parse_json(path, read_own(path))
 
 
-def parse_json(path: Path, content: bytes) -> dict[str, Any]:
+def parse_json(path: Path | str, content: bytes) -> dict[str, Any]:
     """The JSON object that a file's content is; raises RepositoryError where it is none."""
     try:
         data = json.loads(content.decode("utf-8"))

@@ -24,12 +24,10 @@ from collections.abc import Collection
 from contextlib import closing, suppress
 from pathlib import Path
 
-from vdbackup.disks.formats import open_disk
 from vdbackup.durable import check_regular, read_own
 from vdbackup.errors import LiesTwice, NewerLayout, VdbackupError
 from vdbackup.repository import naming
 from vdbackup.repository.backup_set import point_files
-from vdbackup.repository.digest_file import DigestFile
 from vdbackup.repository.files import PARTIAL, remove, sync_file, sync_folder, write_json_in_flight
 from vdbackup.repository.lock import check_lock
 from vdbackup.repository.manifests import manifest_path, read_manifests, understood
@@ -155,6 +153,10 @@ def _fit(folder: Path, point: RecoveryPoint) -> bool:
     An overlay may be missing, for it can be made anew. Raises VdbackupError or FileNotFoundError
     where one of the others is not there, or is something else.
     """
+    # late: numpy comes with both, and whoever only lists points opens no file of theirs
+    from vdbackup.disks.formats import open_disk
+    from vdbackup.repository.digest_file import DigestFile
+
     name, overlay_name = naming.layer_of(point.disk), naming.overlay_of(point.overlay)
     if name is None or overlay_name is None:
         return False

@@ -236,6 +236,10 @@ class Repository:
         except OSError:  # it may not be looked into, or has just gone
             return False
 
+    def unfinished_sets(self) -> list[str]:
+        """The names of the sets in which something was cut off, or is running; no file is read."""
+        return [name for name in self.names() if self.unfinished(name)]
+
     def find(self, reference: str, set_name: str | None = None) -> tuple[BackupSet, RecoveryPoint]:
         """The point that `reference` means; raises PointNotFound if none or several answer to it.
 
