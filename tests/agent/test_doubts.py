@@ -38,6 +38,17 @@ def test_a_link_that_was_replaced_is_noticed(disk):
     assert doubt(disk, since) == "a part of what tracks it was replaced"
 
 
+def test_what_was_under_way_when_tracking_began_is_no_doubt_later(disk, monkeypatch):
+    """The program counts what is handed in, the kernel what is done: that may lie in between."""
+    counted = Disk.sectors_written
+    with monkeypatch.context() as patch:
+        patch.setattr(Disk, "sectors_written", lambda self: counted(self) - 8)
+        tracking.track(disk).close()
+    since = begin(disk)
+    write(disk, (0, 4096))
+    assert changed(disk, since) == [(0, BLOCK)]
+
+
 @pytest.mark.parametrize("name", ["state", "bits"])
 def test_a_tracker_without_its_memory_is_none(disk, name):
     since = begin(disk)

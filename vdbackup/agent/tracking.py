@@ -158,9 +158,7 @@ def _begin(place: Place) -> Tracked:
         _set_up(folder, place, size, where)
     except OSError as error:
         raise pins.refused(error, "it does not take the program that marks changes") from error
-    tracked = Tracked(place, folder)
-    tracked.trust.measure_if_at_rest()
-    return tracked
+    return Tracked(place, folder)
 
 
 def _set_up(folder: Path, place: Place, size: int, where: marking.Layout) -> None:

@@ -10,7 +10,6 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
 
 from vdbackup.agent import bpf
 from vdbackup.agent.block_devices import Disk
@@ -19,18 +18,13 @@ from vdbackup.agent.state import State
 
 _SLEPT = 1.0
 """Seconds of sleep that are none: the two clocks are not read at one moment."""
+_LOOKS, _BETWEEN = 20, 0.001
+"""How often the counts are compared until they differ as before, and the seconds between."""
 
 
 def slept() -> float:
     """Seconds that the computer has slept, or lain in hibernation, since it was started."""
     return max(0.0, time.clock_gettime(time.CLOCK_BOOTTIME) - time.monotonic())
-
-
-class _Counts(NamedTuple):
-    """By how many sectors each copy's count is ahead of the kernel's, and whether at rest."""
-
-    ahead: list[int]
-    at_rest: bool
 
 
 class Trust:
@@ -119,31 +113,25 @@ class Trust:
 
     # --------------------------------------------------------------------------- counts
 
-    def measure_if_at_rest(self) -> None:
-        """Compare the counts now, if nothing is under way at some moment within a second.
-
-        Raises OSError.
-        """
-        if (counts := self._counts(tries=200, pause=0.005)).at_rest:
-            self._state.measure(counts.ahead, self._missed())
-
     def measure(self) -> None:
-        """Compare them at a harvest, if that was not done before; raises OSError.
+        """Compare the counts at the first harvest, from which on they have to agree.
 
-        Nothing is under way then but discards, and what is written beside what was frozen.
+        Nothing is under way then but discards, and what is written beside what was frozen. Whatever
+        is makes the programs seem further ahead than they are, because they count what is handed
+        in, the kernel what is done: so the least of several looks counts. Measured when tracking
+        began, under load, 3 of 60 trackers were doubted later. Raises OSError.
         """
         if not self._state.is_measured:
-            self._state.measure(self._counts(tries=20, pause=0.0005).ahead, self._missed())
+            self._state.measure(self._ahead(), self._missed())
 
-    def _counts(self, *, tries: int, pause: float) -> _Counts:
-        """The kernel counts what is done, the programs what is handed in: equal only at rest."""
-        for _ in range(tries):
-            counted, written = self._state.counted, self.written()
-            idle = self._disk.is_idle()
-            if at_rest := idle and (counted, written) == (self._state.counted, self.written()):
-                break
-            time.sleep(pause)
-        return _Counts([each - (written or 0) for each in counted], at_rest)
+    def _ahead(self) -> list[int]:
+        """By how many sectors each copy's count is ahead of the kernel's."""
+        looks: list[list[int]] = []
+        while len(looks) < _LOOKS and not (looks[1:] and looks[-1] == looks[-2]):
+            time.sleep(_BETWEEN)
+            written = self.written() or 0  # first: nothing is done that was not handed in before
+            looks.append([count - written for count in self._state.counted])
+        return [min(copy) for copy in zip(*looks, strict=True)]
 
     def written(self) -> int | None:
         """Sectors that the kernel has counted; None where the disk is gone."""
