@@ -20,10 +20,14 @@ from vdbackup.repository.model import (
     BootStage,
     BootTest,
     BootTests,
+    ChangesFrom,
     Check,
+    Consistency,
+    How,
     PointType,
     Policy,
     Promotion,
+    Reading,
     RecoveryPoint,
     SetSettings,
     SourceIdentity,
@@ -76,6 +80,12 @@ INCREMENTAL = RecoveryPoint(
     promoted_from=Promotion("20261128-164612-b358e8", "disk #1", "2026-11-28T16:46:12+00:00"),
     captured_from=SOURCE,
     exact_size=(1 << 30) - 100,
+    reading=Reading(
+        Consistency(How.FROZEN, "2026-11-28T16:46:29.500+00:00", 41, 3, ("swap (/dev/sda3)",)),
+        ChangesFrom.SCAN,
+        1 << 30,
+        "tracking was begun anew",
+    ),
 )
 SET = SetSettings(
     SOURCE,
@@ -110,7 +120,8 @@ FULL_TEXT = """\
   "unreadable": [],
   "promoted_from": null,
   "captured_from": null,
-  "exact_size": null
+  "exact_size": null,
+  "reading": null
 }
 """
 SOURCE_TEXT = """\
@@ -180,7 +191,21 @@ INCREMENTAL_TEXT = (
   "captured_from": """
     + SOURCE_TEXT
     + """,
-  "exact_size": 1073741724
+  "exact_size": 1073741724,
+  "reading": {
+    "consistency": {
+      "how": "frozen",
+      "at": "2026-11-28T16:46:29.500+00:00",
+      "frozen_ms": 41,
+      "rounds": 3,
+      "left_out": [
+        "swap (/dev/sda3)"
+      ]
+    },
+    "changes_from": "scan",
+    "read_bytes": 1073741824,
+    "scan_reason": "tracking was begun anew"
+  }
 }
 """
 )

@@ -232,7 +232,10 @@ def test_a_journal_of_the_version_before_is_finished(one_format, step):
     cut_off(lab, 3, step)
     journal = lab.set.journal
     text = as_written_then(journal)
-    assert json.loads(text) == json.loads((lab.set_folder / JOURNAL_NAME).read_text())
+    now = json.loads((lab.set_folder / JOURNAL_NAME).read_text())
+    for point in filter(None, (now["parent"], now["child"], now["result"])):
+        del point["reading"]  # which that version did not write
+    assert json.loads(text) == now
     (lab.set_folder / JOURNAL_NAME).write_text(text)
-    assert lab.set.journal == journal
+    assert as_written_then(lab.set.journal) == text
     assert_finished(lab)

@@ -249,6 +249,8 @@ def test_metadata_that_was_lost_is_rebuilt_from_the_disks(
     for point in (*before, *after):
         point.pop("warnings")
         point.pop("retargeted")  # only looking at the system again would tell
+        for how_it_was_read in ("consistency", "changes_from", "scan_reason", "read_bytes"):
+            point.pop(how_it_was_read)
     assert after == before
     assert vdbackup("verify", "-r", repository).status == 0
     qemu.assert_holds(repository / "laptop/0002-overlay.vmdk", backed_up[1])

@@ -19,6 +19,7 @@ from vdbackup.disks.extents import (
     State,
     aligned,
     flatten,
+    overlap,
     runs_of,
     total,
     union,
@@ -230,6 +231,14 @@ def test_without_is_what_lies_in_the_one_and_not_in_the_other(one, other):
     left = without(one, other)
     assert covered(left) == covered(one) - covered(other)
     assert_apart(left)
+
+
+@given(range_sets(), range_sets())
+def test_an_overlap_is_what_lies_in_both(mine, other):
+    both = overlap(mine, other)
+    assert covered(both) == covered(mine) & covered(other)
+    assert (both[:, 1] > 0).all()
+    assert (both[1:, 0] >= both[:-1].sum(1)).all()
 
 
 @given(range_sets(), st.integers(1, 16), st.integers(72, 80))

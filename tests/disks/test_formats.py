@@ -8,6 +8,7 @@ from __future__ import annotations
 import threading
 from contextlib import suppress
 from pathlib import Path
+from random import Random
 
 import numpy as np
 import pytest
@@ -202,6 +203,20 @@ def test_one_write_may_cover_blocks_that_are_there_and_others(tmp_path, disk_for
     shelf = layers(tmp_path, 5 * BLOCK + 4096, disk_format, is_child, *some)
     shelf.write((UNIT, noise(shelf.size - UNIT, 3)), (BLOCK - UNIT, 3 * UNIT))
     assert_everybody_reads(shelf)
+
+
+@both
+@pytest.mark.each_format
+def test_units_are_written_over_again_and_again_before_a_flush(tmp_path, disk_format, is_child):
+    """By data and by zeros, in place of either: so does a capture that reads again what changed."""
+    size = 3 * BLOCK + 4096
+    units, random = size // UNIT, Random(1)
+    writes: list[Write] = []
+    for seed in range(200):
+        first = random.randrange(units)
+        length = min(random.randrange(1, 40), units - first) * UNIT
+        writes.append((first * UNIT, length if random.random() < 0.4 else noise(length, seed)))
+    assert_everybody_reads(layers(tmp_path, size, disk_format, is_child, *writes))
 
 
 def test_data_lie_at_multiples_of_64_kib_in_the_file_side_by_side(tmp_path, disk_format):

@@ -183,6 +183,29 @@ def test_blocks_that_are_not_kept_are_not_held(folder):
         assert fold.held()[:, 0].tolist() == [n * BLOCK for n in range(WIDE) if kept[n]]
 
 
+@given(st.lists(st.dictionaries(EDGES, st.booleans(), min_size=1), min_size=1, max_size=6))
+def test_of_a_block_that_is_added_again_the_last_digest_counts(folder, times):
+    """As a capture does that reads again what has changed since."""
+    path = folder / "again.digests"
+    path.unlink(missing_ok=True)
+    writer, last = DigestWriter(path, WIDE * BLOCK), {}
+    for number, some in enumerate(times):
+        blocks = sorted(some)
+        seeds = {block: number * WIDE + block for block in blocks}
+        kept = [block in last or some[block] for block in blocks]
+        rows = np.concatenate([made(seed) for seed in seeds.values()])
+        writer.add(np.array(blocks), rows, np.array(kept))
+        last |= {
+            block: seeds[block] for block, is_kept in zip(blocks, kept, strict=True) if is_kept
+        }
+        assert np.flatnonzero(writer.holds(np.arange(WIDE))).tolist() == sorted(last)
+    writer.finish()
+    with DigestFold([path], WIDE * BLOCK) as fold:
+        assert np.flatnonzero(fold.holds(np.arange(WIDE))).tolist() == sorted(last)
+        for block, seed in last.items():
+            assert (fold.expected(np.array([block])) == made(seed)).all()
+
+
 def test_files_of_the_first_layout_are_read(folder):
     path = folder / "old.digests"
     path.write_bytes(base64.b64decode(LAYOUT_1))

@@ -21,6 +21,7 @@ from vdbackup.errors import SourceError
 from vdbackup.jobs import Task
 from vdbackup.repository.repository import Repository
 from vdbackup.sources import device_writes
+from vdbackup.sources.moment import Wanted
 
 MIB = 1 << 20
 SIZE = 8 * MIB
@@ -45,7 +46,10 @@ def image(tmp_path: Path) -> Path:
 
 
 def warnings(
-    repository: Repository, path: Path, meanwhile: Callable[[], object] = lambda: None
+    repository: Repository,
+    path: Path,
+    meanwhile: Callable[[], object] = lambda: None,
+    wanted: Wanted = Wanted.AUTO,
 ) -> tuple[str, ...]:
     """Back up, with something that happens after the first piece was read; what the point says."""
     happened: list[None] = []
@@ -56,7 +60,8 @@ def warnings(
             meanwhile()
 
     with open_path(path) as source:
-        result = capture.run(capture.plan(repository, source), Task(report))
+        plan = capture.plan(repository, source, consistency=wanted)
+        result = capture.run(plan, Task(report))
     assert happened
     return result.point.warnings
 
@@ -164,17 +169,18 @@ def test_a_write_that_is_under_way_counts(tmp_path, monkeypatch):
 
 @pytest.mark.usefixtures("as_root")
 def test_of_a_mounted_device_it_is_said_whether_it_was_written_to(stack, image, repository):
+    """Where it is not frozen; how that is: backup/test_in_use.py."""
     run("mkfs.ext4", "-q", "-F", "-E", "lazy_itable_init=0,lazy_journal_init=0", image)
     device = stack.enter_context(loop(image))
     folder = stack.enter_context(mounted(device, image.parent / "mount"))
-    (sentence,) = warnings(repository, device)
+    (sentence,) = warnings(repository, device, wanted=Wanted.AS_IS)
     assert f"mounted at {folder}), but nothing was written to it" in sentence
 
     def write() -> None:
         (folder / "new").write_bytes(noise(MIB, 2))
         os.sync()
 
-    (sentence,) = warnings(repository, device, write)
+    (sentence,) = warnings(repository, device, write, Wanted.AS_IS)
     assert f"mounted at {folder}), and written to (1" in sentence
     assert "may be incomplete" in sentence
 

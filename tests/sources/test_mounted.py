@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.agent.trackers import own_trackers
 from tests.backup.lab import noise
 from tests.sources.loops import loop, mounted, run
 from tests.sources.opened import open_path
@@ -34,8 +35,9 @@ OLD, NEW, SECOND = (noise(3 * MIB, seed) for seed in range(3))
 
 
 @pytest.fixture
-def stack() -> Iterator[ExitStack]:
+def stack(tmp_path: Path) -> Iterator[ExitStack]:
     with ExitStack() as stack:
+        stack.enter_context(own_trackers(tmp_path / "bpf"))
         yield stack
 
 

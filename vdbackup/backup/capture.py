@@ -19,6 +19,7 @@ from vdbackup.disks.names import DiskFormat
 from vdbackup.disks.transfer import Read, each, transfer, write_blocks
 from vdbackup.errors import (
     ChangedMeanwhile,
+    NotFrozen,
     OtherFormat,
     PointInUse,
     Remedy,
@@ -28,12 +29,14 @@ from vdbackup.errors import (
     from_os,
 )
 from vdbackup.jobs import Plan, Task, sizes_apart
-from vdbackup.repository import claims, long_chains
+from vdbackup.repository import claims, long_chains, model
 from vdbackup.repository.backup_set import BackupSet
 from vdbackup.repository.digests import BLOCK, DigestFold, differ, digest_blocks, is_zero
 from vdbackup.repository.draft import Draft
 from vdbackup.repository.model import (
+    Consistency,
     Policy,
+    Reading,
     RecoveryPoint,
     SetSettings,
     SourceIdentity,
@@ -42,8 +45,9 @@ from vdbackup.repository.model import (
 from vdbackup.repository.naming import PointType
 from vdbackup.repository.repository import Repository
 from vdbackup.sources.identity import Verdict
+from vdbackup.sources.moment import Moment, Wanted
 from vdbackup.sources.salvage import Salvage
-from vdbackup.sources.source import Source
+from vdbackup.sources.source import OneReading, Source
 
 AUTO = "auto"
 _ARTICLES = {
@@ -71,6 +75,7 @@ class CapturePlan(Plan):
             older is merged or deleted this time.
         similar: a set that may hold this source's backups, though this is not sure, or "".
         about_source: what there is to say of that, or "".
+        consistency: what the point is to be.
     """
 
     repository: Repository
@@ -89,6 +94,7 @@ class CapturePlan(Plan):
     confirmed: bool
     similar: str
     about_source: str
+    consistency: Wanted
 
 
 @dataclass(frozen=True)
@@ -139,6 +145,7 @@ def plan(
     disk_format: str | None = None,
     policy: Policy | None = None,
     same_source: bool = False,
+    consistency: Wanted = Wanted.AUTO,
 ) -> CapturePlan:
     """What backing up `source` now would do.
 
@@ -150,6 +157,7 @@ def plan(
         disk_format: of a new set; an existing set keeps its own.
         policy: the set's from now on; None leaves it as it is.
         same_source: the user says that `source` is what the set `set_name` holds the backups of.
+        consistency: what the point is to be.
 
     Raises:
         BackupError: it cannot be done, and why; OtherSource unless `same_source`.
@@ -203,6 +211,7 @@ def plan(
         confirmed=home.confirmed is not None,
         similar=home.similar,
         about_source=home.note,
+        consistency=consistency,
     )
 
 
@@ -235,7 +244,8 @@ def run(plan: CapturePlan, task: Task) -> CaptureResult:
         unlisted = space.unlisted(backup_set)
         point = _captured(backup_set, plan, choice, warnings, task)
         warnings = (*point.warnings, *interrupted, *tight, *unlisted)
-        notes = tuple(filter(None, (plan.note, source.filled_up, *published)))
+        moment = point.reading.consistency.sentence if point.reading else ""
+        notes = tuple(filter(None, (plan.note, source.filled_up, moment, *published)))
         if plan.similar:
             warnings += (plan.about_source,)
         elif plan.about_source:
@@ -281,15 +291,28 @@ def _captured(
 ) -> RecoveryPoint:
     source = plan.source
     draft = Draft(backup_set, choice.kind, choice.parent, source.size, source.sector_size)
-    salvage = Salvage(source, task.cancel)
+    rounds = OneReading(source) if plan.consistency is Wanted.AS_IS else source.rounds()
     with draft:
-        with state_of(backup_set, choice.parent, source.size) as state:
+        with state_of(backup_set, choice.parent, source.size) as state, rounds:
+            _check_wanted(plan, rounds.hindrance)
+            salvage = Salvage(source, rounds, task.cancel)
+            read = each(salvage.readinto)
             ranges = _to_read(source, state)
-            keep_changes(draft, state, ranges, each(salvage.readinto), "Capture", task)
+            keep_changes(draft, state, ranges, read, "Capture", task)
+            read_bytes = total(ranges)
+            for changed in rounds:
+                salvage.forget(changed)
+                keep_changes(draft, state, changed, read, "Changed meanwhile", task)
+                read_bytes += total(changed)
+                task.check()
             again = _kept_again(state)
+            outcome = rounds.outcome()
         task.check()
+        known = source.defects()
+        less = [sentence for sentence in outcome.trouble if sentence not in known]
+        _check_wanted(plan, rounds.hindrance or " ".join(less))
         unreadable = salvage.unreadable()
-        warnings = (*source.trouble(), *again, *warnings)
+        warnings = (*outcome.trouble, *again, *warnings)
         if unreadable:
             warnings += (unreadable_warning(unreadable),)
         return draft.publish(
@@ -297,7 +320,28 @@ def _captured(
             unreadable=unreadable,
             captured_from=plan.identity,
             exact_size=source.exact_size,
+            reading=Reading(_consistency(outcome.moment), read_bytes=read_bytes),
         )
+
+
+def _check_wanted(plan: CapturePlan, hindrance: str) -> None:
+    """Raise NotFrozen where a single moment is wanted, and something is in its way."""
+    if hindrance and plan.consistency is Wanted.FROZEN:
+        raise NotFrozen(
+            f"{plan.source.title} cannot be backed up as of one moment: {hindrance}",
+            "Do what that says, unmount it, or have it backed up as well as can be.",
+        )
+
+
+def _consistency(moment: Moment) -> Consistency:
+    """As a manifest says it."""
+    return Consistency(
+        model.How(moment.how),
+        moment.at.isoformat(timespec="milliseconds") if moment.at else None,
+        round(moment.seconds * 1000),
+        moment.rounds,
+        moment.left_out,
+    )
 
 
 def _kept_again(state: DigestFold) -> tuple[str, ...]:
@@ -342,7 +386,7 @@ def keep_changes(
     Args:
         draft: takes the blocks and their digests.
         state: what the disk through the parent holds.
-        ranges: what to look at, whole blocks, in bytes.
+        ranges: what to look at, whole blocks, in bytes; some may have been looked at before.
         read: fills a view with pieces of the disk (`transfer`).
         phase: what this is called in progress reports.
         task: what it reports to, and what stops it.
@@ -351,7 +395,8 @@ def keep_changes(
     def keep(pieces: Ranges, view: memoryview) -> None:
         blocks, digests = blocks_of(pieces, BLOCK), digest_blocks(view)
         known, sure = state.as_far_as_known(blocks)
-        changed = differ(digests, known) | ~sure
+        # what the draft holds already hides the parent's, were it the same as that again
+        changed = differ(digests, known) | ~sure | draft.digests.holds(blocks)
         write_blocks(draft.disk, blocks, view, BLOCK, changed, is_zero(digests))
         draft.digests.add(blocks, digests, changed)
 

@@ -130,6 +130,7 @@ def _converted(
             point.promoted_from,
             point.captured_from,
             point.exact_size,
+            point.reading,
         )
     with DigestFold([new.folder / converted.digests], point.virtual_size) as digests:
         layer = new.folder / converted.disk

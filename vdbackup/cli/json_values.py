@@ -13,7 +13,7 @@ from vdbackup.jobs import Plan
 if TYPE_CHECKING:
     from vdbackup.repository.backup_set import BackupSet
     from vdbackup.repository.manifests import BrokenManifest
-    from vdbackup.repository.model import BootTest, Policy, RecoveryPoint
+    from vdbackup.repository.model import BootTest, Policy, Reading, RecoveryPoint
 
 
 def plan_json(plan: Plan) -> dict[str, Any]:
@@ -47,6 +47,19 @@ def point_json(backup_set: BackupSet, point: RecoveryPoint) -> dict[str, Any]:
         "unreadable": point.unreadable,
         "exact_size": point.exact_size,
         "promoted_from": asdict(point.promoted_from) if point.promoted_from else None,
+        **_reading(point.reading),
+    }
+
+
+def _reading(reading: Reading | None) -> dict[str, Any]:
+    """How the source was read; nulls where nobody noted it."""
+    if reading is None:
+        return dict.fromkeys(("consistency", "changes_from", "scan_reason", "read_bytes"))
+    return {
+        "consistency": asdict(reading.consistency),
+        "changes_from": reading.changes_from,
+        "scan_reason": reading.scan_reason or None,
+        "read_bytes": reading.read_bytes,
     }
 
 

@@ -35,6 +35,7 @@ from vdbackup.errors import UsageError
 from vdbackup.jobs import Task
 from vdbackup.jobs import readable_size as size
 from vdbackup.pace import Limit, Pace
+from vdbackup.sources.moment import Wanted
 from vdbackup.sources.reference import SourceRef
 
 if TYPE_CHECKING:
@@ -74,6 +75,11 @@ def add_backup(subparsers: Subparsers) -> None:
         "another; nothing older is merged this time",
     )  # fmt: skip
     parser.add_argument(
+        "--consistency", choices=[each.value for each in Wanted], default=Wanted.AUTO.value,
+        help="of what is in use: auto, as of one moment where that can be had, for which its file "
+        "systems are frozen; frozen, so or not at all; as-is, without holding anybody back",
+    )  # fmt: skip
+    parser.add_argument(
         "--limit", type=rate, metavar="RATE",
         help="move at most so much a second: 100M, 800K",
     )  # fmt: skip
@@ -100,6 +106,7 @@ def backup(options: argparse.Namespace) -> int:
         parents_in=tuple(options.parents_in),
         same_source=options.same_source,
         policy=policy_change(options) or Change(),
+        consistency=Wanted(options.consistency),
     )
     # nobody waits for it as for a window's: it is to cost others as little as it can
     pace = Pace(Limit(options.limit) if options.limit else None, gives_way=True)

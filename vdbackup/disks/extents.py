@@ -382,6 +382,16 @@ def without(a: Ranges, b: Ranges) -> Ranges:
     return np.stack([edges[:-1][kept], np.diff(edges)[kept]], axis=1)
 
 
+def overlap(a: Ranges, b: Ranges) -> Ranges:
+    """What lies in both sets, each of which ascends and touches itself nowhere."""
+    edges = np.concatenate([a[:, 0], b[:, 0], a.sum(1), b.sum(1)])
+    steps = np.repeat([1, -1], len(a) + len(b))
+    order = np.lexsort((steps, edges))  # where one ends and another begins, the end comes first
+    edges, within = edges[order], np.cumsum(steps[order])
+    first = np.flatnonzero(within == 2)
+    return np.stack([edges[first], edges[first + 1] - edges[first]], axis=1)
+
+
 def aligned(ranges: Ranges, block_size: int, size: int) -> Ranges:
     """The ranges grown outward to whole blocks, but not beyond the disk's `size` bytes."""
     pieces = [ranges[part] for part in _pieces(len(ranges))]

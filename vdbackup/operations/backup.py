@@ -25,6 +25,7 @@ from vdbackup.operations.machines import Machines
 from vdbackup.operations.relinking import relink
 from vdbackup.repository.model import BootTests, Policy, RecoveryPoint
 from vdbackup.repository.repository import Repository
+from vdbackup.sources.moment import Wanted
 from vdbackup.sources.opening import Hints, open_source
 from vdbackup.sources.reference import SourceRef
 
@@ -56,6 +57,7 @@ class BackupRequest:
         seen: the folder held backups, so that it is never begun anew: its drive may have been
             unplugged.
         policy: what the set is to do another way from now on.
+        consistency: what the point is to be.
     """
 
     source: SourceRef
@@ -68,6 +70,7 @@ class BackupRequest:
     same_source: bool = False
     seen: bool = False
     policy: policy.Change = field(default_factory=policy.Change)
+    consistency: Wanted = Wanted.AUTO
 
 
 @dataclass(frozen=True)
@@ -113,6 +116,7 @@ def planned(request: BackupRequest) -> Iterator[CapturePlan]:
             kind=request.kind,
             disk_format=request.disk_format,
             same_source=request.same_source,
+            consistency=request.consistency,
         )
         yield _placed(_with_policy(plan, request.policy), request)
 

@@ -56,12 +56,13 @@ class DigestWriter:
     def add(
         self, blocks: Int64s, digests: NDArray[np.uint8], kept: NDArray[np.bool_] | None = None
     ) -> None:
-        """Take the digests of some blocks; each block comes once.
+        """Take the digests of some blocks; of one that comes again the last.
 
         Args:
             blocks: int64[blocks], their numbers, ascending.
             digests: shape (blocks, 32).
-            kept: bool[blocks], which of them the layer holds; all of them if None.
+            kept: bool[blocks], which of them the layer holds, all of them if None; what was kept
+                before is so again.
         """
         kept = np.ones(len(digests), np.bool_) if kept is None else kept
         region = blocks // REGION
@@ -73,6 +74,13 @@ class DigestWriter:
                 place = self._place(int(region[first]), start, kept[first:end])
                 at = HEADER.size + place * _PLACE + start * DIGEST
                 self._file.write(at, rows[first * DIGEST : end * DIGEST])
+
+    def holds(self, blocks: Int64s) -> NDArray[np.bool_]:
+        """bool[blocks]: which of the blocks of these numbers were kept so far."""
+        region, within = blocks // REGION, blocks % REGION
+        with self._lock:
+            bytes_of = self._held[region, within // 8]
+        return np.asarray(bytes_of >> (within % 8).astype(np.uint8) & 1, np.bool_)
 
     def _place(self, region: int, start: int, kept: NDArray[np.bool_]) -> int:
         """The region's place; its blocks from `start` on are noted as held, where they are kept."""

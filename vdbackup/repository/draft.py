@@ -20,7 +20,7 @@ from vdbackup.repository.files import PARTIAL, remove, sync_file, sync_folder
 from vdbackup.repository.journal import JOURNAL_NAME
 from vdbackup.repository.lock import check_lock
 from vdbackup.repository.manifests import manifest_path
-from vdbackup.repository.model import Promotion, RecoveryPoint, SourceIdentity
+from vdbackup.repository.model import Promotion, Reading, RecoveryPoint, SourceIdentity
 from vdbackup.repository.naming import PointType
 from vdbackup.repository.repository import LAYER_MODE, SETTINGS, SETTINGS_COPY
 
@@ -84,6 +84,7 @@ class Draft:
         promoted_from: Promotion | None = None,
         captured_from: SourceIdentity | None = None,
         exact_size: int | None = None,
+        reading: Reading | None = None,
     ) -> RecoveryPoint:
         """Make the point exist, as of `created` or of now.
 
@@ -115,6 +116,7 @@ class Draft:
             promoted_from=promoted_from,
             captured_from=captured_from,
             exact_size=exact_size,
+            reading=reading,
         )
         seal(layer, point)
         check_lock(layer)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Annotated, Any
 
 from vdbackup import records
@@ -130,6 +131,68 @@ class Promotion:
     ended: records.Moment
 
 
+class How(enum.StrEnum):
+    """What makes a point the source as of one moment, or that it may be none."""
+
+    FROZEN = "frozen"
+    SNAPSHOT = "snapshot"
+    UNMOUNTED = "unmounted"
+    AS_IS = "as-is"
+
+
+@dataclass(frozen=True)
+class Consistency:
+    """As of which moment a point holds its source.
+
+    Attributes:
+        how: what makes it one moment.
+        at: that moment (UTC, ISO 8601); None where all the time while it was read is as good, and
+            where it is no single moment.
+        frozen_ms: for how long whoever writes to the source was held back, in milliseconds.
+        rounds: how often was read again what had changed meanwhile.
+        left_out: what of the source that moment says nothing of, a few words each.
+    """
+
+    how: How
+    at: records.Moment | None = None
+    frozen_ms: int = 0
+    rounds: int = 0
+    left_out: tuple[_Sentence, ...] = ()
+
+    @property
+    def sentence(self) -> str:
+        """What makes it one moment, for a person, in local time; "" where nothing was done."""
+        if self.how is not How.FROZEN or self.at is None:
+            return ""
+        at = datetime.fromisoformat(self.at).astimezone().strftime("%H:%M:%S")
+        frozen = f"all file systems frozen together for {self.frozen_ms} ms at {at}"
+        left_out = f" Left out of that: {'; '.join(self.left_out)}." if self.left_out else ""
+        return f"Consistent, {frozen}.{left_out}"
+
+
+class ChangesFrom(enum.StrEnum):
+    """By what a capture knew what had changed since the point before."""
+
+    TRACKER = "tracker"
+    SCAN = "scan"
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How a source was read for a point.
+
+    Attributes:
+        read_bytes: of the source, what was read again included.
+        scan_reason: why all of it was read, to be put behind "because"; "" where nothing else was
+            to be expected.
+    """
+
+    consistency: Consistency
+    changes_from: ChangesFrom = ChangesFrom.SCAN
+    read_bytes: int = 0
+    scan_reason: _Sentence = ""
+
+
 @dataclass(frozen=True)
 class RecoveryPoint:
     """The source as it was at one moment: a manifest.
@@ -154,6 +217,7 @@ class RecoveryPoint:
             older version.
         exact_size: bytes of a source that ended within its last sector: `virtual_size` is rounded
             up. None where it did not, or an older version captured it.
+        reading: how the source was read; None where it was not captured, or by an older version.
     """
 
     id: str
@@ -177,6 +241,7 @@ class RecoveryPoint:
     promoted_from: Promotion | None = None
     captured_from: SourceIdentity | None = None
     exact_size: int | None = None
+    reading: Reading | None = None
 
     @property
     def merged_count(self) -> int:

@@ -41,8 +41,11 @@ class Changes:
     def sentences(self) -> tuple[str, ...]:
         """What the user must know of what was read until now, a sentence each."""
         changed = self._of_device(self._writes) if self._writes else self._of_files()
-        sentences = (changed, *self._writers, *self._who_may_write())
-        return tuple(dict.fromkeys(filter(None, sentences)))
+        return tuple(dict.fromkeys(filter(None, (changed, *self.writers()))))
+
+    def writers(self) -> tuple[str, ...]:
+        """A sentence for each file that others have, or had in the beginning, open for writing."""
+        return tuple(dict.fromkeys((*self._writers, *self._who_may_write())))
 
     def _of_device(self, writes: DeviceWrites) -> str:
         write_out_caches(self._path)  # what was written to the device's own cache counts from here

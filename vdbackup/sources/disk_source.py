@@ -16,8 +16,10 @@ from vdbackup.sources.changes import Changes
 from vdbackup.sources.devices import lasting_name, medium_of
 from vdbackup.sources.facts import facts_at, with_written
 from vdbackup.sources.identity import Facts
+from vdbackup.sources.live_rounds import LiveRounds
 from vdbackup.sources.reference import SourceRef
-from vdbackup.sources.stacking import lies_on, mounts_of
+from vdbackup.sources.source import OneReading, Rounds
+from vdbackup.sources.stacking import is_mounted_writable, lies_on, mounts_of
 from vdbackup.sources.written_ids import end_of_partitions
 
 
@@ -136,15 +138,28 @@ class DiskSource:
                     "Put the first one back, then start the backup again.",
                 )
 
-    def trouble(self) -> tuple[str, ...]:
-        """What the user must know of the copy that was just read, a sentence each."""
-        cut_off = self._cut_off()
+    def rounds(self) -> Rounds:
+        """What makes all that is read of it one moment's, as far as can be."""
+        if self.path.is_block_device() and self._raw and is_mounted_writable(self.path):
+            return LiveRounds(self)
+        return OneReading(self)
+
+    def defects(self) -> tuple[str, ...]:
+        """What the user must know of it whenever it is read, a sentence each."""
         unclean = [
             f"{layer.path} {layer.info.unclean}."
             for layer in self.chain.layers
             if layer.info.unclean
         ]
-        return tuple(filter(None, (self._doubt, cut_off, *unclean, *self._changes.sentences())))
+        return tuple(filter(None, (self._doubt, self._cut_off(), *unclean)))
+
+    def trouble(self) -> tuple[str, ...]:
+        """What the user must know of the copy that was just read, a sentence each."""
+        return (*self.defects(), *self._changes.sentences())
+
+    def writers(self) -> tuple[str, ...]:
+        """Programs that have it open for writing past its file systems, a sentence each."""
+        return self._changes.writers()
 
     @property
     def exact_size(self) -> int | None:

@@ -12,9 +12,12 @@ from __future__ import annotations
 
 import threading
 
+import numpy as np
+
+from vdbackup.disks.extents import Ranges
 from vdbackup.errors import SourceLost, Unreadable
 from vdbackup.jobs import CancelToken
-from vdbackup.sources.source import Source
+from vdbackup.sources.source import Rounds, Source
 
 MAX_SECTORS = 10_000
 """A disk with more sectors that cannot be read is failing as a whole: waiting makes it worse.
@@ -29,11 +32,12 @@ class Salvage:
 
     Args:
         source: open.
+        rounds: through which it is read.
         cancel: looked at before each piece is tried again.
     """
 
-    def __init__(self, source: Source, cancel: CancelToken) -> None:
-        self._source, self._cancel = source, cancel
+    def __init__(self, source: Source, rounds: Rounds, cancel: CancelToken) -> None:
+        self._source, self._rounds, self._cancel = source, rounds, cancel
         self._lock = threading.Lock()
         self._lost: list[tuple[int, int]] = []
         self._anything_read = False
@@ -51,7 +55,7 @@ class Salvage:
     def _read(self, offset: int, view: memoryview, pieces: tuple[int, ...]) -> None:
         """Read all at once, or else in pieces of the first size, and those in the next."""
         try:
-            self._source.readinto(offset, view)
+            self._rounds.readinto(offset, view)
             self._anything_read = True
             return
         except Unreadable as error:
@@ -73,6 +77,20 @@ class Salvage:
                     "is failing as a whole.",
                     "Copy what can be had to an image with `ddrescue`, and back that up.",
                 ) from error
+
+    def forget(self, ranges: Ranges) -> None:
+        """What was lost in these will be read again: it may be there by now, in whole or in part.
+
+        Args:
+            ranges: whole units of the source, so that what was lost lies in one or in none.
+        """
+        ends = ranges[:, 0] + ranges[:, 1]
+
+        def is_read_again(offset: int) -> bool:
+            at = int(np.searchsorted(ends, offset, "right"))
+            return at < len(ranges) and int(ranges[at, 0]) <= offset
+
+        self._lost = [each for each in self._lost if not is_read_again(each[0])]
 
     def unreadable(self) -> tuple[tuple[int, int], ...]:
         """What was filled with zeros, as (offset, length) in bytes, joined and in order.

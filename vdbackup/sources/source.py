@@ -2,12 +2,73 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol, Self
 
 from vdbackup.disks.extents import Ranges
 from vdbackup.sources.identity import Facts
+from vdbackup.sources.moment import How, Moment, Outcome
 from vdbackup.sources.reference import SourceRef
+
+
+class Rounds(Protocol):
+    """What is done while a source is read, so that all that was read is of one moment.
+
+    A context manager. Within its block all of the source is read first; then whatever iteration
+    gives is read again, before the next is asked for, through `readinto` of this. When that ends,
+    `outcome` says what came of it.
+    """
+
+    @property
+    def hindrance(self) -> str:
+        """Why it will be no single moment, a sentence, as soon as that is known; else ""."""
+
+    def __enter__(self) -> Self:
+        """Begin: nothing has been read."""
+
+    def __exit__(self, *_: object) -> None:
+        """End it, with or without an outcome."""
+
+    def __iter__(self) -> Iterator[Ranges]:
+        """What has changed since it was read, in whole units (disk.UNIT) of the source.
+
+        Raises SourceError where the source is gone.
+        """
+
+    def readinto(self, offset: int, view: memoryview) -> None:
+        """Fill `view` as `Source.readinto` does."""
+
+    def outcome(self) -> Outcome:
+        """As of which moment all that was read is; raises SourceError where the source is gone."""
+
+
+class OneReading:
+    """The Rounds of what is read once: nobody writes to it, or nothing can be done about that."""
+
+    hindrance = ""
+
+    def __init__(self, source: Source) -> None:
+        self._source = source
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Nothing was begun."""
+
+    def __iter__(self) -> Iterator[Ranges]:
+        return iter(())
+
+    def readinto(self, offset: int, view: memoryview) -> None:
+        """Fill `view` as `Source.readinto` does."""
+        self._source.readinto(offset, view)
+
+    def outcome(self) -> Outcome:
+        """One moment, where the source does not say that it may have changed meanwhile."""
+        trouble = self._source.trouble()
+        changed = not set(trouble) <= set(self._source.defects())
+        return Outcome(Moment(How.AS_IS if changed else How.UNMOUNTED), trouble)
 
 
 class Source(Protocol):
@@ -88,6 +149,12 @@ class Source(Protocol):
 
     def check_present(self) -> None:
         """Raise SourceError unless all of it is still there, the same, as long as when opened."""
+
+    def rounds(self) -> Rounds:
+        """What makes all that is read of it one moment's, as far as can be: see `Rounds`."""
+
+    def defects(self) -> tuple[str, ...]:
+        """What the user must know of it whenever it is read, a sentence each."""
 
     def trouble(self) -> tuple[str, ...]:
         """What the user must know of what was read since it was opened, a sentence each.

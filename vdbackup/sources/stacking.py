@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,13 +16,13 @@ _MOUNTS = Path("/proc/self/mountinfo")
 def mounts_of(path: Path) -> tuple[str, ...]:
     """Where a device, its partitions, or what is built on them (LVM, RAID, loop) is mounted."""
     numbers = numbers_on(path)
-    return tuple(mount.where for mount in _mounts() if not numbers.isdisjoint(mount.numbers))
+    return tuple(mount.where for mount in mounts() if not numbers.isdisjoint(mount.numbers))
 
 
 def is_mounted_writable(path: Path) -> bool:
     """Whether one of the file systems that are mounted from it may be written to."""
     numbers = numbers_on(path)
-    return any(not mount.read_only for mount in _mounts() if not numbers.isdisjoint(mount.numbers))
+    return any(not mount.read_only for mount in mounts() if not numbers.isdisjoint(mount.numbers))
 
 
 def device_of(number: str) -> Path | None:
@@ -71,12 +73,12 @@ def _storage_of(path: Path) -> set[str]:
     Btrfs gives each subvolume a number of its own: so the device that is mounted there is one, too.
     """
     here = path.stat().st_dev
-    return {f"{os.major(here)}:{os.minor(here)}"} | _mounted_at(path)
+    return {f"{os.major(here)}:{os.minor(here)}"} | mounted_at(path)
 
 
-def _mounted_at(path: Path) -> set[str]:
+def mounted_at(path: Path) -> set[str]:
     """The same by the names of what is mounted: nothing is asked that may not answer."""
-    under = [mount for mount in reversed(_mounts()) if path.is_relative_to(mount.where)]  # on top
+    under = [mount for mount in reversed(mounts()) if path.is_relative_to(mount.where)]  # on top
     nearest = max(under, key=lambda mount: len(mount.where), default=None)
     return nearest.numbers if nearest else set()
 
@@ -101,22 +103,26 @@ def _numbers_under(number: str) -> set[str]:
         backing = (place / "loop/backing_file").read_bytes().removesuffix(b"\n")
     except OSError:  # no loop device, or detached
         return under
-    return under | _mounted_at(Path(os.fsdecode(backing)))
+    return under | mounted_at(Path(os.fsdecode(backing)))
 
 
 @dataclass(frozen=True)
-class _Mount:
+class Mount:
     """One line of proc(5), mountinfo.
 
     Attributes:
-        number: of the device, "8:1".
+        id: of the mount.
+        number: of the device, "8:1"; where the file system has none that is one of its own, "0:42".
         where: the mount point.
+        kind: of the file system, "ext4".
         device: its path, or whatever else the file system calls its source.
         read_only: whether the file system itself is; one mount of it may be that alone.
     """
 
+    id: int
     number: str
     where: str
+    kind: str
     device: str
     read_only: bool
 
@@ -130,18 +136,23 @@ class _Mount:
         return {self.number} | ({named} if named else set())
 
 
-def _mounts() -> list[_Mount]:
-    mounts = []
+def mounts() -> list[Mount]:
+    """All that is mounted, as this process sees it; what lies over another comes later."""
+    found = []
     for line in _MOUNTS.read_bytes().rstrip(b"\n").split(b"\n"):
         left, _, right = line.partition(b" - ")
         fields = left.split(b" ")
-        _, device, options = right.split(b" ")[:3]
+        kind, device, options = right.split(b" ")[:3]
         read_only = b"ro" in options.split(b",")
-        mounts.append(_Mount(fields[2].decode(), _name(fields[4]), _name(device), read_only))
-    return mounts
+        mount = Mount(
+            int(fields[0]), fields[2].decode(), name_of(fields[4]), kind.decode(), name_of(device),
+            read_only,
+        )  # fmt: skip
+        found.append(mount)
+    return found
 
 
-def _name(field: bytes) -> str:
+def name_of(field: bytes) -> str:
     """A name as any other path: the kernel writes blanks and backslashes as octal numbers."""
     return os.fsdecode(re.sub(rb"\\([0-7]{3})", lambda code: bytes([int(code[1], 8)]), field))
 
@@ -162,7 +173,13 @@ def numbers_on(path: Path) -> set[str]:
         start = {number} if number else set()
     else:
         start = _loops_of(path)
+    return _all_above(start)
+
+
+def _all_above(numbers: set[str]) -> set[str]:
+    """Numbers of the devices, and of all that is made of them."""
     found: set[str] = set()
+    start = set(numbers)
     while start:
         number = start.pop()
         found.add(number)
@@ -179,12 +196,19 @@ def _numbers_above(device: Path) -> set[str]:
 
 
 def _loops_of(image: Path) -> set[str]:
-    resolved = os.fsencode(image.resolve())
-    numbers = set()
+    resolved = image.resolve()
+    return {number for number, backing in _loops() if backing == resolved}
+
+
+def loops_on(numbers: set[str]) -> set[str]:
+    """Numbers of the loop devices in files of the file systems with these, and what is above."""
+    inside = {number for number, file in _loops() if not numbers.isdisjoint(mounted_at(file))}
+    return _all_above(inside)
+
+
+def _loops() -> Iterator[tuple[str, Path]]:
+    """The number of each loop device, and its file."""
     for file in Path("/sys/block").glob("loop*/loop/backing_file"):
-        try:
-            if file.read_bytes().removesuffix(b"\n") == resolved:
-                numbers.add((file.parent.parent / "dev").read_text().strip())
-        except OSError:  # detached meanwhile
-            continue
-    return numbers
+        with suppress(OSError):  # detached meanwhile
+            backing = Path(os.fsdecode(file.read_bytes().removesuffix(b"\n")))
+            yield (file.parent.parent / "dev").read_text().strip(), backing

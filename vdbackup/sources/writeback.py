@@ -64,12 +64,17 @@ def _sync_file_system(where: str) -> bool:
             raise
         return False
     try:
-        if _libc.syncfs(fd):
-            number = ctypes.get_errno()
-            raise OSError(number, os.strerror(number), where)
+        sync_file_system(fd)
     finally:
         os.close(fd)
     return True
+
+
+def sync_file_system(fd: int) -> None:
+    """syncfs(2) of what a descriptor lies on; raises OSError."""
+    if _libc.syncfs(fd):
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number), os.readlink(f"/proc/self/fd/{fd}"))
 
 
 def _is_used_by_the_kernel(path: Path) -> bool:

@@ -1,0 +1,366 @@
+"""A device that is written to is backed up as of one moment: real file systems, real writers."""
+
+from __future__ import annotations
+
+import functools
+import os
+import subprocess
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+from blake3 import blake3
+
+from tests.agent.mounts import FREEZABLE, MAKERS, MIB, freeze, image, is_frozen, opened
+from tests.agent.trackers import own_trackers
+from tests.backup.in_use import assert_databases_are_whole, written_to
+from tests.backup.lab import noise
+from tests.sources.loops import loop, mounted, run, two_partitions
+from tests.sources.opened import open_path
+from vdbackup.agent import freezing, tracking
+from vdbackup.agent.freezing import FileSystem
+from vdbackup.backup import capture
+from vdbackup.errors import NotFrozen, SourceError
+from vdbackup.jobs import Task
+from vdbackup.recovery import restore, verify
+from vdbackup.repository.model import How, RecoveryPoint
+from vdbackup.repository.repository import Repository
+from vdbackup.sources import file_systems, live_rounds
+from vdbackup.sources.disk_source import DiskSource
+from vdbackup.sources.last_set import LastSet
+from vdbackup.sources.moment import Wanted
+
+pytestmark = pytest.mark.usefixtures("as_root")
+
+SIZES = {"ext4": 96, "xfs": 304, "btrfs": 192}
+"""MiB: what each needs at least, and what the writers do."""
+PATIENCE = 100.0
+"""Seconds that a freeze may last, in which all of a device is read on a busy machine."""
+
+
+@pytest.fixture
+def stack(tmp_path: Path) -> Iterator[ExitStack]:  # so that it ends before the folder is deleted
+    with ExitStack() as stack:
+        stack.enter_context(own_trackers(tmp_path / "bpf"))
+        yield stack
+
+
+@pytest.fixture
+def repository(tmp_path: Path) -> Repository:
+    return Repository.create(tmp_path / "repository")
+
+
+def use(stack: ExitStack, device: Path, folder: Path, *options: str) -> FileSystem:
+    """Mount it; nothing of it stays frozen."""
+    stack.enter_context(mounted(device, folder, *options))
+    return stack.enter_context(opened(folder))
+
+
+def back_up(repository: Repository, path: Path, **wanted) -> capture.CaptureResult:
+    with open_path(path) as source:
+        return capture.run(capture.plan(repository, source, **wanted), Task())
+
+
+class Frozen:
+    """What a device holds as a whole, seen while it is frozen, when the last set has been read."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.digests: list[bytes] = []
+        fill = LastSet.fill
+
+        def filled(last: LastSet, ranges, read, moment) -> bool:
+            done = fill(last, ranges, read, moment)
+            if done:
+                self.digests.append(self._of(read.__self__))
+            return done
+
+        monkeypatch.setattr(LastSet, "fill", filled)
+        longer = functools.partial(freezing.frozen, limit=PATIENCE)
+        monkeypatch.setattr(file_systems, "frozen", longer)
+
+    @staticmethod
+    def _of(source: DiskSource) -> bytes:
+        found, view = blake3(), memoryview(bytearray(MIB))
+        for at in range(0, source.size, MIB):
+            part = view[: min(MIB, source.size - at)]
+            source.readinto(at, part)
+            found.update(part)
+        return found.digest()
+
+
+@pytest.fixture
+def frozen(monkeypatch: pytest.MonkeyPatch) -> Frozen:
+    return Frozen(monkeypatch)
+
+
+def restored(repository: Repository, point: RecoveryPoint, raw: Path) -> Path:
+    name = repository.set().name
+    restore.run(restore.plan(repository, name, point.id, raw), Task())
+    return raw
+
+
+def digest(raw: Path) -> bytes:
+    found = blake3()
+    with raw.open("rb") as file:
+        while piece := file.read(MIB):
+            found.update(piece)
+    return found.digest()
+
+
+def assert_sound(raw: Path, kind: str) -> None:
+    """What the file system's own program says, as it promises of one that was frozen."""
+    if kind == "ext4":
+        features = run("dumpe2fs", "-h", raw)
+        assert "needs_recovery" not in features
+        # 4: only files that were deleted and still open, which a mount sets right
+        found = subprocess.run(["e2fsck", "-fn", raw], check=False, capture_output=True)
+        assert found.returncode in (0, 4)
+    elif kind == "btrfs":
+        run("btrfs", "check", "--readonly", raw)
+
+
+def assert_clean_after_mount(raw: Path, kind: str) -> None:
+    if kind == "xfs":
+        run("xfs_repair", "-n", raw)
+    elif kind == "ext4":
+        run("e2fsck", "-fn", raw)
+    else:
+        run("btrfs", "check", "--readonly", raw)
+
+
+@pytest.mark.parametrize("kind", FREEZABLE)
+def test_a_device_under_load_is_backed_up_as_it_was_while_frozen(
+    stack, tmp_path, repository, frozen, kind
+):
+    disk = image(tmp_path / "disk.img", SIZES[kind], kind)
+    device = stack.enter_context(loop(disk))
+    with ExitStack() as in_use:
+        options = {"ext4": "nodiscard", "xfs": "nodiscard", "btrfs": "nodiscard"}[kind]
+        use(in_use, device, tmp_path / "mount", "-o", options)
+        with written_to(tmp_path / "mount", pause=0.05):
+            made = [back_up(repository, device, consistency=Wanted.FROZEN) for _ in range(2)]
+    for number, each in enumerate(made):
+        assert each.warnings == ()
+        consistency = each.point.reading.consistency
+        assert (consistency.how, consistency.left_out) == (How.FROZEN, ())
+        assert consistency.frozen_ms > 0
+        assert consistency.rounds >= 1
+        raw = restored(repository, each.point, tmp_path / f"{number}.raw")
+        assert digest(raw) == frozen.digests[number]
+        assert_sound(raw, kind)
+        with mounted(raw, tmp_path / "restored", "-o", "loop") as folder:
+            assert_databases_are_whole(folder)
+        assert_clean_after_mount(raw, kind)
+    plan = verify.plan(repository, repository.set().name)
+    assert all(verdict.ok for verdict in verify.run(plan, Task()))
+
+
+@pytest.fixture
+def parted(stack: ExitStack, tmp_path: Path) -> list[Path]:
+    """A disk of three partitions, and these."""
+    disk = image(tmp_path / "disk.img", 560)
+    table = "label: gpt\nsize=64MiB\nsize=304MiB\nsize=160MiB\n"
+    run("sfdisk", "--quiet", disk, stdin=table)
+    device = stack.enter_context(loop(disk))
+    run("partx", "--add", device)
+    stack.callback(run, "partx", "--delete", device)
+    return [device, *(Path(f"{device}p{number}") for number in (1, 2, 3))]
+
+
+def at(raw: Path, number: int, folder: Path) -> Path:
+    """A partition of a raw image, as a file."""
+    listing = run("sfdisk", "--dump", raw).splitlines()
+    line = next(line for line in listing if line.startswith(f"{raw}{number}"))
+    fields = dict(each.strip().split("=") for each in line.split(":")[1].split(",") if "=" in each)
+    part = folder / f"{number}.part"
+    with raw.open("rb") as disk, part.open("wb") as file:
+        disk.seek(int(fields["start"]) * 512)
+        for _ in range(int(fields["size"]) * 512 // MIB):
+            file.write(disk.read(MIB))
+    return part
+
+
+def test_file_systems_on_one_disk_are_as_of_one_moment(stack, tmp_path, repository, frozen, parted):
+    disk, *parts = parted
+    with ExitStack() as in_use:
+        for kind, part in zip(FREEZABLE, parts, strict=True):
+            run(*MAKERS[kind][1], part)
+            use(in_use, part, tmp_path / kind, "-o", "nodiscard")
+            in_use.enter_context(written_to(tmp_path / kind, pause=0.1))
+        made = back_up(repository, disk, consistency=Wanted.FROZEN)
+    assert made.warnings == ()
+    raw = restored(repository, made.point, tmp_path / "again.raw")
+    assert digest(raw) == frozen.digests[-1]
+    for number, kind in enumerate(FREEZABLE, 1):
+        part = at(raw, number, tmp_path)
+        assert_sound(part, kind)
+        with mounted(part, tmp_path / "restored", "-o", "loop") as folder:
+            assert_databases_are_whole(folder)
+
+
+def test_a_partition_is_backed_up_without_its_neighbour(
+    stack, tmp_path, repository, frozen, parted
+):
+    """The disk is what is tracked, and the partition begins at no multiple of a block of that."""
+    parts = parted[1:]
+    for number, part in enumerate(parts[::2]):
+        run(*MAKERS["ext4"][1], part)
+        use(stack, part, tmp_path / str(number), "-o", "nodiscard")
+        stack.enter_context(written_to(tmp_path / str(number), pause=0.05))
+    made = back_up(repository, parts[2], consistency=Wanted.FROZEN)
+    assert digest(restored(repository, made.point, tmp_path / "again.raw")) == frozen.digests[-1]
+
+
+def test_what_somebody_else_froze_is_left_alone_and_said(stack, tmp_path, repository):
+    device = stack.enter_context(loop(image(tmp_path / "disk.img", 48, "ext4")))
+    found = use(stack, device, tmp_path / "mount")
+    freeze(found)
+    made = back_up(repository, device)
+    assert made.point.reading.consistency.how is How.AS_IS
+    assert "frozen already, by another program" in made.warnings[-1]
+    with pytest.raises(NotFrozen, match="frozen already, by another program"):
+        back_up(repository, device, consistency=Wanted.FROZEN)
+    assert is_frozen(found)
+    assert len(repository.set().points) == 1
+
+
+def test_as_it_is_nobody_is_held_back(stack, tmp_path, repository, monkeypatch):
+    device = stack.enter_context(loop(image(tmp_path / "disk.img", 48, "ext4")))
+    use(stack, device, tmp_path / "mount")
+    monkeypatch.setattr(live_rounds, "LiveRounds", None)
+    made = back_up(repository, device, consistency=Wanted.AS_IS)
+    assert made.point.reading.consistency.how is How.AS_IS
+
+
+def test_a_disk_that_is_tracked_for_the_backup_alone_is_not_tracked_afterwards(
+    stack, tmp_path, repository
+):
+    device = stack.enter_context(loop(image(tmp_path / "disk.img", 48, "ext4")))
+    use(stack, device, tmp_path / "mount")
+    back_up(repository, device, consistency=Wanted.FROZEN)
+    assert tracking.find(device) is None
+    tracking.track(device).close()
+    stack.callback(tracking.untrack, device)
+    back_up(repository, device, consistency=Wanted.FROZEN)
+    there = tracking.find(device)
+    assert there is not None
+    with there:
+        assert there.status().followers == {}
+
+
+def test_a_repository_in_a_file_on_what_is_frozen_does_not_wait_for_itself(stack, tmp_path):
+    device = stack.enter_context(loop(image(tmp_path / "disk.img", 400, "ext4")))
+    below = use(stack, device, tmp_path / "below")
+    inner = image(tmp_path / "below/inner.img", 200, "ext4")
+    inside = stack.enter_context(loop(inner))
+    above = use(stack, inside, tmp_path / "above")
+    repository = Repository.create(tmp_path / "above/repository")
+    with written_to(tmp_path / "below", pause=0.5):
+        made = back_up(repository, device)
+    assert made.point.reading.consistency.how is How.FROZEN
+    assert [is_frozen(each) for each in (below, above)] == [False, False]
+    assert all(
+        each.ok for each in verify.run(verify.plan(repository, repository.set().name), Task())
+    )
+
+
+def test_what_is_written_faster_than_it_is_read_ends_in_a_point_that_says_so(
+    stack, tmp_path, repository, monkeypatch
+):
+    """A memory too small for what changes in each round is as good as a faster writer."""
+    monkeypatch.setattr("vdbackup.sources.last_set.MAX_SIZE", 64 << 10)
+    device = stack.enter_context(loop(image(tmp_path / "disk.img", 48, "ext4")))
+    use(stack, device, tmp_path / "mount")
+    with written_to(tmp_path / "mount"):
+        made = back_up(repository, device)
+        with pytest.raises(NotFrozen, match="faster than it can be read"):
+            back_up(repository, device, consistency=Wanted.FROZEN)
+    reading = made.point.reading
+    assert (reading.consistency.how, reading.consistency.at) == (How.AS_IS, None)
+    assert reading.consistency.rounds <= live_rounds.MAX_ROUNDS
+    assert "faster than it can be read" in made.warnings[-1]
+    assert [
+        each.ok for each in verify.run(verify.plan(repository, repository.set().name), Task())
+    ] == [True]
+
+
+NTFS = ("mkfs.ntfs", "--quick", "--quiet")
+"""A file system that cannot be frozen (FUSE), and can be written to here; vfat is as one."""
+
+
+def with_a_part_that_cannot_be_frozen(stack: ExitStack, tmp_path: Path) -> tuple[Path, Path, Path]:
+    """A disk; where its ext4 is mounted, and its NTFS."""
+    first, second = stack.enter_context(two_partitions(image(tmp_path / "disk.img", 96)))
+    run(*NTFS, first)
+    run(*MAKERS["ext4"][1], second)
+    use(stack, second, tmp_path / "ext4", "-o", "nodiscard")
+    ntfs = stack.enter_context(mounted(first, tmp_path / "ntfs", "-t", "ntfs-3g"))
+    return Path(str(first).removesuffix("p1")), tmp_path / "ext4", ntfs
+
+
+def test_what_cannot_be_frozen_is_read_until_it_is_quiet(
+    stack, tmp_path, repository, frozen, monkeypatch
+):
+    disk, ext4, ntfs = with_a_part_that_cannot_be_frozen(stack, tmp_path)
+    (ext4 / "first").write_bytes(noise(MIB, 1))
+    rounds: list[int] = []
+    harvested = live_rounds.LiveRounds._harvested
+
+    def written_to_before(self):
+        if len(rounds) < 3:
+            (ntfs / f"{len(rounds)}").write_bytes(noise(MIB, len(rounds)))
+            run("sync", "-f", ntfs)
+        rounds.append(1)
+        return harvested(self)
+
+    monkeypatch.setattr(live_rounds.LiveRounds, "_harvested", written_to_before)
+    made = back_up(repository, disk, consistency=Wanted.FROZEN)
+    consistency = made.point.reading.consistency
+    assert made.warnings == ()
+    assert consistency.left_out == (f"{ntfs} (fuseblk), copied until it was quiet",)
+    assert consistency.rounds > 3
+    assert f"{ntfs} (fuseblk)" in made.notes[0]
+    assert digest(restored(repository, made.point, tmp_path / "again.raw")) == frozen.digests[-1]
+
+
+def test_what_cannot_be_frozen_and_goes_on_is_said_to_be_mixed(
+    stack, tmp_path, repository, monkeypatch
+):
+    disk, _, ntfs = with_a_part_that_cannot_be_frozen(stack, tmp_path)
+    harvested = live_rounds.LiveRounds._harvested
+
+    def written_to_before(self):
+        (ntfs / "file").write_bytes(noise(MIB, self._count))
+        run("sync", "-f", ntfs)
+        return harvested(self)
+
+    monkeypatch.setattr(live_rounds.LiveRounds, "_harvested", written_to_before)
+    made = back_up(repository, disk)
+    assert made.point.reading.consistency.how is How.FROZEN
+    assert made.point.reading.consistency.rounds == live_rounds.MAX_ROUNDS
+    (warning,) = made.warnings
+    assert f"written to until the end, and may mix old and new: {ntfs} (fuseblk)" in warning
+    with pytest.raises(NotFrozen, match="written to until the end"):
+        back_up(repository, disk, consistency=Wanted.FROZEN)
+
+
+def test_a_device_that_is_gone_meanwhile_gives_no_point_and_stays_neither_frozen_nor_tracked(
+    stack, tmp_path, repository
+):
+    """Its file is cut off: a loop device gives errors then, as a disk does that was unplugged."""
+    disk = image(tmp_path / "disk.img", 48, "ext4")
+    device = stack.enter_context(loop(disk))
+    found = use(stack, device, tmp_path / "mount")
+    gone: list[int] = []
+
+    def unplug(_: object) -> None:
+        if not gone:
+            gone.append(1)
+            os.truncate(disk, 0)
+
+    with open_path(device) as source, pytest.raises(SourceError):
+        capture.run(capture.plan(repository, source), Task(unplug))
+    assert repository.set().points == ()
+    assert not is_frozen(found)
+    assert tracking.find(device) is None

@@ -1,0 +1,217 @@
+"""What is mounted from a device and may write to it: how all of it is frozen, and where it lies.
+
+A file system in a file of another one (a loop device) writes to that one, so it is frozen before
+it; the root, which all that runs here may need, comes last.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+
+from vdbackup.agent.freezing import FileSystem, Freeze, frozen
+from vdbackup.disks.disk import SECTOR
+from vdbackup.disks.extents import Ranges, union, without
+from vdbackup.errors import NotFrozen
+from vdbackup.sources import stacking
+from vdbackup.sources.stacking import SYS_BLOCK, number_of, numbers_on
+from vdbackup.sources.writeback import sync_file_system, write_out_caches
+
+_SWAPS = Path("/proc/swaps")
+
+
+@dataclass(frozen=True)
+class Mounted:
+    """A file system that is mounted, and may be written to.
+
+    Attributes:
+        kind: "ext4".
+        mounts: where it is mounted, by the id of each mount: at least one.
+        numbers: of the devices that it says it lies on.
+        depth: how many file systems it lies on, one in a file of the next, that are on the device.
+    """
+
+    kind: str
+    mounts: dict[int, str]
+    numbers: frozenset[str]
+    depth: int
+
+    @property
+    def name(self) -> str:
+        """Where it is mounted, for sentences."""
+        return next(iter(self.mounts.values()))
+
+    @property
+    def is_root(self) -> bool:
+        """Whether it is what this process has as its root."""
+        return "/" in self.mounts.values()
+
+
+def mounted_on(path: Path) -> list[Mounted]:
+    """The file systems that may write to a device or image, in the order in which to freeze."""
+    found: dict[str, Mounted] = {}
+    numbers, depth = numbers_on(path), 0
+    while numbers:
+        level = _mounted_from(numbers, depth)
+        new = {number: each for number, each in level.items() if number not in found}
+        found |= new
+        numbers, depth = stacking.loops_on(set(new)), depth + 1
+    return sorted(found.values(), key=lambda each: (-each.depth, each.is_root))
+
+
+def _mounted_from(numbers: set[str], depth: int) -> dict[str, Mounted]:
+    """By the number that each has as a file system; what is read-only is left out."""
+    found: dict[str, Mounted] = {}
+    for mount in stacking.mounts():
+        if mount.read_only or numbers.isdisjoint(mount.numbers):
+            continue
+        before = found.get(mount.number)
+        mounts = {**(before.mounts if before else {}), mount.id: mount.where}
+        found[mount.number] = Mounted(mount.kind, mounts, frozenset(mount.numbers), depth)
+    return found
+
+
+@contextmanager
+def opened(mounted: Mounted) -> Iterator[FileSystem]:
+    """Open one where it is mounted; raises NotFrozen where nobody gets there."""
+    with ExitStack() as stack:
+        for mount, where in mounted.mounts.items():
+            with suppress(OSError):
+                fd = os.open(where, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+                stack.callback(os.close, fd)
+                if _mount_of(fd) == mount:  # and not one that lies over it
+                    yield FileSystem(where, fd)
+                    return
+        raise NotFrozen(
+            f"The file system at {mounted.name} cannot be reached: another one may be mounted over "
+            "it.",
+            "Unmount that, then start the backup again.",
+        )
+
+
+def _mount_of(fd: int) -> int:
+    """By which mount a file was opened (proc(5), fdinfo); -1 where it is not said."""
+    lines = Path(f"/proc/self/fdinfo/{fd}").read_text().splitlines()
+    return next((int(line.split()[1]) for line in lines if line.startswith("mnt_id:")), -1)
+
+
+class Together:
+    """All that is mounted from a device and may write to it, open. A context manager.
+
+    Attributes:
+        left_out: what cannot be frozen, or is of no account, a few words each.
+        outside: where on the device none of them lies that is frozen: bytes of it.
+    """
+
+    def __init__(self, path: Path, size: int) -> None:
+        """Open them; raises NotFrozen where that cannot be.
+
+        Args:
+            path: of the device.
+            size: in bytes.
+        """
+        self._path, self._size = path, size
+        self._left: list[tuple[Mounted, FileSystem]] = []
+        with ExitStack() as stack:
+            self._frozen = [(each, stack.enter_context(opened(each))) for each in mounted_on(path)]
+            self._undo = stack.pop_all()
+        self._look()
+
+    def _look(self) -> None:
+        swap = swap_on(self._path)
+        known = {number for each, _ in self._frozen for number in each.numbers}
+        known |= {each.number for each in swap if each.number}
+        whole = np.array([[0, self._size]], np.int64)
+        self.outside = without(whole, stretches(self._path, known))
+        self.left_out = (
+            *(f"{each.name} ({each.kind}), copied until it was quiet" for each, _ in self._left),
+            *(f"swap ({each.path})" for each in swap),
+        )
+
+    @property
+    def count(self) -> int:
+        """How many are frozen."""
+        return len(self._frozen)
+
+    def leave(self, where: str) -> None:
+        """Do not freeze what is mounted there: it cannot be."""
+        self._left += [each for each in self._frozen if each[1].name == where]
+        self._frozen = [each for each in self._frozen if each[1].name != where]
+        self._look()
+
+    def sync(self) -> None:
+        """Have all write out what they hold back, so that the freeze is short; raises OSError."""
+        for _, each in (*self._frozen, *self._left):
+            sync_file_system(each.descriptor)
+        write_out_caches(self._path)
+
+    def frozen(self) -> AbstractContextManager[Freeze]:
+        """Freeze them for a moment (agent/freezing.py)."""
+        return frozen([each for _, each in self._frozen])
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._undo.close()
+
+
+@dataclass(frozen=True)
+class Swap:
+    """Where the kernel puts memory that is not used, on a device or in a file on one.
+
+    Attributes:
+        path: of the device or file.
+        number: of the device; None of a file.
+    """
+
+    path: str
+    number: str | None
+
+
+def swap_on(path: Path) -> list[Swap]:
+    """What of a device or image the kernel swaps to, now."""
+    numbers = numbers_on(path)
+    found = []
+    for line in _SWAPS.read_bytes().splitlines()[1:]:
+        name, kind = line.split()[:2]
+        where = stacking.name_of(name)
+        number = number_of(where) if kind == b"partition" else None
+        on = {number} if number else stacking.mounted_at(Path(where))
+        if not numbers.isdisjoint(on):
+            found.append(Swap(where, number))
+    return found
+
+
+def stretches(path: Path, numbers: frozenset[str] | set[str]) -> Ranges:
+    """Where on a device others lie that are its partitions, or made of some; whole ones of those.
+
+    Nothing of what is not known to lie on it.
+    """
+    own = number_of(str(path))
+    found = [place for number in numbers for place in _stretches(number, own)]
+    return union(np.array(found, np.int64).reshape(-1, 2), np.empty((0, 2), np.int64))
+
+
+def _stretches(number: str, on: str | None) -> list[tuple[int, int]]:
+    place = (SYS_BLOCK / number).resolve()
+    if number == on:
+        return [(0, _number(place / "size") * SECTOR)]
+    if (place / "partition").exists() and _text(place.parent / "dev") == on:
+        return [(_number(place / "start") * SECTOR, _number(place / "size") * SECTOR)]
+    below = [_text(file) for file in place.glob("slaves/*/dev")]
+    return [stretch for each in below for stretch in _stretches(each, on)]
+
+
+def _text(file: Path) -> str:
+    return file.read_text().strip()
+
+
+def _number(file: Path) -> int:
+    return int(_text(file))
