@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 import sys
 import tracemalloc
 from collections.abc import Callable, Iterator
@@ -152,6 +153,22 @@ def little_memory(peak: int = 64 * MIB) -> Iterator[None]:
         assert tracemalloc.get_traced_memory()[1] < peak
     finally:
         tracemalloc.stop()
+
+
+@contextmanager
+def no_more_memory(room: int = 64 * MIB) -> Iterator[None]:
+    """Where something takes memory by what a field claims, MemoryError says it.
+
+    For what is tried hundreds of times: what the heap has free is not counted, but to trace each
+    allocation takes half as long as all else.
+    """
+    limits = resource.getrlimit(resource.RLIMIT_DATA)
+    pages = int(Path("/proc/self/statm").read_text().split()[5])
+    resource.setrlimit(resource.RLIMIT_DATA, (pages * resource.getpagesize() + room, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_DATA, limits)
 
 
 @contextmanager

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.disks.damage import Sound, little_memory, outcome
+from tests.disks.damage import Sound, no_more_memory, outcome
 from tests.disks.shelf import noise, opened, put, reference
 from tests.disks.specimens import SPECIMENS
 from tests.oracles import qemu
@@ -37,7 +37,7 @@ def drawn(sound: Sound, data: st.DataObject) -> Path:
 @given(data=st.data())
 def test_a_damaged_disk_is_read_or_refused_but_nothing_else(sound, data):
     path = drawn(sound, data)
-    with little_memory():
+    with no_more_memory():
         outcome(lambda: sound.seen(path))
 
 
@@ -48,12 +48,12 @@ def test_writing_to_a_damaged_disk_changes_nothing_but_what_is_written(sound, da
         wanted = sound.seen(path)
     except DiskError:
         return  # another test's claim
-    with little_memory():
+    with no_more_memory():
         refused = outcome(lambda: write_first_unit(path, sound.format))
     if not refused:
         wanted = {at: over(found, at, noise(UNIT, 7)) for at, found in wanted.items()}
     assert sound.seen(path) == wanted
-    with little_memory():
+    with no_more_memory():
         outcome(lambda: link_again(path, sound))
     assert sound.seen(path) == wanted
     if not refused and sound.format == "qcow2":

@@ -7,15 +7,14 @@ each, and new ones each time.
 
 from __future__ import annotations
 
-import resource
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.disks.damage import no_more_memory
 from tests.sources.opened import open_path
 from tests.volumes import test_raid, volumes
 from tests.volumes.volumes import MIB, browsing, overwritten
@@ -36,26 +35,10 @@ WORDS = st.builds(
 """Numbers near some power of two, as lies about lengths and places are."""
 
 
-@contextmanager
-def little_memory() -> Iterator[None]:
-    """Where something takes memory by what a field claims, MemoryError says it."""
-    used = next(
-        int(line.split()[1]) << 10
-        for line in Path("/proc/self/status").read_text().splitlines()
-        if line.startswith("VmData")
-    )
-    soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
-    resource.setrlimit(resource.RLIMIT_DATA, (used + ROOM, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_DATA, (soft, hard))
-
-
 def read_all(image: Path, target: Path) -> None:
     """Look at a disk as `files` and `extract` do; only a sentence may come of it."""
     said: VdbackupError | None = None
-    with little_memory():
+    with no_more_memory(ROOM):
         try:
             with browsing(image) as browser:
                 browser.volumes()
@@ -186,7 +169,7 @@ def test_whatever_a_file_begins_or_ends_with_it_is_read_or_refused_in_a_sentence
     file = tmp_path_factory.mktemp("file") / f"disk.{suffix}"
     file.write_bytes(data)
     for said in (None, "raw", "vmdk", "vhd", "vhdx", "qcow2"):
-        with little_memory(), suppress(VdbackupError), open_path(file, (), said) as source:
+        with no_more_memory(ROOM), suppress(VdbackupError), open_path(file, (), said) as source:
             source.data_ranges()
             source.readinto(0, memoryview(bytearray(min(512, source.size))))
     file.unlink()
