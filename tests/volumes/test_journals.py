@@ -165,6 +165,22 @@ def test_a_damaged_journal_is_not_replayed_and_that_is_said(tmp_path: Path) -> N
     assert "journal was not applied" in warning
 
 
+@pytest.mark.parametrize(
+    ("begins", "said"), [(b"HIBR", "hibernated"), (b"hibr", "hibernated"), (b"wake", "")]
+)
+def test_of_a_hibernated_windows_it_is_said_that_its_files_may_be_old(
+    tmp_path: Path, begins: bytes, said: str
+) -> None:
+    image, file = tmp_path / "disk.img", tmp_path / "file"
+    with image.open("wb") as disk:
+        disk.truncate(48 * MIB)
+    run("mkntfs", "--quiet", "--force", "--quick", image)
+    file.write_bytes(begins.ljust(9000, b"\1"))
+    run("ntfscp", "--quiet", image, file, "hiberfil.sys")
+    _, warnings = extracted(image, tmp_path / "out")
+    assert [said in warning for warning in warnings] == [True] * bool(said)
+
+
 def test_the_command_line_says_it_and_ends_with_three(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

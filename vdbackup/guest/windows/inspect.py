@@ -33,7 +33,6 @@ _ARCHITECTURES = {"amd64": "x86_64", "x86": "i386", "arm64": "aarch64"}
 _MAX_NAME = 100
 _FIRST_11 = 22000
 """The first build of Windows 11, which says in its registry that it were Windows 10."""
-_HIBERNATED = (b"hibr", b"rstr")
 _STORAGE = frozenset().union(*(group for groups in WINDOWS.values() for group in groups))
 
 HIBERNATED = Problem(
@@ -206,17 +205,13 @@ def find_system_root(tree: Tree) -> str | None:
 
 
 def _volume_problems(tree: Tree) -> Iterator[Problem]:
-    sleeping = tree.find("hiberfil.sys")
-    if sleeping is not None:
-        with reading("/hiberfil.sys"):
-            content = sleeping.content()
-            content.stream.seek(0)
-            if content.ranges and content.stream.read(4).lower() in _HIBERNATED:
-                yield HIBERNATED
     from vdbackup.volumes.filesystems.ntfs import NtfsNode  # a quarter of a second
 
     root = tree.find("/")
     if isinstance(root, NtfsNode):
+        with reading("/hiberfil.sys"):
+            if root.hibernated():
+                yield HIBERNATED
         with reading("The log of the file system"):
             if root.unclean():
                 yield UNCLEAN

@@ -30,6 +30,12 @@ SENTENCE = (
     "shortly before may be missing, old or still there though they were deleted."
 )
 
+HIBERNATED = (
+    "Its Windows was hibernated when it was captured, or shut down with fast startup, and keeps in "
+    "its memory what it may not have written: files that were changed shortly before may be "
+    "missing, old or still there though they were deleted."
+)
+
 
 def warning(kind: str, stream: io.BufferedReader) -> str:
     """A sentence where the files shown are not the newest that the file system holds; else "".
@@ -42,8 +48,8 @@ def warning(kind: str, stream: io.BufferedReader) -> str:
         return SENTENCE.format(log="log")
     if kind == "btrfs" and _at(stream, _BTRFS_LOG_ROOT, "<Q"):
         return SENTENCE.format(log="log of synced files")
-    if kind == "ntfs" and _ntfs_is_dirty(stream):
-        return SENTENCE.format(log="log")
+    if kind == "ntfs":
+        return _of_ntfs(stream)
     if kind == "ext" and not _ext_is_replayed(stream):
         return SENTENCE.format(log="journal")
     return ""
@@ -59,11 +65,13 @@ def _ext_is_replayed(stream: io.BufferedReader) -> bool:
     return True
 
 
-def _ntfs_is_dirty(stream: io.BufferedReader) -> bool:
+def _of_ntfs(stream: io.BufferedReader) -> str:
     from vdbackup.volumes.filesystems import ntfs
 
     _, root = ntfs.open_root(stream)
-    return root.unclean()
+    if root.hibernated():
+        return HIBERNATED
+    return SENTENCE.format(log="log") if root.unclean() else ""
 
 
 def _xfs_is_clean(stream: io.BufferedReader) -> bool:

@@ -158,6 +158,20 @@ class NtfsNode(Node):
             position += length
         return found
 
+    def hibernated(self) -> bool:
+        """Whether a Windows sleeps on it, or was shut down with fast startup, which is the same.
+
+        hiberfil.sys begins with HIBR then, with RSTR where it was just going on; as in ntfs-3g's
+        ntfs_volume_check_hiberfile().
+        """
+        sleeping = (child for child in self.children() if child.name.casefold() == "hiberfil.sys")
+        file = next(sleeping, None)
+        if file is None or file.stat().kind is not Kind.FILE:
+            return False
+        content = file.content()
+        content.stream.seek(0)
+        return bool(content.ranges) and content.stream.read(4).lower() in (b"hibr", b"rstr")
+
     def unclean(self) -> bool:
         """Whether the file system waits for a check, or its log for being applied.
 
