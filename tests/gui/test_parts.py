@@ -39,7 +39,15 @@ from vdbackup.gui.timeline.items import trouble
 from vdbackup.gui.timeline.panel import TimelinePanel
 from vdbackup.jobs import Task
 from vdbackup.repository.backup_set import BackupSet
-from vdbackup.repository.model import BootTest, RecoveryPoint, SetSettings, SourceIdentity
+from vdbackup.repository.model import (
+    BootTest,
+    Consistency,
+    How,
+    Reading,
+    RecoveryPoint,
+    SetSettings,
+    SourceIdentity,
+)
 from vdbackup.repository.repository import Repository
 from vdbackup.settings import KnownSource, Settings
 from vdbackup.sources.devices import Candidate
@@ -120,6 +128,28 @@ def test_the_details_say_what_a_point_reads_through(qtbot: QtBot) -> None:
     assert details.fact("verified") == "never"
     details.show_point(entry(points), points[0])
     assert details.fact("chain") == "stands alone"
+
+
+@pytest.mark.parametrize(
+    ("consistency", "words"),
+    [
+        (
+            Consistency(How.FROZEN, "2026-03-01T15:04:07+00:00", 41, 3, ("ESP",)),
+            "Consistent, all file systems frozen together for 41 ms at ",
+        ),
+        (Consistency(How.UNMOUNTED), "not in use while it was read"),
+        (Consistency(How.AS_IS), "in use while it was read"),
+    ],
+)
+def test_the_details_say_what_makes_a_point_one_moment(
+    qtbot: QtBot, consistency: Consistency, words: str
+) -> None:
+    details = PointDetails()
+    qtbot.addWidget(details)
+    (captured,) = [replace(each, reading=Reading(consistency)) for each in chain(1)]
+    details.show_point(entry([captured]), captured)
+    assert details.fact("moment").startswith(words)
+    assert all(each in details.fact("moment") for each in consistency.left_out)
 
 
 def test_the_details_say_of_a_point_without_its_parent_that_its_chain_is_broken(

@@ -20,13 +20,14 @@ from vdbackup.gui.catalogue import Entry
 from vdbackup.gui.machines.boot_picture import BootPicture
 from vdbackup.gui.timeline.points_table import check_in_words
 from vdbackup.repository import long_chains
-from vdbackup.repository.model import Check, Promotion, RecoveryPoint
+from vdbackup.repository.model import Check, Consistency, How, Promotion, RecoveryPoint
 
 LOWEST = 120  # pixels of facts that stay in sight
 ROWS = {
     "time": "Time",
     "type": "Type",
     "stored": "Stored",
+    "moment": "Moment",
     "verified": "Verified",
     "booted": "Boot-tested",
     "chain": "Chain",
@@ -150,6 +151,7 @@ class PointDetails(QFrame):
         self.show_age(point)
         for key, text in self._facts_of(entry, point).items():
             self._values[key].setText(text)
+        self._form.setRowVisible(self._values["moment"], point.reading is not None)
         self._form.setRowVisible(self._values["merged"], bool(point.merged))
         self._form.setRowVisible(self._values["promoted"], point.promoted_from is not None)
         self._values["id"].setToolTip(point.id)
@@ -173,6 +175,7 @@ class PointDetails(QFrame):
             "time": words.when_exactly(point.created),
             "type": point.type.value,
             "stored": _stored_in_words(entry.chain(point)),
+            "moment": _moment_in_words(point.reading.consistency) if point.reading else "",
             "verified": check_in_words(point.verified),
             "booted": check_in_words(point.boot_tested),
             "chain": _chain_in_words(entry.chain(point)),
@@ -230,6 +233,13 @@ def _is_broken(chain: list[RecoveryPoint]) -> bool:
 
 def _is_long(chain: list[RecoveryPoint]) -> bool:
     return len(chain) >= long_chains.MANY_LAYERS
+
+
+def _moment_in_words(consistency: Consistency) -> str:
+    """What makes a point its source as of one moment, or that nothing did."""
+    if consistency.how is How.UNMOUNTED:
+        return "not in use while it was read"
+    return consistency.sentence or "in use while it was read"
 
 
 def _promotion_in_words(promotion: Promotion | None) -> str:
