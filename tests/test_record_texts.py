@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from vdbackup.agent.changes import Token
 from vdbackup.disks.names import DiskFormat
 from vdbackup.errors import DamagedMetadata, Remedy
 from vdbackup.recovery.sessions.files import SessionFiles
@@ -85,6 +86,7 @@ INCREMENTAL = RecoveryPoint(
         ChangesFrom.SCAN,
         1 << 30,
         "tracking was begun anew",
+        Token("5d41402abc4b2a76b9719d911017c592", 7, 1 << 20, 1 << 30),
     ),
 )
 SET = SetSettings(
@@ -204,7 +206,13 @@ INCREMENTAL_TEXT = (
     },
     "changes_from": "scan",
     "read_bytes": 1073741824,
-    "scan_reason": "tracking was begun anew"
+    "scan_reason": "tracking was begun anew",
+    "tracker": {
+      "nonce": "5d41402abc4b2a76b9719d911017c592",
+      "generation": 7,
+      "start": 1048576,
+      "size": 1073741824
+    }
   }
 }
 """

@@ -1,13 +1,33 @@
-"""Programs that write to a mounted file system as hard as they can, and what they promise of it."""
+"""Devices in use: programs that write as hard as they can, and what was there while frozen."""
 
 from __future__ import annotations
 
+import functools
 import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
+from typing import Any
+
+import pytest
+from blake3 import blake3
+
+from tests.agent.mounts import MIB, opened
+from tests.sources.loops import mounted
+from tests.sources.opened import open_path
+from vdbackup.agent import freezing
+from vdbackup.agent.freezing import FileSystem, Freeze
+from vdbackup.backup import capture
+from vdbackup.disks.extents import Ranges
+from vdbackup.jobs import Task
+from vdbackup.recovery import restore
+from vdbackup.repository.model import RecoveryPoint
+from vdbackup.repository.repository import Repository
+from vdbackup.sources import file_systems
+from vdbackup.sources.disk_source import DiskSource
+from vdbackup.sources.last_set import LastSet
 
 WRITER = """
 import mmap, os, random, sqlite3, sys, time
@@ -45,6 +65,10 @@ MODES = ("delete", "wal")
 """SQLite's journals: the old pages beside the file, or the new ones."""
 
 
+PATIENCE = 100.0
+"""Seconds that a freeze may last, in which all of a device is read on a busy machine."""
+
+
 @contextmanager
 def written_to(folder: Path, pause: float = 0.0) -> Iterator[None]:
     """Two programs that write there: files, a database with each journal, mapped memory.
@@ -70,3 +94,55 @@ def assert_databases_are_whole(folder: Path) -> None:
             assert base.execute("pragma integrity_check").fetchall() == [("ok",)]
             rows = base.execute("select count(*) from rows").fetchone()
             assert base.execute("select rows from counter").fetchone() == rows
+
+
+def use(stack: ExitStack, device: Path, folder: Path, *options: str) -> FileSystem:
+    """Mount it; nothing of it stays frozen."""
+    stack.enter_context(mounted(device, folder, *options))
+    return stack.enter_context(opened(folder))
+
+
+def back_up(repository: Repository, path: Path, **wanted: Any) -> capture.CaptureResult:
+    with open_path(path) as source:
+        return capture.run(capture.plan(repository, source, **wanted), Task())
+
+
+class Frozen:
+    """What a device holds as a whole, seen while it is frozen, when the last set has been read."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.digests: list[bytes] = []
+        fill = LastSet.fill
+
+        def filled(last: LastSet, ranges: Ranges, read: Any, moment: Freeze) -> bool:
+            done = fill(last, ranges, read, moment)
+            if done:
+                self.digests.append(self._of(read.__self__))
+            return done
+
+        monkeypatch.setattr(LastSet, "fill", filled)
+        longer = functools.partial(freezing.frozen, limit=PATIENCE)
+        monkeypatch.setattr(file_systems, "frozen", longer)
+
+    @staticmethod
+    def _of(source: DiskSource) -> bytes:
+        found, view = blake3(), memoryview(bytearray(MIB))
+        for at in range(0, source.size, MIB):
+            part = view[: min(MIB, source.size - at)]
+            source.readinto(at, part)
+            found.update(part)
+        return found.digest()
+
+
+def restored(repository: Repository, point: RecoveryPoint, raw: Path) -> Path:
+    name = repository.set().name
+    restore.run(restore.plan(repository, name, point.id, raw), Task())
+    return raw
+
+
+def digest(raw: Path) -> bytes:
+    found = blake3()
+    with raw.open("rb") as file:
+        while piece := file.read(MIB):
+            found.update(piece)
+    return found.digest()

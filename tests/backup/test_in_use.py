@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import os
 import subprocess
 from collections.abc import Iterator
@@ -10,33 +9,35 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-from blake3 import blake3
 
-from tests.agent.mounts import FREEZABLE, MAKERS, MIB, freeze, image, is_frozen, opened
+from tests.agent.mounts import FREEZABLE, MAKERS, MIB, freeze, image, is_frozen
 from tests.agent.trackers import own_trackers
-from tests.backup.in_use import assert_databases_are_whole, written_to
+from tests.backup.in_use import (
+    Frozen,
+    assert_databases_are_whole,
+    back_up,
+    digest,
+    restored,
+    use,
+    written_to,
+)
 from tests.backup.lab import noise
 from tests.sources.loops import loop, mounted, run, two_partitions
 from tests.sources.opened import open_path
-from vdbackup.agent import freezing, tracking
-from vdbackup.agent.freezing import FileSystem
+from vdbackup.agent import tracking
 from vdbackup.backup import capture
 from vdbackup.errors import NotFrozen, SourceError
 from vdbackup.jobs import Task
-from vdbackup.recovery import restore, verify
-from vdbackup.repository.model import How, RecoveryPoint
+from vdbackup.recovery import verify
+from vdbackup.repository.model import How
 from vdbackup.repository.repository import Repository
-from vdbackup.sources import file_systems, live_rounds
-from vdbackup.sources.disk_source import DiskSource
-from vdbackup.sources.last_set import LastSet
+from vdbackup.sources import live_rounds
 from vdbackup.sources.moment import Wanted
 
 pytestmark = pytest.mark.usefixtures("as_root")
 
 SIZES = {"ext4": 96, "xfs": 304, "btrfs": 192}
 """MiB: what each needs at least, and what the writers do."""
-PATIENCE = 100.0
-"""Seconds that a freeze may last, in which all of a device is read on a busy machine."""
 
 
 @pytest.fixture
@@ -51,61 +52,9 @@ def repository(tmp_path: Path) -> Repository:
     return Repository.create(tmp_path / "repository")
 
 
-def use(stack: ExitStack, device: Path, folder: Path, *options: str) -> FileSystem:
-    """Mount it; nothing of it stays frozen."""
-    stack.enter_context(mounted(device, folder, *options))
-    return stack.enter_context(opened(folder))
-
-
-def back_up(repository: Repository, path: Path, **wanted) -> capture.CaptureResult:
-    with open_path(path) as source:
-        return capture.run(capture.plan(repository, source, **wanted), Task())
-
-
-class Frozen:
-    """What a device holds as a whole, seen while it is frozen, when the last set has been read."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.digests: list[bytes] = []
-        fill = LastSet.fill
-
-        def filled(last: LastSet, ranges, read, moment) -> bool:
-            done = fill(last, ranges, read, moment)
-            if done:
-                self.digests.append(self._of(read.__self__))
-            return done
-
-        monkeypatch.setattr(LastSet, "fill", filled)
-        longer = functools.partial(freezing.frozen, limit=PATIENCE)
-        monkeypatch.setattr(file_systems, "frozen", longer)
-
-    @staticmethod
-    def _of(source: DiskSource) -> bytes:
-        found, view = blake3(), memoryview(bytearray(MIB))
-        for at in range(0, source.size, MIB):
-            part = view[: min(MIB, source.size - at)]
-            source.readinto(at, part)
-            found.update(part)
-        return found.digest()
-
-
 @pytest.fixture
 def frozen(monkeypatch: pytest.MonkeyPatch) -> Frozen:
     return Frozen(monkeypatch)
-
-
-def restored(repository: Repository, point: RecoveryPoint, raw: Path) -> Path:
-    name = repository.set().name
-    restore.run(restore.plan(repository, name, point.id, raw), Task())
-    return raw
-
-
-def digest(raw: Path) -> bytes:
-    found = blake3()
-    with raw.open("rb") as file:
-        while piece := file.read(MIB):
-            found.update(piece)
-    return found.digest()
 
 
 def assert_sound(raw: Path, kind: str) -> None:
@@ -246,7 +195,8 @@ def test_a_disk_that_is_tracked_for_the_backup_alone_is_not_tracked_afterwards(
     there = tracking.find(device)
     assert there is not None
     with there:
-        assert there.status().followers == {}
+        (follower,) = there.status().followers
+        assert follower == f"{repository.set().name} in {repository.id[:8]}"
 
 
 def test_a_repository_in_a_file_on_what_is_frozen_does_not_wait_for_itself(stack, tmp_path):

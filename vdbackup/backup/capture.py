@@ -11,6 +11,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
+
 from vdbackup.backup import merge, retention, space
 from vdbackup.backup.belonging import belonging
 from vdbackup.backup.set_format import format_for
@@ -34,6 +36,7 @@ from vdbackup.repository.backup_set import BackupSet
 from vdbackup.repository.digests import BLOCK, DigestFold, differ, digest_blocks, is_zero
 from vdbackup.repository.draft import Draft
 from vdbackup.repository.model import (
+    ChangesFrom,
     Consistency,
     Policy,
     Reading,
@@ -45,11 +48,13 @@ from vdbackup.repository.model import (
 from vdbackup.repository.naming import PointType
 from vdbackup.repository.repository import Repository
 from vdbackup.sources.identity import Verdict
-from vdbackup.sources.moment import Moment, Wanted
+from vdbackup.sources.moment import Follow, Moment, Outcome, Wanted
 from vdbackup.sources.salvage import Salvage
-from vdbackup.sources.source import OneReading, Source
+from vdbackup.sources.source import OneReading, Rounds, Source
 
 AUTO = "auto"
+_LETTERS = 40
+"""Of a set's name, by which a tracker of changes knows it beside the repository's id."""
 _ARTICLES = {
     PointType.FULL: "a full",
     PointType.INCREMENTAL: "an incremental",
@@ -289,39 +294,83 @@ def _captured(
     warnings: tuple[str, ...],
     task: Task,
 ) -> RecoveryPoint:
-    source = plan.source
-    draft = Draft(backup_set, choice.kind, choice.parent, source.size, source.sector_size)
-    rounds = OneReading(source) if plan.consistency is Wanted.AS_IS else source.rounds()
-    with draft:
-        with state_of(backup_set, choice.parent, source.size) as state, rounds:
-            _check_wanted(plan, rounds.hindrance)
-            salvage = Salvage(source, rounds, task.cancel)
-            read = each(salvage.readinto)
-            ranges = _to_read(source, state)
-            keep_changes(draft, state, ranges, read, "Capture", task)
-            read_bytes = total(ranges)
-            for changed in rounds:
-                salvage.forget(changed)
-                keep_changes(draft, state, changed, read, "Changed meanwhile", task)
-                read_bytes += total(changed)
-                task.check()
+    source, parent = plan.source, choice.parent
+    draft = Draft(backup_set, choice.kind, parent, source.size, source.sector_size)
+    with draft, _rounds(plan, parent) as rounds:
+        _check_wanted(plan, rounds.hindrance)
+        salvage = Salvage(source, rounds, task.cancel)
+        with state_of(backup_set, parent, source.size) as state:
+            changed = _changed(rounds, parent) if parent else None
+            first = _to_read(source, state) if changed is None else changed
+            read_bytes = _read(draft, state, first, rounds, salvage, task)
             again = _kept_again(state)
-            outcome = rounds.outcome()
+        outcome = rounds.outcome()
         task.check()
-        known = source.defects()
-        less = [sentence for sentence in outcome.trouble if sentence not in known]
-        _check_wanted(plan, rounds.hindrance or " ".join(less))
+        _check_wanted(plan, rounds.hindrance or " ".join(_of_the_moment(outcome, source)))
         unreadable = salvage.unreadable()
         warnings = (*outcome.trouble, *again, *warnings)
         if unreadable:
             warnings += (unreadable_warning(unreadable),)
-        return draft.publish(
+        reading = Reading(
+            _consistency(outcome.moment),
+            ChangesFrom.SCAN if changed is None else ChangesFrom.TRACKER,
+            read_bytes,
+            rounds.scan_reason,
+            outcome.token,
+        )
+        point = draft.publish(
             warnings,
             unreadable=unreadable,
             captured_from=plan.identity,
             exact_size=source.exact_size,
-            reading=Reading(_consistency(outcome.moment), read_bytes=read_bytes),
+            reading=reading,
         )
+        rounds.keep()
+    return point
+
+
+def _read(
+    draft: Draft,
+    state: DigestFold,
+    ranges: Ranges,
+    rounds: Rounds,
+    salvage: Salvage,
+    task: Task,
+) -> int:
+    """Keep what has changed in these ranges, then what changes meanwhile; how much it read."""
+    read = each(salvage.readinto)
+    keep_changes(draft, state, ranges, read, "Capture", task)
+    read_bytes = total(ranges)
+    for changed in rounds:
+        salvage.forget(changed)
+        keep_changes(draft, state, changed, read, "Changed meanwhile", task)
+        read_bytes += total(changed)
+        task.check()
+    return read_bytes
+
+
+def _of_the_moment(outcome: Outcome, source: Source) -> list[str]:
+    """What makes the copy less than one moment's; what is always wrong with its source is not."""
+    always = source.defects()
+    return [sentence for sentence in outcome.trouble if sentence not in always]
+
+
+def _rounds(plan: CapturePlan, parent: RecoveryPoint | None) -> Rounds:
+    """In which the source is read; what is known of it is the parent's."""
+    if plan.consistency is Wanted.AS_IS:
+        return OneReading(plan.source)
+    short = plan.set_name[:_LETTERS].encode("ascii", "replace").decode()
+    since = parent.reading.tracker if parent and parent.reading else None
+    unknown = "the tracker does not know the point before" if parent and not since else ""
+    return plan.source.rounds(Follow(f"{short} in {plan.repository.id[:8]}", since, unknown))
+
+
+def _changed(rounds: Rounds, parent: RecoveryPoint) -> Ranges | None:
+    """What may not be as the parent has it, where that is known, and what that has lost."""
+    if rounds.changed is None:
+        return None
+    lost = np.array(parent.unreadable, np.int64).reshape(-1, 2)
+    return union(rounds.changed, aligned(lost, BLOCK, parent.virtual_size))
 
 
 def _check_wanted(plan: CapturePlan, hindrance: str) -> None:

@@ -9,6 +9,7 @@ from datetime import datetime
 from typing import Annotated, Any
 
 from vdbackup import records
+from vdbackup.agent.changes import Token
 from vdbackup.disks.names import BACKUP_FORMATS, DiskFormat
 from vdbackup.errors import DamagedMetadata, Remedy, RepositoryError, UsageError
 from vdbackup.jobs import readable_size
@@ -185,12 +186,14 @@ class Reading:
         read_bytes: of the source, what was read again included.
         scan_reason: why all of it was read, to be put behind "because"; "" where nothing else was
             to be expected.
+        tracker: the moment, as the tracker of changes knows it; None where none can go on from it.
     """
 
     consistency: Consistency
     changes_from: ChangesFrom = ChangesFrom.SCAN
     read_bytes: int = 0
     scan_reason: _Sentence = ""
+    tracker: Token | None = None
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from vdbackup.sources.devices import lasting_name, medium_of
 from vdbackup.sources.facts import facts_at, with_written
 from vdbackup.sources.identity import Facts
 from vdbackup.sources.live_rounds import LiveRounds
+from vdbackup.sources.moment import Follow
 from vdbackup.sources.reference import SourceRef
 from vdbackup.sources.source import OneReading, Rounds
 from vdbackup.sources.stacking import is_mounted_writable, lies_on, mounts_of
@@ -138,10 +139,10 @@ class DiskSource:
                     "Put the first one back, then start the backup again.",
                 )
 
-    def rounds(self) -> Rounds:
+    def rounds(self, follow: Follow | None = None) -> Rounds:
         """What makes all that is read of it one moment's, as far as can be."""
         if self.path.is_block_device() and self._raw and is_mounted_writable(self.path):
-            return LiveRounds(self)
+            return LiveRounds(self, follow)
         return OneReading(self)
 
     def defects(self) -> tuple[str, ...]:

@@ -27,7 +27,7 @@ from typing import Protocol, Self, TypeVar
 import numpy as np
 
 from vdbackup.agent import tracking
-from vdbackup.agent.changes import BLOCK, Changes, Harvest
+from vdbackup.agent.changes import BLOCK, Changes, Harvest, Token
 from vdbackup.agent.freezing import Freeze
 from vdbackup.agent.tracked import Follower
 from vdbackup.disks.disk import UNIT
@@ -43,7 +43,7 @@ from vdbackup.errors import (
 from vdbackup.jobs import readable_size
 from vdbackup.sources.file_systems import Together
 from vdbackup.sources.last_set import LastSet
-from vdbackup.sources.moment import How, Moment, Outcome
+from vdbackup.sources.moment import Follow, How, Moment, Outcome
 from vdbackup.sources.source import Source
 
 log = logging.getLogger(__name__)
@@ -75,9 +75,11 @@ class LiveRounds:
     Where it cannot be had as of one moment it is read all the same, and `outcome` says why not.
     """
 
-    def __init__(self, source: LiveSource) -> None:
-        self.hindrance = ""
-        self._source = source
+    def __init__(self, source: LiveSource, follow: Follow | None = None) -> None:
+        self.hindrance = self.scan_reason = ""
+        self.changed: Ranges | None = None
+        self._source, self._follow = source, follow
+        self._goes_on = False  # the tracker, when this ends
         self._undo = ExitStack()
         self._before = 0  # bytes of the round before
         self._grew = 0  # rounds after each other that were no smaller, and too large for memory
@@ -109,19 +111,48 @@ class LiveRounds:
         """
         self._last_set = stack.enter_context(LastSet())
         self._together = stack.enter_context(Together(self._source.path, self._source.size))
-        self._follower = stack.enter_context(_follower(self._source.path))
+        since = self._followed(stack)
         while True:
             if not self._together.count:
                 raise NotFrozen(f"Nothing that can be frozen is mounted from {self._source.title}.")
             try:
                 self._together.sync()
                 with self._together.frozen():
-                    harvest = self._follower.harvest(since=None)
+                    harvest = self._follower.harvest(since)
             except NotFreezable as error:
                 self._together.leave(error.where)
             else:
                 break
-        self._take(harvest)
+        changes = self._take(harvest)
+        self.changed = self._whole_units(changes) if changes else None
+        if since is not None:
+            self.scan_reason = harvest.reason
+
+    def _followed(self, stack: ExitStack) -> Token | None:
+        """Follow the device; the moment since when its changes are known, if that can be."""
+        follow, is_tracked = self._follow, _is_tracked(self._source.path)
+        self._goes_on = follow is not None and is_tracked
+        if follow is None or not is_tracked:
+            self.scan_reason = "nobody tracks what changes on it" if follow else ""
+            self._follower = stack.enter_context(_for_now(self._source.path, is_tracked))
+            return None
+        tracked = stack.enter_context(_when_free(lambda: tracking.track(self._source.path)))
+        self._follower = stack.enter_context(_when_free(lambda: tracked.follower(follow.name)))
+        self.scan_reason = follow.unknown
+        if follow.since is not None:
+            self._keep(follow.since)  # whoever made that point may have been killed before it did
+        return follow.since
+
+    def _keep(self, token: Token) -> None:
+        _when_free(lambda: self._follower.keep(token))
+
+    def keep(self) -> None:
+        """What was read is stored for good."""
+        if self._goes_on and self._is_quiet and self._frozen is not None:
+            try:
+                self._keep(self._token)
+            except (AgentError, OSError):  # the next backup tries again
+                log.warning("what %s holds is not noted", self._source.title, exc_info=True)
 
     def _give_up(self, error: VdbackupError | OSError) -> None:
         log.info("%s is copied as it is", self._source.title, exc_info=error)
@@ -162,10 +193,13 @@ class LiveRounds:
         """What has changed since the last harvest, and what has to be read once more."""
         size, again = self._source.size, self._again
         changes = self._take(self._follower.harvest(since=self._token))
-        changed = aligned(_ranges_of(changes), UNIT, size) if changes else _NOTHING
+        changed = self._whole_units(changes) if changes else _NOTHING
         self._again = aligned(overlap(changed, self._together.outside), UNIT, size)
         self._is_quiet = not len(self._again) and not len(again)
         return union(changed, again)
+
+    def _whole_units(self, changes: Changes) -> Ranges:
+        return aligned(_ranges_of(changes), UNIT, self._source.size)
 
     def _take(self, harvest: Harvest) -> Changes | None:
         if harvest.token is None or (self._count and harvest.changes is None):
@@ -212,7 +246,9 @@ class LiveRounds:
         moment = Moment(How.FROZEN, freeze.at, freeze.seconds, self._count, left_out)
         source.check_present()
         trouble = (*source.defects(), *source.writers(), *self._went_on())
-        return Outcome(moment, trouble)
+        # what was written past the file systems may still come, and is marked no more
+        goes_on = self._goes_on and self._is_quiet
+        return Outcome(moment, trouble, self._token if goes_on else None)
 
     def _went_on(self) -> tuple[str, ...]:
         if self._is_quiet:
@@ -237,12 +273,17 @@ def _ranges_of(changes: Changes) -> Ranges:
     return union(ranges[ranges[:, 1] > 0], _NOTHING)
 
 
+def _is_tracked(path: Path) -> bool:
+    """Whether somebody has begun to track it, for longer than a backup."""
+    found = tracking.find(path)
+    if found is not None:
+        found.close()
+    return found is not None
+
+
 @contextmanager
-def _follower(path: Path) -> Iterator[Follower]:
+def _for_now(path: Path, is_tracked: bool) -> Iterator[Follower]:
     """One who follows a device for the length of the block, for which alone it may be tracked."""
-    before = tracking.find(path)
-    if before is not None:
-        before.close()
     name = f"capture {secrets.token_hex(8)}"
     with _when_free(lambda: tracking.track(path)) as tracked:
         try:
@@ -251,12 +292,9 @@ def _follower(path: Path) -> Iterator[Follower]:
         finally:
             try:
                 _when_free(lambda: tracked.forget(name))
-                if before is None and not tracked.status().followers:
+                if not is_tracked and not tracked.status().followers:
                     _when_free(lambda: tracking.untrack(path))
-            except (
-                AgentError,
-                OSError,
-            ):  # it costs the computer some memory, and the point nothing
+            except (AgentError, OSError):  # which costs some memory, and the point nothing
                 log.warning("%s is still tracked", path, exc_info=True)
 
 

@@ -9,6 +9,23 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from datetime import datetime
 
+    from vdbackup.agent.changes import Token
+
+
+@dataclass(frozen=True)
+class Follow:
+    """Who reads a source again and again, and would like to read only what has changed.
+
+    Attributes:
+        name: by which a tracker of changes knows it.
+        since: the moment that it knows already; None where it knows none.
+        unknown: why it knows none, to be put behind "because"; "" where it has read nothing before.
+    """
+
+    name: str
+    since: Token | None
+    unknown: str = ""
+
 
 class Wanted(enum.StrEnum):
     """What is asked of a copy."""
@@ -53,7 +70,9 @@ class Outcome:
     Attributes:
         moment: that the copy is of.
         trouble: what the user must know of it, a sentence each.
+        token: the moment, as a tracker of changes knows it that goes on; else None.
     """
 
     moment: Moment
     trouble: tuple[str, ...] = ()
+    token: Token | None = None

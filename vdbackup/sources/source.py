@@ -8,7 +8,7 @@ from typing import Protocol, Self
 
 from vdbackup.disks.extents import Ranges
 from vdbackup.sources.identity import Facts
-from vdbackup.sources.moment import How, Moment, Outcome
+from vdbackup.sources.moment import Follow, How, Moment, Outcome
 from vdbackup.sources.reference import SourceRef
 
 
@@ -30,6 +30,17 @@ class Rounds(Protocol):
     def __exit__(self, *_: object) -> None:
         """End it, with or without an outcome."""
 
+    @property
+    def changed(self) -> Ranges | None:
+        """What has changed since the moment that is known, whole units; None: all must be read."""
+
+    @property
+    def scan_reason(self) -> str:
+        """Why all must be read, to be put behind "because"; "" where nothing else was expected."""
+
+    def keep(self) -> None:
+        """What was read is stored for good: the next one may go on from here."""
+
     def __iter__(self) -> Iterator[Ranges]:
         """What has changed since it was read, in whole units (disk.UNIT) of the source.
 
@@ -47,9 +58,14 @@ class OneReading:
     """The Rounds of what is read once: nobody writes to it, or nothing can be done about that."""
 
     hindrance = ""
+    changed = None
+    scan_reason = ""
 
     def __init__(self, source: Source) -> None:
         self._source = source
+
+    def keep(self) -> None:
+        """Nobody goes on from here."""
 
     def __enter__(self) -> Self:
         return self
@@ -150,8 +166,12 @@ class Source(Protocol):
     def check_present(self) -> None:
         """Raise SourceError unless all of it is still there, the same, as long as when opened."""
 
-    def rounds(self) -> Rounds:
-        """What makes all that is read of it one moment's, as far as can be: see `Rounds`."""
+    def rounds(self, follow: Follow | None = None) -> Rounds:
+        """What makes all that is read of it one moment's, as far as can be: see `Rounds`.
+
+        Args:
+            follow: who reads it, where all that has not changed since a moment is known already.
+        """
 
     def defects(self) -> tuple[str, ...]:
         """What the user must know of it whenever it is read, a sentence each."""
