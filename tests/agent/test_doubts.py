@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.agent.followed import begin, changed, doubt, harvest, write
-from tests.sources.loops import loop, run
+from tests.sources.loops import add_partition, delete_partition, loop, run
 from vdbackup.agent import bpf, marking, pins, tracking, trust
 from vdbackup.agent.block_devices import Disk, Place
 from vdbackup.agent.changes import BLOCK
@@ -179,13 +179,13 @@ def test_a_partition_that_was_moved_is_noticed(bpffs, tmp_path, stack):
     device = stack.enter_context(loop(image))
 
     def partition(start: int) -> None:
-        run("addpart", device, "1", str(start * MIB // 512), str(4 * MIB // 512))
+        add_partition(device, 1, start * MIB, 4 * MIB)
 
     partition(1)
     since = begin(Path(f"{device}p1"))
-    run("delpart", device, "1")
+    delete_partition(device, 1)
     partition(2)
-    stack.callback(run, "delpart", device, "1")
+    stack.callback(delete_partition, device, 1)
     assert harvest(Path(f"{device}p1"), since).reason == "the partition has another place or size"
 
 

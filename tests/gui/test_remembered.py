@@ -24,6 +24,7 @@ from vdbackup.jobs import Task
 from vdbackup.locations import Locations
 from vdbackup.operations.backup import BackupRequest
 from vdbackup.operations.machines import Machines
+from vdbackup.pace import Pace
 from vdbackup.recovery.retarget import policy
 from vdbackup.repository.repository import Repository
 from vdbackup.settings import KnownSource, Settings, WindowState
@@ -44,7 +45,7 @@ def test_a_source_keeps_its_place_when_it_is_backed_up_for_the_first_time(
     assert [entry.source for entry in read(Shelf(repository), known)] == [first, second]
     for source in (second, first):
         request, machines = BackupRequest(source, repository), Machines(tmp_path / "vms")
-        back_up(request, machines, Task())
+        back_up(request, machines, Pace(), Task())
         assert [entry.source for entry in read(Shelf(repository), known)] == [first, second]
 
 
@@ -176,7 +177,7 @@ def test_a_backup_is_made_even_if_the_point_before_is_merged_by_somebody_else(
     def back_up_disk() -> str:
         request = BackupRequest(SourceRef.of_path(disk), repository)
         machines = Machines(tmp_path / "vms")
-        return back_up(request, machines, Task()).sentence
+        return back_up(request, machines, Pace(), Task()).sentence
 
     def merged(opened: Repository, name: str, point_id: str, *_: object) -> tuple[str, ...]:
         merge.run(merge.plan(opened, name, point_id), Task())

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.sources.loops import loop, mounted, run
+from tests.sources.loops import add_partition, delete_partition, loop, mounted, run
 from tests.sources.opened import open_path
 from vdbackup.backup import capture
 from vdbackup.errors import BackupError, SourceError
@@ -127,8 +127,8 @@ if ROOT:
         other.write_bytes(bytes(8 * MIB))
         device = disk = stack.enter_context(loop(image, "--read-only"))
         if not whole:
-            run("addpart", disk, "1", "0", "8192")
-            stack.callback(run, "delpart", disk, "1")
+            add_partition(disk, 1, 0, 4 * MIB)
+            stack.callback(delete_partition, disk, 1)
             device = Path(f"{disk}p1")
         repository = Repository.create(tmp_path / "repository")
 
