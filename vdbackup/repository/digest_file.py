@@ -145,8 +145,8 @@ class DigestFile:
         hasher = blake3(header)
         if header:
             hasher = blake3(header[:_SEAL_AT] + bytes(DIGEST) + header[_SEAL_AT + DIGEST :])
-        buffer = memoryview(bytearray(_COPY))
         size = self._file.size
+        buffer = memoryview(bytearray(min(_COPY, size - start)))
         for offset in range(start, size, _COPY):
             part = buffer[: min(_COPY, size - offset)]
             self._file.readinto(offset, part)
