@@ -197,6 +197,7 @@ FACTS: dict[str, tuple[dict[str, str], str]] = {
     "zones": ({"queue/zoned": "host-managed"}, "zones"),
     "not counted": ({"queue/iostats": "0"}, "iostats"),
     "multipath": ({"holders/dm-0/dm/uuid": "mpath-36"}, "several paths"),
+    "a partition's multipath": ({"sda1/holders/dm-0/dm/uuid": "mpath-36"}, "several paths"),
     "logical volume": ({"holders/dm-0/dm/uuid": "LVM-abc"}, ""),
 }
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -85,9 +86,14 @@ class Disk:
             return "it is written to in zones"
         if self.says("queue/iostats") != "1":
             return "the kernel does not count what is written to it (queue/iostats is off)"
-        if any(_is_multipath(holder) for holder in folder.glob("holders/*")):
+        if any(_is_multipath(holder) for holder in self._holders()):
             return "it is one of several paths to a disk (multipath)"
         return ""
+
+    def _holders(self) -> Iterator[Path]:
+        """What is made of it, or of a partition of it."""
+        for pattern in ("holders/*", "*/holders/*"):
+            yield from (SYS_BLOCK / self.number).glob(pattern)
 
 
 def _is_multipath(holder: Path) -> bool:
