@@ -8,10 +8,13 @@ hide from that look.
 from __future__ import annotations
 
 from pathlib import Path
-from xml.etree import ElementTree as ET
+from typing import TYPE_CHECKING
 
 from vdbackup import durable
 from vdbackup.errors import VdbackupError
+
+if TYPE_CHECKING:
+    from xml.etree import ElementTree as ET
 
 _MAX_LENGTH = 4 << 20
 """Bytes: a VirtualBox machine with a hundred snapshots has less than one MiB."""
@@ -21,6 +24,8 @@ def parsed(text: str | None) -> ET.Element | None:
     """The root element; None where it is none that a program wrote."""
     if not text or len(text) > _MAX_LENGTH or "<!DOCTYPE" in text:
         return None
+    from xml.etree import ElementTree as ET  # late: most users have no such machines
+
     try:
         return ET.fromstring(text)  # noqa: S314 - no document type, no entities
     except (ET.ParseError, ValueError):

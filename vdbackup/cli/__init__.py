@@ -11,7 +11,7 @@ from functools import cache
 from vdbackup.cli import output, remedies
 from vdbackup.cli.console import interrupts, warn
 from vdbackup.cli.json_values import error_json
-from vdbackup.cli.parser import asks_for_json, build_parser
+from vdbackup.cli.parser import asked_command, asks_for_json, build_parser
 from vdbackup.errors import Cancelled, Unexpected, VdbackupError, from_os
 from vdbackup.text import PrintableFormatter, printable
 
@@ -52,7 +52,7 @@ def _in_words(error: BaseException) -> VdbackupError:
 def _done(arguments: Sequence[str]) -> int:
     """Do it; the exit status of what did not fail."""
     try:
-        options = _parser().parse_args(arguments)
+        options = _parser(asked_command(arguments)).parse_args(arguments)
     except SystemExit as end:  # --help, --version
         return int(end.code or 0)
     _choose_log(options.verbose)
@@ -60,9 +60,9 @@ def _done(arguments: Sequence[str]) -> int:
     return status
 
 
-@cache  # to build it takes 20 ms, half of a short command, where one process does several
-def _parser() -> argparse.ArgumentParser:
-    return build_parser()
+@cache  # one process may do several commands, as tests do
+def _parser(command: str | None) -> argparse.ArgumentParser:
+    return build_parser(command)
 
 
 def _choose_log(verbose: bool) -> None:

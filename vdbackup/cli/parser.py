@@ -21,15 +21,32 @@ from vdbackup.cli.policy_cmd import add_policy
 from vdbackup.cli.sessions_cmd import add_open_with, add_sessions
 from vdbackup.errors import UsageError
 
-FAMILIES: Mapping[str, Sequence[Callable[[Any], None]]] = {
-    "make": (add_backup, add_adopt, add_convert, add_demo),
-    "look": (add_list, add_files, add_info),
-    "get back": (add_restore, add_export, add_extract),
-    "volumes in use": (add_track, add_untrack, add_status),
-    "machines": (add_boot, add_boot_test, add_retarget, add_sessions, add_open_with),
-    "care": (add_verify, add_repair, add_merge, add_delete, add_policy),
+FAMILIES: Mapping[str, Mapping[str, Callable[[Any], None]]] = {
+    "make": {
+        "backup": add_backup,
+        "adopt": add_adopt,
+        "convert": add_convert,
+        "demo": add_demo,
+    },
+    "look": {"list": add_list, "files": add_files, "info": add_info},
+    "get back": {"restore": add_restore, "export": add_export, "extract": add_extract},
+    "volumes in use": {"track": add_track, "untrack": add_untrack, "status": add_status},
+    "machines": {
+        "boot": add_boot,
+        "boot-test": add_boot_test,
+        "retarget": add_retarget,
+        "sessions": add_sessions,
+        "open-with": add_open_with,
+    },
+    "care": {
+        "verify": add_verify,
+        "repair": add_repair,
+        "merge": add_merge,
+        "delete": add_delete,
+        "policy": add_policy,
+    },
 }
-"""What commands are for, and what adds each of them."""
+"""What commands are for, their names, and what adds each of them."""
 
 
 class _Parser(argparse.ArgumentParser):
@@ -79,8 +96,17 @@ def asks_for_json(arguments: Sequence[str]) -> bool:
     return any(len(each) > len("--") and "--json".startswith(each) for each in options)
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """The parser; after parsing, `command` in the result is the function to call."""
+def asked_command(arguments: Sequence[str]) -> str | None:
+    """The command that the arguments begin with; None where that is not plain."""
+    first = next((each for each in arguments if each not in ("-v", "--verbose")), None)
+    return first if any(first in family for family in FAMILIES.values()) else None
+
+
+def build_parser(only: str | None = None) -> argparse.ArgumentParser:
+    """The parser; after parsing, `command` in the result is the function to call.
+
+    With `only` it knows that command alone: to build all takes 20 ms, half of a short command.
+    """
     parser = _Parser(
         prog="vdbackup",
         description="Back volumes up straight into virtual disks that a virtual machine can boot.",
@@ -94,8 +120,9 @@ def build_parser() -> argparse.ArgumentParser:
     groups = []
     for title, family in FAMILIES.items():
         before = len(subparsers._choices_actions)
-        for add in family:
-            add(subparsers)
+        for name, add in family.items():
+            if only in (None, name):
+                add(subparsers)
         groups.append((title, subparsers._choices_actions[before:]))
     parser.groups = groups
     return parser

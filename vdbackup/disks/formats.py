@@ -11,9 +11,8 @@ from typing import Protocol, cast
 
 from vdbackup.disks.disk import SECTOR, ParentRef, VirtualDisk
 from vdbackup.disks.host_file import HostFile
-from vdbackup.disks.names import BACKUP_FORMATS, DiskFormat
+from vdbackup.disks.names import BACKUP_FORMATS, DESCRIPTOR_START, DiskFormat
 from vdbackup.disks.raw import RawDisk
-from vdbackup.disks.vmdk.structs import DESCRIPTOR_START
 from vdbackup.errors import DoesNotFit, NotLinkable, UsageError
 from vdbackup.jobs import readable_size, sizes_apart
 

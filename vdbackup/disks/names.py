@@ -17,3 +17,12 @@ class DiskFormat(enum.StrEnum):
 
 BACKUP_FORMATS = tuple(each for each in DiskFormat if each is not DiskFormat.RAW)
 """What a backup can be kept in, in the order in which they are offered."""
+DESCRIPTOR_START = (
+    rb"(?i:(?:\xef\xbb\xbf)?(?:[ \t]*(?:#[^\r\n]*)?[\r\n])*[ \t]*"
+    rb"(?:#\s*Disk\s*Descriptor\s*File|version\s*=\s*[0-9]))"
+)
+"""How the text of a VMDK begins.
+
+VirtualBox wants the comment, in one of four spellings (Storage/VMDK.cpp,
+vmdkPreprocessDescriptor); QEMU the version, behind whatever comments (block/vmdk.c, vmdk_probe).
+"""

@@ -28,7 +28,7 @@ import numpy as np
 from blake3 import blake3
 from numpy.typing import NDArray
 
-from vdbackup.disks.extents import UNALLOCATED, BlockMap, Int64s
+from vdbackup.disks.extents import UNALLOCATED, BlockMap, Int64s, distinct
 from vdbackup.disks.host_file import HostFile
 from vdbackup.durable import check_regular
 from vdbackup.errors import DamagedDigests, DamagedMetadata, NewerLayout, Remedy
@@ -283,4 +283,4 @@ class _Regions:
         """The numbers of the regions that have these places of the file, each once."""
         if not len(self.seals):  # of layout 1: all was proven when the file was opened
             return np.empty(0, np.int64)
-        return np.unique(np.searchsorted(self.starts, hosts, "right") - 1)
+        return distinct(np.searchsorted(self.starts, hosts, "right") - 1)

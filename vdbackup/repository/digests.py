@@ -26,6 +26,7 @@ from vdbackup.disks.extents import (
     Int64s,
     Ranges,
     aligned,
+    distinct,
     flatten,
     runs_of,
     union,
@@ -114,7 +115,7 @@ class DigestFold:
         if not self._files:  # a full is compared with zeros, which nobody looks up
             return digests
         layers, hosts = self._places(blocks)
-        for layer in np.unique(layers[layers >= 0]).tolist():
+        for layer in distinct(layers[layers >= 0].astype(np.int64)).tolist():
             there = np.flatnonzero(layers == layer)
             digests[there] = self._files[layer].digests_at(hosts[there])
         return digests

@@ -17,7 +17,6 @@ somebody lets go of it.
 
 from __future__ import annotations
 
-import getpass
 import logging
 import os
 import re
@@ -293,6 +292,8 @@ def _may_exist(folder: str) -> bool:
 
 
 def _user() -> str:
+    import getpass  # late: only who begins to hold something is named
+
     try:
         return getpass.getuser()
     except (KeyError, OSError):  # a container may have no name for us

@@ -25,7 +25,6 @@ import json
 import logging
 import os
 import re
-import socket
 import stat
 import time
 import uuid
@@ -86,7 +85,7 @@ class Lease:
         machine = _MACHINE_ID.read_text().strip() if _MACHINE_ID.exists() else ""
         return cls(
             token=str(uuid.uuid4()),
-            host=socket.gethostname(),
+            host=os.uname().nodename,
             machine=machine,
             boot=_BOOT_ID.read_text().strip(),
             namespace=os.readlink("/proc/self/ns/pid"),

@@ -25,7 +25,7 @@ from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from xml.etree import ElementTree as ET
+from typing import TYPE_CHECKING
 
 from vdbackup import foreign_xml
 from vdbackup.disks.formats import open_disk, probe
@@ -34,6 +34,9 @@ from vdbackup.repository import holds
 from vdbackup.repository.backup_set import BackupSet
 from vdbackup.repository.model import RecoveryPoint
 from vdbackup.repository.near_paths import NearPaths
+
+if TYPE_CHECKING:
+    from xml.etree import ElementTree as ET
 
 _VIRTUALBOX = "{http://www.virtualbox.org/}"
 _MAX_MACHINES = 10_000

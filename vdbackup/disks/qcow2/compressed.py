@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import zlib
 
-import zstandard
-
 from vdbackup.disks.disk import SECTOR
 from vdbackup.disks.host_file import HostFile
 from vdbackup.disks.qcow2.mapping import MappingTables
@@ -48,6 +46,8 @@ class CompressedClusters:
         return data
 
     def _decompressed(self, number: int) -> bytes:
+        import zstandard  # late: few disks have compressed clusters, and none of ours
+
         place, length = self._place(number)
         stored = self._file.read(place, length)  # the last sector may end with the file
         size = self._header.cluster_size

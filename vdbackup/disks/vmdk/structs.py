@@ -8,7 +8,6 @@ VirtualBox want beyond it was found by experiment and stands beside the code tha
 from __future__ import annotations
 
 import re
-import secrets
 import string
 import struct
 import uuid
@@ -16,6 +15,7 @@ from dataclasses import astuple, dataclass, replace
 from pathlib import Path
 
 from vdbackup.disks.disk import SECTOR, ParentRef
+from vdbackup.disks.names import DESCRIPTOR_START
 from vdbackup.errors import DiskFormatError, DoesNotFit
 from vdbackup.jobs import sizes_apart
 
@@ -56,13 +56,6 @@ _EXTENT = re.compile(
     re.IGNORECASE,
 )
 """Access, sectors, kind, and but for ZERO: file, offset, and what devices have besides."""
-DESCRIPTOR_START = (
-    rb"(?i:(?:\xef\xbb\xbf)?(?:[ \t]*(?:#[^\r\n]*)?[\r\n])*[ \t]*"
-    rb"(?:#\s*Disk\s*Descriptor\s*File|version\s*=\s*[0-9]))"
-)
-"""VirtualBox wants the comment, in one of four spellings (Storage/VMDK.cpp,
-vmdkPreprocessDescriptor); QEMU the version, behind whatever comments (block/vmdk.c, vmdk_probe).
-"""
 _FIRST_LINE = re.compile(DESCRIPTOR_START)
 _ENCODING = re.compile(rb'encoding\s*=\s*"?([\w-]{1,20})', re.IGNORECASE)
 _ENCODINGS = {"windows-1252", "windows-1251", "windows-1250", "shift_jis", "gbk", "big5", "euc-kr"}
@@ -371,6 +364,8 @@ class Descriptor:
 
 def new_cid() -> str:
     """A CID that is none of the values that mean something else (0, no parent, its neighbour)."""
+    import secrets  # late: with what it brings it takes longer than to read a disk's structures
+
     return f"{secrets.randbelow(0xFFFFFFFD) + 1:08x}"
 
 
