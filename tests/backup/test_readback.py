@@ -50,7 +50,7 @@ def test_storage_that_cannot_be_read_past_the_page_cache_is_read_back_with_a_wor
     def refused(path: Path, _size: int) -> None:
         raise OSError(22, "Invalid argument", str(path))
 
-    monkeypatch.setattr("vdbackup.backup.readback.DeviceReads", refused)
+    monkeypatch.setattr("vdbackup.disks.host_file.DeviceReads", refused)
     read_back(lab, layer)
     assert "is read back as the page cache has it" in caplog.text
 

@@ -13,8 +13,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vdbackup.disks.extents import Ranges, total
+from tests.disks.shelf import noise
+from vdbackup.disks.disk import UNIT
+from vdbackup.disks.extents import Int64s, Ranges, total
 from vdbackup.disks.host_file import HostFile
+from vdbackup.disks.one_file import neighbouring_units
 from vdbackup.disks.transfer import CHUNK, THREADS, chunks, each, transfer, write_blocks
 from vdbackup.errors import Cancelled
 from vdbackup.jobs import CancelToken, Progress, Task, silent
@@ -217,39 +220,36 @@ class Recorder:
     """A disk that notes what is asked of it."""
 
     def __init__(self) -> None:
-        self.calls: list[tuple[str, int, int]] = []
+        self.written: dict[int, bytes] = {}
+        self.zeros: list[tuple[int, int]] = []
 
-    def write(self, offset: int, view: memoryview) -> None:
-        self.calls.append(("write", offset, len(view)))
+    def write_units(self, units: Int64s, view: memoryview, at: Int64s) -> None:
+        for unit, first, end in neighbouring_units(units, at, len(view)):
+            self.written[unit] = bytes(view[first:end])
 
     def zero(self, offset: int, length: int) -> None:
-        self.calls.append(("zero", offset, length))
+        self.zeros.append((offset, length))
 
 
 def test_neighbouring_blocks_are_written_in_one_call_and_zeros_are_not_written():
     disk = Recorder()
     wanted = np.array([True, True, True, False, True, True])
     zero = np.array([False, False, True, True, True, False])
-    write_blocks(disk, np.arange(8, 14), memoryview(bytes(5500)), 1000, wanted, zero)
-    assert sorted(disk.calls) == [
-        ("write", 8000, 2000),
-        ("write", 13000, 500),
-        ("zero", 10000, 1000),
-        ("zero", 12000, 1000),
-    ]
+    view = memoryview(noise(5 * UNIT + 500, 1))
+    write_blocks(disk, np.arange(8, 14), view, wanted, zero)
+    assert disk.written == {8: view[: 2 * UNIT], 13: view[5 * UNIT :]}
+    assert sorted(disk.zeros) == [(10 * UNIT, UNIT), (12 * UNIT, UNIT)]
 
 
 def test_blocks_that_only_the_buffer_has_side_by_side_are_written_apart():
     disk = Recorder()
     blocks = np.array([3, 4, 9, 10, 20])
     zero = np.array([False, False, False, True, False])
-    write_blocks(disk, blocks, memoryview(bytes(4500)), 1000, np.ones(5, bool), zero)
-    assert sorted(disk.calls) == [
-        ("write", 3000, 2000),
-        ("write", 9000, 1000),
-        ("write", 20000, 500),
-        ("zero", 10000, 1000),
-    ]
+    view = memoryview(noise(4 * UNIT + 500, 1))
+    write_blocks(disk, blocks, view, np.ones(5, bool), zero)
+    written = {3: view[: 2 * UNIT], 9: view[2 * UNIT : 3 * UNIT], 20: view[4 * UNIT :]}
+    assert disk.written == written
+    assert disk.zeros == [(10 * UNIT, UNIT)]
 
 
 def test_many_small_ranges_are_moved_in_few_calls():
@@ -265,8 +265,10 @@ def test_many_small_ranges_are_moved_in_few_calls():
 
 def test_a_short_last_block_of_zeros_is_zeroed_only_to_its_end():
     disk = Recorder()
-    write_blocks(disk, np.arange(2), memoryview(bytes(1500)), 1000, *np.ones((2, 2), bool))
-    assert disk.calls == [("zero", 0, 1500)]
+    view = memoryview(bytes(UNIT + 500))
+    write_blocks(disk, np.arange(2), view, *np.ones((2, 2), bool))
+    assert not disk.written
+    assert disk.zeros == [(0, UNIT + 500)]
 
 
 def test_threads_share_a_file_without_mixing_their_chunks(tmp_path: Path):

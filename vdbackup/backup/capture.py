@@ -446,7 +446,7 @@ def keep_changes(
         known, sure = state.as_far_as_known(blocks)
         # what the draft holds already hides the parent's, were it the same as that again
         changed = differ(digests, known) | ~sure | draft.digests.holds(blocks)
-        write_blocks(draft.disk, blocks, view, BLOCK, changed, is_zero(digests))
+        write_blocks(draft.disk, blocks, view, changed, is_zero(digests))
         draft.digests.add(blocks, digests, changed)
 
     transfer(ranges, read, keep, phase=phase, task=task)

@@ -159,7 +159,7 @@ def _copy(old: BackupSet, point: RecoveryPoint, draft: Draft, task: Task) -> Non
                     remedy=Remedy.VERIFY,
                 )
             every = np.ones(len(found), np.bool_)
-            write_blocks(draft.disk, blocks, view, BLOCK, every, is_zero(found))
+            write_blocks(draft.disk, blocks, view, every, is_zero(found))
             draft.digests.add(blocks, found)
 
         phase = f"Convert point {point.sequence}"

@@ -17,9 +17,10 @@ import numpy as np
 from vdbackup.backup.readback import check_layer
 from vdbackup.disks.chain import Chain
 from vdbackup.disks.disk import UNIT, VirtualDisk
-from vdbackup.disks.extents import Ranges, aligned, blocks_of, total, union
+from vdbackup.disks.extents import Int64s, Ranges, aligned, blocks_of, total, union
 from vdbackup.disks.formats import check_growth, open_disk
 from vdbackup.disks.host_file import HostFile, clone
+from vdbackup.disks.one_file import neighbouring_units
 from vdbackup.disks.transfer import Read, Target, transfer, write_blocks
 from vdbackup.durable import give_to_owner_of_folder
 from vdbackup.errors import Damaged
@@ -92,8 +93,12 @@ class _Sharing:
     def __init__(self, layer: VirtualDisk, child: Chain, source: HostFile) -> None:
         self._layer, self._child, self._source = layer, child, source
 
-    def write(self, offset: int, view: memoryview) -> None:
-        """Take the blocks from the child; the view is space to read them into."""
+    def write_units(self, units: Int64s, view: memoryview, at: Int64s) -> None:
+        """Take the units from the child; the view is space to read them into."""
+        for unit, first, end in neighbouring_units(units, at, len(view)):
+            self._take(unit * UNIT, view[first:end])
+
+    def _take(self, offset: int, view: memoryview) -> None:
         shared = self._share(offset, len(view) // UNIT * UNIT)
         if shared < len(view):
             rest = view[shared:]
@@ -187,7 +192,7 @@ def _roll_in(
         def put(pieces: Ranges, view: memoryview) -> None:
             blocks = blocks_of(pieces, BLOCK)
             zero = is_zero(digests.expected(blocks))
-            write_blocks(target, blocks, view, BLOCK, np.ones_like(zero), zero)
+            write_blocks(target, blocks, view, np.ones_like(zero), zero)
 
         transfer(digests.held(), read, put, phase="Merge", task=task)
 

@@ -7,19 +7,24 @@ import logging
 from contextlib import closing
 from pathlib import Path
 
-from vdbackup.disks.chain import Chain, read_pieces
-from vdbackup.disks.device_reads import OF_FILES, DeviceReads
-from vdbackup.disks.extents import Ranges, aligned, blocks_of, total, union
+import numpy as np
+
+from vdbackup.disks.chain import Chain
+from vdbackup.disks.disk import VirtualDisk
+from vdbackup.disks.extents import BlockMap, Ranges, aligned, blocks_of, total, union
+from vdbackup.disks.formats import open_disk
 from vdbackup.disks.host_file import HostFile
 from vdbackup.disks.names import DiskFormat
-from vdbackup.disks.transfer import transfer
-from vdbackup.errors import Damaged, DiskFormatError, Remedy
+from vdbackup.disks.transfer import WIDE, Width, transfer
+from vdbackup.errors import Damaged, Remedy
 from vdbackup.jobs import Task
 from vdbackup.repository.digests import BLOCK, DigestFold, differ, digest_blocks
 
 _NOT_DIRECT = (errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS)
 """What file systems say that cannot read past the cache, when a file is opened or only when it is
 read (open(2), O_DIRECT; FUSE and some on networks say the others)."""
+_START = 1 << 20
+"""Bytes of a file in which every format says where its tables are."""
 _log = logging.getLogger(__name__)
 
 
@@ -34,21 +39,20 @@ def check_layer(
 
     def check(pieces: Ranges, view: memoryview) -> None:
         blocks = blocks_of(pieces, BLOCK)
-        wrong = differ(digest_blocks(view), digests.expected(blocks))
+        order = np.argsort(blocks)  # digests lie in the disk's order, and are read in few pieces
+        wrong = differ(digest_blocks(view)[order], digests.expected(blocks[order]))
         if wrong.any():
-            at = int(blocks[wrong][0]) * BLOCK
+            at = int(blocks[order][wrong][0]) * BLOCK
             raise Damaged(
                 f"{layer.name} is not as it was captured, at byte {at} of the disk.",
                 "No good data was lost.",
                 remedy=Remedy.VERIFY,
             )
 
-    with closing(_Storage(layer)) as storage, Chain.alone(layer, disk_format) as data:
-
-        def read(pieces: Ranges, view: memoryview) -> None:
-            read_pieces(data.map, [storage], pieces, view)
-
-        transfer(digests.held(), read, check, phase=phase, task=task)
+    with closing(_as_stored(layer, disk_format)) as stored:
+        own = Chain([stored])
+        ranges, width = _in_file_order(own.map, digests.held())
+        transfer(ranges, own.read, check, phase=phase, task=task, width=width)
 
 
 def check_whole_layer(
@@ -79,54 +83,50 @@ def check_whole_layer(
         )
 
 
-class _Storage:
-    """A layer's file as its storage holds it, whatever the page cache says.
+def _in_file_order(own: BlockMap, held: Ranges) -> tuple[Ranges, Width]:
+    """What a layer holds in the order in which it lies in its file, and how much to read at once.
+
+    Several threads captured it, and so neighbours in the file are seldom neighbours in the disk:
+    3,277 blocks that lie in a row took 3,021 reads in the disk's order, and 0.58 s.
+    """
+    run, begins, lengths = own.cut(held)
+    hosts = np.where(own.layers[run] < 0, -1, own.hosts[run] + begins - own.starts[run])
+    if (begins % BLOCK).any():  # another program's layout, which cuts blocks in parts
+        return held, WIDE
+    if len(lengths) and lengths[-1] % BLOCK:
+        hosts[-1] = np.iinfo(np.int64).max  # the disk's last block is the last one of a chunk
+    order = np.argsort(hosts, kind="stable")
+    hosts, lengths = hosts[order], lengths[order]
+    rows = 1 + int(np.count_nonzero(hosts[1:] != hosts[:-1] + lengths[:-1]))
+    lie_apart = int(lengths.sum()) < rows * WIDE.chunk
+    return np.stack([begins[order], lengths], axis=1), WIDE if lie_apart else Width()
+
+
+def _as_stored(layer: Path, disk_format: DiskFormat) -> VirtualDisk:
+    """A layer, read as its storage holds it, whatever the page cache says.
 
     What was just written lies in the page cache, and reading that proves nothing of what reached
-    the storage. So what is cached of the file is dropped, for its tables, which are read as ever;
-    that may leave pages that somebody else uses. The blocks are read past the cache.
+    the storage. So tables and blocks are read past the cache, which keeps what it has: to let it
+    forget a file of 2 GiB took as long as to write the blocks of a small merge. How the file
+    begins is read as ever when it is opened, and forgotten before.
     """
+    with closing(HostFile.open(layer)) as file:
+        file.drop_cached(_START)
+    disk = open_disk(layer, disk_format)
+    try:
+        for file in disk.host_files:
+            _read_past_cache(file)
+    except BaseException:
+        disk.close()
+        raise
+    return disk
 
-    def __init__(self, path: Path) -> None:
-        self._file = HostFile.open(path)
-        self._direct: DeviceReads | None = None
-        self._said = False
-        try:
-            self._file.drop_cached()
-            self._direct = DeviceReads(path, OF_FILES)
-        except BaseException as error:
-            if not isinstance(error, OSError) or error.errno not in _NOT_DIRECT:
-                self._file.close()
-                raise
-            self._say(error)
 
-    def _say(self, why: OSError) -> None:
-        if not self._said:  # it is asked for each piece
-            _log.warning("%s is read back as the page cache has it: %s", self._file.path, why)
-        self._said = True
-
-    def read_host(self, host: int, view: memoryview) -> None:
-        """Fill `view` from byte `host` of the file on; raises DiskFormatError."""
-        if self._direct is None:
-            self._file.readinto(host, view)
-            return
-        done = 0
-        while done < len(view):
-            try:
-                got = self._direct.readinto(host + done, view[done:])
-            except OSError as error:
-                if error.errno not in _NOT_DIRECT:
-                    raise
-                self._say(error)  # opened, and refused only now
-                self._file.readinto(host + done, view[done:])
-                return
-            if got == 0:
-                problem = "the file is shorter than its tables say"
-                raise DiskFormatError(self._file.path, host + done, problem)
-            done += got
-
-    def close(self) -> None:
-        """Close the file."""
-        if self._direct is not None:
-            self._direct.close()
-        self._file.close()
+def _read_past_cache(file: HostFile) -> None:
+    try:
+        file.read_past_cache()
+    except OSError as error:
+        if error.errno not in _NOT_DIRECT:
+            raise
+        _log.warning("%s is read back as the page cache has it: %s", file.path, error)
+        file.drop_cached()

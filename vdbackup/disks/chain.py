@@ -13,18 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vdbackup.disks.beside import behind_link, own_folders
-from vdbackup.disks.contents import decide
 from vdbackup.disks.disk import UNIT, ParentRef, VirtualDisk
-from vdbackup.disks.extents import (
-    ZERO,
-    BlockMap,
-    Int64s,
-    Ranges,
-    aligned,
-    counted,
-    flatten,
-    union,
-)
+from vdbackup.disks.extents import ZERO, BlockMap, Int64s, Ranges, aligned, flatten, union
 from vdbackup.disks.formats import open_disk, probe
 from vdbackup.disks.names import DiskFormat
 from vdbackup.errors import ParentError, Remedy
@@ -93,12 +83,7 @@ def _parts(flat: BlockMap, pieces: Ranges) -> tuple[Int64s, Int64s, NDArray[np.i
     starts, ends = pieces[:, 0], pieces[:, 0] + pieces[:, 1]
     if starts.min() < 0 or ends.max() > flat.size:
         raise ValueError(f"bytes up to {ends.max()} lie beyond the end at {flat.size}")
-    first = np.searchsorted(flat.starts, starts, "right") - 1
-    count = np.searchsorted(flat.starts, ends) - first
-    run = counted(first, count)
-    piece = np.repeat(np.arange(len(pieces)), count)
-    begins = np.maximum(flat.starts[run], starts[piece])
-    lengths = np.minimum(flat.ends_of(run), ends[piece]) - begins
+    run, begins, lengths = flat.cut(pieces)
     return begins, lengths, flat.layers[run], flat.hosts[run] + begins - flat.starts[run]
 
 
@@ -143,7 +128,7 @@ class Chain:
         """
         layers: list[VirtualDisk] = []
         try:
-            layers.append(open_disk(path, disk_format or decide(path).disk_format))
+            layers.append(open_disk(path, disk_format or _found_out(path)))
             search = _Search(path, parents_in)
             while (parent := layers[-1].info.parent) is not None:
                 if len(layers) >= MAX_LAYERS:
@@ -223,6 +208,12 @@ class Chain:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _found_out(path: Path) -> DiskFormat:
+    from vdbackup.disks.contents import decide  # late: of a backup's layers the format is known
+
+    return decide(path).disk_format
 
 
 def parent_of(child: VirtualDisk) -> Path | None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from vdbackup.disks.extents import BlockMap
+from vdbackup.disks.extents import BlockMap, Int64s
 from vdbackup.disks.host_file import HostFile
 from vdbackup.disks.names import DiskFormat
 
@@ -120,6 +120,15 @@ class VirtualDisk(Protocol):
         """Write whole units (UNIT); durable after `flush`.
 
         Raises DiskError where the tables cannot name one block more.
+        """
+
+    def write_units(self, units: Int64s, view: memoryview, at: Int64s) -> None:
+        """Write some of the units that `view` holds, as `write` does.
+
+        Args:
+            units: int64[n], their numbers in the disk, ascending.
+            view: whole units, one behind the other; the disk's last may be short.
+            at: int64[n], where in the view each is, in units, ascending.
         """
 
     def share(self, offset: int, length: int, source: HostFile, start: int) -> None:

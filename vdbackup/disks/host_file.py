@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Self
 
 from vdbackup.disks.descriptors import Descriptor, Held, Lent, open_to_read
-from vdbackup.disks.device_reads import DeviceReads
+from vdbackup.disks.device_reads import OF_FILES, DeviceReads
 from vdbackup.errors import DiskError, DiskFormatError
 
 DIRECT_FROM = 512 << 10
@@ -27,6 +27,12 @@ DIRECT_FROM = 512 << 10
 Writing 2 GiB durably took 0.7 s with O_DIRECT in pieces of 2 MiB and 1.9 to 5.4 s through the page
 cache (ext4, 2 cores), and what the user's other programs have cached stays there. Small pieces are
 better collected by the page cache: a disk's head would go to each of them.
+"""
+EARLY_FROM = 64 << 10
+"""Bytes from which a write through the page cache is on its way to the storage at once.
+
+POSIX_FADV_DONTNEED begins to write what is dirty there, and waits for nothing (mm/fadvise.c). Else
+all of it begins with the sync: 205 MB in pieces of 64 KiB were durable in 0.57 s, and so in 0.48.
 """
 _FICLONE = 0x40049409
 """ioctl: share another file's extents (linux/fs.h)."""
@@ -152,6 +158,19 @@ class HostFile:
         if _linux() >= _DONTCACHE_SINCE:
             self._read_flags = _DONTCACHE
 
+    def read_past_cache(self) -> None:
+        """From now on, read as the storage has it, whatever the page cache says.
+
+        Raises OSError where the file system knows no such way, some only when they are asked.
+        """
+        device = DeviceReads(self.path, OF_FILES)
+        try:
+            device.readinto(0, memoryview(bytearray(OF_FILES)))
+        except BaseException:
+            device.close()
+            raise
+        self._device = device
+
     def read(self, offset: int, length: int) -> bytes:
         """At most `length` bytes: fewer at the end of the file."""
         if self._device is None:
@@ -167,6 +186,8 @@ class HostFile:
         with self._descriptor as fd:
             while done < len(view):
                 done += os.pwritev(fd, [view[done:]], offset + done)
+            if EARLY_FROM <= len(view) < DIRECT_FROM:
+                os.posix_fadvise(fd, offset, len(view), os.POSIX_FADV_DONTNEED)
 
     def zero(self, offset: int, length: int) -> None:
         """Write zeros from byte `offset` on, in pieces of 1 MiB."""
@@ -231,11 +252,15 @@ class HostFile:
             if os.fstat(fd).st_size > size:
                 os.ftruncate(fd, size)
 
-    def drop_cached(self) -> None:
-        """Let the page cache forget the file, once all of it is durable: only clean pages go."""
+    def drop_cached(self, size: int = 0) -> None:
+        """Let the page cache forget the file, once all of it is durable: only clean pages go.
+
+        Args:
+            size: of the file's start, in bytes, if not all of it is meant.
+        """
         with self._descriptor as fd:
             os.fsync(fd)
-            os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+            os.posix_fadvise(fd, 0, size, os.POSIX_FADV_DONTNEED)
 
     def sync(self) -> None:
         """Make all that was written durable, past the page cache or through it."""

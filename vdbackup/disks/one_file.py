@@ -4,15 +4,24 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from itertools import pairwise
 
 import numpy as np
 
+from vdbackup.disks.disk import UNIT
 from vdbackup.disks.extents import Int64s
 from vdbackup.disks.host_file import HostFile
 
 
-class OneFileDisk:
+def neighbouring_units(units: Int64s, at: Int64s, length: int) -> Iterator[tuple[int, int, int]]:
+    """Units that are neighbours in a disk and in a view of `length` bytes: (unit, first, end)."""
+    cuts = np.flatnonzero((np.diff(units) != 1) | (np.diff(at) != 1)) + 1
+    for run in np.split(np.arange(len(units)), cuts):
+        if len(run):
+            first, last = int(at[run[0]]), int(at[run[-1]])
+            yield int(units[run[0]]), first * UNIT, min((last + 1) * UNIT, length)
+
+
+class OneFileDisk(ABC):
     """The part of a VirtualDisk that only hands on to its file; a place in the map is one in it."""
 
     def __init__(self, file: HostFile) -> None:
@@ -28,6 +37,15 @@ class OneFileDisk:
         """Fill `view` from byte `host` of the file on."""
         self._file.readinto(host, view)
 
+    @abstractmethod
+    def write(self, offset: int, view: memoryview) -> None:
+        """Write at byte `offset` of the disk."""
+
+    def write_units(self, units: Int64s, view: memoryview, at: Int64s) -> None:
+        """Write some units that `view` holds, neighbours in one call; see VirtualDisk."""
+        for unit, first, end in neighbouring_units(units, at, len(view)):
+            self.write(unit * UNIT, view[first:end])
+
     def stored(self, host: int, length: int) -> list[tuple[int, int]]:
         """What is no hole of `length` bytes from byte `host` of the file on."""
         return self._file.data_segments(host, host + length)
@@ -37,31 +55,46 @@ class OneFileDisk:
         self._file.close()
 
 
-class WrittenWhole(OneFileDisk, ABC):
-    """One that is written in pieces of one size, grains or clusters, each at a place of its own."""
-
-    def __init__(self, file: HostFile, piece: int) -> None:
-        super().__init__(file)
-        self._piece = piece  # bytes
+class WrittenInUnits(OneFileDisk):
+    """One in which each unit has a place of its own in the file (UNIT)."""
 
     def write(self, offset: int, view: memoryview) -> None:
-        """Write whole pieces (the disk's last one may be short) at byte `offset` of the disk."""
-        for host, first, end in self._runs(offset, len(view)):
+        """Write whole units (the disk's last one may be short) at byte `offset` of the disk."""
+        units = _units(offset, len(view))
+        self.write_units(units, view, units - offset // UNIT)
+
+    def write_units(self, units: Int64s, view: memoryview, at: Int64s) -> None:
+        """Write some units that `view` holds; see VirtualDisk."""
+        for host, first, end in self._runs(units, at, len(view)):
             self._file.write(host, view[first:end])
+        self._note_written(units)
 
     def share(self, offset: int, length: int, source: HostFile, start: int) -> None:
-        """Hold in whole pieces what `source` holds from byte `start` on; raises OSError."""
-        for host, first, end in self._runs(offset, length):
+        """Hold in whole units what `source` holds from byte `start` on; raises OSError."""
+        units = _units(offset, length)
+        for host, first, end in self._runs(units, units - offset // UNIT, length):
             self._file.share(host, source, start + first, end - first)
+        self._note_written(units)
 
-    def _runs(self, offset: int, length: int) -> Iterator[tuple[int, int, int]]:
+    def _runs(self, units: Int64s, at: Int64s, length: int) -> Iterator[tuple[int, int, int]]:
         """Where the bytes go: (place in the file, first, end), neighbours together."""
-        piece = self._piece
-        hosts = self._places_for(offset // piece, -(-(offset + length) // piece))
-        cuts = np.flatnonzero(np.diff(hosts) != piece) + 1
-        for first, end in pairwise([0, *cuts.tolist(), len(hosts)]):
-            yield int(hosts[first]), first * piece, min(end * piece, length)
+        if not len(units):
+            return
+        hosts = self._places_for(units)
+        cuts = np.flatnonzero((np.diff(hosts) != UNIT) | (np.diff(at) != 1)) + 1
+        begins = [0, *cuts.tolist()]
+        ends = np.minimum((at[np.append(cuts, len(at)) - 1] + 1) * UNIT, length)
+        yield from zip(
+            hosts[begins].tolist(), (at[begins] * UNIT).tolist(), ends.tolist(), strict=True
+        )
 
     @abstractmethod
-    def _places_for(self, first: int, last: int) -> Int64s:
-        """Each piece's place in the file, in bytes; missing ones get one."""
+    def _places_for(self, units: Int64s) -> Int64s:
+        """Each unit's place in the file, in bytes; missing ones get one."""
+
+    def _note_written(self, units: Int64s) -> None:
+        """These units were written, or shared."""
+
+
+def _units(offset: int, length: int) -> Int64s:
+    return np.arange(offset // UNIT, -(-(offset + length) // UNIT))

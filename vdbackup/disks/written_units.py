@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vdbackup.disks.disk import UNIT
+from vdbackup.disks.extents import Int64s
 
 
 class WrittenUnits:
@@ -32,6 +33,11 @@ class WrittenUnits:
         end = offset + length
         self._units[offset // UNIT : -(-end // UNIT)] = True
         self._groups[offset // self._size : -(-end // self._size)] = True
+
+    def mark_units(self, units: Int64s) -> None:
+        """These units were written."""
+        self._units[units] = True
+        self._groups[units // self.per_group] = True
 
     def mark_group(self, group: int) -> None:
         """Something else of that group is to be said with the next flush."""

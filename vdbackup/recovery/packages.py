@@ -27,6 +27,7 @@ from typing import BinaryIO, Protocol
 from vdbackup.disks.disk import SECTOR
 from vdbackup.disks.names import DiskFormat
 from vdbackup.disks.raw import RawDisk
+from vdbackup.disks.transfer import Target
 from vdbackup.disks.vhd import fixed
 from vdbackup.disks.vmdk.stream import StreamVmdkWriter
 from vdbackup.recovery.ovf import Appliance, envelope
@@ -78,14 +79,8 @@ PACKAGES: dict[str, Package] = {
 }
 
 
-class Output(Protocol):
+class Output(Target, Protocol):
     """What a point is written to."""
-
-    def write(self, offset: int, view: memoryview) -> None:
-        """Take whole blocks."""
-
-    def zero(self, offset: int, length: int) -> None:
-        """Read as zeros there."""
 
     def flush(self) -> None:
         """All has been written."""

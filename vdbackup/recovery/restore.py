@@ -303,7 +303,7 @@ def _write(
         def put(pieces: Ranges, view: memoryview) -> None:
             blocks = blocks_of(pieces, BLOCK)
             zero = check.look(blocks, view)
-            write_blocks(disk, blocks, view, BLOCK, ~zero | on_device, zero)
+            write_blocks(disk, blocks, view, ~zero | on_device, zero)
 
         in_order = _is_in_order(plan.disk_format)
         move = transfer_in_order if in_order else transfer

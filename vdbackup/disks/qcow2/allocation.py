@@ -177,32 +177,30 @@ class Allocation:
 
     # ------------------------------------------------------------------ changes
 
-    def to_write(self, first: int, end: int) -> Int64s:
-        """Where to write clusters `first` up to `end` of the disk, in bytes; new ones are made."""
+    def to_write(self, clusters: Int64s) -> Int64s:
+        """Where to write clusters of the disk, ascending, in bytes; new ones are made."""
         with self._lock:
             return np.concatenate([
-                self._to_write(table, start, stop) for table, start, stop in _by_table(first, end)
+                self._to_write(table, rows) for table, rows in _by_table(clusters)
             ])  # fmt: skip
 
-    def _to_write(self, table: int, start: int, stop: int) -> Int64s:
-        entries = self._table(table)[start:stop]
-        hosts = (entries & np.uint64(OFFSET)).astype(np.int64)
+    def _to_write(self, table: int, rows: Int64s) -> Int64s:
+        entries = self._table(table)
+        hosts = (entries[rows] & np.uint64(OFFSET)).astype(np.int64)
         missing = np.flatnonzero(hosts == 0)
         hosts[missing] = self._free(len(missing)) * CLUSTER
         wanted = hosts.astype(np.uint64) | np.uint64(COPIED)
-        if (entries != wanted).any():
-            entries[:] = wanted
+        if (entries[rows] != wanted).any():
+            entries[rows] = wanted
             self._changed_tables.add(table)
         return hosts
 
-    def hosts(self, first: int, end: int) -> Int64s:
-        """Where clusters `first` up to `end` of the disk lie, in bytes; 0 where they do not."""
+    def hosts(self, clusters: Int64s) -> Int64s:
+        """Where clusters of the disk lie, ascending, in bytes; 0 where they do not."""
         with self._lock:
             entries = [
-                self._table(table)[start:stop]
-                if self._l1[table]
-                else np.zeros(stop - start, np.uint64)
-                for table, start, stop in _by_table(first, end)
+                self._table(table)[rows] if self._l1[table] else np.zeros(len(rows), np.uint64)
+                for table, rows in _by_table(clusters)
             ]
             return (np.concatenate(entries) & np.uint64(OFFSET)).astype(np.int64)
 
@@ -302,13 +300,12 @@ class Allocation:
                 self._file.write(place + int(run[0]) * 8, memoryview(data).cast("B"))
 
 
-def _by_table(first: int, end: int) -> Iterator[tuple[int, int, int]]:
-    """Clusters `first` up to `end` of the disk as (L2 table, first entry, end of entries)."""
-    while first < end:
-        table, start = divmod(first, TABLE_ENTRIES)
-        stop = min(TABLE_ENTRIES, start + end - first)
-        yield table, start, stop
-        first += stop - start
+def _by_table(clusters: Int64s) -> Iterator[tuple[int, Int64s]]:
+    """Clusters of the disk, ascending, as (L2 table, their entries' numbers in it)."""
+    tables = clusters // TABLE_ENTRIES
+    for part in np.split(clusters, np.flatnonzero(np.diff(tables)) + 1):
+        if len(part):
+            yield int(part[0]) // TABLE_ENTRIES, part % TABLE_ENTRIES
 
 
 def _entries_at(file: HostFile, place: int, count: int) -> Entries:

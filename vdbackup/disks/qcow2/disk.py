@@ -15,11 +15,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Self
 
+import numpy as np
+
 from vdbackup.disks.disk import NOT_CLOSED, SECTOR, DiskInfo, ParentRef
 from vdbackup.disks.extents import UNALLOCATED, ZERO, BlockMap, Int64s
 from vdbackup.disks.host_file import HostFile
 from vdbackup.disks.names import DiskFormat
-from vdbackup.disks.one_file import WrittenWhole
+from vdbackup.disks.one_file import WrittenInUnits
 from vdbackup.disks.qcow2.allocation import Allocation
 from vdbackup.disks.qcow2.compressed import CompressedClusters
 from vdbackup.disks.qcow2.mapping import COMPRESSED_FROM, MappingTables
@@ -45,7 +47,7 @@ MAX_SIZE = (2 << 50) - (1 << 40)
 QCOW_MAX_REFTABLE_SIZE), each 2 PiB in clusters of 64 KiB, and tables are counted, too."""
 
 
-class Qcow2Disk(WrittenWhole):
+class Qcow2Disk(WrittenInUnits):
     """One QCOW2 file, without its parents.
 
     Writes go to free clusters at the end of the file, or over the cluster that is there; the tables
@@ -53,7 +55,7 @@ class Qcow2Disk(WrittenWhole):
     """
 
     def __init__(self, file: HostFile, first: HeaderCluster) -> None:
-        super().__init__(file, CLUSTER)
+        super().__init__(file)
         self._mapping = MappingTables(file, first.header)
         self._compressed = CompressedClusters(file, self._mapping)
         self._allocation: Allocation | None = None  # while writing
@@ -187,15 +189,15 @@ class Qcow2Disk(WrittenWhole):
             raise ValueError(f"{self.path} is not open for writing")
         return self._allocation
 
-    def _places_for(self, first: int, last: int) -> Int64s:
-        return self._writing().to_write(first, last)
+    def _places_for(self, units: Int64s) -> Int64s:
+        return self._writing().to_write(units)
 
     def zero(self, offset: int, length: int) -> None:
         """Make whole clusters read as zeros: a child gets real ones, a base none that it lacks."""
-        first, end = offset // CLUSTER, -(-(offset + length) // CLUSTER)
-        hosts = self._writing().hosts(first, end)
+        clusters = np.arange(offset // CLUSTER, -(-(offset + length) // CLUSTER))
+        hosts = self._writing().hosts(clusters)
         if self._info.parent is not None:
-            self._writing().to_write(first, end)  # what is new is a hole of the file: zeros
+            self._writing().to_write(clusters)  # what is new is a hole of the file: zeros
         for host in hosts[hosts > 0].tolist():
             self._file.zero(host, CLUSTER)
 

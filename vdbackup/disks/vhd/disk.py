@@ -14,17 +14,16 @@ one at the start (`vhd_fixed.footer_of`).
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from vdbackup.disks.disk import SECTOR, UNIT, DiskInfo, ParentRef
-from vdbackup.disks.extents import UNALLOCATED, ZERO, BlockMap, Int64s
+from vdbackup.disks.extents import UNALLOCATED, ZERO, BlockMap, Int64s, distinct
 from vdbackup.disks.host_file import HostFile
 from vdbackup.disks.names import DiskFormat
-from vdbackup.disks.one_file import OneFileDisk
+from vdbackup.disks.one_file import WrittenInUnits
 from vdbackup.disks.read_only import only_read
 from vdbackup.disks.vhd.fixed import SUSPENDED, FixedVhdDisk, footer_of
 from vdbackup.disks.vhd.structs import (
@@ -58,7 +57,7 @@ Each byte of a bitmap can claim four, and the blocks themselves may be holes.
 _PIECE = 1 << 20  # bytes of table that are read or written at once
 
 
-class VhdDisk(OneFileDisk):
+class VhdDisk(WrittenInUnits):
     """One dynamic or differencing file, without its parents.
 
     Writes go into the block that is there, or into a new one at the end of the file; the bitmaps
@@ -267,36 +266,25 @@ class VhdDisk(OneFileDisk):
         )
         return alike.pack() == own.pack()
 
-    def write(self, offset: int, view: memoryview) -> None:
-        """Write whole units (the disk's last one may be short) at byte `offset` of the disk."""
-        for host, first, end in self._pieces(offset, len(view)):
-            self._file.write(host, view[first:end])
-        self._written.mark(offset, len(view))
+    def _places_for(self, units: Int64s) -> Int64s:
+        """Each unit's place in its block; blocks that are missing get places at the end."""
+        per_block = self._header.block_size // UNIT
+        of_unit = units // per_block
+        blocks = distinct(of_unit)
+        payloads = self._allocated(blocks)[np.searchsorted(blocks, of_unit)]
+        return payloads + units % per_block * UNIT
 
-    def share(self, offset: int, length: int, source: HostFile, start: int) -> None:
-        """Hold in whole units what `source` holds from byte `start` on; raises OSError."""
-        for host, first, end in self._pieces(offset, length):
-            self._file.share(host, source, start + first, end - first)
-        self._written.mark(offset, length)
+    def _note_written(self, units: Int64s) -> None:
+        self._written.mark_units(units)
 
-    def _pieces(self, offset: int, length: int) -> Iterator[tuple[int, int, int]]:
-        """Where the bytes go, block by block: (place in the file, first, end)."""
-        block_size = self._header.block_size
-        end = offset + length
-        payloads = self._allocated(offset // block_size, -(-end // block_size))
-        for block, payload in enumerate(payloads.tolist(), offset // block_size):
-            first, last = max(offset, block * block_size), min(end, (block + 1) * block_size)
-            yield payload + first - block * block_size, first - offset, last - offset
-
-    def _allocated(self, first: int, last: int) -> Int64s:
-        """Where the payloads of blocks [first, last) lie; missing ones get places at the end."""
+    def _allocated(self, blocks: Int64s) -> Int64s:
+        """Where the payloads of blocks lie, each given once; missing ones get places at the end."""
         with self._lock:
-            entries = self._entries[first:last]
-            missing = np.flatnonzero(entries == UNUSED)
+            missing = blocks[self._entries[blocks] == UNUSED]
             if len(missing):
-                entries[missing] = self._new_places(len(missing)) // SECTOR
-                self._touched[first:last][missing] = True
-            return entries.astype(np.int64) * SECTOR + self._header.bitmap_size
+                self._entries[missing] = self._new_places(len(missing)) // SECTOR
+                self._touched[missing] = True
+            return self._entries[blocks].astype(np.int64) * SECTOR + self._header.bitmap_size
 
     def _new_places(self, count: int) -> Int64s:
         """Where the bitmaps of new blocks go: behind the footer, the payloads aligned.
@@ -341,7 +329,7 @@ class VhdDisk(OneFileDisk):
             blocks = np.flatnonzero(self._entries[first:last] != UNUSED) + first
         else:
             blocks = np.arange(first, last)
-            self._allocated(first, last)
+            self._allocated(blocks)
         payloads = self._entries[blocks].astype(np.int64) * SECTOR + self._header.bitmap_size
         for block, payload in zip(blocks.tolist(), payloads.tolist(), strict=True):
             start = max(offset, block * block_size)
@@ -367,26 +355,29 @@ class VhdDisk(OneFileDisk):
             self._write_footer(self._footer)
         self._file.sync()
         if blocks := self._written.groups():
-            for block in blocks:
-                self._write_bitmap(block)
-            self._file.sync()
+            if [block for block in blocks if self._write_bitmap(block)]:
+                self._file.sync()
             self._written.clear()
         self._write_table()
         self._hole_from = self._end + SECTOR
 
-    def _write_bitmap(self, block: int) -> None:
-        """Let a block's bitmap say what was written since the last flush, besides what it says."""
+    def _write_bitmap(self, block: int) -> bool:
+        """Let a block's bitmap say what was written since the last flush; whether that is news."""
         header = self._header
         place = int(self._entries[block]) * SECTOR
+        before = np.zeros(header.bitmap_size, np.uint8)
+        self._file.readinto(place, memoryview(before))
         if self._parent is None:
             bitmap = np.full(header.bitmap_size, 0xFF, np.uint8)
         else:
-            bitmap = np.zeros(header.bitmap_size, np.uint8)
-            self._file.readinto(place, memoryview(bitmap))
+            bitmap = before.copy()
             # whole units, and so whole bytes: libvhdi extends a run that ends inside a byte
             mine = np.repeat(self._written.in_group(block), UNIT // SECTOR // 8)
             bitmap[: len(mine)][mine] = 0xFF
+        if np.array_equal(bitmap, before):
+            return False
         self._file.write(place, memoryview(bitmap))
+        return True
 
     def _write_table(self) -> None:
         """The parts of the block allocation table that have changed; durable."""
@@ -394,7 +385,7 @@ class VhdDisk(OneFileDisk):
         if not len(touched):
             return
         per_piece = _PIECE // 4
-        for piece in np.unique(touched // per_piece).tolist():
+        for piece in distinct(touched // per_piece).tolist():
             inside = touched[touched // per_piece == piece]
             first, last = int(inside[0]), int(inside[-1]) + 1
             data = memoryview(self._entries[first:last].astype(">u4").tobytes())

@@ -17,10 +17,10 @@ from pathlib import Path
 import numpy as np
 
 from vdbackup.disks.disk import NOT_CLOSED, SECTOR, UNIT, DiskInfo, ParentRef
-from vdbackup.disks.extents import BlockMap, runs_of
+from vdbackup.disks.extents import BlockMap, Int64s, distinct, runs_of
 from vdbackup.disks.host_file import HostFile
 from vdbackup.disks.names import DiskFormat
-from vdbackup.disks.one_file import OneFileDisk
+from vdbackup.disks.one_file import WrittenInUnits
 from vdbackup.disks.vhdx.bat import NOT_PRESENT, PARTIAL, PRESENT, Table
 from vdbackup.disks.vhdx.log import Contents, Replay, Replayed
 from vdbackup.disks.vhdx.metadata import (
@@ -63,7 +63,7 @@ BITMAP_PIECE = 4096
 _ALL = 0xFF
 
 
-class VhdxDisk(OneFileDisk):
+class VhdxDisk(WrittenInUnits):
     """One VHDX file, without its parents.
 
     Writes go to new blocks behind all that something names, or over the block that is there; table
@@ -220,7 +220,9 @@ class VhdxDisk(OneFileDisk):
         self._end = self._named_end = self._end_of_named(table)
         self._has_remains = True
         if geometry.has_parent:
-            lacking = np.setdiff1d(np.arange(geometry.chunks), table.bitmaps.numbers)
+            there = np.zeros(geometry.chunks, np.bool_)
+            there[table.bitmaps.numbers] = True
+            lacking = np.flatnonzero(~there)
             places = geometry.entry_of_bitmap(lacking)
             hosts = self._end + np.arange(len(lacking)) * BITMAP_BYTES
             self._bat[places] = hosts | PRESENT
@@ -245,50 +247,39 @@ class VhdxDisk(OneFileDisk):
             self._file.cut(self._named_end)
             self._has_remains = False
 
-    def write(self, offset: int, view: memoryview) -> None:
-        """Write whole units (the disk's last one may be short) at byte `offset` of the disk."""
-        done = 0
-        for host, length in self._allocated(offset, len(view)):
-            self._file.write(host, view[done : done + length])
-            done += length
-        self._written.mark(offset, len(view))
-
-    def share(self, offset: int, length: int, source: HostFile, start: int) -> None:
-        """Hold in whole units what `source` holds from byte `start` on; raises OSError."""
-        for host, count in self._allocated(offset, length):
-            self._file.share(host, source, start, count)
-            start += count
-        self._written.mark(offset, length)
-
-    def _allocated(self, offset: int, length: int) -> list[tuple[int, int]]:
-        """Where the bytes go: (place in the file, length), neighbours in one piece.
+    def _places_for(self, units: Int64s) -> Int64s:
+        """Each unit's place in its block.
 
         Blocks that are not here get the next free places. In a child they are here in parts, unless
         they were zeros until now.
         """
         geometry = self._geometry
-        block_size, end = geometry.block_size, offset + length
+        per_block = geometry.block_size // UNIT
+        blocks = units // per_block
+        places = blocks + blocks // geometry.chunk_ratio
         self._announce()
-        pieces: list[tuple[int, int]] = []
         with self._lock:
-            for block in range(offset // block_size, -(-end // block_size)):
-                place = block + block // geometry.chunk_ratio
-                state = int(self._bat[place]) & 7
-                if state not in (PRESENT, PARTIAL):
-                    self._cut_remains()
-                    new = PARTIAL if geometry.has_parent and state == NOT_PRESENT else PRESENT
-                    self._bat[place] = self._end | new
-                    self._touched[place // PAGE] = True
-                    self._written.mark_group(block // geometry.chunk_ratio)
-                    self._end += block_size
-                first = max(offset, block * block_size)
-                host = (int(self._bat[place]) & -MIB) + first - block * block_size
-                count = min(end, (block + 1) * block_size) - first
-                if pieces and sum(pieces[-1]) == host:
-                    pieces[-1] = (pieces[-1][0], pieces[-1][1] + count)
-                else:
-                    pieces.append((host, count))
-        return pieces
+            here = np.isin(self._bat[places] & np.uint64(7), (PRESENT, PARTIAL))
+            for block in distinct(blocks[~here]).tolist():
+                self._add_block(block)
+            payloads: Int64s = (self._bat[places] & np.uint64(-MIB % 2**64)).astype(np.int64)
+        return np.asarray(payloads + units % per_block * UNIT, np.int64)
+
+    def _add_block(self, block: int) -> None:
+        """One that is not here; called with the lock."""
+        geometry = self._geometry
+        chunk = block // geometry.chunk_ratio
+        place = block + chunk
+        self._cut_remains()
+        was_absent = int(self._bat[place]) & 7 == NOT_PRESENT
+        new = PARTIAL if geometry.has_parent and was_absent else PRESENT
+        self._bat[place] = self._end | new
+        self._touched[place // PAGE] = True
+        self._written.mark_group(chunk)
+        self._end += geometry.block_size
+
+    def _note_written(self, units: Int64s) -> None:
+        self._written.mark_units(units)
 
     def zero(self, offset: int, length: int) -> None:
         """Make whole units read as zeros: a child gets real zeros, a base keeps none it lacks."""
@@ -304,7 +295,7 @@ class VhdxDisk(OneFileDisk):
 
     def _clear(self, offset: int, length: int) -> None:
         """Zeros into units of one block; what nobody has written of a new block is a hole."""
-        [(host, _)] = self._allocated(offset, length)
+        host = int(self._places_for(np.array([offset // UNIT]))[0])
         units = self._written.between(offset, length)
         stored = units if host >= self._flushed_end else np.ones(len(units), np.bool_)
         for first, end in runs_of(stored):

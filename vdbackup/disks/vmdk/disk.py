@@ -19,7 +19,7 @@ from vdbackup.disks.disk import NOT_CLOSED, SECTOR, DiskInfo, ParentRef, Virtual
 from vdbackup.disks.extents import UNALLOCATED, ZERO, BlockMap, Int64s
 from vdbackup.disks.host_file import HostFile
 from vdbackup.disks.names import DiskFormat
-from vdbackup.disks.one_file import WrittenWhole
+from vdbackup.disks.one_file import WrittenInUnits
 from vdbackup.disks.read_only import only_read
 from vdbackup.disks.vmdk.foreign import ForeignVmdk, with_found_parent
 from vdbackup.disks.vmdk.sparse import (
@@ -47,7 +47,7 @@ MAX_FILE = 2 << 40
 """Bytes of a file whose sectors 32 bits can count."""
 
 
-class VmdkDisk(WrittenWhole):
+class VmdkDisk(WrittenInUnits):
     """One monolithicSparse file, without its parents.
 
     Writes go to new grains behind the last that the tables name, or over the grain that is there;
@@ -56,7 +56,8 @@ class VmdkDisk(WrittenWhole):
     """
 
     def __init__(self, file: HostFile, header: SparseExtentHeader, descriptor: Descriptor) -> None:
-        super().__init__(file, header.grain_size * SECTOR)
+        super().__init__(file)
+        self._piece = header.grain_size * SECTOR  # what is written has grains of a unit
         self._header = header
         self._descriptor = descriptor
         self._named = descriptor.file_name  # as the extent line has it: not always the file's name
@@ -192,15 +193,14 @@ class VmdkDisk(WrittenWhole):
         other[grains] ^= entries  # 0 where both say the same, and where neither says anything
         self._touched |= other.reshape(-1, TABLE_ENTRIES).any(axis=1)
 
-    def _places_for(self, first: int, last: int) -> Int64s:
+    def _places_for(self, units: Int64s) -> Int64s:
         """Each grain's place in the file, in bytes; missing ones get the next free places."""
         with self._lock:
-            entries = self._entries[first:last]
-            missing = np.flatnonzero(entries == 0)
+            missing = units[self._entries[units] == 0]
             if len(missing):
-                entries[missing] = self._new_places(len(missing)) // SECTOR
-                self._touched[first // TABLE_ENTRIES : -(-last // TABLE_ENTRIES)] = True
-            return entries.astype(np.int64) * SECTOR
+                self._entries[missing] = self._new_places(len(missing)) // SECTOR
+                self._touched[missing // TABLE_ENTRIES] = True
+            return self._entries[units].astype(np.int64) * SECTOR
 
     def _new_places(self, count: int) -> Int64s:
         """Where `count` new grains go; raises DiskError where the tables cannot name a place."""
@@ -223,7 +223,7 @@ class VmdkDisk(WrittenWhole):
             if self._entries[grain]:
                 self._file.zero(int(self._entries[grain]) * SECTOR, self._piece)
             elif self._descriptor.parent is not None:
-                self._places_for(grain, grain + 1)  # a hole at the end of the file: zeros
+                self._places_for(np.array([grain]))  # a hole at the end of the file: zeros
 
     def flush(self) -> None:
         """Grains first, then the redundant tables, then the primary ones, a barrier between each.

@@ -21,7 +21,9 @@ from dataclasses import replace
 
 import numpy as np
 
-from vdbackup.disks.disk import SECTOR
+from vdbackup.disks.disk import SECTOR, UNIT
+from vdbackup.disks.extents import Int64s
+from vdbackup.disks.one_file import neighbouring_units
 from vdbackup.disks.vmdk.structs import (
     AT_END,
     DEFLATE,
@@ -83,6 +85,11 @@ class StreamVmdkWriter:
         self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="deflate")
         start = self._header.pack() + descriptor.pack()
         self._put(start.ljust(self._header.overhead * SECTOR, b"\0"))
+
+    def write_units(self, units: Int64s, view: memoryview, at: Int64s) -> None:
+        """Take units that `view` holds; see VirtualDisk."""
+        for unit, first, end in neighbouring_units(units, at, len(view)):
+            self.write(unit * UNIT, view[first:end])
 
     def write(self, offset: int, view: memoryview) -> None:
         """Take whole grains at byte `offset`; the disk's last one may be short."""

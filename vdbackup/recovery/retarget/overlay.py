@@ -108,7 +108,7 @@ def _fill(
                 old = memoryview(bytearray(len(view)))
                 below.read(pieces, old)
                 changed, zero = _compared(view, old)
-                write_blocks(overlay, blocks_of(pieces, UNIT), view, UNIT, changed, zero)
+                write_blocks(overlay, blocks_of(pieces, UNIT), view, changed, zero)
 
             ranges = union(held, _units(patches, above.size))
             transfer(ranges, read, put, phase="Overlay", task=task)
