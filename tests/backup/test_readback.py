@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import errno
+import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from tests.backup.lab import Lab, noise
@@ -12,7 +14,9 @@ from tests.crash.storage import storage
 from vdbackup.backup.readback import check_layer
 from vdbackup.errors import Damaged
 from vdbackup.jobs import Task
-from vdbackup.repository.digests import BLOCK, DigestFold
+from vdbackup.repository.digests import BLOCK, DigestFold, digest_blocks
+from vdbackup.repository.draft import Draft
+from vdbackup.repository.naming import PointType
 
 
 def read_back(lab: Lab, layer: Path) -> None:
@@ -37,6 +41,31 @@ def test_what_the_storage_lost_is_noticed_although_the_page_cache_has_it(tmp_pat
         assert layer.read_bytes() == cached
         with pytest.raises(Damaged, match=f"at byte {3 * BLOCK} of the disk"):
             read_back(lab, layer)
+
+
+def test_each_block_is_compared_with_its_own_digest_however_they_lie_in_the_file(
+    tmp_path, disk_format
+):
+    """Those of a capture lie as its threads came to them; the disk's last block is a short one."""
+    lab = Lab(tmp_path, disk_format=disk_format)
+    parent = lab.backup()
+    order = [20, 3, 17, 0, 9, 4, 18, 1]  # blocks; all have another length than the last
+    data = {block: noise(BLOCK, block)[: lab.size - block * BLOCK] for block in order}
+    with Draft(lab.set, PointType.INCREMENTAL, parent, lab.size, 512) as draft:
+        for block, held in data.items():
+            draft.disk.write(block * BLOCK, memoryview(held))
+            draft.digests.add(np.array([block]), digest_blocks(memoryview(held)))
+        point = draft.publish(())
+    layer = lab.layer(point)
+    read_back(lab, layer)
+    at = layer.read_bytes().index(data[20][:4096])
+    layer.chmod(0o600)
+    with layer.open("r+b") as file:
+        file.seek(at + 4000)
+        file.write(b"another")
+        os.fsync(file.fileno())
+    with pytest.raises(Damaged, match=f"at byte {20 * BLOCK} of the disk"):
+        read_back(lab, layer)
 
 
 @pytest.mark.usefixtures("as_root")

@@ -287,6 +287,21 @@ def test_relinking_after_a_power_cut_while_relinking_spares_what_either_footer_n
     assert len(seen & whole) > 1
 
 
+@pytest.mark.parametrize("place", ["base", "child"])
+def test_a_bitmap_is_written_where_it_says_less_and_only_there(tmp_path, place):
+    shelf = Shelf(tmp_path, 2 * BLOCK, "vhd")
+    path = shelf.layer((0, noise(UNIT, 1)), (BLOCK, noise(UNIT, 2)))
+    if place == "child":
+        path = shelf.layer((0, noise(UNIT, 3)), (BLOCK, noise(UNIT, 4)))
+    first, second = (entry * 512 for entry in table(path))
+    with recorded(path) as recorder:
+        shelf.write((0, noise(UNIT, 5)), (BLOCK + UNIT, noise(UNIT, 6)))
+    written = {at for batch in recorder.batches for at, _ in batch}
+    assert first not in written
+    assert (second in written) == (place == "child")
+    assert contents(path, "vhd") == shelf.raw
+
+
 @pytest.mark.parametrize("operation", ["relink", "adopt"])
 def test_who_writes_after_a_power_cut_leaves_two_footers_that_are_the_same(tmp_path, operation):
     shelf = Shelf(tmp_path, BLOCK, "vhd")
