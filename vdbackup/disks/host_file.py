@@ -32,7 +32,7 @@ EARLY_FROM = 64 << 10
 """Bytes from which a write through the page cache is on its way to the storage at once.
 
 POSIX_FADV_DONTNEED begins to write what is dirty there, and waits for nothing (mm/fadvise.c). Else
-all of it begins with the sync: 205 MB in pieces of 64 KiB were durable in 0.57 s, and so in 0.48.
+all of it begins with the sync: 205 MB in pieces of 64 KiB were durable in 0.53 s, and so in 0.48.
 """
 _FICLONE = 0x40049409
 """ioctl: share another file's extents (linux/fs.h)."""

@@ -93,7 +93,8 @@ class Width:
 
 WIDE = Width(1 << 20, 16)
 """For scattered blocks that come from the storage: it is asked for one by each thread, and answers
-many in the time of a few. 3,000 of 64 KiB took 1.1 s by one thread, 0.6 by four, 0.4 by 16."""
+many in the time of a few. 3,000 of 64 KiB took some 1.1 s by one thread, 0.6 by four, 0.4 to 0.6
+by 16 (a busy machine)."""
 
 
 def transfer(
