@@ -62,6 +62,24 @@ def test_tracking_that_has_ended_leaves_nothing_pinned(disk):
         tracking.untrack(disk)
 
 
+def test_tracking_that_is_not_to_last_ends_with_its_last_follower(disk):
+    tracking.end_unneeded(disk)  # there is none
+    with tracking.track(disk, lasting=False) as tracked, tracked.follower("a capture"):
+        tracking.end_unneeded(disk)
+        assert tracking.tracked()
+        tracked.forget("a capture")
+    tracking.end_unneeded(disk)
+    assert tracking.tracked() == []
+
+
+def test_tracking_that_was_asked_for_lasts_whoever_joins_it_or_needs_it_no_more(disk):
+    tracking.track(disk, lasting=False).close()
+    tracking.track(disk).close()
+    tracking.track(disk, lasting=False).close()
+    tracking.end_unneeded(disk)
+    assert tracking.tracked()
+
+
 def test_a_partition_is_told_of_its_own_changes_from_its_own_beginning(bpffs, tmp_path):
     image = tmp_path / "parted.img"
     with image.open("wb") as file:

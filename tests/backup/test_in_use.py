@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -24,12 +26,12 @@ from tests.backup.in_use import (
 from tests.backup.lab import noise
 from tests.sources.loops import loop, mounted, run, two_partitions
 from tests.sources.opened import open_path
-from vdbackup.agent import tracking
+from vdbackup.agent import pins, tracking
 from vdbackup.backup import capture
 from vdbackup.errors import NotFrozen, SourceError
 from vdbackup.jobs import Task
 from vdbackup.recovery import verify
-from vdbackup.repository.model import How
+from vdbackup.repository.model import ChangesFrom, How
 from vdbackup.repository.repository import Repository
 from vdbackup.sources import live_rounds
 from vdbackup.sources.moment import Wanted
@@ -197,6 +199,33 @@ def test_a_disk_that_is_tracked_for_the_backup_alone_is_not_tracked_afterwards(
     with there:
         (follower,) = there.status().followers
         assert follower == f"{repository.set().name} in {repository.id[:8]}"
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from vdbackup.agent import pins
+from vdbackup.sources import live_rounds
+pins.BPFFS = Path(sys.argv[2])
+with live_rounds._for_now(Path(sys.argv[1])):
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_what_a_killed_backup_tracked_the_disk_by_goes_with_the_next_backup(
+    stack, tmp_path, repository
+):
+    device = stack.enter_context(loop(image(tmp_path / "disk.img", 48, "ext4")))
+    use(stack, device, tmp_path / "mount")
+    killed = subprocess.run([sys.executable, "-c", KILLED, device, pins.BPFFS], check=False)
+    assert killed.returncode == -signal.SIGKILL
+    left = tracking.find(device)
+    assert left is not None
+    with left:
+        assert len(left.names()) == 1
+    made = back_up(repository, device, consistency=Wanted.FROZEN)
+    assert made.point.reading.changes_from is ChangesFrom.SCAN
+    assert tracking.find(device) is None
 
 
 def test_a_repository_in_a_file_on_what_is_frozen_does_not_wait_for_itself(stack, tmp_path):

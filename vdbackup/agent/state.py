@@ -14,7 +14,7 @@ from vdbackup.agent import bpf
 from vdbackup.agent.changes import PAGE
 from vdbackup.agent.marking import COPIES, COUNTED, FLAGS, GENERATION, PROGRAMS
 
-_READY, _MEASURED, _AHEAD, _MISSED = 2, 3, 32, 40
+_READY, _MEASURED, _LASTING, _AHEAD, _MISSED = 2, 3, 4, 32, 40
 """Places of our own numbers, in units of eight bytes; the program's are in marking.py."""
 _DESCRIPTION, _DOUBT = slice(1024, 3072), slice(3072, PAGE)
 
@@ -92,6 +92,15 @@ class State:
     @ready.setter
     def ready(self, is_so: bool) -> None:
         self._numbers[_READY] = int(is_so)
+
+    @property
+    def lasting(self) -> bool:
+        """Whether tracking goes on when nobody follows the disk any more."""
+        return bool(self._numbers[_LASTING])
+
+    @lasting.setter
+    def lasting(self, is_so: bool) -> None:
+        self._numbers[_LASTING] = int(is_so)
 
     @property
     def is_measured(self) -> bool:

@@ -106,6 +106,19 @@ class Tracked:
             make = Bitmaps.open if os.path.lexists(file) else Bitmaps.create
             return Follower(self, make(file, self._half))
 
+    @property
+    def lasting(self) -> bool:
+        """Whether tracking goes on when nobody follows the disk any more."""
+        return self._state.lasting
+
+    def let_last(self) -> None:
+        """Tracking goes on from now on until it is ended on purpose."""
+        self._state.lasting = True
+
+    def names(self) -> list[str]:
+        """Of all followers."""
+        return list(pins.followers(self._folder))
+
     def forget(self, name: str) -> None:
         """Let a follower be none any more, who may be none already; raises TrackerBusy."""
         with pins.alone(self._folder), suppress(FileNotFoundError):

@@ -54,7 +54,7 @@ from vdbackup.errors import NotTracked, TrackingRefused
 log = logging.getLogger(__name__)
 
 
-def track(device: int | Path) -> Tracked:
+def track(device: int | Path, *, lasting: bool = True) -> Tracked:
     """Begin to track the whole disk that a device lies on, or join whoever has begun it.
 
     Tracking goes on without any process of ours, until `untrack` or the next boot. A tracker that
@@ -62,6 +62,7 @@ def track(device: int | Path) -> Tracked:
 
     Args:
         device: a disk or a partition of one, by its number (st_rdev) or its file.
+        lasting: it is not ended by `end_unneeded`, either.
 
     Raises:
         SourceNotFound, NotADisk: there is no such device.
@@ -82,17 +83,24 @@ def track(device: int | Path) -> Tracked:
     with pins.alone(pins.home()):
         _remove_those_of_gone_media()
         tracked = _open(place)
-        if tracked is not None:
-            if not tracked.doubt():
-                return tracked
-            log.info("%s is tracked anew: %s", place.disk.node, tracked.doubt())
+        if tracked is not None and (doubt := tracked.doubt()):
+            log.info("%s is tracked anew: %s", place.disk.node, doubt)
+            lasting = lasting or tracked.lasting
             tracked.close()
-        _remove(pins.folder_of(place.disk))
-        try:
-            return _begin(place)
-        except BaseException:
-            pins.remove(pins.folder_of(place.disk))
-            raise
+            tracked = None
+        tracked = tracked or _begun_anew(place)
+        if lasting:
+            tracked.let_last()
+        return tracked
+
+
+def _begun_anew(place: Place) -> Tracked:
+    _remove(pins.folder_of(place.disk))
+    try:
+        return _begin(place)
+    except BaseException:
+        pins.remove(pins.folder_of(place.disk))
+        raise
 
 
 def find(device: int | Path) -> Tracked | None:
@@ -120,6 +128,24 @@ def untrack(device: int | Path) -> Path:
     with pins.alone(pins.home()):
         _remove(folder)
     return place.disk.node
+
+
+def end_unneeded(device: int | Path) -> None:
+    """End the tracking of a disk unless it is to last, or somebody follows it.
+
+    Raises as `track` does.
+    """
+    place = Place.of(device)
+    folder = pins.folder_of(place.disk)
+    if folder not in pins.folders():
+        return
+    with pins.alone(pins.home()):
+        found = _open(place)
+        if found is not None:
+            with found:
+                if found.lasting or found.names():
+                    return
+        _remove(folder)
 
 
 def tracked() -> list[Status]:

@@ -36,6 +36,7 @@ from pathlib import Path
 from vdbackup import records
 from vdbackup.durable import check_regular, give_to_owner_of_folder, open_own, read_own
 from vdbackup.errors import Obstructed
+from vdbackup.processes import start_of
 
 log = logging.getLogger(__name__)
 
@@ -90,7 +91,7 @@ class Lease:
             boot=_BOOT_ID.read_text().strip(),
             namespace=os.readlink("/proc/self/ns/pid"),
             pid=os.getpid(),
-            started=_start_of(os.getpid()) or 0,
+            started=start_of(os.getpid()) or 0,
             purpose=purpose,
             since=datetime.now(UTC).isoformat(timespec="seconds"),
         )
@@ -149,7 +150,7 @@ def ended(folder: Path, held: Lease, modified: float) -> bool:
     """
     here = Lease.of_this_process("")
     if held.boot == here.boot:
-        return held.namespace == here.namespace and _start_of(held.pid) != held.started
+        return held.namespace == here.namespace and start_of(held.pid) != held.started
     if not held.is_of_here(here):
         return False
     up = _seconds_up()
@@ -291,19 +292,6 @@ def _sweep(path: Path, now: float) -> None:
 def _seconds_up() -> float:
     """How long this computer has been up; in a container, the computer that it is on."""
     return time.clock_gettime(time.CLOCK_BOOTTIME)
-
-
-def _start_of(pid: int) -> int | None:
-    """When a process started, in ticks since the boot (proc(5), stat); None if it has ended.
-
-    One that has ended and that its parent has not looked after yet is still listed, as a zombie.
-    """
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_bytes()
-    except (FileNotFoundError, ProcessLookupError):
-        return None
-    fields = stat.rpartition(b")")[2].split()
-    return None if fields[0] in b"ZX" else int(fields[19])
 
 
 def _local(moment: str) -> str:

@@ -17,6 +17,8 @@ changes there any more from one round to the next.
 from __future__ import annotations
 
 import logging
+import os
+import re
 import secrets
 import time
 from collections.abc import Callable, Iterator
@@ -29,7 +31,7 @@ import numpy as np
 from vdbackup.agent import tracking
 from vdbackup.agent.changes import BLOCK, Changes, Harvest, Token
 from vdbackup.agent.freezing import Freeze
-from vdbackup.agent.tracked import Follower
+from vdbackup.agent.tracked import Follower, Tracked
 from vdbackup.disks.disk import UNIT
 from vdbackup.disks.extents import Ranges, aligned, overlap, total, union
 from vdbackup.errors import (
@@ -41,6 +43,7 @@ from vdbackup.errors import (
     from_os,
 )
 from vdbackup.jobs import readable_size
+from vdbackup.processes import start_of
 from vdbackup.sources.file_systems import Together
 from vdbackup.sources.last_set import LastSet
 from vdbackup.sources.moment import Follow, How, Moment, Outcome
@@ -57,6 +60,8 @@ _SHRINKS = 0.7
 as much is written while they are read."""
 _PATIENCE = 30.0
 """Seconds: other backups begin and end trackers, each in less than one."""
+_CAPTURE = re.compile(r"capture (\d+) (\d+) [0-9a-f]+")
+"""Names a follower that lives no longer than its process, by that one's number and start."""
 _NOTHING: Ranges = np.empty((0, 2), np.int64)
 
 
@@ -134,7 +139,7 @@ class LiveRounds:
         self._goes_on = follow is not None and is_tracked
         if follow is None or not is_tracked:
             self.scan_reason = "nobody tracks what changes on it" if follow else ""
-            self._follower = stack.enter_context(_for_now(self._source.path, is_tracked))
+            self._follower = stack.enter_context(_for_now(self._source.path))
             return None
         tracked = stack.enter_context(_when_free(lambda: tracking.track(self._source.path)))
         self._follower = stack.enter_context(_when_free(lambda: tracked.follower(follow.name)))
@@ -276,26 +281,37 @@ def _ranges_of(changes: Changes) -> Ranges:
 def _is_tracked(path: Path) -> bool:
     """Whether somebody has begun to track it, for longer than a backup."""
     found = tracking.find(path)
-    if found is not None:
-        found.close()
-    return found is not None
+    if found is None:
+        return False
+    with found:
+        return found.lasting
 
 
 @contextmanager
-def _for_now(path: Path, is_tracked: bool) -> Iterator[Follower]:
+def _for_now(path: Path) -> Iterator[Follower]:
     """One who follows a device for the length of the block, for which alone it may be tracked."""
-    name = f"capture {secrets.token_hex(8)}"
-    with _when_free(lambda: tracking.track(path)) as tracked:
+    own = os.getpid()
+    name = f"capture {own} {start_of(own)} {secrets.token_hex(4)}"
+    with _when_free(lambda: tracking.track(path, lasting=False)) as tracked:
         try:
+            _forget_those_killed(tracked)
             with tracked.follower(name) as follower:
                 yield follower
         finally:
             try:
                 _when_free(lambda: tracked.forget(name))
-                if not is_tracked and not tracked.status().followers:
-                    _when_free(lambda: tracking.untrack(path))
+                _when_free(lambda: tracking.end_unneeded(path))
             except (AgentError, OSError):  # which costs some memory, and the point nothing
                 log.warning("%s is still tracked", path, exc_info=True)
+
+
+def _forget_those_killed(tracked: Tracked) -> None:
+    """Captures whose processes are gone, and could not say that they follow the disk no more."""
+    for name in tracked.names():
+        capture = _CAPTURE.fullmatch(name)
+        if capture and start_of(int(capture[1])) != int(capture[2]):
+            log.info("%s was killed", name)
+            tracked.forget(name)
 
 
 def _when_free(do: Callable[[], T]) -> T:
