@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from vdbackup.disks.extents import UNALLOCATED, BlockMap, aligned, flatten
-from vdbackup.disks.transfer import chunks
+from vdbackup.disks.transfer import CHUNK, chunks
 
 BLOCK = 64 << 10
 
@@ -39,7 +39,7 @@ def main() -> None:
     say("chain", len(flat.starts))
     ranges = aligned(layer.own_ranges(), BLOCK, size)
     say("ranges", len(ranges))
-    next(chunks(ranges))
+    next(chunks(ranges, CHUNK))
     say("chunks", len(ranges))
 
 

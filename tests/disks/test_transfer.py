@@ -65,7 +65,7 @@ def test_chunks_tile_the_ranges_in_pieces_that_end_at_multiples_of_their_size(ga
     for gap, length in gaps_and_lengths:
         pairs.append((at + gap, length))
         at += gap + length
-    found = list(chunks(ranges(*pairs)))
+    found = list(chunks(ranges(*pairs), CHUNK))
     assert all(total(chunk) <= CHUNK for chunk in found)
     assert all(total(a) + b[0, 1] > CHUNK for a, b in pairwise(found)), "there was room for more"
     pieces = [(start, length) for chunk in found for start, length in chunk.tolist()]

@@ -24,7 +24,7 @@ import pytest
 
 from tests.backup.lab import Lab, noise
 from tests.repository.computers import held, mounted
-from vdbackup.backup import convert, delete, merge, repair
+from vdbackup.backup import convert, delete, merge, readback, repair
 from vdbackup.disks import transfer
 from vdbackup.errors import LockLost, RepositoryLocked
 from vdbackup.jobs import CancelToken, Progress, Report, Task
@@ -387,6 +387,7 @@ def test_a_writer_that_was_overtaken_changes_nothing_more(tmp_path, monkeypatch,
     monkeypatch.setattr(lock, "TRUSTED", 0.0)
     monkeypatch.setattr(transfer, "THREADS", 1)
     monkeypatch.setattr(transfer, "CHUNK", 1 << 16)
+    monkeypatch.setattr(readback, "WIDE", transfer.Width(1 << 16, 1))
     lab = Lab(tmp_path)
     lab.poke(0, noise(6 << 16, 1))
     lab.backup()

@@ -83,7 +83,7 @@ def check_whole_layer(
         )
 
 
-def _in_file_order(own: BlockMap, held: Ranges) -> tuple[Ranges, Width]:
+def _in_file_order(own: BlockMap, held: Ranges) -> tuple[Ranges, Width | None]:
     """What a layer holds in the order in which it lies in its file, and how much to read at once.
 
     Several threads captured it, and so neighbours in the file are seldom neighbours in the disk:
@@ -100,7 +100,7 @@ def _in_file_order(own: BlockMap, held: Ranges) -> tuple[Ranges, Width]:
     hosts, lengths = hosts[order], lengths[order]
     rows = 1 + int(np.count_nonzero(hosts[1:] != hosts[:-1] + lengths[:-1]))
     lie_apart = int(lengths.sum()) < rows * WIDE.chunk
-    return np.stack([begins[order], lengths], axis=1), WIDE if lie_apart else Width()
+    return np.stack([begins[order], lengths], axis=1), WIDE if lie_apart else None
 
 
 def _as_stored(layer: Path, disk_format: DiskFormat) -> VirtualDisk:

@@ -39,7 +39,7 @@ Read = Callable[[Ranges, memoryview], None]
 Consume = Callable[[Ranges, memoryview], None]
 
 
-def chunks(ranges: Ranges, size: int = CHUNK) -> Iterator[Ranges]:
+def chunks(ranges: Ranges, size: int) -> Iterator[Ranges]:
     """The ranges in portions of `size` bytes at most, each whole `pieces`."""
     gathered: list[tuple[int, int]] = []
     room = size
@@ -53,7 +53,7 @@ def chunks(ranges: Ranges, size: int = CHUNK) -> Iterator[Ranges]:
         yield np.array(gathered, np.int64)
 
 
-def pieces(ranges: Ranges, size: int = CHUNK) -> Iterator[tuple[int, int]]:
+def pieces(ranges: Ranges, size: int) -> Iterator[tuple[int, int]]:
     """The ranges cut at multiples of `size`: (offset, length) in bytes."""
     for first in range(
         0, len(ranges), _AT_ONCE
@@ -87,8 +87,8 @@ class Width:
         threads: how many.
     """
 
-    chunk: int = CHUNK
-    threads: int = THREADS
+    chunk: int
+    threads: int
 
 
 WIDE = Width(1 << 20, 16)
@@ -104,7 +104,7 @@ def transfer(
     *,
     phase: str,
     task: Task,
-    width: Width = Width(),
+    width: Width | None = None,
 ) -> None:
     """Read every range and hand it on, in several threads, in no fixed order.
 
@@ -119,12 +119,13 @@ def transfer(
             What lies behind the view's end in its buffer is no one's.
         phase: what this is called in progress reports.
         task: what it reports to, and what stops it.
-        width: how much is under way at once.
+        width: how much is under way at once; CHUNK in each of THREADS if nothing is said.
 
     Raises:
         Cancelled: on request. KeyboardInterrupt: by Ctrl-C, where nobody turns that into a cancel.
         Otherwise whatever `read` or `consume` raised first.
     """
+    width = width or Width(CHUNK, THREADS)
     work = _Work(ranges, read, consume, phase, task, width.chunk)
     threads = max(1, min(width.threads, -(-total(ranges) // width.chunk)))
     gives_way = task.pace.gives_way
@@ -150,7 +151,7 @@ def transfer_in_order(
     ranges: Ranges, read: Read, consume: Consume, *, phase: str, task: Task
 ) -> None:
     """Do what `transfer` does from the first range to the last, in the caller's thread."""
-    work = _Work(ranges, read, consume, phase, task)
+    work = _Work(ranges, read, consume, phase, task, CHUNK)
     with _interrupts_stop(work):
         work.run()
     if work.error is not None:
@@ -227,7 +228,7 @@ class _Work:
         consume: Consume,
         phase: str,
         task: Task,
-        chunk: int = CHUNK,
+        chunk: int,
     ) -> None:
         self._chunks, self._chunk = chunks(ranges, chunk), chunk
         self._read, self._consume = read, consume

@@ -21,7 +21,7 @@ def contents(overlay: Path, disk_format: DiskFormat) -> str:
         own = alone.layers[0].block_map().own_ranges()
         hasher = blake3()
         buffer = memoryview(bytearray(CHUNK))
-        for offset, length in pieces(own):
+        for offset, length in pieces(own, CHUNK):
             part = buffer[:length]
             alone.readinto(offset, part)
             hasher.update(f"{offset}+{length};".encode())
