@@ -11,9 +11,9 @@ import pytest
 
 from tests.backup.lab import Lab, noise
 from vdbackup.backup import merge, retention
+from vdbackup.disks import formats
 from vdbackup.disks.disk import VirtualDisk
 from vdbackup.errors import BackupError, Damaged, UsageError
-from vdbackup.repository import backup_set
 from vdbackup.repository.digests import BLOCK
 from vdbackup.repository.manifests import manifest_path
 from vdbackup.repository.model import Check, PointType, Policy, Promotion
@@ -141,14 +141,14 @@ def test_a_layer_that_cannot_be_read_stops_the_policy_of_no_other_chain(lab, mon
         lab.backup("full" if place == 2 else "auto")
     lab.repository.set_policy("disk", Policy(2))
     bad = lab.layer(lab.set.points[-1])
-    opened = backup_set.open_disk
+    opened = formats.open_disk
 
     def fails(path: Path, *options: object) -> VirtualDisk:
         if path == bad:
             raise OSError(number, os.strerror(number), str(path))
         return opened(path, *options)
 
-    monkeypatch.setattr(backup_set, "open_disk", fails)
+    monkeypatch.setattr(formats, "open_disk", fails)
     result = lab.capture("full")
     assert sequences(lab) == [2, 3, 4]
     (warning,) = result.warnings

@@ -22,6 +22,7 @@ from vdbackup.errors import Cancelled, NoSpace, SourceError
 from vdbackup.jobs import CancelToken, Job, JobState, Task, silent
 from vdbackup.repository.digests import BLOCK
 from vdbackup.repository.model import Policy
+from vdbackup.sources.source import OneReading
 
 MIB = 1 << 20
 
@@ -39,6 +40,9 @@ class Broken:
 
     def __getattr__(self, name: str) -> object:
         return getattr(self._source, name)
+
+    def rounds(self, *_: object) -> OneReading:
+        return OneReading(self)
 
     def readinto(self, offset: int, view: memoryview) -> None:
         if offset + len(view) > self._offset:

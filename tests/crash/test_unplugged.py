@@ -51,6 +51,7 @@ def lab(tmp_path: Path, drive: Storage, disk_format: str) -> Lab:
     """Four points on the drive."""
     lab = Lab(tmp_path, repository=drive.folder / "repository", disk_format=disk_format)
     four_points(lab)
+    os.sync()  # which a backup does itself, and a copy of one that was made before does not
     return lab
 
 

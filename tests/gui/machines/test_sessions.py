@@ -113,7 +113,7 @@ def test_what_a_machine_wrote_becomes_a_point_beside_those_of_its_source(
     with_source.clicks("killButton")
     with_source.sees_points(2)
     with_source.waits_until(lambda: not folder.exists())
-    assert not with_source.window.sessions.saved
+    with_source.waits_until(lambda: not with_source.window.sessions.saved)
     demo_disk.change(disk, "the second state", {})
     with_source.backs_up(3)
     layout = with_source.window.panel.timeline.facts.layout
