@@ -300,7 +300,7 @@ def recover(repository: Repository, task: Task) -> Recovered:
     interrupted merge is not offered, nor the point of an interrupted publication. It may be as long
     as the merge was, so it tells how far it is, and Cancelled leaves it as it was found.
     """
-    waiting = interrupted(repository)
+    waiting = repository.unfinished_sets()
     if not waiting:
         return Recovered()
     try:
@@ -316,11 +316,6 @@ def recover(repository: Repository, task: Task) -> Recovered:
         tuple(sentence for each in finished for sentence in each.done),
         tuple(error for each in finished for error in each.undone),
     )
-
-
-def interrupted(repository: Repository) -> list[str]:
-    """The names of the sets in which something was cut off, or is running; no file is read."""
-    return [name for name in repository.names() if repository.unfinished(name)]
 
 
 def _finished(repository: Repository, name: str, task: Task) -> Recovered:
