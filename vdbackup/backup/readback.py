@@ -11,7 +11,7 @@ import numpy as np
 
 from vdbackup.disks.chain import Chain
 from vdbackup.disks.disk import VirtualDisk
-from vdbackup.disks.extents import BlockMap, Ranges, aligned, blocks_of, total, union
+from vdbackup.disks.extents import BlockMap, Ranges, aligned, blocks_of, total
 from vdbackup.disks.formats import open_disk
 from vdbackup.disks.host_file import HostFile
 from vdbackup.disks.names import DiskFormat
@@ -64,23 +64,16 @@ def check_whole_layer(
 ) -> None:
     """Raise Damaged unless a layer holds what its digests say, all of it and nothing else."""
     with Chain.alone(layer, disk_format) as data, DigestFold([digests], data.size) as wanted:
-        own, held = data.layers[0].block_map(), wanted.held()
-        is_child = data.layers[0].info.parent is not None
-        stored = aligned(own.own_ranges() if is_child else own.data_ranges(), BLOCK, data.size)
-        if is_child and total(stored) != total(held):
-            raise Damaged(f"{layer.name} holds other blocks than it did.")
+        if data.layers[0].info.parent is not None:  # a base owns the whole disk
+            own = aligned(data.layers[0].block_map().own_ranges(), BLOCK, data.size)
+            if total(own) != total(wanted.held()):
+                raise Damaged(f"{layer.name} holds other blocks than it did.")
 
         def compare(pieces: Ranges, view: memoryview) -> None:
             if differ(digest_blocks(view), wanted.expected(blocks_of(pieces, BLOCK))).any():
                 raise Damaged(f"{layer.name} does not hold what was captured.")
 
-        transfer(
-            union(stored, held),
-            data.read,
-            compare,
-            phase=phase,
-            task=task,
-        )
+        transfer(wanted.to_check(data), data.read, compare, phase=phase, task=task)
 
 
 def _in_file_order(own: BlockMap, held: Ranges) -> tuple[Ranges, Width | None]:
