@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.cli.conftest import Vdbackup
-from vdbackup.cli.parser import build_parser
+from vdbackup.cli.parser import FAMILIES, asked_command, build_parser
 
 GROUPS = ["make", "look", "get back", "volumes in use", "machines", "care"]
 
@@ -28,6 +28,13 @@ def commands(
 
 
 NAMES = [name for name, _ in commands()]
+
+
+@pytest.mark.parametrize("name", [name for family in FAMILIES.values() for name in family])
+def test_a_parser_of_one_command_knows_that_and_no_other(name: str):
+    known = [each for each, _ in commands(build_parser(name)) if " " not in each]
+    assert known == [name]
+    assert asked_command(["-v", name, "--help"]) == name
 
 
 def test_the_commands_are_shown_in_groups_each_once(vdbackup: Vdbackup):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,16 +20,12 @@ if TYPE_CHECKING:
 
 def add_track(subparsers: Subparsers) -> None:
     """The command `track`, and what it can be told."""
-    parser = new_command(
+    _add(
         subparsers,
-        "track",
         track,
         "see from now on which blocks of a disk change, so that backups read only those",
-        example="track /dev/sda",
         failed="its changes cannot be tracked, or not by this user",
     )
-    _device_argument(parser)
-    json_option(parser)
 
 
 def track(options: argparse.Namespace) -> int:
@@ -46,16 +43,12 @@ def track(options: argparse.Namespace) -> int:
 
 def add_untrack(subparsers: Subparsers) -> None:
     """The command `untrack`, and what it can be told."""
-    parser = new_command(
+    _add(
         subparsers,
-        "untrack",
         untrack,
         "end that: the next backup of each set reads everything",
-        example="untrack /dev/sda",
         failed="its changes are not tracked, or this user may not end that",
     )
-    _device_argument(parser)
-    json_option(parser)
 
 
 def untrack(options: argparse.Namespace) -> int:
@@ -117,10 +110,16 @@ def _row(disk: Status, name: str) -> tuple[str, ...]:
     return str(disk.device), _moment(disk.since), name, amount
 
 
-def _device_argument(parser: argparse.ArgumentParser) -> None:
+def _add(
+    subparsers: Subparsers, run: Callable[[argparse.Namespace], int], does: str, *, failed: str
+) -> None:
+    """A command that is called like its function, and takes a device."""
+    name = run.__name__
+    parser = new_command(subparsers, name, run, does, example=f"{name} /dev/sda", failed=failed)
     parser.add_argument(
         "device", type=Path, metavar="DEVICE", help="a disk, or a partition of the disk"
     )
+    json_option(parser)
 
 
 def _moment(at: datetime) -> str:
