@@ -20,6 +20,28 @@ _WRITTEN, _DISCARDED = 6, 13
 """Where `stat` has sectors."""
 
 
+def node_of(number: str) -> Path | None:
+    """The file in /dev of the device with that number ("8:1"); None where there is none."""
+    try:
+        facts = (SYS_BLOCK / number / "uevent").read_text()
+    except OSError:
+        return None
+    name = next((line[8:] for line in facts.splitlines() if line.startswith("DEVNAME=")), None)
+    return Path("/dev") / name if name else None
+
+
+def sectors_written(folder: Path) -> int:
+    """How many sectors (SECTOR) were written and discarded since it is there, by the kernel.
+
+    Args:
+        folder: a device's in sysfs.
+
+    Raises OSError, ValueError or IndexError where it is gone.
+    """
+    fields = (folder / "stat").read_text().split()
+    return int(fields[_WRITTEN]) + (int(fields[_DISCARDED]) if len(fields) > _DISCARDED else 0)
+
+
 @dataclass(frozen=True)
 class Disk:
     """A whole disk, by its number.
@@ -46,9 +68,7 @@ class Disk:
     @property
     def node(self) -> Path:
         """Its file in /dev, which need not be there."""
-        facts = self.says("uevent").splitlines()
-        name = next((line[8:] for line in facts if line.startswith("DEVNAME=")), self.number)
-        return Path("/dev") / name
+        return node_of(self.number) or Path("/dev") / self.number
 
     @property
     def size(self) -> int:
@@ -64,12 +84,8 @@ class Disk:
         return int(self.says("diskseq") or 0)
 
     def sectors_written(self) -> int:
-        """How many sectors were written and discarded since it is there, as the kernel counts.
-
-        Raises OSError or ValueError where it is gone.
-        """
-        fields = (SYS_BLOCK / self.number / "stat").read_text().split()
-        return int(fields[_WRITTEN]) + int(fields[_DISCARDED])
+        """As `sectors_written`, which raises the same."""
+        return sectors_written(SYS_BLOCK / self.number)
 
     def is_idle(self) -> bool:
         """Whether no request is under way."""

@@ -10,11 +10,8 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
-from vdbackup.disks.disk import SECTOR
-from vdbackup.sources.stacking import SYS_BLOCK
+from vdbackup.agent.block_devices import SECTOR, SYS_BLOCK, sectors_written
 
-_WRITTEN, _DISCARDED = 6, 13
-"""Where `stat` has sectors of 512 bytes, whatever the device's own are."""
 _TRIES = 8
 """Two files cannot be read at one moment: what differs once may be a write of somebody else's."""
 
@@ -60,27 +57,22 @@ def _counts(device: Path) -> _Counts | None:
         if (device / "queue/iostats").exists() and not _number(device / "queue/iostats"):
             return None
         if not (device / "partition").exists():
-            return (_sectors(device),)
+            return (sectors_written(device),)
         disk = device.resolve().parent
         if not _number(disk / "queue/iostats"):
             return None
-        return (_sectors(device), _beside_partitions(disk))
+        return (sectors_written(device), _beside_partitions(disk))
     except (OSError, ValueError, IndexError):  # no /sys, or the device has just gone
         return None
 
 
 def _beside_partitions(disk: Path) -> int:
     for _ in range(_TRIES):
-        before = _sectors(disk)
-        parts = sum(_sectors(part.parent) for part in disk.glob("*/partition"))
-        if _sectors(disk) == before:
+        before = sectors_written(disk)
+        parts = sum(sectors_written(part.parent) for part in disk.glob("*/partition"))
+        if sectors_written(disk) == before:
             break
     return before - parts
-
-
-def _sectors(device: Path) -> int:
-    fields = (device / "stat").read_text().split()
-    return int(fields[_WRITTEN]) + (int(fields[_DISCARDED]) if len(fields) > _DISCARDED else 0)
 
 
 def _being_written(device: Path) -> bool:

@@ -11,10 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from vdbackup.agent.block_devices import SYS_BLOCK
 from vdbackup.errors import DevicesNotListed
 from vdbackup.sources.file_identity import file_identity
 from vdbackup.sources.identity import Attached, Facts, Kind
-from vdbackup.sources.stacking import SYS_BLOCK, number_of
+from vdbackup.sources.stacking import number_of
 
 _LSBLK_COLUMNS = "PATH,SIZE,TYPE,MODEL,MOUNTPOINTS,FSTYPE,LABEL,WWN,SERIAL,PARTUUID,PTUUID,UUID"
 

@@ -15,12 +15,13 @@ from typing import Self
 
 import numpy as np
 
+from vdbackup.agent.block_devices import SYS_BLOCK
 from vdbackup.agent.freezing import FileSystem, Freeze, frozen
 from vdbackup.disks.disk import SECTOR
 from vdbackup.disks.extents import Ranges, union, without
 from vdbackup.errors import NotFrozen
 from vdbackup.sources import stacking
-from vdbackup.sources.stacking import SYS_BLOCK, number_of, numbers_on
+from vdbackup.sources.stacking import number_of, numbers_on
 from vdbackup.sources.writeback import sync_file_system, write_out_caches
 
 _SWAPS = Path("/proc/swaps")

@@ -9,7 +9,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-SYS_BLOCK = Path("/sys/dev/block")
+from vdbackup.agent.block_devices import SYS_BLOCK
+
 _MOUNTS = Path("/proc/self/mountinfo")
 
 
@@ -23,16 +24,6 @@ def is_mounted_writable(path: Path) -> bool:
     """Whether one of the file systems that are mounted from it may be written to."""
     numbers = numbers_on(path)
     return any(not mount.read_only for mount in mounts() if not numbers.isdisjoint(mount.numbers))
-
-
-def device_of(number: str) -> Path | None:
-    """The node of the device with that number ("8:1"); None where there is none."""
-    try:
-        facts = (SYS_BLOCK / number / "uevent").read_text()
-    except OSError:
-        return None
-    name = next((line[8:] for line in facts.splitlines() if line.startswith("DEVNAME=")), None)
-    return Path("/dev") / name if name else None
 
 
 def lies_on(folder: Path, path: Path) -> bool:

@@ -13,7 +13,8 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
-from vdbackup.sources.stacking import device_of, mounts_of, numbers_on
+from vdbackup.agent.block_devices import node_of
+from vdbackup.sources.stacking import mounts_of, numbers_on
 
 log = logging.getLogger(__name__)
 
@@ -52,7 +53,7 @@ def write_out_caches(path: Path) -> None:
 
 
 def _devices(numbers: Iterable[str]) -> list[Path]:
-    return [device for number in sorted(numbers) if (device := device_of(number)) is not None]
+    return [device for number in sorted(numbers) if (device := node_of(number)) is not None]
 
 
 def _sync_file_system(where: str) -> bool:
