@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import ctypes
 import errno
-import fcntl
 import os
 import re
 import struct
@@ -24,6 +23,7 @@ from pathlib import Path
 from urllib.parse import quote, unquote
 
 from vdbackup.agent.block_devices import Disk
+from vdbackup.durable import hold_lock
 from vdbackup.errors import NeedsRoot, TrackerBusy, TrackingNotSupported
 
 BPFFS = Path("/sys/fs/bpf")
@@ -155,25 +155,22 @@ def alone(folder: Path) -> Iterator[None]:
     Raises:
         TrackerBusy: somebody is for longer than a moment. FileNotFoundError: it is gone.
     """
-    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    fd = _locked(folder)
     try:
-        _lock(fd)
         yield
     finally:
         os.close(fd)
 
 
-def _lock(fd: int) -> None:
+def _locked(folder: Path) -> int:
     deadline = time.monotonic() + _PATIENCE
     while True:
         try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return hold_lock(os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
         except BlockingIOError:
             if time.monotonic() > deadline:
                 raise TrackerBusy(
                     "Another process is at work with the tracker of this disk.",
                     "Try again when it has ended.",
                 ) from None
-            time.sleep(_STEP)
-        else:
-            return
+        time.sleep(_STEP)
