@@ -1,7 +1,6 @@
 """What has changed while a source was read is read again, and the point is as if it had been first.
 
-The source says what that is; here a story does. How a device finds out: sources/test_live_rounds.py
-and test_in_use.py.
+The source says what that is; here a story does. How a device finds out: in_use/test_in_use.py.
 """
 
 from __future__ import annotations

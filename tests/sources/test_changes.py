@@ -169,7 +169,7 @@ def test_a_write_that_is_under_way_counts(tmp_path, monkeypatch):
 
 @pytest.mark.usefixtures("as_root")
 def test_of_a_mounted_device_it_is_said_whether_it_was_written_to(stack, image, repository):
-    """Where it is not frozen; how that is: backup/test_in_use.py."""
+    """Where it is not frozen; how that is: backup/in_use/test_in_use.py."""
     run("mkfs.ext4", "-q", "-F", "-E", "lazy_itable_init=0,lazy_journal_init=0", image)
     device = stack.enter_context(loop(image))
     folder = stack.enter_context(mounted(device, image.parent / "mount"))

@@ -6,16 +6,13 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
 from tests.agent.mounts import FREEZABLE, MAKERS, MIB, freeze, image, is_frozen
-from tests.agent.trackers import own_trackers
-from tests.backup.in_use import (
-    Frozen,
+from tests.backup.in_use.devices import (
     assert_databases_are_whole,
     back_up,
     digest,
@@ -40,23 +37,6 @@ pytestmark = pytest.mark.usefixtures("as_root")
 
 SIZES = {"ext4": 96, "xfs": 304, "btrfs": 192}
 """MiB: what each needs at least, and what the writers do."""
-
-
-@pytest.fixture
-def stack(tmp_path: Path) -> Iterator[ExitStack]:  # so that it ends before the folder is deleted
-    with ExitStack() as stack:
-        stack.enter_context(own_trackers(tmp_path / "bpf"))
-        yield stack
-
-
-@pytest.fixture
-def repository(tmp_path: Path) -> Repository:
-    return Repository.create(tmp_path / "repository")
-
-
-@pytest.fixture
-def frozen(monkeypatch: pytest.MonkeyPatch) -> Frozen:
-    return Frozen(monkeypatch)
 
 
 def assert_sound(raw: Path, kind: str) -> None:

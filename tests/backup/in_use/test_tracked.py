@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
 from tests.agent.mounts import MIB, image
-from tests.agent.trackers import own_trackers
-from tests.backup.in_use import Frozen, back_up, digest, restored, use, written_to
+from tests.backup.in_use.devices import back_up, digest, restored, use, written_to
 from tests.backup.lab import noise
 from tests.sources.loops import loop
 from tests.sources.opened import open_path
@@ -25,23 +23,6 @@ from vdbackup.sources.moment import Wanted
 pytestmark = pytest.mark.usefixtures("as_root")
 
 SIZE = 128 * MIB
-
-
-@pytest.fixture
-def stack(tmp_path: Path) -> Iterator[ExitStack]:
-    with ExitStack() as stack:
-        stack.enter_context(own_trackers(tmp_path / "bpf"))
-        yield stack
-
-
-@pytest.fixture
-def repository(tmp_path: Path) -> Repository:
-    return Repository.create(tmp_path / "repository")
-
-
-@pytest.fixture
-def frozen(monkeypatch: pytest.MonkeyPatch) -> Frozen:
-    return Frozen(monkeypatch)
 
 
 @pytest.fixture
