@@ -7,6 +7,7 @@ from pathlib import Path
 
 from vdbackup.agent import tracking
 from vdbackup.agent.changes import Harvest, Token
+from vdbackup.sources.live_rounds import ranges_of
 
 Runs = list[tuple[int, int]]
 
@@ -44,7 +45,7 @@ def changed(device: Path, since: Token, name: str = "a set") -> Runs:
     told = harvest(device, since, name)
     assert told.reason == ""
     assert told.changes is not None
-    return list(told.changes.runs())
+    return [(offset, length) for offset, length in ranges_of(told.changes).tolist()]
 
 
 def doubt(device: Path, since: Token) -> str:

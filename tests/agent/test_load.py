@@ -11,6 +11,7 @@ from tests.agent.followed import begin, changed
 from tests.sources.loops import loop, run
 from vdbackup.agent import tracking
 from vdbackup.agent.changes import BLOCK
+from vdbackup.sources.live_rounds import ranges_of
 
 TIB = 1 << 40
 WRITERS, WRITES = 2, 8000
@@ -49,7 +50,7 @@ def test_of_harvests_during_writes_exactly_one_has_each(bpffs, tmp_path, stack):
             running = any(writer.poll() is None for writer in writers)
             harvest = follower.harvest(token)
             assert harvest.reason == ""
-            for offset, length in harvest.changes.runs():
+            for offset, length in ranges_of(harvest.changes).tolist():
                 told.update(range(offset // BLOCK, (offset + length) // BLOCK))
             token, harvests = harvest.token, harvests + 1
         assert [writer.wait() for writer in writers] == [0] * WRITERS

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 BLOCK = 64 << 10
@@ -44,54 +43,6 @@ class Changes:
     bitmap: bytes
     start: int
     size: int
-
-    def runs(self) -> Iterator[tuple[int, int]]:
-        """Stretches that have changed, in order and apart: offset in the device and length.
-
-        In bytes. They begin and end at multiples of BLOCK of the whole disk, which in a partition
-        need not be such of its own, but they stay within the device.
-        """
-        end = self.start + self.size
-        for first, behind in _joined(_runs_of_blocks(self.bitmap)):
-            low, high = max(first * BLOCK, self.start), min(behind * BLOCK, end)
-            if low < high:
-                yield low - self.start, high - low
-
-    @property
-    def total(self) -> int:
-        """How many bytes that is."""
-        return sum(length for _, length in self.runs())
-
-
-def _runs_of_blocks(bitmap: bytes) -> Iterator[tuple[int, int]]:
-    """First block and the one behind the last; runs may touch where pages meet."""
-    for at in range(0, len(bitmap), PAGE):
-        page = bitmap[at : at + PAGE]
-        if page == CLEAN[: len(page)]:
-            continue
-        bits, block = int.from_bytes(page, "little"), at * 8
-        while bits:
-            skipped = (bits & -bits).bit_length() - 1
-            bits >>= skipped
-            length = (~bits & bits + 1).bit_length() - 1
-            bits >>= length
-            block += skipped
-            yield block, block + length
-            block += length
-
-
-def _joined(runs: Iterator[tuple[int, int]]) -> Iterator[tuple[int, int]]:
-    """The same with what touches made one."""
-    last: tuple[int, int] | None = None
-    for first, behind in runs:
-        if last is not None and last[1] == first:
-            last = last[0], behind
-            continue
-        if last is not None:
-            yield last
-        last = first, behind
-    if last is not None:
-        yield last
 
 
 @dataclass(frozen=True)

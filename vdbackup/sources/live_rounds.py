@@ -204,7 +204,7 @@ class LiveRounds:
         return union(changed, again)
 
     def _whole_units(self, changes: Changes) -> Ranges:
-        return aligned(_ranges_of(changes), UNIT, self._source.size)
+        return aligned(ranges_of(changes), UNIT, self._source.size)
 
     def _take(self, harvest: Harvest) -> Changes | None:
         if harvest.token is None or (self._count and harvest.changes is None):
@@ -266,8 +266,12 @@ class LiveRounds:
         return (sentence,)
 
 
-def _ranges_of(changes: Changes) -> Ranges:
-    """What has changed of a device, in bytes of it."""
+def ranges_of(changes: Changes) -> Ranges:
+    """What has changed of a device, in bytes of it, ascending and apart.
+
+    They begin and end at multiples of the tracker's BLOCK of the whole disk, which in a partition
+    need not be such of its own, but they stay within the device.
+    """
     marks = np.frombuffer(changes.bitmap, np.uint8)
     touched = np.flatnonzero(marks)  # most are not, and this is done while others wait
     flags = np.unpackbits(marks[touched], bitorder="little").reshape(-1, 8).view(np.bool_)
