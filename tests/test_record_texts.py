@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from vdbackup.agent.changes import Token
+from vdbackup.consistency import Consistency, How
 from vdbackup.disks.names import DiskFormat
 from vdbackup.errors import DamagedMetadata, Remedy
 from vdbackup.recovery.sessions.files import SessionFiles
@@ -23,8 +24,6 @@ from vdbackup.repository.model import (
     BootTests,
     ChangesFrom,
     Check,
-    Consistency,
-    How,
     PointType,
     Policy,
     Promotion,

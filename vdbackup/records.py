@@ -200,6 +200,10 @@ def _in_time(value: str) -> str:
 
 Moment = Annotated[str, _in_time]
 """A time in ISO 8601, kept as it stands there."""
+MAX_SENTENCE = 1000
+"""Characters of what somebody has to say."""
+Sentence = Annotated[str, lambda sentence: sentence[:MAX_SENTENCE]]
+"""Words for a person, of which the beginning is kept."""
 
 
 def quoted(value: object) -> str:

@@ -15,14 +15,14 @@ import pytest
 from tests.backup.lab import SIZE, Lab, noise
 from tests.sources.opened import open_path
 from vdbackup.backup import capture
+from vdbackup.consistency import Consistency, How
 from vdbackup.disks.extents import Ranges
 from vdbackup.errors import Cancelled, NotFrozen, Unreadable
 from vdbackup.jobs import CancelToken, Task
 from vdbackup.repository.digests import BLOCK
-from vdbackup.repository.model import How, RecoveryPoint
+from vdbackup.repository.model import RecoveryPoint
 from vdbackup.sources.disk_source import DiskSource
-from vdbackup.sources.moment import How as SourceHow
-from vdbackup.sources.moment import Moment, Outcome, Wanted
+from vdbackup.sources.moment import Outcome, Wanted
 from vdbackup.sources.source import OneReading
 
 pytestmark = pytest.mark.each_format
@@ -47,7 +47,7 @@ class Story(OneReading):
             yield np.stack([starts, np.minimum(BLOCK, SIZE - starts)], axis=1)
 
     def outcome(self) -> Outcome:
-        return Outcome(Moment(SourceHow.UNMOUNTED, rounds=len(self._rounds)))
+        return Outcome(Consistency(How.UNMOUNTED, rounds=len(self._rounds)))
 
 
 def capture_in(

@@ -23,6 +23,7 @@ from tests.gui.points import chain, many, point
 from tests.gui.user import User
 from tests.sources.opened import open_path
 from vdbackup.backup import capture
+from vdbackup.consistency import Consistency, How
 from vdbackup.errors import RepositoryError
 from vdbackup.gui import add_source, parts, words
 from vdbackup.gui.actions import ACTIONS
@@ -41,8 +42,6 @@ from vdbackup.jobs import Task
 from vdbackup.repository.backup_set import BackupSet
 from vdbackup.repository.model import (
     BootTest,
-    Consistency,
-    How,
     Reading,
     RecoveryPoint,
     SetSettings,

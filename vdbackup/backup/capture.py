@@ -31,13 +31,12 @@ from vdbackup.errors import (
     from_os,
 )
 from vdbackup.jobs import Plan, Task, sizes_apart
-from vdbackup.repository import claims, long_chains, model
+from vdbackup.repository import claims, long_chains
 from vdbackup.repository.backup_set import BackupSet
 from vdbackup.repository.digests import BLOCK, DigestFold, differ, digest_blocks, is_zero
 from vdbackup.repository.draft import Draft
 from vdbackup.repository.model import (
     ChangesFrom,
-    Consistency,
     Policy,
     Reading,
     RecoveryPoint,
@@ -48,7 +47,7 @@ from vdbackup.repository.model import (
 from vdbackup.repository.naming import PointType
 from vdbackup.repository.repository import Repository
 from vdbackup.sources.identity import Verdict
-from vdbackup.sources.moment import Follow, Moment, Outcome, Wanted
+from vdbackup.sources.moment import Follow, Outcome, Wanted
 from vdbackup.sources.salvage import Salvage
 from vdbackup.sources.source import OneReading, Rounds, Source
 
@@ -312,7 +311,7 @@ def _captured(
         if unreadable:
             warnings += (unreadable_warning(unreadable),)
         reading = Reading(
-            _consistency(outcome.moment),
+            outcome.consistency,
             ChangesFrom.SCAN if changed is None else ChangesFrom.TRACKER,
             read_bytes,
             rounds.scan_reason,
@@ -380,17 +379,6 @@ def _check_wanted(plan: CapturePlan, hindrance: str) -> None:
             f"{plan.source.title} cannot be backed up as of one moment: {hindrance}",
             "Do what that says, unmount it, or have it backed up as well as can be.",
         )
-
-
-def _consistency(moment: Moment) -> Consistency:
-    """As a manifest says it."""
-    return Consistency(
-        model.How(moment.how),
-        moment.at.isoformat(timespec="milliseconds") if moment.at else None,
-        round(moment.seconds * 1000),
-        moment.rounds,
-        moment.left_out,
-    )
 
 
 def _kept_again(state: DigestFold) -> tuple[str, ...]:

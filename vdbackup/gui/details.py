@@ -15,12 +15,13 @@ from PySide6.QtWidgets import (
     QWidget,
 )
 
+from vdbackup.consistency import Consistency, How
 from vdbackup.gui import parts, words
 from vdbackup.gui.catalogue import Entry
 from vdbackup.gui.machines.boot_picture import BootPicture
 from vdbackup.gui.timeline.points_table import check_in_words
 from vdbackup.repository import long_chains
-from vdbackup.repository.model import Check, Consistency, How, Promotion, RecoveryPoint
+from vdbackup.repository.model import Check, Promotion, RecoveryPoint
 
 LOWEST = 120  # pixels of facts that stay in sight
 ROWS = {

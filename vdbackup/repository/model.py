@@ -5,19 +5,17 @@ from __future__ import annotations
 import enum
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
 from typing import Annotated, Any
 
 from vdbackup import records
 from vdbackup.agent.changes import Token
+from vdbackup.consistency import Consistency
 from vdbackup.disks.names import BACKUP_FORMATS, DiskFormat
 from vdbackup.errors import DamagedMetadata, Remedy, RepositoryError, UsageError
 from vdbackup.jobs import readable_size
 from vdbackup.repository import naming
 from vdbackup.repository.naming import PointType
 
-MAX_SENTENCE = 1000
-"""Characters of what a boot test has to say."""
 _PLACES_NAMED = 5
 _MAX_FACTS = 64
 _MAX_BOOT = 1e6
@@ -58,7 +56,6 @@ def _not_valid(name: str, error: Exception) -> RepositoryError:
 
 
 _FileName = Annotated[str, _file_name]
-_Sentence = Annotated[str, lambda sentence: sentence[:MAX_SENTENCE]]
 
 
 @dataclass(frozen=True)
@@ -91,7 +88,7 @@ class BootTest(Check):
 
     seconds: Annotated[float, _duration] = 0.0
     stage: BootStage | None = None
-    sentence: _Sentence = ""
+    sentence: records.Sentence = ""
 
 
 @dataclass(frozen=True)
@@ -132,45 +129,6 @@ class Promotion:
     ended: records.Moment
 
 
-class How(enum.StrEnum):
-    """What makes a point the source as of one moment, or that it may be none."""
-
-    FROZEN = "frozen"
-    SNAPSHOT = "snapshot"
-    UNMOUNTED = "unmounted"
-    AS_IS = "as-is"
-
-
-@dataclass(frozen=True)
-class Consistency:
-    """As of which moment a point holds its source.
-
-    Attributes:
-        how: what makes it one moment.
-        at: that moment (UTC, ISO 8601); None where all the time while it was read is as good, and
-            where it is no single moment.
-        frozen_ms: for how long whoever writes to the source was held back, in milliseconds.
-        rounds: how often was read again what had changed meanwhile.
-        left_out: what of the source that moment says nothing of, a few words each.
-    """
-
-    how: How
-    at: records.Moment | None = None
-    frozen_ms: int = 0
-    rounds: int = 0
-    left_out: tuple[_Sentence, ...] = ()
-
-    @property
-    def sentence(self) -> str:
-        """What makes it one moment, for a person, in local time; "" where nothing was done."""
-        if self.how is not How.FROZEN or self.at is None:
-            return ""
-        at = datetime.fromisoformat(self.at).astimezone().strftime("%H:%M:%S")
-        frozen = f"all file systems frozen together for {self.frozen_ms} ms at {at}"
-        left_out = f" Left out of that: {'; '.join(self.left_out)}." if self.left_out else ""
-        return f"Consistent, {frozen}.{left_out}"
-
-
 class ChangesFrom(enum.StrEnum):
     """By what a capture knew what had changed since the point before."""
 
@@ -192,7 +150,7 @@ class Reading:
     consistency: Consistency
     changes_from: ChangesFrom = ChangesFrom.SCAN
     read_bytes: int = 0
-    scan_reason: _Sentence = ""
+    scan_reason: records.Sentence = ""
     tracker: Token | None = None
 
 

@@ -32,6 +32,7 @@ from vdbackup.agent import tracking
 from vdbackup.agent.changes import BLOCK, Changes, Harvest, Token
 from vdbackup.agent.freezing import Freeze
 from vdbackup.agent.tracked import Follower, Tracked
+from vdbackup.consistency import Consistency, How
 from vdbackup.disks.disk import UNIT
 from vdbackup.disks.extents import Ranges, aligned, overlap, total, union
 from vdbackup.errors import (
@@ -46,7 +47,7 @@ from vdbackup.jobs import readable_size
 from vdbackup.processes import start_of
 from vdbackup.sources.file_systems import Together
 from vdbackup.sources.last_set import LastSet
-from vdbackup.sources.moment import Follow, How, Moment, Outcome
+from vdbackup.sources.moment import Follow, Outcome
 from vdbackup.sources.source import Source
 
 log = logging.getLogger(__name__)
@@ -246,14 +247,14 @@ class LiveRounds:
         source, freeze = self._source, self._frozen
         if freeze is None:
             why = f"Its file systems were not frozen together for this point: {self.hindrance}"
-            return Outcome(Moment(How.AS_IS, rounds=self._count), (*source.trouble(), why))
+            return Outcome(Consistency(How.AS_IS, rounds=self._count), (*source.trouble(), why))
         left_out = self._together.left_out
-        moment = Moment(How.FROZEN, freeze.at, freeze.seconds, self._count, left_out)
+        consistency = Consistency.frozen(freeze.at, freeze.seconds, self._count, left_out)
         source.check_present()
         trouble = (*source.defects(), *source.writers(), *self._went_on())
         # what was written past the file systems may still come, and is marked no more
         goes_on = self._goes_on and self._is_quiet
-        return Outcome(moment, trouble, self._token if goes_on else None)
+        return Outcome(consistency, trouble, self._token if goes_on else None)
 
     def _went_on(self) -> tuple[str, ...]:
         if self._is_quiet:

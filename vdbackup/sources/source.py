@@ -6,9 +6,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol, Self
 
+from vdbackup.consistency import Consistency, How
 from vdbackup.disks.extents import Ranges
 from vdbackup.sources.identity import Facts
-from vdbackup.sources.moment import Follow, How, Moment, Outcome
+from vdbackup.sources.moment import Follow, Outcome
 from vdbackup.sources.reference import SourceRef
 
 
@@ -84,7 +85,7 @@ class OneReading:
         """One moment, where the source does not say that it may have changed meanwhile."""
         trouble = self._source.trouble()
         changed = not set(trouble) <= set(self._source.defects())
-        return Outcome(Moment(How.AS_IS if changed else How.UNMOUNTED), trouble)
+        return Outcome(Consistency(How.AS_IS if changed else How.UNMOUNTED), trouble)
 
 
 class Source(Protocol):

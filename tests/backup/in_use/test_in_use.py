@@ -25,10 +25,11 @@ from tests.sources.loops import loop, mounted, run, two_partitions
 from tests.sources.opened import open_path
 from vdbackup.agent import pins, tracking
 from vdbackup.backup import capture
+from vdbackup.consistency import How
 from vdbackup.errors import NotFrozen, SourceError
 from vdbackup.jobs import Task
 from vdbackup.recovery import verify
-from vdbackup.repository.model import ChangesFrom, How
+from vdbackup.repository.model import ChangesFrom
 from vdbackup.repository.repository import Repository
 from vdbackup.sources import live_rounds
 from vdbackup.sources.moment import Wanted

@@ -14,9 +14,10 @@ from tests.sources.loops import loop
 from tests.sources.opened import open_path
 from vdbackup.agent import tracking
 from vdbackup.backup import capture
+from vdbackup.consistency import How
 from vdbackup.errors import Cancelled
 from vdbackup.jobs import CancelToken, Progress, Task
-from vdbackup.repository.model import How, Reading, RecoveryPoint
+from vdbackup.repository.model import Reading, RecoveryPoint
 from vdbackup.repository.repository import Repository
 from vdbackup.sources.moment import Wanted
 

@@ -27,6 +27,7 @@ from vdbackup.jobs import CancelToken, Task, retry_when_cleared
 from vdbackup.qemu import launch, qemu
 from vdbackup.qemu.guest_agent import AgentChannel
 from vdbackup.qemu.qemu import Accelerator
+from vdbackup.records import MAX_SENTENCE
 from vdbackup.recovery.boot_test import screen, words
 from vdbackup.recovery.boot_test.readiness import Readiness, Seen, View, readiness
 from vdbackup.recovery.boot_test.screen import Frame
@@ -38,7 +39,7 @@ from vdbackup.repository import claims
 from vdbackup.repository.backup_set import BackupSet
 from vdbackup.repository.files import remove, write_file
 from vdbackup.repository.lock import being_written
-from vdbackup.repository.model import MAX_SENTENCE, BootStage, BootTest, RecoveryPoint
+from vdbackup.repository.model import BootStage, BootTest, RecoveryPoint
 from vdbackup.repository.repository import Repository
 
 log = logging.getLogger(__name__)
