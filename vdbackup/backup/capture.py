@@ -15,6 +15,7 @@ import numpy as np
 
 from vdbackup.backup import merge, retention, space
 from vdbackup.backup.belonging import belonging
+from vdbackup.backup.kind import AUTO, Choice, choose, not_possible
 from vdbackup.backup.set_format import format_for
 from vdbackup.disks.extents import Ranges, aligned, blocks_of, total, union
 from vdbackup.disks.names import DiskFormat
@@ -25,12 +26,11 @@ from vdbackup.errors import (
     OtherFormat,
     PointInUse,
     Remedy,
-    UsageError,
     VdbackupError,
     WrongPlace,
     from_os,
 )
-from vdbackup.jobs import Plan, Task, sizes_apart
+from vdbackup.jobs import Plan, Task
 from vdbackup.repository import claims, long_chains
 from vdbackup.repository.backup_set import BackupSet
 from vdbackup.repository.digests import BLOCK, DigestFold, differ, digest_blocks, is_zero
@@ -51,7 +51,6 @@ from vdbackup.sources.moment import Follow, Outcome, Wanted
 from vdbackup.sources.salvage import Salvage
 from vdbackup.sources.source import OneReading, Rounds, Source
 
-AUTO = "auto"
 _LETTERS = 40
 """Of a set's name, by which a tracker of changes knows it beside the repository's id."""
 _ARTICLES = {
@@ -170,7 +169,7 @@ def plan(
     home = belonging(repository, source, set_name, same_source=same_source)
     name, existing = home.set_name, home.existing
     if existing is None:
-        choice = _Choice(PointType.FULL, None, _not_possible(kind, "there is no point yet"))
+        choice = Choice(PointType.FULL, None, not_possible(kind, "there is no point yet"))
         kept_in, note = format_for(source, disk_format)
         choice = replace(choice, note=f"{choice.note} {note}".strip())
     else:
@@ -180,13 +179,13 @@ def plan(
                 "A set stays in its format.",
                 remedy=Remedy.SET_KEEPS_ITS_FORMAT,
             )
-        choice = _choose(existing, source, kind)
+        choice = choose(existing, source, kind)
         if choice.damaged:  # or a merge is just giving its files other names
             ids = [point.id for point in existing.points]
             with claims.reading(repository, name, ids, "planning a backup") as now:
-                choice = _choose(now, source, kind)
+                choice = choose(now, source, kind)
         if home.confirmed is Verdict.OTHER:
-            choice = _Choice(PointType.FULL, None, _not_possible(kind, "its source is another now"))
+            choice = Choice(PointType.FULL, None, not_possible(kind, "its source is another now"))
         kept_in = existing.settings.format
     parent = f" onto point {choice.parent.sequence}" if choice.parent else ""
     summary = (
@@ -235,7 +234,7 @@ def run(plan: CapturePlan, task: Task) -> CaptureResult:
         published = merge.published_sentences(plan.set_name, begun)
         interrupted = _finish_merge(repository, plan.set_name, task)
         backup_set = repository.set(plan.set_name)
-        choice = _choose(backup_set, source, plan.kind.value)
+        choice = choose(backup_set, source, plan.kind.value)
         changed = plan.known not in (None, backup_set.settings.source)
         if changed or choice.kind != plan.kind:  # the repository, since the plan was shown
             raise ChangedMeanwhile(
@@ -289,7 +288,7 @@ def _finish_merge(repository: Repository, set_name: str, task: Task) -> tuple[st
 def _captured(
     backup_set: BackupSet,
     plan: CapturePlan,
-    choice: _Choice,
+    choice: Choice,
     warnings: tuple[str, ...],
     task: Task,
 ) -> RecoveryPoint:
@@ -438,51 +437,6 @@ def keep_changes(
         draft.digests.add(blocks, digests, changed)
 
     transfer(ranges, read, keep, phase=phase, task=task)
-
-
-@dataclass(frozen=True)
-class _Choice:
-    kind: PointType
-    parent: RecoveryPoint | None
-    note: str = ""
-    damaged: bool = False
-
-
-def _choose(backup_set: BackupSet, source: Source, kind: str) -> _Choice:
-    """What the next point will be, and why it cannot be what was asked for."""
-    if kind not in (AUTO, *PointType):
-        raise UsageError(
-            f"There is no kind of backup {kind!r}.", f"Choose {AUTO}, {', '.join(PointType)}."
-        )
-    if kind == PointType.FULL:
-        return _Choice(PointType.FULL, None)
-    latest = backup_set.latest_captured()
-    if latest is None:
-        return _Choice(PointType.FULL, None, _not_possible(kind, "there is no point yet"))
-    if (latest.virtual_size, latest.sector_size) != (source.size, source.sector_size):
-        return _Choice(PointType.FULL, None, f"It has to be a full: {_resized(source, latest)}.")
-    try:
-        parent = backup_set.chain(latest)[0] if kind == PointType.DIFFERENTIAL else latest
-        backup_set.open_chain(parent).close()
-        backup_set.open_digests(parent).close()
-    except VdbackupError as error:
-        if kind != AUTO:
-            raise
-        return _Choice(PointType.FULL, None, f"It has to be a full: {error.title}", damaged=True)
-    wanted = PointType.INCREMENTAL if kind == AUTO else PointType(kind)
-    return _Choice(wanted, parent)
-
-
-def _resized(source: Source, latest: RecoveryPoint) -> str:
-    if source.sector_size != latest.sector_size:
-        now, then = (f"sectors of {each.sector_size} bytes" for each in (source, latest))
-    else:
-        now, then = sizes_apart(source.size, latest.virtual_size)
-    return f"the source has now {now}, and had {then}"
-
-
-def _not_possible(kind: str, reason: str) -> str:
-    return "" if kind in (AUTO, PointType.FULL) else f"It has to be a full: {reason}."
 
 
 def _settings_for(source: Source, plan: CapturePlan) -> SetSettings:

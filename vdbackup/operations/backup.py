@@ -16,7 +16,8 @@ from pathlib import Path
 
 from vdbackup.backup import capture, retention
 from vdbackup.backup.belonging import said_before
-from vdbackup.backup.capture import AUTO, CapturePlan
+from vdbackup.backup.capture import CapturePlan
+from vdbackup.backup.kind import AUTO
 from vdbackup.errors import VdbackupError
 from vdbackup.jobs import Task
 from vdbackup.operations import placement, policy
