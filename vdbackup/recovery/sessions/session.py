@@ -23,6 +23,7 @@ from vdbackup.errors import MachineFailed, MachinePaused, RecoveryError, UnfitTa
 from vdbackup.jobs import CancelToken
 from vdbackup.qemu import accelerator, devices, qemu
 from vdbackup.qemu.monitor import Monitor
+from vdbackup.recovery.sessions import events
 from vdbackup.recovery.sessions.folder import SessionFolder
 from vdbackup.recovery.sessions.life import Life
 
@@ -39,11 +40,6 @@ _ROOM_POLL = 0.1
 """... and seconds between two looks: enough for what writes 2.5 GiB a second."""
 _EXIT_LIMIT = 30.0
 """Seconds that QEMU may take to end when it is told to."""
-
-
-_CUT_OFF = ("host-qmp-quit", "host-ui", "host-signal")
-"""Reasons of QMP's SHUTDOWN that are not the guest's. GTK's window says the first one when it is
-closed, SDL's the second; a desktop that ends sends signals."""
 
 
 class Session:
@@ -348,20 +344,22 @@ class Session:
             except (RecoveryError, OSError):  # it ends, or its storage does not answer
                 log.info("session %s cannot be paused", self.id, exc_info=True)
                 continue
-            self._fail(_no_space(self.title))
+            self._fail(events.no_space(self.title))
 
     def _on_event(self, event: str, data: Mapping[str, Any]) -> None:
-        if self._machine.accelerator is qemu.Accelerator.KVM and _is_internal_error(event, data):
+        if self._machine.accelerator is qemu.Accelerator.KVM and events.is_internal_error(
+            event, data
+        ):
             with self._lock:
                 if self._become(Life.RESTARTING):
                     self._process.kill()
             return
-        if event == "SHUTDOWN" and data.get("reason") in _CUT_OFF:
+        if events.is_cut_off(event, data):
             self._become(Life.CUT_OFF)
         if event == "RESUME":
             with self._lock:
                 self.error = None if self.paused else self.error
-        error = _trouble(self.title, event, data)
+        error = events.trouble(self.title, event, data)
         if error is not None:
             self._fail(error)
 
@@ -482,37 +480,3 @@ def _start(
         )
         undo.pop_all()
     return process, ours
-
-
-def _is_internal_error(event: str, data: Mapping[str, Any]) -> bool:
-    return event == "STOP" and data.get("status") == "internal-error"
-
-
-def _no_space(title: str) -> RecoveryError:
-    return MachinePaused(
-        f"{title} is paused: there is no space for what it writes.",
-        "Free some space where sessions are kept, then let it go on: nothing is lost so far.",
-    )
-
-
-def _trouble(title: str, event: str, data: Mapping[str, Any]) -> RecoveryError | None:
-    """What is wrong with the machine `title`, if an event of QMP says that something is."""
-    if event == "GUEST_PANICKED":
-        return MachineFailed(
-            f"The operating system in {title} has crashed.",
-            "Its screen says why; try another recovery point, or other virtual hardware.",
-        )
-    if _is_internal_error(event, data):
-        return MachineFailed(
-            f"This computer cannot run {title}: QEMU has paused it with an internal error.",
-            "The log says more.",
-        )
-    if event == "BLOCK_IO_ERROR" and data.get("action") == "stop":
-        if data.get("nospace"):
-            return _no_space(title)
-        verb = "read" if data.get("operation") == "read" else "written"
-        return MachinePaused(
-            f"{title} is paused: its disk cannot be {verb} ({data.get('reason')}).",
-            "Verify the recovery point, and look at the storage that it and sessions lie on.",
-        )
-    return None
