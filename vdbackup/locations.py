@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import logging.handlers
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -63,46 +64,19 @@ class Locations:
         return self.logs / "vdbackup.log"
 
 
-class _LogFile(logging.Handler):
-    """The log's file, which is opened with the first record.
-
-    What turns it over is loaded then, too: that takes 10 ms, and most commands have nothing to say.
-    """
-
-    def __init__(self, path: Path) -> None:
-        super().__init__()
-        self._path = path
-        self._file: logging.Handler | None = None
-
-    def emit(self, record: logging.LogRecord) -> None:
-        """Write it; called with the handler's lock."""
-        if self._file is None:
-            from logging.handlers import RotatingFileHandler
-
-            self._file = RotatingFileHandler(
-                self._path,
-                maxBytes=LOG_SIZE,
-                backupCount=1,
-                encoding="utf-8",
-                errors="backslashreplace",  # names of files need not be text
-                delay=True,
-            )
-            self._file.setFormatter(self.formatter)
-        self._file.emit(record)
-
-    def close(self) -> None:
-        """Close the file."""
-        if self._file is not None:
-            self._file.close()
-        super().close()
-
-
 def start_log(locations: Locations) -> None:
     """Write the log to a file that stays small; to nowhere where that folder cannot be made."""
     handler: logging.Handler = logging.NullHandler()
     with contextlib.suppress(OSError):
         locations.logs.mkdir(mode=0o700, parents=True, exist_ok=True)
-        handler = _LogFile(locations.log_file)
+        handler = logging.handlers.RotatingFileHandler(
+            locations.log_file,
+            maxBytes=LOG_SIZE,
+            backupCount=1,
+            encoding="utf-8",
+            errors="backslashreplace",  # names of files need not be text
+            delay=True,
+        )
     logging.raiseExceptions = False  # a log that cannot be written is no reason to say anything
     handler.setFormatter(PrintableFormatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     logging.basicConfig(level=logging.INFO, handlers=[handler])
