@@ -21,9 +21,6 @@ from vdbackup.recovery.browse import FileBrowser
 from vdbackup.volumes import lvm
 from vdbackup.volumes.volumes import Volumes
 
-QUIET = ["--config", "global{activation=0} devices{use_devicesfile=0}", "--quiet"]
-
-
 FIRST, SECOND = (MIB, 240 * MIB), (241 * MIB, 40 * MIB)
 """Where the two physical volumes lie on the disk, offset and length in bytes."""
 
@@ -42,10 +39,18 @@ def loops(image: Path) -> Iterator[list[str]]:
             volumes.run("losetup", "--detach", device)
 
 
-def tool(name: str, *arguments: str) -> str:
-    """One of LVM's, without device-mapper: it changes and reads metadata alone."""
+def tool(name: str, devices: list[str], *arguments: str) -> str:
+    """One of LVM's, without device-mapper, which sees these devices and no other test's.
+
+    Without hints, which say where another command found volumes: devices that came since are then
+    passed over.
+    """
+    seen = ", ".join(f'"a|^{device}$|"' for device in devices)
+    config = (
+        f'global{{activation=0}} devices{{use_devicesfile=0 hints="none" filter=[{seen}, "r|.*|"]}}'
+    )
     done = subprocess.run(
-        ["lvm", name, *QUIET, *arguments],
+        ["lvm", name, "--config", config, "--quiet", *arguments],
         capture_output=True,
         text=True,
         check=False,
@@ -63,13 +68,13 @@ def group(as_root: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     script = "".join(f"start={at // 512}, size={length // 512}\n" for at, length in (FIRST, SECOND))
     volumes.partition(image, f"label: gpt\n{script}")
     with loops(image) as devices:
-        tool("pvcreate", *devices)
-        tool("vgcreate", "my-vg", *devices)
+        tool("pvcreate", devices, *devices)
+        tool("vgcreate", devices, "my-vg", *devices)
         for name, extents in (("swap", "3"), ("root", "10"), ("home", "2")):
-            tool("lvcreate", "-an", "-Zn", "-Wn", "-n", name, "-l", extents, "my-vg",
+            tool("lvcreate", devices, "-an", "-Zn", "-Wn", "-n", name, "-l", extents, "my-vg",
                  devices[0])  # fmt: skip
-        tool("lvextend", "-l", "+10", "my-vg/root", devices[0])
-        tool("lvcreate", "-an", "-Zn", "-Wn", "-i", "2", "-n", "twice", "-l", "2", "my-vg")
+        tool("lvextend", devices, "-l", "+10", "my-vg/root", devices[0])
+        tool("lvcreate", devices, "-an", "-Zn", "-Wn", "-i", "2", "-n", "twice", "-l", "2", "my-vg")
     return image
 
 
@@ -79,6 +84,7 @@ def where_lvm_says(image: Path, name: str) -> list[tuple[int, int]]:
         report = json.loads(
             tool(
                 "lvs",
+                devices,
                 "--reportformat",
                 "json",
                 "--segments",
@@ -93,6 +99,7 @@ def where_lvm_says(image: Path, name: str) -> list[tuple[int, int]]:
         (facts,) = json.loads(
             tool(
                 "pvs",
+                devices,
                 "--reportformat",
                 "json",
                 "--units",

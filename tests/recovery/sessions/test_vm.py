@@ -25,9 +25,9 @@ from vdbackup.errors import Cancelled, ParentError, RecoveryError
 from vdbackup.guest.hardware import Controller, HardwareRequest
 from vdbackup.jobs import CancelToken
 from vdbackup.qemu import accelerator, qemu
-from vdbackup.recovery.sessions import vm
+from vdbackup.recovery.sessions import events, vm
 from vdbackup.recovery.sessions.saved import SessionState, saved_sessions
-from vdbackup.recovery.sessions.session import Session, _trouble
+from vdbackup.recovery.sessions.session import Session
 from vdbackup.recovery.sessions.sessions import resume, status
 from vdbackup.sources import demo_disk
 
@@ -539,7 +539,7 @@ def test_nvme_is_paused_before_its_storage_is_full(
 def test_events_that_tell_of_trouble_become_errors(
     event: str, data: dict[str, object], said: str | None
 ) -> None:
-    error = _trouble("laptop", event, data)
+    error = events.trouble("laptop", event, data)
     if said is None:
         assert error is None
     else:
