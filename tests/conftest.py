@@ -19,6 +19,7 @@ import pytest
 from tests.guests import cache
 from tests.guests import tiny_linux as builder
 from tests.short_form import leave_to_the_long_form
+from tests.sources.loops import delete_partitions_of_unused
 from vdbackup.disks.formats import FORMATS
 
 # Each run of CI tries the same examples; VDBACKUP_LONG=1 tries more, and new ones each time.
@@ -40,6 +41,12 @@ GRACE = 30.0  # seconds in which what a test has ended may disappear, on a busy 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # a shell that runs the tests in the background has them ignore Ctrl-C, which some of them send
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """What a killed run left on the kernel's loop devices goes, before workers use them."""
+    if os.getuid() == 0 and not hasattr(session.config, "workerinput"):
+        delete_partitions_of_unused()
 
 
 @pytest.hookimpl(wrapper=True)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.agent.followed import begin, changed, doubt, harvest, write
-from tests.sources.loops import add_partition, delete_partition, loop, run
+from tests.sources.loops import add_partition, attached, delete_partition, loop, own_name, run
 from vdbackup.agent import bpf, marking, pins, tracking, trust
 from vdbackup.agent.block_devices import Disk, Place
 from vdbackup.agent.changes import BLOCK
@@ -89,13 +89,12 @@ def test_whoever_has_it_open_sees_that_tracking_was_ended(disk):
 def test_a_disk_that_was_attached_anew_is_another(bpffs, tmp_path, stack):
     image = tmp_path / "disk.img"
     image.write_bytes(bytes(16 * MIB))
-    with loop(image) as device:
+    device = stack.enter_context(own_name())
+    with attached(device, image):
         since = begin(device)
         tracked = stack.enter_context(tracking.track(device))
         follower = stack.enter_context(tracked.follower("a set"))
-        number = device.name.removeprefix("loop")
-    run("losetup", f"/dev/loop{number}", image)
-    stack.callback(run, "losetup", "--detach", device)
+    stack.enter_context(attached(device, image))
     assert tracking.find(device) is None
     assert tracking.tracked() == []
     assert "another medium" in follower.harvest(since).reason

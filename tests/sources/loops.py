@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import ctypes
 import fcntl
+import os
 import struct
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
+_LOOP_CTL_ADD, _LOOP_CTL_REMOVE = 0x4C80, 0x4C81
 _BLKPG, _ADD, _DELETE = 0x1269, 1, 2
 """The kernel's partitions of a disk, whatever its table says (linux/blkpg.h). Debian has moved the
 programs that ask for it from one package to another."""
@@ -31,6 +33,31 @@ def loop(image: Path, *options: str) -> Iterator[Path]:
         run("losetup", "--detach", device)
 
 
+@contextmanager
+def own_name() -> Iterator[Path]:
+    """A loop device that no other test is given, for what happens between one medium and the next.
+
+    `losetup --find` takes the first that is free; the kernel makes further ones by number, and we
+    have one of this process's (linux/loop.h).
+    """
+    number = 1000 + os.getpid() % 100_000
+    with Path("/dev/loop-control").open("rb") as control:
+        fcntl.ioctl(control, _LOOP_CTL_ADD, number)
+        try:
+            yield Path(f"/dev/loop{number}")
+        finally:
+            fcntl.ioctl(control, _LOOP_CTL_REMOVE, number)
+
+
+@contextmanager
+def attached(device: Path, image: Path) -> Iterator[Path]:
+    run("losetup", device, image)
+    try:
+        yield device
+    finally:
+        run("losetup", "--detach", device)
+
+
 def add_partition(disk: Path, number: int, start: int, length: int) -> None:
     """Give a disk a partition, in bytes; no table is needed for that."""
     _ask_of_partition(disk, _ADD, number, start, length)
@@ -38,6 +65,19 @@ def add_partition(disk: Path, number: int, start: int, length: int) -> None:
 
 def delete_partition(disk: Path, number: int) -> None:
     _ask_of_partition(disk, _DELETE, number)
+
+
+def delete_partitions_of_unused() -> None:
+    """Loop devices that hold nothing have no partitions.
+
+    The kernel keeps those that it was told of when a device is detached. A run that is killed in
+    the midst leaves them, and the next one that is given the device could add none.
+    """
+    for partition in Path("/sys/block").glob("loop*/loop*/partition"):
+        disk = partition.parents[1]
+        if not (disk / "loop/backing_file").exists():
+            with suppress(PermissionError):  # in a container, where none could be added either
+                delete_partition(Path("/dev", disk.name), int(partition.read_text()))
 
 
 def _ask_of_partition(disk: Path, what: int, number: int, start: int = 0, length: int = 0) -> None:
