@@ -18,7 +18,8 @@ from pathlib import Path
 import numpy as np
 
 from vdbackup.backup.belonging import identity_of, set_of
-from vdbackup.backup.capture import check_apart, keep_changes
+from vdbackup.backup.capture import check_apart
+from vdbackup.backup.differences import keep_changes
 from vdbackup.backup.merged_layer import RESERVE
 from vdbackup.backup.readback import check_layer
 from vdbackup.backup.set_format import default_format

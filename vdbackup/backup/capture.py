@@ -1,9 +1,7 @@
 """Capture: a source's state into a new recovery point.
 
 There is one way to do it. What differs from the state that the parent stands for goes into the new
-layer; for a full that state is a disk of zeros. Whether a block differs is seen from its digest, so
-the parent's data are never read. Blocks that neither the source stores nor the parent holds are not
-looked at.
+layer (differences.py); for a full that state is a disk of zeros.
 """
 
 from __future__ import annotations
@@ -13,13 +11,14 @@ from pathlib import Path
 
 import numpy as np
 
-from vdbackup.backup import merge, retention, space
+from vdbackup.backup import following, merge, retention, space
 from vdbackup.backup.belonging import belonging
+from vdbackup.backup.differences import keep_changes, state_of, to_read
 from vdbackup.backup.kind import AUTO, Choice, choose, not_possible
 from vdbackup.backup.set_format import format_for
-from vdbackup.disks.extents import Ranges, aligned, blocks_of, total, union
+from vdbackup.disks.extents import Ranges, aligned, total, union
 from vdbackup.disks.names import DiskFormat
-from vdbackup.disks.transfer import Read, each, transfer, write_blocks
+from vdbackup.disks.transfer import each
 from vdbackup.errors import (
     ChangedMeanwhile,
     NotFrozen,
@@ -33,7 +32,7 @@ from vdbackup.errors import (
 from vdbackup.jobs import Plan, Task
 from vdbackup.repository import claims, long_chains
 from vdbackup.repository.backup_set import BackupSet
-from vdbackup.repository.digests import BLOCK, DigestFold, differ, digest_blocks, is_zero
+from vdbackup.repository.digests import BLOCK, DigestFold
 from vdbackup.repository.draft import Draft
 from vdbackup.repository.model import (
     ChangesFrom,
@@ -47,12 +46,10 @@ from vdbackup.repository.model import (
 from vdbackup.repository.naming import PointType
 from vdbackup.repository.repository import Repository
 from vdbackup.sources.identity import Verdict
-from vdbackup.sources.moment import Follow, Outcome, Wanted
+from vdbackup.sources.moment import Outcome, Wanted
 from vdbackup.sources.salvage import Salvage
 from vdbackup.sources.source import OneReading, Rounds, Source
 
-_LETTERS = 40
-"""Of a set's name, by which a tracker of changes knows it beside the repository's id."""
 _ARTICLES = {
     PointType.FULL: "a full",
     PointType.INCREMENTAL: "an incremental",
@@ -299,7 +296,7 @@ def _captured(
         salvage = Salvage(source, rounds, task.cancel)
         with state_of(backup_set, parent, source.size) as state:
             changed = _changed(rounds, parent) if parent else None
-            first = _to_read(source, state) if changed is None else changed
+            first = to_read(source, state) if changed is None else changed
             read_bytes = _read(draft, state, first, rounds, salvage, task)
             again = _kept_again(state)
         outcome = rounds.outcome()
@@ -357,10 +354,7 @@ def _rounds(plan: CapturePlan, parent: RecoveryPoint | None) -> Rounds:
     """In which the source is read; what is known of it is the parent's."""
     if plan.consistency is Wanted.AS_IS:
         return OneReading(plan.source)
-    short = plan.set_name[:_LETTERS].encode("ascii", "replace").decode()
-    since = parent.reading.tracker if parent and parent.reading else None
-    unknown = "the tracker does not know the point before" if parent and not since else ""
-    return plan.source.rounds(Follow(f"{short} in {plan.repository.id[:8]}", since, unknown))
+    return plan.source.rounds(following.follow(plan.repository, plan.set_name, parent))
 
 
 def _changed(rounds: Rounds, parent: RecoveryPoint) -> Ranges | None:
@@ -388,55 +382,15 @@ def _kept_again(state: DigestFold) -> tuple[str, ...]:
     )
 
 
-def state_of(backup_set: BackupSet, parent: RecoveryPoint | None, size: int) -> DigestFold:
-    """The digests that a disk is compared with: a full's are those of `size` bytes of zeros."""
-    return backup_set.open_digests(parent) if parent else DigestFold([], size)
-
-
 def _most_to_copy(existing: BackupSet | None, parent: RecoveryPoint | None, source: Source) -> int:
     """Bytes that are read and perhaps stored, in whole blocks; what has become zeros is, too."""
     if existing is None or parent is None:
         return total(aligned(source.data_ranges(), BLOCK, source.size))
     try:
         with state_of(existing, parent, source.size) as state:
-            return total(_to_read(source, state))
+            return total(to_read(source, state))
     except VdbackupError:  # a merge may just be changing them: the capture will see
         return source.size
-
-
-def _to_read(source: Source, state: DigestFold) -> Ranges:
-    """What the source stores, and what the parent holds (it may have become zeros)."""
-    return union(aligned(source.data_ranges(), BLOCK, source.size), state.held())
-
-
-def keep_changes(
-    draft: Draft,
-    state: DigestFold,
-    ranges: Ranges,
-    read: Read,
-    phase: str,
-    task: Task,
-) -> None:
-    """Keep in a draft what differs from the parent's state, and where that is not known, all.
-
-    Args:
-        draft: takes the blocks and their digests.
-        state: what the disk through the parent holds.
-        ranges: what to look at, whole blocks, in bytes; some may have been looked at before.
-        read: fills a view with pieces of the disk (`transfer`).
-        phase: what this is called in progress reports.
-        task: what it reports to, and what stops it.
-    """
-
-    def keep(pieces: Ranges, view: memoryview) -> None:
-        blocks, digests = blocks_of(pieces, BLOCK), digest_blocks(view)
-        known, sure = state.as_far_as_known(blocks)
-        # what the draft holds already hides the parent's, were it the same as that again
-        changed = differ(digests, known) | ~sure | draft.digests.holds(blocks)
-        write_blocks(draft.disk, blocks, view, changed, is_zero(digests))
-        draft.digests.add(blocks, digests, changed)
-
-    transfer(ranges, read, keep, phase=phase, task=task)
 
 
 def _settings_for(source: Source, plan: CapturePlan) -> SetSettings:

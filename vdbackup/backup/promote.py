@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Self
 
 from vdbackup.backup import merge
-from vdbackup.backup.capture import keep_changes, state_of
+from vdbackup.backup.differences import keep_changes, state_of
 from vdbackup.backup.readback import check_layer
 from vdbackup.backup.space import RESERVE
 from vdbackup.disks.chain import Chain
