@@ -24,7 +24,7 @@ from vdbackup.repository.repository import Repository
 from vdbackup.sources.devices import candidates, device_id
 from vdbackup.sources.opening import open_source
 from vdbackup.sources.reference import SourceRef
-from vdbackup.sources.stacking import lies_on, mounts_of
+from vdbackup.agent.stacking import lies_on, mounts_of
 
 MIB = 1 << 20
 LOOP_CHANGE_FD = 0x4C06  # linux/loop.h: of one that is only read

@@ -20,7 +20,7 @@ from vdbackup.backup import capture
 from vdbackup.jobs import Task
 from vdbackup.recovery import restore
 from vdbackup.repository.repository import Repository
-from vdbackup.sources import stacking
+from vdbackup.agent import stacking
 
 pytestmark = pytest.mark.usefixtures("as_root")
 

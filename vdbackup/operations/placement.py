@@ -11,7 +11,7 @@ from vdbackup.repository.marker import MARKER
 from vdbackup.repository.repository import Repository
 from vdbackup.sources.reference import SourceRef
 from vdbackup.sources.source import Source
-from vdbackup.sources.stacking import share_a_disk
+from vdbackup.agent.stacking import share_a_disk
 
 
 @dataclass(frozen=True)

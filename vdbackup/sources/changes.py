@@ -14,8 +14,8 @@ from vdbackup.disks.holders import Holder, holders, named
 from vdbackup.disks.host_file import HostFile
 from vdbackup.jobs import readable_size
 from vdbackup.sources.device_writes import DeviceWrites
-from vdbackup.sources.stacking import is_mounted_writable, mounts_of
-from vdbackup.sources.writeback import write_out_caches
+from vdbackup.agent.stacking import is_mounted_writable, mounts_of
+from vdbackup.agent.writeback import write_out_caches
 
 log = logging.getLogger(__name__)
 

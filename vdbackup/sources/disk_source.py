@@ -20,7 +20,7 @@ from vdbackup.sources.live_rounds import LiveRounds
 from vdbackup.sources.moment import Follow
 from vdbackup.sources.reference import SourceRef
 from vdbackup.sources.source import OneReading, Rounds
-from vdbackup.sources.stacking import is_mounted_writable, lies_on, mounts_of
+from vdbackup.agent.stacking import is_mounted_writable, lies_on, mounts_of
 from vdbackup.sources.written_ids import end_of_partitions
 
 

@@ -45,8 +45,8 @@ from vdbackup.errors import (
 )
 from vdbackup.jobs import readable_size
 from vdbackup.processes import start_of
-from vdbackup.sources.file_systems import Together
-from vdbackup.sources.last_set import LastSet
+from vdbackup.agent.file_systems import Together
+from vdbackup.agent.last_set import LastSet
 from vdbackup.sources.moment import Follow, Outcome
 from vdbackup.sources.source import Source
 

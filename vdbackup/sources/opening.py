@@ -20,7 +20,7 @@ from vdbackup.sources.devices import device_id
 from vdbackup.sources.disk_source import DiskSource
 from vdbackup.sources.reference import Scheme, SourceRef, unknown
 from vdbackup.sources.source import Source
-from vdbackup.sources.writeback import write_out
+from vdbackup.agent.writeback import write_out
 
 
 @dataclass(frozen=True)

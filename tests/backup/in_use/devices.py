@@ -25,9 +25,9 @@ from vdbackup.jobs import Task
 from vdbackup.recovery import restore
 from vdbackup.repository.model import RecoveryPoint
 from vdbackup.repository.repository import Repository
-from vdbackup.sources import file_systems
+from vdbackup.agent import file_systems
 from vdbackup.sources.disk_source import DiskSource
-from vdbackup.sources.last_set import LastSet
+from vdbackup.agent.last_set import LastSet
 
 WRITER = """
 import mmap, os, random, sqlite3, sys, time

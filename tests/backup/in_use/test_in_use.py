@@ -229,7 +229,7 @@ def test_what_is_written_faster_than_it_is_read_ends_in_a_point_that_says_so(
     stack, tmp_path, repository, monkeypatch
 ):
     """A memory too small for what changes in each round is as good as a faster writer."""
-    monkeypatch.setattr("vdbackup.sources.last_set.MAX_SIZE", 64 << 10)
+    monkeypatch.setattr("vdbackup.agent.last_set.MAX_SIZE", 64 << 10)
     device = stack.enter_context(loop(image(tmp_path / "disk.img", 48, "ext4")))
     use(stack, device, tmp_path / "mount")
     with written_to(tmp_path / "mount"):

@@ -10,8 +10,8 @@ import pytest
 from tests.backup.lab import noise
 from vdbackup.agent.freezing import Freeze
 from vdbackup.errors import Unreadable
-from vdbackup.sources import last_set
-from vdbackup.sources.last_set import LastSet
+from vdbackup.agent import last_set
+from vdbackup.agent.last_set import LastSet
 
 pytestmark = pytest.mark.usefixtures("as_root")
 

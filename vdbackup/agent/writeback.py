@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from vdbackup.agent.block_devices import node_of
-from vdbackup.sources.stacking import mounts_of, numbers_on
+from vdbackup.agent.stacking import mounts_of, numbers_on
 
 log = logging.getLogger(__name__)
 

@@ -15,8 +15,8 @@ from tests.agent.mounts import opened as watched
 from tests.sources.loops import loop, mounted, run, two_partitions
 from vdbackup.disks.extents import Ranges
 from vdbackup.errors import NotFreezable, NotFrozen
-from vdbackup.sources import file_systems
-from vdbackup.sources.file_systems import Together, mounted_on, opened, stretches, swap_on
+from vdbackup.agent import file_systems
+from vdbackup.agent.file_systems import Together, mounted_on, opened, stretches, swap_on
 
 pytestmark = pytest.mark.usefixtures("as_root")
 

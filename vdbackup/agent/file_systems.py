@@ -20,9 +20,9 @@ from vdbackup.agent.freezing import FileSystem, Freeze, frozen
 from vdbackup.disks.disk import SECTOR
 from vdbackup.disks.extents import Ranges, union, without
 from vdbackup.errors import NotFrozen
-from vdbackup.sources import stacking
-from vdbackup.sources.stacking import number_of, numbers_on
-from vdbackup.sources.writeback import sync_file_system, write_out_caches
+from vdbackup.agent import stacking
+from vdbackup.agent.stacking import number_of, numbers_on
+from vdbackup.agent.writeback import sync_file_system, write_out_caches
 
 _SWAPS = Path("/proc/swaps")
 
