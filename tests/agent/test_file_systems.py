@@ -7,16 +7,14 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from tests.agent.mounts import MAKERS, MIB, image
 from tests.agent.mounts import opened as watched
 from tests.sources.loops import loop, mounted, run, two_partitions
-from vdbackup.disks.extents import Ranges
-from vdbackup.errors import NotFreezable, NotFrozen
 from vdbackup.agent import file_systems
 from vdbackup.agent.file_systems import Together, mounted_on, opened, stretches, swap_on
+from vdbackup.errors import NotFreezable, NotFrozen
 
 pytestmark = pytest.mark.usefixtures("as_root")
 
@@ -59,7 +57,7 @@ def test_a_btrfs_is_found_by_its_device_and_not_by_its_number(stack, tmp_path):
     folder = mount(stack, device, tmp_path / "mount")
     assert names(device) == [str(folder)]
     with Together(device, 128 * MIB) as together:
-        assert together.outside.tolist() == []
+        assert together.outside == []
 
 
 def test_file_systems_in_files_of_others_are_frozen_before_those(stack, tmp_path):
@@ -104,10 +102,6 @@ def test_it_is_opened_by_whichever_of_its_mounts_can_be_reached(stack, tmp_path)
         assert os.fstat(file_system.descriptor).st_dev == second.stat().st_dev
 
 
-def as_ranges(*pairs: tuple[int, int]) -> Ranges:
-    return np.array(pairs, np.int64).reshape(-1, 2)
-
-
 def test_what_lies_outside_of_what_is_frozen_is_known(stack, tmp_path):
     disk_image = image(tmp_path / "disk.img", 64)
     first, second = stack.enter_context(two_partitions(disk_image))
@@ -115,11 +109,11 @@ def test_what_lies_outside_of_what_is_frozen_is_known(stack, tmp_path):
     run(*MAKERS["ext4"][1], second)
     mount(stack, second, tmp_path / "mount")
     number = file_systems.number_of(str(second))
-    assert stretches(disk, {number}).tolist() == [[32 * MIB, 32 * MIB]]
-    assert stretches(second, {number}).tolist() == [[0, 32 * MIB]]
-    assert stretches(first, {number}).tolist() == []
+    assert stretches(disk, {number}) == [(32 * MIB, 32 * MIB)]
+    assert stretches(second, {number}) == [(0, 32 * MIB)]
+    assert stretches(first, {number}) == []
     with Together(disk, 64 * MIB) as together:
-        assert together.outside.tolist() == [[0, 32 * MIB]]
+        assert together.outside == [(0, 32 * MIB)]
 
 
 def test_swap_on_a_device_is_named_and_of_no_account(stack, tmp_path, monkeypatch):
@@ -139,7 +133,7 @@ def test_swap_on_a_device_is_named_and_of_no_account(stack, tmp_path, monkeypatc
     assert [each.path for each in swap_on(disk)] == [str(first), str(folder / "swap file")]
     assert [each.path for each in swap_on(second)] == [str(folder / "swap file")]
     with Together(disk, 64 * MIB) as together:
-        assert together.outside.tolist() == []
+        assert together.outside == []
         assert together.left_out == (f"swap ({first})", f"swap ({folder / 'swap file'})")
 
 
@@ -155,7 +149,7 @@ def test_what_cannot_be_frozen_is_left_out_and_lies_outside(stack, tmp_path):
             pytest.fail("it was frozen")
         together.leave(raised.value.where)
         assert raised.value.where == str(ntfs)
-        assert together.outside.tolist() == [[0, 32 * MIB]]
+        assert together.outside == [(0, 32 * MIB)]
         assert together.left_out == (f"{ntfs} (fuseblk), copied until it was quiet",)
         with together.frozen() as moment:
             assert moment.remaining > 0

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import fcntl
 import os
 import struct
 import subprocess
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -15,6 +17,8 @@ _LOOP_CTL_ADD, _LOOP_CTL_REMOVE = 0x4C80, 0x4C81
 _BLKPG, _ADD, _DELETE = 0x1269, 1, 2
 """The kernel's partitions of a disk, whatever its table says (linux/blkpg.h). Debian has moved the
 programs that ask for it from one package to another."""
+_PATIENCE = 30.0
+"""Seconds in which whoever has a partition open lets go of it."""
 
 
 def run(*command: str | Path, stdin: str | None = None) -> str:
@@ -64,7 +68,15 @@ def add_partition(disk: Path, number: int, start: int, length: int) -> None:
 
 
 def delete_partition(disk: Path, number: int) -> None:
-    _ask_of_partition(disk, _DELETE, number)
+    """Once nobody has it open: the program of a FUSE file system ends after its umount has."""
+    until = time.monotonic() + _PATIENCE
+    while True:
+        try:
+            return _ask_of_partition(disk, _DELETE, number)
+        except OSError as error:
+            if error.errno != errno.EBUSY or time.monotonic() > until:
+                raise
+            time.sleep(0.02)
 
 
 def delete_partitions_of_unused() -> None:

@@ -17,6 +17,7 @@ import pytest
 
 from tests.sources.loops import add_partition, delete_partition, loop, mounted, run
 from tests.sources.opened import open_path
+from vdbackup.agent.stacking import lies_on, mounts_of
 from vdbackup.backup import capture
 from vdbackup.errors import BackupError, SourceError
 from vdbackup.jobs import Task
@@ -24,7 +25,6 @@ from vdbackup.repository.repository import Repository
 from vdbackup.sources.devices import candidates, device_id
 from vdbackup.sources.opening import open_source
 from vdbackup.sources.reference import SourceRef
-from vdbackup.agent.stacking import lies_on, mounts_of
 
 MIB = 1 << 20
 LOOP_CHANGE_FD = 0x4C06  # linux/loop.h: of one that is only read

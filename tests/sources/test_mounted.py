@@ -16,11 +16,11 @@ from tests.agent.trackers import own_trackers
 from tests.backup.lab import noise
 from tests.sources.loops import loop, mounted, run
 from tests.sources.opened import open_path
+from vdbackup.agent import stacking
 from vdbackup.backup import capture
 from vdbackup.jobs import Task
 from vdbackup.recovery import restore
 from vdbackup.repository.repository import Repository
-from vdbackup.agent import stacking
 
 pytestmark = pytest.mark.usefixtures("as_root")
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+
+from vdbackup.agent.stretches import Stretch, joined
 
 BLOCK = 64 << 10
 """Bytes for each of which there is one bit."""
@@ -43,6 +46,45 @@ class Changes:
     bitmap: bytes
     start: int
     size: int
+
+    @property
+    def count(self) -> int:
+        """How many blocks of it have changed; the disk's, which need not begin where it does."""
+        return self._marks(0, self.size).bit_count()
+
+    def any_in(self, stretches: Iterable[Stretch]) -> bool:
+        """Whether a block has changed of which some byte lies in one of these."""
+        return any(self._marks(*each) for each in stretches)
+
+    def _marks(self, offset: int, length: int) -> int:
+        """Of the blocks in which these bytes of the device lie, the first one's the lowest."""
+        first = (self.start + offset) // BLOCK
+        end = -(-(self.start + offset + length) // BLOCK)
+        part = self.bitmap[first // 8 : -(-end // 8)]
+        return int.from_bytes(part, "little") >> first % 8 & (1 << end - first) - 1
+
+    def stretches(self) -> list[Stretch]:
+        """What has changed of the device, in whole blocks of its own, in order and joined.
+
+        The last one ends with the device. It is for the few that are read while nobody writes.
+        """
+        return joined(self._blocks())
+
+    def _blocks(self) -> Iterator[Stretch]:
+        for page in range(0, len(self.bitmap), PAGE):
+            marks = self.bitmap[page : page + PAGE]
+            if marks == CLEAN:
+                continue
+            for number, byte in enumerate(marks):
+                for bit in range(8):
+                    if byte >> bit & 1:
+                        yield self._block(((page + number) * 8 + bit) * BLOCK - self.start)
+
+    def _block(self, at: int) -> Stretch:
+        """The device's own blocks in which that one of the disk lies; none where it is outside."""
+        start = max(at // BLOCK * BLOCK, 0)
+        end = min(-(-(at + BLOCK) // BLOCK) * BLOCK, self.size)
+        return start, end - start
 
 
 @dataclass(frozen=True)

@@ -7,22 +7,19 @@ it; the root, which all that runs here may need, comes last.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-import numpy as np
-
-from vdbackup.agent.block_devices import SYS_BLOCK
-from vdbackup.agent.freezing import FileSystem, Freeze, frozen
-from vdbackup.disks.disk import SECTOR
-from vdbackup.disks.extents import Ranges, union, without
-from vdbackup.errors import NotFrozen
 from vdbackup.agent import stacking
+from vdbackup.agent.block_devices import SECTOR, SYS_BLOCK
+from vdbackup.agent.freezing import FileSystem, Freeze, frozen
 from vdbackup.agent.stacking import number_of, numbers_on
+from vdbackup.agent.stretches import Stretch, between, joined
 from vdbackup.agent.writeback import sync_file_system, write_out_caches
+from vdbackup.errors import NotFrozen
 
 _SWAPS = Path("/proc/swaps")
 
@@ -105,9 +102,13 @@ def _mount_of(fd: int) -> int:
 class Together:
     """All that is mounted from a device and may write to it, open. A context manager.
 
+    What is mounted while this is used joins it (`join`). What is unmounted then stays open, and a
+    file system that is open is there still: to freeze it does no harm.
+
     Attributes:
         left_out: what cannot be frozen, or is of no account, a few words each.
-        outside: where on the device none of them lies that is frozen: bytes of it.
+        outside: where on the device none of them lies that is frozen: (offset, length) in bytes,
+            ascending and apart.
     """
 
     def __init__(self, path: Path, size: int) -> None:
@@ -118,43 +119,62 @@ class Together:
             size: in bytes.
         """
         self._path, self._size = path, size
-        self._left: list[tuple[Mounted, FileSystem]] = []
-        with ExitStack() as stack:
-            self._frozen = [(each, stack.enter_context(opened(each))) for each in mounted_on(path)]
-            self._undo = stack.pop_all()
+        self._open: dict[frozenset[str], tuple[Mounted, FileSystem]] = {}
+        self._left: set[frozenset[str]] = set()  # of these, what cannot be frozen
+        self._undo = ExitStack()
+        try:
+            self.join()
+        except BaseException:
+            self._undo.close()
+            raise
+
+    def join(self) -> None:
+        """Let what has been mounted since take part; raises NotFrozen where it cannot be opened."""
+        now = mounted_on(self._path)
+        for each in now:
+            if each.numbers not in self._open:
+                self._open[each.numbers] = (each, self._undo.enter_context(opened(each)))
+        # what lies on others comes before them, and what is mounted no more, before all
+        order = {each.numbers: place for place, each in enumerate(now)}
+        self._open = dict(sorted(self._open.items(), key=lambda item: order.get(item[0], -1)))
         self._look()
+
+    def is_all(self) -> bool:
+        """Whether nothing that may write to the device has been mounted since."""
+        return all(each.numbers in self._open for each in mounted_on(self._path))
 
     def _look(self) -> None:
         swap = swap_on(self._path)
-        known = {number for each, _ in self._frozen for number in each.numbers}
+        known = {number for numbers in self._open.keys() - self._left for number in numbers}
         known |= {each.number for each in swap if each.number}
-        whole = np.array([[0, self._size]], np.int64)
-        self.outside = without(whole, stretches(self._path, known))
+        self.outside = between(stretches(self._path, known), self._size)
+        left = [self._open[numbers][0] for numbers in self._open if numbers in self._left]
         self.left_out = (
-            *(f"{each.name} ({each.kind}), copied until it was quiet" for each, _ in self._left),
+            *(f"{each.name} ({each.kind}), copied until it was quiet" for each in left),
             *(f"swap ({each.path})" for each in swap),
         )
 
     @property
     def count(self) -> int:
         """How many are frozen."""
-        return len(self._frozen)
+        return len(self._open) - len(self._left)
 
     def leave(self, where: str) -> None:
         """Do not freeze what is mounted there: it cannot be."""
-        self._left += [each for each in self._frozen if each[1].name == where]
-        self._frozen = [each for each in self._frozen if each[1].name != where]
+        self._left |= {numbers for numbers, each in self._open.items() if each[1].name == where}
         self._look()
 
     def sync(self) -> None:
         """Have all write out what they hold back, so that the freeze is short; raises OSError."""
-        for _, each in (*self._frozen, *self._left):
+        for _, each in self._open.values():
             sync_file_system(each.descriptor)
         write_out_caches(self._path)
 
     def frozen(self) -> AbstractContextManager[Freeze]:
         """Freeze them for a moment (agent/freezing.py)."""
-        return frozen([each for _, each in self._frozen])
+        return frozen(
+            [each for numbers, (_, each) in self._open.items() if numbers not in self._left]
+        )
 
     def __enter__(self) -> Self:
         return self
@@ -190,17 +210,16 @@ def swap_on(path: Path) -> list[Swap]:
     return found
 
 
-def stretches(path: Path, numbers: frozenset[str] | set[str]) -> Ranges:
+def stretches(path: Path, numbers: Iterable[str]) -> list[Stretch]:
     """Where on a device others lie that are its partitions, or made of some; whole ones of those.
 
     Nothing of what is not known to lie on it.
     """
     own = number_of(str(path))
-    found = [place for number in numbers for place in _stretches(number, own)]
-    return union(np.array(found, np.int64).reshape(-1, 2), np.empty((0, 2), np.int64))
+    return joined(place for number in numbers for place in _stretches(number, own))
 
 
-def _stretches(number: str, on: str | None) -> list[tuple[int, int]]:
+def _stretches(number: str, on: str | None) -> list[Stretch]:
     place = (SYS_BLOCK / number).resolve()
     if number == on:
         return [(0, _number(place / "size") * SECTOR)]

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import errno
+from bisect import bisect_right
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Self
 
-import numpy as np
-
 from vdbackup.agent.freezing import Freeze
 from vdbackup.agent.memory import LockedMemory
-from vdbackup.disks.extents import Ranges, total
-from vdbackup.errors import Unreadable
+from vdbackup.agent.stretches import Stretch
 
 MAX_SIZE = 128 << 20
 """Bytes that are read at most while file systems are frozen. Where writers were at full load some
@@ -21,6 +20,8 @@ _AT_ONCE = 1 << 20
 """Bytes between two looks at the time."""
 _OF_THE_TIME = 0.5
 """Of the time that is left when the reading begins: what takes longer is not the last."""
+_BAD_MEDIUM = {errno.EIO, errno.ENODATA, errno.EILSEQ, errno.ETIMEDOUT}
+"""What a disk says of sectors that it cannot read (block/blk-core.c, blk_errors)."""
 
 Read = Callable[[int, memoryview], None]
 
@@ -34,49 +35,55 @@ class LastSet:
     def __init__(self) -> None:
         self._undo = ExitStack()
         self._memory = self._undo.enter_context(LockedMemory(min(MAX_SIZE, _available() // 8)))
-        self._starts = self._places = np.empty(0, np.int64)
-        self._ends = np.empty(0, np.int64)
+        self._starts: list[int] = []
+        self._lengths: list[int] = []
+        self._places: list[int] = []
 
-    def holds_as_much(self, ranges: Ranges) -> bool:
-        """Whether there is memory for them."""
-        return total(ranges) <= len(self._memory.view)
+    @property
+    def room(self) -> int:
+        """How many bytes it can hold."""
+        return len(self._memory.view)
 
-    def fill(self, ranges: Ranges, read: Read, freeze: Freeze) -> bool:
+    def fill(self, stretches: Sequence[Stretch], read: Read, freeze: Freeze) -> bool:
         """Read them; False where that cannot be done in time, or something cannot be read.
 
         It is called within the freeze, so it writes nothing, and what it needs is there already.
 
         Args:
-            ranges: ascending and apart, no more than `holds_as_much`.
-            read: fills a view from a byte of the source on.
+            stretches: of the device, in bytes, ascending and apart.
+            read: fills a view from a byte of the device on; raises OSError.
             freeze: that has to last until all is read.
         """
+        if sum(length for _, length in stretches) > self.room:
+            return False
         until = freeze.remaining * (1 - _OF_THE_TIME)
-        place = 0
-        for start, length in ranges.tolist():
+        places, place = [], 0
+        for start, length in stretches:
             for at in range(0, length, _AT_ONCE):
                 if freeze.remaining < until:
                     return False
                 view = self._memory.view[place + at : place + min(at + _AT_ONCE, length)]
                 try:
                     read(start + at, view)
-                except Unreadable:  # smaller pieces may be had, in a round without such haste
-                    return False
+                except OSError as error:
+                    if error.errno in _BAD_MEDIUM:  # smaller pieces may be had, without such haste
+                        return False
+                    raise
+            places.append(place)
             place += length
-        self._starts, self._ends = ranges[:, 0], ranges.sum(1)
-        self._places = np.cumsum(ranges[:, 1]) - ranges[:, 1]
+        self._starts = [start for start, _ in stretches]
+        self._lengths = [length for _, length in stretches]
+        self._places = places
         return True
 
-    def readinto(self, offset: int, view: memoryview) -> bool:
-        """Fill `view` with what the source held from `offset` on; False where that is not here."""
-        run = int(np.searchsorted(self._ends, offset, "right"))
-        if run == len(self._ends) or offset < self._starts[run]:
-            return False
-        if offset + len(view) > self._ends[run]:
-            return False
-        place = int(self._places[run]) + offset - int(self._starts[run])
+    def readinto(self, offset: int, view: memoryview) -> None:
+        """Fill `view` with what the device held there; raises ValueError where that is not here."""
+        number = bisect_right(self._starts, offset) - 1
+        within = offset - self._starts[number] if number >= 0 else 0
+        if number < 0 or within + len(view) > self._lengths[number]:
+            raise ValueError(f"{len(view)} bytes from {offset} on were not read while nobody wrote")
+        place = self._places[number] + within
         view[:] = self._memory.view[place : place + len(view)]
-        return True
 
     def close(self) -> None:
         """Give the memory back."""

@@ -6,12 +6,12 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from vdbackup.agent.stacking import share_a_disk
 from vdbackup.backup.capture import check_apart
 from vdbackup.repository.marker import MARKER
 from vdbackup.repository.repository import Repository
 from vdbackup.sources.reference import SourceRef
 from vdbackup.sources.source import Source
-from vdbackup.agent.stacking import share_a_disk
 
 
 @dataclass(frozen=True)

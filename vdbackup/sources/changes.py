@@ -9,13 +9,13 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
+from vdbackup.agent.stacking import is_mounted_writable, mounts_of
+from vdbackup.agent.writeback import write_out_caches
 from vdbackup.disks import qemu_locks
 from vdbackup.disks.holders import Holder, holders, named
 from vdbackup.disks.host_file import HostFile
 from vdbackup.jobs import readable_size
 from vdbackup.sources.device_writes import DeviceWrites
-from vdbackup.agent.stacking import is_mounted_writable, mounts_of
-from vdbackup.agent.writeback import write_out_caches
 
 log = logging.getLogger(__name__)
 

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from vdbackup.agent.block_devices import SYS_BLOCK
+from vdbackup.agent.stacking import number_of
 from vdbackup.errors import DevicesNotListed
 from vdbackup.sources.file_identity import file_identity
 from vdbackup.sources.identity import Attached, Facts, Kind
-from vdbackup.agent.stacking import number_of
 
 _LSBLK_COLUMNS = "PATH,SIZE,TYPE,MODEL,MOUNTPOINTS,FSTYPE,LABEL,WWN,SERIAL,PARTUUID,PTUUID,UUID"
 

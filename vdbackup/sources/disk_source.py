@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Self
 
+from vdbackup.agent.stacking import is_mounted_writable, lies_on, mounts_of
 from vdbackup.disks.chain import Chain
 from vdbackup.disks.extents import Ranges
 from vdbackup.disks.host_file import UNREADABLE, HostFile
@@ -20,7 +21,6 @@ from vdbackup.sources.live_rounds import LiveRounds
 from vdbackup.sources.moment import Follow
 from vdbackup.sources.reference import SourceRef
 from vdbackup.sources.source import OneReading, Rounds
-from vdbackup.agent.stacking import is_mounted_writable, lies_on, mounts_of
 from vdbackup.sources.written_ids import end_of_partitions
 
 

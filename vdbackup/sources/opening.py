@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from vdbackup.agent.writeback import write_out
 from vdbackup.disks.chain import Chain
 from vdbackup.disks.contents import decide
 from vdbackup.disks.device_reads import sector_size_of
@@ -20,7 +21,6 @@ from vdbackup.sources.devices import device_id
 from vdbackup.sources.disk_source import DiskSource
 from vdbackup.sources.reference import Scheme, SourceRef, unknown
 from vdbackup.sources.source import Source
-from vdbackup.agent.writeback import write_out
 
 
 @dataclass(frozen=True)

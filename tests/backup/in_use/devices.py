@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import mmap
 import sqlite3
 import subprocess
 import sys
@@ -17,17 +18,15 @@ from blake3 import blake3
 from tests.agent.mounts import MIB, opened
 from tests.sources.loops import mounted
 from tests.sources.opened import open_path
-from vdbackup.agent import freezing
+from vdbackup.agent import file_systems, freezing
 from vdbackup.agent.freezing import FileSystem, Freeze
+from vdbackup.agent.in_use import InUse
+from vdbackup.agent.last_set import LastSet
 from vdbackup.backup import capture
-from vdbackup.disks.extents import Ranges
 from vdbackup.jobs import Task
 from vdbackup.recovery import restore
 from vdbackup.repository.model import RecoveryPoint
 from vdbackup.repository.repository import Repository
-from vdbackup.agent import file_systems
-from vdbackup.sources.disk_source import DiskSource
-from vdbackup.agent.last_set import LastSet
 
 WRITER = """
 import mmap, os, random, sqlite3, sys, time
@@ -114,8 +113,8 @@ class Frozen:
         self.digests: list[bytes] = []
         fill = LastSet.fill
 
-        def filled(last: LastSet, ranges: Ranges, read: Any, moment: Freeze) -> bool:
-            done = fill(last, ranges, read, moment)
+        def filled(last: LastSet, stretches: Any, read: Any, moment: Freeze) -> bool:
+            done = fill(last, stretches, read, moment)
             if done:
                 self.digests.append(self._of(read.__self__))
             return done
@@ -125,12 +124,13 @@ class Frozen:
         monkeypatch.setattr(file_systems, "frozen", longer)
 
     @staticmethod
-    def _of(source: DiskSource) -> bytes:
-        found, view = blake3(), memoryview(bytearray(MIB))
-        for at in range(0, source.size, MIB):
-            part = view[: min(MIB, source.size - at)]
-            source.readinto(at, part)
-            found.update(part)
+    def _of(device: InUse) -> bytes:
+        found = blake3()
+        with mmap.mmap(-1, MIB) as memory, memoryview(memory) as view:
+            for at in range(0, device._size, MIB):
+                with view[: min(MIB, device._size - at)] as part:
+                    device._read(at, part)
+                    found.update(part)
         return found.digest()
 
 

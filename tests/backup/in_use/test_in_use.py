@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -24,6 +26,9 @@ from tests.backup.lab import noise
 from tests.sources.loops import loop, mounted, run, two_partitions
 from tests.sources.opened import open_path
 from vdbackup.agent import pins, tracking
+from vdbackup.agent.changes import Harvest, Token
+from vdbackup.agent.file_systems import Together
+from vdbackup.agent.in_use import Asked, InUse, Round
 from vdbackup.backup import capture
 from vdbackup.consistency import How
 from vdbackup.errors import NotFrozen, SourceError
@@ -185,10 +190,9 @@ def test_a_disk_that_is_tracked_for_the_backup_alone_is_not_tracked_afterwards(
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from vdbackup.agent import pins
-from vdbackup.sources import live_rounds
+from vdbackup.agent import in_use, pins
 pins.BPFFS = Path(sys.argv[2])
-with live_rounds._for_now(Path(sys.argv[1])):
+with in_use._for_now(Path(sys.argv[1])):
     os.kill(os.getpid(), signal.SIGKILL)
 """
 
@@ -207,6 +211,40 @@ def test_what_a_killed_backup_tracked_the_disk_by_goes_with_the_next_backup(
     made = back_up(repository, device, consistency=Wanted.FROZEN)
     assert made.point.reading.changes_from is ChangesFrom.SCAN
     assert tracking.find(device) is None
+
+
+def test_a_file_system_that_is_mounted_meanwhile_is_frozen_with_the_others(
+    stack, tmp_path, repository, frozen, monkeypatch
+):
+    """It was written to when the last set was to be read, and nothing held that back."""
+    first, second = stack.enter_context(two_partitions(image(tmp_path / "disk.img", 128)))
+    for part in (first, second):
+        run(*MAKERS["ext4"][1], part)
+    use(stack, first, tmp_path / "first", "-o", "nodiscard")
+    seen: list[int] = []
+    is_all = Together.is_all
+
+    def mounted_before(together: Together) -> bool:
+        if not seen:
+            folder = use_now(stack, second, tmp_path / "second")
+            (folder / "file").write_bytes(noise(MIB, 1))
+            stack.enter_context(written_to(folder, pause=0.05))
+        seen.append(together.count)
+        return is_all(together)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Together, "is_all", mounted_before)
+        disk = Path(str(first).removesuffix("p1"))
+        made = back_up(repository, disk, consistency=Wanted.FROZEN)
+    assert made.warnings == ()
+    assert (seen[0], seen[-1]) == (1, 2)
+    raw = restored(repository, made.point, tmp_path / "again.raw")
+    assert digest(raw) == frozen.digests[-1]
+    assert made.point.reading.consistency.left_out == ()
+
+
+def use_now(stack: ExitStack, device: Path, folder: Path) -> Path:
+    return stack.enter_context(mounted(device, folder, "-o", "nodiscard"))
 
 
 def test_a_repository_in_a_file_on_what_is_frozen_does_not_wait_for_itself(stack, tmp_path):
@@ -259,22 +297,38 @@ def with_a_part_that_cannot_be_frozen(stack: ExitStack, tmp_path: Path) -> tuple
     return Path(str(first).removesuffix("p1")), tmp_path / "ext4", ntfs
 
 
+def before_each_harvest(monkeypatch: pytest.MonkeyPatch, do: Callable[[], None]) -> None:
+    """Within the freeze of each round, not of the first: nothing had been read then."""
+    look = InUse.round
+
+    def watched(device: InUse, asked: Asked, since: Token) -> Round:
+        harvest = device._follower.harvest
+
+        def harvested(since: Token | None) -> Harvest:
+            do()
+            return harvest(since)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(device._follower, "harvest", harvested)
+            return look(device, asked, since)
+
+    monkeypatch.setattr(InUse, "round", watched)
+
+
 def test_what_cannot_be_frozen_is_read_until_it_is_quiet(
     stack, tmp_path, repository, frozen, monkeypatch
 ):
     disk, ext4, ntfs = with_a_part_that_cannot_be_frozen(stack, tmp_path)
     (ext4 / "first").write_bytes(noise(MIB, 1))
     rounds: list[int] = []
-    harvested = live_rounds.LiveRounds._harvested
 
-    def written_to_before(self):
+    def write() -> None:
         if len(rounds) < 3:
             (ntfs / f"{len(rounds)}").write_bytes(noise(MIB, len(rounds)))
             run("sync", "-f", ntfs)
         rounds.append(1)
-        return harvested(self)
 
-    monkeypatch.setattr(live_rounds.LiveRounds, "_harvested", written_to_before)
+    before_each_harvest(monkeypatch, write)
     made = back_up(repository, disk, consistency=Wanted.FROZEN)
     consistency = made.point.reading.consistency
     assert made.warnings == ()
@@ -288,14 +342,13 @@ def test_what_cannot_be_frozen_and_goes_on_is_said_to_be_mixed(
     stack, tmp_path, repository, monkeypatch
 ):
     disk, _, ntfs = with_a_part_that_cannot_be_frozen(stack, tmp_path)
-    harvested = live_rounds.LiveRounds._harvested
+    numbers = itertools.count()
 
-    def written_to_before(self):
-        (ntfs / "file").write_bytes(noise(MIB, self._count))
+    def write() -> None:
+        (ntfs / "file").write_bytes(noise(MIB, next(numbers)))
         run("sync", "-f", ntfs)
-        return harvested(self)
 
-    monkeypatch.setattr(live_rounds.LiveRounds, "_harvested", written_to_before)
+    before_each_harvest(monkeypatch, write)
     made = back_up(repository, disk)
     assert made.point.reading.consistency.how is How.FROZEN
     assert made.point.reading.consistency.rounds == live_rounds.MAX_ROUNDS

@@ -1,0 +1,257 @@
+"""A device in use: what is mounted from it is frozen, and what changed is read within that.
+
+What was marked as changed counts only where no write is under way: a block is marked before its
+data reach the device. So each look at what has changed is taken within a freeze, of some 40 ms. If
+it is to be the last, what changed is read within that same freeze, into memory that is there.
+
+All that this does may need privileges, so it takes little from whoever asks: a device, a name, a
+moment, and when a round is the last. It imports nothing but what Python comes with.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import re
+import secrets
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self, TypeVar
+
+from vdbackup.agent import tracking
+from vdbackup.agent.changes import BLOCK, Changes, Harvest, Token
+from vdbackup.agent.file_systems import Together
+from vdbackup.agent.freezing import Freeze
+from vdbackup.agent.last_set import LastSet
+from vdbackup.agent.stretches import Stretch, joined
+from vdbackup.agent.tracked import Follower, Tracked
+from vdbackup.errors import AgentError, NotFreezable, NotFrozen, TrackerBusy
+from vdbackup.processes import start_of
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+_PATIENCE = 30.0
+"""Seconds: other backups begin and end trackers, each in less than one."""
+_CAPTURE = re.compile(r"capture (\d+) (\d+) [0-9a-f]+")
+"""Names a follower that lives no longer than its process, by that one's number and start."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """When a round is the last: what it is to read lies in memory then, and is quiet, and is few.
+
+    Attributes:
+        few: bytes that are not worth another round.
+        shrunk: bytes; were more to be read than these, the next round would have as many. 0: not
+            known.
+        ends: whether it is the last in any case that it can be.
+        again: what has to be read once more, changed or not, (offset, length) in bytes of the
+            device, ascending and apart.
+    """
+
+    few: int
+    shrunk: int = 0
+    ends: bool = False
+    again: Sequence[Stretch] = ()
+
+
+@dataclass(frozen=True)
+class Round:
+    """What a freeze has shown.
+
+    Attributes:
+        harvest: what changed since the one before, and which moment this is.
+        freeze: when it was, and how long.
+        taken: whether what changed, and what was to be read once more, is in memory as of then.
+    """
+
+    harvest: Harvest
+    freeze: Freeze
+    taken: bool
+
+
+class InUse:
+    """What may be done with a device in use. A context manager; nothing of it stays frozen.
+
+    Attributes:
+        goes_on: whether the device is tracked for longer than this is used.
+        harvest: what had changed since the moment that was asked about, when this was begun.
+    """
+
+    def __init__(self, path: Path, name: str | None, since: Token | None) -> None:
+        """Have changes marked; what was handed in before that is on the device when this returns.
+
+        Args:
+            path: of a block device.
+            name: of who reads it again and again; None of somebody who does not.
+            since: the moment that this one knows already.
+
+        Raises:
+            NotFrozen: none of what is mounted from it can be frozen, or something cannot be told.
+            AgentError: its changes cannot be marked, or not now. OSError: it is gone.
+        """
+        with ExitStack() as stack:
+            self._device = os.open(path, os.O_RDONLY | os.O_DIRECT | os.O_CLOEXEC)
+            stack.callback(os.close, self._device)
+            self._path = path
+            self._size = os.lseek(self._device, 0, os.SEEK_END)
+            self._last_set = stack.enter_context(LastSet())
+            self._together = stack.enter_context(Together(path, self._size))
+            self.goes_on = name is not None and _is_tracked(path)
+            self._follower = stack.enter_context(self._followed(path, name, since))
+            known = since if self.goes_on else None
+            self.harvest = self._round(lambda *_: False, known).harvest
+            self._undo = stack.pop_all()
+
+    @property
+    def room(self) -> int:
+        """How many bytes can be read within a freeze."""
+        return self._last_set.room
+
+    @property
+    def left_out(self) -> tuple[str, ...]:
+        """What cannot be frozen, or is of no account, a few words each."""
+        return self._together.left_out
+
+    @property
+    def outside(self) -> list[Stretch]:
+        """Where on the device nothing lies that is frozen."""
+        return self._together.outside
+
+    @contextmanager
+    def _followed(self, path: Path, name: str | None, since: Token | None) -> Iterator[Follower]:
+        if name is None or not self.goes_on:
+            with _for_now(path) as follower:
+                yield follower
+            return
+        with ExitStack() as stack:
+            tracked = stack.enter_context(_when_free(lambda: tracking.track(path)))
+            follower = stack.enter_context(_when_free(lambda: tracked.follower(name)))
+            if since is not None:  # whoever made that point may have been killed before it did
+                _when_free(lambda: follower.keep(since))
+            yield follower
+
+    def round(self, asked: Asked, since: Token) -> Round:
+        """Freeze for a moment: what has changed since, and whether it was read with it.
+
+        Raises:
+            NotFrozen: it could not be frozen, or what was read meanwhile does not count.
+            AgentError: the tracker's, and OSError: then nothing is known, nor lost.
+        """
+
+        def take(harvest: Harvest, freeze: Freeze) -> bool:
+            changes = harvest.changes
+            if changes is None or not self._is_last(changes, asked):
+                return False
+            wanted = joined([*changes.stretches(), *asked.again])
+            return self._last_set.fill(wanted, self._read, freeze)
+
+        return self._round(take, since)
+
+    def _round(self, take: Callable[[Harvest, Freeze], bool], since: Token | None) -> Round:
+        """One freeze; it shows, too, which of the file systems cannot be frozen."""
+        while True:
+            self._together.join()
+            if not self._together.count:
+                raise NotFrozen(f"Nothing that can be frozen is mounted from {self._path}.")
+            try:
+                self._together.sync()
+                with self._together.frozen() as freeze:
+                    harvest = self._follower.harvest(since)
+                    taken = take(harvest, freeze) and self._together.is_all()
+            except NotFreezable as error:
+                self._together.leave(error.where)
+            else:
+                return Round(harvest, freeze, taken)
+
+    def _is_last(self, changes: Changes, asked: Asked) -> bool:
+        """Whether these are to be read while nobody writes."""
+        size = changes.count * BLOCK + sum(length for _, length in asked.again)
+        if size > self.room:
+            return False
+        if asked.ends:
+            return True
+        fewest = size <= asked.few or 0 < asked.shrunk < size
+        return fewest and not asked.again and not changes.any_in(self.outside)
+
+    def _read(self, offset: int, view: memoryview) -> None:
+        """Fill `view` from the device itself, past any cache; raises OSError."""
+        while view:
+            count = os.preadv(self._device, [view], offset)
+            if not count:
+                raise OSError(errno.ENXIO, os.strerror(errno.ENXIO))
+            offset, view = offset + count, view[count:]
+
+    def readinto(self, offset: int, view: memoryview) -> None:
+        """Fill `view` with what the device held in the last round's moment, `offset` bytes in.
+
+        Raises ValueError where that was not among what was taken then.
+        """
+        self._last_set.readinto(offset, view)
+
+    def keep(self, token: Token) -> None:
+        """A point of that moment is stored for good: what changed before it is needed no more."""
+        if self.goes_on:
+            _when_free(lambda: self._follower.keep(token))
+
+    def close(self) -> None:
+        """Let go of the device; what was begun for this alone ends."""
+        self._undo.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def _is_tracked(path: Path) -> bool:
+    """Whether somebody has begun to track it, for longer than a backup."""
+    found = tracking.find(path)
+    if found is None:
+        return False
+    with found:
+        return found.lasting
+
+
+@contextmanager
+def _for_now(path: Path) -> Iterator[Follower]:
+    """One who follows a device for the length of the block, for which alone it may be tracked."""
+    own = os.getpid()
+    name = f"capture {own} {start_of(own)} {secrets.token_hex(4)}"
+    with _when_free(lambda: tracking.track(path, lasting=False)) as tracked:
+        try:
+            _forget_those_killed(tracked)
+            with tracked.follower(name) as follower:
+                yield follower
+        finally:
+            try:
+                _when_free(lambda: tracked.forget(name))
+                _when_free(lambda: tracking.end_unneeded(path))
+            except (AgentError, OSError):  # which costs some memory, and the point nothing
+                log.warning("%s is still tracked", path, exc_info=True)
+
+
+def _forget_those_killed(tracked: Tracked) -> None:
+    """Captures whose processes are gone, and could not say that they follow the disk no more."""
+    for name in tracked.names():
+        capture = _CAPTURE.fullmatch(name)
+        if capture and start_of(int(capture[1])) != int(capture[2]):
+            log.info("%s was killed", name)
+            tracked.forget(name)
+
+
+def _when_free(do: Callable[[], T]) -> T:
+    """What it returns, tried again for a while where others are at work with trackers."""
+    until = time.monotonic() + _PATIENCE
+    while True:
+        try:
+            return do()
+        except TrackerBusy:
+            if time.monotonic() > until:
+                raise
