@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 
 from tests.sources.loops import loop, mounted, run, two_partitions
+from vdbackup.agent import stacking
 from vdbackup.operations import placement
 from vdbackup.repository.repository import Repository
-from vdbackup.sources import demo_disk, stacking
+from vdbackup.sources import demo_disk
 from vdbackup.sources.reference import SourceRef
 
 OWN_DISK = "source's own disk"
