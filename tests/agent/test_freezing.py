@@ -156,16 +156,21 @@ def test_a_guardian_keeps_nothing_open_that_is_not_its_own(two):
 FREEZES = """
 import os, sys, time
 from vdbackup.agent.freezing import FileSystem, frozen
-places = [FileSystem(name, os.open(name, os.O_RDONLY)) for name in sys.argv[2:]]
-with frozen(places, limit=float(sys.argv[1])):
+with open(sys.argv[1], "w") as group:
+    group.write("0")
+places = [FileSystem(name, os.open(name, os.O_RDONLY)) for name in sys.argv[3:]]
+with frozen(places, limit=float(sys.argv[2])):
     print("frozen", flush=True)
     time.sleep(600)
 """
 
 
-def freezing(two: list[FileSystem], limit: float) -> subprocess.Popen[str]:
-    """Another process that has frozen both, and keeps them so."""
-    command = [sys.executable, "-c", FREEZES, str(limit), *(each.name for each in two)]
+def freezing(
+    two: list[FileSystem], limit: float, group: Path = Path(os.devnull)
+) -> subprocess.Popen[str]:
+    """Another process that has frozen both, and keeps them so; in a control group of its own."""
+    names = [each.name for each in two]
+    command = [sys.executable, "-c", FREEZES, str(group), str(limit), *names]
     child = subprocess.Popen(
         command, stdout=subprocess.PIPE, text=True, env={"PYTHONPATH": ":".join(sys.path)}
     )
@@ -189,6 +194,27 @@ def test_when_the_process_is_stopped_all_is_thawed_at_the_limit(two):
         until(lambda: not any(map(is_frozen, two)))
         child.kill()
         child.communicate()
+
+
+@pytest.fixture
+def control_group() -> Iterator[Path]:
+    """An empty one, below this process's."""
+    mounts = [line.split() for line in Path("/proc/self/mounts").read_text().splitlines()]
+    above = next(Path(fields[1]) for fields in mounts if fields[2] == "cgroup2")
+    group = above / f"vdbackup-tests-{os.getpid()}"
+    group.mkdir()
+    yield group
+    until(lambda: "populated 0" in (group / "cgroup.events").read_text())
+    group.rmdir()
+
+
+def test_when_all_of_a_control_group_is_killed_all_is_thawed(two, control_group):
+    """As where a service is stopped, or a user is logged out."""
+    with freezing(two, LONG, control_group / "cgroup.procs") as child:
+        (control_group / "cgroup.kill").write_text("1")
+        until(lambda: not any(map(is_frozen, two)))
+        child.communicate()
+    assert child.returncode == -signal.SIGKILL
 
 
 def test_when_only_the_process_group_is_ended_all_is_thawed(two):
