@@ -76,6 +76,11 @@ class Disk:
         return int(self.says("size") or 0) * SECTOR
 
     @property
+    def sector_size(self) -> int:
+        """The least that can be read of it past any cache, in bytes."""
+        return int(self.says("queue/logical_block_size") or SECTOR)
+
+    @property
     def medium(self) -> int:
         """A number that no other disk has until the next boot, nor itself with another medium.
 

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Self, TypeVar
 
 from vdbackup.agent import tracking
+from vdbackup.agent.block_devices import Place
 from vdbackup.agent.changes import BLOCK, Changes, Harvest, Token
 from vdbackup.agent.file_systems import Together
 from vdbackup.agent.freezing import Freeze
@@ -100,7 +101,7 @@ class InUse:
             stack.callback(os.close, self._device)
             self._path = path
             self._size = os.lseek(self._device, 0, os.SEEK_END)
-            self._last_set = stack.enter_context(LastSet())
+            self._last_set = stack.enter_context(LastSet(Place.of(path).disk.sector_size))
             self._together = stack.enter_context(Together(path, self._size))
             self.goes_on = name is not None and _is_tracked(path)
             self._follower = stack.enter_context(self._followed(path, name, since))

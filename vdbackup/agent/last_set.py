@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 from bisect import bisect_right
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Self
@@ -12,16 +12,18 @@ from typing import Self
 from vdbackup.agent.freezing import Freeze
 from vdbackup.agent.memory import LockedMemory
 from vdbackup.agent.stretches import Stretch
+from vdbackup.errors import Unreadable
 
 MAX_SIZE = 128 << 20
 """Bytes that are read at most while file systems are frozen. Where writers were at full load some
 60 MB were left (measured), which a fast disk reads in 0.1 s."""
-_AT_ONCE = 1 << 20
-"""Bytes between two looks at the time."""
+_PIECES = (1 << 20, 64 << 10, 4 << 10)
+"""Bytes that are read between two looks at the time; the smaller ones, where those before fail.
+Last come single sectors."""
 _OF_THE_TIME = 0.5
 """Of the time that is left when the reading begins: what takes longer is not the last."""
-_BAD_MEDIUM = {errno.EIO, errno.ENODATA, errno.EILSEQ, errno.ETIMEDOUT}
-"""What a disk says of sectors that it cannot read (block/blk-core.c, blk_errors)."""
+_UNREADABLE = {errno.EIO, errno.ENODATA, errno.EREMOTEIO, errno.EILSEQ}
+"""What Linux says of a medium that cannot be read in one place (block/blk-core.c, blk_errors)."""
 
 Read = Callable[[int, memoryview], None]
 
@@ -32,12 +34,15 @@ class LastSet:
     Raises NotFrozen where there is no memory for it.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, sector: int) -> None:
+        """Have memory for them; `sector` is what the device can read at least, in bytes."""
+        self._smaller = (*(piece for piece in _PIECES[1:] if piece > sector), sector)
         self._undo = ExitStack()
         self._memory = self._undo.enter_context(LockedMemory(min(MAX_SIZE, _available() // 8)))
         self._starts: list[int] = []
         self._lengths: list[int] = []
         self._places: list[int] = []
+        self._lost: list[Stretch] = []
 
     @property
     def room(self) -> int:
@@ -45,7 +50,9 @@ class LastSet:
         return len(self._memory.view)
 
     def fill(self, stretches: Sequence[Stretch], read: Read, freeze: Freeze) -> bool:
-        """Read them; False where that cannot be done in time, or something cannot be read.
+        """Read them; False where that cannot be done in time.
+
+        What the medium does not give is noted: `readinto` says of it what the device would.
 
         It is called within the freeze, so it writes nothing, and what it needs is there already.
 
@@ -57,18 +64,14 @@ class LastSet:
         if sum(length for _, length in stretches) > self.room:
             return False
         until = freeze.remaining * (1 - _OF_THE_TIME)
+        self._lost = []
         places, place = [], 0
         for start, length in stretches:
-            for at in range(0, length, _AT_ONCE):
-                if freeze.remaining < until:
-                    return False
-                view = self._memory.view[place + at : place + min(at + _AT_ONCE, length)]
-                try:
-                    read(start + at, view)
-                except OSError as error:
-                    if error.errno in _BAD_MEDIUM:  # smaller pieces may be had, without such haste
+            for at in range(0, length, _PIECES[0]):
+                view = self._memory.view[place + at : place + min(at + _PIECES[0], length)]
+                for _ in self._pieces(start + at, view, read, self._smaller):
+                    if freeze.remaining < until:
                         return False
-                    raise
             places.append(place)
             place += length
         self._starts = [start for start, _ in stretches]
@@ -76,12 +79,40 @@ class LastSet:
         self._places = places
         return True
 
+    def _pieces(
+        self, start: int, view: memoryview, read: Read, smaller: Sequence[int]
+    ) -> Iterator[None]:
+        """Read that at once, or else in smaller pieces; what is lost in the smallest is noted.
+
+        It goes on after each that is tried, so that there may be a look at the time.
+        """
+        try:
+            read(start, view)
+        except OSError as error:
+            if error.errno not in _UNREADABLE:
+                raise
+            if not smaller:
+                self._lost.append((start, len(view)))
+            else:
+                size, *smaller = smaller
+                for at in range(0, len(view), size):
+                    yield from self._pieces(start + at, view[at : at + size], read, smaller)
+        yield
+
     def readinto(self, offset: int, view: memoryview) -> None:
-        """Fill `view` with what the device held there; raises ValueError where that is not here."""
+        """Fill `view` with what the device held there.
+
+        Raises ValueError where that is not here, and Unreadable where some of it could not be read.
+        """
         number = bisect_right(self._starts, offset) - 1
         within = offset - self._starts[number] if number >= 0 else 0
         if number < 0 or within + len(view) > self._lengths[number]:
             raise ValueError(f"{len(view)} bytes from {offset} on were not read while nobody wrote")
+        if any(at < offset + len(view) and offset < at + length for at, length in self._lost):
+            raise Unreadable(
+                f"The device could not be read at byte {offset} while nobody wrote to it.",
+                "Check the disk (its kernel log, its SMART values).",
+            )
         place = self._places[number] + within
         view[:] = self._memory.view[place : place + len(view)]
 
