@@ -37,6 +37,7 @@ from vdbackup.errors import (
     from_os,
 )
 from vdbackup.jobs import readable_size
+from vdbackup.sources import hooks
 from vdbackup.sources.moment import Follow, Outcome
 from vdbackup.sources.source import Source
 
@@ -79,6 +80,7 @@ class LiveRounds:
         self._is_quiet = True
         self._count = 0
         self._frozen: Freeze | None = None
+        self._unheard: tuple[str, ...] = ()  # whom the last freeze was not told of
 
     # ------------------------------------------------------------------------- begin and end
 
@@ -131,7 +133,8 @@ class LiveRounds:
         """What has changed; once it is little, it is in memory, as of the moment of the freeze."""
         self._count += 1
         try:
-            seen = self._device.round(self._asked(), self._token)
+            with hooks.told() as unheard:
+                seen = self._device.round(self._asked(), self._token)
             changed = self._harvested(seen.harvest)
         except (NotFrozen, AgentError) as error:
             self._give_up(error)
@@ -140,7 +143,7 @@ class LiveRounds:
             self._give_up(error)
         else:
             if seen.taken:
-                self._frozen = seen.freeze
+                self._frozen, self._unheard = seen.freeze, tuple(unheard)
             else:
                 self._note(changed)
             return changed
@@ -202,7 +205,7 @@ class LiveRounds:
         left_out = self._device.left_out
         consistency = Consistency.frozen(freeze.at, freeze.seconds, self._count, left_out)
         source.check_present()
-        trouble = (*source.defects(), *source.writers(), *self._went_on())
+        trouble = (*source.defects(), *source.writers(), *self._went_on(), *self._unheard)
         # what was written past the file systems may still come, and is marked no more
         goes_on = self._device.goes_on and self._is_quiet
         return Outcome(consistency, trouble, self._token if goes_on else None)
