@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Self, TypeVar
 
 from vdbackup.agent import tracking
-from vdbackup.agent.block_devices import Place
+from vdbackup.agent.block_devices import Disk, Place
 from vdbackup.agent.changes import BLOCK, Changes, Harvest, Token
 from vdbackup.agent.file_systems import Together
 from vdbackup.agent.freezing import Freeze
@@ -38,6 +38,8 @@ T = TypeVar("T")
 
 _PATIENCE = 30.0
 """Seconds: other backups begin and end trackers, each in less than one."""
+_SETTLES, _BETWEEN = 1.0, 0.001
+"""Seconds in which even a busy disk has a moment without a request, and those between two looks."""
 _CAPTURE = re.compile(r"capture (\d+) (\d+) [0-9a-f]+")
 """Names a follower that lives no longer than its process, by that one's number and start."""
 
@@ -82,6 +84,8 @@ class InUse:
     Attributes:
         goes_on: whether the device is tracked for longer than this is used.
         harvest: what had changed since the moment that was asked about, when this was begun.
+        settled: whether all that was under way then has reached the device, past the file systems,
+            too: such a write was marked already, or never will be.
     """
 
     def __init__(self, path: Path, name: str | None, since: Token | None) -> None:
@@ -107,6 +111,7 @@ class InUse:
             self._follower = stack.enter_context(self._followed(path, name, since))
             known = since if self.goes_on else None
             self.harvest = self._round(lambda *_: False, known).harvest
+            self.settled = _settles(Place.of(path).disk)
             self._undo = stack.pop_all()
 
     @property
@@ -209,6 +214,16 @@ class InUse:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _settles(disk: Disk) -> bool:
+    """Wait for a moment in which no request is under way; False where there is none."""
+    until = time.monotonic() + _SETTLES
+    while not disk.is_idle():
+        if time.monotonic() > until:
+            return False
+        time.sleep(_BETWEEN)
+    return True
 
 
 def _is_tracked(path: Path) -> bool:

@@ -103,6 +103,8 @@ class LiveRounds:
         harvest = self._device.harvest
         changes = self._take(harvest)
         self.changed = self._whole_units(changes) if changes else None
+        if not self._device.settled:
+            self._again = self._outside()
         if follow and not self._device.goes_on:
             self.scan_reason = "nobody tracks what changes on it"
         elif follow:
@@ -158,10 +160,13 @@ class LiveRounds:
         """What has changed since the last harvest, and what has to be read once more."""
         changes, again = self._take(harvest), self._again
         changed = self._whole_units(changes) if changes else _NOTHING
-        outside = np.array(self._device.outside, np.int64).reshape(-1, 2)
-        self._again = aligned(overlap(changed, outside), UNIT, self._source.size)
+        self._again = aligned(overlap(changed, self._outside()), UNIT, self._source.size)
         self._is_quiet = not len(self._again) and not len(again)
         return union(changed, again)
+
+    def _outside(self) -> Ranges:
+        outside = np.array(self._device.outside, np.int64).reshape(-1, 2)
+        return aligned(outside, UNIT, self._source.size)
 
     def _whole_units(self, changes: Changes) -> Ranges:
         return aligned(ranges_of(changes), UNIT, self._source.size)

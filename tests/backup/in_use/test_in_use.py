@@ -25,7 +25,8 @@ from tests.backup.in_use.devices import (
 from tests.backup.lab import noise
 from tests.sources.loops import loop, mounted, run, two_partitions
 from tests.sources.opened import open_path
-from vdbackup.agent import pins, tracking
+from vdbackup.agent import in_use, pins, tracking
+from vdbackup.agent.block_devices import Disk
 from vdbackup.agent.changes import Harvest, Token
 from vdbackup.agent.file_systems import Together
 from vdbackup.agent.in_use import Asked, InUse, Round
@@ -335,6 +336,27 @@ def test_what_cannot_be_frozen_is_read_until_it_is_quiet(
     assert consistency.left_out == (f"{ntfs} (fuseblk), copied until it was quiet",)
     assert consistency.rounds > 3
     assert f"{ntfs} (fuseblk)" in made.notes[0]
+    assert digest(restored(repository, made.point, tmp_path / "again.raw")) == frozen.digests[-1]
+
+
+def test_what_was_on_its_way_past_the_file_systems_when_it_began_is_read_when_it_is_there(
+    stack, tmp_path, repository, frozen, monkeypatch
+):
+    """A write that was marked before the reading, and came after it: here, behind the device."""
+    disk, _, _ = with_a_part_that_cannot_be_frozen(stack, tmp_path)
+    monkeypatch.setattr(Disk, "is_idle", lambda _: False)
+    monkeypatch.setattr(in_use, "_SETTLES", 0.01)
+    looks = itertools.count()
+
+    def come() -> None:
+        if next(looks) == 0:
+            with (tmp_path / "disk.img").open("r+b") as image:
+                image.seek(40 * MIB)  # where nothing is frozen
+                image.write(noise(MIB, 1))
+
+    before_each_harvest(monkeypatch, come)
+    made = back_up(repository, disk, consistency=Wanted.FROZEN)
+    assert made.warnings == ()
     assert digest(restored(repository, made.point, tmp_path / "again.raw")) == frozen.digests[-1]
 
 
