@@ -45,7 +45,7 @@ from vdbackup.errors import (
 )
 from vdbackup.jobs import readable_size
 from vdbackup.processes import start_of
-from vdbackup.sources.file_systems import Together
+from vdbackup.sources.file_systems import Together, stretches, swap_on
 from vdbackup.sources.last_set import LastSet
 from vdbackup.sources.moment import Follow, Outcome
 from vdbackup.sources.source import Source
@@ -151,6 +151,20 @@ class LiveRounds:
 
     def _keep(self, token: Token) -> None:
         _when_free(lambda: self._follower.keep(token))
+
+    @property
+    def restless(self) -> Ranges:
+        """Its swap areas: a freeze holds the kernel's memory back from none."""
+        areas = {each.number for each in swap_on(self._source.path) if each.number}
+        return stretches(self._source.path, areas)
+
+    def distrust(self, why: str) -> None:
+        """Nobody believes the tracker any more; if that cannot be noted, none goes on from it."""
+        try:
+            _when_free(lambda: self._follower.distrust(why))
+        except (AgentError, OSError):
+            self._goes_on = False
+            log.warning("the doubt of %s is not noted", self._source.title, exc_info=True)
 
     def keep(self) -> None:
         """What was read is stored for good."""
