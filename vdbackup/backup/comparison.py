@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from vdbackup.backup.differences import Seen
 from vdbackup.disks.chain import Chain
 from vdbackup.disks.extents import Int64s, Ranges, aligned, blocks_of
 from vdbackup.disks.transfer import Flags, Read, transfer
@@ -117,17 +118,23 @@ class Differences:
         self._state = state
         self.differs = np.zeros(-(-size // BLOCK), np.bool_)
 
-    def look(
-        self, ranges: Ranges, read: Read, unmarked: Unmarked | None, phase: str, task: Task
-    ) -> None:
-        """Read these ranges, in bytes, which may have been looked at before."""
+    def look(self, ranges: Ranges, read: Read, seen: Seen | None, phase: str, task: Task) -> None:
+        """Read these ranges, in bytes, which may have been looked at before.
+
+        Args:
+            ranges: whole blocks, in bytes.
+            read: fills a view with pieces of the disk (`transfer`).
+            seen: is shown the blocks, their bytes, and which of them surely differ.
+            phase: what this is called in progress reports.
+            task: what it reports to, and what stops it.
+        """
 
         def see(pieces: Ranges, view: memoryview) -> None:
             blocks = blocks_of(pieces, BLOCK)
             known, sure = self._state.as_far_as_known(blocks)
             differing = differ(digest_blocks(view), known) & sure
             self.differs[blocks] = differing
-            if unmarked:
-                unmarked.look(blocks, view, differing)
+            if seen:
+                seen(blocks, view, differing)
 
         transfer(ranges, read, see, phase=phase, task=task)
