@@ -58,10 +58,12 @@ def _sentences(verdict: SourceVerdict) -> list[str]:
             f"Whether all that changed is marked cannot be said, because {verdict.unclaimed}.",
         ]
     marked = f"{size(claim.marked)} differ from point {number}, and are marked as changed since."
-    missed = f"{size(claim.missed)} differ without being marked."
-    back = verdict.given_back_bytes
-    given_back = f"{size(back)} have become zeros unmarked: space that was given back."
-    return [*begun, marked, missed, *([given_back] if back else [])]
+    others = []
+    if claim.missed:
+        others.append(f"{size(claim.missed)} differ without being marked.")
+    if back := verdict.given_back_bytes:
+        others.append(f"{size(back)} have become zeros unmarked: space that was given back.")
+    return [*begun, marked, *(others or ["Nothing else differs."])]
 
 
 def _json(verdict: SourceVerdict) -> dict[str, Any]:

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.agent.mounts import MIB, image
+from tests.agent.mounts import MAKERS, MIB, image
 from tests.backup.in_use.devices import back_up, digest, restored, use, written_to
 from tests.backup.lab import noise
-from tests.sources.loops import loop
+from tests.sources.loops import loop, run, two_partitions
 from vdbackup.agent import tracking
 from vdbackup.agent.changes import BLOCK
 from vdbackup.backup import capture
@@ -126,6 +126,26 @@ def test_what_the_point_before_could_not_read_is_no_miss(repository, frozen, dis
     made = back_up(repository, device, policy=Policy(read_all_every=1))
     assert made.warnings == ()
     assert made.point.stored_bytes >= 3 * BLOCK
+
+
+def test_a_swap_area_changes_whatever_is_frozen_and_is_no_miss(stack, tmp_path, repository, disk):
+    behind = image(tmp_path / "parted.img", 96)
+    first, second = stack.enter_context(two_partitions(behind))
+    run(*MAKERS["ext4"][1], second)
+    use(stack, second, tmp_path / "mount", "-o", "nodiscard")
+    run("mkswap", first)
+    run("swapon", first)
+    stack.callback(run, "swapoff", first)
+    whole = Path(str(first).removesuffix("p1"))
+    tracking.track(whole).close()
+    back_up(repository, whole)
+    with behind.open("r+b") as file:
+        file.seek(10 * MIB)
+        file.write(noise(4096, 1))
+    made = back_up(repository, whole, policy=Policy(read_all_every=1))
+    assert made.warnings == ()
+    assert reading(made.point).scan_reason == "each backup reads everything, as a proof"
+    assert compare(repository).ok
 
 
 def test_one_backup_reads_everything_when_it_is_asked_to(repository, device):
