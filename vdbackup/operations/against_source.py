@@ -13,10 +13,10 @@ from dataclasses import dataclass
 
 from vdbackup.backup import following
 from vdbackup.backup.belonging import belonging
-from vdbackup.backup.comparison import Differences, Unmarked, doubt, places
+from vdbackup.backup.comparison import Differences, Unmarked, doubt, not_held, places
 from vdbackup.backup.differences import to_read
 from vdbackup.consistency import Consistency
-from vdbackup.disks.extents import total
+from vdbackup.disks.extents import total, without
 from vdbackup.disks.transfer import each
 from vdbackup.errors import NotComparable, PointNotFound
 from vdbackup.jobs import Plan, Task, sizes_apart
@@ -71,7 +71,8 @@ class SourceVerdict:
         source: what sentences call the source.
         consistency: as of which moment it was read.
         read_bytes: of it, what was read again included.
-        differing_bytes: what is not as the point has it, in whole blocks.
+        differing_bytes: what is not as the point has it, in whole blocks; what the point does not
+            have at all is not among it.
         claim: what is claimed of that; None where nothing is.
         unclaimed: why nothing is, to be put behind "because"; "" where something is.
         warnings: what was not as it should be, a sentence each.
@@ -168,13 +169,14 @@ def _compared(
     with backup_set.open_digests(point) as state, backup_set.open_chain(point) as then:
         differences = Differences(state, point.virtual_size)
         unmarked = Unmarked(point, then, rounds)
-        first = to_read(source, state)
+        unheld = not_held(point)
+        first = without(to_read(source, state), unheld)
         differences.look(first, read, unmarked.look, "Compare", task)
         read_bytes = total(first)
         for changed in rounds:
             salvage.forget(changed)
             unmarked.mark(changed)
-            differences.look(changed, read, None, "Changed meanwhile", task)
+            differences.look(without(changed, unheld), read, None, "Changed meanwhile", task)
             read_bytes += total(changed)
             task.check()
         damaged = tuple(

@@ -212,6 +212,29 @@ def test_a_comparison_takes_no_change_from_the_next_backup(tmp_path, repository,
     assert compare(repository).ok
 
 
+def test_a_comparison_takes_no_change_either_where_the_point_was_not_noted(
+    tmp_path, repository, frozen, device, monkeypatch
+):
+    """Its maker was killed before it let the tracker know that the point is there."""
+    back_up(repository, device)
+    with monkeypatch.context() as patch:
+        patch.setattr("vdbackup.sources.live_rounds.LiveRounds.keep", lambda _: None)
+        back_up(repository, device)
+    (tmp_path / "mount/second").write_bytes(noise(9 * MIB, 2))
+    assert compare(repository).claim.marked >= 9 * MIB
+    point = back_up(repository, device).point
+    assert reading(point).changes_from == "tracker"
+    assert digest(restored(repository, point, tmp_path / "again.raw")) == frozen.digests[-1]
+
+
+def test_what_a_point_could_not_read_is_not_compared(repository, device):
+    first = back_up(repository, device).point
+    whole = replace(first, unreadable=((0, SIZE),))
+    repository.save_point(repository.set().name, whole)
+    verdict = compare(repository)
+    assert (verdict.ok, verdict.differing_bytes) == (True, 0)
+
+
 @pytest.mark.parametrize("discard", ["nodiscard", "discard"])
 def test_a_comparison_finds_nothing_wrong_under_load(
     stack, tmp_path, repository, frozen, disk, discard
