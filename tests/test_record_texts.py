@@ -19,6 +19,7 @@ from vdbackup.recovery.sessions.record import Origin, SessionRecord
 from vdbackup.repository.journal import Journal
 from vdbackup.repository.manifests import manifest_path
 from vdbackup.repository.model import (
+    READ_ALL_EVERY,
     BootStage,
     BootTest,
     BootTests,
@@ -86,6 +87,7 @@ INCREMENTAL = RecoveryPoint(
         1 << 30,
         "tracking was begun anew",
         Token("5d41402abc4b2a76b9719d911017c592", 7, 1 << 20, 1 << 30),
+        3,
     ),
 )
 SET = SetSettings(
@@ -93,7 +95,7 @@ SET = SetSettings(
     1 << 30,
     512,
     DiskFormat.VMDK,
-    Policy(keep=7, retarget=False, boot_test=BootTests.EACH),
+    Policy(keep=7, retarget=False, boot_test=BootTests.EACH, read_all_every=None),
     last_sequence=2,
     continues="disk-vhd",
     source_format="raw",
@@ -211,7 +213,8 @@ INCREMENTAL_TEXT = (
       "generation": 7,
       "start": 1048576,
       "size": 1073741824
-    }
+    },
+    "unproven": 3
   }
 }
 """
@@ -228,7 +231,8 @@ SET_TEXT = (
   "policy": {
     "keep": 7,
     "retarget": false,
-    "boot_test": "each"
+    "boot_test": "each",
+    "read_all_every": null
   },
   "last_sequence": 2,
   "continues": "disk-vhd",
@@ -259,6 +263,17 @@ def test_the_settings_of_a_set(tmp_path: Path) -> None:
     assert repository.settings("disk") == SET
     repository.save_settings("disk", SET)
     assert file.read_text() == SET_TEXT
+
+
+def test_what_earlier_versions_did_not_write_is_as_it_is_usually() -> None:
+    settings = json.loads(SET_TEXT)
+    del settings["policy"]["read_all_every"]
+    assert SetSettings.from_json(settings).policy.read_all_every == READ_ALL_EVERY
+    manifest = json.loads(INCREMENTAL_TEXT)
+    del manifest["reading"]["unproven"]
+    reading = RecoveryPoint.from_json(manifest).reading
+    assert reading is not None
+    assert reading.unproven == 0
 
 
 def test_the_marker_of_a_repository(tmp_path: Path) -> None:

@@ -761,3 +761,15 @@ class Damaged(RecoveryError):
     """Stored data differ from what was captured."""
 
     code = "damaged"
+
+
+class NotComparable(RecoveryError):
+    """A source cannot be compared with a point as it is now."""
+
+    code = "not-comparable"
+
+
+class ChangesMissed(RecoveryError):
+    """A tracker of changes did not mark all that has changed."""
+
+    code = "changes-missed"

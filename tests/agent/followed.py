@@ -56,5 +56,5 @@ def doubt(device: Path, since: Token) -> str:
     assert harvest(device, since).reason == told.reason
     with tracking.track(device) as tracked:
         assert tracked.doubt() == ""
-    assert harvest(device, since).reason == "tracking was begun anew"
+    assert harvest(device, since).reason == f"tracking was begun anew: {told.reason}"
     return told.reason

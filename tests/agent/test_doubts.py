@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
@@ -12,7 +13,9 @@ from tests.sources.loops import add_partition, attached, delete_partition, loop,
 from vdbackup.agent import bpf, marking, pins, tracking, trust
 from vdbackup.agent.block_devices import Disk, Place
 from vdbackup.agent.changes import BLOCK
+from vdbackup.agent.state import State
 from vdbackup.errors import TrackingRefused
+from vdbackup.records import to_json
 
 MIB = 1 << 20
 
@@ -212,3 +215,22 @@ def test_disks_whose_changes_would_not_be_seen_are_refused(tmp_path, monkeypatch
     monkeypatch.setattr("vdbackup.agent.block_devices.SYS_BLOCK", tmp_path)
     assert words in Disk(8, 0).hindrance()
     assert bool(Disk(8, 0).hindrance()) == bool(words)
+
+
+def test_what_somebody_else_has_found_is_a_doubt_that_stays(disk):
+    since = begin(disk)
+    with tracking.track(disk) as tracked:
+        tracked.distrust("a full read found something")
+        tracked.distrust("what is found later is not kept")
+    assert doubt(disk, since) == "a full read found something"
+
+
+def test_a_tracker_of_an_earlier_version_is_open_still(disk):
+    since = begin(disk)
+    state = State.open(folder_of(disk) / "state")
+    text = json.dumps(
+        {key: value for key, value in to_json(state.description).items() if key != "instead_of"}
+    )
+    state._put(slice(1024, 3072), text)
+    state.close()
+    assert changed(disk, since) == []

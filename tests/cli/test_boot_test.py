@@ -71,12 +71,12 @@ def test_each_new_point_is_tested_after_its_backup_if_its_set_wants_that(
     demo_disk.create(tmp_path / "demo.img", "the first state")
     disk.write_bytes((tmp_path / "demo.img").read_bytes())
     policy = json.loads((tmp_path / "backups" / "crash" / "set.json").read_text())["policy"]
-    assert policy == {"keep": 5, "retarget": True, "boot_test": "each"}
+    assert (policy["keep"], policy["retarget"], policy["boot_test"]) == (5, True, "each")
     assert vdbackup("backup", disk, *where, "--boot-test", "off").status == 0
     tested = [point["boot_tested"] for point in points(vdbackup, tmp_path / "backups")]
     assert [each and each["ok"] for each in tested] == [False, None]
     policy = json.loads((tmp_path / "backups" / "crash" / "set.json").read_text())["policy"]
-    assert policy == {"keep": 5, "retarget": True, "boot_test": "off"}
+    assert (policy["keep"], policy["retarget"], policy["boot_test"]) == (5, True, "off")
 
 
 def test_a_disk_of_data_fails_neither_a_round_nor_its_backup(

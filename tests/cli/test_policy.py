@@ -28,7 +28,13 @@ def when_told(*arguments):
 capture._captured = when_told
 cli.main(["backup", sys.argv[2], "-r", sys.argv[1], "--json"])
 """
-USUAL = {"set": "laptop", "keep": None, "retarget": True, "boot_test": "off"}
+USUAL = {
+    "set": "laptop",
+    "keep": None,
+    "retarget": True,
+    "boot_test": "off",
+    "read_all_every": 10,
+}
 
 
 @pytest.fixture
@@ -54,7 +60,21 @@ def test_the_policy_of_each_set_is_shown(vdbackup: Vdbackup, three_points: Path)
     said = vdbackup("policy", "-r", three_points)
     assert said.status == 0
     shown = re.split(" {2,}", said.out.splitlines()[1])
-    assert shown == ["laptop", "all points", "each new point", "no"]
+    assert shown == ["laptop", "all points", "each new point", "no", "every 10th"]
+
+
+def test_how_often_everything_is_read_can_be_changed(vdbackup: Vdbackup, three_points: Path):
+    said = vdbackup("policy", "-r", three_points, "--read-all-every", 3)
+    assert said.out.splitlines()[-1] == (
+        "Every 3rd backup of laptop reads everything as a proof, where its changes are tracked."
+    )
+    never = vdbackup("policy", "-r", three_points, "--read-all-every", "never")
+    assert never.out.startswith("No backup of laptop reads everything as a proof")
+    shown = vdbackup("policy", "-r", three_points, "--json").json["sets"]
+    assert shown == [{**USUAL, "read_all_every": None}]
+    assert vdbackup("policy", "-r", three_points).out.rstrip().endswith("never")
+    for each in (0, -1, "always"):
+        assert vdbackup("policy", "-r", three_points, "--read-all-every", each).status == 2
 
 
 def test_a_set_that_cannot_be_read_is_shown_and_stops_no_other(

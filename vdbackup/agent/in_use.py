@@ -129,6 +129,11 @@ class InUse:
         """Where on the device nothing lies that is frozen."""
         return self._together.outside
 
+    @property
+    def restless(self) -> list[Stretch]:
+        """Swap areas on the device: a freeze holds the kernel's memory back from none."""
+        return self._together.swap
+
     @contextmanager
     def _followed(self, path: Path, name: str | None, since: Token | None) -> Iterator[Follower]:
         if name is None or not self.goes_on:
@@ -204,6 +209,14 @@ class InUse:
         """A point of that moment is stored for good: what changed before it is needed no more."""
         if self.goes_on:
             _when_free(lambda: self._follower.keep(token))
+
+    def distrust(self, why: str) -> None:
+        """Have nobody believe what this follows; no point goes on from it if that fails."""
+        try:
+            _when_free(lambda: self._follower.distrust(why))
+        except (AgentError, OSError):
+            self.goes_on = False
+            raise
 
     def close(self) -> None:
         """Let go of the device; what was begun for this alone ends."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import mmap
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 
@@ -13,6 +13,7 @@ from vdbackup import records
 from vdbackup.agent import bpf
 from vdbackup.agent.changes import PAGE
 from vdbackup.agent.marking import COPIES, COUNTED, FLAGS, GENERATION, PROGRAMS
+from vdbackup.records import LATER
 
 _READY, _MEASURED, _LASTING, _AHEAD, _MISSED = 2, 3, 4, 32, 40
 """Places of our own numbers, in units of eight bytes; the program's are in marking.py."""
@@ -31,6 +32,8 @@ class Description:
         slept: seconds that the computer has slept since it was started.
         programs: numbers of the copies of the program.
         links: numbers of what lets them run.
+        instead_of: why the one before was not believed any more, in whose place it came; "" if
+            there was none.
     """
 
     nonce: str
@@ -40,6 +43,7 @@ class Description:
     slept: float
     programs: tuple[int, ...]
     links: tuple[int, ...]
+    instead_of: str = field(default="", metadata=LATER)
 
 
 class State:

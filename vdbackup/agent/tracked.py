@@ -125,6 +125,14 @@ class Tracked:
         """
         return self.trust.doubt()
 
+    def distrust(self, why: str) -> None:
+        """Something had changed that was not marked: nobody believes the tracker from now on.
+
+        Args:
+            why: to be put behind "because"; it is kept in the kernel, for some 1,000 letters.
+        """
+        self.trust.distrust(why)
+
     def status(self) -> Status:
         """What is known without a harvest."""
         active = int.from_bytes(self._bits[: self._half], "little")
@@ -240,13 +248,18 @@ class Follower:
         if since is None:
             return Harvest(token, None, "")
         if since.nonce != token.nonce:
-            return Harvest(token, None, "tracking was begun anew")
+            again = self._tracked.description.instead_of
+            return Harvest(token, None, "tracking was begun anew" + (again and f": {again}"))
         if (since.start, since.size) != (token.start, token.size):
             return Harvest(token, None, "the partition has another place or size")
         bitmap = self._bitmaps.since(since.generation)
         if bitmap is None:
             return Harvest(token, None, "what changed since then was not kept")
         return Harvest(token, Changes(bitmap, token.start, token.size), "")
+
+    def distrust(self, why: str) -> None:
+        """As `Tracked.distrust`."""
+        self._tracked.distrust(why)
 
     def keep(self, token: Token) -> None:
         """What is older than that moment is needed no more: the point that notes it is durable.

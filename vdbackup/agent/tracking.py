@@ -53,6 +53,9 @@ from vdbackup.errors import NotTracked, TrackingRefused
 
 log = logging.getLogger(__name__)
 
+_LETTERS = 200
+"""Of a doubt, as far as the tracker that comes next keeps it: it has 2 KiB for all that it is."""
+
 
 def track(device: int | Path, *, lasting: bool = True) -> Tracked:
     """Begin to track the whole disk that a device lies on, or join whoever has begun it.
@@ -82,22 +85,22 @@ def track(device: int | Path, *, lasting: bool = True) -> Tracked:
     pins.make_home()
     with pins.alone(pins.home()):
         _remove_those_of_gone_media()
-        tracked = _open(place)
+        tracked, doubt = _open(place), ""
         if tracked is not None and (doubt := tracked.doubt()):
             log.info("%s is tracked anew: %s", place.disk.node, doubt)
             lasting = lasting or tracked.lasting
             tracked.close()
             tracked = None
-        tracked = tracked or _begun_anew(place)
+        tracked = tracked or _begun_anew(place, doubt)
         if lasting:
             tracked.let_last()
         return tracked
 
 
-def _begun_anew(place: Place) -> Tracked:
+def _begun_anew(place: Place, doubt: str) -> Tracked:
     _remove(pins.folder_of(place.disk))
     try:
-        return _begin(place)
+        return _begin(place, doubt[:_LETTERS])
     except BaseException:
         pins.remove(pins.folder_of(place.disk))
         raise
@@ -176,18 +179,18 @@ def _open(place: Place) -> Tracked | None:
         return None
 
 
-def _begin(place: Place) -> Tracked:
+def _begin(place: Place, instead_of: str) -> Tracked:
     folder, size = pins.folder_of(place.disk), place.disk.size
     where = marking.layout_of_this_kernel()
     try:
         folder.mkdir(mode=0o700)
-        _set_up(folder, place, size, where)
+        _set_up(folder, place, size, where, instead_of)
     except OSError as error:
         raise pins.refused(error, "it does not take the program that marks changes") from error
     return Tracked(place, folder)
 
 
-def _set_up(folder: Path, place: Place, size: int, where: marking.Layout) -> None:
+def _set_up(folder: Path, place: Place, size: int, where: marking.Layout, instead_of: str) -> None:
     """Make all that is pinned, the word that it is whole last; raises OSError."""
     bpf.wait_for_programs()  # a kernel that cannot do that is refused before anything is there
     with ExitStack() as stack:
@@ -213,7 +216,7 @@ def _set_up(folder: Path, place: Place, size: int, where: marking.Layout) -> Non
         state.generation = 1
         state.description = Description(
             secrets.token_hex(16), datetime.now(UTC), size, place.disk.medium, slept(),
-            tuple(programs), tuple(links),
+            tuple(programs), tuple(links), instead_of,
         )  # fmt: skip
         state.ready = True
 

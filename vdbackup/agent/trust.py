@@ -111,6 +111,15 @@ class Trust:
             self._state.doubt = doubt
         return doubt
 
+    def distrust(self, why: str) -> None:
+        """Doubt it from now on for what somebody else has found; what was found first stays.
+
+        Args:
+            why: to be put behind "because".
+        """
+        if not self._state.doubt:
+            self._state.doubt = why
+
     # --------------------------------------------------------------------------- counts
 
     def measure(self) -> None:

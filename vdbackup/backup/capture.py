@@ -9,12 +9,12 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
-
-from vdbackup.backup import following, merge, retention, space
+from vdbackup.backup import following, merge, proving, retention, space
 from vdbackup.backup.belonging import belonging
+from vdbackup.backup.comparison import not_held
 from vdbackup.backup.differences import keep_changes, state_of, to_read
 from vdbackup.backup.kind import AUTO, Choice, choose, not_possible
+from vdbackup.backup.proving import Proof
 from vdbackup.backup.set_format import format_for
 from vdbackup.disks.extents import Ranges, aligned, total, union
 from vdbackup.disks.names import DiskFormat
@@ -76,6 +76,7 @@ class CapturePlan(Plan):
         similar: a set that may hold this source's backups, though this is not sure, or "".
         about_source: what there is to say of that, or "".
         consistency: what the point is to be.
+        read_all: read everything, whatever a tracker says.
     """
 
     repository: Repository
@@ -95,6 +96,7 @@ class CapturePlan(Plan):
     similar: str
     about_source: str
     consistency: Wanted
+    read_all: bool = False
 
 
 @dataclass(frozen=True)
@@ -294,24 +296,30 @@ def _captured(
     with draft, _rounds(plan, parent) as rounds:
         _check_wanted(plan, rounds.hindrance)
         salvage = Salvage(source, rounds, task.cancel)
-        with state_of(backup_set, parent, source.size) as state:
-            changed = _changed(rounds, parent) if parent else None
+        why_all = _why_all(backup_set, plan)
+        with (
+            state_of(backup_set, parent, source.size) as state,
+            proving.proof(backup_set, parent, rounds, why_all) as proof,
+        ):
+            changed = _changed(rounds, parent) if parent and not proof.why_all else None
             first = to_read(source, state) if changed is None else changed
-            read_bytes = _read(draft, state, first, rounds, salvage, task)
+            read_bytes = _read(draft, state, first, rounds, salvage, task, proof)
             again = _kept_again(state)
+        missed = proof.missed(rounds, salvage.unreadable())
         outcome = rounds.outcome()
         task.check()
         _check_wanted(plan, rounds.hindrance or " ".join(_of_the_moment(outcome, source)))
         unreadable = salvage.unreadable()
-        warnings = (*outcome.trouble, *again, *warnings)
+        warnings = (*outcome.trouble, *missed, *again, *warnings)
         if unreadable:
             warnings += (unreadable_warning(unreadable),)
         reading = Reading(
             outcome.consistency,
             ChangesFrom.SCAN if changed is None else ChangesFrom.TRACKER,
             read_bytes,
-            rounds.scan_reason,
+            rounds.scan_reason or proof.why_all,
             outcome.token,
+            0 if changed is None else proving.unproven(backup_set.latest_captured()) + 1,
         )
         point = draft.publish(
             warnings,
@@ -331,13 +339,15 @@ def _read(
     rounds: Rounds,
     salvage: Salvage,
     task: Task,
+    proof: Proof,
 ) -> int:
     """Keep what has changed in these ranges, then what changes meanwhile; how much it read."""
     read = each(salvage.readinto)
-    keep_changes(draft, state, ranges, read, "Capture", task)
+    keep_changes(draft, state, ranges, read, "Capture", task, proof.seen)
     read_bytes = total(ranges)
     for changed in rounds:
         salvage.forget(changed)
+        proof.mark(changed)
         keep_changes(draft, state, changed, read, "Changed meanwhile", task)
         read_bytes += total(changed)
         task.check()
@@ -361,8 +371,13 @@ def _changed(rounds: Rounds, parent: RecoveryPoint) -> Ranges | None:
     """What may not be as the parent has it, where that is known, and what that has lost."""
     if rounds.changed is None:
         return None
-    lost = np.array(parent.unreadable, np.int64).reshape(-1, 2)
-    return union(rounds.changed, aligned(lost, BLOCK, parent.virtual_size))
+    return union(rounds.changed, not_held(parent))
+
+
+def _why_all(backup_set: BackupSet, plan: CapturePlan) -> str:
+    """Why everything is read, whatever a tracker says; "" where it need not be."""
+    policy = plan.policy or backup_set.settings.policy
+    return proving.why_all(backup_set, policy, asked=plan.read_all)
 
 
 def _check_wanted(plan: CapturePlan, hindrance: str) -> None:

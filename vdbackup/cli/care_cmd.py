@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+from vdbackup.cli.against_source import verify_against_source
 from vdbackup.cli.common import (
     DONE,
     WARNINGS,
@@ -139,11 +140,16 @@ def add_verify(subparsers: Subparsers) -> None:
         verify,
         "check that points are as they were captured",
         example="verify -r /mnt/backups",
-        failed="a point is damaged",
-        warned="a point may not be read",
+        failed="a point is damaged, or the tracker of a source has missed changes",
+        warned="a point may not be read, or the source was not read as it was at one moment",
     )
     repository_options(parser)
     parser.add_argument("points", nargs="*", metavar="POINT", help=f"{POINT_HELP}; all if none")
+    parser.add_argument(
+        "--against-source", action="store_true",
+        help="read the set's source as a whole instead, and compare it with POINT, or with the "
+        "newest: whatever differs has to be marked as changed since, where changes are tracked",
+    )  # fmt: skip
     wait_option(parser)
     json_option(parser)
 
@@ -152,6 +158,8 @@ def verify(options: argparse.Namespace) -> int:
     """Check that points are as they were captured."""
     from vdbackup.recovery import verify
 
+    if options.against_source:
+        return verify_against_source(options)
     repository = open_repository(options.repository, as_json=options.json)
     backup_set = repository.set(options.set)
     wanted = tuple(repository.find(each, options.set)[1].id for each in options.points)

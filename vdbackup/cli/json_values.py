@@ -106,6 +106,7 @@ def set_json(backup_set: BackupSet) -> dict[str, Any]:
         "keep": settings.policy.keep,
         "retarget": settings.policy.retarget,
         "boot_test": settings.policy.boot_test.value,
+        "read_all_every": settings.policy.read_all_every,
         "long_chain": long_chains.sentence(backup_set) or None,
         "points": [point_json(backup_set, point) for point in backup_set.points],
         "damaged": [broken_json(each) for each in backup_set.broken],
@@ -119,6 +120,7 @@ def policy_json(set_name: str, policy: Policy) -> dict[str, Any]:
         "keep": policy.keep,
         "retarget": policy.retarget,
         "boot_test": policy.boot_test.value,
+        "read_all_every": policy.read_all_every,
     }
 
 

@@ -137,6 +137,11 @@ def policy_options(parser: argparse.ArgumentParser) -> None:
         "--retarget", choices=["auto", "off"],
         help="from now on make each new point ready to boot (auto, which is usual), or do not",
     )  # fmt: skip
+    parser.add_argument(
+        "--read-all-every", type=backups, metavar="N",
+        help="from now on read everything at every Nth backup, or `never`, where else only what "
+        "the tracker has marked is read: that proves it (10 is usual)",
+    )  # fmt: skip
 
 
 def policy_change(options: argparse.Namespace) -> Change | None:
@@ -148,6 +153,7 @@ def policy_change(options: argparse.Namespace) -> Change | None:
         keep=options.keep,
         retarget=options.retarget == "auto" if options.retarget else None,
         boot_test=BootTests(options.boot_test) if options.boot_test else None,
+        read_all_every=options.read_all_every,
     )
     return None if change == Change() else change
 
@@ -211,6 +217,14 @@ def points_kept(text: str) -> int | Literal["all"]:
         return "all" if text == "all" else positive(text)
     except ValueError:
         raise argparse.ArgumentTypeError(f"{text} is neither a number nor `all`") from None
+
+
+def backups(text: str) -> int | Literal["never"]:
+    """How many backups, or "never"; raises ArgumentTypeError."""
+    try:
+        return "never" if text == "never" else positive(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text} is neither a number nor `never`") from None
 
 
 def sensible_seconds(text: str) -> float:

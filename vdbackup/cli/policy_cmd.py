@@ -99,7 +99,7 @@ def _show(repository: Repository, options: argparse.Namespace) -> int:
         )
         return WARNINGS if damaged else DONE
     if sets:
-        table(("set", "keeps", "made ready to boot", "boot-tested"), [_row(each) for each in sets])
+        table(_COLUMNS, [_row(each) for each in sets])
     for lost in damaged:
         say(f"{lost.name}: {unread_state(lost)}: {remedies.sentences(lost.problem)}")
     if not sets and not damaged:
@@ -107,12 +107,19 @@ def _show(repository: Repository, options: argparse.Namespace) -> int:
     return WARNINGS if damaged else DONE
 
 
+_COLUMNS = ("set", "keeps", "made ready to boot", "boot-tested", "all read, if tracked")
+
+
 def _row(backup_set: BackupSet) -> tuple[str, ...]:
+    from vdbackup.backup.proving import nth
+
     record: dict[str, Any] = policy_json(backup_set.name, backup_set.settings.policy)
     keep = "all points" if record["keep"] is None else f"the newest {record['keep']:,}"
     each = "each new point"
     tested = each if record["boot_test"] == "each" else "no"
-    return backup_set.name, keep, each if record["retarget"] else "no", tested
+    every = record["read_all_every"]
+    proof = nth(every) if every else "never"
+    return backup_set.name, keep, each if record["retarget"] else "no", tested, proof
 
 
 def _named(plan: PolicyPlan) -> str:

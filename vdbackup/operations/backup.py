@@ -59,6 +59,7 @@ class BackupRequest:
             unplugged.
         policy: what the set is to do another way from now on.
         consistency: what the point is to be.
+        read_all: read everything, whatever a tracker of changes says.
     """
 
     source: SourceRef
@@ -72,6 +73,7 @@ class BackupRequest:
     seen: bool = False
     policy: policy.Change = field(default_factory=policy.Change)
     consistency: Wanted = Wanted.AUTO
+    read_all: bool = False
 
 
 @dataclass(frozen=True)
@@ -119,6 +121,7 @@ def planned(request: BackupRequest) -> Iterator[CapturePlan]:
             same_source=request.same_source,
             consistency=request.consistency,
         )
+        plan = replace(plan, read_all=request.read_all)
         yield _placed(_with_policy(plan, request.policy), request)
 
 

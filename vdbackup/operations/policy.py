@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from vdbackup.backup import retention
+from vdbackup.backup import proving, retention
 from vdbackup.errors import ChangedMeanwhile, PointsUnknown, Remedy
 from vdbackup.jobs import Plan, Task
 from vdbackup.operations.changed import Changed
@@ -18,6 +18,7 @@ from vdbackup.repository.model import BootTests, Policy, RecoveryPoint
 from vdbackup.repository.repository import Repository
 
 ALL: Final = "all"
+NEVER: Final = "never"
 
 
 @dataclass(frozen=True)
@@ -28,11 +29,13 @@ class Change:
         keep: how many of the newest points, or ALL.
         retarget: whether each new point is made ready to boot.
         boot_test: which new points are boot-tested.
+        read_all_every: of how many backups of a tracked source one reads everything, or NEVER.
     """
 
     keep: int | Literal["all"] | None = None
     retarget: bool | None = None
     boot_test: BootTests | None = None
+    read_all_every: int | Literal["never"] | None = None
 
     def of(self, policy: Policy) -> Policy:
         """The policy with this change; raises UsageError where not even one point is kept."""
@@ -40,7 +43,13 @@ class Change:
             keep=policy.keep if self.keep is None else None if self.keep == ALL else self.keep,
             retarget=policy.retarget if self.retarget is None else self.retarget,
             boot_test=policy.boot_test if self.boot_test is None else self.boot_test,
+            read_all_every=self._read_all_every(policy.read_all_every),
         )
+
+    def _read_all_every(self, now: int | None) -> int | None:
+        if self.read_all_every is None:
+            return now
+        return None if self.read_all_every == NEVER else self.read_all_every
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -169,6 +178,13 @@ def _changes(name: str, now: Policy, wanted: Policy) -> tuple[str, ...]:
     if wanted.boot_test != now.boot_test:
         which = {BootTests.OFF: "No new point", BootTests.EACH: "Each new point"}
         sentences.append(f"{which[wanted.boot_test]} of {name} is boot-tested.")
+    if wanted.read_all_every != now.read_all_every:
+        every = wanted.read_all_every
+        which_one = f"{proving.nth(every)} backup of {name}" if every else f"No backup of {name}"
+        sentences.append(
+            f"{which_one[0].upper()}{which_one[1:]} reads everything as a proof, where its changes "
+            "are tracked."
+        )
     return tuple(sentences)
 
 

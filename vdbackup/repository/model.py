@@ -145,6 +145,8 @@ class Reading:
         scan_reason: why all of it was read, to be put behind "because"; "" where nothing else was
             to be expected.
         tracker: the moment, as the tracker of changes knows it; None where none can go on from it.
+        unproven: how many points after each other, this one the last, hold what the tracker said;
+            0 where all was read. It stays as it is, whichever of them are merged or deleted.
     """
 
     consistency: Consistency
@@ -152,6 +154,7 @@ class Reading:
     read_bytes: int = 0
     scan_reason: records.Sentence = ""
     tracker: Token | None = None
+    unproven: int = 0
 
 
 @dataclass(frozen=True)
@@ -259,6 +262,10 @@ def unreadable_warning(ranges: Sequence[tuple[int, int]]) -> str:
     )
 
 
+READ_ALL_EVERY = 10
+"""A tenth of what scans would cost; and what a tracker has missed is in ten points at the most."""
+
+
 class BootTests(enum.StrEnum):
     """Which new points are boot-tested automatically."""
 
@@ -274,13 +281,16 @@ class Policy:
         keep: merge or delete older points after a capture until this many are left; None keeps all.
         retarget: prepare each new point's overlay for booting, after the capture.
         boot_test: which new points are boot-tested, after their capture.
+        read_all_every: of so many backups of a tracked source one reads everything, which proves
+            the tracker; None: none does.
 
-    Raises UsageError where not even the newest would be kept, or more than could be read again.
+    Raises UsageError where not even the newest would be kept, or a number makes no sense.
     """
 
     keep: int | None = None
     retarget: bool = True
     boot_test: BootTests = BootTests.OFF
+    read_all_every: int | None = READ_ALL_EVERY
 
     def __post_init__(self) -> None:
         if self.keep is not None and self.keep < 1:
@@ -291,6 +301,11 @@ class Policy:
         if self.keep is not None and self.keep >= 1 << 63:  # as `records.number` reads
             raise UsageError(
                 f"{self.keep:,} recovery points are more than any set holds.", "Keep all of them."
+            )
+        if self.read_all_every is not None and not 1 <= self.read_all_every < 1 << 63:
+            raise UsageError(
+                f"Of {self.read_all_every:,} backups no one can read everything.",
+                "Say 1 for each of them, a larger number, or never.",
             )
 
 

@@ -17,7 +17,7 @@ changes there any more from one round to the next.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Protocol, Self
@@ -27,6 +27,7 @@ import numpy as np
 from vdbackup.agent.changes import BLOCK, Changes, Harvest
 from vdbackup.agent.freezing import Freeze
 from vdbackup.agent.in_use import Asked, InUse
+from vdbackup.agent.stretches import Stretch
 from vdbackup.consistency import Consistency, How
 from vdbackup.disks.disk import UNIT
 from vdbackup.disks.extents import Ranges, aligned, overlap, total, union
@@ -70,6 +71,7 @@ class LiveRounds:
     def __init__(self, source: LiveSource, follow: Follow | None = None) -> None:
         self.hindrance = self.scan_reason = ""
         self.changed: Ranges | None = None
+        self.restless = _NOTHING
         self._source, self._follow = source, follow
         self._undo = ExitStack()
         self._before = 0  # bytes of the round before
@@ -103,12 +105,20 @@ class LiveRounds:
         harvest = self._device.harvest
         changes = self._take(harvest)
         self.changed = self._whole_units(changes) if changes else None
+        self.restless = _as_ranges(self._device.restless)
         if not self._device.settled:
             self._again = self._outside()
         if follow and not self._device.goes_on:
             self.scan_reason = "nobody tracks what changes on it"
         elif follow:
             self.scan_reason = follow.unknown or harvest.reason
+
+    def distrust(self, why: str) -> None:
+        """Nobody believes the tracker any more; if that cannot be noted, none goes on from it."""
+        try:
+            self._device.distrust(why)
+        except (AgentError, OSError):
+            log.warning("the doubt of %s is not noted", self._source.title, exc_info=True)
 
     def keep(self) -> None:
         """What was read is stored for good."""
@@ -165,8 +175,7 @@ class LiveRounds:
         return union(changed, again)
 
     def _outside(self) -> Ranges:
-        outside = np.array(self._device.outside, np.int64).reshape(-1, 2)
-        return aligned(outside, UNIT, self._source.size)
+        return aligned(_as_ranges(self._device.outside), UNIT, self._source.size)
 
     def _whole_units(self, changes: Changes) -> Ranges:
         return aligned(ranges_of(changes), UNIT, self._source.size)
@@ -224,6 +233,10 @@ class LiveRounds:
             f"mix old and new: {left}."
         )
         return (sentence,)
+
+
+def _as_ranges(stretches: Sequence[Stretch]) -> Ranges:
+    return np.array(stretches, np.int64).reshape(-1, 2)
 
 
 def ranges_of(changes: Changes) -> Ranges:

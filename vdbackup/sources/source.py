@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol, Self
 
+import numpy as np
+
 from vdbackup.consistency import Consistency, How
 from vdbackup.disks.extents import Ranges
 from vdbackup.sources.identity import Facts
@@ -39,6 +41,17 @@ class Rounds(Protocol):
     def scan_reason(self) -> str:
         """Why all must be read, to be put behind "because"; "" where nothing else was expected."""
 
+    @property
+    def restless(self) -> Ranges:
+        """What the kernel itself writes to, whatever is frozen: read as of no one moment."""
+
+    def distrust(self, why: str) -> None:
+        """More had changed than `changed` and what was iterated over: it is not believed any more.
+
+        Args:
+            why: to be put behind "because".
+        """
+
     def keep(self) -> None:
         """What was read is stored for good: the next one may go on from here."""
 
@@ -64,6 +77,10 @@ class OneReading:
 
     def __init__(self, source: Source) -> None:
         self._source = source
+        self.restless: Ranges = np.empty((0, 2), np.int64)
+
+    def distrust(self, why: str) -> None:
+        """Nothing was said of what has changed."""
 
     def keep(self) -> None:
         """Nobody goes on from here."""

@@ -1,0 +1,106 @@
+"""A tracked source read as a whole all the same, so that what its tracker says is proven.
+
+What a tracker has missed is in no point that was made by it, and nobody sees that. So every so many
+backups one reads everything: what differs from the point before without being marked was missed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from vdbackup.backup.comparison import Unmarked, doubt, places
+from vdbackup.backup.differences import Seen
+from vdbackup.disks.extents import Ranges
+from vdbackup.repository.backup_set import BackupSet
+from vdbackup.repository.model import ChangesFrom, Policy, RecoveryPoint
+from vdbackup.sources.source import Rounds
+
+
+def unproven(point: RecoveryPoint | None) -> int:
+    """How many points after each other hold what a tracker said, up to this one."""
+    if point is None or point.reading is None:
+        return 0
+    tracked = point.reading.changes_from is ChangesFrom.TRACKER
+    return max(1, point.reading.unproven) if tracked else 0  # older versions did not count
+
+
+def why_all(backup_set: BackupSet, policy: Policy, *, asked: bool) -> str:
+    """Why the next backup reads everything, to be put behind "because"; "" where it need not."""
+    if asked:
+        return "it was asked for"
+    every = policy.read_all_every
+    if every is None or unproven(backup_set.latest_captured()) + 1 < every:
+        return ""
+    return f"{nth(every)} backup reads everything, as a proof"
+
+
+def nth(number: int) -> str:
+    """Which one of so many: "every 2nd", "every 10th", "each"."""
+    if number == 1:
+        return "each"
+    ending = {1: "st", 2: "nd", 3: "rd"}.get(number % 10, "th")
+    return f"every {number:,}{'th' if number % 100 in (11, 12, 13) else ending}"
+
+
+class Proof:
+    """What a capture looks for while it reads everything.
+
+    Attributes:
+        why_all: why it does, to be put behind "because"; "" where it does not.
+        seen: is shown what is read first; None where there is nothing to look for.
+    """
+
+    def __init__(self, why_all: str, unmarked: Unmarked | None) -> None:
+        self.why_all, self._unmarked = why_all, unmarked
+        self.seen: Seen | None = unmarked.look if unmarked else None
+
+    def mark(self, changed: Ranges) -> None:
+        """These changed meanwhile, and are read again."""
+        if self._unmarked:
+            self._unmarked.mark(changed)
+
+    def missed(self, rounds: Rounds, unreadable: tuple[tuple[int, int], ...]) -> tuple[str, ...]:
+        """A sentence where the tracker has missed something; nobody believes it from then on.
+
+        Args:
+            rounds: which are done.
+            unreadable: what of the source could not be read.
+        """
+        # where the rounds were given up, what changed meanwhile is not all known
+        if self._unmarked is None or rounds.hindrance:
+            return ()
+        self._unmarked.mark(places(unreadable))
+        count = len(self._unmarked.found())
+        if not count:
+            return ()
+        found = doubt(count)
+        rounds.distrust(found)
+        sentence = (
+            f"{found[0].upper()}{found[1:]}: the tracker is not believed any more. This point is "
+            "right, because everything was read; those before it, back to the last one for which "
+            "everything was, may have older data there."
+        )
+        return (sentence,)
+
+
+NOT_PROVED = Proof("", None)
+
+
+@contextmanager
+def proof(
+    backup_set: BackupSet, parent: RecoveryPoint | None, rounds: Rounds, why_all: str
+) -> Iterator[Proof]:
+    """What to look for; only while this is open.
+
+    Args:
+        backup_set: the set.
+        parent: the point that the source is compared with, if there is one.
+        rounds: in which it is read, begun; they know what has changed since.
+        why_all: why everything is read; "" where it is not.
+    """
+    if parent is None or rounds.changed is None or not why_all:
+        yield NOT_PROVED
+        return
+    with backup_set.open_chain(parent) as then:
+        yield Proof(why_all, Unmarked(parent, then, rounds))
