@@ -32,6 +32,8 @@ def run(*command: str | Path, stdin: str | None = None) -> str:
 def loop(image: Path, *options: str) -> Iterator[Path]:
     device = run("losetup", "--find", "--show", *options, image)
     try:
+        if "--partscan" not in options:
+            _delete_partitions(Path("/sys/block") / Path(device).name)
         yield Path(device)
     finally:
         run("losetup", "--detach", device)
@@ -85,11 +87,16 @@ def delete_partitions_of_unused() -> None:
     The kernel keeps those that it was told of when a device is detached. A run that is killed in
     the midst leaves them, and the next one that is given the device could add none.
     """
-    for partition in Path("/sys/block").glob("loop*/loop*/partition"):
-        disk = partition.parents[1]
+    for disk in Path("/sys/block").glob("loop*"):
         if not (disk / "loop/backing_file").exists():
             with suppress(PermissionError):  # in a container, where none could be added either
-                delete_partition(Path("/dev", disk.name), int(partition.read_text()))
+                _delete_partitions(disk)
+
+
+def _delete_partitions(disk: Path) -> None:
+    """All of a disk's, by its folder in sysfs."""
+    for partition in disk.glob("*/partition"):
+        delete_partition(Path("/dev") / disk.name, int(partition.read_text()))
 
 
 def _ask_of_partition(disk: Path, what: int, number: int, start: int = 0, length: int = 0) -> None:
