@@ -32,8 +32,7 @@ def run(*command: str | Path, stdin: str | None = None) -> str:
 def loop(image: Path, *options: str) -> Iterator[Path]:
     device = run("losetup", "--find", "--show", *options, image)
     try:
-        if "--partscan" not in options:
-            _delete_partitions(Path("/sys/block") / Path(device).name)
+        _delete_partitions(Path("/sys/block") / Path(device).name)  # a killed run's
         yield Path(device)
     finally:
         run("losetup", "--detach", device)
