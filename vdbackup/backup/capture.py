@@ -11,12 +11,13 @@ from pathlib import Path
 
 import numpy as np
 
-from vdbackup.backup import following, merge, retention, space
+from vdbackup.backup import following, merge, retention, space, unread
 from vdbackup.backup.belonging import belonging
 from vdbackup.backup.differences import keep_changes, state_of, to_read
 from vdbackup.backup.kind import AUTO, Choice, choose, not_possible
 from vdbackup.backup.set_format import format_for
-from vdbackup.disks.extents import Ranges, aligned, total, union
+from vdbackup.backup.unread import Unread, not_claimed
+from vdbackup.disks.extents import Ranges, aligned, total, union, without
 from vdbackup.disks.names import DiskFormat
 from vdbackup.disks.transfer import each
 from vdbackup.errors import (
@@ -49,6 +50,7 @@ from vdbackup.sources.identity import Verdict
 from vdbackup.sources.moment import Outcome, Wanted
 from vdbackup.sources.salvage import Salvage
 from vdbackup.sources.source import OneReading, Rounds, Source
+from vdbackup.volumes.allocation import LeftOut
 
 _ARTICLES = {
     PointType.FULL: "a full",
@@ -76,6 +78,8 @@ class CapturePlan(Plan):
         similar: a set that may hold this source's backups, though this is not sure, or "".
         about_source: what there is to say of that, or "".
         consistency: what the point is to be.
+        all_blocks: whether what is free is read and kept, too.
+        left_out: what of the source is not read, as far as that is known before.
     """
 
     repository: Repository
@@ -95,6 +99,8 @@ class CapturePlan(Plan):
     similar: str
     about_source: str
     consistency: Wanted
+    all_blocks: bool
+    left_out: LeftOut
 
 
 @dataclass(frozen=True)
@@ -146,6 +152,7 @@ def plan(
     policy: Policy | None = None,
     same_source: bool = False,
     consistency: Wanted = Wanted.AUTO,
+    all_blocks: bool = False,
 ) -> CapturePlan:
     """What backing up `source` now would do.
 
@@ -158,6 +165,7 @@ def plan(
         policy: the set's from now on; None leaves it as it is.
         same_source: the user says that `source` is what the set `set_name` holds the backups of.
         consistency: what the point is to be.
+        all_blocks: whether what is free is read and kept, too.
 
     Raises:
         BackupError: it cannot be done, and why; OtherSource unless `same_source`.
@@ -184,6 +192,8 @@ def plan(
         if home.confirmed is Verdict.OTHER:
             choice = Choice(PointType.FULL, None, not_possible(kind, "its source is another now"))
         kept_in = existing.settings.format
+    rounds = OneReading(source) if consistency is Wanted.AS_IS else source.rounds()
+    left_out = unread.planned(source, rounds, all_blocks=all_blocks)
     parent = f" onto point {choice.parent.sequence}" if choice.parent else ""
     summary = (
         f"{source.title} is backed up into the set {name}, as {_ARTICLES[choice.kind]} recovery "
@@ -191,9 +201,13 @@ def plan(
     )
     return CapturePlan(
         summary=" ".join(
-            each for each in (summary, choice.note, home.note, source.filled_up) if each
+            each
+            for each in (
+                summary, choice.note, home.note, source.filled_up, *left_out.sentences,
+            )
+            if each
         ),
-        bytes_to_copy=_most_to_copy(existing, choice.parent, source),
+        bytes_to_copy=_most_to_copy(existing, choice.parent, source, left_out),
         creates=(f"a layer ({kept_in}), its overlay, digests and manifest",),
         repository=repository,
         source=source,
@@ -212,6 +226,8 @@ def plan(
         similar=home.similar,
         about_source=home.note,
         consistency=consistency,
+        all_blocks=all_blocks,
+        left_out=left_out,
     )
 
 
@@ -224,7 +240,7 @@ def run(plan: CapturePlan, task: Task) -> CaptureResult:
     repository, source = plan.repository, plan.source
     with repository.lock(f"backing up {source.title}", task.cancel):
         full = plan.kind == PointType.FULL
-        tight = space.check(source, repository.path, full=full)
+        tight = space.check(source, repository.path, plan.left_out, full=full)
         if plan.new_set:
             repository.create_set(plan.set_name, _settings_for(source, plan))
         begun = merge.publish_begun(repository, plan.set_name)
@@ -245,7 +261,8 @@ def run(plan: CapturePlan, task: Task) -> CaptureResult:
         point = _captured(backup_set, plan, choice, warnings, task)
         warnings = (*point.warnings, *interrupted, *tight, *unlisted)
         moment = point.reading.consistency.sentence if point.reading else ""
-        notes = tuple(filter(None, (plan.note, source.filled_up, moment, *published)))
+        about_free = point.reading.about_free if point.reading else ()
+        notes = tuple(filter(None, (plan.note, source.filled_up, moment, *about_free, *published)))
         if plan.similar:
             warnings += (plan.about_source,)
         elif plan.about_source:
@@ -294,12 +311,17 @@ def _captured(
     with draft, _rounds(plan, parent) as rounds:
         _check_wanted(plan, rounds.hindrance)
         salvage = Salvage(source, rounds, task.cancel)
+        free = unread.unread(source, rounds, all_blocks=plan.all_blocks)
         with state_of(backup_set, parent, source.size) as state:
             changed = _changed(rounds, parent) if parent else None
-            first = to_read(source, state) if changed is None else changed
-            read_bytes = _read(draft, state, first, rounds, salvage, task)
+            first = free.first(to_read(source, state) if changed is None else changed)
+            read_bytes = _read(draft, state, first, rounds, free, salvage, task)
+            outcome = rounds.outcome()
+            if len(rest := free.after_all(outcome)):
+                keep_changes(draft, state, rest, each(salvage.readinto), "Free space", task)
+                read_bytes += total(rest)
+                outcome = rounds.outcome()
             again = _kept_again(state)
-        outcome = rounds.outcome()
         task.check()
         _check_wanted(plan, rounds.hindrance or " ".join(_of_the_moment(outcome, source)))
         unreadable = salvage.unreadable()
@@ -312,6 +334,9 @@ def _captured(
             read_bytes,
             rounds.scan_reason,
             outcome.token,
+            plan.all_blocks,
+            free.listed(),
+            free.sentences,
         )
         point = draft.publish(
             warnings,
@@ -329,6 +354,7 @@ def _read(
     state: DigestFold,
     ranges: Ranges,
     rounds: Rounds,
+    free: Unread,
     salvage: Salvage,
     task: Task,
 ) -> int:
@@ -336,7 +362,7 @@ def _read(
     read = each(salvage.readinto)
     keep_changes(draft, state, ranges, read, "Capture", task)
     read_bytes = total(ranges)
-    for changed in rounds:
+    for changed in map(free.again, rounds):
         salvage.forget(changed)
         keep_changes(draft, state, changed, read, "Changed meanwhile", task)
         read_bytes += total(changed)
@@ -358,11 +384,12 @@ def _rounds(plan: CapturePlan, parent: RecoveryPoint | None) -> Rounds:
 
 
 def _changed(rounds: Rounds, parent: RecoveryPoint) -> Ranges | None:
-    """What may not be as the parent has it, where that is known, and what that has lost."""
+    """What may not be as the parent has it, where that is known: what that has lost, or has not."""
     if rounds.changed is None:
         return None
     lost = np.array(parent.unreadable, np.int64).reshape(-1, 2)
-    return union(rounds.changed, aligned(lost, BLOCK, parent.virtual_size))
+    lacks = union(aligned(lost, BLOCK, parent.virtual_size), not_claimed(parent))
+    return union(rounds.changed, lacks)
 
 
 def _check_wanted(plan: CapturePlan, hindrance: str) -> None:
@@ -382,13 +409,16 @@ def _kept_again(state: DigestFold) -> tuple[str, ...]:
     )
 
 
-def _most_to_copy(existing: BackupSet | None, parent: RecoveryPoint | None, source: Source) -> int:
+def _most_to_copy(
+    existing: BackupSet | None, parent: RecoveryPoint | None, source: Source, left_out: LeftOut
+) -> int:
     """Bytes that are read and perhaps stored, in whole blocks; what has become zeros is, too."""
     if existing is None or parent is None:
-        return total(aligned(source.data_ranges(), BLOCK, source.size))
+        stored = aligned(source.data_ranges(), BLOCK, source.size)
+        return total(without(stored, left_out.ranges))
     try:
         with state_of(existing, parent, source.size) as state:
-            return total(to_read(source, state))
+            return total(without(to_read(source, state), left_out.ranges))
     except VdbackupError:  # a merge may just be changing them: the capture will see
         return source.size
 

@@ -80,6 +80,10 @@ def add_backup(subparsers: Subparsers) -> None:
         "systems are frozen; frozen, so or not at all; as-is, without holding anybody back",
     )  # fmt: skip
     parser.add_argument(
+        "--all-blocks", action="store_true",
+        help="read and keep what file systems call free, and space for swapping, too",
+    )  # fmt: skip
+    parser.add_argument(
         "--limit", type=rate, metavar="RATE",
         help="move at most so much a second: 100M, 800K",
     )  # fmt: skip
@@ -107,6 +111,7 @@ def backup(options: argparse.Namespace) -> int:
         same_source=options.same_source,
         policy=policy_change(options) or Change(),
         consistency=Wanted(options.consistency),
+        all_blocks=options.all_blocks,
     )
     # nobody waits for it as for a window's: it is to cost others as little as it can
     pace = Pace(Limit(options.limit) if options.limit else None, gives_way=True)

@@ -59,6 +59,7 @@ class BackupRequest:
             unplugged.
         policy: what the set is to do another way from now on.
         consistency: what the point is to be.
+        all_blocks: whether what is free is read and kept, too.
     """
 
     source: SourceRef
@@ -72,6 +73,7 @@ class BackupRequest:
     seen: bool = False
     policy: policy.Change = field(default_factory=policy.Change)
     consistency: Wanted = Wanted.AUTO
+    all_blocks: bool = False
 
 
 @dataclass(frozen=True)
@@ -118,6 +120,7 @@ def planned(request: BackupRequest) -> Iterator[CapturePlan]:
             disk_format=request.disk_format,
             same_source=request.same_source,
             consistency=request.consistency,
+            all_blocks=request.all_blocks,
         )
         yield _placed(_with_policy(plan, request.policy), request)
 
