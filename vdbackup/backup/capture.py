@@ -203,7 +203,11 @@ def plan(
         summary=" ".join(
             each
             for each in (
-                summary, choice.note, home.note, source.filled_up, *left_out.sentences,
+                summary,
+                choice.note,
+                home.note,
+                source.filled_up,
+                *left_out.sentences,
             )
             if each
         ),

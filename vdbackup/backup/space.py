@@ -19,9 +19,7 @@ _TABLES = 1024
 """One byte in so many goes into digests (1 in 2048) and the format's tables (1 in 8192 or less)."""
 
 
-def check(
-    source: Source, repository: Path, left_out: LeftOut, *, full: bool
-) -> tuple[str, ...]:
+def check(source: Source, repository: Path, left_out: LeftOut, *, full: bool) -> tuple[str, ...]:
     """Refuse a point that cannot fit; a sentence where a full may turn out not to.
 
     What a full will hold is known of an image, by its holes, and guessed of a device, from a

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.agent.mounts import MIB, image
-from tests.backup.in_use.devices import back_up, restored, use, written_to
+from tests.backup.in_use.devices import back_up, back_up_used, digest, restored, use, written_to
 from tests.backup.lab import noise
 from tests.sources.loops import loop, mounted, run
 from vdbackup.agent import tracking
@@ -21,6 +21,7 @@ from vdbackup.disks.extents import total
 from vdbackup.jobs import Task
 from vdbackup.repository.model import Reading, RecoveryPoint
 from vdbackup.repository.repository import Repository
+from vdbackup.sources.moment import Wanted
 
 pytestmark = pytest.mark.usefixtures("as_root")
 
@@ -71,7 +72,7 @@ def test_a_chain_of_a_mounted_disk_holds_every_file_and_no_free_space(
     (folder / "first").write_bytes(noise(20 * MIB, 1))
     (folder / "goes").write_bytes(noise(60 * MIB, 2))
     os.sync()
-    wanted, points = [sums(folder)], [back_up(repository, device).point]
+    wanted, points = [sums(folder)], [back_up_used(repository, device).point]
     assert reading(points[0]).consistency.how is How.FROZEN
     assert reading(points[0]).read_bytes < 200 * MIB
     assert points[0].stored_bytes < 200 * MIB
@@ -86,11 +87,11 @@ def test_a_chain_of_a_mounted_disk_holds_every_file_and_no_free_space(
     os.fsync(fd)
     os.close(fd)
     wanted.append(sums(folder))
-    points.append(back_up(repository, device).point)
+    points.append(back_up_used(repository, device).point)
     assert reading(points[1]).changes_from == "tracker"
 
     with written_to(folder, pause=0.1):  # grows into what was free meanwhile
-        points.append(back_up(repository, device).point)
+        points.append(back_up_used(repository, device).point)
     assert reading(points[2]).consistency.how is How.FROZEN
 
     for path in folder.iterdir():
@@ -99,7 +100,7 @@ def test_a_chain_of_a_mounted_disk_holds_every_file_and_no_free_space(
     for number in range(12):  # where others were, and where nothing ever was
         (folder / f"again {number}").write_bytes(noise(25 * MIB, 10 + number))
     wanted.append(sums(folder))
-    points.append(back_up(repository, device).point)
+    points.append(back_up_used(repository, device).point)
     assert reading(points[3]).changes_from == "tracker"
 
     for number, files in zip((0, 1, 3), wanted, strict=True):
@@ -126,14 +127,14 @@ def test_a_scan_after_a_point_without_free_space_finds_no_differences(
     device = stack.enter_context(loop(disk))
     with mounted(device, tmp_path / "mount", "-o", "nodiscard") as folder:
         (folder / "first").write_bytes(noise(20 * MIB, 1))
-    first = back_up(repository, device).point
+    first = back_up_used(repository, device).point
     assert reading(first).consistency.how is How.UNMOUNTED
     assert reading(first).read_bytes < 100 * MIB
     with device.open("r+b") as raw:  # in the midst of what is free
         start, length = reading(first).not_read[-1]
         raw.seek(start + length // 2)
         raw.write(noise(MIB, 99))
-    again = back_up(repository, device).point
+    again = back_up_used(repository, device).point
     assert reading(again).changes_from == "scan"
     assert again.stored_bytes == 0
     with_all = back_up(repository, device, all_blocks=True).point
@@ -147,12 +148,10 @@ def test_a_scan_after_a_point_without_free_space_finds_no_differences(
 def test_all_blocks_after_a_tracked_point_without_free_space_is_the_whole_device(
     stack: ExitStack, tmp_path: Path, repository: Repository, frozen
 ) -> None:
-    from tests.backup.in_use.devices import digest
-
     device = stack.enter_context(loop(ext4(dirty(tmp_path / "disk.img"))))
     use(stack, device, tmp_path / "mount", "-o", "nodiscard")
     tracking.track(device).close()
-    back_up(repository, device)
+    back_up_used(repository, device)
     point = back_up(repository, device, all_blocks=True).point
     assert reading(point).changes_from == "tracker"
     assert digest(restored(repository, point, tmp_path / "all.raw")) == frozen.digests[-1]
@@ -163,7 +162,7 @@ def test_of_what_cannot_be_had_as_of_one_moment_all_is_read(
 ) -> None:
     device = stack.enter_context(loop(image(tmp_path / "disk.img", SIZE // MIB, "ext4")))
     use(stack, device, tmp_path / "mount")
-    made = back_up(repository, device, consistency="as-is")
+    made = back_up_used(repository, device, consistency=Wanted.AS_IS)
     assert reading(made.point).read_bytes >= SIZE
     assert any("kept whole" in note for note in made.notes)
     assert not len(not_claimed(made.point))

@@ -1,4 +1,4 @@
-"""Which bytes of an ext2, ext3 or ext4 are free: by its block bitmaps, and only where they are sure.
+"""Which bytes of an ext2, ext3 or ext4 are free: by its block bitmaps, where those are sure.
 
 A bitmap counts where its checksum, or the group's count of free blocks, agrees with it. Whatever
 else the super block or a descriptor says that is unknown or does not fit ends in Unreadable: then
@@ -42,8 +42,8 @@ case."""
 _SPARSE, _GDT_CSUM, _BIGALLOC, _CSUM = 0x1, 0x10, 0x200, 0x400
 _READ_ONLY = 0x7F | 0x100 | _BIGALLOC | _CSUM | 0x2000 | 0x8000 | 0x10000
 """Sparse copies, large and huge files, trees, checksums of descriptors, many folders, large inodes,
-quotas, clusters, checksums, projects, verity, orphans in their file. Not snapshots (0x80), replicas,
-and blocks that files share (0x4000)."""
+quotas, clusters, checksums, projects, verity, orphans in their file. Not snapshots (0x80), replicas
+(0x800), and blocks that files share (0x4000)."""
 _BLOCK_UNINIT = 0x2
 _CRC32C = 1
 _AT_ONCE = 64
@@ -55,7 +55,7 @@ _TRIES = 3
 
 
 def kind_of(read: Read) -> str:
-    """ "ext2", "ext3" or "ext4", by its features."""
+    """Which it is by its features: "ext2", "ext3" or "ext4"."""
     compatible, incompatible, read_only = struct.unpack("<III", read(_SUPER_BLOCK + 92, 12))
     if incompatible & ~(0x2 | _RECOVER | _META_BG) or read_only & ~0x7:
         return "ext4"
@@ -427,7 +427,7 @@ class _Groups:
             return True
         found = _crc32c(self._ext.seed, bitmap)
         if self._ext.descriptor < 64:
-            return found & 0xFFFF == self._sums[group]
+            found &= 0xFFFF
         return found == int(self._sums[group])
 
     @cached_property
