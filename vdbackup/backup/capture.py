@@ -142,7 +142,7 @@ def check_apart(source: Source, repository: Path) -> None:
         )
 
 
-def plan(
+def plan(  # noqa: PLR0913 - each is a thing that is asked for
     repository: Repository,
     source: Source,
     *,
