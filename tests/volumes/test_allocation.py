@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import struct
+import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -14,16 +16,16 @@ from tests.volumes.volumes import MIB, run
 from vdbackup.backup.unread import few
 from vdbackup.disks.chain import Chain
 from vdbackup.disks.disk import UNIT
-from vdbackup.disks.extents import Ranges, overlap, total, without
+from vdbackup.disks.extents import overlap, total, without
 from vdbackup.disks.names import DiskFormat
 from vdbackup.volumes import allocation
-from vdbackup.volumes.allocation import NOTHING, SHORTEST, LeftOut, left_out
+from vdbackup.volumes.allocation import SHORTEST, InUse, LeftOut, left_out
 from vdbackup.volumes.places import Place
 
 
-def of(image: Path, frozen: Ranges = NOTHING) -> LeftOut:
+def of(image: Path, in_use: InUse = InUse()) -> LeftOut:
     with Chain.open(image, DiskFormat.RAW) as disk:
-        return left_out(disk, frozen)
+        return left_out(disk, in_use)
 
 
 def disk_of(folder: Path, *parts: tuple[int, int, str]) -> Path:
@@ -175,3 +177,89 @@ def test_what_is_left_out_is_free_in_the_volume_and_lies_in_no_other(runs, free)
     assert (units == wanted).all()
     longest = allocation._longest(got)
     assert (longest[:, 1] >= SHORTEST).all()
+
+
+def made(folder: Path, maker: str, size: int) -> tuple[Path, dict[str, bytes]]:
+    """A volume without a partition around it, with files in it."""
+    image = folder / "volume.img"
+    with image.open("wb") as file:
+        for number in range(size):
+            file.write(bytes([1 + number % 255]) * MIB)  # what was there before
+    run(*maker.split(), image)
+    files = {f"file {n}": bytes([n + 1]) * (3 * MIB + n) for n in range(5)}
+    for name, data in files.items():
+        (folder / name).write_bytes(data)
+        copy = ("ntfscp", "-q", image) if "ntfs" in maker else ("mcopy", "-i", image)
+        run(*copy, folder / name, name if "ntfs" in maker else "::")
+    return image, files
+
+
+def without_what_is_left_out(image: Path) -> LeftOut:
+    found = of(image)
+    with image.open("r+b") as file:
+        for offset, length in found.ranges.tolist():
+            file.seek(offset)
+            file.write(bytes(length))
+    return found
+
+
+VOLUMES = {
+    "NTFS": ("mkfs.ntfs -Q -q -F", 64, ("ntfsfix", "-n")),
+    "FAT12": ("mkfs.vfat -F 12 -s 64", 64, ("fsck.vfat", "-n")),
+    "FAT16": ("mkfs.vfat -F 16", 64, ("fsck.vfat", "-n")),
+    "FAT32": ("mkfs.vfat -F 32 -s 1", 64, ("fsck.vfat", "-n")),
+}
+
+
+@pytest.mark.parametrize("name", VOLUMES)
+def test_what_is_left_out_of_one_that_was_unmounted_is_missed_by_nobody(tmp_path, name):
+    maker, size, checker = VOLUMES[name]
+    image, files = made(tmp_path, maker, size)
+    found = without_what_is_left_out(image)
+    assert total(found.ranges) > 30 * MIB
+    run(*checker, image)
+    for file, data in files.items():
+        read = ["ntfscat", image, file] if name == "NTFS" else ["mtype", "-i", image, f"::{file}"]
+        assert subprocess.run(read, capture_output=True, check=True).stdout == data
+
+
+def marked(image: Path, place: int, data: bytes) -> Path:
+    with image.open("r+b") as file:
+        file.seek(place)
+        file.write(data)
+    return image
+
+
+def test_a_fat_that_was_not_unmounted_or_whose_tables_differ_is_kept_whole(tmp_path):
+    maker, size, _ = VOLUMES["FAT32"]
+    image, _ = made(tmp_path, maker, size)
+    head = image.read_bytes()[:512]
+    reserved = struct.unpack_from("<H", head, 14)[0] * 512
+    (length,) = struct.unpack_from("<I", head, 36)
+    untouched = image.read_bytes()
+    for place, data, why in (
+        (0x41, b"\1", "not unmounted cleanly"),
+        (reserved + length * 512 + 400, b"\7", "copies of its table differ"),
+        (36, bytes(4), "kind that vdbackup does not know|damaged"),
+    ):
+        image.write_bytes(untouched)
+        found = of(marked(image, place, data))
+        assert not len(found.ranges)
+        assert re.search(why, " ".join(found.sentences)), found.sentences
+    both = bytearray(untouched)
+    for table in range(2):  # the bit that says how it was left
+        both[reserved + table * length * 512 + 7] &= 0xF7
+    image.write_bytes(both)
+    assert "not unmounted cleanly" in of(image).sentences[0]
+
+
+def test_an_ntfs_that_is_dirty_hibernated_or_in_use_is_kept_whole(tmp_path):
+    maker, size, _ = VOLUMES["NTFS"]
+    image, _ = made(tmp_path, maker, size)
+    everywhere = np.array([[0, size * MIB]], np.int64)
+    found = of(image, InUse(all=everywhere))
+    assert (len(found.ranges), found.sentences) == (0, ("NTFS is kept whole: it is in use.",))
+    file = tmp_path / "hiberfil.sys"
+    file.write_bytes(b"hibr" + bytes(1 << 16))
+    run("ntfscp", "-q", image, file, "hiberfil.sys")
+    assert "hibernated" in of(image).sentences[0]

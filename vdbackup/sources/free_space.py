@@ -7,14 +7,16 @@ mounted says itself whether it was left in order (volumes/allocation.py).
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 
 from vdbackup.agent.block_devices import SYS_BLOCK
-from vdbackup.disks.extents import Ranges
+from vdbackup.disks.extents import union
 from vdbackup.sources.file_systems import mounted_on, stretches
 from vdbackup.sources.source import OneReading, Rounds, Source
 from vdbackup.sources.stacking import number_of
-from vdbackup.volumes.allocation import NOTHING, LeftOut, left_out
+from vdbackup.volumes.allocation import NOTHING, InUse, LeftOut, left_out
 
 _EXT = ("ext2", "ext3", "ext4")
 
@@ -24,7 +26,7 @@ def planned(source: Source, rounds: Rounds) -> LeftOut:
 
     Raises SourceError where the source is gone.
     """
-    return left_out(source, _frozen(source, rounds))
+    return left_out(source, _in_use(source, are_frozen=not isinstance(rounds, OneReading)))
 
 
 def found(source: Source, rounds: Rounds) -> LeftOut:
@@ -32,23 +34,24 @@ def found(source: Source, rounds: Rounds) -> LeftOut:
 
     Raises SourceError where the source is gone.
     """
-    return left_out(source, NOTHING if rounds.hindrance else _frozen(source, rounds))
+    are_frozen = not isinstance(rounds, OneReading) and not rounds.hindrance
+    return left_out(source, _in_use(source, are_frozen=are_frozen))
 
 
-def _frozen(source: Source, rounds: Rounds) -> Ranges:
-    """Where file systems lie on it that the rounds freeze, each directly, and the kernel knows."""
-    if isinstance(rounds, OneReading):
-        return NOTHING
-    places = [
-        stretches(path, {number})
-        for path in source.files
-        for each in mounted_on(path)
-        if each.kind in _EXT
-        for number in each.numbers
-        if number == number_of(str(path)) or not _is_made_of_others(number)
-    ]
-    return np.concatenate([NOTHING, *places])  # not joined: each is one of its own
+def _in_use(source: Source, *, are_frozen: bool) -> InUse:
+    """Where file systems lie on it that are mounted; frozen are those of ext that lie directly."""
+    every, frozen = [NOTHING], [NOTHING]
+    for path in source.files:
+        for mounted in mounted_on(path):
+            for number in mounted.numbers:
+                place = stretches(path, {number})
+                every.append(place)
+                if are_frozen and mounted.kind in _EXT and _is_direct(path, number):
+                    frozen.append(place)
+    return InUse(np.concatenate(frozen), union(np.concatenate(every), NOTHING))
 
 
-def _is_made_of_others(number: str) -> bool:
-    return any((SYS_BLOCK / number).resolve().glob("slaves/*"))
+def _is_direct(path: Path, number: str) -> bool:
+    """Whether that is the device, or a partition of it, and not made of several."""
+    is_own = number == number_of(str(path))
+    return is_own or not any((SYS_BLOCK / number).resolve().glob("slaves/*"))

@@ -7,8 +7,9 @@ that is shorter than it takes to go there.
 
 from __future__ import annotations
 
+import io
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from itertools import accumulate
 
@@ -19,7 +20,7 @@ from vdbackup.disks.extents import Ranges, overlap, total, union, without
 from vdbackup.errors import RecoveryError, Unreadable
 from vdbackup.jobs import readable_size
 from vdbackup.volumes import places, signatures
-from vdbackup.volumes.filesystems import ext_free, node
+from vdbackup.volumes.filesystems import ext_free, free_clusters, node
 from vdbackup.volumes.places import Disk, Place, Runs, Window
 
 SHORTEST = 4 * UNIT
@@ -28,7 +29,7 @@ MAX_RANGES = 4096
 """Stretches that are left out, the longest: each point lists them."""
 
 NOTHING: Ranges = np.empty((0, 2), np.int64)
-_NOT_KNOWN = {"xfs": "XFS", "btrfs": "Btrfs", "ntfs": "NTFS", "fat": "FAT"}
+_NAMES = {"xfs": "XFS", "btrfs": "Btrfs", "ntfs": "NTFS", "fat": "FAT"}
 _SWAP, _HIBERNATED = b"SWAPSPACE2", b"S1SUSPEND\0"
 _PAGES = (4096, 8192, 16384, 65536)
 
@@ -59,13 +60,26 @@ class _Found:
     is_swap: bool = False
 
 
-def left_out(disk: Disk, frozen: Ranges) -> LeftOut:
+@dataclass(frozen=True, eq=False)
+class InUse:
+    """Where on a disk, in bytes, file systems lie that are mounted and may be written to.
+
+    Attributes:
+        frozen: those of ext that were frozen after one had begun to mark what changes there, each
+            by itself.
+        all: all of them, and perhaps more around them.
+    """
+
+    frozen: Ranges = field(default_factory=lambda: NOTHING)
+    all: Ranges = field(default_factory=lambda: NOTHING)
+
+
+def left_out(disk: Disk, in_use: InUse) -> LeftOut:
     """What of a disk need not be read.
 
     Args:
-        disk: with whatever its volumes hold; each piece is read once.
-        frozen: where on it, in bytes, file systems lie that are mounted, and were frozen after one
-            began to mark what changes there. All else has to be unmounted.
+        disk: with whatever its volumes hold.
+        in_use: what of it is mounted.
 
     Raises what reading the disk raises, but for places that cannot be read.
     """
@@ -73,7 +87,7 @@ def left_out(disk: Disk, frozen: Ranges) -> LeftOut:
         _, volumes = places.find(disk)
     except (RecoveryError, Unreadable):
         return LeftOut()
-    found = [each for place in volumes for each in _look(disk, place, frozen)]
+    found = [each for place in volumes for each in _look(disk, place, in_use)]
     pieces = [(each, _apart(each, volumes, disk.size)) for each in found]
     ranges = _longest(_all(free for _, free in pieces))
     swap = _all(overlap(ranges, free) for each, free in pieces if each.is_swap)
@@ -81,7 +95,7 @@ def left_out(disk: Disk, frozen: Ranges) -> LeftOut:
     return LeftOut(ranges, swap, tuple(filter(None, sentences)))
 
 
-def _look(disk: Disk, place: Place, frozen: Ranges) -> Iterator[_Found]:
+def _look(disk: Disk, place: Place, in_use: InUse) -> Iterator[_Found]:
     """What is to be said of a volume; nothing where it is not known what lies there."""
     if place.problem or any(offset + length > disk.size for offset, length in place.runs):
         return
@@ -95,31 +109,54 @@ def _look(disk: Disk, place: Place, frozen: Ranges) -> Iterator[_Found]:
             yield _swap(place, head)
         return
     kind = signatures.readable(head)
-    if kind != "ext":
-        if kind:
-            yield _Found(place, _NOT_KNOWN[kind], kept="vdbackup does not know its free space")
+    if not kind:
         return
-    yield _ext(disk, place, frozen)
+    stream = Window.opened(disk, place.runs)
+    name = ext_free.kind_of(head) if kind == "ext" else _NAMES[kind]
+    try:
+        with node.reading("What it says about its blocks"):
+            free = _free(kind, stream, place, in_use)
+    except RecoveryError as error:
+        yield _Found(place, name, kept=_reason(error))
+    except Unreadable:
+        yield _Found(place, name, kept="its maps of free blocks cannot be read")
+    else:
+        yield _Found(place, name, _on_disk(free, place.runs))
 
 
-def _ext(disk: Disk, place: Place, frozen: Ranges) -> _Found:
+def _reason(error: RecoveryError) -> str:
+    """Why something cannot be read: what a reader of a file system says itself, or in general."""
+    cause = error.__cause__
+    return str(cause) if isinstance(cause, node.Unreadable) else "its structures are damaged"
+
+
+def _free(kind: str, stream: io.BufferedReader, place: Place, in_use: InUse) -> Ranges:
+    """What is free of a volume, in its bytes; anything may be raised, Unreadable in doubt."""
+    if place.is_member:
+        raise node.Unreadable("it lies on one disk of an array")
+    if kind == "ext":
+        return _free_of_ext(stream, place, in_use.frozen)
+    if kind not in _UNMOUNTED:
+        raise node.Unreadable("vdbackup does not know its free space")
+    if len(overlap(_all([np.array(place.runs, np.int64)]), _all([in_use.all]))):
+        raise node.Unreadable("it is in use")
+    return _UNMOUNTED[kind](stream)
+
+
+_UNMOUNTED: dict[str, Callable[[io.BufferedReader], Ranges]] = {
+    "ntfs": free_clusters.free_of_ntfs,
+    "fat": free_clusters.free_of_fat,
+}
+"""What knows the free space of each kind as long as nobody has it mounted."""
+
+
+def _free_of_ext(stream: io.BufferedReader, place: Place, frozen: Ranges) -> Ranges:
     def read(offset: int, length: int) -> bytes:
         stream.seek(offset)
         return stream.read(length)
 
-    stream = Window.opened(disk, place.runs)
-    name = "ext"
-    try:
-        name = ext_free.kind_of(read)
-        if place.is_member:
-            raise node.Unreadable("it lies on one disk of an array")
-        look = ext_free.free_of_mounted if _is_in(place, frozen) else ext_free.free_of_unmounted
-        free = look(read, place.size)
-    except node.Unreadable as error:
-        return _Found(place, name, kept=str(error))
-    except (Unreadable, struct.error, ValueError, OverflowError):
-        return _Found(place, name, kept="what it says about its blocks cannot be read")
-    return _Found(place, name, _on_disk(free, place.runs))
+    look = ext_free.free_of_mounted if _is_in(place, frozen) else ext_free.free_of_unmounted
+    return look(read, place.size)
 
 
 def _swap(place: Place, head: bytes) -> _Found:

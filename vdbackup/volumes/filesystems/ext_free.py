@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vdbackup.disks.extents import Int64s, Ranges, union, without
+from vdbackup.volumes.filesystems.free_clusters import stretches
 from vdbackup.volumes.filesystems.node import Unreadable
 
 Read = Callable[[int, int], bytes]
@@ -54,9 +55,9 @@ _TRIES = 3
 """Of what a mounted file system is just writing."""
 
 
-def kind_of(read: Read) -> str:
-    """Which it is by its features: "ext2", "ext3" or "ext4"."""
-    compatible, incompatible, read_only = struct.unpack("<III", read(_SUPER_BLOCK + 92, 12))
+def kind_of(head: bytes) -> str:
+    """Which one begins with that, by its features: "ext2", "ext3" or "ext4"."""
+    compatible, incompatible, read_only = struct.unpack_from("<III", head, _SUPER_BLOCK + 92)
     if incompatible & ~(0x2 | _RECOVER | _META_BG) or read_only & ~0x7:
         return "ext4"
     return "ext3" if compatible & _JOURNAL else "ext2"
@@ -392,11 +393,9 @@ class _Groups:
             used[group - first] = bits
         for group in np.flatnonzero(self.sure[first:end] & self._is_uninit[first:end]).tolist():
             used[group] = False
-        flat = ~used.reshape(-1)
-        edges = np.flatnonzero(np.diff(np.concatenate(([0], flat.view(np.int8), [0]))))
-        clusters = edges.reshape(-1, 2).astype(np.int64)
+        clusters = stretches(~used.reshape(-1))
         starts = ext.first + first * ext.per_group + clusters[:, 0] * ext.per_cluster
-        ends = ext.first + first * ext.per_group + clusters[:, 1] * ext.per_cluster
+        ends = starts + clusters[:, 1] * ext.per_cluster
         ends = np.minimum(ends, ext.blocks)
         ranges = np.stack([starts, ends - starts], axis=1)
         return ranges[ranges[:, 1] > 0]
