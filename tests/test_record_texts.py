@@ -86,6 +86,9 @@ INCREMENTAL = RecoveryPoint(
         1 << 30,
         "tracking was begun anew",
         Token("5d41402abc4b2a76b9719d911017c592", 7, 1 << 20, 1 << 30),
+        False,
+        ((1 << 20, 1 << 19),),
+        ("Free space of ext4 is not read: 512 KiB.",),
     ),
 )
 SET = SetSettings(
@@ -211,7 +214,17 @@ INCREMENTAL_TEXT = (
       "generation": 7,
       "start": 1048576,
       "size": 1073741824
-    }
+    },
+    "all_blocks": false,
+    "not_read": [
+      [
+        1048576,
+        524288
+      ]
+    ],
+    "about_free": [
+      "Free space of ext4 is not read: 512 KiB."
+    ]
   }
 }
 """

@@ -23,7 +23,10 @@ from vdbackup.volumes.allocation import SHORTEST, InUse, LeftOut, left_out
 from vdbackup.volumes.places import Place
 
 
-def of(image: Path, in_use: InUse = InUse()) -> LeftOut:
+UNMOUNTED = InUse()
+
+
+def of(image: Path, in_use: InUse = UNMOUNTED) -> LeftOut:
     with Chain.open(image, DiskFormat.RAW) as disk:
         return left_out(disk, in_use)
 
@@ -55,14 +58,14 @@ SWAP = "mkswap"
 
 def test_each_partition_says_what_of_it_is_not_read(tmp_path):
     image = disk_of(
-        tmp_path, (1, 64, EXT4), (65, 32, SWAP), (100, 80, "mkfs.xfs -q -m crc=0 --unsupported"),
+        tmp_path, (1, 64, EXT4), (65, 32, SWAP), (100, 80, "mkfs.btrfs -q --mixed"),
         (190, 40, EXT4),
     )  # fmt: skip
     found = of(image)
     assert [sentence.split(":")[0] for sentence in found.sentences] == [
         "Free space of ext4 on partition 1 is not read",
         "Space for swapping on partition 2 is not read",
-        "XFS on partition 3 is kept whole",
+        "Btrfs on partition 3 is kept whole",
         "Free space of ext4 on partition 4 is not read",
     ]
     assert total(found.swap) == 32 * MIB - UNIT

@@ -20,7 +20,7 @@ from vdbackup.disks.extents import Ranges, overlap, total, union, without
 from vdbackup.errors import RecoveryError, Unreadable
 from vdbackup.jobs import readable_size
 from vdbackup.volumes import places, signatures
-from vdbackup.volumes.filesystems import ext_free, free_clusters, node
+from vdbackup.volumes.filesystems import ext_free, free_clusters, node, xfs_free
 from vdbackup.volumes.places import Disk, Place, Runs, Window
 
 SHORTEST = 4 * UNIT
@@ -146,6 +146,7 @@ def _free(kind: str, stream: io.BufferedReader, place: Place, in_use: InUse) -> 
 _UNMOUNTED: dict[str, Callable[[io.BufferedReader], Ranges]] = {
     "ntfs": free_clusters.free_of_ntfs,
     "fat": free_clusters.free_of_fat,
+    "xfs": xfs_free.free,
 }
 """What knows the free space of each kind as long as nobody has it mounted."""
 

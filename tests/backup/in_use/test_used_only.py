@@ -12,13 +12,14 @@ import pytest
 from tests.agent.mounts import MIB, image
 from tests.backup.in_use.devices import back_up, back_up_used, digest, restored, use, written_to
 from tests.backup.lab import noise
-from tests.sources.loops import loop, mounted, run
+from tests.sources.loops import add_partition, delete_partition, loop, mounted, run
+from tests.sources.opened import open_path
 from vdbackup.agent import tracking
-from vdbackup.backup import merge
-from vdbackup.backup.unread import not_claimed
+from vdbackup.backup import capture, merge
+from vdbackup.backup.unread import KEPT_AFTER_ALL, not_claimed
 from vdbackup.consistency import How
 from vdbackup.disks.extents import total
-from vdbackup.jobs import Task
+from vdbackup.jobs import Progress, Task
 from vdbackup.repository.model import Reading, RecoveryPoint
 from vdbackup.repository.repository import Repository
 from vdbackup.sources.moment import Wanted
@@ -166,3 +167,71 @@ def test_of_what_cannot_be_had_as_of_one_moment_all_is_read(
     assert reading(made.point).read_bytes >= SIZE
     assert any("kept whole" in note for note in made.notes)
     assert not len(not_claimed(made.point))
+
+
+def test_of_a_disk_each_partition_is_as_it_should_be(
+    stack: ExitStack, tmp_path: Path, repository: Repository
+) -> None:
+    """Mounted and frozen, unmounted, space for swapping, and one that cannot be frozen."""
+    disk = dirty(tmp_path / "disk.img", 256 * MIB)
+    sizes = [(1, 80), (81, 80), (161, 40), (201, 50)]
+    lines = "".join(f"start={start * 2048}, size={size * 2048}\n" for start, size in sizes)
+    run("sfdisk", "--quiet", "--no-tell-kernel", disk, stdin=f"label: gpt\n{lines}")
+    device = stack.enter_context(loop(disk))
+    parts = []
+    for number, (start, size) in enumerate(sizes, 1):
+        add_partition(device, number, start * MIB, size * MIB)
+        stack.callback(delete_partition, device, number)
+        parts.append(Path(f"{device}p{number}"))
+    for part in parts[:2]:
+        ext4(part)
+    run("mkswap", parts[2])
+    run("mkfs.ntfs", "--quick", "--quiet", parts[3])
+    with mounted(parts[1], tmp_path / "second") as second:
+        (second / "file").write_bytes(noise(9 * MIB, 1))
+        unmounted = sums(second)
+    use(stack, parts[0], tmp_path / "first", "-o", "nodiscard")
+    stack.enter_context(mounted(parts[3], tmp_path / "fourth", "-t", "ntfs-3g"))
+    (tmp_path / "first/file").write_bytes(noise(9 * MIB, 2))
+    made = back_up_used(repository, device)
+    assert reading(made.point).consistency.how is How.FROZEN
+    assert [each.split(":")[0] for each in reading(made.point).about_free] == [
+        "Free space of ext4 on partition 1 is not read",
+        "Free space of ext4 on partition 2 is not read",
+        "Space for swapping on partition 3 is not read",
+        "NTFS on partition 4 is kept whole",
+    ]
+    assert total(not_claimed(made.point)) > 120 * MIB
+    raw = restored(repository, made.point, tmp_path / "restored.raw")
+    found = raw.read_bytes()
+    for (start, size), wanted in zip(sizes, (sums(tmp_path / "first"), unmounted), strict=False):
+        part = tmp_path / "part.raw"
+        part.write_bytes(found[start * MIB : (start + size) * MIB])
+        assert_whole(part, tmp_path / "look", wanted)
+    assert found[:MIB] == disk.read_bytes()[:MIB]
+    start, size = (each * MIB for each in sizes[3])
+    assert found[start : start + size] == disk.read_bytes()[start : start + size]
+
+
+def test_a_device_that_turns_out_to_be_written_to_is_read_as_a_whole(
+    stack: ExitStack, tmp_path: Path, repository: Repository
+) -> None:
+    device = stack.enter_context(loop(ext4(dirty(tmp_path / "disk.img", 64 * MIB))))
+    written: list[int] = []
+
+    def write(_: Progress) -> None:
+        if not written:
+            written.append(1)
+            with device.open("r+b") as raw:
+                raw.seek(63 * MIB)
+                raw.write(noise(MIB, 99))
+                os.fsync(raw.fileno())
+
+    with open_path(device) as source:
+        plan = capture.plan(repository, source)
+        assert "Free space of ext4 is not read" in plan.summary
+        made = capture.run(plan, Task(write))
+    assert reading(made.point).consistency.how is How.AS_IS
+    assert reading(made.point).read_bytes == 64 * MIB
+    assert reading(made.point).not_read == ()
+    assert KEPT_AFTER_ALL in made.notes

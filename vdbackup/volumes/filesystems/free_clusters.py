@@ -39,7 +39,7 @@ def free_of_ntfs(stream: io.BufferedReader) -> Ranges:
     stream.seek(0)
     boot = stream.read(512)
     sector, factor = struct.unpack_from("<HB", boot, 11)
-    cluster = sector * (factor if factor <= 128 else 1 << 256 - factor)
+    cluster: int = sector * (factor if factor <= 128 else 1 << 256 - factor)
     (sectors,) = struct.unpack_from("<Q", boot, 0x28)
     count = sectors * sector // cluster
     bitmap = root.own_file(_BITMAP, -(-count // 8))
@@ -47,7 +47,8 @@ def free_of_ntfs(stream: io.BufferedReader) -> Ranges:
     places = (0, *(struct.unpack_from("<Q", boot, at)[0] for at in (_MFT, _MIRROR)))
     if len(bits) < count or not all(place < count and bits[place] for place in places):
         raise Unreadable("its map of clusters is damaged")
-    return stretches(~bits) * cluster
+    free: Ranges = stretches(~bits) * cluster
+    return free
 
 
 def free_of_fat(stream: io.BufferedReader) -> Ranges:
