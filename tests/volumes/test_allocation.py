@@ -20,8 +20,8 @@ from vdbackup.disks.extents import overlap, total, without
 from vdbackup.disks.names import DiskFormat
 from vdbackup.volumes import allocation
 from vdbackup.volumes.allocation import SHORTEST, InUse, LeftOut, left_out
+from vdbackup.volumes.filesystems.free_clusters import clear_bits, stretches
 from vdbackup.volumes.places import Place
-
 
 UNMOUNTED = InUse()
 
@@ -146,6 +146,15 @@ def test_few_ranges_hold_all_of_many(pieces, most):
     found = few(ranges, most)
     assert len(found) == min(most, len(ranges))
     assert not len(without(ranges, found))
+
+
+@given(st.lists(st.sampled_from([0, 0xFF, 0xFF, 0, 1, 0x80, 0x7E, 0x3C]), max_size=40), st.data())
+def test_the_zeros_of_a_bitmap_are_found_in_stretches(values, data):
+    bitmap = np.array(values, np.uint8)
+    count = data.draw(st.integers(0, len(values) * 8))
+    bits = np.unpackbits(bitmap, bitorder="little")[:count].view(np.bool_)
+    found = clear_bits(bitmap, count)
+    assert found.tolist() == stretches(~bits).tolist()
 
 
 @settings(max_examples=200)

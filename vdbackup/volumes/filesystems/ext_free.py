@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vdbackup.disks.extents import Int64s, Ranges, union, without
-from vdbackup.volumes.filesystems.free_clusters import stretches
+from vdbackup.volumes.filesystems.free_clusters import clear_bits
 from vdbackup.volumes.filesystems.node import Unreadable
 
 Read = Callable[[int, int], bytes]
@@ -379,24 +379,16 @@ class _Groups:
         """Free blocks in some groups: number and count; notes which groups are not sure."""
         ext = self._ext
         with_bitmap = np.flatnonzero(self.sure[first:end] & ~self._is_uninit[first:end]) + first
-        used = np.full((end - first, ext.clusters), True)
-        counts = self._column(0xC, 0x2C, 2)
-        read = self._bitmaps_of(with_bitmap)
-        for group in with_bitmap.tolist():
-            bitmap = read[group]
-            bits = np.unpackbits(np.frombuffer(bitmap, np.uint8), bitorder="little")
-            bits = bits.view(np.bool_)
-            own = self._clusters_of(group)
-            if not self._is_right(group, bitmap) or own - bits[:own].sum() != counts[group]:
+        used = np.full((end - first, ext.clusters // 8), 0xFF, np.uint8)
+        for group, bitmap in self._bitmaps_of(with_bitmap).items():
+            if self._is_right(group, bitmap):
+                used[group - first] = np.frombuffer(bitmap, np.uint8)
+            else:
                 self.sure[group] = False
-                continue
-            used[group - first] = bits
-        for group in np.flatnonzero(self.sure[first:end] & self._is_uninit[first:end]).tolist():
-            used[group] = False
-        clusters = stretches(~used.reshape(-1))
+        used[self.sure[first:end] & self._is_uninit[first:end]] = 0
+        clusters = clear_bits(used.reshape(-1), used.size * 8)
         starts = ext.first + first * ext.per_group + clusters[:, 0] * ext.per_cluster
-        ends = starts + clusters[:, 1] * ext.per_cluster
-        ends = np.minimum(ends, ext.blocks)
+        ends = np.minimum(starts + clusters[:, 1] * ext.per_cluster, ext.blocks)
         ranges = np.stack([starts, ends - starts], axis=1)
         return ranges[ranges[:, 1] > 0]
 
@@ -422,12 +414,21 @@ class _Groups:
         return found
 
     def _is_right(self, group: int, bitmap: bytes) -> bool:
+        """Whether a bitmap is as the descriptor says: its checksum, and how many are free."""
+        own = self._clusters_of(group)
+        bits = int.from_bytes(bitmap, "little") & (1 << own) - 1
+        if own - bits.bit_count() != self._counts[group]:
+            return False
         if not self._ext.read_only & _CSUM:
             return True
         found = _crc32c(self._ext.seed, bitmap)
         if self._ext.descriptor < 64:
             found &= 0xFFFF
         return found == int(self._sums[group])
+
+    @cached_property
+    def _counts(self) -> Int64s:
+        return self._column(0xC, 0x2C, 2)
 
     @cached_property
     def _sums(self) -> Int64s:
