@@ -86,9 +86,9 @@ INCREMENTAL = RecoveryPoint(
         1 << 30,
         "tracking was begun anew",
         Token("5d41402abc4b2a76b9719d911017c592", 7, 1 << 20, 1 << 30),
-        False,
-        ((1 << 20, 1 << 19),),
-        ("Free space of ext4 is not read: 512 KiB.",),
+        all_blocks=False,
+        not_read=((1 << 20, 1 << 19),),
+        about_free=("Free space of ext4 is not read: 512 KiB.",),
     ),
 )
 SET = SetSettings(

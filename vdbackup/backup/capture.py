@@ -338,9 +338,9 @@ def _captured(
             read_bytes,
             rounds.scan_reason,
             outcome.token,
-            plan.all_blocks,
-            free.listed(),
-            free.sentences,
+            all_blocks=plan.all_blocks,
+            not_read=free.listed(),
+            about_free=free.sentences,
         )
         point = draft.publish(
             warnings,
