@@ -315,7 +315,7 @@ def _captured(
     with draft, _rounds(plan, parent) as rounds:
         _check_wanted(plan, rounds.hindrance)
         salvage = Salvage(source, rounds, task.cancel)
-        free = unread.unread(source, rounds, all_blocks=plan.all_blocks)
+        free = unread.unread(source, rounds, plan.left_out, all_blocks=plan.all_blocks)
         with state_of(backup_set, parent, source.size) as state:
             changed = _changed(rounds, parent) if parent else None
             first = free.first(to_read(source, state) if changed is None else changed)

@@ -16,7 +16,7 @@ from vdbackup.repository.digests import BLOCK
 from vdbackup.repository.model import RecoveryPoint
 from vdbackup.sources import free_space
 from vdbackup.sources.moment import Outcome
-from vdbackup.sources.source import Rounds, Source
+from vdbackup.sources.source import OneReading, Rounds, Source
 from vdbackup.volumes.allocation import MAX_RANGES, NOTHING, LeftOut
 
 KEPT_AFTER_ALL = (
@@ -65,9 +65,16 @@ class Unread:
         return tuple((offset, length) for offset, length in few(self.ranges, MAX_RANGES).tolist())
 
 
-def unread(source: Source, rounds: Rounds, *, all_blocks: bool) -> Unread:
-    """What is to be left out of a source, in whose rounds nothing has been read yet."""
-    return Unread() if all_blocks else Unread(free_space.found(source, rounds))
+def unread(source: Source, rounds: Rounds, plan: LeftOut, *, all_blocks: bool) -> Unread:
+    """What is to be left out of a source, in whose rounds nothing has been read yet.
+
+    Where that was nothing when it was planned it is not looked for again, but for what is in use,
+    which may have been just writing: a failing disk may take many seconds for each failing read.
+    """
+    if all_blocks:
+        return Unread()
+    looks_again = len(plan.ranges) or not isinstance(rounds, OneReading)
+    return Unread(free_space.found(source, rounds) if looks_again else plan)
 
 
 def planned(source: Source, rounds: Rounds, *, all_blocks: bool) -> LeftOut:

@@ -13,6 +13,7 @@ import numpy as np
 
 from vdbackup.agent.block_devices import SYS_BLOCK
 from vdbackup.disks.extents import union
+from vdbackup.errors import SourceError
 from vdbackup.sources.file_systems import mounted_on, stretches
 from vdbackup.sources.source import OneReading, Rounds, Source
 from vdbackup.sources.stacking import number_of
@@ -24,9 +25,12 @@ _EXT = ("ext2", "ext3", "ext4")
 def planned(source: Source, rounds: Rounds) -> LeftOut:
     """What will be left out of a source, as far as can be said before its rounds have begun.
 
-    Raises SourceError where the source is gone.
+    Nothing of one that cannot be read: who reads it will see.
     """
-    return left_out(source, _in_use(source, are_frozen=not isinstance(rounds, OneReading)))
+    try:
+        return left_out(source, _in_use(source, are_frozen=not isinstance(rounds, OneReading)))
+    except SourceError:
+        return LeftOut()
 
 
 def found(source: Source, rounds: Rounds) -> LeftOut:

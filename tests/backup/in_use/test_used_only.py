@@ -109,7 +109,7 @@ def test_a_chain_of_a_mounted_disk_holds_every_file_and_no_free_space(
         raw = restored(repository, points[number], tmp_path / f"{number}.raw")
         assert_whole(raw, tmp_path / "look", files)
         assert not reading(points[number]).all_blocks
-        assert total(not_claimed(points[number])) > 50 * MIB
+        assert total(not_claimed(points[number])) > 16 * MIB
         raw.unlink()
     run("e2fsck", "-fn", restored(repository, points[2], tmp_path / "2.raw"))
 
