@@ -88,6 +88,9 @@ INCREMENTAL = RecoveryPoint(
         "tracking was begun anew",
         Token("5d41402abc4b2a76b9719d911017c592", 7, 1 << 20, 1 << 30),
         3,
+        all_blocks=False,
+        not_read=((1 << 20, 1 << 19),),
+        about_free=("Free space of ext4 is not read: 512 KiB.",),
     ),
 )
 SET = SetSettings(
@@ -214,7 +217,17 @@ INCREMENTAL_TEXT = (
       "start": 1048576,
       "size": 1073741824
     },
-    "unproven": 3
+    "unproven": 3,
+    "all_blocks": false,
+    "not_read": [
+      [
+        1048576,
+        524288
+      ]
+    ],
+    "about_free": [
+      "Free space of ext4 is not read: 512 KiB."
+    ]
   }
 }
 """

@@ -14,7 +14,8 @@ from pathlib import Path
 
 import numpy as np
 
-from vdbackup.disks.extents import aligned, blocks_of
+from vdbackup.backup.unread import not_claimed
+from vdbackup.disks.extents import aligned, blocks_of, without
 from vdbackup.disks.names import DiskFormat
 from vdbackup.errors import OtherSource, RepositoryError, VdbackupError
 from vdbackup.repository.backup_set import BackupSet
@@ -216,7 +217,7 @@ def _resembles(source: Source, backup_set: BackupSet) -> bool:
         return False
     try:
         with backup_set.open_digests(last) as state:
-            held = aligned(state.held(), BLOCK, source.size)
+            held = without(aligned(state.held(), BLOCK, source.size), not_claimed(last))
             places = _spread(held, _SAMPLE)
             same = 0
             for offset in places:

@@ -9,14 +9,15 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from vdbackup.backup import following, merge, proving, retention, space
+from vdbackup.backup import following, merge, proving, retention, space, unread
 from vdbackup.backup.belonging import belonging
 from vdbackup.backup.comparison import not_held
 from vdbackup.backup.differences import keep_changes, state_of, to_read
 from vdbackup.backup.kind import AUTO, Choice, choose, not_possible
 from vdbackup.backup.proving import Proof
 from vdbackup.backup.set_format import format_for
-from vdbackup.disks.extents import Ranges, aligned, total, union
+from vdbackup.backup.unread import Unread
+from vdbackup.disks.extents import Ranges, aligned, total, union, without
 from vdbackup.disks.names import DiskFormat
 from vdbackup.disks.transfer import each
 from vdbackup.errors import (
@@ -49,6 +50,7 @@ from vdbackup.sources.identity import Verdict
 from vdbackup.sources.moment import Outcome, Wanted
 from vdbackup.sources.salvage import Salvage
 from vdbackup.sources.source import OneReading, Rounds, Source
+from vdbackup.volumes.allocation import LeftOut
 
 _ARTICLES = {
     PointType.FULL: "a full",
@@ -77,6 +79,8 @@ class CapturePlan(Plan):
         about_source: what there is to say of that, or "".
         consistency: what the point is to be.
         read_all: read everything, whatever a tracker says.
+        all_blocks: whether what is free is read and kept, too.
+        left_out: what of the source is not read, as far as that is known before.
     """
 
     repository: Repository
@@ -96,7 +100,9 @@ class CapturePlan(Plan):
     similar: str
     about_source: str
     consistency: Wanted
-    read_all: bool = False
+    read_all: bool
+    all_blocks: bool
+    left_out: LeftOut
 
 
 @dataclass(frozen=True)
@@ -138,7 +144,7 @@ def check_apart(source: Source, repository: Path) -> None:
         )
 
 
-def plan(
+def plan(  # noqa: PLR0913 - each is a thing that is asked for
     repository: Repository,
     source: Source,
     *,
@@ -148,6 +154,8 @@ def plan(
     policy: Policy | None = None,
     same_source: bool = False,
     consistency: Wanted = Wanted.AUTO,
+    read_all: bool = False,
+    all_blocks: bool = False,
 ) -> CapturePlan:
     """What backing up `source` now would do.
 
@@ -160,6 +168,8 @@ def plan(
         policy: the set's from now on; None leaves it as it is.
         same_source: the user says that `source` is what the set `set_name` holds the backups of.
         consistency: what the point is to be.
+        read_all: read everything, whatever a tracker says.
+        all_blocks: whether what is free is read and kept, too.
 
     Raises:
         BackupError: it cannot be done, and why; OtherSource unless `same_source`.
@@ -186,6 +196,8 @@ def plan(
         if home.confirmed is Verdict.OTHER:
             choice = Choice(PointType.FULL, None, not_possible(kind, "its source is another now"))
         kept_in = existing.settings.format
+    rounds = OneReading(source) if consistency is Wanted.AS_IS else source.rounds()
+    left_out = unread.planned(source, rounds, all_blocks=all_blocks)
     parent = f" onto point {choice.parent.sequence}" if choice.parent else ""
     summary = (
         f"{source.title} is backed up into the set {name}, as {_ARTICLES[choice.kind]} recovery "
@@ -193,9 +205,17 @@ def plan(
     )
     return CapturePlan(
         summary=" ".join(
-            each for each in (summary, choice.note, home.note, source.filled_up) if each
+            each
+            for each in (
+                summary,
+                choice.note,
+                home.note,
+                source.filled_up,
+                *left_out.sentences,
+            )
+            if each
         ),
-        bytes_to_copy=_most_to_copy(existing, choice.parent, source),
+        bytes_to_copy=_most_to_copy(existing, choice.parent, source, left_out),
         creates=(f"a layer ({kept_in}), its overlay, digests and manifest",),
         repository=repository,
         source=source,
@@ -214,6 +234,9 @@ def plan(
         similar=home.similar,
         about_source=home.note,
         consistency=consistency,
+        read_all=read_all,
+        all_blocks=all_blocks,
+        left_out=left_out,
     )
 
 
@@ -226,7 +249,7 @@ def run(plan: CapturePlan, task: Task) -> CaptureResult:
     repository, source = plan.repository, plan.source
     with repository.lock(f"backing up {source.title}", task.cancel):
         full = plan.kind == PointType.FULL
-        tight = space.check(source, repository.path, full=full)
+        tight = space.check(source, repository.path, plan.left_out, full=full)
         if plan.new_set:
             repository.create_set(plan.set_name, _settings_for(source, plan))
         begun = merge.publish_begun(repository, plan.set_name)
@@ -247,7 +270,8 @@ def run(plan: CapturePlan, task: Task) -> CaptureResult:
         point = _captured(backup_set, plan, choice, warnings, task)
         warnings = (*point.warnings, *interrupted, *tight, *unlisted)
         moment = point.reading.consistency.sentence if point.reading else ""
-        notes = tuple(filter(None, (plan.note, source.filled_up, moment, *published)))
+        about_free = point.reading.about_free if point.reading else ()
+        notes = tuple(filter(None, (plan.note, source.filled_up, moment, *about_free, *published)))
         if plan.similar:
             warnings += (plan.about_source,)
         elif plan.about_source:
@@ -296,17 +320,22 @@ def _captured(
     with draft, _rounds(plan, parent) as rounds:
         _check_wanted(plan, rounds.hindrance)
         salvage = Salvage(source, rounds, task.cancel)
+        free = unread.unread(source, rounds, plan.left_out, all_blocks=plan.all_blocks)
         why_all = _why_all(backup_set, plan)
         with (
             state_of(backup_set, parent, source.size) as state,
             proving.proof(backup_set, parent, rounds, why_all) as proof,
         ):
             changed = _changed(rounds, parent) if parent and not proof.why_all else None
-            first = to_read(source, state) if changed is None else changed
-            read_bytes = _read(draft, state, first, rounds, salvage, task, proof)
+            first = free.first(to_read(source, state) if changed is None else changed)
+            read_bytes = _read(draft, state, first, rounds, free, salvage, task, proof)
+            missed = proof.missed(rounds, salvage.unreadable())
+            outcome = rounds.outcome()
+            if len(rest := free.after_all(outcome)):
+                keep_changes(draft, state, rest, each(salvage.readinto), "Free space", task)
+                read_bytes += total(rest)
+                outcome = rounds.outcome()
             again = _kept_again(state)
-        missed = proof.missed(rounds, salvage.unreadable())
-        outcome = rounds.outcome()
         task.check()
         _check_wanted(plan, rounds.hindrance or " ".join(_of_the_moment(outcome, source)))
         unreadable = salvage.unreadable()
@@ -320,6 +349,9 @@ def _captured(
             rounds.scan_reason or proof.why_all,
             outcome.token,
             0 if changed is None else proving.unproven(backup_set.latest_captured()) + 1,
+            all_blocks=plan.all_blocks,
+            not_read=free.listed(),
+            about_free=free.sentences,
         )
         point = draft.publish(
             warnings,
@@ -337,6 +369,7 @@ def _read(
     state: DigestFold,
     ranges: Ranges,
     rounds: Rounds,
+    free: Unread,
     salvage: Salvage,
     task: Task,
     proof: Proof,
@@ -345,7 +378,7 @@ def _read(
     read = each(salvage.readinto)
     keep_changes(draft, state, ranges, read, "Capture", task, proof.seen)
     read_bytes = total(ranges)
-    for changed in rounds:
+    for changed in map(free.again, rounds):
         salvage.forget(changed)
         proof.mark(changed)
         keep_changes(draft, state, changed, read, "Changed meanwhile", task)
@@ -368,7 +401,7 @@ def _rounds(plan: CapturePlan, parent: RecoveryPoint | None) -> Rounds:
 
 
 def _changed(rounds: Rounds, parent: RecoveryPoint) -> Ranges | None:
-    """What may not be as the parent has it, where that is known, and what that has lost."""
+    """What may not be as the parent has it, where that is known: what that has lost, or has not."""
     if rounds.changed is None:
         return None
     return union(rounds.changed, not_held(parent))
@@ -397,13 +430,16 @@ def _kept_again(state: DigestFold) -> tuple[str, ...]:
     )
 
 
-def _most_to_copy(existing: BackupSet | None, parent: RecoveryPoint | None, source: Source) -> int:
+def _most_to_copy(
+    existing: BackupSet | None, parent: RecoveryPoint | None, source: Source, left_out: LeftOut
+) -> int:
     """Bytes that are read and perhaps stored, in whole blocks; what has become zeros is, too."""
     if existing is None or parent is None:
-        return total(aligned(source.data_ranges(), BLOCK, source.size))
+        stored = aligned(source.data_ranges(), BLOCK, source.size)
+        return total(without(stored, left_out.ranges))
     try:
         with state_of(existing, parent, source.size) as state:
-            return total(to_read(source, state))
+            return total(without(to_read(source, state), left_out.ranges))
     except VdbackupError:  # a merge may just be changing them: the capture will see
         return source.size
 

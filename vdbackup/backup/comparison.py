@@ -13,8 +13,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from vdbackup.backup.differences import Seen
+from vdbackup.backup.unread import not_claimed
 from vdbackup.disks.chain import Chain
-from vdbackup.disks.extents import Int64s, Ranges, aligned, blocks_of
+from vdbackup.disks.extents import Int64s, Ranges, aligned, blocks_of, union
 from vdbackup.disks.transfer import Flags, Read, transfer
 from vdbackup.errors import DiskError
 from vdbackup.jobs import Task
@@ -30,7 +31,8 @@ def places(stretches: Sequence[tuple[int, int]]) -> Ranges:
 
 def not_held(point: RecoveryPoint) -> Ranges:
     """What of the source a point does not have, so that it says nothing of it: whole blocks."""
-    return aligned(places(point.unreadable), BLOCK, point.virtual_size)
+    lost = aligned(places(point.unreadable), BLOCK, point.virtual_size)
+    return union(lost, not_claimed(point))
 
 
 class Unmarked:

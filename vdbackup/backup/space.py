@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from vdbackup.disks.extents import aligned, total
+from vdbackup.disks.extents import aligned, total, without
 from vdbackup.jobs import readable_size
 from vdbackup.repository.backup_set import BackupSet
 from vdbackup.repository.digests import BLOCK
 from vdbackup.repository.files import check_space, free_space
 from vdbackup.sources.sample import stored_share
 from vdbackup.sources.source import Source
+from vdbackup.volumes.allocation import LeftOut
 
 RESERVE = 1 << 20
 """Bytes that a full leaves free for its overlay, manifest and what is small in any format."""
@@ -18,7 +19,7 @@ _TABLES = 1024
 """One byte in so many goes into digests (1 in 2048) and the format's tables (1 in 8192 or less)."""
 
 
-def check(source: Source, repository: Path, *, full: bool) -> tuple[str, ...]:
+def check(source: Source, repository: Path, left_out: LeftOut, *, full: bool) -> tuple[str, ...]:
     """Refuse a point that cannot fit; a sentence where a full may turn out not to.
 
     What a full will hold is known of an image, by its holes, and guessed of a device, from a
@@ -29,9 +30,10 @@ def check(source: Source, repository: Path, *, full: bool) -> tuple[str, ...]:
     if not full:
         check_space(repository, RESERVE, f"A backup of {source.title}")
         return ()
-    least = most = total(aligned(source.data_ranges(), BLOCK, source.size))
+    stored = without(aligned(source.data_ranges(), BLOCK, source.size), left_out.ranges)
+    least = most = total(stored)
     if not source.holes_are_known:
-        least, most = stored_share(source)
+        least, most = stored_share(source, stored)
     doing = f"A full backup of {source.title}"
     check_space(repository, _with_tables(least), doing)
     free = free_space(repository)

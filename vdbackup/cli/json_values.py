@@ -15,6 +15,11 @@ if TYPE_CHECKING:
     from vdbackup.repository.manifests import BrokenManifest
     from vdbackup.repository.model import BootTest, Policy, Reading, RecoveryPoint
 
+_READING = (
+    "consistency", "changes_from", "scan_reason", "read_bytes", "all_blocks", "not_read",
+    "about_free",
+)  # fmt: skip
+
 
 def plan_json(plan: Plan) -> dict[str, Any]:
     """What would be done, and with which files."""
@@ -54,12 +59,15 @@ def point_json(backup_set: BackupSet, point: RecoveryPoint) -> dict[str, Any]:
 def _reading(reading: Reading | None) -> dict[str, Any]:
     """How the source was read; nulls where nobody noted it."""
     if reading is None:
-        return dict.fromkeys(("consistency", "changes_from", "scan_reason", "read_bytes"))
+        return dict.fromkeys(_READING)
     return {
         "consistency": asdict(reading.consistency),
         "changes_from": reading.changes_from,
         "scan_reason": reading.scan_reason or None,
         "read_bytes": reading.read_bytes,
+        "all_blocks": reading.all_blocks,
+        "not_read": sum(length for _, length in reading.not_read),
+        "about_free": reading.about_free,
     }
 
 

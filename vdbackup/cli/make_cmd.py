@@ -84,6 +84,10 @@ def add_backup(subparsers: Subparsers) -> None:
         help="read everything, though a tracker says what has changed: that proves it",
     )  # fmt: skip
     parser.add_argument(
+        "--all-blocks", action="store_true",
+        help="read and keep what file systems call free, and space for swapping, too",
+    )  # fmt: skip
+    parser.add_argument(
         "--limit", type=rate, metavar="RATE",
         help="move at most so much a second: 100M, 800K",
     )  # fmt: skip
@@ -112,6 +116,7 @@ def backup(options: argparse.Namespace) -> int:
         policy=policy_change(options) or Change(),
         consistency=Wanted(options.consistency),
         read_all=options.read_all,
+        all_blocks=options.all_blocks,
     )
     # nobody waits for it as for a window's: it is to cost others as little as it can
     pace = Pace(Limit(options.limit) if options.limit else None, gives_way=True)

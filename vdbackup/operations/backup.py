@@ -60,6 +60,7 @@ class BackupRequest:
         policy: what the set is to do another way from now on.
         consistency: what the point is to be.
         read_all: read everything, whatever a tracker of changes says.
+        all_blocks: whether what is free is read and kept, too.
     """
 
     source: SourceRef
@@ -74,6 +75,7 @@ class BackupRequest:
     policy: policy.Change = field(default_factory=policy.Change)
     consistency: Wanted = Wanted.AUTO
     read_all: bool = False
+    all_blocks: bool = False
 
 
 @dataclass(frozen=True)
@@ -120,8 +122,9 @@ def planned(request: BackupRequest) -> Iterator[CapturePlan]:
             disk_format=request.disk_format,
             same_source=request.same_source,
             consistency=request.consistency,
+            read_all=request.read_all,
+            all_blocks=request.all_blocks,
         )
-        plan = replace(plan, read_all=request.read_all)
         yield _placed(_with_policy(plan, request.policy), request)
 
 

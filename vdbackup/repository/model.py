@@ -147,6 +147,10 @@ class Reading:
         tracker: the moment, as the tracker of changes knows it; None where none can go on from it.
         unproven: how many points after each other, this one the last, hold what the tracker said;
             0 where all was read. It stays as it is, whichever of them are merged or deleted.
+        all_blocks: whether free space was to be read, too.
+        not_read: what the point does not hold though the source may, because it was free or is
+            space for swapping: (offset, length) in bytes.
+        about_free: what was left out, and what was kept whole and why, a sentence each.
     """
 
     consistency: Consistency
@@ -155,6 +159,9 @@ class Reading:
     scan_reason: records.Sentence = ""
     tracker: Token | None = None
     unproven: int = 0
+    all_blocks: bool = True
+    not_read: tuple[tuple[int, int], ...] = ()
+    about_free: tuple[records.Sentence, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -242,9 +249,11 @@ class RecoveryPoint:
 
     def checked(self) -> RecoveryPoint:
         """The point; raises ValueError where one of its sizes contradicts another."""
-        for offset, length in self.unreadable:
-            if offset + length > self.virtual_size:
-                raise ValueError(f"unreadable: {offset} + {length} is beyond the end of the disk")
+        not_read = self.reading.not_read if self.reading else ()
+        for name, ranges in (("unreadable", self.unreadable), ("not_read", not_read)):
+            for offset, length in ranges:
+                if offset + length > self.virtual_size:
+                    raise ValueError(f"{name}: {offset} + {length} is beyond the end of the disk")
         exact, rounded_up = self.exact_size, self.virtual_size
         if exact is not None and not rounded_up - _SECTOR < exact < rounded_up:
             raise ValueError(f"exact_size: {exact} does not end within the last sector")

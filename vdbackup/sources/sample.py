@@ -5,6 +5,9 @@ from __future__ import annotations
 import math
 import random
 
+import numpy as np
+
+from vdbackup.disks.extents import Int64s, Ranges, total
 from vdbackup.errors import Unreadable
 from vdbackup.sources.source import Source
 
@@ -16,8 +19,8 @@ _CAUTION = 3.0
 """Standard deviations: the guess is wrong about once in 400 times on each side at most."""
 
 
-def stored_share(source: Source) -> tuple[int, int]:
-    """The least and the most bytes that a full of the source will probably hold.
+def stored_share(source: Source, ranges: Ranges) -> tuple[int, int]:
+    """The least and the most bytes that a full of these ranges, whole blocks, will probably hold.
 
     Wilson's interval of a share (JASA 22, 1927), which holds for shares near 0 and 1, too. Where
     there are few blocks all are looked at. What cannot be read tells nothing; after the first such
@@ -25,8 +28,11 @@ def stored_share(source: Source) -> tuple[int, int]:
 
     Raises SourceError where the source is gone.
     """
-    blocks = -(-source.size // BLOCK)
-    places = random.sample(range(blocks), min(blocks, MAX_PLACES))
+    ends = np.cumsum(-(-ranges[:, 1] // BLOCK))
+    blocks, size = int(ends[-1]) if len(ends) else 0, total(ranges)
+    places = [
+        _nth(ranges, ends, each) for each in random.sample(range(blocks), min(blocks, MAX_PLACES))
+    ]
     view = memoryview(bytearray(BLOCK))
     looked = kept = 0
     for place in sorted(places):
@@ -40,8 +46,15 @@ def stored_share(source: Source) -> tuple[int, int]:
     if looked == blocks:
         return kept * BLOCK, kept * BLOCK
     if not looked or looked < len(places):
-        return 0, source.size  # the first places alone are no sample
+        return 0, size  # the first places alone are no sample
     share, square = kept / looked, _CAUTION**2 / looked
     middle = (share + square / 2) / (1 + square)
     margin = math.sqrt(share * (1 - share) * square + square**2 / 4) / (1 + square)
-    return int((middle - margin) * source.size), int((middle + margin) * source.size)
+    return int((middle - margin) * size), int((middle + margin) * size)
+
+
+def _nth(ranges: Ranges, ends: Int64s, number: int) -> int:
+    """Of all blocks in the ranges that one's number on the disk."""
+    row = int(np.searchsorted(ends, number, "right"))
+    before = int(ends[row - 1]) if row else 0
+    return int(ranges[row, 0]) // BLOCK + number - before

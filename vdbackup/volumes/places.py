@@ -7,9 +7,8 @@ from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
-from vdbackup.disks.chain import Chain
 from vdbackup.errors import RecoveryError
 from vdbackup.volumes import lvm, raid
 from vdbackup.volumes.partitions import Partition, Table, read_table
@@ -29,6 +28,21 @@ _SPREAD = {
 
 Runs = tuple[tuple[int, int], ...]
 """Stretches of the disk: offset and length in bytes."""
+
+
+class Disk(Protocol):
+    """Whatever is read as a disk: a chain of layers, or a source."""
+
+    @property
+    def size(self) -> int:
+        """In bytes."""
+
+    @property
+    def sector_size(self) -> int:
+        """In bytes."""
+
+    def readinto(self, offset: int, view: memoryview) -> None:
+        """Fill `view` from byte `offset` on."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +78,7 @@ class Place:
         return sum(length for _, length in self.runs)
 
 
-def find(chain: Chain) -> tuple[int, list[Place]]:
+def find(chain: Disk) -> tuple[int, list[Place]]:
     """The sector size that a disk's tables count in, in bytes, and its volumes.
 
     The partitions or, where there are none, the disk; then the logical volumes that lie in them.
@@ -95,7 +109,7 @@ def find(chain: Chain) -> tuple[int, list[Place]]:
     return table.sector_size, [*found, *logical]
 
 
-def _table(disk: io.BufferedReader, chain: Chain, array: raid.Member | None) -> Table:
+def _table(disk: io.BufferedReader, chain: Disk, array: raid.Member | None) -> Table:
     """A disk's own table. A piece of one is nothing damaged where the disk is one of an array."""
     try:
         return read_table(disk, chain.size, chain.sector_size)
@@ -105,7 +119,7 @@ def _table(disk: io.BufferedReader, chain: Chain, array: raid.Member | None) -> 
         return Table(chain.sector_size)
 
 
-def _partition(chain: Chain, base: int, part: Partition) -> Place:
+def _partition(chain: Disk, base: int, part: Partition) -> Place:
     """Where a partition lies that is counted from byte `base` on; of a mirror, what it holds."""
     place = Place(part.number, ((base + part.offset, part.size),))
     if part.kind in _SPREAD:
@@ -153,7 +167,7 @@ def _logical(disk: io.BufferedReader, offsets: Sequence[int]) -> list[Place]:
 class Window(io.RawIOBase):
     """Stretches of a disk, one after the other, as a file."""
 
-    def __init__(self, chain: Chain, runs: Runs) -> None:
+    def __init__(self, chain: Disk, runs: Runs) -> None:
         super().__init__()
         self._chain = chain
         self._hosts = [offset for offset, _ in runs]
@@ -162,7 +176,7 @@ class Window(io.RawIOBase):
         self._position = 0
 
     @classmethod
-    def opened(cls, chain: Chain, runs: Runs) -> io.BufferedReader:
+    def opened(cls, chain: Disk, runs: Runs) -> io.BufferedReader:
         """Stretches of the disk, read through a buffer."""
         return io.BufferedReader(cls(chain, runs), _BUFFER)
 

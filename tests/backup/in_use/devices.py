@@ -102,8 +102,15 @@ def use(stack: ExitStack, device: Path, folder: Path, *options: str) -> FileSyst
 
 
 def back_up(repository: Repository, path: Path, **wanted: Any) -> capture.CaptureResult:
+    """All of it, free space too, where nothing else is said: it is compared with the device."""
     with open_path(path) as source:
-        return capture.run(capture.plan(repository, source, **wanted), Task())
+        plan = capture.plan(repository, source, **{"all_blocks": True, **wanted})
+        return capture.run(plan, Task())
+
+
+def back_up_used(repository: Repository, path: Path, **wanted: Any) -> capture.CaptureResult:
+    """What is in use of it, as a user does."""
+    return back_up(repository, path, all_blocks=False, **wanted)
 
 
 class Frozen:

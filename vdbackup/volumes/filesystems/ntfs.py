@@ -172,6 +172,11 @@ class NtfsNode(Node):
         content.stream.seek(0)
         return bool(content.ranges) and content.stream.read(4).lower() in (b"hibr", b"rstr")
 
+    def own_file(self, number: int, length: int) -> bytes:
+        """The beginning of one of the file system's own files, by the number of its record."""
+        data: bytes = self._fs.mft.get(number).open().read(length)
+        return data
+
     def unclean(self) -> bool:
         """Whether the file system waits for a check, or its log for being applied.
 

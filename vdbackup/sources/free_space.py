@@ -1,0 +1,68 @@
+"""What of a source need not be read, where its file systems are asked at a moment that counts.
+
+Of a device in use that is after the first freeze of its rounds (live_rounds.py), from which on the
+kernel marks what changes: what is written to a free block later is read in a round. What nobody has
+mounted says itself whether it was left in order (volumes/allocation.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from vdbackup.agent.block_devices import SYS_BLOCK
+from vdbackup.agent.file_systems import mounted_on, stretches
+from vdbackup.agent.stacking import number_of
+from vdbackup.agent.stretches import Stretch, joined
+from vdbackup.disks.extents import Ranges
+from vdbackup.errors import SourceError
+from vdbackup.sources.source import OneReading, Rounds, Source
+from vdbackup.volumes.allocation import LeftOut, MountedAreas, left_out
+
+_EXT = ("ext2", "ext3", "ext4")
+
+
+def planned(source: Source, rounds: Rounds) -> LeftOut:
+    """What will be left out of a source, as far as can be said before its rounds have begun.
+
+    Nothing of one that cannot be read: who reads it will see.
+    """
+    try:
+        return left_out(source, _in_use(source, are_frozen=not isinstance(rounds, OneReading)))
+    except SourceError:
+        return LeftOut()
+
+
+def found(source: Source, rounds: Rounds) -> LeftOut:
+    """What may be left out of a source of which nothing has been read in these rounds.
+
+    Raises SourceError where the source is gone.
+    """
+    are_frozen = not isinstance(rounds, OneReading) and not rounds.hindrance
+    return left_out(source, _in_use(source, are_frozen=are_frozen))
+
+
+def _in_use(source: Source, *, are_frozen: bool) -> MountedAreas:
+    """Where file systems lie on it that are mounted; frozen are those of ext that lie directly."""
+    every: list[Stretch] = []
+    frozen: list[Stretch] = []
+    for path in source.files:
+        for mounted in mounted_on(path):
+            for number in mounted.numbers:
+                place = stretches(path, {number})
+                every += place
+                if are_frozen and mounted.kind in _EXT and _is_direct(path, number):
+                    frozen += place
+    return MountedAreas(_as_ranges(sorted(set(frozen))), _as_ranges(joined(every)))
+
+
+def _as_ranges(stretches: Sequence[Stretch]) -> Ranges:
+    return np.array(stretches, np.int64).reshape(-1, 2)
+
+
+def _is_direct(path: Path, number: str) -> bool:
+    """Whether that is the device, or a partition of it, and not made of several."""
+    is_own = number == number_of(str(path))
+    return is_own or not any((SYS_BLOCK / number).resolve().glob("slaves/*"))

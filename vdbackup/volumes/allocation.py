@@ -1,0 +1,246 @@
+"""What of a disk need not be read: what its file systems call free, and space for swapping.
+
+Only where that is sure: see ext_free.py. All else is kept, and so is whatever lies in no volume:
+boot areas, partition tables, gaps. What is left out are whole units (disk.UNIT), and no stretch
+that is shorter than it takes to go there.
+"""
+
+from __future__ import annotations
+
+import io
+import struct
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from itertools import accumulate
+
+import numpy as np
+
+from vdbackup.disks.disk import UNIT
+from vdbackup.disks.extents import Ranges, overlap, total, union, without
+from vdbackup.errors import RecoveryError, Unreadable
+from vdbackup.jobs import readable_size
+from vdbackup.volumes import places, signatures
+from vdbackup.volumes.filesystems import ext_free, free_clusters, node, xfs_free
+from vdbackup.volumes.places import Disk, Place, Runs, Window
+
+SHORTEST = 4 * UNIT
+"""Bytes; what is shorter is read: to go on behind it takes a disk as long."""
+MAX_RANGES = 4096
+"""Stretches that are left out, the longest: each point lists them."""
+
+NOTHING: Ranges = np.empty((0, 2), np.int64)
+_NAMES = {"xfs": "XFS", "btrfs": "Btrfs", "ntfs": "NTFS", "fat": "FAT"}
+_SWAP, _HIBERNATED = b"SWAPSPACE2", b"S1SUSPEND\0"
+_PAGES = (4096, 8192, 16384, 65536)
+
+
+@dataclass(frozen=True, eq=False)
+class LeftOut:
+    """What of a disk need not be read.
+
+    Attributes:
+        ranges: all of that, in whole units.
+        swap: which part of it is space for swapping: what is written there is never needed.
+        sentences: what that is, and what is kept whole and why, a sentence each.
+    """
+
+    ranges: Ranges = field(default_factory=lambda: NOTHING)
+    swap: Ranges = field(default_factory=lambda: NOTHING)
+    sentences: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class _Found:
+    """What was found out about one volume: free ranges of the disk, in bytes, or why none."""
+
+    place: Place
+    name: str
+    free: Ranges = field(default_factory=lambda: NOTHING)
+    kept: str = ""
+    is_swap: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class MountedAreas:
+    """Where on a disk, in bytes, file systems lie that are mounted and may be written to.
+
+    Attributes:
+        frozen: those of ext that were frozen after one had begun to mark what changes there, each
+            by itself.
+        all: all of them, and perhaps more around them.
+    """
+
+    frozen: Ranges = field(default_factory=lambda: NOTHING)
+    all: Ranges = field(default_factory=lambda: NOTHING)
+
+
+def left_out(disk: Disk, in_use: MountedAreas) -> LeftOut:
+    """What of a disk need not be read.
+
+    Args:
+        disk: with whatever its volumes hold.
+        in_use: what of it is mounted.
+
+    Raises what reading the disk raises, but for places that cannot be read.
+    """
+    try:
+        _, volumes = places.find(disk)
+    except (RecoveryError, Unreadable):
+        return LeftOut()
+    found = [each for place in volumes for each in _look(disk, place, in_use)]
+    pieces = [(each, _apart(each, volumes, disk.size)) for each in found]
+    ranges = _longest(_all(free for _, free in pieces))
+    swap = _all(overlap(ranges, free) for each, free in pieces if each.is_swap)
+    sentences = (_sentence(each, total(overlap(ranges, free))) for each, free in pieces)
+    return LeftOut(ranges, swap, tuple(filter(None, sentences)))
+
+
+def _look(disk: Disk, place: Place, in_use: MountedAreas) -> Iterator[_Found]:
+    """What is to be said of a volume; nothing where it is not known what lies there."""
+    if place.problem or any(offset + length > disk.size for offset, length in place.runs):
+        return
+    try:
+        head = Window.opened(disk, place.runs).read(signatures.LONG_HEAD)
+    except Unreadable:
+        return
+    known = signatures.unreadable(head)
+    if known is not None:
+        if known[0] == "swap":
+            yield _swap(place, head)
+        return
+    kind = signatures.readable(head)
+    if not kind:
+        return
+    stream = Window.opened(disk, place.runs)
+    name = ext_free.kind_of(head) if kind == "ext" else _NAMES[kind]
+    try:
+        with node.reading("What it says about its blocks"):
+            free = _free(kind, stream, place, in_use)
+    except RecoveryError as error:
+        yield _Found(place, name, kept=_reason(error))
+    except Unreadable:
+        yield _Found(place, name, kept="its maps of free blocks cannot be read")
+    else:
+        yield _Found(place, name, _on_disk(free, place.runs))
+
+
+def _reason(error: RecoveryError) -> str:
+    """Why something cannot be read: what a reader of a file system says itself, or in general."""
+    cause = error.__cause__
+    return str(cause) if isinstance(cause, node.Unreadable) else "its structures are damaged"
+
+
+def _free(kind: str, stream: io.BufferedReader, place: Place, in_use: MountedAreas) -> Ranges:
+    """What is free of a volume, in its bytes; anything may be raised, Unreadable in doubt."""
+    if place.is_member:
+        raise node.Unreadable("it lies on one disk of an array")
+    if kind == "ext":
+        return _free_of_ext(stream, place, in_use.frozen)
+    if kind not in _UNMOUNTED:
+        raise node.Unreadable("vdbackup does not know its free space")
+    if len(overlap(_all([np.array(place.runs, np.int64)]), _all([in_use.all]))):
+        raise node.Unreadable("it is in use")
+    return _UNMOUNTED[kind](stream)
+
+
+_UNMOUNTED: dict[str, Callable[[io.BufferedReader], Ranges]] = {
+    "ntfs": free_clusters.free_of_ntfs,
+    "fat": free_clusters.free_of_fat,
+    "xfs": xfs_free.free,
+}
+"""What knows the free space of each kind as long as nobody has it mounted."""
+
+
+def _free_of_ext(stream: io.BufferedReader, place: Place, frozen: Ranges) -> Ranges:
+    def read(offset: int, length: int) -> bytes:
+        stream.seek(offset)
+        return stream.read(length)
+
+    look = ext_free.free_of_mounted if _is_in(place, frozen) else ext_free.free_of_unmounted
+    return look(read, place.size)
+
+
+def _swap(place: Place, head: bytes) -> _Found:
+    """All but the first page of space for swapping, as long as its header says.
+
+    That of a hibernated system is what it goes on from.
+    """
+    for page in _PAGES:
+        mark = head[page - 10 : page]
+        if mark == _HIBERNATED:
+            return _Found(place, "swap", kept="a hibernated system lies in it")
+        if mark == _SWAP:
+            version, last = struct.unpack_from("<II", head, 1024)
+            end = (last + 1) * page
+            if version != 1 or not page < end <= place.size:
+                break
+            free = np.array([[page, end - page]], np.int64)
+            return _Found(place, "swap", _on_disk(free, place.runs), is_swap=True)
+    return _Found(place, "swap", kept="its header is not one that vdbackup knows")
+
+
+def _is_in(place: Place, frozen: Ranges) -> bool:
+    """Whether exactly that is a frozen file system's: it could be one in another."""
+    return any(place.runs == ((offset, length),) for offset, length in frozen.tolist())
+
+
+def _on_disk(ranges: Ranges, runs: Runs) -> Ranges:
+    """Where on the disk stretches of a volume lie, which itself lies in stretches of it."""
+    found = []
+    ends = list(accumulate(length for _, length in runs))
+    for (offset, length), end in zip(runs, ends, strict=True):
+        start = end - length
+        inside = overlap(ranges, np.array([[start, length]], np.int64))
+        found.append(inside + np.array([offset - start, 0], np.int64))
+    return _all(found)
+
+
+def _apart(found: _Found, volumes: list[Place], size: int) -> Ranges:
+    """What of that is free in whole units, and lies in no other volume, whose it could be, too.
+
+    But for one that this one lies in as a whole, as a logical volume does in its partition.
+    """
+    others = [
+        np.array(other.runs, np.int64)
+        for other in volumes
+        if other is not found.place and not _is_physical(other, found.place)
+    ]
+    free = without(found.free, _all(others))
+    starts = -(-free[:, 0] // UNIT) * UNIT
+    ends = free.sum(1) // UNIT * UNIT
+    ends = np.where(free.sum(1) == size, size, ends)
+    whole = np.stack([starts, ends - starts], axis=1)
+    return whole[whole[:, 1] > 0]
+
+
+def _is_physical(outer: Place, logical: Place) -> bool:
+    if not logical.logical or outer.logical:
+        return False
+    (start, length), *_ = outer.runs
+    return any(start <= offset and offset + n <= start + length for offset, n in logical.runs)
+
+
+def _longest(ranges: Ranges) -> Ranges:
+    """Those that are worth it: long ones, and not too many."""
+    ranges = ranges[ranges[:, 1] >= SHORTEST]
+    if len(ranges) <= MAX_RANGES:
+        return ranges
+    chosen = np.argsort(ranges[:, 1], kind="stable")[-MAX_RANGES:]
+    return ranges[np.sort(chosen)]
+
+
+def _all(several: Iterator[Ranges] | list[Ranges]) -> Ranges:
+    return union(np.concatenate([NOTHING, *several]), NOTHING)
+
+
+def _sentence(found: _Found, size: int) -> str:
+    place = found.place
+    on = f" on partition {place.number}" if place.number else ""
+    on = f" on {place.group_and_name}" if place.group_and_name else on
+    if found.kept:
+        return f"{found.name}{on} is kept whole: {found.kept}."
+    if not size:
+        return ""
+    if found.is_swap:
+        return f"Space for swapping{on} is not read: {readable_size(size)}."
+    return f"Free space of {found.name}{on} is not read: {readable_size(size)}."
