@@ -275,3 +275,16 @@ def test_an_ntfs_that_is_dirty_hibernated_or_in_use_is_kept_whole(tmp_path):
     file.write_bytes(b"hibr" + bytes(1 << 16))
     run("ntfscp", "-q", image, file, "hiberfil.sys")
     assert "hibernated" in of(image).sentences[0]
+
+
+def test_what_bears_the_mark_of_another_file_system_too_is_kept_whole(tmp_path):
+    """Not every program that makes one clears all that was there before."""
+    image = tmp_path / "stick.img"
+    with image.open("wb") as file:
+        file.truncate(64 * MIB)
+    run(*EXT4.split(), image)
+    before = image.read_bytes()[1024:2048]
+    run("mkfs.vfat", "-F", "32", image)
+    found = of(marked(image, 1024, before))
+    assert len(found.ranges) == 0
+    assert found.sentences == ("ext is kept whole: it bears the mark of FAT, too.",)

@@ -29,7 +29,7 @@ MAX_RANGES = 4096
 """Stretches that are left out, the longest: each point lists them."""
 
 NOTHING: Ranges = np.empty((0, 2), np.int64)
-_NAMES = {"xfs": "XFS", "btrfs": "Btrfs", "ntfs": "NTFS", "fat": "FAT"}
+_NAMES = {"ext": "ext", "xfs": "XFS", "btrfs": "Btrfs", "ntfs": "NTFS", "fat": "FAT"}
 _SWAP, _HIBERNATED = b"SWAPSPACE2", b"S1SUSPEND\0"
 _PAGES = (4096, 8192, 16384, 65536)
 
@@ -108,8 +108,12 @@ def _look(disk: Disk, place: Place, in_use: MountedAreas) -> Iterator[_Found]:
         if known[0] == "swap":
             yield _swap(place, head)
         return
-    kind = signatures.readable(head)
+    kind, *others = signatures.all_readable(head) or [""]
     if not kind:
+        return
+    if others:
+        why = f"it bears the mark of {_NAMES[others[0]]}, too"
+        yield _Found(place, _NAMES[kind], kept=why)
         return
     stream = Window.opened(disk, place.runs)
     name = ext_free.kind_of(head) if kind == "ext" else _NAMES[kind]

@@ -71,8 +71,13 @@ _ZFS_MAGIC = (struct.pack("<Q", 0x00BAB10C), struct.pack(">Q", 0x00BAB10C))
 
 def readable(head: bytes) -> str:
     """The reader for what begins with `head`: "ext", "xfs", "btrfs", "ntfs", "fat"; "" if none."""
-    kind = next((name for at, magic, name in _READABLE if head.startswith(magic, at)), "")
-    return kind or ("fat" if is_fat(head) else "")
+    return next(iter(all_readable(head)), "")
+
+
+def all_readable(head: bytes) -> list[str]:
+    """All readers that know a mark in `head`: one may be left of what was there before."""
+    kinds = [name for at, magic, name in _READABLE if head.startswith(magic, at)]
+    return [*kinds, "fat"] if is_fat(head) else kinds
 
 
 def unreadable(head: bytes) -> tuple[str, str] | None:
