@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self, TypeVar
+from typing import Protocol, Self, TypeVar
 
 from vdbackup.agent import tracking
 from vdbackup.agent.changes import BLOCK, Changes, Harvest, Token
@@ -75,6 +75,47 @@ class Round:
     taken: bool
 
 
+def wanted(changes: Changes, asked: Asked) -> list[Stretch]:
+    """What the last round reads, in this order."""
+    return joined([*changes.stretches(), *asked.again])
+
+
+class DeviceInUse(Protocol):
+    """What may be done with a device in use, by whoever does it: see InUse."""
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether the device is tracked for longer than this is used."""
+
+    @property
+    def harvest(self) -> Harvest:
+        """What had changed when this was begun."""
+
+    @property
+    def room(self) -> int:
+        """How many bytes can be read within a freeze."""
+
+    @property
+    def left_out(self) -> tuple[str, ...]:
+        """What cannot be frozen, or is of no account."""
+
+    @property
+    def outside(self) -> list[Stretch]:
+        """Where on the device nothing lies that is frozen."""
+
+    def round(self, asked: Asked, since: Token) -> Round:
+        """Freeze for a moment: what has changed since, and whether it was read with it."""
+
+    def readinto(self, offset: int, view: memoryview) -> None:
+        """Fill `view` with what was taken in the last round."""
+
+    def keep(self, token: Token) -> None:
+        """A point of that moment is stored for good."""
+
+    def __enter__(self) -> Self: ...
+    def __exit__(self, *_: object) -> None: ...
+
+
 class InUse:
     """What may be done with a device in use. A context manager; nothing of it stays frozen.
 
@@ -82,6 +123,9 @@ class InUse:
         goes_on: whether the device is tracked for longer than this is used.
         harvest: what had changed since the moment that was asked about, when this was begun.
     """
+
+    goes_on: bool
+    harvest: Harvest
 
     def __init__(self, path: Path, name: str | None, since: Token | None) -> None:
         """Have changes marked; what was handed in before that is on the device when this returns.
@@ -112,6 +156,11 @@ class InUse:
     def room(self) -> int:
         """How many bytes can be read within a freeze."""
         return self._last_set.room
+
+    @property
+    def memory(self) -> int:
+        """A descriptor of what they are read into (`wanted`), for another process to see."""
+        return self._last_set.descriptor
 
     @property
     def left_out(self) -> tuple[str, ...]:
@@ -148,8 +197,7 @@ class InUse:
             changes = harvest.changes
             if changes is None or not self._is_last(changes, asked):
                 return False
-            wanted = joined([*changes.stretches(), *asked.again])
-            return self._last_set.fill(wanted, self._read, freeze)
+            return self._last_set.fill(wanted(changes, asked), self._read, freeze)
 
         return self._round(take, since)
 

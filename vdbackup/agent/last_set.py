@@ -6,6 +6,7 @@ import errno
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from itertools import accumulate
 from pathlib import Path
 from typing import Self
 
@@ -26,6 +27,28 @@ _BAD_MEDIUM = {errno.EIO, errno.ENODATA, errno.EILSEQ, errno.ETIMEDOUT}
 Read = Callable[[int, memoryview], None]
 
 
+class Layout:
+    """Where in memory lies what was read of some stretches: one after the other.
+
+    Attributes:
+        places: of each, in bytes of the memory.
+    """
+
+    def __init__(self, stretches: Sequence[Stretch]) -> None:
+        self._starts = [start for start, _ in stretches]
+        self._lengths = [length for _, length in stretches]
+        self.places = list(accumulate(self._lengths, initial=0))[:-1]
+
+    def readinto(self, memory: memoryview, offset: int, view: memoryview) -> None:
+        """Fill `view` with what the device held there; raises ValueError where that is not here."""
+        number = bisect_right(self._starts, offset) - 1
+        within = offset - self._starts[number] if number >= 0 else 0
+        if number < 0 or within + len(view) > self._lengths[number]:
+            raise ValueError(f"{len(view)} bytes from {offset} on were not read while nobody wrote")
+        place = self.places[number] + within
+        view[:] = memory[place : place + len(view)]
+
+
 class LastSet:
     """What some ranges of a source held at one moment. A context manager.
 
@@ -35,9 +58,12 @@ class LastSet:
     def __init__(self) -> None:
         self._undo = ExitStack()
         self._memory = self._undo.enter_context(LockedMemory(min(MAX_SIZE, _available() // 8)))
-        self._starts: list[int] = []
-        self._lengths: list[int] = []
-        self._places: list[int] = []
+        self._layout = Layout(())
+
+    @property
+    def descriptor(self) -> int:
+        """Of the memory, for who is to read it."""
+        return self._memory.descriptor
 
     @property
     def room(self) -> int:
@@ -57,8 +83,8 @@ class LastSet:
         if sum(length for _, length in stretches) > self.room:
             return False
         until = freeze.remaining * (1 - _OF_THE_TIME)
-        places, place = [], 0
-        for start, length in stretches:
+        layout = Layout(stretches)
+        for (start, length), place in zip(stretches, layout.places, strict=True):
             for at in range(0, length, _AT_ONCE):
                 if freeze.remaining < until:
                     return False
@@ -69,21 +95,12 @@ class LastSet:
                     if error.errno in _BAD_MEDIUM:  # smaller pieces may be had, without such haste
                         return False
                     raise
-            places.append(place)
-            place += length
-        self._starts = [start for start, _ in stretches]
-        self._lengths = [length for _, length in stretches]
-        self._places = places
+        self._layout = layout
         return True
 
     def readinto(self, offset: int, view: memoryview) -> None:
         """Fill `view` with what the device held there; raises ValueError where that is not here."""
-        number = bisect_right(self._starts, offset) - 1
-        within = offset - self._starts[number] if number >= 0 else 0
-        if number < 0 or within + len(view) > self._lengths[number]:
-            raise ValueError(f"{len(view)} bytes from {offset} on were not read while nobody wrote")
-        place = self._places[number] + within
-        view[:] = self._memory.view[place : place + len(view)]
+        self._layout.readinto(self._memory.view, offset, view)
 
     def close(self) -> None:
         """Give the memory back."""
