@@ -595,6 +595,18 @@ class TrackerBusy(AgentError):
     code = "tracker-busy"
 
 
+class Unauthorized(AgentError):
+    """This user may not do that to this disk, or nobody could be asked whether they may."""
+
+    code = "unauthorized"
+
+
+class AgentFailed(AgentError):
+    """The service that does what only root may do failed, or does not understand."""
+
+    code = "agent-failed"
+
+
 class RecoveryError(VdbackupError):
     """A restore, boot, browse or verification was refused or failed."""
 

@@ -122,10 +122,12 @@ class InUse:
     Attributes:
         goes_on: whether the device is tracked for longer than this is used.
         harvest: what had changed since the moment that was asked about, when this was begun.
+        frozen_for: how long its file systems were frozen last, in seconds.
     """
 
     goes_on: bool
     harvest: Harvest
+    frozen_for: float
 
     def __init__(self, path: Path, name: str | None, since: Token | None) -> None:
         """Have changes marked; what was handed in before that is on the device when this returns.
@@ -215,6 +217,7 @@ class InUse:
             except NotFreezable as error:
                 self._together.leave(error.where)
             else:
+                self.frozen_for = freeze.seconds
                 return Round(harvest, freeze, taken)
 
     def _is_last(self, changes: Changes, asked: Asked) -> bool:
