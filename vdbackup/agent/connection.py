@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 
 SOCKET = Path("/run/vdbackup-agent.socket")
 """As resources/agent/vdbackup-agent.socket has it."""
-PROGRAM = Path("/usr/local/libexec/vdbackup/vdbackup-agent")
+PROGRAM = Path("/usr/libexec/vdbackup/vdbackup-agent")
 """As it is installed, and as the policy names it."""
 PKEXEC = "pkexec"
 PATIENCE = 900.0
