@@ -37,9 +37,11 @@ with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listening:
 """Accept=yes of systemd.socket(5)."""
 
 AGENT = """
-import hashlib, mmap, os, pathlib, sys
+import hashlib, mmap, os, pathlib, sys, time
 from vdbackup.agent import freezing, last_set, marking, permission, pins, service
 folder = pathlib.Path(sys.argv[2])
+with (folder / "pids").open("a") as file:
+    print(os.getpid(), file=file)
 pins.BPFFS = pathlib.Path(sys.argv[1])
 permission.PKCHECK = folder / "pkcheck"
 marking._MAX_WORDS = 64  # as in conftest.py
@@ -56,9 +58,10 @@ def filled(last, stretches, read, freeze, fill=last_set.LastSet.fill):
                 view.release()
         with (folder / "frozen").open("a") as file:
             file.write(held.hexdigest() + os.linesep)
-    (folder / "in freeze").touch()
-    while (folder / "stays frozen").exists():
-        pass
+    if (folder / "stays frozen").exists():
+        (folder / "in freeze").touch()
+        while (folder / "stays frozen").exists():
+            time.sleep(0.01)
     return done
 
 last_set.LastSet.fill = filled
@@ -103,9 +106,26 @@ class Agents:
         """What devices held as a whole when they were frozen for the last time."""
         return (self.folder / "frozen").read_text().splitlines()
 
+    @property
+    def pids(self) -> list[int]:
+        """Of all that were started."""
+        file = self.folder / "pids"
+        return [int(line) for line in file.read_text().splitlines()] if file.exists() else []
+
+    @contextmanager
+    def staying_frozen(self) -> Iterator[Path]:
+        """Freezes do not end by themselves; gives a file that is there once one has begun."""
+        stays = self.folder / "stays frozen"
+        stays.touch()
+        try:
+            yield self.folder / "in freeze"
+        finally:
+            stays.unlink(missing_ok=True)
+
     def allow(self, *devices: Path) -> None:
         """Every user may use these, and no others."""
-        text = "".join(f"{each.name}\n" for each in devices)
+        looks = "--allow-user-interaction"  # the last word where no device is meant
+        text = "".join(f"{each}\n" for each in (looks, *(device.name for device in devices)))
         (self.folder / "allowed").write_text(text)
 
 

@@ -51,6 +51,11 @@ class Action(enum.StrEnum):
     SEE_TRACKED = "org.vdbackup.vdbackup.see-tracked-disks"
 
 
+_WHAT = {
+    Action.USE_REMOVABLE: "use this disk for backups",
+    Action.USE_SYSTEM: "use this disk for backups",
+    Action.SEE_TRACKED: "see which disks are tracked",
+}
 RUN = "org.vdbackup.vdbackup.run-agent"
 """What pkexec asks about itself: to run this program, for all disks."""
 
@@ -143,28 +148,28 @@ class Asked:
             status = None
         log.info("polkit on %s of %s by %s: %s", action.value, device, client, status)
         if status != _AUTHORIZED:
-            raise _refused(status)
+            raise _refused(status, _WHAT[action])
 
 
-def _refused(status: int | None) -> Unauthorized:
+def _refused(status: int | None, what: str) -> Unauthorized:
     if status == _DISMISSED:
         return Unauthorized(
-            "The dialogue that asks whether you may use this disk was closed.",
+            f"The dialogue that asks whether you may {what} was closed.",
             "Do it again, and answer there.",
         )
     if status == _NOBODY_TO_ASK:
         return Unauthorized(
-            "You may not use this disk without a password, and nobody is there to be asked for it.",
+            f"You may not {what} without a password, and nobody is there to be asked for it.",
             "Do it as root, in a desktop's session, or let an administrator allow it by a rule of "
             "polkit.",
         )
     if status == 1:
         return Unauthorized(
-            "You may not use this disk for backups: polkit refuses it.",
+            f"You may not {what}: polkit refuses it.",
             "Ask an administrator of this computer, or do it as root.",
         )
     return Unauthorized(
-        "Nobody could be asked whether you may use this disk: polkit does not answer.",
+        f"Nobody could be asked whether you may {what}: polkit does not answer.",
         "Do it as root, or see that polkit is installed and runs.",
     )
 
