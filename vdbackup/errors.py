@@ -39,6 +39,7 @@ class Remedy(StrEnum):
     END_SESSION_ELSEWHERE = "the same on another computer, or let go of what it holds"
     GIVE_DRIVERS = "name a folder with drivers for Windows"
     IGNORE_DAMAGE = "restore what is whole of a damaged point"
+    INSTALL_AGENT = "let users do what else only root may, as far as polkit allows it"
     LIST_DEVICES = "see which block devices there are"
     LIST_POINTS = "see which sets and points there are"
     LIST_SESSIONS = "see which sessions there are"

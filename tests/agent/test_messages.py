@@ -58,6 +58,7 @@ MALFORMED = [
         json.dumps({"use": USE | wrong}).encode()
         for wrong in (
             {"name": ""}, {"name": "x" * 201}, {"name": "a\n"}, {"name": "\u00e4"}, {"name": 1},
+            {"name": "capture 1 2 ab"},
             {"since": {}}, {"since": TOKEN | {"nonce": "0"}}, {"since": TOKEN | {"size": -1}},
             {"since": TOKEN | {"generation": 1 << 63}}, {"since": TOKEN | {"start": 1.5}},
         )

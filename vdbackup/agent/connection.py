@@ -66,6 +66,9 @@ class Connection:
                 data, fds, _, _ = socket.recv_fds(self._end, MAX_MESSAGE, MAX_DESCRIPTORS)
             except OSError as error:
                 raise self._gone() from error
+            except BaseException:  # its reply would be taken for that to the next request
+                self._end.close()
+                raise
         try:
             if not data:
                 raise self._gone()

@@ -37,7 +37,7 @@ T = TypeVar("T")
 
 _PATIENCE = 30.0
 """Seconds: other backups begin and end trackers, each in less than one."""
-_CAPTURE = re.compile(r"capture (\d+) (\d+) [0-9a-f]+")
+CAPTURE = re.compile(r"capture (\d+) (\d+) [0-9a-f]+")
 """Names a follower that lives no longer than its process, by that one's number and start."""
 
 
@@ -291,7 +291,7 @@ def _for_now(path: Path) -> Iterator[Follower]:
 def _forget_those_killed(tracked: Tracked) -> None:
     """Captures whose processes are gone, and could not say that they follow the disk no more."""
     for name in tracked.names():
-        capture = _CAPTURE.fullmatch(name)
+        capture = CAPTURE.fullmatch(name)
         if capture and start_of(int(capture[1])) != int(capture[2]):
             log.info("%s was killed", name)
             tracked.forget(name)

@@ -24,7 +24,7 @@ from typing import Annotated, Any, TypeVar
 from vdbackup import errors, records
 from vdbackup.agent.changes import Changes, Harvest, Token
 from vdbackup.agent.freezing import Freeze
-from vdbackup.agent.in_use import Asked, Round
+from vdbackup.agent.in_use import CAPTURE, Asked, Round
 from vdbackup.agent.stretches import Stretch
 from vdbackup.agent.tracked import Status
 from vdbackup.errors import AgentFailed, VdbackupError
@@ -53,6 +53,8 @@ def _device(value: str) -> str:
 def _name(value: str) -> str:
     if not 0 < len(value) <= _MAX_NAME or not value.isascii() or not value.isprintable():
         raise ValueError("it is no name")
+    if CAPTURE.fullmatch(value):
+        raise ValueError("it is the name of a backup that runs")
     return value
 
 

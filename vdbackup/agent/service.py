@@ -130,18 +130,25 @@ class Service:
         node = _node(request.device)
         os.close(_opened(request.device))  # it is what its name in /dev says
         self._rest()
-        held = self._in_use = InUse(node, request.name, request.since)
-        self._note(held.frozen_for)
-        harvested = messages.Harvested.of(held.harvest)
-        using = messages.Using(held.goes_on, held.room, self._around(), harvested)
-        return using, [os.dup(held.memory), *_bitmap(held.harvest)]
+        held = InUse(node, request.name, request.since)
+        try:
+            self._note(held.frozen_for)
+            harvested = messages.Harvested.of(held.harvest)
+            using = messages.Using(held.goes_on, held.room, _around(held), harvested)
+            messages.from_agent(using)  # what a message cannot hold is not used
+            fds = [os.dup(held.memory), *_bitmap(held.harvest)]
+        except BaseException:
+            held.close()
+            raise
+        self._in_use = held
+        return using, fds
 
     def _round(self, request: messages.Freezing) -> Reply:
         held = self._held()
         self._rest()
         seen: Round = held.round(messages.asked_for(request), request.since)
         self._note(held.frozen_for)
-        return messages.Frozen.of(seen, self._around()), _bitmap(seen.harvest)
+        return messages.Frozen.of(seen, _around(held)), _bitmap(seen.harvest)
 
     def _keep(self, request: messages.Keep) -> Reply:
         self._held().keep(request.token)
@@ -155,10 +162,6 @@ class Service:
         if self._in_use is None:
             raise AgentFailed("This connection uses no device.", "Begin to use one first.")
         return self._in_use
-
-    def _around(self) -> messages.Around:
-        held = self._held()
-        return messages.Around(held.left_out, tuple(held.outside))
 
     def _note(self, seconds: float) -> None:
         """How long it was frozen just now."""
@@ -259,6 +262,10 @@ def _opened(device: str) -> int:
         os.close(fd)
         raise SourceNotFound(f"{node} is not the block device {device}.", "Connect it anew.")
     return fd
+
+
+def _around(held: InUse) -> messages.Around:
+    return messages.Around(held.left_out, tuple(held.outside))
 
 
 def _bitmap(harvest: Any) -> list[int]:

@@ -70,7 +70,9 @@ def open_file(ref: SourceRef, hints: Hints = Hints()) -> DiskSource:
             f"There is no {path}.", "Check the path.", remedy=Remedy.LIST_DEVICES
         ) from None
     except PermissionError:
-        raise SourceNotPermitted(f"You may not read {path}.", _permission_advice(path)) from None
+        remedy = Remedy.INSTALL_AGENT if path.is_block_device() else None
+        advice = _permission_advice(path)
+        raise SourceNotPermitted(f"You may not read {path}.", advice, remedy=remedy) from None
     except OSError as error:
         raise SourceNotOpened(
             f"{path} cannot be opened: {error.strerror}.", "Check that the device is connected."
