@@ -20,7 +20,8 @@ from tests.backup.in_use.devices import back_up, restored
 from tests.sources.loops import loop, mounted
 from tests.sources.opened import open_path
 from tests.sources.ordinary_user import NOBODY, as_an_ordinary_user, open_folder
-from vdbackup.agent import client, connection
+from vdbackup.agent import client, connection, messages
+from vdbackup.agent.block_devices import device_number
 from vdbackup.agent.in_use import Asked
 from vdbackup.consistency import How
 from vdbackup.disks.granted import open_or_granted
@@ -267,6 +268,42 @@ def test_whoever_is_killed_in_a_freeze_leaves_nothing_frozen(agents, file_system
     wait_for(lambda: all(start_of(pid) is None for pid in agents.pids))
     with as_an_ordinary_user(), client.device_in_use(device, None, None) as again:
         assert again.round(EVERYTHING, again.harvest.token).taken
+
+
+def test_a_client_that_stops_in_a_freeze_keeps_nothing_frozen(agents, file_system):
+    device, mounted_there = file_system
+    command = [sys.executable, "-c", CLIENT, str(agents.socket), str(device)]
+    with (
+        agents.staying_frozen() as begun,
+        subprocess.Popen(
+            command, cwd=CHECKOUT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+        ) as ours,
+    ):
+        wait_for(begun.exists)
+        ours.send_signal(signal.SIGSTOP)
+        (agents.folder / "stays frozen").unlink()
+        wait_for(lambda: not is_frozen(mounted_there), 5)
+        ours.kill()
+    wait_for(lambda: all(start_of(pid) is None for pid in agents.pids))
+
+
+def test_a_client_that_asks_for_one_freeze_after_the_other_waits(device):
+    with as_an_ordinary_user(), client.device_in_use(device, None, None) as used:
+        begun, frozen = time.monotonic(), 0.0
+        token = used.harvest.token
+        for _ in range(5):
+            seen = used.round(Asked(few=0), token)
+            token, last = seen.harvest.token, seen.freeze.seconds
+            frozen += last
+        assert time.monotonic() - begun > 4 * (frozen - last)
+
+
+def test_a_connection_uses_one_device_at_a_time(device):
+    with as_an_ordinary_user(), client.device_in_use(device, None, None) as used:
+        again = messages.Use(device_number(device), None, None)
+        with pytest.raises(AgentFailed, match="uses a device already"):
+            used._agent.ask(again, messages.Using)
+        assert used.round(EVERYTHING, used.harvest.token).taken
 
 
 def test_an_agent_that_is_told_to_end_thaws_and_ends(agents, file_system):

@@ -145,6 +145,8 @@ def test_the_program_serves_no_other_input_than_a_clients_socket(program):
 
 # -------------------------------------------------------------------------------- pkexec
 
+ALONE = """exec unshare --mount sh -c 'mount -t bpf bpf /sys/fs/bpf && exec "$0"' "$@" """
+"""Trackers of this test's alone."""
 PKEXEC = """#!/bin/sh
 echo "$@" >> {folder}/asked
 export PKEXEC_UID=65534
@@ -166,13 +168,13 @@ def pkexec(folder: Path, monkeypatch: pytest.MonkeyPatch, does: str) -> Path:
 def test_where_systemd_does_not_pkexec_starts_it_once_for_all_that_is_asked_meanwhile(
     as_root, program, tmp_path, monkeypatch
 ):
-    asked = pkexec(tmp_path, monkeypatch, 'exec "$@"')
+    asked = pkexec(tmp_path, monkeypatch, ALONE)
     monkeypatch.setattr(connection, "PROGRAM", program)
     disk = image(tmp_path / "disk.img", 32, "ext4")
     with loop(disk) as device, mounted(device, tmp_path / "mount"), opened(tmp_path / "mount"):
         fd, let_go = client.opened(device)
         assert os.lseek(fd, 0, os.SEEK_END) == 32 * MIB
-        with client.device_in_use(device, None, None) as used:  # the system's trackers are its own
+        with client.device_in_use(device, None, None) as used:
             assert used.round(Asked(1 << 30, ends=True), used.harvest.token).taken
         let_go()
         os.close(fd)
