@@ -19,8 +19,8 @@ from pathlib import Path
 import pytest
 
 from tests.agent.agents import AGENT, CHECKOUT
-from tests.agent.mounts import MIB
-from tests.sources.loops import loop
+from tests.agent.mounts import MIB, image, is_frozen, opened
+from tests.sources.loops import loop, mounted
 from vdbackup.agent import client, messages, service
 from vdbackup.agent.changes import BLOCK, Changes, Harvest, Token
 from vdbackup.agent.client import _coarser
@@ -236,6 +236,46 @@ def test_whatever_is_sent_opens_nothing_that_was_not_allowed(bpffs, allowed, tmp
                     assert os.readlink(f"/proc/self/fd/{fd}") == "/memfd:vdbackup (deleted)"
                 os.close(fd)
     assert granted > count / 100
+
+
+def rounds_at_random(chance: random.Random, device: str, token: dict[str, object]) -> bytes:
+    """A request about a device in use that could be meant, of a client that knows no order."""
+    again = [[chance.randrange(1 << 26), chance.randrange(1, 1 << 20)] for _ in range(3)]
+    since = chance.choice([TOKEN, token, token | {"generation": chance.randrange(9)}])
+    wanted = {"few": chance.randrange(1 << 40), "ends": chance.random() < 0.5, "again": again}
+    requests = [
+        {"use": {"device": device, "name": chance.choice([None, "a set"]), "since": since}},
+        {"round": ROUND | wanted | {"since": since}},
+        {"round": ROUND | wanted | {"since": since, "again": []}},
+        {"keep": {"token": since}},
+        {"release": {}},
+        {"track": {"device": device}},
+        {"untrack": {"device": device}},
+    ]
+    return json.dumps(chance.choice(requests)).encode()
+
+
+@pytest.mark.parametrize("count", [60, pytest.param(2000, marks=pytest.mark.long)])
+def test_whatever_is_asked_in_whatever_order_leaves_nothing_frozen(bpffs, stack, tmp_path, count):
+    disk = image(tmp_path / "disk.img", 32, "ext4")
+    device = stack.enter_context(loop(disk))
+    stack.enter_context(mounted(device, tmp_path / "mount"))
+    there = stack.enter_context(opened(tmp_path / "mount"))
+    number = device.stat().st_rdev
+    name = f"{os.major(number)}:{os.minor(number)}"
+    chance, token, taken = random.Random(count), TOKEN, 0
+    with agent(bpffs, tmp_path, device) as connection:
+        for _ in range(count):
+            connection.send(rounds_at_random(chance, name, token))
+            reply, fds, _, _ = socket.recv_fds(connection, MAX_MESSAGE, 8)
+            for fd in fds:
+                os.close(fd)
+            assert not is_frozen(there)
+            done = json.loads(reply).get("done", {})
+            taken += done.get("taken", False)
+            token = done.get("harvested", {}).get("token") or token
+    assert taken
+    assert not is_frozen(there)
 
 
 # --------------------------------------------------------------------- what goes across
