@@ -20,6 +20,7 @@ from tests.guests import cache
 from tests.guests import tiny_linux as builder
 from tests.short_form import leave_to_the_long_form
 from tests.sources.loops import delete_partitions_of_unused
+from vdbackup.agent import connection
 from vdbackup.disks.formats import FORMATS
 
 # Each run of CI tries the same examples; VDBACKUP_LONG=1 tries more, and new ones each time.
@@ -148,6 +149,9 @@ def private_home(_homes: Iterator[Path], monkeypatch: pytest.MonkeyPatch) -> Pat
     runtime = home / "run"
     runtime.mkdir(mode=0o700)
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(runtime))
+    # an agent that is installed on this computer is not the tests'
+    monkeypatch.setattr(connection, "SOCKET", home / "no agent")
+    monkeypatch.setattr(connection, "PKEXEC", "no-pkexec")
     # Without a bus in the environment Qt has dbus-launch start one, which outlives the test.
     monkeypatch.setenv("DBUS_SESSION_BUS_ADDRESS", "disabled:")
     return home

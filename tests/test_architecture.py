@@ -22,6 +22,8 @@ from vdbackup.cli.parser import build_parser
 from vdbackup.errors import Remedy
 from vdbackup.gui.actions import ACTIONS, OF_LISTED
 from vdbackup.gui.machine_actions import OF_RUNNING, OF_SAVED
+from vdbackup.jobs import Task
+from vdbackup.operations import agent
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 PACKAGE = CHECKOUT / "vdbackup"
@@ -214,6 +216,42 @@ def test_listing_points_imports_nothing_that_opens_disks_boots_or_reads_file_sys
     assert "vdbackup.repository.backup_set" in loaded
     needless = {"asyncio", "dissect", "numpy", "vdbackup.guest", "vdbackup.recovery"}
     assert needless.isdisjoint(loaded)
+
+
+def test_what_runs_as_root_is_made_of_python_and_itself_alone(tmp_path):
+    """No library that is not Python's own, nothing of ours above it, no program but pkcheck."""
+    agent.install(agent.plan_install(tmp_path), Task())
+    home = tmp_path / "usr/libexec/vdbackup"
+    copied = sorted(home.rglob("*.py"))
+    foreign = {name for module in copied for name in imports(module)} - sys.stdlib_module_names
+    assert foreign == {"vdbackup"}
+    there = {str(module.relative_to(home))[:-3].replace("/", ".") for module in copied}
+    there |= {name.removesuffix(".__init__") for name in there}
+    named = {name for module in copied for name in imported_of_ours(module)}
+    assert named - there == set()
+    starts = [
+        (module.name, name)
+        for module in copied
+        for name, _ in calls(module)
+        if name.partition(".")[0] in PROCESSES or name.startswith(("os.exec", "os.posix_spawn"))
+    ]
+    assert starts == [("permission.py", "subprocess.run")]
+    forks = [module.name for module in copied for name, _ in calls(module) if name == "os.fork"]
+    assert forks == ["guardian.py"]
+
+
+def imported_of_ours(module: Path) -> set[str]:
+    """The modules of ours that a module imports."""
+    found = set()
+    for node in ast.walk(parsed(module)):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("vdbackup"):
+            names = {f"{node.module}.{alias.name}" for alias in node.names}
+            found |= {str(node.module)} | {name for name in names if is_module(name)}
+    return found
+
+
+def is_module(name: str) -> bool:
+    return (CHECKOUT / f"{name.replace('.', '/')}.py").exists()
 
 
 def test_only_four_rooms_start_processes():

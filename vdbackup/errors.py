@@ -39,6 +39,7 @@ class Remedy(StrEnum):
     END_SESSION_ELSEWHERE = "the same on another computer, or let go of what it holds"
     GIVE_DRIVERS = "name a folder with drivers for Windows"
     IGNORE_DAMAGE = "restore what is whole of a damaged point"
+    INSTALL_AGENT = "let users do what else only root may, as far as polkit allows it"
     LIST_DEVICES = "see which block devices there are"
     LIST_POINTS = "see which sets and points there are"
     LIST_SESSIONS = "see which sessions there are"
@@ -593,6 +594,18 @@ class TrackerBusy(AgentError):
     """Another process is at work with a tracker."""
 
     code = "tracker-busy"
+
+
+class Unauthorized(AgentError):
+    """This user may not do that to this disk, or nobody could be asked whether they may."""
+
+    code = "unauthorized"
+
+
+class AgentFailed(AgentError):
+    """The service that does what only root may do failed, or does not understand."""
+
+    code = "agent-failed"
 
 
 class RecoveryError(VdbackupError):

@@ -42,8 +42,9 @@ REFUSED = {
     "sessions reopen": ("sessions reopen ffff", "session-not-found"),
     "sessions promote": ("sessions promote ffff", "session-not-found"),
 }
-NEVER_REFUSED = {"sessions list", "status"}
-"""But for what no command can do anything about; `status` to who is not root: test_tracking.py."""
+NEVER_REFUSED = {"sessions list", "status", "agent install", "agent remove"}
+"""But for what no command can do anything about; to who is not root: test_tracking.py and, of the
+agent, test_agent.py."""
 
 
 def commands_with_json(parser: argparse.ArgumentParser, name: str = "") -> Iterator[str]:

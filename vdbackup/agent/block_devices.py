@@ -162,6 +162,12 @@ class Place:
             ) from error
 
 
+def device_number(path: Path) -> str:
+    """Of a block device's file, "8:1"; raises SourceNotFound, NotADisk."""
+    number = _number_of(path)
+    return f"{os.major(number)}:{os.minor(number)}"
+
+
 def _number_of(path: Path) -> int:
     try:
         found = path.stat()

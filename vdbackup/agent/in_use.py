@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self, TypeVar
+from typing import Protocol, Self, TypeVar
 
 from vdbackup.agent import tracking
 from vdbackup.agent.block_devices import Disk, Place
@@ -40,7 +40,7 @@ _PATIENCE = 30.0
 """Seconds: other backups begin and end trackers, each in less than one."""
 _SETTLES, _BETWEEN = 1.0, 0.001
 """Seconds in which even a busy disk has a moment without a request, and those between two looks."""
-_CAPTURE = re.compile(r"capture (\d+) (\d+) [0-9a-f]+")
+CAPTURE = re.compile(r"capture (\d+) (\d+) [0-9a-f]+")
 """Names a follower that lives no longer than its process, by that one's number and start."""
 
 
@@ -71,11 +71,65 @@ class Round:
         harvest: what changed since the one before, and which moment this is.
         freeze: when it was, and how long.
         taken: whether what changed, and what was to be read once more, is in memory as of then.
+        lost: what of that the medium did not give, (offset, length) in bytes of the device.
     """
 
     harvest: Harvest
     freeze: Freeze
     taken: bool
+    lost: tuple[Stretch, ...] = ()
+
+
+def wanted(changes: Changes, asked: Asked) -> list[Stretch]:
+    """What the last round reads, in this order."""
+    return joined([*changes.stretches(), *asked.again])
+
+
+class DeviceInUse(Protocol):
+    """What may be done with a device in use, by whoever does it: see InUse."""
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether the device is tracked for longer than this is used."""
+
+    @property
+    def harvest(self) -> Harvest:
+        """What had changed when this was begun."""
+
+    @property
+    def room(self) -> int:
+        """How many bytes can be read within a freeze."""
+
+    @property
+    def left_out(self) -> tuple[str, ...]:
+        """What cannot be frozen, or is of no account."""
+
+    @property
+    def outside(self) -> list[Stretch]:
+        """Where on the device nothing lies that is frozen."""
+
+    @property
+    def restless(self) -> list[Stretch]:
+        """Swap areas on the device."""
+
+    @property
+    def settled(self) -> bool:
+        """Whether all that was under way when this was begun has reached the device."""
+
+    def round(self, asked: Asked, since: Token) -> Round:
+        """Freeze for a moment: what has changed since, and whether it was read with it."""
+
+    def readinto(self, offset: int, view: memoryview) -> None:
+        """Fill `view` with what was taken in the last round."""
+
+    def keep(self, token: Token) -> None:
+        """A point of that moment is stored for good."""
+
+    def distrust(self, why: str) -> None:
+        """Have nobody believe what is tracked; no point goes on from it if that fails."""
+
+    def __enter__(self) -> Self: ...
+    def __exit__(self, *_: object) -> None: ...
 
 
 class InUse:
@@ -86,7 +140,13 @@ class InUse:
         harvest: what had changed since the moment that was asked about, when this was begun.
         settled: whether all that was under way then has reached the device, past the file systems,
             too: such a write was marked already, or never will be.
+        frozen_for: how long its file systems were frozen last, in seconds.
     """
+
+    goes_on: bool
+    harvest: Harvest
+    settled: bool
+    frozen_for: float
 
     def __init__(self, path: Path, name: str | None, since: Token | None) -> None:
         """Have changes marked; what was handed in before that is on the device when this returns.
@@ -118,6 +178,11 @@ class InUse:
     def room(self) -> int:
         """How many bytes can be read within a freeze."""
         return self._last_set.room
+
+    @property
+    def memory(self) -> int:
+        """A descriptor of what they are read into (`wanted`), for another process to see."""
+        return self._last_set.descriptor
 
     @property
     def left_out(self) -> tuple[str, ...]:
@@ -159,8 +224,7 @@ class InUse:
             changes = harvest.changes
             if changes is None or not self._is_last(changes, asked):
                 return False
-            wanted = joined([*changes.stretches(), *asked.again])
-            return self._last_set.fill(wanted, self._read, freeze)
+            return self._last_set.fill(wanted(changes, asked), self._read, freeze)
 
         return self._round(take, since)
 
@@ -178,7 +242,8 @@ class InUse:
             except NotFreezable as error:
                 self._together.leave(error.where)
             else:
-                return Round(harvest, freeze, taken)
+                self.frozen_for = freeze.seconds
+                return Round(harvest, freeze, taken, self._last_set.lost if taken else ())
 
     def _is_last(self, changes: Changes, asked: Asked) -> bool:
         """Whether these are to be read while nobody writes."""
@@ -269,7 +334,7 @@ def _for_now(path: Path) -> Iterator[Follower]:
 def _forget_those_killed(tracked: Tracked) -> None:
     """Captures whose processes are gone, and could not say that they follow the disk no more."""
     for name in tracked.names():
-        capture = _CAPTURE.fullmatch(name)
+        capture = CAPTURE.fullmatch(name)
         if capture and start_of(int(capture[1])) != int(capture[2]):
             log.info("%s was killed", name)
             tracked.forget(name)

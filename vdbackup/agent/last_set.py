@@ -6,6 +6,7 @@ import errno
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
+from itertools import accumulate
 from pathlib import Path
 from typing import Self
 
@@ -22,10 +23,49 @@ _PIECES = (1 << 20, 64 << 10, 4 << 10)
 Last come single sectors."""
 _OF_THE_TIME = 0.5
 """Of the time that is left when the reading begins: what takes longer is not the last."""
+MAX_LOST = 500
+"""Pieces that may be lost: more are a disk that fails as a whole, which rounds do not help."""
 _UNREADABLE = {errno.EIO, errno.ENODATA, errno.EREMOTEIO, errno.EILSEQ}
 """What Linux says of a medium that cannot be read in one place (block/blk-core.c, blk_errors)."""
 
 Read = Callable[[int, memoryview], None]
+
+
+class Layout:
+    """Where in memory lies what was read of some stretches: one after the other.
+
+    Attributes:
+        places: of each, in bytes of the memory.
+    """
+
+    def __init__(self, stretches: Sequence[Stretch], lost: Sequence[Stretch] = ()) -> None:
+        """The stretches, and what of them could not be read, both in bytes of the device."""
+        self._lost = lost
+        self._starts = [start for start, _ in stretches]
+        self._lengths = [length for _, length in stretches]
+        self.places = list(accumulate(self._lengths, initial=0))[:-1]
+
+    @property
+    def lost(self) -> tuple[Stretch, ...]:
+        """What could not be read."""
+        return tuple(self._lost)
+
+    def readinto(self, memory: memoryview, offset: int, view: memoryview) -> None:
+        """Fill `view` with what the device held there.
+
+        Raises ValueError where that is not here, and Unreadable where some of it could not be read.
+        """
+        number = bisect_right(self._starts, offset) - 1
+        within = offset - self._starts[number] if number >= 0 else 0
+        if number < 0 or within + len(view) > self._lengths[number]:
+            raise ValueError(f"{len(view)} bytes from {offset} on were not read while nobody wrote")
+        if any(at < offset + len(view) and offset < at + length for at, length in self._lost):
+            raise Unreadable(
+                f"The device could not be read at byte {offset} while nobody wrote to it.",
+                "Check the disk (its kernel log, its SMART values).",
+            )
+        place = self.places[number] + within
+        view[:] = memory[place : place + len(view)]
 
 
 class LastSet:
@@ -39,10 +79,17 @@ class LastSet:
         self._smaller = (*(piece for piece in _PIECES[1:] if piece > sector), sector)
         self._undo = ExitStack()
         self._memory = self._undo.enter_context(LockedMemory(min(MAX_SIZE, _available() // 8)))
-        self._starts: list[int] = []
-        self._lengths: list[int] = []
-        self._places: list[int] = []
-        self._lost: list[Stretch] = []
+        self._layout = Layout(())
+
+    @property
+    def descriptor(self) -> int:
+        """Of the memory, for who is to read it."""
+        return self._memory.descriptor
+
+    @property
+    def lost(self) -> tuple[Stretch, ...]:
+        """What of it the medium did not give."""
+        return self._layout.lost
 
     @property
     def room(self) -> int:
@@ -64,25 +111,21 @@ class LastSet:
         if sum(length for _, length in stretches) > self.room:
             return False
         until = freeze.remaining * (1 - _OF_THE_TIME)
-        self._lost = []
-        places, place = [], 0
-        for start, length in stretches:
+        lost: list[Stretch] = []
+        layout = Layout(stretches, lost)
+        for (start, length), place in zip(stretches, layout.places, strict=True):
             for at in range(0, length, _PIECES[0]):
                 view = self._memory.view[place + at : place + min(at + _PIECES[0], length)]
-                for _ in self._pieces(start + at, view, read, self._smaller):
-                    if freeze.remaining < until:
+                for _ in self._pieces(start + at, view, read, lost):
+                    if freeze.remaining < until or len(lost) > MAX_LOST:
                         return False
-            places.append(place)
-            place += length
-        self._starts = [start for start, _ in stretches]
-        self._lengths = [length for _, length in stretches]
-        self._places = places
+        self._layout = layout
         return True
 
     def _pieces(
-        self, start: int, view: memoryview, read: Read, smaller: Sequence[int]
+        self, start: int, view: memoryview, read: Read, lost: list[Stretch], depth: int = 0
     ) -> Iterator[None]:
-        """Read that at once, or else in smaller pieces; what is lost in the smallest is noted.
+        """Read that at once, or else in smaller pieces; what fails in the smallest is lost.
 
         It goes on after each that is tried, so that there may be a look at the time.
         """
@@ -91,30 +134,18 @@ class LastSet:
         except OSError as error:
             if error.errno not in _UNREADABLE:
                 raise
-            if not smaller:
-                self._lost.append((start, len(view)))
+            if depth == len(self._smaller):
+                lost.append((start, len(view)))
             else:
-                size, *smaller = smaller
+                size = self._smaller[depth]
                 for at in range(0, len(view), size):
-                    yield from self._pieces(start + at, view[at : at + size], read, smaller)
+                    piece = view[at : at + size]
+                    yield from self._pieces(start + at, piece, read, lost, depth + 1)
         yield
 
     def readinto(self, offset: int, view: memoryview) -> None:
-        """Fill `view` with what the device held there.
-
-        Raises ValueError where that is not here, and Unreadable where some of it could not be read.
-        """
-        number = bisect_right(self._starts, offset) - 1
-        within = offset - self._starts[number] if number >= 0 else 0
-        if number < 0 or within + len(view) > self._lengths[number]:
-            raise ValueError(f"{len(view)} bytes from {offset} on were not read while nobody wrote")
-        if any(at < offset + len(view) and offset < at + length for at, length in self._lost):
-            raise Unreadable(
-                f"The device could not be read at byte {offset} while nobody wrote to it.",
-                "Check the disk (its kernel log, its SMART values).",
-            )
-        place = self._places[number] + within
-        view[:] = self._memory.view[place : place + len(view)]
+        """Fill `view` with what the device held there; raises what Layout does."""
+        self._layout.readinto(self._memory.view, offset, view)
 
     def close(self) -> None:
         """Give the memory back."""

@@ -24,7 +24,7 @@ from urllib.parse import quote, unquote
 
 from vdbackup.agent.block_devices import Disk
 from vdbackup.durable import hold_lock
-from vdbackup.errors import NeedsRoot, TrackerBusy, TrackingNotSupported
+from vdbackup.errors import NeedsRoot, Remedy, TrackerBusy, TrackingNotSupported
 
 BPFFS = Path("/sys/fs/bpf")
 _MAGIC = 0xCAFE4A11
@@ -94,6 +94,7 @@ def refused(error: OSError, what: str) -> NeedsRoot | TrackingNotSupported:
         return NeedsRoot(
             "Only root may track which blocks of a disk change.",
             "Do it as root, or with the rights CAP_BPF, CAP_PERFMON and CAP_SYS_ADMIN.",
+            remedy=Remedy.INSTALL_AGENT,
         )
     if error.errno in (errno.EPERM, errno.EACCES):
         return TrackingNotSupported(

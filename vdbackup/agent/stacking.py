@@ -164,10 +164,10 @@ def numbers_on(path: Path) -> set[str]:
         start = {number} if number else set()
     else:
         start = _loops_of(path)
-    return _all_above(start)
+    return all_above(start)
 
 
-def _all_above(numbers: set[str]) -> set[str]:
+def all_above(numbers: set[str]) -> set[str]:
     """Numbers of the devices, and of all that is made of them."""
     found: set[str] = set()
     start = set(numbers)
@@ -194,7 +194,7 @@ def _loops_of(image: Path) -> set[str]:
 def loops_on(numbers: set[str]) -> set[str]:
     """Numbers of the loop devices in files of the file systems with these, and what is above."""
     inside = {number for number, file in _loops() if not numbers.isdisjoint(mounted_at(file))}
-    return _all_above(inside)
+    return all_above(inside)
 
 
 def _loops() -> Iterator[tuple[str, Path]]:

@@ -115,7 +115,7 @@ class Tracked:
 
     def forget(self, name: str) -> None:
         """Let a follower be none any more, who may be none already; raises TrackerBusy."""
-        with pins.alone(self._folder), suppress(FileNotFoundError):
+        with suppress(FileNotFoundError), pins.alone(self._folder):  # it may have been ended, too
             pins.follower_file(self._folder, name).unlink()
 
     def doubt(self) -> str:

@@ -30,10 +30,9 @@ def add_track(subparsers: Subparsers) -> None:
 
 def track(options: argparse.Namespace) -> int:
     """See which blocks of a disk change."""
-    from vdbackup.agent import tracking
+    from vdbackup.agent import client
 
-    with tracking.track(options.device) as tracked:
-        device, since = tracked.place.disk.node, tracked.description.since
+    device, since = client.track(options.device)
     if options.json:
         print_json({"event": "result", "device": str(device), "since": since.isoformat()})
     else:
@@ -53,9 +52,9 @@ def add_untrack(subparsers: Subparsers) -> None:
 
 def untrack(options: argparse.Namespace) -> int:
     """See no more which blocks of a disk change."""
-    from vdbackup.agent import tracking
+    from vdbackup.agent import client
 
-    device = tracking.untrack(options.device)
+    device = client.untrack(options.device)
     if options.json:
         print_json({"event": "result", "device": str(device)})
     else:
@@ -79,9 +78,9 @@ def add_status(subparsers: Subparsers) -> None:
 
 def status(options: argparse.Namespace) -> int:
     """List the disks whose changes are tracked."""
-    from vdbackup.agent import tracking
+    from vdbackup.agent import client
 
-    found = tracking.tracked()
+    found = client.tracked()
     if options.json:
         print_json({"tracked": [_json(each) for each in found]})
     elif found:

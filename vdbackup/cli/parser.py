@@ -10,6 +10,7 @@ from typing import Any, NoReturn
 
 from vdbackup import __version__
 from vdbackup.cli import output
+from vdbackup.cli.agent_cmd import add_agent
 from vdbackup.cli.boot_test_cmd import add_boot_test
 from vdbackup.cli.care_cmd import add_delete, add_merge, add_repair, add_verify
 from vdbackup.cli.get_back_cmd import add_export, add_extract, add_restore
@@ -30,7 +31,12 @@ FAMILIES: Mapping[str, Mapping[str, Callable[[Any], None]]] = {
     },
     "look": {"list": add_list, "files": add_files, "info": add_info},
     "get back": {"restore": add_restore, "export": add_export, "extract": add_extract},
-    "volumes in use": {"track": add_track, "untrack": add_untrack, "status": add_status},
+    "volumes in use": {
+        "track": add_track,
+        "untrack": add_untrack,
+        "status": add_status,
+        "agent": add_agent,
+    },
     "machines": {
         "boot": add_boot,
         "boot-test": add_boot_test,

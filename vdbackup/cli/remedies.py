@@ -11,6 +11,7 @@ WORDS = {
     "any more, add -r and the folder here.",
     Remedy.GIVE_DRIVERS: "--drivers DIR names the folder with them.",
     Remedy.IGNORE_DAMAGE: "Or give --ignore-damage to get all that is whole.",
+    Remedy.INSTALL_AGENT: "Or let root run `vdbackup agent install`, once.",
     Remedy.LIST_DEVICES: "`lsblk` lists block devices.",
     Remedy.LIST_POINTS: "`vdbackup list` shows what there is.",
     Remedy.LIST_SESSIONS: "`vdbackup sessions list` shows what there is.",

@@ -17,6 +17,7 @@ from collections import OrderedDict
 from pathlib import Path
 from typing import Protocol
 
+from vdbackup.disks.granted import open_or_granted
 from vdbackup.errors import ChangedWhileRead, DiskError
 
 log = logging.getLogger(__name__)
@@ -195,12 +196,12 @@ def open_to_read(path: Path) -> int:
 def _open(path: str) -> int:
     flags = os.O_RDONLY | os.O_CLOEXEC
     try:
-        return os.open(path, flags)
+        return open_or_granted(path, flags)
     except OSError as error:
         if error.errno != errno.EMFILE:
             raise
     POOL.shed()
-    return os.open(path, flags)
+    return open_or_granted(path, flags)
 
 
 def _most() -> int:

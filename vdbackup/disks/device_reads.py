@@ -17,6 +17,8 @@ from pathlib import Path
 
 import numpy as np
 
+from vdbackup.disks.granted import open_or_granted
+
 _BLKSSZGET = 0x1268
 """ioctl: logical sector size of a block device (linux/fs.h)."""
 OF_FILES = 4096
@@ -40,7 +42,7 @@ class DeviceReads:
             path: the device or file.
             sector_size: of a file; None for what the device says.
         """
-        self._fd = os.open(path, os.O_RDONLY | os.O_DIRECT | os.O_CLOEXEC)
+        self._fd = open_or_granted(path, os.O_RDONLY | os.O_DIRECT | os.O_CLOEXEC)
         try:
             self.sector_size = sector_size or sector_size_of(self._fd)
         except BaseException:

@@ -8,6 +8,7 @@ from vdbackup.text import printable
 WORDS = {
     Remedy.END_SESSION: "The list of virtual machines offers both.",
     Remedy.IGNORE_DAMAGE: "“Even if it is damaged” restores all that is whole.",
+    Remedy.INSTALL_AGENT: "Or let an administrator install the agent: the manual says how.",
     Remedy.LIST_DEVICES: "“Add a source…” lists the disks of this computer.",
     Remedy.LIST_POINTS: "“Read again” (F5) shows what there is.",
     Remedy.LIST_SESSIONS: "The list of virtual machines shows what there is.",

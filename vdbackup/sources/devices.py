@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from vdbackup.agent import connection
 from vdbackup.agent.block_devices import SYS_BLOCK
 from vdbackup.agent.stacking import number_of
 from vdbackup.errors import DevicesNotListed
@@ -30,7 +31,7 @@ class Candidate:
         size: in bytes.
         kind: "disk", "part", "loop", "lvm", "raid1", ... (lsblk's word).
         mountpoints: where it, or a part of it, is mounted.
-        readable: whether this user may read it.
+        readable: whether this user may read it, or ask an agent for it.
     """
 
     path: Path
@@ -59,7 +60,7 @@ def _collect(device: dict[str, Any], found: list[Candidate]) -> tuple[str, ...]:
         title = device.get("model") or device.get("label") or path.name
         candidate = Candidate(
             path, str(title).strip(), int(device["size"]), str(device["type"]),
-            tuple(mountpoints), os.access(path, os.R_OK),
+            tuple(mountpoints), os.access(path, os.R_OK) or connection.can_be_had(),
         )  # fmt: skip
         found.insert(place, candidate)
     return tuple(mountpoints)

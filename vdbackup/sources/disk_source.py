@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Self
 
 from vdbackup.agent.stacking import is_mounted_writable, lies_on, mounts_of
 from vdbackup.disks.chain import Chain
+from vdbackup.disks.descriptors import open_to_read
 from vdbackup.disks.extents import Ranges
 from vdbackup.disks.host_file import UNREADABLE, HostFile
 from vdbackup.disks.names import DiskFormat
@@ -52,6 +54,8 @@ class DiskSource:
         self.chain = chain
         self.said = said
         self._doubt = doubt
+        self._undo = ExitStack()
+        self._undo.callback(chain.close)
         self._changes = Changes(self.path, self._host_files)
         self._lengths = {file: _length(file) for file in self.files}
         self._media = {file: medium_of(file) for file in self.files if file.is_block_device()}
@@ -200,11 +204,16 @@ class DiskSource:
     def _raw(self) -> bool:
         return self.chain.layers[-1].info.format == DiskFormat.RAW
 
+    def take(self, undo: ExitStack) -> None:
+        """What it was opened with ends with it, after its files are closed."""
+        self._undo = undo
+        self._undo.callback(self.chain.close)
+
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.chain.close()
+        self._undo.close()
 
 
 def link_to(target: Path, given: Path) -> Path | None:
@@ -221,7 +230,7 @@ def link_to(target: Path, given: Path) -> Path | None:
 
 def _length(path: Path) -> int:
     """Of an image or a device, in bytes; a device that was unplugged has none, or none left."""
-    with open(path, "rb", buffering=0) as file:
+    with open(open_to_read(path), "rb", buffering=0) as file:
         return file.seek(0, os.SEEK_END)
 
 

@@ -25,8 +25,9 @@ from typing import Protocol, Self
 import numpy as np
 
 from vdbackup.agent.changes import BLOCK, Changes, Harvest
+from vdbackup.agent.client import device_in_use
 from vdbackup.agent.freezing import Freeze
-from vdbackup.agent.in_use import Asked, InUse
+from vdbackup.agent.in_use import Asked
 from vdbackup.agent.stretches import Stretch
 from vdbackup.consistency import Consistency, How
 from vdbackup.disks.disk import UNIT
@@ -101,7 +102,7 @@ class LiveRounds:
     def _begin(self, stack: ExitStack) -> None:
         follow = self._follow
         name, since = (follow.name, follow.since) if follow else (None, None)
-        self._device = stack.enter_context(InUse(self._source.path, name, since))
+        self._device = stack.enter_context(device_in_use(self._source.path, name, since))
         harvest = self._device.harvest
         changes = self._take(harvest)
         self.changed = self._whole_units(changes) if changes else None

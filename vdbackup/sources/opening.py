@@ -7,14 +7,18 @@ import pwd
 import shlex
 import stat
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
+from vdbackup.agent import client
 from vdbackup.agent.writeback import write_out
 from vdbackup.disks.chain import Chain
 from vdbackup.disks.contents import decide
+from vdbackup.disks.descriptors import open_to_read
 from vdbackup.disks.device_reads import sector_size_of
 from vdbackup.disks.disk import SECTOR
+from vdbackup.disks.granted import granted
 from vdbackup.disks.names import DiskFormat
 from vdbackup.errors import NotADisk, Remedy, SourceNotFound, SourceNotOpened, SourceNotPermitted
 from vdbackup.sources.devices import device_id
@@ -60,17 +64,35 @@ def open_file(ref: SourceRef, hints: Hints = Hints()) -> DiskSource:
             what = "a folder, not a disk" if kind == stat.S_IFDIR else _NO_DISK
             raise NotADisk(f"{path} is {what}.", "Give a disk image or a block device.")
         write_out(path)
-        return _FILES[kind](path, hints)
+        return _opened(path, kind, hints)
     except FileNotFoundError:
         raise SourceNotFound(
             f"There is no {path}.", "Check the path.", remedy=Remedy.LIST_DEVICES
         ) from None
     except PermissionError:
-        raise SourceNotPermitted(f"You may not read {path}.", _permission_advice(path)) from None
+        remedy = Remedy.INSTALL_AGENT if path.is_block_device() else None
+        advice = _permission_advice(path)
+        raise SourceNotPermitted(f"You may not read {path}.", advice, remedy=remedy) from None
     except OSError as error:
         raise SourceNotOpened(
             f"{path} cannot be opened: {error.strerror}.", "Check that the device is connected."
         ) from error
+
+
+def _opened(path: Path, kind: int, hints: Hints) -> DiskSource:
+    """A device that this user may not read is asked for, where there is an agent."""
+    try:
+        return _FILES[kind](path, hints)
+    except PermissionError:
+        if kind != stat.S_IFBLK or (grant := client.opened(path)) is None:
+            raise
+    fd, let_go = grant
+    with ExitStack() as stack:
+        stack.callback(let_go)
+        stack.enter_context(granted(fd))
+        source = _FILES[kind](path, hints)
+        source.take(stack.pop_all())
+        return source
 
 
 def _open_image(path: Path, hints: Hints) -> DiskSource:
@@ -94,7 +116,7 @@ def _open_device(path: Path, hints: Hints) -> DiskSource:
         _check_size(path, chain.size)
         sector_size = chain.sector_size
         if decision.disk_format == DiskFormat.RAW:
-            with open(path, "rb", buffering=0) as device:
+            with open(open_to_read(path), "rb", buffering=0) as device:
                 sector_size = sector_size_of(device.fileno())
         return DiskSource(device_id(path), path, chain, sector_size, hints.said or hints.before)
     except BaseException:

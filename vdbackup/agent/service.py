@@ -1,0 +1,303 @@
+"""The agent: does for one client what only root may do to disks, and undoes it when that is gone.
+
+One program serves one client, whose socket is its standard input: pkexec has started it for the
+window, or systemd for whoever connects to its socket. It opens nothing by a path that a client
+names, writes to no disk, and runs no program but pkcheck. A client holds one device in use at most.
+What is frozen is thawed within one request, by the guardian at the latest: no reply of a client's
+is waited for meanwhile.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import stat
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Self
+
+from vdbackup.agent import messages, permission, privileges, tracking
+from vdbackup.agent.block_devices import node_of
+from vdbackup.agent.in_use import InUse, Round
+from vdbackup.agent.memory import sealed
+from vdbackup.agent.messages import MAX_MESSAGE
+from vdbackup.agent.permission import Permission
+from vdbackup.errors import AgentFailed, SourceNotFound, TrackerBusy, VdbackupError
+
+log = logging.getLogger(__name__)
+
+IDLE = 600.0
+"""Seconds in which a client that holds nothing has to ask for something."""
+LONGEST = 72 * 3600.0
+"""Seconds in which one that uses a device has to: it reads all of that meanwhile, and 24 TiB at 100
+MB/s take 70 hours."""
+_TAKES_WITHIN = 30.0
+"""Seconds in which a client has to take a reply."""
+_REST = 4
+"""How often as long as a freeze the device is left alone after it: four fifths of the time, at
+least, belong to those who write."""
+_LONGEST_REST = 30.0
+MAX_FOLLOWERS = 64
+"""Of one disk, each of which takes of the kernel's memory."""
+
+Reply = tuple[object, list[int]]
+"""What is replied, and descriptors beside it that are closed once it is sent."""
+
+
+class Service:
+    """What one client can have. A context manager: it holds nothing afterwards.
+
+    Args:
+        allowed: what the client may do.
+    """
+
+    def __init__(self, allowed: Permission) -> None:
+        self._allowed = allowed
+        self._in_use: InUse | None = None
+        self._rested_at = 0.0
+        self._verbs: dict[type, Callable[[Any], Reply]] = {
+            messages.Open: self._open,
+            messages.Track: self._track,
+            messages.Untrack: self._untrack,
+            messages.Tell: self._status,
+            messages.Use: self._use,
+            messages.Freezing: self._round,
+            messages.Keep: self._keep,
+            messages.Distrust: self._distrust,
+            messages.Release: self._release,
+        }
+
+    @property
+    def patience(self) -> float:
+        """Seconds in which the client has to ask for something."""
+        return LONGEST if self._in_use else IDLE
+
+    def answer(self, data: bytes) -> tuple[bytes, list[int]]:
+        """The reply to a message, whatever it is, and the descriptors that go with it."""
+        try:
+            request = messages.request_of(data)
+        except ValueError as error:
+            log.info("no request: %s", error)
+            return messages.from_agent(_not_understood()), []
+        fds: list[int] = []
+        try:
+            reply, fds = self._verbs[type(request)](request)
+            return messages.from_agent(reply), fds
+        except (VdbackupError, OSError) as error:
+            log.info("%s is refused", type(request).__name__, exc_info=error)
+            _close(fds)
+            return messages.from_agent(error), []
+        except Exception:
+            log.exception("%s failed", type(request).__name__)
+            _close(fds)
+            self.close()  # nobody knows what became of it
+            failed = AgentFailed("The service failed.", "The system's journal says more.")
+            return messages.from_agent(failed), []
+
+    # ------------------------------------------------------------------------- reading
+
+    def _open(self, request: messages.Open) -> Reply:
+        self._allowed.check_use(request.device)
+        return messages.Done(), [_opened(request.device)]
+
+    # ------------------------------------------------------------------------- tracking
+
+    def _track(self, request: messages.Track) -> Reply:
+        self._allowed.check_use(request.device)
+        with tracking.track(_number(request.device)) as tracked:
+            return messages.Disk(str(tracked.place.disk.node), tracked.description.since), []
+
+    def _untrack(self, request: messages.Untrack) -> Reply:
+        self._allowed.check_use(request.device)
+        return messages.Disk(str(tracking.untrack(_number(request.device))), None), []
+
+    def _status(self, _: messages.Tell) -> Reply:
+        self._allowed.check_look()
+        return messages.Done(), [sealed(messages.in_memory(tracking.tracked()))]
+
+    # ------------------------------------------------------------------------- in use
+
+    def _use(self, request: messages.Use) -> Reply:
+        self._allowed.check_use(request.device)
+        if self._in_use is not None:
+            raise AgentFailed("This connection uses a device already.", "Let go of it first.")
+        if request.name is not None:
+            _check_followers(request.device, request.name)
+        node = _node(request.device)
+        os.close(_opened(request.device))  # it is what its name in /dev says
+        self._rest()
+        held = InUse(node, request.name, request.since)
+        try:
+            self._note(held.frozen_for)
+            harvested = messages.Harvested.of(held.harvest)
+            using = messages.Using(held.goes_on, held.settled, held.room, _around(held), harvested)
+            messages.from_agent(using)  # what a message cannot hold is not used
+            fds = [os.dup(held.memory), *_bitmap(held.harvest)]
+        except BaseException:
+            held.close()
+            raise
+        self._in_use = held
+        return using, fds
+
+    def _round(self, request: messages.Freezing) -> Reply:
+        held = self._held()
+        self._rest()
+        seen: Round = held.round(messages.asked_for(request), request.since)
+        self._note(held.frozen_for)
+        return messages.Frozen.of(seen, _around(held)), _bitmap(seen.harvest)
+
+    def _keep(self, request: messages.Keep) -> Reply:
+        self._held().keep(request.token)
+        return messages.Done(), []
+
+    def _distrust(self, request: messages.Distrust) -> Reply:
+        self._held().distrust(request.why)
+        return messages.Done(), []
+
+    def _release(self, _: messages.Release) -> Reply:
+        self.close()
+        return messages.Done(), []
+
+    def _held(self) -> InUse:
+        if self._in_use is None:
+            raise AgentFailed("This connection uses no device.", "Begin to use one first.")
+        return self._in_use
+
+    def _note(self, seconds: float) -> None:
+        """How long it was frozen just now."""
+        self._rested_at = time.monotonic() + min(_LONGEST_REST, _REST * seconds)
+
+    def _rest(self) -> None:
+        """No client keeps those who write from it by one freeze after the other."""
+        time.sleep(max(0.0, self._rested_at - time.monotonic()))
+
+    def close(self) -> None:
+        """Let go of the device that is used, if one is."""
+        held, self._in_use = self._in_use, None
+        if held is not None:
+            held.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def serve(connection: socket.socket, service: Service) -> None:
+    """Answer until the client is gone, or says nothing for too long."""
+    while True:
+        try:
+            connection.settimeout(service.patience)
+            # without room for descriptors: the kernel throws away those that a client sends
+            data = connection.recv(MAX_MESSAGE + 1)
+            if not data:
+                return
+            reply, fds = service.answer(data if len(data) <= MAX_MESSAGE else b"")
+        except OSError as error:  # that it is gone, or too slow
+            log.info("the client is gone: %s", error)
+            return
+        try:
+            connection.settimeout(_TAKES_WITHIN)
+            socket.send_fds(connection, [reply], fds)
+        except OSError as error:
+            log.info("the client takes no reply: %s", error)
+            return
+        finally:
+            _close(fds)
+
+
+def main() -> None:
+    """Serve whoever is at the other end of the standard input."""
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
+    privileges.hear_no_key()
+    try:
+        connection = _connection()
+        allowed = permission.permission_of(connection)
+        privileges.drop_all_but_what_is_needed()
+    except VdbackupError as error:
+        sys.exit(str(error))
+    with connection, Service(allowed) as service:
+        serve(connection, service)
+
+
+def _connection() -> socket.socket:
+    found = AgentFailed(
+        "This program is started by pkexec or by systemd, with a client's socket as its input.",
+        "Do not start it by hand.",
+    )
+    try:
+        connection = socket.socket(fileno=os.dup(0))
+    except OSError as error:
+        raise found from error
+    if (connection.family, connection.type) != (socket.AF_UNIX, socket.SOCK_SEQPACKET):
+        connection.close()
+        raise found
+    null = os.open("/dev/null", os.O_RDWR)
+    os.dup2(null, 0)
+    os.close(null)
+    return connection
+
+
+def _number(device: str) -> int:
+    major, _, minor = device.partition(":")
+    return os.makedev(int(major), int(minor))
+
+
+def _node(device: str) -> Path:
+    """Its file in /dev, by what the kernel calls it."""
+    node = node_of(device)
+    if node is None:
+        raise SourceNotFound(f"There is no block device {device}.", "Check that it is connected.")
+    return node
+
+
+def _opened(device: str) -> int:
+    """A descriptor to read it by; raises OSError, SourceNotFound."""
+    node = _node(device)
+    flags = os.O_RDONLY | os.O_DIRECT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    fd = os.open(node, flags)
+    found = os.fstat(fd)
+    if not stat.S_ISBLK(found.st_mode) or found.st_rdev != _number(device):
+        os.close(fd)
+        raise SourceNotFound(f"{node} is not the block device {device}.", "Connect it anew.")
+    return fd
+
+
+def _around(held: InUse) -> messages.Around:
+    return messages.Around(held.left_out, tuple(held.outside), tuple(held.restless))
+
+
+def _bitmap(harvest: Any) -> list[int]:
+    return [sealed(harvest.changes.bitmap)] if harvest.changes else []
+
+
+def _check_followers(device: str, name: str) -> None:
+    found = tracking.find(_number(device))
+    if found is None:
+        return
+    with found:
+        names = found.names()
+    if name not in names and len(names) >= MAX_FOLLOWERS:
+        raise TrackerBusy(
+            f"{len(names)} sets follow this disk already.", "End its tracking, and begin it anew."
+        )
+
+
+def _not_understood() -> AgentFailed:
+    return AgentFailed(
+        "The service does not understand what it is asked.",
+        "It may be of another version: install it anew.",
+    )
+
+
+def _close(fds: list[int]) -> None:
+    for fd in fds:
+        os.close(fd)
+
+
+if __name__ == "__main__":
+    main()
