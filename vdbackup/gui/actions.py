@@ -16,6 +16,7 @@ from vdbackup.gui.needs import (
     Chosen,
     Desk,
     OfChild,
+    OfDevice,
     OfListed,
     OfNew,
     OfPoint,
@@ -94,6 +95,10 @@ def _literal(path: SourceRef | Path) -> str:
 
 def _forget_text(chosen: Chosen) -> str:
     return f"Remove {_literal(chosen.entry.source)} from this list" if chosen.entry else ""
+
+
+def _track_text(chosen: Chosen) -> str:
+    return f"Changed blocks of {_literal(chosen.entry.source)}…" if chosen.entry else ""
 
 
 def _repair_text(chosen: Chosen) -> str:
@@ -243,6 +248,13 @@ ACTIONS = (
 )
 OPEN_WITH = tuple(_open_with(program, name) for program, name in NAMES.items())
 OF_LISTED = (
+    Action(
+        "trackSource",
+        "Changed blocks…",
+        "See which blocks of the disk change, so that backups read only those",
+        OfDevice(lambda desk, entry: desk.track(entry)),
+        text_of=_track_text,
+    ),
     Action(
         "forgetSource",
         "Remove this source from this list",

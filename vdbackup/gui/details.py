@@ -21,7 +21,7 @@ from vdbackup.gui.catalogue import Entry
 from vdbackup.gui.machines.boot_picture import BootPicture
 from vdbackup.gui.timeline.points_table import check_in_words
 from vdbackup.repository import long_chains
-from vdbackup.repository.model import Check, Promotion, RecoveryPoint
+from vdbackup.repository.model import ChangesFrom, Check, Promotion, Reading, RecoveryPoint
 
 LOWEST = 120  # pixels of facts that stay in sight
 ROWS = {
@@ -29,6 +29,7 @@ ROWS = {
     "type": "Type",
     "stored": "Stored",
     "moment": "Moment",
+    "read": "Read",
     "verified": "Verified",
     "booted": "Boot-tested",
     "chain": "Chain",
@@ -152,7 +153,8 @@ class PointDetails(QFrame):
         self.show_age(point)
         for key, text in self._facts_of(entry, point).items():
             self._values[key].setText(text)
-        self._form.setRowVisible(self._values["moment"], point.reading is not None)
+        for key in ("moment", "read"):
+            self._form.setRowVisible(self._values[key], point.reading is not None)
         self._form.setRowVisible(self._values["merged"], bool(point.merged))
         self._form.setRowVisible(self._values["promoted"], point.promoted_from is not None)
         self._values["id"].setToolTip(point.id)
@@ -177,6 +179,7 @@ class PointDetails(QFrame):
             "type": point.type.value,
             "stored": _stored_in_words(entry.chain(point)),
             "moment": _moment_in_words(point.reading.consistency) if point.reading else "",
+            "read": _read_in_words(point.reading) if point.reading else "",
             "verified": check_in_words(point.verified),
             "booted": check_in_words(point.boot_tested),
             "chain": _chain_in_words(entry.chain(point)),
@@ -241,6 +244,17 @@ def _moment_in_words(consistency: Consistency) -> str:
     if consistency.how is How.UNMOUNTED:
         return "not in use while it was read"
     return consistency.sentence or "in use while it was read"
+
+
+def _read_in_words(reading: Reading) -> str:
+    """How much of the source was read for it, why all of it, and what was left out as free."""
+    read = words.size(reading.read_bytes)
+    if reading.changes_from is ChangesFrom.TRACKER:
+        read = f"{read}: what has changed was known"
+    elif reading.scan_reason:
+        read = f"everything ({read}), because {words.breakable(reading.scan_reason)}"
+    free = sum(length for _, length in reading.not_read)
+    return f"{read}; {words.size(free)} of free space left out" if free else read
 
 
 def _promotion_in_words(promotion: Promotion | None) -> str:

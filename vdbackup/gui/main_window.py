@@ -44,6 +44,7 @@ from vdbackup.gui.sources_list import SourcesList
 from vdbackup.gui.store import Store
 from vdbackup.gui.timeline.panel import TimelinePanel
 from vdbackup.gui.toolbar import ToolBar
+from vdbackup.gui.tracking_dialog import TrackingDialog
 from vdbackup.jobs import Job
 from vdbackup.operations.changed import ANY, NOTHING
 from vdbackup.recovery.sessions.saved import SavedSession
@@ -271,6 +272,10 @@ class MainWindow(QMainWindow):
         dialog = PlanDialog("Remove from the list?", "Remove from the list", plan, self)
         dialog.accepted.connect(leave)
         dialog.open()
+
+    def track(self, entry: Entry) -> None:
+        """Show how the changes of a disk are tracked, and let that be begun or ended."""
+        TrackingDialog(entry, self.workers.reader(None), self).open()
 
     def forget(self, entry: Entry) -> None:
         """Let a source without backups leave the list."""

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from vdbackup.gui.catalogue import Entry
 from vdbackup.gui.machines.session import Machine, SessionThread
+from vdbackup.operations import tracking
 from vdbackup.recovery.sessions.saved import SavedSession
 from vdbackup.repository.model import RecoveryPoint
 
@@ -63,6 +64,9 @@ class Desk(Protocol):
     def change_settings(self) -> None:
         """Let the user change the settings."""
 
+    def track(self, entry: Entry) -> None:
+        """Show how the changes of a disk are tracked, and let that be begun or ended."""
+
     def forget(self, entry: Entry) -> None:
         """Let a source without backups leave the list."""
 
@@ -108,6 +112,15 @@ class OfListed(OfSource):
     def ready(self, chosen: Chosen) -> bool:
         """Where one is chosen."""
         return chosen.entry is not None
+
+
+@dataclass(frozen=True)
+class OfDevice(OfSource):
+    """What is done to a source that is a device of this computer."""
+
+    def ready(self, chosen: Chosen) -> bool:
+        """Where the chosen one is called like one; whether it is there is seen then."""
+        return super().ready(chosen) and bool(chosen.entry and tracking.can_be(chosen.entry.source))
 
 
 @dataclass(frozen=True)

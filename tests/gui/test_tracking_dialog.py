@@ -1,0 +1,89 @@
+"""In the window one sees how a disk is tracked, and begins or ends it: with a real tracker."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+from PySide6.QtWidgets import QPushButton
+
+from tests.agent.mounts import MIB, image
+from tests.agent.trackers import own_trackers
+from tests.backup.lab import noise
+from tests.gui.user import User
+from tests.sources.loops import loop, mounted
+from vdbackup.agent import client, marking
+from vdbackup.errors import Unauthorized
+from vdbackup.gui.tracking_dialog import TrackingDialog
+from vdbackup.repository.model import ChangesFrom
+from vdbackup.repository.repository import Repository
+
+
+@pytest.fixture
+def device(as_root: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """One of which an ext4 is mounted."""
+    monkeypatch.setattr(marking, "_MAX_WORDS", 64)  # as in tests/agent
+    with ExitStack() as stack:
+        stack.enter_context(own_trackers(tmp_path / "bpf"))
+        found = stack.enter_context(loop(image(tmp_path / "disk.img", 48, "ext4")))
+        stack.enter_context(mounted(found, tmp_path / "mount"))
+        yield found
+
+
+@pytest.fixture
+def owner(user: User, device: Path, repository: Path) -> User:
+    """Somebody who has backed that device up."""
+    form = user.window.first_run.form
+    form.source_edit.setText(str(device))
+    form.repository_edit.setText(str(repository))
+    user.clicks("startButton")
+    user.agrees()
+    user.sees_points(1)
+    return user
+
+
+def said(user: User) -> TrackingDialog:
+    user.asks_for("trackSource")
+    dialog = user.sees(TrackingDialog, "trackingDialog")
+    user.waits_until(lambda: dialog.said.text != "Looking…")
+    return dialog
+
+
+def test_tracking_is_begun_and_the_next_backups_read_only_what_has_changed(
+    owner: User, device: Path, repository: Path, tmp_path: Path
+) -> None:
+    dialog = said(owner)
+    assert dialog.said.text.startswith(f"Changes of {device} are not tracked")
+    assert not dialog.end_button.isEnabled()
+    owner.clicks("trackButton")
+    owner.waits_until(dialog.end_button.isEnabled)
+    assert "The next backup reads everything; those after it what has changed." in dialog.said.text
+    dialog.close()
+    owner.backs_up(2)
+    (tmp_path / "mount/file").write_bytes(noise(MIB, 1))
+    owner.backs_up(3)
+    (backup_set,) = Repository.open(repository).survey(Repository.open(repository).names())[0]
+    reading = backup_set.points[-1].reading
+    assert reading is not None
+    assert reading.changes_from is ChangesFrom.TRACKER
+    owner.waits_until(lambda: "what has changed was known" in owner.window.details.fact("read"))
+    dialog = said(owner)
+    assert "The next backup reads what has changed by now:" in dialog.said.text
+    owner.clicks("untrackButton")
+    owner.waits_until(lambda: "not tracked" in dialog.said.text)
+    assert dialog.findChild(QPushButton, "trackButton").isEnabled()
+
+
+def test_who_may_not_is_told_so_there(owner: User, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused() -> None:
+        raise Unauthorized("You may not use this disk.", "Ask for it.")
+
+    monkeypatch.setattr(client, "tracked", refused)
+    dialog = said(owner)
+    assert dialog.said.text == "You may not use this disk. Ask for it."
+
+
+def test_of_an_image_there_is_nothing_to_be_tracked(with_source: User) -> None:
+    assert not with_source.window.actions_["trackSource"].isVisible()
