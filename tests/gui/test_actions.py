@@ -56,6 +56,7 @@ class Desk(QWidget):
         self.chosen = Chosen()
         self.catalogue = self.operations = self.sessions = self.calls = Calls()
         self.browse, self.add_source = self.calls.browse, self.calls.add_source
+        self.track = self.calls.track
         self.open_backups, self.change_settings = self.calls.open_backups, self.calls.settings
         self.forget, self.leave = self.calls.forget, self.calls.leave
 
@@ -159,9 +160,9 @@ def test_the_menus_ask_for_the_same_in_other_ways(desk: Desk) -> None:
     ("chosen", "names"),
     [
         (Chosen(), []),
-        (Chosen(MADE, CHILD), ["repairRepository", "leaveRepository"]),
+        (Chosen(MADE, CHILD), ["trackSource", "repairRepository", "leaveRepository"]),
         (Chosen(UNREADABLE), ["forgetSource", "repairRepository", "leaveRepository"]),
-        (Chosen(NEW), ["forgetSource", "repairRepository", "leaveRepository"]),
+        (Chosen(NEW), ["trackSource", "forgetSource", "repairRepository", "leaveRepository"]),
     ],
 )
 def test_the_menu_of_a_source_offers_what_can_be_done_to_it(
@@ -178,6 +179,7 @@ def test_the_menu_of_a_source_names_what_would_go(desk: Desk) -> None:
     desk.chosen = Chosen(Entry(SourceRef.parse("/dev/a&b"), Path("/backups")))
     actions.update()
     assert [each.text() for each in actions.of_listed] == [
+        "Changed blocks of /dev/a&&b…",
         "Remove /dev/a&&b from this list",
         "Repair what is in /backups",
         "Remove all of /backups from this list (the backups stay)",
@@ -185,6 +187,7 @@ def test_the_menu_of_a_source_names_what_would_go(desk: Desk) -> None:
     for each in OF_LISTED:
         actions[each.name].trigger()
     assert desk.calls.noted == [
+        ("track", (desk.chosen.entry,)),
         ("forget", (desk.chosen.entry,)),
         ("repair", (Path("/backups"),)),
         ("leave", (Path("/backups"),)),
