@@ -143,6 +143,7 @@ class Lab:
                 kind=kind,
                 policy=policy,
                 disk_format=self.disk_format,
+                all_blocks=True,  # whole disks are compared, what is free on them, too
             )
             result = capture.run(plan, Task(report, cancel or CancelToken()))
         copy = self.folder / f"{result.point.id}.raw"
