@@ -288,3 +288,32 @@ def test_what_bears_the_mark_of_another_file_system_too_is_kept_whole(tmp_path):
     found = of(marked(image, 1024, before))
     assert len(found.ranges) == 0
     assert found.sentences == ("ext is kept whole: it bears the mark of FAT, too.",)
+
+
+@pytest.mark.parametrize("maker", ["mkfs.vfat -F 16 -s 32", EXT4])
+def test_what_has_become_a_disk_with_partitions_is_kept_whole(tmp_path, maker):
+    """Programs that partition leave the rest of the first sector, and all that lies behind it.
+
+    A stick that was a FAT as a whole still looks like one; a volume, too, that is a disk to a VM.
+    """
+    volume = tmp_path / "volume.img"
+    with volume.open("wb") as file:
+        file.truncate(128 * MIB)
+    run(*maker.split(), volume)
+    table = "label: dos\nstart=2048, size=100000, type=83\n"
+    run("sfdisk", "--quiet", "--wipe", "never", volume, stdin=table)
+    disk = disk_of(tmp_path, (1, 128, f"cp {volume}"))
+    for image in (disk, volume):
+        found = of(image)
+        assert len(found.ranges) == 0
+    assert of(disk).sentences[0].endswith("it has a partition table, too.")
+
+
+def test_swap_that_bears_another_mark_is_kept_whole(tmp_path):
+    """What was made over it may begin behind its header."""
+    image = tmp_path / "swap"
+    image.write_bytes(bytes(16 * MIB))
+    run("mkswap", image)
+    found = of(marked(image, 4120, bytes.fromhex("c68573f64e1a45ca8265f57f48ba6d81")))
+    assert len(found.ranges) == 0
+    assert found.sentences == ("swap is kept whole: it bears the mark of bcache, too.",)

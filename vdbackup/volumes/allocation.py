@@ -21,6 +21,7 @@ from vdbackup.errors import RecoveryError, Unreadable
 from vdbackup.jobs import readable_size
 from vdbackup.volumes import places, signatures
 from vdbackup.volumes.filesystems import ext_free, free_clusters, node, xfs_free
+from vdbackup.volumes.partitions import has_table
 from vdbackup.volumes.places import Disk, Place, Runs, Window
 
 SHORTEST = 4 * UNIT
@@ -29,7 +30,14 @@ MAX_RANGES = 4096
 """Stretches that are left out, the longest: each point lists them."""
 
 NOTHING: Ranges = np.empty((0, 2), np.int64)
-_NAMES = {"ext": "ext", "xfs": "XFS", "btrfs": "Btrfs", "ntfs": "NTFS", "fat": "FAT"}
+_NAMES = {
+    "ext": "ext",
+    "xfs": "XFS",
+    "btrfs": "Btrfs",
+    "ntfs": "NTFS",
+    "fat": "FAT",
+    "swap": "swap",
+}
 _SWAP, _HIBERNATED = b"SWAPSPACE2", b"S1SUSPEND\0"
 _PAGES = (4096, 8192, 16384, 65536)
 
@@ -103,17 +111,13 @@ def _look(disk: Disk, place: Place, in_use: MountedAreas) -> Iterator[_Found]:
         head = Window.opened(disk, place.runs).read(signatures.LONG_HEAD)
     except Unreadable:
         return
-    known = signatures.unreadable(head)
-    if known is not None:
-        if known[0] == "swap":
-            yield _swap(place, head)
+    kind, kept = _what(head)
+    if kept:
+        yield _Found(place, _NAMES[kind], kept=kept)
         return
-    kind, *others = signatures.all_readable(head) or [""]
-    if not kind:
-        return
-    if others:
-        why = f"it bears the mark of {_NAMES[others[0]]}, too"
-        yield _Found(place, _NAMES[kind], kept=why)
+    if kind == "swap":
+        yield _swap(place, head)
+    if kind in ("", "swap"):
         return
     stream = Window.opened(disk, place.runs)
     name = ext_free.kind_of(head) if kind == "ext" else _NAMES[kind]
@@ -126,6 +130,19 @@ def _look(disk: Disk, place: Place, in_use: MountedAreas) -> Iterator[_Found]:
         yield _Found(place, name, kept="its maps of free blocks cannot be read")
     else:
         yield _Found(place, name, _on_disk(free, place.runs))
+
+
+def _what(head: bytes) -> tuple[str, str]:
+    """What begins so, by name, or ""; and why that is not sure, where it may be what was before."""
+    marks = signatures.marks(head)
+    kind = next((mark for mark in marks if mark in _NAMES), "")
+    if not kind:
+        return "", ""
+    marks.remove(kind)
+    if marks:
+        other = _NAMES.get(marks[0], marks[0]) or "a partition table"
+        return kind, f"it bears the mark of {other}, too"
+    return kind, "it has a partition table, too" if has_table(head) else ""
 
 
 def _reason(error: RecoveryError) -> str:
