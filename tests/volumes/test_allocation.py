@@ -317,3 +317,16 @@ def test_swap_that_bears_another_mark_is_kept_whole(tmp_path):
     found = of(marked(image, 4120, bytes.fromhex("c68573f64e1a45ca8265f57f48ba6d81")))
     assert len(found.ranges) == 0
     assert found.sentences == ("swap is kept whole: it bears the mark of bcache, too.",)
+
+
+def test_a_volume_that_has_a_snapshot_is_kept_whole(tmp_path):
+    """What was deleted since is free in it, and the snapshot's files are still there."""
+    image = tmp_path / "volume.img"
+    with image.open("wb") as file:
+        file.truncate(64 * MIB)
+    run(*EXT4.split(), image)
+    place = Place(0, ((0, 64 * MIB),), "vg-root", group_and_name="vg/root", has_snapshot=True)
+    with Chain.open(image, DiskFormat.RAW) as disk:
+        (found,) = allocation._look(disk, place, UNMOUNTED)
+    assert not len(found.free)
+    assert "has a snapshot" in found.kept

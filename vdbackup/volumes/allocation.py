@@ -155,6 +155,8 @@ def _free(kind: str, stream: io.BufferedReader, place: Place, in_use: MountedAre
     """What is free of a volume, in its bytes; anything may be raised, Unreadable in doubt."""
     if place.is_member:
         raise node.Unreadable("it lies on one disk of an array")
+    if place.has_snapshot:
+        raise node.Unreadable("it has a snapshot, which needs what was deleted since")
     if kind == "ext":
         return _free_of_ext(stream, place, in_use.frozen)
     if kind not in _UNMOUNTED:
