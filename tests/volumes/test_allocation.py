@@ -330,3 +330,15 @@ def test_a_volume_that_has_a_snapshot_is_kept_whole(tmp_path):
         (found,) = allocation._look(disk, place, UNMOUNTED)
     assert not len(found.free)
     assert "has a snapshot" in found.kept
+
+
+def test_an_ntfs_with_shadow_copies_is_kept_whole(tmp_path):
+    """They read from it what was deleted since, which it calls free."""
+    maker, size, _ = VOLUMES["NTFS"]
+    image, _ = made(tmp_path, maker, size)
+    head = bytes.fromhex("6b87083876c1484eb7ae04046e6cc752") + struct.pack("<II", 1, 1)
+    without = of(marked(image, 0x1E00, head + bytes(40)))
+    assert total(without.ranges) > 30 * MIB
+    found = of(marked(image, 0x1E00 + 48, struct.pack("<Q", 0x4000)))
+    assert not len(found.ranges)
+    assert "shadow copies" in found.sentences[0]
