@@ -342,3 +342,14 @@ def test_an_ntfs_with_shadow_copies_is_kept_whole(tmp_path):
     found = of(marked(image, 0x1E00 + 48, struct.pack("<Q", 0x4000)))
     assert not len(found.ranges)
     assert "shadow copies" in found.sentences[0]
+
+
+def test_what_the_kernel_has_made_another_device_of_is_kept_whole(tmp_path):
+    """What looks like a file system is older than what a cache before it holds, for example."""
+    image = disk_of(tmp_path, (1, 64, EXT4), (65, 64, EXT4))
+    found = of(image, MountedAreas(built_on=np.array([[MIB, 64 * MIB]], np.int64)))
+    assert [sentence.split(":")[0] for sentence in found.sentences] == [
+        "ext4 on partition 1 is kept whole",
+        "Free space of ext4 on partition 2 is not read",
+    ]
+    assert found.ranges[0, 0] >= 65 * MIB

@@ -76,10 +76,13 @@ class MountedAreas:
         frozen: those of ext that were frozen after one had begun to mark what changes there, each
             by itself.
         all: all of them, and perhaps more around them.
+        built_on: what the kernel has made other devices of: what is in it may be newer elsewhere
+            (a cache), or look like something else (a cipher without a header).
     """
 
     frozen: Ranges = field(default_factory=lambda: NOTHING)
     all: Ranges = field(default_factory=lambda: NOTHING)
+    built_on: Ranges = field(default_factory=lambda: NOTHING)
 
 
 def left_out(disk: Disk, in_use: MountedAreas) -> LeftOut:
@@ -157,11 +160,14 @@ def _free(kind: str, stream: io.BufferedReader, place: Place, in_use: MountedAre
         raise node.Unreadable("it lies on one disk of an array")
     if place.has_snapshot:
         raise node.Unreadable("it has a snapshot, which needs what was deleted since")
+    runs = _all([np.array(place.runs, np.int64)])
+    if not place.logical and len(overlap(runs, in_use.built_on)):
+        raise node.Unreadable("another device has been made of it")
     if kind == "ext":
         return _free_of_ext(stream, place, in_use.frozen)
     if kind not in _UNMOUNTED:
         raise node.Unreadable("vdbackup does not know its free space")
-    if len(overlap(_all([np.array(place.runs, np.int64)]), _all([in_use.all]))):
+    if len(overlap(_all([runs]), in_use.all)):
         raise node.Unreadable("it is in use")
     return _UNMOUNTED[kind](stream)
 
