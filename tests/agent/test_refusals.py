@@ -102,3 +102,19 @@ def test_what_lies_beside_trackers_is_left_alone(disk):
     assert len(tracking.tracked()) == 1
     tracking.untrack(disk)
     assert [each.name for each in pins.home().iterdir()] == ["somebody"]
+
+
+def test_a_check_that_a_signal_has_disturbed_is_asked_for_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The kernel says EAGAIN then (bpf_check), which is no word about the program."""
+    calls: list[int] = []
+
+    def disturbed_twice(command: int, _: bytes) -> int:
+        calls.append(command)
+        if len(calls) < 3:
+            raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+        return 7
+
+    monkeypatch.setattr(bpf, "_bpf", disturbed_twice)
+    assert bpf.load_program(b"mark", bytes(8), 1) == 7

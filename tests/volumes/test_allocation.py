@@ -288,3 +288,68 @@ def test_what_bears_the_mark_of_another_file_system_too_is_kept_whole(tmp_path):
     found = of(marked(image, 1024, before))
     assert len(found.ranges) == 0
     assert found.sentences == ("ext is kept whole: it bears the mark of FAT, too.",)
+
+
+@pytest.mark.parametrize("maker", ["mkfs.vfat -F 16 -s 32", EXT4])
+def test_what_has_become_a_disk_with_partitions_is_kept_whole(tmp_path, maker):
+    """Programs that partition leave the rest of the first sector, and all that lies behind it.
+
+    A stick that was a FAT as a whole still looks like one; a volume, too, that is a disk to a VM.
+    """
+    volume = tmp_path / "volume.img"
+    with volume.open("wb") as file:
+        file.truncate(128 * MIB)
+    run(*maker.split(), volume)
+    table = "label: dos\nstart=2048, size=100000, type=83\n"
+    run("sfdisk", "--quiet", "--wipe", "never", volume, stdin=table)
+    disk = disk_of(tmp_path, (1, 128, f"cp {volume}"))
+    for image in (disk, volume):
+        found = of(image)
+        assert len(found.ranges) == 0
+    assert of(disk).sentences[0].endswith("it has a partition table, too.")
+
+
+def test_swap_that_bears_another_mark_is_kept_whole(tmp_path):
+    """What was made over it may begin behind its header."""
+    image = tmp_path / "swap"
+    image.write_bytes(bytes(16 * MIB))
+    run("mkswap", image)
+    found = of(marked(image, 4120, bytes.fromhex("c68573f64e1a45ca8265f57f48ba6d81")))
+    assert len(found.ranges) == 0
+    assert found.sentences == ("swap is kept whole: it bears the mark of bcache, too.",)
+
+
+def test_a_volume_that_has_a_snapshot_is_kept_whole(tmp_path):
+    """What was deleted since is free in it, and the snapshot's files are still there."""
+    image = tmp_path / "volume.img"
+    with image.open("wb") as file:
+        file.truncate(64 * MIB)
+    run(*EXT4.split(), image)
+    place = Place(0, ((0, 64 * MIB),), "vg-root", group_and_name="vg/root", has_snapshot=True)
+    with Chain.open(image, DiskFormat.RAW) as disk:
+        (found,) = allocation._look(disk, place, UNMOUNTED)
+    assert not len(found.free)
+    assert "has a snapshot" in found.kept
+
+
+def test_an_ntfs_with_shadow_copies_is_kept_whole(tmp_path):
+    """They read from it what was deleted since, which it calls free."""
+    maker, size, _ = VOLUMES["NTFS"]
+    image, _ = made(tmp_path, maker, size)
+    head = bytes.fromhex("6b87083876c1484eb7ae04046e6cc752") + struct.pack("<II", 1, 1)
+    without = of(marked(image, 0x1E00, head + bytes(40)))
+    assert total(without.ranges) > 30 * MIB
+    found = of(marked(image, 0x1E00 + 48, struct.pack("<Q", 0x4000)))
+    assert not len(found.ranges)
+    assert "shadow copies" in found.sentences[0]
+
+
+def test_what_the_kernel_has_made_another_device_of_is_kept_whole(tmp_path):
+    """What looks like a file system is older than what a cache before it holds, for example."""
+    image = disk_of(tmp_path, (1, 64, EXT4), (65, 64, EXT4))
+    found = of(image, MountedAreas(built_on=np.array([[MIB, 64 * MIB]], np.int64)))
+    assert [sentence.split(":")[0] for sentence in found.sentences] == [
+        "ext4 on partition 1 is kept whole",
+        "Free space of ext4 on partition 2 is not read",
+    ]
+    assert found.ranges[0, 0] >= 65 * MIB

@@ -230,6 +230,8 @@ def test_a_snapshot_is_not_taken_for_what_its_store_holds() -> None:
             "snapshot0": {"status": [], "segment1": {
                 "type": "snapshot", "origin": "root", "cow_store": "kept"}}},
     }}  # fmt: skip
-    found = {volume.name: volume.problem for volume in lvm._group(group, {"x": 0})}
-    assert found["root"] == ""
-    assert "a snapshot of another volume" in found["kept"]
+    found = {volume.name: volume for volume in lvm._group(group, {"x": 0})}
+    assert found["root"].problem == ""
+    assert found["root"].has_snapshot
+    assert not found["kept"].has_snapshot
+    assert "a snapshot of another volume" in found["kept"].problem

@@ -26,6 +26,9 @@ _GLOBAL = 1
 """membarrier(2): all processors pass through a quiescent state (the kernel's synchronize_rcu)."""
 _LOG_BYTES, _LOG_END = 16 << 20, 2000
 
+_DISTURBED = 8
+"""Times that it is asked again; libbpf does so 5 times."""
+
 log = logging.getLogger(__name__)
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -79,11 +82,21 @@ def load_program(name: bytes, instructions: bytes, type_id: int) -> int:
         type_id: BTF's number of the tracepoint's type, `btf_trace_...`.
     """
     try:
-        return _load(name, instructions, type_id, None)
+        return _load_undisturbed(name, instructions, type_id)
     except OSError as error:
         if error.errno not in (errno.EPERM, errno.ENOSYS):
             log.info("%s", _words_about(name, instructions, type_id))
         raise
+
+
+def _load_undisturbed(name: bytes, instructions: bytes, type_id: int) -> int:
+    """The same; the kernel gives up its check where a signal waits, and has to be asked again."""
+    for _ in range(_DISTURBED):
+        try:
+            return _load(name, instructions, type_id, None)
+        except BlockingIOError:
+            log.info("the check of %r was disturbed", name)
+    return _load(name, instructions, type_id, None)
 
 
 def _load(

@@ -107,7 +107,6 @@ class Together:
 
     Attributes:
         left_out: what cannot be frozen, or is of no account, a few words each.
-        swap: where the kernel puts memory, in partitions: (offset, length) in bytes.
         outside: where on the device none of them lies that is frozen: (offset, length) in bytes,
             ascending and apart.
     """
@@ -147,15 +146,18 @@ class Together:
     def _look(self) -> None:
         swap = swap_on(self._path)
         known = {number for numbers in self._open.keys() - self._left for number in numbers}
-        areas = {each.number for each in swap if each.number}
-        self.swap = stretches(self._path, areas)
-        known |= areas
+        known |= {each.number for each in swap if each.number}
         self.outside = between(stretches(self._path, known), self._size)
         left = [self._open[numbers][0] for numbers in self._open if numbers in self._left]
         self.left_out = (
             *(f"{each.name} ({each.kind}), copied until it was quiet" for each in left),
             *(f"swap ({each.path})" for each in swap),
         )
+
+    @property
+    def swap(self) -> list[Stretch]:
+        """Where the kernel puts memory now, in partitions: (offset, length) in bytes."""
+        return stretches(self._path, {each.number for each in swap_on(self._path) if each.number})
 
     @property
     def count(self) -> int:

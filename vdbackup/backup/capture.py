@@ -378,7 +378,8 @@ def _read(
     read = each(salvage.readinto)
     keep_changes(draft, state, ranges, read, "Capture", task, proof.seen)
     read_bytes = total(ranges)
-    for changed in map(free.again, rounds):
+    for all_changed in rounds:
+        changed = free.again(all_changed, rounds.restless)
         salvage.forget(changed)
         proof.mark(changed)
         keep_changes(draft, state, changed, read, "Changed meanwhile", task)

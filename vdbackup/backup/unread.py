@@ -46,10 +46,14 @@ class Unread:
         self.ranges = overlap(candidates, self.left_out.ranges)
         return without(candidates, self.left_out.ranges)
 
-    def again(self, changed: Ranges) -> Ranges:
-        """What to read of what has changed meanwhile: all but space for swapping."""
-        wanted = without(changed, self.left_out.swap)
-        self.ranges = without(self.ranges, wanted)
+    def again(self, changed: Ranges, swapped_to: Ranges) -> Ranges:
+        """What to read of what has changed meanwhile: all but what the kernel swaps to now.
+
+        Space for swapping that is used no more may be something else already.
+        """
+        swap = overlap(self.left_out.swap, swapped_to)
+        wanted = without(changed, swap)
+        self.ranges = union(without(self.ranges, wanted), overlap(changed, swap))
         return wanted
 
     def after_all(self, outcome: Outcome) -> Ranges:

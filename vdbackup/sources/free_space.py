@@ -14,7 +14,7 @@ import numpy as np
 
 from vdbackup.agent.block_devices import SYS_BLOCK
 from vdbackup.agent.file_systems import mounted_on, stretches
-from vdbackup.agent.stacking import number_of
+from vdbackup.agent.stacking import number_of, numbers_on
 from vdbackup.agent.stretches import Stretch, joined
 from vdbackup.disks.extents import Ranges
 from vdbackup.errors import SourceError
@@ -48,14 +48,25 @@ def _in_use(source: Source, *, are_frozen: bool) -> MountedAreas:
     """Where file systems lie on it that are mounted; frozen are those of ext that lie directly."""
     every: list[Stretch] = []
     frozen: list[Stretch] = []
+    built_on: list[Stretch] = []
     for path in source.files:
+        built_on += stretches(path, filter(_has_holders, numbers_on(path)))
         for mounted in mounted_on(path):
             for number in mounted.numbers:
                 place = stretches(path, {number})
                 every += place
                 if are_frozen and mounted.kind in _EXT and _is_direct(path, number):
                     frozen += place
-    return MountedAreas(_as_ranges(sorted(set(frozen))), _as_ranges(joined(every)))
+    return MountedAreas(
+        frozen=_as_ranges(sorted(set(frozen))),
+        all=_as_ranges(joined(every)),
+        built_on=_as_ranges(joined(built_on)),
+    )
+
+
+def _has_holders(number: str) -> bool:
+    """Whether other devices are made of it: logical volumes, arrays, ciphers, caches."""
+    return any((SYS_BLOCK / number / "holders").glob("*"))
 
 
 def _as_ranges(stretches: Sequence[Stretch]) -> Ranges:

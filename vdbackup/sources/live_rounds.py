@@ -148,6 +148,7 @@ class LiveRounds:
         try:
             with hooks.told() as unheard:
                 seen = self._device.round(self._asked(), self._token)
+            self.restless = _as_ranges(self._device.restless)
             changed = self._harvested(seen.harvest)
         except (NotFrozen, AgentError) as error:
             self._give_up(error)

@@ -43,7 +43,10 @@ class Rounds(Protocol):
 
     @property
     def restless(self) -> Ranges:
-        """What the kernel itself writes to, whatever is frozen: read as of no one moment."""
+        """What the kernel itself writes to, whatever is frozen: read as of no one moment.
+
+        That is what it wrote to in the last round's moment, and still does after it.
+        """
 
     def distrust(self, why: str) -> None:
         """More had changed than `changed` and what was iterated over: it is not believed any more.

@@ -21,6 +21,7 @@ from vdbackup.errors import RecoveryError, Unreadable
 from vdbackup.jobs import readable_size
 from vdbackup.volumes import places, signatures
 from vdbackup.volumes.filesystems import ext_free, free_clusters, node, xfs_free
+from vdbackup.volumes.partitions import has_table
 from vdbackup.volumes.places import Disk, Place, Runs, Window
 
 SHORTEST = 4 * UNIT
@@ -29,7 +30,14 @@ MAX_RANGES = 4096
 """Stretches that are left out, the longest: each point lists them."""
 
 NOTHING: Ranges = np.empty((0, 2), np.int64)
-_NAMES = {"ext": "ext", "xfs": "XFS", "btrfs": "Btrfs", "ntfs": "NTFS", "fat": "FAT"}
+_NAMES = {
+    "ext": "ext",
+    "xfs": "XFS",
+    "btrfs": "Btrfs",
+    "ntfs": "NTFS",
+    "fat": "FAT",
+    "swap": "swap",
+}
 _SWAP, _HIBERNATED = b"SWAPSPACE2", b"S1SUSPEND\0"
 _PAGES = (4096, 8192, 16384, 65536)
 
@@ -68,10 +76,13 @@ class MountedAreas:
         frozen: those of ext that were frozen after one had begun to mark what changes there, each
             by itself.
         all: all of them, and perhaps more around them.
+        built_on: what the kernel has made other devices of: what is in it may be newer elsewhere
+            (a cache), or look like something else (a cipher without a header).
     """
 
     frozen: Ranges = field(default_factory=lambda: NOTHING)
     all: Ranges = field(default_factory=lambda: NOTHING)
+    built_on: Ranges = field(default_factory=lambda: NOTHING)
 
 
 def left_out(disk: Disk, in_use: MountedAreas) -> LeftOut:
@@ -103,17 +114,13 @@ def _look(disk: Disk, place: Place, in_use: MountedAreas) -> Iterator[_Found]:
         head = Window.opened(disk, place.runs).read(signatures.LONG_HEAD)
     except Unreadable:
         return
-    known = signatures.unreadable(head)
-    if known is not None:
-        if known[0] == "swap":
-            yield _swap(place, head)
+    kind, kept = _what(head)
+    if kept:
+        yield _Found(place, _NAMES[kind], kept=kept)
         return
-    kind, *others = signatures.all_readable(head) or [""]
-    if not kind:
-        return
-    if others:
-        why = f"it bears the mark of {_NAMES[others[0]]}, too"
-        yield _Found(place, _NAMES[kind], kept=why)
+    if kind == "swap":
+        yield _swap(place, head)
+    if kind in ("", "swap"):
         return
     stream = Window.opened(disk, place.runs)
     name = ext_free.kind_of(head) if kind == "ext" else _NAMES[kind]
@@ -128,6 +135,19 @@ def _look(disk: Disk, place: Place, in_use: MountedAreas) -> Iterator[_Found]:
         yield _Found(place, name, _on_disk(free, place.runs))
 
 
+def _what(head: bytes) -> tuple[str, str]:
+    """What begins so, by name, or ""; and why that is not sure, where it may be what was before."""
+    marks = signatures.marks(head)
+    kind = next((mark for mark in marks if mark in _NAMES), "")
+    if not kind:
+        return "", ""
+    marks.remove(kind)
+    if marks:
+        other = _NAMES.get(marks[0], marks[0]) or "a partition table"
+        return kind, f"it bears the mark of {other}, too"
+    return kind, "it has a partition table, too" if has_table(head) else ""
+
+
 def _reason(error: RecoveryError) -> str:
     """Why something cannot be read: what a reader of a file system says itself, or in general."""
     cause = error.__cause__
@@ -138,11 +158,16 @@ def _free(kind: str, stream: io.BufferedReader, place: Place, in_use: MountedAre
     """What is free of a volume, in its bytes; anything may be raised, Unreadable in doubt."""
     if place.is_member:
         raise node.Unreadable("it lies on one disk of an array")
+    if place.has_snapshot:
+        raise node.Unreadable("it has a snapshot, which needs what was deleted since")
+    runs = _all([np.array(place.runs, np.int64)])
+    if not place.logical and len(overlap(runs, in_use.built_on)):
+        raise node.Unreadable("another device has been made of it")
     if kind == "ext":
         return _free_of_ext(stream, place, in_use.frozen)
     if kind not in _UNMOUNTED:
         raise node.Unreadable("vdbackup does not know its free space")
-    if len(overlap(_all([np.array(place.runs, np.int64)]), _all([in_use.all]))):
+    if len(overlap(_all([runs]), in_use.all)):
         raise node.Unreadable("it is in use")
     return _UNMOUNTED[kind](stream)
 

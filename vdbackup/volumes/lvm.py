@@ -50,12 +50,14 @@ class LogicalVolume:
         group, name: as LVM knows it.
         runs: where it lies on the disk, offset and length in bytes; empty if it has a problem.
         problem: a sentence that says why it is not put together; "" if it is.
+        has_snapshot: whether another volume reads from it what it held before.
     """
 
     group: str
     name: str
     runs: tuple[tuple[int, int], ...]
     problem: str = ""
+    has_snapshot: bool = False
 
     @property
     def mapper_name(self) -> str:
@@ -175,14 +177,15 @@ def _group(top: dict[str, Any], places: dict[str, int]) -> Iterator[LogicalVolum
         place = places.get(volume["id"])
         starts[alias] = None if place is None else place + int(volume["pe_start"]) * SECTOR
     volumes = content.get("logical_volumes", {})
-    stores = _snapshots(volumes)
+    stores, originals = _snapshots(volumes), _originals(volumes)
     for name, volume in volumes.items():
         if "VISIBLE" not in volume.get("status", ()):
             continue
         try:
             if name in stores:
                 raise Damaged(stores[name])
-            yield LogicalVolume(group, name, tuple(_runs(volume, extent, starts)))
+            runs = tuple(_runs(volume, extent, starts))
+            yield LogicalVolume(group, name, runs, has_snapshot=name in originals)
         except Damaged as reason:
             problem = f"Its logical volume {printable(name)} cannot be put together: {reason}"
             yield LogicalVolume(group, name, (), problem)
@@ -203,6 +206,12 @@ def _snapshots(volumes: dict[str, Any]) -> dict[str, str]:
                 found[segment["merging_store"]] = "it is a snapshot of another volume"
                 found[segment.get("origin", "")] = "a snapshot is being merged into it"
     return found
+
+
+def _originals(volumes: dict[str, Any]) -> set[str]:
+    """Volumes that have snapshots, which read from them what has not changed since."""
+    segments = [volume.get("segment1", {}) for volume in volumes.values()]
+    return {str(each.get("origin")) for each in segments if each.get("type") == "snapshot"}
 
 
 def _runs(

@@ -110,6 +110,12 @@ def partitions(disk: io.BufferedReader, size: int, sector_size: int) -> list[Par
     return list(read_table(disk, size, sector_size).partitions)
 
 
+def has_table(head: bytes) -> bool:
+    """Whether a table stands in the first bytes of a volume, whatever else these say that it is."""
+    gpt = any(head.startswith(b"EFI PART", unit) for unit in _SECTOR_SIZES)
+    return gpt or bool(_table_in(head[:512]))
+
+
 # ----------------------------------------------------------------------------------------- MBR
 
 
@@ -137,12 +143,16 @@ def _entries(disk: io.BufferedReader) -> _Entries:
     are flagged active or not. What else an entry says is believed, or not, for that entry alone.
     """
     sector = _read(disk, 0, 512)
+    used = _table_in(sector)
+    return {} if used and _is_boot_sector(disk, sector) else used
+
+
+def _table_in(sector: bytes) -> _Entries:
     if sector[510:512] != _SIGNATURE:
         return {}
     if any(sector[at] not in (0x00, 0x80) for at in range(_TABLE, 510, _ENTRY.size)):
         return {}
-    used = _used(sector)
-    return {} if used and _is_boot_sector(disk, sector) else used
+    return _used(sector)
 
 
 def _used(sector: bytes) -> _Entries:

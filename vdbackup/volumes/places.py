@@ -57,6 +57,7 @@ class Place:
         group_and_name: what LVM calls a logical volume, "vg/root".
         kind: what it is a part of, where there is a problem: "LVM", "RAID".
         is_member: of an array.
+        has_snapshot: whether a snapshot of LVM reads from it what it held before.
     """
 
     number: int
@@ -66,6 +67,7 @@ class Place:
     group_and_name: str = ""
     kind: str = ""
     is_member: bool = False
+    has_snapshot: bool = False
 
     @property
     def name(self) -> str:
@@ -159,6 +161,7 @@ def _logical(disk: io.BufferedReader, offsets: Sequence[int]) -> list[Place]:
             volume.problem,
             f"{volume.group}/{volume.name}",
             "LVM" if volume.problem else "",
+            has_snapshot=volume.has_snapshot,
         )
         for volume in lvm.logical_volumes(disk, offsets)
     ]

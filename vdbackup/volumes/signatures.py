@@ -6,6 +6,7 @@ Where each mark stands: libblkid's superblocks/*.c.
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterator
 
 HEAD = 128 << 10
 """Bytes in which nearly every file system says what it is."""
@@ -82,12 +83,20 @@ def all_readable(head: bytes) -> list[str]:
 
 def unreadable(head: bytes) -> tuple[str, str] | None:
     """What is known of it and not read: its name, and a sentence (without its full stop) why."""
+    return next(_all_unreadable(head), None)
+
+
+def marks(head: bytes) -> list[str]:
+    """All that has left a mark in `head`, by name, as `readable` and `unreadable` say it."""
+    return [*all_readable(head), *(name for name, _ in _all_unreadable(head))]
+
+
+def _all_unreadable(head: bytes) -> Iterator[tuple[str, str]]:
     for offset, magic, name, problem in _OTHERS:
         if head.startswith(magic, offset):
-            return name, problem
+            yield name, problem
     if any(head[at : at + 8] in _ZFS_MAGIC for at in _ZFS_RING if at < len(head)):
-        return "ZFS", _FOREIGN.format("ZFS")
-    return None
+        yield "ZFS", _FOREIGN.format("ZFS")
 
 
 def is_known(head: bytes) -> bool:

@@ -7,6 +7,7 @@ import os
 from contextlib import ExitStack
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from tests.agent.mounts import MIB, image
@@ -16,13 +17,14 @@ from tests.sources.loops import add_partition, delete_partition, loop, mounted, 
 from tests.sources.opened import open_path
 from vdbackup.agent import tracking
 from vdbackup.backup import capture, merge
-from vdbackup.backup.unread import KEPT_AFTER_ALL, not_claimed
+from vdbackup.backup.unread import KEPT_AFTER_ALL, Unread, not_claimed
 from vdbackup.consistency import How
 from vdbackup.disks.extents import total
 from vdbackup.jobs import Progress, Task
 from vdbackup.repository.model import Reading, RecoveryPoint
 from vdbackup.repository.repository import Repository
 from vdbackup.sources.moment import Wanted
+from vdbackup.volumes.allocation import NOTHING, LeftOut
 
 pytestmark = pytest.mark.usefixtures("as_root")
 
@@ -236,3 +238,50 @@ def test_a_device_that_turns_out_to_be_written_to_is_read_as_a_whole(
     assert reading(made.point).read_bytes == 64 * MIB
     assert reading(made.point).not_read == ()
     assert KEPT_AFTER_ALL in made.notes
+
+
+def test_space_for_swapping_that_becomes_a_file_system_meanwhile_is_read(
+    stack: ExitStack, tmp_path: Path, repository: Repository
+) -> None:
+    """Only what the kernel swaps to at a round's end is passed over in that round."""
+    disk = dirty(tmp_path / "disk.img", 128 * MIB)
+    lines = "".join(f"start={start * 2048}, size={60 * 2048}\n" for start in (1, 65))
+    run("sfdisk", "--quiet", "--no-tell-kernel", disk, stdin=f"label: dos\n{lines}")
+    device = stack.enter_context(loop(disk))
+    parts = []
+    for number, start in enumerate((1, 65), 1):
+        add_partition(device, number, start * MIB, 60 * MIB)
+        stack.callback(delete_partition, device, number)
+        parts.append(Path(f"{device}p{number}"))
+    ext4(parts[0])
+    run("mkswap", parts[1])
+    use(stack, parts[0], tmp_path / "first", "-o", "nodiscard")
+    wanted: list[dict[str, str]] = []
+
+    def make(_: Progress) -> None:
+        if not wanted:
+            ext4(parts[1])
+            with mounted(parts[1], tmp_path / "second", "-o", "nodiscard") as folder:
+                (folder / "file").write_bytes(noise(20 * MIB, 5))
+                wanted.append(sums(folder))
+
+    with open_path(device) as source:
+        plan = capture.plan(repository, source)
+        assert "Space for swapping on partition 2 is not read" in plan.summary
+        made = capture.run(plan, Task(make))
+    assert reading(made.point).consistency.how is How.FROZEN
+    part = tmp_path / "part.raw"
+    whole = restored(repository, made.point, tmp_path / "restored.raw").read_bytes()
+    part.write_bytes(whole[65 * MIB : 125 * MIB])
+    assert_whole(part, tmp_path / "look", wanted[0])
+
+
+def test_what_is_swapped_meanwhile_is_not_held_and_not_claimed() -> None:
+    swap = np.array([[10 * MIB, 20 * MIB]], np.int64)
+    free = Unread(LeftOut(swap, swap))
+    free.first(NOTHING)  # a tracked point after one that holds all of it
+    changed = np.array([[0, 12 * MIB]], np.int64)
+    assert free.again(changed, swap).tolist() == [[0, 10 * MIB]]
+    assert free.ranges.tolist() == [[10 * MIB, 2 * MIB]]
+    assert free.again(changed, NOTHING).tolist() == changed.tolist()
+    assert not len(free.ranges)

@@ -3,8 +3,9 @@
 Neither has a checksum. They count only where the file system says that it was left in order; that
 nobody has it mounted, whoever asks has to know.
 
-Specifications: https://flatcap.github.io/linux-ntfs/ntfs/files/bitmap.html; Microsoft, FAT32 File
-System Specification, 1.03, "FAT Volume Initialization", "FAT Data Structure".
+Specifications: https://flatcap.github.io/linux-ntfs/ntfs/files/bitmap.html; libvshadow's "Volume
+Shadow Snapshot (VSS) format", "Volume header"; Microsoft, FAT32 File System Specification, 1.03,
+"FAT Volume Initialization", "FAT Data Structure".
 """
 
 from __future__ import annotations
@@ -23,6 +24,9 @@ _UNCLEAN = "it was not unmounted cleanly"
 _BITMAP = 6
 _MFT, _MIRROR = 0x30, 0x38
 """Places in the boot sector of the numbers of the clusters in which these begin."""
+_SHADOWS, _SHADOWED = 0x1E00, bytes.fromhex("6b87083876c1484eb7ae04046e6cc752")
+"""Where, and by which GUID, Windows says that there are shadow copies: restore points. One reads
+what has not changed since from the volume, whatever that calls free by now."""
 _FAT12, _FAT16 = 4085, 65525
 """Clusters from which on a FAT has entries of 16, and of 32 bits."""
 
@@ -36,6 +40,10 @@ def free_of_ntfs(stream: io.BufferedReader) -> Ranges:
         raise Unreadable("its Windows is hibernated, or was shut down with fast startup")
     if root.unclean():
         raise Unreadable(_UNCLEAN)
+    stream.seek(_SHADOWS)
+    identifier, catalog = struct.unpack("<16s32xQ", stream.read(56))
+    if identifier == _SHADOWED and catalog:
+        raise Unreadable("it has shadow copies, which need what was deleted since")
     stream.seek(0)
     boot = stream.read(512)
     sector, factor = struct.unpack_from("<HB", boot, 11)
