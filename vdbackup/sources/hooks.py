@@ -21,6 +21,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import IO
 
 from vdbackup.text import printable
 
@@ -88,7 +89,7 @@ def _refusal(hook: Path) -> str:
 
 def _call(hook: Path, what: str) -> list[str]:
     """Run it; a sentence where it failed."""
-    with tempfile.TemporaryFile() as said:
+    with _place_for_words() as said:
         try:
             code = _run(hook, what, said.fileno())
         except (OSError, LookupError) as error:
@@ -98,6 +99,14 @@ def _call(hook: Path, what: str) -> list[str]:
     if code is None:
         return [_sentence(hook, f'took longer than {LIMIT:g} seconds at "{what}", and was ended')]
     return [_sentence(hook, f'failed at "{what}" (status {code})')] if code else []
+
+
+def _place_for_words() -> IO[bytes]:
+    """Where one may say something; nowhere on a full disk: it is told all the same."""
+    try:
+        return tempfile.TemporaryFile()
+    except OSError:
+        return Path(os.devnull).open("r+b")
 
 
 def _run(hook: Path, what: str, output: int) -> int | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -121,6 +122,20 @@ def test_an_error_meanwhile_is_no_reason_to_leave_them_waiting(tmp_path, folder)
     with pytest.raises(OSError, match="gone"), hooks.told():
         raise OSError("gone")
     assert (tmp_path / "said").read_text() == "freeze\nthaw\n"
+
+
+def test_on_a_full_disk_all_are_told_of_the_end(folder, monkeypatch):
+    said = folder.parent / "said"
+    for name in "12":
+        hook(folder, name, f"echo {name} $1 >> {said}")
+
+    def full() -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with hooks.told() as failed:
+        monkeypatch.setattr(hooks.tempfile, "TemporaryFile", full)
+    assert failed == []
+    assert said.read_text().splitlines() == ["1 freeze", "2 freeze", "2 thaw", "1 thaw"]
 
 
 def test_without_a_folder_nobody_is_told(tmp_path, monkeypatch):
