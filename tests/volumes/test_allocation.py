@@ -362,3 +362,11 @@ def test_what_overlaps_with_a_mounted_file_system_is_kept_whole(tmp_path):
     found = of(image, MountedAreas(frozen=mounted, all=mounted))
     assert found.sentences[0] == "ext4 on partition 1 is kept whole: it is in use."
     assert found.ranges[0, 0] >= 65 * MIB
+
+
+def test_a_stick_that_bitlocker_encrypts_is_kept_whole(tmp_path):
+    """It looks like a FAT with a program in it."""
+    maker, size, _ = VOLUMES["FAT32"]
+    image, _ = made(tmp_path, maker, size)
+    found = of(marked(image, 424, bytes.fromhex("3bd66749292ed84a8399f6a339e3d001")))
+    assert found.sentences == ("FAT is kept whole: it bears the mark of BitLocker, too.",)
