@@ -353,3 +353,20 @@ def test_what_the_kernel_has_made_another_device_of_is_kept_whole(tmp_path):
         "Free space of ext4 on partition 2 is not read",
     ]
     assert found.ranges[0, 0] >= 65 * MIB
+
+
+def test_what_overlaps_with_a_mounted_file_system_is_kept_whole(tmp_path):
+    """The kernel goes by the table that it has read, whatever the disk's is by now."""
+    image = disk_of(tmp_path, (1, 64, EXT4), (65, 64, EXT4))
+    mounted = np.array([[32 * MIB, 33 * MIB]], np.int64)
+    found = of(image, MountedAreas(frozen=mounted, all=mounted))
+    assert found.sentences[0] == "ext4 on partition 1 is kept whole: it is in use."
+    assert found.ranges[0, 0] >= 65 * MIB
+
+
+def test_a_stick_that_bitlocker_encrypts_is_kept_whole(tmp_path):
+    """It looks like a FAT with a program in it."""
+    maker, size, _ = VOLUMES["FAT32"]
+    image, _ = made(tmp_path, maker, size)
+    found = of(marked(image, 424, bytes.fromhex("3bd66749292ed84a8399f6a339e3d001")))
+    assert found.sentences == ("FAT is kept whole: it bears the mark of BitLocker, too.",)

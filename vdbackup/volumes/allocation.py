@@ -163,12 +163,16 @@ def _free(kind: str, stream: io.BufferedReader, place: Place, in_use: MountedAre
     runs = _all([np.array(place.runs, np.int64)])
     if not place.logical and len(overlap(runs, in_use.built_on)):
         raise node.Unreadable("another device has been made of it")
-    if kind == "ext":
-        return _free_of_ext(stream, place, in_use.frozen)
-    if kind not in _UNMOUNTED:
+    if kind == "ext" and _is_in(place, in_use.frozen):
+        return _free_of_ext(stream, place, ext_free.free_of_mounted)
+    if kind != "ext" and kind not in _UNMOUNTED:
         raise node.Unreadable("vdbackup does not know its free space")
-    if len(overlap(_all([runs]), in_use.all)):
+    # of what is mounted from a logical volume it is known only on which disks that lies
+    knows = kind == "ext" and place.logical
+    if not knows and len(overlap(runs, _all([in_use.all]))):
         raise node.Unreadable("it is in use")
+    if kind == "ext":
+        return _free_of_ext(stream, place, ext_free.free_of_unmounted)
     return _UNMOUNTED[kind](stream)
 
 
@@ -180,12 +184,13 @@ _UNMOUNTED: dict[str, Callable[[io.BufferedReader], Ranges]] = {
 """What knows the free space of each kind as long as nobody has it mounted."""
 
 
-def _free_of_ext(stream: io.BufferedReader, place: Place, frozen: Ranges) -> Ranges:
+def _free_of_ext(
+    stream: io.BufferedReader, place: Place, look: Callable[[ext_free.Read, int], Ranges]
+) -> Ranges:
     def read(offset: int, length: int) -> bytes:
         stream.seek(offset)
         return stream.read(length)
 
-    look = ext_free.free_of_mounted if _is_in(place, frozen) else ext_free.free_of_unmounted
     return look(read, place.size)
 
 

@@ -27,6 +27,13 @@ _FOREIGN = "Its file system, {}, is not one that vdbackup reads"
 _OTHERS = (
     (0, b"LUKS\xba\xbe", "LUKS", "It is encrypted with LUKS"),
     (3, b"-FVE-FS-", "BitLocker", "It is encrypted with BitLocker"),
+    # BitLocker To Go: a FAT stands around it, for those who cannot decrypt it
+    (
+        424,
+        bytes.fromhex("3bd66749292ed84a8399f6a339e3d001"),
+        "BitLocker",
+        "It is encrypted with BitLocker",
+    ),
     *(
         (page - 10, mark, "swap", "It is swap space and holds no files")
         for page in (4096, 8192, 16384, 65536)
