@@ -54,7 +54,7 @@ def capture_in(
     lab: Lab, *rounds: tuple[list[int], Change], cancel: CancelToken | None = None
 ) -> RecoveryPoint:
     with open_path(lab.image) as source:
-        source.rounds = lambda _: Story(source, *rounds)  # type: ignore[method-assign]
+        source.rounds = lambda _=None: Story(source, *rounds)  # type: ignore[method-assign]
         plan = capture.plan(lab.repository, source, set_name="disk", disk_format=lab.disk_format)
         point = capture.run(plan, Task(cancel=cancel or CancelToken())).point
     lab.moments[point.id] = lab.folder / f"{point.id}.raw"
@@ -123,7 +123,7 @@ def test_what_was_lost_and_can_be_read_again_is_not_said_to_be_lost(lab):
             super().readinto(offset, view)
 
     with open_path(lab.image) as source:
-        source.rounds = lambda _: Failing(source, ([2], lambda: good.append(1)))  # type: ignore[method-assign]
+        source.rounds = lambda _=None: Failing(source, ([2], lambda: good.append(1)))  # type: ignore[method-assign]
         plan = capture.plan(lab.repository, source, set_name="disk", disk_format=lab.disk_format)
         point = capture.run(plan, Task()).point
     lab.moments[point.id] = lab.image

@@ -204,7 +204,7 @@ def qemu(way: str, layer: Path) -> Iterator[None]:
                 threading.Event().wait(0.01)
             yield
         finally:
-            process.terminate()
+            process.kill()  # one that has only just begun was seen to hear no other signal
 
 
 @pytest.mark.parametrize("way", QEMUS)

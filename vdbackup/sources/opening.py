@@ -57,7 +57,7 @@ def open_source(ref: SourceRef, hints: Hints = Hints()) -> Source:
 
 def open_file(ref: SourceRef, hints: Hints = Hints()) -> DiskSource:
     """Open an image or a block device; raises what `open_source` does."""
-    path = ref.path
+    path, kind = ref.path, 0
     try:
         kind = stat.S_IFMT(path.stat().st_mode)
         if kind not in _FILES:
@@ -70,7 +70,7 @@ def open_file(ref: SourceRef, hints: Hints = Hints()) -> DiskSource:
             f"There is no {path}.", "Check the path.", remedy=Remedy.LIST_DEVICES
         ) from None
     except PermissionError:
-        remedy = Remedy.INSTALL_AGENT if path.is_block_device() else None
+        remedy = Remedy.INSTALL_AGENT if kind == stat.S_IFBLK else None
         advice = _permission_advice(path)
         raise SourceNotPermitted(f"You may not read {path}.", advice, remedy=remedy) from None
     except OSError as error:
