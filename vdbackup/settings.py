@@ -111,6 +111,7 @@ class Settings:
         memory_mib: memory of a VM, in MiB; 0 gives what its system needs.
         headless: VMs run without a display.
         ask_before_backup: show what a backup will do before it is made.
+        all_blocks: the window's backups keep what file systems call free, and swap space, too.
         limit_mib: MiB a second that the window's backups take at most; 0 for no limit.
         remind_after_days: a source whose last backup is older is marked.
         animations: a merge is seen happening.
@@ -124,6 +125,7 @@ class Settings:
     memory_mib: int = 0
     headless: bool = False
     ask_before_backup: bool = True
+    all_blocks: bool = False
     limit_mib: int = 0
     remind_after_days: int = 7
     animations: bool = True

@@ -47,6 +47,7 @@ FULL = Settings(
     memory_mib=2048,
     headless=True,
     ask_before_backup=False,
+    all_blocks=True,
     limit_mib=30,
     remind_after_days=3,
     animations=False,

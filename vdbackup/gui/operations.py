@@ -86,6 +86,7 @@ class Operations(QObject):
             kind=kind,
             disk_format=None if backup_set else disk_format,
             seen=backup_set is not None,
+            all_blocks=self._runner.store.value.all_blocks,
         )
         asks = self._runner.store.value.ask_before_backup if ask is None else ask
         self._back_up(entry, request, ask=asks)
@@ -119,7 +120,9 @@ class Operations(QObject):
         self, source: SourceRef, repository: Path, disk_format: str | None, form: Form
     ) -> None:
         """Back a source up that the user has just named, and remember it once that can be done."""
-        self._begin(BackupRequest(source, repository, disk_format=disk_format), form)
+        all_blocks = self._runner.store.value.all_blocks
+        request = BackupRequest(source, repository, disk_format=disk_format, all_blocks=all_blocks)
+        self._begin(request, form)
 
     def _begin(self, request: BackupRequest, form: Form) -> None:
         entry = Entry(request.source, request.repository)

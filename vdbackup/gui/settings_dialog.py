@@ -79,6 +79,7 @@ class SettingsDialog(parts.Dialog):
             "memory_mib": self.memory.value(),
             "headless": self.headless.isChecked(),
             "ask_before_backup": self.ask.isChecked(),
+            "all_blocks": not self.used_only.isChecked(),
             "limit_mib": self.limit.value(),
             "remind_after_days": self.remind.value(),
             "animations": self.animations.isChecked(),
@@ -114,6 +115,12 @@ class SettingsDialog(parts.Dialog):
         self.ask = QCheckBox("Show what will be done before each backup")
         self.ask.setChecked(self._settings.ask_before_backup)
         form.addRow(_name(""), self.ask)
+        self.used_only = QCheckBox("Leave out free space, and space for swapping")
+        self.used_only.setChecked(not self._settings.all_blocks)
+        self.used_only.setToolTip(
+            "Backups are quicker and smaller. What was deleted cannot be undeleted from them."
+        )
+        form.addRow(_name(""), self.used_only)
         self.limit = parts.SpinBox("limit", "How fast a backup goes at most")
         self.limit.setRange(0, 100_000)
         self.limit.setSuffix(" MiB/s at most")

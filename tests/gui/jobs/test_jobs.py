@@ -183,6 +183,17 @@ def test_a_backup_goes_as_fast_as_the_settings_say_and_says_so(
     assert user.sees_job_end("Back up").sentence == "Cancelled."
 
 
+def test_what_is_free_is_left_out_unless_the_settings_say_otherwise(
+    with_source: User, repository: Path
+) -> None:
+    with_source.window.store.change(all_blocks=True)
+    with_source.backs_up(2)
+    first, second = (point.reading for point in Repository.open(repository).set().points)
+    assert first is not None
+    assert second is not None
+    assert (first.all_blocks, second.all_blocks) == (False, True)
+
+
 def test_closing_the_window_asks_before_it_stops_a_backup(
     user: User, big_disk: Path, repository: Path, qtbot: QtBot
 ) -> None:
