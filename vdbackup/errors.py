@@ -273,6 +273,11 @@ class Unreadable(SourceError):
     code = "source-unreadable"
 
 
+UNREADABLE = frozenset({errno.EIO, errno.ENODATA, errno.EREMOTEIO, errno.EILSEQ})
+"""Numbers by which Linux says that a medium cannot be read in one place: what `Unreadable` is made
+of (block/blk-core.c, blk_errors)."""
+
+
 class NotADisk(SourceError):
     """What was named as a source is no disk: a folder, a pipe, or empty."""
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
@@ -13,7 +12,7 @@ from typing import Self
 from vdbackup.agent.freezing import Freeze
 from vdbackup.agent.memory import LockedMemory
 from vdbackup.agent.stretches import Stretch
-from vdbackup.errors import Unreadable
+from vdbackup.errors import UNREADABLE, Unreadable
 
 MAX_SIZE = 128 << 20
 """Bytes that are read at most while file systems are frozen. Where writers were at full load some
@@ -25,8 +24,6 @@ _OF_THE_TIME = 0.5
 """Of the time that is left when the reading begins: what takes longer is not the last."""
 MAX_LOST = 500
 """Pieces that may be lost: more are a disk that fails as a whole, which rounds do not help."""
-_UNREADABLE = {errno.EIO, errno.ENODATA, errno.EREMOTEIO, errno.EILSEQ}
-"""What Linux says of a medium that cannot be read in one place (block/blk-core.c, blk_errors)."""
 
 Read = Callable[[int, memoryview], None]
 
@@ -132,7 +129,7 @@ class LastSet:
         try:
             read(start, view)
         except OSError as error:
-            if error.errno not in _UNREADABLE:
+            if error.errno not in UNREADABLE:
                 raise
             if depth == len(self._smaller):
                 lost.append((start, len(view)))

@@ -17,10 +17,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vdbackup.disks.formats import check_format, format_by_content
-from vdbackup.disks.host_file import UNREADABLE, HostFile
+from vdbackup.disks.host_file import HostFile
 from vdbackup.disks.names import DiskFormat
 from vdbackup.disks.traces import Ending, ending, headless
-from vdbackup.errors import DiskError, NotAFile, Remedy
+from vdbackup.errors import UNREADABLE, DiskError, NotAFile, Remedy
 
 _LOOKED_AT = ((0, 8 << 10), (32 << 10, 4096), (64 << 10, 4096), (192 << 10, 4096))
 """Offset and bytes: ISO 9660 is told at 32 KiB, Btrfs at 64 KiB, a VHDX's tables at up to 192 KiB.

@@ -42,8 +42,6 @@ _CLONE_RANGE = struct.Struct("qQQQ")
 """Descriptor of the source, offset there, length, offset here; all but the first in bytes."""
 _PROBED = 64 << 10
 """Bytes that are shared to see whether that can be: whole blocks of any file system."""
-UNREADABLE = {errno.EIO, errno.ENODATA, errno.EREMOTEIO, errno.EILSEQ}
-"""What Linux says of a medium that cannot be read in one place (block/blk-core.c, blk_errors)."""
 _DONTCACHE = 0x80
 """Of preadv2(2): what is read and was not cached before is let go of again (linux/fs.h,
 RWF_DONTCACHE)."""

@@ -12,9 +12,16 @@ from vdbackup.agent.stacking import is_mounted_writable, lies_on, mounts_of
 from vdbackup.disks.chain import Chain
 from vdbackup.disks.descriptors import open_to_read
 from vdbackup.disks.extents import Ranges
-from vdbackup.disks.host_file import UNREADABLE, HostFile
+from vdbackup.disks.host_file import HostFile
 from vdbackup.disks.names import DiskFormat
-from vdbackup.errors import DamagedSource, DiskFormatError, SourceError, SourceLost, Unreadable
+from vdbackup.errors import (
+    UNREADABLE,
+    DamagedSource,
+    DiskFormatError,
+    SourceError,
+    SourceLost,
+    Unreadable,
+)
 from vdbackup.sources.changes import Changes
 from vdbackup.sources.devices import lasting_name, medium_of
 from vdbackup.sources.facts import facts_at, with_written
