@@ -11,10 +11,9 @@ from vdbackup.cli.console import print_json, say, work
 from vdbackup.cli.options import (
     Subparsers,
     dry_run_option,
-    epilog,
     json_option,
     new_command,
-    sentence,
+    new_family,
 )
 
 if TYPE_CHECKING:
@@ -27,14 +26,13 @@ if TYPE_CHECKING:
 def add_agent(subparsers: Subparsers) -> None:
     """The command `agent`, and what it can be told."""
     text = "let users back up disks that only root may read, each allowed or asked by polkit"
-    parser: argparse.ArgumentParser = subparsers.add_parser(
+    actions = new_family(
+        subparsers,
         "agent",
-        help=text,
-        description=sentence(text),
-        epilog=epilog("agent install", "it could not be installed, or removed"),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        text,
+        example="agent install",
+        failed="it could not be installed, or removed",
     )
-    actions = parser.add_subparsers(required=True, metavar="ACTION", title="actions")
     for run, does, failed in (
         (install, "install the program that runs as root for that", "it is not installed"),
         (remove, "remove it, and all that was installed with it", "some of it may still be there"),

@@ -57,6 +57,20 @@ def new_command(
     return parser
 
 
+def new_family(
+    subparsers: Subparsers, name: str, text: str, *, example: str, failed: str
+) -> Subparsers:
+    """A command that has commands of its own: where those are added. Args: as `new_command` has."""
+    parser: argparse.ArgumentParser = subparsers.add_parser(
+        name,
+        help=text,
+        description=sentence(text),
+        epilog=epilog(example, failed),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    return parser.add_subparsers(required=True, metavar="ACTION", title="actions")
+
+
 def sentence(text: str) -> str:
     """What a list says in a line, as a sentence."""
     return f"{text[:1].upper()}{text[1:]}."

@@ -25,12 +25,11 @@ from vdbackup.cli.machines_cmd import follow, last_words, missed
 from vdbackup.cli.options import (
     Subparsers,
     dry_run_option,
-    epilog,
     json_option,
     new_command,
+    new_family,
     point_options,
     positive,
-    sentence,
     wait_option,
     watching_options,
 )
@@ -43,14 +42,13 @@ if TYPE_CHECKING:
 def add_sessions(subparsers: Subparsers) -> None:
     """The command `sessions`, and what it can be told."""
     text = "list, reopen, stop, discard and promote what virtual machines run on or left"
-    parser: argparse.ArgumentParser = subparsers.add_parser(
+    actions = new_family(
+        subparsers,
         "sessions",
-        help=text,
-        description=sentence(text),
-        epilog=epilog("sessions list", "the action was refused, or failed"),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        text,
+        example="sessions list",
+        failed="the action was refused, or failed",
     )
-    actions = parser.add_subparsers(required=True, metavar="ACTION", title="actions")
     made = {
         name: new_command(
             actions,
