@@ -129,7 +129,7 @@ def test_swap_on_a_device_is_named_and_of_no_account(stack, tmp_path, monkeypatc
         "Filename\tType\tSize\tUsed\tPriority\n"
         f"{first} partition 32764 0 -2\n{file} file 1020 0 -3\n/elsewhere file 1020 0 -4\n"
     )
-    monkeypatch.setattr(file_systems, "_SWAPS", swaps)
+    monkeypatch.setattr(file_systems.stacking, "_SWAPS", swaps)
     assert [each.path for each in swap_on(disk)] == [str(first), str(folder / "swap file")]
     assert [each.path for each in swap_on(second)] == [str(folder / "swap file")]
     with Together(disk, 64 * MIB) as together:

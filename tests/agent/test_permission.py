@@ -118,11 +118,22 @@ def test_a_stick_that_the_computer_runs_from_is_the_systems(sysfs, polkit, tmp_p
 
 
 def test_swap_on_a_stick_makes_it_the_systems(sysfs, polkit, tmp_path, monkeypatch):
-    monkeypatch.setattr(permission, "_SWAPS", tmp_path / "swaps")
+    monkeypatch.setattr(stacking, "_SWAPS", tmp_path / "swaps")
     (tmp_path / "swaps").write_text(
         "Filename Type Size Used Priority\n/dev/sdb1 partition 1 0 -2\n"
     )
     monkeypatch.setattr(stacking, "number_of", {"/dev/sdb1": "8:17"}.get)
+    client().check_use("8:16")
+    assert polkit.asked[-1][1] == Action.USE_SYSTEM
+
+
+def test_a_swap_file_on_a_stick_makes_it_the_systems(sysfs, polkit, tmp_path, monkeypatch):
+    monkeypatch.setattr(stacking, "_SWAPS", tmp_path / "swaps")
+    (tmp_path / "swaps").write_text(
+        "Filename Type Size Used Priority\n/media/me/stick/swap file 1 0 -2\n"
+    )
+    monkeypatch.setattr(stacking, "_MOUNTS", tmp_path / "mountinfo")
+    (tmp_path / "mountinfo").write_text("22 1 8:17 / /media/me/stick rw - ext4 /dev/none rw\n")
     client().check_use("8:16")
     assert polkit.asked[-1][1] == Action.USE_SYSTEM
 

@@ -16,12 +16,10 @@ from typing import Self
 from vdbackup.agent import stacking
 from vdbackup.agent.block_devices import SECTOR, SYS_BLOCK
 from vdbackup.agent.freezing import FileSystem, Freeze, frozen
-from vdbackup.agent.stacking import number_of, numbers_on
+from vdbackup.agent.stacking import Swap, number_of, numbers_on
 from vdbackup.agent.stretches import Stretch, between, joined
 from vdbackup.agent.writeback import sync_file_system, write_out_caches
 from vdbackup.errors import NotFrozen
-
-_SWAPS = Path("/proc/swaps")
 
 
 @dataclass(frozen=True)
@@ -188,31 +186,10 @@ class Together:
         self._undo.close()
 
 
-@dataclass(frozen=True)
-class Swap:
-    """Where the kernel puts memory that is not used, on a device or in a file on one.
-
-    Attributes:
-        path: of the device or file.
-        number: of the device; None of a file.
-    """
-
-    path: str
-    number: str | None
-
-
 def swap_on(path: Path) -> list[Swap]:
     """What of a device or image the kernel swaps to, now."""
     numbers = numbers_on(path)
-    found = []
-    for line in _SWAPS.read_bytes().splitlines()[1:]:
-        name, kind = line.split()[:2]
-        where = stacking.name_of(name)
-        number = number_of(where) if kind == b"partition" else None
-        on = {number} if number else stacking.mounted_at(Path(where))
-        if not numbers.isdisjoint(on):
-            found.append(Swap(where, number))
-    return found
+    return [each for each in stacking.swaps() if not numbers.isdisjoint(each.numbers)]
 
 
 def stretches(path: Path, numbers: Iterable[str]) -> list[Stretch]:

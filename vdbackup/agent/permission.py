@@ -40,7 +40,6 @@ _PEERPIDFD = 77
 """SO_PEERPIDFD (asm-generic/socket.h); Python has no name for it."""
 _SYSTEM_FOLDERS = ("/", "/boot", "/boot/efi", "/efi", "/usr", "/var", "/home", "/etc", "/opt")
 _HOT_BUSES = ("usb", "fw")
-_SWAPS = Path("/proc/swaps")
 
 
 class Action(enum.StrEnum):
@@ -259,9 +258,7 @@ def _serves_system(disks: set[str]) -> bool:
         for mount in stacking.mounts()
     ):
         return True
-    names = [line.split()[0] for line in _SWAPS.read_bytes().splitlines()[1:]]
-    swaps = set(map(stacking.number_of, map(stacking.name_of, names)))
-    return not on.isdisjoint(swaps)
+    return any(not on.isdisjoint(each.numbers) for each in stacking.swaps())
 
 
 def _says(disk: str, file: str) -> str:

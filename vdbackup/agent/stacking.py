@@ -12,6 +12,7 @@ from pathlib import Path
 from vdbackup.agent.block_devices import SYS_BLOCK
 
 _MOUNTS = Path("/proc/self/mountinfo")
+_SWAPS = Path("/proc/swaps")
 
 
 def mounts_of(path: Path) -> tuple[str, ...]:
@@ -140,6 +141,33 @@ def mounts() -> list[Mount]:
             read_only,
         )  # fmt: skip
         found.append(mount)
+    return found
+
+
+@dataclass(frozen=True)
+class Swap:
+    """Where the kernel puts memory that is not used: on a device, or in a file on one.
+
+    Attributes:
+        path: of the device or file.
+        number: of the device; None of a file.
+        numbers: of what it lies on: that, or the device of the file system that holds the file.
+    """
+
+    path: str
+    number: str | None
+    numbers: frozenset[str]
+
+
+def swaps() -> list[Swap]:
+    """All that the kernel swaps to, now (proc(5), swaps)."""
+    found = []
+    for line in _SWAPS.read_bytes().splitlines()[1:]:
+        name, kind = line.split()[:2]
+        where = name_of(name)
+        number = number_of(where) if kind == b"partition" else None
+        on = {number} if number else mounted_at(Path(where))
+        found.append(Swap(where, number, frozenset(on)))
     return found
 
 
