@@ -30,9 +30,9 @@ def add_track(subparsers: Subparsers) -> None:
 
 def track(options: argparse.Namespace) -> int:
     """See which blocks of a disk change."""
-    from vdbackup.agent import client
+    from vdbackup.operations import tracking
 
-    device, since = client.track(options.device)
+    device, since = tracking.begin(options.device)
     if options.json:
         print_json({"event": "result", "device": str(device), "since": since.isoformat()})
     else:
@@ -52,9 +52,9 @@ def add_untrack(subparsers: Subparsers) -> None:
 
 def untrack(options: argparse.Namespace) -> int:
     """See no more which blocks of a disk change."""
-    from vdbackup.agent import client
+    from vdbackup.operations import tracking
 
-    device = client.untrack(options.device)
+    device = tracking.end(options.device)
     if options.json:
         print_json({"event": "result", "device": str(device)})
     else:

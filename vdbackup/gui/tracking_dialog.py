@@ -49,7 +49,7 @@ class TrackingDialog(parts.Dialog):
         self.press_by_enter(self.add_buttons(self.begin_button, "Close", self.end_button))
         self._run(self._look)
 
-    def _change(self, change: Callable[[Path], None]) -> None:
+    def _change(self, change: Callable[[Path], object]) -> None:
         def done() -> Tracking:
             change(self._device)
             return self._look()

@@ -54,11 +54,14 @@ def look(device: Path, repository: Path, set_name: str | None) -> Tracking:
     return Tracking(disk, found.since, changed, found.doubt)
 
 
-def begin(device: Path) -> None:
-    """See from now on what changes; raises what `look` does, and TrackingRefused."""
-    client.track(device)
+def begin(device: Path) -> tuple[Path, datetime]:
+    """See from now on what changes: of which disk, since when.
+
+    Raises what `look` does, and TrackingRefused.
+    """
+    return client.track(device)
 
 
-def end(device: Path) -> None:
-    """See it no more; raises what `look` does, and NotTracked."""
-    client.untrack(device)
+def end(device: Path) -> Path:
+    """See it no more, of that disk; raises what `look` does, and NotTracked."""
+    return client.untrack(device)
