@@ -23,9 +23,10 @@ from vdbackup.agent.freezing import FileSystem, Freeze
 from vdbackup.agent.in_use import InUse
 from vdbackup.agent.last_set import LastSet
 from vdbackup.backup import capture
+from vdbackup.consistency import How
 from vdbackup.jobs import Task
 from vdbackup.recovery import restore
-from vdbackup.repository.model import RecoveryPoint
+from vdbackup.repository.model import Reading, RecoveryPoint
 from vdbackup.repository.repository import Repository
 
 WRITER = """
@@ -139,6 +140,13 @@ class Frozen:
                     device._read(at, part)
                     found.update(part)
         return found.digest()
+
+
+def reading(point: RecoveryPoint) -> Reading:
+    """Of a point that is one moment's."""
+    assert point.reading is not None
+    assert point.reading.consistency.how is How.FROZEN
+    return point.reading
 
 
 def restored(repository: Repository, point: RecoveryPoint, raw: Path) -> Path:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.agent.mounts import MAKERS, MIB, image
-from tests.backup.in_use.devices import back_up, digest, restored, use, written_to
+from tests.backup.in_use.devices import back_up, digest, reading, restored, use, written_to
 from tests.backup.lab import noise
 from tests.sources.loops import loop, run, two_partitions
 from vdbackup.agent import tracking
@@ -20,7 +20,7 @@ from vdbackup.jobs import Task
 from vdbackup.operations import against_source, delete
 from vdbackup.operations.against_source import SourceVerdict
 from vdbackup.operations.backup import BackupRequest, planned
-from vdbackup.repository.model import Policy, Reading, RecoveryPoint
+from vdbackup.repository.model import Policy
 from vdbackup.repository.repository import Repository
 from vdbackup.sources.reference import SourceRef
 
@@ -46,12 +46,6 @@ def device(stack: ExitStack, tmp_path: Path, disk: Path) -> Path:
     (tmp_path / "mount/first").write_bytes(noise(20 * MIB, 1))
     tracking.track(device).close()
     return device
-
-
-def reading(point: RecoveryPoint) -> Reading:
-    assert point.reading is not None
-    assert point.reading.consistency.how is How.FROZEN
-    return point.reading
 
 
 def change_behind(disk: Path, count: int) -> None:

@@ -8,16 +8,14 @@ from pathlib import Path
 import pytest
 
 from tests.agent.mounts import MIB, image
-from tests.backup.in_use.devices import back_up, digest, restored, use, written_to
+from tests.backup.in_use.devices import back_up, digest, reading, restored, use, written_to
 from tests.backup.lab import noise
 from tests.sources.loops import loop
 from tests.sources.opened import open_path
 from vdbackup.agent import tracking
 from vdbackup.backup import capture
-from vdbackup.consistency import How
 from vdbackup.errors import Cancelled
 from vdbackup.jobs import CancelToken, Progress, Task
-from vdbackup.repository.model import Reading, RecoveryPoint
 from vdbackup.repository.repository import Repository
 from vdbackup.sources.moment import Wanted
 
@@ -34,12 +32,6 @@ def device(stack: ExitStack, tmp_path: Path) -> Path:
     (tmp_path / "mount/first").write_bytes(noise(40 * MIB, 1))
     tracking.track(device).close()
     return device
-
-
-def reading(point: RecoveryPoint) -> Reading:
-    assert point.reading is not None
-    assert point.reading.consistency.how is How.FROZEN
-    return point.reading
 
 
 def test_an_incremental_reads_what_has_changed_and_is_the_whole_device(
