@@ -8,14 +8,13 @@ changed in between is marked by then, so that it counts for nothing once all rou
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
 
 import numpy as np
 
 from vdbackup.backup.differences import Seen
 from vdbackup.backup.unread import not_claimed
 from vdbackup.disks.chain import Chain
-from vdbackup.disks.extents import Int64s, Ranges, aligned, blocks_of, union
+from vdbackup.disks.extents import Int64s, Ranges, aligned, as_ranges, blocks_of, union
 from vdbackup.disks.transfer import Flags, Read, transfer
 from vdbackup.errors import DiskError
 from vdbackup.jobs import Task
@@ -24,14 +23,9 @@ from vdbackup.repository.model import RecoveryPoint
 from vdbackup.sources.source import Rounds
 
 
-def places(stretches: Sequence[tuple[int, int]]) -> Ranges:
-    """Offsets and lengths in bytes, as an array of them."""
-    return np.array(stretches, np.int64).reshape(-1, 2)
-
-
 def not_held(point: RecoveryPoint) -> Ranges:
     """What of the source a point does not have, so that it says nothing of it: whole blocks."""
-    lost = aligned(places(point.unreadable), BLOCK, point.virtual_size)
+    lost = aligned(as_ranges(point.unreadable), BLOCK, point.virtual_size)
     return union(lost, not_claimed(point))
 
 

@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from vdbackup.backup.comparison import Unmarked, doubt, places
+from vdbackup.backup.comparison import Unmarked, doubt
 from vdbackup.backup.differences import Seen
-from vdbackup.disks.extents import Ranges
+from vdbackup.disks.extents import Ranges, as_ranges
 from vdbackup.repository.backup_set import BackupSet
 from vdbackup.repository.model import ChangesFrom, Policy, RecoveryPoint
 from vdbackup.sources.source import Rounds
@@ -70,7 +70,7 @@ class Proof:
         # where the rounds were given up, what changed meanwhile is not all known
         if self._unmarked is None or rounds.hindrance:
             return ()
-        self._unmarked.mark(places(unreadable))
+        self._unmarked.mark(as_ranges(unreadable))
         count = len(self._unmarked.found())
         if not count:
             return ()

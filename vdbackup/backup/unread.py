@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from vdbackup.consistency import How
-from vdbackup.disks.extents import Ranges, aligned, overlap, total, union, without
+from vdbackup.disks.extents import Ranges, aligned, as_ranges, overlap, union, without
 from vdbackup.repository.digests import BLOCK
 from vdbackup.repository.model import RecoveryPoint
 from vdbackup.sources import free_space
@@ -94,7 +94,7 @@ def not_claimed(point: RecoveryPoint) -> Ranges:
     has marked reads what is in use of it, marked or not.
     """
     ranges = point.reading.not_read if point.reading else ()
-    listed = np.array(ranges, np.int64).reshape(-1, 2)
+    listed = as_ranges(ranges)
     return aligned(union(listed, NOTHING), BLOCK, point.virtual_size)
 
 
@@ -108,8 +108,3 @@ def few(ranges: Ranges, most: int) -> Ranges:
     starts = np.concatenate((ranges[:1, 0], ranges[cuts + 1, 0]))
     lasts = np.append(ends[cuts], ends[-1])
     return np.stack([starts, lasts - starts], axis=1)
-
-
-def total_of(point: RecoveryPoint) -> int:
-    """Bytes of the source that a point says nothing of."""
-    return total(not_claimed(point))

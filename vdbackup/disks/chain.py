@@ -14,7 +14,16 @@ from numpy.typing import NDArray
 
 from vdbackup.disks.beside import behind_link, own_folders
 from vdbackup.disks.disk import UNIT, ParentRef, VirtualDisk
-from vdbackup.disks.extents import ZERO, BlockMap, Int64s, Ranges, aligned, flatten, union
+from vdbackup.disks.extents import (
+    ZERO,
+    BlockMap,
+    Int64s,
+    Ranges,
+    aligned,
+    as_ranges,
+    flatten,
+    union,
+)
 from vdbackup.disks.formats import open_disk, probe
 from vdbackup.disks.names import DiskFormat
 from vdbackup.errors import ParentError, Remedy
@@ -196,7 +205,7 @@ class Chain:
             if layer != ZERO:
                 segments = self.layers[layer].stored(host, length)
                 found += [(at + place - host, size) for place, size in segments]
-        return union(np.array(found, np.int64).reshape(-1, 2), np.empty((0, 2), np.int64))
+        return union(as_ranges(found), np.empty((0, 2), np.int64))
 
     def close(self) -> None:
         """Close all files."""

@@ -10,7 +10,7 @@ Runs are numpy arrays, never an object per block: 2 TiB are 33 million blocks of
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -380,6 +380,11 @@ def distinct(numbers: Int64s) -> Int64s:
     """
     ordered = np.sort(numbers)
     return ordered[np.concatenate(([True], ordered[1:] != ordered[:-1]))[: len(ordered)]]
+
+
+def as_ranges(pairs: Sequence[tuple[int, int]]) -> Ranges:
+    """Offsets and lengths as an array, in the order that they have."""
+    return np.array(pairs, np.int64).reshape(-1, 2)
 
 
 def union(a: Ranges, b: Ranges) -> Ranges:

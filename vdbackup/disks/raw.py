@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from vdbackup.disks.disk import SECTOR, DiskInfo, ParentRef
-from vdbackup.disks.extents import ZERO, BlockMap
+from vdbackup.disks.extents import ZERO, BlockMap, as_ranges
 from vdbackup.disks.host_file import HostFile
 from vdbackup.disks.names import DiskFormat
 from vdbackup.disks.one_file import OneFileDisk
@@ -40,7 +40,7 @@ class RawDisk(OneFileDisk):
 
     def block_map(self) -> BlockMap:
         """Holes of the image read as zeros and are never read."""
-        segments = np.array(self._file.data_segments(0, self._stored), np.int64).reshape(-1, 2)
+        segments = as_ranges(self._file.data_segments(0, self._stored))
         offsets, lengths = segments[:, 0], segments[:, 1]
         layers = np.zeros(len(segments), np.int32)
         return BlockMap.from_runs(self.info.virtual_size, offsets, lengths, layers, offsets, ZERO)

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 
 from vdbackup.backup import following
 from vdbackup.backup.belonging import belonging
-from vdbackup.backup.comparison import Differences, Unmarked, doubt, not_held, places
+from vdbackup.backup.comparison import Differences, Unmarked, doubt, not_held
 from vdbackup.backup.differences import to_read
 from vdbackup.consistency import Consistency
-from vdbackup.disks.extents import total, without
+from vdbackup.disks.extents import as_ranges, total, without
 from vdbackup.disks.transfer import each
 from vdbackup.errors import NotComparable, PointNotFound
 from vdbackup.jobs import Plan, Task, sizes_apart
@@ -184,7 +184,7 @@ def _compared(
             for name in sorted(state.damaged)
         )
     unreadable = salvage.unreadable()
-    unmarked.mark(places(unreadable))
+    unmarked.mark(as_ranges(unreadable))
     unclaimed = _unclaimed(rounds)
     claim = None if unclaimed else _claim(differences, unmarked)
     if claim and claim.missed:

@@ -17,7 +17,7 @@ from functools import partial
 import numpy as np
 
 from vdbackup.disks.chain import Chain
-from vdbackup.disks.extents import Ranges, aligned, blocks_of, runs_of, total, union
+from vdbackup.disks.extents import Ranges, aligned, as_ranges, blocks_of, runs_of, total, union
 from vdbackup.disks.transfer import neighbours, transfer
 from vdbackup.errors import READ_ONLY, DiskError, PointNotFound, RepositoryLocked, VdbackupError
 from vdbackup.jobs import Plan, Task, retry_when_cleared
@@ -224,7 +224,7 @@ def _compare(layer: RecoveryPoint, data: Chain, digests: DigestFold, task: Task)
         phase=f"Verify point {layer.sequence}",
         task=task,
     )
-    stretches = union(np.array(unknown, np.int64).reshape(-1, 2), np.empty((0, 2), np.int64))
+    stretches = union(as_ranges(unknown), np.empty((0, 2), np.int64))
     return [
         Finding(layer.disk, block * BLOCK, BLOCK, unreadable.get(block, _ALTERED))
         for block in sorted({*wrong, *unreadable})

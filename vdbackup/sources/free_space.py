@@ -7,16 +7,13 @@ mounted says itself whether it was left in order (volumes/allocation.py).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
-
-import numpy as np
 
 from vdbackup.agent.block_devices import SYS_BLOCK
 from vdbackup.agent.file_systems import mounted_on, stretches
 from vdbackup.agent.stacking import number_of, numbers_on
 from vdbackup.agent.stretches import Stretch, joined
-from vdbackup.disks.extents import Ranges
+from vdbackup.disks.extents import as_ranges
 from vdbackup.errors import SourceError
 from vdbackup.sources.source import OneReading, Rounds, Source
 from vdbackup.volumes.allocation import LeftOut, MountedAreas, left_out
@@ -58,19 +55,15 @@ def _in_use(source: Source, *, are_frozen: bool) -> MountedAreas:
                 if are_frozen and mounted.kind in _EXT and _is_direct(path, number):
                     frozen += place
     return MountedAreas(
-        frozen=_as_ranges(sorted(set(frozen))),
-        all=_as_ranges(joined(every)),
-        built_on=_as_ranges(joined(built_on)),
+        frozen=as_ranges(sorted(set(frozen))),
+        all=as_ranges(joined(every)),
+        built_on=as_ranges(joined(built_on)),
     )
 
 
 def _has_holders(number: str) -> bool:
     """Whether other devices are made of it: logical volumes, arrays, ciphers, caches."""
     return any((SYS_BLOCK / number / "holders").glob("*"))
-
-
-def _as_ranges(stretches: Sequence[Stretch]) -> Ranges:
-    return np.array(stretches, np.int64).reshape(-1, 2)
 
 
 def _is_direct(path: Path, number: str) -> bool:

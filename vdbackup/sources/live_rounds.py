@@ -17,7 +17,7 @@ changes there any more from one round to the next.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Protocol, Self
@@ -28,10 +28,9 @@ from vdbackup.agent.changes import BLOCK, Changes, Harvest
 from vdbackup.agent.client import device_in_use
 from vdbackup.agent.freezing import Freeze
 from vdbackup.agent.in_use import Asked
-from vdbackup.agent.stretches import Stretch
 from vdbackup.consistency import Consistency, How
 from vdbackup.disks.disk import UNIT
-from vdbackup.disks.extents import Ranges, aligned, overlap, total, union
+from vdbackup.disks.extents import Ranges, aligned, as_ranges, overlap, total, union
 from vdbackup.errors import (
     AgentError,
     NotFrozen,
@@ -106,7 +105,7 @@ class LiveRounds:
         harvest = self._device.harvest
         changes = self._take(harvest)
         self.changed = self._whole_units(changes) if changes else None
-        self.restless = _as_ranges(self._device.restless)
+        self.restless = as_ranges(self._device.restless)
         if not self._device.settled:
             self._again = self._outside()
         if follow and not self._device.goes_on:
@@ -148,7 +147,7 @@ class LiveRounds:
         try:
             with hooks.told() as unheard:
                 seen = self._device.round(self._asked(), self._token)
-            self.restless = _as_ranges(self._device.restless)
+            self.restless = as_ranges(self._device.restless)
             changed = self._harvested(seen.harvest)
         except (NotFrozen, AgentError) as error:
             self._give_up(error)
@@ -177,7 +176,7 @@ class LiveRounds:
         return union(changed, again)
 
     def _outside(self) -> Ranges:
-        return aligned(_as_ranges(self._device.outside), UNIT, self._source.size)
+        return aligned(as_ranges(self._device.outside), UNIT, self._source.size)
 
     def _whole_units(self, changes: Changes) -> Ranges:
         return aligned(ranges_of(changes), UNIT, self._source.size)
@@ -235,10 +234,6 @@ class LiveRounds:
             f"mix old and new: {left}."
         )
         return (sentence,)
-
-
-def _as_ranges(stretches: Sequence[Stretch]) -> Ranges:
-    return np.array(stretches, np.int64).reshape(-1, 2)
 
 
 def ranges_of(changes: Changes) -> Ranges:

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from vdbackup.disks.disk import SECTOR, DiskInfo
-from vdbackup.disks.extents import ZERO, BlockMap
+from vdbackup.disks.extents import ZERO, BlockMap, as_ranges
 from vdbackup.disks.host_file import HostFile
 from vdbackup.disks.names import DiskFormat
 from vdbackup.disks.read_only import ReadOnlyDisk
@@ -42,7 +42,7 @@ class FixedVhdDisk(ReadOnlyDisk):
     def block_map(self) -> BlockMap:
         """Holes of the file read as zeros and are never read."""
         size = self.info.virtual_size
-        segments = np.array(self._file.data_segments(0, size), np.int64).reshape(-1, 2)
+        segments = as_ranges(self._file.data_segments(0, size))
         offsets, lengths = segments[:, 0], segments[:, 1]
         layers = np.zeros(len(segments), np.int32)
         return BlockMap.from_runs(size, offsets, lengths, layers, offsets, ZERO)

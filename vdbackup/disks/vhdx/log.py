@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from vdbackup.disks.extents import union
+from vdbackup.disks.extents import as_ranges, union
 from vdbackup.disks.host_file import HostFile
 from vdbackup.disks.vhdx.structs import HEADERS_AT, MIB, Header, checksum_holds
 from vdbackup.errors import DiskFormatError
@@ -138,7 +138,7 @@ class Replayed:
             if update.data is not None
         ]
         stored += [(first, last - first) for first, last in logged if first < last]
-        ranges = union(np.array(stored, np.int64).reshape(-1, 2), np.empty((0, 2), np.int64))
+        ranges = union(as_ranges(stored), np.empty((0, 2), np.int64))
         return [(at, length) for at, length in ranges.tolist()]
 
 

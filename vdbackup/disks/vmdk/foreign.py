@@ -20,7 +20,7 @@ import numpy as np
 
 from vdbackup.disks.beside import behind_link, own_folders
 from vdbackup.disks.disk import NOT_CLOSED, SECTOR, DiskInfo
-from vdbackup.disks.extents import UNALLOCATED, ZERO, BlockMap
+from vdbackup.disks.extents import UNALLOCATED, ZERO, BlockMap, as_ranges
 from vdbackup.disks.host_file import HostFile
 from vdbackup.disks.names import DiskFormat
 from vdbackup.disks.read_only import ReadOnlyDisk
@@ -157,7 +157,7 @@ class _Extents:
         self._named[path] += line.size
         if self._named[path] > file.size:
             raise self._refusal(f"it names parts of {line.file_name!r} twice")
-        segments = np.array(file.data_segments(line.offset, end), np.int64).reshape(-1, 2)
+        segments = as_ranges(file.data_segments(line.offset, end))
         places, lengths = segments[:, 0], segments[:, 1]
         layers = np.zeros(len(places), np.int32)
         held = BlockMap.from_runs(line.size, places - line.offset, lengths, layers, places, ZERO)
