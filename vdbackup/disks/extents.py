@@ -469,5 +469,10 @@ def total(ranges: Ranges) -> int:
 
 def runs_of(wanted: NDArray[np.bool_]) -> list[tuple[int, int]]:
     """Neighbours for which `wanted` holds: (first, end) each."""
+    return [(first, end) for first, end in edges_of(wanted).tolist()]
+
+
+def edges_of(wanted: NDArray[np.bool_]) -> Int64s:
+    """The same as int64[n, 2], where there may be millions."""
     edges = np.flatnonzero(np.diff(np.concatenate(([0], wanted.view(np.int8), [0]))))
-    return [(first, end) for first, end in edges.reshape(-1, 2).tolist()]
+    return edges.reshape(-1, 2)

@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from vdbackup.disks.disk import SECTOR, UNIT, DiskInfo, ParentRef
-from vdbackup.disks.extents import UNALLOCATED, ZERO, BlockMap, Int64s, distinct
+from vdbackup.disks.extents import UNALLOCATED, ZERO, BlockMap, Int64s, distinct, edges_of
 from vdbackup.disks.host_file import HostFile
 from vdbackup.disks.names import DiskFormat
 from vdbackup.disks.one_file import WrittenInUnits
@@ -455,7 +455,7 @@ def _write_empty(file: HostFile, footer: Footer, header: DynamicHeader, slot: by
 def _runs_of_bits(bitmap: bytes | bytearray, count: int) -> Int64s:
     """Runs of ones among the first `count` bits, the highest of a byte first: int64[n, 2]."""
     bits = np.unpackbits(np.frombuffer(bitmap, np.uint8), count=count)
-    return np.flatnonzero(np.diff(np.concatenate(([0], bits.view(np.int8), [0])))).reshape(-1, 2)
+    return edges_of(bits.view(np.bool_))
 
 
 def _up(place: int, alignment: int) -> int:

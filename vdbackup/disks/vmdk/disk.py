@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vdbackup.disks.disk import NOT_CLOSED, SECTOR, DiskInfo, ParentRef, VirtualDisk
-from vdbackup.disks.extents import UNALLOCATED, ZERO, BlockMap, Int64s
+from vdbackup.disks.extents import UNALLOCATED, ZERO, BlockMap, Int64s, runs_of
 from vdbackup.disks.host_file import HostFile
 from vdbackup.disks.names import DiskFormat
 from vdbackup.disks.one_file import WrittenInUnits
@@ -237,8 +237,7 @@ class VmdkDisk(WrittenInUnits):
             return
         for directory in (self._header.redundant_directory, self._header.directory):
             first_table = self._header.first_table(directory) * SECTOR
-            edges = np.flatnonzero(np.diff(np.concatenate(([0], self._touched.view(np.int8), [0]))))
-            for first, last in edges.reshape(-1, 2).tolist():
+            for first, last in runs_of(self._touched):
                 entries = self._entries[first * TABLE_ENTRIES : last * TABLE_ENTRIES]
                 data = memoryview(entries.astype("<u4")).cast("B")
                 self._file.write(first_table + first * TABLE_BYTES, data)

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from vdbackup.disks.extents import Ranges
+from vdbackup.disks.extents import Ranges, edges_of
 from vdbackup.volumes.filesystems.node import Unreadable
 
 _UNCLEAN = "it was not unmounted cleanly"
@@ -83,9 +83,8 @@ def free_of_fat(stream: io.BufferedReader) -> Ranges:
 
 def stretches(flags: NDArray[np.bool_]) -> Ranges:
     """Where flags are set one after the other: the first and how many."""
-    edges = np.flatnonzero(np.diff(np.concatenate(([0], flags.view(np.int8), [0]))))
-    pairs = edges.reshape(-1, 2).astype(np.int64)
-    return np.stack([pairs[:, 0], pairs[:, 1] - pairs[:, 0]], axis=1)
+    edges = edges_of(flags)
+    return np.stack([edges[:, 0], edges[:, 1] - edges[:, 0]], axis=1)
 
 
 def clear_bits(bitmap: NDArray[np.uint8], count: int) -> Ranges:
