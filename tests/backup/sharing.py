@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from tests.sources.loops import unmount
+
 MIB = 1 << 20
 SHARING = ("xfs", "btrfs")
 
@@ -28,7 +30,7 @@ def sharing_storage(kind: str, folder: Path, size: int = 4096 * MIB) -> Iterator
     try:
         yield mounted
     finally:
-        subprocess.run(["umount", mounted], check=True)
+        unmount(mounted)
 
 
 def shared_bytes(path: Path) -> int:

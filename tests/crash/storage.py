@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from tests.sources.loops import detach
+
 MIB = 1 << 20
 _MAKE = {
     "ext4": ["mkfs.ext4", "-q", "-F", "-b", "4096", "-m", "0", "-J", "size=4"],
@@ -96,7 +98,7 @@ def storage(folder: Path, kind: str, size: int = 0) -> Iterator[Storage]:
             with suppress(subprocess.CalledProcessError):  # a test may have ended without it
                 made.take_out()
     finally:
-        _run("losetup", "--detach", device)
+        detach(Path(device))
         image.unlink()
 
 

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from tests.backup.lab import noise
+from tests.sources.loops import detach, unmount
 from tests.sources.opened import open_path
 from vdbackup.backup import capture
 from vdbackup.errors import NoSpace
@@ -37,7 +38,7 @@ def device(folder: Path, share: float) -> Iterator[Path]:
     try:
         yield Path(loop)
     finally:
-        subprocess.run(["losetup", "--detach", loop], check=True)
+        detach(Path(loop))
 
 
 @pytest.fixture
@@ -48,7 +49,7 @@ def storage(as_root: None, tmp_path: Path) -> Iterator[Path]:
     mount = ["mount", "-t", "tmpfs", "-o", "size=48m", "small", str(folder)]
     subprocess.run(mount, check=True)
     yield folder
-    subprocess.run(["umount", str(folder)], check=True)
+    unmount(folder)
 
 
 def back_up(loop: Path, folder: Path) -> capture.CaptureResult:

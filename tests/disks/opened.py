@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from tests.sources.loops import detach
+
 
 @contextmanager
 def opened(path: Path, mode: str = "<", program: str = "cat") -> Iterator[subprocess.Popen[str]]:
@@ -35,4 +37,4 @@ def on_loop(path: Path) -> Iterator[str]:
     try:
         yield made.stdout.strip()
     finally:
-        subprocess.run(["losetup", "--detach", made.stdout.strip()], check=True)
+        detach(Path(made.stdout.strip()))

@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.guests import systems
+from tests.sources.loops import unmount
 from tests.volumes import volumes
 from tests.volumes.volumes import MIB
 from vdbackup.disks.chain import Chain
@@ -198,7 +199,7 @@ def mounted(image: Path) -> Iterator[Path]:
     try:
         yield folder
     finally:
-        volumes.run("umount", folder)
+        unmount(folder)
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.sources.loops import detach, unmount
 from tests.volumes import volumes
 from tests.volumes.volumes import MIB, browsing
 from vdbackup.jobs import Task
@@ -104,9 +105,9 @@ def test_names_that_exfat_cannot_have_are_left_out(as_root: None, tmp_path: Path
             warnings = extract(image, folder / "out")
             found = volumes.contents(folder / "out")
         finally:
-            volumes.run("umount", folder)
+            unmount(folder)
     finally:
-        volumes.run("losetup", "--detach", device)
+        detach(Path(device))
     assert len(warnings) == len(ODD) + 2
     assert {"plain", "folder/plain"} <= set(found)
     (kept,) = {"Readme", "README"} & set(found)

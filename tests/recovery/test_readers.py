@@ -15,6 +15,7 @@ import pytest
 
 from tests.backup.lab import Lab, sha256
 from tests.repository import computers
+from tests.sources.loops import unmount
 from vdbackup.backup import convert, merge
 from vdbackup.errors import PointInUse, RecoveryError, VdbackupError
 from vdbackup.guest.hardware import Controller, HardwareRequest
@@ -315,7 +316,7 @@ def mounted_read_only(folder: Path, where: Path) -> Iterator[Path]:
         subprocess.run(["mount", "-o", "remount,bind,ro", where], check=True)
         yield where
     finally:
-        subprocess.run(["umount", where], check=True)
+        unmount(where)
 
 
 def vdbackup(*words: str | Path) -> str:

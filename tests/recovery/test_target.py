@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.backup.lab import Lab, noise
-from tests.sources.loops import loop
+from tests.sources.loops import loop, unmount
 from tests.sources.opened import open_path
 from vdbackup.backup import capture
 from vdbackup.errors import RecoveryError
@@ -108,7 +108,7 @@ def test_a_device_that_was_mounted_since_the_plan_is_not_written(lab: Lab, tmp_p
             with pytest.raises(RecoveryError, match="cannot be written"):
                 run(plan)
         finally:
-            subprocess.run(["umount", where], check=True)
+            unmount(where)
         subprocess.run(["e2fsck", "-fn", device], check=True, capture_output=True)
 
 

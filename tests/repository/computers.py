@@ -13,6 +13,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from tests.sources.loops import unmount
+
 HOLDER = """
 import sys
 from pathlib import Path
@@ -39,7 +41,7 @@ def mounted(folder: Path, where: Path) -> Iterator[Path]:
     try:
         yield where
     finally:
-        subprocess.run(["umount", str(where)], check=True)
+        unmount(where)
 
 
 @contextmanager

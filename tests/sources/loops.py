@@ -18,7 +18,9 @@ _BLKPG, _ADD, _DELETE = 0x1269, 1, 2
 """The kernel's partitions of a disk, whatever its table says (linux/blkpg.h). Debian has moved the
 programs that ask for it from one package to another."""
 _PATIENCE = 30.0
-"""Seconds in which whoever has a partition open lets go of it."""
+"""Seconds in which whoever has a device, a partition or a mount open lets go of it: tests that run
+beside this one look at all that there are."""
+_PAUSE = 0.02
 
 
 def run(*command: str | Path, stdin: str | None = None) -> str:
@@ -35,7 +37,7 @@ def loop(image: Path, *options: str) -> Iterator[Path]:
         _delete_partitions(Path("/sys/block") / Path(device).name)  # a killed run's
         yield Path(device)
     finally:
-        run("losetup", "--detach", device)
+        detach(Path(device))
 
 
 @contextmanager
@@ -60,7 +62,18 @@ def attached(device: Path, image: Path) -> Iterator[Path]:
     try:
         yield device
     finally:
-        run("losetup", "--detach", device)
+        detach(device)
+
+
+def detach(device: Path) -> None:
+    """Once nobody has it open: until then the kernel only notes that it is to be detached, and its
+    image, with what that lies on, is in use."""
+    run("losetup", "--detach", device)
+    backing = Path("/sys/block", device.name, "loop/backing_file")
+    until = time.monotonic() + _PATIENCE
+    while backing.exists():
+        assert time.monotonic() < until, f"{device} is in use still"
+        time.sleep(_PAUSE)
 
 
 def add_partition(disk: Path, number: int, start: int, length: int) -> None:
@@ -77,7 +90,7 @@ def delete_partition(disk: Path, number: int) -> None:
         except OSError as error:
             if error.errno != errno.EBUSY or time.monotonic() > until:
                 raise
-            time.sleep(0.02)
+            time.sleep(_PAUSE)
 
 
 def delete_partitions_of_unused() -> None:
@@ -128,4 +141,18 @@ def mounted(device: Path | str, folder: Path, *options: str) -> Iterator[Path]:
     try:
         yield folder
     finally:
-        run("umount", folder)
+        unmount(folder)
+
+
+def unmount(folder: Path) -> None:
+    """Once nobody is in it; what else is wrong is said at once."""
+    until = time.monotonic() + _PATIENCE
+    while True:
+        try:
+            run("umount", folder)
+        except subprocess.CalledProcessError as error:
+            if "busy" not in error.stderr or time.monotonic() > until:
+                raise
+            time.sleep(_PAUSE)
+        else:
+            return

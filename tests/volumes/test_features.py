@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.sources.loops import unmount
 from tests.volumes import volumes
 from tests.volumes.test_partitions import write
 from tests.volumes.volumes import MIB, browsing
@@ -154,7 +155,7 @@ def test_links_that_linux_made_on_ntfs_are_links(kind: str, as_root: None, tmp_p
         os.mknod(mounted / "device", stat.S_IFCHR | 0o600, os.makedev(1, 3))
         (mounted / "IntxLNK").write_bytes(b"IntxLNK\1f\0")  # what is not the system's is a file
     finally:
-        volumes.run("umount", mounted)
+        unmount(mounted)
     with browsing(image) as browser:
         result = browser.extract(["/"], tmp_path / "out", Task(lambda _: None))
     assert {name: os.readlink(tmp_path / "out" / name) for name in targets} == targets

@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.sources.loops import detach
 from tests.volumes import volumes
 from tests.volumes.volumes import MIB
 from vdbackup.disks.chain import Chain
@@ -36,7 +37,7 @@ def loops(image: Path) -> Iterator[list[str]]:
         yield found
     finally:
         for device in found:
-            volumes.run("losetup", "--detach", device)
+            detach(Path(device))
 
 
 def tool(name: str, devices: list[str], *arguments: str) -> str:

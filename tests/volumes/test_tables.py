@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.sources.loops import detach
 from tests.volumes import volumes
 from tests.volumes.test_partitions import ours, theirs, write
 from tests.volumes.volumes import MIB, browsing
@@ -28,7 +29,7 @@ def device(image: Path, sector_size: int) -> Iterator[str]:
     try:
         yield name
     finally:
-        volumes.run("losetup", "--detach", name)
+        detach(Path(name))
 
 
 @pytest.fixture

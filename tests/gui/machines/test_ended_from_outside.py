@@ -8,11 +8,11 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
+from tests import running
 from vdbackup import cli
 from vdbackup.locations import Locations
 from vdbackup.settings import KnownSource, Settings, ThemeChoice
@@ -82,13 +82,4 @@ def test_a_window_that_is_ended_by_a_signal_keeps_what_its_machine_wrote(
     assert window.wait(LIMIT) == 0
     assert json.loads((folder / "session.json").read_text())["ended"]
     assert (folder / "session.qcow2").exists()
-    assert running_from(folder) == []
-
-
-def running_from(folder: Path) -> list[str]:
-    """The command lines of processes that name the folder."""
-    found = []
-    for process in Path("/proc").glob("[0-9]*/cmdline"):
-        with suppress(OSError):  # it has just ended
-            found.append(process.read_bytes().replace(b"\0", b" ").decode(errors="replace"))
-    return [each for each in found if str(folder) in each]
+    assert running.naming(folder) == []

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from tests import running
 from tests.backup.lab import Lab
 from tests.guests import boot_sector, cache, debian
 from tests.guests import tiny_linux as tiny_linux_builder
@@ -246,10 +247,9 @@ def test_the_machine_gives_way_to_other_programs(lab: Lab, tmp_path: Path) -> No
     def look(progress: Progress) -> None:
         if progress.phase.startswith("Booting"):
             (session,) = lab.folder.glob("sessions/*")
-            for folder in Path("/proc").glob("[0-9]*"):
-                if str(session).encode() in (folder / "cmdline").read_bytes():
-                    nice.append((folder / "stat").read_text().rpartition(") ")[2].split()[16])
-                    idle.append(cache.run("ionice", "-p", folder.name).strip())
+            for process in running.naming(session):
+                nice.append((process / "stat").read_text().rpartition(") ")[2].split()[16])
+                idle.append(cache.run("ionice", "-p", process.name).strip())
             cancel.cancel()
 
     with pytest.raises(Cancelled):

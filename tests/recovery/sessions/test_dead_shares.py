@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.sources.loops import unmount
 from vdbackup.errors import RecoveryError
 from vdbackup.recovery.sessions import elsewhere
 
@@ -28,7 +29,7 @@ def share(as_root: None, tmp_path: Path) -> Iterator[Path]:
             yield where
         finally:
             server.send_signal(signal.SIGCONT)
-            subprocess.run(["umount", str(where)], check=True)
+            unmount(where)
 
 
 def make(path: Path, parent: Path | None = None) -> Path:
