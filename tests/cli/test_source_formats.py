@@ -186,6 +186,21 @@ def test_a_mark_of_a_parent_is_said_too(vdbackup, tmp_path, repository):
         assert f"{base} is marked as damaged" in said.err
 
 
+def test_a_parent_that_is_called_raw_and_does_not_look_so_is_read_as_qemu_does_and_said(
+    vdbackup, tmp_path, repository
+):
+    """`qemu-img create -b base -F raw`, where the base is QCOW2: a mistake that QEMU obeys."""
+    base = converted(raw_disk(tmp_path), tmp_path / "base.qcow2", "qcow2")
+    child, seen = tmp_path / "child.qcow2", tmp_path / "seen.raw"
+    command = ["qemu-img", "create", "-q", "-f", "qcow2", "-b", base.name, "-F", "raw"]
+    subprocess.run([*command, child], cwd=tmp_path, check=True)
+    subprocess.run(["qemu-img", "convert", "-O", "raw", child, seen], check=True)
+    for said in (vdbackup("info", child), vdbackup("backup", child, "-r", repository)):
+        assert said.status == 3
+        assert f"{base} begins as a QCOW2 disk does, and is read as a raw one" in said.err
+    assert restored(vdbackup, repository) == seen.read_bytes()
+
+
 def test_a_moved_disk_is_asked_for_once_more(vdbackup, tmp_path, repository):
     disk = converted(raw_disk(tmp_path), tmp_path / "disk.img", "qcow2")
     assert vdbackup("backup", disk, "-r", repository, "--source-format", "qcow2").status == 0

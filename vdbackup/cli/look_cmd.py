@@ -175,8 +175,7 @@ def info(options: argparse.Namespace) -> int:
         raise NotADisk(f"{path} is a folder.", "Give a virtual disk file.")
     decision = decide(path, options.source_format)
     with Chain.open(path, decision.disk_format, options.parents_in) as chain:
-        doubts = [f"{each.path} {each.info.unclean}." for each in chain.layers if each.info.unclean]
-        doubts = [*filter(None, [decision.doubt]), *doubts]
+        doubts = [*filter(None, [decision.doubt]), *chain.doubts()]
         layers: list[dict[str, Any]] = [
             {
                 "path": str(layer.path),

@@ -6,6 +6,7 @@ import os
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import closing
+from itertools import pairwise
 from pathlib import Path
 from typing import Protocol, Self
 
@@ -207,6 +208,14 @@ class Chain:
                 found += [(at + place - host, size) for place, size in segments]
         return union(as_ranges(found), np.empty((0, 2), np.int64))
 
+    def doubts(self) -> list[str]:
+        """What is wrong with its files or doubtful in how they are read, a sentence each.
+
+        Raises OSError.
+        """
+        unclean = [f"{each.path} {each.info.unclean}." for each in self.layers if each.info.unclean]
+        return [*_not_raw(self.layers), *unclean]
+
     def close(self) -> None:
         """Close all files."""
         for layer in self.layers:
@@ -318,6 +327,16 @@ def _opened(where: Path, wanted: ParentRef, child: VirtualDisk) -> VirtualDisk:
             f"If it is raw, say so in the disk: qemu-img rebase -u -F raw -b {where.name} ...",
         )
     return open_disk(where, wanted.disk_format or child.info.format)
+
+
+def _not_raw(layers: Sequence[VirtualDisk]) -> Iterator[str]:
+    """Of a parent that is read as raw, as its child says and QEMU does, and does not look so."""
+    for parent, child in pairwise(layers):
+        if parent.info.format == DiskFormat.RAW and (found := probe(parent.path)) != DiskFormat.RAW:
+            yield (
+                f"{parent.path} begins as a {found.upper()} disk does, and is read as a raw one, "
+                f"for {child.path.name} says that it is: what is read may be no disk at all."
+            )
 
 
 def _followed(place: Path) -> Path:

@@ -158,12 +158,7 @@ class DiskSource:
 
     def defects(self) -> tuple[str, ...]:
         """What the user must know of it whenever it is read, a sentence each."""
-        unclean = [
-            f"{layer.path} {layer.info.unclean}."
-            for layer in self.chain.layers
-            if layer.info.unclean
-        ]
-        return tuple(filter(None, (self._doubt, self._cut_off(), *unclean)))
+        return tuple(filter(None, (self._doubt, self._cut_off(), *self.chain.doubts())))
 
     def trouble(self) -> tuple[str, ...]:
         """What the user must know of the copy that was just read, a sentence each."""
