@@ -18,6 +18,9 @@ from tests.sources.loops import unmount
 from tests.volumes import volumes
 from tests.volumes.volumes import MIB
 from vdbackup.disks.chain import Chain
+from vdbackup.guest.choice import HardwareRequest, choose
+from vdbackup.guest.disk import Disk
+from vdbackup.guest.hardware import Controller
 from vdbackup.guest.inspect import inspect
 from vdbackup.guest.linux import menus
 from vdbackup.guest.model import (
@@ -27,6 +30,7 @@ from vdbackup.guest.model import (
     LoaderKind,
     System,
 )
+from vdbackup.recovery.retarget import edits
 
 GRUB = b"\xeb\x63\x90" + b"GRUB Geom\0Hard Disk\0Read\0 Error\0"
 """How GRUB's boot.img is to be known."""
@@ -126,6 +130,43 @@ def test_a_fedora_is_started_by_the_entries_in_its_boot(tree: Path, tmp_path: Pa
     assert guest.kernel is not None
     assert guest.kernel.command_line == "root=UUID=1 ro rhgb quiet"
     assert guest.kernel.initramfs[0].path == f"/boot/initrd.img-{systems.VERSION}"
+
+
+def test_a_red_hat_with_uefi_keeps_what_its_kernels_are_told_on_the_efi_partition(
+    tree: Path, tmp_path: Path
+) -> None:
+    """RHEL 8: /boot/grub2/grubenv is a link into what is mounted at /boot/efi."""
+    systems.linux(tree, ("ahci", "virtio_pci", "virtio_blk"))
+    built_in = ("virtio_pci", "virtio_blk", "sd_mod", "ext4", "vfat", "nls_cp437", "nls_ascii")
+    lines = (f"kernel/{name}.ko\n" for name in (*built_in, "nls_iso8859_1", "nls_utf8"))
+    (tree / "usr/lib/modules" / systems.VERSION / "modules.builtin").write_text("".join(lines))
+    (tree / "boot/grub/grub.cfg").unlink()
+    (tree / "boot/grub").rename(tree / "boot/grub2")
+    (tree / "boot/grub2/grubenv").symlink_to("../efi/EFI/redhat/grubenv")
+    (tree / "boot/loader/entries").mkdir(parents=True)
+    (tree / "boot/loader/entries/1234.conf").write_text(
+        f"linux /boot/vmlinuz-{systems.VERSION}\ninitrd /boot/initrd.img-{systems.VERSION}\n"
+        "options $kernelopts $tuned_params\n"
+    )
+    vendor = tmp_path / "efi/EFI/redhat"
+    vendor.mkdir(parents=True)
+    (vendor / "grubx64.efi").write_bytes(b"MZ GRUB")
+    block = "# GRUB Environment Block\nkernelopts=root=/dev/sda1 ro rhgb\n".ljust(1024, "#")
+    (vendor / "grubenv").write_text(block)
+    volumes.ext("ext4")(tree, tmp_path / "root.img")
+    volumes.fat(32, 64 * MIB, "-s", "1")(tmp_path / "efi", tmp_path / "efi.img")
+    parts = [tmp_path / "root.img", tmp_path / "efi.img"]
+    disk = disk_of(tmp_path / "disk.img", parts, table="gpt", code=b"")
+    guest = look(disk)
+    assert guest.kernel is not None
+    assert guest.kernel.command_line == "root=/dev/sda1 ro rhgb"
+    with Chain.open(disk, "raw") as chain:
+        found = edits.find(
+            Disk(chain), guest, choose(guest, HardwareRequest(Controller.AHCI))
+        ).changes
+    changed = {(each.volume, each.path): each.after for each in found}
+    assert "root=UUID=" in changed["p2", "/EFI/redhat/grubenv"]
+    assert len(changed["p2", "/EFI/redhat/grubenv"]) == len(block)
 
 
 LEGACY = """\

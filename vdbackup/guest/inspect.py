@@ -149,9 +149,10 @@ def _start(disk: Disk, found: loaders.Found, root: linux.Root | None) -> _Start:
     tree = root.tree if root else None
     boot = _mounted(disk, tree, "/boot") or _boot_volume(disk, tree)
     places = _places(disk, tree, boot, found.efi)
-    menu = next((each for tree in places if (each := linux.menu(tree))), None)
-    if menu is None and found.efi is not None:
-        menu = linux.vendors_menu(disk.trees[found.efi.volume])
+    efi = disk.trees[found.efi.volume] if found.efi else None
+    menu = next((each for tree in places if (each := linux.menu(tree, efi))), None)
+    if menu is None and efi is not None:
+        menu = linux.vendors_menu(efi)
     return _Start(root, boot, menu, places)
 
 

@@ -158,9 +158,14 @@ def is_graphical(tree: Tree) -> bool:
 # ----------------------------------------------------------------------- the boot loader's menu
 
 
-def menu(tree: Tree) -> Menu | None:
-    """What the boot loader whose configuration lies on a volume starts."""
-    listed = _listed_entries(tree)
+def menu(tree: Tree, efi: Tree | None = None) -> Menu | None:
+    """What the boot loader whose configuration lies on a volume starts.
+
+    Args:
+        tree: of the volume.
+        efi: the EFI system partition, on which GRUB may keep its variables.
+    """
+    listed = _listed_entries(tree, efi)
     for path, kind in _CONFIGURATIONS:
         text = tree.text(path)
         if not text:
@@ -193,14 +198,25 @@ def vendors_menu(tree: Tree) -> Menu | None:
     return None
 
 
-def _listed_entries(tree: Tree) -> Menu | None:
+def environment_blocks(tree: Tree) -> list[str]:
+    """Where on a volume GRUB keeps its variables.
+
+    Red Hat's systems with UEFI have them in the vendor's folder of the EFI system partition, with
+    a link in /boot that leads there, to another volume.
+    """
+    vendors = (f"/EFI/{vendor}/grubenv" for vendor in tree.names("/EFI"))
+    return [path for path in (*_ENVIRONMENTS, *vendors) if tree.is_file(path)]
+
+
+def _listed_entries(tree: Tree, efi: Tree | None) -> Menu | None:
     for folder in _ENTRIES:
         names = [name for name in tree.names(folder) if name.endswith(".conf")]
         if not names:
             continue
         variables: dict[str, str] = {}
-        for path in _ENVIRONMENTS:
-            variables |= menus.environment_block(tree.text(path))
+        for place in filter(None, (efi, tree)):
+            for path in environment_blocks(place):
+                variables |= menus.environment_block(place.text(path))
         top = folder.removesuffix("/entries")
         ordered = menus.preferred(names, tree.text(f"{top}/loader.conf"))[:MAX_KERNELS]
         entries = [menus.loader_entry(tree.text(f"{folder}/{name}"), variables) for name in ordered]

@@ -10,6 +10,7 @@ from vdbackup.errors import GuestUnreadable, NoDriver, NotRetargeted, RecoveryEr
 from vdbackup.guest.disk import Disk
 from vdbackup.guest.hardware import Hardware
 from vdbackup.guest.linux import initramfs
+from vdbackup.guest.linux.inspect import environment_blocks
 from vdbackup.guest.model import File, FileSystem, Guest, Kernel
 from vdbackup.guest.tree import Tree
 from vdbackup.recovery.retarget import identity
@@ -30,8 +31,6 @@ _COMMAND_LINE_FILES = (
     "/etc/kernel/cmdline",
     "/boot/grub/grub.cfg",
     "/boot/grub2/grub.cfg",
-    "/boot/grub/grubenv",
-    "/boot/grub2/grubenv",
     "/boot/extlinux/extlinux.conf",
     "/boot/syslinux/syslinux.cfg",
 )
@@ -157,6 +156,9 @@ class _System:
         places = [(self.root.volume, self.tree)]
         places += [(name, self.disk.trees[name]) for name in mounted if name in self.disk.trees]
         for volume, tree in places:
+            for path in environment_blocks(tree):
+                if real := tree.real_path(path):
+                    yield File(volume, real)
             for folder in _ENTRY_FOLDERS:
                 for name in tree.names(folder):
                     real = tree.real_path(f"{folder}/{name}")
