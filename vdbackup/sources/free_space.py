@@ -7,17 +7,20 @@ mounted says itself whether it was left in order (volumes/allocation.py).
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 from vdbackup.agent.block_devices import SYS_BLOCK
-from vdbackup.agent.file_systems import mounted_on, stretches
+from vdbackup.agent.file_systems import Mounted, mounted_on, opened, stretches
 from vdbackup.agent.stacking import number_of, numbers_on
 from vdbackup.agent.stretches import Stretch, joined
-from vdbackup.disks.extents import as_ranges
-from vdbackup.errors import SourceError
+from vdbackup.disks.extents import Ranges, as_ranges
+from vdbackup.errors import NotFrozen, SourceError
+from vdbackup.sources import fsmap
 from vdbackup.sources.source import OneReading, Rounds, Source
-from vdbackup.volumes.allocation import LeftOut, MountedAreas, left_out
+from vdbackup.volumes.allocation import SHORTEST, LeftOut, MountedAreas, left_out
 
+_log = logging.getLogger(__name__)
 _EXT = ("ext2", "ext3", "ext4")
 
 
@@ -42,9 +45,10 @@ def found(source: Source, rounds: Rounds) -> LeftOut:
 
 
 def _in_use(source: Source, *, are_frozen: bool) -> MountedAreas:
-    """Where file systems lie on it that are mounted; frozen are those of ext that lie directly."""
+    """Where file systems lie on it that are mounted; those that lie directly may be frozen."""
     every: list[Stretch] = []
     frozen: list[Stretch] = []
+    told: dict[Stretch, Ranges] = {}
     built_on: list[Stretch] = []
     for path in source.files:
         built_on += stretches(path, filter(_has_holders, numbers_on(path)))
@@ -52,13 +56,28 @@ def _in_use(source: Source, *, are_frozen: bool) -> MountedAreas:
             for number in mounted.numbers:
                 place = stretches(path, {number})
                 every += place
-                if are_frozen and mounted.kind in _EXT and _is_direct(path, number):
+                if not are_frozen or not _is_direct(path, number):
+                    continue
+                if mounted.kind in _EXT:
                     frozen += place
+                elif mounted.kind == "xfs" and (free := _told(mounted, number)) is not None:
+                    told |= dict.fromkeys(place, free)
     return MountedAreas(
         frozen=as_ranges(sorted(set(frozen))),
         all=as_ranges(joined(every)),
+        told=told,
         built_on=as_ranges(joined(built_on)),
     )
+
+
+def _told(mounted: Mounted, number: str) -> Ranges | None:
+    """What a file system says is free on one of its devices; None where this user is not told."""
+    try:
+        with opened(mounted) as file_system:
+            return fsmap.free(file_system.descriptor, number, SHORTEST)
+    except (NotFrozen, OSError):
+        _log.info("%s does not say what is free", mounted.name, exc_info=True)
+        return None
 
 
 def _has_holders(number: str) -> bool:

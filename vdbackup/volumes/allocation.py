@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import io
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import accumulate
 
@@ -76,12 +76,15 @@ class MountedAreas:
         frozen: those of ext that were frozen after one had begun to mark what changes there, each
             by itself.
         all: all of them, and perhaps more around them.
+        told: what those say themselves is free that have begun to mark what changes, by where each
+            lies (offset, length); in bytes of the file system.
         built_on: what the kernel has made other devices of: what is in it may be newer elsewhere
             (a cache), or look like something else (a cipher without a header).
     """
 
     frozen: Ranges = field(default_factory=lambda: NOTHING)
     all: Ranges = field(default_factory=lambda: NOTHING)
+    told: Mapping[tuple[int, int], Ranges] = field(default_factory=dict)
     built_on: Ranges = field(default_factory=lambda: NOTHING)
 
 
@@ -163,6 +166,8 @@ def _free(kind: str, stream: io.BufferedReader, place: Place, in_use: MountedAre
     runs = _all([np.array(place.runs, np.int64)])
     if not place.logical and len(overlap(runs, in_use.built_on)):
         raise node.Unreadable("another device has been made of it")
+    if kind == "xfs" and place.runs[0] in in_use.told and len(place.runs) == 1:
+        return in_use.told[place.runs[0]]
     if kind == "ext" and _is_in(place, in_use.frozen):
         return _free_of_ext(stream, place, ext_free.free_of_mounted)
     if kind != "ext" and kind not in _UNMOUNTED:
