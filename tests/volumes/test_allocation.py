@@ -65,11 +65,11 @@ def test_each_partition_says_what_of_it_is_not_read(tmp_path):
     assert [sentence.split(":")[0] for sentence in found.sentences] == [
         "Free space of ext4 on partition 1 is not read",
         "Space for swapping on partition 2 is not read",
-        "Btrfs on partition 3 is kept whole",
+        "Free space of Btrfs on partition 3 is not read",
         "Free space of ext4 on partition 4 is not read",
     ]
     assert total(found.swap) == 32 * MIB - UNIT
-    parts = np.array([[1, 64], [65, 32], [190, 40]]) * MIB
+    parts = np.array([[1, 64], [65, 32], [100, 80], [190, 40]]) * MIB
     assert not len(without(found.ranges, parts))
     assert not (found.ranges % UNIT).any()
 

@@ -21,7 +21,8 @@ from vdbackup.sources.source import OneReading, Rounds, Source
 from vdbackup.volumes.allocation import SHORTEST, LeftOut, MountedAreas, left_out
 
 _log = logging.getLogger(__name__)
-_EXT = ("ext2", "ext3", "ext4")
+_READ = ("ext2", "ext3", "ext4", "btrfs")
+"""Whose maps are read from the device; XFS is asked."""
 
 
 def planned(source: Source, rounds: Rounds) -> LeftOut:
@@ -58,7 +59,7 @@ def _in_use(source: Source, *, are_frozen: bool) -> MountedAreas:
                 every += place
                 if not are_frozen or not _is_direct(path, number):
                     continue
-                if mounted.kind in _EXT:
+                if mounted.kind in _READ:
                     frozen += place
                 elif mounted.kind == "xfs" and (free := _told(mounted, number)) is not None:
                     told |= dict.fromkeys(place, free)

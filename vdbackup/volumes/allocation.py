@@ -20,7 +20,7 @@ from vdbackup.disks.extents import Ranges, overlap, total, union, without
 from vdbackup.errors import RecoveryError, Unreadable
 from vdbackup.jobs import readable_size
 from vdbackup.volumes import places, signatures
-from vdbackup.volumes.filesystems import ext_free, free_clusters, node, xfs_free
+from vdbackup.volumes.filesystems import btrfs_free, ext_free, free_clusters, node, xfs_free
 from vdbackup.volumes.partitions import has_table
 from vdbackup.volumes.places import Disk, Place, Runs, Window
 
@@ -73,8 +73,8 @@ class MountedAreas:
     """Where on a disk, in bytes, file systems lie that are mounted and may be written to.
 
     Attributes:
-        frozen: those of ext that were frozen after one had begun to mark what changes there, each
-            by itself.
+        frozen: those that were frozen after one had begun to mark what changes there, each by
+            itself; of ext and Btrfs.
         all: all of them, and perhaps more around them.
         told: what those say themselves is free that have begun to mark what changes, by where each
             lies (offset, length); in bytes of the file system.
@@ -168,28 +168,29 @@ def _free(kind: str, stream: io.BufferedReader, place: Place, in_use: MountedAre
         raise node.Unreadable("another device has been made of it")
     if kind == "xfs" and place.runs[0] in in_use.told and len(place.runs) == 1:
         return in_use.told[place.runs[0]]
-    if kind == "ext" and _is_in(place, in_use.frozen):
-        return _free_of_ext(stream, place, ext_free.free_of_mounted)
-    if kind != "ext" and kind not in _UNMOUNTED:
-        raise node.Unreadable("vdbackup does not know its free space")
+    if kind in _FROZEN and _is_in(place, in_use.frozen):
+        return _by_reads(stream, place, _FROZEN[kind])
     # of what is mounted from a logical volume it is known only on which disks that lies
     knows = kind == "ext" and place.logical
     if not knows and len(overlap(runs, _all([in_use.all]))):
         raise node.Unreadable("it is in use")
-    if kind == "ext":
-        return _free_of_ext(stream, place, ext_free.free_of_unmounted)
-    return _UNMOUNTED[kind](stream)
+    if kind in _UNMOUNTED:
+        return _by_reads(stream, place, _UNMOUNTED[kind])
+    return _UNMOUNTED_STREAMS[kind](stream)
 
 
-_UNMOUNTED: dict[str, Callable[[io.BufferedReader], Ranges]] = {
+_FROZEN = {"ext": ext_free.free_of_mounted, "btrfs": btrfs_free.free_of_mounted}
+"""What finds the free space of those that are in use, and were frozen."""
+_UNMOUNTED = {"ext": ext_free.free_of_unmounted, "btrfs": btrfs_free.free_of_unmounted}
+_UNMOUNTED_STREAMS: dict[str, Callable[[io.BufferedReader], Ranges]] = {
     "ntfs": free_clusters.free_of_ntfs,
     "fat": free_clusters.free_of_fat,
     "xfs": xfs_free.free,
 }
-"""What knows the free space of each kind as long as nobody has it mounted."""
+"""What finds the free space of each kind as long as nobody has it mounted."""
 
 
-def _free_of_ext(
+def _by_reads(
     stream: io.BufferedReader, place: Place, look: Callable[[ext_free.Read, int], Ranges]
 ) -> Ranges:
     def read(offset: int, length: int) -> bytes:

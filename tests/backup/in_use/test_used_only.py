@@ -63,9 +63,16 @@ def xfs(path: Path, *options: str) -> Path:
     return path
 
 
-def is_xfs(raw: Path) -> bool:
-    with raw.open("rb") as file:
-        return file.read(4) == b"XFSB"
+def btrfs(path: Path, *options: str) -> Path:
+    run("mkfs.btrfs", "-q", "-f", "-K", *options, path)
+    return path
+
+
+CHECKERS = {
+    "ext4": ("e2fsck", "-fn"),
+    "xfs": ("xfs_repair", "-n"),
+    "btrfs": ("btrfs", "check", "--readonly", "--check-data-csum"),
+}
 
 
 def assert_whole(raw: Path, folder: Path, wanted: dict[str, str] | None = None) -> None:
@@ -74,13 +81,14 @@ def assert_whole(raw: Path, folder: Path, wanted: dict[str, str] | None = None) 
     A frozen XFS has a log that is to be applied, which the kernel does when it is mounted, where
     another with its UUID may be mounted only if that is said.
     """
-    if not is_xfs(raw):
-        run("e2fsck", "-fn", raw)
-    with loop(raw) as device, mounted(device, folder, "-o", "nouuid" if is_xfs(raw) else "ro"):
+    kind = run("blkid", "-p", "-o", "value", "-s", "TYPE", raw)
+    if kind != "xfs":
+        run(*CHECKERS[kind], raw)
+    with loop(raw) as device, mounted(device, folder, "-o", "nouuid" if kind == "xfs" else "ro"):
         found = sums(folder)
     assert wanted is None or found == wanted
-    if is_xfs(raw):
-        run("xfs_repair", "-n", raw)
+    if kind == "xfs":
+        run(*CHECKERS[kind], raw)
 
 
 @pytest.mark.parametrize(
@@ -91,6 +99,8 @@ def assert_whole(raw: Path, folder: Path, wanted: dict[str, str] | None = None) 
         (ext4, ("-b", "1024")),
         (xfs, ()),
         (xfs, ("-m", "rmapbt=0,reflink=0", "-d", "agcount=7")),
+        (btrfs, ()),
+        (btrfs, ("--mixed",)),
     ],
 )
 def test_a_chain_of_a_mounted_disk_holds_every_file_and_no_free_space(
