@@ -25,6 +25,7 @@ from vdbackup.repository.model import (
     BootTests,
     ChangesFrom,
     Check,
+    Pin,
     PointType,
     Policy,
     Promotion,
@@ -98,10 +99,18 @@ SET = SetSettings(
     1 << 30,
     512,
     DiskFormat.VMDK,
-    Policy(keep=7, retarget=False, boot_test=BootTests.EACH, read_all_every=None),
+    Policy(
+        keep=7,
+        retarget=False,
+        boot_test=BootTests.EACH,
+        read_all_every=None,
+        keep_within=48,
+        daily=14,
+    ),
     last_sequence=2,
     continues="disk-vhd",
     source_format="raw",
+    pins=(Pin(1, "before the upgrade", "2026-11-28T16:50:00+00:00"),),
 )
 
 FULL_TEXT = """\
@@ -245,11 +254,24 @@ SET_TEXT = (
     "keep": 7,
     "retarget": false,
     "boot_test": "each",
-    "read_all_every": null
+    "read_all_every": null,
+    "keep_within": 48,
+    "daily": 14,
+    "weekly": null,
+    "monthly": null,
+    "yearly": null,
+    "at_most": null
   },
   "last_sequence": 2,
   "continues": "disk-vhd",
-  "source_format": "raw"
+  "source_format": "raw",
+  "pins": [
+    {
+      "sequence": 1,
+      "note": "before the upgrade",
+      "since": "2026-11-28T16:50:00+00:00"
+    }
+  ]
 }
 """
 )

@@ -54,6 +54,7 @@ class Remedy(StrEnum):
     SAY_SAME_SOURCE = "go on in a set with a source that does not look like its own"
     SAY_WHAT_IT_IS = "say which format a source is in"
     SET_KEEPS_ITS_FORMAT = "leave a set's format as it is, or begin another set"
+    UNPIN = "let a pinned point be like any other"
     VERIFY = "see which points are whole"
 
 
@@ -473,6 +474,12 @@ class PointInUse(BackupError):
     """A virtual machine runs from a recovery point, or a session is kept on it."""
 
     code = "point-in-use"
+
+
+class PointPinned(BackupError):
+    """A recovery point is to be taken away that somebody has said stays."""
+
+    code = "point-pinned"
 
 
 class OtherSource(BackupError):

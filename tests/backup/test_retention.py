@@ -5,12 +5,13 @@ from __future__ import annotations
 import errno
 import os
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
 from tests.backup.lab import Lab, noise
-from vdbackup.backup import merge, retention
+from vdbackup.backup import forecast, merge
 from vdbackup.disks import formats
 from vdbackup.disks.disk import VirtualDisk
 from vdbackup.errors import BackupError, Damaged, UsageError
@@ -21,6 +22,10 @@ from vdbackup.repository.model import Check, PointType, Policy, Promotion
 
 def sequences(lab: Lab) -> list[int]:
     return [point.sequence for point in lab.set.points]
+
+
+def now() -> datetime:
+    return datetime.now(UTC)
 
 
 def changed(lab: Lab, number: int) -> None:
@@ -207,7 +212,7 @@ def test_the_points_that_a_policy_takes_are_foretold(lab, keep):
         changed(lab, number)
         lab.backup(kind)
     before = sequences(lab)
-    foretold = [point.sequence for point in retention.preview(lab.set, keep)]
+    foretold = [point.sequence for point in forecast.taken(lab.set, Policy(keep), now())]
     changed(lab, 7)
     lab.backup(policy=Policy(keep))
     assert [number for number in before if number not in sequences(lab)] == foretold
@@ -225,7 +230,7 @@ def test_the_points_that_a_policy_takes_are_foretold_where_some_are_damaged(lab,
     else:
         lab.repository.save_point("disk", replace(third, verified=Check("2026-01-01", ok=False)))
     before = sequences(lab)
-    foretold = [point.sequence for point in retention.preview(lab.set, keep)]
+    foretold = [point.sequence for point in forecast.taken(lab.set, Policy(keep), now())]
     changed(lab, 7)
     lab.backup(policy=Policy(keep))
     assert [number for number in before if number not in sequences(lab)] == foretold
@@ -237,10 +242,10 @@ def test_a_point_that_a_promoted_one_was_made_on_is_not_foretold_to_go(lab):
     lab.backup()
     first, second = lab.set.points
     promoted = replace(second, promoted_from=Promotion("s", "a machine", second.created))
-    assert retention.preview(lab.set, 1) == (first, second)
-    assert retention.preview(replace(lab.set, points=(first, promoted)), 1) == ()
+    assert forecast.taken(lab.set, Policy(1), now()) == (first, second)
+    assert forecast.taken(replace(lab.set, points=(first, promoted)), Policy(1), now()) == ()
 
 
 def test_without_a_number_nothing_is_foretold_to_go(lab):
     lab.backup()
-    assert retention.preview(lab.set, None) == ()
+    assert forecast.taken(lab.set, Policy(), now()) == ()

@@ -31,6 +31,12 @@ cli.main(["backup", sys.argv[2], "-r", sys.argv[1], "--json"])
 USUAL = {
     "set": "laptop",
     "keep": None,
+    "keep_within_hours": None,
+    "daily": None,
+    "weekly": None,
+    "monthly": None,
+    "yearly": None,
+    "at_most": None,
     "retarget": True,
     "boot_test": "off",
     "read_all_every": 10,
@@ -204,3 +210,87 @@ def test_a_backup_keeps_no_other_number_while_a_manifest_is_damaged_and_says_so(
     assert vdbackup("policy", "-r", three_points, "--json").json["sets"] == [changed]
     assert vdbackup("repair", "-r", three_points).status == 0
     assert sequences(vdbackup, three_points) == [1, 2, 3, 4]
+
+
+def test_a_dry_run_says_of_each_point_whether_it_stays_and_why(
+    vdbackup: Vdbackup, three_points: Path
+):
+    before = fingerprint(three_points)
+    rules = ("--daily", 7, "--keep", 2, "--dry-run")
+    said = vdbackup("policy", "-r", three_points, *rules, "--json").json
+    assert [each["outcome"] for each in said["points"]] == ["goes", "goes", "stays"]
+    assert [each["into"] for each in said["points"]] == [2, 3, None]
+    assert said["points"][2]["rules"] == ["newest"]
+    assert (said["keep"], said["daily"]) == (2, 7)
+    lines = vdbackup("policy", "-r", three_points, *rules).out.splitlines()
+    assert re.split(" {2,}", lines[-3])[2:] == [
+        "goes",
+        "point 4 is newer and stays for the same time",
+    ]
+    assert re.split(" {2,}", lines[-1])[2:] == ["stays", "among the newest"]
+    assert fingerprint(three_points) == before
+
+
+def test_the_policy_that_holds_now_is_foretold_without_a_change(
+    vdbackup: Vdbackup, three_points: Path
+):
+    said = vdbackup("policy", "-r", three_points, "--dry-run", "--json").json
+    assert [each["why"] for each in said["points"]] == ["all stay"] * 3
+
+
+def test_rules_are_set_shown_and_ended_each_by_itself(vdbackup: Vdbackup, three_points: Path):
+    rules = ("--keep-within", "36h", "--weekly", 8, "--at-most", 100)
+    said = vdbackup("policy", "-r", three_points, *rules)
+    assert said.out.splitlines()[-1] == (
+        "laptop keeps all points of the last 36 hours and the newest of each of 8 weeks, "
+        "100 points at most, from its next backup on."
+    )
+    vdbackup("policy", "-r", three_points, "--keep-within", "off", "--yearly", 3, "--yes")
+    shown = vdbackup("policy", "-r", three_points, "--json").json["sets"]
+    assert shown == [{**USUAL, "weekly": 8, "at_most": 100, "yearly": 3}]
+    assert "8 weeks and 3 years, 100 points at most" in vdbackup("policy", "-r", three_points).out
+    assert vdbackup("policy", "-r", three_points, "--keep", "all").status == 0
+    assert vdbackup("policy", "-r", three_points, "--json").json["sets"] == [USUAL]
+
+
+@pytest.mark.parametrize("rule", ["--keep-within=2", "--keep-within=0d", "--daily=0", "--yearly=x"])
+def test_a_rule_that_makes_no_sense_is_wrong_usage(
+    vdbackup: Vdbackup, three_points: Path, rule: str
+):
+    assert vdbackup("policy", "-r", three_points, rule).status == 2
+    assert vdbackup("policy", "-r", three_points, "--json").json["sets"] == [USUAL]
+
+
+def test_a_pinned_point_stays_and_is_neither_deleted_nor_merged(
+    vdbackup: Vdbackup, three_points: Path, disk: Path
+):
+    pinned = vdbackup("policy", "-r", three_points, "--pin", 2, "--note", "before the upgrade")
+    assert (pinned.status, pinned.out.startswith("Point 2 is pinned")) == (0, True)
+    assert "Point 2 is pinned: before the upgrade" in vdbackup("list", "-r", three_points).out
+    listed = vdbackup("list", "-r", three_points, "--json").json["sets"][0]["points"]
+    assert [(each["pinned"] or {}).get("note") for each in listed] == [
+        None,
+        "before the upgrade",
+        None,
+    ]
+    for command in (["delete", 2], ["merge", 3]):
+        refused = vdbackup(command[0], "-r", three_points, command[1], "--json")
+        assert refused.status == 1
+        assert json.loads(refused.err.splitlines()[-1])["code"] == "point-pinned"
+    assert vdbackup("policy", "-r", three_points, "--keep", 1, "--yes").status == 0
+    assert vdbackup("backup", disk, "-r", three_points).status == 0
+    assert sequences(vdbackup, three_points) == [2, 4]
+    assert vdbackup("verify", "-r", three_points).status == 0
+    assert vdbackup("policy", "-r", three_points, "--unpin", 2).status == 0
+    assert vdbackup("delete", "-r", three_points, 2).status == 0
+
+
+@pytest.mark.parametrize(
+    "options", [["--note", "why"], ["--pin", "1", "--keep", "3"], ["--pin", "1", "--unpin", "1"]]
+)
+def test_a_pin_that_is_not_clear_is_wrong_usage(
+    vdbackup: Vdbackup, three_points: Path, options: list[str]
+):
+    before = fingerprint(three_points)
+    assert vdbackup("policy", "-r", three_points, *options).status == 2
+    assert fingerprint(three_points) == before

@@ -8,6 +8,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ import pytest
 from tests.backup.lab import SIZE, Lab, noise
 from tests.sources.opened import open_path
 from vdbackup import cli
-from vdbackup.backup import adopt, convert, repair, retention
+from vdbackup.backup import adopt, convert, forecast, repair
 from vdbackup.errors import Cancelled, SourceError
 from vdbackup.jobs import CancelToken, Task
 from vdbackup.repository.digests import BLOCK
@@ -133,7 +134,7 @@ def test_a_policy_never_takes_the_last_point_that_could_read_what_is_lost_since(
         (said,) = result.notes
         assert said.startswith("Point 1 stays: it holds what could not be read any more")
         lab.poke(8 * BLOCK, noise(100, 2))
-        assert retention.preview(lab.set, 1) == (result.point,)
+        assert forecast.taken(lab.set, Policy(1), datetime.now(UTC)) == (result.point,)
         lose(lab, lab.backup())
         assert [point.sequence for point in lab.set.points] == [1, 3]
         lab.check_all()

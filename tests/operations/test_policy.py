@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from tests.backup.lab import Lab, fingerprint, noise
+from vdbackup.backup.forecast import Outcome
 from vdbackup.errors import BackupError, UsageError
 from vdbackup.jobs import Task
-from vdbackup.operations import policy
+from vdbackup.operations import pins, policy
 from vdbackup.operations.policy import ALL, Change, PolicyResult
-from vdbackup.repository.model import BootTests, Policy
+from vdbackup.repository import holds
+from vdbackup.repository.model import BootTests, Policy, Promotion
 
 
 def changed(lab: Lab, change: Change) -> PolicyResult:
@@ -113,3 +117,50 @@ def test_the_newest_point_always_stays(lab: Lab) -> None:
     back_up(lab, 1)
     with pytest.raises(UsageError, match="cannot be kept"):
         policy.plan(lab.repository, "disk", Change(keep=0))
+
+
+def test_a_change_of_rules_takes_what_was_foretold_and_no_more(lab: Lab) -> None:
+    back_up(lab, 5)
+    pins.run(pins.plan(lab.repository, "disk", lab.set.points[1].id, "by hand"), Task())
+    plan = policy.plan(lab.repository, "disk", Change(daily=7, at_most=3))
+    gone = [fate.point.sequence for fate in plan.fates if fate.outcome is Outcome.GOES]
+    assert gone == [1, 3, 4, 5]
+    assert plan.invalidates == tuple(f"point {number}" for number in gone)
+    policy.run(plan, Task())
+    back_up(lab, 1)
+    assert [point.sequence for point in lab.set.points] == [2, 6]
+    lab.check_all()
+
+
+def test_a_set_that_several_rules_keep_says_so_in_one_sentence(lab: Lab) -> None:
+    back_up(lab, 1)
+    (said,) = changed(lab, Change(keep=3, keep_within=48, daily=7, monthly=1, at_most=50)).sentences
+    assert said == (
+        "disk keeps the newest 3, all points of the last 2 days and the newest of each of 7 days "
+        "and 1 month, 50 points at most, from its next backup on."
+    )
+
+
+def test_what_a_session_lies_on_goes_once_that_is_over(lab: Lab) -> None:
+    back_up(lab, 3)
+    first = lab.set.points[0]
+    session = lab.folder / "sessions" / "laptop"
+    session.mkdir(parents=True)
+    holds.place(lab.set, first, "20261128-120000-abcdef", "laptop", session)
+    plan = policy.plan(lab.repository, "disk", Change(keep=1))
+    assert [fate.outcome for fate in plan.fates] == [Outcome.LATER, Outcome.GOES, Outcome.GOES]
+    assert plan.fates[0].why.endswith("not while a session lies on it")
+    policy.run(plan, Task())
+    back_up(lab, 1)
+    assert [point.sequence for point in lab.set.points] == [1, 4]
+
+
+def test_a_policy_never_bridges_what_was_promoted(lab: Lab) -> None:
+    back_up(lab, 3)
+    second = lab.set.points[1]
+    made = Promotion("20261128-120000-abcdef", "a machine", second.created)
+    lab.repository.save_point("disk", replace(second, promoted_from=made))
+    changed(lab, Change(daily=3))
+    back_up(lab, 1)
+    assert [point.sequence for point in lab.set.points] == [2, 4]
+    lab.check_all()

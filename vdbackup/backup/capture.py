@@ -466,7 +466,7 @@ def _policy_after(backup_set: BackupSet, plan: CapturePlan) -> tuple[Policy, tup
     wanted = plan.policy or now
     if why := retention.untold(backup_set, wanted):
         stays = f"{why}: how many it keeps stays as it was. Have them repaired, then say it again."
-        return replace(wanted, keep=now.keep), (stays,)
+        return wanted.retaining(now), (stays,)
     return wanted, ()
 
 

@@ -129,6 +129,7 @@ def delete_locked(
 
 def _only_child(backup_set: BackupSet, point: RecoveryPoint) -> RecoveryPoint | None:
     backup_set.check_manifests()
+    backup_set.check_not_pinned(point)
     children = backup_set.children(point.id)
     if len(children) > 1:
         numbers = ", ".join(str(child.sequence) for child in children)

@@ -347,6 +347,7 @@ def _parent_to_merge_into(backup_set: BackupSet, child: RecoveryPoint) -> Recove
             "Choose a later point of its chain.",
         )
     parent = backup_set.point(child.parent)
+    backup_set.check_not_pinned(parent)
     siblings = [each for each in backup_set.children(parent.id) if each.id != child.id]
     if siblings:
         numbers = ", ".join(str(each.sequence) for each in siblings)

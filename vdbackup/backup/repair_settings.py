@@ -18,7 +18,7 @@ from vdbackup.disks.chain import Chain
 from vdbackup.errors import RepositoryError, VdbackupError
 from vdbackup.repository import naming
 from vdbackup.repository.files import read_json
-from vdbackup.repository.model import SetSettings, SourceIdentity
+from vdbackup.repository.model import Policy, SetSettings, SourceIdentity
 from vdbackup.repository.repository import SETTINGS, SETTINGS_COPY, settings_copy, write_settings
 from vdbackup.sources.facts import with_written
 from vdbackup.sources.identity import Facts
@@ -86,13 +86,14 @@ def _from_copy(folder: Path, copy: SetSettings, newest: int) -> tuple[SetSetting
     known = copy.last_sequence >= newest and not _is_newer(
         folder / SETTINGS, folder / SETTINGS_COPY
     )
-    if known or copy.policy.keep is None:
+    if known or not copy.policy.takes:
         return copy, f" from its copy; its source is {copy.source.path}."
-    every = replace(copy, policy=replace(copy.policy, keep=None))
+    every = replace(copy, policy=copy.policy.retaining(Policy()))
+    number = f"number, {copy.policy.keep}," if copy.policy.keep is not None else "rules"
     return every, (
         f" from its copy, which may be older than what is lost; its source is {copy.source.path}, "
-        f"and it keeps all its points: the copy's number, {copy.policy.keep}, may be another by "
-        "now. Say again how many are to be kept."
+        f"and it keeps all its points: the copy's {number} may be another by now. Say again how "
+        "many are to be kept."
     )
 
 

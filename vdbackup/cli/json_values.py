@@ -11,6 +11,7 @@ from vdbackup.errors import VdbackupError
 from vdbackup.jobs import Plan
 
 if TYPE_CHECKING:
+    from vdbackup.backup.forecast import Fate
     from vdbackup.repository.backup_set import BackupSet
     from vdbackup.repository.manifests import BrokenManifest
     from vdbackup.repository.model import BootTest, Policy, Reading, RecoveryPoint
@@ -36,6 +37,7 @@ def plan_json(plan: Plan) -> dict[str, Any]:
 def point_json(backup_set: BackupSet, point: RecoveryPoint) -> dict[str, Any]:
     """A recovery point as `list --json` shows it: paths relative to the repository."""
     verified, booted = point.verified, point.boot_tested
+    pin = backup_set.pin(point)
     return {
         "id": point.id,
         "sequence": point.sequence,
@@ -52,6 +54,7 @@ def point_json(backup_set: BackupSet, point: RecoveryPoint) -> dict[str, Any]:
         "unreadable": point.unreadable,
         "exact_size": point.exact_size,
         "promoted_from": asdict(point.promoted_from) if point.promoted_from else None,
+        "pinned": {"note": pin.note, "since": pin.since} if pin else None,
         **_reading(point.reading),
     }
 
@@ -111,10 +114,7 @@ def set_json(backup_set: BackupSet) -> dict[str, Any]:
         "source": settings.source.path,
         "virtual_size": settings.virtual_size,
         "format": settings.format,
-        "keep": settings.policy.keep,
-        "retarget": settings.policy.retarget,
-        "boot_test": settings.policy.boot_test.value,
-        "read_all_every": settings.policy.read_all_every,
+        **_automatically(settings.policy),
         "long_chain": long_chains.sentence(backup_set) or None,
         "points": [point_json(backup_set, point) for point in backup_set.points],
         "damaged": [broken_json(each) for each in backup_set.broken],
@@ -122,13 +122,35 @@ def set_json(backup_set: BackupSet) -> dict[str, Any]:
 
 
 def policy_json(set_name: str, policy: Policy) -> dict[str, Any]:
-    """What a set does automatically; it keeps all points where `keep` is null."""
+    """What a set does automatically; it keeps all points where all rules are null."""
+    return {"set": set_name, **_automatically(policy)}
+
+
+def _automatically(policy: Policy) -> dict[str, Any]:
     return {
-        "set": set_name,
         "keep": policy.keep,
+        "keep_within_hours": policy.keep_within,
+        "daily": policy.daily,
+        "weekly": policy.weekly,
+        "monthly": policy.monthly,
+        "yearly": policy.yearly,
+        "at_most": policy.at_most,
         "retarget": policy.retarget,
         "boot_test": policy.boot_test.value,
         "read_all_every": policy.read_all_every,
+    }
+
+
+def fate_json(fate: Fate) -> dict[str, Any]:
+    """What becomes of a point with the next backup."""
+    return {
+        "id": fate.point.id,
+        "sequence": fate.point.sequence,
+        "created": fate.point.created,
+        "outcome": fate.outcome.value,
+        "rules": [rule.name.lower() for rule in fate.rules],
+        "why": fate.why,
+        "into": fate.into,
     }
 
 

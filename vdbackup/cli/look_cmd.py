@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from vdbackup.cli import remedies
@@ -24,7 +25,7 @@ from vdbackup.sources.reference import SourceRef
 
 if TYPE_CHECKING:
     from vdbackup.repository.backup_set import BackupSet
-    from vdbackup.repository.model import RecoveryPoint
+    from vdbackup.repository.model import Pin, RecoveryPoint
 
 
 def add_list(subparsers: Subparsers) -> None:
@@ -71,6 +72,8 @@ def list_points(options: argparse.Namespace) -> int:
             table(_COLUMNS, rows)
         if long := long_chains.sentence(backup_set):
             say(long)
+        for pin, point in _pinned(backup_set):
+            say(f"Point {point.sequence} is pinned{f': {pin.note}' if pin.note else '.'}")
         for manifest in backup_set.broken:
             say(f"{unread_state(manifest)}: {remedies.sentences(manifest.problem)}")
     for lost in damaged:
@@ -93,6 +96,12 @@ def _number_of(backup_set: BackupSet, point_id: str | None) -> str:
         return str(backup_set.point(point_id).sequence) if point_id is not None else ""
     except PointNotFound:
         return ""
+
+
+def _pinned(backup_set: BackupSet) -> Iterator[tuple[Pin, RecoveryPoint]]:
+    for point in backup_set.points:
+        if pin := backup_set.pin(point):
+            yield pin, point
 
 
 def _point_row(backup_set: BackupSet, point: RecoveryPoint) -> tuple[str, ...]:

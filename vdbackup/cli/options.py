@@ -144,6 +144,20 @@ def policy_options(parser: argparse.ArgumentParser) -> None:
         help="from now on keep the newest N points of the set, or `all`: older ones are merged",
     )  # fmt: skip
     parser.add_argument(
+        "--keep-within", type=hours, metavar="TIME",
+        help="keep all points of the last TIME: 36h, 2d, 3w; `off` as with the rules below",
+    )  # fmt: skip
+    for rule, period in (("daily", "days"), ("weekly", "weeks"), ("monthly", "months"),
+                         ("yearly", "years")):  # fmt: skip
+        parser.add_argument(
+            f"--{rule}", type=number_or_off, metavar="N",
+            help=f"keep the newest point of each of N {period} that have points",
+        )  # fmt: skip
+    parser.add_argument(
+        "--at-most", type=number_or_off, metavar="N",
+        help="keep N points at most of those, the newest, beside the pinned ones",
+    )  # fmt: skip
+    parser.add_argument(
         "--boot-test", choices=["off", "each"],
         help="from now on boot-test no new point of the set, or each, after its backup",
     )  # fmt: skip
@@ -168,6 +182,12 @@ def policy_change(options: argparse.Namespace) -> Change | None:
         retarget=options.retarget == "auto" if options.retarget else None,
         boot_test=BootTests(options.boot_test) if options.boot_test else None,
         read_all_every=options.read_all_every,
+        keep_within=options.keep_within,
+        daily=options.daily,
+        weekly=options.weekly,
+        monthly=options.monthly,
+        yearly=options.yearly,
+        at_most=options.at_most,
     )
     return None if change == Change() else change
 
@@ -231,6 +251,24 @@ def points_kept(text: str) -> int | Literal["all"]:
         return "all" if text == "all" else positive(text)
     except ValueError:
         raise argparse.ArgumentTypeError(f"{text} is neither a number nor `all`") from None
+
+
+def number_or_off(text: str) -> int | Literal["off"]:
+    """How many, or "off"; raises ArgumentTypeError."""
+    try:
+        return "off" if text == "off" else positive(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text} is neither a number nor `off`") from None
+
+
+def hours(text: str) -> int | Literal["off"]:
+    """A number of hours, of "36h", "2d" or "3w", or "off"; raises ArgumentTypeError."""
+    if text == "off":
+        return "off"
+    found = re.fullmatch(r"([1-9]\d{0,6})([hdw])", text)
+    if not found:
+        raise argparse.ArgumentTypeError(f"{text} is neither a time, such as 36h or 2d, nor `off`")
+    return int(found[1]) * {"h": 1, "d": 24, "w": 168}[found[2]]
 
 
 def backups(text: str) -> int | Literal["never"]:

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 from vdbackup.cli import remedies
 from vdbackup.cli.common import DONE, WARNINGS, announce, confirm, open_repository, unread_state
 from vdbackup.cli.console import print_json, say, table, work
-from vdbackup.cli.json_values import policy_json, problem_json
+from vdbackup.cli.json_values import fate_json, plan_json, point_json, policy_json, problem_json
 from vdbackup.cli.options import (
+    POINT_HELP,
     Subparsers,
     changing_options,
     new_command,
@@ -17,10 +18,13 @@ from vdbackup.cli.options import (
     policy_options,
     repository_options,
 )
+from vdbackup.errors import UsageError
 
 if TYPE_CHECKING:
+    from vdbackup.backup.forecast import Fate
     from vdbackup.jobs import Task
-    from vdbackup.operations.policy import PolicyPlan, PolicyResult
+    from vdbackup.operations.pins import PinResult
+    from vdbackup.operations.policy import Change, PolicyPlan, PolicyResult
     from vdbackup.repository.backup_set import BackupSet
     from vdbackup.repository.repository import Repository
 
@@ -35,12 +39,19 @@ def add_policy(subparsers: Subparsers) -> None:
         "policy",
         policy,
         "show what a set does automatically, or change it without a backup",
-        example="policy -r /mnt/backups --keep 14 --boot-test each",
+        example="policy -r /mnt/backups --keep-within 2d --daily 14 --weekly 8 --dry-run",
         failed="nothing was changed",
         warned="a set is damaged, or may not be read",
     )
     repository_options(parser)
     policy_options(parser)
+    pins = parser.add_mutually_exclusive_group()
+    pins.add_argument(
+        "--pin", metavar="POINT",
+        help=f"let that point stay, whatever the policy says: {POINT_HELP}",
+    )  # fmt: skip
+    pins.add_argument("--unpin", metavar="POINT", help="let it be like any other again")
+    parser.add_argument("--note", metavar="TEXT", help="why it is pinned")
     parser.add_argument(
         "--yes", action="store_true", help="even where the next backup then takes points"
     )
@@ -48,17 +59,32 @@ def add_policy(subparsers: Subparsers) -> None:
 
 
 def policy(options: argparse.Namespace) -> int:
-    """Show what a set does automatically, or change it."""
-    from vdbackup.operations import policy
+    """Show what a set does automatically, or change it, or pin a point."""
+    from vdbackup.operations.policy import Change
 
     change = policy_change(options)
-    as_lines = options.json and change is not None
+    if options.note is not None and options.pin is None:
+        raise UsageError("--note says why a point is pinned, and none is.", "Add --pin POINT.")
+    reference = options.pin or options.unpin
+    if reference and change:
+        raise UsageError("A point is pinned alone.", "Change the policy in a command of its own.")
+    as_lines = options.json and bool(change or reference)
     repository = open_repository(options.repository, as_json=as_lines)
-    if change is None:
+    if reference:
+        return _pin(repository, reference, options)
+    if change is None and not options.dry_run:
         return _show(repository, options)
+    return _change(repository, change or Change(), options)
+
+
+def _change(repository: Repository, change: Change, options: argparse.Namespace) -> int:
+    from vdbackup.operations import policy
+
     plan = policy.plan(repository, options.set, change)
-    if not announce(plan, options):
+    if options.dry_run:
+        _foretell(plan, options)
         return DONE
+    announce(plan, options)
     if plan.takes and not options.yes:
         points = _named(plan)
         confirm(
@@ -83,6 +109,44 @@ def policy(options: argparse.Namespace) -> int:
     else:
         for sentence in result.sentences:
             say(sentence)
+    return DONE
+
+
+def _foretell(plan: PolicyPlan, options: argparse.Namespace) -> None:
+    """What stays and what goes with the next backup, and why."""
+    if options.json:
+        points = [fate_json(fate) for fate in plan.fates]
+        wanted = policy_json(plan.set_name, plan.wanted)
+        print_json({"event": "plan", **plan_json(plan), **wanted, "points": points})
+        return
+    announce(plan, options)
+    rows = [_fate_row(fate) for fate in plan.fates]
+    table(("#", "created (UTC)", "next backup", "why"), rows)
+
+
+def _fate_row(fate: Fate) -> tuple[str, ...]:
+    created = fate.point.created.replace("T", " ")[:19]
+    return str(fate.point.sequence), created, fate.outcome.value, fate.why
+
+
+def _pin(repository: Repository, reference: str, options: argparse.Namespace) -> int:
+    """Let a point stay, or be like any other again."""
+    from vdbackup.operations import pins
+
+    backup_set, point = repository.find(reference, options.set)
+    note = None if options.pin is None else options.note or ""
+    plan = pins.plan(repository, backup_set.name, point.id, note)
+    if options.dry_run:
+        announce(plan, options)
+        return DONE
+    result: PinResult = work(
+        "Pin", lambda task: pins.run(plan, task), as_json=options.json, wait=options.wait
+    )
+    if options.json:
+        data = point_json(repository.set(result.set_name), result.point)
+        print_json({"event": "result", "set": result.set_name, **data})
+    else:
+        say(result.sentence)
     return DONE
 
 
@@ -112,13 +176,14 @@ _COLUMNS = ("set", "keeps", "made ready to boot", "boot-tested", "all read, if t
 
 def _row(backup_set: BackupSet) -> tuple[str, ...]:
     from vdbackup.backup.proving import nth
+    from vdbackup.operations.policy import in_words
 
     record: dict[str, Any] = policy_json(backup_set.name, backup_set.settings.policy)
-    keep = "all points" if record["keep"] is None else f"the newest {record['keep']:,}"
     each = "each new point"
     tested = each if record["boot_test"] == "each" else "no"
     every = record["read_all_every"]
     proof = nth(every) if every else "never"
+    keep = in_words(backup_set.settings.policy)
     return backup_set.name, keep, each if record["retarget"] else "no", tested, proof
 
 

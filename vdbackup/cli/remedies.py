@@ -28,6 +28,7 @@ WORDS = {
     "--same-source says that it is meant.",
     Remedy.SAY_WHAT_IT_IS: "--source-format says it: {0}.",
     Remedy.SET_KEEPS_ITS_FORMAT: "Leave --format out, or name a new set with --set.",
+    Remedy.UNPIN: "`vdbackup policy --unpin {0}` does it.",
     Remedy.VERIFY: "`vdbackup verify` shows which points are whole.",
 }
 

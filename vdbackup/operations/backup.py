@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 from vdbackup.backup import capture, retention
@@ -170,7 +171,9 @@ def _with_policy(plan: CapturePlan, change: policy.Change) -> CapturePlan:
     wanted = change.of(now)
     if wanted == now:
         return plan
-    takes = policy.taken(backup_set, wanted) if backup_set and not plan.confirmed else ()
+    takes: tuple[RecoveryPoint, ...] = ()
+    if backup_set and not plan.confirmed:
+        takes = policy.taken(backup_set, wanted, datetime.now(UTC))
     names = tuple(f"point {point.sequence}" for point in takes)
     summary = plan.summary
     if backup_set and (why := retention.untold(backup_set, wanted)):

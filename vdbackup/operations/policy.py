@@ -6,10 +6,13 @@ and after every one that follows.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Final, Literal
 
-from vdbackup.backup import proving, retention
+from vdbackup.backup import forecast, proving, retention
+from vdbackup.backup.forecast import Fate
 from vdbackup.errors import ChangedMeanwhile, PointsUnknown, Remedy
 from vdbackup.jobs import Plan, Task
 from vdbackup.operations.changed import Changed
@@ -19,6 +22,9 @@ from vdbackup.repository.repository import Repository
 
 ALL: Final = "all"
 NEVER: Final = "never"
+OFF: Final = "off"
+Number = int | Literal["off"] | None
+"""Of a rule: so much from now on, the rule no more, or as it is."""
 
 
 @dataclass(frozen=True)
@@ -26,10 +32,11 @@ class Change:
     """What is to be another way from now on; None leaves it as it is.
 
     Attributes:
-        keep: how many of the newest points, or ALL.
+        keep: how many of the newest points, or ALL: then whatever the other rules were, they end.
         retarget: whether each new point is made ready to boot.
         boot_test: which new points are boot-tested.
         read_all_every: of how many backups of a tracked source one reads everything, or NEVER.
+        keep_within, daily, weekly, monthly, yearly, at_most: as `Policy` has them, or OFF.
     """
 
     keep: int | Literal["all"] | None = None
@@ -37,19 +44,39 @@ class Change:
     boot_test: BootTests | None = None
     read_all_every: int | Literal["never"] | None = None
 
+    keep_within: Number = None
+    daily: Number = None
+    weekly: Number = None
+    monthly: Number = None
+    yearly: Number = None
+    at_most: Number = None
+
     def of(self, policy: Policy) -> Policy:
         """The policy with this change; raises UsageError where not even one point is kept."""
+        before = Policy() if self.keep == ALL else policy
         return Policy(
-            keep=policy.keep if self.keep is None else None if self.keep == ALL else self.keep,
+            keep=self.keep if isinstance(self.keep, int) else before.keep,
             retarget=policy.retarget if self.retarget is None else self.retarget,
             boot_test=policy.boot_test if self.boot_test is None else self.boot_test,
             read_all_every=self._read_all_every(policy.read_all_every),
+            keep_within=_number(self.keep_within, before.keep_within),
+            daily=_number(self.daily, before.daily),
+            weekly=_number(self.weekly, before.weekly),
+            monthly=_number(self.monthly, before.monthly),
+            yearly=_number(self.yearly, before.yearly),
+            at_most=_number(self.at_most, before.at_most),
         )
 
     def _read_all_every(self, now: int | None) -> int | None:
         if self.read_all_every is None:
             return now
         return None if self.read_all_every == NEVER else self.read_all_every
+
+
+def _number(wanted: Number, before: int | None) -> int | None:
+    if wanted is None:
+        return before
+    return None if wanted == OFF else wanted
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,6 +87,8 @@ class PolicyPlan(Plan):
         now: the policy as it is.
         wanted: as it would be.
         takes: the moments that go with the next backup because of the change, by sequence.
+        at: the moment as of which that was found out.
+        fates: what becomes of each point with the next backup, by the policy as it would be.
     """
 
     repository: Repository
@@ -68,6 +97,8 @@ class PolicyPlan(Plan):
     now: Policy
     wanted: Policy
     takes: tuple[RecoveryPoint, ...]
+    at: datetime
+    fates: tuple[Fate, ...]
 
 
 @dataclass(frozen=True)
@@ -97,14 +128,12 @@ def plan(repository: Repository, set_name: str | None, change: Change) -> Policy
     now = backup_set.settings.policy
     wanted = change.of(now)
     _check_told(backup_set, wanted)
-    takes = taken(backup_set, wanted)
+    at = datetime.now(UTC)
+    fates = forecast.fates(backup_set, wanted, at)
+    takes = taken(backup_set, wanted, at)
     summary = _changes(backup_set.name, now, wanted)
-    if wanted.keep is not None and wanted.keep != now.keep:
-        stay = "point stays" if wanted.keep == 1 else f"{wanted.keep:,} points stay"
-        kept = (
-            f"After each backup of {backup_set.name} its newest {stay}; older ones are merged or "
-            f"deleted. {_next_backup(backup_set, takes)}"
-        )
+    if wanted.takes and wanted.retention != now.retention:
+        kept = f"{_kept_after_each(backup_set.name, wanted)} {_next_backup(backup_set, takes)}"
         summary = (kept, *summary[1:])
     return PolicyPlan(
         summary=" ".join(summary) or f"The policy of {backup_set.name} stays as it is.",
@@ -115,6 +144,8 @@ def plan(repository: Repository, set_name: str | None, change: Change) -> Policy
         now=now,
         wanted=wanted,
         takes=takes,
+        at=at,
+        fates=fates,
     )
 
 
@@ -130,7 +161,7 @@ def run(plan: PolicyPlan, task: Task) -> PolicyResult:
         wanted = plan.change.of(now)
         _check_told(backup_set, wanted)
         shown = {point.id for point in plan.takes}
-        if any(point.id not in shown for point in taken(backup_set, wanted)):
+        if any(point.id not in shown for point in taken(backup_set, wanted, plan.at)):
             raise ChangedMeanwhile(
                 f"{name} has changed meanwhile: more points would go than you were shown.",
                 "Look at what it means now, and decide again.",
@@ -140,11 +171,11 @@ def run(plan: PolicyPlan, task: Task) -> PolicyResult:
     return PolicyResult(name, wanted, _changes(name, now, wanted), Changed.only(name))
 
 
-def taken(backup_set: BackupSet, wanted: Policy) -> tuple[RecoveryPoint, ...]:
-    """The moments that go with the next backup because the set is to keep another number."""
-    if wanted.keep == backup_set.settings.policy.keep:
+def taken(backup_set: BackupSet, wanted: Policy, at: datetime) -> tuple[RecoveryPoint, ...]:
+    """The moments that go with the next backup because the set is to keep others; as of then."""
+    if wanted.retention == backup_set.settings.policy.retention:
         return ()
-    return retention.preview(backup_set, wanted.keep)
+    return forecast.taken(backup_set, wanted, at)
 
 
 def _check_told(backup_set: BackupSet, wanted: Policy) -> None:
@@ -164,11 +195,18 @@ def _next_backup(backup_set: BackupSet, takes: tuple[RecoveryPoint, ...]) -> str
     return f"The next backup takes {moments}; until then all stay."
 
 
+def _kept_after_each(name: str, wanted: Policy) -> str:
+    if wanted.retention == Policy(wanted.keep):
+        stay = "point stays" if wanted.keep == 1 else f"{wanted.keep:,} points stay"
+        return f"After each backup of {name} its newest {stay}; older ones are merged or deleted."
+    return f"After each backup {name} keeps {in_words(wanted)}; others are merged or deleted."
+
+
 def _changes(name: str, now: Policy, wanted: Policy) -> tuple[str, ...]:
     """What is another way, a sentence each; how many points are kept comes first."""
     sentences = []
-    if wanted.keep != now.keep:
-        sentences.append(_kept(name, wanted.keep))
+    if wanted.retention != now.retention:
+        sentences.append(_kept(name, wanted))
     if wanted.retarget != now.retarget:
         sentences.append(
             f"Each new point of {name} is made ready to boot."
@@ -188,8 +226,47 @@ def _changes(name: str, now: Policy, wanted: Policy) -> tuple[str, ...]:
     return tuple(sentences)
 
 
-def _kept(name: str, keep: int | None) -> str:
-    if keep is None:
+def _kept(name: str, wanted: Policy) -> str:
+    if not wanted.takes:
         return f"{name} keeps all its points."
-    newest = "point alone" if keep == 1 else f"{keep:,} points"
-    return f"{name} keeps its newest {newest}, from its next backup on."
+    if wanted.retention == Policy(wanted.keep):
+        newest = "point alone" if wanted.keep == 1 else f"{wanted.keep:,} points"
+        return f"{name} keeps its newest {newest}, from its next backup on."
+    return f"{name} keeps {in_words(wanted)}, from its next backup on."
+
+
+def in_words(policy: Policy) -> str:
+    """Which points stay, for a person."""
+    parts = []
+    if policy.keep is not None:
+        parts.append("the newest point" if policy.keep == 1 else f"the newest {policy.keep:,}")
+    if policy.keep_within is not None:
+        parts.append(f"all points of the last {hours_in_words(policy.keep_within)}")
+    periods = {
+        "day": policy.daily,
+        "week": policy.weekly,
+        "month": policy.monthly,
+        "year": policy.yearly,
+    }
+    numbers = [_plural(number, name) for name, number in periods.items() if number is not None]
+    if numbers:
+        parts.append(f"the newest of each of {_listed(numbers)}")
+    said = _listed(parts) if parts else "all points"
+    return f"{said}, {_points(policy.at_most)} at most" if policy.at_most else said
+
+
+def hours_in_words(hours: int) -> str:
+    """A time, in days where it is whole days: "36 hours", "2 days"."""
+    return _plural(hours, "hour") if hours % 24 else _plural(hours // 24, "day")
+
+
+def _points(number: int | None) -> str:
+    return _plural(number or 0, "point")
+
+
+def _plural(number: int, name: str) -> str:
+    return f"{number:,} {name}" if number == 1 else f"{number:,} {name}s"
+
+
+def _listed(parts: Sequence[str]) -> str:
+    return " and ".join(filter(None, (", ".join(parts[:-1]), parts[-1])))

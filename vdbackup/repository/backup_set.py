@@ -15,13 +15,14 @@ from vdbackup.errors import (
     DamagedMetadata,
     NotPermitted,
     PointNotFound,
+    PointPinned,
     Remedy,
 )
 from vdbackup.jobs import sizes_apart
 from vdbackup.repository import naming
 from vdbackup.repository.journal import Journal
 from vdbackup.repository.manifests import BrokenManifest, manifest_path
-from vdbackup.repository.model import RecoveryPoint, SetSettings
+from vdbackup.repository.model import Pin, RecoveryPoint, SetSettings
 
 if TYPE_CHECKING:  # late: disks bring numpy, and what only lists points needs neither
     from vdbackup.disks.chain import Chain
@@ -65,6 +66,25 @@ class BackupSet:
     def children(self, point_id: str) -> list[RecoveryPoint]:
         """The points that read through this one directly, by sequence."""
         return list(self._children.get(point_id, ()))
+
+    def pin(self, point: RecoveryPoint) -> Pin | None:
+        """What was said when the point was pinned; None where it is not."""
+        return self._pins.get(point.sequence)
+
+    def check_not_pinned(self, point: RecoveryPoint) -> None:
+        """Raise PointPinned where the point's moment has to stay."""
+        if pin := self.pin(point):
+            why = f" ({pin.note})" if pin.note else ""
+            raise PointPinned(
+                f"Point {point.sequence} is pinned{why}: it is neither deleted nor merged away.",
+                "Unpin it first.",
+                remedy=Remedy.UNPIN,
+                about=str(point.sequence),
+            )
+
+    @cached_property
+    def _pins(self) -> dict[int, Pin]:
+        return {pin.sequence: pin for pin in self.settings.pins}
 
     @cached_property
     def _by_id(self) -> dict[str, RecoveryPoint]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Annotated, Any
 
 from vdbackup import records
@@ -19,6 +19,8 @@ from vdbackup.repository.naming import PointType
 _PLACES_NAMED = 5
 _MAX_FACTS = 64
 _MAX_BOOT = 1e6
+MAX_PINS = 1000
+"""Of a set: with notes as long as they may be they still fit into a record."""
 _SECTOR = 512
 """Bytes, to which the size of a raw file is rounded up."""
 
@@ -40,6 +42,12 @@ def _few(facts: Mapping[str, tuple[str, ...]]) -> Mapping[str, tuple[str, ...]]:
     if len(facts) > _MAX_FACTS:
         raise ValueError("too many facts of the source")
     return facts
+
+
+def _not_too_many(pins: tuple[Pin, ...]) -> tuple[Pin, ...]:
+    if len(pins) > MAX_PINS:
+        raise ValueError("too many pins")
+    return pins
 
 
 def _of_a_backup(disk_format: DiskFormat) -> DiskFormat:
@@ -271,6 +279,9 @@ def unreadable_warning(ranges: Sequence[tuple[int, int]]) -> str:
     )
 
 
+MAX_KEPT = 1_000_000
+"""Hours, days or points that a rule may keep: more than a century of hours, and within every date
+that there is."""
 READ_ALL_EVERY = 10
 """A tenth of what scans would cost; and what a tracker has missed is in ten points at the most."""
 
@@ -286,12 +297,19 @@ class BootTests(enum.StrEnum):
 class Policy:
     """What a set does automatically.
 
+    After a capture those points are merged or deleted that no rule keeps (backup/keeping.py); a
+    rule that is None keeps none. Without any rule all stay.
+
     Attributes:
-        keep: merge or delete older points after a capture until this many are left; None keeps all.
+        keep: the newest so many stay.
         retarget: prepare each new point's overlay for booting, after the capture.
         boot_test: which new points are boot-tested, after their capture.
         read_all_every: of so many backups of a tracked source one reads everything, which proves
             the tracker; None: none does.
+        keep_within: all stay that were captured in the last so many hours.
+        daily, weekly, monthly, yearly: of so many days, weeks ... with points the newest stays.
+        at_most: of those that stay by the other rules only so many of the newest do, the pinned
+            ones not counted; None for all of them.
 
     Raises UsageError where not even the newest would be kept, or a number makes no sense.
     """
@@ -300,8 +318,54 @@ class Policy:
     retarget: bool = True
     boot_test: BootTests = BootTests.OFF
     read_all_every: int | None = READ_ALL_EVERY
+    keep_within: int | None = None
+    daily: int | None = None
+    weekly: int | None = None
+    monthly: int | None = None
+    yearly: int | None = None
+    at_most: int | None = None
+
+    @property
+    def chooses(self) -> bool:
+        """Whether there is a rule that keeps some points, so that others need not stay."""
+        rules = (self.keep, self.keep_within, self.daily, self.weekly, self.monthly, self.yearly)
+        return any(rule is not None for rule in rules)
+
+    @property
+    def takes(self) -> bool:
+        """Whether points ever go by it."""
+        return self.chooses or self.at_most is not None
+
+    @property
+    def retention(self) -> Policy:
+        """Which points stay, and nothing else of it: two that keep the same have the same one."""
+        return Policy(
+            self.keep,
+            keep_within=self.keep_within,
+            daily=self.daily,
+            weekly=self.weekly,
+            monthly=self.monthly,
+            yearly=self.yearly,
+            at_most=self.at_most,
+        )
+
+    def retaining(self, other: Policy) -> Policy:
+        """The same but for which points stay: those that the other one keeps."""
+        return replace(
+            other,
+            retarget=self.retarget,
+            boot_test=self.boot_test,
+            read_all_every=self.read_all_every,
+        )
 
     def __post_init__(self) -> None:
+        for name in ("keep_within", "daily", "weekly", "monthly", "yearly", "at_most"):
+            number = getattr(self, name)
+            if number is not None and not 1 <= number <= MAX_KEPT:
+                raise UsageError(
+                    f"{name.replace('_', ' ')}: {number:,} makes no sense.",
+                    f"Say 1 to {MAX_KEPT:,}, or leave it out.",
+                )
         if self.keep is not None and self.keep < 1:
             raise UsageError(
                 f"{self.keep} recovery points cannot be kept: the newest one always stays.",
@@ -319,6 +383,21 @@ class Policy:
 
 
 @dataclass(frozen=True)
+class Pin:
+    """A person has said of a point that it stays, whatever the policy says.
+
+    Attributes:
+        sequence: the point's number, which it keeps when it is merged, repaired or converted.
+        note: why, in their words; may be empty.
+        since: UTC, ISO 8601.
+    """
+
+    sequence: int
+    note: records.Sentence
+    since: records.Moment
+
+
+@dataclass(frozen=True)
 class SetSettings:
     """A set's `set.json`: whose backups these are and how they are made.
 
@@ -329,6 +408,8 @@ class SetSettings:
             backups of the source go on here.
         source_format: what the user said that the source is, "raw" or a virtual disk's format; ""
             where nobody had to.
+        pins: the points that stay whatever the policy says. They stand here and not in manifests,
+            because of this a repair has a copy.
     """
 
     source: SourceIdentity
@@ -339,6 +420,7 @@ class SetSettings:
     last_sequence: int = 0
     continues: str = ""
     source_format: str = ""
+    pins: Annotated[tuple[Pin, ...], _not_too_many] = ()
 
     def to_json(self) -> dict[str, Any]:
         """The JSON object of `set.json`."""

@@ -304,11 +304,12 @@ class Repository:
 def write_settings(folder: Path, settings: SetSettings) -> None:
     """Write a set's `set.json`, and then its copy, which a repair goes by where the first is lost.
 
-    A copy with another policy goes before: a power cut between the two would leave one by which
-    points are deleted that the set was to keep. One that cannot be written is written next time.
+    A copy with another policy or other pins goes before: a power cut between the two would leave
+    one by which points are deleted that the set was to keep. One that cannot be written is written
+    next time.
     """
     copy = settings_copy(folder)
-    if copy is not None and copy.policy != settings.policy:
+    if copy is not None and (copy.policy, copy.pins) != (settings.policy, settings.pins):
         remove(folder / SETTINGS_COPY)
         sync_folder(folder)
     write_json(folder / SETTINGS, settings.to_json())

@@ -1,0 +1,163 @@
+"""What the next backup of a set leaves of its points by a policy, and why: shown before it is so.
+
+What is foretold here is what retention.py then does, but for what changes meanwhile: a session that
+ends, a file that is put back. What no rule keeps and cannot go either stays, with the reason.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+
+from vdbackup.backup import whole_chains
+from vdbackup.backup.due import Due, due
+from vdbackup.backup.keeping import Rule, Verdict
+from vdbackup.backup.whole_chains import Chains
+from vdbackup.repository import holds
+from vdbackup.repository.backup_set import BackupSet
+from vdbackup.repository.model import Policy, RecoveryPoint
+
+
+class Outcome(enum.StrEnum):
+    """What becomes of a point with the next backup."""
+
+    STAYS = "stays"
+    GOES = "goes"
+    LATER = "later"
+    """No rule keeps it: it goes once nobody uses it, or another one, any more."""
+
+
+@dataclass(frozen=True)
+class Fate:
+    """What becomes of one point.
+
+    Attributes:
+        rules: by which it stays; none where no rule keeps it, whatever becomes of it.
+        why: in words that stand behind a colon.
+        into: number of the point that takes its place when it goes: what is rolled into its file;
+            None where it is just deleted, or stays.
+    """
+
+    point: RecoveryPoint
+    outcome: Outcome
+    rules: tuple[Rule, ...]
+    why: str
+    into: int | None = None
+
+
+def fates(backup_set: BackupSet, policy: Policy, now: datetime) -> tuple[Fate, ...]:
+    """What becomes of each point when the set is next backed up, now, by this policy.
+
+    While a manifest of the set cannot be read, nothing goes.
+    """
+    if backup_set.broken or not policy.takes:
+        rules = () if policy.takes else (Rule.ALL,)
+        why = "nothing goes while points cannot be read" if policy.takes else Rule.ALL.value
+        return tuple(Fate(each, Outcome.STAYS, rules, why) for each in backup_set.points)
+    chains = Chains()
+    not_whole = whole_chains.damaged(backup_set, chains)
+    found = due(backup_set, policy, not_whole, now, after_next=True)
+    family = _Family(backup_set, not_whole, whole_chains.torn(backup_set, chains))
+    on_them = holds.of(backup_set)
+    held = {each.id for each in found.points if any(hold.is_on(each) for hold in on_them)}
+    ids = [each.id for each in found.points]
+    now_going = family.going([each for each in ids if each not in held])
+    later = family.going(ids) if held else now_going
+    return tuple(
+        _fate(each, found, not_whole, held, now_going, later) for each in backup_set.points
+    )
+
+
+def taken(backup_set: BackupSet, policy: Policy, now: datetime) -> tuple[RecoveryPoint, ...]:
+    """The moments that are gone after the next backup, by this policy: no others go.
+
+    What a session holds is among them: nobody knows when that ends.
+    """
+    every = fates(backup_set, policy, now)
+    return tuple(fate.point for fate in every if fate.outcome is not Outcome.STAYS)
+
+
+def _fate(
+    point: RecoveryPoint,
+    found: Due,
+    not_whole: Mapping[str, str],
+    held: Collection[str],
+    going: Mapping[str, int | None],
+    later: Mapping[str, int | None],
+) -> Fate:
+    verdict = found.verdicts.get(point.sequence)
+    if verdict is None:
+        return Fate(point, Outcome.STAYS, (), "made from a session, so only you delete it")
+    if verdict.stays:
+        why = ", ".join(verdict.by)
+        if point.id in not_whole:
+            why = f"damaged, and not counted: {not_whole[point.id]}"
+        return Fate(point, Outcome.STAYS, verdict.by, why)
+    why = _gone(verdict)
+    if point.id in going:
+        return Fate(point, Outcome.GOES, (), why, going[point.id])
+    if point.id in later:
+        whose = "it" if point.id in held else "another point"
+        why = f"{why}; not while a session lies on {whose}"
+        return Fate(point, Outcome.LATER, (), why, later[point.id])
+    return Fate(point, Outcome.STAYS, (), f"{why}; {_hindrance(point, found, not_whole)}")
+
+
+def _gone(verdict: Verdict) -> str:
+    if verdict.instead is not None:
+        return f"point {verdict.instead} is newer and stays for the same time"
+    if verdict.crowded:
+        return "there are as many as there may be"
+    return "older than what is kept"
+
+
+def _hindrance(point: RecoveryPoint, found: Due, not_whole: Mapping[str, str]) -> str:
+    """Why what no rule keeps cannot go, as long as that is so."""
+    if point.id in not_whole:
+        return f"stays, as nothing is merged across damage: {not_whole[point.id]}"
+    if point in found.last_copies:
+        return "stays, as no newer point could read all that it holds"
+    return "stays, as several points read through it, or damaged ones do"
+
+
+_NEXT, _STAYING = "", "staying"  # no points have these ids
+
+
+class _Family:
+    """Who reads through whom, after one more backup."""
+
+    def __init__(
+        self, backup_set: BackupSet, not_whole: Collection[str], torn: Collection[str]
+    ) -> None:
+        self._torn = torn
+        self._marked = {p.id for p in backup_set.points if whole_chains.was_found_damaged(p)}
+        self._numbers = {point.id: point.sequence for point in backup_set.points}
+        self._above = {point.id: point.parent for point in backup_set.points}
+        newest = backup_set.latest_captured()
+        if newest is not None and newest.id not in not_whole:
+            self._above[_NEXT] = newest.id  # as an incremental's would be
+            self._numbers[_NEXT] = backup_set.next_sequence()
+
+    def going(self, due: Collection[str]) -> dict[str, int | None]:
+        """Which of the due points go, by id, and the number of what is rolled into each."""
+        waiting = [each for each in due if each not in self._torn and each not in self._marked]
+        above = dict(self._above)
+        below: dict[str | None, set[str]] = {}
+        for name, parent in above.items():
+            below.setdefault(parent, set()).add(name)
+        for name in waiting:
+            if not below.get(name, set()).isdisjoint(self._torn):
+                below[name].add(_STAYING)  # a damaged one is rolled into nothing
+        gone: dict[str, int | None] = {}
+        while may_go := [name for name in waiting if len(below.get(name, ())) <= 1]:
+            for name in may_go:
+                parent, gone[name] = above[name], None
+                for child in below.pop(name, set()):  # rolled into the point, it stands there
+                    gone[name] = self._numbers.get(child)
+                    above[child] = parent
+                    below[parent].add(child)
+                below[parent].discard(name)
+            waiting = [name for name in waiting if name not in gone]
+        return gone

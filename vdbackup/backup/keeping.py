@@ -1,0 +1,173 @@
+"""Which points stay by a policy, and why: of their moments and the time now, and nothing else.
+
+The points are looked at from the newest on. Each rule takes the first that it meets of each of its
+periods, up to as many periods as the policy says, and a point that any rule takes stays:
+
+    keep         so many of the newest
+    keep within  all of so many hours
+    daily ...    the newest of each day, week (ISO 8601), month, year on which there is a point
+
+So a computer that was off for a month loses nothing by it. Days are those of the local clock: the
+one on which the clock is changed has 23 hours or 25. A point that goes is rolled into the next one,
+so what stays of a period is its newest moment, whatever was merged before it.
+
+Numbers, and not clocks, say which point is newer. All that is newer than the newest point's moment,
+or than now, was made by a clock that was wrong, and is within any time.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta, tzinfo
+
+from vdbackup.repository.model import Policy
+
+
+class Rule(enum.StrEnum):
+    """What lets a point stay, in words that stand behind "stays:"."""
+
+    ALL = "all stay"
+    NEWEST = "among the newest"
+    WITHIN = "new enough"
+    DAILY = "of its day"
+    WEEKLY = "of its week"
+    MONTHLY = "of its month"
+    YEARLY = "of its year"
+    PINNED = "pinned"
+
+
+@dataclass(frozen=True)
+class Moment:
+    """A point as far as a policy goes by it.
+
+    Attributes:
+        number: says which is newer; never by a clock.
+        at: when it was captured, with a time zone.
+        counts: it is whole; a damaged one pushes out no other.
+        pinned: it stays whatever else holds.
+    """
+
+    number: int
+    at: datetime
+    counts: bool = True
+    pinned: bool = False
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What becomes of a point.
+
+    Attributes:
+        by: the rules by which it stays; none for what goes.
+        instead: the number of the newer point that stays for its day, or the shortest of its longer
+            periods of which one does; None where none does, or it stays.
+        crowded: it goes because there are as many points as there may be.
+    """
+
+    moment: Moment
+    by: tuple[Rule, ...]
+    instead: int | None = None
+    crowded: bool = False
+
+    @property
+    def stays(self) -> bool:
+        """Whether it stays."""
+        return bool(self.by)
+
+
+_PERIODS: dict[Rule, Callable[[datetime], object]] = {
+    Rule.DAILY: datetime.date,
+    Rule.WEEKLY: lambda at: at.isocalendar()[:2],
+    Rule.MONTHLY: lambda at: (at.year, at.month),
+    Rule.YEARLY: lambda at: at.year,
+}
+
+
+def decide(
+    moments: Iterable[Moment], policy: Policy, now: datetime, zone: tzinfo | None = None
+) -> list[Verdict]:
+    """What becomes of each, from the newest on.
+
+    Args:
+        moments: in any order.
+        policy: the set's.
+        now: with a time zone.
+        zone: whose days are meant; None for this computer's.
+    """
+    newest_first = sorted(moments, key=lambda moment: moment.number, reverse=True)
+    counted = [moment.at for moment in newest_first if moment.counts]
+    sieve = _Sieve(policy, min([now, *counted[:1]]), zone)
+    return [sieve.verdict(moment) for moment in newest_first]
+
+
+@dataclass
+class _Periods:
+    """One rule's periods: of each the first point that was met, which is its newest."""
+
+    most: int
+    of: Callable[[datetime], object]
+    met: dict[object, int] = field(default_factory=dict)
+
+    def wants(self, local: datetime) -> bool:
+        return len(self.met) < self.most and self.of(local) not in self.met
+
+    def take(self, local: datetime, number: int) -> None:
+        if self.wants(local):
+            self.met[self.of(local)] = number
+
+
+class _Sieve:
+    """What has been met so far, from the newest on."""
+
+    def __init__(self, policy: Policy, latest: datetime, zone: tzinfo | None) -> None:
+        self._policy, self._zone = policy, zone
+        self._latest = latest
+        most = (policy.daily, policy.weekly, policy.monthly, policy.yearly)
+        self._periods = {
+            rule: _Periods(number or 0, of)
+            for (rule, of), number in zip(_PERIODS.items(), most, strict=True)
+        }
+        self._counted = self._staying = 0
+
+    def verdict(self, moment: Moment) -> Verdict:
+        """What becomes of the next older point."""
+        local = moment.at.astimezone(self._zone)
+        by = tuple(self._wanting(moment, local))
+        crowded = bool(by) and self._staying == self._policy.at_most
+        if crowded:
+            by = ()
+        if moment.pinned:
+            by = (Rule.PINNED, *by)
+        instead = None if by else self._instead(local)
+        if moment.counts:
+            self._take(moment, local, by)
+        return Verdict(moment, by, instead, crowded and not by)
+
+    def _wanting(self, moment: Moment, local: datetime) -> Iterator[Rule]:
+        policy = self._policy
+        if not policy.chooses:
+            yield Rule.ALL
+        if policy.keep is not None and self._counted < policy.keep:
+            yield Rule.NEWEST
+        within = policy.keep_within
+        if within is not None and self._latest - moment.at <= timedelta(hours=within):
+            yield Rule.WITHIN
+        for rule, periods in self._periods.items():
+            if periods.wants(local):
+                yield rule
+
+    def _take(self, moment: Moment, local: datetime, by: tuple[Rule, ...]) -> None:
+        """Whatever is whole is the newest of its periods, and one of so many that stay."""
+        self._counted += 1
+        if not by:
+            return
+        for periods in self._periods.values():
+            periods.take(local, moment.number)
+        if Rule.PINNED not in by:  # beside those that there may be at most
+            self._staying += 1
+
+    def _instead(self, local: datetime) -> int | None:
+        found = (each.met.get(each.of(local)) for each in self._periods.values())
+        return next((number for number in found if number is not None), None)
