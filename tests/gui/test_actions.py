@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
@@ -14,9 +14,17 @@ from vdbackup.disks.names import DiskFormat
 from vdbackup.errors import VdbackupError
 from vdbackup.gui.actions import ACTIONS, OF_LISTED, Actions
 from vdbackup.gui.catalogue import Entry
-from vdbackup.gui.needs import Chosen, OfChild, OfPoint, OfSource, OfWindow
+from vdbackup.gui.needs import (
+    Chosen,
+    OfChild,
+    OfPinned,
+    OfPoint,
+    OfSource,
+    OfUnpinned,
+    OfWindow,
+)
 from vdbackup.repository.backup_set import BackupSet
-from vdbackup.repository.model import SetSettings, SourceIdentity
+from vdbackup.repository.model import Pin, SetSettings, SourceIdentity
 from vdbackup.sources.reference import SourceRef
 
 FULL, CHILD = chain(2)
@@ -32,6 +40,13 @@ MADE = Entry(
         None,
         (),
         (),
+    ),
+)
+PINNED = replace(
+    MADE,
+    backup_set=replace(
+        MADE.backup_set,
+        settings=replace(MADE.backup_set.settings, pins=(Pin(CHILD.sequence, "", CHILD.created),)),
     ),
 )
 NEW = Entry(SDX, Path("/backups"))
@@ -56,7 +71,8 @@ class Desk(QWidget):
         self.chosen = Chosen()
         self.catalogue = self.operations = self.sessions = self.calls = Calls()
         self.browse, self.add_source = self.calls.browse, self.calls.add_source
-        self.track = self.calls.track
+        self.track, self.choose_policy = self.calls.track, self.calls.choose_policy
+        self.pin = self.calls.pin
         self.open_backups, self.change_settings = self.calls.open_backups, self.calls.settings
         self.forget, self.leave = self.calls.forget, self.calls.leave
 
@@ -84,8 +100,9 @@ def usable(actions: Actions) -> set[type]:
         (Chosen(), {OfWindow}),
         (Chosen(UNREADABLE), {OfWindow}),
         (Chosen(NEW), {OfWindow, OfSource}),
-        (Chosen(MADE, FULL), {OfWindow, OfSource, OfPoint}),
-        (Chosen(MADE, CHILD), {OfWindow, OfSource, OfPoint, OfChild}),
+        (Chosen(MADE, FULL), {OfWindow, OfSource, OfPoint, OfUnpinned}),
+        (Chosen(MADE, CHILD), {OfWindow, OfSource, OfPoint, OfChild, OfUnpinned}),
+        (Chosen(PINNED, CHILD), {OfWindow, OfSource, OfPoint, OfChild, OfPinned}),
     ],
 )
 def test_an_action_is_enabled_where_it_has_what_it_needs(
@@ -116,6 +133,7 @@ def test_each_action_is_done_to_what_is_chosen_when_it_is_asked_for(desk: Desk) 
         ("prove_boots", (MADE, CHILD)),
         ("merge", (MADE, CHILD)),
         ("delete", (MADE, CHILD)),
+        ("pin", (MADE, CHILD)),
         ("add_source", ()),
         ("open_backups", ()),
         ("refresh", ()),
@@ -160,7 +178,10 @@ def test_the_menus_ask_for_the_same_in_other_ways(desk: Desk) -> None:
     ("chosen", "names"),
     [
         (Chosen(), []),
-        (Chosen(MADE, CHILD), ["trackSource", "repairRepository", "leaveRepository"]),
+        (
+            Chosen(MADE, CHILD),
+            ["choosePolicy", "trackSource", "repairRepository", "leaveRepository"],
+        ),
         (Chosen(UNREADABLE), ["forgetSource", "repairRepository", "leaveRepository"]),
         (Chosen(NEW), ["trackSource", "forgetSource", "repairRepository", "leaveRepository"]),
     ],
@@ -176,9 +197,10 @@ def test_the_menu_of_a_source_offers_what_can_be_done_to_it(
 
 def test_the_menu_of_a_source_names_what_would_go(desk: Desk) -> None:
     actions = Actions(desk, desk)
-    desk.chosen = Chosen(Entry(SourceRef.parse("/dev/a&b"), Path("/backups")))
+    desk.chosen = Chosen(replace(MADE, source=SourceRef.parse("/dev/a&b")))
     actions.update()
     assert [each.text() for each in actions.of_listed] == [
+        "Points of disk that stay…",
         "Changed blocks of /dev/a&&b…",
         "Remove /dev/a&&b from this list",
         "Repair what is in /backups",
@@ -187,6 +209,7 @@ def test_the_menu_of_a_source_names_what_would_go(desk: Desk) -> None:
     for each in OF_LISTED:
         actions[each.name].trigger()
     assert desk.calls.noted == [
+        ("choose_policy", (desk.chosen.entry,)),
         ("track", (desk.chosen.entry,)),
         ("forget", (desk.chosen.entry,)),
         ("repair", (Path("/backups"),)),

@@ -15,12 +15,15 @@ from vdbackup.gui import icons
 from vdbackup.gui.needs import (
     Chosen,
     Desk,
+    OfBackedUp,
     OfChild,
     OfDevice,
     OfListed,
     OfNew,
+    OfPinned,
     OfPoint,
     OfSource,
+    OfUnpinned,
     OfWindow,
     Operation,
 )
@@ -88,13 +91,17 @@ def _open_with(program: Program, name: str) -> Action:
     )
 
 
-def _literal(path: SourceRef | Path) -> str:
+def _literal(path: SourceRef | Path | str) -> str:
     """A name as a menu shows it: an ampersand would underline what follows."""
     return printable(str(path)).replace("&", "&&")
 
 
 def _forget_text(chosen: Chosen) -> str:
     return f"Remove {_literal(chosen.entry.source)} from this list" if chosen.entry else ""
+
+
+def _policy_text(chosen: Chosen) -> str:
+    return f"Points of {_literal(chosen.entry.title)} that stay…" if chosen.entry else ""
 
 
 def _track_text(chosen: Chosen) -> str:
@@ -211,6 +218,22 @@ ACTIONS = (
         place=Place.CARE,
     ),
     Action(
+        "actionPin",
+        "Pin…",
+        "Let the point stay until you unpin it, with a note",
+        OfUnpinned(lambda desk, entry, point: desk.pin(entry, point)),
+        icon="pin",
+        keys="Ctrl+P",
+    ),
+    Action(
+        "actionUnpin",
+        "Unpin",
+        "Let the point be like any other again",
+        OfPinned(lambda desk, entry, point: desk.operations.pin(entry, point, None)),
+        icon="pin",
+        keys="Ctrl+Shift+P",
+    ),
+    Action(
         "actionAddSource",
         "Add a source…",
         "Back up another disk",
@@ -248,6 +271,13 @@ ACTIONS = (
 )
 OPEN_WITH = tuple(_open_with(program, name) for program, name in NAMES.items())
 OF_LISTED = (
+    Action(
+        "choosePolicy",
+        "Points that stay…",
+        "Say which points stay, and see which go",
+        OfBackedUp(lambda desk, entry: desk.choose_policy(entry)),
+        text_of=_policy_text,
+    ),
     Action(
         "trackSource",
         "Changed blocks…",

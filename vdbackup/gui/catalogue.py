@@ -19,7 +19,7 @@ from vdbackup.jobs import Job, Task
 from vdbackup.operations.changed import ANY, Changed
 from vdbackup.repository.backup_set import BackupSet
 from vdbackup.repository.marker import MARKER
-from vdbackup.repository.model import RecoveryPoint
+from vdbackup.repository.model import Pin, RecoveryPoint
 from vdbackup.repository.repository import DamagedSet, Repository
 from vdbackup.settings import KnownSource
 from vdbackup.sources.reference import SourceRef
@@ -60,6 +60,13 @@ class Entry:
     def points(self) -> tuple[RecoveryPoint, ...]:
         """Its recovery points, by sequence."""
         return self.backup_set.points if self.backup_set else ()
+
+    @cached_property
+    def pins(self) -> dict[str, Pin]:
+        """What was said of the points that are pinned, by id."""
+        found = self.backup_set
+        pins = {each.id: found.pin(each) for each in found.points} if found else {}
+        return {name: pin for name, pin in pins.items() if pin is not None}
 
     @property
     def key(self) -> tuple[str, str, str]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from PySide6.QtCore import QEvent, QObject, QSize, Qt
 from PySide6.QtGui import QAction
 from PySide6.QtWidgets import (
@@ -21,7 +23,7 @@ from vdbackup.gui.catalogue import Entry
 from vdbackup.gui.machines.boot_picture import BootPicture
 from vdbackup.gui.timeline.points_table import check_in_words
 from vdbackup.repository import long_chains
-from vdbackup.repository.model import ChangesFrom, Check, Promotion, Reading, RecoveryPoint
+from vdbackup.repository.model import ChangesFrom, Check, Pin, Promotion, Reading, RecoveryPoint
 
 LOWEST = 120  # pixels of facts that stay in sight
 ROWS = {
@@ -35,6 +37,7 @@ ROWS = {
     "chain": "Chain",
     "merged": "Stands for",
     "promoted": "Made from",
+    "pinned": "Pinned",
     "id": "Id",
 }
 
@@ -126,6 +129,14 @@ class PointDetails(QFrame):
         self._buttons.addWidget(button)
         self._offered[action.objectName()] = button
 
+    def offer_where_ready(self, *actions: QAction) -> None:
+        """The same of actions of which each is shown only while it can be done."""
+        for action in actions:
+            self.offer(action)
+            button = self._offered[action.objectName()]
+            button.setVisible(action.isEnabled())
+            action.changed.connect(partial(_show_where_ready, button, action))
+
     def prefer(self, name: str) -> None:
         """Let one of the offered actions be the one that stands out."""
         for each, button in self._offered.items():
@@ -157,6 +168,7 @@ class PointDetails(QFrame):
             self._form.setRowVisible(self._values[key], point.reading is not None)
         self._form.setRowVisible(self._values["merged"], bool(point.merged))
         self._form.setRowVisible(self._values["promoted"], point.promoted_from is not None)
+        self._form.setRowVisible(self._values["pinned"], point.id in entry.pins)
         self._values["id"].setToolTip(point.id)
         self._paint_check("verified", point.verified, "bad")
         self._paint_check("booted", point.boot_tested, "warning")
@@ -185,6 +197,7 @@ class PointDetails(QFrame):
             "chain": _chain_in_words(entry.chain(point)),
             "merged": f"{words.plural(point.merged_count, 'older point')} merged into it",
             "promoted": _promotion_in_words(point.promoted_from),
+            "pinned": _pin_in_words(entry.pins.get(point.id)),
             "id": point.id.replace("-", "-\u200b"),  # may be broken where it has a hyphen
         }
 
@@ -199,6 +212,10 @@ class PointDetails(QFrame):
         value.setAccessibleName(name)
         self._form.addRow(title, value)
         return value
+
+
+def _show_where_ready(button: QPushButton, action: QAction) -> None:
+    button.setVisible(action.isEnabled())
 
 
 LONG_CHAIN = (
@@ -255,6 +272,13 @@ def _read_in_words(reading: Reading) -> str:
         read = f"everything ({read}), because {words.breakable(reading.scan_reason)}"
     free = sum(length for _, length in reading.not_read)
     return f"{read}; {words.size(free)} of free space left out" if free else read
+
+
+def _pin_in_words(pin: Pin | None) -> str:
+    if pin is None:
+        return ""
+    since = f"since {words.when(pin.since)}"
+    return f"{words.breakable(pin.note)} ({since})" if pin.note else since
 
 
 def _promotion_in_words(promotion: Promotion | None) -> str:

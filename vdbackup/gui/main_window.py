@@ -37,7 +37,9 @@ from vdbackup.gui.machines.sessions import Sessions
 from vdbackup.gui.machines.sessions_list import SessionsList
 from vdbackup.gui.needs import Chosen
 from vdbackup.gui.operations import Operations
+from vdbackup.gui.pin_dialog import PinDialog
 from vdbackup.gui.plan_dialog import PlanDialog
+from vdbackup.gui.policy_dialog import PolicyDialog
 from vdbackup.gui.runner import Runner
 from vdbackup.gui.settings_dialog import SettingsDialog
 from vdbackup.gui.sources_list import SourcesList
@@ -108,6 +110,7 @@ class MainWindow(QMainWindow):
         self.details.offer(self.actions_["actionBootInVm"], primary=True)
         self.details.offer(self.actions_["actionBrowse"])
         self.details.offer(self.actions_["actionRestore"])
+        self.details.offer_where_ready(self.actions_["actionPin"], self.actions_["actionUnpin"])
         hint = "Make a machine of the point for virt-manager, VirtualBox or VMware"
         self.details.offer_menu(self.actions_.open_menu, hint)
         self.jobs = JobsPanel()
@@ -276,6 +279,23 @@ class MainWindow(QMainWindow):
     def track(self, entry: Entry) -> None:
         """Show how the changes of a disk are tracked, and let that be begun or ended."""
         TrackingDialog(entry, self.workers.reader(None), self).open()
+
+    def choose_policy(self, entry: Entry) -> None:
+        """Let the user say which points of a source stay, and show which would go."""
+        reader = self.workers.reader(entry.repository)
+        dialog = PolicyDialog(entry, reader, self._theme, self)
+        dialog.foretold.connect(self.panel.set_going)
+        dialog.finished.connect(lambda _answer: self.panel.set_going(frozenset()))
+        dialog.accepted.connect(lambda: self.operations.change_policy(entry, dialog.change))
+        dialog.open()
+
+    def pin(self, entry: Entry, point: RecoveryPoint) -> None:
+        """Let a point stay, once the user has said why."""
+        dialog = PinDialog(point, self)
+        dialog.accepted.connect(
+            lambda: self.operations.pin(entry, point, dialog.note.text().strip())
+        )
+        dialog.open()
 
     def forget(self, entry: Entry) -> None:
         """Let a source without backups leave the list."""

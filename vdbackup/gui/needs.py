@@ -67,6 +67,12 @@ class Desk(Protocol):
     def track(self, entry: Entry) -> None:
         """Show how the changes of a disk are tracked, and let that be begun or ended."""
 
+    def choose_policy(self, entry: Entry) -> None:
+        """Let the user say which points of a source stay."""
+
+    def pin(self, entry: Entry, point: RecoveryPoint) -> None:
+        """Let a point stay, once the user has said why."""
+
     def forget(self, entry: Entry) -> None:
         """Let a source without backups leave the list."""
 
@@ -124,6 +130,15 @@ class OfDevice(OfSource):
 
 
 @dataclass(frozen=True)
+class OfBackedUp(OfSource):
+    """What is done to a source of which there is a set that can be read."""
+
+    def ready(self, chosen: Chosen) -> bool:
+        """Where such a one is chosen."""
+        return super().ready(chosen) and bool(chosen.entry and chosen.entry.backup_set)
+
+
+@dataclass(frozen=True)
 class OfNew(OfSource):
     """What is done to a source that has not been backed up."""
 
@@ -158,6 +173,24 @@ class OfChild(OfPoint):
     def ready(self, chosen: Chosen) -> bool:
         """Where one is chosen that has a parent."""
         return chosen.point is not None and chosen.point.parent is not None
+
+
+@dataclass(frozen=True)
+class OfPinned(OfPoint):
+    """What is done to a point that is pinned."""
+
+    def ready(self, chosen: Chosen) -> bool:
+        """Where such a one is chosen."""
+        return bool(chosen.entry and chosen.point and chosen.point.id in chosen.entry.pins)
+
+
+@dataclass(frozen=True)
+class OfUnpinned(OfPoint):
+    """What is done to a point that is not pinned."""
+
+    def ready(self, chosen: Chosen) -> bool:
+        """Where such a one is chosen."""
+        return bool(chosen.entry and chosen.point and chosen.point.id not in chosen.entry.pins)
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ from vdbackup.operations.machines import Machines
 from vdbackup.pace import Limit, Pace
 from vdbackup.recovery import restore
 from vdbackup.recovery.sessions.saved import SavedSession
-from vdbackup.repository.model import RecoveryPoint
+from vdbackup.repository.model import Policy, RecoveryPoint
 from vdbackup.repository.repository import Repository
 from vdbackup.settings import KnownSource
 from vdbackup.sources.reference import SourceRef
@@ -311,13 +311,23 @@ class Operations(QObject):
         def start(plan: policy.PolicyPlan) -> None:
             self._runner.run(entry.repository, title, partial(work.change_policy, plan))
 
-        if isinstance(change.keep, int):
-            kept = words.plural(change.keep, "point")
-            newest = "point" if change.keep == 1 else kept
+        wanted = change.of(present)
+        if not wanted.takes or wanted.retention == present.retention:  # takes nothing
+            self._runner.plan(entry.repository, title, "", make, start, asks=False)
+        elif wanted.keep is not None and wanted.retention == Policy(wanted.keep):
+            kept = words.plural(wanted.keep, "point")
+            newest = "point" if wanted.keep == 1 else kept
             asked = f"Keep only the newest {newest} of {entry.title}"
             self._runner.plan(entry.repository, asked, f"Keep {kept}", make, start)
-        else:  # takes nothing
-            self._runner.plan(entry.repository, title, "", make, start, asks=False)
+        else:
+            self._runner.plan(entry.repository, title, "Keep these", make, start)
+
+    def pin(self, entry: Entry, point: RecoveryPoint, note: str | None) -> None:
+        """Let a point stay, for the reason in the note, or unpin it where there is none."""
+        verb = "Unpin" if note is None else "Pin"
+        doing = partial(work.pin, entry.repository, entry.name, point.id, note)
+        title = f"{verb} #{point.sequence} of {entry.title}"
+        self._runner.run(entry.repository, title, doing)
 
     def _on_interrupted(self, repository: Path) -> None:
         doing = partial(work.finish_merges, repository, self._machines.sessions_folder)

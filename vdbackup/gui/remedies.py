@@ -17,6 +17,7 @@ WORDS = {
     Remedy.OVERWRITE: "“Overwrite what is there” replaces it.",
     Remedy.REPAIR: "“Repair” in the menu of the source does that (right mouse button).",
     Remedy.SET_KEEPS_ITS_FORMAT: "Choose that format, or another folder for the backups.",
+    Remedy.UNPIN: "“Unpin” beside the facts of the point does that.",
     Remedy.VERIFY: "“Verify” shows which points are whole.",
 }
 """What the window cannot do is not here: the engine's advice stands alone then."""

@@ -135,15 +135,22 @@ class SettingsDialog(parts.Dialog):
         form.addRow(_name("Remind after"), self.remind)
         for entry in entries:
             present = entry.backup_set.settings.policy if entry.backup_set else Policy()
-            field = KeepField(present.keep, entry.title)
-            form.addRow(_name(f"{entry.title} keeps"), field)
-            self.keep.append((entry, field))
+            self._add_keep(form, entry, present)
             box = QCheckBox("Boot-test each new point")
             box.setChecked(present.boot_test is BootTests.EACH)
             box.setToolTip("It is started unseen after its backup; you see whether it comes up.")
             box.setAccessibleName(f"Boot-test each new point of {entry.title}")
             form.addRow(_name(""), box)
             self.boot_test.append((entry, box))
+
+    def _add_keep(self, form: QFormLayout, entry: Entry, present: Policy) -> None:
+        """How many points a source keeps; where other rules say that, what they are."""
+        if present.retention != Policy(present.keep):
+            form.addRow(_name(f"{entry.title} keeps"), parts.label(policy.in_words(present)))
+            return
+        field = KeepField(present.keep, entry.title)
+        form.addRow(_name(f"{entry.title} keeps"), field)
+        self.keep.append((entry, field))
 
     def _add_machines(self, column: QVBoxLayout) -> None:
         form = _section(column, "Virtual machines")

@@ -241,7 +241,7 @@ def in_words(policy: Policy) -> str:
     if policy.keep is not None:
         parts.append("the newest point" if policy.keep == 1 else f"the newest {policy.keep:,}")
     if policy.keep_within is not None:
-        parts.append(f"all points of the last {hours_in_words(policy.keep_within)}")
+        parts.append(f"all points of the last {_hours_in_words(policy.keep_within)}")
     periods = {
         "day": policy.daily,
         "week": policy.weekly,
@@ -255,9 +255,10 @@ def in_words(policy: Policy) -> str:
     return f"{said}, {_points(policy.at_most)} at most" if policy.at_most else said
 
 
-def hours_in_words(hours: int) -> str:
-    """A time, in days where it is whole days: "36 hours", "2 days"."""
-    return _plural(hours, "hour") if hours % 24 else _plural(hours // 24, "day")
+def _hours_in_words(hours: int) -> str:
+    """Behind "the last", in days where it is whole days: "hour", "36 hours", "2 days"."""
+    number, name = (hours, "hour") if hours % 24 else (hours // 24, "day")
+    return name if number == 1 else _plural(number, name)
 
 
 def _points(number: int | None) -> str:

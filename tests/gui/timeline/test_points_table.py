@@ -42,7 +42,7 @@ def test_the_titles_stand_over_their_columns(table: PointsTable) -> None:
         table.model().headerData(place, Qt.Orientation.Horizontal)
         for place in range(table.model().columnCount())
     ]
-    assert titles == ["#", "Time", "Type", "Parent", "Stored", "Verified", "Boot-tested"]
+    assert titles == ["#", "Time", "Type", "Parent", "Stored", "Verified", "Boot-tested", "Pinned"]
 
 
 def test_each_column_says_its_own_fact(table: PointsTable) -> None:

@@ -16,13 +16,24 @@ from vdbackup.errors import NoSystem, VdbackupError
 from vdbackup.gui import remedies, words
 from vdbackup.gui.jobs.outcome import Outcome
 from vdbackup.jobs import Plan, Task
-from vdbackup.operations import backup, boot_test, delete, merge, opening, policy, promote, repair
+from vdbackup.operations import (
+    backup,
+    boot_test,
+    delete,
+    merge,
+    opening,
+    pins,
+    policy,
+    promote,
+    repair,
+)
 from vdbackup.operations.backup import BackupRequest, BackupResult
 from vdbackup.operations.changed import Changed
 from vdbackup.operations.delete import DeletePlan, DeleteResult
 from vdbackup.operations.machines import Machines
 from vdbackup.operations.merge import MergePlan, MergeResult
 from vdbackup.operations.opening import Finished
+from vdbackup.operations.pins import PinResult
 from vdbackup.operations.policy import PolicyPlan, PolicyResult
 from vdbackup.operations.promote import PromotionPlan, PromotionResult
 from vdbackup.operations.repair import RepairResult
@@ -292,6 +303,14 @@ def plan_policy(folder: Path, set_name: str, change: policy.Change) -> PolicyPla
     """What a change of a set's policy would mean, its points called as they are here."""
     plan = policy.plan(Repository.open(folder), set_name, change)
     return replace(plan, invalidates=tuple(map(words.point_title, plan.takes)))
+
+
+def pin(
+    folder: Path, set_name: str, point_id: str, note: str | None, task: Task
+) -> Outcome[PinResult]:
+    """Let a point stay, or be like any other again; asks nothing, as nothing goes by it."""
+    result = pins.run(pins.plan(Repository.open(folder), set_name, point_id, note), task)
+    return Outcome(result.sentence, value=result, changed=result.changed)
 
 
 def change_policy(plan: PolicyPlan, task: Task) -> Outcome[PolicyResult]:

@@ -63,6 +63,14 @@ class Glyphs:
         """A virtual machine that runs from a point."""
         return self._get(("session", 8), 9.5, self._session)
 
+    def pin(self) -> QPixmap:
+        """A point that stays whatever the policy says: a pin that is stuck in it."""
+        return self._get(("pin", 7), 8.5, self._pin)
+
+    def cross(self) -> QPixmap:
+        """A point that would go."""
+        return self._get(("cross", 4), 6, self._cross)
+
     def _get(
         self, key: tuple[object, float], half: float, draw: Callable[[QPainter], None]
     ) -> QPixmap:
@@ -113,6 +121,18 @@ class Glyphs:
         painter.setPen(QPen(QColor(self.theme.muted), 1.2))
         painter.setBrush(QColor(self.theme.base))
         painter.drawEllipse(QPointF(), 3, 3)
+
+    def _pin(self, painter: QPainter) -> None:
+        painter.setPen(QPen(QColor(self.theme.text), 1.6))
+        painter.drawLine(QPointF(0, 7), QPointF(0, 0))
+        painter.setPen(QPen(QColor(self.theme.base), 1))
+        painter.setBrush(QColor(self.theme.text))
+        painter.drawEllipse(QPointF(0, -3), 4, 4)
+
+    def _cross(self, painter: QPainter) -> None:
+        painter.setPen(QPen(QColor(self.theme.bad), 2))
+        painter.drawLine(QPointF(-4, -4), QPointF(4, 4))
+        painter.drawLine(QPointF(-4, 4), QPointF(4, -4))
 
     def _session(self, painter: QPainter) -> None:
         painter.setPen(QPen(QColor(self.theme.base), 1.2))

@@ -24,6 +24,7 @@ from vdbackup.repository.model import RecoveryPoint
 BLOCK = 65536  # bytes; the smallest change there is
 COLUMN = 2.0  # pixels that count as one place
 SMALLEST, LARGEST = 2.2, 11.0  # radius of a point, pixels
+FAINT = 0.3  # opacity of what would go
 ROOM_FOR_BADGES, ROOM_FOR_NAMES, ROOM_FOR_OVERLAYS = 20, 30, 30  # pixels from point to point
 
 
@@ -35,11 +36,15 @@ class Facts:
         points: by sequence.
         layout: where each stands.
         sessions: ids of points from which a virtual machine runs.
+        pinned: ids of points that stay whatever the policy says.
+        going: ids of points that would go by a policy that is being tried.
     """
 
     points: Sequence[RecoveryPoint]
     layout: Layout
     sessions: frozenset[str] = frozenset()
+    pinned: frozenset[str] = frozenset()
+    going: frozenset[str] = frozenset()
 
 
 def scaled(amount: NDArray[np.floating]) -> NDArray[np.floating]:
@@ -161,7 +166,12 @@ class ChainItem(pg.GraphicsObject):
                 painter.drawLine(QPointF(at_x, at_y), corner)
                 place(painter, glyphs.overlay(), corner.x(), corner.y())
             promoted = point.promoted_from is not None
+            goes = point.id in self._facts.going
+            painter.setOpacity(FAINT if goes else 1.0)
             place(painter, glyphs.node(int(layout.kind[i]), size, promoted=promoted), at_x, at_y)
+            painter.setOpacity(1.0)
+            if goes:  # not by colour alone
+                place(painter, glyphs.cross(), at_x, at_y)
             self._draw_badges(painter, point, at_x, at_y, size, room)
             if room >= ROOM_FOR_NAMES:
                 painter.setPen(muted)
@@ -177,8 +187,11 @@ class ChainItem(pg.GraphicsObject):
     ) -> None:
         low = y + size * 0.8
         wrong = trouble(point)
-        if wrong:  # the one badge that is worth crowding for
+        if wrong:  # a badge that is worth crowding for
             place(painter, self._glyphs.badge(wrong), x - size * 0.9, y - size * 0.9)
+        if point.id in self._facts.pinned:  # so is this
+            beside = size * 0.6 if point.id in self._facts.sessions else 0.0
+            place(painter, self._glyphs.pin(), x - beside, y - size - 6)
         if room < ROOM_FOR_BADGES:
             return
         if point.verified and point.verified.ok:

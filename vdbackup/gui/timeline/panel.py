@@ -114,6 +114,11 @@ class TimelinePanel(QFrame):
         if self._timeline:
             self._timeline.set_sessions(point_ids)
 
+    def set_going(self, point_ids: frozenset[str]) -> None:
+        """Mark the points that would go by a policy that is being tried."""
+        if self._timeline:
+            self._timeline.set_going(point_ids)
+
     def set_theme(self, theme: Theme) -> None:
         """Take these colours."""
         self._theme = theme
@@ -130,10 +135,13 @@ class TimelinePanel(QFrame):
         self._entry = entry
         points = entry.points if entry else ()
         self._title.setText(entry.title if entry else "Timeline")
-        self.table.set_points(points)
+        pins = entry.pins if entry else {}
+        self.table.set_points(points, pins)
         if self._timeline or points:
             self.timeline.animated = self.animated
             self.timeline.set_points(points, same_set=same)
+            self.timeline.set_pinned(frozenset(pins))
+            self.timeline.set_going(frozenset())
         if not same:
             self._ranges.button(len(RANGES) - 1).setChecked(True)
         self._show_page()
@@ -264,7 +272,8 @@ class Legend(QWidget):
         self.setAccessibleDescription(
             "Square: full. Circle: incremental. Diamond: differential. Hollow: made of what a VM "
             "wrote. Small ring: overlay. "
-            "Badges: verified, boot-tested, damaged, does not boot. Above a point: running VM."
+            "Badges: verified, boot-tested, damaged, does not boot. Above a point: pinned, running "
+            "VM."
         )
         self.set_theme(theme)
 
@@ -287,6 +296,7 @@ class Legend(QWidget):
         items = [(glyphs.node(number, 7.0), kind.value) for number, kind in enumerate(KINDS)]
         items += [(glyphs.node(1, 7.0, promoted=True), "of a VM")]
         items += [(glyphs.badge(Badge.VERIFIED), "verified"), (glyphs.badge(Badge.BOOTED), "boots")]
+        items += [(glyphs.pin(), "pinned")]
         items += [(glyphs.badge(each), each.value) for each in (Badge.DAMAGED, Badge.NOT_BOOTED)]
         items += [(glyphs.session(), "running VM"), (glyphs.overlay(), "overlay")]
         with QPainter(self) as painter:

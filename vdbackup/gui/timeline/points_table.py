@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -18,7 +18,8 @@ from PySide6.QtWidgets import QAbstractItemView, QHeaderView, QTableView, QWidge
 
 from vdbackup.gui import words
 from vdbackup.gui.theme import Theme
-from vdbackup.repository.model import Check, RecoveryPoint
+from vdbackup.repository.model import Check, Pin, RecoveryPoint
+from vdbackup.text import printable
 
 Index = QModelIndex | QPersistentModelIndex
 
@@ -39,10 +40,17 @@ class Row:
     Attributes:
         point: the point.
         parent: its parent's number, 0 where it has none that is shown.
+        pin: what was said when it was pinned; None where it is not.
     """
 
     point: RecoveryPoint
     parent: int = 0
+    pin: Pin | None = None
+
+    @property
+    def pinned(self) -> str:
+        """Whether it is pinned, and why, in words."""
+        return (printable(self.pin.note) or "yes") if self.pin else ""
 
 
 @dataclass(frozen=True)
@@ -129,6 +137,12 @@ COLUMNS = (
     ),
     _of_check("Verified", lambda point: point.verified, lambda theme: theme.bad),
     _of_check("Boot-tested", lambda point: point.boot_tested, lambda theme: theme.warning),
+    Column(
+        "Pinned",
+        width=120,
+        text=lambda row: row.pinned,
+        sort_by=lambda row: row.pinned,
+    ),
 )
 
 
@@ -145,11 +159,13 @@ class PointsModel(QAbstractTableModel):
         self._order = (0, Qt.SortOrder.DescendingOrder)
         self._places: dict[str, int] = {}
 
-    def set_points(self, points: Sequence[RecoveryPoint]) -> None:
-        """Show these points."""
+    def set_points(self, points: Sequence[RecoveryPoint], pins: Mapping[str, Pin]) -> None:
+        """Show these points; `pins` has those that are pinned, by id."""
         self.beginResetModel()
         numbers = {point.id: point.sequence for point in points}
-        self._rows = [Row(point, numbers.get(point.parent or "", 0)) for point in points]
+        self._rows = [
+            Row(point, numbers.get(point.parent or "", 0), pins.get(point.id)) for point in points
+        ]
         self._arrange()
         self.endResetModel()
 
@@ -267,9 +283,11 @@ class PointsTable(QTableView):
         self._model.theme = theme
         self.viewport().update()
 
-    def set_points(self, points: Sequence[RecoveryPoint]) -> None:
-        """Show these points."""
-        self._model.set_points(points)
+    def set_points(
+        self, points: Sequence[RecoveryPoint], pins: Mapping[str, Pin] | None = None
+    ) -> None:
+        """Show these points; `pins` has those that are pinned, by id."""
+        self._model.set_points(points, pins or {})
 
     def select(self, point_id: str) -> None:
         """Make a point's row the current one, without a signal."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 from PySide6.QtCore import (
@@ -24,7 +25,7 @@ from vdbackup.gui import words
 from vdbackup.gui.theme import Theme
 from vdbackup.gui.timeline import cursor, spoken
 from vdbackup.gui.timeline.glyphs import place
-from vdbackup.gui.timeline.items import Facts, radius
+from vdbackup.gui.timeline.items import radius
 from vdbackup.gui.timeline.layout import arrange
 from vdbackup.gui.timeline.view import TimelineView
 from vdbackup.repository.model import RecoveryPoint
@@ -100,7 +101,7 @@ class Timeline(TimelineView):
         at_end = self._index in (-1, len(before.points) - 1)
         newer = bool(points) and (not before.points or points[-1].id != before.points[-1].id)
         self._remember_merged(points if same_set else ())
-        facts = Facts(tuple(points), arrange(points), before.sessions)
+        facts = replace(before, points=tuple(points), layout=arrange(points))
         places = {name: i for i, p in enumerate(points) for name in (*p.merged, p.id)}
         stays = same_set and chosen in places and not (at_end and newer)
         self._places = {point.id: i for i, point in enumerate(points)}
@@ -117,7 +118,17 @@ class Timeline(TimelineView):
     def set_sessions(self, point_ids: frozenset[str]) -> None:
         """Mark the points from which a virtual machine runs."""
         if point_ids != self.facts.sessions:
-            self.show_facts(Facts(self.facts.points, self.facts.layout, point_ids))
+            self.show_facts(replace(self.facts, sessions=point_ids))
+
+    def set_pinned(self, point_ids: frozenset[str]) -> None:
+        """Mark the points that stay whatever the policy says."""
+        if point_ids != self.facts.pinned:
+            self.show_facts(replace(self.facts, pinned=point_ids))
+
+    def set_going(self, point_ids: frozenset[str]) -> None:
+        """Mark the points that would go by a policy that is being tried."""
+        if point_ids != self.facts.going:
+            self.show_facts(replace(self.facts, going=point_ids))
 
     def select(self, point_id: str) -> None:
         """Move the cursor to a point, and into view."""
@@ -298,6 +309,10 @@ class Timeline(TimelineView):
         ]
         if point.id in self.facts.sessions:
             lines.append("a virtual machine runs from it")
+        if point.id in self.facts.pinned:
+            lines.append("pinned")
+        if point.id in self.facts.going:
+            lines.append("would go with the next backup")
         return "\n".join(lines)
 
     def area_of(self, index: int) -> QRect:

@@ -1,0 +1,269 @@
+"""Which points of a source stay: its rules, and what these would make of each point."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+
+from PySide6.QtCore import (
+    QAbstractTableModel,
+    QModelIndex,
+    QPersistentModelIndex,
+    Qt,
+    QTimer,
+    Signal,
+)
+from PySide6.QtGui import QColor
+from PySide6.QtWidgets import QAbstractItemView, QFormLayout, QHeaderView, QTableView, QWidget
+
+from vdbackup.backup.forecast import Fate, Outcome
+from vdbackup.gui import parts, remedies, words
+from vdbackup.gui.catalogue import Entry
+from vdbackup.gui.jobs import work
+from vdbackup.gui.jobs.worker import Worker
+from vdbackup.gui.theme import Theme
+from vdbackup.jobs import Job, JobState
+from vdbackup.operations import policy
+from vdbackup.operations.policy import OFF, Change, PolicyPlan
+from vdbackup.repository.model import MAX_KEPT, Policy
+
+WIDTH = 660  # pixels
+NARROW = 170  # pixels of a field
+LOWEST = 180  # pixels of the list
+_SETTLED = 250  # milliseconds without a key, after which a rule is meant
+_HOURS = 24
+_ABOUT = (
+    "A point stays if any of these keeps it, and pinned points always do. Others are merged or "
+    "deleted after the next backup; a merge keeps the newest moment of what it joins."
+)
+OUTCOMES = {
+    Outcome.STAYS: "stays",
+    Outcome.GOES: "goes",
+    Outcome.LATER: "goes later",
+}
+
+Index = QModelIndex | QPersistentModelIndex
+
+
+@dataclass(frozen=True)
+class RuleField:
+    """A rule as the form has it.
+
+    Attributes:
+        name: of the policy's attribute.
+        title: what stands before the field.
+        suffix: what stands behind the number.
+        off: what stands there where the rule keeps none.
+    """
+
+    name: str
+    title: str
+    suffix: str
+    off: str = "none"
+
+
+RULES = (
+    RuleField("keep", "The newest", " points"),
+    RuleField("keep_within", "All of the last", " days"),
+    RuleField("daily", "One a day, of", " days"),
+    RuleField("weekly", "One a week, of", " weeks"),
+    RuleField("monthly", "One a month, of", " months"),
+    RuleField("yearly", "One a year, of", " years"),
+    RuleField("at_most", "Together at most", " points", "any number"),
+)
+
+
+class PolicyDialog(parts.Dialog):
+    """Shows the rules and what becomes of each point; accepted, `change` says what is wanted.
+
+    Attributes:
+        fields: of each rule, by its name; 0 is none.
+        said: what the rules would mean, in a sentence.
+        fates: what becomes of each point, as it was found out last.
+
+    Signals:
+        foretold(frozenset): ids of the points that would go.
+    """
+
+    foretold = Signal(object)
+
+    def __init__(
+        self, entry: Entry, worker: Worker, theme: Theme, parent: QWidget | None = None
+    ) -> None:
+        title = f"Points of {entry.title} that stay"
+        super().__init__("policyDialog", title, WIDTH, parent)
+        self._entry, self._worker = entry, worker
+        backup_set = entry.backup_set
+        self._present = backup_set.settings.policy if backup_set else Policy()
+        self.fields: dict[str, parts.SpinBox] = {}
+        self.fates: tuple[Fate, ...] = ()
+        self._timer = QTimer(self, singleShot=True, interval=_SETTLED)
+        self._timer.timeout.connect(self._look)
+        self.column.addWidget(parts.label(title, "heading"))
+        self.column.addWidget(parts.label(_ABOUT, "muted"))
+        self.column.addLayout(self._form())
+        self.said = parts.Notice("Looking…", "policySaid")
+        self.column.addWidget(self.said)
+        self._model = FatesModel(theme, self)
+        self.column.addWidget(_table(self._model), 1)
+        self._save = parts.button("Save", "policySave", "primary")
+        self._save.clicked.connect(self.accept)
+        self.add_buttons(self._save)
+        self._look()
+
+    @property
+    def change(self) -> Change:
+        """What is to be another way."""
+        wanted = {each.name: self._wanted(each.name) for each in RULES}
+        before = {each.name: getattr(self._present, each.name) for each in RULES}
+        if all(number is None for number in wanted.values()):
+            return Change() if wanted == before else Change(keep=policy.ALL)
+        if before["keep"] is not None and wanted["keep"] is None:  # all of them are said anew
+            others = {name: number for name, number in wanted.items() if number is not None}
+            return Change(keep=policy.ALL, **others)  # type: ignore[arg-type]
+        changed = {
+            name: OFF if number is None else number
+            for name, number in wanted.items()
+            if number != before[name]
+        }
+        return Change(**changed)  # type: ignore[arg-type]
+
+    def _wanted(self, name: str) -> int | None:
+        number = self.fields[name].value()
+        return number * self._unit if name == "keep_within" and number else number or None
+
+    def _form(self) -> QFormLayout:
+        form = QFormLayout()
+        form.setHorizontalSpacing(14)
+        form.setVerticalSpacing(6)
+        form.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.FieldsStayAtSizeHint)
+        within = self._present.keep_within or 0
+        self._unit = 1 if within % _HOURS else _HOURS  # what was said in hours stays in hours
+        for each in RULES:
+            field = parts.SpinBox(f"rule{each.name}", each.title)
+            in_hours = each.name == "keep_within" and self._unit == 1
+            field.setRange(0, MAX_KEPT // _HOURS)
+            field.setMinimumWidth(NARROW)
+            name_number(field, " hours" if in_hours else each.suffix)
+            field.setSpecialValueText(each.off)
+            value = getattr(self._present, each.name) or 0
+            field.setValue(value // self._unit if each.name == "keep_within" else value)
+            field.valueChanged.connect(self._timer.start)
+            form.addRow(parts.label(each.title, wrap=False), field)
+            self.fields[each.name] = field
+        return form
+
+    def _look(self) -> None:
+        backup_set = self._entry.backup_set
+        if backup_set is None:
+            return
+        make = partial(work.plan_policy, self._entry.repository, backup_set.name, self.change)
+        job = Job(self.windowTitle(), lambda _task: make())
+        self._worker.submit(job, partial(self._on_planned, self.change))
+
+    def _on_planned(self, change: Change, job: Job[PolicyPlan]) -> None:
+        if change != self.change:  # typed on meanwhile: that is looked at, too
+            return
+        if job.error:
+            self.said.say(remedies.sentences(job.error), "bad")
+        elif job.state is JobState.FINISHED:
+            self._show(job.outcome())
+        self._save.setEnabled(job.error is None)
+
+    def _show(self, plan: PolicyPlan) -> None:
+        self.fates = plan.fates
+        going = [fate.point.id for fate in plan.fates if fate.outcome is not Outcome.STAYS]
+        self.said.say(sentence(plan.wanted, len(going), len(plan.fates)), "")
+        self._model.show_fates(plan.fates)
+        self.foretold.emit(frozenset(going))
+
+
+def name_number(field: parts.SpinBox, plural: str) -> None:
+    """Let a field say what its number counts, of one in the singular, too."""
+
+    def show(number: int) -> None:
+        field.setSuffix(plural.removesuffix("s") if number == 1 else plural)
+
+    field.valueChanged.connect(show)
+    show(field.value())
+
+
+def sentence(wanted: Policy, going: int, every: int) -> str:
+    """What the rules mean, for a person."""
+    kept = policy.in_words(wanted)
+    if not wanted.takes:
+        return "All points stay."
+    if not going:
+        return f"Kept: {kept}. The next backup takes none of {words.plural(every, 'point')}."
+    return f"Kept: {kept}. The next backup takes {going:,} of {words.plural(every, 'point')}."
+
+
+class FatesModel(QAbstractTableModel):
+    """What becomes of each point, the newest first."""
+
+    TITLES = ("#", "Time", "Next backup", "Why")
+
+    def __init__(self, theme: Theme, parent: QWidget | None = None) -> None:
+        super().__init__(parent)
+        self._theme = theme
+        self._fates: tuple[Fate, ...] = ()
+
+    def show_fates(self, fates: tuple[Fate, ...]) -> None:
+        """Show these."""
+        self.beginResetModel()
+        self._fates = fates[::-1]
+        self.endResetModel()
+
+    def rowCount(self, parent: Index = QModelIndex()) -> int:  # noqa: B008 (Qt's signature)
+        """A row for each point."""
+        return 0 if parent.isValid() else len(self._fates)
+
+    def columnCount(self, parent: Index = QModelIndex()) -> int:  # noqa: B008 (Qt's signature)
+        """The same for each."""
+        return 0 if parent.isValid() else len(self.TITLES)
+
+    def headerData(
+        self, section: int, orientation: Qt.Orientation, role: int = Qt.ItemDataRole.DisplayRole
+    ) -> object:
+        """The columns' names."""
+        shown = orientation is Qt.Orientation.Horizontal and role == Qt.ItemDataRole.DisplayRole
+        return self.TITLES[section] if shown else None
+
+    def data(self, index: Index, role: int = Qt.ItemDataRole.DisplayRole) -> object:
+        """A fact in words, and how it looks."""
+        fate = self._fates[index.row()]
+        if role == Qt.ItemDataRole.DisplayRole:
+            return (
+                f"{fate.point.sequence}",
+                words.when(fate.point.created),
+                OUTCOMES[fate.outcome],
+                words.breakable(fate.why),
+            )[index.column()]
+        if role == Qt.ItemDataRole.ToolTipRole:
+            return parts.hint(fate.why)
+        if role == Qt.ItemDataRole.ForegroundRole and index.column() == 2:
+            goes = fate.outcome is not Outcome.STAYS
+            return QColor(self._theme.warning if goes else self._theme.good)
+        return None
+
+
+def _table(model: FatesModel) -> QTableView:
+    table = QTableView()
+    table.setObjectName("policyFates")
+    table.setAccessibleName("What becomes of each point")
+    table.setModel(model)
+    table.setMinimumHeight(LOWEST)
+    table.setSelectionBehavior(QAbstractItemView.SelectionBehavior.SelectRows)
+    table.setShowGrid(False)
+    table.setAlternatingRowColors(True)
+    table.setTabKeyNavigation(False)
+    table.verticalHeader().hide()
+    table.verticalHeader().setDefaultSectionSize(26)
+    header = table.horizontalHeader()
+    header.setHighlightSections(False)
+    header.setStretchLastSection(True)
+    header.setDefaultAlignment(Qt.AlignmentFlag.AlignLeft | Qt.AlignmentFlag.AlignVCenter)
+    for column, width in enumerate((52, 132, 96)):
+        table.setColumnWidth(column, width)
+    header.setSectionResizeMode(QHeaderView.ResizeMode.Interactive)
+    return table
