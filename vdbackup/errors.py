@@ -482,6 +482,12 @@ class PointPinned(BackupError):
     code = "point-pinned"
 
 
+class ScheduleNotFound(BackupError):
+    """A set is not backed up automatically on this computer, by this user."""
+
+    code = "schedule-not-found"
+
+
 class OtherSource(BackupError):
     """A set holds the backups of another source than the one to be backed up, or may do.
 

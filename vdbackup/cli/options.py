@@ -271,6 +271,14 @@ def hours(text: str) -> int | Literal["off"]:
     return int(found[1]) * {"h": 1, "d": 24, "w": 168}[found[2]]
 
 
+def seconds_of(text: str) -> int:
+    """A number of seconds, of "90s", "10m" or "1h"; raises ArgumentTypeError."""
+    found = re.fullmatch(r"([1-9]\d{0,4})([smh])", text)
+    if not found:
+        raise argparse.ArgumentTypeError(f"{text} is no time, such as 90s or 10m")
+    return int(found[1]) * {"s": 1, "m": 60, "h": 3600}[found[2]]
+
+
 def backups(text: str) -> int | Literal["never"]:
     """How many backups, or "never"; raises ArgumentTypeError."""
     try:

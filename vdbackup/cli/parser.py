@@ -19,6 +19,7 @@ from vdbackup.cli.look_cmd import add_files, add_info, add_list
 from vdbackup.cli.machines_cmd import add_boot, add_retarget
 from vdbackup.cli.make_cmd import add_adopt, add_backup, add_convert, add_demo
 from vdbackup.cli.policy_cmd import add_policy
+from vdbackup.cli.schedule_cmd import add_schedule
 from vdbackup.cli.sessions_cmd import add_open_with, add_sessions
 from vdbackup.errors import UsageError
 
@@ -50,6 +51,7 @@ FAMILIES: Mapping[str, Mapping[str, Callable[[Any], None]]] = {
         "merge": add_merge,
         "delete": add_delete,
         "policy": add_policy,
+        "schedule": add_schedule,
     },
 }
 """What commands are for, their names, and what adds each of them."""

@@ -1,0 +1,178 @@
+"""`vdbackup schedule`: sets that are backed up automatically, by systemd or by a line for cron."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.cli.conftest import Vdbackup
+from vdbackup.operations.schedules import systemd
+
+SYSTEMCTL = """#!/bin/sh
+echo "$*" >> "$0.asked"
+case "$*" in *enable*) [ ! -e "$0.fails" ] || { echo "No such bus." >&2; exit 1; } ;; esac
+"""
+
+
+@pytest.fixture(autouse=True)
+def own_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("CONFIG", "DATA", "LOG"):
+        monkeypatch.setenv(f"VDBACKUP_{name}_DIR", str(tmp_path / "own" / name.lower()))
+    monkeypatch.setattr(systemd, "_RUNS", tmp_path / "no-systemd")
+
+
+@pytest.fixture
+def systemctl(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A systemd that runs, notes what it is asked, and finds units in a folder of the test's."""
+    program = tmp_path / "bin" / "systemctl"
+    program.parent.mkdir()
+    program.write_text(SYSTEMCTL)
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(program.parent), prepend=":")
+    monkeypatch.setattr(systemd, "_RUNS", tmp_path)
+    monkeypatch.setattr(systemd, "folder", lambda: tmp_path / "units")
+    return program
+
+
+def asked(systemctl: Path) -> list[str]:
+    lines = Path(f"{systemctl}.asked").read_text().splitlines()
+    return [line.partition(" ")[2] for line in lines]
+
+
+def last_as_old(vdbackup: Vdbackup, repository: Path) -> None:
+    """Let the newest point be of last week."""
+    manifest = max(repository.glob("*/*-incremental.json"))
+    record = json.loads(manifest.read_text())
+    manifest.write_text(json.dumps({**record, "created": "2026-01-01T00:00:00+00:00"}))
+
+
+def test_the_units_are_shown_and_nothing_is_written(
+    vdbackup: Vdbackup, backed_up: list[Path], repository: Path, systemctl: Path, tmp_path: Path
+):
+    options = ("-r", repository, "--every", "daily", "--at", "02:30", "--on-mains", "--dry-run")
+    said = vdbackup("schedule", "set", *options)
+    assert said.status == 0
+    assert "laptop is backed up daily at 02:30, automatically." in said.out
+    assert "OnCalendar=*-*-* 02:30:00" in said.out
+    assert "ConditionACPower=true" in said.out
+    assert f'"-r" "{repository}" "--set=laptop" "--json"' in said.out
+    units = vdbackup("schedule", "set", *options, "--json").json["units"]
+    assert [Path(each).suffix for each in units] == [".service", ".timer"]
+    assert not (tmp_path / "units").exists()
+    assert not (tmp_path / "own").exists()
+    assert not Path(f"{systemctl}.asked").exists()
+
+
+def test_a_schedule_is_set_shown_run_changed_and_removed(
+    vdbackup: Vdbackup, backed_up: list[Path], repository: Path, systemctl: Path, tmp_path: Path
+):
+    where = ("-r", repository, "--set", "laptop")
+    assert vdbackup("schedule", "set", *where, "--every", "15m").status == 0
+    units = sorted(path.name for path in (tmp_path / "units").iterdir())
+    assert [name.rpartition(".")[2] for name in units] == ["service", "timer"]
+    assert asked(systemctl) == ["daemon-reload", f"enable --now {units[1]}"]
+    (listed,) = vdbackup("schedule", "list", "--json").json["schedules"]
+    assert (listed["set"], listed["every"], listed["last_run"]) == ("laptop", "15m", None)
+    last_as_old(vdbackup, repository)
+    ran = vdbackup("schedule", "run", *where, "--json")
+    assert (ran.status, ran.json["event"]) == (0, "result")
+    assert (ran.json["outcome"], ran.json["point"]) == ("done", 4)
+    assert vdbackup("schedule", "run", *where, "--json").json["outcome"] == "skipped"
+    assert "every 15 minutes" in vdbackup("schedule", "list").out
+    shown = vdbackup("schedule", "show", *where, "--json").json
+    assert [run["outcome"] for run in shown["runs"]] == ["done", "skipped"]
+    assert "Point 4 was made." in vdbackup("schedule", "show", *where).out
+    assert vdbackup("schedule", "set", *where, "--every", "weekly").status == 0
+    assert "Mon *-*-* 12:30:00" in (tmp_path / "units" / units[1]).read_text()
+    assert vdbackup("schedule", "remove", *where).status == 0
+    assert list((tmp_path / "units").iterdir()) == []
+    assert asked(systemctl)[-2:] == [f"disable --now {units[1]} {units[0]}", "daemon-reload"]
+    assert vdbackup("schedule", "list", "--json").json == {"schedules": []}
+    gone = vdbackup("schedule", "remove", *where, "--json")
+    assert json.loads(gone.err)["code"] == "schedule-not-found"
+
+
+def test_what_systemd_does_not_take_is_a_warning(
+    vdbackup: Vdbackup, backed_up: list[Path], repository: Path, systemctl: Path
+):
+    Path(f"{systemctl}.fails").touch()
+    said = vdbackup("schedule", "set", "-r", repository, "--every", "hourly")
+    assert said.status == 3
+    assert "systemd did not take it: No such bus." in said.err
+
+
+def test_without_systemd_a_line_for_cron_is_said_and_does_what_it_says(
+    vdbackup: Vdbackup, backed_up: list[Path], repository: Path
+):
+    said = vdbackup("schedule", "set", "-r", repository, "--every", "daily", "--at", "02:30")
+    line = said.out.splitlines()[-1]
+    assert line.startswith("30 2 * * * ")
+    last_as_old(vdbackup, repository)
+    command = line.removeprefix("30 2 * * * ").replace("\\%", "%")
+    done = subprocess.run(command, shell=True, capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout.splitlines()[-1])["point"] == 4
+    again = subprocess.run(command, shell=True, capture_output=True, text=True, check=True)
+    assert json.loads(again.stdout.splitlines()[-1])["outcome"] == "skipped"
+
+
+def test_a_failure_is_json_and_stands_in_the_list(
+    vdbackup: Vdbackup, backed_up: list[Path], repository: Path, disk: Path
+):
+    assert vdbackup("schedule", "set", "-r", repository, "--every", "daily").status == 0
+    last_as_old(vdbackup, repository)
+    disk.unlink()
+    failed = vdbackup("schedule", "run", "-r", repository, "--set", "laptop", "--json")
+    assert failed.status == 1
+    assert json.loads(failed.err.splitlines()[-1])["code"] == "source-not-found"
+    (listed,) = vdbackup("schedule", "list", "--json").json["schedules"]
+    assert (listed["last_run"]["outcome"], listed["last_run"]["code"]) == (
+        "failed",
+        "source-not-found",
+    )
+
+
+@pytest.mark.parametrize(
+    "options", [["--every", "7m"], ["--every", "15m", "--at", "02:30"], ["--every", "plug"], []]
+)
+def test_what_makes_no_sense_is_wrong_usage(
+    vdbackup: Vdbackup, backed_up: list[Path], repository: Path, options: list[str]
+):
+    if os.path.ismount(repository.parent):
+        pytest.skip("the test's folder is a drive")
+    said = vdbackup("schedule", "set", "-r", repository, *options)
+    assert said.status == 2
+    assert vdbackup("schedule", "list", "--json").json == {"schedules": []}
+
+
+def test_a_source_that_the_user_may_not_read_is_no_users_schedule(
+    vdbackup: Vdbackup, backed_up: list[Path], repository: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    said = vdbackup("schedule", "set", "-r", repository, "--every", "daily", "--json")
+    assert said.status == 1
+    assert json.loads(said.err.splitlines()[-1])["code"] == "source-not-permitted"
+
+
+def test_where_a_clock_is_put_forward_over_its_time_the_point_of_the_day_is_made_once(
+    vdbackup: Vdbackup, backed_up: list[Path], repository: Path
+):
+    """02:30 does not come in Berlin that day; the timer elapses at 03:30, too, on every day."""
+    assert (
+        vdbackup("schedule", "set", "-r", repository, "--every", "daily", "--at", "02:30").status
+        == 0
+    )
+    outcomes = []
+    for clock in ("27 01:30", "27 02:30", "28 01:30", "28 03:30", "29 02:30", "29 03:30"):
+        command = [sys.executable, "-m", "vdbackup", "schedule", "run", "-r", str(repository)]
+        done = subprocess.run(
+            ["faketime", f"2027-03-{clock}:00", *command, "--set", "laptop", "--json"],
+            env={**os.environ, "TZ": "Europe/Berlin", "DONT_FAKE_MONOTONIC": "1"},
+            check=True, capture_output=True, text=True,
+        )  # fmt: skip
+        outcomes.append(json.loads(done.stdout.splitlines()[-1])["outcome"])
+    assert outcomes == ["done", "done", "skipped", "done", "done", "skipped"]

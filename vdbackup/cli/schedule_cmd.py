@@ -1,0 +1,318 @@
+"""The command that has sets backed up automatically: schedule list, set, show, remove, run."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vdbackup.cli.boot_test_cmd import prove_new_point
+from vdbackup.cli.common import DONE, WARNINGS, machines, said_of
+from vdbackup.cli.console import print_json, say, table, warn, work
+from vdbackup.cli.json_values import plan_json
+from vdbackup.cli.options import (
+    Subparsers,
+    dry_run_option,
+    json_option,
+    new_command,
+    new_family,
+    repository_options,
+    seconds_of,
+)
+from vdbackup.pace import Pace
+
+if TYPE_CHECKING:
+    from vdbackup.operations.schedules.arrange import SchedulePlan, ScheduleResult
+    from vdbackup.operations.schedules.run import RunResult
+    from vdbackup.operations.schedules.store import Run, Schedule, Store
+
+
+def add_schedule(subparsers: Subparsers) -> None:
+    """The command `schedule`, and what it can be told."""
+    actions = new_family(
+        subparsers,
+        "schedule",
+        "have sets backed up automatically",
+        example="schedule set -r /mnt/backups --set laptop --every daily --at 12:30",
+        failed="nothing was arranged, or the backup failed",
+    )
+    _add_list(actions)
+    _add_set(actions)
+    _add_show(actions)
+    _add_remove(actions)
+    _add_run(actions)
+
+
+def _add_list(actions: Subparsers) -> None:
+    parser = new_command(
+        actions,
+        "list",
+        list_schedules,
+        "list what is backed up automatically, and how that went last",
+        example="schedule list",
+        failed="it cannot be told",
+    )
+    json_option(parser)
+
+
+def list_schedules(options: argparse.Namespace) -> int:
+    """List what is backed up automatically."""
+    store = schedules_store()
+    found = store.schedules()
+    if options.json:
+        print_json({"schedules": [_json(store, each) for each in found]})
+    elif found:
+        table(
+            ("set", "repository", "when", "last run (UTC)", "how"), [_row(store, e) for e in found]
+        )
+    else:
+        say("Nothing is backed up automatically by this user on this computer.")
+    return DONE
+
+
+def _add_set(actions: Subparsers) -> None:
+    parser = new_command(
+        actions,
+        "set",
+        set_schedule,
+        "have a set backed up automatically; shown with --dry-run as systemd will read it",
+        example="schedule set -r /mnt/backups --set laptop --every 15m --on-mains --dry-run",
+        failed="nothing was arranged",
+        warned="it is noted, and systemd did not take it",
+    )
+    repository_options(parser)
+    parser.add_argument(
+        "--every", required=True, metavar="INTERVAL",
+        help="15m or other minutes that divide a day, hourly, daily, weekly (on Mondays), monthly "
+        "(on the 1st), login, or plug: when the drive with the backups is plugged in",
+    )  # fmt: skip
+    parser.add_argument(
+        "--at", default="", metavar="HH:MM", help="of a day, by the local clock; 12:30 if left out"
+    )
+    parser.add_argument(
+        "--on-mains", action="store_true", help="not while the computer runs on its battery"
+    )
+    parser.add_argument(
+        "--random-delay", type=seconds_of, default=0, metavar="TIME",
+        help="up to so much later: 90s, 10m, 1h",
+    )  # fmt: skip
+    parser.add_argument("--all-blocks", action="store_true", help="keep what is free, too")
+    dry_run_option(parser)
+    json_option(parser)
+
+
+def set_schedule(options: argparse.Namespace) -> int:
+    """Have a set backed up automatically."""
+    from vdbackup.operations.schedules import arrange
+    from vdbackup.operations.schedules.store import Schedule
+
+    repository, name = _set_named(options)
+    wanted = Schedule(
+        repository,
+        name,
+        options.every,
+        options.at,
+        options.on_mains,
+        options.random_delay,
+        options.all_blocks,
+    )
+    plan = arrange.plan(schedules_store(), wanted)
+    if options.dry_run:
+        _show_plan(plan, as_json=options.json)
+        return DONE
+    result: ScheduleResult = work(
+        "Schedule", lambda task: arrange.run(plan, task), as_json=options.json
+    )
+    if options.json:
+        data = _json(plan.store, result.schedule)
+        print_json({"event": "result", **data, "crontab": result.cron or None})
+    else:
+        say(plan.summary)
+        _say_cron(result.cron, added=True)
+    return _warned(result)
+
+
+def _show_plan(plan: SchedulePlan, *, as_json: bool) -> None:
+    if as_json:
+        data = {"units": plan.texts, "systemd": plan.by_systemd, "crontab": plan.cron or None}
+        print_json({"event": "plan", **plan_json(plan), **data})
+        return
+    say(plan.summary)
+    _say_units(plan)
+
+
+def _say_units(plan: SchedulePlan) -> None:
+    for path, text in plan.texts.items():
+        say(f"\n# {path}")
+        for line in text.splitlines():
+            say(line)
+    if not plan.by_systemd:
+        say("\nsystemd does not run here, so these are not written.")
+        _say_cron(plan.cron, added=True)
+
+
+def _say_cron(line: str, *, added: bool) -> None:
+    if line:
+        what = "Add this line to your crontab" if added else "Remove this line from your crontab"
+        say(f"{what} (crontab -e):")
+        say(line)
+
+
+def _warned(result: ScheduleResult) -> int:
+    if result.trouble:
+        warn([f"systemd did not take it: {result.trouble}"])
+    return WARNINGS if result.trouble else DONE
+
+
+def _add_show(actions: Subparsers) -> None:
+    parser = new_command(
+        actions,
+        "show",
+        show_schedule,
+        "show a set's schedule, its units, and its last runs",
+        example="schedule show -r /mnt/backups --set laptop",
+        failed="it has none, or it cannot be read",
+    )
+    repository_options(parser)
+    json_option(parser)
+
+
+def show_schedule(options: argparse.Namespace) -> int:
+    """Show a set's schedule."""
+    from vdbackup.operations.schedules import arrange
+
+    store = schedules_store()
+    schedule = store.get(*_set_named(options))
+    runs = store.history_of(schedule.id).runs
+    plan = arrange.plan(store, schedule)
+    if options.json:
+        history = [_run_json(run) for run in runs]
+        print_json({**_json(store, schedule), "units": plan.texts, "runs": history})
+        return DONE
+    say(plan.summary)
+    _say_units(plan)
+    if runs:
+        say("")
+        table(("began (UTC)", "how", "point", "what"), [_run_row(run) for run in runs])
+    return DONE
+
+
+def _add_remove(actions: Subparsers) -> None:
+    parser = new_command(
+        actions,
+        "remove",
+        remove_schedule,
+        "back a set up automatically no more",
+        example="schedule remove -r /mnt/backups --set laptop",
+        failed="it has no schedule",
+        warned="it is forgotten, and systemd did not take that",
+    )
+    repository_options(parser)
+    json_option(parser)
+
+
+def remove_schedule(options: argparse.Namespace) -> int:
+    """Back a set up automatically no more."""
+    from vdbackup.operations.schedules import arrange
+
+    store = schedules_store()
+    schedule = store.get(*_set_named(options))
+    result = arrange.remove(store, schedule)
+    if options.json:
+        print_json({"event": "result", "set": schedule.set_name, "crontab": result.cron or None})
+    else:
+        say(f"{schedule.set_name} is backed up automatically no more. Its backups stay.")
+        _say_cron(result.cron, added=False)
+    return _warned(result)
+
+
+def _add_run(actions: Subparsers) -> None:
+    parser = new_command(
+        actions,
+        "run",
+        run_schedule,
+        "back a set up if that is due: what timers call",
+        example="schedule run -r /mnt/backups --set laptop --json",
+        failed="no recovery point was made",
+        warned="a point was made, and something was not as it should be",
+    )
+    repository_options(parser)
+    json_option(parser)
+
+
+def run_schedule(options: argparse.Namespace) -> int:
+    """Back a set up if that is due."""
+    from vdbackup.operations.schedules import run
+
+    store = schedules_store()
+    schedule = store.get(*_set_named(options))
+    allowed, pace = machines(), Pace(gives_way=True)
+    result: RunResult = work(
+        f"Backup of {schedule.set_name}",
+        lambda task: run.run(store, schedule, allowed, task.at(pace)),
+        as_json=options.json,
+    )
+    if options.json:
+        print_json({"event": "result", "set": schedule.set_name, **_run_json(result.run)})
+    else:
+        say(result.run.sentence)
+    if (made := result.made) is None:
+        return DONE
+    warn([*made.warnings, *said_of(made.trouble)])
+    boots = not made.to_be_tested or prove_new_point(made, allowed, as_json=options.json)
+    return WARNINGS if made.warnings or made.trouble or not boots else DONE
+
+
+def _set_named(options: argparse.Namespace) -> tuple[Path, str]:
+    """The repository's folder, and the set; that need not be there, where it is named."""
+    from vdbackup.repository.repository import Repository
+
+    folder: Path = options.repository.absolute()
+    return folder, options.set or Repository.open(folder).set(None).name
+
+
+def schedules_store() -> Store:
+    """Where this user's schedules are kept."""
+    from vdbackup.locations import Locations
+    from vdbackup.operations.schedules.store import Store
+
+    locations = Locations.from_environment()
+    return Store(locations.config / "schedules", locations.data / "schedules")
+
+
+def _json(store: Store, schedule: Schedule) -> dict[str, Any]:
+    last = store.history_of(schedule.id).last
+    return {
+        "set": schedule.set_name,
+        "repository": str(schedule.repository),
+        "every": schedule.every,
+        "at": f"{schedule.timing.time:%H:%M}" if schedule.timing.has_time else None,
+        "on_mains": schedule.on_mains,
+        "random_delay": schedule.random_delay,
+        "all_blocks": schedule.all_blocks,
+        "last_run": _run_json(last) if last else None,
+    }
+
+
+def _run_json(run: Run) -> dict[str, Any]:
+    return {
+        "began": run.began,
+        "ended": run.ended,
+        "outcome": run.outcome.name.lower(),
+        "sentence": run.sentence,
+        "code": run.code or None,
+        "point": run.point or None,
+        "stored_bytes": run.stored_bytes,
+        "read_bytes": run.read_bytes,
+    }
+
+
+def _row(store: Store, schedule: Schedule) -> tuple[str, ...]:
+    last = store.history_of(schedule.id).last
+    began, how = (last.began.replace("T", " ")[:19], last.outcome.value) if last else ("", "never")
+    return schedule.set_name, str(schedule.repository), schedule.timing.words, began, how
+
+
+def _run_row(run: Run) -> tuple[str, ...]:
+    began = run.began.replace("T", " ")[:19]
+    return began, run.outcome.value, str(run.point or ""), run.sentence

@@ -1,0 +1,1 @@
+"""Backups that nobody has to remember: timing, store, units, systemd; arrange, run."""

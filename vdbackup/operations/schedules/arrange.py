@@ -1,0 +1,138 @@
+"""Set a schedule, show it, remove it: what is written is shown before, as text."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from vdbackup.errors import SourceNotPermitted, UsageError
+from vdbackup.jobs import Plan, Task
+from vdbackup.operations.schedules import systemd
+from vdbackup.operations.schedules.store import Schedule, Store
+from vdbackup.operations.schedules.timing import PLUG
+from vdbackup.operations.schedules.units import Units, crontab_line, name_of, units
+from vdbackup.repository.repository import Repository
+from vdbackup.sources.reference import SourceRef
+
+VARIABLES = ("VDBACKUP_CONFIG_DIR", "VDBACKUP_DATA_DIR", "VDBACKUP_LOG_DIR")
+"""By which the folders of the program are named, where they are not the usual ones."""
+PROGRAM = (sys.executable, "-m", "vdbackup")
+"""How this program is started again."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SchedulePlan(Plan):
+    """What setting a schedule would write.
+
+    Attributes:
+        texts: path of each unit to its text; none where systemd does not run.
+        cron: a line for crontab(1) that does the same; "" where cron cannot.
+        by_systemd: whether systemd runs here, and will start it.
+    """
+
+    store: Store
+    schedule: Schedule
+    units: Units
+    texts: dict[str, str]
+    cron: str
+    by_systemd: bool
+
+
+@dataclass(frozen=True)
+class ScheduleResult:
+    """What was arranged.
+
+    Attributes:
+        schedule: as it is now; of one that was removed, as it was.
+        cron: what is to be added to a crontab by hand, where systemd does not run; else "".
+        trouble: why systemd did not take it; "" where it did.
+    """
+
+    schedule: Schedule
+    cron: str = ""
+    trouble: str = ""
+
+
+def plan(store: Store, wanted: Schedule) -> SchedulePlan:
+    """What setting it would write.
+
+    Raises:
+        UsageError: it makes no sense.
+        PointNotFound, RepositoryError: there is no such set.
+        SourceNotPermitted: this user may not read what is to be backed up.
+    """
+    timing = wanted.timing
+    backup_set = Repository.open(wanted.repository).set(wanted.set_name)
+    source = SourceRef.parse(backup_set.settings.source.path)
+    _check_readable(source)
+    mount_point = mount_point_of(wanted.repository) if wanted.every == PLUG else ""
+    made = units(wanted, _command(wanted), mount_point)
+    folder, by_systemd = systemd.folder(), systemd.runs()
+    paths = {name: folder / name for name in made.texts}
+    return SchedulePlan(
+        summary=f"{wanted.set_name} is backed up {timing.words}, automatically.",
+        creates=tuple(str(path) for path in paths.values() if not path.exists()),
+        replaces=tuple(str(path) for path in paths.values() if path.exists()),
+        store=store,
+        schedule=wanted,
+        units=made,
+        texts={str(path): made.texts[name] for name, path in paths.items()},
+        cron=crontab_line(wanted, _command(wanted)),
+        by_systemd=by_systemd,
+    )
+
+
+def run(plan: SchedulePlan, task: Task) -> ScheduleResult:
+    """Set it. First comes the record, so that no unit is there of which nothing is known."""
+    task.check()
+    plan.store.save(plan.schedule)
+    if not plan.by_systemd:
+        return ScheduleResult(plan.schedule, cron=plan.cron)
+    others = [each for each in _names(plan.schedule) if each not in plan.units.texts]
+    trouble = systemd.remove(others) or systemd.install(plan.units)
+    return ScheduleResult(plan.schedule, trouble=trouble)
+
+
+def remove(store: Store, schedule: Schedule) -> ScheduleResult:
+    """Let it be run no more: the units go first, then what is known of it."""
+    trouble = systemd.remove(_names(schedule)) if systemd.runs() else ""
+    store.remove(schedule)
+    cron = "" if systemd.runs() else crontab_line(schedule, _command(schedule))
+    return ScheduleResult(schedule, cron=cron, trouble=trouble)
+
+
+def _names(schedule: Schedule) -> list[str]:
+    return [name_of(schedule.id, kind) for kind in ("timer", "service")]
+
+
+def _command(schedule: Schedule) -> Sequence[str]:
+    """What runs it: it finds the schedule in the same folders as who has set it."""
+    own = [f"{name}={os.environ[name]}" for name in VARIABLES if os.environ.get(name)]
+    where = ("-r", str(schedule.repository), f"--set={schedule.set_name}")
+    run = (*PROGRAM, "schedule", "run", *where, "--json")
+    return ("/usr/bin/env", *own, *run) if own else run
+
+
+def _check_readable(source: SourceRef) -> None:
+    """Raise SourceNotPermitted where a backup by this user could never read the source."""
+    if source.is_file and source.path.exists() and not os.access(source.path, os.R_OK):
+        raise SourceNotPermitted(
+            f"You may not read {source.path}, and nobody is there at night to be asked.",
+            "Set the schedule as root: then the system backs it up, whoever is logged in.",
+        )
+
+
+def mount_point_of(folder: Path) -> str:
+    """Of the drive that a folder lies on.
+
+    Raises UsageError where that is the system's own, which nobody plugs in.
+    """
+    for each in (folder, *folder.parents):
+        if os.path.ismount(each):
+            if str(each) != "/":
+                return str(each)
+            break
+    raise UsageError(f"{folder} lies on no drive that can be plugged in.", "Say how often instead.")

@@ -1,0 +1,114 @@
+"""A scheduled run: what a timer starts. The same backup as a click's, if its slot has none yet."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+
+from vdbackup.errors import RepositoryLocked, VdbackupError, from_os
+from vdbackup.jobs import Task, retry_when_cleared
+from vdbackup.operations import backup
+from vdbackup.operations.backup import BackupRequest, BackupResult
+from vdbackup.operations.machines import Machines
+from vdbackup.operations.schedules.store import Outcome, Run, Schedule, Store
+from vdbackup.records import MAX_SENTENCE
+from vdbackup.repository.model import RecoveryPoint
+from vdbackup.repository.repository import Repository
+from vdbackup.sources.reference import SourceRef
+
+PATIENCE = 3600.0
+"""Seconds that another one who writes to the repository is waited for."""
+_TICK = timedelta(minutes=5)
+"""By how much the clocks of two computers may differ."""
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """How it ended.
+
+    Attributes:
+        made: what the backup did; None where none was due.
+    """
+
+    run: Run
+    made: BackupResult | None = None
+
+
+def run(store: Store, schedule: Schedule, machines: Machines, task: Task) -> RunResult:
+    """Back the set up if that is due, and note how it ended.
+
+    Raises what a backup does, once that is noted.
+    """
+    began = datetime.now(UTC)
+    with store.running(schedule.id) as free:
+        if not free:  # it notes itself how it ends
+            return RunResult(_noted(began, Outcome.SKIPPED, "Another run of it is under way."))
+        try:
+            result = retry_when_cleared(
+                lambda task: _backed_up(schedule, began, machines, task),
+                PATIENCE,
+                of=RepositoryLocked,
+            )(task)
+        except (VdbackupError, OSError) as error:
+            problem = from_os(error) if isinstance(error, OSError) else error
+            store.note(schedule.id, _failed(began, problem))
+            raise
+        store.note(schedule.id, result.run)
+        return result
+
+
+def _backed_up(schedule: Schedule, began: datetime, machines: Machines, task: Task) -> RunResult:
+    """Once the repository is free: somebody may have been quicker meanwhile."""
+    backup_set = Repository.open(schedule.repository).set(schedule.set_name)
+    if point := point_of_slot(backup_set.latest_captured(), schedule, datetime.now(UTC)):
+        sentence = f"Not due: point {point.sequence} was made since the last time it was."
+        return RunResult(_noted(began, Outcome.SKIPPED, sentence))
+    request = BackupRequest(
+        SourceRef.parse(backup_set.settings.source.path),
+        schedule.repository,
+        set_name=schedule.set_name,
+        seen=True,
+        all_blocks=schedule.all_blocks,
+    )
+    made = backup.back_up(request, machines, task)
+    return RunResult(_done(began, made), made)
+
+
+def point_of_slot(
+    newest: RecoveryPoint | None, schedule: Schedule, now: datetime
+) -> RecoveryPoint | None:
+    """The point that the slot has which is now; None where one is due.
+
+    What a clock that went ahead has dated tomorrow is of no slot: it must not stop backups.
+    """
+    if newest is None:
+        return None
+    created = datetime.fromisoformat(newest.created)
+    created = created if created.tzinfo else created.replace(tzinfo=UTC)
+    return newest if schedule.timing.slot(now) <= created <= now + _TICK else None
+
+
+def _done(began: datetime, made: BackupResult) -> Run:
+    warnings = [*made.warnings, *(error.title for error in made.trouble)]
+    point = made.point
+    return replace(
+        _noted(
+            began,
+            Outcome.WARNED if warnings else Outcome.DONE,
+            " ".join(warnings) or f"Point {point.sequence} was made.",
+        ),
+        point=point.sequence,
+        stored_bytes=point.stored_bytes,
+        read_bytes=point.reading.read_bytes if point.reading else 0,
+    )
+
+
+def _failed(began: datetime, error: VdbackupError) -> Run:
+    sentence = f"{error.title} {error.advice}".rstrip()
+    return replace(_noted(began, Outcome.FAILED, sentence), code=error.code)
+
+
+def _noted(began: datetime, outcome: Outcome, sentence: str) -> Run:
+    ended = datetime.now(UTC)
+    times = [each.isoformat(timespec="seconds") for each in (began, ended)]
+    return Run(times[0], times[1], outcome, sentence[:MAX_SENTENCE])

@@ -1,0 +1,211 @@
+"""What is known of schedules: a record of each, and how its last runs ended.
+
+    <records>/ID.json       the schedule
+    <history>/ID.json       its last runs
+    <history>/ID.lock       held by a run, so that no other begins
+
+Both folders are the user's own, or root's. An ID is made of the repository's folder and the name of
+the set: there is one schedule of a set on a computer for each user.
+"""
+
+from __future__ import annotations
+
+import enum
+import hashlib
+import json
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from vdbackup import durable, records
+from vdbackup.errors import ScheduleNotFound, VdbackupError
+from vdbackup.operations.schedules.timing import Timing
+
+log = logging.getLogger(__name__)
+
+MAX_RUNS = 60
+"""That are kept of a schedule: a month of one a day that failed twice, or some hours of one that
+runs every few minutes."""
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """A set that is backed up automatically.
+
+    Attributes:
+        repository: the folder, absolute.
+        every, at: as `Timing` has them.
+        on_mains: not while the computer runs on its battery.
+        random_delay: up to so many seconds later, so that not all computers begin at once.
+        all_blocks: what is free is read and kept, too.
+    """
+
+    repository: Path
+    set_name: str
+    every: str
+    at: str = ""
+    on_mains: bool = False
+    random_delay: int = 0
+    all_blocks: bool = False
+
+    @property
+    def id(self) -> str:
+        """Of the set in this folder."""
+        return schedule_id(self.repository, self.set_name)
+
+    @property
+    def timing(self) -> Timing:
+        """When; raises UsageError where the record makes no sense."""
+        return Timing(self.every, self.at)
+
+
+def schedule_id(repository: Path, set_name: str) -> str:
+    """By which a schedule's files and units are called: letters and digits."""
+    named = os.fsencode(os.path.abspath(repository)) + b"\0" + os.fsencode(set_name)
+    return hashlib.sha256(named).hexdigest()[:12]
+
+
+class Outcome(enum.StrEnum):
+    """How a run ended."""
+
+    DONE = "done"
+    WARNED = "done, with warnings"
+    FAILED = "failed"
+    SKIPPED = "not due"
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run of a schedule.
+
+    Attributes:
+        began, ended: UTC, ISO 8601.
+        sentence: what there is to say of it.
+        code: of the error that it failed with, "" without one.
+        point: number of the recovery point, 0 where none was made.
+        stored_bytes, read_bytes: of the point.
+    """
+
+    began: records.Moment
+    ended: records.Moment
+    outcome: Outcome
+    sentence: records.Sentence = ""
+    code: str = ""
+    point: int = 0
+    stored_bytes: int = 0
+    read_bytes: int = 0
+
+
+@dataclass(frozen=True)
+class History:
+    """The last runs, the newest last. What was skipped is kept while nothing else came after it."""
+
+    runs: tuple[Run, ...] = ()
+
+    def after(self, run: Run) -> History:
+        """With one more."""
+        before = self.runs
+        if before and before[-1].outcome is Outcome.SKIPPED:
+            before = before[:-1]
+        return History((*before, run)[-MAX_RUNS:])
+
+    @property
+    def last(self) -> Run | None:
+        """The last that was no false alarm of a timer."""
+        return next(
+            (run for run in reversed(self.runs) if run.outcome is not Outcome.SKIPPED), None
+        )
+
+
+@dataclass(frozen=True)
+class Store:
+    """Where schedules of one user are kept.
+
+    Attributes:
+        records, history: the folders; they need not exist.
+    """
+
+    records: Path
+    history: Path
+
+    def schedules(self) -> list[Schedule]:
+        """All of them; what cannot be read is passed over, and said in the log."""
+        with suppress(FileNotFoundError, NotADirectoryError):
+            names = sorted(each for each in os.listdir(self.records) if each.endswith(".json"))
+            return [found for each in names if (found := self._read(self.records / each))]
+        return []
+
+    def _read(self, path: Path) -> Schedule | None:
+        try:
+            schedule = records.tolerant(Schedule, json.loads(durable.read_own(path)))
+            schedule.timing  # noqa: B018 - raises where it makes no sense
+        except (OSError, VdbackupError, ValueError, TypeError, RecursionError) as error:
+            log.warning("%s is no schedule: %s", path, error)
+            return None
+        return schedule
+
+    def find(self, repository: Path, set_name: str) -> Schedule | None:
+        """The schedule of a set; None where there is none."""
+        return self._read(self._record(schedule_id(repository, set_name)))
+
+    def get(self, repository: Path, set_name: str) -> Schedule:
+        """The same; raises ScheduleNotFound."""
+        if (found := self.find(repository, set_name)) is not None:
+            return found
+        raise ScheduleNotFound(
+            f"{set_name} in {repository} has no schedule on this computer.", "Set one first."
+        )
+
+    def save(self, schedule: Schedule) -> None:
+        """Write the record down."""
+        self._write(self._record(schedule.id), schedule)
+
+    def remove(self, schedule: Schedule) -> None:
+        """Forget it, and its runs."""
+        for path in (self._record(schedule.id), self._runs(schedule.id)):
+            durable.remove(path)
+
+    def history_of(self, schedule_id: str) -> History:
+        """Its last runs; none where they cannot be read."""
+        path = self._runs(schedule_id)
+        try:
+            return records.tolerant(History, json.loads(durable.read_own(path)))
+        except FileNotFoundError:
+            return History()
+        except (OSError, VdbackupError, ValueError, TypeError, RecursionError) as error:
+            log.warning("%s says nothing: %s", path, error)
+            return History()
+
+    def note(self, schedule_id: str, run: Run) -> None:
+        """Write down how a run ended."""
+        self._write(self._runs(schedule_id), self.history_of(schedule_id).after(run))
+
+    @contextmanager
+    def running(self, schedule_id: str) -> Iterator[bool]:
+        """Hold the schedule for a run; False where another one does."""
+        self.history.mkdir(mode=0o700, parents=True, exist_ok=True)
+        path = self.history / f"{schedule_id}.lock"
+        fd = durable.open_own(path, os.O_RDWR | os.O_CREAT)
+        try:
+            durable.hold_lock(fd)
+        except BlockingIOError:  # closed by it
+            yield False
+            return
+        try:
+            yield True
+        finally:
+            os.close(fd)
+
+    def _write(self, path: Path, record: Schedule | History) -> None:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        text = json.dumps(records.to_json(record), indent=2) + "\n"
+        durable.replace(path, text.encode("ascii"))
+
+    def _record(self, schedule_id: str) -> Path:
+        return self.records / f"{schedule_id}.json"
+
+    def _runs(self, schedule_id: str) -> Path:
+        return self.history / f"{schedule_id}.json"

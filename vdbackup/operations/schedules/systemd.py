@@ -1,0 +1,66 @@
+"""Has systemd know a schedule's units: a user's own instance of it, or, for root, the system's."""
+
+from __future__ import annotations
+
+import logging
+import os
+import subprocess
+from pathlib import Path
+
+from vdbackup import durable
+from vdbackup.operations.schedules.units import Units
+
+log = logging.getLogger(__name__)
+
+_RUNS = Path("/run/systemd/system")
+_PATIENCE = 60.0
+
+
+def runs() -> bool:
+    """Whether systemd has started this computer (sd_booted(3))."""
+    return _RUNS.is_dir()
+
+
+def folder() -> Path:
+    """Where this user's units lie; root's are the system's."""
+    if os.geteuid() == 0:
+        return Path("/etc/systemd/system")
+    usual = Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config")
+    return usual / "systemd" / "user"
+
+
+def install(units: Units) -> str:
+    """Write units and have them started when they are due; why that cannot be, "" where it is."""
+    for name, text in units.texts.items():
+        path = folder() / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        durable.replace(path, text.encode("utf-8"))
+        os.chmod(path, 0o644)
+    return _control("daemon-reload") or _control("enable", "--now", units.wanted)
+
+
+def remove(names: list[str]) -> str:
+    """Stop and delete units, of which none need be there; why systemd did not take that."""
+    there = [name for name in names if (folder() / name).exists()]
+    trouble = _control("disable", "--now", *there) if there else ""
+    for name in there:
+        durable.remove(folder() / name)
+    return _control("daemon-reload") or trouble if there else ""
+
+
+def _control(*arguments: str) -> str:
+    """Ask systemd for something; why it did not do it, "" where it did."""
+    whose = "--system" if os.geteuid() == 0 else "--user"
+    command = ["systemctl", whose, *arguments]
+    try:
+        done = subprocess.run(
+            command, stdin=subprocess.DEVNULL, capture_output=True, timeout=_PATIENCE, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        log.warning("%s: %s", command, error)
+        return f"{command[0]}: {error}"
+    said = done.stderr.decode(errors="replace").strip()
+    if done.returncode:
+        log.warning("%s: %s %s", command, done.returncode, said)
+        return said or f"{command[0]} ended with {done.returncode}"
+    return ""

@@ -1,0 +1,150 @@
+"""The text of a schedule's systemd units: a service that runs once, and the timer that starts it.
+
+What stands in them comes from outside, and may be any bytes but NUL: folders with spaces, percent
+signs, quotes, line ends, or in no encoding at all. systemd.syntax(7) and systemd.service(5) say how
+that is written.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from vdbackup.operations.schedules.store import Schedule
+from vdbackup.operations.schedules.timing import LOGIN, PLUG
+from vdbackup.text import printable
+
+_PLAIN = frozenset(range(0x20, 0x7F)) - frozenset(b'"\\')
+_REFUSED = frozenset(range(0x20)) | frozenset(b"\"'\\\x7f")
+"""What systemd has in no program's path, however it is written: env(1) starts such a one."""
+_ENV = "/usr/bin/env"
+_DOUBLED = {"%": "%%", "$": "$$"}
+_AFTER_LOGIN = "2min"
+"""What a desktop does first."""
+
+
+@dataclass(frozen=True)
+class Units:
+    """A schedule's units.
+
+    Attributes:
+        texts: name of each unit to its text.
+        wanted: the one that is enabled, so that systemd starts it.
+    """
+
+    texts: dict[str, str]
+    wanted: str
+
+
+def name_of(schedule_id: str, kind: str) -> str:
+    """A unit of a schedule; `kind` is "service" or "timer"."""
+    return f"vdbackup-backup-{schedule_id}.{kind}"
+
+
+def units(schedule: Schedule, command: Sequence[str], mount_point: str = "") -> Units:
+    """What systemd is told.
+
+    Args:
+        schedule: when.
+        command: what is run, an argument each.
+        mount_point: of the drive, where it is run when that is plugged in.
+    """
+    service, timer = (name_of(schedule.id, kind) for kind in ("service", "timer"))
+    if schedule.every == PLUG:
+        wanted_by = f"{escaped_path(mount_point)}.mount"
+        text = _service(schedule, command, f"\n[Install]\nWantedBy={wanted_by}\n")
+        return Units({service: text}, service)
+    return Units({service: _service(schedule, command, ""), timer: _timer(schedule)}, timer)
+
+
+def _service(schedule: Schedule, command: Sequence[str], install: str) -> str:
+    lines = [
+        "# Written by vdbackup. What it says is lost when the schedule is changed or removed.",
+        "[Unit]",
+        f"Description=Backup of {_words(schedule.set_name)} by vdbackup, {schedule.timing.words}",
+        *(["ConditionACPower=true"] if schedule.on_mains else []),
+        "",
+        "[Service]",
+        "Type=oneshot",
+        f"ExecStart={command_line(command)}",
+        "# 3: done, with warnings",
+        "SuccessExitStatus=3",
+        "Nice=10",
+        "IOSchedulingClass=idle",
+    ]
+    return "\n".join(lines) + "\n" + install
+
+
+def _timer(schedule: Schedule) -> str:
+    """Missed while the computer was off, it elapses once as soon as that is on (Persistent)."""
+    when = [f"OnCalendar={each}" for each in schedule.timing.calendar]
+    if schedule.every == LOGIN:
+        when = [f"OnStartupSec={_AFTER_LOGIN}"]
+    else:
+        when.append("Persistent=true")
+    if schedule.random_delay:
+        when.append(f"RandomizedDelaySec={schedule.random_delay}s")
+    lines = [
+        "# Written by vdbackup. What it says is lost when the schedule is changed or removed.",
+        "[Unit]",
+        f"Description=Backups of {_words(schedule.set_name)} by vdbackup, {schedule.timing.words}",
+        "",
+        "[Timer]",
+        *when,
+        "",
+        "[Install]",
+        "WantedBy=timers.target",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def command_line(command: Sequence[str]) -> str:
+    """A program and its arguments, as a unit has them.
+
+    Each in quotes and escaped as C does, so that no byte ends the line or is no UTF-8. `%` begins a
+    specifier and `$` a variable, unless doubled; but for the program, which knows no variables.
+    """
+    program, *arguments = command
+    if _REFUSED.intersection(os.fsencode(program)):
+        return command_line((_ENV, *command))
+    return " ".join(
+        (_quoted(program, {"%": "%%"}), *(_quoted(each, _DOUBLED) for each in arguments))
+    )
+
+
+def _quoted(text: str, doubled: Mapping[str, str]) -> str:
+    letters = (chr(each) if each in _PLAIN else f"\\x{each:02x}" for each in os.fsencode(text))
+    return '"' + "".join(doubled.get(each, each) for each in letters) + '"'
+
+
+def escaped_path(path: str) -> str:
+    """How systemd calls the unit of a path, without its ending (systemd.unit(5), "/dev/sda")."""
+    parts = [part for part in os.fsencode(path).split(b"/") if part not in (b"", b".")]
+    if not parts:
+        return "-"
+    joined = b"-".join(re.sub(rb"[^a-zA-Z0-9:_.]", _escaped_in_name, part) for part in parts)
+    first = "\\x2e" if joined.startswith(b".") else chr(joined[0])
+    return first + joined[1:].decode("ascii")
+
+
+def _escaped_in_name(found: re.Match[bytes]) -> bytes:
+    return b"\\x%02x" % found[0][0]
+
+
+def _words(text: str) -> str:
+    """A name in a description: in a line, and without specifiers."""
+    return printable(text).replace("%", "%%").rstrip("\\")
+
+
+def crontab_line(schedule: Schedule, command: Sequence[str]) -> str:
+    """The same for cron, as crontab(5) has it; "" where cron cannot do that.
+
+    There `%` is a line end, unless escaped, and a line end ends all, whatever is quoted.
+    """
+    when, words = schedule.timing.cron, shlex.join(command)
+    if not when or "\n" in words:
+        return ""
+    return f"{when} {words}".replace("%", "\\%")
