@@ -35,6 +35,10 @@ REFUSED = {
     "delete": (f"delete {NOTHING} 2", "no-repository"),
     "repair": (f"repair {NOTHING}", "no-repository"),
     "policy": (f"policy {NOTHING} --keep 3", "no-repository"),
+    "schedule set": (f"schedule set {NOTHING} --every daily", "no-repository"),
+    "schedule show": (f"schedule show {NOTHING} --set a", "schedule-not-found"),
+    "schedule remove": (f"schedule remove {NOTHING} --set a", "schedule-not-found"),
+    "schedule run": (f"schedule run {NOTHING} --set a", "schedule-not-found"),
     "boot": (f"boot {NOTHING} latest", "no-repository"),
     "boot-test": (f"boot-test {NOTHING}", "no-repository"),
     "retarget": (f"retarget {NOTHING} latest", "no-repository"),
@@ -42,7 +46,7 @@ REFUSED = {
     "sessions reopen": ("sessions reopen ffff", "session-not-found"),
     "sessions promote": ("sessions promote ffff", "session-not-found"),
 }
-NEVER_REFUSED = {"sessions list", "status", "agent install", "agent remove"}
+NEVER_REFUSED = {"sessions list", "schedule list", "status", "agent install", "agent remove"}
 """But for what no command can do anything about; to who is not root: test_tracking.py and, of the
 agent, test_agent.py."""
 
