@@ -96,7 +96,7 @@ def refused(error: OSError, what: str) -> NeedsRoot | TrackingNotSupported:
             "Do it as root, or with the rights CAP_BPF, CAP_PERFMON and CAP_SYS_ADMIN.",
             remedy=Remedy.INSTALL_AGENT,
         )
-    if error.errno in (errno.EPERM, errno.EACCES):
+    if error.errno in (errno.EPERM, errno.EACCES, errno.EROFS):
         return TrackingNotSupported(
             f"This system does not allow it: {what} ({error.strerror}).",
             "A kernel that is locked down for confidentiality, a container or another guard may be "
