@@ -193,8 +193,7 @@ def test_a_partition_that_was_moved_is_noticed(bpffs, tmp_path, stack):
 
 FACTS: dict[str, tuple[dict[str, str], str]] = {
     "nothing": ({}, ""),
-    "device-mapper": ({"dm/name": "root"}, "made of other devices"),
-    "array": ({"md/level": "raid1"}, "made of other devices"),
+    "array": ({"md/level": "raid1"}, "made of other disks"),
     "DAX": ({"queue/dax": "1"}, "DAX"),
     "zones": ({"queue/zoned": "host-managed"}, "zones"),
     "not counted": ({"queue/iostats": "0"}, "iostats"),

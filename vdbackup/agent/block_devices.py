@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from vdbackup.agent import device_mapper
 from vdbackup.errors import NotADisk, SourceNotFound
 
 SECTOR = 512
@@ -18,6 +19,7 @@ SECTOR = 512
 SYS_BLOCK = Path("/sys/dev/block")
 _WRITTEN, _DISCARDED = 6, 13
 """Where `stat` has sectors."""
+_NOT_COUNTED = "the kernel does not count what is written to it (queue/iostats is off)"
 
 
 def node_of(number: str) -> Path | None:
@@ -67,7 +69,9 @@ class Disk:
 
     @property
     def node(self) -> Path:
-        """Its file in /dev, which need not be there."""
+        """Its file in /dev, which need not be there; a volume's by the name that it keeps."""
+        if name := self.says("dm/name"):
+            return Path("/dev/mapper") / name
         return node_of(self.number) or Path("/dev") / self.number
 
     @property
@@ -98,18 +102,43 @@ class Disk:
 
     def hindrance(self) -> str:
         """What keeps its changes from being seen, as a sentence without its end; "" if nothing."""
-        folder = SYS_BLOCK / self.number
-        if (folder / "dm").exists() or (folder / "md").exists():
-            return "it is made of other devices, and what it is made of may change below it"
+        if (SYS_BLOCK / self.number / "md").exists():
+            return "it is made of other disks, and what it is made of may change below it"
+        if self._is_mapped and (found := self._hindrance_of_table()):
+            return found
         if self.says("queue/dax") == "1":
             return "it is memory that programs write to without asking the kernel (DAX)"
         if self.says("queue/zoned") not in ("", "none"):
             return "it is written to in zones"
-        if self.says("queue/iostats") != "1":
-            return "the kernel does not count what is written to it (queue/iostats is off)"
         if any(_is_multipath(holder) for holder in self._holders()):
             return "it is one of several paths to a disk (multipath)"
-        return ""
+        # device-mapper counts the requests of its own whatever that says
+        is_counted = self._is_mapped or self.says("queue/iostats") == "1"
+        return "" if is_counted else _NOT_COUNTED
+
+    @property
+    def _is_mapped(self) -> bool:
+        """Whether it is one of device-mapper's."""
+        return (SYS_BLOCK / self.number / "dm").exists()
+
+    def _hindrance_of_table(self) -> str:
+        try:
+            return device_mapper.hindrance(self._table())
+        except PermissionError:  # who may not see that may not track anything
+            return ""
+        except OSError as error:
+            return f"what device-mapper has made it of cannot be told ({error.strerror})"
+
+    def _table(self) -> list[device_mapper.Target]:
+        return device_mapper.table(os.makedev(self.major, self.minor))
+
+    @property
+    def mapping(self) -> str:
+        """A name of what device-mapper has made it of now; "" where that has not made it.
+
+        Raises OSError where that cannot be told.
+        """
+        return device_mapper.digest(self._table()) if self._is_mapped else ""
 
     def _holders(self) -> Iterator[Path]:
         """What is made of it, or of a partition of it."""

@@ -34,6 +34,7 @@ class Description:
         links: numbers of what lets them run.
         instead_of: why the one before was not believed any more, in whose place it came; "" if
             there was none.
+        mapping: what device-mapper had made the disk of (Disk.mapping).
     """
 
     nonce: str
@@ -44,6 +45,7 @@ class Description:
     programs: tuple[int, ...]
     links: tuple[int, ...]
     instead_of: str = field(default="", metadata=LATER)
+    mapping: str = field(default="", metadata=LATER)
 
 
 class State:

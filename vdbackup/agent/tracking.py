@@ -193,6 +193,7 @@ def _begin(place: Place, instead_of: str) -> Tracked:
 def _set_up(folder: Path, place: Place, size: int, where: marking.Layout, instead_of: str) -> None:
     """Make all that is pinned, the word that it is whole last; raises OSError."""
     bpf.wait_for_programs()  # a kernel that cannot do that is refused before anything is there
+    mapping = place.disk.mapping
     with ExitStack() as stack:
 
         def closing(fd: int) -> int:
@@ -216,7 +217,7 @@ def _set_up(folder: Path, place: Place, size: int, where: marking.Layout, instea
         state.generation = 1
         state.description = Description(
             secrets.token_hex(16), datetime.now(UTC), size, place.disk.medium, slept(),
-            tuple(programs), tuple(links), instead_of,
+            tuple(programs), tuple(links), instead_of, mapping,
         )  # fmt: skip
         state.ready = True
 

@@ -57,7 +57,15 @@ class Trust:
             return "the disk has another size now"
         if slept() > self._begun.slept + _SLEPT:
             return "the computer has slept meanwhile, and the disk may have been elsewhere"
-        return self._disk.hindrance()
+        return self._disk.hindrance() or self._of_mapping()
+
+    def _of_mapping(self) -> str:
+        try:
+            if self._disk.mapping == self._begun.mapping:
+                return ""
+        except OSError as error:
+            return f"what device-mapper has made it of cannot be told ({error.strerror})"
+        return "device-mapper has made it of something else meanwhile"
 
     def _of_programs(self) -> str:
         try:

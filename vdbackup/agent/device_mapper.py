@@ -1,0 +1,85 @@
+"""What device-mapper has made a device of: logical volumes, ciphers and the like.
+
+A device of it that is read and written through itself alone holds what was written to it, wherever
+that lies. So its changes can be seen where requests are handed in to it, as long as its table is
+the one that it had: another one may lead to other data, without any request.
+
+Source: the kernel's linux/dm-ioctl.h, Documentation/admin-guide/device-mapper.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+
+KINDS = {"linear", "striped", "crypt", "thin", "snapshot-origin"}
+"""Targets whose data change by nothing but requests to the device. Not those that copy or repair
+(mirror, raid, cache, era, clone, snapshot-merge), nor paths to a disk that others have, too."""
+
+_CONTROL = Path("/dev/mapper/control")
+_HEAD = struct.Struct("=3I II I i I I I Q 128s 129s 7x")
+_TARGET = struct.Struct("=QQ i I 16s")
+_TABLE_STATUS = 0xC138_FD0C
+"""DM_TABLE_STATUS; its size is _HEAD's."""
+_VERSION = (4, 0, 0)
+_AS_TABLE, _BUFFER_FULL, _NO_FLUSH = 1 << 4, 1 << 8, 1 << 11
+_SIZES = (16 << 10, 1 << 20, 16 << 20)
+"""Bytes for the answer, the next if it does not fit."""
+
+Target = tuple[int, int, str, str]
+"""Where it begins on the device and how long it is, in sectors; its kind and its parameters."""
+
+
+def table(number: int) -> list[Target]:
+    """The one that a device works by now.
+
+    Args:
+        number: of the device (st_rdev).
+
+    Raises OSError: it is none of device-mapper's, or this user may not ask (CAP_SYS_ADMIN).
+    """
+    with _CONTROL.open("rb") as control:
+        for size in _SIZES:
+            flags = _AS_TABLE | _NO_FLUSH
+            start = _HEAD.size
+            head = _HEAD.pack(*_VERSION, size, start, 0, 0, flags, 0, 0, number, b"", b"")
+            answer = bytearray(head.ljust(size, b"\0"))
+            fcntl.ioctl(control, _TABLE_STATUS, answer)
+            _, _, _, _, start, count, _, flags, *_ = _HEAD.unpack_from(answer)
+            if not flags & _BUFFER_FULL:
+                return list(_targets(answer[start:], count))
+    raise OSError(f"the table of {os.major(number)}:{os.minor(number)} is too long")
+
+
+def _targets(answer: bytearray, count: int) -> Iterator[Target]:
+    at = 0
+    for _ in range(count):
+        start, length, _, following, kind = _TARGET.unpack_from(answer, at)
+        parameters = bytes(answer[at + _TARGET.size : following]).partition(b"\0")[0]
+        yield start, length, kind.rstrip(b"\0").decode(), os.fsdecode(parameters)
+        at = following
+
+
+def digest(targets: list[Target]) -> str:
+    """A name of a table; a cipher's key, which may stand in it, is not part of that."""
+    told = [
+        (start, length, kind, [word for place, word in enumerate(words) if place != 1])
+        if kind == "crypt"
+        else (start, length, kind, words)
+        for start, length, kind, words in ((*each[:3], each[3].split(" ")) for each in targets)
+    ]
+    return hashlib.sha256(repr(told).encode()).hexdigest()
+
+
+def hindrance(targets: list[Target]) -> str:
+    """What keeps its changes from being seen, as a sentence without its end; "" if nothing."""
+    others = sorted({kind for _, _, kind, _ in targets} - KINDS)
+    if not targets:
+        return "it has no table"
+    if others:
+        return f"what is below it may change it ({', '.join(others)} of device-mapper)"
+    return ""
