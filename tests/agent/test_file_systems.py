@@ -56,8 +56,7 @@ def test_a_btrfs_is_found_by_its_device_and_not_by_its_number(stack, tmp_path):
     device = disk_with(stack, tmp_path / "disk.img", "btrfs", 128)
     folder = mount(stack, device, tmp_path / "mount")
     assert names(device) == [str(folder)]
-    with Together(device, 128 * MIB) as together:
-        assert together.outside == []
+    assert Together(device, 128 * MIB).outside == []
 
 
 def test_file_systems_in_files_of_others_are_frozen_before_those(stack, tmp_path):
@@ -112,8 +111,7 @@ def test_what_lies_outside_of_what_is_frozen_is_known(stack, tmp_path):
     assert stretches(disk, {number}) == [(32 * MIB, 32 * MIB)]
     assert stretches(second, {number}) == [(0, 32 * MIB)]
     assert stretches(first, {number}) == []
-    with Together(disk, 64 * MIB) as together:
-        assert together.outside == [(0, 32 * MIB)]
+    assert Together(disk, 64 * MIB).outside == [(0, 32 * MIB)]
 
 
 def test_swap_on_a_device_is_named_and_of_no_account(stack, tmp_path, monkeypatch):
@@ -132,9 +130,9 @@ def test_swap_on_a_device_is_named_and_of_no_account(stack, tmp_path, monkeypatc
     monkeypatch.setattr(file_systems.stacking, "_SWAPS", swaps)
     assert [each.path for each in swap_on(disk)] == [str(first), str(folder / "swap file")]
     assert [each.path for each in swap_on(second)] == [str(folder / "swap file")]
-    with Together(disk, 64 * MIB) as together:
-        assert together.outside == []
-        assert together.left_out == (f"swap ({first})", f"swap ({folder / 'swap file'})")
+    together = Together(disk, 64 * MIB)
+    assert together.outside == []
+    assert together.left_out == (f"swap ({first})", f"swap ({folder / 'swap file'})")
 
 
 def test_what_cannot_be_frozen_is_left_out_and_lies_outside(stack, tmp_path):
@@ -144,7 +142,8 @@ def test_what_cannot_be_frozen_is_left_out_and_lies_outside(stack, tmp_path):
     run(*MAKERS["ext4"][1], second)
     ntfs = mount(stack, first, tmp_path / "ntfs", "-t", "ntfs-3g")
     stack.enter_context(watched(mount(stack, second, tmp_path / "mount")))
-    with Together(disk, 64 * MIB) as together:
+    together = Together(disk, 64 * MIB)
+    with together.joined():
         with pytest.raises(NotFreezable) as raised, together.frozen():
             pytest.fail("it was frozen")
         together.leave(raised.value.where)
@@ -153,3 +152,30 @@ def test_what_cannot_be_frozen_is_left_out_and_lies_outside(stack, tmp_path):
         assert together.left_out == (f"{ntfs} (fuseblk), copied until it was quiet",)
         with together.frozen() as moment:
             assert moment.remaining > 0
+
+
+def test_what_is_unmounted_between_two_freezes_is_not_waited_for(stack, tmp_path):
+    device = disk_with(stack, tmp_path / "disk.img", "ext4", 16)
+    with mounted(device, tmp_path / "mount"):
+        together = Together(device, 16 * MIB)
+        with together.joined(), together.frozen():
+            pass
+    with together.joined(), together.frozen():
+        assert together.is_any
+        assert together.outside == [(0, 16 * MIB)]
+
+
+def test_what_is_unmounted_but_written_to_still_keeps_from_freezing(stack, tmp_path, monkeypatch):
+    monkeypatch.setattr(file_systems, "_UNMOUNTED_WITHIN", 0)
+    device = disk_with(stack, tmp_path / "disk.img", "ext4", 16)
+    folder = tmp_path / "mount"
+    folder.mkdir()
+    run("mount", device, folder)
+    with (folder / "open").open("w") as writer:
+        together = Together(device, 16 * MIB)
+        run("umount", "--lazy", folder)
+        with pytest.raises(NotFrozen, match="mounted there no more"), together.joined():
+            pytest.fail("nobody knows whether it writes")
+        writer.write("on")
+    with together.joined():
+        assert together.outside == [(0, 16 * MIB)]

@@ -52,6 +52,11 @@ class Changes:
         """How many blocks of it have changed; the disk's, which need not begin where it does."""
         return self._marks(0, self.size).bit_count()
 
+    def joined(self, others: Changes) -> Changes:
+        """These and others of the same device."""
+        marks = int.from_bytes(self.bitmap, "little") | int.from_bytes(others.bitmap, "little")
+        return Changes(marks.to_bytes(len(self.bitmap), "little"), self.start, self.size)
+
     def any_in(self, stretches: Iterable[Stretch]) -> bool:
         """Whether a block has changed of which some byte lies in one of these."""
         return any(self._marks(*each) for each in stretches)
@@ -102,3 +107,9 @@ class Harvest:
     token: Token | None
     changes: Changes | None
     reason: str
+
+    def after(self, earlier: Harvest) -> Harvest:
+        """What has changed since the moment that the one before this was asked about."""
+        if self.changes is None or earlier.changes is None:
+            return Harvest(self.token, None, self.reason or earlier.reason)
+        return Harvest(self.token, self.changes.joined(earlier.changes), "")

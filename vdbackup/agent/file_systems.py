@@ -6,20 +6,24 @@ it; the root, which all that runs here may need, comes last.
 
 from __future__ import annotations
 
+import errno
 import os
+import time
 from collections.abc import Iterable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
 
 from vdbackup.agent import stacking
-from vdbackup.agent.block_devices import SECTOR, SYS_BLOCK
+from vdbackup.agent.block_devices import SECTOR, SYS_BLOCK, node_of
 from vdbackup.agent.freezing import FileSystem, Freeze, frozen
 from vdbackup.agent.stacking import Swap, number_of, numbers_on
 from vdbackup.agent.stretches import Stretch, between, joined
 from vdbackup.agent.writeback import sync_file_system, write_out_caches
 from vdbackup.errors import NotFrozen
+
+_UNMOUNTED_WITHIN, _BETWEEN = 30.0, 0.02
+"""Seconds in which what is unmounted has written out all that it had, and those between looks."""
 
 
 @dataclass(frozen=True)
@@ -98,10 +102,10 @@ def _mount_of(fd: int) -> int:
 
 
 class Together:
-    """All that is mounted from a device and may write to it, open. A context manager.
+    """All that is mounted from a device and may write to it, frozen together again and again.
 
-    What is mounted while this is used joins it (`join`). What is unmounted then stays open, and a
-    file system that is open is there still: to freeze it does no harm.
+    It is open only where it is about to be frozen (`joined`): what is open cannot be unmounted.
+    What is unmounted between two freezes has written out all that it had.
 
     Attributes:
         left_out: what cannot be frozen, or is of no account, a few words each.
@@ -110,7 +114,7 @@ class Together:
     """
 
     def __init__(self, path: Path, size: int) -> None:
-        """Open them; raises NotFrozen where that cannot be.
+        """Look whether they can be opened; raises NotFrozen where they cannot.
 
         Args:
             path: of the device.
@@ -119,23 +123,24 @@ class Together:
         self._path, self._size = path, size
         self._open: dict[frozenset[str], tuple[Mounted, FileSystem]] = {}
         self._left: set[frozenset[str]] = set()  # of these, what cannot be frozen
-        self._undo = ExitStack()
-        try:
-            self.join()
-        except BaseException:
-            self._undo.close()
-            raise
+        self._was_frozen = False
+        with self.joined():
+            pass
 
-    def join(self) -> None:
-        """Let what has been mounted since take part; raises NotFrozen where it cannot be opened."""
+    @contextmanager
+    def joined(self) -> Iterator[None]:
+        """What is mounted now is open for the length of the block, and can be frozen in it.
+
+        Raises NotFrozen where it cannot be opened, or something else may write meanwhile.
+        """
         now = mounted_on(self._path)
-        for each in now:
-            if each.numbers not in self._open:
-                self._open[each.numbers] = (each, self._undo.enter_context(opened(each)))
-        # what lies on others comes before them, and what is mounted no more, before all
-        order = {each.numbers: place for place, each in enumerate(now)}
-        self._open = dict(sorted(self._open.items(), key=lambda item: order.get(item[0], -1)))
-        self._look()
+        gone = self._open.keys() - self._left - {each.numbers for each in now}
+        for numbers in gone:
+            _wait_for_end(self._open[numbers][0])
+        with ExitStack() as stack:
+            self._open = {each.numbers: (each, stack.enter_context(opened(each))) for each in now}
+            self._look()
+            yield
 
     def is_all(self) -> bool:
         """Whether nothing that may write to the device has been mounted since."""
@@ -158,9 +163,9 @@ class Together:
         return stretches(self._path, {each.number for each in swap_on(self._path) if each.number})
 
     @property
-    def count(self) -> int:
-        """How many are frozen."""
-        return len(self._open) - len(self._left)
+    def is_any(self) -> bool:
+        """Whether something can be frozen, or was until it was unmounted."""
+        return self._was_frozen or len(self._open) > len(self._left & self._open.keys())
 
     def leave(self, where: str) -> None:
         """Do not freeze what is mounted there: it cannot be."""
@@ -173,17 +178,41 @@ class Together:
             sync_file_system(each.descriptor)
         write_out_caches(self._path)
 
-    def frozen(self) -> AbstractContextManager[Freeze]:
+    @contextmanager
+    def frozen(self) -> Iterator[Freeze]:
         """Freeze them for a moment (agent/freezing.py)."""
-        return frozen(
-            [each for numbers, (_, each) in self._open.items() if numbers not in self._left]
-        )
+        wanted = [each for numbers, (_, each) in self._open.items() if numbers not in self._left]
+        with frozen(wanted) as freeze:
+            yield freeze
+        self._was_frozen = True
 
-    def __enter__(self) -> Self:
-        return self
 
-    def __exit__(self, *_: object) -> None:
-        self._undo.close()
+def _wait_for_end(mounted: Mounted) -> None:
+    """Of what is mounted no more, and may be writing still: until its device is free.
+
+    Raises NotFrozen where somebody uses it: `umount --lazy`, or a container that has it mounted.
+    """
+    until = time.monotonic() + _UNMOUNTED_WITHIN
+    while _is_used(mounted):
+        if time.monotonic() > until:
+            raise NotFrozen(
+                f"The file system at {mounted.name} is mounted there no more, but still in use.",
+                "End the programs that use it, then start the backup again.",
+            )
+        time.sleep(_BETWEEN)
+
+
+def _is_used(mounted: Mounted) -> bool:
+    """Whether some file system has its devices to itself; not if it can only be read from now."""
+    if any(not mounted.numbers.isdisjoint(mount.numbers) for mount in stacking.mounts()):
+        return False
+    for node in filter(None, map(node_of, mounted.numbers)):
+        try:
+            os.close(os.open(node, os.O_RDONLY | os.O_EXCL | os.O_CLOEXEC))
+        except OSError as error:  # any other: it is gone
+            if error.errno == errno.EBUSY:
+                return True
+    return False
 
 
 def swap_on(path: Path) -> list[Swap]:

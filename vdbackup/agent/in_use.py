@@ -17,7 +17,7 @@ import re
 import secrets
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, Self, TypeVar
@@ -30,7 +30,7 @@ from vdbackup.agent.freezing import Freeze
 from vdbackup.agent.last_set import LastSet
 from vdbackup.agent.stretches import Stretch, joined
 from vdbackup.agent.tracked import Follower, Tracked
-from vdbackup.errors import AgentError, NotFreezable, NotFrozen, TrackerBusy
+from vdbackup.errors import AgentError, FreezeUndone, NotFreezable, NotFrozen, TrackerBusy
 from vdbackup.processes import start_of
 
 log = logging.getLogger(__name__)
@@ -160,13 +160,14 @@ class InUse:
             NotFrozen: none of what is mounted from it can be frozen, or something cannot be told.
             AgentError: its changes cannot be marked, or not now. OSError: it is gone.
         """
+        self._undone: Harvest | None = None  # told within a freeze that did not count
         with ExitStack() as stack:
             self._device = os.open(path, os.O_RDONLY | os.O_DIRECT | os.O_CLOEXEC)
             stack.callback(os.close, self._device)
             self._path = path
             self._size = os.lseek(self._device, 0, os.SEEK_END)
             self._last_set = stack.enter_context(LastSet(Place.of(path).disk.sector_size))
-            self._together = stack.enter_context(Together(path, self._size))
+            self._together = Together(path, self._size)
             self.goes_on = name is not None and _is_tracked(path)
             self._follower = stack.enter_context(self._followed(path, name, since))
             known = since if self.goes_on else None
@@ -229,21 +230,44 @@ class InUse:
         return self._round(take, since)
 
     def _round(self, take: Callable[[Harvest, Freeze], bool], since: Token | None) -> Round:
-        """One freeze; it shows, too, which of the file systems cannot be frozen."""
+        """One freeze that counts; it shows, too, which of the file systems cannot be frozen.
+
+        One that was undone is tried again once: on a busy machine little is left to be written out
+        then. What was told within it had not yet reached the device, and is told once more.
+        """
+        self._undone = None
+        with suppress(FreezeUndone):
+            return self._frozen_once(take, since)
+        time.sleep(self.frozen_for)  # whoever wants to write had to wait as long
+        return self._frozen_once(take, since)
+
+    def _frozen_once(self, take: Callable[[Harvest, Freeze], bool], since: Token | None) -> Round:
         while True:
-            self._together.join()
-            if not self._together.count:
-                raise NotFrozen(f"Nothing that can be frozen is mounted from {self._path}.")
-            try:
-                self._together.sync()
-                with self._together.frozen() as freeze:
-                    harvest = self._follower.harvest(since)
-                    taken = take(harvest, freeze) and self._together.is_all()
-            except NotFreezable as error:
-                self._together.leave(error.where)
-            else:
-                self.frozen_for = freeze.seconds
-                return Round(harvest, freeze, taken, self._last_set.lost if taken else ())
+            with self._together.joined():
+                if not self._together.is_any:
+                    raise NotFrozen(f"Nothing that can be frozen is mounted from {self._path}.")
+                try:
+                    return self._frozen(take, since)
+                except NotFreezable as error:
+                    self._together.leave(error.where)
+
+    def _frozen(self, take: Callable[[Harvest, Freeze], bool], since: Token | None) -> Round:
+        self._together.sync()
+        begun = time.monotonic()
+        try:
+            with self._together.frozen() as freeze:
+                harvest = self._harvested(since)
+                taken = take(harvest, freeze) and self._together.is_all()
+        finally:
+            self.frozen_for = time.monotonic() - begun
+        return Round(harvest, freeze, taken, self._last_set.lost if taken else ())
+
+    def _harvested(self, since: Token | None) -> Harvest:
+        """What has changed since then, within a freeze, whether that will have counted or not."""
+        before = self._undone
+        harvest = self._follower.harvest(before.token if before else since)
+        self._undone = harvest.after(before) if before else harvest
+        return self._undone
 
     def _is_last(self, changes: Changes, asked: Asked) -> bool:
         """Whether these are to be read while nobody writes."""

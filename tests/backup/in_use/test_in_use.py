@@ -7,8 +7,8 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
@@ -25,19 +25,21 @@ from tests.backup.in_use.devices import (
 from tests.backup.lab import noise
 from tests.sources.loops import loop, mounted, run, two_partitions
 from tests.sources.opened import open_path
-from vdbackup.agent import in_use, pins, tracking
+from vdbackup.agent import file_systems, in_use, pins, tracking
 from vdbackup.agent.block_devices import Disk
 from vdbackup.agent.changes import Harvest, Token
 from vdbackup.agent.file_systems import Together
+from vdbackup.agent.freezing import FileSystem, Freeze
 from vdbackup.agent.in_use import Asked, InUse, Round
 from vdbackup.backup import capture
 from vdbackup.consistency import How
-from vdbackup.errors import NotFrozen, SourceError
+from vdbackup.errors import FreezeUndone, NotFrozen, SourceError
 from vdbackup.jobs import Task
 from vdbackup.recovery import verify
 from vdbackup.repository.model import ChangesFrom
 from vdbackup.repository.repository import Repository
 from vdbackup.sources import live_rounds
+from vdbackup.sources.live_rounds import LiveRounds
 from vdbackup.sources.moment import Wanted
 
 pytestmark = pytest.mark.usefixtures("as_root")
@@ -230,7 +232,7 @@ def test_a_file_system_that_is_mounted_meanwhile_is_frozen_with_the_others(
             folder = use_now(stack, second, tmp_path / "second")
             (folder / "file").write_bytes(noise(MIB, 1))
             stack.enter_context(written_to(folder, pause=0.05))
-        seen.append(together.count)
+        seen.append(len(together._open))
         return is_all(together)
 
     with monkeypatch.context() as patch:
@@ -401,3 +403,72 @@ def test_a_device_that_is_gone_meanwhile_gives_no_point_and_stays_neither_frozen
     assert repository.set().points == ()
     assert not is_frozen(found)
     assert tracking.find(device) is None
+
+
+def test_a_file_system_can_be_unmounted_while_its_device_is_backed_up(
+    stack, tmp_path, repository, monkeypatch
+):
+    disk = image(tmp_path / "disk.img", SIZES["ext4"], "ext4")
+    device = stack.enter_context(loop(disk))
+    mount = stack.enter_context(ExitStack())
+    folder = mount.enter_context(mounted(device, tmp_path / "mount", "-o", "nodiscard"))
+    (folder / "file").write_bytes(noise(3 * MIB, 1))
+    read = LiveRounds.readinto
+
+    def unmounted_before(self: LiveRounds, offset: int, view: memoryview) -> None:
+        if os.path.ismount(folder):
+            (folder / "last").write_bytes(noise(2 * MIB, 2))
+            mount.close()
+        read(self, offset, view)
+
+    monkeypatch.setattr(LiveRounds, "readinto", unmounted_before)
+    made = back_up(repository, device, consistency=Wanted.FROZEN)
+    assert made.warnings == ()
+    raw = restored(repository, made.point, tmp_path / "again.raw")
+    assert digest(raw) == digest(disk)
+    assert_clean_after_mount(raw, "ext4")
+
+
+@pytest.mark.parametrize("undone", [(1,), (3,), (2, 4)])
+def test_a_freeze_that_was_undone_is_tried_once_more(
+    stack, tmp_path, repository, frozen, monkeypatch, undone
+):
+    disk = image(tmp_path / "disk.img", SIZES["ext4"], "ext4")
+    device = stack.enter_context(loop(disk))
+    tried = itertools.count(1)
+    whole = file_systems.frozen
+
+    @contextmanager
+    def cut_short(every: Sequence[FileSystem]) -> Iterator[Freeze]:
+        with whole(every) as freeze:
+            yield freeze
+        if next(tried) in undone:
+            raise FreezeUndone("They did not stay frozen.", "")
+
+    monkeypatch.setattr(file_systems, "frozen", cut_short)
+    with ExitStack() as in_use:
+        use(in_use, device, tmp_path / "mount", "-o", "nodiscard")
+        with written_to(tmp_path / "mount", pause=0.05):
+            made = back_up(repository, device, consistency=Wanted.FROZEN)
+    assert next(tried) > max(undone)
+    assert made.warnings == ()
+    assert digest(restored(repository, made.point, tmp_path / "again.raw")) == frozen.digests[-1]
+
+
+def test_two_freezes_that_were_undone_after_each_other_end_in_a_copy_that_says_so(
+    stack, tmp_path, repository, monkeypatch
+):
+    device = stack.enter_context(loop(image(tmp_path / "disk.img", SIZES["ext4"], "ext4")))
+    whole = file_systems.frozen
+
+    @contextmanager
+    def cut_short(every: Sequence[FileSystem]) -> Iterator[Freeze]:
+        with whole(every) as freeze:
+            yield freeze
+        raise FreezeUndone("They did not stay frozen.", "")
+
+    monkeypatch.setattr(file_systems, "frozen", cut_short)
+    use(stack, device, tmp_path / "mount", "-o", "nodiscard")
+    made = back_up(repository, device)
+    assert made.point.reading.consistency.how is How.AS_IS
+    assert any("They did not stay frozen." in each for each in made.warnings)
