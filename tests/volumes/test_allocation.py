@@ -332,6 +332,18 @@ def test_a_volume_that_has_a_snapshot_is_kept_whole(tmp_path):
     assert "has a snapshot" in found.kept
 
 
+def test_a_logical_volume_that_lies_nobody_knows_where_keeps_no_other_whole(tmp_path, monkeypatch):
+    """A thin one, or one in stripes: the group's own list says that none lies in another."""
+    image = tmp_path / "volume.img"
+    with image.open("wb") as file:
+        file.truncate(64 * MIB)
+    run(*EXT4.split(), image)
+    plain = Place(0, ((0, 64 * MIB),), "vg-plain", group_and_name="vg/plain")
+    thin = Place(0, (), "vg-thin", group_and_name="vg/thin", problem="It lies in a thin pool.")
+    monkeypatch.setattr(allocation.places, "find", lambda _: (None, [plain, thin]))
+    assert total(of(image).ranges) > 50 * MIB
+
+
 def test_an_ntfs_with_shadow_copies_is_kept_whole(tmp_path):
     """They read from it what was deleted since, which it calls free."""
     maker, size, _ = VOLUMES["NTFS"]

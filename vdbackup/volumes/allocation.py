@@ -16,7 +16,7 @@ from itertools import accumulate
 import numpy as np
 
 from vdbackup.disks.disk import UNIT
-from vdbackup.disks.extents import Ranges, overlap, total, union, without
+from vdbackup.disks.extents import Ranges, as_ranges, overlap, total, union, without
 from vdbackup.errors import RecoveryError, Unreadable
 from vdbackup.jobs import readable_size
 from vdbackup.volumes import places, signatures
@@ -163,7 +163,7 @@ def _free(kind: str, stream: io.BufferedReader, place: Place, in_use: MountedAre
         raise node.Unreadable("it lies on one disk of an array")
     if place.has_snapshot:
         raise node.Unreadable("it has a snapshot, which needs what was deleted since")
-    runs = _all([np.array(place.runs, np.int64)])
+    runs = _all([as_ranges(place.runs)])
     if not place.logical and len(overlap(runs, in_use.built_on)):
         raise node.Unreadable("another device has been made of it")
     if kind == "xfs" and place.runs[0] in in_use.told and len(place.runs) == 1:
@@ -241,7 +241,7 @@ def _apart(found: _Found, volumes: list[Place], size: int) -> Ranges:
     But for one that this one lies in as a whole, as a logical volume does in its partition.
     """
     others = [
-        np.array(other.runs, np.int64)
+        as_ranges(other.runs)
         for other in volumes
         if other is not found.place and not _is_physical(other, found.place)
     ]
