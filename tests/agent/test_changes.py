@@ -8,7 +8,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from vdbackup import records
-from vdbackup.agent.changes import BLOCK, PAGE, Changes, Token
+from vdbackup.agent.changes import BLOCK, PAGE, Changes, Harvest, Token
 from vdbackup.sources.live_rounds import ranges_of
 
 PAGES = 2
@@ -43,6 +43,19 @@ def test_stretches_hold_what_is_marked_in_the_device_and_nothing_else(blocks, on
         assert low == start or (low > start and low % BLOCK == 0)
         assert high == end or (high < end and high % BLOCK == 0)
     assert all(high < low for (_, high), (low, _) in itertools.pairwise(runs))
+
+
+@given(places, places)
+def test_what_changed_before_and_after_a_moment_is_all_that_changed(before, after):
+    earlier = Harvest(None, changes(before, 0, BLOCKS * BLOCK), "")
+    told = Harvest(None, changes(after, 0, BLOCKS * BLOCK), "").after(earlier)
+    assert told.changes == changes(before | after, 0, BLOCKS * BLOCK)
+
+
+def test_what_is_not_known_of_either_part_is_not_known_of_both():
+    known, unknown = Harvest(None, changes({1}, 0, BLOCK * 8), ""), Harvest(None, None, "it slept")
+    for told in (known.after(unknown), unknown.after(known)):
+        assert (told.changes, told.reason) == (None, "it slept")
 
 
 def test_a_moment_can_stand_in_a_record():

@@ -44,6 +44,8 @@ _PACKAGES = (
 )
 _GRUB_PACKAGES = ("grub2-common",)
 """Of a Debian that writes its boot loader's configuration itself."""
+_LAB_PACKAGES = ("python3", "polkitd", "pkexec", "thin-provisioning-tools", "cryptsetup-bin")
+"""Of a Debian in which vdbackup runs: what runs it, who may run it, what makes volumes."""
 _LEFT_OUT = ("doc", "man", "locale")
 _TOOLS = ("mmdebstrap", "sfdisk", "mke2fs", "mkfs.fat", "mcopy", "grub-mkimage", "modprobe")
 _GRUB = Path("/usr/lib/grub")
@@ -55,7 +57,8 @@ _MODULES = (
     *("sym53c8xx", "mptspi", "mptsas", "megaraid_sas", "vmw_pvscsi", "hv_storvsc"),
     *("e1000", "e1000e", "8139cp", "vmxnet3", "af_packet"),
     *("ext4", "xfs", "btrfs", "vfat", "nls_ascii", "nls_cp437", "isofs", "fuse", "autofs4"),
-    *("dm_mod", "dm_crypt", "dm_snapshot", "crc32c_generic", "crc32c_intel", "loop", "efivarfs"),
+    *("dm_mod", "dm_crypt", "dm_snapshot", "dm_thin_pool", "xts", "aes_generic", "algif_skcipher"),
+    *("crc32c_generic", "crc32c_intel", "loop", "efivarfs", "binfmt_misc"),
     *("xhci_pci", "ehci_pci", "uhci_hcd", "usbhid", "hid_generic", "atkbd", "psmouse", "evdev"),
     *("bochs", "pvpanic_pci", "pvpanic_mmio", "configfs", "qemu_fw_cfg", "button"),
 )
@@ -71,9 +74,9 @@ root=$1
 version=$(basename "$root"/lib/modules/*)
 modules=$root/lib/modules/$version
 for module in {" ".join(_MODULES)}; do
-    modprobe -d "$root" -S "$version" --show-depends "$module"
+    modprobe -d "$root" -S "$version" --show-depends "$module" || echo "not of this kernel"
 done | sed -n 's/^insmod \([^ ]*\).*/\1/p' | sort -u > "$root/kept"
-find "$modules/kernel" -name '*.ko' | sort | comm -23 - "$root/kept" | xargs rm
+find "$modules/kernel" -name '*.ko*' | sort | comm -23 - "$root/kept" | xargs rm
 rm "$root/kept"
 find "$modules/kernel" -type d -empty -delete
 depmod -b "$root" "$version"
@@ -159,6 +162,8 @@ class Debian:
         stay: offer a login on the first serial port instead of powering off.
         grub_tools: whether the Debian has GRUB's own programs, and what they go by; no test needs
             them but those of programs that work in the Debian itself.
+        lab: whether vdbackup can be run in it (tests/guests/lab.py).
+        kernel: the suite that its kernel comes from; "" for its own.
     """
 
     root: str = "ext4"
@@ -168,18 +173,23 @@ class Debian:
     init: str = "script"
     stay: bool = False
     grub_tools: bool = False
+    lab: bool = False
+    kernel: str = ""
 
     @property
     def name(self) -> str:
         """All of that in a word."""
         words = [self.root, "lvm" * self.lvm, self.initramfs, self.boot, self.init]
-        words += ["stay" * self.stay, "tools" * self.grub_tools]
+        words += ["stay" * self.stay, "tools" * self.grub_tools, "lab" * self.lab]
         return "-".join(filter(None, words))
 
     @property
     def packages(self) -> tuple[str, ...]:
         """What is installed besides the essential."""
-        return _PACKAGES + (_GRUB_PACKAGES if self.grub_tools else ())
+        first, *others = _PACKAGES
+        packages = (f"{first}/{self.kernel}" if self.kernel else first, *others)
+        packages += _GRUB_PACKAGES if self.grub_tools else ()
+        return packages + (_LAB_PACKAGES if self.lab else ())
 
     @property
     def root_start(self) -> int:
@@ -205,7 +215,7 @@ def image(debian: Debian = Debian()) -> Path:
     """The raw image of a Debian, built if it is not in the cache. Copy it before you change it."""
     _check_tools()
     with cache.locked("debian"):
-        system = _system(debian.packages)
+        system = _system(debian)
         code = cache.recipe(Path(__file__).read_bytes(), Path(lvm.__file__).read_bytes())
         folder = cache.folder() / f"{system.name}-disks-{code}"
         built = folder / f"{debian.name}.img"
@@ -241,8 +251,9 @@ def _check_tools() -> None:
 # ---------------------------------------------------------------------------------- the system
 
 
-def _system(packages: tuple[str, ...]) -> Path:
+def _system(debian: Debian) -> Path:
     """The folder of the installed Debian; what differs between disks is not in it yet."""
+    packages = debian.packages
     code = cache.recipe(_CUSTOMIZE.encode(), " ".join([_SUITE, *packages]).encode())
     system = cache.folder() / f"debian-{code}"
     if not system.exists():
@@ -256,6 +267,7 @@ def _system(packages: tuple[str, ...]) -> Path:
                 f"--customize-hook={_CUSTOMIZE}",
                 _SUITE,
                 archive,
+                *(_sources(debian.kernel) if debian.kernel else ()),
                 environment={"INITRD": "No"},  # not while it is installed: once, at the end
             )
             tree.mkdir()
@@ -263,6 +275,15 @@ def _system(packages: tuple[str, ...]) -> Path:
             run("tar", "-xf", archive, "-C", tree, "--exclude=./dev/*", *owners)
             tree.rename(system)
     return system
+
+
+def _sources(other: str) -> list[str]:
+    """This Debian's suite and another one, from where this machine has its own packages."""
+    listing = run("apt-get", "indextargets", "--format", "$(REPO_URI) $(CODENAME)")
+    uris = [line.split()[0] for line in listing.splitlines() if line.split()[1:] == [_SUITE]]
+    if not uris:
+        raise NotBuilt(f"The test guest's other kernels need {_SUITE} among apt's sources.")
+    return [f"deb {uris[0]} {suite} main" for suite in (_SUITE, other)]
 
 
 # ------------------------------------------------------------------------------------ the disk

@@ -1,0 +1,166 @@
+"""A Debian that backs up the disk it runs from (tests/guests/lab.py), and what is left of that."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tests.guests import lab
+from tests.guests.debian import SECTOR, Debian
+from tests.guests.lab import Guest, device
+from tests.sources.loops import mounted, run
+from vdbackup.jobs import Task
+from vdbackup.recovery import restore, verify
+from vdbackup.repository.repository import Repository
+
+USER = "anna"
+TARGET = "target"
+_RULE = """
+polkit.addRule(function(action, subject) {
+    if (action.id.indexOf("org.vdbackup.vdbackup.") == 0 && subject.user == "%s")
+        return polkit.Result.YES;
+});
+"""
+_WRITER = """
+import os, sys, time, zlib
+file = open(sys.argv[1], "ab", buffering=0)
+said = open(sys.argv[2], "a", buffering=1)
+number = 0
+while True:
+    number += 1
+    record = b"%d %s" % (number, os.urandom(900).hex().encode())
+    file.write(b"%s %08x\\n" % (record, zlib.crc32(record)))
+    os.fsync(file.fileno())
+    said.write(f"{number} {time.time()}\\n")
+    time.sleep(0.01)
+"""
+"""Appends numbered records, and says of each when it was surely on the disk: in memory (tmpfs)."""
+_READER = """
+import sys, zlib
+last = 0
+for number, line in enumerate(open(sys.argv[1], "rb"), 1):
+    record, _, code = line[:-1].rpartition(b" ")
+    assert line.endswith(b"\\n") and int(code, 16) == zlib.crc32(record), number
+    assert int(record.split()[0]) == number
+    last = number
+print(last)
+"""
+
+
+@dataclass(frozen=True)
+class Records:
+    """What a writer in the guest writes.
+
+    Attributes:
+        place: the file, in the guest.
+    """
+
+    guest: Guest
+    place: str
+
+    @property
+    def _said(self) -> str:
+        return f"/run/{self.place.replace('/', '-')}"
+
+    @contextmanager
+    def written(self) -> Iterator[None]:
+        """One after the other, until the block ends."""
+        name = f"writer{self.place.replace('/', '-')}"
+        self.guest.write("/run/writer.py", _WRITER)
+        arguments = f"{self.place} {self._said}"
+        self.guest.run(f"systemd-run --unit={name} python3 /run/writer.py {arguments}")
+        self.guest.run(f"until grep -q '^9 ' {self._said}; do sleep 0.2; done")
+        yield
+        self.guest.run(f"systemctl stop {name}")
+
+    def safe_at(self, moment: float) -> int:
+        """The number of the last one that was surely on the disk then (seconds since 1970)."""
+        lines = self.guest.run(f"cat {self._said}").said.splitlines()
+        times = [line.split() for line in lines]
+        return max(int(number) for number, at in times if float(at) < moment)
+
+
+def last_record(guest: Guest, place: str) -> int:
+    """Of a file in a guest that has started anew: all up to that are there, and none is torn."""
+    guest.write("/run/reader.py", _READER)
+    return int(guest.run(f"python3 /run/reader.py {place}").said)
+
+
+def last_record_in(folder: Path, name: str) -> int:
+    """The same of a file on a mounted copy."""
+    return int(run(sys.executable, "-c", _READER, folder / name))
+
+
+@contextmanager
+def at_work(folder: Path, kind: Debian, **others: Path) -> Iterator[Guest]:
+    """The Debian runs; its repository's disk is mounted at /mnt, and belongs to USER."""
+    target = folder / f"{TARGET}.img"
+    disks = {TARGET: lab.empty(target, 2048), **others}
+    with lab.running(folder / "machine", lab.disk(folder, kind), disks) as guest:
+        guest.run(f"useradd --create-home {USER}")
+        guest.run(f"mkfs.ext4 -q {device(TARGET)} && mount {device(TARGET)} /mnt")
+        guest.run(f"chown {USER} /mnt")
+        yield guest
+        guest.power_off()
+
+
+def allow(guest: Guest) -> None:
+    """Let USER do everything that the agent does."""
+    guest.write("/etc/polkit-1/rules.d/50-lab.rules", _RULE % USER)
+
+
+def back_up(guest: Guest, source: str, *options: str, user: str | None = None) -> dict[str, Any]:
+    """What `backup` says of the new point, which is as of one moment."""
+    words = " ".join(options)
+    command = f"vdbackup backup {source} -r /mnt/repository --consistency frozen --json {words}"
+    point: dict[str, Any] = guest.run(command, user=user).json
+    assert point["event"] == "result"
+    assert point["warnings"] == []
+    return point
+
+
+def missed(guest: Guest, name: str, *, user: str | None = None) -> int:
+    """How many bytes of a set's source differ from its newest point that are not marked so."""
+    command = f"vdbackup verify -r /mnt/repository --set {name} --against-source --json"
+    found = guest.run(command, user=user).json
+    assert found["ok"]
+    assert found["differing_bytes"] > 0
+    return int(found["missed_bytes"])
+
+
+@contextmanager
+def repository_of(folder: Path) -> Iterator[Repository]:
+    """What the Debian has left on its second disk."""
+    with mounted(folder / f"{TARGET}.img", folder / "mnt", "-o", "loop") as mount:
+        yield Repository.open(mount / "repository")
+
+
+def restored(folder: Path, name: str) -> Path:
+    """The newest point of a set, all points of which are sound, as a raw disk."""
+    raw = folder / f"{name}.raw"
+    with repository_of(folder) as repository:
+        assert all(each.ok for each in verify.run(verify.plan(repository, name), Task()))
+        newest = repository.set(name).points[-1].id
+        restore.run(restore.plan(repository, name, newest, raw), Task())
+    return raw
+
+
+def part(raw: Path, start: int, folder: Path) -> Path:
+    """What begins at a sector of a disk, up to its end, as a file."""
+    file = folder / "part.raw"
+    options = ("bs=1M", "iflag=skip_bytes", "conv=sparse", "status=none")
+    run("dd", f"if={raw}", f"of={file}", f"skip={start * SECTOR}", *options)
+    return file
+
+
+def status(guest: Guest, *, user: str | None = None) -> list[dict[str, Any]]:
+    """What is tracked."""
+    found: list[dict[str, Any]] = json.loads(guest.run("vdbackup status --json", user=user).said)[
+        "tracked"
+    ]
+    return found

@@ -1,0 +1,288 @@
+"""A Debian in which vdbackup runs, on kernels and with parts that the tests' own machine lacks.
+
+It boots under QEMU without any network (tests/guests/debian.py has built it): systemd, polkit,
+udev, device-mapper. What it has of vdbackup lies on a disk of its own, packed anew from this
+checkout and the packages of the environment that runs the tests. Its guest agent runs the commands.
+
+    sda                  the system, on AHCI
+    virtio-NAME          others, by /dev/disk/by-id/virtio-NAME
+"""
+
+from __future__ import annotations
+
+import base64
+import itertools
+import json
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, closing, contextmanager, suppress
+from dataclasses import dataclass
+from importlib.metadata import Distribution, PackageNotFoundError, distribution
+from pathlib import Path
+from typing import Any
+
+from packaging.requirements import Requirement
+
+import vdbackup
+from tests.guests import debian
+from tests.guests.cache import NotBuilt, run
+from tests.guests.debian import Debian
+
+PYTHON = (3, 11)
+"""The Debian's: compiled packages of another one do not run there."""
+_WINDOW = {"pyside6-essentials", "pyqtgraph"}
+"""What only the window needs."""
+_PLACE = "/opt/vdbackup"
+_PROGRAM = "program"
+_SERVICE = "org.qemu.guest_agent.0"
+_UP_WITHIN, _TRIES_AGAIN, _ANSWERS_WITHIN, _DONE_WITHIN = 400.0, 5.0, 60.0, 900.0
+"""Seconds, of a machine that only translates, on a busy computer."""
+_ENVIRONMENT = [
+    *("PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LANG=C.UTF-8"),
+    *("HOME=/root", "PYTHONDONTWRITEBYTECODE=1"),
+]
+
+
+@dataclass(frozen=True)
+class Done:
+    """What came of a command.
+
+    Attributes:
+        status: it ended with.
+        said, complained: its output, and what it said of errors.
+    """
+
+    status: int
+    said: str
+    complained: str
+
+    @property
+    def json(self) -> Any:
+        """What it says, as JSON: the last of several lines."""
+        try:
+            return json.loads(self.said)
+        except ValueError:
+            return json.loads(self.said.splitlines()[-1])
+
+
+class Guest:
+    """A Debian that runs.
+
+    Attributes:
+        console: what it says on its first serial port.
+    """
+
+    def __init__(self, agent: socket.socket, console: Path, process: subprocess.Popen[bytes]):
+        self._agent, self._process = agent, process
+        self._lines = agent.makefile("rb")
+        self.console = console
+
+    def close(self) -> None:
+        """Speak to it no more."""
+        self._lines.close()
+
+    def wait_until_up(self) -> None:
+        """All that is started with it is there."""
+        until = time.monotonic() + _UP_WITHIN
+        self._agent.settimeout(_TRIES_AGAIN)
+        for number in itertools.count():
+            try:
+                found = self._ask("guest-sync", id=number)
+                while found < number:  # earlier ones were heard, but not yet answered
+                    found = self._reply()
+                break
+            except TimeoutError:  # it was not heard: nobody had the port open
+                self._lines.close()
+                self._lines = self._agent.makefile("rb")
+            if time.monotonic() > until or self._process.poll() is not None:
+                raise NotBuilt(f"The guest does not come up:\n{self.console.read_text()[-3000:]}")
+        self._agent.settimeout(_ANSWERS_WITHIN)
+        self.run("systemctl is-system-running --wait; udevadm settle")
+        self.run(f"mkdir -p {_PLACE} && mount -o ro {device(_PROGRAM)} {_PLACE}")
+        self.run(f"ln -sf {_PLACE}/vdbackup.sh /usr/local/bin/vdbackup")
+
+    def _ask(self, execute: str, **arguments: Any) -> Any:
+        request = {"execute": execute, "arguments": arguments}
+        self._agent.sendall(json.dumps(request).encode() + b"\n")
+        return self._reply()
+
+    def _reply(self) -> Any:
+        reply = json.loads(self._lines.readline())
+        assert "error" not in reply, reply
+        return reply["return"]
+
+    def start(self, shell: str) -> int:
+        """Begin to run a line of the shell as root; its number, for `end_of`."""
+        pid: int = self._ask(
+            "guest-exec",
+            path="/bin/sh",
+            arg=["-c", shell],
+            env=_ENVIRONMENT,
+            **{"capture-output": True},
+        )["pid"]
+        return pid
+
+    def end_of(self, pid: int, limit: float = _DONE_WITHIN) -> Done:
+        """What came of it, once it has ended."""
+        until = time.monotonic() + limit
+        while not (found := self._ask("guest-exec-status", pid=pid))["exited"]:
+            assert time.monotonic() < until, "it does not end"
+            time.sleep(0.2)
+        return Done(
+            found.get("exitcode", -found.get("signal", 0)),
+            *(
+                base64.b64decode(found.get(name, "")).decode(errors="replace")
+                for name in ("out-data", "err-data")
+            ),
+        )
+
+    def run(self, shell: str, *, status: int | None = 0, user: str | None = None) -> Done:
+        """Run a line of the shell as root, or as a user, to its end.
+
+        Args:
+            shell: the line.
+            status: that it has to end with; None for any.
+            user: who does it.
+        """
+        if user is not None:
+            shell = f"exec runuser -u {user} -- sh -c {_quoted(shell)}"
+        done = self.end_of(self.start(shell))
+        if status is not None:
+            assert done.status == status, f"{shell}\n{done}"
+        return done
+
+    def write(self, path: str, text: str, mode: str = "644") -> None:
+        """A file of root's."""
+        encoded = base64.b64encode(text.encode()).decode()
+        self.run(f"mkdir -p $(dirname {path}); echo {encoded} | base64 -d > {path}")
+        self.run(f"chmod {mode} {path}")
+
+    def power_off(self) -> None:
+        """As its user would."""
+        self.start("systemctl poweroff")
+        self._process.wait(_ANSWERS_WITHIN * 3)
+
+
+def device(name: str) -> str:
+    """How the guest calls a disk other than its own."""
+    return f"/dev/disk/by-id/virtio-{name}"
+
+
+@contextmanager
+def running(
+    folder: Path, system: Path, others: Mapping[str, Path] | None = None
+) -> Iterator[Guest]:
+    """Boot a system from its disk, which it may write to.
+
+    Args:
+        folder: for what is needed meanwhile.
+        system: its disk, raw.
+        others: more of those, by name.
+    """
+    folder.mkdir(exist_ok=True)
+    program = folder / "program.img"
+    if not program.exists():
+        _program(program)
+    console, agent = folder / "console", folder / "agent"
+    drives = {**(others or {}), _PROGRAM: program}
+    command = [
+        *("nice", "qemu-system-x86_64", "-accel", "tcg,thread=multi", "-cpu", "max", "-machine"),
+        *("q35", "-smp", "2", "-m", "1024", "-display", "none", "-nic", "none", "-no-reboot"),
+        *("-serial", f"file:{console}", "-device", "virtio-serial", "-chardev"),
+        *(f"socket,path={agent},server=on,wait=off,id=agent", "-device"),
+        f"virtserialport,chardev=agent,name={_SERVICE}",
+        *("-drive", f"file={system},format=raw,if=none,id=system,cache=unsafe"),
+        *("-device", "ide-hd,drive=system,bus=ide.0,bootindex=0"),
+    ]
+    for name, path in drives.items():
+        drive = f"file={path},format=raw,if=none,id={name},cache=unsafe"
+        drive += ",readonly=on" * (name == _PROGRAM)
+        command += ["-drive", drive, "-device", f"virtio-blk-pci,drive={name},serial={name}"]
+    with ExitStack() as stack:
+        process = stack.enter_context(subprocess.Popen(command, stdin=subprocess.DEVNULL))
+        stack.callback(process.kill)
+        connection = stack.enter_context(socket.socket(socket.AF_UNIX))
+        _connect(connection, agent)
+        guest = stack.enter_context(closing(Guest(connection, console, process)))
+        guest.wait_until_up()
+        yield guest
+
+
+def _connect(connection: socket.socket, path: Path) -> None:
+    until = time.monotonic() + _ANSWERS_WITHIN
+    while True:
+        try:
+            return connection.connect(str(path))
+        except (FileNotFoundError, ConnectionRefusedError):
+            if time.monotonic() > until:
+                raise
+            time.sleep(0.05)
+
+
+def disk(folder: Path, kind: Debian) -> Path:
+    """A copy of a Debian's disk, to be written to."""
+    copy = folder / "system.img"
+    run("cp", "--sparse=always", debian.image(kind), copy)
+    copy.chmod(0o600)
+    return copy
+
+
+def empty(path: Path, mebibytes: int) -> Path:
+    """A disk with nothing on it."""
+    with path.open("wb") as file:
+        file.truncate(mebibytes << 20)
+    return path
+
+
+def _quoted(text: str) -> str:
+    return "'" + text.replace("'", "'\\''") + "'"
+
+
+# ------------------------------------------------------------------------------- the program
+
+
+def _program(path: Path) -> None:
+    """vdbackup, as its wheel holds it, and all that it needs but for the window."""
+    if sys.version_info[:2] != PYTHON:
+        raise NotBuilt(f"The lab needs tests run by Python {PYTHON[0]}.{PYTHON[1]}.")
+    tree = path.with_suffix(".tree")
+    own = Path(vdbackup.__file__).parent
+    ignored = shutil.ignore_patterns("__pycache__")
+    shutil.copytree(own, tree / "vdbackup", ignore=ignored)
+    shutil.copytree(own.parent / "resources", tree / "vdbackup/resources", dirs_exist_ok=True)
+    for each in _needed("vdbackup", set()):
+        _copy(each, tree)
+    starts = f'#!/bin/sh\nPYTHONPATH={_PLACE} exec python3 -m vdbackup "$@"\n'
+    (tree / "vdbackup.sh").write_text(starts)
+    (tree / "vdbackup.sh").chmod(0o755)
+    subprocess.run([sys.executable, "-m", "compileall", "-q", "-j", "1", tree], check=False)
+    size = sum(file.stat().st_size for file in tree.rglob("*") if file.is_file())
+    empty(path, (size >> 20) * 3 // 2 + 32)
+    run("mke2fs", "-q", "-t", "ext4", "-d", tree, path)
+    shutil.rmtree(tree)
+
+
+def _needed(name: str, known: set[str]) -> Iterator[Distribution]:
+    """The packages that one needs, and what those need."""
+    for line in distribution(name).requires or ():
+        need = Requirement(line)
+        applies = need.marker is None or any(
+            need.marker.evaluate({"extra": extra}) for extra in ("", "full")
+        )
+        if not applies or need.name.lower() in _WINDOW | known:
+            continue
+        known.add(need.name.lower())
+        with suppress(PackageNotFoundError):  # of an extra that was not asked for
+            yield distribution(need.name)
+            yield from _needed(need.name, known)
+
+
+def _copy(package: Distribution, tree: Path) -> None:
+    for file in package.files or ():
+        if ".." not in file.parts and file.suffix != ".pyc":
+            (tree / file).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(str(file.locate()), tree / file)
