@@ -186,7 +186,7 @@ def show_schedule(options: argparse.Namespace) -> int:
     runs = store.history_of(schedule.id).runs
     plan = arrange.plan(store, schedule)
     if options.json:
-        history = [_run_json(run) for run in runs]
+        history = [run_json(run) for run in runs]
         print_json({**_json(store, schedule), "units": plan.texts, "runs": history})
         return DONE
     say(plan.summary)
@@ -253,7 +253,7 @@ def run_schedule(options: argparse.Namespace) -> int:
         as_json=options.json,
     )
     if options.json:
-        print_json({"event": "result", "set": schedule.set_name, **_run_json(result.run)})
+        print_json({"event": "result", "set": schedule.set_name, **run_json(result.run)})
     else:
         say(result.run.sentence)
     if (made := result.made) is None:
@@ -290,11 +290,12 @@ def _json(store: Store, schedule: Schedule) -> dict[str, Any]:
         "on_mains": schedule.on_mains,
         "random_delay": schedule.random_delay,
         "all_blocks": schedule.all_blocks,
-        "last_run": _run_json(last) if last else None,
+        "last_run": run_json(last) if last else None,
     }
 
 
-def _run_json(run: Run) -> dict[str, Any]:
+def run_json(run: Run) -> dict[str, Any]:
+    """How a run ended."""
     return {
         "began": run.began,
         "ended": run.ended,

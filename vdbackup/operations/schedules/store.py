@@ -133,7 +133,7 @@ class Store:
 
     def schedules(self) -> list[Schedule]:
         """All of them; what cannot be read is passed over, and said in the log."""
-        with suppress(FileNotFoundError, NotADirectoryError):
+        with suppress(FileNotFoundError, NotADirectoryError, PermissionError):
             names = sorted(each for each in os.listdir(self.records) if each.endswith(".json"))
             return [found for each in names if (found := self._read(self.records / each))]
         return []
