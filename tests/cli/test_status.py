@@ -56,7 +56,7 @@ def test_what_needs_somebody_ends_with_three(
     assert "- laptop: Nothing has been proven of it" in said.out
     (found,) = vdbackup("status", "--json").json["repositories"]
     laptop = found["sets"][0]
-    assert [each["about"] for each in laptop["findings"]] == ["late", "failed", "unproven"]
+    assert [each["about"] for each in laptop["findings"]] == ["failed", "late", "unproven"]
     assert laptop["last_run"]["code"] == "source-not-found"
     assert laptop["schedule"] == {"every": "daily", "at": None}
 

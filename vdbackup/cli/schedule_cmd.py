@@ -277,7 +277,7 @@ def schedules_store() -> Store:
     from vdbackup.operations.schedules.store import Store
 
     locations = Locations.from_environment()
-    return Store(locations.config / "schedules", locations.data / "schedules")
+    return Store.within(locations.config, locations.data)
 
 
 def _json(store: Store, schedule: Schedule) -> dict[str, Any]:

@@ -168,8 +168,8 @@ def of_set(backup_set: BackupSet, store: Store, free: int | None, moment: Moment
     boot_tested = _last_held(point.boot_tested for point in backup_set.points)
     findings = [
         *_broken(backup_set),
+        *_run(last_run),  # before what comes of that
         *_age(backup_set, last, age, schedule, moment),
-        *_run(last_run),
         *_checks(backup_set),
         *_space(full_in, free),
         *_unproven(backup_set, verified, boot_tested, moment.now),

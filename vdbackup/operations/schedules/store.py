@@ -131,6 +131,11 @@ class Store:
     records: Path
     history: Path
 
+    @classmethod
+    def within(cls, config: Path, data: Path) -> Store:
+        """That of who keeps settings and data in these folders."""
+        return cls(config / "schedules", data / "schedules")
+
     def schedules(self) -> list[Schedule]:
         """All of them; what cannot be read is passed over, and said in the log."""
         with suppress(FileNotFoundError, NotADirectoryError, PermissionError):
@@ -142,6 +147,8 @@ class Store:
         try:
             schedule = records.tolerant(Schedule, json.loads(durable.read_own(path)))
             schedule.timing  # noqa: B018 - raises where it makes no sense
+        except FileNotFoundError:
+            return None
         except (OSError, VdbackupError, ValueError, TypeError, RecursionError) as error:
             log.warning("%s is no schedule: %s", path, error)
             return None
