@@ -111,7 +111,7 @@ def test_what_needs_somebody_is_seen_in_the_list(with_source: User, repository: 
     schedules.note(schedule.id, Run(old, old, Outcome.FAILED, "The disk is gone.", "x"))
     user.window.catalogue.refresh()
     user.waits_until(lambda: user.window.entry.health.needs_somebody)
-    assert status(user.window.entry, 7) == ("1 point", "3 days ago: the last one failed!", "bad")
+    assert status(user.window.entry, 7) == ("1 point", "3 days ago: last failed!", "bad")
     assert "The disk is gone." in sources_list.hint(user.window.entry)
     dialog = opened(user)
     assert "The last backup failed" in dialog.findChild(type(dialog.said), "scheduleLast").text

@@ -29,8 +29,8 @@ LOWEST = 130  # pixels: two sources stay in sight beside many machines
 NEEDED = {
     Concern.UNREADABLE: "damaged",
     Concern.NO_POINTS: "no whole point",
-    Concern.LATE: "the next is late!",
-    Concern.FAILED: "the last one failed!",
+    Concern.LATE: "late!",
+    Concern.FAILED: "last failed!",
     Concern.DAMAGED: "data damaged",
     Concern.NOT_BOOTING: "does not boot",
     Concern.SOON_FULL: "storage soon full",
