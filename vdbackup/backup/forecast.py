@@ -50,7 +50,9 @@ class Fate:
 def fates(backup_set: BackupSet, policy: Policy, now: datetime) -> tuple[Fate, ...]:
     """What becomes of each point when the set is next backed up, now, by this policy.
 
-    While a manifest of the set cannot be read, nothing goes.
+    The next point is taken to be whole. Where it would go on from one that is known to be damaged
+    it does not count, so that less goes than is said here. While a manifest of the set cannot be
+    read, nothing goes.
     """
     if backup_set.broken or not policy.takes:
         rules = () if policy.takes else (Rule.ALL,)
