@@ -12,8 +12,8 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from tests.backup.lab import Lab, noise
-from vdbackup.backup import forecast, whole_chains
-from vdbackup.backup.forecast import Outcome
+from vdbackup.backup import whole_chains
+from vdbackup.backup.forecast import Outcome, Outlook
 from vdbackup.jobs import Task
 from vdbackup.operations import pins
 from vdbackup.repository.digests import BLOCK
@@ -89,7 +89,7 @@ def test_what_is_foretold_is_what_the_next_backup_does(
         story.mark(pinned, promoted, damaged)
         lab = story.lab
         before = [point.sequence for point in lab.set.points]
-        fates = forecast.fates(lab.set, policy, datetime.now(UTC))
+        fates = Outlook(lab.set).fates(policy, datetime.now(UTC))
         assert [fate.point.sequence for fate in fates] == before
         newest = lab.set.latest_captured()
         newest_is_whole = newest is None or newest.id not in damaged_in(lab)
