@@ -117,6 +117,7 @@ def set_schedule(options: argparse.Namespace) -> int:
         options.all_blocks,
     )
     plan = arrange.plan(schedules_store(), wanted)
+    warn([plan.warning] if plan.warning else [])
     if options.dry_run:
         _show_plan(plan, as_json=options.json)
         return DONE
@@ -184,7 +185,7 @@ def show_schedule(options: argparse.Namespace) -> int:
     store = schedules_store()
     schedule = store.get(*_set_named(options))
     runs = store.history_of(schedule.id).runs
-    plan = arrange.plan(store, schedule)
+    plan = arrange.planned(store, schedule)
     if options.json:
         history = [run_json(run) for run in runs]
         print_json({**_json(store, schedule), "units": plan.texts, "runs": history})

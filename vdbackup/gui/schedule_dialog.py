@@ -179,10 +179,11 @@ class ScheduleDialog(parts.Dialog):
     def _show(self, plan: SchedulePlan) -> None:
         self.plan = plan
         self._save.setEnabled(True)
-        self.said.say(words.breakable(plan.summary), "")
+        about = words.breakable(f"{plan.summary} {plan.warning}".rstrip())
+        self.said.say(about, "warning" if plan.warning else "")
         texts = [f"# {path}\n{text}" for path, text in plan.texts.items()]
         if not plan.by_systemd:
-            self.said.say(f"{words.breakable(plan.summary)} {_no_systemd(plan)}", "warning")
+            self.said.say(f"{about} {_no_systemd(plan)}", "warning")
         self._units.setPlainText("\n".join(map(_lines, texts)))
 
 

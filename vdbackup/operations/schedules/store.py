@@ -41,6 +41,7 @@ class Schedule:
         on_mains: not while the computer runs on its battery.
         random_delay: up to so many seconds later, so that not all computers begin at once.
         all_blocks: what is free is read and kept, too.
+        mount_point: of the drive that it waits for, where it is run when that is plugged in.
     """
 
     repository: Path
@@ -50,6 +51,7 @@ class Schedule:
     on_mains: bool = False
     random_delay: int = 0
     all_blocks: bool = False
+    mount_point: str = ""
 
     @property
     def id(self) -> str:
