@@ -12,6 +12,7 @@ import pytest
 
 from tests.backup.lab import Lab, noise
 from vdbackup.backup import forecast, merge
+from vdbackup.backup.forecast import Outlook
 from vdbackup.disks import formats
 from vdbackup.disks.disk import VirtualDisk
 from vdbackup.errors import BackupError, Damaged, UsageError
@@ -212,7 +213,9 @@ def test_the_points_that_a_policy_takes_are_foretold(lab, keep):
         changed(lab, number)
         lab.backup(kind)
     before = sequences(lab)
-    foretold = [point.sequence for point in forecast.taken(lab.set, Policy(keep), now())]
+    foretold = [
+        point.sequence for point in forecast.taken(Outlook(lab.set).fates(Policy(keep), now()))
+    ]
     changed(lab, 7)
     lab.backup(policy=Policy(keep))
     assert [number for number in before if number not in sequences(lab)] == foretold
@@ -230,7 +233,9 @@ def test_the_points_that_a_policy_takes_are_foretold_where_some_are_damaged(lab,
     else:
         lab.repository.save_point("disk", replace(third, verified=Check("2026-01-01", ok=False)))
     before = sequences(lab)
-    foretold = [point.sequence for point in forecast.taken(lab.set, Policy(keep), now())]
+    foretold = [
+        point.sequence for point in forecast.taken(Outlook(lab.set).fates(Policy(keep), now()))
+    ]
     changed(lab, 7)
     lab.backup(policy=Policy(keep))
     assert [number for number in before if number not in sequences(lab)] == foretold
@@ -242,10 +247,13 @@ def test_a_point_that_a_promoted_one_was_made_on_is_not_foretold_to_go(lab):
     lab.backup()
     first, second = lab.set.points
     promoted = replace(second, promoted_from=Promotion("s", "a machine", second.created))
-    assert forecast.taken(lab.set, Policy(1), now()) == (first, second)
-    assert forecast.taken(replace(lab.set, points=(first, promoted)), Policy(1), now()) == ()
+    assert forecast.taken(Outlook(lab.set).fates(Policy(1), now())) == (first, second)
+    assert (
+        forecast.taken(Outlook(replace(lab.set, points=(first, promoted))).fates(Policy(1), now()))
+        == ()
+    )
 
 
 def test_without_a_number_nothing_is_foretold_to_go(lab):
     lab.backup()
-    assert forecast.taken(lab.set, Policy(), now()) == ()
+    assert forecast.taken(Outlook(lab.set).fates(Policy(), now())) == ()

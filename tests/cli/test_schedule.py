@@ -136,6 +136,19 @@ def test_a_failure_is_json_and_stands_in_the_list(
     )
 
 
+def test_a_schedule_is_shown_while_its_backups_are_away(
+    vdbackup: Vdbackup, backed_up: list[Path], repository: Path
+):
+    assert vdbackup("schedule", "set", "-r", repository, "--every", "daily").status == 0
+    repository.rename(repository.with_name("unplugged"))
+    failed = vdbackup("schedule", "run", "-r", repository, "--set", "laptop")
+    assert failed.status == 1
+    shown = vdbackup("schedule", "show", "-r", repository, "--set", "laptop")
+    assert shown.status == 0
+    assert "failed" in shown.out
+    assert vdbackup("schedule", "remove", "-r", repository, "--set", "laptop").status == 0
+
+
 @pytest.mark.parametrize(
     "options", [["--every", "7m"], ["--every", "15m", "--at", "02:30"], ["--every", "plug"], []]
 )

@@ -17,6 +17,7 @@ from tests.backup.lab import SIZE, Lab, noise
 from tests.sources.opened import open_path
 from vdbackup import cli
 from vdbackup.backup import adopt, convert, forecast, repair
+from vdbackup.backup.forecast import Outlook
 from vdbackup.errors import Cancelled, SourceError
 from vdbackup.jobs import CancelToken, Task
 from vdbackup.repository.digests import BLOCK
@@ -134,7 +135,9 @@ def test_a_policy_never_takes_the_last_point_that_could_read_what_is_lost_since(
         (said,) = result.notes
         assert said.startswith("Point 1 stays: it holds what could not be read any more")
         lab.poke(8 * BLOCK, noise(100, 2))
-        assert forecast.taken(lab.set, Policy(1), datetime.now(UTC)) == (result.point,)
+        assert forecast.taken(Outlook(lab.set).fates(Policy(1), datetime.now(UTC))) == (
+            result.point,
+        )
         lose(lab, lab.backup())
         assert [point.sequence for point in lab.set.points] == [1, 3]
         lab.check_all()

@@ -72,7 +72,7 @@ class Desk(QWidget):
         self.catalogue = self.operations = self.sessions = self.calls = Calls()
         self.browse, self.add_source = self.calls.browse, self.calls.add_source
         self.track, self.choose_policy = self.calls.track, self.calls.choose_policy
-        self.pin = self.calls.pin
+        self.pin, self.schedule = self.calls.pin, self.calls.schedule
         self.open_backups, self.change_settings = self.calls.open_backups, self.calls.settings
         self.forget, self.leave = self.calls.forget, self.calls.leave
 
@@ -180,7 +180,13 @@ def test_the_menus_ask_for_the_same_in_other_ways(desk: Desk) -> None:
         (Chosen(), []),
         (
             Chosen(MADE, CHILD),
-            ["choosePolicy", "trackSource", "repairRepository", "leaveRepository"],
+            [
+                "chooseSchedule",
+                "choosePolicy",
+                "trackSource",
+                "repairRepository",
+                "leaveRepository",
+            ],
         ),
         (Chosen(UNREADABLE), ["forgetSource", "repairRepository", "leaveRepository"]),
         (Chosen(NEW), ["trackSource", "forgetSource", "repairRepository", "leaveRepository"]),
@@ -200,6 +206,7 @@ def test_the_menu_of_a_source_names_what_would_go(desk: Desk) -> None:
     desk.chosen = Chosen(replace(MADE, source=SourceRef.parse("/dev/a&b")))
     actions.update()
     assert [each.text() for each in actions.of_listed] == [
+        "Schedule of disk…",
         "Points of disk that stay…",
         "Changed blocks of /dev/a&&b…",
         "Remove /dev/a&&b from this list",
@@ -209,6 +216,7 @@ def test_the_menu_of_a_source_names_what_would_go(desk: Desk) -> None:
     for each in OF_LISTED:
         actions[each.name].trigger()
     assert desk.calls.noted == [
+        ("schedule", (desk.chosen.entry,)),
         ("choose_policy", (desk.chosen.entry,)),
         ("track", (desk.chosen.entry,)),
         ("forget", (desk.chosen.entry,)),

@@ -365,7 +365,7 @@ def test_a_mistyped_source_is_removed_alone(with_source: User, repository: Path)
     assert mistyped not in store.value.sources
     assert len(store.value.sources) == 1
     offered = [action.objectName() for action in sources.actions() if action.isVisible()]
-    assert offered == ["choosePolicy", "repairRepository", "leaveRepository"]
+    assert offered == ["chooseSchedule", "choosePolicy", "repairRepository", "leaveRepository"]
 
 
 def test_other_backups_can_always_be_opened(with_source: User, tmp_path: Path, disk: Path) -> None:

@@ -7,7 +7,7 @@ ends, a file that is put back. What no rule keeps and cannot go either stays, wi
 from __future__ import annotations
 
 import enum
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -47,36 +47,48 @@ class Fate:
     into: int | None = None
 
 
-def fates(backup_set: BackupSet, policy: Policy, now: datetime) -> tuple[Fate, ...]:
-    """What becomes of each point when the set is next backed up, now, by this policy.
+class Outlook:
+    """A set as far as any policy goes by it: each of its layers is looked at, once.
 
-    While a manifest of the set cannot be read, nothing goes.
+    Attributes:
+        backup_set: as it was read.
     """
-    if backup_set.broken or not policy.takes:
-        rules = () if policy.takes else (Rule.ALL,)
-        why = "nothing goes while points cannot be read" if policy.takes else Rule.ALL.value
-        return tuple(Fate(each, Outcome.STAYS, rules, why) for each in backup_set.points)
-    chains = Chains()
-    not_whole = whole_chains.damaged(backup_set, chains)
-    found = due(backup_set, policy, not_whole, now, after_next=True)
-    family = _Family(backup_set, not_whole, whole_chains.torn(backup_set, chains))
-    on_them = holds.of(backup_set)
-    held = {each.id for each in found.points if any(hold.is_on(each) for hold in on_them)}
-    ids = [each.id for each in found.points]
-    now_going = family.going([each for each in ids if each not in held])
-    later = family.going(ids) if held else now_going
-    return tuple(
-        _fate(each, found, not_whole, held, now_going, later) for each in backup_set.points
-    )
+
+    def __init__(self, backup_set: BackupSet) -> None:
+        self.backup_set = backup_set
+        chains = Chains()
+        self._not_whole = whole_chains.damaged(backup_set, chains)
+        self._family = _Family(backup_set, self._not_whole, whole_chains.torn(backup_set, chains))
+        self._holds = holds.of(backup_set)
+
+    def fates(self, policy: Policy, now: datetime) -> tuple[Fate, ...]:
+        """What becomes of each point when the set is next backed up, now, by this policy.
+
+        The next point is taken to be whole. Where it would go on from one that is known to be
+        damaged it does not count, so that less goes than is said here. While a manifest of the set
+        cannot be read, nothing goes.
+        """
+        backup_set = self.backup_set
+        if backup_set.broken or not policy.takes:
+            rules = () if policy.takes else (Rule.ALL,)
+            why = "nothing goes while points cannot be read" if policy.takes else Rule.ALL.value
+            return tuple(Fate(each, Outcome.STAYS, rules, why) for each in backup_set.points)
+        found = due(backup_set, policy, self._not_whole, now, after_next=True)
+        held = {each.id for each in found.points if any(hold.is_on(each) for hold in self._holds)}
+        ids = [each.id for each in found.points]
+        going = self._family.going([each for each in ids if each not in held])
+        later = self._family.going(ids) if held else going
+        return tuple(
+            _fate(each, found, self._not_whole, held, going, later) for each in backup_set.points
+        )
 
 
-def taken(backup_set: BackupSet, policy: Policy, now: datetime) -> tuple[RecoveryPoint, ...]:
-    """The moments that are gone after the next backup, by this policy: no others go.
+def taken(fates: Iterable[Fate]) -> tuple[RecoveryPoint, ...]:
+    """The moments that are gone after the next backup: no others go.
 
     What a session holds is among them: nobody knows when that ends.
     """
-    every = fates(backup_set, policy, now)
-    return tuple(fate.point for fate in every if fate.outcome is not Outcome.STAYS)
+    return tuple(fate.point for fate in fates if fate.outcome is not Outcome.STAYS)
 
 
 def _fate(

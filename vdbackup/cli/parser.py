@@ -14,13 +14,14 @@ from vdbackup.cli.agent_cmd import add_agent
 from vdbackup.cli.boot_test_cmd import add_boot_test
 from vdbackup.cli.care_cmd import add_delete, add_merge, add_repair, add_verify
 from vdbackup.cli.get_back_cmd import add_export, add_extract, add_restore
-from vdbackup.cli.in_use_cmd import add_status, add_track, add_untrack
+from vdbackup.cli.in_use_cmd import add_track, add_untrack
 from vdbackup.cli.look_cmd import add_files, add_info, add_list
 from vdbackup.cli.machines_cmd import add_boot, add_retarget
 from vdbackup.cli.make_cmd import add_adopt, add_backup, add_convert, add_demo
 from vdbackup.cli.policy_cmd import add_policy
 from vdbackup.cli.schedule_cmd import add_schedule
 from vdbackup.cli.sessions_cmd import add_open_with, add_sessions
+from vdbackup.cli.status_cmd import add_status
 from vdbackup.errors import UsageError
 
 FAMILIES: Mapping[str, Mapping[str, Callable[[Any], None]]] = {
@@ -30,12 +31,11 @@ FAMILIES: Mapping[str, Mapping[str, Callable[[Any], None]]] = {
         "convert": add_convert,
         "demo": add_demo,
     },
-    "look": {"list": add_list, "files": add_files, "info": add_info},
+    "look": {"list": add_list, "status": add_status, "files": add_files, "info": add_info},
     "get back": {"restore": add_restore, "export": add_export, "extract": add_extract},
     "volumes in use": {
         "track": add_track,
         "untrack": add_untrack,
-        "status": add_status,
         "agent": add_agent,
     },
     "machines": {

@@ -117,6 +117,7 @@ def set_schedule(options: argparse.Namespace) -> int:
         options.all_blocks,
     )
     plan = arrange.plan(schedules_store(), wanted)
+    warn([plan.warning] if plan.warning else [])
     if options.dry_run:
         _show_plan(plan, as_json=options.json)
         return DONE
@@ -184,9 +185,9 @@ def show_schedule(options: argparse.Namespace) -> int:
     store = schedules_store()
     schedule = store.get(*_set_named(options))
     runs = store.history_of(schedule.id).runs
-    plan = arrange.plan(store, schedule)
+    plan = arrange.planned(store, schedule)
     if options.json:
-        history = [_run_json(run) for run in runs]
+        history = [run_json(run) for run in runs]
         print_json({**_json(store, schedule), "units": plan.texts, "runs": history})
         return DONE
     say(plan.summary)
@@ -253,7 +254,7 @@ def run_schedule(options: argparse.Namespace) -> int:
         as_json=options.json,
     )
     if options.json:
-        print_json({"event": "result", "set": schedule.set_name, **_run_json(result.run)})
+        print_json({"event": "result", "set": schedule.set_name, **run_json(result.run)})
     else:
         say(result.run.sentence)
     if (made := result.made) is None:
@@ -277,7 +278,7 @@ def schedules_store() -> Store:
     from vdbackup.operations.schedules.store import Store
 
     locations = Locations.from_environment()
-    return Store(locations.config / "schedules", locations.data / "schedules")
+    return Store.within(locations.config, locations.data)
 
 
 def _json(store: Store, schedule: Schedule) -> dict[str, Any]:
@@ -290,11 +291,12 @@ def _json(store: Store, schedule: Schedule) -> dict[str, Any]:
         "on_mains": schedule.on_mains,
         "random_delay": schedule.random_delay,
         "all_blocks": schedule.all_blocks,
-        "last_run": _run_json(last) if last else None,
+        "last_run": run_json(last) if last else None,
     }
 
 
-def _run_json(run: Run) -> dict[str, Any]:
+def run_json(run: Run) -> dict[str, Any]:
+    """How a run ended."""
     return {
         "began": run.began,
         "ended": run.ended,

@@ -100,6 +100,10 @@ def _forget_text(chosen: Chosen) -> str:
     return f"Remove {_literal(chosen.entry.source)} from this list" if chosen.entry else ""
 
 
+def _schedule_text(chosen: Chosen) -> str:
+    return f"Schedule of {_literal(chosen.entry.title)}…" if chosen.entry else ""
+
+
 def _policy_text(chosen: Chosen) -> str:
     return f"Points of {_literal(chosen.entry.title)} that stay…" if chosen.entry else ""
 
@@ -271,6 +275,13 @@ ACTIONS = (
 )
 OPEN_WITH = tuple(_open_with(program, name) for program, name in NAMES.items())
 OF_LISTED = (
+    Action(
+        "chooseSchedule",
+        "Schedule…",
+        "Say when it is backed up automatically",
+        OfBackedUp(lambda desk, entry: desk.schedule(entry)),
+        text_of=_schedule_text,
+    ),
     Action(
         "choosePolicy",
         "Points that stay…",

@@ -6,7 +6,7 @@ import os
 import time
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
 
@@ -16,8 +16,12 @@ from vdbackup.errors import VdbackupError
 from vdbackup.gui.jobs.worker import Workers
 from vdbackup.gui.store import Store
 from vdbackup.jobs import Job, Task
+from vdbackup.operations import health
 from vdbackup.operations.changed import ANY, Changed
+from vdbackup.operations.health import Moment, SetHealth
+from vdbackup.operations.schedules.store import Store as Schedules
 from vdbackup.repository.backup_set import BackupSet
+from vdbackup.repository.files import free_space
 from vdbackup.repository.marker import MARKER
 from vdbackup.repository.model import Pin, RecoveryPoint
 from vdbackup.repository.repository import DamagedSet, Repository
@@ -36,6 +40,7 @@ class Entry:
         backup_set: None before the first backup, or when it cannot be read.
         problem: why the repository, or this set in it, cannot be read, else None.
         shares_name: another source that is shown has the same name.
+        health: how the set was when it was read; None where there is none.
     """
 
     source: SourceRef
@@ -43,6 +48,7 @@ class Entry:
     backup_set: BackupSet | None = None
     problem: VdbackupError | None = None
     shares_name: bool = False
+    health: SetHealth | None = field(default=None, compare=False)  # its age is always another
 
     @property
     def title(self) -> str:
@@ -175,6 +181,22 @@ def read(shelf: Shelf, known: Sequence[KnownSource], changed: Changed = ANY) -> 
     return sorted(entries, key=lambda entry: places.get(entry.source.absolute(), -1))
 
 
+def _with_health(
+    entries: list[Entry], folder: Path, schedules: Schedules, moment: Moment
+) -> list[Entry]:
+    """The same, with how each set is."""
+    try:
+        free = free_space(folder)
+    except OSError:  # it is not there, or has just gone
+        free = None
+    return [
+        replace(each, health=health.of_set(each.backup_set, schedules, free, moment))
+        if each.backup_set
+        else each
+        for each in entries
+    ]
+
+
 class Catalogue(QObject):
     """All sources of all known repositories.
 
@@ -224,7 +246,9 @@ class Catalogue(QObject):
     ) -> list[Entry]:
         self._waiting.pop(folder, None)
         shelf = self._shelves.setdefault(folder, Shelf(folder))
-        return read(shelf, sources, changed)
+        entries = read(shelf, sources, changed)
+        moment = Moment.at_present(self._store.value.remind_after_days)
+        return _with_health(entries, folder, self._store.schedules, moment)
 
     def _on_read(self, folder: Path, job: Job[list[Entry]]) -> None:
         opened_now = folder not in self._read

@@ -41,6 +41,7 @@ from vdbackup.gui.pin_dialog import PinDialog
 from vdbackup.gui.plan_dialog import PlanDialog
 from vdbackup.gui.policy_dialog import PolicyDialog
 from vdbackup.gui.runner import Runner
+from vdbackup.gui.schedule_dialog import ScheduleDialog
 from vdbackup.gui.settings_dialog import SettingsDialog
 from vdbackup.gui.sources_list import SourcesList
 from vdbackup.gui.store import Store
@@ -287,6 +288,15 @@ class MainWindow(QMainWindow):
         dialog.foretold.connect(self.panel.set_going)
         dialog.finished.connect(lambda _answer: self.panel.set_going(frozenset()))
         dialog.accepted.connect(lambda: self.operations.change_policy(entry, dialog.change))
+        dialog.open()
+
+    def schedule(self, entry: Entry) -> None:
+        """Let the user say when a source is backed up automatically."""
+        reader = self.workers.reader(entry.repository)
+        dialog = ScheduleDialog(entry, self.store.schedules, reader, self)
+        dialog.accepted.connect(
+            lambda: self.operations.change_schedule(entry, dialog.plan, dialog.removes)
+        )
         dialog.open()
 
     def pin(self, entry: Entry, point: RecoveryPoint) -> None:

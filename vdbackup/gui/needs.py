@@ -70,6 +70,9 @@ class Desk(Protocol):
     def choose_policy(self, entry: Entry) -> None:
         """Let the user say which points of a source stay."""
 
+    def schedule(self, entry: Entry) -> None:
+        """Let the user say when a source is backed up automatically."""
+
     def pin(self, entry: Entry, point: RecoveryPoint) -> None:
         """Let a point stay, once the user has said why."""
 

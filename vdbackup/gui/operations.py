@@ -20,10 +20,12 @@ from vdbackup.gui.jobs.outcome import Outcome
 from vdbackup.gui.restore_dialog import RestoreDialog
 from vdbackup.gui.runner import Runner
 from vdbackup.gui.source_questions import FormatDialog, OtherSourceDialog
-from vdbackup.jobs import Job, JobState, Plan, Task
+from vdbackup.jobs import Job, JobState, Plan, Task, Work
 from vdbackup.operations import backup, delete, merge, policy, promote
 from vdbackup.operations.backup import AUTO, BackupRequest, BackupResult, CapturePlan
 from vdbackup.operations.machines import Machines
+from vdbackup.operations.schedules.arrange import SchedulePlan, ScheduleResult
+from vdbackup.operations.schedules.store import Schedule
 from vdbackup.pace import Limit, Pace
 from vdbackup.recovery import restore
 from vdbackup.recovery.sessions.saved import SavedSession
@@ -321,6 +323,20 @@ class Operations(QObject):
             self._runner.plan(entry.repository, asked, f"Keep {kept}", make, start)
         else:
             self._runner.plan(entry.repository, title, "Keep these", make, start)
+
+    def change_schedule(
+        self, entry: Entry, plan: SchedulePlan | None, removes: Schedule | None
+    ) -> None:
+        """Set a source's schedule as planned, or remove the one it has."""
+        title = f"Schedule of {entry.title}"
+        doing: Work[Outcome[ScheduleResult]]
+        if plan is not None:
+            doing = partial(work.set_schedule, plan, entry.name)
+        elif removes is not None:
+            doing = partial(work.remove_schedule, self._runner.store.schedules, removes)
+        else:
+            return
+        self._runner.run(entry.repository, title, doing)
 
     def pin(self, entry: Entry, point: RecoveryPoint, note: str | None) -> None:
         """Let a point stay, for the reason in the note, or unpin it where there is none."""

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from functools import partial
+from typing import NamedTuple
 
 from PySide6.QtCore import (
     QAbstractTableModel,
@@ -16,15 +18,15 @@ from PySide6.QtCore import (
 from PySide6.QtGui import QColor
 from PySide6.QtWidgets import QAbstractItemView, QFormLayout, QHeaderView, QTableView, QWidget
 
-from vdbackup.backup.forecast import Fate, Outcome
+from vdbackup.backup import forecast
+from vdbackup.backup.forecast import Fate, Outcome, Outlook
 from vdbackup.gui import parts, remedies, words
 from vdbackup.gui.catalogue import Entry
-from vdbackup.gui.jobs import work
 from vdbackup.gui.jobs.worker import Worker
 from vdbackup.gui.theme import Theme
-from vdbackup.jobs import Job, JobState
+from vdbackup.jobs import Job, JobState, Task
 from vdbackup.operations import policy
-from vdbackup.operations.policy import OFF, Change, PolicyPlan
+from vdbackup.operations.policy import OFF, Change
 from vdbackup.repository.model import MAX_KEPT, Policy
 
 WIDTH = 660  # pixels
@@ -73,6 +75,13 @@ RULES = (
 )
 
 
+class Foretold(NamedTuple):
+    """What becomes of each point by a policy."""
+
+    policy: Policy
+    fates: tuple[Fate, ...]
+
+
 class PolicyDialog(parts.Dialog):
     """Shows the rules and what becomes of each point; accepted, `change` says what is wanted.
 
@@ -97,6 +106,7 @@ class PolicyDialog(parts.Dialog):
         self._present = backup_set.settings.policy if backup_set else Policy()
         self.fields: dict[str, parts.SpinBox] = {}
         self.fates: tuple[Fate, ...] = ()
+        self._outlook: Outlook | None = None
         self._timer = QTimer(self, singleShot=True, interval=_SETTLED)
         self._timer.timeout.connect(self._look)
         self.column.addWidget(parts.label(title, "heading"))
@@ -157,11 +167,19 @@ class PolicyDialog(parts.Dialog):
         backup_set = self._entry.backup_set
         if backup_set is None:
             return
-        make = partial(work.plan_policy, self._entry.repository, backup_set.name, self.change)
-        job = Job(self.windowTitle(), lambda _task: make())
-        self._worker.submit(job, partial(self._on_planned, self.change))
+        change, present = self.change, self._present
 
-    def _on_planned(self, change: Change, job: Job[PolicyPlan]) -> None:
+        def foretell(_task: Task) -> Foretold:
+            """What every policy goes by is found out once: it takes seconds for many points."""
+            if self._outlook is None:
+                self._outlook = Outlook(backup_set)
+            wanted = change.of(present)
+            return Foretold(wanted, self._outlook.fates(wanted, datetime.now(UTC)))
+
+        job = Job(self.windowTitle(), foretell)
+        self._worker.submit(job, partial(self._on_foretold, change))
+
+    def _on_foretold(self, change: Change, job: Job[Foretold]) -> None:
         if change != self.change:  # typed on meanwhile: that is looked at, too
             return
         if job.error:
@@ -170,11 +188,11 @@ class PolicyDialog(parts.Dialog):
             self._show(job.outcome())
         self._save.setEnabled(job.error is None)
 
-    def _show(self, plan: PolicyPlan) -> None:
-        self.fates = plan.fates
-        going = [fate.point.id for fate in plan.fates if fate.outcome is not Outcome.STAYS]
-        self.said.say(sentence(plan.wanted, len(going), len(plan.fates)), "")
-        self._model.show_fates(plan.fates)
+    def _show(self, found: Foretold) -> None:
+        self.fates = found.fates
+        going = [point.id for point in forecast.taken(found.fates)]
+        self.said.say(sentence(found.policy, len(going), len(found.fates)), "")
+        self._model.show_fates(found.fates)
         self.foretold.emit(frozenset(going))
 
 

@@ -19,11 +19,35 @@ from PySide6.QtWidgets import (
 from vdbackup.gui import icons, parts, words
 from vdbackup.gui.catalogue import Entry
 from vdbackup.gui.theme import Theme
-from vdbackup.repository import long_chains
+from vdbackup.operations.health import Concern
 from vdbackup.text import printable
 
 ENTRY = Qt.ItemDataRole.UserRole
 LOWEST = 130  # pixels: two sources stay in sight beside many machines
+
+
+NEEDED = {
+    Concern.UNREADABLE: "damaged",
+    Concern.NO_POINTS: "no whole point",
+    Concern.LATE: "late!",
+    Concern.FAILED: "last failed!",
+    Concern.DAMAGED: "data damaged",
+    Concern.NOT_BOOTING: "does not boot",
+    Concern.SOON_FULL: "storage soon full",
+}
+"""What needs somebody, behind the age of the last point."""
+ROLES = {Concern.FAILED: "bad", Concern.DAMAGED: "bad", Concern.NO_POINTS: "bad"}
+
+
+def hint(entry: Entry) -> str:
+    """All that is known of a source's health, in lines."""
+    where = (printable(str(path)) for path in (entry.source, entry.repository))
+    lines = ["\nbacked up to ".join(where)]
+    found = entry.health
+    if found and found.schedule:
+        lines.append(f"{found.schedule.timing.words}, automatically")
+    lines += [printable(each.sentence) for each in found.findings] if found else []
+    return "\n".join(lines)
 
 
 def status(entry: Entry, remind_after_days: int) -> tuple[str, str, str]:
@@ -43,7 +67,12 @@ def status(entry: Entry, remind_after_days: int) -> tuple[str, str, str]:
     days = words.days_since(last)
     if days >= remind_after_days:
         return count, f"no backup for {words.plural(days, 'day')}!", "warning"
-    return count, words.age(last), "muted"
+    findings = entry.health.findings if entry.health else ()
+    if findings and findings[0].needs_somebody:
+        about = findings[0].about
+        return count, f"{words.age(last)}: {NEEDED[about]}", ROLES.get(about, "warning")
+    quiet = ", not proven lately" if any(f.about is Concern.UNPROVEN for f in findings) else ""
+    return count, f"{words.age(last)}{quiet}", "muted"
 
 
 class SourcesList(QListWidget):
@@ -90,10 +119,7 @@ class SourcesList(QListWidget):
             item = QListWidgetItem()
             item.setData(ENTRY, entry)
             item.setText(entry.title)
-            where = (printable(str(path)) for path in (entry.source, entry.repository))
-            hint = "\nbacked up to ".join(where)
-            long = long_chains.sentence(entry.backup_set) if entry.backup_set else ""
-            item.setToolTip(parts.hint(f"{hint}\n{printable(long)}" if long else hint))
+            item.setToolTip(parts.hint(hint(entry)))
             self.addItem(item)
         self.show_ages()
         chosen = self._row_of(before.key) if before else None

@@ -11,6 +11,7 @@ from PySide6.QtCore import QObject, Signal
 
 from vdbackup.errors import VdbackupError, from_os
 from vdbackup.locations import Locations
+from vdbackup.operations.schedules.store import Store as Schedules
 from vdbackup.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -40,6 +41,11 @@ class Store(QObject):
         super().__init__(parent)
         self.locations = locations
         self.value = settings
+
+    @property
+    def schedules(self) -> Schedules:
+        """Where this user's schedules are kept."""
+        return Schedules.within(self.locations.config, self.locations.data)
 
     def update(self, change: Callable[[Settings], Settings]) -> None:
         """Make other settings of what they are now, and write them down."""

@@ -133,7 +133,7 @@ QPushButton[segment="true"]:focus {{ border-color: {text}; }}
 QLineEdit {{ padding: 4px 6px; border: 1px solid {border};
                border-radius: 5px; background: {base}; color: {text}; }}
 QLineEdit:focus {{ border-color: {accent}; }}
-QSpinBox, QComboBox {{ min-height: 24px; }}
+QSpinBox, QTimeEdit, QComboBox {{ min-height: 24px; }}
 QCheckBox {{ spacing: 7px; }}
 QCheckBox::indicator {{ width: 14px; height: 14px; border: 1px solid {muted};
                border-radius: 3px; background: {base}; }}

@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from typing import Final, Literal
 
 from vdbackup.backup import forecast, proving, retention
-from vdbackup.backup.forecast import Fate
+from vdbackup.backup.forecast import Fate, Outlook
 from vdbackup.errors import ChangedMeanwhile, PointsUnknown, Remedy
 from vdbackup.jobs import Plan, Task
 from vdbackup.operations.changed import Changed
@@ -129,8 +129,8 @@ def plan(repository: Repository, set_name: str | None, change: Change) -> Policy
     wanted = change.of(now)
     _check_told(backup_set, wanted)
     at = datetime.now(UTC)
-    fates = forecast.fates(backup_set, wanted, at)
-    takes = taken(backup_set, wanted, at)
+    fates = Outlook(backup_set).fates(wanted, at)
+    takes = forecast.taken(fates) if wanted.retention != now.retention else ()
     summary = _changes(backup_set.name, now, wanted)
     if wanted.takes and wanted.retention != now.retention:
         kept = f"{_kept_after_each(backup_set.name, wanted)} {_next_backup(backup_set, takes)}"
@@ -175,7 +175,7 @@ def taken(backup_set: BackupSet, wanted: Policy, at: datetime) -> tuple[Recovery
     """The moments that go with the next backup because the set is to keep others; as of then."""
     if wanted.retention == backup_set.settings.policy.retention:
         return ()
-    return forecast.taken(backup_set, wanted, at)
+    return forecast.taken(Outlook(backup_set).fates(wanted, at))
 
 
 def _check_told(backup_set: BackupSet, wanted: Policy) -> None:

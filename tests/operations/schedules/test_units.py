@@ -110,8 +110,9 @@ def test_systemd_finds_nothing_wrong_with_the_units(tmp_path: Path, every: str, 
 
 @needs_systemd
 def test_a_drive_that_is_plugged_in_starts_the_service_by_its_mount(tmp_path: Path) -> None:
-    schedule = Schedule(Path("/media/me/My Disk/backups"), "laptop", "plug")
-    made = units(schedule, ["/bin/true"], "/media/me/My Disk")
+    drive = "/media/me/My Disk"
+    schedule = Schedule(Path(drive, "backups"), "laptop", "plug", mount_point=drive)
+    made = units(schedule, ["/bin/true"])
     (text,) = made.texts.values()
     assert "WantedBy=media-me-My\\x20Disk.mount" in text
     assert made.wanted.endswith(".service")

@@ -37,6 +37,10 @@ from vdbackup.operations.pins import PinResult
 from vdbackup.operations.policy import PolicyPlan, PolicyResult
 from vdbackup.operations.promote import PromotionPlan, PromotionResult
 from vdbackup.operations.repair import RepairResult
+from vdbackup.operations.schedules import arrange
+from vdbackup.operations.schedules.arrange import SchedulePlan, ScheduleResult
+from vdbackup.operations.schedules.store import Schedule
+from vdbackup.operations.schedules.store import Store as Schedules
 from vdbackup.pace import Pace
 from vdbackup.recovery import restore, verify
 from vdbackup.recovery.boot_test.boot_test import BootTestOptions
@@ -311,6 +315,29 @@ def pin(
     """Let a point stay, or be like any other again; asks nothing, as nothing goes by it."""
     result = pins.run(pins.plan(Repository.open(folder), set_name, point_id, note), task)
     return Outcome(result.sentence, value=result, changed=result.changed)
+
+
+def set_schedule(plan: SchedulePlan, name: str, task: Task) -> Outcome[ScheduleResult]:
+    """Have a set backed up automatically."""
+    result = arrange.run(plan, task)
+    by_cron = f"systemd does not run here. A line for your crontab does the same: {result.cron}"
+    warnings = (by_cron,) if result.cron else _not_taken(result.trouble)
+    return Outcome(
+        plan.summary, tuple(plan.texts), warnings, value=result, changed=Changed.only(name)
+    )
+
+
+def remove_schedule(store: Schedules, schedule: Schedule, _task: Task) -> Outcome[ScheduleResult]:
+    """Have it backed up automatically no more."""
+    result = arrange.remove(store, schedule)
+    sentence = f"{schedule.set_name} is backed up automatically no more. Its backups stay."
+    lines = (f"Remove this line from your crontab: {result.cron}",) if result.cron else ()
+    changed = Changed.only(schedule.set_name)
+    return Outcome(sentence, lines, _not_taken(result.trouble), value=result, changed=changed)
+
+
+def _not_taken(trouble: str) -> tuple[str, ...]:
+    return (f"systemd did not take it: {trouble}",) if trouble else ()
 
 
 def change_policy(plan: PolicyPlan, task: Task) -> Outcome[PolicyResult]:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+import stat
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from vdbackup.errors import SourceNotPermitted, UsageError
@@ -31,6 +32,7 @@ class SchedulePlan(Plan):
         texts: path of each unit to its text; none where systemd does not run.
         cron: a line for crontab(1) that does the same; "" where cron cannot.
         by_systemd: whether systemd runs here, and will start it.
+        warning: what speaks against it, a sentence; "" where nothing does.
     """
 
     store: Store
@@ -39,6 +41,7 @@ class SchedulePlan(Plan):
     texts: dict[str, str]
     cron: str
     by_systemd: bool
+    warning: str = ""
 
 
 @dataclass(frozen=True)
@@ -64,16 +67,19 @@ def plan(store: Store, wanted: Schedule) -> SchedulePlan:
         PointNotFound, RepositoryError: there is no such set.
         SourceNotPermitted: this user may not read what is to be backed up.
     """
-    timing = wanted.timing
     backup_set = Repository.open(wanted.repository).set(wanted.set_name)
     source = SourceRef.parse(backup_set.settings.source.path)
     _check_readable(source)
     mount_point = mount_point_of(wanted.repository) if wanted.every == PLUG else ""
-    made = units(wanted, _command(wanted), mount_point)
-    folder, by_systemd = systemd.folder(), systemd.runs()
-    paths = {name: folder / name for name in made.texts}
+    return planned(store, replace(wanted, mount_point=mount_point))
+
+
+def planned(store: Store, wanted: Schedule) -> SchedulePlan:
+    """The same of a schedule that there is: its drive need not be plugged in."""
+    made = units(wanted, _command(wanted))
+    paths = {name: systemd.folder() / name for name in made.texts}
     return SchedulePlan(
-        summary=f"{wanted.set_name} is backed up {timing.words}, automatically.",
+        summary=f"{wanted.set_name} is backed up {wanted.timing.words}, automatically.",
         creates=tuple(str(path) for path in paths.values() if not path.exists()),
         replaces=tuple(str(path) for path in paths.values() if path.exists()),
         store=store,
@@ -81,7 +87,8 @@ def plan(store: Store, wanted: Schedule) -> SchedulePlan:
         units=made,
         texts={str(path): made.texts[name] for name, path in paths.items()},
         cron=crontab_line(wanted, _command(wanted)),
-        by_systemd=by_systemd,
+        by_systemd=systemd.runs(),
+        warning=_others_may_change() if os.geteuid() == 0 else "",
     )
 
 
@@ -114,6 +121,22 @@ def _command(schedule: Schedule) -> Sequence[str]:
     where = ("-r", str(schedule.repository), f"--set={schedule.set_name}")
     run = (*PROGRAM, "schedule", "run", *where, "--json")
     return ("/usr/bin/env", *own, *run) if own else run
+
+
+def _others_may_change() -> str:
+    """What there is to say where others than root may change what root is to run; else ""."""
+    for program in (Path(sys.executable), Path(__file__)):
+        for path in (program, *program.resolve().parents):
+            about = path.stat()
+            shared = (
+                about.st_mode & (stat.S_IWGRP | stat.S_IWOTH) and not about.st_mode & stat.S_ISVTX
+            )
+            if about.st_uid or shared:
+                return (
+                    f"Others than root may change {path}, and so what root runs then: install the "
+                    "program where only root may write."
+                )
+    return ""
 
 
 def _check_readable(source: SourceRef) -> None:

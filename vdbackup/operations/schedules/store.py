@@ -41,6 +41,7 @@ class Schedule:
         on_mains: not while the computer runs on its battery.
         random_delay: up to so many seconds later, so that not all computers begin at once.
         all_blocks: what is free is read and kept, too.
+        mount_point: of the drive that it waits for, where it is run when that is plugged in.
     """
 
     repository: Path
@@ -50,6 +51,7 @@ class Schedule:
     on_mains: bool = False
     random_delay: int = 0
     all_blocks: bool = False
+    mount_point: str = ""
 
     @property
     def id(self) -> str:
@@ -131,9 +133,14 @@ class Store:
     records: Path
     history: Path
 
+    @classmethod
+    def within(cls, config: Path, data: Path) -> Store:
+        """That of who keeps settings and data in these folders."""
+        return cls(config / "schedules", data / "schedules")
+
     def schedules(self) -> list[Schedule]:
         """All of them; what cannot be read is passed over, and said in the log."""
-        with suppress(FileNotFoundError, NotADirectoryError):
+        with suppress(FileNotFoundError, NotADirectoryError, PermissionError):
             names = sorted(each for each in os.listdir(self.records) if each.endswith(".json"))
             return [found for each in names if (found := self._read(self.records / each))]
         return []
@@ -142,6 +149,8 @@ class Store:
         try:
             schedule = records.tolerant(Schedule, json.loads(durable.read_own(path)))
             schedule.timing  # noqa: B018 - raises where it makes no sense
+        except FileNotFoundError:
+            return None
         except (OSError, VdbackupError, ValueError, TypeError, RecursionError) as error:
             log.warning("%s is no schedule: %s", path, error)
             return None

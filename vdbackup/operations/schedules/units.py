@@ -44,17 +44,16 @@ def name_of(schedule_id: str, kind: str) -> str:
     return f"vdbackup-backup-{schedule_id}.{kind}"
 
 
-def units(schedule: Schedule, command: Sequence[str], mount_point: str = "") -> Units:
+def units(schedule: Schedule, command: Sequence[str]) -> Units:
     """What systemd is told.
 
     Args:
         schedule: when.
         command: what is run, an argument each.
-        mount_point: of the drive, where it is run when that is plugged in.
     """
     service, timer = (name_of(schedule.id, kind) for kind in ("service", "timer"))
     if schedule.every == PLUG:
-        wanted_by = f"{escaped_path(mount_point)}.mount"
+        wanted_by = f"{escaped_path(schedule.mount_point)}.mount"
         text = _service(schedule, command, f"\n[Install]\nWantedBy={wanted_by}\n")
         return Units({service: text}, service)
     return Units({service: _service(schedule, command, ""), timer: _timer(schedule)}, timer)

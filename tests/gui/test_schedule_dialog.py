@@ -1,0 +1,122 @@
+"""In the window one says when a source is backed up, sees what systemd is told, and how it went."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from PySide6.QtCore import QTime
+from PySide6.QtWidgets import QPlainTextEdit
+
+from tests.gui.user import User
+from vdbackup.gui import sources_list
+from vdbackup.gui.schedule_dialog import ScheduleDialog
+from vdbackup.gui.sources_list import status
+from vdbackup.operations.health import QUIET, Concern
+from vdbackup.operations.schedules import systemd
+from vdbackup.operations.schedules.store import Outcome, Run, Schedule
+from vdbackup.repository.repository import Repository
+
+
+@pytest.fixture(autouse=True)
+def no_systemd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(systemd, "_RUNS", tmp_path / "no-systemd")
+
+
+@pytest.fixture
+def by_systemd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of units, of a systemd that takes everything."""
+    monkeypatch.setattr(systemd, "_RUNS", tmp_path)
+    monkeypatch.setattr(systemd, "folder", lambda: tmp_path / "units")
+    monkeypatch.setattr(systemd, "_control", lambda *_: "")
+    return tmp_path / "units"
+
+
+def opened(user: User) -> ScheduleDialog:
+    user.asks_for("chooseSchedule")
+    return user.sees(ScheduleDialog, "scheduleDialog")
+
+
+def chooses(user: User, dialog: ScheduleDialog, every: str) -> None:
+    dialog.every.setCurrentIndex(dialog.every.findData(every))
+    user.waits_until(lambda: dialog.plan is not None)
+
+
+def test_a_schedule_is_shown_set_and_removed(with_source: User, by_systemd: Path) -> None:
+    user = with_source
+    dialog = opened(user)
+    assert not dialog._save.isEnabled()
+    chooses(user, dialog, "daily")
+    dialog.at.setTime(QTime(2, 30))
+    dialog.on_mains.setChecked(True)
+    user.waits_until(lambda: dialog.plan and dialog.plan.schedule.at == "02:30")
+    assert dialog.said.text.startswith("laptop is backed up daily at 02:30, automatically.")
+    text = dialog.findChild(QPlainTextEdit, "scheduleUnits").toPlainText()
+    assert "OnCalendar=*-*-* 02:30:00" in text
+    assert "ConditionACPower=true" in text
+    user.agrees("scheduleDialog", "scheduleSave")
+    user.sees_job_end("Schedule of laptop")
+    assert len(list(by_systemd.iterdir())) == 2
+    (schedule,) = user.window.store.schedules.schedules()
+    assert (schedule.every, schedule.at, schedule.on_mains) == ("daily", "02:30", True)
+    user.waits_until(lambda: user.window.entry.health.schedule == schedule)
+    assert "daily at 02:30, automatically" in sources_list.hint(user.window.entry)
+    dialog = opened(user)
+    assert (dialog.every.currentData(), dialog.at.time()) == ("daily", QTime(2, 30))
+    dialog.every.setCurrentIndex(0)
+    user.agrees("scheduleDialog", "scheduleSave")
+    user.reads("automatically no more")
+    assert user.window.store.schedules.schedules() == []
+    assert list(by_systemd.iterdir()) == []
+
+
+def test_without_systemd_the_line_for_cron_is_said(with_source: User) -> None:
+    dialog = opened(with_source)
+    chooses(with_source, dialog, "15m")
+    assert "add this line to your crontab" in dialog.said.text.replace("\u200b", "")
+    with_source.agrees("scheduleDialog", "scheduleSave")
+    with_source.sees_job_end("Schedule of laptop")
+    (schedule,) = with_source.window.store.schedules.schedules()
+    assert schedule.every == "15m"
+
+
+def test_what_cannot_be_arranged_cannot_be_saved(with_source: User, repository: Path) -> None:
+    dialog = opened(with_source)
+    dialog.every.setCurrentIndex(dialog.every.findData("plug"))
+    with_source.waits_until(lambda: "no drive that can be plugged in" in dialog.said.text)
+    assert not dialog._save.isEnabled()
+    dialog.reject()
+
+
+def test_an_interval_that_the_window_does_not_offer_stays(
+    with_source: User, repository: Path
+) -> None:
+    with_source.window.store.schedules.save(Schedule(repository, "laptop", "20m"))
+    dialog = opened(with_source)
+    assert dialog.every.currentText() == "Every 20 minutes"
+    dialog.reject()
+
+
+def test_what_needs_somebody_is_seen_in_the_list(with_source: User, repository: Path) -> None:
+    user = with_source
+    opened_now = Repository.open(repository)
+    point = opened_now.set().points[0]
+    old = (datetime.now(UTC) - timedelta(days=3)).isoformat()
+    opened_now.save_point("laptop", replace(point, created=old))
+    schedule = Schedule(repository, "laptop", "monthly")
+    schedules = user.window.store.schedules
+    schedules.save(schedule)
+    schedules.note(schedule.id, Run(old, old, Outcome.FAILED, "The disk is gone.", "x"))
+    user.window.catalogue.refresh()
+    user.waits_until(lambda: user.window.entry.health.needs_somebody)
+    assert status(user.window.entry, 7) == ("1 point", "3 days ago: last failed!", "bad")
+    assert "The disk is gone." in sources_list.hint(user.window.entry)
+    dialog = opened(user)
+    assert "The last backup failed" in dialog.findChild(type(dialog.said), "scheduleLast").text
+    dialog.reject()
+
+
+def test_each_finding_that_needs_somebody_has_words() -> None:
+    assert set(sources_list.NEEDED) == set(Concern) - QUIET

@@ -1,0 +1,174 @@
+"""How the backups are: what needs a person is said, and nothing else needs one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from tests.backup.lab import Lab, noise
+from vdbackup.operations import health
+from vdbackup.operations.health import Concern, Moment, SetHealth
+from vdbackup.operations.schedules.store import Outcome, Run, Schedule, Store
+from vdbackup.repository.manifests import manifest_path
+from vdbackup.repository.model import BootTest, Check, Policy
+
+NOW = datetime(2026, 11, 29, 12, tzinfo=UTC)
+HOUR, DAY = 3600.0, 86400.0
+Look = Callable[..., SetHealth]
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path / "config", tmp_path / "data")
+
+
+@pytest.fixture
+def look(lab: Lab, store: Store) -> Look:
+    """How the lab's set is; `awake`: how long the computer has been at work."""
+
+    def looked(awake: float = 30 * DAY, free: int | None = 1 << 30) -> SetHealth:
+        moment = Moment(NOW, awake, timedelta(days=7))
+        return health.of_set(lab.set, store, free, moment)
+
+    return looked
+
+
+def points(lab: Lab, *ages: timedelta) -> None:
+    """Points that are so old."""
+    for number, age in enumerate(ages):
+        lab.poke(number * 65536, noise(65536, number))
+        point = lab.backup()
+        lab.repository.save_point("disk", replace(point, created=(NOW - age).isoformat()))
+
+
+def about(found: SetHealth) -> list[Concern]:
+    return [each.about for each in found.findings]
+
+
+def test_a_set_that_is_backed_up_in_time_needs_nobody(lab: Lab, look: Look) -> None:
+    points(lab, timedelta(days=2), timedelta(hours=3))
+    found = look()
+    assert (about(found), found.needs_somebody) == ([], False)
+    assert found.age == 3 * HOUR
+    assert (found.points, found.layers) == (2, 2)
+    assert found.last_good is not None
+    assert found.last_good.sequence == 2
+
+
+def test_without_a_schedule_a_backup_is_late_after_the_days_of_the_settings(
+    lab: Lab, look: Look
+) -> None:
+    points(lab, timedelta(days=8))
+    assert about(look(awake=60.0)) == [Concern.LATE]
+
+
+@pytest.mark.parametrize(
+    ("every", "age", "awake", "late"),
+    [
+        ("daily", timedelta(hours=47), 30 * DAY, False),
+        ("daily", timedelta(hours=49), 30 * DAY, True),
+        ("daily", timedelta(days=5), 2 * HOUR, False),  # it was off
+        ("daily", timedelta(days=8), 2 * HOUR, True),  # for too long
+        ("15m", timedelta(hours=9), 20 * 60.0, False),  # it was off at night
+        ("15m", timedelta(minutes=40), DAY, True),
+        ("monthly", timedelta(days=40), 90 * DAY, False),
+        ("monthly", timedelta(days=63), HOUR, True),
+        ("plug", timedelta(days=6), 90 * DAY, False),
+    ],
+)
+def test_a_backup_is_late_by_its_schedule_and_not_because_the_computer_was_off(
+    lab: Lab, store: Store, look: Look, every: str, age: timedelta, awake: float, late: bool
+) -> None:
+    points(lab, age)
+    store.save(Schedule(lab.repository.path, "disk", every))
+    assert (Concern.LATE in about(look(awake=awake))) == late
+
+
+def test_a_failed_run_is_said_until_one_does_not_fail(lab: Lab, store: Store, look: Look) -> None:
+    points(lab, timedelta(hours=1))
+    schedule = Schedule(lab.repository.path, "disk", "daily")
+    store.save(schedule)
+    moment = NOW.isoformat()
+    store.note(schedule.id, Run(moment, moment, Outcome.FAILED, "The disk is gone."))
+    store.note(schedule.id, Run(moment, moment, Outcome.SKIPPED))
+    (finding,) = look().findings
+    assert finding.sentence == "The last scheduled backup failed: The disk is gone."
+    store.note(schedule.id, Run(moment, moment, Outcome.WARNED, "It was in use."))
+    assert about(look()) == []
+
+
+def test_a_damaged_point_is_no_good_one(lab: Lab, look: Look) -> None:
+    points(lab, timedelta(days=9), timedelta(hours=1))
+    newest = lab.set.points[-1]
+    checked = replace(newest, verified=Check(NOW.isoformat(), ok=False))
+    lab.repository.save_point("disk", checked)
+    found = look()
+    assert about(found) == [Concern.LATE, Concern.DAMAGED]
+    assert found.last_good is not None
+    assert found.last_good.sequence == 1
+
+
+def test_what_does_not_boot_any_more_is_said(lab: Lab, look: Look) -> None:
+    points(lab, timedelta(days=2), timedelta(hours=1))
+    for point, ok in zip(lab.set.points, (True, False), strict=True):
+        tested = replace(point, boot_tested=BootTest(NOW.isoformat(), ok=ok))
+        lab.repository.save_point("disk", tested)
+    found = look()
+    assert about(found) == [Concern.NOT_BOOTING]
+    assert found.boot_tested == NOW.isoformat()
+
+
+def test_what_was_not_proven_for_thirty_days_is_a_quiet_mark(lab: Lab, look: Look) -> None:
+    points(lab, timedelta(days=40), timedelta(hours=1))
+    found = look()
+    assert (about(found), found.needs_somebody) == ([Concern.UNPROVEN], False)
+    checked = replace(
+        lab.set.points[0], verified=Check((NOW - timedelta(days=3)).isoformat(), True)
+    )
+    lab.repository.save_point("disk", checked)
+    assert about(look()) == []
+
+
+def test_when_the_storage_is_full_is_said_where_it_can_be(lab: Lab, look: Look) -> None:
+    points(lab, *(timedelta(days=days) for days in (12, 10, 8, 6, 4, 2, 0)))
+    stored = sum(point.stored_bytes for point in lab.set.points[1:])
+    found = look(free=stored)
+    assert found.full_in == pytest.approx(10 * DAY)
+    assert about(found) == [Concern.SOON_FULL]
+    assert about(look(free=100 * stored)) == []
+    assert look(free=None).full_in is None
+    with lab.repository.lock("a test"):
+        lab.repository.set_policy("disk", Policy(daily=7))
+    assert look(free=stored).full_in is None  # points are merged
+
+
+def test_a_few_days_say_nothing_of_how_a_set_grows(lab: Lab, look: Look) -> None:
+    points(lab, *(timedelta(hours=hours) for hours in (40, 30, 20, 10, 0)))
+    assert look(free=1).full_in is None
+
+
+def test_a_set_that_cannot_be_read_needs_somebody(lab: Lab, store: Store) -> None:
+    points(lab, timedelta(hours=1))
+    moment = Moment(NOW, DAY, timedelta(days=7))
+    manifest_path(lab.set_folder, lab.set.points[0]).write_text("{")
+    (found,) = health.look(lab.repository.path, store, moment).sets
+    assert about(found) == [Concern.UNREADABLE, Concern.NO_POINTS]
+    (lab.set_folder / "set.json").write_text("{")
+    (found,) = health.look(lab.repository.path, store, moment).sets
+    assert about(found) == [Concern.UNREADABLE]
+    gone = health.look(lab.folder / "nowhere", store, moment)
+    assert gone.problem is not None
+    assert gone.needs_somebody
+
+
+def test_looking_changes_nothing(lab: Lab, store: Store) -> None:
+    points(lab, timedelta(hours=1))
+    before = lab.files
+    health.look(lab.repository.path, store, Moment.at_present(7))
+    assert lab.files == before
+    assert not store.records.exists()
+    assert not store.history.exists()

@@ -1,0 +1,211 @@
+"""When a source is backed up automatically: how often, what systemd is told, how it went."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import partial
+
+from PySide6.QtCore import QTime
+from PySide6.QtGui import QFontDatabase
+from PySide6.QtWidgets import QCheckBox, QFormLayout, QPlainTextEdit, QTimeEdit, QWidget
+
+from vdbackup.errors import VdbackupError
+from vdbackup.gui import parts, remedies, words
+from vdbackup.gui.catalogue import Entry
+from vdbackup.gui.jobs.worker import Worker
+from vdbackup.jobs import Job, JobState
+from vdbackup.operations.schedules import arrange
+from vdbackup.operations.schedules.arrange import SchedulePlan
+from vdbackup.operations.schedules.store import Outcome, Run, Schedule, Store
+from vdbackup.operations.schedules.timing import Timing
+from vdbackup.text import printable
+
+WIDTH = 560  # pixels
+_HEIGHT = 190  # pixels of the units' text
+NEVER = ""
+CHOICES = {
+    NEVER: "Only when I say so",
+    "5m": "Every 5 minutes",
+    "15m": "Every 15 minutes",
+    "30m": "Every 30 minutes",
+    "hourly": "Hourly",
+    "360m": "Every 6 hours",
+    "daily": "Daily",
+    "weekly": "Weekly, on Mondays",
+    "monthly": "Monthly, on the 1st",
+    "login": "At login",
+    "plug": "When the drive with the backups is plugged in",
+}
+_ABOUT = (
+    "It is backed up with the window open or closed. What was missed while the computer was off is "
+    "made up once."
+)
+RAN = {
+    Outcome.DONE: "good",
+    Outcome.WARNED: "warning",
+    Outcome.FAILED: "bad",
+    Outcome.SKIPPED: "muted",
+}
+
+
+class ScheduleDialog(parts.Dialog):
+    """Shows a set's schedule; accepted, `plan` or `removes` says what is to be done.
+
+    Attributes:
+        every, at, on_mains, delay: the fields.
+        said: what it would mean, or why it cannot be.
+        plan: what is to be set; None where nothing is, or it is not known yet.
+    """
+
+    def __init__(
+        self, entry: Entry, store: Store, worker: Worker, parent: QWidget | None = None
+    ) -> None:
+        title = f"Schedule of {entry.title}"
+        super().__init__("scheduleDialog", title, WIDTH, parent)
+        self._store, self._worker = store, worker
+        folder = entry.repository.absolute()
+        self._present = store.find(folder, entry.name)
+        self._wanted = self._present or Schedule(folder, entry.name, "daily")
+        self.plan: SchedulePlan | None = None
+        self.column.addWidget(parts.label(title, "heading"))
+        self.column.addWidget(parts.label(_ABOUT, "muted"))
+        self.column.addLayout(self._form())
+        self.said = parts.Notice("", "scheduleSaid")
+        self.column.addWidget(self.said)
+        self._add_last_run()
+        self._units = QPlainTextEdit()
+        self._units.setReadOnly(True)
+        self._units.setObjectName("scheduleUnits")
+        self._units.setAccessibleName("What systemd is told")
+        self._units.setFont(QFontDatabase.systemFont(QFontDatabase.SystemFont.FixedFont))
+        self._units.setLineWrapMode(QPlainTextEdit.LineWrapMode.NoWrap)
+        self._units.setFixedHeight(_HEIGHT)
+        self._fold = parts.Fold("What systemd is told", self._units)
+        self.column.addWidget(self._fold)
+        self.column.addWidget(self._units)
+        self._save = parts.button("Save", "scheduleSave", "primary")
+        self._save.clicked.connect(self.accept)
+        self.add_buttons(self._save)
+        self._on_chosen()
+
+    @property
+    def removes(self) -> Schedule | None:
+        """The schedule that is to be no more; None where none was, or one is wanted."""
+        return self._present if self.every.currentData() == NEVER else None
+
+    @property
+    def wanted(self) -> Schedule | None:
+        """What the fields say; None for no schedule."""
+        every = self.every.currentData()
+        if every == NEVER:
+            return None
+        return replace(
+            self._wanted,
+            every=every,
+            at=self.at.time().toString("HH:mm") if Timing(every).has_time else "",
+            on_mains=self.on_mains.isChecked(),
+            random_delay=self.delay.value() * 60,
+        )
+
+    def _form(self) -> QFormLayout:
+        form = QFormLayout()
+        form.setHorizontalSpacing(14)
+        form.setVerticalSpacing(8)
+        form.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.FieldsStayAtSizeHint)
+        self.every = parts.ComboBox("scheduleEvery", "How often it is backed up")
+        chosen = self._present.every if self._present else NEVER
+        choices = CHOICES if chosen in CHOICES else {**CHOICES, chosen: _in_words(self._wanted)}
+        for every, name in choices.items():
+            self.every.addItem(name, every)
+        self.every.setCurrentIndex(list(choices).index(chosen))
+        self.at = QTimeEdit()
+        self.at.setObjectName("scheduleAt")
+        self.at.setAccessibleName("Time of the day")
+        self.at.setDisplayFormat("HH:mm")
+        time = self._wanted.timing.time
+        self.at.setTime(QTime(time.hour, time.minute))
+        self.on_mains = QCheckBox("Not while the computer runs on its battery")
+        self.on_mains.setChecked(self._wanted.on_mains)
+        self.delay = parts.SpinBox("scheduleDelay", "Up to so many minutes later")
+        self.delay.setRange(0, 24 * 60)
+        self.delay.setSuffix(" minutes at most")
+        self.delay.setSpecialValueText("none")
+        self.delay.setValue(self._wanted.random_delay // 60)
+        form.addRow(parts.label("How often", wrap=False), self.every)
+        form.addRow(parts.label("At", wrap=False), self.at)
+        form.addRow(parts.label("Random delay", wrap=False), self.delay)
+        form.addRow(parts.label("", wrap=False), self.on_mains)
+        self._rows = form
+        self.every.currentIndexChanged.connect(self._on_chosen)
+        self.at.timeChanged.connect(self._on_chosen)
+        self.delay.valueChanged.connect(self._on_chosen)
+        self.on_mains.toggled.connect(self._on_chosen)
+        return form
+
+    def _add_last_run(self) -> None:
+        last = self._store.history_of(self._wanted.id).last
+        if last is not None:
+            notice = parts.Notice(run_in_words(last), "scheduleLast", RAN[last.outcome])
+            self.column.addWidget(notice)
+
+    def _on_chosen(self) -> None:
+        wanted = self.wanted
+        self._rows.setRowVisible(self.at, wanted is not None and wanted.timing.has_time)
+        self._rows.setRowVisible(self.delay, wanted is not None and wanted.every != "plug")
+        self._rows.setRowVisible(self.on_mains, wanted is not None)
+        self._fold.setVisible(wanted is not None)
+        self.plan = None
+        if wanted is None:
+            self._units.hide()
+            self._save.setEnabled(self._present is not None)
+            self.said.say("It is backed up when you say so, and not automatically.", "")
+            return
+        self._save.setEnabled(False)
+        job = Job(self.windowTitle(), lambda _task: arrange.plan(self._store, wanted))
+        self._worker.submit(job, partial(self._on_planned, wanted))
+
+    def _on_planned(self, wanted: Schedule, job: Job[SchedulePlan]) -> None:
+        if wanted != self.wanted:  # chosen anew meanwhile: that is planned, too
+            return
+        if job.error:
+            self._on_refused(job.error)
+        elif job.state is JobState.FINISHED:
+            self._show(job.outcome())
+
+    def _on_refused(self, error: VdbackupError) -> None:
+        self._units.setPlainText("")
+        self.said.say(remedies.sentences(error), "bad")
+
+    def _show(self, plan: SchedulePlan) -> None:
+        self.plan = plan
+        self._save.setEnabled(True)
+        about = words.breakable(f"{plan.summary} {plan.warning}".rstrip())
+        self.said.say(about, "warning" if plan.warning else "")
+        texts = [f"# {path}\n{text}" for path, text in plan.texts.items()]
+        if not plan.by_systemd:
+            self.said.say(f"{about} {_no_systemd(plan)}", "warning")
+        self._units.setPlainText("\n".join(map(_lines, texts)))
+
+
+def _no_systemd(plan: SchedulePlan) -> str:
+    """What is to be done by hand."""
+    if not plan.cron:
+        return "systemd does not run here, and cron cannot do that: choose another time."
+    line = words.breakable(plan.cron)
+    return f"systemd does not run here: add this line to your crontab (crontab -e): {line}"
+
+
+def _lines(text: str) -> str:
+    return "\n".join(map(printable, text.splitlines())) + "\n"
+
+
+def _in_words(schedule: Schedule) -> str:
+    said = schedule.timing.words
+    return f"{said[:1].upper()}{said[1:]}"
+
+
+def run_in_words(run: Run) -> str:
+    """How the last run ended, for a person."""
+    how = {Outcome.FAILED: "failed", Outcome.WARNED: "was made, with warnings"}
+    sentence = f" {words.breakable(run.sentence)}" if run.outcome in how else ""
+    return f"The last backup {how.get(run.outcome, 'was made')}, {words.when(run.began)}.{sentence}"

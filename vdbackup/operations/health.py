@@ -1,0 +1,326 @@
+"""How the backups are: what needs a person, and what is worth knowing, for each set.
+
+Never an alarm about nothing: what is only old because the computer was off, or has not been proven
+for a while, is no trouble.
+"""
+
+from __future__ import annotations
+
+import enum
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from vdbackup.backup.due import moment_of
+from vdbackup.errors import VdbackupError, from_os
+from vdbackup.jobs import readable_size
+from vdbackup.operations.schedules.store import Outcome, Run, Schedule, Store
+from vdbackup.repository import long_chains
+from vdbackup.repository.backup_set import BackupSet
+from vdbackup.repository.files import free_space
+from vdbackup.repository.model import Check, RecoveryPoint
+from vdbackup.repository.naming import PointType
+from vdbackup.repository.repository import DamagedSet, Repository
+
+_GRACE = 2
+"""Intervals without a point until it is late: one may be missed, and is made up."""
+_UNPROVEN = timedelta(days=30)
+_SOON_FULL = timedelta(days=14)
+_SEEN = timedelta(days=30)
+_SEEN_AT_LEAST = timedelta(days=7)
+"""Over which it is looked how a set grows: neither a day's work nor what was long ago."""
+_FEWEST = 3
+
+
+class Concern(enum.StrEnum):
+    """What a finding is about; a program goes by these."""
+
+    UNREADABLE = "unreadable"
+    NO_POINTS = "no-points"
+    LATE = "late"
+    FAILED = "failed"
+    DAMAGED = "damaged"
+    NOT_BOOTING = "not-booting"
+    SOON_FULL = "soon-full"
+    UNPROVEN = "unproven"
+    LONG_CHAIN = "long-chain"
+
+
+QUIET = frozenset({Concern.UNPROVEN, Concern.LONG_CHAIN})
+"""What needs nobody now."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something that is not as it should be, a sentence or two."""
+
+    about: Concern
+    sentence: str
+
+    @property
+    def needs_somebody(self) -> bool:
+        """Whether a person has to do something."""
+        return self.about not in QUIET
+
+
+@dataclass(frozen=True)
+class SetHealth:
+    """How a set is.
+
+    Attributes:
+        last_good: the newest point that was captured and is not known to be damaged.
+        age: of that, in seconds.
+        points: how many there are.
+        layers: that the next backup goes on from.
+        verified, boot_tested: when that last held for a point (UTC, ISO 8601); "" for never.
+        full_in: seconds until the storage is full, if it goes on as it did; None where that cannot
+            be said honestly.
+        schedule: by which it is backed up on this computer; None where there is none.
+        last_run: how that ended last.
+        findings: what needs a person first.
+    """
+
+    name: str
+    last_good: RecoveryPoint | None = None
+    age: float | None = None
+    points: int = 0
+    layers: int = 0
+    verified: str = ""
+    boot_tested: str = ""
+    full_in: float | None = None
+    schedule: Schedule | None = None
+    last_run: Run | None = None
+    findings: tuple[Finding, ...] = ()
+
+    @property
+    def needs_somebody(self) -> bool:
+        """Whether a person has to do something."""
+        return any(each.needs_somebody for each in self.findings)
+
+
+@dataclass(frozen=True)
+class RepositoryHealth:
+    """How a repository is.
+
+    Attributes:
+        problem: why it cannot be read; None where it can.
+        free: bytes on its storage; None where that does not say.
+    """
+
+    path: Path
+    sets: tuple[SetHealth, ...] = ()
+    problem: VdbackupError | None = None
+    free: int | None = None
+
+    @property
+    def needs_somebody(self) -> bool:
+        """Whether a person has to do something."""
+        return self.problem is not None or any(each.needs_somebody for each in self.sets)
+
+
+@dataclass(frozen=True)
+class Moment:
+    """When it is looked.
+
+    Attributes:
+        now: with a time zone.
+        awake: seconds that this computer has been at work since its start, without what it slept.
+        remind_after: without a schedule, after that a backup is late.
+    """
+
+    now: datetime
+    awake: float
+    remind_after: timedelta
+
+    @classmethod
+    def at_present(cls, remind_after_days: int) -> Moment:
+        """Now."""
+        return cls(datetime.now(UTC), time.monotonic(), timedelta(days=remind_after_days))
+
+
+def look(path: Path, store: Store, moment: Moment) -> RepositoryHealth:
+    """How a repository and its sets are; nothing is changed, and no data are read."""
+    try:
+        repository = Repository.open(path)
+        sets, damaged = repository.survey()
+        free = free_space(path)
+    except (VdbackupError, OSError) as error:
+        problem = from_os(error) if isinstance(error, OSError) else error
+        return RepositoryHealth(path, problem=problem)
+    found = [of_set(each, store, free, moment) for each in sets]
+    found += [_of_damaged(each) for each in damaged]
+    return RepositoryHealth(path, tuple(found), free=free)
+
+
+def of_set(backup_set: BackupSet, store: Store, free: int | None, moment: Moment) -> SetHealth:
+    """How a set is."""
+    folder = backup_set.folder.parent
+    schedule = store.find(folder.absolute(), backup_set.name)
+    last_run = store.history_of(schedule.id).last if schedule else None
+    captured = [point for point in backup_set.points if point.promoted_from is None]
+    good = [point for point in captured if point.verified is None or point.verified.ok]
+    last = good[-1] if good else None
+    age = (moment.now - moment_of(last)).total_seconds() if last else None
+    full_in = _full_in(backup_set, free, moment.now)
+    verified = _last_held(point.verified for point in backup_set.points)
+    boot_tested = _last_held(point.boot_tested for point in backup_set.points)
+    findings = [
+        *_broken(backup_set),
+        *_run(last_run),  # before what comes of that
+        *_age(backup_set, last, age, schedule, moment),
+        *_checks(backup_set),
+        *_space(full_in, free),
+        *_unproven(backup_set, verified, boot_tested, moment.now),
+        *_long(backup_set),
+    ]
+    return SetHealth(
+        backup_set.name,
+        last,
+        age,
+        len(backup_set.points),
+        _layers(backup_set),
+        verified,
+        boot_tested,
+        full_in,
+        schedule,
+        last_run,
+        tuple(sorted(findings, key=lambda finding: not finding.needs_somebody)),
+    )
+
+
+def _of_damaged(damaged: DamagedSet) -> SetHealth:
+    problem = damaged.problem
+    sentence = f"It cannot be read: {problem.title} {problem.advice}".rstrip()
+    return SetHealth(damaged.name, findings=(Finding(Concern.UNREADABLE, sentence),))
+
+
+def _broken(backup_set: BackupSet) -> list[Finding]:
+    if not backup_set.broken:
+        return []
+    names = ", ".join(each.name for each in backup_set.broken)
+    return [Finding(Concern.UNREADABLE, f"What describes these points cannot be read: {names}.")]
+
+
+def _age(
+    backup_set: BackupSet,
+    last: RecoveryPoint | None,
+    age: float | None,
+    schedule: Schedule | None,
+    moment: Moment,
+) -> list[Finding]:
+    if last is None or age is None:
+        what = "has no whole point" if backup_set.points else "has never been backed up"
+        return [Finding(Concern.NO_POINTS, f"{backup_set.name} {what}.")]
+    interval = schedule.timing.interval if schedule else None
+    late_after = moment.remind_after
+    if interval is not None:
+        late_after = max(_GRACE * interval, late_after)
+        # that the computer was off is no fault of anybody's
+        overdue = min(age, moment.awake) > (_GRACE * interval).total_seconds()
+    else:
+        overdue = False
+    if not overdue and age <= late_after.total_seconds():
+        return []
+    due = f", and is due {schedule.timing.words}" if schedule else ""
+    sentence = f"The last good point, {last.sequence}, is {_in_words(age)} old{due}."
+    return [Finding(Concern.LATE, sentence)]
+
+
+def _run(last: Run | None) -> list[Finding]:
+    if last is None or last.outcome is not Outcome.FAILED:
+        return []
+    return [Finding(Concern.FAILED, f"The last scheduled backup failed: {last.sentence}")]
+
+
+def _checks(backup_set: BackupSet) -> list[Finding]:
+    damaged = [each for each in backup_set.points if each.verified and not each.verified.ok]
+    found = []
+    if damaged:
+        numbers = ", ".join(str(point.sequence) for point in damaged)
+        points = "Point" if len(damaged) == 1 else "Points"
+        found.append(Finding(Concern.DAMAGED, f"{points} {numbers}: the data are damaged."))
+    tested = [each for each in backup_set.points if each.boot_tested]
+    if tested and (last := tested[-1]).boot_tested and not last.boot_tested.ok:
+        sentence = f"Point {last.sequence}, the last one that was tested, does not boot."
+        found.append(Finding(Concern.NOT_BOOTING, sentence))
+    return found
+
+
+def _space(full_in: float | None, free: int | None) -> list[Finding]:
+    if full_in is None or free is None or full_in > _SOON_FULL.total_seconds():
+        return []
+    sentence = (
+        f"If it goes on like this, the storage is full in {_in_words(full_in)}: "
+        f"{readable_size(free)} are free."
+    )
+    return [Finding(Concern.SOON_FULL, sentence)]
+
+
+def _unproven(
+    backup_set: BackupSet, verified: str, boot_tested: str, now: datetime
+) -> list[Finding]:
+    """Neither verified nor boot-tested for long; a young set has time until then."""
+    if not backup_set.points:
+        return []
+    proofs = [_parsed(each) for each in (verified, boot_tested) if each]
+    since = max(proofs, default=moment_of(backup_set.points[0]))
+    if now - since <= _UNPROVEN:
+        return []
+    days = (now - since).days
+    return [Finding(Concern.UNPROVEN, f"Nothing has been proven of it for {days:,} days.")]
+
+
+def _long(backup_set: BackupSet) -> list[Finding]:
+    sentence = long_chains.sentence(backup_set)
+    return [Finding(Concern.LONG_CHAIN, sentence)] if sentence else []
+
+
+def _full_in(backup_set: BackupSet, free: int | None, now: datetime) -> float | None:
+    """Seconds until the storage is full by this set alone; None where nobody can say that.
+
+    Where a policy merges points, what is stored does not add up; a full backup is made seldom, and
+    says nothing of the next weeks.
+    """
+    if free is None or backup_set.settings.policy.takes:
+        return None
+    seen = [
+        point
+        for point in backup_set.points
+        if point.promoted_from is None
+        and point.type is not PointType.FULL
+        and timedelta() <= now - moment_of(point) <= _SEEN
+    ]
+    if len(seen) < _FEWEST:
+        return None
+    time_seen = now - moment_of(seen[0])
+    stored = sum(point.stored_bytes for point in seen)
+    if time_seen < _SEEN_AT_LEAST or not stored:
+        return None
+    return free / stored * time_seen.total_seconds()
+
+
+def _layers(backup_set: BackupSet) -> int:
+    latest = backup_set.latest_captured()
+    try:
+        return len(backup_set.chain(latest)) if latest else 0
+    except VdbackupError:
+        return 0
+
+
+def _last_held(checks: Iterable[Check | None]) -> str:
+    held = [check.at for check in checks if check is not None and check.ok]
+    return max(held, key=_parsed, default="")
+
+
+def _parsed(moment: str) -> datetime:
+    at = datetime.fromisoformat(moment)
+    return at if at.tzinfo else at.replace(tzinfo=UTC)
+
+
+def _in_words(seconds: float) -> str:
+    """A time for a person: "2 hours", "9 days"."""
+    hours = int(seconds // 3600)
+    number, name = (hours // 24, "day") if hours >= 48 else (hours, "hour")
+    return f"{number:,} {name}{'' if number == 1 else 's'}"
