@@ -62,7 +62,7 @@ class Snapshot:
     """One that is there until it is closed. A context manager.
 
     Attributes:
-        at: as of which moment it is, UTC; the last before it could be read.
+        at: what was on the disk at that moment (UTC) is in it; it may be some moments younger.
     """
 
     def __init__(self, path: Path) -> None:
@@ -75,11 +75,11 @@ class Snapshot:
         _remove_those_left(volume.group)
         own = os.getpid()
         self._volume = f"{volume.group}/vdbackup_{own}_{start_of(own)}"
+        self.at = datetime.now(UTC)
         with ExitStack() as stack:
             _lvm("lvcreate", "--snapshot", *_room(volume), "--permission", "r", "--name",
                  self._volume.partition("/")[2], f"{volume.group}/{volume.name}")  # fmt: skip
             stack.callback(_remove, self._volume)
-            self.at = datetime.now(UTC)
             try:
                 self._reads = DeviceReads(_node(self._volume))
             except OSError as error:

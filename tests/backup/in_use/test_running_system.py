@@ -53,9 +53,9 @@ def built(kind: Debian) -> Debian:
     return kind
 
 
-def moment_of(point: dict[str, Any]) -> float:
+def moment_of(point: dict[str, Any], how: str = "frozen") -> float:
     consistency = point["consistency"]
-    assert consistency["how"] == "frozen"
+    assert consistency["how"] == how
     assert consistency["left_out"] == []
     return datetime.fromisoformat(consistency["at"]).timestamp()
 
@@ -149,14 +149,30 @@ def test_a_volume_with_another_table_is_read_again_and_one_that_may_change_below
         )
 
 
-def test_a_kernel_that_cannot_see_changes_says_so_and_the_copy_is_made_all_the_same(tmp_path):
-    with at_work(tmp_path, built(ON_OLDER)) as guest:
+def test_a_kernel_that_cannot_see_changes_says_so_and_volumes_are_read_from_snapshots(tmp_path):
+    disks = {"spare": lab.empty(tmp_path / "spare.img", 600)}
+    safe: dict[str, int] = {}
+    with at_work(tmp_path, built(ON_OLDER), **disks) as guest:
         assert guest.run("uname -r").said.startswith("5.10.")
         refused = guest.run("vdbackup track /dev/sda --json", status=1).json
         assert refused["code"] == "tracking-not-supported"
         made = guest.run("vdbackup backup /dev/sda -r /mnt/repository --json", status=3).json
         assert made["consistency"]["how"] == "as-is"
         assert any(refused["title"].rstrip(".") in each for each in made["warnings"])
+        for kind in ("linear", "thin"):
+            guest.run(VOLUMES[kind].format(lab.device("spare")))
+            guest.run(f"mkfs.ext4 -q {PLACES[kind]} && mkdir /{kind}")
+            guest.run(f"mount {PLACES[kind]} /{kind}")
+            records = Records(guest, f"/{kind}/records")
+            with records.written():
+                point = back_up(guest, PLACES[kind])
+            safe[kind] = records.safe_at(moment_of(point, "snapshot"))
+        assert "vdbackup_" not in guest.run("lvs").said
+    for kind, last in safe.items():
+        raw = restored(tmp_path, kind)
+        assert_clean(raw)
+        with mounted(raw, tmp_path / kind, "-o", "loop") as folder:
+            assert last_record_in(folder, "records") >= last > 0
 
 
 _CONNECTED = "import socket, time; s = socket.socket(1, 5); s.connect({!r}); time.sleep(600)"
