@@ -39,7 +39,7 @@ _WINDOW = {"pyside6-essentials", "pyqtgraph"}
 _PLACE = "/opt/vdbackup"
 _PROGRAM = "program"
 _SERVICE = "org.qemu.guest_agent.0"
-_UP_WITHIN, _TRIES_AGAIN, _ANSWERS_WITHIN, _DONE_WITHIN = 400.0, 5.0, 60.0, 900.0
+_UP_WITHIN, _TRIES_AGAIN, _ANSWERS_WITHIN, _DONE_WITHIN = 1200.0, 5.0, 300.0, 1800.0
 """Seconds, of a machine that only translates, on a busy computer."""
 _ENVIRONMENT = [
     *("PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LANG=C.UTF-8"),
@@ -164,7 +164,7 @@ class Guest:
     def power_off(self) -> None:
         """As its user would."""
         self.start("systemctl poweroff")
-        self._process.wait(_ANSWERS_WITHIN * 3)
+        self._process.wait(_UP_WITHIN)
 
 
 def device(name: str) -> str:

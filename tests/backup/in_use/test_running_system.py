@@ -33,7 +33,7 @@ from vdbackup.agent import connection, privileges
 pytestmark = [
     pytest.mark.usefixtures("as_root"),
     pytest.mark.long,
-    pytest.mark.timeout(2400),
+    pytest.mark.timeout(3600),
 ]
 
 RUNNING = Debian(init="systemd", stay=True, lab=True)
