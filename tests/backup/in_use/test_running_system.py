@@ -196,10 +196,12 @@ def test_the_service_has_no_more_rights_than_it_needs_under_systemd(tmp_path):
         refused = guest.run("vdbackup track /dev/sda --json", user=USER, status=1).json
         assert refused["code"] == "unauthorized"
 
+        listed = "systemctl list-units --quiet --no-legend 'vdbackup-agent@*'"
+        guest.run(f'until [ -z "$({listed})" ]; do sleep 0.2; done')
         connected = _CONNECTED.format(str(connection.SOCKET))
         guest.run(f'systemd-run -q --uid={USER} python3 -c "{connected}"')
         shown = "systemctl show --value -p MainPID 'vdbackup-agent@*.service'"
-        pid = int(guest.run(f"until {shown} | grep -q .; do sleep 0.2; done; {shown}").said)
+        pid = int(guest.run(f"until {shown} | grep '^[1-9]'; do sleep 0.2; done").said)
         lines = guest.run(f"cat /proc/{pid}/status").said.splitlines()
         facts = dict(line.split(":\t", 1) for line in lines)
         rights = sum(1 << each for each in privileges.KEPT)
@@ -223,5 +225,5 @@ def test_nothing_stays_frozen_when_the_service_is_killed(tmp_path):
             guest.run(f"systemd-run -q --unit=client{number} --uid={USER} {command}")
             guest.run("until ls /sys/fs/bpf/vdbackup | grep -q .; do sleep 0.2; done; sleep 4")
             guest.run("systemctl kill --signal=KILL 'vdbackup-agent@*.service'")
-            guest.run(f"timeout 30 sh -c 'echo {number} > /var/written && sync'")
+            guest.run(f"timeout 120 sh -c 'echo {number} > /var/written && sync'")
             guest.run(f"systemctl stop client{number}; vdbackup untrack /dev/sda", status=None)
