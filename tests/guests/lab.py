@@ -223,10 +223,17 @@ def _connect(connection: socket.socket, path: Path) -> None:
             time.sleep(0.05)
 
 
+def image(kind: Debian) -> Path:
+    """Its disk, built if it is not in the cache."""
+    if sys.version_info[:2] != PYTHON:
+        raise NotBuilt(f"The lab needs tests that are run by Python {PYTHON[0]}.{PYTHON[1]}.")
+    return debian.image(kind)
+
+
 def disk(folder: Path, kind: Debian) -> Path:
-    """A copy of a Debian's disk, to be written to."""
+    """A copy of that, to be written to."""
     copy = folder / "system.img"
-    run("cp", "--sparse=always", debian.image(kind), copy)
+    run("cp", "--sparse=always", image(kind), copy)
     copy.chmod(0o600)
     return copy
 
@@ -247,8 +254,6 @@ def _quoted(text: str) -> str:
 
 def _program(path: Path) -> None:
     """vdbackup, as its wheel holds it, and all that it needs but for the window."""
-    if sys.version_info[:2] != PYTHON:
-        raise NotBuilt(f"The lab needs tests run by Python {PYTHON[0]}.{PYTHON[1]}.")
     tree = path.with_suffix(".tree")
     own = Path(vdbackup.__file__).parent
     ignored = shutil.ignore_patterns("__pycache__")

@@ -25,7 +25,8 @@ from tests.backup.in_use.running_system import (
     restored,
     status,
 )
-from tests.guests import debian, lab, lvm
+from tests.guests import lab, lvm
+from tests.guests.cache import NotBuilt
 from tests.guests.debian import SECTOR, Debian
 from tests.sources.loops import mounted
 from vdbackup.agent import connection, privileges
@@ -47,8 +48,8 @@ KINDS = {"6.1": RUNNING, "root on LVM": ON_LVM, "6.12": ON_NEWER}
 
 def built(kind: Debian) -> Debian:
     try:
-        debian.image(kind)
-    except debian.NotBuilt as error:
+        lab.image(kind)
+    except NotBuilt as error:
         pytest.skip(str(error))
     return kind
 
