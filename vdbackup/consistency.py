@@ -45,12 +45,19 @@ class Consistency:
         moment = at.isoformat(timespec="milliseconds")
         return cls(How.FROZEN, moment, round(seconds * 1000), rounds, left_out)
 
+    @classmethod
+    def snapshot(cls, at: datetime) -> Consistency:
+        """Of a copy that was read from a snapshot, and when that was made."""
+        return cls(How.SNAPSHOT, at.isoformat(timespec="milliseconds"))
+
     @property
     def sentence(self) -> str:
         """What makes it one moment, for a person, in local time; "" where nothing was done."""
-        if self.how is not How.FROZEN or self.at is None:
+        if self.how not in (How.FROZEN, How.SNAPSHOT) or self.at is None:
             return ""
         at = datetime.fromisoformat(self.at).astimezone().strftime("%H:%M:%S")
+        if self.how is How.SNAPSHOT:
+            return f"Consistent, read from a snapshot of {at}."
         frozen = f"all file systems frozen together for {self.frozen_ms} ms at {at}"
         left_out = f" Left out of that: {'; '.join(self.left_out)}." if self.left_out else ""
         return f"Consistent, {frozen}.{left_out}"

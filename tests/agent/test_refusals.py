@@ -29,6 +29,7 @@ def refuse(number: int):
     [
         ("wait_for_programs", errno.EINVAL, "This kernel cannot do it"),
         ("create_array", errno.EPERM, "This system does not allow it"),
+        ("pin", errno.EROFS, "This system does not allow it"),
         ("load_program", errno.EINVAL, "This kernel cannot do it"),
         ("attach", errno.EACCES, "This system does not allow it"),
     ],

@@ -39,7 +39,7 @@ _WINDOW = {"pyside6-essentials", "pyqtgraph"}
 _PLACE = "/opt/vdbackup"
 _PROGRAM = "program"
 _SERVICE = "org.qemu.guest_agent.0"
-_UP_WITHIN, _TRIES_AGAIN, _ANSWERS_WITHIN, _DONE_WITHIN = 400.0, 5.0, 60.0, 900.0
+_UP_WITHIN, _TRIES_AGAIN, _ANSWERS_WITHIN, _DONE_WITHIN = 1200.0, 5.0, 300.0, 1800.0
 """Seconds, of a machine that only translates, on a busy computer."""
 _ENVIRONMENT = [
     *("PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LANG=C.UTF-8"),
@@ -164,7 +164,7 @@ class Guest:
     def power_off(self) -> None:
         """As its user would."""
         self.start("systemctl poweroff")
-        self._process.wait(_ANSWERS_WITHIN * 3)
+        self._process.wait(_UP_WITHIN)
 
 
 def device(name: str) -> str:
@@ -223,10 +223,17 @@ def _connect(connection: socket.socket, path: Path) -> None:
             time.sleep(0.05)
 
 
+def image(kind: Debian) -> Path:
+    """Its disk, built if it is not in the cache."""
+    if sys.version_info[:2] != PYTHON:
+        raise NotBuilt(f"The lab needs tests that are run by Python {PYTHON[0]}.{PYTHON[1]}.")
+    return debian.image(kind)
+
+
 def disk(folder: Path, kind: Debian) -> Path:
-    """A copy of a Debian's disk, to be written to."""
+    """A copy of that, to be written to."""
     copy = folder / "system.img"
-    run("cp", "--sparse=always", debian.image(kind), copy)
+    run("cp", "--sparse=always", image(kind), copy)
     copy.chmod(0o600)
     return copy
 
@@ -247,8 +254,6 @@ def _quoted(text: str) -> str:
 
 def _program(path: Path) -> None:
     """vdbackup, as its wheel holds it, and all that it needs but for the window."""
-    if sys.version_info[:2] != PYTHON:
-        raise NotBuilt(f"The lab needs tests run by Python {PYTHON[0]}.{PYTHON[1]}.")
     tree = path.with_suffix(".tree")
     own = Path(vdbackup.__file__).parent
     ignored = shutil.ignore_patterns("__pycache__")

@@ -9,12 +9,14 @@ Source: the kernel's linux/dm-ioctl.h, Documentation/admin-guide/device-mapper.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import os
 import struct
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 KINDS = {"linear", "striped", "crypt", "thin", "snapshot-origin"}
 """Targets whose data change by nothing but requests to the device. Not those that copy or repair
@@ -30,8 +32,20 @@ _AS_TABLE, _BUFFER_FULL, _NO_FLUSH = 1 << 4, 1 << 8, 1 << 11
 _SIZES = (16 << 10, 1 << 20, 16 << 20)
 """Bytes for the answer, the next if it does not fit."""
 
-Target = tuple[int, int, str, str]
-"""Where it begins on the device and how long it is, in sectors; its kind and its parameters."""
+
+class Target(NamedTuple):
+    """One line of a table.
+
+    Attributes:
+        start, length: which sectors of the device (of 512 bytes) it is about.
+        kind: "linear".
+        parameters: where those lie, in the words of its kind.
+    """
+
+    start: int
+    length: int
+    kind: str
+    parameters: str
 
 
 def table(number: int) -> list[Target]:
@@ -44,15 +58,14 @@ def table(number: int) -> list[Target]:
     """
     with _CONTROL.open("rb") as control:
         for size in _SIZES:
-            flags = _AS_TABLE | _NO_FLUSH
-            start = _HEAD.size
-            head = _HEAD.pack(*_VERSION, size, start, 0, 0, flags, 0, 0, number, b"", b"")
+            flags, place = _AS_TABLE | _NO_FLUSH, _HEAD.size
+            head = _HEAD.pack(*_VERSION, size, place, 0, 0, flags, 0, 0, number, b"", b"")
             answer = bytearray(head.ljust(size, b"\0"))
             fcntl.ioctl(control, _TABLE_STATUS, answer)
             _, _, _, _, start, count, _, flags, *_ = _HEAD.unpack_from(answer)
             if not flags & _BUFFER_FULL:
                 return list(_targets(answer[start:], count))
-    raise OSError(f"the table of {os.major(number)}:{os.minor(number)} is too long")
+    raise OSError(errno.EMSGSIZE, "its table is too long")
 
 
 def _targets(answer: bytearray, count: int) -> Iterator[Target]:
@@ -60,24 +73,26 @@ def _targets(answer: bytearray, count: int) -> Iterator[Target]:
     for _ in range(count):
         start, length, _, following, kind = _TARGET.unpack_from(answer, at)
         parameters = bytes(answer[at + _TARGET.size : following]).partition(b"\0")[0]
-        yield start, length, kind.rstrip(b"\0").decode(), os.fsdecode(parameters)
+        yield Target(start, length, kind.rstrip(b"\0").decode(), os.fsdecode(parameters))
         at = following
 
 
 def digest(targets: list[Target]) -> str:
     """A name of a table; a cipher's key, which may stand in it, is not part of that."""
-    told = [
-        (start, length, kind, [word for place, word in enumerate(words) if place != 1])
-        if kind == "crypt"
-        else (start, length, kind, words)
-        for start, length, kind, words in ((*each[:3], each[3].split(" ")) for each in targets)
-    ]
-    return hashlib.sha256(repr(told).encode()).hexdigest()
+    lines = (f"{each.start} {each.length} {each.kind} {_told(each)}" for each in targets)
+    return hashlib.sha256(os.fsencode("\n".join(lines))).hexdigest()
+
+
+def _told(target: Target) -> str:
+    if target.kind != "crypt":
+        return target.parameters
+    cipher, _, rest = target.parameters.partition(" ")
+    return f"{cipher} {rest.partition(' ')[2]}"
 
 
 def hindrance(targets: list[Target]) -> str:
     """What keeps its changes from being seen, as a sentence without its end; "" if nothing."""
-    others = sorted({kind for _, _, kind, _ in targets} - KINDS)
+    others = sorted({each.kind for each in targets} - KINDS)
     if not targets:
         return "it has no table"
     if others:

@@ -17,7 +17,7 @@ from vdbackup.agent.stretches import Stretch, joined
 from vdbackup.disks.extents import Ranges, as_ranges
 from vdbackup.errors import NotFrozen, SourceError
 from vdbackup.sources import fsmap
-from vdbackup.sources.source import OneReading, Rounds, Source
+from vdbackup.sources.source import Rounds, Source
 from vdbackup.volumes.allocation import SHORTEST, LeftOut, MountedAreas, left_out
 
 _log = logging.getLogger(__name__)
@@ -31,7 +31,7 @@ def planned(source: Source, rounds: Rounds) -> LeftOut:
     Nothing of one that cannot be read: who reads it will see.
     """
     try:
-        return left_out(source, _in_use(source, are_frozen=not isinstance(rounds, OneReading)))
+        return left_out(source, _in_use(source, are_frozen=rounds.marks_writes))
     except SourceError:
         return LeftOut()
 
@@ -41,8 +41,7 @@ def found(source: Source, rounds: Rounds) -> LeftOut:
 
     Raises SourceError where the source is gone.
     """
-    are_frozen = not isinstance(rounds, OneReading) and not rounds.hindrance
-    return left_out(source, _in_use(source, are_frozen=are_frozen))
+    return left_out(source, _in_use(source, are_frozen=rounds.marks_writes))
 
 
 def _in_use(source: Source, *, are_frozen: bool) -> MountedAreas:

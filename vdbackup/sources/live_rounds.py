@@ -38,7 +38,8 @@ from vdbackup.errors import (
     from_os,
 )
 from vdbackup.jobs import readable_size
-from vdbackup.sources import hooks
+from vdbackup.sources import hooks, lvm_snapshot
+from vdbackup.sources.lvm_snapshot import Snapshot
 from vdbackup.sources.moment import Follow, Outcome
 from vdbackup.sources.source import Source
 
@@ -65,7 +66,8 @@ class LiveSource(Source, Protocol):
 class LiveRounds:
     """The Rounds (source.py) of a device in use.
 
-    Where it cannot be had as of one moment it is read all the same, and `outcome` says why not.
+    Where they cannot be had, a logical volume is read from a snapshot. What cannot be had as of one
+    moment is read all the same, and `outcome` says why not.
     """
 
     def __init__(self, source: LiveSource, follow: Follow | None = None) -> None:
@@ -82,6 +84,7 @@ class LiveRounds:
         self._is_quiet = True
         self._count = 0
         self._frozen: Freeze | None = None
+        self._snapshot: Snapshot | None = None
         self._unheard: tuple[str, ...] = ()  # whom the last freeze was not told of
 
     # ------------------------------------------------------------------------- begin and end
@@ -93,6 +96,7 @@ class LiveRounds:
                 self._undo = stack.pop_all()
         except (NotFrozen, AgentError, OSError) as error:
             self._give_up(error)
+            self._take_snapshot()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -132,11 +136,33 @@ class LiveRounds:
         log.info("%s is copied as it is", self._source.title, exc_info=error)
         self.hindrance = (from_os(error) if isinstance(error, OSError) else error).title
 
+    def _take_snapshot(self) -> None:
+        """Where no rounds can be had, and the device is a logical volume."""
+        if not lvm_snapshot.can_be_of(self._source.path):
+            return
+        with ExitStack() as stack:
+            try:
+                with hooks.told() as unheard:
+                    self._snapshot = stack.enter_context(Snapshot(self._source.path))
+            except NotFrozen as error:
+                self.hindrance += f" {error.title}"
+            else:
+                self._unheard = tuple(unheard)
+                if self._follow:
+                    self.scan_reason = self.hindrance.rstrip(".")
+                self.hindrance = ""
+                self._undo = stack.pop_all()
+
+    @property
+    def marks_writes(self) -> bool:
+        """Whether what is written from now on is read again."""
+        return not self.hindrance and self._snapshot is None
+
     # ------------------------------------------------------------------------- rounds
 
     def __iter__(self) -> Iterator[Ranges]:
         """What has changed since it was read, in whole units of the source."""
-        while not self.hindrance and self._frozen is None:
+        while self.marks_writes and self._frozen is None:
             changed = self._round()
             if not self.hindrance:
                 yield changed
@@ -204,7 +230,9 @@ class LiveRounds:
 
     def readinto(self, offset: int, view: memoryview) -> None:
         """Fill `view`, from memory once that holds the last that changed."""
-        if self._frozen is None:
+        if self._snapshot is not None:
+            self._snapshot.readinto(offset, view)
+        elif self._frozen is None:
             self._source.readinto(offset, view)
         else:
             self._device.readinto(offset, view)
@@ -214,6 +242,10 @@ class LiveRounds:
     def outcome(self) -> Outcome:
         """As of which moment all that was read is."""
         source, freeze = self._source, self._frozen
+        if self._snapshot is not None:
+            self._snapshot.check()
+            consistency = Consistency.snapshot(self._snapshot.at)
+            return Outcome(consistency, (*source.defects(), *self._unheard))
         if freeze is None:
             why = f"Its file systems were not frozen together for this point: {self.hindrance}"
             return Outcome(Consistency(How.AS_IS, rounds=self._count), (*source.trouble(), why))

@@ -42,6 +42,10 @@ class Rounds(Protocol):
         """Why all must be read, to be put behind "because"; "" where nothing else was expected."""
 
     @property
+    def marks_writes(self) -> bool:
+        """Whether what is written from now on is read again: so what is free now need not be."""
+
+    @property
     def restless(self) -> Ranges:
         """What the kernel itself writes to, whatever is frozen: read as of no one moment.
 
@@ -77,6 +81,7 @@ class OneReading:
     hindrance = ""
     changed = None
     scan_reason = ""
+    marks_writes = False
 
     def __init__(self, source: Source) -> None:
         self._source = source

@@ -82,7 +82,7 @@ class Records:
         """The number of the last one that was surely on the disk then (seconds since 1970)."""
         lines = self.guest.run(f"cat {self._said}").said.splitlines()
         times = [line.split() for line in lines]
-        return max(int(number) for number, at in times if float(at) < moment)
+        return max((int(number) for number, at in times if float(at) < moment), default=0)
 
 
 def last_record(guest: Guest, place: str) -> int:
