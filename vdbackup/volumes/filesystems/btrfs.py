@@ -9,6 +9,7 @@ Specification: https://btrfs.readthedocs.io/en/latest/dev/On-disk-format.html
 from __future__ import annotations
 
 import io
+import os
 import struct
 from bisect import bisect_right
 from collections.abc import Hashable, Iterator
@@ -22,10 +23,12 @@ from dissect.btrfs.stream import HAS_ZSTD, ChunkStream, Extent, ExtentStream, de
 from vdbackup.volumes.filesystems.node import (
     Content,
     EmptyFolder,
+    Kind,
     Node,
     Stat,
     Unreadable,
     data_ranges,
+    plausible,
     posix_stat,
 )
 
@@ -35,6 +38,7 @@ Key = tuple[int, int, int]
 _INODE, _INODE_NAME, _ENTRY, _EXTENT, _ROOT, _ROOT_REFERENCE, _CHUNK = 1, 12, 96, 108, 132, 156, 228
 """Types of items: an inode, its name in a folder, a folder's entry by index, a part of a file, a
 subvolume, its place in another one, a part of the address space."""
+_ATTRIBUTE = 24
 _NAMED_ENTRY, _ROOT_NAME = 84, 144
 """A folder's entry by the hash of its name; the name of a subvolume in the one that it lies in."""
 _INLINE, _RESERVED = 0, 2
@@ -46,7 +50,7 @@ _ITEM = struct.Struct("<QBQII")
 _DIRECTORY_ITEM = struct.Struct("<QBQ8xHHB")
 _INODE_REFERENCE = struct.Struct("<QH")
 _ROOT_BACK_REFERENCE = struct.Struct("<QQH")
-_INODE_ITEM = struct.Struct("<16xQ28xI80xqI12x")
+_INODE_ITEM = struct.Struct("<16xQQ8xIIIIQ48xqIqIqI12x")
 _INLINE_EXTENT = struct.Struct("<16xBB2xB")
 _EXTENT_ITEM = struct.Struct("<21xQQQQ")
 _READ = 0xFFF
@@ -185,8 +189,21 @@ class BtrfsNode(Node):
     def stat(self) -> Stat:
         """From the inode."""
         data = self._fs.tree(self._volume).one((self._number, _INODE, 0))
-        size, mode, seconds, nanoseconds = _INODE_ITEM.unpack_from(data)
-        return posix_stat(mode, size, seconds * 10**9 + nanoseconds)
+        size, stored, links, user, group, mode, device, *times = _INODE_ITEM.unpack_from(data)
+        accessed, changed, modified = (
+            seconds * 10**9 + nanoseconds
+            for seconds, nanoseconds in zip(times[::2], times[1::2], strict=True)
+        )
+        found = posix_stat(mode, size, modified)
+        return found._replace(
+            inode=(self._volume & 0xFFFF) << 40 | self._number & (1 << 40) - 1,
+            owner=(user, group),
+            links=links,
+            device=_device(device) if found.kind == Kind.OTHER else 0,
+            accessed=plausible(accessed),
+            changed=plausible(changed),
+            stored=stored,
+        )
 
     def children(self) -> Iterator[Node]:
         """In the order in which they were made; subvolumes are folders."""
@@ -229,6 +246,22 @@ class BtrfsNode(Node):
         stream = ExtentStream(fs.bytes, extents, size, fs.sector_size)
         return Content(stream, size, data_ranges(runs, 1, size))
 
+    def attributes(self) -> dict[str, bytes]:
+        """From the tree: each item holds those whose names have one hash."""
+        key = self._number, _ATTRIBUTE
+        found = {}
+        for _, data in self._fs.tree(self._volume).items((*key, 0), (*key, _LAST)):
+            at = 0
+            while at + _DIRECTORY_ITEM.size <= len(data):
+                *_, size, length, _ = _DIRECTORY_ITEM.unpack_from(data, at)
+                at += _DIRECTORY_ITEM.size
+                if at + length + size > len(data):
+                    raise Unreadable("its attributes are damaged")
+                name = os.fsdecode(bytes(data[at : at + length]))
+                found[name] = bytes(data[at + length : at + length + size])
+                at += length + size
+        return found
+
     def default_path(self) -> str:
         """Of the default subvolume (btrfs subvolume set-default)."""
         return self._fs.path_of(self._fs.default_subvolume())
@@ -247,6 +280,11 @@ class BtrfsNode(Node):
         """
         key = (self._volume, _ROOT_REFERENCE, number)
         return any(True for _ in self._fs.roots.items(key, key))
+
+
+def _device(number: int) -> int:
+    """The numbers of a device, as the kernel packs them into 32 bits (new_encode_dev)."""
+    return os.makedev(number >> 8 & 0xFFF, number & 0xFF | number >> 12 & 0xFFF00)
 
 
 class _TreeNode(NamedTuple):

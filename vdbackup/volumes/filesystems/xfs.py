@@ -10,6 +10,7 @@ Specification: XFS Algorithms & Data Structures, 3rd edition.
 from __future__ import annotations
 
 import io
+import os
 import struct
 from collections.abc import Hashable, Iterator
 from typing import Any
@@ -20,15 +21,29 @@ from dissect.xfs.xfs import XFS, INode, fsb_to_bb
 
 from vdbackup.volumes.filesystems.node import (
     Content,
+    Kind,
     Node,
     Stat,
     Unreadable,
     data_ranges,
     merged,
+    plausible,
+    posix_acl,
     posix_stat,
     runs_of,
 )
 
+_CORE_4, _CORE_5 = 100, 176
+"""Bytes of an inode before its forks: of version 4 and 5 of the file system."""
+_DEVICE, _LOCAL = 0, 1
+"""Formats of forks."""
+_NAMESPACES = {0x00: "user.", 0x02: "trusted.", 0x04: "security."}
+_IS_HERE = 0x01
+_LISTS = {
+    b"SGI_ACL_FILE": "system.posix_acl_access",
+    b"SGI_ACL_DEFAULT": "system.posix_acl_default",
+}
+_NAMED_USER, _NAMED_GROUP = 0x02, 0x08
 _NEEDS_REPAIR = 0x10
 _READ = 0x01 | 0x02 | 0x04 | 0x08 | 0x20 | 0x40 | 0x80
 """Incompatible features that make no difference here or are read: file types in folders, sparse
@@ -74,7 +89,16 @@ class XfsNode(Node):
     def stat(self) -> Stat:
         """From the inode."""
         inode = self._inode
-        return posix_stat(inode.inode.di_mode, inode.size, inode.mtime_ns)
+        found = posix_stat(inode.inode.di_mode, inode.size, inode.mtime_ns)
+        return found._replace(
+            inode=int(inode.inum),
+            owner=(inode.inode.di_uid, inode.inode.di_gid),
+            links=inode.inode.di_nlink,
+            device=self._device() if found.kind == Kind.OTHER else 0,
+            accessed=plausible(inode.atime_ns),
+            changed=plausible(inode.ctime_ns),
+            stored=inode.inode.di_nblocks * inode.xfs.block_size,
+        )
 
     def children(self) -> Iterator[Node]:
         """In the order of the folder's blocks."""
@@ -93,6 +117,36 @@ class XfsNode(Node):
         stream = RunlistStream(fs.fh, runs, size, block_size)
         return Content(stream, size, data_ranges(runs, block_size, size))
 
+    def attributes(self) -> dict[str, bytes]:
+        """Those that the inode holds; of many, or long ones, the file system makes a tree."""
+        inode = self._inode
+        start = inode.inode.di_forkoff * 8
+        if not start or inode.inode.di_aformat != _LOCAL:
+            return {}
+        raw = inode._buf.getvalue()
+        found = {}
+        at = (_CORE_5 if inode.inode.di_version >= 3 else _CORE_4) + start
+        size, count = struct.unpack_from(">HB", raw, at)
+        end, at = at + size, at + 4
+        for _ in range(count):
+            length, value_length, flags = struct.unpack_from("BBB", raw, at)
+            name = raw[at + 3 : at + 3 + length]
+            value = raw[at + 3 + length : at + 3 + length + value_length]
+            at += 3 + length + value_length
+            if at > min(end, len(raw)):
+                raise Unreadable("its attributes are damaged")
+            if prefix := _NAMESPACES.get(flags & ~_IS_HERE):
+                known = _LISTS.get(name) if prefix == "trusted." else None
+                found[known or prefix + os.fsdecode(name)] = _acl(value) if known else value
+        return found
+
+    def _device(self) -> int:
+        """Of a device, which lies where others have a map: 14 bits, and 18 (xfs_inode_fork.c)."""
+        inode = self._inode.inode  # reads the inode, if nobody has
+        start = _CORE_5 if inode.di_version >= 3 else _CORE_4
+        (number,) = struct.unpack_from(">I", self._inode._buf.getvalue(), start)
+        return os.makedev(number >> 18, number & 0x3FFFF) if inode.di_format == _DEVICE else 0
+
     def _target(self) -> str:
         return str(self._inode.link)
 
@@ -101,3 +155,13 @@ class XfsNode(Node):
         for first, start, count, unwritten in self._inode._iter_blocks():
             group, block = fsb_to_bb(start, fs.sb.sb_agblklog)
             yield first, None if unwritten else group * fs.sb.sb_agblocks + block, count
+
+
+def _acl(value: bytes) -> bytes:
+    """An access control list: how many entries, then tag, user or group and permissions of each."""
+    (count,) = struct.unpack_from(">I", value)
+    entries = struct.iter_unpack(">IIH2x", value[4 : 4 + 12 * count])
+    return posix_acl(
+        (tag, allowed, who if tag in (_NAMED_USER, _NAMED_GROUP) else None)
+        for tag, who, allowed in entries
+    )
