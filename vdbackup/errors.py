@@ -686,6 +686,12 @@ class NothingExtracted(RecoveryError):
     code = "nothing-extracted"
 
 
+class NotMounted(RecoveryError):
+    """A point was not mounted as a folder, or is not."""
+
+    code = "not-mounted"
+
+
 class GuestUnreadable(RecoveryError):
     """A partition table, file system or file inside a disk is damaged or unknown."""
 

@@ -18,6 +18,7 @@ from vdbackup.cli.in_use_cmd import add_status, add_track, add_untrack
 from vdbackup.cli.look_cmd import add_files, add_info, add_list
 from vdbackup.cli.machines_cmd import add_boot, add_retarget
 from vdbackup.cli.make_cmd import add_adopt, add_backup, add_convert, add_demo
+from vdbackup.cli.mount_cmd import add_mount, add_umount
 from vdbackup.cli.policy_cmd import add_policy
 from vdbackup.cli.schedule_cmd import add_schedule
 from vdbackup.cli.sessions_cmd import add_open_with, add_sessions
@@ -31,7 +32,13 @@ FAMILIES: Mapping[str, Mapping[str, Callable[[Any], None]]] = {
         "demo": add_demo,
     },
     "look": {"list": add_list, "files": add_files, "info": add_info},
-    "get back": {"restore": add_restore, "export": add_export, "extract": add_extract},
+    "get back": {
+        "restore": add_restore,
+        "export": add_export,
+        "extract": add_extract,
+        "mount": add_mount,
+        "umount": add_umount,
+    },
     "volumes in use": {
         "track": add_track,
         "untrack": add_untrack,

@@ -89,15 +89,15 @@ def extract(items: Sequence[Item], destination: Path, task: Task) -> tuple[str, 
     return tuple(writer.warnings)
 
 
-def is_name(name: str) -> bool:
-    """Whether a file can have this name, here and in one folder."""
+def is_name(name: str, longest: int = 255) -> bool:
+    """Whether a file can have this name, of so many bytes at most, here and in one folder."""
     try:
         encoded = os.fsencode(name)
     except UnicodeEncodeError:
         return False
     return (
         encoded not in (b"", b".", b"..")
-        and len(encoded) <= 255
+        and len(encoded) <= longest
         and b"/" not in encoded
         and b"\0" not in encoded
     )

@@ -283,8 +283,8 @@ class BtrfsNode(Node):
 
 
 def _device(number: int) -> int:
-    """The numbers of a device, as the kernel packs them into 32 bits (new_encode_dev)."""
-    return os.makedev(number >> 8 & 0xFFF, number & 0xFF | number >> 12 & 0xFFF00)
+    """The numbers of a device, as the kernel itself keeps them: the minor one has 20 bits."""
+    return os.makedev(number >> 20, number & 0xFFFFF)
 
 
 class _TreeNode(NamedTuple):

@@ -17,8 +17,9 @@ from typing import Any
 
 from dissect.util.stream import RunlistStream
 from dissect.xfs.c_xfs import c_xfs
-from dissect.xfs.xfs import XFS, INode, fsb_to_bb
+from dissect.xfs.xfs import XFS, INode, fsb_to_bb, parse_fsblock
 
+from vdbackup.volumes.filesystems import xfs_attributes
 from vdbackup.volumes.filesystems.node import (
     Content,
     Kind,
@@ -28,22 +29,16 @@ from vdbackup.volumes.filesystems.node import (
     data_ranges,
     merged,
     plausible,
-    posix_acl,
     posix_stat,
     runs_of,
 )
 
 _CORE_4, _CORE_5 = 100, 176
 """Bytes of an inode before its forks: of version 4 and 5 of the file system."""
-_DEVICE, _LOCAL = 0, 1
+_DEVICE, _LOCAL, _EXTENTS = 0, 1, 2
 """Formats of forks."""
-_NAMESPACES = {0x00: "user.", 0x02: "trusted.", 0x04: "security."}
-_IS_HERE = 0x01
-_LISTS = {
-    b"SGI_ACL_FILE": "system.posix_acl_access",
-    b"SGI_ACL_DEFAULT": "system.posix_acl_default",
-}
-_NAMED_USER, _NAMED_GROUP = 0x02, 0x08
+_MAX_ATTRIBUTES = 65_536
+"""Blocks of attributes."""
 _NEEDS_REPAIR = 0x10
 _READ = 0x01 | 0x02 | 0x04 | 0x08 | 0x20 | 0x40 | 0x80
 """Incompatible features that make no difference here or are read: file types in folders, sparse
@@ -118,27 +113,35 @@ class XfsNode(Node):
         return Content(stream, size, data_ranges(runs, block_size, size))
 
     def attributes(self) -> dict[str, bytes]:
-        """Those that the inode holds; of many, or long ones, the file system makes a tree."""
+        """From the inode, or from the blocks that it names."""
         inode = self._inode
-        start = inode.inode.di_forkoff * 8
-        if not start or inode.inode.di_aformat != _LOCAL:
+        if not inode.inode.di_forkoff:
             return {}
-        raw = inode._buf.getvalue()
-        found = {}
-        at = (_CORE_5 if inode.inode.di_version >= 3 else _CORE_4) + start
-        size, count = struct.unpack_from(">HB", raw, at)
-        end, at = at + size, at + 4
-        for _ in range(count):
-            length, value_length, flags = struct.unpack_from("BBB", raw, at)
-            name = raw[at + 3 : at + 3 + length]
-            value = raw[at + 3 + length : at + 3 + length + value_length]
-            at += 3 + length + value_length
-            if at > min(end, len(raw)):
+        fork = inode.attrfork().read()
+        if inode.inode.di_aformat == _LOCAL:
+            return xfs_attributes.named(xfs_attributes.in_inode(fork))
+        if inode.inode.di_aformat != _EXTENTS:
+            raise Unreadable("it has more attributes than vdbackup reads")
+        count = inode.attr_extents
+        places: dict[int, int] = {}
+        for at in range(0, min(16 * count, len(fork) - 15), 16):
+            first, start, length, _ = parse_fsblock(fork[at : at + 16])
+            if length > _MAX_ATTRIBUTES:
                 raise Unreadable("its attributes are damaged")
-            if prefix := _NAMESPACES.get(flags & ~_IS_HERE):
-                known = _LISTS.get(name) if prefix == "trusted." else None
-                found[known or prefix + os.fsdecode(name)] = _acl(value) if known else value
-        return found
+            places.update((first + number, start + number) for number in range(length))
+
+        def read(number: int) -> bytes:
+            fs = inode.xfs
+            if number not in places:
+                raise Unreadable("its attributes are damaged")
+            group, block = fsb_to_bb(places[number], fs.sb.sb_agblklog)
+            fs.fh.seek((group * fs.sb.sb_agblocks + block) * fs.block_size)
+            data: bytes = fs.fh.read(fs.block_size)
+            if len(data) < fs.block_size:
+                raise Unreadable("the disk ends before a part of it")
+            return data
+
+        return xfs_attributes.named(xfs_attributes.in_blocks(sorted(places), read))
 
     def _device(self) -> int:
         """Of a device, which lies where others have a map: 14 bits, and 18 (xfs_inode_fork.c)."""
@@ -155,13 +158,3 @@ class XfsNode(Node):
         for first, start, count, unwritten in self._inode._iter_blocks():
             group, block = fsb_to_bb(start, fs.sb.sb_agblklog)
             yield first, None if unwritten else group * fs.sb.sb_agblocks + block, count
-
-
-def _acl(value: bytes) -> bytes:
-    """An access control list: how many entries, then tag, user or group and permissions of each."""
-    (count,) = struct.unpack_from(">I", value)
-    entries = struct.iter_unpack(">IIH2x", value[4 : 4 + 12 * count])
-    return posix_acl(
-        (tag, allowed, who if tag in (_NAMED_USER, _NAMED_GROUP) else None)
-        for tag, who, allowed in entries
-    )
