@@ -90,6 +90,8 @@ SHOWN_ONLY = {
     "boot -r /mnt/backups latest --hardware virtio --firmware uefi --memory 4096 --network": "",
     "boot -r /mnt/backups latest --keep": "",
     "sessions promote ID": "needs a session: tests/cli/test_sessions.py",
+    "mount -r /mnt/backups 2 look --background": "stays, as does the next: tests/cli/test_mount.py",
+    "umount look": "",
     "demo": "tells all of the story: tests/test_demo.py",
 }
 """Examples that are not run here, and why."""

@@ -3,7 +3,8 @@
 No folder is made when this module is imported. Each can be named by an environment variable:
 
     VDBACKUP_CONFIG_DIR    settings.json
-    VDBACKUP_DATA_DIR      the demo disk; VM sessions, unless the settings name another folder
+    VDBACKUP_DATA_DIR      the demo disk; points that the window shows as folders; VM sessions,
+                           unless the settings name another folder
     VDBACKUP_LOG_DIR       vdbackup.log
 """
 

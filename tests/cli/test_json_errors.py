@@ -30,6 +30,8 @@ REFUSED = {
     "restore": (f"restore {NOTHING} latest disk.img", "no-repository"),
     "export": (f"export {NOTHING} latest disk.vmdk", "no-repository"),
     "extract": (f"extract {NOTHING} latest /etc there", "no-repository"),
+    "mount": (f"mount {NOTHING} latest there", "no-repository"),
+    "umount": ("umount nowhere", "not-mounted"),
     "verify": (f"verify {NOTHING}", "no-repository"),
     "merge": (f"merge {NOTHING} 2", "no-repository"),
     "delete": (f"delete {NOTHING} 2", "no-repository"),

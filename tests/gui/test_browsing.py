@@ -12,6 +12,8 @@ from tests.volumes.test_journals import in_use
 from tests.volumes.volumes import MIB
 from vdbackup.gui.browse_dialog import BrowseDialog
 from vdbackup.gui.parts import Notice
+from vdbackup.locations import Locations
+from vdbackup.recovery.mount import mounting
 
 
 @pytest.fixture
@@ -34,3 +36,34 @@ def test_the_files_window_says_of_a_file_system_that_its_log_was_not_applied(
     row = with_source.sees_job_end("Extract")
     assert "was not applied" in row.sentence
     assert (tmp_path / "out" / "docs" / "new.txt").is_file()
+
+
+def test_a_point_is_mounted_as_a_folder_and_unmounted_with_the_window(
+    with_source: User, locations: Locations
+) -> None:
+    with_source.asks_for("actionBrowse")
+    dialog = with_source.sees(BrowseDialog, "browseDialog")
+    with_source.clicks("mountButton")
+    notice = with_source.sees(Notice, "folderNotice")
+    (folder,) = (locations.data / "points").iterdir()
+    assert str(folder) in notice.text
+    assert "docs" in {path.name for path in folder.iterdir()}
+    dialog.close()
+    with_source.waits_until(lambda: not folder.exists())
+
+
+def test_a_folder_that_is_left_on_purpose_is_found_again(
+    with_source: User, locations: Locations
+) -> None:
+    with_source.asks_for("actionBrowse")
+    dialog = with_source.sees(BrowseDialog, "browseDialog")
+    with_source.clicks("mountButton")
+    with_source.sees(Notice, "folderNotice")
+    dialog.folder_bar.leave.setChecked(True)
+    (folder,) = (locations.data / "points").iterdir()
+    dialog.close()
+    with_source.asks_for("actionBrowse")
+    with_source.sees(Notice, "folderNotice")
+    assert mounting.is_mounted(folder)
+    with_source.clicks("unmountButton")
+    with_source.waits_until(lambda: not folder.exists())

@@ -17,8 +17,10 @@ from PySide6.QtWidgets import (
     QWidget,
 )
 
+from vdbackup.errors import VdbackupError
 from vdbackup.gui import icons, parts, remedies, words
 from vdbackup.gui.catalogue import Entry
+from vdbackup.gui.folder_bar import FolderBar
 from vdbackup.gui.jobs import work
 from vdbackup.gui.jobs.worker import Workers
 from vdbackup.gui.theme import Theme
@@ -47,10 +49,17 @@ class BrowseDialog(parts.Dialog):
     Attributes:
         tree: the files.
         extract_button: copies the chosen ones out.
+        folder_bar: the point as a folder of this computer.
     """
 
     def __init__(
-        self, entry: Entry, point: RecoveryPoint, workers: Workers, theme: Theme, parent: QWidget
+        self,
+        entry: Entry,
+        point: RecoveryPoint,
+        workers: Workers,
+        theme: Theme,
+        mounts: Path,
+        parent: QWidget,
     ) -> None:
         title = f"Files in {entry.title} #{point.sequence}, {words.when(point.created)}"
         super().__init__("browseDialog", title, 640, parent)
@@ -58,7 +67,17 @@ class BrowseDialog(parts.Dialog):
         self.resize(760, 560)
         self._entry, self._point, self._workers = entry, point, workers
         self._browser = work.Browser(entry.repository, entry.name, point.id)
-        self._worker = workers.borrow(f"files of {entry.name}", self._browser.close)
+        folder = work.PointFolder(
+            entry.repository,
+            entry.name,
+            point.id,
+            mounts / f"{entry.name}-{point.sequence}-{point.id[:8]}",
+        )
+        self._worker = workers.borrow(
+            f"files of {entry.name}", partial(_let_go, self._browser, folder)
+        )
+        self.folder_bar = FolderBar(folder, self._worker)
+        self.folder_bar.failed.connect(self._on_folder_failed)
         self._folder_icon = icons.icon("icon-browse", theme, theme.accent)
         self._file_icon = icons.icon("icon-file", theme, theme.muted)
         self.column.addWidget(parts.label(title, "heading"))
@@ -66,10 +85,11 @@ class BrowseDialog(parts.Dialog):
         self.column.addWidget(self._notice)
         self.tree = self._make_tree()
         self.column.addWidget(self.tree, 1)
+        self.column.addWidget(self.folder_bar)
         self.extract_button = parts.button("Extract…", "extractButton", "primary")
         self.extract_button.setEnabled(False)
         self.extract_button.clicked.connect(self._on_extract_clicked)
-        self.add_buttons(self.extract_button, "Close")
+        self.add_buttons(self.extract_button, "Close", self.folder_bar.mount_button)
         self._read(self.tree.invisibleRootItem(), "/")
 
     def _make_tree(self) -> QTreeWidget:
@@ -138,6 +158,9 @@ class BrowseDialog(parts.Dialog):
     def _on_selection_changed(self) -> None:
         self.extract_button.setEnabled(bool(self.chosen))
 
+    def _on_folder_failed(self, error: VdbackupError) -> None:
+        self._notice.say(remedies.sentences(error), "bad")
+
     def _on_extract_clicked(self) -> None:
         dialog = QFileDialog(self, "Extract into a folder")
         dialog.setAttribute(Qt.WidgetAttribute.WA_DeleteOnClose)
@@ -150,3 +173,10 @@ class BrowseDialog(parts.Dialog):
         """Give the thread back; it closes the point's disks when it is through."""
         self._workers.give_back(self._worker)
         super().done(result)
+
+
+def _let_go(browser: work.Browser, folder: work.PointFolder) -> None:
+    try:
+        browser.close()
+    finally:
+        folder.close()

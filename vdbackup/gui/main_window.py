@@ -225,7 +225,8 @@ class MainWindow(QMainWindow):
 
     def browse(self, entry: Entry, point: RecoveryPoint) -> None:
         """Show the files in a point."""
-        BrowseDialog(entry, point, self.workers, self._theme, self).show()
+        mounts = self.store.locations.data / "points"
+        BrowseDialog(entry, point, self.workers, self._theme, mounts, self).show()
 
     def add_source(self) -> None:
         """Let the user name a source, and back it up."""

@@ -6,7 +6,7 @@ Each returns a plan or an `Outcome`, takes plain values, and knows nothing of Qt
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import AbstractContextManager, ExitStack, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -40,6 +40,8 @@ from vdbackup.operations.repair import RepairResult
 from vdbackup.pace import Pace
 from vdbackup.recovery import restore, verify
 from vdbackup.recovery.boot_test.boot_test import BootTestOptions
+from vdbackup.recovery.mount import background, mounting
+from vdbackup.recovery.mount.mounting import Mounted
 from vdbackup.recovery.restore import RestorePlan
 from vdbackup.recovery.sessions import elsewhere
 from vdbackup.recovery.sessions.saved import SavedSession
@@ -270,6 +272,45 @@ class Browser:
         """Close the point's disks, and let them be changed again."""
         self._open = None
         self._point.close()
+
+
+class PointFolder:
+    """A point that can be a folder of this computer; its methods are called on one thread.
+
+    Attributes:
+        where: the folder, which is made and goes again.
+        stays: whether it is left when nobody browses the point any more.
+    """
+
+    def __init__(self, folder: Path, set_name: str, point_id: str, where: Path) -> None:
+        self._what = (folder, set_name, point_id)
+        self.where = where
+        self.stays = self.is_mounted
+
+    @property
+    def is_mounted(self) -> bool:
+        """Whether it shows the point; an earlier window may have left it so."""
+        return mounting.is_mounted(self.where)
+
+    def mount(self, _task: Task) -> Mounted:
+        """Show the point; raises what `recovery.mount.background.start` does."""
+        self.where.mkdir(mode=0o700, parents=True, exist_ok=True)
+        return background.start(*self._what, self.where)
+
+    def unmount(self, _task: Task) -> None:
+        """Show it no more; raises what `recovery.mount.mounting.unmount` does."""
+        mounting.unmount(self.where)
+        self._remove()
+
+    def close(self) -> None:
+        """Let go of it where it is not to stay; whoever has a file of it open can go on."""
+        if not self.stays and self.is_mounted:
+            mounting.detach(self.where)
+            self._remove()
+
+    def _remove(self) -> None:
+        with suppress(OSError):  # it is no more than an empty folder
+            self.where.rmdir()
 
 
 def open_point(

@@ -142,6 +142,13 @@ def unmount(where: Path) -> None:
         time.sleep(_LOOK)
 
 
+def detach(where: Path) -> None:
+    """Unmount a folder as soon as nobody uses it any more; whoever does goes on."""
+    subprocess.run(
+        [_HELPER, "-u", "-z", "--", str(_absolute(where))], capture_output=True, check=False
+    )
+
+
 def is_mounted(where: Path) -> bool:
     """Whether a folder shows a point."""
     return _process_behind(_absolute(where)) is not None
