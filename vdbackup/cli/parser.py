@@ -14,6 +14,7 @@ from vdbackup.cli.agent_cmd import add_agent
 from vdbackup.cli.boot_test_cmd import add_boot_test
 from vdbackup.cli.care_cmd import add_delete, add_merge, add_repair, add_verify
 from vdbackup.cli.get_back_cmd import add_export, add_extract, add_restore
+from vdbackup.cli.history_cmd import add_versions
 from vdbackup.cli.in_use_cmd import add_status, add_track, add_untrack
 from vdbackup.cli.look_cmd import add_files, add_info, add_list
 from vdbackup.cli.machines_cmd import add_boot, add_retarget
@@ -31,7 +32,12 @@ FAMILIES: Mapping[str, Mapping[str, Callable[[Any], None]]] = {
         "convert": add_convert,
         "demo": add_demo,
     },
-    "look": {"list": add_list, "files": add_files, "info": add_info},
+    "look": {
+        "list": add_list,
+        "files": add_files,
+        "versions": add_versions,
+        "info": add_info,
+    },
     "get back": {
         "restore": add_restore,
         "export": add_export,

@@ -43,6 +43,12 @@ class Entry:
     size: int
     modified: str | None
 
+    @classmethod
+    def of(cls, name: str, path: str, stat: Stat) -> Entry:
+        """What a folder shows of a file."""
+        size = stat.size if stat.kind == Kind.FILE else 0
+        return cls(name, path, stat.kind, size, _iso(stat.modified))
+
 
 class FileBrowser:
     """The files of a disk. A disk with partitions shows them as folders /p1, /p2, ...
@@ -200,8 +206,7 @@ def _entry(node: Node, path: str) -> Entry:
             stat = node.stat()
     except RecoveryError:
         stat = Stat(Kind.OTHER, 0, None, 0)
-    size = stat.size if stat.kind == Kind.FILE else 0
-    return Entry(node.name, path, stat.kind, size, _iso(stat.modified))
+    return Entry.of(node.name, path, stat)
 
 
 def _iso(moment: int | None) -> str | None:

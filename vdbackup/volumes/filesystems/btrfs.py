@@ -25,6 +25,7 @@ from vdbackup.volumes.filesystems.node import (
     EmptyFolder,
     Kind,
     Node,
+    Range,
     Stat,
     Unreadable,
     data_ranges,
@@ -44,6 +45,12 @@ _NAMED_ENTRY, _ROOT_NAME = 84, 144
 _INLINE, _RESERVED = 0, 2
 """Kinds of extents."""
 _LAST = (1 << 64) - 1
+_STRIPED = (
+    BTRFS_BLOCK_GROUP.RAID0
+    | BTRFS_BLOCK_GROUP.RAID10
+    | BTRFS_BLOCK_GROUP.RAID5
+    | BTRFS_BLOCK_GROUP.RAID6
+)
 _HEADER = struct.Struct("<96xIB")
 _POINTER = struct.Struct("<QBQQ8x")
 _ITEM = struct.Struct("<QBQII")
@@ -143,6 +150,27 @@ class _FileSystem:
             name = bytes(data[record.size : record.size + length])
             return parent, first, name.decode(errors="surrogateescape")
         raise Unreadable("the name of a folder is missing")
+
+    def places(self, address: int, length: int) -> list[Range]:
+        """Where on the device a stretch of the address space lies, each copy of it.
+
+        Raises Unreadable where it lies in stripes over several devices.
+        """
+        found: list[Range] = []
+        chunks = self.bytes.chunks
+        row = bisect_right([chunk.offset for chunk in chunks], address) - 1
+        while length > 0 and 0 <= row < len(chunks):
+            chunk = chunks[row]
+            inside = address - chunk.offset
+            part = min(length, chunk.length - inside)
+            if part <= 0:
+                break
+            if chunk.type & _STRIPED:
+                raise Unreadable("it lies in stripes")
+            starts = [each.offset + inside for each in chunk.stripes if each.fh is not None]
+            found += [(start, start + part) for start in starts]
+            address, length, row = address + part, length - part, row + 1
+        return found
 
     def node(self, address: int) -> bytes:
         """A block of a tree."""
@@ -245,6 +273,18 @@ class BtrfsNode(Node):
         runs = [(extent.disk_offset or None, extent.length) for extent in extents]
         stream = ExtentStream(fs.bytes, extents, size, fs.sector_size)
         return Content(stream, size, data_ranges(runs, 1, size))
+
+    def blocks(self) -> list[Range]:
+        """Its extents, as they are stored, in each copy; a folder lies in the tree alone."""
+        found: list[Range] = []
+        key = self._number, _EXTENT
+        for _, data in self._fs.tree(self._volume).items((*key, 0), (*key, _LAST)):
+            _, _, kind = _INLINE_EXTENT.unpack_from(data)
+            if kind != _INLINE:
+                at, stored, _, _ = _EXTENT_ITEM.unpack_from(data)
+                if at:  # 0 is a hole
+                    found += self._fs.places(at, stored)
+        return found
 
     def attributes(self) -> dict[str, bytes]:
         """From the tree: each item holds those whose names have one hash."""

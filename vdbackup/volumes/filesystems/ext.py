@@ -13,6 +13,7 @@ import io
 import itertools
 import logging
 import os
+import stat as posix
 import struct
 from collections.abc import Hashable, Iterator
 from functools import lru_cache
@@ -27,9 +28,11 @@ from vdbackup.volumes.filesystems.node import (
     Content,
     Kind,
     Node,
+    Range,
     Run,
     Stat,
     Unreadable,
+    blocks_of,
     data_ranges,
     merged,
     plausible,
@@ -259,6 +262,15 @@ class ExtNode(Node):
         runs = self._runs(-(-size // block_size))
         stream = RunlistStream(self._fs.fh, runs, size, block_size)
         return Content(stream, size, data_ranges(runs, block_size, size))
+
+    def blocks(self) -> list[Range]:
+        """By its map of blocks, without those that the map itself takes."""
+        inode = self._load()
+        is_mapped = posix.S_IFMT(inode.mode) in (posix.S_IFREG, posix.S_IFDIR)
+        if not is_mapped or inode.flags & c_ext.EXT4_INLINE_DATA_FL:
+            return []
+        runs = self._runs(-(-inode.size // self._fs.block_size))
+        return blocks_of(runs, self._fs.block_size)
 
     def attributes(self) -> dict[str, bytes]:
         """From the inode, and from the block that it names."""

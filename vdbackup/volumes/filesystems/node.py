@@ -117,6 +117,14 @@ class Node(ABC):
     def content(self) -> Content:
         """A file's bytes."""
 
+    def blocks(self) -> list[Range]:
+        """Where in the volume a file's bytes lie, or a folder's own, in bytes and in any order.
+
+        What is stored inside the file system's own structures lies nowhere. Raises Unreadable where
+        that cannot be told.
+        """
+        return []
+
     def attributes(self) -> dict[str, bytes]:
         """Extended attributes by name, as Linux calls them: "user.x", "security.capability"."""
         return {}
@@ -294,6 +302,15 @@ def merged(runs: Iterable[Run], blocks: int) -> list[Run]:
                 continue
         found.append((start, count))
     return found
+
+
+def blocks_of(runs: Iterable[Run], block_size: int, base: int = 0) -> list[Range]:
+    """Where runs of blocks lie that are counted from byte `base` on."""
+    return [
+        (base + start * block_size, base + (start + count) * block_size)
+        for start, count in runs
+        if start is not None
+    ]
 
 
 def data_ranges(runs: Iterable[Run], block_size: int, size: int) -> list[Range]:

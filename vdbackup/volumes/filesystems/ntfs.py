@@ -24,8 +24,10 @@ from vdbackup.volumes.filesystems.node import (
     Content,
     Kind,
     Node,
+    Range,
     Stat,
     Unreadable,
+    blocks_of,
     data_ranges,
     plausible,
 )
@@ -149,6 +151,17 @@ class NtfsNode(Node):
         if any(count < 0 for _, count in runs) or clusters * cluster_size < size:
             raise Unreadable("its map of clusters is damaged")
         return Content(stream, size, data_ranges(runs, cluster_size, written))
+
+    def blocks(self) -> list[Range]:
+        """The clusters of its main stream, compressed or not, or of a folder's index."""
+        record = self._record
+        if self._header.flags & _IS_FOLDER:
+            attributes = record.attributes.find("$I30", ATTRIBUTE_TYPE_CODE.INDEX_ALLOCATION)
+        else:
+            attributes = record.attributes.find("", ATTRIBUTE_TYPE_CODE.DATA)
+        if not attributes or attributes.header.resident:
+            return []
+        return blocks_of(attributes.dataruns(), self._fs.cluster_size)
 
     def places(self) -> list[tuple[int, int, int]]:
         """Where the file's bytes lie: the first one's number, its place in the volume, how many.

@@ -24,8 +24,10 @@ from vdbackup.volumes.filesystems.node import (
     Content,
     Kind,
     Node,
+    Range,
     Stat,
     Unreadable,
+    blocks_of,
     data_ranges,
     merged,
     plausible,
@@ -111,6 +113,14 @@ class XfsNode(Node):
         runs = merged(runs_of(self._extents(), blocks), blocks)
         stream = RunlistStream(fs.fh, runs, size, block_size)
         return Content(stream, size, data_ranges(runs, block_size, size))
+
+    def blocks(self) -> list[Range]:
+        """By its map of blocks, without those that the map itself takes."""
+        fs = self._inode.xfs
+        found: list[Range] = []
+        for _, start, count in self._extents():
+            found += blocks_of([(start, count)], fs.block_size)
+        return found
 
     def attributes(self) -> dict[str, bytes]:
         """From the inode, or from the blocks that it names."""
