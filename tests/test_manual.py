@@ -137,6 +137,7 @@ def test_an_example_of_the_manual_does_what_it_says(
         "/p1/etc/fstab": "/p1/DIARY.TXT",
         "/p1/etc": "/p1",
         "login:": "afterwards",
+        "f*": "diary*",
     }.items():
         arguments = [each.replace(place, here) for each in arguments]
     assert cli.main(arguments) == (3 if unknown_system else 0)

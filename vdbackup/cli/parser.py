@@ -14,7 +14,7 @@ from vdbackup.cli.agent_cmd import add_agent
 from vdbackup.cli.boot_test_cmd import add_boot_test
 from vdbackup.cli.care_cmd import add_delete, add_merge, add_repair, add_verify
 from vdbackup.cli.get_back_cmd import add_export, add_extract, add_restore
-from vdbackup.cli.history_cmd import add_versions
+from vdbackup.cli.history_cmd import add_diff, add_find, add_size, add_versions
 from vdbackup.cli.in_use_cmd import add_status, add_track, add_untrack
 from vdbackup.cli.look_cmd import add_files, add_info, add_list
 from vdbackup.cli.machines_cmd import add_boot, add_retarget
@@ -35,7 +35,10 @@ FAMILIES: Mapping[str, Mapping[str, Callable[[Any], None]]] = {
     "look": {
         "list": add_list,
         "files": add_files,
+        "find": add_find,
         "versions": add_versions,
+        "diff": add_diff,
+        "size": add_size,
         "info": add_info,
     },
     "get back": {

@@ -7,13 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 
 from vdbackup.disks.chain import Chain
 from vdbackup.errors import GuestUnreadable, NotInPoint, RecoveryError, TooManyFiles
 from vdbackup.jobs import Task
-from vdbackup.text import printable
+from vdbackup.text import iso, printable
 from vdbackup.volumes.filesystems.node import Kind, Node, Stat, guarded, reading
 from vdbackup.volumes.volumes import Volume, Volumes
 
@@ -47,7 +46,7 @@ class Entry:
     def of(cls, name: str, path: str, stat: Stat) -> Entry:
         """What a folder shows of a file."""
         size = stat.size if stat.kind == Kind.FILE else 0
-        return cls(name, path, stat.kind, size, _iso(stat.modified))
+        return cls(name, path, stat.kind, size, iso(stat.modified))
 
 
 class FileBrowser:
@@ -207,9 +206,3 @@ def _entry(node: Node, path: str) -> Entry:
     except RecoveryError:
         stat = Stat(Kind.OTHER, 0, None, 0)
     return Entry.of(node.name, path, stat)
-
-
-def _iso(moment: int | None) -> str | None:
-    if moment is None:
-        return None
-    return datetime.fromtimestamp(moment // 10**9, UTC).isoformat(timespec="seconds")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from vdbackup.disks.chain import Chain
-from vdbackup.disks.extents import ZERO, Ranges, aligned, as_ranges, overlap, total, union
+from vdbackup.disks.extents import ZERO, Int64s, Ranges, aligned, as_ranges, overlap, total, union
 from vdbackup.jobs import Task
 from vdbackup.volumes.places import Disk
 
@@ -112,3 +112,24 @@ def _units_that_differ(offset: int, one: memoryview, other: memoryview) -> list[
     if whole < len(old) and (old[whole:] != new[whole:]).any():
         found.append((offset + whole, len(old) - whole))
     return found
+
+
+class Counter:
+    """Says how much of any stretch of a disk lies in given ranges, by two searches for each."""
+
+    def __init__(self, ranges: Ranges) -> None:
+        """`ranges` ascend, and do not touch each other."""
+        self._starts, self._lengths = ranges[:, 0], ranges[:, 1]
+        self._before = np.cumsum(self._lengths) - self._lengths
+
+    def bytes_in(self, starts: Int64s, ends: Int64s) -> Int64s:
+        """Of each stretch, from its start to its end: the bytes in the ranges."""
+        return self._up_to(ends) - self._up_to(starts)
+
+    def _up_to(self, places: Int64s) -> Int64s:
+        if not len(self._starts):
+            return np.zeros(len(places), np.int64)
+        row = np.maximum(np.searchsorted(self._starts, places, "right") - 1, 0)
+        inside = np.clip(places - self._starts[row], 0, self._lengths[row])
+        found: Int64s = self._before[row] + inside
+        return found

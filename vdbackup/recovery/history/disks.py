@@ -6,7 +6,7 @@ on top. So all of a long set costs as much as there is in it, and not that for e
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 
@@ -37,7 +37,7 @@ class Moment:
     problem: VdbackupError | None = None
 
 
-def in_order(backup_set: BackupSet, points: Sequence[RecoveryPoint]) -> Iterator[Moment]:
+def in_order(backup_set: BackupSet, points: Sequence[RecoveryPoint]) -> Generator[Moment]:
     """The points, by sequence; whoever asks has claimed them, and closes the iterator."""
     last: tuple[RecoveryPoint, Chain] | None = None
     maybe: Ranges | None

@@ -15,7 +15,6 @@ from vdbackup.disks.chain import Chain
 from vdbackup.disks.extents import Ranges, as_ranges, union
 from vdbackup.errors import GuestUnreadable, NotInPoint, VdbackupError
 from vdbackup.jobs import Task
-from vdbackup.recovery.browse import Entry
 from vdbackup.recovery.history import walk
 from vdbackup.recovery.history.changes import NOTHING, Traced, touches
 from vdbackup.recovery.history.disks import Moment, in_order
@@ -50,11 +49,6 @@ class Version:
 
     points: tuple[RecoveryPoint, ...]
     stat: Stat | None
-
-    @property
-    def entry(self) -> Entry | None:
-        """As a listing shows it, without name and path."""
-        return None if self.stat is None else Entry.of("", "", self.stat)
 
 
 @dataclass(frozen=True)
@@ -101,10 +95,11 @@ def versions(repository: Repository, set_name: str, path: str, task: Task) -> Ve
     doing = f"looking for versions of {printable(clean)}"
     with claims.reading(repository, set_name, ids, doing) as backup_set:
         search = _Search(backup_set, clean)
-        for number, moment in enumerate(in_order(backup_set, backup_set.points)):
-            task.check()
-            task.phase("Looking through points", number, len(ids))
-            search.look(moment)
+        with closing(in_order(backup_set, backup_set.points)) as moments:
+            for number, moment in enumerate(moments):
+                task.check()
+                task.phase("Looking through points", number, len(ids))
+                search.look(moment)
     if all(version.stat is None for version in search.versions):
         raise NotInPoint(
             f"There is no {printable(clean)} in any recovery point of {set_name}.",

@@ -1,0 +1,174 @@
+"""Files by name, in all points of a set."""
+
+from __future__ import annotations
+
+import fnmatch
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+
+from vdbackup.disks.chain import Chain
+from vdbackup.disks.extents import Ranges, union
+from vdbackup.errors import RecoveryError
+from vdbackup.jobs import Task
+from vdbackup.recovery.history import walk
+from vdbackup.recovery.history.changes import NOTHING, Traced, touches
+from vdbackup.recovery.history.disks import in_order
+from vdbackup.recovery.history.index import Index, Name, Stretch
+from vdbackup.repository import claims
+from vdbackup.repository.backup_set import BackupSet
+from vdbackup.repository.model import RecoveryPoint
+from vdbackup.repository.repository import Repository
+from vdbackup.text import printable
+from vdbackup.volumes.volumes import Volumes
+
+
+@dataclass(frozen=True)
+class Pattern:
+    """Which names are meant.
+
+    Attributes:
+        text: as a shell has it (`*.odt`, `report-?`); with a slash in it, it means whole paths.
+        any_case: whether capitals and small letters are the same.
+    """
+
+    text: str
+    any_case: bool = False
+
+    def compiled(self) -> re.Pattern[str]:
+        """For `matches`."""
+        flags = re.IGNORECASE if self.any_case else 0
+        return re.compile(fnmatch.translate(self.text), flags | re.DOTALL)
+
+    def subject(self, path: str) -> str:
+        """What of a path has to match."""
+        return path if "/" in self.text else path.rpartition("/")[2]
+
+
+@dataclass(frozen=True)
+class Occurrence:
+    """A state of a file whose name matches.
+
+    Attributes:
+        path: of it.
+        name: what it is there.
+        points: those that hold it so, by sequence.
+    """
+
+    path: str
+    name: Name
+    points: tuple[RecoveryPoint, ...]
+
+
+@dataclass(frozen=True)
+class Search:
+    """What was found.
+
+    Attributes:
+        found: by path, and then by point.
+        read: how many points had to be read.
+        warnings: what could not be read, and why.
+    """
+
+    found: tuple[Occurrence, ...]
+    read: int
+    warnings: tuple[str, ...]
+
+
+def find(
+    repository: Repository, set_name: str, pattern: Pattern, index_file: Path | None, task: Task
+) -> Search:
+    """The files in a set's points whose names match.
+
+    Args:
+        repository: where the set is.
+        set_name: the set.
+        pattern: of the names.
+        index_file: where the names are kept from one search to the next; None to read all points.
+        task: what it reports to, and what stops it; what was read until then is kept.
+
+    Raises:
+        PointInUse: points are just being changed. Cancelled, RepositoryError.
+    """
+    ids = [point.id for point in repository.set(set_name).points]
+    doing = f"searching for {printable(pattern.text)}"
+    with claims.reading(repository, set_name, ids, doing) as backup_set:
+        points = backup_set.points
+        with Index.load(index_file, points) as index:
+            reader = _Reader(backup_set, index)
+            try:
+                reader.read(points, task)
+            finally:
+                if index_file is not None:
+                    index.save(index_file)
+            found = tuple(_matching(index, points, pattern))
+            by_id = {point.id: point.sequence for point in points}
+            unread = [
+                f"Point {by_id[each]}: {text}" for each, text in index.warnings() if each in by_id
+            ]
+    return Search(found, reader.count, (*reader.warnings, *unread))
+
+
+def _matching(
+    index: Index, points: Sequence[RecoveryPoint], pattern: Pattern
+) -> Iterator[Occurrence]:
+    by_id = {point.id: point for point in points}
+    there = [by_id.get(each) for each in index.points]
+    matches, subject = pattern.compiled().match, pattern.subject
+    for stretch in index.names():
+        if matches(subject(stretch.path)):
+            holding = _of(stretch, there)
+            if holding:
+                yield Occurrence(stretch.path, stretch.name, holding)
+
+
+def _of(stretch: Stretch, there: Sequence[RecoveryPoint | None]) -> tuple[RecoveryPoint, ...]:
+    """The points of a stretch that are there still."""
+    return tuple(each for each in there[stretch.first : stretch.last + 1] if each is not None)
+
+
+class _Reader:
+    """Adds the points to an index that it does not hold."""
+
+    def __init__(self, backup_set: BackupSet, index: Index) -> None:
+        self.count = 0
+        self.warnings: list[str] = []
+        self._set, self._index = backup_set, index
+        self._looked_at: Ranges | None = None
+        self._since: Ranges = NOTHING
+
+    def read(self, points: Sequence[RecoveryPoint], task: Task) -> None:
+        known = set(self._index.points)
+        missing = [point for point in points if point.id not in known]
+        with closing(in_order(self._set, missing)) as moments:
+            for number, moment in enumerate(moments):
+                task.phase("Reading points", number, len(missing))
+                if moment.disk is None:
+                    because = moment.problem.title if moment.problem else ""
+                    self.warnings.append(f"Point {moment.point.sequence} cannot be read: {because}")
+                    continue
+                if moment.maybe is None:
+                    self._looked_at = None
+                else:
+                    self._since = union(self._since, moment.maybe)
+                self._read_one(moment.point, moment.disk, task)
+
+    def _read_one(self, point: RecoveryPoint, disk: Chain, task: Task) -> None:
+        if self._looked_at is not None and not touches(self._looked_at, self._since):
+            self._index.repeat(point)
+            return
+        traced = Traced(disk)
+        warnings: list[str] = []
+        found: list[tuple[str, Name]] = []
+        try:
+            found = [
+                (each.path, Name(str(each.stat.kind), each.stat.size, each.stat.modified))
+                for each in walk.files(Volumes(traced), task, warnings)
+            ]
+        except RecoveryError as error:
+            warnings.append(error.title)
+        self.count += 1
+        self._index.append(point, found, warnings)
+        self._looked_at, self._since = traced.ranges, NOTHING
