@@ -92,6 +92,9 @@ SHOWN_ONLY = {
     "sessions promote ID": "needs a session: tests/cli/test_sessions.py",
     "mount -r /mnt/backups 2 look --background": "stays, as does the next: tests/cli/test_mount.py",
     "umount look": "",
+    "bisect -r /mnt/backups --until login:": "needs a point that fails, as does the next: "
+    "tests/operations/test_bisect.py",
+    "bisect -r /mnt/backups --run ./check-files": "",
     "demo": "tells all of the story: tests/test_demo.py",
 }
 """Examples that are not run here, and why."""

@@ -47,6 +47,7 @@ REFUSED = {
     "schedule run": (f"schedule run {NOTHING} --set a", "schedule-not-found"),
     "boot": (f"boot {NOTHING} latest", "no-repository"),
     "boot-test": (f"boot-test {NOTHING}", "no-repository"),
+    "bisect": (f"bisect {NOTHING} --run true", "no-repository"),
     "retarget": (f"retarget {NOTHING} latest", "no-repository"),
     "open-with": (f"open-with virtualbox latest {NOTHING}", "no-repository"),
     "sessions reopen": ("sessions reopen ffff", "session-not-found"),

@@ -11,6 +11,7 @@ from typing import Any, NoReturn
 from vdbackup import __version__
 from vdbackup.cli import output
 from vdbackup.cli.agent_cmd import add_agent
+from vdbackup.cli.bisect_cmd import add_bisect
 from vdbackup.cli.boot_test_cmd import add_boot_test
 from vdbackup.cli.care_cmd import add_delete, add_merge, add_repair, add_verify
 from vdbackup.cli.get_back_cmd import add_export, add_extract, add_restore
@@ -57,6 +58,7 @@ FAMILIES: Mapping[str, Mapping[str, Callable[[Any], None]]] = {
     "machines": {
         "boot": add_boot,
         "boot-test": add_boot_test,
+        "bisect": add_bisect,
         "retarget": add_retarget,
         "sessions": add_sessions,
         "open-with": add_open_with,

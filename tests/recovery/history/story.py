@@ -80,7 +80,9 @@ class Story:
         found: list[tuple[list[int], tuple[object, ...] | None]] = []
         for point in self.points:
             entry = self.shown[point.id].get(path)
-            state = entry and (entry.size, entry.modified, entry.mode, entry.content)
+            state: tuple[object, ...] | None = None
+            if entry is not None:
+                state = entry.size, entry.modified, entry.mode, entry.content
             if found and found[-1][1] == state:
                 found[-1][0].append(point.sequence)
             else:
@@ -99,7 +101,7 @@ def rewrite(path: Path, data: bytes) -> None:
 def told(folder: Path, kind: str, disk_format: str = "qcow2") -> Story:
     """A story of eight points, in which each way to change a file occurs."""
     story = Story(folder, kind, disk_format)
-    steps: list[tuple[Callable[[Path], None], str]] = [
+    steps: list[tuple[Callable[[Path], object], str]] = [
         (_begin, "auto"),
         (lambda top: None, "auto"),
         (lambda top: (top / "letters" / "one").write_bytes(b"other" * 5000), "auto"),
