@@ -54,6 +54,7 @@ from vdbackup.text import printable
 
 if TYPE_CHECKING:  # late at run time: what reads file systems takes long to import
     from vdbackup.recovery.browse import Entry, FileBrowser
+    from vdbackup.recovery.history.versions import Versions
 
 DEMO_MESSAGE = "Hello from the vdbackup demo disk."
 
@@ -239,6 +240,7 @@ class Browser:
     def __init__(self, folder: Path, set_name: str, point_id: str) -> None:
         self._what = (folder, set_name, point_id)
         self._point = ExitStack()
+        self._chain: Chain | None = None
         self._open: FileBrowser | None = None
 
     def listing(self, path: str) -> list[tuple[str, Entry]]:
@@ -246,8 +248,7 @@ class Browser:
         from vdbackup.recovery.browse import FileBrowser
 
         if self._open is None:
-            chain = self._point.enter_context(open_point(*self._what, "showing the files of"))
-            self._open = FileBrowser(chain)
+            self._open = FileBrowser(self._disk)
         browser = self._open
         entries = browser.listing(path)
         entries.sort(key=lambda entry: (entry.kind != "folder", entry.name.lower()))
@@ -264,14 +265,35 @@ class Browser:
             for entry in entries
         ]
 
+    def search(self, text: str, task: Task) -> list[tuple[str, Entry]]:
+        """Files whose names hold a text, with what to call them: their paths."""
+        from vdbackup.recovery.history import find
+
+        return [(printable(each.path), each) for each in find.in_disk(self._disk, text, task)]
+
+    @property
+    def _disk(self) -> Chain:
+        """The point's, opened when it is first needed."""
+        if self._chain is None:
+            opened = open_point(*self._what, "showing the files of")
+            self._chain = self._point.enter_context(opened)
+        return self._chain
+
     def warnings(self, path: str) -> tuple[str, ...]:
         """Why what a folder shows may not be the newest; it was listed before."""
         return self._open.warnings([path]) if self._open else ()
 
     def close(self) -> None:
         """Close the point's disks, and let them be changed again."""
-        self._open = None
+        self._chain = self._open = None
         self._point.close()
+
+
+def versions(folder: Path, set_name: str, path: str, task: Task) -> Versions:
+    """Each state of a file over a set's points."""
+    from vdbackup.recovery.history import versions
+
+    return versions.versions(Repository.open(folder), set_name, path, task)
 
 
 class PointFolder:

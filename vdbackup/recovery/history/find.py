@@ -13,6 +13,7 @@ from vdbackup.disks.chain import Chain
 from vdbackup.disks.extents import Ranges, union
 from vdbackup.errors import RecoveryError
 from vdbackup.jobs import Task
+from vdbackup.recovery.browse import Entry
 from vdbackup.recovery.history import walk
 from vdbackup.recovery.history.changes import NOTHING, Traced, touches
 from vdbackup.recovery.history.disks import in_order
@@ -23,6 +24,9 @@ from vdbackup.repository.model import RecoveryPoint
 from vdbackup.repository.repository import Repository
 from vdbackup.text import printable
 from vdbackup.volumes.volumes import Volumes
+
+MOST_FOUND = 10_000
+"""Files of one point that are listed."""
 
 
 @dataclass(frozen=True)
@@ -109,6 +113,30 @@ def find(
                 f"Point {by_id[each]}: {text}" for each, text in index.warnings() if each in by_id
             ]
     return Search(found, reader.count, (*reader.warnings, *unread))
+
+
+def in_disk(disk: Chain, text: str, task: Task) -> list[Entry]:
+    """Files and folders of one point whose names hold a text, by path; MOST_FOUND at most.
+
+    Args:
+        disk: the point's.
+        text: some letters of the name, or what a shell has (`*.odt`); capitals and small letters
+            are the same.
+        task: what stops it.
+
+    Raises:
+        RecoveryError: the disk's partition table is damaged. Cancelled.
+    """
+    plain = not any(sign in text for sign in "*?[")
+    pattern = Pattern(f"*{text}*" if plain else text, any_case=True)
+    matches = pattern.compiled().match
+    found: list[Entry] = []
+    for each in walk.files(Volumes(disk), task, []):
+        if each.path != "/" and matches(pattern.subject(each.path)):
+            found.append(Entry.of(each.path.rpartition("/")[2], each.path, each.stat))
+        if len(found) == MOST_FOUND:
+            break
+    return found
 
 
 def _matching(
