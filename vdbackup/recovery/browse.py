@@ -118,8 +118,9 @@ class FileBrowser:
     def extract(self, paths: Sequence[str], destination: Path, task: Task) -> tuple[str, ...]:
         """Copy files and folders, with all that is in them, into a folder.
 
-        Contents, times and permissions come back; owners, attributes and hard links do not, and
-        what is no file, folder or link is left out. Nothing that exists is overwritten.
+        Contents, times, permissions, attributes and several names of a file come back, and owners
+        where root extracts; what is no file, folder or link is left out (extract.py, metadata.py).
+        Nothing that exists is overwritten.
 
         Args:
             paths: of what to copy; "/" stands for all that it shows.
@@ -143,11 +144,11 @@ class FileBrowser:
             clean = "/" + "/".join(_names(path))
             node = self._node(clean)
             if node is not None:
-                items.append(Item(clean, clean.rpartition("/")[2], node))
+                items.append(Item(clean, clean.rpartition("/")[2], node, self._volume(clean)))
                 continue
             for name in self._volumes.by_name:
                 try:
-                    items.append(Item(f"/{name}", name, self._volumes.root(name)))
+                    items.append(Item(f"/{name}", name, self._volumes.root(name), name))
                 except RecoveryError as error:
                     unreadable.append(error.title)
         if unreadable and not items:
@@ -160,6 +161,10 @@ class FileBrowser:
         if self._found is None:
             self._found = Volumes(self._chain)
         return self._found
+
+    def _volume(self, path: str) -> str:
+        """The name of the volume that a path leads into."""
+        return "" if "" in self._volumes.by_name else _names(path)[0]
 
     def _node(self, path: str) -> Node | None:
         """What a path leads to; None for the list of partitions."""
