@@ -199,3 +199,24 @@ def test_what_goes_wrong_over_there_is_said_here(image: Path, tmp_path: Path):
     shutil.rmtree(repository.path / SET)
     with pytest.raises(NotMounted, match="no backup set 'disk'"):
         background.start(repository.path, SET, point.id, tmp_path / "ours")
+
+
+@pytest.mark.long
+@pytest.mark.usefixtures("as_root")
+def test_a_folder_of_a_hundred_thousand_files_is_shown(tmp_path: Path):
+    image = tmp_path / "disk.img"
+    volumes.blank(image, 300 * MIB)
+    run("mkfs.ext4", "-q", "-N", "120000", image)
+    with loop(image) as device, mounted(device, tmp_path / "kernel") as top:
+        (top / "folder").mkdir()
+        for number in range(100_000):
+            (top / "folder" / f"file number {number}").touch()
+    repository, point = back_up(image, tmp_path / "backups")
+    with (
+        loop(image, "--read-only") as device,
+        mounted(device, tmp_path / "kernel", "-o", "ro") as kernels,
+        shown(repository, point, tmp_path / "ours"),
+    ):
+        theirs, ours = trees.entries(kernels), trees.entries(tmp_path / "ours")
+    assert len(theirs) == 100_001
+    assert ours == theirs

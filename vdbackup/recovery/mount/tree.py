@@ -60,6 +60,7 @@ class Tree:
         self._volumes = volumes
         self._folders: OrderedDict[str, _Folder] = OrderedDict()
         self._kept = 0
+        self._asked: tuple[str, dict[str, bytes]] = "", {}
 
     def stat(self, path: str) -> Stat:
         """What is known of a file, with a number that no other has in `inode`."""
@@ -90,11 +91,11 @@ class Tree:
 
     def attributes(self, path: str) -> dict[str, bytes]:
         """Extended attributes."""
-        node, _ = self._node(path)
-        if node is None:
-            return {}
-        with reading(path):
-            return node.attributes()
+        if self._asked[0] != path:  # one program asks for several of a file
+            node, _ = self._node(path)
+            with reading(path):
+                self._asked = path, {} if node is None else node.attributes()
+        return self._asked[1]
 
     def content(self, path: str) -> Content:
         """A file's bytes, for `read`."""

@@ -74,6 +74,9 @@ _INODE = struct.Struct("<HHIIII4xHHII4x60s4xII4xHHHH4x")
 """Mode, user, size, times of access, change and modification, group, links, sectors, flags, map of
 blocks, block of attributes; the upper halves of size, sectors, block of attributes, user, group."""
 _OLD_INODE = 128
+_PIECE, _PIECES = 64 << 10, 256
+"""Bytes of a table of inodes that are read at once, and how many such pieces are kept: a large
+folder names its files in the order of a hash, and their inodes lie in another one."""
 _EXTRA = struct.Struct("<H2xIII")
 """What follows in a longer inode: how long it is; of the times of change, modification and access
 what their 32 bits leave out."""
@@ -165,14 +168,15 @@ class _FileSystem(ExtFS):  # type: ignore[misc]  # dissect has no types
         self._per_group: int = self.sb.s_inodes_per_group
         self._inode_size: int = max(_OLD_INODE, self.sb.s_inode_size)
         self._table = lru_cache(1024)(self._find_table)
+        self._piece = lru_cache(_PIECES)(self._read_piece)
 
     def inode(self, number: int) -> _Inode:
         """An inode by its number; raises Unreadable where there is none."""
         if not 0 < number <= self._inodes:
             raise Unreadable("its inode is missing")
         group, index = divmod(number - 1, self._per_group)
-        self.fh.seek(self._table(group) + index * self._inode_size)
-        raw = bytes(self.fh.read(self._inode_size))
+        piece, start = divmod(index * self._inode_size, _PIECE)
+        raw = self._piece(group, piece)[start : start + self._inode_size]
         if len(raw) < self._inode_size:
             raise Unreadable("the disk ends before its inode")
         (mode, user, size, accessed, changed, modified, group_id, links, sectors, flags, data,
@@ -200,6 +204,10 @@ class _FileSystem(ExtFS):  # type: ignore[misc]  # dissect has no types
             attributes_high << 32 | attributes,
             raw,
         )
+
+    def _read_piece(self, group: int, number: int) -> bytes:
+        self.fh.seek(self._table(group) + number * _PIECE)
+        return bytes(self.fh.read(_PIECE))
 
     def _find_table(self, group: int) -> int:
         """Where a group's inodes begin, in bytes."""

@@ -136,7 +136,7 @@ class XfsNode(Node):
         places: dict[int, int] = {}
         for at in range(0, min(16 * count, len(fork) - 15), 16):
             first, start, length, _ = parse_fsblock(fork[at : at + 16])
-            if length > _MAX_ATTRIBUTES:
+            if len(places) + length > _MAX_ATTRIBUTES:
                 raise Unreadable("its attributes are damaged")
             places.update((first + number, start + number) for number in range(length))
 

@@ -25,6 +25,8 @@ _HEADER, _HEADER_5 = 32, 80
 _REMOTE_5 = 56
 """Bytes before each block of a value that lies elsewhere; none before version 5."""
 _MAX_VALUE = 65_536
+_MOST = 16 << 20
+"""Bytes of all attributes of a file: leaves that name one value again and again would never end."""
 _MAX_BLOCKS = 65_536
 """Blocks of a fork that are looked through."""
 
@@ -35,7 +37,11 @@ Found = tuple[int, bytes, bytes]
 def named(found: Iterator[Found]) -> dict[str, bytes]:
     """Attributes as Linux calls them, without those that it keeps to itself."""
     named = {}
+    size = 0
     for flags, encoded, value in found:
+        size += len(encoded) + len(value)
+        if size > _MOST:
+            raise Unreadable("it has more attributes than vdbackup reads")
         prefix = _NAMESPACES.get(flags & ~_IS_HERE)
         if prefix is None or flags & _IS_INCOMPLETE:
             continue
