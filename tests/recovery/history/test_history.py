@@ -227,3 +227,27 @@ def test_a_merge_leaves_the_versions_and_the_index_as_they_are(tmp_path: Path):
         (top / "new").write_bytes(os.urandom(100))
     story.point()
     assert searched(story, "new", index).read == 1
+
+
+def test_a_point_that_cannot_be_read_is_said_and_looked_through_once_it_can(tmp_path: Path):
+    story = told(tmp_path, "ext4")
+    wanted = searched(story, "*", None).found
+    index = tmp_path / "names"
+    backup_set = story.repository.set(SET)
+    layer = backup_set.disk_path(story.points[-1])
+    layer.rename(tmp_path / "elsewhere")
+    found = searched(story, "*", index)
+    assert len(found.warnings) == 1
+    assert "Point 8 cannot be read" in found.warnings[0]
+    assert max(each.points[-1].sequence for each in found.found) == 7
+    (tmp_path / "elsewhere").rename(layer)
+    again = searched(story, "*", index)
+    assert (again.read, again.found, again.warnings) == (1, wanted, ())
+    first = story.points[0]
+    middle = story.repository.set(SET).disk_path(story.points[4])
+    os.rename(middle, tmp_path / "elsewhere")
+    other = searched(story, "*", tmp_path / "other")
+    assert other.warnings
+    os.rename(tmp_path / "elsewhere", middle)
+    assert searched(story, "*", tmp_path / "other").found == wanted
+    assert versions(story.repository, SET, "/large", Task()).versions[0].points[0] == first

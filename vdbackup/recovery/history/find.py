@@ -7,6 +7,8 @@ import re
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 
 from vdbackup.disks.chain import Chain
@@ -17,7 +19,7 @@ from vdbackup.recovery.browse import Entry
 from vdbackup.recovery.history import walk
 from vdbackup.recovery.history.changes import NOTHING, Traced, touches
 from vdbackup.recovery.history.disks import in_order
-from vdbackup.recovery.history.index import Index, Name, Stretch
+from vdbackup.recovery.history.index import Index, Name
 from vdbackup.repository import claims
 from vdbackup.repository.backup_set import BackupSet
 from vdbackup.repository.model import RecoveryPoint
@@ -142,19 +144,21 @@ def in_disk(disk: Chain, text: str, task: Task) -> list[Entry]:
 def _matching(
     index: Index, points: Sequence[RecoveryPoint], pattern: Pattern
 ) -> Iterator[Occurrence]:
-    by_id = {point.id: point for point in points}
-    there = [by_id.get(each) for each in index.points]
+    """By path and point, whatever the order in which the points were looked through."""
     matches, subject = pattern.compiled().match, pattern.subject
+    ids = index.points
+    states: dict[str, dict[str, Name]] = {}
     for stretch in index.names():
         if matches(subject(stretch.path)):
-            holding = _of(stretch, there)
-            if holding:
-                yield Occurrence(stretch.path, stretch.name, holding)
-
-
-def _of(stretch: Stretch, there: Sequence[RecoveryPoint | None]) -> tuple[RecoveryPoint, ...]:
-    """The points of a stretch that are there still."""
-    return tuple(each for each in there[stretch.first : stretch.last + 1] if each is not None)
+            held = dict.fromkeys(ids[stretch.first : stretch.last + 1], stretch.name)
+            states.setdefault(stretch.path, {}).update(held)
+    known = set(ids)
+    looked_through = [point for point in points if point.id in known]
+    for path, names in states.items():
+        held = [(names.get(point.id), point) for point in looked_through]
+        for name, holding in groupby(held, itemgetter(0)):
+            if name is not None:
+                yield Occurrence(path, name, tuple(point for _, point in holding))
 
 
 class _Reader:

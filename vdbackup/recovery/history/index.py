@@ -1,9 +1,10 @@
 """The names of all files in a set's points, kept so that a search need not read the points again.
 
 A small database in one file: each row is a path, what it stood for, and the first and the last of
-the points, counted as they were looked through, that hold it so. A point stays as it is, so its
-names are read once. The file is a cache and nothing else: it is sealed by a digest of all of it,
-names the points by what their manifests say, and where any of that does not fit, all is read from
+the points that hold it so, counted as they were looked through, which need not be their order. A
+point stays as it is, so its names are read once. The file is a cache and nothing else: it is sealed
+by a digest of all of it, and names the points by what their manifests say. Where any of that does
+not fit, or it is of another version, all is read from
 the disks again.
 """
 
@@ -84,7 +85,7 @@ class Index:
     def load(cls, file: Path | None, points: Sequence[RecoveryPoint]) -> Self:
         """What a file holds, or an empty one where that is of no use for these points.
 
-        Of use is what holds the first of them, in this order, and perhaps some that are gone.
+        It may lack some of them, and hold some that are gone.
         """
         if file is not None:
             try:
@@ -110,13 +111,9 @@ class Index:
         return [each for each, _ in self._marks]
 
     def _is_of(self, points: Sequence[RecoveryPoint]) -> bool:
-        """Whether none of the points is another one by now, or would have to come in between."""
-        known = dict(self._marks)
+        """Whether none of the points is another one by now."""
         marks = {point.id: mark(point) for point in points}
-        if any(each in marks and marks[each] != made for each, made in known.items()):
-            return False
-        is_known = [point.id in known for point in points]
-        return is_known == sorted(is_known, reverse=True)
+        return all(marks.get(each, made) == made for each, made in self._marks)
 
     def repeat(self, point: RecoveryPoint) -> None:
         """Add a point that holds the same names as the last one."""
