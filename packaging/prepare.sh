@@ -10,10 +10,11 @@
 
 checkout=$(cd "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/.." && pwd)
 
-# What the program itself needs; ovmf is for machines that start with UEFI. Qt comes from PyPI, but not the system libraries that it uses:
+# What the program itself needs; ovmf is for machines that start with UEFI, fuse3 for points that are
+# shown as folders. Qt comes from PyPI, but not the system libraries that it uses:
 # those of its xcb platform, OpenGL's dispatcher, fonts. What they depend on comes with them.
 system_packages=(
-    qemu-system-x86 qemu-utils qemu-system-gui ovmf
+    qemu-system-x86 qemu-utils qemu-system-gui ovmf fuse3
     libdbus-1-3 libegl1 libfontconfig1 libgl1 libx11-xcb1 libxcb-cursor0 libxcb-icccm4
     libxcb-keysyms1 libxcb-shape0 libxkbcommon-x11-0 fonts-dejavu-core
 )

@@ -32,6 +32,7 @@ _ENVIRONMENT = {
     "VDBACKUP_CONFIG_DIR": "the folder that holds the settings",
     "VDBACKUP_DATA_DIR": "the folder that sessions are kept in, unless the settings name another",
     "VDBACKUP_LOG_DIR": "the folder that holds the log",
+    "VDBACKUP_CACHE_DIR": "the folder that keeps what can be found out again",
 }
 
 

@@ -144,7 +144,7 @@ def private_home(_homes: Iterator[Path], monkeypatch: pytest.MonkeyPatch) -> Pat
     monkeypatch.setenv("HOME", str(home))
     for variable in ("CONFIG", "DATA", "STATE", "CACHE"):
         monkeypatch.setenv(f"XDG_{variable}_HOME", str(home / variable.lower()))
-    for variable in ("CONFIG", "DATA", "LOG"):
+    for variable in ("CONFIG", "DATA", "LOG", "CACHE"):
         monkeypatch.delenv(f"VDBACKUP_{variable}_DIR", raising=False)
     runtime = home / "run"
     runtime.mkdir(mode=0o700)

@@ -90,6 +90,11 @@ SHOWN_ONLY = {
     "boot -r /mnt/backups latest --hardware virtio --firmware uefi --memory 4096 --network": "",
     "boot -r /mnt/backups latest --keep": "",
     "sessions promote ID": "needs a session: tests/cli/test_sessions.py",
+    "mount -r /mnt/backups 2 look --background": "stays, as does the next: tests/cli/test_mount.py",
+    "umount look": "",
+    "bisect -r /mnt/backups --until login:": "needs a point that fails, as does the next: "
+    "tests/operations/test_bisect.py",
+    "bisect -r /mnt/backups --run ./check-files": "",
     "demo": "tells all of the story: tests/test_demo.py",
 }
 """Examples that are not run here, and why."""
@@ -135,6 +140,7 @@ def test_an_example_of_the_manual_does_what_it_says(
         "/p1/etc/fstab": "/p1/DIARY.TXT",
         "/p1/etc": "/p1",
         "login:": "afterwards",
+        "f*": "diary*",
     }.items():
         arguments = [each.replace(place, here) for each in arguments]
     assert cli.main(arguments) == (3 if unknown_system else 0)

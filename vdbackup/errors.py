@@ -686,6 +686,24 @@ class NothingExtracted(RecoveryError):
     code = "nothing-extracted"
 
 
+class NothingFails(RecoveryError):
+    """No point fails a check that was to find the first that does."""
+
+    code = "nothing-fails"
+
+
+class NotStarted(RecoveryError):
+    """A command that the user named cannot be run, or did not end by itself."""
+
+    code = "command-failed"
+
+
+class NotMounted(RecoveryError):
+    """A point was not mounted as a folder, or is not."""
+
+    code = "not-mounted"
+
+
 class GuestUnreadable(RecoveryError):
     """A partition table, file system or file inside a disk is damaged or unknown."""
 

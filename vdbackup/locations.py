@@ -3,8 +3,10 @@
 No folder is made when this module is imported. Each can be named by an environment variable:
 
     VDBACKUP_CONFIG_DIR    settings.json
-    VDBACKUP_DATA_DIR      the demo disk; VM sessions, unless the settings name another folder
+    VDBACKUP_DATA_DIR      the demo disk; points that the window shows as folders; VM sessions,
+                           unless the settings name another folder
     VDBACKUP_LOG_DIR       vdbackup.log
+    VDBACKUP_CACHE_DIR     what can be found out again: the names of the files in points
 """
 
 from __future__ import annotations
@@ -34,11 +36,13 @@ class Locations:
         config: holds `settings.json`.
         data: holds what the application makes for itself.
         logs: holds `vdbackup.log`.
+        cache: holds what can be found out again.
     """
 
     config: Path
     data: Path
     logs: Path
+    cache: Path
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str] = os.environ) -> Locations:
@@ -51,12 +55,17 @@ class Locations:
             config=chosen("VDBACKUP_CONFIG_DIR", appdirs.user_config_dir(APPLICATION)),
             data=chosen("VDBACKUP_DATA_DIR", appdirs.user_data_dir(APPLICATION)),
             logs=chosen("VDBACKUP_LOG_DIR", appdirs.user_log_dir(APPLICATION)),
+            cache=chosen("VDBACKUP_CACHE_DIR", appdirs.user_cache_dir(APPLICATION)),
         )
 
     @property
     def settings_file(self) -> Path:
         """The file that `Settings` are kept in."""
         return self.config / "settings.json"
+
+    def names_file(self, repository_id: str, set_name: str) -> Path:
+        """The file that keeps the names of the files in a set's points."""
+        return self.cache / "names" / repository_id / f"{set_name}.names"
 
     @property
     def log_file(self) -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from datetime import UTC, datetime
 from typing import Any
 
 
@@ -20,6 +21,13 @@ def printable(text: str, *, but: str = "") -> str:
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() or c in but else ascii(c)[1:-1] for c in text)
+
+
+def iso(moment: int | None) -> str | None:
+    """A time in ns since 1970 as ISO 8601 has it, in UTC and whole seconds."""
+    if moment is None:
+        return None
+    return datetime.fromtimestamp(moment // 10**9, UTC).isoformat(timespec="seconds")
 
 
 class PrintableFormatter(logging.Formatter):

@@ -19,7 +19,7 @@ from vdbackup.sources import demo_disk
 @pytest.fixture
 def locations(tmp_path: Path) -> Locations:
     """Folders that no other test knows."""
-    return Locations(tmp_path / "config", tmp_path / "data", tmp_path / "logs")
+    return Locations(*(tmp_path / name for name in ("config", "data", "logs", "cache")))
 
 
 @pytest.fixture

@@ -6,12 +6,16 @@ from pathlib import Path
 
 import pytest
 from PySide6.QtCore import Qt
+from PySide6.QtWidgets import QTreeWidget
 
 from tests.gui.user import User
 from tests.volumes.test_journals import in_use
 from tests.volumes.volumes import MIB
 from vdbackup.gui.browse_dialog import BrowseDialog
 from vdbackup.gui.parts import Notice
+from vdbackup.gui.versions_dialog import VersionsDialog
+from vdbackup.locations import Locations
+from vdbackup.recovery.mount import mounting
 
 
 @pytest.fixture
@@ -34,3 +38,73 @@ def test_the_files_window_says_of_a_file_system_that_its_log_was_not_applied(
     row = with_source.sees_job_end("Extract")
     assert "was not applied" in row.sentence
     assert (tmp_path / "out" / "docs" / "new.txt").is_file()
+
+
+def test_a_point_is_mounted_as_a_folder_and_unmounted_with_the_window(
+    with_source: User, locations: Locations
+) -> None:
+    with_source.asks_for("actionBrowse")
+    dialog = with_source.sees(BrowseDialog, "browseDialog")
+    with_source.clicks("mountButton")
+    notice = with_source.sees(Notice, "folderNotice")
+    (folder,) = (locations.data / "points").iterdir()
+    assert str(folder) in notice.text
+    assert "docs" in {path.name for path in folder.iterdir()}
+    dialog.close()
+    with_source.waits_until(lambda: not folder.exists())
+
+
+def test_a_folder_that_is_left_on_purpose_is_found_again(
+    with_source: User, locations: Locations
+) -> None:
+    with_source.asks_for("actionBrowse")
+    dialog = with_source.sees(BrowseDialog, "browseDialog")
+    with_source.clicks("mountButton")
+    with_source.sees(Notice, "folderNotice")
+    dialog.folder_bar.leave.setChecked(True)
+    (folder,) = (locations.data / "points").iterdir()
+    dialog.close()
+    with_source.asks_for("actionBrowse")
+    with_source.sees(Notice, "folderNotice")
+    assert mounting.is_mounted(folder)
+    with_source.clicks("unmountButton")
+    with_source.waits_until(lambda: not folder.exists())
+
+
+def test_a_name_is_searched_in_the_whole_point(with_source: User) -> None:
+    with_source.asks_for("actionBrowse")
+    dialog = with_source.sees(BrowseDialog, "browseDialog")
+    dialog.search_edit.setText("NEW")
+    dialog.search_edit.returnPressed.emit()
+    with_source.waits_until(lambda: texts(dialog.results) == ["/docs/new.txt"])
+    dialog.results.topLevelItem(0).setSelected(True)
+    assert dialog.chosen == ["/docs/new.txt"]
+    assert dialog.extract_button.isEnabled()
+    dialog.search_edit.setText("nothing of the kind")
+    dialog.search_edit.returnPressed.emit()
+    with_source.waits_until(lambda: texts(dialog.results) == ["No file or folder is called so."])
+    assert dialog.chosen == []
+    dialog.search_edit.clear()
+    assert dialog.tree.isVisible()
+
+
+def test_the_versions_of_a_file_are_shown_in_the_graph(with_source: User, disk: Path) -> None:
+    with_source.backs_up(2)
+    before = with_source.window.panel.selected
+    with_source.asks_for("actionBrowse")
+    dialog = with_source.sees(BrowseDialog, "browseDialog")
+    with_source.waits_until(lambda: "docs" in texts(dialog.tree))
+    (docs,) = dialog.tree.findItems("docs", Qt.MatchFlag.MatchExactly)
+    docs.setSelected(True)
+    with_source.clicks("versionsButton")
+    versions = with_source.sees(VersionsDialog, "versionsDialog")
+    with_source.waits_until(lambda: texts(versions.list) == ["#1 to #2"])
+    versions.list.topLevelItem(0).setSelected(True)
+    with_source.waits_until(lambda: with_source.window.panel.selected != before)
+    with_source.clicks("versionFiles")
+    shown = [each for each in with_source.window.findChildren(BrowseDialog) if each.isVisible()]
+    assert sorted(each.windowTitle().split(",")[0][-2:] for each in shown) == ["#1", "#2"]
+
+
+def texts(tree: QTreeWidget) -> list[str]:
+    return [tree.topLevelItem(row).text(0) for row in range(tree.topLevelItemCount())]

@@ -129,9 +129,9 @@ def print_json(data: Any) -> None:
     output.say(json.dumps(data), at_once=True)  # ASCII: names may hold bytes that are no UTF-8
 
 
-def say(text: str) -> None:
-    """Print a text that may contain external names."""
-    output.say(printable(text))
+def say(text: str, *, at_once: bool = False) -> None:
+    """Print a text that may contain external names; `at_once` where much time follows."""
+    output.say(printable(text), at_once=at_once)
 
 
 def warn(sentences: Sequence[str]) -> None:

@@ -11,13 +11,16 @@ from typing import Any, NoReturn
 from vdbackup import __version__
 from vdbackup.cli import output
 from vdbackup.cli.agent_cmd import add_agent
+from vdbackup.cli.bisect_cmd import add_bisect
 from vdbackup.cli.boot_test_cmd import add_boot_test
 from vdbackup.cli.care_cmd import add_delete, add_merge, add_repair, add_verify
 from vdbackup.cli.get_back_cmd import add_export, add_extract, add_restore
+from vdbackup.cli.history_cmd import add_diff, add_find, add_size, add_versions
 from vdbackup.cli.in_use_cmd import add_track, add_untrack
 from vdbackup.cli.look_cmd import add_files, add_info, add_list
 from vdbackup.cli.machines_cmd import add_boot, add_retarget
 from vdbackup.cli.make_cmd import add_adopt, add_backup, add_convert, add_demo
+from vdbackup.cli.mount_cmd import add_mount, add_umount
 from vdbackup.cli.policy_cmd import add_policy
 from vdbackup.cli.schedule_cmd import add_schedule
 from vdbackup.cli.sessions_cmd import add_open_with, add_sessions
@@ -31,8 +34,23 @@ FAMILIES: Mapping[str, Mapping[str, Callable[[Any], None]]] = {
         "convert": add_convert,
         "demo": add_demo,
     },
-    "look": {"list": add_list, "status": add_status, "files": add_files, "info": add_info},
-    "get back": {"restore": add_restore, "export": add_export, "extract": add_extract},
+    "look": {
+        "list": add_list,
+        "status": add_status,
+        "files": add_files,
+        "find": add_find,
+        "versions": add_versions,
+        "diff": add_diff,
+        "size": add_size,
+        "info": add_info,
+    },
+    "get back": {
+        "restore": add_restore,
+        "export": add_export,
+        "extract": add_extract,
+        "mount": add_mount,
+        "umount": add_umount,
+    },
     "volumes in use": {
         "track": add_track,
         "untrack": add_untrack,
@@ -41,6 +59,7 @@ FAMILIES: Mapping[str, Mapping[str, Callable[[Any], None]]] = {
     "machines": {
         "boot": add_boot,
         "boot-test": add_boot_test,
+        "bisect": add_bisect,
         "retarget": add_retarget,
         "sessions": add_sessions,
         "open-with": add_open_with,

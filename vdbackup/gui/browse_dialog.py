@@ -7,18 +7,21 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from PySide6.QtCore import Qt
+from PySide6.QtCore import Qt, Signal
 from PySide6.QtWidgets import (
     QAbstractItemView,
     QFileDialog,
     QHeaderView,
+    QStackedWidget,
     QTreeWidget,
     QTreeWidgetItem,
     QWidget,
 )
 
+from vdbackup.errors import VdbackupError
 from vdbackup.gui import icons, parts, remedies, words
 from vdbackup.gui.catalogue import Entry
+from vdbackup.gui.folder_bar import FolderBar
 from vdbackup.gui.jobs import work
 from vdbackup.gui.jobs.worker import Workers
 from vdbackup.gui.theme import Theme
@@ -47,10 +50,24 @@ class BrowseDialog(parts.Dialog):
     Attributes:
         tree: the files.
         extract_button: copies the chosen ones out.
+        results: what a search has found, in the tree's place.
+        search_edit: what is searched for.
+        folder_bar: the point as a folder of this computer.
+
+    Signals:
+        versions_wanted(str): those of the file at this path.
     """
 
+    versions_wanted = Signal(str)
+
     def __init__(
-        self, entry: Entry, point: RecoveryPoint, workers: Workers, theme: Theme, parent: QWidget
+        self,
+        entry: Entry,
+        point: RecoveryPoint,
+        workers: Workers,
+        theme: Theme,
+        mounts: Path,
+        parent: QWidget,
     ) -> None:
         title = f"Files in {entry.title} #{point.sequence}, {words.when(point.created)}"
         super().__init__("browseDialog", title, 640, parent)
@@ -58,24 +75,54 @@ class BrowseDialog(parts.Dialog):
         self.resize(760, 560)
         self._entry, self._point, self._workers = entry, point, workers
         self._browser = work.Browser(entry.repository, entry.name, point.id)
-        self._worker = workers.borrow(f"files of {entry.name}", self._browser.close)
+        folder = work.PointFolder(
+            entry.repository,
+            entry.name,
+            point.id,
+            mounts / f"{entry.name}-{point.sequence}-{point.id[:8]}",
+        )
+        self._worker = workers.borrow(
+            f"files of {entry.name}", partial(_let_go, self._browser, folder)
+        )
+        self.folder_bar = FolderBar(folder, self._worker)
+        self.folder_bar.failed.connect(self._on_folder_failed)
         self._folder_icon = icons.icon("icon-browse", theme, theme.accent)
         self._file_icon = icons.icon("icon-file", theme, theme.muted)
         self.column.addWidget(parts.label(title, "heading"))
         self._notice = parts.Notice(name="browseNotice")
         self.column.addWidget(self._notice)
-        self.tree = self._make_tree()
-        self.column.addWidget(self.tree, 1)
+        self.search_edit = parts.field(
+            "searchEdit", "Search the whole point by name, and press Enter", "Search by name"
+        )
+        self.search_edit.setClearButtonEnabled(True)
+        self.search_edit.returnPressed.connect(self._on_search_wanted)
+        self.search_edit.textChanged.connect(self._on_search_changed)
+        self.column.addWidget(self.search_edit)
+        self.tree = self._make_tree("filesTree", "Files in the recovery point")
+        self.results = self._make_tree("foundTree", "Files that were found")
+        self.results.setRootIsDecorated(False)
+        self._pages = QStackedWidget()
+        self._pages.addWidget(self.tree)
+        self._pages.addWidget(self.results)
+        self.column.addWidget(self._pages, 1)
+        self.column.addWidget(self.folder_bar)
         self.extract_button = parts.button("Extract…", "extractButton", "primary")
         self.extract_button.setEnabled(False)
         self.extract_button.clicked.connect(self._on_extract_clicked)
-        self.add_buttons(self.extract_button, "Close")
+        self._versions_button = parts.button("Versions…", "versionsButton")
+        self._versions_button.setToolTip("Each state that the chosen file had in all points")
+        self._versions_button.setEnabled(False)
+        self._versions_button.clicked.connect(self._on_versions_clicked)
+        others = (self._versions_button, self.folder_bar.mount_button)
+        self.add_buttons(self.extract_button, "Close", *others)
+        self.extract_button.setDefault(False)  # Enter searches
+        self._search: Job[list[tuple[str, FileEntry]]] | None = None
         self._read(self.tree.invisibleRootItem(), "/")
 
-    def _make_tree(self) -> QTreeWidget:
+    def _make_tree(self, name: str, accessible_name: str) -> QTreeWidget:
         tree = QTreeWidget()
-        tree.setObjectName("filesTree")
-        tree.setAccessibleName("Files in the recovery point")
+        tree.setObjectName(name)
+        tree.setAccessibleName(accessible_name)
         tree.setHeaderLabels(["Name", "Size", "Modified"])
         tree.setSelectionMode(QAbstractItemView.SelectionMode.ExtendedSelection)
         tree.setUniformRowHeights(True)  # else 10,000 files are measured one by one
@@ -92,7 +139,52 @@ class BrowseDialog(parts.Dialog):
     @property
     def chosen(self) -> list[str]:
         """Paths of the chosen files and folders."""
-        return [item.data(NAME, ENTRY).path for item in self.tree.selectedItems()]
+        items = self._shown.selectedItems()
+        return [item.data(NAME, ENTRY).path for item in items if item.data(NAME, ENTRY)]
+
+    @property
+    def _shown(self) -> QTreeWidget:
+        return self.results if self._pages.currentIndex() else self.tree
+
+    def _on_search_wanted(self) -> None:
+        text = self.search_edit.text().strip()
+        if not text:
+            return
+        self._stop_searching()
+        self.results.clear()
+        waiting = QTreeWidgetItem(self.results, ["Searching …"])
+        waiting.setFlags(Qt.ItemFlag.NoItemFlags)
+        self._pages.setCurrentIndex(1)
+        search = partial(self._browser.search, text)
+        self._search = self._worker.submit(Job(f"Search for {text}", search), self._on_searched)
+
+    def _on_search_changed(self, text: str) -> None:
+        if not text:
+            self._stop_searching()
+            self._pages.setCurrentIndex(0)
+            self._on_selection_changed()
+
+    def _stop_searching(self) -> None:
+        if self._search is not None:
+            self._worker.cancel(self._search)
+            self._search = None
+
+    def _on_searched(self, job: Job[list[tuple[str, FileEntry]]]) -> None:
+        if job is not self._search:
+            return  # another one has been begun since, or none is wanted
+        self._search = None
+        self.results.clear()
+        if job.error:
+            self._notice.say(remedies.sentences(job.error), "bad")
+            return
+        found = job.result or []
+        items = [self._item(name, entry) for name, entry in found]
+        self.results.addTopLevelItems(items)
+        for item in items:  # a folder is not unfolded here
+            item.setChildIndicatorPolicy(QTreeWidgetItem.ChildIndicatorPolicy.DontShowIndicator)
+        if not found:
+            nothing = QTreeWidgetItem(self.results, ["No file or folder is called so."])
+            nothing.setFlags(Qt.ItemFlag.NoItemFlags)
 
     def extract(self, destination: Path) -> None:
         """Copy the chosen files into a folder, as a job that can be seen."""
@@ -136,7 +228,15 @@ class BrowseDialog(parts.Dialog):
             self._read(item, item.data(NAME, ENTRY).path)
 
     def _on_selection_changed(self) -> None:
-        self.extract_button.setEnabled(bool(self.chosen))
+        chosen = self.chosen
+        self.extract_button.setEnabled(bool(chosen))
+        self._versions_button.setEnabled(len(chosen) == 1)
+
+    def _on_versions_clicked(self) -> None:
+        self.versions_wanted.emit(self.chosen[0])
+
+    def _on_folder_failed(self, error: VdbackupError) -> None:
+        self._notice.say(remedies.sentences(error), "bad")
 
     def _on_extract_clicked(self) -> None:
         dialog = QFileDialog(self, "Extract into a folder")
@@ -148,5 +248,13 @@ class BrowseDialog(parts.Dialog):
 
     def done(self, result: int) -> None:
         """Give the thread back; it closes the point's disks when it is through."""
+        self._stop_searching()
         self._workers.give_back(self._worker)
         super().done(result)
+
+
+def _let_go(browser: work.Browser, folder: work.PointFolder) -> None:
+    try:
+        browser.close()
+    finally:
+        folder.close()

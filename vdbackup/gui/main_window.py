@@ -48,6 +48,7 @@ from vdbackup.gui.store import Store
 from vdbackup.gui.timeline.panel import TimelinePanel
 from vdbackup.gui.toolbar import ToolBar
 from vdbackup.gui.tracking_dialog import TrackingDialog
+from vdbackup.gui.versions_dialog import VersionsDialog
 from vdbackup.jobs import Job
 from vdbackup.operations.changed import ANY, NOTHING
 from vdbackup.recovery.sessions.saved import SavedSession
@@ -226,7 +227,25 @@ class MainWindow(QMainWindow):
 
     def browse(self, entry: Entry, point: RecoveryPoint) -> None:
         """Show the files in a point."""
-        BrowseDialog(entry, point, self.workers, self._theme, self).show()
+        mounts = self.store.locations.data / "points"
+        dialog = BrowseDialog(entry, point, self.workers, self._theme, mounts, self)
+        dialog.versions_wanted.connect(partial(self._show_versions, entry))
+        dialog.show()
+
+    def _show_versions(self, entry: Entry, path: str) -> None:
+        """List the states of a file; which is chosen, the graph shows."""
+        dialog = VersionsDialog(entry, path, self.workers, self)
+        dialog.point_chosen.connect(partial(self._show_point, entry))
+        dialog.files_wanted.connect(partial(self._browse_again, entry))
+        dialog.show()
+
+    def _show_point(self, entry: Entry, point_id: str) -> None:
+        if self.entry is not None and self.entry.key == entry.key:
+            self.panel.timeline.select(point_id)
+
+    def _browse_again(self, entry: Entry, point_id: str) -> None:
+        if (point := entry.point(point_id)) is not None:
+            self.browse(entry, point)
 
     def add_source(self) -> None:
         """Let the user name a source, and back it up."""

@@ -7,13 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 
 from vdbackup.disks.chain import Chain
 from vdbackup.errors import GuestUnreadable, NotInPoint, RecoveryError, TooManyFiles
 from vdbackup.jobs import Task
-from vdbackup.text import printable
+from vdbackup.text import iso, printable
 from vdbackup.volumes.filesystems.node import Kind, Node, Stat, guarded, reading
 from vdbackup.volumes.volumes import Volume, Volumes
 
@@ -42,6 +41,12 @@ class Entry:
     kind: Kind
     size: int
     modified: str | None
+
+    @classmethod
+    def of(cls, name: str, path: str, stat: Stat) -> Entry:
+        """What a folder shows of a file."""
+        size = stat.size if stat.kind == Kind.FILE else 0
+        return cls(name, path, stat.kind, size, iso(stat.modified))
 
 
 class FileBrowser:
@@ -113,8 +118,9 @@ class FileBrowser:
     def extract(self, paths: Sequence[str], destination: Path, task: Task) -> tuple[str, ...]:
         """Copy files and folders, with all that is in them, into a folder.
 
-        Contents, times and permissions come back; owners, attributes and hard links do not, and
-        what is no file, folder or link is left out. Nothing that exists is overwritten.
+        Contents, times, permissions, attributes and several names of a file come back, and owners
+        where root extracts; what is no file, folder or link is left out (extract.py, metadata.py).
+        Nothing that exists is overwritten.
 
         Args:
             paths: of what to copy; "/" stands for all that it shows.
@@ -138,11 +144,11 @@ class FileBrowser:
             clean = "/" + "/".join(_names(path))
             node = self._node(clean)
             if node is not None:
-                items.append(Item(clean, clean.rpartition("/")[2], node))
+                items.append(Item(clean, clean.rpartition("/")[2], node, self._volume(clean)))
                 continue
             for name in self._volumes.by_name:
                 try:
-                    items.append(Item(f"/{name}", name, self._volumes.root(name)))
+                    items.append(Item(f"/{name}", name, self._volumes.root(name), name))
                 except RecoveryError as error:
                     unreadable.append(error.title)
         if unreadable and not items:
@@ -155,6 +161,10 @@ class FileBrowser:
         if self._found is None:
             self._found = Volumes(self._chain)
         return self._found
+
+    def _volume(self, path: str) -> str:
+        """The name of the volume that a path leads into."""
+        return "" if "" in self._volumes.by_name else _names(path)[0]
 
     def _node(self, path: str) -> Node | None:
         """What a path leads to; None for the list of partitions."""
@@ -200,11 +210,4 @@ def _entry(node: Node, path: str) -> Entry:
             stat = node.stat()
     except RecoveryError:
         stat = Stat(Kind.OTHER, 0, None, 0)
-    size = stat.size if stat.kind == Kind.FILE else 0
-    return Entry(node.name, path, stat.kind, size, _iso(stat.modified))
-
-
-def _iso(moment: int | None) -> str | None:
-    if moment is None:
-        return None
-    return datetime.fromtimestamp(moment // 10**9, UTC).isoformat(timespec="seconds")
+    return Entry.of(node.name, path, stat)

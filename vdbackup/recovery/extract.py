@@ -6,7 +6,9 @@
 - Every file and folder is made anew (O_EXCL, mkdir), by its name in a folder that is open; the way
   there is never walked again, so no link, stored or slipped in, can lead it astray.
 - Links are made when nothing more will be written into their folder, and point where they pointed.
-- No devices, pipes or sockets; no set-user-id, set-group-id or sticky bits.
+- No devices, pipes or sockets. What else is known of a file is given as metadata.py says.
+- Names of one file are names of one file again; the way to the first of them is walked through
+  folders that are opened as folders, and it is looked whether it is that file still.
 - Folders in folders end at a depth of DEEPEST, and where one of them holds itself.
 """
 
@@ -16,6 +18,7 @@ import contextlib
 import errno
 import logging
 import os
+import stat as posix
 from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,6 +29,7 @@ import numpy as np
 from vdbackup.disks.extents import runs_of
 from vdbackup.errors import Cancelled, NothingExtracted, RecoveryError, TargetExists, UnfitTarget
 from vdbackup.jobs import CancelToken, Progress, Task
+from vdbackup.recovery.metadata import Giver, give_mode
 from vdbackup.text import printable
 from vdbackup.volumes.filesystems.node import (
     Content,
@@ -52,18 +56,24 @@ _TOO_LARGE = (errno.EFBIG, errno.EINVAL)
 _NO_SUCH_THING = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS)
 """What it says where it knows no links, times or permissions at all."""
 _NO_LINKS = (*_NOT_HERE, *_NO_SUCH_THING)
-_NO_TIMES = (*_NO_SUCH_THING, errno.EINVAL, errno.EOVERFLOW)
+_NO_SECOND_NAME = (*_NO_LINKS, errno.EMLINK, errno.EXDEV, errno.ENOTDIR, errno.ELOOP, errno.EACCES)
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 @dataclass(frozen=True)
 class Item:
-    """What to extract: the node at `path`, under `name`; what is in it if that is empty."""
+    """What to extract: the node at `path`, under `name`; what is in it if that is empty.
+
+    Attributes:
+        path, name, node: these.
+        volume: the name of its volume: numbers of files count in it alone.
+    """
 
     path: str
     name: str
     node: Node
+    volume: str = ""
 
 
 def extract(items: Sequence[Item], destination: Path, task: Task) -> tuple[str, ...]:
@@ -78,6 +88,7 @@ def extract(items: Sequence[Item], destination: Path, task: Task) -> tuple[str, 
     writer = _Writer(top, measure.total, task)
     try:
         for item in items:
+            writer.volume = item.volume
             _Walk(writer, task.cancel).run(item)
         writer.finish()
     except Cancelled:
@@ -86,18 +97,18 @@ def extract(items: Sequence[Item], destination: Path, task: Task) -> tuple[str, 
         writer.close()
     if writer.warnings and not writer.made:
         raise NothingExtracted(writer.warnings[0], "Nothing was extracted.")
-    return tuple(writer.warnings)
+    return (*writer.warnings, *writer.giver.warnings())
 
 
-def is_name(name: str) -> bool:
-    """Whether a file can have this name, here and in one folder."""
+def is_name(name: str, longest: int = 255) -> bool:
+    """Whether a file can have this name, of so many bytes at most, here and in one folder."""
     try:
         encoded = os.fsencode(name)
     except UnicodeEncodeError:
         return False
     return (
         encoded not in (b"", b".", b"..")
-        and len(encoded) <= 255
+        and len(encoded) <= longest
         and b"/" not in encoded
         and b"\0" not in encoded
     )
@@ -136,7 +147,7 @@ class _Visitor(Protocol):
     def enter(self, path: str, name: str, stat: Stat) -> bool:
         """A folder; False if its contents are to be passed by."""
 
-    def leave(self, stat: Stat) -> None:
+    def leave(self, path: str, node: Node, stat: Stat) -> None:
         """The end of the folder entered last."""
 
     def leaf(self, path: str, name: str, node: Node, stat: Stat) -> None:
@@ -156,7 +167,7 @@ class _Walk:
         self._visitor = visitor
         self._cancel = cancel
         self._seen: set[Hashable] = set()
-        self._open: list[tuple[str, Stat | None, Iterator[Node]]] = []
+        self._open: list[tuple[str, tuple[Node, Stat] | None, Iterator[Node]]] = []
 
     def run(self, item: Item) -> None:
         if item.name:
@@ -164,14 +175,14 @@ class _Walk:
         else:
             self._open.append(("", None, guarded(item.node, "/")))
         while self._open:
-            path, stat, children = self._open[-1]
+            path, entered, children = self._open[-1]
             child = self._next(children)
             if child is not None:
                 self._visit(f"{path}/{child.name}", child.name, child)
                 continue
             self._open.pop()
-            if stat is not None:
-                self._visitor.leave(stat)
+            if entered is not None:
+                self._visitor.leave(path, *entered)
 
     def _next(self, children: Iterator[Node]) -> Node | None:
         try:
@@ -196,7 +207,7 @@ class _Walk:
             self._visitor.warn(f"{printable(path)} is left out: it lies too deep in folders.")
         elif self._visitor.enter(path, name, stat):
             self._seen.add(node.identity)
-            self._open.append((path, stat, guarded(node, path)))
+            self._open.append((path, (node, stat), guarded(node, path)))
 
 
 def _checked(name: str, node: Node) -> Stat:
@@ -221,7 +232,7 @@ class _Measure:
     def enter(self, path: str, name: str, stat: Stat) -> bool:
         return True
 
-    def leave(self, stat: Stat) -> None:
+    def leave(self, path: str, node: Node, stat: Stat) -> None:
         pass
 
     def leaf(self, path: str, name: str, node: Node, stat: Stat) -> None:
@@ -237,9 +248,10 @@ class _Measure:
 
 @dataclass
 class _Folder:
-    """A folder that is being filled."""
+    """A folder that is being filled; `name` is its own in the one above."""
 
     fd: int
+    name: str = ""
     links: list[tuple[str, str, Node, Stat]] = field(default_factory=list)
 
 
@@ -249,11 +261,17 @@ class _Writer:
     Attributes:
         warnings: sentences that say what was left out.
         made: number of files, folders and links.
+        giver: gives them what is known of the old ones.
+        volume: whose files come now.
     """
 
     def __init__(self, top: int, total: int, task: Task) -> None:
         self.warnings: list[str] = []
         self.made = 0
+        self.giver = Giver()
+        self.volume = ""
+        self._first: dict[tuple[str, int], tuple[tuple[str, ...], tuple[int, int]]] = {}
+        """Of files of several names: where the first lies, and which file that is."""
         self._folders = [_Folder(top)]
         self._done, self._total = 0, total
         self._report, self._cancel = task.report, task.cancel
@@ -281,24 +299,24 @@ class _Writer:
         except OSError as error:
             self._pass_by(path, error, _NOT_HERE)
             return False
-        self._folders.append(_Folder(fd))
+        self._folders.append(_Folder(fd, name))
         self.made += 1
         return True
 
-    def leave(self, stat: Stat) -> None:
+    def leave(self, path: str, node: Node, stat: Stat) -> None:
         folder = self._folders[-1]
         self._make_links(folder)
         if stat.mode & 0o700 != 0o700:
-            with _as_far_as_it_can():
-                os.fchmod(folder.fd, os.fstat(folder.fd).st_mode & stat.mode & 0o777)
-        _set_time(folder.fd, stat)
+            give_mode(folder.fd, os.fstat(folder.fd).st_mode & stat.mode & 0o777)
+        self.giver.give(folder.fd, path, node, stat)
         os.close(self._folders.pop().fd)
 
     def leaf(self, path: str, name: str, node: Node, stat: Stat) -> None:
         if stat.kind == Kind.FILE:
             start = self._done
             try:
-                self._make_file(path, name, node, stat)
+                if not self._is_second_name(name, stat):
+                    self._make_file(path, name, node, stat)
             except RecoveryError as error:
                 self.warn(error.title)
             self._reach(start + stat.size)
@@ -316,7 +334,8 @@ class _Writer:
             return
         try:
             self._copy(path, node, fd)
-            _set_time(fd, stat)
+            self.giver.give(fd, path, node, stat)
+            self._remember(name, fd, stat)
         except BaseException as error:
             os.unlink(name, dir_fd=parent)
             if not isinstance(error, OSError):
@@ -324,6 +343,47 @@ class _Writer:
             self._pass_by(path, error, _TOO_LARGE)
         else:
             self.made += 1
+        finally:
+            os.close(fd)
+
+    def _remember(self, name: str, fd: int, stat: Stat) -> None:
+        if stat.inode is not None and stat.links > 1:
+            made = os.fstat(fd)
+            where = (*(folder.name for folder in self._folders[1:]), name)
+            self._first[self.volume, stat.inode] = where, (made.st_dev, made.st_ino)
+
+    def _is_second_name(self, name: str, stat: Stat) -> bool:
+        """Whether it was made as one more name of a file that is there already."""
+        found = self._first.get((self.volume, -1 if stat.inode is None else stat.inode))
+        if found is None:
+            return False
+        (*folders, first), wanted = found
+        try:
+            with self._opened(folders) as folder:
+                there = os.stat(first, dir_fd=folder, follow_symlinks=False)
+                is_it = (there.st_dev, there.st_ino) == wanted and posix.S_ISREG(there.st_mode)
+                if not is_it:  # a number is given again, to a link perhaps
+                    return False
+                parent = self._folders[-1].fd
+                os.link(first, name, src_dir_fd=folder, dst_dir_fd=parent, follow_symlinks=False)
+        except OSError as error:
+            if error.errno not in _NO_SECOND_NAME:
+                raise
+            log.info("%s is copied once more: %s", printable(name), error)
+            return False
+        self.made += 1
+        return True
+
+    @contextlib.contextmanager
+    def _opened(self, names: Sequence[str]) -> Iterator[int]:
+        """A folder that was made here, by names from the topmost one on; no link is followed."""
+        fd = os.dup(self._folders[0].fd)
+        try:
+            for name in names:
+                inner = os.open(name, _FOLDER, dir_fd=fd)
+                os.close(fd)
+                fd = inner
+            yield fd
         finally:
             os.close(fd)
 
@@ -355,10 +415,7 @@ class _Writer:
                 self._pass_by(path, error, _NO_LINKS)
                 continue
             self.made += 1
-            if stat.modified is not None:
-                times = (stat.modified, stat.modified)
-                with _as_far_as_it_can():
-                    os.utime(name, ns=times, dir_fd=folder.fd, follow_symlinks=False)
+            self.giver.give_link(name, folder.fd, path, stat)
 
     def _pass_by(self, path: str, error: OSError, expected: Sequence[int]) -> None:
         """Warn that the destination cannot hold this one; raise what is wrong with all."""
@@ -406,20 +463,3 @@ def _write_all(fd: int, offset: int, view: memoryview) -> None:
     done = 0
     while done < len(view):
         done += os.pwrite(fd, view[done:], offset + done)
-
-
-def _set_time(fd: int, stat: Stat) -> None:
-    if stat.modified is not None:
-        with _as_far_as_it_can():
-            os.utime(fd, ns=(stat.modified, stat.modified))
-
-
-@contextlib.contextmanager
-def _as_far_as_it_can() -> Iterator[None]:
-    """For what a file system may have no place for: the file itself is worth more."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in _NO_TIMES:
-            raise
-        log.info("the destination keeps no such time or permission: %s", error)

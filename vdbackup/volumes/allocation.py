@@ -11,7 +11,6 @@ import io
 import struct
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from itertools import accumulate
 
 import numpy as np
 
@@ -22,7 +21,7 @@ from vdbackup.jobs import readable_size
 from vdbackup.volumes import places, signatures
 from vdbackup.volumes.filesystems import btrfs_free, ext_free, free_clusters, node, xfs_free
 from vdbackup.volumes.partitions import has_table
-from vdbackup.volumes.places import Disk, Place, Runs, Window
+from vdbackup.volumes.places import Disk, Place, Window, on_disk
 
 SHORTEST = 4 * UNIT
 """Bytes; what is shorter is read: to go on behind it takes a disk as long."""
@@ -135,7 +134,7 @@ def _look(disk: Disk, place: Place, in_use: MountedAreas) -> Iterator[_Found]:
     except Unreadable:
         yield _Found(place, name, kept="its maps of free blocks cannot be read")
     else:
-        yield _Found(place, name, _on_disk(free, place.runs))
+        yield _Found(place, name, on_disk(free, place.runs))
 
 
 def _what(head: bytes) -> tuple[str, str]:
@@ -215,24 +214,13 @@ def _swap(place: Place, head: bytes) -> _Found:
             if version != 1 or not page < end <= place.size:
                 break
             free = np.array([[page, end - page]], np.int64)
-            return _Found(place, "swap", _on_disk(free, place.runs), is_swap=True)
+            return _Found(place, "swap", on_disk(free, place.runs), is_swap=True)
     return _Found(place, "swap", kept="its header is not one that vdbackup knows")
 
 
 def _is_in(place: Place, frozen: Ranges) -> bool:
     """Whether exactly that is a frozen file system's: it could be one in another."""
     return any(place.runs == ((offset, length),) for offset, length in frozen.tolist())
-
-
-def _on_disk(ranges: Ranges, runs: Runs) -> Ranges:
-    """Where on the disk stretches of a volume lie, which itself lies in stretches of it."""
-    found = []
-    ends = list(accumulate(length for _, length in runs))
-    for (offset, length), end in zip(runs, ends, strict=True):
-        start = end - length
-        inside = overlap(ranges, np.array([[start, length]], np.int64))
-        found.append(inside + np.array([offset - start, 0], np.int64))
-    return _all(found)
 
 
 def _apart(found: _Found, volumes: list[Place], size: int) -> Ranges:

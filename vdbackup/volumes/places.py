@@ -9,6 +9,9 @@ from dataclasses import dataclass, replace
 from itertools import accumulate
 from typing import TYPE_CHECKING, Protocol
 
+import numpy as np
+
+from vdbackup.disks.extents import Ranges, overlap, union
 from vdbackup.errors import RecoveryError
 from vdbackup.volumes import lvm, raid
 from vdbackup.volumes.partitions import Partition, Table, read_table
@@ -215,3 +218,17 @@ class Window(io.RawIOBase):
             self._chain.readinto(host, view[:length])
         self._position += length
         return length
+
+
+def on_disk(ranges: Ranges, runs: Runs) -> Ranges:
+    """Where on the disk stretches of a volume lie, which itself lies in stretches of it.
+
+    The ranges ascend, and touch each other nowhere.
+    """
+    found = np.empty((0, 2), np.int64)
+    ends = list(accumulate(length for _, length in runs))
+    for (offset, length), end in zip(runs, ends, strict=True):
+        start = end - length
+        inside = overlap(ranges, np.array([[start, length]], np.int64))
+        found = union(found, inside + np.array([offset - start, 0], np.int64))
+    return found

@@ -6,10 +6,9 @@ import io
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from vdbackup.disks.chain import Chain
 from vdbackup.errors import GuestUnreadable, RecoveryError
 from vdbackup.volumes import places, signatures
-from vdbackup.volumes.places import Place, Window
+from vdbackup.volumes.places import Disk, Place, Window
 
 if TYPE_CHECKING:
     from vdbackup.volumes.filesystems.node import Node
@@ -57,7 +56,7 @@ class Volumes:
         sector_size: that the disk's tables count in, in bytes.
     """
 
-    def __init__(self, chain: Chain) -> None:
+    def __init__(self, chain: Disk) -> None:
         self._chain = chain
         self.sector_size, found = places.find(chain)
         self.by_name = {place.name: place for place in found}
@@ -82,7 +81,7 @@ class Volumes:
         return node
 
 
-def _identify(chain: Chain, place: Place) -> tuple[Volume, Node | None]:
+def _identify(chain: Disk, place: Place) -> tuple[Volume, Node | None]:
     """Find out what lies on a volume, and open it."""
     from vdbackup.volumes.filesystems.node import reading
 

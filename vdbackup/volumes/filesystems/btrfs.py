@@ -9,6 +9,7 @@ Specification: https://btrfs.readthedocs.io/en/latest/dev/On-disk-format.html
 from __future__ import annotations
 
 import io
+import os
 import struct
 from bisect import bisect_right
 from collections.abc import Hashable, Iterator
@@ -22,10 +23,13 @@ from dissect.btrfs.stream import HAS_ZSTD, ChunkStream, Extent, ExtentStream, de
 from vdbackup.volumes.filesystems.node import (
     Content,
     EmptyFolder,
+    Kind,
     Node,
+    Range,
     Stat,
     Unreadable,
     data_ranges,
+    plausible,
     posix_stat,
 )
 
@@ -35,18 +39,25 @@ Key = tuple[int, int, int]
 _INODE, _INODE_NAME, _ENTRY, _EXTENT, _ROOT, _ROOT_REFERENCE, _CHUNK = 1, 12, 96, 108, 132, 156, 228
 """Types of items: an inode, its name in a folder, a folder's entry by index, a part of a file, a
 subvolume, its place in another one, a part of the address space."""
+_ATTRIBUTE = 24
 _NAMED_ENTRY, _ROOT_NAME = 84, 144
 """A folder's entry by the hash of its name; the name of a subvolume in the one that it lies in."""
 _INLINE, _RESERVED = 0, 2
 """Kinds of extents."""
 _LAST = (1 << 64) - 1
+_STRIPED = (
+    BTRFS_BLOCK_GROUP.RAID0
+    | BTRFS_BLOCK_GROUP.RAID10
+    | BTRFS_BLOCK_GROUP.RAID5
+    | BTRFS_BLOCK_GROUP.RAID6
+)
 _HEADER = struct.Struct("<96xIB")
 _POINTER = struct.Struct("<QBQQ8x")
 _ITEM = struct.Struct("<QBQII")
 _DIRECTORY_ITEM = struct.Struct("<QBQ8xHHB")
 _INODE_REFERENCE = struct.Struct("<QH")
 _ROOT_BACK_REFERENCE = struct.Struct("<QQH")
-_INODE_ITEM = struct.Struct("<16xQ28xI80xqI12x")
+_INODE_ITEM = struct.Struct("<16xQQ8xIIIIQ48xqIqIqI12x")
 _INLINE_EXTENT = struct.Struct("<16xBB2xB")
 _EXTENT_ITEM = struct.Struct("<21xQQQQ")
 _READ = 0xFFF
@@ -140,6 +151,27 @@ class _FileSystem:
             return parent, first, name.decode(errors="surrogateescape")
         raise Unreadable("the name of a folder is missing")
 
+    def places(self, address: int, length: int) -> list[Range]:
+        """Where on the device a stretch of the address space lies, each copy of it.
+
+        Raises Unreadable where it lies in stripes over several devices.
+        """
+        found: list[Range] = []
+        chunks = self.bytes.chunks
+        row = bisect_right([chunk.offset for chunk in chunks], address) - 1
+        while length > 0 and 0 <= row < len(chunks):
+            chunk = chunks[row]
+            inside = address - chunk.offset
+            part = min(length, chunk.length - inside)
+            if part <= 0:
+                break
+            if chunk.type & _STRIPED:
+                raise Unreadable("it lies in stripes")
+            starts = [each.offset + inside for each in chunk.stripes if each.fh is not None]
+            found += [(start, start + part) for start in starts]
+            address, length, row = address + part, length - part, row + 1
+        return found
+
     def node(self, address: int) -> bytes:
         """A block of a tree."""
         self.bytes.seek(address)
@@ -185,8 +217,21 @@ class BtrfsNode(Node):
     def stat(self) -> Stat:
         """From the inode."""
         data = self._fs.tree(self._volume).one((self._number, _INODE, 0))
-        size, mode, seconds, nanoseconds = _INODE_ITEM.unpack_from(data)
-        return posix_stat(mode, size, seconds * 10**9 + nanoseconds)
+        size, stored, links, user, group, mode, device, *times = _INODE_ITEM.unpack_from(data)
+        accessed, changed, modified = (
+            seconds * 10**9 + nanoseconds
+            for seconds, nanoseconds in zip(times[::2], times[1::2], strict=True)
+        )
+        found = posix_stat(mode, size, modified)
+        return found._replace(
+            inode=(self._volume & 0xFFFF) << 40 | self._number & (1 << 40) - 1,
+            owner=(user, group),
+            links=links,
+            device=_device(device) if found.kind == Kind.OTHER else 0,
+            accessed=plausible(accessed),
+            changed=plausible(changed),
+            stored=stored,
+        )
 
     def children(self) -> Iterator[Node]:
         """In the order in which they were made; subvolumes are folders."""
@@ -229,6 +274,34 @@ class BtrfsNode(Node):
         stream = ExtentStream(fs.bytes, extents, size, fs.sector_size)
         return Content(stream, size, data_ranges(runs, 1, size))
 
+    def blocks(self) -> list[Range]:
+        """Its extents, as they are stored, in each copy; a folder lies in the tree alone."""
+        found: list[Range] = []
+        key = self._number, _EXTENT
+        for _, data in self._fs.tree(self._volume).items((*key, 0), (*key, _LAST)):
+            _, _, kind = _INLINE_EXTENT.unpack_from(data)
+            if kind != _INLINE:
+                at, stored, _, _ = _EXTENT_ITEM.unpack_from(data)
+                if at:  # 0 is a hole
+                    found += self._fs.places(at, stored)
+        return found
+
+    def attributes(self) -> dict[str, bytes]:
+        """From the tree: each item holds those whose names have one hash."""
+        key = self._number, _ATTRIBUTE
+        found = {}
+        for _, data in self._fs.tree(self._volume).items((*key, 0), (*key, _LAST)):
+            at = 0
+            while at + _DIRECTORY_ITEM.size <= len(data):
+                *_, size, length, _ = _DIRECTORY_ITEM.unpack_from(data, at)
+                at += _DIRECTORY_ITEM.size
+                if at + length + size > len(data):
+                    raise Unreadable("its attributes are damaged")
+                name = os.fsdecode(bytes(data[at : at + length]))
+                found[name] = bytes(data[at + length : at + length + size])
+                at += length + size
+        return found
+
     def default_path(self) -> str:
         """Of the default subvolume (btrfs subvolume set-default)."""
         return self._fs.path_of(self._fs.default_subvolume())
@@ -247,6 +320,11 @@ class BtrfsNode(Node):
         """
         key = (self._volume, _ROOT_REFERENCE, number)
         return any(True for _ in self._fs.roots.items(key, key))
+
+
+def _device(number: int) -> int:
+    """The numbers of a device, as the kernel itself keeps them: the minor one has 20 bits."""
+    return os.makedev(number >> 20, number & 0xFFFFF)
 
 
 class _TreeNode(NamedTuple):

@@ -24,9 +24,11 @@ from vdbackup.volumes.filesystems.node import (
     Content,
     Kind,
     Node,
+    Range,
     Run,
     Stat,
     Unreadable,
+    blocks_of,
     data_ranges,
     merged,
 )
@@ -85,6 +87,17 @@ class FatNode(Node):
             raise Unreadable("its end is missing")
         stream = RunlistStream(self._fs.data_stream, runs, size, cluster_size)
         return Content(stream, size, data_ranges(runs, cluster_size, size))
+
+    def blocks(self) -> list[Range]:
+        """By its chain of clusters."""
+        size = self._fs.cluster_size
+        limit = _MAX_FOLDER // size + 1 if self._raw[11] & _FOLDER else -(-self._size // size)
+        return blocks_of(self._chain(self._cluster, limit), size, self._base)
+
+    @property
+    def _base(self) -> int:
+        """Where in the volume the clusters begin, in bytes."""
+        return int(self._fs.first_data_sector) * int(self._fs.sector_size)
 
     def _target(self) -> str:
         raise Unreadable("FAT has no links")

@@ -9,9 +9,12 @@ from __future__ import annotations
 
 import contextlib
 import enum
+import itertools
 import logging
 import stat as posix
+import struct
 from abc import ABC, abstractmethod
+from bisect import bisect_right
 from collections.abc import Hashable, Iterable, Iterator
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
@@ -42,12 +45,35 @@ class Kind(enum.StrEnum):
 
 
 class Stat(NamedTuple):
-    """What is known of a node: size in bytes, modification time in ns since 1970, permissions."""
+    """What is known of a node.
+
+    Attributes:
+        kind: what it is.
+        size: in bytes.
+        modified: in ns since 1970; None where it is not known.
+        mode: permissions.
+        inode: the same for all names of one file in this file system; None where that cannot be
+            told.
+        type: as in POSIX's st_mode, of what is OTHER; 0 where it is not known.
+        owner: numbers of user and group; None where the file system knows none.
+        links: names that it has.
+        device: of a device its major and minor number, as `os.makedev` puts them together.
+        accessed, changed: when it was read, and when what is known of it changed, as `modified`.
+        stored: bytes that it takes; None where that is not known.
+    """
 
     kind: Kind
     size: int
     modified: int | None
     mode: int
+    inode: int | None = None
+    type: int = 0
+    owner: tuple[int, int] | None = None
+    links: int = 1
+    device: int = 0
+    accessed: int | None = None
+    changed: int | None = None
+    stored: int | None = None
 
 
 class Content(NamedTuple):
@@ -90,6 +116,18 @@ class Node(ABC):
     @abstractmethod
     def content(self) -> Content:
         """A file's bytes."""
+
+    def blocks(self) -> list[Range]:
+        """Where in the volume a file's bytes lie, or a folder's own, in bytes and in any order.
+
+        What is stored inside the file system's own structures lies nowhere. Raises Unreadable where
+        that cannot be told.
+        """
+        return []
+
+    def attributes(self) -> dict[str, bytes]:
+        """Extended attributes by name, as Linux calls them: "user.x", "security.capability"."""
+        return {}
 
     def default_path(self) -> str:
         """Of a topmost folder: the path of what is mounted where nobody names it; "" for itself."""
@@ -175,7 +213,46 @@ _KINDS = {posix.S_IFREG: Kind.FILE, posix.S_IFDIR: Kind.FOLDER, posix.S_IFLNK: K
 def posix_stat(mode: int, size: int, modified: int) -> Stat:
     """The stat of an inode whose mode is POSIX's."""
     kind = _KINDS.get(posix.S_IFMT(mode), Kind.OTHER)
-    return Stat(kind, size, plausible(modified), posix.S_IMODE(mode))
+    return Stat(kind, size, plausible(modified), posix.S_IMODE(mode), type=posix.S_IFMT(mode))
+
+
+def read_at(content: Content, offset: int, length: int) -> bytes:
+    """A file's bytes from `offset` on, `length` of them or up to its end.
+
+    Raises Unreadable where a part of them is missing.
+    """
+    end = min(content.size, offset + length)
+    if end <= offset:
+        return b""
+    found = bytearray(end - offset)
+    row = max(0, bisect_right(content.ranges, (offset, content.size + 1)) - 1)
+    for first, last in itertools.islice(content.ranges, row, None):
+        if first >= end:
+            break
+        begin, until = max(first, offset), min(last, end)
+        if begin < until:
+            content.stream.seek(begin)
+            chunk = content.stream.read(until - begin)
+            if len(chunk) != until - begin:
+                raise Unreadable("a part of it is missing")
+            found[begin - offset : until - offset] = chunk
+    return bytes(found)
+
+
+_ACL_ENTRY = struct.Struct("<HHI")
+_NOBODY = 0xFFFF_FFFF
+"""What stands for the user or group of an entry that names none (linux/posix_acl_xattr.h)."""
+
+
+def posix_acl(entries: Iterable[tuple[int, int, int | None]]) -> bytes:
+    """An access control list as the attribute system.posix_acl_access has it.
+
+    Args:
+        entries: tag, permissions, and the user or group, which only named ones have.
+    """
+    packed = (_ACL_ENTRY.pack(tag, allowed, _NOBODY if who is None else who)
+              for tag, allowed, who in entries)  # fmt: skip
+    return struct.pack("<I", 2) + b"".join(packed)
 
 
 _FIRST = int(datetime(1600, 1, 1, tzinfo=UTC).timestamp()) * 10**9
@@ -225,6 +302,15 @@ def merged(runs: Iterable[Run], blocks: int) -> list[Run]:
                 continue
         found.append((start, count))
     return found
+
+
+def blocks_of(runs: Iterable[Run], block_size: int, base: int = 0) -> list[Range]:
+    """Where runs of blocks lie that are counted from byte `base` on."""
+    return [
+        (base + start * block_size, base + (start + count) * block_size)
+        for start, count in runs
+        if start is not None
+    ]
 
 
 def data_ranges(runs: Iterable[Run], block_size: int, size: int) -> list[Range]:

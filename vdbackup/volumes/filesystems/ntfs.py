@@ -24,8 +24,10 @@ from vdbackup.volumes.filesystems.node import (
     Content,
     Kind,
     Node,
+    Range,
     Stat,
     Unreadable,
+    blocks_of,
     data_ranges,
     plausible,
 )
@@ -68,6 +70,8 @@ class _Header(NamedTuple):
     flags: int
     sequence: int
     modified: int
+    changed: int
+    accessed: int
     attributes: int
     size: int | None
     resident: bytes | None
@@ -94,16 +98,29 @@ class NtfsNode(Node):
     def stat(self) -> Stat:
         """From its record: what a folder says of it may be older."""
         header = self._header
-        modified = plausible(header.modified)
+        kind, size, mode = self._kind()
+        return Stat(
+            kind,
+            size,
+            plausible(header.modified),
+            mode,
+            inode=self._number,
+            accessed=plausible(header.accessed),
+            changed=plausible(header.changed),
+        )
+
+    def _kind(self) -> tuple[Kind, int, int]:
+        """What it is, its size, and the permissions that are given to it here."""
+        header = self._header
         special = self._interix()
         if header.tag in _LINKS or special.startswith(_INTERIX_LINK):
-            return Stat(Kind.LINK, 0, modified, 0o777)
+            return Kind.LINK, 0, 0o777
         if special.startswith(_INTERIX_DEVICES):
-            return Stat(Kind.OTHER, 0, modified, 0o666)
+            return Kind.OTHER, 0, 0o666
         if header.flags & _IS_FOLDER:
-            return Stat(Kind.FOLDER, 0, modified, 0o777)
+            return Kind.FOLDER, 0, 0o777
         size = self._record.size() if header.size is None else header.size
-        return Stat(Kind.FILE, size, modified, 0o444 if header.attributes & _READ_ONLY else 0o666)
+        return Kind.FILE, size, 0o444 if header.attributes & _READ_ONLY else 0o666
 
     def children(self) -> Iterator[Node]:
         """In the order of the folder's blocks, without the file system's own files."""
@@ -134,6 +151,17 @@ class NtfsNode(Node):
         if any(count < 0 for _, count in runs) or clusters * cluster_size < size:
             raise Unreadable("its map of clusters is damaged")
         return Content(stream, size, data_ranges(runs, cluster_size, written))
+
+    def blocks(self) -> list[Range]:
+        """The clusters of its main stream, compressed or not, or of a folder's index."""
+        record = self._record
+        if self._header.flags & _IS_FOLDER:
+            attributes = record.attributes.find("$I30", ATTRIBUTE_TYPE_CODE.INDEX_ALLOCATION)
+        else:
+            attributes = record.attributes.find("", ATTRIBUTE_TYPE_CODE.DATA)
+        if not attributes or attributes.header.resident:
+            return []
+        return blocks_of(attributes.dataruns(), self._fs.cluster_size)
 
     def places(self) -> list[tuple[int, int, int]]:
         """Where the file's bytes lie: the first one's number, its place in the volume, how many.
@@ -277,7 +305,7 @@ class NtfsNode(Node):
 
 def _parse_record(data: bytes) -> _Header:
     sequence, offset, flags = struct.unpack_from("<16xHxxHH", data)
-    modified = attributes = 0
+    modified = changed = accessed = attributes = 0
     size: int | None = None
     resident: bytes | None = None
     tag: int | None = None
@@ -291,7 +319,7 @@ def _parse_record(data: bytes) -> _Header:
         value_length, value = struct.unpack_from("<IH", data, offset + 16)
         value += offset
         if kind == _STANDARD_INFORMATION:
-            modified, attributes = struct.unpack_from("<8xQ16xI", data, value)
+            modified, changed, accessed, attributes = struct.unpack_from("<8xQQQI", data, value)
         elif kind == _DATA and not name_length:
             if elsewhere:
                 first, whole = struct.unpack_from("<Q24xQ", data, offset + 16)
@@ -303,7 +331,10 @@ def _parse_record(data: bytes) -> _Header:
         elif kind == _REPARSE_POINT and not elsewhere:
             tag = int.from_bytes(data[value : value + 4], "little")
         offset += length
-    return _Header(flags, sequence, modified * 100 - _EPOCH, attributes, size, resident, tag)
+    modified, changed, accessed = (
+        moment * 100 - _EPOCH for moment in (modified, changed, accessed)
+    )
+    return _Header(flags, sequence, modified, changed, accessed, attributes, size, resident, tag)
 
 
 def _restart_area(page: bytes) -> tuple[int, int, int]:

@@ -10,25 +10,37 @@ Specification: XFS Algorithms & Data Structures, 3rd edition.
 from __future__ import annotations
 
 import io
+import os
 import struct
 from collections.abc import Hashable, Iterator
 from typing import Any
 
 from dissect.util.stream import RunlistStream
 from dissect.xfs.c_xfs import c_xfs
-from dissect.xfs.xfs import XFS, INode, fsb_to_bb
+from dissect.xfs.xfs import XFS, INode, fsb_to_bb, parse_fsblock
 
+from vdbackup.volumes.filesystems import xfs_attributes
 from vdbackup.volumes.filesystems.node import (
     Content,
+    Kind,
     Node,
+    Range,
     Stat,
     Unreadable,
+    blocks_of,
     data_ranges,
     merged,
+    plausible,
     posix_stat,
     runs_of,
 )
 
+_CORE_4, _CORE_5 = 100, 176
+"""Bytes of an inode before its forks: of version 4 and 5 of the file system."""
+_DEVICE, _LOCAL, _EXTENTS = 0, 1, 2
+"""Formats of forks."""
+_MAX_ATTRIBUTES = 65_536
+"""Blocks of attributes."""
 _NEEDS_REPAIR = 0x10
 _READ = 0x01 | 0x02 | 0x04 | 0x08 | 0x20 | 0x40 | 0x80
 """Incompatible features that make no difference here or are read: file types in folders, sparse
@@ -74,7 +86,16 @@ class XfsNode(Node):
     def stat(self) -> Stat:
         """From the inode."""
         inode = self._inode
-        return posix_stat(inode.inode.di_mode, inode.size, inode.mtime_ns)
+        found = posix_stat(inode.inode.di_mode, inode.size, inode.mtime_ns)
+        return found._replace(
+            inode=int(inode.inum),
+            owner=(inode.inode.di_uid, inode.inode.di_gid),
+            links=inode.inode.di_nlink,
+            device=self._device() if found.kind == Kind.OTHER else 0,
+            accessed=plausible(inode.atime_ns),
+            changed=plausible(inode.ctime_ns),
+            stored=inode.inode.di_nblocks * inode.xfs.block_size,
+        )
 
     def children(self) -> Iterator[Node]:
         """In the order of the folder's blocks."""
@@ -92,6 +113,52 @@ class XfsNode(Node):
         runs = merged(runs_of(self._extents(), blocks), blocks)
         stream = RunlistStream(fs.fh, runs, size, block_size)
         return Content(stream, size, data_ranges(runs, block_size, size))
+
+    def blocks(self) -> list[Range]:
+        """By its map of blocks, without those that the map itself takes."""
+        fs = self._inode.xfs
+        found: list[Range] = []
+        for _, start, count in self._extents():
+            found += blocks_of([(start, count)], fs.block_size)
+        return found
+
+    def attributes(self) -> dict[str, bytes]:
+        """From the inode, or from the blocks that it names."""
+        inode = self._inode
+        if not inode.inode.di_forkoff:
+            return {}
+        fork = inode.attrfork().read()
+        if inode.inode.di_aformat == _LOCAL:
+            return xfs_attributes.named(xfs_attributes.in_inode(fork))
+        if inode.inode.di_aformat != _EXTENTS:
+            raise Unreadable("it has more attributes than vdbackup reads")
+        count = inode.attr_extents
+        places: dict[int, int] = {}
+        for at in range(0, min(16 * count, len(fork) - 15), 16):
+            first, start, length, _ = parse_fsblock(fork[at : at + 16])
+            if len(places) + length > _MAX_ATTRIBUTES:
+                raise Unreadable("its attributes are damaged")
+            places.update((first + number, start + number) for number in range(length))
+
+        def read(number: int) -> bytes:
+            fs = inode.xfs
+            if number not in places:
+                raise Unreadable("its attributes are damaged")
+            group, block = fsb_to_bb(places[number], fs.sb.sb_agblklog)
+            fs.fh.seek((group * fs.sb.sb_agblocks + block) * fs.block_size)
+            data: bytes = fs.fh.read(fs.block_size)
+            if len(data) < fs.block_size:
+                raise Unreadable("the disk ends before a part of it")
+            return data
+
+        return xfs_attributes.named(xfs_attributes.in_blocks(sorted(places), read))
+
+    def _device(self) -> int:
+        """Of a device, which lies where others have a map: 14 bits, and 18 (xfs_inode_fork.c)."""
+        inode = self._inode.inode  # reads the inode, if nobody has
+        start = _CORE_5 if inode.di_version >= 3 else _CORE_4
+        (number,) = struct.unpack_from(">I", self._inode._buf.getvalue(), start)
+        return os.makedev(number >> 18, number & 0x3FFFF) if inode.di_format == _DEVICE else 0
 
     def _target(self) -> str:
         return str(self._inode.link)

@@ -1,0 +1,60 @@
+"""versions, find, diff and size, as a shell and a program use them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.cli.conftest import Vdbackup
+from vdbackup.sources import demo_disk
+
+pytestmark = pytest.mark.usefixtures("backed_up")
+
+
+def test_the_versions_of_a_file_are_listed(vdbackup: Vdbackup, repository: Path):
+    said = vdbackup("versions", "-r", repository, "/p1/DIARY.TXT")
+    assert said.status == 0
+    assert [line.split()[0] for line in said.out.splitlines()[1:]] == ["1", "2", "3"]
+    found = vdbackup("versions", "-r", repository, "p1/README.TXT", "--json").json
+    (only,) = found["versions"]
+    assert [each["sequence"] for each in only["points"]] == [1, 2, 3]
+    assert only["kind"] == "file"
+
+
+def test_a_name_is_found_in_every_set(vdbackup: Vdbackup, repository: Path, tmp_path: Path):
+    other = tmp_path / "other.img"
+    demo_disk.create(other, "another disk")
+    assert vdbackup("backup", other, "-r", repository).status == 0
+    said = vdbackup("find", "-r", repository, "-i", "readme*")
+    assert said.status == 0
+    assert [line for line in said.out.splitlines() if line.endswith(":")] == ["laptop:", "other:"]
+    one = vdbackup("find", "-r", repository, "--set", "laptop", "DIARY.TXT", "--json").json
+    assert [p["sequence"] for each in one["found"] for p in each["points"]] == [1, 2, 3]
+
+
+def test_a_name_that_no_file_has_is_said(vdbackup: Vdbackup, repository: Path):
+    said = vdbackup("find", "-r", repository, "nothing-like-this", "--no-index")
+    assert said.status == 1
+    assert "No file in the points" in said.err
+
+
+def test_differences_are_listed(vdbackup: Vdbackup, repository: Path):
+    said = vdbackup("diff", "-r", repository, "1", "3")
+    assert said.status == 0
+    assert "content" in said.out
+    found = vdbackup("diff", "-r", repository, "1", "3", "--json").json
+    assert "/p1/DIARY.TXT" in {each["path"] for each in found["files"]}
+    same = vdbackup("diff", "-r", repository, "2", "2", "--json").json
+    assert (same["files"], same["changed_bytes"]) == ([], 0)
+
+
+def test_a_points_size_is_explained(vdbackup: Vdbackup, repository: Path):
+    said = vdbackup("size", "-r", repository, "1", "--top", "2")
+    assert said.status == 0
+    assert "outside of all volumes" in said.out
+    assert "more have less each" in said.out
+    found = vdbackup("size", "-r", repository, "3", "--json").json
+    whose = sum(each["changed_bytes"] for each in found["others"])
+    files = sum(each["changed_bytes"] for each in found["files"] if each["path"].count("/") == 1)
+    assert whose + files == found["changed_bytes"]

@@ -1,0 +1,77 @@
+"""mount and umount, as a shell and a program use them."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.cli.conftest import Vdbackup
+from vdbackup.recovery.mount import mounting
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Iterator[Path]:
+    folder = tmp_path / "look"
+    folder.mkdir()
+    yield folder
+    if mounting.is_mounted(folder):
+        mounting.unmount(folder)
+
+
+@pytest.mark.usefixtures("backed_up")
+def test_a_point_is_a_folder_until_it_is_unmounted(
+    vdbackup: Vdbackup, repository: Path, folder: Path
+):
+    said = vdbackup("mount", "-r", repository, "2", folder, "--background")
+    assert said.status == 0
+    assert said.out.splitlines()[0] == f"Point 2 is the folder {folder}."
+    assert (folder / "p1" / "DIARY.TXT").read_bytes() == b"day 2"
+    merge = vdbackup("merge", "-r", repository, "2")
+    assert merge.status == 1
+    assert "is in use: python" in merge.err
+    assert vdbackup("umount", folder).status == 0
+    assert os.listdir(folder) == []
+    assert vdbackup("merge", "-r", repository, "2").status == 0
+
+
+@pytest.mark.usefixtures("backed_up")
+def test_programs_are_told_where_it_is_and_why_it_is_not(
+    vdbackup: Vdbackup, repository: Path, folder: Path
+):
+    said = vdbackup("mount", "-r", repository, "latest", folder, "--background", "--json")
+    assert said.json["event"] == "mounted"
+    assert said.json["folder"] == str(folder)
+    assert said.json["sequence"] == 3
+    assert vdbackup("umount", folder, "--json").json == {"event": "result", "folder": str(folder)}
+    again = vdbackup("umount", folder, "--json")
+    assert again.status == 1
+    assert json.loads(again.err)["code"] == "not-mounted"
+
+
+@pytest.mark.usefixtures("backed_up")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_in_the_foreground_it_ends_as_one_ends_a_program(
+    number: int, repository: Path, folder: Path
+):
+    command = [sys.executable, "-m", "vdbackup", "mount", "-r", repository.name, "1", folder.name]
+    with subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        cwd=repository.parent,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+    ) as process:
+        assert process.stdout
+        said = process.stdout.readline().decode()
+        assert said == f"Point 1 is the folder {folder}.\n"
+        assert (folder / "p1" / "DIARY.TXT").read_bytes() == b"day 1"
+        process.send_signal(number)
+        process.communicate(timeout=60)
+    assert process.returncode == 0
+    assert not mounting.is_mounted(folder)

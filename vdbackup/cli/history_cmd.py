@@ -1,0 +1,340 @@
+"""Commands that look at files over all points: versions, find, diff, size."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from vdbackup.cli.common import DONE, WARNINGS, open_repository
+from vdbackup.cli.console import print_json, say, table, warn, work
+from vdbackup.cli.options import (
+    POINT_HELP,
+    Subparsers,
+    json_option,
+    new_command,
+    point_options,
+    positive,
+    repository_options,
+)
+from vdbackup.jobs import readable_size as size
+from vdbackup.text import iso, printable
+
+if TYPE_CHECKING:
+    from vdbackup.recovery.history.differences import Difference, Differences
+    from vdbackup.recovery.history.find import Occurrence, Search
+    from vdbackup.recovery.history.index import Name
+    from vdbackup.recovery.history.owners import Sizes
+    from vdbackup.recovery.history.versions import Version, Versions
+    from vdbackup.repository.model import RecoveryPoint
+    from vdbackup.repository.repository import Repository
+    from vdbackup.volumes.filesystems.node import Stat
+
+
+def add_versions(subparsers: Subparsers) -> None:
+    """The command `versions`, and what it can be told."""
+    parser = new_command(
+        subparsers,
+        "versions",
+        versions,
+        "list each state that a file had, and the points that hold it",
+        example="versions -r /mnt/backups /p2/home/me/report.odt",
+        failed="no point has such a file, or none can be read",
+        warned="not every point can be read",
+    )
+    repository_options(parser)
+    parser.add_argument("path", metavar="PATH", help="a file or folder, as `files` shows it")
+    json_option(parser)
+
+
+def versions(options: argparse.Namespace) -> int:
+    """List the states of a file."""
+    from vdbackup.recovery.history.versions import versions
+
+    repository = open_repository(options.repository, as_json=options.json)
+    name = repository.set(options.set).name
+    found: Versions = work(
+        "Versions",
+        lambda task: versions(repository, name, options.path, task),
+        as_json=options.json,
+    )
+    if options.json:
+        print_json(
+            {
+                "event": "result",
+                "path": found.path,
+                "versions": [_version_json(each) for each in found.versions],
+                "points_read": found.read,
+            }
+        )
+    else:
+        table(("points", "since (UTC)", "size", "modified (UTC)"), _rows(found))
+    warn(found.warnings)
+    return WARNINGS if found.warnings else DONE
+
+
+def _rows(found: Versions) -> list[tuple[str, ...]]:
+    rows: list[tuple[str, ...]] = []
+    for version in found.versions:
+        since = version.points[0].created.replace("T", " ")[:19]
+        stat = version.stat
+        what = ("not there", "") if stat is None else (_what(stat.kind, stat.size), _time(stat))
+        rows.append((_numbers(version.points), since, *what))
+    return rows
+
+
+def _numbers(points: Sequence[RecoveryPoint]) -> str:
+    first, last = points[0].sequence, points[-1].sequence
+    return f"{first}" if first == last else f"{first} to {last}"
+
+
+def _what(kind: str, bytes_: int) -> str:
+    return size(bytes_) if kind == "file" else kind
+
+
+def _time(of: Stat | Name) -> str:
+    return (iso(of.modified) or "").replace("T", " ")[:19]
+
+
+def _version_json(version: Version) -> dict[str, Any]:
+    stat = version.stat
+    return {
+        "points": [_point_json(each) for each in version.points],
+        "kind": str(stat.kind) if stat else None,
+        "size": stat.size if stat else None,
+        "modified": iso(stat.modified) if stat else None,
+        "modified_ns": stat.modified if stat else None,
+    }
+
+
+def add_find(subparsers: Subparsers) -> None:
+    """The command `find`, and what it can be told."""
+    parser = new_command(
+        subparsers,
+        "find",
+        find,
+        "find files by name in all points",
+        example="find -r /mnt/backups '*.odt'",
+        failed="no file has such a name, or no point can be read",
+        warned="not every point can be read",
+    )
+    repository_options(parser)
+    parser.add_argument(
+        "name", metavar="NAME", help="as a shell has it: *.odt; with a slash in it, a whole path"
+    )
+    parser.add_argument(
+        "-i", "--ignore-case", action="store_true", help="capitals and small letters are the same"
+    )
+    parser.add_argument(
+        "--no-index", action="store_true",
+        help="read all points, and neither use nor keep what earlier searches have found out",
+    )  # fmt: skip
+    json_option(parser)
+
+
+def find(options: argparse.Namespace) -> int:
+    """Find files by name."""
+    from vdbackup.errors import NotInPoint
+    from vdbackup.locations import Locations
+    from vdbackup.recovery.history.find import Pattern, find
+
+    repository = open_repository(options.repository, as_json=options.json)
+    locations = Locations.from_environment()
+    pattern = Pattern(options.name, options.ignore_case)
+    names = [options.set] if options.set else [each.name for each in repository.sets()]
+    warnings: list[str] = []
+    any_found = False
+    for name in names:
+        file = None if options.no_index else locations.names_file(repository.id, name)
+        found = _found(repository, name, partial(find, pattern=pattern, index_file=file), options)
+        any_found = any_found or bool(found.found)
+        warnings += found.warnings
+        if options.json:
+            print_json(_search_json(name, found))
+        elif found.found:
+            say(f"{name}:")
+            head = ("points", "size", "modified (UTC)", "path")
+            table(head, [_occurrence_row(each) for each in found.found])
+    warn(warnings)
+    if not any_found:
+        raise NotInPoint(
+            f"No file in the points of {repository.path} is called {printable(options.name)}.",
+            "Use * for any letters, as in '*name*'; -i passes over capitals.",
+        )
+    return WARNINGS if warnings else DONE
+
+
+def _found(
+    repository: Repository, name: str, search: Callable[..., Search], options: argparse.Namespace
+) -> Search:
+    result: Search = work(
+        "Find",
+        lambda task: search(repository, name, task=task),
+        as_json=options.json,
+    )
+    return result
+
+
+def _occurrence_row(each: Occurrence) -> tuple[str, ...]:
+    name = each.name
+    return (_numbers(each.points), _what(name.kind, name.size), _time(name), each.path)
+
+
+def _search_json(name: str, found: Search) -> dict[str, Any]:
+    return {
+        "event": "result",
+        "set": name,
+        "found": [
+            {
+                "path": each.path,
+                "kind": each.name.kind,
+                "size": each.name.size,
+                "modified": iso(each.name.modified),
+                "points": [_point_json(point) for point in each.points],
+            }
+            for each in found.found
+        ],
+        "points_read": found.read,
+    }
+
+
+def _point_json(point: RecoveryPoint) -> dict[str, Any]:
+    return {"id": point.id, "sequence": point.sequence}
+
+
+def add_diff(subparsers: Subparsers) -> None:
+    """The command `diff`, and what it can be told."""
+    parser = new_command(
+        subparsers,
+        "diff",
+        diff,
+        "list the files that differ between two points, and in what",
+        example="diff -r /mnt/backups 3 latest /p2/etc",
+        failed="there is no such point or folder, or it cannot be read",
+        warned="not all of them can be read",
+    )
+    repository_options(parser)
+    parser.add_argument("before", metavar="POINT", help=POINT_HELP)
+    parser.add_argument("after", metavar="POINT", help="the one that it is compared with")
+    parser.add_argument("path", nargs="?", default="/", metavar="PATH", help="a folder in them")
+    json_option(parser)
+
+
+def diff(options: argparse.Namespace) -> int:
+    """List the files that differ."""
+    from vdbackup.recovery.history.differences import differences
+
+    repository = open_repository(options.repository, as_json=options.json)
+    backup_set, before = repository.find(options.before, options.set)
+    _, after = repository.find(options.after, options.set)
+    ids = (before.id, after.id)
+    found: Differences = work(
+        "Compare",
+        lambda task: differences(repository, backup_set.name, ids, options.path, task),
+        as_json=options.json,
+    )
+    if options.json:
+        print_json(
+            {
+                "event": "result",
+                "before": _point_json(found.before),
+                "after": _point_json(found.after),
+                "changed_bytes": found.changed,
+                "files": [_difference_json(each) for each in found.files],
+            }
+        )
+    else:
+        rows: list[tuple[str, ...]] = [
+            (", ".join(each.what), size(each.changed) if each.changed else "", each.path)
+            for each in found.files
+        ]
+        if rows:
+            table(("what", "changed", "path"), rows)
+        say(
+            f"{len(rows)} files and folders differ; {size(found.changed)} of the disk do, with "
+            "what its file systems keep for themselves."
+        )
+    warn(found.warnings)
+    return WARNINGS if found.warnings else DONE
+
+
+def _difference_json(each: Difference) -> dict[str, Any]:
+    before, after = each.sizes
+    return {
+        "path": each.path,
+        "what": [str(what) for what in each.what],
+        "kind": str(each.kind),
+        "size_before": before,
+        "size_after": after,
+        "changed_bytes": each.changed,
+    }
+
+
+def add_size(subparsers: Subparsers) -> None:
+    """The command `size`, and what it can be told."""
+    parser = new_command(
+        subparsers,
+        "size",
+        size_of,
+        "say why a point is as large as it is: changed bytes by folder and file",
+        example="size -r /mnt/backups latest",
+        failed="there is no such point or folder, or it cannot be read",
+        warned="not all of it can be looked through",
+    )
+    point_options(parser)
+    parser.add_argument("path", nargs="?", default="/", metavar="PATH", help="a folder in it")
+    parser.add_argument(
+        "--top", type=positive, default=20, metavar="N", help="show the N largest; 20 if left out"
+    )
+    json_option(parser)
+
+
+def size_of(options: argparse.Namespace) -> int:
+    """Say whose the changed bytes of a point are."""
+    from vdbackup.recovery.history.owners import sizes
+
+    repository = open_repository(options.repository, as_json=options.json)
+    backup_set, point = repository.find(options.point, options.set)
+    found: Sizes = work(
+        "Look through the point",
+        lambda task: sizes(repository, backup_set.name, point.id, options.path, task),
+        as_json=options.json,
+    )
+    if options.json:
+        print_json(
+            {
+                "event": "result",
+                "point": _point_json(found.point),
+                "before": _point_json(found.before) if found.before else None,
+                "stored_bytes": found.stored,
+                "changed_bytes": found.changed,
+                "files": [
+                    {"path": each.path, "kind": str(each.kind), "changed_bytes": each.bytes}
+                    for each in found.shares
+                ],
+                "others": [
+                    {"what": what, "changed_bytes": bytes_} for what, bytes_ in found.others
+                ],
+            }
+        )
+    else:
+        _say_sizes(found, options.top)
+    warn(found.warnings)
+    return WARNINGS if found.warnings else DONE
+
+
+def _say_sizes(found: Sizes, top: int) -> None:
+    against = f"changed since point {found.before.sequence}" if found.before else "hold data"
+    say(
+        f"Point {found.point.sequence} stores {size(found.stored)}, in blocks of 64 KiB; "
+        f"{size(found.changed)} {against}, of that:"
+    )
+    rows: list[tuple[str, ...]] = [
+        (size(each.bytes), each.path + ("/" if each.kind == "folder" else ""))
+        for each in found.shares[:top]
+    ]
+    rows += [(size(bytes_), f"({what})") for what, bytes_ in found.others if bytes_]
+    table(("bytes", "whose"), rows)
+    if len(found.shares) > top:
+        say(f"{len(found.shares) - top} more have less each.")

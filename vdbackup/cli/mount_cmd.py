@@ -1,0 +1,95 @@
+"""Commands that show a point as a folder: mount, umount."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from vdbackup.cli.common import DONE, open_repository
+from vdbackup.cli.console import print_json, say, warn
+from vdbackup.cli.options import Subparsers, json_option, new_command, point_options
+
+if TYPE_CHECKING:
+    from vdbackup.recovery.mount.mounting import Mounted
+
+
+def add_mount(subparsers: Subparsers) -> None:
+    """The command `mount`, and what it can be told."""
+    parser = new_command(
+        subparsers,
+        "mount",
+        mount,
+        "show a point's files as a folder, read-only, until it is unmounted",
+        example="mount -r /mnt/backups latest /home/me/look",
+        failed="nothing is mounted",
+    )
+    point_options(parser)
+    parser.add_argument("where", type=Path, metavar="FOLDER", help="an empty folder")
+    parser.add_argument(
+        "--background", action="store_true", help="leave it mounted, and return at once"
+    )
+    json_option(parser)
+
+
+def mount(options: argparse.Namespace) -> int:
+    """Show a point as a folder; what it says at once says that the folder is there."""
+    repository = open_repository(options.repository, as_json=options.json)
+    backup_set, point = repository.find(options.point, options.set)
+
+    def tell(found: Mounted) -> None:
+        _tell(found, options)
+
+    if options.background:
+        from vdbackup.recovery.mount import background
+
+        tell(background.start(repository.path, backup_set.name, point.id, options.where))
+        return DONE
+    from vdbackup.recovery.mount import mounting
+
+    mounting.mount(repository, backup_set.name, point.id, options.where, tell)
+    return DONE
+
+
+def _tell(found: Mounted, options: argparse.Namespace) -> None:
+    if options.json:
+        print_json(
+            {
+                "event": "mounted",
+                "folder": str(found.where),
+                "sequence": found.point,
+                "volumes": found.volumes,
+                "warnings": found.warnings,
+            }
+        )
+    else:
+        say(f"Point {found.point} is the folder {found.where}.")
+        for volume in found.volumes:
+            say(f"  {volume}")
+        also = "" if options.background else ", or Ctrl-C,"
+        say(f"`vdbackup umount {found.where}`{also} ends that.", at_once=True)
+    warn(found.warnings)
+
+
+def add_umount(subparsers: Subparsers) -> None:
+    """The command `umount`, and what it can be told."""
+    parser = new_command(
+        subparsers,
+        "umount",
+        umount,
+        "let a folder show no point any more",
+        example="umount /home/me/look",
+        failed="no point is mounted there, or something uses the folder",
+    )
+    parser.add_argument("where", type=Path, metavar="FOLDER", help="what `mount` was told")
+    json_option(parser)
+
+
+def umount(options: argparse.Namespace) -> int:
+    """Unmount a folder, and wait until its point is free."""
+    from vdbackup.recovery.mount import mounting
+
+    mounting.unmount(options.where)
+    if options.json:
+        print_json({"event": "result", "folder": str(options.where)})
+    return DONE

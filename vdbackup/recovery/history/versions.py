@@ -1,0 +1,242 @@
+"""The states that a file had over the points of a set.
+
+A point in which nothing changed of what was read to find the file, nor of what the file consists
+of, holds it as the point before: it is not read again.
+"""
+
+from __future__ import annotations
+
+from contextlib import closing
+from dataclasses import dataclass
+
+import numpy as np
+
+from vdbackup.disks.chain import Chain
+from vdbackup.disks.extents import Ranges, as_ranges, union
+from vdbackup.errors import GuestUnreadable, NotInPoint, VdbackupError
+from vdbackup.jobs import Task
+from vdbackup.recovery.history import walk
+from vdbackup.recovery.history.changes import NOTHING, Traced, touches
+from vdbackup.recovery.history.disks import Moment, in_order
+from vdbackup.repository import claims
+from vdbackup.repository.backup_set import BackupSet
+from vdbackup.repository.model import RecoveryPoint
+from vdbackup.repository.repository import Repository
+from vdbackup.text import printable
+from vdbackup.volumes.filesystems.node import (
+    Content,
+    Kind,
+    Node,
+    Stat,
+    Unreadable,
+    read_at,
+    reading,
+)
+from vdbackup.volumes.places import on_disk
+from vdbackup.volumes.volumes import Volumes
+
+_AT_ONCE = 1 << 20
+
+
+@dataclass(frozen=True)
+class Version:
+    """A state of a file.
+
+    Attributes:
+        points: those that hold it so, by sequence, with none between them that holds it otherwise.
+        stat: what is known of it; None where it is not there.
+    """
+
+    points: tuple[RecoveryPoint, ...]
+    stat: Stat | None
+
+
+@dataclass(frozen=True)
+class Versions:
+    """What has become of a file.
+
+    Attributes:
+        path: of it.
+        versions: oldest first.
+        read: how many points had to be read for that.
+        warnings: which points could not be read, and why.
+    """
+
+    path: str
+    versions: tuple[Version, ...]
+    read: int
+    warnings: tuple[str, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class _State:
+    """A file in the last point that was read.
+
+    Attributes:
+        stat: None where it is not there.
+        looked_at: what of the disk was read to find that out.
+        lies: what of the disk it consists of; None where that cannot be told.
+    """
+
+    stat: Stat | None
+    looked_at: Ranges
+    lies: Ranges | None
+
+
+def versions(repository: Repository, set_name: str, path: str, task: Task) -> Versions:
+    """Each state of a file or folder in a set.
+
+    Raises:
+        NotInPoint: no point has such a file. PointInUse: points are just being changed.
+        Cancelled, RepositoryError.
+    """
+    clean = "/" + "/".join(name for name in path.split("/") if name)
+    ids = [point.id for point in repository.set(set_name).points]
+    doing = f"looking for versions of {printable(clean)}"
+    with claims.reading(repository, set_name, ids, doing) as backup_set:
+        search = _Search(backup_set, clean)
+        with closing(in_order(backup_set, backup_set.points)) as moments:
+            for number, moment in enumerate(moments):
+                task.check()
+                task.phase("Looking through points", number, len(ids))
+                search.look(moment)
+    if all(version.stat is None for version in search.versions):
+        raise NotInPoint(
+            f"There is no {printable(clean)} in any recovery point of {set_name}.",
+            "Search for its name, or list the folder above it.",
+        )
+    return Versions(clean, tuple(search.versions), search.read, tuple(search.warnings))
+
+
+class _Search:
+    """What `Versions` says, as it is found."""
+
+    def __init__(self, backup_set: BackupSet, path: str) -> None:
+        self.versions: list[Version] = []
+        self.read = 0
+        self.warnings: list[str] = []
+        self._set, self._path = backup_set, path
+        self._state: _State | None = None
+        self._since: Ranges | None = None
+        """What may have changed since that state was looked at; None where all may have."""
+
+    def look(self, moment: Moment) -> None:
+        number, disk = moment.point.sequence, moment.disk
+        if disk is None:
+            because = moment.problem.title if moment.problem else ""
+            self.warnings.append(f"Point {number} cannot be read: {because}")
+            return
+        self._since = _both(self._since, moment.maybe)
+        before = self._state
+        if before is not None and self._is_untouched(before):
+            self._since = NOTHING
+            self._add(moment.point, before, is_new=False)
+            return
+        self.read += 1
+        try:
+            now = _look(disk, self._path)
+            is_new = before is None or self._is_another(before, now, disk)
+        except VdbackupError as error:
+            self.warnings.append(f"Point {number}: {error.title}")
+            return
+        self._state, self._since = now, NOTHING
+        self._add(moment.point, now, is_new=is_new)
+
+    def _is_untouched(self, state: _State) -> bool:
+        """Whether a file is certainly as it was: nothing that was read to say so has changed."""
+        if self._since is None or state.lies is None:
+            return False
+        return not touches(state.looked_at, self._since) and not touches(state.lies, self._since)
+
+    def _is_another(self, before: _State, now: _State, disk: Chain) -> bool:
+        """Whether it is another state than that of the point before; its bytes say so at last."""
+        if before.stat is None or now.stat is None:
+            return before.stat is not now.stat
+        if _known(before.stat) != _known(now.stat):
+            return True
+        if now.stat.kind is not Kind.FILE or self._lies_where_it_lay(before, now):
+            return False
+        earlier = self.versions[-1].points[-1]
+        with closing(self._set.open_chain(earlier)) as other:
+            try:
+                return not _same_bytes(other, disk, self._path)
+            except GuestUnreadable:  # nobody can say
+                return True
+
+    def _lies_where_it_lay(self, before: _State, now: _State) -> bool:
+        if self._since is None or before.lies is None or now.lies is None:
+            return False
+        same_place = np.array_equal(before.lies, now.lies)
+        return same_place and not touches(now.lies, self._since)
+
+    def _add(self, point: RecoveryPoint, state: _State, *, is_new: bool) -> None:
+        if is_new:
+            self.versions.append(Version((point,), state.stat))
+        else:
+            last = self.versions[-1]
+            self.versions[-1] = Version((*last.points, point), last.stat)
+
+
+def _both(since: Ranges | None, maybe: Ranges | None) -> Ranges | None:
+    return None if since is None or maybe is None else union(since, maybe)
+
+
+def _known(stat: Stat) -> tuple[object, ...]:
+    """What makes a state another one: not when it was read, nor where it lies."""
+    return stat.kind, stat.size, stat.modified, stat.mode, stat.owner, stat.device
+
+
+def _look(disk: Chain, path: str) -> _State:
+    """Find a file; all that is read for it is noted."""
+    traced = Traced(disk)
+    volumes = Volumes(traced)
+    found = _find(volumes, path)
+    if found is None:
+        return _State(None, traced.ranges, NOTHING)
+    with reading(path):
+        stat = found.stat
+        try:
+            own = sorted((first, last - first) for first, last in found.node.blocks())
+        except Unreadable:  # it is read again in every point
+            lies = None
+        else:
+            lies = on_disk(union(as_ranges(own), NOTHING), found.place.runs)
+    if stat.kind is Kind.LINK:
+        with reading(path):
+            found.node.target()
+    return _State(stat, traced.ranges, lies)
+
+
+def _find(volumes: Volumes, path: str) -> walk.Found | None:
+    warnings: list[str] = []
+    for found in walk.files(volumes, Task(), warnings, path):
+        return found if found.path == path else None
+    return None
+
+
+def node_at(disk: Chain, path: str) -> Node:
+    """A file by its path; raises NotInPoint."""
+    found = _find(Volumes(disk), path)
+    if found is None:
+        raise NotInPoint(f"There is no {printable(path)} in this recovery point.", "")
+    return found.node
+
+
+def _same_bytes(one: Chain, other: Chain, path: str) -> bool:
+    with reading(path):
+        return same_content(node_at(one, path).content(), node_at(other, path).content())
+
+
+def same_content(one: Content, other: Content) -> bool:
+    """Whether two files hold the same bytes; holes are zeros."""
+    if one.size != other.size:
+        return False
+    stretches = union(
+        as_ranges([(first, last - first) for first, last in one.ranges]),
+        as_ranges([(first, last - first) for first, last in other.ranges]),
+    )
+    return all(
+        read_at(one, offset, _AT_ONCE) == read_at(other, offset, _AT_ONCE)
+        for start, length in stretches.tolist()
+        for offset in range(start, start + length, _AT_ONCE)
+    )

@@ -1,0 +1,105 @@
+"""A point as a folder, shown by a process of its own that stays when its caller ends.
+
+It is told what to show by JSON on its standard input, and answers with one line on its standard
+output: what is mounted, or the error. It holds the point's claim; who wants the point back unmounts
+the folder (mounting.unmount), wherever that was begun.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from contextlib import suppress
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from vdbackup.errors import NotMounted, VdbackupError, from_os
+from vdbackup.recovery.mount import mounting
+from vdbackup.recovery.mount.mounting import Mounted
+from vdbackup.repository.repository import Repository
+
+_PROGRAM = "vdbackup.recovery.mount"
+
+
+def start(repository: Path, set_name: str, point_id: str, where: Path) -> Mounted:
+    """Mount a point; returns as soon as the folder shows it.
+
+    Raises:
+        UnfitTarget, ProgramMissing: as `mounting.check`. NotMounted: what went wrong over there.
+    """
+    mounting.check(where)
+    request = {
+        "repository": str(repository.absolute()),
+        "set": set_name,
+        "point": point_id,
+        "where": str(where.absolute()),
+    }
+    with tempfile.TemporaryFile() as requests:
+        requests.write(json.dumps(request).encode())
+        requests.seek(0)
+        reading, writing = os.pipe()
+        with open(reading, "rb") as answers:
+            try:
+                process = subprocess.Popen(
+                    [sys.executable, "-m", _PROGRAM],
+                    stdin=requests, stdout=writing, stderr=subprocess.DEVNULL,
+                    cwd="/", env=_environment(), start_new_session=True,
+                )  # fmt: skip
+            finally:
+                os.close(writing)
+            answer = answers.readline()
+    process.wait()  # it has begun another one, which is nobody's child
+    if not answer:
+        raise NotMounted(
+            f"{where} was not mounted: the process for it has ended.",
+            "Try again; show it in the foreground to see what is said.",
+        )
+    return _understood(json.loads(answer))
+
+
+def _understood(answer: dict[str, Any]) -> Mounted:
+    if "title" in answer:
+        raise NotMounted(answer["title"], answer["advice"])
+    return Mounted(
+        Path(answer["where"]),
+        answer["point"],
+        tuple(answer["volumes"]),
+        tuple(answer["warnings"]),
+    )
+
+
+def _environment() -> dict[str, str]:
+    """Where the package lies, if nobody has installed it; names are UTF-8, as here."""
+    package = str(Path(__file__).parents[3])
+    paths = [package, *filter(None, [os.environ.get("PYTHONPATH")])]
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "PYTHONUTF8": "1"}
+
+
+def main() -> int:
+    """Show what standard input asks for, until it is unmounted."""
+    request = json.load(sys.stdin)
+    if os.fork():  # whoever started us waits for this process alone
+        return 0
+
+    def answer(found: Mounted) -> None:
+        _say({**asdict(found), "where": str(found.where)})
+
+    try:
+        repository = Repository.open(Path(request["repository"]))
+        where = Path(request["where"])
+        mounting.mount(repository, request["set"], request["point"], where, answer)
+    except (VdbackupError, OSError) as error:
+        known = from_os(error) if isinstance(error, OSError) else error
+        _say({"title": known.title, "advice": known.advice})
+        return 1
+    return 0
+
+
+def _say(answer: dict[str, Any]) -> None:
+    """Once: afterwards nobody may listen any more."""
+    with suppress(OSError):
+        os.write(sys.stdout.fileno(), json.dumps(answer).encode() + b"\n")

@@ -1,0 +1,173 @@
+"""Mount a point as a folder, and unmount it: who may, where, and what of the point is shown."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from vdbackup.disks.holders import holders, named
+from vdbackup.errors import NotMounted, ProgramMissing, UnfitTarget
+from vdbackup.processes import start_of
+from vdbackup.recovery.browse import FileBrowser
+from vdbackup.recovery.mount import fuse
+from vdbackup.recovery.mount.tree import Tree
+from vdbackup.repository import claims
+from vdbackup.repository.mount_points import unescaped
+from vdbackup.repository.repository import Repository
+from vdbackup.volumes.volumes import Volumes
+
+_MOUNTS = Path("/proc/self/mountinfo")
+_HELPER = "fusermount3"
+_DEVICE = Path("/dev/fuse")
+_ENDS_WITHIN = 10.0
+"""Seconds that the process behind a folder has to end, and to let go of the point."""
+_LOOK = 0.05
+
+
+@dataclass(frozen=True)
+class Mounted:
+    """A point that is a folder.
+
+    Attributes:
+        where: the folder.
+        point: its number.
+        volumes: what it shows, and what of it cannot be read, a sentence each.
+        warnings: why what it shows may not be the newest.
+    """
+
+    where: Path
+    point: int
+    volumes: tuple[str, ...]
+    warnings: tuple[str, ...]
+
+
+def check(where: Path) -> Path:
+    """The folder with its whole path; raises where nothing can be mounted on it.
+
+    Raises:
+        UnfitTarget: it is no empty folder. ProgramMissing: the system cannot mount so.
+    """
+    where = _absolute(where)
+    if not _DEVICE.exists():
+        raise ProgramMissing(
+            "Folders cannot be mounted: this system has no /dev/fuse.",
+            "Load the kernel's module: modprobe fuse.",
+        )
+    if shutil.which(_HELPER) is None:
+        raise ProgramMissing(
+            f"Folders cannot be mounted: {_HELPER} is missing.", "Install the package fuse3."
+        )
+    if _process_behind(where) is not None:
+        raise UnfitTarget(
+            f"{where} shows a point already.", "Unmount it first, or choose another folder."
+        )
+    if not where.is_dir():
+        what = "is no folder" if os.path.lexists(where) else "does not exist"
+        raise UnfitTarget(f"{where} {what}.", "Name an empty folder; make one, if there is none.")
+    if any(where.iterdir()):
+        raise UnfitTarget(
+            f"{where} is not empty.", "Choose an empty folder: what is in it would be hidden."
+        )
+    return where
+
+
+def mount(
+    repository: Repository,
+    set_name: str,
+    point_id: str,
+    where: Path,
+    mounted: Callable[[Mounted], None],
+) -> None:
+    """Show a point as a folder, in this thread, until that is unmounted or a signal ends it.
+
+    The point is claimed meanwhile. Where the process is killed the kernel lets go of the claim, and
+    the helper of libfuse unmounts.
+
+    Args:
+        repository: where the point is.
+        set_name: its set.
+        point_id: the point.
+        where: an empty folder.
+        mounted: called as soon as the folder shows the files.
+
+    Raises:
+        UnfitTarget, ProgramMissing: as `check`. NotMounted: the system refused.
+        PointInUse, PointNotFound, DiskError: the point cannot be read now.
+        RecoveryError: its partition table is damaged.
+    """
+    where = check(where)
+    repository = Repository.open(repository.path.absolute())  # libfuse changes the folder we are in
+    number = repository.set(set_name).point(point_id).sequence
+    doing = f"showing point {number} as the folder {where}"
+    with claims.open_point(repository, set_name, point_id, doing) as chain:
+        volumes = Volumes(chain)
+        browser = FileBrowser(chain)
+        shown = tuple(
+            f"{each.name or 'The disk'}: {each.problem or each.filesystem}"
+            for each in browser.volumes()
+        )
+        found = Mounted(where, number, shown, browser.warnings(["/"]))
+        # the process behind it stands in its name, for whoever unmounts it
+        name = f"{set_name}#{number}@{os.getpid()}"
+        fuse.serve(Tree(volumes), where, name, chain.size, lambda: mounted(found))
+
+
+def unmount(where: Path) -> None:
+    """Let a folder show no point any more; returns when the process behind it has ended.
+
+    Raises:
+        NotMounted: no point is mounted there. UnfitTarget: somebody uses the folder.
+    """
+    where = _absolute(where)
+    process = _process_behind(where)
+    if process is None:
+        raise NotMounted(f"No recovery point is mounted at {where}.", "Check the path.")
+    ended = subprocess.run(
+        [_HELPER, "-u", "--", str(where)],
+        capture_output=True, text=True, env={**os.environ, "LC_ALL": "C"}, check=False,
+    )  # fmt: skip
+    if ended.returncode and _process_behind(where) is not None:
+        who = named(holders([where]))
+        because = f"{who} has something in it open" if who else ended.stderr.strip()
+        raise UnfitTarget(
+            f"{where} was not unmounted: {because}.", "Close what uses the folder, then try again."
+        )
+    until = time.monotonic() + _ENDS_WITHIN
+    while start_of(process) is not None and time.monotonic() < until:
+        time.sleep(_LOOK)
+
+
+def detach(where: Path) -> None:
+    """Unmount a folder as soon as nobody uses it any more; whoever does goes on."""
+    subprocess.run(
+        [_HELPER, "-u", "-z", "--", str(_absolute(where))], capture_output=True, check=False
+    )
+
+
+def is_mounted(where: Path) -> bool:
+    """Whether a folder shows a point."""
+    return _process_behind(_absolute(where)) is not None
+
+
+def _absolute(where: Path) -> Path:
+    """As the kernel names it; where the process behind it is gone, too (realpath asks no more)."""
+    return Path(os.path.realpath(where))
+
+
+def _process_behind(where: Path) -> int | None:
+    """The process that shows a point there; None if none does. Source: proc(5), mountinfo."""
+    wanted = os.fsencode(where)
+    found = None
+    for line in _MOUNTS.read_bytes().splitlines():
+        before, _, after = line.partition(b" - ")
+        kind, source, *_ = after.split(b" ")
+        place = os.fsencode(unescaped(before.split(b" ")[4]))
+        if kind == f"fuse.{fuse.TYPE}".encode() and place == wanted:
+            number = unescaped(source).rpartition("@")[2]
+            found = int(number) if number.isdecimal() else 0
+    return found
