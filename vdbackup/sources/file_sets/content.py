@@ -29,12 +29,12 @@ class Content:
         lost: whether something in it could not be read.
     """
 
-    def __init__(self, path: bytes, check: Callable[[], None]) -> None:
+    def __init__(self, path: bytes, moved: Callable[[int], None]) -> None:
         """Open it; raises OSError.
 
         Args:
             path: of a regular file; no link is followed.
-            check: called now and then; what it raises ends the reading.
+            moved: called with how many bytes are read; what it raises ends the reading.
         """
         flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
         try:
@@ -43,7 +43,7 @@ class Content:
             self.fd = os.open(path, flags)
         self.found = os.fstat(self.fd)
         self.lost = False
-        self._check = check
+        self._moved = moved
 
     @property
     def size(self) -> int:
@@ -57,7 +57,7 @@ class Content:
 
     def readinto(self, offset: int, view: memoryview) -> None:
         """Fill `view` from byte `offset` on; with zeros behind the end and where it is lost."""
-        self._check()
+        self._moved(len(view))
         wanted = max(0, min(len(view), self.size - offset))
         view[wanted:] = bytes(len(view) - wanted)
         try:

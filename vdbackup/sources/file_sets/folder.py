@@ -135,7 +135,7 @@ def _packed(entries: dict[bytes, Entry]) -> bytes:
 
 def _entries(block: bytes) -> Iterator[tuple[bytes, Entry]]:
     at = 0
-    while at < len(block):
+    while at + _ENTRY.size <= len(block):
         inode, length, name_length, kind = _ENTRY.unpack_from(block, at)
         if length < _ENTRY.size + name_length or length % 4 or at + length > len(block):
             raise ValueError(f"an entry of {length} bytes at byte {at}")

@@ -63,7 +63,7 @@ class FileSetSource:
         self.size = image.size_for(self.survey.content, self.survey.files, size_before)
         self._delta: Delta | None = None
         self._trouble: tuple[str, ...] = ()
-        self._open = ExitStack()
+        self._undo = ExitStack()
 
     @property
     def ref(self) -> SourceRef:
@@ -105,7 +105,7 @@ class FileSetSource:
         return as_ranges([(0, min(self.size, self.survey.content))])
 
     def readinto(self, offset: int, view: memoryview) -> None:
-        """Fill `view` from byte `offset` of the disk on; zeros as long as nothing was read."""
+        """Fill `view` from byte `offset` of the disk on; zeros outside of its rounds."""
         if self._delta is None:
             view[:] = bytes(len(view))
         else:
@@ -127,14 +127,17 @@ class FileSetSource:
         return self._trouble
 
     def bring_up_to_date(self, follow: Follow | None) -> bool:
-        """Read the files onto the disk; whether it is one that was there before."""
+        """Read the files onto the disk; whether it is one that was there before.
+
+        Until `let_go` it can be read.
+        """
         task = follow.task if follow else Task()
         before = follow.before if follow else None
-        self._check_space(everything=before is None)
-        parent = self._open.enter_context(before()) if before else None
+        parent = self._undo.enter_context(before()) if before else None
         if parent is not None and parent.size != self.size:
             parent = None
-        delta = self._open.enter_context(Delta(self.size, parent))
+        self._check_space(everything=parent is None)
+        delta = self._undo.enter_context(Delta(self.size, parent))
         if parent is None:
             image.make(delta)
         with image.Image(delta) as files:
@@ -147,9 +150,10 @@ class FileSetSource:
         self._delta = delta
         return parent is not None
 
-    def written(self) -> Ranges:
-        """What was written to the disk, once it was read."""
-        return self.data_ranges()
+    def let_go(self) -> None:
+        """Give up the disk."""
+        self._delta = None
+        self._undo.close()
 
     def _check_space(self, *, everything: bool) -> None:
         folder = folder_of_deltas()
@@ -166,7 +170,7 @@ class FileSetSource:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._open.close()
+        self.let_go()
 
 
 class _FileRounds:
@@ -188,11 +192,12 @@ class _FileRounds:
 
     def __enter__(self) -> Self:
         if self._source.bring_up_to_date(self._follow):
-            self.changed = self._source.written()
+            self.changed = self._source.data_ranges()
         return self
 
     def __exit__(self, *_: object) -> None:
-        """The source keeps the disk, until it is closed."""
+        """Give up the disk: the point before may be merged away now."""
+        self._source.let_go()
 
     def __iter__(self) -> Iterator[Ranges]:
         return iter(())

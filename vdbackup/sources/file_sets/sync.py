@@ -278,7 +278,7 @@ class Sync:
 
     def _file(self, path: bytes, number: int | None) -> int:
         with _reading():
-            content = Content(path, self._task.check)
+            content = Content(path, self._moved_bytes)
         with content:
             with _reading():
                 attributes = attributes_of(path)
@@ -388,11 +388,12 @@ class Sync:
         todo = [entry]
         while todo:
             each = todo.pop()
-            self._claimed.add(each.inode)
             if each.is_folder:
-                todo += self._image.folder(each.inode).entries.values()
+                if each.inode not in self._claimed:
+                    todo += self._image.folder(each.inode).entries.values()
             elif self._image.read(each.inode).links > 1:
                 self._names[each.inode] = self._names.get(each.inode, 0) + 1
+            self._claimed.add(each.inode)
 
     def _moved(self, found: os.stat_result) -> int | None:
         """The inode of a file that has gone from where it was, if it is this one."""
@@ -413,6 +414,12 @@ class Sync:
             if inode.links != count:
                 inode.links = count
                 self._image.write(number, inode)
+
+    def _moved_bytes(self, count: int) -> None:
+        """Go no faster than is wanted; raises Cancelled."""
+        self._task.check()
+        if self._task.pace.limit is not None:
+            self._task.pace.limit.hold(count, self._task.cancel)
 
     def _note(self, size: int) -> None:
         self._done = min(self._done + size, self._total)

@@ -221,7 +221,7 @@ def _stored(path: bytes, found: os.stat_result) -> int:
     if found.st_size < _SPARSE or found.st_blocks * 512 >= found.st_size:
         return found.st_size
     try:
-        with Content(path, lambda: None) as content:
+        with Content(path, lambda _: None) as content:
             return sum(end - start for start, end in content.data())
     except OSError:
         return found.st_size
