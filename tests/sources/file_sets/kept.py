@@ -1,4 +1,4 @@
-"""A disk of chosen files as its points are, one after the other: an image, as the capture writes."""
+"""A disk of chosen files as its points are, one after the other: an image, as captures make it."""
 
 from __future__ import annotations
 
