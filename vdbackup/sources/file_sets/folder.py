@@ -138,7 +138,7 @@ def _entries(block: bytes) -> Iterator[tuple[bytes, Entry]]:
     while at + _ENTRY.size <= len(block):
         inode, length, name_length, kind = _ENTRY.unpack_from(block, at)
         if length < _ENTRY.size + name_length or length % 4 or at + length > len(block):
-            raise ValueError(f"an entry of {length} bytes at byte {at}")
+            raise ValueError(f"an entry at byte {at} that ends nowhere")
         if inode:
             yield block[at + _ENTRY.size : at + _ENTRY.size + name_length], Entry(inode, kind)
         at += length
