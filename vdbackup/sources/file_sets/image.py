@@ -276,14 +276,7 @@ class Image:
         no_room = []
         try:
             self._call("xattrs_read", handle)
-            names: list[bytes] = []
-
-            def note(name: bytes, *_: object) -> int:
-                names.append(name)
-                return 0
-
-            self._call("xattrs_iterate", handle, library.Visit(note), None)
-            for name in names:
+            for name in self._attribute_names(handle):
                 if os.fsdecode(name) not in wanted:
                     self._call("xattr_remove", handle, name)
             for key, value in wanted.items():
@@ -296,6 +289,44 @@ class Image:
         finally:
             self._channel.lib.ext2fs_xattrs_close(byref(handle))
         return tuple(no_room)
+
+    def attributes(self, number: int) -> dict[str, bytes]:
+        """A file's extended attributes, as the kernel has them."""
+        handle = c_void_p()
+        found: dict[str, bytes] = {}
+        self._call("xattrs_open", self._fs, number, byref(handle))
+        try:
+            self._call("xattrs_read", handle)
+            for name in self._attribute_names(handle):
+                value, length = c_void_p(), ctypes.c_size_t()
+                self._call("xattr_get", handle, name, byref(value), byref(length))
+                found[os.fsdecode(name)] = ctypes.string_at(value, length.value)
+                self._channel.lib.ext2fs_free_mem(byref(value))
+        finally:
+            self._channel.lib.ext2fs_xattrs_close(byref(handle))
+        return found
+
+    def content(self, number: int, size: int) -> Iterator[tuple[int, memoryview]]:
+        """What a file of `size` bytes holds: where, and the bytes; all else of it is zeros."""
+        for first, disk, count in self._extents(number):
+            for offset in range(0, count * BLOCK, _PIECE):
+                place = first * BLOCK + offset
+                length = min(_PIECE, count * BLOCK - offset, size - place)
+                if length <= 0:
+                    break
+                view = self._buffer[:length]
+                self._delta.readinto(START + disk * BLOCK + offset, view)
+                yield place, view
+
+    def _attribute_names(self, handle: c_void_p) -> list[bytes]:
+        names: list[bytes] = []
+
+        def note(name: bytes, *_: object) -> int:
+            names.append(name)
+            return 0
+
+        self._call("xattrs_iterate", handle, library.Visit(note), None)
+        return names
 
     @property
     def _fs(self) -> object:

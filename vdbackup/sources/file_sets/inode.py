@@ -93,6 +93,17 @@ class Inode:
         self._head[2], self._tail[2] = size & 0xFFFFFFFF, size >> 32
 
     @property
+    def owner(self) -> tuple[int, int]:
+        """Numbers of its user and its group."""
+        head, tail = self._head, self._tail
+        return int(head[1] | tail[6] << 16), int(head[7] | tail[7] << 16)
+
+    @property
+    def accessed(self) -> int:
+        """When it was read, in ns since 1970."""
+        return _moment(self._head[3], self._more[4])
+
+    @property
     def has_blocks(self) -> bool:
         """Whether it has any, be it of content or of extended attributes."""
         return bool(self._head[9] or self._tail[4])

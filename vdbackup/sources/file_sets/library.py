@@ -102,6 +102,8 @@ def library() -> Any:
         "xattrs_open": (fs, ino, POINTER(pointer)),
         "xattrs_read": (pointer,),
         "xattrs_iterate": (pointer, Visit, pointer),
+        "xattr_get": (pointer, c_char_p, POINTER(pointer), POINTER(ctypes.c_size_t)),
+        "free_mem": (pointer,),
         "xattr_set": (pointer, c_char_p, pointer, ctypes.c_size_t),
         "xattr_remove": (pointer, c_char_p),
         "xattrs_close": (POINTER(pointer),),
