@@ -9,7 +9,7 @@ import pytest
 
 from tests.cli.conftest import Vdbackup
 from tests.sources.file_sets.kept import check
-from vdbackup.sources.file_sets import sync
+from vdbackup.sources.file_sets import image, sync
 
 
 @pytest.fixture
@@ -145,3 +145,17 @@ def test_of_files_no_single_moment_can_be_had(
     said = vdbackup("backup", "--files", folder, "-r", repository, "--consistency", wanted)
     assert said.status == (1 if wanted == "frozen" else 0)
     assert ("cannot be backed up as of one moment" in said.err) is (wanted == "frozen")
+
+
+def test_files_that_outgrow_their_disk_get_a_larger_one_with_a_full(
+    vdbackup: Vdbackup, folder: Path, repository: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(image, "LEAST", 96 << 20)
+    assert vdbackup("backup", "--files", folder, "-r", repository).status == 0
+    (folder / "video").write_bytes(bytes(range(256)) * (160 << 10))
+    again = vdbackup("backup", "--set", "docs", "-r", repository, "--json")
+    assert (again.status, again.json["type"]) == (0, "full")
+    assert any("It has to be a full: the source has now 192 MiB" in n for n in again.json["notes"])
+    (folder / "letter.txt").write_text("Dear all, again")
+    third = vdbackup("backup", "--set", "docs", "-r", repository, "--json")
+    assert (third.status, third.json["type"]) == (0, "incremental")

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.sources.file_sets.kept import Kept
+from tests.sources.ordinary_user import as_an_ordinary_user, open_folder
 from vdbackup.errors import Cancelled, SourceNotFound
 from vdbackup.jobs import CancelToken, Task
 from vdbackup.sources.file_sets import content, image, sync
@@ -351,3 +352,27 @@ def test_a_cancel_is_heard_in_the_midst_of_a_file(
     with pytest.raises(Cancelled):
         kept.keep(task)
     assert not kept.image.exists()
+
+
+def test_an_ordinary_user_keeps_what_that_user_may_read(read: list[str]):
+    """Nothing is mounted, and no program of root's is asked."""
+    with open_folder() as place, as_an_ordinary_user():
+        folder = place / "chosen"
+        folder.mkdir()
+        write(folder / "mine", b"mine")
+        write(folder / "hidden", b"nobody may read this")
+        (folder / "hidden").chmod(0)
+        (folder / "closed").mkdir(mode=0)
+        kept = Kept(place / "files.img", folder)
+        kept.keep()
+        assert content_of(kept, folder / "mine") == b"mine"
+        write(folder / "mine", b"changed")
+        kept.keep()
+        assert content_of(kept, folder / "mine") == b"changed"
+        assert names_in(kept, folder) == {"mine", "closed"}
+        closed = f"These folders could not be read: {folder}/closed (Permission denied)."
+        assert kept.trouble == (
+            f"These could not be read, and are not in the point: {folder}/hidden.",
+            f"{closed} What the point before has of them stays.",
+        )
+        (folder / "closed").chmod(0o700)

@@ -24,7 +24,10 @@ from vdbackup.sources.file_sets.tree import Tree, joined, named
 _ATTEMPTS = 3
 """How often a file is read that changes meanwhile."""
 _MOST_LINKS = 65_000
-"""Of a folder; one that has more subfolders says that it has 1 (dir_nlink)."""
+"""Of a file on ext4: what has more names is there more than once. A folder that has more subfolders
+says that it has 1 (dir_nlink)."""
+_LARGEST = (1 << 44) - (1 << 12)
+"""Bytes of a file on ext4."""
 _MAX_NAME = 255
 """Bytes of a name on ext4."""
 _PHASE = "Files"
@@ -42,7 +45,7 @@ class Found:
         restless: what changed each time while it was read.
         lost: what is zeros in part, because its medium fails.
         bare: what has lost extended attributes, for which there is no room.
-        unfit: names that are too long.
+        unfit: what ext4 has no place for: too long a name, too large a file.
     """
 
     unreadable: list[bytes] = field(default_factory=list)
@@ -63,7 +66,7 @@ class Found:
             ),
             "These could not be read in part, and have zeros there": self.lost,
             "For some extended attributes of these there is no room": self.bare,
-            "These have names that cannot be kept, and are left out": self.unfit,
+            "These have names or sizes that cannot be kept": self.unfit,
         }
         return tuple(f"{what}: {named(paths)}." for what, paths in said.items() if paths)
 
@@ -239,7 +242,8 @@ class Sync:
             number: of the inode that has had its name, None where there is none.
         """
         key = (found.st_dev, found.st_ino)
-        if found.st_nlink > 1 and (linked := self._linked.get(key)) is not None:
+        linked = self._linked.get(key) if found.st_nlink > 1 else None
+        if linked is not None and self._names[linked] < _MOST_LINKS:
             self._names[linked] += 1
             return linked
         if number is not None and number in self._names:  # it is another file's by now
@@ -276,10 +280,13 @@ class Sync:
             (self.found.unreadable if number is None else self.found.kept).append(path)
             return number
 
-    def _file(self, path: bytes, number: int | None) -> int:
+    def _file(self, path: bytes, number: int | None) -> int | None:
         with _reading():
             content = Content(path, self._moved_bytes)
         with content:
+            if content.size > _LARGEST:
+                self.found.unfit.append(path)
+                return number
             with _reading():
                 attributes = attributes_of(path)
             begun, inode = (number, self._image.read(number)) if number else self._begun(content)

@@ -12,6 +12,7 @@ from vdbackup.jobs import readable_size
 from vdbackup.sources.file_sets.choice import Choice
 from vdbackup.sources.file_sets.content import Content
 from vdbackup.sources.file_sets.inode import BLOCK
+from vdbackup.text import printable
 
 _TAG = b"CACHEDIR.TAG"
 _SIGNATURE = b"Signature: 8a477f597d28d172789f06886806bc55"
@@ -58,9 +59,8 @@ class LeftOut:
         which = ", ".join(self.unreadable[:_NAMED])
         more = len(self.unreadable) - _NAMED
         others = f" and {more:,} more" if more > 0 else ""
-        return (
-            f"Folders could not be read: {which}{others}. What the point before has of them stays.",
-        )
+        said = f"These folders could not be read: {which}{others}."
+        return (f"{said} What the point before has of them stays.",)
 
 
 @dataclass(frozen=True)
@@ -183,7 +183,7 @@ def joined(folder: bytes, name: bytes) -> bytes:
 
 def text(path: bytes) -> str:
     """A path for a sentence: what is no text in it is shown as such."""
-    return path.decode("utf-8", "backslashreplace")
+    return printable(os.fsdecode(path))
 
 
 def named(paths: list[bytes]) -> str:
