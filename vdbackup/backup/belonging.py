@@ -151,7 +151,7 @@ def size_before(folder: Path, ref: SourceRef, set_name: str | None = None) -> in
     if not ref.is_files or not (folder / MARKER).exists():
         return None
     repository = Repository.open(folder)
-    paths = (str(Choice(Choice.parse(ref.rest).paths)),)
+    paths = (str(Choice(Choice.typed(ref.rest).paths)),)
     for name in repository.names():
         try:
             settings = repository.settings(name)

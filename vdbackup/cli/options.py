@@ -146,31 +146,19 @@ def chosen_source(options: argparse.Namespace) -> SourceRef | None:
                 "Nothing is named to be backed up.",
                 "Name a disk, files with --files, or with --set what has been backed up before.",
             )
-        if source is None or not source.is_files:
-            return source
-        written = Choice.parse(source.rest)
-        return _files(
-            Choice.of(
-                written.paths, written.exclude, crosses=written.crosses, caches=written.caches
-            )
-        )
+        return source
     if source is not None:
         raise UsageError(
             f"Either a disk is backed up or files are, and both are named: {source} and "
             f"{options.files[0]}.",
             "Name one of them.",
         )
-    return _files(
-        Choice.of(
-            options.files,
-            options.exclude,
-            crosses=options.cross_file_systems,
-            caches=options.caches,
-        )
+    choice = Choice.of(
+        options.files,
+        options.exclude,
+        crosses=options.cross_file_systems,
+        caches=options.caches,
     )
-
-
-def _files(choice: Choice) -> SourceRef:
     return SourceRef(Scheme.FILES, str(choice))
 
 

@@ -146,7 +146,7 @@ def _open_device(path: Path, hints: Hints) -> DiskSource:
 def open_files(ref: SourceRef, hints: Hints = Hints()) -> Source:
     """Open chosen files; raises SourceNotFound where there is nothing of them."""
     of_files = hints.of_files
-    choice = Choice.parse(ref.rest)
+    choice = Choice.typed(ref.rest)
     return FileSetSource(choice, of_files.size, of_files.apart, reads_all=of_files.reads_all)
 
 

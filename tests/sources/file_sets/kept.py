@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from tests.sources.loops import mounted
+from tests.sources.loops import loop, mounted
 from vdbackup.disks.chain import Chain
 from vdbackup.disks.names import DiskFormat
 from vdbackup.jobs import Task
@@ -62,8 +62,10 @@ class Kept:
     def mounted(self) -> Iterator[Path]:
         """Where the kernel shows the folder that was chosen."""
         size = self.image.stat().st_size - 2 * START
-        options = f"ro,loop,offset={START},sizelimit={size}"
-        with mounted(self.image, self.image.with_name("mounted"), "-o", options) as folder:
+        where = (f"--offset={START}", f"--sizelimit={size}", "--read-only")
+        place = self.image.with_name("mounted")
+        # mount itself takes a loop device that is just going away, with what that has cached
+        with loop(self.image, *where) as device, mounted(device, place, "-o", "ro") as folder:
             yield Path(f"{folder}{self.choice.paths[0]}")
 
 

@@ -131,7 +131,7 @@ def test_only_what_is_old_enough_is_settled(tmp_path: Path, monkeypatch: pytest.
     path.touch()
     changed = path.stat().st_ctime_ns
     for later, settled in ((1, False), (content._TICK + 1, True)):
-        monkeypatch.setattr(content.time, "time_ns", lambda now=changed + later: now)
+        monkeypatch.setattr(content.time, "clock_gettime_ns", lambda _, t=changed + later: t)
         assert content.is_settled(path.stat()) is settled
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.sources.file_sets.kept import Kept
-from tests.sources.file_sets.trees import described, odd
+from tests.sources.file_sets.trees import odd, same
 
 pytestmark = pytest.mark.usefixtures("as_root")
 
@@ -28,7 +28,7 @@ def kept(tmp_path: Path, folder: Path) -> Kept:
 
 def is_kept(kept: Kept, folder: Path) -> None:
     with kept.mounted() as there:
-        assert described(there) == described(folder)
+        same(there, folder)
 
 
 def test_every_kind_of_file_is_kept_with_all_that_belongs_to_it(kept: Kept, folder: Path):

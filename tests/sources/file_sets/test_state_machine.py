@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, rule, run_state_machine_as_test
 
 from tests.sources.file_sets.kept import Kept
-from tests.sources.file_sets.trees import described
+from tests.sources.file_sets.trees import same
 
 pytestmark = pytest.mark.usefixtures("as_root")
 
@@ -140,7 +140,7 @@ class Trees(RuleBasedStateMachine):
         self.kept.keep()
         assert self.kept.trouble == ()
         with self.kept.mounted() as there:
-            assert described(there) == described(Path(os.fsdecode(self.root)))
+            same(there, Path(os.fsdecode(self.root)))
 
 
 def _is_folder(path: bytes) -> bool:

@@ -102,6 +102,14 @@ def described(folder: Path) -> tuple[dict[bytes, Any], list[list[bytes]]]:
     return found, sorted(sorted(each) for each in names.values() if len(each) > 1)
 
 
+def same(one: Path, other: Path) -> None:
+    """Fail unless the kernel says the same of both; says what it does not."""
+    (files, links), (others, other_links) = described(one), described(other)
+    names = [name for name in files.keys() | others.keys() if files.get(name) != others.get(name)]
+    assert {name: (files.get(name), others.get(name)) for name in names[:5]} == {}
+    assert links == other_links
+
+
 def _digest(path: bytes) -> str:
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -57,7 +57,7 @@ class Choice:
     def parse(cls, text: str) -> Self:
         """The choice that was written as `text`; raises SourceNotFound where it is none.
 
-        Nothing is looked for: what a person wrote goes through `of` then.
+        Nothing is looked for.
         """
         paths: list[str] = []
         exclude: list[str] = []
@@ -78,6 +78,12 @@ class Choice:
                 f"No files are chosen by {text!r}.", "Name a folder or a file, or several."
             )
         return cls(tuple(paths), tuple(exclude), _CROSS in flags, _CACHES in flags)
+
+    @classmethod
+    def typed(cls, text: str) -> Self:
+        """What a person means by `text`; raises SourceNotFound as `parse` does."""
+        said = cls.parse(text)
+        return cls.of(said.paths, said.exclude, crosses=said.crosses, caches=said.caches)
 
     def __str__(self) -> str:
         """As a shell would be told: the paths, then what is left out."""

@@ -13,6 +13,8 @@ from vdbackup.sources.file_sets.inode import BLOCK, Known
 _KEPT_ATTRIBUTES = ("user.", "trusted.", "security.", "system.posix_acl_")
 """What ext4 has a place for; other file systems have more, which mean nothing elsewhere."""
 _NO_ATTRIBUTES = (errno.ENOTSUP, errno.ENOSYS)
+_CLOCK = 5
+"""CLOCK_REALTIME_COARSE (linux/time.h)."""
 _TICK = 20_000_000
 """Nanoseconds within which two writes may leave the same time: the kernel's clock for files goes in
 ticks of 1 to 10 ms."""
@@ -123,6 +125,10 @@ def attributes_of(path: bytes) -> dict[str, bytes]:
 
 
 def is_settled(found: os.stat_result) -> bool:
-    """Whether what is written to the file from now on leaves it another time of change."""
+    """Whether what is written to the file from now on leaves it another time of change.
+
+    To be asked before it is read, of the clock that files get their times from.
+    """
     coarse = not found.st_ctime_ns % 1_000_000_000
-    return time.time_ns() - found.st_ctime_ns > (_COARSE if coarse else _TICK)
+    now = time.clock_gettime_ns(_CLOCK)
+    return now - found.st_ctime_ns > (_COARSE if coarse else _TICK)

@@ -224,7 +224,7 @@ class Image:
 
     def target(self, number: int, inode: Inode) -> bytes:
         """Where a symbolic link leads."""
-        if not inode.has_blocks or inode.own_extents() is None:
+        if inode.size < len(inode.block):
             return inode.block[: inode.size]
         [(_, disk, _)] = self._extents(number)
         return bytes(self._read_blocks(disk, 1)[: inode.size])

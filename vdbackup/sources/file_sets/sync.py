@@ -90,6 +90,7 @@ class _Pending:
     visit: _Visit
     folder: Folder
     names: list[bytes]
+    believed: bool
 
 
 class Sync:
@@ -135,6 +136,7 @@ class Sync:
     def _visit(self, visit: _Visit) -> None:
         """Look at a folder that is on both sides, or just made."""
         self._task.check()
+        believed = is_settled(visit.found)
         names = self._tree.names(visit.path, visit.device)
         if visit.is_new:
             folder = Folder.new(visit.number, visit.parent)
@@ -157,9 +159,9 @@ class Sync:
         for name, entry in there.items():
             self._remove(folder, name, entry)
         if new:
-            self._pending.append(_Pending(visit, folder, new))
+            self._pending.append(_Pending(visit, folder, new, believed))
         else:
-            self._finish(visit, folder, believed=True)
+            self._finish(visit, folder, believed=believed)
 
     def _compare(self, visit: _Visit, folder: Folder, name: bytes, entry: Entry) -> bool:
         """Look at what has a name on both sides; whether it is to be made anew."""
@@ -175,7 +177,8 @@ class Sync:
                 self._stays(entry)
             return False
         mode = self._image.read(entry.inode).mode
-        if stat.S_IFMT(mode) != stat.S_IFMT(found.st_mode):
+        is_taken = entry.is_folder and entry.inode in self._claimed  # of another name by now
+        if is_taken or stat.S_IFMT(mode) != stat.S_IFMT(found.st_mode):
             self._remove(folder, name, entry)
             return True
         if stat.S_ISDIR(mode):
@@ -231,7 +234,7 @@ class Sync:
                 number = self._keep(path, found, None)
             if number is not None:
                 folder.set(name, number, found.st_mode)
-        self._finish(visit, folder, believed=True)
+        self._finish(visit, folder, believed=pending.believed)
 
     def _keep(self, path: bytes, found: os.stat_result, number: int | None) -> int | None:
         """Have a file that is no folder on the disk; its inode there, None where it has none.
@@ -246,8 +249,8 @@ class Sync:
         if linked is not None and self._names[linked] < _MOST_LINKS:
             self._names[linked] += 1
             return linked
-        if number is not None and number in self._names:  # it is another file's by now
-            number = None
+        if number is not None and (number in self._names or number in self._claimed):
+            number = None  # it is another file's by now
         if number is None:
             number = self._moved(found)
         elif number in self._gone:
@@ -314,6 +317,7 @@ class Sync:
 
     def _other(self, path: bytes, found: os.stat_result, number: int | None) -> int:
         """A link, a device, a pipe or a socket: what of it may change is in its inode."""
+        believed = is_settled(found)
         with _reading():
             attributes = attributes_of(path)
             target = os.readlink(path) if stat.S_ISLNK(found.st_mode) else None
@@ -337,7 +341,7 @@ class Sync:
                 inode.be_device(found.st_rdev)
         else:
             inode = self._image.read(number)
-        self._describe(path, number, inode, found, attributes, believed=is_settled(found))
+        self._describe(path, number, inode, found, attributes, believed=believed)
         return number
 
     def _describe(
@@ -372,7 +376,6 @@ class Sync:
             attributes = attributes_of(visit.path)
         except OSError:
             believed = False
-        believed = believed and is_settled(found)
         self._describe(visit.path, visit.number, inode, found, attributes, believed=believed)
 
     def _remove(self, folder: Folder, name: bytes, entry: Entry) -> None:
