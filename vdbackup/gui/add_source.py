@@ -90,12 +90,12 @@ class AddSourceForm(QWidget):
         column.addWidget(self.devices)
         self.source_edit = parts.field(
             "sourceEdit",
-            "A disk from the list, a disk image (raw or virtual), or files",
+            "A disk, an image, or files",
             "Disk image, device or files to back up",
         )
         choose_image = parts.button("Choose an image…", "chooseImageButton")
         choose_image.clicked.connect(self._on_choose_image_clicked)
-        choose_files = parts.button("Files of a folder…", "chooseFilesButton")
+        choose_files = parts.button("Choose files…", "chooseFilesButton")
         choose_files.clicked.connect(self._on_choose_files_clicked)
         column.addLayout(_row(self.source_edit, choose_image, choose_files))
         column.addSpacing(10)
@@ -282,6 +282,6 @@ def _row(edit: QWidget, *buttons: QWidget) -> QHBoxLayout:
     row.setSpacing(8)
     row.addWidget(edit, 1)
     for button in buttons:
-        button.setMinimumWidth(150)
+        button.setMinimumWidth(150 // len(buttons))
         row.addWidget(button)
     return row
