@@ -89,6 +89,9 @@ SHOWN_ONLY = {
     "boot -r /mnt/backups latest": "opens a window of QEMU's, and so do the next two",
     "boot -r /mnt/backups latest --hardware virtio --firmware uefi --memory 4096 --network": "",
     "boot -r /mnt/backups latest --keep": "",
+    "restore --files -r /mnt/backups --set etc latest back": (
+        "needs a set of chosen files: tests/recovery/test_file_set.py"
+    ),
     "sessions promote ID": "needs a session: tests/cli/test_sessions.py",
     "mount -r /mnt/backups 2 look --background": "stays, as does the next: tests/cli/test_mount.py",
     "umount look": "",

@@ -297,6 +297,12 @@ class SourceLost(SourceError):
     code = "source-lost"
 
 
+class FileSystemNotMade(SourceError):
+    """The file system that chosen files are kept in cannot be made, read or written."""
+
+    code = "file-system-not-made"
+
+
 class SourceInUse(SourceError):
     """Another program writes to what is to be taken over as it is."""
 

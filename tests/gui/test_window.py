@@ -6,7 +6,7 @@ import tarfile
 from pathlib import Path
 
 from PySide6.QtCore import Qt
-from PySide6.QtWidgets import QTreeWidget
+from PySide6.QtWidgets import QFileDialog, QTreeWidget
 from pytestqt.qtbot import QtBot
 
 from tests.gui.user import User
@@ -319,3 +319,25 @@ def test_the_demo_disk_needs_one_click(user: User) -> None:
     user.clicks("demoButton")
     user.sees_points(1)
     assert user.window.sources.count() == 1
+
+
+def test_the_files_of_a_folder_are_backed_up_again_and_again(
+    user: User, tmp_path: Path, repository: Path
+) -> None:
+    folder = tmp_path / "my files"
+    folder.mkdir()
+    (folder / "letter.txt").write_text("Dear all")
+    user.clicks("chooseFilesButton")
+    dialog = user.sees(QFileDialog, "QFileDialog")
+    dialog.fileSelected.emit(str(folder))
+    dialog.close()
+    form = user.window.first_run.form
+    assert form.source_edit.text() == f"files:'{folder}'"
+    form.repository_edit.setText(str(repository))
+    user.clicks("startButton")
+    user.agrees()
+    user.sees_points(1)
+    (folder / "letter.txt").write_text("Dear nobody")
+    user.backs_up(2)
+    points = user.window.panel.timeline.points
+    assert [point.type for point in points] == [PointType.FULL, PointType.INCREMENTAL]

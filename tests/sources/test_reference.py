@@ -66,7 +66,7 @@ def test_what_names_another_kind_is_kept_and_shown_and_not_opened(
         with pytest.raises(SourceNotFound) as refusal:
             refused()
         assert refusal.value.title == (
-            f"There is no file {text}, and no kind of source called {scheme} (known: file)."
+            f"There is no file {text}, and no kind of source called {scheme} (known: file, files)."
         )
         assert (refusal.value.remedy, refusal.value.code) == (
             Remedy.LIST_DEVICES,

@@ -24,6 +24,7 @@ from vdbackup.repository.marker import MARKER
 from vdbackup.repository.model import SetSettings, SourceIdentity
 from vdbackup.repository.near_paths import NearPaths
 from vdbackup.repository.repository import Repository, check_set_name, free_set_name
+from vdbackup.sources.file_sets.choice import Choice
 from vdbackup.sources.identity import Comparison, Facts, Kind, Verdict, compare
 from vdbackup.sources.reference import SourceRef
 from vdbackup.sources.source import Source
@@ -135,6 +136,32 @@ def said_before(folder: Path, ref: SourceRef, set_name: str | None = None) -> st
         if settings.source_format in list(DiskFormat) and known & names:
             answers.add(settings.source_format)
     return answers.pop() if len(answers) == 1 else None
+
+
+def size_before(folder: Path, ref: SourceRef, set_name: str | None = None) -> int | None:
+    """Bytes of the disk that chosen files have in their set, None where there is no such set.
+
+    It is needed to open them: they go on on a disk of that size.
+
+    Args:
+        folder: the repository's, which need not be there yet.
+        ref: the files.
+        set_name: of their set, where that is said.
+    """
+    if not ref.is_files or not (folder / MARKER).exists():
+        return None
+    repository = Repository.open(folder)
+    paths = (str(Choice(Choice.typed(ref.rest).paths)),)
+    for name in repository.names():
+        try:
+            settings = repository.settings(name)
+        except RepositoryError as error:
+            log.warning("%s says nothing of its source: %s", name, error)
+            continue
+        known = known_facts(settings)
+        if known.kind == Kind.FILES and (set_name == name or known.paths == paths):
+            return settings.virtual_size
+    return None
 
 
 def known_facts(settings: SetSettings) -> Facts:

@@ -210,7 +210,7 @@ def plan(  # noqa: PLR0913 - each is a thing that is asked for
                 summary,
                 choice.note,
                 home.note,
-                source.filled_up,
+                source.remark,
                 *left_out.sentences,
             )
             if each
@@ -271,7 +271,7 @@ def run(plan: CapturePlan, task: Task) -> CaptureResult:
         warnings = (*point.warnings, *interrupted, *tight, *unlisted)
         moment = point.reading.consistency.sentence if point.reading else ""
         about_free = point.reading.about_free if point.reading else ()
-        notes = tuple(filter(None, (plan.note, source.filled_up, moment, *about_free, *published)))
+        notes = tuple(filter(None, (plan.note, source.remark, moment, *about_free, *published)))
         if plan.similar:
             warnings += (plan.about_source,)
         elif plan.about_source:
@@ -317,7 +317,7 @@ def _captured(
 ) -> RecoveryPoint:
     source, parent = plan.source, choice.parent
     draft = Draft(backup_set, choice.kind, parent, source.size, source.sector_size)
-    with draft, _rounds(plan, parent) as rounds:
+    with draft, _rounds(plan, parent, task) as rounds:
         _check_wanted(plan, rounds.hindrance)
         salvage = Salvage(source, rounds, task.cancel)
         free = unread.unread(source, rounds, plan.left_out, all_blocks=plan.all_blocks)
@@ -344,11 +344,13 @@ def _captured(
             warnings += (unreadable_warning(unreadable),)
         reading = Reading(
             outcome.consistency,
-            ChangesFrom.SCAN if changed is None else ChangesFrom.TRACKER,
+            changes_from := _changes_from(source, changed),
             read_bytes,
             rounds.scan_reason or proof.why_all,
             outcome.token,
-            0 if changed is None else proving.unproven(backup_set.latest_captured()) + 1,
+            proving.unproven(backup_set.latest_captured()) + 1
+            if changes_from is ChangesFrom.TRACKER
+            else 0,
             all_blocks=plan.all_blocks,
             not_read=free.listed(),
             about_free=free.sentences,
@@ -394,11 +396,11 @@ def _of_the_moment(outcome: Outcome, source: Source) -> list[str]:
     return [sentence for sentence in outcome.trouble if sentence not in always]
 
 
-def _rounds(plan: CapturePlan, parent: RecoveryPoint | None) -> Rounds:
+def _rounds(plan: CapturePlan, parent: RecoveryPoint | None, task: Task) -> Rounds:
     """In which the source is read; what is known of it is the parent's."""
     if plan.consistency is Wanted.AS_IS:
         return OneReading(plan.source)
-    return plan.source.rounds(following.follow(plan.repository, plan.set_name, parent))
+    return plan.source.rounds(following.follow(plan.repository, plan.set_name, parent, task))
 
 
 def _changed(rounds: Rounds, parent: RecoveryPoint) -> Ranges | None:
@@ -406,6 +408,13 @@ def _changed(rounds: Rounds, parent: RecoveryPoint) -> Ranges | None:
     if rounds.changed is None:
         return None
     return union(rounds.changed, not_held(parent))
+
+
+def _changes_from(source: Source, changed: Ranges | None) -> ChangesFrom:
+    """By what it is known what has changed."""
+    if changed is None:
+        return ChangesFrom.SCAN
+    return ChangesFrom.FILES if source.ref.is_files else ChangesFrom.TRACKER
 
 
 def _why_all(backup_set: BackupSet, plan: CapturePlan) -> str:

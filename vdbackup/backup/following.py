@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from vdbackup.jobs import Task
 from vdbackup.repository.model import RecoveryPoint
 from vdbackup.repository.repository import Repository
 from vdbackup.sources.moment import Follow
@@ -16,8 +17,11 @@ def name(repository: Repository, set_name: str) -> str:
     return f"{short} in {repository.id[:8]}"
 
 
-def follow(repository: Repository, set_name: str, parent: RecoveryPoint | None) -> Follow:
+def follow(
+    repository: Repository, set_name: str, parent: RecoveryPoint | None, task: Task
+) -> Follow:
     """Since when the set's next point needs to know what changed: since its parent's moment."""
     since = parent.reading.tracker if parent and parent.reading else None
     unknown = "the tracker does not know the point before" if parent and not since else ""
-    return Follow(name(repository, set_name), since, unknown)
+    before = (lambda: repository.set(set_name).open_chain(parent)) if parent else None
+    return Follow(name(repository, set_name), since, unknown, before, task)

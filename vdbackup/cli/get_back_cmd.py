@@ -15,6 +15,7 @@ from vdbackup.cli.options import (
     new_command,
     point_options,
 )
+from vdbackup.errors import UsageError
 
 
 def add_restore(subparsers: Subparsers) -> None:
@@ -23,13 +24,21 @@ def add_restore(subparsers: Subparsers) -> None:
         subparsers,
         "restore",
         restore,
-        "restore a point to a raw file or block device",
+        "restore a point to a raw file or block device, or its chosen files",
         example="restore -r /mnt/backups latest disk-again.img",
         failed="the target does not hold the point",
         warned="something was left out, or could not be checked",
     )
     point_options(parser)
-    parser.add_argument("target", type=Path, metavar="TARGET", help="a new file, or a device")
+    parser.add_argument(
+        "target", type=Path, metavar="TARGET", nargs="?",
+        help="a new file, or a device; of files a folder, in which they get the paths that they "
+        "had, or nothing: where they came from",
+    )  # fmt: skip
+    parser.add_argument(
+        "--files", action="store_true",
+        help="of a set of chosen files: the files, with all that was kept of them",
+    )  # fmt: skip
     parser.set_defaults(format="raw")
     _restoring(parser)
 
@@ -47,6 +56,7 @@ def add_export(subparsers: Subparsers) -> None:
     )
     point_options(parser)
     parser.add_argument("target", type=Path, metavar="FILE", help="a new file")
+    parser.set_defaults(files=False)
     parser.add_argument(
         "--format",
         default=None,
@@ -69,6 +79,12 @@ def restore(options: argparse.Namespace) -> int:
     """Restore or export a point."""
     from vdbackup.recovery import restore
 
+    if options.files:
+        return _restore_files(options)
+    if options.target is None:
+        raise UsageError(
+            "It is not said where the disk is to be restored to.", "Name a new file, or a device."
+        )
     repository = open_repository(options.repository, as_json=options.json)
     backup_set, point = repository.find(options.point, options.set)
     plan = restore.plan(
@@ -85,6 +101,24 @@ def restore(options: argparse.Namespace) -> int:
     warnings = work("Restore", lambda task: restore.run(plan, task), as_json=options.json)
     if options.json:
         print_json({"event": "result", "target": str(options.target), "warnings": warnings})
+    warn(warnings)
+    return WARNINGS if warnings else DONE
+
+
+def _restore_files(options: argparse.Namespace) -> int:
+    from vdbackup.recovery import file_set
+
+    repository = open_repository(options.repository, as_json=options.json)
+    backup_set, point = repository.find(options.point, options.set)
+    target = options.target or Path("/")
+    plan = file_set.plan(
+        repository, backup_set.name, point.id, target.absolute(), overwrite=options.overwrite
+    )
+    if not announce(plan, options):
+        return DONE
+    warnings = work("Restore", lambda task: file_set.run(plan, task), as_json=options.json)
+    if options.json:
+        print_json({"event": "result", "target": str(target), "warnings": warnings})
     warn(warnings)
     return WARNINGS if warnings else DONE
 

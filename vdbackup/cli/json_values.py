@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vdbackup.cli import remedies
-from vdbackup.errors import VdbackupError
+from vdbackup.errors import SourceNotFound, VdbackupError
 from vdbackup.jobs import Plan
+from vdbackup.sources.reference import SourceRef
 
 if TYPE_CHECKING:
     from vdbackup.backup.forecast import Fate
@@ -111,13 +112,33 @@ def set_json(backup_set: BackupSet) -> dict[str, Any]:
     settings = backup_set.settings
     return {
         "name": backup_set.name,
-        "source": settings.source.path,
+        "source": _source(settings.source.path),
         "virtual_size": settings.virtual_size,
         "format": settings.format,
         **_automatically(settings.policy),
         "long_chain": long_chains.sentence(backup_set) or None,
         "points": [point_json(backup_set, point) for point in backup_set.points],
         "damaged": [broken_json(each) for each in backup_set.broken],
+    }
+
+
+def _source(text: str) -> str | dict[str, Any]:
+    """What a set's source is: of a disk its path; chosen files as what was chosen."""
+    from vdbackup.sources.file_sets.choice import Choice
+
+    ref = SourceRef.parse(text)
+    if not ref.is_files:
+        return text
+    try:
+        choice = Choice.parse(ref.rest)
+    except SourceNotFound:  # of a damaged record
+        return text
+    return {
+        "kind": "files",
+        "paths": choice.paths,
+        "exclude": choice.exclude,
+        "cross_file_systems": choice.crosses,
+        "caches": choice.caches,
     }
 
 

@@ -23,6 +23,8 @@ from vdbackup.cli.options import (
     FORMAT_NAMES,
     Subparsers,
     changing_options,
+    chosen_source,
+    files_options,
     new_command,
     parents_option,
     policy_change,
@@ -49,15 +51,17 @@ def add_backup(subparsers: Subparsers) -> None:
         subparsers,
         "backup",
         backup,
-        "back a disk up",
+        "back a disk up, or chosen files",
         example="backup /dev/sdb -r /mnt/backups --keep 14",
         failed="no point was made; those before are as they were",
         warned="the point is there, with a warning, such as that it does not boot",
     )
     parser.add_argument(
-        "source", type=SourceRef.typed, metavar="SOURCE",
-        help="a disk image or block device: its path, or file:PATH",
+        "source", type=SourceRef.typed, metavar="SOURCE", nargs="?",
+        help="a disk image or block device: its path, or file:PATH; if left out, what the set "
+        "named with --set holds the backups of",
     )  # fmt: skip
+    files_options(parser)
     repository_options(parser)
     parser.add_argument(
         "--type", default="auto", choices=["auto", "full", "incremental", "differential"],
@@ -80,8 +84,9 @@ def add_backup(subparsers: Subparsers) -> None:
         "systems are frozen; frozen, so or not at all; as-is, without holding anybody back",
     )  # fmt: skip
     parser.add_argument(
-        "--read-all", action="store_true",
-        help="read everything, though a tracker says what has changed: that proves it",
+        "--read-all", "--checksum", action="store_true",
+        help="read everything, though a tracker says what has changed: that proves it; of files, "
+        "those too whose size and times are as they were",
     )  # fmt: skip
     parser.add_argument(
         "--all-blocks", action="store_true",
@@ -104,8 +109,9 @@ def backup(options: argparse.Namespace) -> int:
         raise UsageError(
             "--same-source says whose backups a set holds, and no set is named.", "Add --set NAME."
         )
+    source = chosen_source(options) or backup.source_of(options.repository, options.set)
     request = backup.BackupRequest(
-        options.source,
+        source,
         options.repository,
         set_name=options.set,
         kind=options.type,

@@ -13,7 +13,10 @@ if TYPE_CHECKING:
     from vdbackup.operations.policy import Change
 
 from vdbackup.disks.names import BACKUP_FORMATS, DiskFormat
+from vdbackup.errors import UsageError
 from vdbackup.jobs import readable_size
+from vdbackup.sources.file_sets.choice import Choice
+from vdbackup.sources.reference import Scheme, SourceRef
 
 POINT_HELP = (
     "an id, the unique start of one, a sequence number, or `latest`: the newest that was captured"
@@ -105,6 +108,58 @@ def parents_option(parser: argparse.ArgumentParser) -> None:
         "--parents-in", type=Path, metavar="DIR", action="append", default=[],
         help="also look for a virtual disk's parents there, if you trust the disk; repeatable",
     )  # fmt: skip
+
+
+def files_options(parser: argparse.ArgumentParser) -> None:
+    """Which folders and files are meant, and what of them is not."""
+    group = parser.add_argument_group("chosen files, in the place of a disk")
+    group.add_argument(
+        "--files", nargs="+", metavar="PATH",
+        help="folders and files: they are kept on a disk of their own",
+    )  # fmt: skip
+    group.add_argument(
+        "--exclude", action="append", default=[], metavar="GLOB",
+        help="leave out what has such a name or, where there is a slash in it, such a path; "
+        "repeatable",
+    )  # fmt: skip
+    group.add_argument(
+        "--cross-file-systems", action="store_true",
+        help="take other file systems, too, that are mounted in the folders",
+    )  # fmt: skip
+    group.add_argument(
+        "--caches", action="store_true",
+        help="take what is in folders, too, that are marked as caches (CACHEDIR.TAG)",
+    )  # fmt: skip
+
+
+def chosen_source(options: argparse.Namespace) -> SourceRef | None:
+    """What is named to be backed up, a disk or files; None where nothing is, but a set."""
+    source: SourceRef | None = options.source
+    if options.files is None:
+        if options.exclude or options.cross_file_systems or options.caches:
+            raise UsageError(
+                "What is left out or taken, too, is said of files, and none are named.",
+                "Name them with --files.",
+            )
+        if source is None and options.set is None:
+            raise UsageError(
+                "Nothing is named to be backed up.",
+                "Name a disk, files with --files, or with --set what has been backed up before.",
+            )
+        return source
+    if source is not None:
+        raise UsageError(
+            f"Either a disk is backed up or files are, and both are named: {source} and "
+            f"{options.files[0]}.",
+            "Name one of them.",
+        )
+    choice = Choice.of(
+        options.files,
+        options.exclude,
+        crosses=options.cross_file_systems,
+        caches=options.caches,
+    )
+    return SourceRef(Scheme.FILES, str(choice))
 
 
 def source_format_option(parser: argparse.ArgumentParser) -> None:

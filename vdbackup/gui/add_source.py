@@ -22,7 +22,8 @@ from vdbackup.gui.jobs.worker import Worker
 from vdbackup.jobs import Job
 from vdbackup.operations import placement
 from vdbackup.sources.devices import Candidate, candidates
-from vdbackup.sources.reference import SourceRef
+from vdbackup.sources.file_sets.choice import Choice
+from vdbackup.sources.reference import Scheme, SourceRef
 from vdbackup.text import printable
 
 ROOM = 92
@@ -89,12 +90,14 @@ class AddSourceForm(QWidget):
         column.addWidget(self.devices)
         self.source_edit = parts.field(
             "sourceEdit",
-            "A disk from the list, or a disk image (raw or virtual)",
-            "Disk image or device to back up",
+            "A disk, an image, or files",
+            "Disk image, device or files to back up",
         )
         choose_image = parts.button("Choose an image…", "chooseImageButton")
         choose_image.clicked.connect(self._on_choose_image_clicked)
-        column.addLayout(_row(self.source_edit, choose_image))
+        choose_files = parts.button("Choose files…", "chooseFilesButton")
+        choose_files.clicked.connect(self._on_choose_files_clicked)
+        column.addLayout(_row(self.source_edit, choose_image, choose_files))
         column.addSpacing(10)
         column.addWidget(parts.label("2. Where should the backups be kept?", "strong"))
         self.repository_edit = parts.field(
@@ -172,6 +175,13 @@ class AddSourceForm(QWidget):
         )
         filters = [f"Disk images ({images})", "All files (*)"]
         parts.choose_file(self, "Choose a disk image", self.source_edit, filters)
+
+    def _on_choose_files_clicked(self) -> None:
+        def written(path: str) -> str:
+            return str(SourceRef(Scheme.FILES, str(Choice((path,)))))
+
+        title = "Choose a folder whose files are to be backed up"
+        parts.choose_folder(self, title, self.source_edit, written)
 
     def _on_choose_folder_clicked(self) -> None:
         parts.choose_folder(self, "Choose a folder for the backups", self.repository_edit)
@@ -267,10 +277,11 @@ def _stacked(*notices: QWidget) -> QWidget:
     return made
 
 
-def _row(edit: QWidget, button: QWidget) -> QHBoxLayout:
-    button.setMinimumWidth(150)
+def _row(edit: QWidget, *buttons: QWidget) -> QHBoxLayout:
     row = QHBoxLayout()
     row.setSpacing(8)
     row.addWidget(edit, 1)
-    row.addWidget(button)
+    for button in buttons:
+        button.setMinimumWidth(150 // len(buttons))
+        row.addWidget(button)
     return row

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import html
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from PySide6.QtCore import QEvent, Qt
@@ -292,13 +292,15 @@ class Dialog(QDialog):
         return height if height >= 0 else self.column.totalSizeHint().height()
 
 
-def choose_folder(parent: QWidget, title: str, edit: QLineEdit) -> None:
-    """Let the user choose a folder for a field."""
+def choose_folder(
+    parent: QWidget, title: str, edit: QLineEdit, written: Callable[[str], str] = str
+) -> None:
+    """Let the user choose a folder for a field, in which it is then as `written` has it."""
     dialog = QFileDialog(parent, title, edit.text())
     dialog.setAttribute(Qt.WidgetAttribute.WA_DeleteOnClose)
     dialog.setFileMode(QFileDialog.FileMode.Directory)
     dialog.setOption(QFileDialog.Option.ShowDirsOnly)
-    dialog.fileSelected.connect(edit.setText)
+    dialog.fileSelected.connect(lambda path: edit.setText(written(path)))
     dialog.open()
 
 

@@ -25,7 +25,7 @@ from vdbackup.repository.backup_set import BackupSet
 from vdbackup.repository.digests import BLOCK
 from vdbackup.repository.model import RecoveryPoint, unreadable_warning
 from vdbackup.repository.repository import Repository
-from vdbackup.sources.opening import Hints, open_source
+from vdbackup.sources.opening import Hints, HintsOfFiles, open_source
 from vdbackup.sources.reference import SourceRef
 from vdbackup.sources.salvage import Salvage
 from vdbackup.sources.source import Rounds, Source
@@ -119,7 +119,10 @@ def planned(
     point = backup_set.point(point_id) if point_id else _latest(backup_set)
     settings = backup_set.settings
     ref = SourceRef.parse(settings.source.path)
-    with open_source(ref, Hints(before=settings.source_format or None)) as source:
+    of_files = HintsOfFiles(point.virtual_size, (repository.path,))
+    with open_source(
+        ref, Hints(before=settings.source_format or None, of_files=of_files)
+    ) as source:
         belonging(repository, source, backup_set.name, same_source=False)
         if (source.size, source.sector_size) != (point.virtual_size, point.sector_size):
             now, then = sizes_apart(source.size, point.virtual_size)
@@ -156,7 +159,7 @@ def run(plan: ComparisonPlan, task: Task) -> SourceVerdict:
     ids = (plan.point_id,)
     with claims.reading(plan.repository, plan.set_name, ids, doing) as backup_set:
         point = backup_set.point(plan.point_id)
-        follow = following.follow(plan.repository, plan.set_name, point)
+        follow = following.follow(plan.repository, plan.set_name, point, task)
         with plan.source.rounds(follow) as rounds:
             return _compared(backup_set, point, plan.source, rounds, task)
 

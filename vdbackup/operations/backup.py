@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from vdbackup.backup import capture, retention
-from vdbackup.backup.belonging import said_before
+from vdbackup.backup.belonging import said_before, size_before
 from vdbackup.backup.capture import CapturePlan
 from vdbackup.backup.kind import AUTO
 from vdbackup.errors import VdbackupError
@@ -28,7 +28,7 @@ from vdbackup.operations.relinking import relink
 from vdbackup.repository.model import BootTests, Policy, RecoveryPoint
 from vdbackup.repository.repository import Repository
 from vdbackup.sources.moment import Wanted
-from vdbackup.sources.opening import Hints, open_source
+from vdbackup.sources.opening import Hints, HintsOfFiles, open_source
 from vdbackup.sources.reference import SourceRef
 
 __all__ = [
@@ -40,6 +40,7 @@ __all__ = [
     "plan",
     "planned",
     "run",
+    "source_of",
 ]
 
 
@@ -111,8 +112,10 @@ def planned(request: BackupRequest) -> Iterator[CapturePlan]:
             user knows what it is, or whether it is the set's.
         BackupError, RepositoryError: it cannot be backed up there, and why.
     """
-    before = said_before(request.repository, request.source, request.set_name)
-    hints = Hints(request.parents_in, request.source_format, before)
+    where = (request.repository, request.source, request.set_name)
+    of_files = HintsOfFiles(size_before(*where), (request.repository,), request.read_all)
+    hints = Hints(request.parents_in, request.source_format, said_before(*where), of_files)
+    is_files = request.source.is_files
     with open_source(request.source, hints) as source:
         repository = placement.repository_for(source, request.repository, seen=request.seen)
         plan = capture.plan(
@@ -122,11 +125,27 @@ def planned(request: BackupRequest) -> Iterator[CapturePlan]:
             kind=request.kind,
             disk_format=request.disk_format,
             same_source=request.same_source,
-            consistency=request.consistency,
-            read_all=request.read_all,
-            all_blocks=request.all_blocks,
+            consistency=_consistency(request),
+            read_all=request.read_all and not is_files,  # of files it says which are read
+            all_blocks=request.all_blocks or is_files,  # nothing is read of what is free there
         )
         yield _placed(_with_policy(plan, request.policy), request)
+
+
+def _consistency(request: BackupRequest) -> Wanted:
+    """What the point is to be: while files are read, nobody is held back in any case."""
+    as_is = request.source.is_files and request.consistency is Wanted.AS_IS
+    return Wanted.AUTO if as_is else request.consistency
+
+
+def source_of(folder: Path, set_name: str | None) -> SourceRef:
+    """What a set holds the backups of, to be backed up again; raises RepositoryError.
+
+    Args:
+        folder: the repository's.
+        set_name: the set; may be None where there is only one.
+    """
+    return SourceRef.parse(Repository.open(folder).set(set_name).settings.source.path)
 
 
 def plan(request: BackupRequest) -> CapturePlan:

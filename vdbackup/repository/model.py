@@ -142,6 +142,7 @@ class ChangesFrom(enum.StrEnum):
 
     TRACKER = "tracker"
     SCAN = "scan"
+    FILES = "files"  # by each file's size and times
 
 
 @dataclass(frozen=True)

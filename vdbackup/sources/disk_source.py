@@ -175,7 +175,7 @@ class DiskSource:
         return length if self._raw and length < self.size else None
 
     @property
-    def filled_up(self) -> str:
+    def remark(self) -> str:
         """What there is to say of a raw file that ends within a sector; "" of all else."""
         if self.exact_size is None:
             return ""

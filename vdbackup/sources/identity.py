@@ -29,9 +29,13 @@ class Verdict(enum.StrEnum):
 
 
 class Kind(enum.StrEnum):
-    """What a source is to the kernel. A volume is made by device-mapper or md: LVM, RAID."""
+    """What a source is to the kernel. A volume is made by device-mapper or md: LVM, RAID.
+
+    Chosen files are nothing to it; their paths are one text, which says which they are.
+    """
 
     FILE = "file"
+    FILES = "files"
     DISK = "disk"
     PARTITION = "partition"
     VOLUME = "volume"
@@ -279,6 +283,8 @@ def _verdict(seen: _Seen) -> Verdict:
     kind = seen.now.kind
     if kind == Kind.FILE:
         return _of_file(seen)
+    if kind == Kind.FILES:
+        return Verdict.SAME if _PATHS in seen.agree else Verdict.OTHER
     if kind == Kind.VOLUME and _VOLUME in seen.agree | seen.contradict:
         return Verdict.SAME if _VOLUME in seen.agree else Verdict.OTHER
     if kind == Kind.LOOP and _FILE in seen.agree | seen.contradict:

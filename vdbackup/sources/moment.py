@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
+
+from vdbackup.jobs import Task
 
 if TYPE_CHECKING:
     from vdbackup.agent.changes import Token
     from vdbackup.consistency import Consistency
+    from vdbackup.disks.chain import Chain
 
 
 @dataclass(frozen=True)
@@ -19,11 +23,15 @@ class Follow:
         name: by which a tracker of changes knows it.
         since: the moment that it knows already; None where it knows none.
         unknown: why it knows none, to be put behind "because"; "" where it has read nothing before.
+        before: opens the disk as it was at that moment; None where there is none.
+        task: what whoever reads it reports to, and what stops it.
     """
 
     name: str
     since: Token | None
     unknown: str = ""
+    before: Callable[[], Chain] | None = None
+    task: Task = field(default_factory=Task)
 
 
 class Wanted(enum.StrEnum):

@@ -8,7 +8,7 @@ import shlex
 import stat
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from vdbackup.agent import client
@@ -23,24 +23,43 @@ from vdbackup.disks.names import DiskFormat
 from vdbackup.errors import NotADisk, Remedy, SourceNotFound, SourceNotOpened, SourceNotPermitted
 from vdbackup.sources.devices import device_id
 from vdbackup.sources.disk_source import DiskSource
+from vdbackup.sources.file_sets.choice import Choice
+from vdbackup.sources.file_sets.source import FileSetSource
 from vdbackup.sources.reference import Scheme, SourceRef, unknown
 from vdbackup.sources.source import Source
 
 
 @dataclass(frozen=True)
+class HintsOfFiles:
+    """What helps to open chosen files.
+
+    Attributes:
+        size: bytes of the disk that the points before have; None where there are none.
+        apart: folders that do not belong to them, wherever they lie: the repository.
+        reads_all: whether what has not changed is to be read, too.
+    """
+
+    size: int | None = None
+    apart: Sequence[Path] = ()
+    reads_all: bool = False
+
+
+@dataclass(frozen=True)
 class Hints:
-    """What helps to open a source that is a virtual disk, or may be one.
+    """What helps to open a source, such as one that is a virtual disk, or may be one.
 
     Attributes:
         parents_in: folders besides its own in which its parents may lie.
         said: what it is, "raw" or a format, where the user says so; else its name and its content
             decide (disks/contents.py).
         before: what the user said when it was backed up last.
+        of_files: what helps where it is chosen files.
     """
 
     parents_in: Sequence[Path] = ()
     said: str | None = None
     before: str | None = None
+    of_files: HintsOfFiles = field(default_factory=HintsOfFiles)
 
 
 def open_source(ref: SourceRef, hints: Hints = Hints()) -> Source:
@@ -124,7 +143,17 @@ def _open_device(path: Path, hints: Hints) -> DiskSource:
         raise
 
 
-_KINDS: dict[str, Callable[[SourceRef, Hints], Source]] = {Scheme.FILE: open_file}
+def open_files(ref: SourceRef, hints: Hints = Hints()) -> Source:
+    """Open chosen files; raises SourceNotFound where there is nothing of them."""
+    of_files = hints.of_files
+    choice = Choice.typed(ref.rest)
+    return FileSetSource(choice, of_files.size, of_files.apart, reads_all=of_files.reads_all)
+
+
+_KINDS: dict[str, Callable[[SourceRef, Hints], Source]] = {
+    Scheme.FILE: open_file,
+    Scheme.FILES: open_files,
+}
 """How each kind of source is opened."""
 
 _FILES: dict[int, Callable[[Path, Hints], DiskSource]] = {

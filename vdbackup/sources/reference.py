@@ -1,7 +1,8 @@
 """How a source is named: in one text, by its kind and by what that kind knows it by.
 
 `file:/dev/sdb` names a block device, `file:disk.img` a disk image. A path alone means `file:`, and
-is what such a name is written as wherever it is kept, handed on or read by a person.
+is what such a name is written as wherever it is kept, handed on or read by a person. `files:` and
+paths, as a shell would have them, names chosen folders and files (file_sets/choice.py).
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ class Scheme(enum.StrEnum):
     """The kinds of sources that can be opened (opening.py)."""
 
     FILE = "file"
+    FILES = "files"
 
 
 _SCHEME = re.compile(r"(?P<scheme>[a-z][a-z0-9+.-]*):(?P<rest>.*)", re.DOTALL)
@@ -78,6 +80,11 @@ class SourceRef:
     def is_file(self) -> bool:
         """Whether it is an image or a block device."""
         return self.scheme == Scheme.FILE
+
+    @property
+    def is_files(self) -> bool:
+        """Whether it is chosen folders and files."""
+        return self.scheme == Scheme.FILES
 
     @property
     def path(self) -> Path:

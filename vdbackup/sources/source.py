@@ -165,8 +165,8 @@ class Source(Protocol):
         """Whether `data_ranges` leaves out what is zeros; else it may be most of the disk."""
 
     @property
-    def filled_up(self) -> str:
-        """A sentence about `exact_size`; "" where that is None."""
+    def remark(self) -> str:
+        """What there is to say of it as it is meant to be, sentences; "" where there is nothing."""
 
     def facts(self) -> Facts:
         """All that tells it from others, as it is now; raises SourceError."""

@@ -1,6 +1,7 @@
-"""A GPT on a disk that is larger than the one it was made for: its second copy belongs at the end.
+"""Writing a GPT: a new one, or one on a disk that is larger than the one it was made for.
 
-Firmware and programs that check take the table for damaged otherwise, and "mend" it by themselves.
+Its second copy belongs at the disk's end. Firmware and programs that check take the table for
+damaged otherwise, and "mend" it by themselves.
 
 Specification: UEFI 2.10, 5.3.2.
 """
@@ -9,6 +10,7 @@ from __future__ import annotations
 
 import os
 import struct
+import uuid
 import zlib
 
 _HEADER = struct.Struct("<8s4sIII4Q16sQIII")
@@ -16,6 +18,48 @@ _HEADER = struct.Struct("<8s4sIII4Q16sQIII")
 the disk's GUID, place, number and size of the entries, their checksum."""
 _MAX_TABLE = 1 << 20
 """Bytes of entries; 128 entries have 16 KiB."""
+
+_ENTRY = struct.Struct("<16s16sQQQ72s")
+"""Type, GUID, first and last sector, attributes, name (UTF-16)."""
+_ENTRIES, _ENTRY_SIZE = 128, 128
+LINUX = uuid.UUID("0fc63daf-8483-4772-8e79-3d69d8477de4")
+"""Type of a partition with a Linux file system."""
+
+
+def write_table(
+    fd: int, size: int, sector_size: int, start: int, length: int, kind: uuid.UUID, name: str
+) -> None:
+    """Give a disk a table with one partition, new GUIDs, and both copies; not durable.
+
+    Args:
+        fd: of the disk.
+        size: of it, in bytes.
+        sector_size: in bytes.
+        start: of the partition, in bytes, a whole sector.
+        length: of it, in bytes, whole sectors.
+        kind: the partition's type.
+        name: of the partition.
+    """
+    last = size // sector_size - 1
+    sectors = _ENTRIES * _ENTRY_SIZE // sector_size
+    first, end = start // sector_size, (start + length) // sector_size - 1
+    own = uuid.uuid4().bytes_le
+    entry = _ENTRY.pack(
+        kind.bytes_le, uuid.uuid4().bytes_le, first, end, 0, name.encode("utf-16-le")
+    )
+    entries = entry.ljust(_ENTRIES * _ENTRY_SIZE, b"\0")
+    protective = struct.pack(
+        "<BBBBBBBBII", 0, 0, 2, 0, 0xEE, 0xFF, 0xFF, 0xFF, 1, min(last, 0xFFFFFFFF)
+    )
+    os.pwrite(fd, protective.ljust(64, b"\0") + b"\x55\xaa", 446)
+    blank = bytes(sector_size)
+    for here, other, place in ((1, last, 2), (last, 1, last - sectors)):
+        fields: list[object] = [
+            b"EFI PART", b"\0\0\1\0", _HEADER.size, 0, 0, here, other, 2 + sectors,
+            last - sectors - 1, own, place, _ENTRIES, _ENTRY_SIZE, zlib.crc32(entries),
+        ]  # fmt: skip
+        os.pwrite(fd, entries, place * sector_size)
+        os.pwrite(fd, _sealed(fields, blank, _HEADER.size), here * sector_size)
 
 
 def move_second_copy(fd: int, sector_size: int) -> None:

@@ -1,0 +1,132 @@
+"""Chosen files come back as they were, to where they came from or elsewhere, and nowhere else."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.backup.lab import Lab
+from tests.sources.file_sets.trees import described, odd
+from vdbackup.errors import NotInPoint
+from vdbackup.jobs import Task
+from vdbackup.operations import backup
+from vdbackup.operations.machines import Machines
+from vdbackup.recovery import file_set
+from vdbackup.repository.repository import Repository
+from vdbackup.sources.file_sets.choice import Choice
+from vdbackup.sources.reference import Scheme, SourceRef
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    folder = tmp_path / "chosen"
+    folder.mkdir()
+    (folder / "letter").write_bytes(b"as it was")
+    (folder / "inner").mkdir()
+    (folder / "inner" / "large").write_bytes(os.urandom(700_000))
+    return folder
+
+
+def back_up(folder: Path) -> Repository:
+    where = folder.parent / "backups"
+    ref = SourceRef(Scheme.FILES, str(Choice.of([str(folder)])))
+    request = backup.BackupRequest(ref, where)
+    made = backup.back_up(request, Machines(folder.parent / "sessions"), Task())
+    assert made.warnings == ()
+    return made.repository
+
+
+def restore(
+    repository: Repository, target: Path = Path("/"), *, overwrite: bool = False
+) -> tuple[str, ...]:
+    point = repository.set().points[-1]
+    plan = file_set.plan(repository, repository.set().name, point.id, target, overwrite=overwrite)
+    return file_set.run(plan, Task())
+
+
+def as_restored(folder: Path) -> tuple[dict[bytes, Any], list[list[bytes]]]:
+    """What can be set by anybody: the time of change is the kernel's own."""
+    files, links = described(folder)
+    return {name: (*each[:4], *each[5:]) for name, each in files.items()}, links
+
+
+def test_all_comes_back_elsewhere(folder: Path, tmp_path: Path):
+    before = as_restored(folder)
+    assert restore(back_up(folder), tmp_path / "back") == ()
+    assert as_restored(Path(f"{tmp_path}/back{folder}")) == before
+
+
+@pytest.mark.usefixtures("as_root")
+def test_every_kind_of_file_comes_back_with_all_that_belongs_to_it(folder: Path, tmp_path: Path):
+    shutil.rmtree(folder / "inner")
+    odd(folder)
+    before = as_restored(folder)
+    assert restore(back_up(folder), tmp_path / "back") == ()
+    back = Path(f"{tmp_path}/back{folder}")
+    assert as_restored(back) == before
+    assert (back / "nothing but a hole").stat().st_blocks == 0
+
+
+def test_what_was_lost_comes_back_where_it_was_and_what_is_there_stays(folder: Path):
+    before = as_restored(folder)
+    repository = back_up(folder)
+    above = folder.parent.stat().st_mtime_ns, folder.parent.stat().st_mode
+    shutil.rmtree(folder / "inner")
+    (folder / "letter").write_bytes(b"newer")
+    (folder / "new").write_bytes(b"nobody knows it")
+    assert restore(repository) == (
+        f"Something is there already under these names, and stays: {folder}/letter.",
+    )
+    assert (folder / "letter").read_bytes() == b"newer"
+    assert restore(repository, overwrite=True) == ()
+    assert (folder / "new").read_bytes() == b"nobody knows it"
+    (folder / "new").unlink()
+    os.utime(folder, ns=(0, before[0][b""][3]))
+    assert as_restored(folder) == before
+    assert above == (folder.parent.stat().st_mtime_ns, folder.parent.stat().st_mode)
+
+
+def test_a_link_in_the_place_of_a_folder_leads_nowhere(folder: Path, tmp_path: Path):
+    repository = back_up(folder)
+    shutil.rmtree(folder / "inner")
+    (tmp_path / "elsewhere").mkdir()
+    (folder / "inner").symlink_to(tmp_path / "elsewhere")
+    said = restore(repository, overwrite=True)
+    assert said == (f"Something is there already under these names, and stays: {folder}/inner.",)
+    assert os.listdir(tmp_path / "elsewhere") == []
+
+
+def test_names_of_one_file_are_of_one_file_again(folder: Path, tmp_path: Path):
+    for name in ("second", "inner/third"):
+        os.link(folder / "letter", folder / name)
+    assert restore(back_up(folder), tmp_path / "back") == ()
+    back = Path(f"{tmp_path}/back{folder}")
+    assert (back / "letter").stat().st_nlink == 3
+    assert (back / "letter").samefile(back / "inner" / "third")
+
+
+def test_what_is_cut_off_leaves_what_was_there(folder: Path, monkeypatch: pytest.MonkeyPatch):
+    repository = back_up(folder)
+    (folder / "letter").write_bytes(b"newer")
+
+    def full(*_: object) -> int:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "pwrite", full)
+    with pytest.raises(OSError, match="No space"):
+        restore(repository, overwrite=True)
+    monkeypatch.undo()
+    assert (folder / "letter").read_bytes() == b"newer"
+    left = {each.name for each in folder.rglob("*")}
+    assert left == {"letter", "inner", "large"}
+
+
+def test_of_a_disk_there_are_no_chosen_files(tmp_path: Path):
+    lab = Lab(tmp_path, disk_format="vmdk")
+    point = lab.backup("full")
+    with pytest.raises(NotInPoint, match="is of a disk"):
+        file_set.plan(lab.repository, lab.set.name, point.id, tmp_path, overwrite=False)

@@ -1,0 +1,134 @@
+"""A file of this computer as it is read: its content, and what else is kept of it."""
+
+from __future__ import annotations
+
+import errno
+import os
+import time
+from collections.abc import Callable
+from typing import Self
+
+from vdbackup.sources.file_sets.inode import BLOCK, Known
+
+_KEPT_ATTRIBUTES = ("user.", "trusted.", "security.", "system.posix_acl_")
+"""What ext4 has a place for; other file systems have more, which mean nothing elsewhere."""
+_NO_ATTRIBUTES = (errno.ENOTSUP, errno.ENOSYS)
+_CLOCK = 5
+"""CLOCK_REALTIME_COARSE (linux/time.h)."""
+_TICK = 20_000_000
+"""Nanoseconds within which two writes may leave the same time: the kernel's clock for files goes in
+ticks of 1 to 10 ms."""
+_COARSE = 2_000_000_000
+"""The same where a file system keeps whole seconds (or FAT's two)."""
+
+
+class Content:
+    """An open file. A context manager.
+
+    Attributes:
+        fd: of it.
+        found: what it was like when it was opened, or last looked at.
+        lost: whether something in it could not be read.
+    """
+
+    def __init__(self, path: bytes, moved: Callable[[int], None]) -> None:
+        """Open it; raises OSError.
+
+        Args:
+            path: of a regular file; no link is followed.
+            moved: called with how many bytes are read; what it raises ends the reading.
+        """
+        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+        try:
+            self.fd = os.open(path, flags | os.O_NOATIME)
+        except PermissionError:  # it is somebody else's: reading it is noted there
+            self.fd = os.open(path, flags)
+        self.found = os.fstat(self.fd)
+        self.lost = False
+        self._moved = moved
+
+    @property
+    def size(self) -> int:
+        """In bytes."""
+        return self.found.st_size
+
+    def has_changed(self) -> bool:
+        """Whether it has since it was looked at; looks at it anew."""
+        before, self.found = Known.of_file(self.found), os.fstat(self.fd)
+        return Known.of_file(self.found) != before
+
+    def readinto(self, offset: int, view: memoryview) -> None:
+        """Fill `view` from byte `offset` on; with zeros behind the end and where it is lost."""
+        self._moved(len(view))
+        wanted = max(0, min(len(view), self.size - offset))
+        view[wanted:] = bytes(len(view) - wanted)
+        try:
+            self._fill(offset, view[:wanted])
+        except OSError:
+            for at in range(0, wanted, BLOCK):
+                part = view[at : min(at + BLOCK, wanted)]
+                try:
+                    self._fill(offset + at, part)
+                except OSError:
+                    self.lost = True
+                    part[:] = bytes(len(part))
+
+    def _fill(self, offset: int, view: memoryview) -> None:
+        done = 0
+        while done < len(view):
+            got = os.preadv(self.fd, [view[done:]], offset + done)
+            if not got:  # it was cut
+                view[done:] = bytes(len(view) - done)
+                return
+            done += got
+
+    def data(self) -> list[tuple[int, int]]:
+        """Where it holds data: first byte and end of each stretch; all else is a hole."""
+        found: list[tuple[int, int]] = []
+        at = 0
+        while at < self.size:
+            try:
+                start = os.lseek(self.fd, at, os.SEEK_DATA)
+                at = min(os.lseek(self.fd, start, os.SEEK_HOLE), self.size)
+            except OSError as error:
+                if error.errno == errno.ENXIO:  # nothing more but a hole
+                    return found
+                return [(0, self.size)]  # its file system knows no holes
+            if start < at:
+                found.append((start, at))
+        return found
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self.fd)
+
+
+def attributes_of(path: bytes) -> dict[str, bytes]:
+    """A file's extended attributes, as far as they are kept; raises OSError."""
+    found: dict[str, bytes] = {}
+    try:
+        names = os.listxattr(path, follow_symlinks=False)
+    except OSError as error:
+        if error.errno in _NO_ATTRIBUTES:
+            return found
+        raise
+    for name in names:
+        if name.startswith(_KEPT_ATTRIBUTES):
+            try:
+                found[name] = os.getxattr(path, name, follow_symlinks=False)
+            except OSError as error:
+                if error.errno not in (*_NO_ATTRIBUTES, errno.ENODATA):
+                    raise
+    return found
+
+
+def is_settled(found: os.stat_result) -> bool:
+    """Whether what is written to the file from now on leaves it another time of change.
+
+    To be asked before it is read, of the clock that files get their times from.
+    """
+    coarse = not found.st_ctime_ns % 1_000_000_000
+    now = time.clock_gettime_ns(_CLOCK)
+    return now - found.st_ctime_ns > (_COARSE if coarse else _TICK)

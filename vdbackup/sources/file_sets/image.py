@@ -1,0 +1,467 @@
+"""The disk that chosen files are kept in: a GPT with one partition, and an ext4 without a journal.
+
+The file system is made by mke2fs, and written by libext2fs (library.py) right into a disk in the
+making (delta.py): nothing is mounted, and nobody need be root. What content lies where the library
+decides; the content itself goes past it, in large pieces. New content lies in one place, so that a
+backup, which keeps blocks of 64 KiB, keeps little beside it.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import stat
+import subprocess
+import time
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from ctypes import byref, c_uint, c_void_p
+from typing import Self
+
+from vdbackup.errors import FileSystemNotMade, ProgramMissing
+from vdbackup.sources.file_sets import library
+from vdbackup.sources.file_sets.content import Content
+from vdbackup.sources.file_sets.delta import Delta
+from vdbackup.sources.file_sets.folder import Folder
+from vdbackup.sources.file_sets.inode import BLOCK, Inode
+from vdbackup.sources.file_sets.library import Channel, Extent, Failed
+from vdbackup.volumes.gpt import LINUX, write_table
+
+START = 1 << 20
+"""Byte at which the partition begins; as much is left behind it, for the table's second copy."""
+SECTOR = 512
+"""Bytes of a sector of the disk."""
+ROOT, LOST_AND_FOUND = 2, b"lost+found"
+LEAST = 16 << 30
+"""Bytes of the smallest disk: what is empty costs almost nothing, and it need not grow soon."""
+_PER_INODE = 16 << 10
+"""Bytes of the disk for each inode (mke2fs.conf, inode_ratio)."""
+_ROOMY = 4
+"""So much more than its content is a new disk."""
+_IN_PLACE = 256 << 10
+"""Bytes from which a file that has changed stays where it is: most of it may be as it was."""
+_PIECE = 1 << 20
+"""Bytes of content that are read at once."""
+_COMPARED = 64 << 10
+"""Bytes that are written together where any of them differ."""
+_HOLE = 2048
+"""Free blocks in a row (8 MiB) that new content goes into, if there are any."""
+_FORCE_INIT = 2
+"""For `fallocate`: what is allocated counts as written (EXT2_FALLOCATE_FORCE_INIT)."""
+_WHOLE = 2
+"""For `new_range`: so much in a row, or nothing (EXT2_NEWRANGE_MIN_LENGTH)."""
+_END = 0xFFFFFFFFFFFFFFFF
+_ROOT_NODE, _NEXT_LEAF, _IS_LEAF = 1, 7, 1
+"""EXT2_EXTENT_ROOT, EXT2_EXTENT_NEXT_LEAF, EXT2_EXTENT_FLAGS_LEAF."""
+_MKE2FS = (
+    "mke2fs", "-q", "-F", "-t", "ext4", "-b", str(BLOCK), "-I", "256", "-m", "0",
+    "-i", str(_PER_INODE), "-O", "^has_journal,^resize_inode",
+)  # fmt: skip
+
+Piece = tuple[int, int]
+"""First block and how many, of a file."""
+
+
+def size_for(content: int, files: int, before: int | None) -> int:
+    """Bytes of a disk for so much: as before, if that does.
+
+    Args:
+        content: bytes of the files, whole blocks.
+        files: how many, folders included.
+        before: of the disk before, if there is one.
+    """
+    least = content + content // 8 + files * _PER_INODE * 2 + (64 << 20)
+    if before is not None and least <= before:
+        return before
+    size = LEAST
+    while size < _ROOMY * max(content, files * _PER_INODE):
+        size *= 2
+    return size
+
+
+def make(delta: Delta) -> None:
+    """Make the empty disk; raises ProgramMissing, FileSystemNotMade."""
+    length = delta.size - 2 * START
+    own = str(uuid.uuid4())
+    write_table(delta.fd, delta.size, SECTOR, START, length, LINUX, "files")
+    command = [
+        *_MKE2FS, "-U", own,
+        "-E", f"offset={START},lazy_itable_init=1,hash_seed={own}",
+        f"/proc/self/fd/{delta.fd}", f"{length // 1024}k",
+    ]  # fmt: skip
+    path = os.pathsep.join((os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin"))
+    try:
+        done = subprocess.run(
+            command, pass_fds=(delta.fd,), capture_output=True, check=False,
+            env={"PATH": path, "LC_ALL": "C.UTF-8"}, text=True, errors="replace",
+        )  # fmt: skip
+    except FileNotFoundError:
+        raise ProgramMissing(
+            "Chosen files are kept in a file system that mke2fs makes, which is not installed.",
+            "Install it (Debian and Ubuntu: apt install e2fsprogs).",
+        ) from None
+    if done.returncode:
+        raise FileSystemNotMade(
+            f"mke2fs could not make a file system: {done.stderr.strip() or done.returncode}.",
+            "Check that there is space for it in /var/tmp, or name another folder in TMPDIR.",
+        )
+    delta.note_written()
+
+
+class Image:
+    """The file system on such a disk, open for writing. A context manager: `finish` writes it.
+
+    Inodes are named by their numbers. Methods raise what the disk raises, and FileSystemNotMade
+    where the file system is full or damaged.
+    """
+
+    def __init__(self, delta: Delta) -> None:
+        self._delta = delta
+        self._channel = Channel(delta, START, BLOCK)
+        self._goal = 0
+        self._buffer = memoryview(bytearray(_PIECE))
+        self._before = memoryview(bytearray(_COMPARED))
+
+    def __enter__(self) -> Self:
+        self._channel.open()
+        self._goal = self._first_hole()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._channel.let_go()
+
+    def finish(self) -> None:
+        """Write what is left to be written of the file system itself."""
+        self._call("close_free", byref(self._channel.fs))
+
+    def read(self, number: int) -> Inode:
+        """An inode."""
+        raw = ctypes.create_string_buffer(256)
+        self._call("read_inode_full", self._fs, number, raw, len(raw))
+        return Inode(raw.raw)
+
+    def write(self, number: int, inode: Inode) -> None:
+        """Write an inode."""
+        raw = inode.packed()
+        buffer = (ctypes.c_char * len(raw)).from_buffer(raw)
+        self._call("write_inode_full", self._fs, number, buffer, len(raw))
+
+    def new(self, mode: int) -> tuple[int, Inode]:
+        """A new inode, which nothing names yet and which is not written yet."""
+        number = c_uint()
+        self._call("new_inode", self._fs, ROOT, mode, None, byref(number))
+        self._channel.lib.ext2fs_inode_alloc_stats2(
+            self._fs, number.value, 1, int(stat.S_ISDIR(mode))
+        )
+        inode = Inode()
+        inode.begin(mode)
+        if stat.S_ISREG(mode) or stat.S_ISDIR(mode):
+            inode.use_extents()
+        return number.value, inode
+
+    def free(self, number: int) -> None:
+        """Give up an inode and all that it holds."""
+        inode = self.read(number)
+        if inode.has_attributes:
+            raw = ctypes.create_string_buffer(bytes(inode.packed()), 256)
+            self._call("free_ext_attr", self._fs, number, raw)
+            inode = Inode(raw.raw)
+            self.write(number, inode)
+        if inode.has_blocks:
+            self._punch(number, 0, _END)
+            inode = self.read(number)
+        inode.delete(int(time.time()))
+        self.write(number, inode)
+        is_folder = int(stat.S_ISDIR(inode.mode))
+        self._channel.lib.ext2fs_inode_alloc_stats2(self._fs, number, -1, is_folder)
+
+    def folder(self, number: int) -> Folder:
+        """A folder's entries."""
+        try:
+            blocks = [
+                bytes(self._read_blocks(disk + each, 1))
+                for _, disk, count in self._extents(number)
+                for each in range(count)
+            ]
+            return Folder.read(blocks)
+        except ValueError as error:
+            raise _damaged(f"folder {number}: {error}") from error
+
+    def write_folder(self, number: int, inode: Inode, folder: Folder) -> Inode:
+        """Write a folder's entries where they have changed; its inode as it is then."""
+        if not folder.changed:
+            return inode
+        blocks = folder.blocks()
+        had = sum(count for _, _, count in self._extents(number))
+        if len(blocks) > had:
+            inode.size = len(blocks) * BLOCK
+            inode.drop_index()
+            self.write(number, inode)
+            self._allocate(number, had, len(blocks) - had)
+            inode = self.read(number)
+        for first, disk, count in self._extents(number):
+            for each in range(count):
+                block = blocks[first + each]
+                if first + each < had and self._read_blocks(disk + each, 1)[:-12] == block[:-12]:
+                    continue
+                buffer = ctypes.create_string_buffer(block, BLOCK)
+                self._call("write_dir_block4", self._fs, disk + each, buffer, 0, number)
+        folder.changed = False
+        return inode
+
+    def write_link(self, number: int, inode: Inode, target: bytes) -> Inode:
+        """Have a new inode be a symbolic link; it as it is then."""
+        inode.size = len(target)
+        if len(target) < len(inode.block):
+            inode.block = target
+            return inode
+        inode.use_extents()
+        self.write(number, inode)
+        self._allocate(number, 0, 1)
+        [(_, disk, _)] = self._extents(number)
+        self._write_blocks(disk, memoryview(target.ljust(BLOCK, b"\0")))
+        return self.read(number)
+
+    def target(self, number: int, inode: Inode) -> bytes:
+        """Where a symbolic link leads."""
+        if inode.size < len(inode.block):
+            return inode.block[: inode.size]
+        [(_, disk, _)] = self._extents(number)
+        return bytes(self._read_blocks(disk, 1)[: inode.size])
+
+    def write_content(self, number: int, inode: Inode, content: Content) -> Inode:
+        """Have a file hold that; its inode as it is then, written.
+
+        What is the same already is not written again.
+
+        Args:
+            number: of the file's inode.
+            inode: that, as it is.
+            content: what it is to hold.
+        """
+        size = content.size
+        had = self._extents(number) if inode.has_blocks else []
+        if had and size < _IN_PLACE:
+            if size == inode.size and self._holds_the_same(had, content):
+                return inode
+            self._punch(number, 0, _END)
+            inode, had = self.read(number), []
+        wanted = _blocks_of(content.data())
+        there = [(first, count) for first, _, count in had]
+        for first, count in _less(there, wanted):
+            self._punch(number, first, first + count - 1)
+        if had:
+            inode = self.read(number)
+        inode.size = size
+        self.write(number, inode)
+        missing = _less(wanted, there)
+        for first, count in missing:
+            self._allocate(number, first, count)
+        for first, disk, count in self._extents(number) if wanted else ():
+            for start, length in _common([(first, count)], missing):
+                self._copy(content, start, disk + start - first, length)
+            for start, length in _less([(first, count)], missing):
+                self._copy_changed(content, start, disk + start - first, length)
+        return self.read(number)
+
+    def set_attributes(self, number: int, wanted: Mapping[str, bytes]) -> tuple[str, ...]:
+        """Have a file those extended attributes and no others; the names of what has no room.
+
+        Args:
+            number: of its inode, written.
+            wanted: as the kernel has them.
+        """
+        handle = c_void_p()
+        self._call("xattrs_open", self._fs, number, byref(handle))
+        no_room = []
+        try:
+            self._call("xattrs_read", handle)
+            for name in self._attribute_names(handle):
+                if os.fsdecode(name) not in wanted:
+                    self._call("xattr_remove", handle, name)
+            for key, value in wanted.items():
+                try:
+                    self._call("xattr_set", handle, os.fsencode(key), value, len(value))
+                except FileSystemNotMade as error:
+                    if not isinstance(error.__cause__, Failed):
+                        raise
+                    no_room.append(key)
+        finally:
+            self._channel.lib.ext2fs_xattrs_close(byref(handle))
+        return tuple(no_room)
+
+    def attributes(self, number: int) -> dict[str, bytes]:
+        """A file's extended attributes, as the kernel has them."""
+        handle = c_void_p()
+        found: dict[str, bytes] = {}
+        self._call("xattrs_open", self._fs, number, byref(handle))
+        try:
+            self._call("xattrs_read", handle)
+            for name in self._attribute_names(handle):
+                value, length = c_void_p(), ctypes.c_size_t()
+                self._call("xattr_get", handle, name, byref(value), byref(length))
+                found[os.fsdecode(name)] = ctypes.string_at(value, length.value)
+                self._channel.lib.ext2fs_free_mem(byref(value))
+        finally:
+            self._channel.lib.ext2fs_xattrs_close(byref(handle))
+        return found
+
+    def content(self, number: int, size: int) -> Iterator[tuple[int, memoryview]]:
+        """What a file of `size` bytes holds: where, and the bytes; all else of it is zeros."""
+        for first, disk, count in self._extents(number):
+            for offset in range(0, count * BLOCK, _PIECE):
+                place = first * BLOCK + offset
+                length = min(_PIECE, count * BLOCK - offset, size - place)
+                if length <= 0:
+                    break
+                view = self._buffer[:length]
+                self._delta.readinto(START + disk * BLOCK + offset, view)
+                yield place, view
+
+    def _attribute_names(self, handle: c_void_p) -> list[bytes]:
+        names: list[bytes] = []
+
+        def note(name: bytes, *_: object) -> int:
+            names.append(name)
+            return 0
+
+        self._call("xattrs_iterate", handle, library.Visit(note), None)
+        return names
+
+    @property
+    def _fs(self) -> object:
+        return self._channel.fs
+
+    def _call(self, name: str, *arguments: object) -> None:
+        try:
+            self._channel.call(name, *arguments)
+        except Failed as error:
+            if error.number in (library.NO_BLOCK, library.NO_INODE):
+                raise FileSystemNotMade(
+                    "The chosen files need more room than their disk has: they have grown since "
+                    "they were counted.",
+                    "Start the backup again.",
+                ) from error
+            raise _damaged(str(error)) from error
+
+    def _punch(self, number: int, first: int, last: int) -> None:
+        self._call("punch", self._fs, number, None, None, first, last)
+
+    def _allocate(self, number: int, first: int, count: int) -> None:
+        """Have blocks of a file lie somewhere; what comes next goes behind them."""
+        self._call("fallocate", self._fs, _FORCE_INIT, number, None, self._goal, first, count)
+        for start, disk, length in self._extents(number):
+            if start + length == first + count:
+                self._goal = disk + length
+
+    def _extents(self, number: int) -> list[tuple[int, int, int]]:
+        """Block in the file, block on the disk, how many; of all that an inode holds."""
+        own = self.read(number).own_extents()
+        if own is not None:
+            return own
+        found: list[tuple[int, int, int]] = []
+        handle, extent = c_void_p(), Extent()
+        self._call("extent_open", self._fs, number, byref(handle))
+        try:
+            step = _ROOT_NODE
+            while True:
+                try:
+                    self._channel.call("extent_get", handle, step, byref(extent))
+                except Failed as error:
+                    if error.number in (library.NO_NEXT, library.NO_CURRENT):
+                        return found
+                    raise _damaged(str(error)) from error
+                if extent.flags & _IS_LEAF:
+                    found.append((int(extent.file), int(extent.disk), int(extent.count)))
+                step = _NEXT_LEAF
+        finally:
+            self._channel.lib.ext2fs_extent_free(handle)
+
+    def _read_blocks(self, disk: int, count: int) -> memoryview:
+        view = memoryview(bytearray(count * BLOCK))
+        self._delta.readinto(START + disk * BLOCK, view)
+        return view
+
+    def _write_blocks(self, disk: int, view: memoryview) -> None:
+        self._delta.write(START + disk * BLOCK, view)
+
+    def _holds_the_same(self, had: Sequence[tuple[int, int, int]], content: Content) -> bool:
+        """Whether a small file's content is that."""
+        length = -(-content.size // BLOCK) * BLOCK
+        whole, now = memoryview(bytearray(length)), memoryview(bytearray(length))
+        for first, disk, count in had:
+            part = whole[first * BLOCK : (first + count) * BLOCK]
+            part[:] = self._read_blocks(disk, count)[: len(part)]
+        content.readinto(0, now)
+        return whole == now
+
+    def _copy(self, content: Content, first: int, disk: int, count: int) -> None:
+        for offset, view in self._pieces(content, first, count):
+            self._write_blocks(disk + offset // BLOCK, view)
+
+    def _copy_changed(self, content: Content, first: int, disk: int, count: int) -> None:
+        for offset, view in self._pieces(content, first, count):
+            for at in range(0, len(view), _COMPARED):
+                now = view[at : at + _COMPARED]
+                before = self._before[: len(now)]
+                place = disk + (offset + at) // BLOCK
+                self._delta.readinto(START + place * BLOCK, before)
+                if now != before:
+                    self._write_blocks(place, now)
+
+    def _pieces(self, content: Content, first: int, count: int) -> Iterator[tuple[int, memoryview]]:
+        """So many blocks of it from one on: where behind that, in bytes, and what is there."""
+        length = count * BLOCK
+        for offset in range(0, length, _PIECE):
+            view = self._buffer[: min(_PIECE, length - offset)]
+            content.readinto(first * BLOCK + offset, view)
+            yield offset, view
+
+    def _first_hole(self) -> int:
+        """Where so much is free in a row that new content goes there."""
+        blocks = (self._delta.size - 2 * START) // BLOCK
+        start, length = ctypes.c_ulonglong(), ctypes.c_ulonglong()
+        lib, fs = self._channel.lib, self._fs
+        number = lib.ext2fs_new_range(
+            fs, _WHOLE, 0, min(_HOLE, blocks), None, byref(start), byref(length)
+        )
+        return 0 if number else int(start.value)
+
+
+def _blocks_of(stretches: Sequence[tuple[int, int]]) -> list[Piece]:
+    """The blocks that bytes lie in, those that touch joined."""
+    found: list[Piece] = []
+    for start, end in stretches:
+        first, last = start // BLOCK, -(-end // BLOCK)
+        if found and found[-1][0] + found[-1][1] >= first:
+            first = found.pop()[0]
+        found.append((first, last - first))
+    return found
+
+
+def _less(pieces: Sequence[Piece], others: Sequence[Piece]) -> list[Piece]:
+    """What lies in the first and not in the others; both ascend."""
+    found = []
+    for first, count in pieces:
+        at, end = first, first + count
+        for other, length in others:
+            if other + length <= at or other >= end:
+                continue
+            if other > at:
+                found.append((at, other - at))
+            at = max(at, other + length)
+        if at < end:
+            found.append((at, end - at))
+    return found
+
+
+def _common(pieces: Sequence[Piece], others: Sequence[Piece]) -> list[Piece]:
+    """What lies in both."""
+    return _less(pieces, _less(pieces, others))
+
+
+def _damaged(what: str) -> FileSystemNotMade:
+    return FileSystemNotMade(
+        f"The file system that the chosen files are kept in cannot be written ({what}).",
+        "Verify the point before; a full backup makes a new file system.",
+    )

@@ -1,0 +1,460 @@
+"""The chosen files, brought onto their disk: what is there already, as it is, stays as it is.
+
+First what is on both sides is looked at, folder by folder, so that all is known that has gone; then
+what is new is made, of what has gone where that is the same file under another name; then the rest
+of what has gone is given up. What has not changed (size, times, number) is not read.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from vdbackup.jobs import Task
+from vdbackup.sources.file_sets.content import Content, attributes_of, is_settled
+from vdbackup.sources.file_sets.folder import Entry, Folder
+from vdbackup.sources.file_sets.image import LOST_AND_FOUND, ROOT, Image
+from vdbackup.sources.file_sets.inode import Inode, Known
+from vdbackup.sources.file_sets.tree import Tree, joined, named
+
+_ATTEMPTS = 3
+"""How often a file is read that changes meanwhile."""
+_MOST_LINKS = 65_000
+"""Of a file on ext4: what has more names is there more than once. A folder that has more subfolders
+says that it has 1 (dir_nlink)."""
+_LARGEST = (1 << 44) - (1 << 12)
+"""Bytes of a file on ext4."""
+_MAX_NAME = 255
+"""Bytes of a name on ext4."""
+_PHASE = "Files"
+_OFTEN = 0.1
+"""Seconds between two reports."""
+
+
+@dataclass
+class Found:
+    """What there is to say of the files, by path.
+
+    Attributes:
+        unreadable: what could not be read, and is not there, with the reason.
+        kept: what could not be read, and is as the point before has it, with the reason.
+        restless: what changed each time while it was read.
+        lost: what is zeros in part, because its medium fails.
+        bare: what has lost extended attributes, for which there is no room.
+        unfit: what ext4 has no place for: too long a name, too large a file.
+    """
+
+    unreadable: list[bytes] = field(default_factory=list)
+    kept: list[bytes] = field(default_factory=list)
+    restless: list[bytes] = field(default_factory=list)
+    lost: list[bytes] = field(default_factory=list)
+    bare: list[bytes] = field(default_factory=list)
+    unfit: list[bytes] = field(default_factory=list)
+
+    @property
+    def sentences(self) -> tuple[str, ...]:
+        """What the user must know, a sentence each."""
+        said = {
+            "These could not be read, and are not in the point": self.unreadable,
+            "These could not be read, and are as the point before has them": self.kept,
+            "These changed each time while they were read, and may be of no one moment": (
+                self.restless
+            ),
+            "These could not be read in part, and have zeros there": self.lost,
+            "For some extended attributes of these there is no room": self.bare,
+            "These have names or sizes that cannot be kept": self.unfit,
+        }
+        return tuple(f"{what}: {named(paths)}." for what, paths in said.items() if paths)
+
+
+@dataclass(frozen=True)
+class _Visit:
+    """A folder to look at: where it is, its inode on the disk, and whether that is new."""
+
+    path: bytes
+    found: os.stat_result
+    device: int
+    number: int
+    parent: int
+    is_new: bool = False
+
+
+@dataclass(frozen=True)
+class _Pending:
+    """A folder that has been looked at, and what in it is still to be made."""
+
+    visit: _Visit
+    folder: Folder
+    names: list[bytes]
+    believed: bool
+
+
+class Sync:
+    """One run of it.
+
+    Args:
+        image: the file system, open.
+        tree: the files.
+        content: bytes of them, about, for the progress.
+        reads_all: read what has not changed, too.
+        task: what it reports to, and what stops it.
+    """
+
+    def __init__(
+        self, image: Image, tree: Tree, content: int, *, reads_all: bool, task: Task
+    ) -> None:
+        self._image, self._tree = image, tree
+        self._reads_all, self._task = reads_all, task
+        self._done, self._total, self._say_at = 0, content, 0.0
+        self._visits: list[_Visit] = []
+        self._pending: list[_Pending] = []
+        self._gone: dict[int, None] = {}
+        self._gone_by_number: dict[tuple[int, int], int] = {}
+        self._claimed: set[int] = set()
+        self._linked: dict[tuple[int, int], int] = {}
+        self._names: dict[int, int] = {}
+        self.found = Found()
+
+    def run(self) -> None:
+        """Do it; raises what the disk raises, FileSystemNotMade, and Cancelled."""
+        root = os.lstat("/")
+        self._visits.append(_Visit(b"/", root, root.st_dev, ROOT, ROOT))
+        self._look()
+        while self._pending:
+            self._make(self._pending.pop())
+            self._look()
+        self._give_up()
+
+    def _look(self) -> None:
+        while self._visits:
+            self._visit(self._visits.pop())
+
+    def _visit(self, visit: _Visit) -> None:
+        """Look at a folder that is on both sides, or just made."""
+        self._task.check()
+        believed = is_settled(visit.found)
+        names = self._tree.names(visit.path, visit.device)
+        if visit.is_new:
+            folder = Folder.new(visit.number, visit.parent)
+        else:
+            folder = self._image.folder(visit.number)
+            folder.set_parent(visit.parent)
+        there = folder.entries
+        if visit.number == ROOT and LOST_AND_FOUND in there:
+            del there[LOST_AND_FOUND]
+        if names is None:  # what was there stays
+            self._finish(visit, folder, believed=False)
+            for entry in there.values():
+                self._stays(entry)
+            return
+        new = [
+            name
+            for name in names
+            if name not in there or self._compare(visit, folder, name, there.pop(name))
+        ]
+        for name, entry in there.items():
+            self._remove(folder, name, entry)
+        if new:
+            self._pending.append(_Pending(visit, folder, new, believed))
+        else:
+            self._finish(visit, folder, believed=believed)
+
+    def _compare(self, visit: _Visit, folder: Folder, name: bytes, entry: Entry) -> bool:
+        """Look at what has a name on both sides; whether it is to be made anew."""
+        path = joined(visit.path, name)
+        try:
+            found = os.lstat(path)
+        except OSError as error:
+            # what was chosen itself may be on a drive that is away
+            if isinstance(error, FileNotFoundError) and not self._tree.leads(visit.path):
+                self._remove(folder, name, entry)
+            else:
+                self.found.kept.append(path)
+                self._stays(entry)
+            return False
+        mode = self._image.read(entry.inode).mode
+        is_taken = entry.is_folder and entry.inode in self._claimed  # of another name by now
+        if is_taken or stat.S_IFMT(mode) != stat.S_IFMT(found.st_mode):
+            self._remove(folder, name, entry)
+            return True
+        if stat.S_ISDIR(mode):
+            self._enter(visit, name, found, entry.inode)
+            return False
+        number = self._keep(path, found, entry.inode)
+        if number != entry.inode:
+            self._remove(folder, name, entry)
+        if number is not None:
+            folder.set(name, number, found.st_mode)
+        return False
+
+    def _enter(
+        self,
+        parent: _Visit,
+        name: bytes,
+        found: os.stat_result,
+        number: int,
+        *,
+        is_new: bool = False,
+    ) -> None:
+        if number in self._gone:
+            self._claimed.add(number)
+        device = found.st_dev if self._tree.leads(parent.path) else parent.device
+        path = joined(parent.path, name)
+        self._visits.append(_Visit(path, found, device, number, parent.number, is_new))
+
+    def _make(self, pending: _Pending) -> None:
+        """Make what is new in a folder."""
+        visit, folder = pending.visit, pending.folder
+        for name in pending.names:
+            path = joined(visit.path, name)
+            if len(name) > _MAX_NAME or (visit.number == ROOT and name == LOST_AND_FOUND):
+                self.found.unfit.append(path)
+                continue
+            try:
+                found = os.lstat(path)
+            except FileNotFoundError:
+                if self._tree.leads(visit.path):
+                    self.found.unreadable.append(path)
+                continue
+            except OSError:
+                self.found.unreadable.append(path)
+                continue
+            if stat.S_ISDIR(found.st_mode):
+                number = self._moved(found)
+                is_new = number is None
+                if number is None:
+                    number, inode = self._image.new(found.st_mode)
+                    self._image.write(number, inode)
+                self._enter(visit, name, found, number, is_new=is_new)
+            else:
+                number = self._keep(path, found, None)
+            if number is not None:
+                folder.set(name, number, found.st_mode)
+        self._finish(visit, folder, believed=pending.believed)
+
+    def _keep(self, path: bytes, found: os.stat_result, number: int | None) -> int | None:
+        """Have a file that is no folder on the disk; its inode there, None where it has none.
+
+        Args:
+            path: of it.
+            found: what it is like.
+            number: of the inode that has had its name, None where there is none.
+        """
+        key = (found.st_dev, found.st_ino)
+        linked = self._linked.get(key) if found.st_nlink > 1 else None
+        if linked is not None and self._names[linked] < _MOST_LINKS:
+            self._names[linked] += 1
+            return linked
+        if number is not None and (number in self._names or number in self._claimed):
+            number = None  # it is another file's by now
+        if number is None:
+            number = self._moved(found)
+        elif number in self._gone:
+            self._claimed.add(number)
+        kept = self._written(path, found, number)
+        if kept is None:  # it has just gone
+            self._claimed.discard(number or 0)
+            return None
+        if found.st_nlink > 1:
+            self._linked[key] = kept
+            self._names[kept] = 1
+        elif number is not None and self._image.read(kept).links != 1:
+            self._names[kept] = 1
+        return kept
+
+    def _written(self, path: bytes, found: os.stat_result, number: int | None) -> int | None:
+        """Have a file's inode be as it is, and its content."""
+        if number is not None:
+            inode = self._image.read(number)
+            if inode.known == Known.of_file(found) and not self._reads_all:
+                self._note(found.st_size)
+                return number
+        try:
+            if stat.S_ISREG(found.st_mode):
+                return self._file(path, number)
+            return self._other(path, found, number)
+        except _Unread as error:
+            if isinstance(error.why, FileNotFoundError):
+                return None
+            (self.found.unreadable if number is None else self.found.kept).append(path)
+            return number
+
+    def _file(self, path: bytes, number: int | None) -> int | None:
+        with _reading():
+            content = Content(path, self._moved_bytes)
+        with content:
+            if content.size > _LARGEST:
+                self.found.unfit.append(path)
+                return number
+            with _reading():
+                attributes = attributes_of(path)
+            begun, inode = (number, self._image.read(number)) if number else self._begun(content)
+            believed = True
+            for _ in range(_ATTEMPTS):
+                believed = is_settled(content.found)
+                content.lost = False
+                inode = self._image.write_content(begun, inode, content)
+                if not content.has_changed():
+                    break
+            else:
+                self.found.restless.append(path)
+                believed = False
+            if content.lost:
+                self.found.lost.append(path)
+            self._note(content.size)
+            believed = believed and not content.lost
+            self._describe(path, begun, inode, content.found, attributes, believed=believed)
+        return begun
+
+    def _begun(self, content: Content) -> tuple[int, Inode]:
+        number, inode = self._image.new(content.found.st_mode)
+        inode.links = 1
+        return number, inode
+
+    def _other(self, path: bytes, found: os.stat_result, number: int | None) -> int:
+        """A link, a device, a pipe or a socket: what of it may change is in its inode."""
+        believed = is_settled(found)
+        with _reading():
+            attributes = attributes_of(path)
+            target = os.readlink(path) if stat.S_ISLNK(found.st_mode) else None
+        if number is not None and (target is not None or not _is_plain(found.st_mode)):
+            inode = self._image.read(number)
+            same = (
+                target == self._image.target(number, inode)
+                if target is not None
+                else (inode.device == found.st_rdev)
+            )
+            if not same:
+                self._gone[number] = None
+                self._claimed.discard(number)
+                number = None
+        if number is None:
+            number, inode = self._image.new(found.st_mode)
+            inode.links = 1
+            if target is not None:
+                inode = self._image.write_link(number, inode, target)
+            elif not _is_plain(found.st_mode):
+                inode.be_device(found.st_rdev)
+        else:
+            inode = self._image.read(number)
+        self._describe(path, number, inode, found, attributes, believed=believed)
+        return number
+
+    def _describe(
+        self,
+        path: bytes,
+        number: int,
+        inode: Inode,
+        found: os.stat_result,
+        attributes: dict[str, bytes],
+        *,
+        believed: bool,
+    ) -> None:
+        """Write an inode with all that is known of its file, times after the content."""
+        inode.take_of(found, believed=believed)
+        self._image.write(number, inode)
+        if (attributes or inode.has_attributes) and self._image.set_attributes(number, attributes):
+            self.found.bare.append(path)
+
+    def _finish(self, visit: _Visit, folder: Folder, *, believed: bool) -> None:
+        """Write a folder, where it has changed."""
+        found = visit.found
+        inode = self._image.read(visit.number)
+        links = 2 + sum(entry.is_folder for entry in folder.entries.values())
+        links = links if links < _MOST_LINKS else 1
+        same = inode.known == Known.of_file(found) and inode.links == links
+        if same and not folder.changed:
+            return
+        inode.links = links
+        inode = self._image.write_folder(visit.number, inode, folder)
+        attributes: dict[str, bytes] = {}
+        try:
+            attributes = attributes_of(visit.path)
+        except OSError:
+            believed = False
+        self._describe(visit.path, visit.number, inode, found, attributes, believed=believed)
+
+    def _remove(self, folder: Folder, name: bytes, entry: Entry) -> None:
+        """Have a name gone; what it meant may be needed under another one."""
+        folder.remove(name)
+        todo = [entry]
+        while todo:
+            each = todo.pop()
+            if each.inode in self._gone or each.inode in self._claimed:
+                continue
+            self._gone[each.inode] = None
+            inode = self._image.read(each.inode)
+            if known := inode.known.number:
+                self._gone_by_number[known, stat.S_IFMT(inode.mode)] = each.inode
+            if each.is_folder:
+                todo += self._image.folder(each.inode).entries.values()
+
+    def _stays(self, entry: Entry) -> None:
+        """Count the names of what stays as it is, though nobody can look at it now."""
+        todo = [entry]
+        while todo:
+            each = todo.pop()
+            if each.is_folder:
+                if each.inode not in self._claimed:
+                    todo += self._image.folder(each.inode).entries.values()
+            elif self._image.read(each.inode).links > 1:
+                self._names[each.inode] = self._names.get(each.inode, 0) + 1
+            self._claimed.add(each.inode)
+
+    def _moved(self, found: os.stat_result) -> int | None:
+        """The inode of a file that has gone from where it was, if it is this one."""
+        key = (found.st_ino & 0xFFFFFFFFFFFFFFFF, stat.S_IFMT(found.st_mode))
+        number = self._gone_by_number.get(key)
+        if number is None or number in self._claimed or number in self._names:
+            return None
+        self._claimed.add(number)
+        return number
+
+    def _give_up(self) -> None:
+        """Free what has no name any more, and say of the rest how many it has."""
+        for number in self._gone:
+            if number not in self._claimed and number not in self._names:
+                self._image.free(number)
+        for number, count in self._names.items():
+            inode = self._image.read(number)
+            if inode.links != count:
+                inode.links = count
+                self._image.write(number, inode)
+
+    def _moved_bytes(self, count: int) -> None:
+        """Go no faster than is wanted; raises Cancelled."""
+        self._task.check()
+        if self._task.pace.limit is not None:
+            self._task.pace.limit.hold(count, self._task.cancel)
+
+    def _note(self, size: int) -> None:
+        self._done = min(self._done + size, self._total)
+        if (now := time.monotonic()) >= self._say_at:
+            self._say_at = now + _OFTEN
+            self._task.phase(_PHASE, self._done, self._total)
+
+
+class _Unread(Exception):
+    """A file of this computer cannot be read; what the disk's trouble is goes its own way."""
+
+    def __init__(self, why: OSError) -> None:
+        super().__init__(str(why))
+        self.why = why
+
+
+@contextmanager
+def _reading() -> Iterator[None]:
+    """What is done with a file of this computer: the system's trouble with it is no disk's."""
+    try:
+        yield
+    except OSError as error:
+        raise _Unread(error) from error
+
+
+def _is_plain(mode: int) -> bool:
+    """Whether it is a pipe or a socket, of which there is nothing more to say."""
+    return stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode)

@@ -1,0 +1,227 @@
+"""The chosen files as they lie on this computer: what is in which folder, and what is left out."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from vdbackup.jobs import readable_size
+from vdbackup.sources.file_sets.choice import Choice
+from vdbackup.sources.file_sets.content import Content
+from vdbackup.sources.file_sets.inode import BLOCK
+from vdbackup.text import printable
+
+_TAG = b"CACHEDIR.TAG"
+_SIGNATURE = b"Signature: 8a477f597d28d172789f06886806bc55"
+"""How a folder is marked whose files can be made again (bford.info/cachedir)."""
+_NAMED = 5
+_SPARSE = 1 << 20
+"""Bytes from which it is looked at where a file has holes."""
+
+
+@dataclass
+class LeftOut:
+    """What was not looked into, and is said.
+
+    Attributes:
+        apart: folders of this program's own: the repository.
+        mounted: folders in which other file systems are mounted.
+        caches: how many folders are marked as caches.
+        unreadable: why a folder could not be read, a few words each.
+    """
+
+    apart: list[bytes] = field(default_factory=list)
+    mounted: list[bytes] = field(default_factory=list)
+    caches: int = 0
+    unreadable: list[str] = field(default_factory=list)
+
+    @property
+    def sentences(self) -> tuple[str, ...]:
+        """What there is to say of that as it is meant to be."""
+        said = []
+        if self.apart:
+            said.append(f"The repository {named(self.apart)} is left out.")
+        if self.mounted:
+            said.append(f"Other file systems, mounted at {named(self.mounted)}, are left out.")
+        if self.caches:
+            which = "1 folder that is" if self.caches == 1 else f"{self.caches:,} folders that are"
+            said.append(f"The content of {which} marked as a cache is left out.")
+        return tuple(said)
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What there is to say of what should not be so."""
+        if not self.unreadable:
+            return ()
+        which = ", ".join(self.unreadable[:_NAMED])
+        more = len(self.unreadable) - _NAMED
+        others = f" and {more:,} more" if more > 0 else ""
+        said = f"These folders could not be read: {which}{others}."
+        return (f"{said} What the point before has of them stays.",)
+
+
+@dataclass(frozen=True)
+class Survey:
+    """How much was chosen.
+
+    Attributes:
+        files: how many, folders and all else included.
+        content: bytes that they take, in whole blocks.
+    """
+
+    files: int
+    content: int
+
+    @property
+    def sentence(self) -> str:
+        """That, for a person."""
+        count = "1 file" if self.files == 1 else f"{self.files:,} files and folders"
+        return f"{count}, {readable_size(self.content)}."
+
+
+class Tree:
+    """The folders that lead to what was chosen, and what lies in that.
+
+    Args:
+        choice: what was chosen.
+        apart: folders that never belong to it, as the repository.
+    """
+
+    def __init__(self, choice: Choice, apart: Collection[Path] = ()) -> None:
+        self._choice = choice
+        self._apart = {(found.st_dev, found.st_ino) for found in _there(apart)}
+        self._leading: dict[bytes, set[bytes]] = {}
+        for path in map(os.fsencode, choice.paths):
+            above = path
+            while above != b"/":
+                folder, _, name = above.rpartition(b"/")
+                self._leading.setdefault(folder or b"/", set()).add(name)
+                above = folder or b"/"
+        self.left_out = LeftOut()
+
+    def leads(self, path: bytes) -> bool:
+        """Whether a folder only leads to what was chosen."""
+        return path in self._leading
+
+    def names(self, path: bytes, device: int) -> list[bytes] | None:
+        """What in a folder belongs to it, sorted; None where it cannot be read.
+
+        Args:
+            path: of the folder.
+            device: on which the folder lies that it was chosen with (stat.st_dev).
+        """
+        if path in self._leading:
+            return sorted(self._leading[path])
+        try:
+            found = os.lstat(path)
+            if self._is_foreign(path, found, device):
+                return []
+            names = [name for name in os.listdir(path) if self._belongs(path, name)]
+        except FileNotFoundError:
+            return []
+        except OSError as error:
+            self.left_out.unreadable.append(f"{text(path)} ({error.strerror})")
+            return None
+        if _TAG in names and not self._choice.caches and _is_marked(path):
+            self.left_out.caches += 1
+            return [_TAG]
+        return sorted(names)
+
+    def _is_foreign(self, path: bytes, found: os.stat_result, device: int) -> bool:
+        if (found.st_dev, found.st_ino) in self._apart:
+            self.left_out.apart.append(path)
+            return True
+        if found.st_dev != device and not self._choice.crosses:
+            self.left_out.mounted.append(path)
+            return True
+        return False
+
+    def _belongs(self, folder: bytes, name: bytes) -> bool:
+        return not self._choice.leaves_out(joined(folder, name))
+
+    def survey(self, check: Callable[[], None]) -> Survey:
+        """Count what belongs to it; `check` is called for each folder."""
+        files = content = 0
+        for path, found in self._every(check):
+            files += 1
+            if stat.S_ISREG(found.st_mode):
+                content += -(-_stored(path, found) // BLOCK) * BLOCK
+            elif stat.S_ISDIR(found.st_mode):
+                content += max(BLOCK, found.st_size)
+        self.left_out = LeftOut()
+        return Survey(files, content)
+
+    def _every(self, check: Callable[[], None]) -> Iterator[tuple[bytes, os.stat_result]]:
+        todo = [(b"/", os.lstat("/").st_dev)]
+        seen: set[tuple[int, int]] = set()
+        while todo:
+            check()
+            path, device = todo.pop()
+            for name in self.names(path, device) or ():
+                inner = joined(path, name)
+                try:
+                    found = os.lstat(inner)
+                except OSError:
+                    continue
+                key = (found.st_dev, found.st_ino)
+                if found.st_nlink > 1 and not stat.S_ISDIR(found.st_mode):
+                    if key in seen:
+                        continue
+                    seen.add(key)
+                yield inner, found
+                if stat.S_ISDIR(found.st_mode):
+                    todo.append((inner, found.st_dev if self.leads(path) else device))
+
+
+def joined(folder: bytes, name: bytes) -> bytes:
+    """The path of what lies in a folder."""
+    return folder.rstrip(b"/") + b"/" + name
+
+
+def text(path: bytes) -> str:
+    """A path for a sentence: what is no text in it is shown as such."""
+    return printable(os.fsdecode(path))
+
+
+def named(paths: list[bytes]) -> str:
+    """Paths for a sentence: the first few."""
+    more = f" and {len(paths) - _NAMED:,} more" if len(paths) > _NAMED else ""
+    return ", ".join(map(text, paths[:_NAMED])) + more
+
+
+def _there(folders: Collection[Path]) -> Iterator[os.stat_result]:
+    for folder in folders:
+        try:
+            yield folder.stat()
+        except OSError:
+            continue  # it is not there yet
+
+
+def _is_marked(folder: bytes) -> bool:
+    try:
+        fd = os.open(joined(folder, _TAG), os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError:
+        return False
+    try:
+        return os.read(fd, len(_SIGNATURE)) == _SIGNATURE
+    except OSError:
+        return False
+    finally:
+        os.close(fd)
+
+
+def _stored(path: bytes, found: os.stat_result) -> int:
+    """Bytes that a file's content takes, without its holes.
+
+    How much its file system stores of it says less: nothing yet, of what was just written.
+    """
+    if found.st_size < _SPARSE or found.st_blocks * 512 >= found.st_size:
+        return found.st_size
+    try:
+        with Content(path, lambda _: None) as content:
+            return sum(end - start for start, end in content.data())
+    except OSError:
+        return found.st_size
