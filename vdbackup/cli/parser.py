@@ -19,6 +19,7 @@ from vdbackup.cli.look_cmd import add_files, add_info, add_list
 from vdbackup.cli.machines_cmd import add_boot, add_retarget
 from vdbackup.cli.make_cmd import add_adopt, add_backup, add_convert, add_demo
 from vdbackup.cli.policy_cmd import add_policy
+from vdbackup.cli.rescue_cmd import add_make_rescue, add_rescue
 from vdbackup.cli.schedule_cmd import add_schedule
 from vdbackup.cli.sessions_cmd import add_open_with, add_sessions
 from vdbackup.errors import UsageError
@@ -31,7 +32,13 @@ FAMILIES: Mapping[str, Mapping[str, Callable[[Any], None]]] = {
         "demo": add_demo,
     },
     "look": {"list": add_list, "files": add_files, "info": add_info},
-    "get back": {"restore": add_restore, "export": add_export, "extract": add_extract},
+    "get back": {
+        "restore": add_restore,
+        "export": add_export,
+        "extract": add_extract,
+        "make-rescue": add_make_rescue,
+        "rescue": add_rescue,
+    },
     "volumes in use": {
         "track": add_track,
         "untrack": add_untrack,
