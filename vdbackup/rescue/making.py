@@ -34,7 +34,7 @@ from vdbackup.rescue.contents import Contents, contents, resource
 
 _NEEDED = {
     "mmdebstrap": "mmdebstrap",
-    "sqfstar": "squashfs-tools",
+    "mksquashfs": "squashfs-tools",
     "grub-mkrescue": "grub-common",
     "xorriso": "xorriso",
     "mformat": "mtools",
@@ -185,7 +185,7 @@ def _pack_debian(made_of: Contents, work: Path, task: Task) -> None:
     running.run(
         [installing, squashing(live / "filesystem.squashfs")],
         task,
-        work / "said",
+        work,
         {"TMPDIR": str(work)},
     )
 
@@ -196,8 +196,10 @@ def squashing(squashfs: Path) -> list[str]:
     The Debian's kernel and initramfs lie beside it already, and programs in memory have no use for
     extended attributes.
     """
-    options = ["-comp", "zstd", "-Xcompression-level", "12", "-no-xattrs", "-no-progress"]
-    return ["sqfstar", *options, str(squashfs), "dev/*", "boot/*"]
+    options = ["-comp", "zstd", "-Xcompression-level", "12", "-no-xattrs", "-no-progress", "-quiet"]
+    left_out = ["-wildcards", "-e", "dev/*", "boot/*"]
+    # not sqfstar, which takes a compression's own option for a file's name (squashfs-tools 4.5.1)
+    return ["mksquashfs", "-", str(squashfs), "-tar", *options, *left_out]
 
 
 def write_image(medium: Path, image: Path, task: Task) -> None:
@@ -209,8 +211,8 @@ def write_image(medium: Path, image: Path, task: Task) -> None:
     grub.mkdir(parents=True)
     shutil.copyfile(resource("grub.cfg"), grub / "grub.cfg")
     command = ["grub-mkrescue", "-o", str(image), str(medium), "--", "-volid", "VDRESCUE"]
-    said = medium.with_name("said")
-    running.run([command], task, said, {"TMPDIR": str(medium.parent), "MTOOLS_SKIP_CHECK": "1"})
+    work = medium.parent
+    running.run([command], task, work, {"TMPDIR": str(work), "MTOOLS_SKIP_CHECK": "1"})
 
 
 @contextmanager

@@ -9,7 +9,6 @@ import signal
 import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import BinaryIO
 
 from vdbackup.errors import RescueMediumFailed
 from vdbackup.jobs import Task
@@ -36,49 +35,52 @@ def run(
     Args:
         commands: their argument lists.
         task: is asked meanwhile whether to stop.
-        said: a file that what they say is appended to.
+        said: a folder in which a file of each program's name gets what it says.
         environment: what is different for them.
 
     Raises:
         RescueMediumFailed: one of them failed. Cancelled: once all of them have ended.
     """
     running: list[subprocess.Popen[bytes]] = []
-    with said.open("ab") as log_file:
-        try:
-            for command in commands:
-                running.append(_start(command, running, len(commands), log_file, environment))
-            while any(each.poll() is None for each in running):
-                task.cancel.check()
-                task.cancel.wait(_LOOK_AGAIN)
-        except BaseException:
-            _stop(running)
-            raise
-    for process, command in zip(running, commands, strict=True):
-        if process.returncode:
-            _fail(command[0], process.returncode, said)
+    try:
+        for command in commands:
+            last = len(running) == len(commands) - 1
+            running.append(_start(command, running, said, environment, last=last))
+        while any(each.poll() is None for each in running):
+            if any(each.returncode for each in running):
+                break  # the others wait for it, or fail because it did
+            task.cancel.check()
+            task.cancel.wait(_LOOK_AGAIN)
+        failed = next((each for each in running if each.returncode), None)
+    finally:
+        _stop(running)
+    if failed is not None:
+        program = commands[running.index(failed)][0]
+        _fail(program, failed.returncode, said / program)
 
 
 def _start(
     command: Sequence[str],
     before: Sequence[subprocess.Popen[bytes]],
-    count: int,
-    log_file: BinaryIO,
+    said: Path,
     environment: Mapping[str, str] | None,
+    *,
+    last: bool,
 ) -> subprocess.Popen[bytes]:
     source = before[-1].stdout if before else None
-    last = len(before) == count - 1
-    try:
-        return subprocess.Popen(
-            command,
-            stdin=source or subprocess.DEVNULL,
-            stdout=log_file if last else subprocess.PIPE,
-            stderr=log_file,
-            env=os.environ | {"LC_ALL": "C.UTF-8"} | dict(environment or {}),
-            start_new_session=True,
-        )
-    finally:
-        if source is not None:
-            source.close()  # else the one before would not hear that its reader has gone
+    with (said / command[0]).open("ab") as heard:
+        try:
+            return subprocess.Popen(
+                command,
+                stdin=source or subprocess.DEVNULL,
+                stdout=heard if last else subprocess.PIPE,
+                stderr=heard,
+                env=os.environ | {"LC_ALL": "C.UTF-8"} | dict(environment or {}),
+                start_new_session=True,
+            )
+        finally:
+            if source is not None:
+                source.close()  # else the one before would not hear that its reader has gone
 
 
 def _stop(running: Sequence[subprocess.Popen[bytes]]) -> None:
