@@ -6,12 +6,14 @@ mounted read-only and without replaying their logs, and unmounted again where no
 
 from __future__ import annotations
 
+import fcntl
 import json
 import logging
 import os
 import re
 import subprocess
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -64,16 +66,29 @@ def find(task: Task) -> list[FoundRepository]:
     """
     if os.geteuid() != 0:
         raise NeedsRoot("Only root may mount what is attached.", "Do it as root.")
-    _run("vgchange", "--activate", "y", "--quiet")
     found: list[FoundRepository] = []
-    for device in _devices():
-        task.check()
-        task.phase(f"Look at {device['path']}")
-        found += _on_device(device)
-    _run("vgchange", "--activate", "n", "--quiet")  # those that nothing is mounted from
+    with _alone():
+        _run("vgchange", "--activate", "y", "--quiet")
+        for device in _devices():
+            task.check()
+            task.phase(f"Look at {device['path']}")
+            found += _on_device(device)
+        _run("vgchange", "--activate", "n", "--quiet")  # those that nothing is mounted from
     for source, folder in _shares():
         found += [FoundRepository(each, source) for each in repositories_below(folder)]
     return found
+
+
+@contextmanager
+def _alone() -> Iterator[None]:
+    """Keep others from mounting and unmounting meanwhile: a medium has more than one console."""
+    PLACE.mkdir(mode=0o700, parents=True, exist_ok=True)
+    folder = os.open(PLACE, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(folder)
 
 
 def _devices() -> list[dict[str, Any]]:
@@ -105,7 +120,7 @@ def _on_device(device: dict[str, Any]) -> Iterator[FoundRepository]:
 def _mounted(device: str, kind: str) -> Path | None:
     """Where a device has just been mounted; None where it cannot be."""
     folder = PLACE / re.sub(r"[^A-Za-z0-9._-]", "-", device.removeprefix("/dev/"))
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    folder.mkdir(mode=0o700, exist_ok=True)
     options = ",".join(filter(None, (_COMMON, _OPTIONS[kind])))
     if _run("mount", "-o", options, device, str(folder)):
         return folder
