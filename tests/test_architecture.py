@@ -254,8 +254,8 @@ def is_module(name: str) -> bool:
     return (CHECKOUT / f"{name.replace('.', '/')}.py").exists()
 
 
-def test_only_four_rooms_start_processes_and_what_arranges_schedules():
-    others = modules(outside=("agent", "qemu", "recovery", "sources"))
+def test_only_five_rooms_start_processes_and_what_arranges_schedules():
+    others = modules(outside=("agent", "qemu", "recovery", "rescue", "sources"))
     others.remove(PACKAGE / "operations" / "schedules" / "systemd.py")
     assert [m for m in others if imports(m) & PROCESSES] == []
     assert [

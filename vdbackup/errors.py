@@ -722,6 +722,12 @@ class ProgramMissing(RecoveryError):
     code = "program-missing"
 
 
+class RescueMediumFailed(RecoveryError):
+    """A rescue medium cannot be made here, or could not be made."""
+
+    code = "rescue-medium-failed"
+
+
 class NoDisplay(RecoveryError):
     """There is no screen to show a machine on."""
 

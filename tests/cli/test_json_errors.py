@@ -36,6 +36,7 @@ REFUSED = {
     "extract": (f"extract {NOTHING} latest /etc there", "no-repository"),
     "mount": (f"mount {NOTHING} latest there", "no-repository"),
     "umount": ("umount nowhere", "not-mounted"),
+    "make-rescue": ("make-rescue nowhere/rescue.iso", "target-unfit"),
     "verify": (f"verify {NOTHING}", "no-repository"),
     "merge": (f"merge {NOTHING} 2", "no-repository"),
     "delete": (f"delete {NOTHING} 2", "no-repository"),
@@ -53,9 +54,11 @@ REFUSED = {
     "sessions reopen": ("sessions reopen ffff", "session-not-found"),
     "sessions promote": ("sessions promote ffff", "session-not-found"),
 }
-NEVER_REFUSED = {"sessions list", "schedule list", "status", "agent install", "agent remove"}
-"""But for what no command can do anything about; to who is not root: test_tracking.py and, of the
-agent, test_agent.py."""
+NEVER_REFUSED = {"sessions list", "schedule list", "status", "agent install", "agent remove"} | {
+    "rescue"
+}
+"""But for what no command can do anything about; to who is not root: test_tracking.py, of the agent
+test_agent.py, and of the medium tests/rescue."""
 
 
 def commands_with_json(parser: argparse.ArgumentParser, name: str = "") -> Iterator[str]:

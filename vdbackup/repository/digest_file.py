@@ -44,6 +44,9 @@ HEADER = struct.Struct("<8sIIQQQ32s24x")
 ROW = np.dtype(
     [("region", "<u8"), ("position", "<u8"), ("seal", "u1", DIGEST), ("held", "u1", REGION // 8)]
 )
+ONES = np.array([byte.bit_count() for byte in range(256)], np.uint8)
+"""How many bits of each byte are set. numpy.bitwise_count is not in the numpy of Debian 12, which a
+rescue medium takes on processors that newer ones are not built for."""
 _RUN = np.dtype([("first", "<u8"), ("count", "<u8"), ("position", "<u8")])
 _MAGIC = b"VDBDIGST"
 _LAYOUT, _LAYOUT_OF_RUNS = 2, 1
@@ -266,7 +269,7 @@ class _Regions:
 
     def __init__(self, rows: Rows) -> None:
         order = np.argsort(rows["position"])
-        counts = np.bitwise_count(rows["held"]).sum(axis=1, dtype=np.int64)
+        counts = ONES[rows["held"]].sum(axis=1, dtype=np.int64)
         self._positions = rows["position"][order].astype(np.int64)
         self._ends = np.cumsum(counts[order])
         self.starts = HEADER.size + np.append(0, self._ends) * DIGEST

@@ -19,7 +19,16 @@ from numpy.typing import NDArray
 from vdbackup.disks.extents import Int64s
 from vdbackup.disks.host_file import HostFile
 from vdbackup.durable import give_to_owner_of_folder
-from vdbackup.repository.digest_file import BLOCK, DIGEST, HEADER, REGION, ROW, Rows, sealed_header
+from vdbackup.repository.digest_file import (
+    BLOCK,
+    DIGEST,
+    HEADER,
+    ONES,
+    REGION,
+    ROW,
+    Rows,
+    sealed_header,
+)
 
 _PLACE = REGION * DIGEST
 """Bytes of a region's place."""
@@ -48,7 +57,7 @@ class DigestWriter:
     @property
     def held_bytes(self) -> int:
         """Bytes of disk whose digests were added so far."""
-        blocks = int(np.bitwise_count(self._held).sum(dtype=np.int64))
+        blocks = int(ONES[self._held].sum(dtype=np.int64))
         last = -(-self._virtual_size // BLOCK) - 1
         short = self._held[last // REGION, last % REGION // 8] >> last % 8 & 1
         return blocks * BLOCK - (-self._virtual_size % BLOCK if short else 0)

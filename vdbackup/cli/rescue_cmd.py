@@ -1,0 +1,256 @@
+"""The commands `make-rescue`, which makes a medium, and `rescue`, for who has started from one."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from vdbackup.cli import output, remedies
+from vdbackup.cli.common import DONE, announce, open_repository
+from vdbackup.cli.console import print_json, say, table, warn, work
+from vdbackup.cli.options import Subparsers, dry_run_option, json_option, new_command
+from vdbackup.errors import Cancelled, RepositoryError, VdbackupError
+from vdbackup.jobs import readable_size as size
+from vdbackup.text import printable
+
+if TYPE_CHECKING:
+    from vdbackup.repository.backup_set import BackupSet
+    from vdbackup.repository.repository import Repository
+    from vdbackup.rescue.finding import FoundRepository
+    from vdbackup.sources.devices import Candidate
+
+T = TypeVar("T")
+
+
+def add_make_rescue(subparsers: Subparsers) -> None:
+    """The command `make-rescue`, and what it can be told."""
+    parser = new_command(
+        subparsers,
+        "make-rescue",
+        make_rescue,
+        "make an image that a computer without a system starts from, to restore it",
+        example="make-rescue rescue.iso --dry-run",
+        failed="no image was made",
+    )
+    parser.add_argument("image", type=Path, metavar="OUT.iso", help="a new file")
+    parser.add_argument(
+        "--text", action="store_true", help="without the window: smaller, and made sooner"
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace what is there")
+    dry_run_option(parser)
+    json_option(parser)
+
+
+def make_rescue(options: argparse.Namespace) -> int:
+    """Make a rescue medium."""
+    from vdbackup.rescue import making
+
+    plan = making.plan(options.image, window=not options.text, overwrite=options.overwrite)
+    if not announce(plan, options):
+        return DONE
+    made = work("Rescue medium", lambda task: making.run(plan, task), as_json=options.json)
+    if options.json:
+        print_json({"event": "result", "image": str(made.image), "size": made.size})
+    else:
+        say(f"{made.image} is made: {size(made.size)}. Copy it to a stick as it is, or burn it.")
+    return DONE
+
+
+def add_rescue(subparsers: Subparsers) -> None:
+    """The command `rescue`, and what it can be told."""
+    parser = new_command(
+        subparsers,
+        "rescue",
+        rescue,
+        "find backups on attached disks, and restore: the rescue medium does so",
+        example="rescue --json",
+        failed="what is attached cannot be looked at",
+    )
+    parser.add_argument(
+        "--for-window", action="store_true", help="ask nothing; the window lists what is found"
+    )
+    json_option(parser)
+
+
+def rescue(options: argparse.Namespace) -> int:
+    """Find backups on attached disks, and restore what the user chooses."""
+    if options.for_window:
+        _let_window_list(_found(as_json=False))
+    elif options.json:
+        found = _found(as_json=True)
+        print_json({"event": "result", "repositories": [_repository_json(each) for each in found]})
+    elif not sys.stdin.isatty():
+        _show(_sets_in(_found(as_json=False)))
+    else:
+        _converse()
+    return DONE
+
+
+def _found(*, as_json: bool) -> list[FoundRepository]:
+    from vdbackup.rescue import finding
+
+    return work("Looking for backups", finding.find, as_json=as_json)
+
+
+def _let_window_list(found: Sequence[FoundRepository]) -> None:
+    """Put what was found among what the window knows."""
+    from vdbackup.locations import Locations
+    from vdbackup.settings import Settings
+
+    def with_all(settings: Settings) -> Settings:
+        for each in found:
+            settings = settings.with_repository(each.folder)
+        return settings
+
+    Settings.update(Locations.from_environment().settings_file, with_all, Settings())
+
+
+def _repository_json(found: FoundRepository) -> dict[str, Any]:
+    sets = [each for _, each in _sets_in([found])]
+    return {
+        "folder": str(found.folder),
+        "where": found.where,
+        "sets": [{"name": each.name, "points": len(each.points)} for each in sets],
+    }
+
+
+def _sets_in(found: Sequence[FoundRepository]) -> list[tuple[Repository, BackupSet]]:
+    """The sets that hold points; what cannot be read is said."""
+    sets: list[tuple[Repository, BackupSet]] = []
+    for each in found:
+        try:
+            repository = open_repository(each.folder)
+            readable, damaged = repository.survey()
+        except (RepositoryError, OSError) as error:
+            warn([f"{each.folder}: {error}"])
+            continue
+        sets += [(repository, found_set) for found_set in readable if found_set.points]
+        warn([f"{lost.name}: {remedies.sentences(lost.problem)}" for lost in damaged])
+    return sets
+
+
+# ----------------------------------------------------------------------------------- questions
+
+_HELP = "l looks again, q goes to a terminal, r restarts the computer, p switches it off"
+
+
+class _Left(Exception):
+    """The user wants a terminal."""
+
+
+class _LookAgain(Exception):
+    """The user wants all disks to be looked at again."""
+
+
+def _converse() -> None:
+    """Ask until the user leaves."""
+    while True:
+        try:
+            sets = _sets_in(_found(as_json=False))
+            _show(sets)
+            say(f"({_HELP}.)")
+            _restore(*_chosen_set(sets))
+        except _LookAgain:
+            continue
+        except _Left:
+            return
+        except (VdbackupError, OSError) as error:
+            ours = error if isinstance(error, VdbackupError) else None
+            warn([remedies.sentences(ours) if ours else str(error)])
+
+
+def _show(sets: Sequence[tuple[Repository, BackupSet]]) -> None:
+    if not sets:
+        say("No backups were found on the attached disks. Attach the disk that holds them, or")
+        say("mount a network share at a terminal (the manual of the medium says how): l, then q.")
+        return
+    rows: list[tuple[str, ...]] = [
+        (
+            str(number),
+            backup_set.name,
+            size(backup_set.settings.virtual_size),
+            str(len(backup_set.points)),
+            backup_set.points[-1].created.replace("T", " ")[:16],
+            str(repository.path),
+        )
+        for number, (repository, backup_set) in enumerate(sets, 1)
+    ]
+    table(("#", "backups of", "size", "points", "newest (UTC)", "where"), rows)
+
+
+def _chosen_set(sets: Sequence[tuple[Repository, BackupSet]]) -> tuple[Repository, BackupSet]:
+    return _choice("Restore which?", sets)
+
+
+def _choice(question: str, among: Sequence[T]) -> T:
+    """What the user chooses by its number in a list that was shown, counted from 1."""
+    while True:
+        answer = _answer(question)
+        if answer.isdecimal() and 1 <= int(answer) <= len(among):
+            return among[int(answer) - 1]
+        say(f"Type a number from the list ({_HELP}).")
+
+
+def _answer(question: str) -> str:
+    """What the user types; raises what stands for a wish of another kind."""
+    from vdbackup.rescue import ending
+
+    output.complain(printable(f"{question} "), end="")
+    line = sys.stdin.readline()
+    answer = line.strip()
+    if not line or answer == "q":
+        raise _Left
+    if answer == "l":
+        raise _LookAgain
+    if answer in ("r", "p"):
+        (ending.restart if answer == "r" else ending.power_off)()
+        raise _Left
+    return answer
+
+
+def _restore(repository: Repository, backup_set: BackupSet) -> None:
+    """Ask for the point and the disk, show what would be lost, and do it."""
+    from vdbackup.recovery import restore
+
+    wanted = _answer("Which point? A number, or Enter for the newest:") or "latest"
+    _, point = repository.find(wanted, backup_set.name)
+    target = _chosen_disk(point.virtual_size).path
+    make = partial(restore.plan, repository, backup_set.name, point.id, target, overwrite=True)
+    plan = make()
+    say(plan.summary)
+    say(f"Everything on {target} will be lost.")
+    if _answer("Type yes to go on:") != "yes":
+        raise Cancelled("Nothing was written.", "")
+    warn(work("Restore", lambda task: restore.run(plan, task), as_json=False))
+    say(f"{target} holds point {point.sequence} of {backup_set.name}, checked on its way.")
+    say("Type r to restart the computer, and take the medium out.")
+
+
+def _chosen_disk(needed: int) -> Candidate:
+    """The disk that the user wants to be written over."""
+    from vdbackup.sources import devices
+
+    disks = [each for each in devices.candidates() if each.kind == "disk"]
+    rows: list[tuple[str, ...]] = [
+        (
+            str(number),
+            str(each.path),
+            each.title,
+            size(each.size),
+            _state(each, needed),
+        )
+        for number, each in enumerate(disks, 1)
+    ]
+    table(("#", "disk", "what it is", "size", ""), rows)
+    return _choice("Onto which disk?", disks)
+
+
+def _state(disk: Candidate, needed: int) -> str:
+    """Why a disk cannot be written to, as far as that is known; "" where it may be."""
+    if disk.mountpoints:
+        return f"in use: {', '.join(disk.mountpoints)}"
+    return "too small" if disk.size < needed else ""

@@ -1,0 +1,301 @@
+"""Make a rescue medium: an image for CDs and USB sticks, for BIOS and UEFI.
+
+    program.tar          the program, its libraries, the medium's settings   (program.py)
+    filesystem.squashfs  Debian as mmdebstrap installs it, with these, packed as it comes
+    OUT.iso              that, the kernel and its initramfs, GRUB            (grub-mkrescue)
+
+Debian's live-boot finds the squashfs on whatever it was started from, and puts memory above it.
+"""
+
+from __future__ import annotations
+
+import os
+import pwd
+import shlex
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from vdbackup import durable
+from vdbackup.errors import (
+    NoSpace,
+    ProgramMissing,
+    Remedy,
+    RescueMediumFailed,
+    TargetExists,
+    UnfitTarget,
+)
+from vdbackup.jobs import Plan, Task, readable_size
+from vdbackup.rescue import program, running
+from vdbackup.rescue.contents import Contents, contents, resource
+
+_NEEDED = {
+    "mmdebstrap": "mmdebstrap",
+    "mksquashfs": "squashfs-tools",
+    "grub-mkrescue": "grub-common",
+    "xorriso": "xorriso",
+    "mformat": "mtools",
+}
+"""Programs, and the Debian packages that bring them."""
+_PLATFORMS = {"i386-pc": "grub-pc-bin", "x86_64-efi": "grub-efi-amd64-bin"}
+"""GRUB's parts for BIOS and UEFI, and their packages."""
+_GRUB = Path("/usr/lib/grub")
+_LEFT_OUT = (
+    *(f"/usr/share/{name}/*" for name in ("doc", "info", "locale", "man")),
+    *(f"/lib/modules/*/kernel/{name}/*" for name in ("sound", "drivers/media")),
+    *(f"/usr/lib/modules/*/kernel/{name}/*" for name in ("sound", "drivers/media")),
+)
+_LEFT_OUT_OF_TEXT = ("/lib/modules/*/kernel/drivers/gpu/*",)
+_MIB = 1 << 20
+
+
+@dataclass(frozen=True)
+class Expected:
+    """Figures of a medium, as measured with Debian 12.
+
+    Attributes:
+        image: bytes of the image.
+        download: bytes of the packages.
+        work: bytes that lie in the folder for temporary files meanwhile.
+        minutes: how long it takes, about, on a computer with two processors.
+    """
+
+    image: int
+    download: int
+    work: int
+    minutes: int
+
+
+_TEXT = Expected(image=420 * _MIB, download=260 * _MIB, work=2400 * _MIB, minutes=6)
+_WINDOW = Expected(image=620 * _MIB, download=330 * _MIB, work=3200 * _MIB, minutes=9)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RescuePlan(Plan):
+    """What making a medium would do.
+
+    Attributes:
+        target: the image.
+        contents: what it is made of.
+        files: the program's, by their places on the medium.
+        overwrite: replace what is there.
+    """
+
+    target: Path
+    contents: Contents
+    files: program.Files
+    overwrite: bool = False
+
+
+@dataclass(frozen=True)
+class RescueMedium:
+    """What was made.
+
+    Attributes:
+        image: the file.
+        size: its bytes.
+    """
+
+    image: Path
+    size: int
+
+
+def plan(target: Path, *, window: bool = True, overwrite: bool = False) -> RescuePlan:
+    """What making a medium would do; what is missing here stands in its `hindrance`.
+
+    Args:
+        target: a new file.
+        window: with the restore window; else it asks in text alone, and is smaller.
+        overwrite: replace an existing file.
+
+    Raises:
+        RescueMediumFailed: this installation fits no medium.
+        TargetExists, UnfitTarget: nothing can be written there. NoSpace: not enough of it.
+    """
+    _check_target(target, overwrite)
+    expected = _WINDOW if window else _TEXT
+    made_of = contents(window=window)
+    files = program.collect(window=window)
+    _check_space(target.parent, expected.image, "The image")
+    _check_space(_temporary(), expected.work, "Making it")
+    kind = "with the restore window" if window else "that asks in text"
+    return RescuePlan(
+        summary=f"A rescue medium {kind} is made as {target}: Debian {made_of.suite}, "
+        f"{len(made_of.packages)} of its packages with what they need, and vdbackup as it is "
+        f"installed here ({readable_size(program.size_of(files))}). The image will have about "
+        f"{readable_size(expected.image)}. Some {readable_size(expected.download)} are downloaded "
+        f"from Debian, {readable_size(expected.work)} lie in {_temporary()} meanwhile, and it "
+        f"takes about {expected.minutes} minutes.",
+        creates=() if target.exists() else (str(target),),
+        replaces=(str(target),) if target.exists() else (),
+        hindrance=_hindrance(),
+        target=target,
+        contents=made_of,
+        files=files,
+        overwrite=overwrite,
+    )
+
+
+def run(plan: RescuePlan, task: Task) -> RescueMedium:
+    """Make it, beside its name, which it gets when it is whole and durable.
+
+    Raises:
+        ProgramMissing: a program is missing. RescueMediumFailed: one failed. Cancelled.
+    """
+    if missing := _missing_programs():
+        raise ProgramMissing(*missing)
+    if refused := _unprivileged_hindrance():
+        raise RescueMediumFailed(*refused)
+
+    with durable.made_beside(plan.target) as image, _work_folder() as work:
+        program.pack(plan.files, work / "program.tar", task)
+        task.phase("Install Debian, and pack it")
+        _pack_debian(plan.contents, work, task)
+        task.phase("Write the image")
+        write_image(work / "medium", image, task)
+        durable.sync_file(image)  # before it gets its name
+        _check_target(plan.target, plan.overwrite)  # which another file may have by now
+    return RescueMedium(plan.target, plan.target.stat().st_size)
+
+
+def _pack_debian(made_of: Contents, work: Path, task: Task) -> None:
+    """Debian as a squashfs, its kernel and initramfs beside it, as the medium has them."""
+    live = work / "medium" / "live"
+    live.mkdir(parents=True)
+    place = shlex.quote(str(work))
+    prepare = f'chroot "$1" sh /{program.PREPARE} && rm "$1/{program.PREPARE}"'
+    left_out = _LEFT_OUT + (() if made_of.window else _LEFT_OUT_OF_TEXT)
+    installing = [
+        "mmdebstrap",
+        f"--mode={'root' if os.geteuid() == 0 else 'unshare'}",
+        *("--variant=minbase", "--format=tar", "--components=main,non-free-firmware"),
+        '--aptopt=Apt::Install-Recommends "false"',
+        *(f"--dpkgopt=path-exclude={each}" for each in left_out),
+        f"--include={','.join(made_of.packages)}",
+        f"--customize-hook=tar-in {place}/program.tar /",
+        f"--customize-hook={prepare}",
+        f"--customize-hook=download /vmlinuz {place}/medium/live/vmlinuz",
+        f"--customize-hook=download /initrd.img {place}/medium/live/initrd.img",
+        made_of.suite,
+        "-",
+    ]
+    running.run(
+        [installing, squashing(live / "filesystem.squashfs")],
+        task,
+        work,
+        {"TMPDIR": str(work)},
+    )
+
+
+def squashing(squashfs: Path) -> list[str]:
+    """What packs a tar archive, read from standard input, as the medium's root.
+
+    The Debian's kernel and initramfs lie beside it already, and programs in memory have no use for
+    extended attributes.
+    """
+    options = ["-comp", "zstd", "-Xcompression-level", "12", "-no-xattrs", "-no-progress", "-quiet"]
+    left_out = ["-wildcards", "-e", "dev/*", "boot/*"]
+    # not sqfstar, which takes a compression's own option for a file's name (squashfs-tools 4.5.1)
+    return ["mksquashfs", "-", str(squashfs), "-tar", *options, *left_out]
+
+
+def write_image(medium: Path, image: Path, task: Task) -> None:
+    """Write the image of a folder that holds live/, with GRUB for BIOS and UEFI.
+
+    It starts from a CD, and from a stick or disk that it is copied to as it is.
+    """
+    grub = medium / "boot" / "grub"
+    grub.mkdir(parents=True)
+    shutil.copyfile(resource("grub.cfg"), grub / "grub.cfg")
+    command = ["grub-mkrescue", "-o", str(image), str(medium), "--", "-volid", "VDRESCUE"]
+    work = medium.parent
+    running.run([command], task, work, {"TMPDIR": str(work), "MTOOLS_SKIP_CHECK": "1"})
+
+
+@contextmanager
+def _work_folder() -> Iterator[Path]:
+    """A folder for what lies about meanwhile; mmdebstrap's other users have to pass through it."""
+    with tempfile.TemporaryDirectory(prefix="vdbackup-rescue-", dir=_temporary()) as name:
+        os.chmod(name, 0o711)  # noqa: S103 - nobody else can list it
+        yield Path(name)
+
+
+def _temporary() -> Path:
+    """Where temporary files lie that are too large for memory, which /tmp may be."""
+    return Path(os.environ.get("TMPDIR") or "/var/tmp")  # noqa: S108
+
+
+# ------------------------------------------------------------------------------ what is in the way
+
+
+def _check_target(target: Path, overwrite: bool) -> None:
+    if target.is_block_device():
+        raise UnfitTarget(
+            f"{target} is a device.", "Make a file, and copy that to the device as it is (cp, dd)."
+        )
+    if target.is_dir():
+        raise UnfitTarget(f"{target} is a folder.", "Give the name of a new file in it.")
+    if not target.parent.is_dir():
+        raise UnfitTarget(f"There is no folder {target.parent}.", "Make it first.")
+    if os.path.lexists(target) and not target.is_file():
+        raise UnfitTarget(f"{target} is no file.", "Give the name of a new file.")
+    if os.path.lexists(target) and not overwrite:
+        raise TargetExists(
+            f"{target} exists already.", "Give another name.", remedy=Remedy.OVERWRITE
+        )
+
+
+def _check_space(folder: Path, needed: int, what: str) -> None:
+    free = durable.free_space(folder)
+    if free is not None and free < needed:
+        raise NoSpace(
+            f"{what} needs about {readable_size(needed)}, and {folder} has {readable_size(free)} "
+            "free.",
+            "Free some space there, or name another folder (TMPDIR for temporary files).",
+        )
+
+
+def _hindrance() -> str:
+    """Why it cannot be done as things stand; "" where nothing is known."""
+    refused = _missing_programs() or _unprivileged_hindrance()
+    return " ".join(refused) if refused else ""
+
+
+def _missing_programs() -> tuple[str, str] | None:
+    """What is missing, and what to do."""
+    missing = {name: each for name, each in _NEEDED.items() if shutil.which(name) is None}
+    missing |= {
+        f"GRUB for {name}": each for name, each in _PLATFORMS.items() if not (_GRUB / name).is_dir()
+    }
+    if not missing:
+        return None
+    are = "is" if len(missing) == 1 else "are"
+    return (
+        f"{', '.join(missing)} {are} not installed, which a rescue medium is made with.",
+        f"Install {' '.join(dict.fromkeys(missing.values()))}.",
+    )
+
+
+def _unprivileged_hindrance() -> tuple[str, str] | None:
+    """Why this user may not install a Debian into a folder, as root may."""
+    if os.geteuid() == 0:
+        return None
+    if shutil.which("newuidmap") is None or not _has_other_ids():
+        return (
+            "An ordinary user needs numbers of other users to install a Debian in a folder.",
+            "Do it as root; or install uidmap, and have numbers in /etc/subuid and /etc/subgid.",
+        )
+    return None
+
+
+def _has_other_ids() -> bool:
+    """Whether this user has numbers of users to give away (subuid(5))."""
+    names = {str(os.getuid()), pwd.getpwuid(os.getuid()).pw_name}
+    try:
+        lines = Path("/etc/subuid").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return False
+    return any(line.partition(":")[0] in names for line in lines)
