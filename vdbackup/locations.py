@@ -3,7 +3,8 @@
 No folder is made when this module is imported. Each can be named by an environment variable:
 
     VDBACKUP_CONFIG_DIR    settings.json
-    VDBACKUP_DATA_DIR      the demo disk; VM sessions, unless the settings name another folder
+    VDBACKUP_DATA_DIR      the demo disk; how far restores have come; VM sessions, unless the
+                           settings name another folder
     VDBACKUP_LOG_DIR       vdbackup.log
 """
 
@@ -57,6 +58,11 @@ class Locations:
     def settings_file(self) -> Path:
         """The file that `Settings` are kept in."""
         return self.config / "settings.json"
+
+    @property
+    def restores(self) -> Path:
+        """The folder in which it is noted how far restores have come."""
+        return self.data / "restores"
 
     @property
     def log_file(self) -> Path:

@@ -6,7 +6,8 @@ import argparse
 from pathlib import Path
 
 from vdbackup.cli.common import DONE, WARNINGS, announce, open_repository
-from vdbackup.cli.console import print_json, warn, work
+from vdbackup.cli.console import print_json, say, warn, work
+from vdbackup.cli.json_values import restore_plan_json, restored_json
 from vdbackup.cli.options import (
     FORMAT_NAMES,
     Subparsers,
@@ -31,6 +32,11 @@ def add_restore(subparsers: Subparsers) -> None:
     point_options(parser)
     parser.add_argument("target", type=Path, metavar="TARGET", help="a new file, or a device")
     parser.set_defaults(format="raw")
+    parser.add_argument(
+        "--delta", action="store_true",
+        help="compare with what TARGET holds, and write only what differs: for a device or raw "
+        "file with an older or damaged state",
+    )  # fmt: skip
     _restoring(parser)
 
 
@@ -53,6 +59,7 @@ def add_export(subparsers: Subparsers) -> None:
         help=f"raw, {FORMAT_NAMES}; for clouds and appliances vhd-fixed (Azure), vmdk-stream (AWS, "
         "vSphere) or ova (VirtualBox, vSphere); by FILE's ending if left out",
     )
+    parser.set_defaults(delta=False)
     _restoring(parser)
 
 
@@ -67,26 +74,33 @@ def _restoring(parser: argparse.ArgumentParser) -> None:
 
 def restore(options: argparse.Namespace) -> int:
     """Restore or export a point."""
-    from vdbackup.recovery import restore
+    from vdbackup.locations import Locations
+    from vdbackup.operations import restore
 
     repository = open_repository(options.repository, as_json=options.json)
     backup_set, point = repository.find(options.point, options.set)
     plan = restore.plan(
-        repository,
-        backup_set.name,
-        point.id,
-        options.target,
-        disk_format=options.format or restore.format_of(options.target),
-        overwrite=options.overwrite,
-        ignore_damage=options.ignore_damage,
+        restore.RestoreRequest(
+            repository,
+            backup_set.name,
+            point.id,
+            options.target,
+            disk_format=options.format or restore.format_of(options.target),
+            overwrite=options.overwrite,
+            ignore_damage=options.ignore_damage,
+            delta=options.delta,
+            journals=Locations.from_environment().restores,
+        )
     )
-    if not announce(plan, options):
+    if not announce(plan, options, **restore_plan_json(plan)):
         return DONE
-    warnings = work("Restore", lambda task: restore.run(plan, task), as_json=options.json)
+    restored = work("Restore", lambda task: restore.run(plan, task), as_json=options.json)
     if options.json:
-        print_json({"event": "result", "target": str(options.target), "warnings": warnings})
-    warn(warnings)
-    return WARNINGS if warnings else DONE
+        print_json({"event": "result", **restored_json(restored)})
+    elif plan.in_place:
+        say(restored.figures.sentence)
+    warn(restored.warnings)
+    return WARNINGS if restored.warnings else DONE
 
 
 def add_extract(subparsers: Subparsers) -> None:

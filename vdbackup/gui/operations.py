@@ -21,11 +21,10 @@ from vdbackup.gui.restore_dialog import RestoreDialog
 from vdbackup.gui.runner import Runner
 from vdbackup.gui.source_questions import FormatDialog, OtherSourceDialog
 from vdbackup.jobs import Job, JobState, Plan, Task
-from vdbackup.operations import backup, delete, merge, policy, promote
+from vdbackup.operations import backup, delete, merge, policy, promote, restore
 from vdbackup.operations.backup import AUTO, BackupRequest, BackupResult, CapturePlan
 from vdbackup.operations.machines import Machines
 from vdbackup.pace import Limit, Pace
-from vdbackup.recovery import restore
 from vdbackup.recovery.sessions.saved import SavedSession
 from vdbackup.repository.model import Policy, RecoveryPoint
 from vdbackup.repository.repository import Repository
@@ -265,13 +264,15 @@ class Operations(QObject):
                 f"Restore #{point.sequence} of {entry.title}",
                 "Overwrite and restore" if overwrite else "Restore",
                 lambda repository, name: restore.plan(
-                    repository,
-                    name,
-                    point.id,
-                    target,
-                    disk_format=disk_format,
-                    overwrite=overwrite,
-                    ignore_damage=ignore_damage,
+                    restore.RestoreRequest(
+                        repository,
+                        name,
+                        point.id,
+                        target,
+                        disk_format=disk_format,
+                        overwrite=overwrite,
+                        ignore_damage=ignore_damage,
+                    )
                 ),
                 work.restore_point,
             )

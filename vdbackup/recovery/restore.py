@@ -3,54 +3,85 @@
 What clouds and other programs take beside the formats of backups is in packages.py.
 
 What is written is checked against the digests on its way: a restore that ends well is what was
-captured.
+captured. What is written over, a device or, of a delta, a file, is read back besides (in_place.py),
+and goes on where an earlier restore was cut off (restore_journal.py).
 """
 
 from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-import numpy as np
-
 from vdbackup.disks.chain import Chain
 from vdbackup.disks.device_reads import sector_size_of
-from vdbackup.disks.extents import Int64s, Ranges, blocks_of, total
-from vdbackup.disks.formats import check_fits, create_disk, open_disk
+from vdbackup.disks.extents import Ranges, blocks_of, total
+from vdbackup.disks.formats import check_fits, create_disk, probe
+from vdbackup.disks.host_file import HostFile
 from vdbackup.disks.names import BACKUP_FORMATS, DiskFormat
 from vdbackup.disks.transfer import transfer, transfer_in_order, write_blocks
-from vdbackup.errors import Damaged, RecoveryError, Remedy, TargetExists, UnfitTarget, UsageError
+from vdbackup.errors import RecoveryError, Remedy, TargetExists, UnfitTarget, UsageError
 from vdbackup.guest.hardware import Hardware
 from vdbackup.guest.model import System
 from vdbackup.jobs import Plan, Task, readable_size
-from vdbackup.recovery import other_hardware, packages
+from vdbackup.recovery import other_hardware, packages, restore_journal
+from vdbackup.recovery.captured import Captured
+from vdbackup.recovery.hindrances import hindrance
+from vdbackup.recovery.in_place import Figures, write_over
 from vdbackup.recovery.ovf import Appliance
 from vdbackup.recovery.packages import PACKAGES, Output, PackageFormat
+from vdbackup.recovery.placed import Placed, Stretch
+from vdbackup.recovery.restore_journal import Found, Record, Target
 from vdbackup.recovery.target import (
     Identity,
     check_device,
     check_same,
     description,
     held_device,
+    held_file,
     identity,
+    losing,
     new_file,
     wipe_rest,
 )
 from vdbackup.repository import claims
 from vdbackup.repository.backup_set import BackupSet
-from vdbackup.repository.digests import BLOCK, DigestFold, differ, digest_blocks, is_zero
+from vdbackup.repository.digests import BLOCK
 from vdbackup.repository.files import check_space
 from vdbackup.repository.model import RecoveryPoint
 from vdbackup.repository.repository import Repository
+from vdbackup.sources.inventory import Device, device
 from vdbackup.volumes import places
 from vdbackup.volumes.gpt import move_second_copy
 
-_MAX_REPORTED = 20
+
+@dataclass(frozen=True)
+class RestoreRequest:
+    """What somebody wants restored.
+
+    Attributes:
+        repository, set_name, point_id: the point.
+        target: a new file, or a block device.
+        disk_format: of a file; a device is always written raw.
+        overwrite: replace an existing file, or write over a device.
+        ignore_damage: restore what can be read where some of it is damaged.
+        delta: write only what differs from what the device, or raw file, holds.
+        journals: a folder in which to note how far it has come, should it be interrupted.
+    """
+
+    repository: Repository
+    set_name: str
+    point_id: str
+    target: Path
+    disk_format: str = DiskFormat.RAW
+    overwrite: bool = False
+    ignore_damage: bool = False
+    delta: bool = False
+    journals: Path | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,10 +89,14 @@ class RestorePlan(Plan):
     """What a restore would do.
 
     Attributes:
-        target: a file that will be made, or a block device that will be overwritten.
+        target: a file that will be made, or a block device or file that will be written over.
         found: what the target was when it was planned; None if it was not there.
+        lying_there: what the device is, and what lies on it; None of a file.
         disk_format: that a stand-alone disk can have, or of a package.
         ignore_damage: write damaged blocks as they are, and go on.
+        delta: write only what differs from what the target holds.
+        interrupted: how far an earlier restore to this target has come.
+        journals: the folder where it is noted how far this one comes; None where it is not.
         machine: that an OVA describes, with what is on its disk; else None.
         notes: what the user has to know of it afterwards, a sentence each.
     """
@@ -71,65 +106,82 @@ class RestorePlan(Plan):
     point_id: str
     target: Path
     found: Identity | None
+    lying_there: Device | None
     disk_format: DiskFormat | PackageFormat
     ignore_damage: bool
+    delta: bool
+    interrupted: Found
+    journals: Path | None
     machine: tuple[System, Hardware] | None = None
     notes: tuple[str, ...] = ()
 
+    @property
+    def in_place(self) -> bool:
+        """Whether what is there is written over; else a file is made."""
+        return self.delta or self.lying_there is not None
 
-def plan(
-    repository: Repository,
-    set_name: str,
-    point_id: str,
-    target: Path,
-    *,
-    disk_format: str = DiskFormat.RAW,
-    overwrite: bool = False,
-    ignore_damage: bool = False,
-) -> RestorePlan:
-    """What restoring the point to `target` would do.
 
-    Args:
-        repository: where the point is.
-        set_name: the set that it belongs to.
-        point_id: its id.
-        target: a new file, or a block device.
-        disk_format: of a file; a device is always written raw.
-        overwrite: replace an existing file, or write over a device.
-        ignore_damage: restore what can be read where some of it is damaged.
+@dataclass(frozen=True)
+class Restored:
+    """What a restore did.
+
+    Attributes:
+        target: holds the point now.
+        warnings: what was damaged, or is to be known of what was made, a sentence each.
+        figures: how much was read and written.
+    """
+
+    target: Path
+    warnings: tuple[str, ...]
+    figures: Figures
+
+
+def plan(request: RestoreRequest) -> RestorePlan:
+    """What restoring a point would do.
 
     Raises:
         RecoveryError: the target cannot be used. Damaged, DiskError: the point cannot.
     """
+    repository, set_name, point_id = request.repository, request.set_name, request.point_id
+    target, delta = request.target, request.delta
     backup_set = repository.set(set_name)
     point = backup_set.point(point_id)
-    wanted = _named(disk_format)
+    wanted = _named(request.disk_format)
+    on_device = target.is_block_device()
     machine = None
     doing = f"planning to restore point {point.sequence}"
     with claims.open_point(repository, set_name, point_id, doing) as chain:
         size = total(chain.map.data_ranges())
-        sector_size = _sector_size(chain) if target.is_block_device() else 0
-        if wanted is PackageFormat.OVA and not target.is_block_device():
+        sector_size = _sector_size(chain) if on_device else 0
+        if wanted is PackageFormat.OVA and not on_device:
             machine = other_hardware.hardware_in_ovf(chain)
-    on_device = target.is_block_device()
+    lying_there = None
+    interrupted = Found(Record.new(Target(str(target)), point_id, Stretch(0, point.virtual_size)))
     if on_device:
-        if not overwrite:
-            raise TargetExists(
-                f"{target} is a block device: everything on it would be lost.",
-                "Choose another target, unless that is what you want.",
-                remedy=Remedy.OVERWRITE,
-            )
+        lying_there = _device(repository, target, overwrite=request.overwrite)
         check_device(target, point.virtual_size, sector_size)
-        size = point.virtual_size
-        where = f"written over everything on the device {target} ({description(target)})"
+        size, wanted = point.virtual_size, DiskFormat.RAW
+        what = f"written over everything on the device {target} ({description(lying_there)})"
     else:
         _check_format(wanted, point)
-        _check_file(target, repository, overwrite)
+        _check_file(target, repository, request.overwrite)
+        if delta:
+            _check_delta(target, wanted)
         if not _is_in_order(wanted):  # not compressed
             check_space(target.parent, size, "The restored disk")
-        where = f"restored to the {wanted} disk {target}"
+        what = f"{'written over' if delta else 'restored to'} the {wanted} disk {target}"
+    if on_device or delta:
+        interrupted = _interrupted(
+            target, point, None if request.ignore_damage else request.journals
+        )
+        size -= interrupted.record.size
     return RestorePlan(
-        summary=f"Point {point.sequence} of {set_name} is {where}, {readable_size(size)} of data.",
+        summary=" ".join(
+            [
+                f"Point {point.sequence} of {set_name} is {what}, {readable_size(size)} of data.",
+                *_sentences(lying_there, interrupted, delta=delta),
+            ]
+        ),
         bytes_to_copy=size,
         creates=() if target.exists() else (str(target),),
         replaces=(str(target),) if target.exists() else (),
@@ -138,11 +190,66 @@ def plan(
         point_id=point_id,
         target=target,
         found=identity(target),
-        disk_format=DiskFormat.RAW if on_device else wanted,
-        ignore_damage=ignore_damage,
+        lying_there=lying_there,
+        disk_format=wanted,
+        ignore_damage=request.ignore_damage,
+        delta=delta,
+        interrupted=interrupted,
+        journals=request.journals,
         machine=machine,
         notes=_notes(machine),
     )
+
+
+def _device(repository: Repository, target: Path, *, overwrite: bool) -> Device:
+    """What lies on a device that may be written over; raises UnfitTarget."""
+    if problem := hindrance(target, repository.path):
+        raise problem
+    found = device(target)
+    if not overwrite:
+        raise TargetExists(
+            f"{target} is a block device ({description(found)}): everything on it would be lost. "
+            f"{losing(found)}",
+            "Choose another target, unless that is what you want.",
+            remedy=Remedy.OVERWRITE,
+        )
+    return found
+
+
+def _check_delta(target: Path, disk_format: DiskFormat | PackageFormat) -> None:
+    """Raise UnfitTarget where there is no raw disk that could be compared."""
+    if not target.exists():
+        raise UnfitTarget(
+            f"There is no {target} to compare the point with.", "Restore all of the point."
+        )
+    if disk_format is not DiskFormat.RAW or probe(target) is not DiskFormat.RAW:
+        raise UnfitTarget(
+            f"{target} is no raw disk, and only those are compared and written over.",
+            "Restore all of the point to a new file.",
+        )
+
+
+def _interrupted(target: Path, point: RecoveryPoint, journals: Path | None) -> Found:
+    """What an earlier restore of the point to that target has left."""
+    size = 0
+    if target.is_block_device():
+        with open(target, "rb") as opened:
+            size = opened.seek(0, os.SEEK_END)
+    wanted = Record.new(Target.of(target, size), point.id, Stretch(0, point.virtual_size))
+    return restore_journal.find(journals, wanted)
+
+
+def _sentences(lying_there: Device | None, interrupted: Found, *, delta: bool) -> Iterator[str]:
+    """What else a plan has to say."""
+    if lying_there is not None:
+        yield losing(lying_there)
+    if delta:
+        yield "It is compared with that first, and only what differs is written."
+    if interrupted.record.done:
+        there = readable_size(interrupted.record.size)
+        yield f"An earlier restore was interrupted, and is gone on with: {there} are there already."
+    if interrupted.anew:
+        yield interrupted.anew
 
 
 def _named(disk_format: str) -> DiskFormat | PackageFormat:
@@ -201,34 +308,35 @@ def format_of(target: Path) -> str:
     return suffix if suffix in (*BACKUP_FORMATS, PackageFormat.OVA) else DiskFormat.RAW
 
 
-def run(plan: RestorePlan, task: Task) -> tuple[str, ...]:
-    """Restore; sentences about what was damaged (only with `ignore_damage`).
+def run(plan: RestorePlan, task: Task) -> Restored:
+    """Restore.
 
     A file is written beside its name and renamed when it is whole and durable. Nobody changes
-    meanwhile what is read; raises PointInUse where somebody does.
+    meanwhile what is read; raises PointInUse where somebody does. Raises TargetInUse, UnfitTarget
+    where the target is not what was planned any more, TargetUnsound where it does not hold what was
+    written to it, Damaged where the point is not whole.
     """
     doing = f"restoring a point to {plan.target}"
     with claims.reading(plan.repository, plan.set_name, [plan.point_id], doing) as backup_set:
-        return _restored(backup_set, backup_set.point(plan.point_id), plan, task)
+        point = backup_set.point(plan.point_id)
+        return (_in_place if plan.in_place else _new_file)(backup_set, point, plan, task)
 
 
-def _restored(
+def _new_file(
     backup_set: BackupSet,
     point: RecoveryPoint,
     plan: RestorePlan,
     task: Task,
-) -> tuple[str, ...]:
-    if plan.target.is_block_device():
-        return _to_device(backup_set, point, plan, task)
+) -> Restored:
     check_same(plan.target, plan.found)
     with (
         new_file(plan.target, plan.found) as path,
         _created(path, backup_set, point, plan) as disk,
     ):
-        warnings = _write(backup_set, point, plan, disk, task)
+        warnings, written = _write(backup_set, point, plan, disk, task)
         if plan.disk_format is DiskFormat.RAW and point.exact_size is not None:
             os.truncate(path, point.exact_size)  # the rest was not the source's
-    return (*warnings, *plan.notes)
+    return Restored(plan.target, (*warnings, *plan.notes), Figures(0, written, 0, 0))
 
 
 @contextmanager
@@ -268,105 +376,69 @@ def _appliance(
     )
 
 
-def _to_device(
-    backup_set: BackupSet,
-    point: RecoveryPoint,
-    plan: RestorePlan,
-    task: Task,
-) -> tuple[str, ...]:
-    """Write over a device, which is nobody else's meanwhile."""
-    with held_device(plan.target) as fd:
-        check_same(plan.target, plan.found)
-        device = open_disk(plan.target, DiskFormat.RAW, writable=True)
-        try:
-            warnings = _write(backup_set, point, plan, device, task)
-        finally:
-            device.close()
-        wipe_rest(fd, point.virtual_size)
-        move_second_copy(fd, sector_size_of(fd))
-    return warnings
-
-
 def _write(
     backup_set: BackupSet,
     point: RecoveryPoint,
     plan: RestorePlan,
     disk: Output,
     task: Task,
-) -> tuple[str, ...]:
-    """All of the point's data into an open disk; on a device the zeros too."""
+) -> tuple[tuple[str, ...], int]:
+    """All of the point's data into a new disk: what was damaged, and how many bytes there were."""
     with backup_set.open_chain(point) as chain, backup_set.open_digests(point) as digests:
-        check = _Check(backup_set.chain(point), chain, digests, plan.ignore_damage)
-        on_device = plan.target.is_block_device()
-        ranges = _everything(chain.size) if on_device else digests.to_check(chain)
+        captured = Captured(backup_set.chain(point), chain, digests, plan.ignore_damage)
+        ranges = digests.to_check(chain)
 
         def put(pieces: Ranges, view: memoryview) -> None:
             blocks = blocks_of(pieces, BLOCK)
-            zero = check.look(blocks, view)
-            write_blocks(disk, blocks, view, ~zero | on_device, zero)
+            zero = captured.look(blocks, view)
+            write_blocks(disk, blocks, view, ~zero, zero)
 
-        in_order = _is_in_order(plan.disk_format)
-        move = transfer_in_order if in_order else transfer
+        move = transfer_in_order if _is_in_order(plan.disk_format) else transfer
         move(ranges, chain.read, put, phase="Restore", task=task)
     disk.flush()
-    return check.warnings()
+    return captured.warnings(), total(ranges)
 
 
-class _Check:
-    """Compares what is restored with what was captured."""
-
-    def __init__(
-        self, layers: Sequence[RecoveryPoint], chain: Chain, digests: DigestFold, go_on: bool
-    ) -> None:
-        self._layers = layers
-        self._map = chain.map
-        self._disks = {layer.disk for layer in self._layers}
-        self._digests = digests
-        self._go_on = go_on
-        self._damaged: list[tuple[int, str]] = []
-
-    def look(self, blocks: Int64s, view: memoryview) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
-        """bool[blocks]: which of the blocks in `view` are all zeros; raises Damaged."""
-        actual = digest_blocks(view)
-        known, sure = self._digests.as_far_as_known(blocks)
-        for at in np.flatnonzero(differ(actual, known) | ~sure).tolist():
-            block = int(blocks[at])
-            layer = self._layers[self._layer_of(block)]
-            self._note(block * BLOCK, layer.disk if sure[at] else layer.digests)
-        return is_zero(actual)
-
-    def _layer_of(self, block: int) -> int:
-        """Which of the layers holds a block, or holds something where none should."""
-        layer, first = self._digests.layer_of(block), block * BLOCK
-        if layer >= 0:
-            return layer
-        return int(self._map.part(first, min(BLOCK, self._map.size - first)).layers.max())
-
-    def _note(self, offset: int, file: str) -> None:
-        if not self._go_on:
-            problem = "not as captured" if file in self._disks else "perhaps not as captured"
-            raise Damaged(
-                f"{file} is damaged: {_place(offset)} are {problem}.",
-                "Restore another point.",
-                remedy=Remedy.IGNORE_DAMAGE,
-            )
-        self._damaged.append((offset, file))
-
-    def warnings(self) -> tuple[str, ...]:
-        """What was damaged, a sentence each."""
-        sentences = [
-            f"The {_place(offset)} are damaged in {file}."
-            if file in self._disks
-            else f"The {_place(offset)} could not be checked: {file} is damaged."
-            for offset, file in sorted(self._damaged)[:_MAX_REPORTED]
-        ]
-        if len(self._damaged) > _MAX_REPORTED:
-            sentences.append(f"{len(self._damaged) - _MAX_REPORTED} more blocks are damaged.")
-        return tuple(sentences)
+def _in_place(
+    backup_set: BackupSet,
+    point: RecoveryPoint,
+    plan: RestorePlan,
+    task: Task,
+) -> Restored:
+    """Write over what is there, which is nobody else's meanwhile."""
+    on_device = plan.target.is_block_device()
+    if on_device and (problem := hindrance(plan.target, plan.repository.path)):
+        raise problem
+    with (held_device if on_device else held_file)(plan.target) as fd:
+        check_same(plan.target, plan.found)
+        with closing(HostFile.open(plan.target, writable=True)) as file:
+            if not on_device:
+                file.grow(point.virtual_size)
+                file.cut(point.virtual_size)
+            warnings, figures = _write_over(backup_set, point, plan, file, task)
+        if on_device:
+            wipe_rest(fd, point.virtual_size)
+            move_second_copy(fd, sector_size_of(fd))
+        elif point.exact_size is not None:
+            os.ftruncate(fd, point.exact_size)
+            os.fsync(fd)
+    return Restored(plan.target, warnings, figures)
 
 
-def _everything(size: int) -> Ranges:
-    return np.array([[0, size]], np.int64)
+def _write_over(
+    backup_set: BackupSet,
+    point: RecoveryPoint,
+    plan: RestorePlan,
+    file: HostFile,
+    task: Task,
+) -> tuple[tuple[str, ...], Figures]:
+    stretch = Stretch(0, point.virtual_size)
+    with backup_set.open_chain(point) as chain, backup_set.open_digests(point) as digests:
+        captured = Captured(backup_set.chain(point), chain, digests, plan.ignore_damage)
+        placed = Placed(file, chain, stretch, holes=not plan.target.is_block_device())
+        with restore_journal.kept(plan.interrupted.record, plan.journals, file) as journal:
+            figures = write_over(placed, chain, captured, journal, task, delta=plan.delta)
+    return captured.warnings(), figures
 
 
 def _check_file(target: Path, repository: Repository, overwrite: bool) -> None:
@@ -382,8 +454,3 @@ def _check_file(target: Path, repository: Repository, overwrite: bool) -> None:
         raise TargetExists(
             f"{target} exists already.", "Give another name.", remedy=Remedy.OVERWRITE
         )
-
-
-def _place(offset: int) -> str:
-    """A block of the disk; its place is exact, for whoever goes there with another tool."""
-    return f"{readable_size(BLOCK)} at byte {offset:,} of the disk"

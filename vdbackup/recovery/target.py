@@ -8,6 +8,7 @@ or that somebody uses, is not written to.
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import shutil
 import stat
@@ -17,10 +18,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from vdbackup.agent.stacking import files_under
 from vdbackup.disks.device_reads import sector_size_of
+from vdbackup.disks.holders import holders
 from vdbackup.errors import UnfitTarget
 from vdbackup.jobs import readable_size, sizes_apart
 from vdbackup.repository.files import PARTIAL, sync_file, sync_folder
+from vdbackup.sources.devices import medium_of
+from vdbackup.sources.inventory import Device, fingerprint
 
 _WIPED = 1 << 20
 """Bytes behind the point's end, and before a larger device's, in which what lay there before would
@@ -30,12 +35,28 @@ _ZEROS = bytes(_WIPED)
 
 @dataclass(frozen=True)
 class Identity:
-    """Which file or device a path led to, as stat(2) has it; a device's size in bytes."""
+    """Which file or device a path led to, and what lay there.
+
+    Attributes:
+        device, inode, number: as stat(2) has them.
+        size: in bytes.
+        changed: a file's modification time, in nanoseconds.
+        medium: which one is in a drive, as the kernel counts them; "" where it does not.
+        contents: other than before when something else lies on a device.
+    """
 
     device: int
     inode: int
     number: int
     size: int
+    changed: int = 0
+    medium: str = ""
+    contents: str = ""
+
+    def is_same(self, other: Identity) -> bool:
+        """Whether it is the same file or device, whatever lies there."""
+        kept = ("device", "inode", "number", "medium")
+        return all(getattr(self, name) == getattr(other, name) for name in kept)
 
 
 def identity(target: Path) -> Identity | None:
@@ -45,10 +66,12 @@ def identity(target: Path) -> Identity | None:
     except FileNotFoundError:
         return None
     if not stat.S_ISBLK(status.st_mode):
-        return Identity(status.st_dev, status.st_ino, 0, 0)
+        return Identity(status.st_dev, status.st_ino, 0, status.st_size, status.st_mtime_ns)
     with open(target, "rb") as device:
         size = device.seek(0, os.SEEK_END)
-    return Identity(0, 0, status.st_rdev, size)
+    return Identity(
+        0, 0, status.st_rdev, size, medium=medium_of(target), contents=fingerprint(target)
+    )
 
 
 def check_same(target: Path, planned: Identity | None) -> None:
@@ -60,6 +83,8 @@ def check_same(target: Path, planned: Identity | None) -> None:
         problem = f"{target} was not there when the restore was planned, and is not replaced."
     elif now is None:
         problem = f"{target} is gone since the restore was planned."
+    elif now.is_same(planned):
+        problem = f"What lies on {target} has changed since the restore was planned."
     else:
         problem = f"{target} is another file or device than when the restore was planned."
     raise UnfitTarget(problem, "Look at it, then start again.")
@@ -103,6 +128,32 @@ def _publish(made: Path, target: Path, planned: Identity | None) -> None:
         if error.errno not in (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK):
             raise
         os.rename(made, target)  # FAT knows no second name: it was looked at right before
+
+
+# --------------------------------------------------------------------------- a file that is there
+
+
+@contextmanager
+def held_file(target: Path) -> Iterator[int]:
+    """A descriptor of a file that is written over where it is, while nobody else has it open.
+
+    Raises UnfitTarget where somebody has, as far as that can be seen.
+    """
+    fd = os.open(target, os.O_RDWR | os.O_CLOEXEC)
+    try:
+        if in_use := holders([target]):
+            raise UnfitTarget(
+                f"{target} is open elsewhere: {', '.join(map(str, in_use[:3]))}.",
+                "End that first, or restore to a new file.",
+            )
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield fd
+    except BlockingIOError as error:
+        raise UnfitTarget(
+            f"{target} is being written by another program.", "Wait until that is done."
+        ) from error
+    finally:
+        os.close(fd)
 
 
 # -------------------------------------------------------------------------------- a block device
@@ -167,19 +218,15 @@ def wipe_rest(fd: int, used: int) -> None:
     os.fsync(fd)
 
 
-def description(target: Path) -> str:
-    """What a device is, for a person: model and size as the kernel has them."""
-    status = target.stat()
-    folder = Path(f"/sys/dev/block/{os.major(status.st_rdev)}:{os.minor(status.st_rdev)}")
-    with open(target, "rb") as device:
-        words = [readable_size(device.seek(0, os.SEEK_END))]
-    for where in (folder / "device", folder.resolve().parent / "device"):  # a disk's, a partition's
-        for name in ("vendor", "model"):
-            if (where / name).is_file():
-                words.insert(-1, (where / name).read_text(errors="replace").strip())
-        if len(words) > 1:
-            break
-    backing = folder / "loop" / "backing_file"
-    if backing.is_file():
-        words.append(f"the file {backing.read_text(errors='replace').strip()}")
-    return ", ".join(word for word in words if word)
+def description(device: Device) -> str:
+    """What a device is, for a person: model, serial number, size, and the file that it shows."""
+    serial = f"serial number {device.serial}" if device.serial else ""
+    files = [f"the file {file}" for file in files_under(device.path)[:1]]
+    return ", ".join(filter(None, [device.model, serial, readable_size(device.size), *files]))
+
+
+def losing(device: Device) -> str:
+    """What goes when a device is written over, in a sentence."""
+    if not device.contents:
+        return "Nothing is known to lie on it."
+    return f"What lies on it is lost: {'; '.join(each.words for each in device.contents)}."

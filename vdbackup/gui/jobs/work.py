@@ -26,9 +26,10 @@ from vdbackup.operations import (
     policy,
     promote,
     repair,
+    restore,
 )
 from vdbackup.operations.backup import BackupRequest, BackupResult
-from vdbackup.operations.changed import Changed
+from vdbackup.operations.changed import NOTHING, Changed
 from vdbackup.operations.delete import DeletePlan, DeleteResult
 from vdbackup.operations.machines import Machines
 from vdbackup.operations.merge import MergePlan, MergeResult
@@ -37,10 +38,10 @@ from vdbackup.operations.pins import PinResult
 from vdbackup.operations.policy import PolicyPlan, PolicyResult
 from vdbackup.operations.promote import PromotionPlan, PromotionResult
 from vdbackup.operations.repair import RepairResult
+from vdbackup.operations.restore import Restored, RestorePlan
 from vdbackup.pace import Pace
-from vdbackup.recovery import restore, verify
+from vdbackup.recovery import verify
 from vdbackup.recovery.boot_test.boot_test import BootTestOptions
-from vdbackup.recovery.restore import RestorePlan
 from vdbackup.recovery.sessions import elsewhere
 from vdbackup.recovery.sessions.saved import SavedSession
 from vdbackup.recovery.verify import Verdict
@@ -184,10 +185,17 @@ def promote_session(
     return Outcome(made, facts(result.point), warnings, value=result, changed=result.changed)
 
 
-def restore_point(plan: RestorePlan, task: Task) -> Outcome[Path]:
-    """Write a point to a file or a device; the target."""
-    warnings = restore.run(plan, task)
-    return Outcome(f"Restored to {plan.target}.", (plan.summary,), warnings, value=plan.target)
+def restore_point(plan: RestorePlan, task: Task) -> Outcome[Restored]:
+    """Write a point to a file or a device."""
+    restored = restore.run(plan, task)
+    details = (plan.summary, restored.figures.sentence) if plan.in_place else (plan.summary,)
+    return Outcome(
+        f"Restored to {plan.target}.",
+        details,
+        restored.warnings,
+        value=restored,
+        changed=NOTHING,
+    )
 
 
 def verify_points(
