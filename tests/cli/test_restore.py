@@ -51,9 +51,29 @@ def test_a_plan_for_a_device_says_what_would_be_lost_and_loses_nothing(
         where = ("restore", "-r", repository, "latest", device, "--overwrite", "--dry-run")
         plan = json.loads(vdbackup(*where, "--json").out)
         assert "partition 1 (fat, " in vdbackup(*where).out
-    assert plan["device"]["path"] == str(device)
-    assert plan["device"]["size"] == len(before)
-    (content,) = plan["device"]["contents"]
+    (piece,) = plan["pieces"]
+    assert (piece["partition"], piece["start"], piece["size"]) == (0, 0, len(before))
+    assert (piece["device"]["path"], piece["device"]["size"]) == (str(device), len(before))
+    (content,) = piece["device"]["contents"]
     assert (content["number"], content["filesystem"], content["mountpoints"]) == (1, "fat", [])
     assert (plan["delta"], plan["resumed_bytes"]) == (False, 0)
     assert older.read_bytes() == before
+
+
+@pytest.mark.usefixtures("backed_up")
+@pytest.mark.parametrize("numbers", ["0", "x", "1,", "1-3", "-1"])
+def test_partitions_are_numbers(vdbackup: Vdbackup, repository: Path, numbers: str) -> None:
+    said = vdbackup("restore", "-r", repository, "1", "out.img", f"--partition={numbers}")
+    assert said.status == 2
+    assert "--partition" in said.err
+
+
+def test_a_partition_alone_is_restored(
+    vdbackup: Vdbackup, repository: Path, backed_up: list[Path], tmp_path: Path
+) -> None:
+    target = tmp_path / "part.img"
+    where = ("restore", "-r", repository, "2", target, "--partition", "1")
+    (piece,) = vdbackup(*where, "--dry-run", "--json").json["pieces"]
+    assert vdbackup(*where).status == 0
+    end = piece["start"] + piece["size"]
+    assert target.read_bytes() == backed_up[1].read_bytes()[piece["start"] : end]

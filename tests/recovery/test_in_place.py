@@ -206,7 +206,7 @@ def test_what_was_cut_off_at_any_moment_goes_on_where_it_was(
         interrupted(lab, device, dice.randrange(lab.size), delta=delta, journals=journals)
     plan = planned(lab, device, delta=delta, journals=journals)
     done = restore.run(plan, Task()).figures
-    assert done.resumed == plan.interrupted.record.size
+    assert done.resumed == plan.resumed
     if not delta:
         assert done.written == lab.size - done.resumed
     assert done.verified + done.compared >= lab.size
@@ -218,7 +218,7 @@ def test_the_plan_says_how_much_is_there_already(lab: Lab, device: Path, journal
     assert "interrupted" not in planned(lab, device, journals=journals).summary
     interrupted(lab, device, 64 * MIB, journals=journals)
     plan = planned(lab, device, journals=journals)
-    there = plan.interrupted.record.size
+    there = plan.resumed
     assert there >= 32 * MIB
     assert f"gone on with: {there >> 20} MiB are there already." in plan.summary
     assert plan.bytes_to_copy == lab.size - there
@@ -228,7 +228,7 @@ def test_what_was_lost_of_what_was_noted_is_written_again(
     lab: Lab, device: Path, journals: Path
 ) -> None:
     interrupted(lab, device, 64 * MIB, journals=journals)
-    offset, _ = planned(lab, device, journals=journals).interrupted.record.done[0]
+    offset, _ = planned(lab, device, journals=journals).pieces[0].interrupted.record.done[0]
     with device.open("r+b") as file:
         file.seek(offset + 5 * BLOCK)
         file.write(b"another program's")
@@ -241,7 +241,7 @@ def test_of_another_point_it_begins_anew_and_says_so(
 ) -> None:
     interrupted(lab, device, 64 * MIB, 1, journals=journals)
     plan = planned(lab, device, 2, journals=journals)
-    assert plan.interrupted.record.done == ()
+    assert plan.resumed == 0
     assert plan.summary.endswith("this one begins anew: it was of another recovery point.")
     restore.run(plan, Task())
     assert holds(lab, device)

@@ -14,6 +14,7 @@ from vdbackup.cli.options import (
     dry_run_option,
     json_option,
     new_command,
+    partition_numbers,
     point_options,
 )
 
@@ -32,6 +33,11 @@ def add_restore(subparsers: Subparsers) -> None:
     point_options(parser)
     parser.add_argument("target", type=Path, metavar="TARGET", help="a new file, or a device")
     parser.set_defaults(format="raw")
+    parser.add_argument(
+        "--partition", type=partition_numbers, default=(), metavar="N[,N]",
+        help="only these partitions of the disk: one to a partition, device or new raw file, "
+        "several to the same partitions of a disk",
+    )  # fmt: skip
     parser.add_argument(
         "--delta", action="store_true",
         help="compare with what TARGET holds, and write only what differs: for a device or raw "
@@ -59,7 +65,7 @@ def add_export(subparsers: Subparsers) -> None:
         help=f"raw, {FORMAT_NAMES}; for clouds and appliances vhd-fixed (Azure), vmdk-stream (AWS, "
         "vSphere) or ova (VirtualBox, vSphere); by FILE's ending if left out",
     )
-    parser.set_defaults(delta=False)
+    parser.set_defaults(delta=False, partition=())
     _restoring(parser)
 
 
@@ -89,6 +95,7 @@ def restore(options: argparse.Namespace) -> int:
             overwrite=options.overwrite,
             ignore_damage=options.ignore_damage,
             delta=options.delta,
+            partitions=options.partition,
             journals=Locations.from_environment().restores,
         )
     )

@@ -38,12 +38,21 @@ def plan_json(plan: Plan) -> dict[str, Any]:
 
 def restore_plan_json(plan: RestorePlan) -> dict[str, Any]:
     """What a restore would do besides: `device` is null where it goes to a file."""
-    there = plan.lying_there
     return {
         "target": str(plan.target),
-        "device": None if there is None else device_json(there),
+        "pieces": [
+            {
+                "partition": piece.number,
+                "start": piece.stretch.start,
+                "size": piece.stretch.size,
+                "target": str(piece.target),
+                "device": piece.lying_there and device_json(piece.lying_there),
+                "spare": piece.spare,
+            }
+            for piece in plan.pieces
+        ],
         "delta": plan.delta,
-        "resumed_bytes": plan.interrupted.record.size,
+        "resumed_bytes": plan.resumed,
     }
 
 

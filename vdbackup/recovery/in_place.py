@@ -7,6 +7,7 @@ in the end is what is read back from the storage, past every cache.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -41,6 +42,15 @@ class Figures:
     verified: int
     resumed: int
 
+    def __add__(self, other: Figures) -> Figures:
+        """Both together."""
+        return Figures(
+            self.compared + other.compared,
+            self.written + other.written,
+            self.verified + other.verified,
+            self.resumed + other.resumed,
+        )
+
     @property
     def sentence(self) -> str:
         """What was done, in figures."""
@@ -48,6 +58,9 @@ class Figures:
         read = f"{readable_size(self.compared)} compared, " if self.compared else ""
         before = f"; {readable_size(self.resumed)} were there already" if self.resumed else ""
         return f"{read}{written}, {readable_size(self.verified)} read back and verified{before}."
+
+
+NOTHING = Figures(0, 0, 0, 0)
 
 
 def write_over(
@@ -81,12 +94,12 @@ def write_over(
         alike = without(todo, stale)
         journal.right(alike)
         todo, unproven = stale, without(wanted, alike)
-    _write(placed, chain, captured, journal, todo, "Restore", task)
+    copy(placed, chain, captured, todo, task, journal.right)
     journal.note()
     wrong = _read_back(placed, captured, unproven, task)
     again = total(wrong)
     if again:  # of a target that was changed since it was written, or lost what it had taken
-        _write(placed, chain, captured, journal, wrong, "Restore", task)
+        copy(placed, chain, captured, wrong, task)
         still = _read_back(placed, captured, wrong, task)
         if len(still):
             raise TargetUnsound(
@@ -97,23 +110,33 @@ def write_over(
     return Figures(compared, total(todo) + again, total(unproven), total(resumed))
 
 
-def _write(
+def copy(
     placed: Placed,
     chain: Chain,
     captured: Captured,
-    journal: Journal,
     ranges: Ranges,
-    phase: str,
     task: Task,
+    done: Callable[[Ranges], None] = lambda _: None,
 ) -> None:
-    """Write what the point holds there; durable on return."""
+    """Write what the point holds in some whole blocks; durable on return.
+
+    Args:
+        placed: the target.
+        chain: the point's disk.
+        captured: its digests.
+        ranges: what to write.
+        task: what it reports to, and what stops it.
+        done: told what was written, from several threads.
+
+    Raises Damaged, OSError, Cancelled.
+    """
 
     def put(pieces: Ranges, view: memoryview) -> None:
         blocks = blocks_of(pieces, BLOCK)
         placed.write(blocks, view, captured.look(blocks, view))
-        journal.right(pieces)
+        done(pieces)
 
-    transfer(ranges, chain.read, put, phase=phase, task=task)
+    transfer(ranges, chain.read, put, phase="Restore", task=task)
     placed.sync()
 
 

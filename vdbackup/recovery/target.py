@@ -159,28 +159,31 @@ def held_file(target: Path) -> Iterator[int]:
 # -------------------------------------------------------------------------------- a block device
 
 
-def check_device(target: Path, needed: int, sector_size: int) -> None:
-    """Raise RecoveryError, before anything is written, where a disk cannot go to a device.
+def check_device(target: Path, needed: int, sector_size: int, partition: int = 0) -> int:
+    """The size of a device in bytes; raises UnfitTarget where what is wanted cannot go there.
 
     Args:
         target: the device.
-        needed: bytes of the disk.
-        sector_size: bytes of the sectors that its tables count in.
+        needed: bytes of what goes there.
+        sector_size: bytes of the sectors that the disk's tables count in.
+        partition: the number of the partition that it is; 0 for a whole disk.
     """
     with held_device(target) as fd:
         size, sectors = os.lseek(fd, 0, os.SEEK_END), sector_size_of(fd)
     if size < needed:
         there, wanted = sizes_apart(size, needed)
+        what = f"partition {partition}" if partition else "the recovery point"
         raise UnfitTarget(
-            f"{target} has {there}; the recovery point needs {wanted}.",
+            f"{target} has {there}; {what} needs {wanted}.",
             "Choose a device that is at least as large.",
         )
     if sectors != sector_size:
         raise UnfitTarget(
             f"{target} has sectors of {sectors} bytes, and the disk in the recovery point had "
-            f"sectors of {sector_size}: its partition table would mean nothing there.",
+            f"sectors of {sector_size}: what counts in them would mean nothing there.",
             "Choose a device with the same sectors, or restore to a file.",
         )
+    return size
 
 
 @contextmanager

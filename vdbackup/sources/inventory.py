@@ -16,6 +16,8 @@ from typing import Any, Self
 
 from blake3 import blake3
 
+from vdbackup.agent.block_devices import SYS_BLOCK, node_of
+from vdbackup.agent.stacking import number_of
 from vdbackup.disks.device_reads import DeviceReads
 from vdbackup.errors import RecoveryError
 from vdbackup.jobs import readable_size
@@ -222,6 +224,26 @@ def _lying(device: _Opened, offset: int) -> str:
         return kind
     other = signatures.unreadable(head)
     return other[0] if other else ""
+
+
+def partitions_on(path: Path) -> tuple[Partition, ...]:
+    """The partitions that a device has by its own table; raises OSError."""
+    with _Opened(path) as device:
+        return device.partitions()
+
+
+def is_partition(path: Path) -> bool:
+    """Whether a device is a partition of another one."""
+    return (SYS_BLOCK / (number_of(str(path)) or "") / "partition").exists()
+
+
+def partition_node(disk: Path, number: int) -> Path | None:
+    """The device of a disk's partition; None where the kernel shows none."""
+    place = (SYS_BLOCK / (number_of(str(disk)) or "")).resolve()
+    for file in place.glob("*/partition"):
+        if file.read_text().strip() == str(number):
+            return node_of((file.parent / "dev").read_text().strip())
+    return None
 
 
 def fingerprint(path: Path) -> str:
