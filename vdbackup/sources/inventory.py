@@ -24,7 +24,7 @@ from vdbackup.jobs import readable_size
 from vdbackup.sources.devices import lsblk
 from vdbackup.volumes import signatures
 from vdbackup.volumes.partitions import Partition, read_table
-from vdbackup.volumes.places import Window
+from vdbackup.volumes.places import Disk, Window
 
 _EDGE = 1 << 20
 """Bytes at both ends of a device, and where a partition begins, that say what lies there."""
@@ -184,19 +184,6 @@ class _Opened:
                 return
             offset, view = offset + count, view[count:]
 
-    def read(self, offset: int, length: int) -> bytes:
-        """Bytes of it; zeros behind the end."""
-        data = bytearray(length)
-        self.readinto(offset, memoryview(data))
-        return bytes(data)
-
-    def partitions(self) -> tuple[Partition, ...]:
-        """By its table; none where that is damaged."""
-        whole = Window.opened(self, ((0, self.size),))
-        with suppress(RecoveryError):
-            return read_table(whole, self.size, self.sector_size).partitions
-        return ()
-
     def __enter__(self) -> Self:
         return self
 
@@ -204,32 +191,54 @@ class _Opened:
         self._reads.close()
 
 
+def contents_of(disk: Disk) -> tuple[Content, ...]:
+    """The partitions of a disk, by its own table; without one, nothing or what lies on it all.
+
+    Raises what reading the disk does.
+    """
+    found = tuple(
+        Content(each.number, each.size, _lying(disk, each.offset)) for each in _partitions(disk)
+    )
+    if not found and (lying := _lying(disk, 0)):
+        return (Content(0, disk.size, lying),)
+    return found
+
+
 def _read(path: Path) -> dict[int, Content]:
     """By number; nothing where it may not be read. A device without partitions is number 0."""
     with suppress(OSError), _Opened(path) as device:
-        found = {
-            each.number: Content(each.number, each.size, _lying(device, each.offset))
-            for each in device.partitions()
-        }
-        if not found and (lying := _lying(device, 0)):
-            return {0: Content(0, device.size, lying)}
-        return found
+        return {each.number: each for each in contents_of(device)}
     return {}
 
 
-def _lying(device: _Opened, offset: int) -> str:
+def _partitions(disk: Disk) -> tuple[Partition, ...]:
+    """By its table; none where that is damaged."""
+    whole = Window.opened(disk, ((0, disk.size),))
+    with suppress(RecoveryError):
+        return read_table(whole, disk.size, disk.sector_size).partitions
+    return ()
+
+
+def _lying(disk: Disk, offset: int) -> str:
     """What is known to begin there, by name; "" where nothing is."""
-    head = device.read(offset, signatures.HEAD)
+    head = _bytes(disk, offset, signatures.HEAD)
     if kind := signatures.readable(head):
         return kind
     other = signatures.unreadable(head)
     return other[0] if other else ""
 
 
+def _bytes(disk: Disk, offset: int, length: int) -> bytes:
+    """Bytes of it, as far as it goes."""
+    data = bytearray(max(0, min(length, disk.size - offset)))
+    disk.readinto(offset, memoryview(data))
+    return bytes(data)
+
+
 def partitions_on(path: Path) -> tuple[Partition, ...]:
     """The partitions that a device has by its own table; raises OSError."""
     with _Opened(path) as device:
-        return device.partitions()
+        return _partitions(device)
 
 
 def is_partition(path: Path) -> bool:
@@ -253,8 +262,8 @@ def fingerprint(path: Path) -> str:
     themselves, and of where its partitions begin. Raises OSError where it cannot be read.
     """
     with _Opened(path) as device:
-        places = [0, max(0, device.size - _EDGE), *(each.offset for each in device.partitions())]
+        places = [0, max(0, device.size - _EDGE), *(each.offset for each in _partitions(device))]
         digest = blake3()
         for place in places:
-            digest.update(device.read(place, min(_EDGE, max(0, device.size - place))))
+            digest.update(_bytes(device, place, _EDGE))
     return digest.hexdigest()

@@ -38,7 +38,7 @@ from vdbackup.operations.pins import PinResult
 from vdbackup.operations.policy import PolicyPlan, PolicyResult
 from vdbackup.operations.promote import PromotionPlan, PromotionResult
 from vdbackup.operations.repair import RepairResult
-from vdbackup.operations.restore import Restored, RestorePlan
+from vdbackup.operations.restore import Restored, RestorePlan, RestoreTarget
 from vdbackup.pace import Pace
 from vdbackup.recovery import verify
 from vdbackup.recovery.boot_test.boot_test import BootTestOptions
@@ -49,6 +49,7 @@ from vdbackup.repository import claims
 from vdbackup.repository.model import BootTest, RecoveryPoint
 from vdbackup.repository.repository import Repository
 from vdbackup.sources import demo_disk
+from vdbackup.sources.inventory import Content
 from vdbackup.text import printable
 
 if TYPE_CHECKING:  # late at run time: what reads file systems takes long to import
@@ -183,6 +184,16 @@ def promote_session(
     made = f"Point #{result.point.sequence} made of {saved.title}."
     warnings = _said_of(result.trouble)
     return Outcome(made, facts(result.point), warnings, value=result, changed=result.changed)
+
+
+def targets(folder: Path, set_name: str, needed: int) -> list[RestoreTarget]:
+    """Where a point that needs so many bytes could be restored to."""
+    return restore.targets(Repository.open(folder), set_name, needed)
+
+
+def parts_of(folder: Path, set_name: str, point_id: str, _task: Task) -> tuple[Content, ...]:
+    """The partitions of the disk in a point."""
+    return restore.parts(Repository.open(folder), set_name, point_id)
 
 
 def restore_point(plan: RestorePlan, task: Task) -> Outcome[Restored]:
