@@ -680,6 +680,12 @@ class TargetUnsound(UnfitTarget):
     code = "target-unsound"
 
 
+class NotResized(RecoveryError):
+    """A disk, or a partition of it, cannot be made another size."""
+
+    code = "not-resized"
+
+
 class NotInPoint(RecoveryError):
     """What was asked for is not in a recovery point, or is of another kind."""
 

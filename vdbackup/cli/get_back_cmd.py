@@ -16,6 +16,7 @@ from vdbackup.cli.options import (
     new_command,
     partition_numbers,
     point_options,
+    positive,
 )
 
 
@@ -37,6 +38,15 @@ def add_restore(subparsers: Subparsers) -> None:
         "--partition", type=partition_numbers, default=(), metavar="N[,N]",
         help="only these partitions of the disk: one to a partition, device or new raw file, "
         "several to the same partitions of a disk",
+    )  # fmt: skip
+    parser.add_argument(
+        "--resize", choices=["auto", "off"], default="off",
+        help="auto: fit the disk to a device, or a raw file that is there, of another size; off, "
+        "which is usual: what is larger stays free",
+    )  # fmt: skip
+    parser.add_argument(
+        "--grow", type=positive, metavar="N",
+        help="the partition that takes what is new on a larger one, instead of the last that can",
     )  # fmt: skip
     parser.add_argument(
         "--delta", action="store_true",
@@ -65,7 +75,7 @@ def add_export(subparsers: Subparsers) -> None:
         help=f"raw, {FORMAT_NAMES}; for clouds and appliances vhd-fixed (Azure), vmdk-stream (AWS, "
         "vSphere) or ova (VirtualBox, vSphere); by FILE's ending if left out",
     )
-    parser.set_defaults(delta=False, partition=())
+    parser.set_defaults(delta=False, partition=(), resize="off", grow=None)
     _restoring(parser)
 
 
@@ -96,6 +106,8 @@ def restore(options: argparse.Namespace) -> int:
             ignore_damage=options.ignore_damage,
             delta=options.delta,
             partitions=options.partition,
+            resize=options.resize == "auto" or options.grow is not None,
+            grown=options.grow,
             journals=Locations.from_environment().restores,
         )
     )

@@ -51,6 +51,7 @@ def restore_plan_json(plan: RestorePlan) -> dict[str, Any]:
             }
             for piece in plan.pieces
         ],
+        "moves": [asdict(each) for each in plan.fitting.moves] if plan.fitting else None,
         "delta": plan.delta,
         "resumed_bytes": plan.resumed,
     }

@@ -3,18 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Protocol
 
 import numpy as np
 
 from vdbackup.disks.chain import Chain
-from vdbackup.disks.extents import Int64s
+from vdbackup.disks.extents import Int64s, Ranges
 from vdbackup.disks.transfer import Flags
 from vdbackup.errors import Damaged, Remedy
 from vdbackup.jobs import readable_size
-from vdbackup.repository.digests import BLOCK, DigestFold, differ, digest_blocks, is_zero
+from vdbackup.repository.digests import BLOCK, Digests, differ, digest_blocks, is_zero
 from vdbackup.repository.model import RecoveryPoint
 
 _MAX_REPORTED = 20
+
+
+class Known(Protocol):
+    """What is known of each block of a disk; see DigestFold."""
+
+    def as_far_as_known(self, blocks: Int64s) -> tuple[Digests, Flags]:
+        """The blocks' digests, and of which one is there, and proven."""
+
+    def held(self) -> Ranges:
+        """Stretches whose blocks may hold something, in bytes."""
+
+    def to_check(self, disk: Chain) -> Ranges:
+        """What has to be read to know whether all of a disk is as the digests say."""
+
+    def layer_of(self, block: int) -> int:
+        """The position in the chain of the layer that holds a block, or -1."""
 
 
 class Captured:
@@ -25,7 +42,7 @@ class Captured:
     """
 
     def __init__(
-        self, layers: Sequence[RecoveryPoint], chain: Chain, digests: DigestFold, go_on: bool
+        self, layers: Sequence[RecoveryPoint], chain: Chain, digests: Known, go_on: bool
     ) -> None:
         """Of a point's layers, base first; `go_on` where damage is to be noted, not raised."""
         self.digests = digests

@@ -38,6 +38,7 @@ class Goal:
         target: as it was named.
         point_id: of the point.
         overwrite: whether what lies there may be written over.
+        fits: whether a device of another size will do, too: the disk is fitted to it.
         journals: the folder in which it is noted how far it comes; None where it is not.
     """
 
@@ -45,6 +46,7 @@ class Goal:
     target: Path
     point_id: str
     overwrite: bool
+    fits: bool
     journals: Path | None
 
 
@@ -59,7 +61,7 @@ class Piece:
         found: what the target was when it was planned; None where there was nothing.
         lying_there: what the device is, and what lies on it; None of a file.
         interrupted: how far an earlier restore to it has come.
-        spare: bytes of the device behind it.
+        spare: bytes of the device behind it; below 0 where it is too small.
     """
 
     number: int
@@ -198,7 +200,8 @@ def _to_device(goal: Goal, chain: Chain, part: Part, target: Path) -> Piece:
             "Choose another target, unless that is what you want.",
             remedy=Remedy.OVERWRITE,
         )
-    size = check_device(target, part.size, _sector_size(chain), part.number)
+    needed = 0 if goal.fits else part.size
+    size = check_device(target, needed, _sector_size(chain), part.number)
     interrupted = _interrupted(goal, target, part, size)
     found = identity(target)
     spare = size - part.size

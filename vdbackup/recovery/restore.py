@@ -25,8 +25,9 @@ from vdbackup.disks.names import DiskFormat
 from vdbackup.disks.transfer import transfer, transfer_in_order, write_blocks
 from vdbackup.guest.model import System
 from vdbackup.jobs import Task
-from vdbackup.recovery import packages, restore_journal
+from vdbackup.recovery import packages, resized, restore_journal
 from vdbackup.recovery.captured import Captured
+from vdbackup.recovery.fitting import Fitting
 from vdbackup.recovery.hindrances import hindrance
 from vdbackup.recovery.in_place import NOTHING, Figures, copy, write_over
 from vdbackup.recovery.ovf import Appliance
@@ -213,6 +214,8 @@ def _write_over(
     task: Task,
 ) -> tuple[tuple[str, ...], Figures]:
     """Write a piece; what was damaged, and how much was done."""
+    if plan.fitting is not None:
+        return _write_fitted(backup_set, point, plan, plan.fitting, piece, fd, task)
     on_device, size = piece.lying_there is not None, piece.stretch.size
     with closing(HostFile.open(piece.target, writable=True)) as file:
         if not on_device:
@@ -232,3 +235,31 @@ def _write_over(
         os.ftruncate(fd, point.exact_size)
         os.fsync(fd)
     return captured.warnings(), figures
+
+
+def _write_fitted(
+    backup_set: BackupSet,
+    point: RecoveryPoint,
+    plan: RestorePlan,
+    fitting: Fitting,
+    piece: Piece,
+    fd: int,
+    task: Task,
+) -> tuple[tuple[str, ...], Figures]:
+    """The same to a target of another size."""
+    restore_journal.forget(piece.interrupted.record, plan.journals)
+    with (
+        closing(HostFile.open(piece.target, writable=True)) as file,
+        _opened(backup_set, point, plan) as (chain, captured),
+    ):
+        if any(move.shrinks for move in fitting.moves):
+            with resized.smaller(chain, backup_set.settings.format, captured, fitting, task) as (
+                whole,
+                known,
+            ):
+                changed = Captured(backup_set.chain(point), whole, known, plan.ignore_damage)
+                figures = resized.write_data(file, whole, changed, fitting, task, delta=plan.delta)
+        else:
+            figures = resized.write_data(file, chain, captured, fitting, task, delta=plan.delta)
+    left = resized.finish(piece.target, fd, fitting, task)
+    return (*captured.warnings(), *left), figures

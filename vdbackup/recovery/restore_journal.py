@@ -257,6 +257,12 @@ class Journal:
             durable.sync_folder(self.file.parent)
 
 
+def forget(record: Record, folder: Path | None) -> None:
+    """What an earlier restore has left on the target is about to be written over."""
+    if folder is not None:
+        durable.remove(record.file_in(folder))
+
+
 @contextmanager
 def kept(record: Record, folder: Path | None, target: HostFile) -> Iterator[Journal]:
     """A journal that goes on from a record, and goes when the restore is complete.

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from vdbackup.disks.chain import Chain
 from vdbackup.disks.extents import as_ranges, overlap, total
 from vdbackup.disks.formats import check_fits, probe
 from vdbackup.disks.names import BACKUP_FORMATS, DiskFormat
@@ -15,6 +16,7 @@ from vdbackup.guest.hardware import Hardware
 from vdbackup.guest.model import System
 from vdbackup.jobs import Plan, readable_size
 from vdbackup.recovery import other_hardware, packages
+from vdbackup.recovery.fitting import Fitting, fit
 from vdbackup.recovery.packages import PACKAGES, PackageFormat, is_in_order
 from vdbackup.recovery.pieces import Goal, Piece, to_devices, to_file, wanted_stretches
 from vdbackup.recovery.target import description, losing
@@ -36,6 +38,8 @@ class RestoreRequest:
         ignore_damage: restore what can be read where some of it is damaged.
         delta: write only what differs from what the device, or raw file, holds.
         partitions: numbers of those that are wanted alone; none for the whole disk.
+        resize: whether the disk is fitted to a device, or existing raw file, of another size.
+        grown: the partition that takes what a larger one has more; None for the last that can.
         journals: a folder in which to note how far it has come, should it be interrupted.
     """
 
@@ -48,6 +52,8 @@ class RestoreRequest:
     ignore_damage: bool = False
     delta: bool = False
     partitions: tuple[int, ...] = ()
+    resize: bool = False
+    grown: int | None = None
     journals: Path | None = None
 
 
@@ -61,6 +67,8 @@ class RestorePlan(Plan):
         disk_format: that a stand-alone disk can have, or of a package.
         ignore_damage: write damaged blocks as they are, and go on.
         delta: write only what differs from what the target holds.
+        in_place: whether what is there is written over; else a file is made.
+        fitting: how the disk is fitted to a target of another size; None where it is not.
         journals: the folder where it is noted how far this one comes; None where it is not.
         machine: that an OVA describes, with what is on its disk; else None.
         notes: what the user has to know of it afterwards, a sentence each.
@@ -74,14 +82,11 @@ class RestorePlan(Plan):
     disk_format: DiskFormat | PackageFormat
     ignore_damage: bool
     delta: bool
+    in_place: bool
+    fitting: Fitting | None
     journals: Path | None
     machine: tuple[System, Hardware] | None = None
     notes: tuple[str, ...] = ()
-
-    @property
-    def in_place(self) -> bool:
-        """Whether what is there is written over; else a file is made."""
-        return self.delta or any(piece.lying_there is not None for piece in self.pieces)
 
     @property
     def resumed(self) -> int:
@@ -98,6 +103,8 @@ def plan(request: RestoreRequest) -> RestorePlan:
     point = request.repository.set(request.set_name).point(request.point_id)
     wanted = _named(request.disk_format)
     on_device = request.target.is_block_device()
+    fits = request.resize and request.target.exists() and not request.partitions
+    in_place = on_device or request.delta or fits
     machine = None
     doing = f"planning to restore point {point.sequence}"
     with claims.open_point(request.repository, request.set_name, request.point_id, doing) as chain:
@@ -107,6 +114,7 @@ def plan(request: RestoreRequest) -> RestorePlan:
             request.target,
             request.point_id,
             request.overwrite,
+            fits,
             None if request.ignore_damage else request.journals,
         )
         if on_device:
@@ -114,9 +122,10 @@ def plan(request: RestoreRequest) -> RestorePlan:
             pieces = to_devices(goal, chain, parts)
         else:
             _check_file(request, wanted, point)
-            pieces = (to_file(goal, parts, existing=request.delta),)
+            pieces = (to_file(goal, parts, existing=in_place),)
             if wanted is PackageFormat.OVA:
                 machine = other_hardware.hardware_in_ovf(chain)
+        fitting = _fitting(request, chain, pieces[0]) if fits else None
         held = chain.map.data_ranges()
         stretches = as_ranges([(each.stretch.start, each.stretch.size) for each in pieces])
         size = int(stretches[:, 1].sum()) if on_device else total(overlap(held, stretches))
@@ -125,7 +134,12 @@ def plan(request: RestoreRequest) -> RestorePlan:
     size = max(0, size - sum(piece.interrupted.record.size for piece in pieces))
     there = [str(piece.target) for piece in pieces]
     return RestorePlan(
-        summary=" ".join(_sentences(request, point, wanted, pieces, size)),
+        summary=" ".join(
+            [
+                *_sentences(request, point, wanted, pieces, size),
+                *(fitting.sentences if fitting else ()),
+            ]
+        ),
         bytes_to_copy=size,
         creates=() if request.target.exists() else tuple(there),
         replaces=tuple(there) if request.target.exists() else (),
@@ -137,10 +151,20 @@ def plan(request: RestoreRequest) -> RestorePlan:
         disk_format=wanted,
         ignore_damage=request.ignore_damage,
         delta=request.delta,
+        in_place=in_place,
+        fitting=fitting,
         journals=request.journals,
         machine=machine,
         notes=_notes(machine),
     )
+
+
+def _fitting(request: RestoreRequest, chain: Chain, piece: Piece) -> Fitting | None:
+    """How the disk is fitted to what is there; None where that is as large. Raises NotResized."""
+    if piece.found is None or piece.found.size == chain.size:
+        return None
+    disk_format = request.repository.settings(request.set_name).format
+    return fit(chain, disk_format, piece.found.size, request.grown)
 
 
 # ----------------------------------------------------------------------------------- in words
@@ -254,11 +278,11 @@ def _check_file(
         raise TargetExists(
             f"{target} exists already.", "Give another name.", remedy=Remedy.OVERWRITE
         )
-    if request.delta:
-        _check_delta(target, disk_format)
+    if request.delta or (request.resize and target.exists()):
+        _check_raw(target, disk_format)
 
 
-def _check_delta(target: Path, disk_format: DiskFormat | PackageFormat) -> None:
+def _check_raw(target: Path, disk_format: DiskFormat | PackageFormat) -> None:
     """Raise UnfitTarget where there is no raw disk that could be compared."""
     if not target.exists():
         raise UnfitTarget(
