@@ -101,6 +101,12 @@ def test_what_fits_a_partition_alone_is_looked_for_anew(
     with_source.waits_until(lambda: len(needed) == 2)
     assert dialog.partitions == (1,)
     assert needed[1] < needed[0]
+    assert not dialog.resize_box.isEnabled()
+    dialog.parts_box.setCurrentIndex(0)
+    dialog.resize_box.setChecked(True)  # a smaller one may do then
+    with_source.waits_until(lambda: len(needed) == 4)
+    assert needed[2:] == [needed[0], 0]
+    assert dialog.fits_size
     dialog.reject()
 
 

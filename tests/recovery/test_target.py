@@ -331,3 +331,19 @@ def test_the_table_of_a_larger_device_is_whole(tmp_path: Path, sector_size: int)
     after = (tmp_path / "device.img").read_bytes()[: len(before)]
     other = [n for n in range(0, len(before), 512) if after[n : n + 512] != before[n : n + 512]]
     assert other == [sector_size]  # the first header, which names the second one's place
+
+
+@pytest.mark.usefixtures("as_root")
+def test_the_kernel_shows_the_partitions_that_a_disk_has_afterwards(tmp_path: Path) -> None:
+    lab = Lab(tmp_path, 8 * MIB)
+    subprocess.run(["sfdisk", "-q", lab.image], input=b"label: gpt\nsize=2M\n", check=True)
+    with loop(lab.image, "--partscan") as device:
+        if not (Path("/sys/block") / device.name / f"{device.name}p1").exists():
+            pytest.skip("this kernel reads no GPT")
+    lab.backup()
+    (tmp_path / "device.img").write_bytes(bytes(16 * MIB))
+    with loop(tmp_path / "device.img", "--partscan") as device:
+        shown = Path("/sys/block") / device.name / f"{device.name}p1"
+        assert not shown.exists()
+        run(planned(lab, device, overwrite=True))
+        assert int((shown / "size").read_text()) * 512 == 2 * MIB

@@ -267,6 +267,7 @@ class Operations(QObject):
                 ignore_damage=dialog.ignore_damage,
                 delta=dialog.delta,
                 partitions=dialog.partitions,
+                resize=dialog.fits_size,
                 journals=self._runner.store.locations.restores,
             )
             self._change(

@@ -31,7 +31,7 @@ class RestoreDialog(parts.Dialog):
     Attributes:
         picker: the disks of this computer.
         parts_box: the whole disk, or which partition of it.
-        target_edit, format_box, overwrite_box, delta_box, damage_box: what the user chose.
+        target_edit, format_box, and the boxes to tick: what the user chose.
         accept_button: enabled when a target is given.
     """
 
@@ -69,6 +69,14 @@ class RestoreDialog(parts.Dialog):
             self.format_box.addItem(package.words, str(name))
         self.overwrite_box = QCheckBox("Overwrite what is there")
         self.overwrite_box.setObjectName("overwriteBox")
+        self.resize_box = QCheckBox("Fit the partitions to a disk of another size")
+        self.resize_box.setObjectName("resizeBox")
+        self.resize_box.setToolTip(
+            parts.hint(
+                "One partition takes what a larger disk has more; for a smaller one, ext4 and NTFS "
+                "are made smaller. The backup stays as it is."
+            )
+        )
         self.delta_box = QCheckBox("Write only what differs from what is there")
         self.delta_box.setObjectName("deltaBox")
         self.delta_box.setToolTip(
@@ -87,6 +95,7 @@ class RestoreDialog(parts.Dialog):
         form.addRow("Or to a file", row)
         form.addRow("Format of a file", self.format_box)
         form.addRow("", self.overwrite_box)
+        form.addRow("", self.resize_box)
         form.addRow("", self.delta_box)
         form.addRow("", self.damage_box)
         self.column.addLayout(form)
@@ -100,16 +109,17 @@ class RestoreDialog(parts.Dialog):
     def _look(self, entry: Entry, point: RecoveryPoint, reader: Worker) -> None:
         """Look what can be restored, and where to; both are shown when they are known."""
 
-        def look_for(number: int) -> None:
-            needed = self._sizes[number]
+        def look_again() -> None:
+            number = int(self.parts_box.currentData())
+            needed = 0 if self.fits_size else self._sizes[number]
+            self.resize_box.setEnabled(not number)
             self.picker.look(reader, partial(work.targets, entry.repository, entry.name, needed))
 
         job = Job("List partitions", partial(work.parts_of, entry.repository, entry.name, point.id))
         reader.submit(job, self._on_parts_known)
-        look_for(0)
-        self.parts_box.currentIndexChanged.connect(
-            lambda _index: look_for(int(self.parts_box.currentData()))
-        )
+        look_again()
+        self.parts_box.currentIndexChanged.connect(look_again)
+        self.resize_box.toggled.connect(look_again)
 
     def _on_parts_known(self, job: Job[tuple[Content, ...]]) -> None:
         for part in job.result or ():
@@ -137,6 +147,11 @@ class RestoreDialog(parts.Dialog):
     def delta(self) -> bool:
         """Whether what is there is compared first, and only what differs written."""
         return self.delta_box.isChecked()
+
+    @property
+    def fits_size(self) -> bool:
+        """Whether the whole disk is fitted to one of another size."""
+        return self.resize_box.isChecked() and not self.partitions
 
     @property
     def partitions(self) -> tuple[int, ...]:

@@ -35,7 +35,14 @@ from vdbackup.recovery.packages import Output, PackageFormat, is_in_order
 from vdbackup.recovery.pieces import Piece
 from vdbackup.recovery.placed import Placed
 from vdbackup.recovery.restore_plan import RestorePlan, RestoreRequest, format_of, plan
-from vdbackup.recovery.target import check_same, held_device, held_file, new_file, wipe_rest
+from vdbackup.recovery.target import (
+    check_same,
+    held_device,
+    held_file,
+    new_file,
+    read_table_again,
+    wipe_rest,
+)
 from vdbackup.repository import claims
 from vdbackup.repository.backup_set import BackupSet
 from vdbackup.repository.digests import BLOCK
@@ -231,6 +238,7 @@ def _write_over(
         wipe_rest(fd, size)
         if not piece.number:
             move_second_copy(fd, sector_size_of(fd))
+            read_table_again(fd)
     elif point.exact_size is not None and not piece.number:
         os.ftruncate(fd, point.exact_size)
         os.fsync(fd)
@@ -262,4 +270,5 @@ def _write_fitted(
         else:
             figures = resized.write_data(file, chain, captured, fitting, task, delta=plan.delta)
     left = resized.finish(piece.target, fd, fitting, task)
+    read_table_again(fd)
     return (*captured.warnings(), *left), figures

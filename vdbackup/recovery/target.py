@@ -14,7 +14,7 @@ import shutil
 import stat
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,6 +31,8 @@ _WIPED = 1 << 20
 """Bytes behind the point's end, and before a larger device's, in which what lay there before would
 be found again: the second GPT, and super blocks of RAID, LVM and file systems (wipefs(8))."""
 _ZEROS = bytes(_WIPED)
+_BLKRRPART = 0x125F
+"""ioctl: read the partition table again (linux/fs.h)."""
 
 
 @dataclass(frozen=True)
@@ -219,6 +221,16 @@ def wipe_rest(fd: int, used: int) -> None:
         if length > 0:
             os.pwrite(fd, _ZEROS[:length], start)
     os.fsync(fd)
+
+
+def read_table_again(fd: int) -> None:
+    """Let the kernel show the partitions that a disk has now, where it can.
+
+    Args:
+        fd: of the disk, opened exclusively.
+    """
+    with suppress(OSError):  # a device that has none, or with one of them in use
+        fcntl.ioctl(fd, _BLKRRPART)
 
 
 def description(device: Device) -> str:
