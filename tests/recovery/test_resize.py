@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import struct
 import subprocess
 from dataclasses import replace
 from pathlib import Path
@@ -12,9 +13,10 @@ import pytest
 
 from tests.backup.lab import Lab, noise
 from tests.sources.loops import loop, run
-from vdbackup.errors import NotResized, ProgramMissing
-from vdbackup.jobs import Task
+from vdbackup.errors import Cancelled, Damaged, NotResized, ProgramMissing
+from vdbackup.jobs import CancelToken, Progress, Task
 from vdbackup.recovery import file_system_sizes, restore
+from vdbackup.repository.digests import BLOCK
 
 MIB = 1 << 20
 SIZE = 160 * MIB
@@ -225,6 +227,77 @@ def test_on_an_mbr_nothing_moves_and_the_last_one_changes(files: Path, tmp_path:
             lab.image.read_bytes()[512:MIB],
         )
         assert_ext_holds(part_of(target, 2, tmp_path), files, tmp_path / f"seen{size}")
+
+
+def test_what_was_cut_off_begins_anew(lab: Lab, files: Path, tmp_path: Path) -> None:
+    target, cancel = sized(tmp_path / "target.img", 256 * MIB), CancelToken()
+
+    def report(progress: Progress) -> None:
+        if progress.phase == "Restore" and progress.total > 100 * MIB:
+            cancel.cancel()
+
+    plan = planned(lab, target, journals=tmp_path / "restores")
+    with pytest.raises(Cancelled):
+        restore.run(plan, Task(report, cancel))
+    assert restored(lab, target, journals=tmp_path / "restores").figures.resumed == 0
+    assert_ext_holds(part_of(target, 2, tmp_path), files, tmp_path / "seen")
+
+
+def test_a_damaged_block_that_a_file_system_would_move_is_noticed(lab: Lab, tmp_path: Path) -> None:
+    layer = lab.layer(lab.set.points[0])
+    layer.chmod(0o600)
+    data = bytearray(layer.read_bytes())
+    at = data.index(noise(39 * 20_011, 39)[BLOCK : 2 * BLOCK])
+    data[at] ^= 1
+    layer.write_bytes(data)
+    target = sized(tmp_path / "target.img", 120 * MIB)
+    with pytest.raises(Damaged, match="not as captured"):
+        restored(lab, target)
+
+
+def test_where_nothing_can_grow_the_disk_stays_as_it_is(tmp_path: Path) -> None:
+    lab = Lab(tmp_path, 16 * MIB)
+    run("sfdisk", "-q", lab.image, stdin="label: gpt\nsize=4M\nstart=8M,size=4M\n")
+    lab.poke(6 * MIB, b"between two partitions")
+    lab.backup()
+    target = sized(tmp_path / "target.img", 20 * MIB)
+    plan = planned(lab, target)
+    assert plan.fitting is None
+    restore.run(plan, Task())
+    assert target.read_bytes() == lab.image.read_bytes()
+
+
+def mbr(*entries: tuple[int, int, int]) -> bytes:
+    """A table of partitions: type, where it begins, and how large it is, in MiB."""
+    made = bytearray(512)
+    made[510:] = b"\x55\xaa"
+    for number, (kind, start, size) in enumerate(entries):
+        made[450 + 16 * number] = kind
+        struct.pack_into("<II", made, 454 + 16 * number, start * 2048, size * 2048)
+    return bytes(made)
+
+
+@pytest.mark.parametrize(
+    ("sectors", "problem"),
+    [
+        ({0: mbr((0x83, 1, 8), (0x83, 4, 8))}, "Partitions 1 and 2 overlap"),
+        ({0: mbr((0x83, 1, 40))}, "names what lies beyond its end"),
+        ({0: mbr((5, 1, 8)), 1: mbr((0x83, 1, 4))}, "logical partitions is not made smaller"),
+        ({0: mbr((0x83, 1, 8))}, "has 8 MiB, and the disk needs 9 MiB at least"),
+        ({}, "has 8 MiB, and the disk needs 16 MiB at least"),
+    ],
+    ids=["overlap", "beyond", "logical", "unknown", "no table"],
+)
+def test_tables_that_cannot_be_kept_are_refused(
+    tmp_path: Path, sectors: dict[int, bytes], problem: str
+) -> None:
+    lab = Lab(tmp_path, 16 * MIB)
+    lab.poke(15 * MIB, b"something")
+    for at, sector in sectors.items():
+        lab.poke(at * MIB, sector)
+    lab.backup()
+    with pytest.raises(NotResized, match=problem):
+        planned(lab, sized(tmp_path / "target.img", 8 * MIB))
 
 
 @pytest.mark.parametrize("size", [96, 240])

@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 from vdbackup.disks.chain import Chain
@@ -99,12 +100,11 @@ class Fitting:
     @property
     def sentences(self) -> tuple[str, ...]:
         """What becomes of the partitions, a sentence each."""
-        said = tuple(filter(None, (each.sentence for each in self.moves)))
-        return said or ("No partition can take what the target has more; that stays free.",)
+        return tuple(filter(None, (each.sentence for each in self.moves)))
 
 
 def fit(chain: Chain, disk_format: DiskFormat, size: int, grown: int | None) -> Fitting | None:
-    """How a point's disk is fitted to a target; None where it has no partitions, and need not be.
+    """How a point's disk is fitted to a target; None where it goes there as it is.
 
     Args:
         chain: the point's disk.
@@ -122,10 +122,16 @@ def fit(chain: Chain, disk_format: DiskFormat, size: int, grown: int | None) -> 
             return None
         raise _too_small(size, chain.size, ["It has no partitions that could be made smaller."])
     kinds = {each.number: each.filesystem for each in contents_of(chain)}
-    parts = [each for each in table.table.partitions if each.offset < chain.size]
+    parts = sorted(table.table.partitions, key=lambda part: part.offset)
+    _check(parts, chain.size)
+    if size < chain.size and not all(map(table.may_change, parts)):
+        raise NotResized(
+            "A disk with logical partitions is not made smaller.",
+            "Choose a target that is at least as large.",
+        )
     least: dict[int, int] = {}
     reasons: list[str] = []
-    if table.end(size) < max(part.offset + part.size for part in parts):
+    if table.end(size) < parts[-1].offset + parts[-1].size:
         least, reasons = _least(chain, disk_format, table, kinds)
     volumes = [
         Volume(
@@ -142,7 +148,7 @@ def fit(chain: Chain, disk_format: DiskFormat, size: int, grown: int | None) -> 
         places = fitted(volumes, table.end(size), grown)
     except DoesNotFit as refusal:
         raise _too_small(size, table.size_for(refusal.needed), reasons) from refusal
-    found = _fitting(table, kinds, places, size)
+    found = _fitting(table, parts, kinds, places, size)
     changed = [each for each in found.moves if each.changes_size]
     if grown is not None and not any(each.number == grown for each in changed):
         raise NotResized(
@@ -151,7 +157,29 @@ def fit(chain: Chain, disk_format: DiskFormat, size: int, grown: int | None) -> 
         )
     for each in changed:
         KINDS[each.filesystem].check_programs()
+    if size >= chain.size and all(each.before == each.after for each in found.moves):
+        return None  # as it is, with whatever lies between partitions
     return found
+
+
+def _check(parts: Sequence[Partition], size: int) -> None:
+    """Raise NotResized where a table says what cannot be kept elsewhere.
+
+    Args:
+        parts: by where they begin.
+        size: of the disk, in bytes.
+    """
+    for one, other in pairwise(parts):
+        if one.offset + one.size > other.offset:
+            raise NotResized(
+                f"Partitions {one.number} and {other.number} overlap.",
+                "Restore the disk to one of the same size.",
+            )
+    if parts[-1].offset + parts[-1].size > size or not parts[0].offset:
+        raise NotResized(
+            "The disk's partition table names what lies beyond its end, or before its start.",
+            "Restore the disk to one of the same size.",
+        )
 
 
 def _can_change(table: DiskTable, part: Partition, kinds: Mapping[int, str]) -> bool:
@@ -204,10 +232,12 @@ def overlaid(chain: Chain, disk_format: DiskFormat) -> Iterator[tuple[Sequence[N
 
 
 def _fitting(
-    table: DiskTable, kinds: Mapping[int, str], places: Mapping[int, Place], size: int
+    table: DiskTable,
+    parts: Sequence[Partition],
+    kinds: Mapping[int, str],
+    places: Mapping[int, Place],
+    size: int,
 ) -> Fitting:
-    there = [part for part in table.table.partitions if part.number in places]
-    ordered = sorted(there, key=lambda part: part.offset)
     moves = tuple(
         Move(
             part.number,
@@ -215,6 +245,6 @@ def _fitting(
             Place(part.offset, part.size),
             places[part.number],
         )
-        for part in ordered
+        for part in parts
     )
-    return Fitting(moves, tuple(table.writes(places, size)), ordered[0].offset)
+    return Fitting(moves, tuple(table.writes(places, size)), parts[0].offset)

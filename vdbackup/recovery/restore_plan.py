@@ -137,7 +137,7 @@ def plan(request: RestoreRequest) -> RestorePlan:
         summary=" ".join(
             [
                 *_sentences(request, point, wanted, pieces, size),
-                *(fitting.sentences if fitting else ()),
+                *(fitting.sentences if fitting else _as_it_is(fits, pieces[0])),
             ]
         ),
         bytes_to_copy=size,
@@ -168,6 +168,13 @@ def _fitting(request: RestoreRequest, chain: Chain, piece: Piece) -> Fitting | N
 
 
 # ----------------------------------------------------------------------------------- in words
+
+
+def _as_it_is(fits: bool, piece: Piece) -> tuple[str, ...]:
+    """What is said where a disk was to be fitted, and is not."""
+    if not fits or piece.spare <= 0:
+        return ()
+    return ("No partition can take what the target has more: that stays free.",)
 
 
 def _sentences(

@@ -110,6 +110,14 @@ def read_first_copy(disk: Disk, sector_size: int) -> tuple[bytes, bytes] | None:
         return None
     if fields[3] != _checksum(header[:length]) or not 0 < count * size <= _MAX_TABLE:
         return None
+    usable = fields[7] * sector_size
+    if (
+        fields[5] != 1
+        or size < 128
+        or not place >= 2
+        or place * sector_size + count * size > usable
+    ):
+        return None  # it would be written where it says that it lies
     entries = _bytes(disk, place * sector_size, count * size)
     return (header, entries) if zlib.crc32(entries) == fields[13] else None
 
