@@ -199,9 +199,15 @@ def test_what_the_target_does_not_keep_is_noticed(
 @pytest.mark.parametrize("delta", [False, True])
 @pytest.mark.parametrize("seed", range(3))
 def test_what_was_cut_off_at_any_moment_goes_on_where_it_was(
-    lab: Lab, device: Path, journals: Path, seed: int, delta: bool
+    lab: Lab,
+    device: Path,
+    journals: Path,
+    seed: int,
+    delta: bool,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     dice = random.Random(seed)
+    monkeypatch.setattr(restore_journal, "PAUSE", dice.choice([0.0, 60.0]))  # by time, or at all
     for _ in range(3):
         interrupted(lab, device, dice.randrange(lab.size), delta=delta, journals=journals)
     plan = planned(lab, device, delta=delta, journals=journals)

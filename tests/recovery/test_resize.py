@@ -303,6 +303,26 @@ def test_tables_that_cannot_be_kept_are_refused(
         planned(lab, sized(tmp_path / "target.img", 8 * MIB))
 
 
+def test_of_a_hibernated_system_nothing_changes_its_place(tmp_path: Path) -> None:
+    lab = Lab(tmp_path, 64 * MIB)
+    part, memory = tmp_path / "ntfs", tmp_path / "memory"
+    part.write_bytes(bytes(40 * MIB))
+    run("mkfs.ntfs", "-q", "-F", "-f", part)
+    memory.write_bytes(b"HIBR".ljust(8192, b"\1"))
+    run("ntfscp", part, memory, "hiberfil.sys")
+    run("sfdisk", "-q", lab.image, stdin="label: gpt\nsize=40M\nsize=16M,type=S\n")
+    lab.poke(MIB, part.read_bytes())
+    windows = lab.backup()
+    lab.poke(MIB, 64 * 1024)  # and now a Linux
+    run("mkfs.ext4", "-q", "-E", f"offset={MIB}", lab.image, "40M")
+    lab.poke(41 * MIB + 4086, b"S1SUSPEND\0")
+    linux = lab.backup()
+    target = sized(tmp_path / "target.img", 128 * MIB)
+    for point, number in ((windows, 1), (linux, 2)):
+        with pytest.raises(NotResized, match=f"memory lies in partition {number} is hibernated"):
+            planned(lab, target, point_id=point.id)
+
+
 @pytest.mark.parametrize("size", [96, pytest.param(240, marks=pytest.mark.long)])
 def test_ntfs_becomes_another_size_and_knows_its_place(
     files: Path, tmp_path: Path, size: int

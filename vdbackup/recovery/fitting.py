@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -23,8 +23,11 @@ from vdbackup.recovery.exporting import above, exported
 from vdbackup.recovery.file_system_sizes import KINDS
 from vdbackup.recovery.placed import Stretch
 from vdbackup.sources.inventory import contents_of
+from vdbackup.volumes import signatures
+from vdbackup.volumes.filesystems import journals
 from vdbackup.volumes.layout import UNIT, DoesNotFit, Place, Volume, fitted
 from vdbackup.volumes.partitions import Partition
+from vdbackup.volumes.places import Window
 from vdbackup.volumes.relaid import DiskTable
 
 SCRATCH = "scratch.qcow2"
@@ -159,7 +162,27 @@ def fit(chain: Chain, disk_format: DiskFormat, size: int, grown: int | None) -> 
         KINDS[each.filesystem].check_programs()
     if size >= chain.size and all(each.before == each.after for each in found.moves):
         return None  # as it is, with whatever lies between partitions
+    _check_awake(chain, parts, kinds)
     return found
+
+
+def _check_awake(chain: Chain, parts: Sequence[Partition], kinds: Mapping[int, str]) -> None:
+    """Raise NotResized where a system is hibernated: it has its file systems in memory as well."""
+    for part in parts:
+        window = Window.opened(chain, ((part.offset, part.size),))
+        asleep = False
+        if kinds.get(part.number) == "ntfs":
+            with suppress(Exception):  # what is damaged is refused by who changes it
+                asleep = journals.warning("ntfs", window) == journals.HIBERNATED
+        elif kinds.get(part.number) == "swap":
+            asleep = signatures.holds_hibernated_system(window.read(signatures.HEAD))
+        if asleep:
+            raise NotResized(
+                f"The system whose memory lies in partition {part.number} is hibernated: when it "
+                "goes on it must find all partitions as they were.",
+                "Restore to a disk that is at least as large without fitting it, or a point at "
+                "which the system was shut down.",
+            )
 
 
 def _check(parts: Sequence[Partition], size: int) -> None:

@@ -27,7 +27,7 @@ from vdbackup import durable, records
 from vdbackup.disks.extents import Ranges, as_ranges, runs_of
 from vdbackup.disks.host_file import HostFile
 from vdbackup.disks.transfer import pieces
-from vdbackup.errors import Obstructed
+from vdbackup.errors import Cancelled, Obstructed
 from vdbackup.recovery.placed import Stretch
 from vdbackup.repository.digests import BLOCK
 from vdbackup.sources.devices import facts_of_device, medium_of
@@ -235,8 +235,13 @@ class Journal:
         self._target.sync()
         regions = list(self._regions())
         runs = [(regions[first][0], regions[end - 1][1]) for first, end in runs_of(whole)]
-        done = tuple((at, stop - at) for at, stop in runs)
-        self.record = replace(self.record, done=done)
+        self.record = replace(self.record, done=tuple((at, stop - at) for at, stop in runs))
+        self.begin()
+
+    def begin(self) -> None:
+        """Say what was durable before."""
+        if self.file is None:
+            return
         try:
             durable.replace(self.file, json.dumps(records.to_json(self.record)).encode())
         except (OSError, Obstructed) as error:  # the restore itself is what was asked for
@@ -282,6 +287,10 @@ def kept(record: Record, folder: Path | None, target: HostFile) -> Iterator[Jour
         log.warning("how far the restore comes cannot be noted: %s", error)
         file = None
     journal = Journal(record, file, target)
-    journal.note()
-    yield journal
+    journal.begin()
+    try:
+        yield journal
+    except Cancelled:
+        journal.note()  # nobody writes any more
+        raise
     journal.end()
