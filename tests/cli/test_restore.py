@@ -77,3 +77,26 @@ def test_a_partition_alone_is_restored(
     assert vdbackup(*where).status == 0
     end = piece["start"] + piece["size"]
     assert target.read_bytes() == backed_up[1].read_bytes()[piece["start"] : end]
+
+
+@pytest.mark.usefixtures("backed_up")
+def test_a_partition_alone_is_not_fitted(
+    vdbackup: Vdbackup, repository: Path, tmp_path: Path
+) -> None:
+    where = ("restore", "-r", repository, "1", tmp_path / "out.img", "--partition", "1")
+    said = vdbackup(*where, "--resize", "auto")
+    assert said.status == 2
+    assert "Single partitions keep their size." in said.err
+
+
+@pytest.mark.usefixtures("backed_up")
+def test_a_plan_for_another_size_says_how_each_partition_changes(
+    vdbackup: Vdbackup, repository: Path, older: Path
+) -> None:
+    where = ("restore", "-r", repository, "1", older, "--resize", "auto", "--overwrite")
+    plan = vdbackup(*where, "--dry-run", "--json").json
+    assert plan["moves"] is None  # it is as large as the disk
+    smaller = older.with_name("smaller.img")
+    smaller.write_bytes(bytes(1 << 20))
+    refused = vdbackup("restore", "-r", repository, "1", smaller, *where[5:], "--json")
+    assert json.loads(refused.err.splitlines()[-1])["code"] == "not-resized"

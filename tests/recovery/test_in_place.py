@@ -283,6 +283,14 @@ def test_a_journal_that_makes_no_sense_begins_anew(
     assert holds(lab, device)
 
 
+def test_of_what_is_restored_damaged_nothing_is_noted(
+    lab: Lab, device: Path, journals: Path
+) -> None:
+    interrupted(lab, device, 64 * MIB, journals=journals)
+    interrupted(lab, device, 64 * MIB, journals=journals, ignore_damage=True)
+    assert planned(lab, device, journals=journals).resumed == 0
+
+
 def test_where_nothing_can_be_noted_it_is_restored_all_the_same(
     lab: Lab, device: Path, tmp_path: Path
 ) -> None:

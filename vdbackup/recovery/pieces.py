@@ -152,12 +152,7 @@ def to_devices(goal: Goal, chain: Chain, parts: Sequence[Part]) -> tuple[Piece, 
     Raises:
         UnfitTarget: a device is in use, too small, or none of that kind.
     """
-    return tuple(
-        _to_device(
-            goal, chain, part, goal.target if part.partition is None else _own(goal, part, parts)
-        )
-        for part in parts
-    )
+    return tuple(_to_device(goal, chain, part, _own(goal, part, parts)) for part in parts)
 
 
 def _own(goal: Goal, part: Part, parts: Sequence[Part]) -> Path:

@@ -228,9 +228,12 @@ def _write_over(
         if not on_device:
             file.grow(size)
             file.cut(size)
+        if plan.ignore_damage:  # what is noted to be there must be what was captured
+            restore_journal.forget(piece.interrupted.record, plan.journals)
+        journals = None if plan.ignore_damage else plan.journals
         with (
             _opened(backup_set, point, plan) as (chain, captured),
-            restore_journal.kept(piece.interrupted.record, plan.journals, file) as journal,
+            restore_journal.kept(piece.interrupted.record, journals, file) as journal,
         ):
             placed = Placed(file, chain, piece.stretch, holes=not on_device)
             figures = write_over(placed, chain, captured, journal, task, delta=plan.delta)

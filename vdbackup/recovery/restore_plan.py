@@ -103,7 +103,11 @@ def plan(request: RestoreRequest) -> RestorePlan:
     point = request.repository.set(request.set_name).point(request.point_id)
     wanted = _named(request.disk_format)
     on_device = request.target.is_block_device()
-    fits = request.resize and request.target.exists() and not request.partitions
+    if request.resize and request.partitions:
+        raise UsageError(
+            "Single partitions keep their size.", "Restore the whole disk to fit it to another one."
+        )
+    fits = request.resize and request.target.exists()
     in_place = on_device or request.delta or fits
     machine = None
     doing = f"planning to restore point {point.sequence}"
