@@ -50,6 +50,7 @@ PARTS_OF_OPERATIONS = {
     "vdbackup.backup.retention",
     "vdbackup.operations.relinking",
     "vdbackup.recovery.relinking",
+    "vdbackup.recovery.restore",
     "vdbackup.recovery.retarget.policy",
 }
 PROCESS_CALLS = ("create_subprocess", "fork", "popen", "posix_spawn", "spawn", "system", "exec")

@@ -12,7 +12,8 @@ from pathlib import Path
 from vdbackup.backup import capture, merge
 from vdbackup.errors import Damaged, NotReached, Remedy
 from vdbackup.jobs import CancelToken, Task, readable_size
-from vdbackup.recovery import restore, verify
+from vdbackup.operations import restore
+from vdbackup.recovery import verify
 from vdbackup.recovery.browse import FileBrowser
 from vdbackup.recovery.sessions.vm import start_session
 from vdbackup.repository.backup_set import BackupSet
@@ -149,7 +150,9 @@ class Demo:
             sentence, f"Point {point.sequence} restored is the disk it was"
         ) as evidence:
             repository = Repository.open(self.repository)
-            plan = restore.plan(repository, backup_set.name, point.id, target)
+            plan = restore.plan(
+                restore.RestoreRequest(repository, backup_set.name, point.id, target)
+            )
             restore.run(plan, Task(cancel=cancel))
             if _sha256(target) != self._states[point.id]:
                 raise Damaged(f"Point {point.sequence} was not restored as it was.")

@@ -674,6 +674,24 @@ class TargetExists(UnfitTarget):
     code = "target-exists"
 
 
+class TargetInUse(UnfitTarget):
+    """What would be written over is in use: the running system, the backups, swap, a mount."""
+
+    code = "target-in-use"
+
+
+class TargetUnsound(UnfitTarget):
+    """What was written to a target is not what is read back from it."""
+
+    code = "target-unsound"
+
+
+class NotResized(RecoveryError):
+    """A disk, or a partition of it, cannot be made another size."""
+
+    code = "not-resized"
+
+
 class NotInPoint(RecoveryError):
     """What was asked for is not in a recovery point, or is of another kind."""
 

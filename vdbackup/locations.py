@@ -3,8 +3,8 @@
 No folder is made when this module is imported. Each can be named by an environment variable:
 
     VDBACKUP_CONFIG_DIR    settings.json
-    VDBACKUP_DATA_DIR      the demo disk; points that the window shows as folders; VM sessions,
-                           unless the settings name another folder
+    VDBACKUP_DATA_DIR      the demo disk; points that the window shows as folders; how far restores
+                           have come; VM sessions, unless the settings name another folder
     VDBACKUP_LOG_DIR       vdbackup.log
     VDBACKUP_CACHE_DIR     what can be found out again: the names of the files in points
 """
@@ -66,6 +66,11 @@ class Locations:
     def names_file(self, repository_id: str, set_name: str) -> Path:
         """The file that keeps the names of the files in a set's points."""
         return self.cache / "names" / repository_id / f"{set_name}.names"
+
+    @property
+    def restores(self) -> Path:
+        """The folder in which it is noted how far restores have come."""
+        return self.data / "restores"
 
     @property
     def log_file(self) -> Path:

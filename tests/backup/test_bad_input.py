@@ -276,7 +276,7 @@ def test_a_block_that_a_layer_has_lost_is_noticed_by_whatever_reads_it(lab):
     child = lab.backup()
     lose_a_grain(lab.layer(point))
     target = lab.folder / "restored.img"
-    plan = restore.plan(lab.repository, "disk", child.id, target)
+    plan = restore.plan(restore.RestoreRequest(lab.repository, "disk", child.id, target))
     refused(lambda: restore.run(plan, Task()), "0001-full.vmdk", Damaged)
     assert not target.exists()
     verdicts = verify.run(verify.plan(lab.repository, "disk"), Task())

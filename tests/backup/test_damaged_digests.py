@@ -60,9 +60,11 @@ def findings(lab: Lab) -> dict[int, list[tuple[str, int | None, int]]]:
 
 def restored(lab: Lab, target: Path, *, ignore_damage: bool) -> tuple[str, ...]:
     plan = restore.plan(
-        lab.repository, "disk", point(lab, 2).id, target, ignore_damage=ignore_damage
+        restore.RestoreRequest(
+            lab.repository, "disk", point(lab, 2).id, target, ignore_damage=ignore_damage
+        )
     )
-    return restore.run(plan, Task())
+    return restore.run(plan, Task()).warnings
 
 
 def test_verify_says_what_cannot_be_checked_and_checks_the_rest(lab):

@@ -75,7 +75,11 @@ def test_the_point_is_byte_for_byte_what_the_guest_saw(
     assert (point.sequence, point.type, point.parent) == (3, PointType.INCREMENTAL, second.id)
     assert point.promoted_from is not None
     assert (point.promoted_from.session, point.promoted_from.title) == (session.id, "laptop #1")
-    plan = restore.plan(lab.repository, "disk", point.id, tmp_path / "out.raw", disk_format="raw")
+    plan = restore.plan(
+        restore.RestoreRequest(
+            lab.repository, "disk", point.id, tmp_path / "out.raw", disk_format="raw"
+        )
+    )
     restore.run(plan, Task())
     assert (tmp_path / "out.raw").read_bytes() == lab.moments[point.id].read_bytes()
     assert {name: layers(lab)[name] for name in before} == before

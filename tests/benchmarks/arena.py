@@ -120,6 +120,11 @@ class Arena:
         shutil.rmtree(self.out, ignore_errors=True)
         self.out.mkdir()
 
+    def copy_older(self) -> None:
+        """A raw file with the state before the child, for a restore of what differs."""
+        self.clear()
+        shutil.copy(self.source, self.out / "ours.raw")
+
     def copy_before_change(self) -> None:
         """A repository with one full, for an incremental of what has changed since."""
         self.clear()

@@ -123,6 +123,9 @@ def contests(arena: Arena) -> list[Contest]:
     def restore() -> list[str]:
         return [*OURS, "restore", "2", str(out / "ours.raw"), "-r", str(arena.with_child)]
 
+    def delta() -> list[str]:
+        return [*restore(), "--delta", "--overwrite"]
+
     again = [*OURS, "backup", changed, *repository]
     merge = [*OURS, "merge", "2", *repository]
     verify = [*OURS, "verify", "-r", str(arena.full)]
@@ -143,6 +146,10 @@ def contests(arena: Arena) -> list[Contest]:
         Contest(
             "restore", reader, 0.3, Moved(data, data, data), restore, flattened,
             arena.clear,
+        ),
+        Contest(
+            "delta restore of 5 %", reader, 0.3, Moved(size + child, size, child, child), delta,
+            flattened, arena.copy_older, arena.clear,
         ),
         Contest(
             "verify", "compare", 0.15 if arena.format == "vmdk" else 0.5, Moved(data, data),

@@ -31,8 +31,10 @@ def lab(tmp_path: Path) -> Lab:
 
 def restored(lab: Lab, point: RecoveryPoint, set_name: str = "disk", **wanted: str) -> Path:
     target = lab.folder / "restored"
-    plan = restore.plan(lab.repository, set_name, point.id, target, overwrite=True, **wanted)
-    assert restore.run(plan, Task()) == ()
+    plan = restore.plan(
+        restore.RestoreRequest(lab.repository, set_name, point.id, target, overwrite=True, **wanted)
+    )
+    assert restore.run(plan, Task()).warnings == ()
     return target
 
 

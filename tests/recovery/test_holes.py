@@ -75,8 +75,10 @@ def test_what_neither_the_file_nor_the_digests_hold_is_not_read_again(lab):
 
 def test_a_restore_reads_what_is_stored_and_its_result_is_the_disk(lab, tmp_path):
     reads = Reads()
-    plan = restore.plan(lab.repository, "disk", lab.set.points[1].id, tmp_path / "restored")
-    assert restore.run(plan, Task(reads)) == ()
+    plan = restore.plan(
+        restore.RestoreRequest(lab.repository, "disk", lab.set.points[1].id, tmp_path / "restored")
+    )
+    assert restore.run(plan, Task(reads)).warnings == ()
     assert (tmp_path / "restored").read_bytes() == lab.image.read_bytes()
     assert reads.total < 3 * BLOCK + 4 * BLOCK
 
@@ -89,7 +91,9 @@ def test_a_bit_that_turned_up_in_a_hole_or_in_stored_zeros_is_found(lab, tmp_pat
     base = lab.set.points[0].disk
     found = {(finding.file, finding.offset) for finding in verified(lab)}
     assert found == {(base, IN_A_HOLE)}
-    plan = restore.plan(lab.repository, "disk", lab.set.points[1].id, tmp_path / "restored")
+    plan = restore.plan(
+        restore.RestoreRequest(lab.repository, "disk", lab.set.points[1].id, tmp_path / "restored")
+    )
     with pytest.raises(Damaged, match=base):
         restore.run(plan, Task())
 

@@ -50,7 +50,9 @@ def filled(folder: Path, size: int) -> Lab:
 
 def exported(lab: Lab, kind: str, target: Path) -> Path:
     point = lab.set.points[-1]
-    plan = restore.plan(lab.repository, "disk", point.id, target, disk_format=kind)
+    plan = restore.plan(
+        restore.RestoreRequest(lab.repository, "disk", point.id, target, disk_format=kind)
+    )
     restore.run(plan, Task())
     return target
 
@@ -251,7 +253,9 @@ def test_nothing_is_left_of_an_export_that_was_cancelled(
 ) -> None:
     cancel = CancelToken()
     plan = restore.plan(
-        linux.repository, "disk", linux.set.points[0].id, tmp_path / "out", disk_format=kind
+        restore.RestoreRequest(
+            linux.repository, "disk", linux.set.points[0].id, tmp_path / "out", disk_format=kind
+        )
     )
 
     def report(*_: object) -> None:
@@ -276,7 +280,11 @@ def test_no_appliance_is_made_of_a_damaged_point(tmp_path: Path, kind: str) -> N
     layer.chmod(0o600)
     layer.write_bytes(data)
     target = tmp_path / "out"
-    plan = restore.plan(lab.repository, "disk", lab.set.points[-1].id, target, disk_format=kind)
+    plan = restore.plan(
+        restore.RestoreRequest(
+            lab.repository, "disk", lab.set.points[-1].id, target, disk_format=kind
+        )
+    )
     with pytest.raises(Damaged):
         restore.run(plan, Task())
     assert not target.exists()

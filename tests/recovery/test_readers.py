@@ -70,7 +70,7 @@ class Rival:
 
 
 def restored(lab: Lab, point: RecoveryPoint, target: Path, report: Report = silent) -> None:
-    plan = restore.plan(lab.repository, "disk", point.id, target)
+    plan = restore.plan(restore.RestoreRequest(lab.repository, "disk", point.id, target))
     restore.run(plan, Task(report))
 
 
@@ -355,11 +355,15 @@ def test_read_only_storage_with_half_a_merge_on_it_gives_what_is_whole(
         assert [(each.point.sequence, each.ok) for each in verdicts] == [(2, True), (3, True)]
         for point in repository.set("disk").points:
             target = tmp_path / f"{point.sequence}.raw"
-            restore.run(restore.plan(repository, "disk", point.id, target), Task())
+            restore.run(
+                restore.plan(restore.RestoreRequest(repository, "disk", point.id, target)), Task()
+            )
             assert sha256(target) == sha256(lab.moments[point.id])
         (parent,) = repository.set("disk").hidden
         with pytest.raises(PointInUse, match="Point 1 is not to be had"):
-            restore.plan(repository, "disk", parent.id, tmp_path / "half.raw")
+            restore.plan(
+                restore.RestoreRequest(repository, "disk", parent.id, tmp_path / "half.raw")
+            )
 
 
 def test_a_point_on_read_only_storage_boots(lab: Lab, read_only: Path, sessions: Path) -> None:

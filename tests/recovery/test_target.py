@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
 
 from tests.backup.lab import Lab, noise
-from tests.sources.loops import loop, unmount
+from tests.sources.loops import attached, loop, mounted, own_name, unmount
 from tests.sources.opened import open_path
+from vdbackup.agent import stacking
 from vdbackup.backup import capture
-from vdbackup.errors import RecoveryError
+from vdbackup.errors import RecoveryError, TargetExists, TargetInUse, UnfitTarget
 from vdbackup.jobs import Task
 from vdbackup.recovery import restore
+from vdbackup.recovery.hindrances import hindrance
 
 MIB = 1 << 20
 
@@ -30,10 +33,12 @@ def lab(tmp_path: Path) -> Lab:
 
 def planned(lab: Lab, target: Path, *, overwrite: bool = False) -> restore.RestorePlan:
     point = lab.set.points[-1]
-    return restore.plan(lab.repository, "disk", point.id, target, overwrite=overwrite)
+    return restore.plan(
+        restore.RestoreRequest(lab.repository, "disk", point.id, target, overwrite=overwrite)
+    )
 
 
-def run(plan: restore.RestorePlan) -> tuple[str, ...]:
+def run(plan: restore.RestorePlan) -> restore.Restored:
     return restore.run(plan, Task())
 
 
@@ -105,7 +110,7 @@ def test_a_device_that_was_mounted_since_the_plan_is_not_written(lab: Lab, tmp_p
         subprocess.run(["mkfs.ext4", "-q", device], check=True)
         subprocess.run(["mount", device, where], check=True)
         try:
-            with pytest.raises(RecoveryError, match="cannot be written"):
+            with pytest.raises(TargetInUse, match=f"is mounted at {where}"):
                 run(plan)
         finally:
             unmount(where)
@@ -181,6 +186,120 @@ def test_a_disk_does_not_go_to_a_device_with_other_sectors(
 
 
 @pytest.mark.usefixtures("as_root")
+def test_a_device_that_got_a_file_system_since_the_plan_is_not_written(
+    lab: Lab, tmp_path: Path
+) -> None:
+    (tmp_path / "device.img").write_bytes(bytes(8 * MIB))
+    with loop(tmp_path / "device.img") as device:
+        plan = planned(lab, device, overwrite=True)
+        subprocess.run(["mkfs.ext4", "-q", device], check=True)
+        with pytest.raises(UnfitTarget, match=r"What lies on .* has changed since"):
+            run(plan)
+        subprocess.run(["e2fsck", "-fn", device], check=True, capture_output=True)
+
+
+@pytest.mark.usefixtures("as_root")
+def test_another_medium_in_the_same_drive_is_not_written(lab: Lab, tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        (tmp_path / name).write_bytes(bytes(8 * MIB))  # the same in every bit
+    with own_name() as drive:
+        with attached(drive, tmp_path / "one"):
+            plan = planned(lab, drive, overwrite=True)
+        with (
+            attached(drive, tmp_path / "two"),
+            pytest.raises(UnfitTarget, match="another file or device"),
+        ):
+            run(plan)
+
+
+@pytest.mark.usefixtures("as_root")
+def test_a_device_that_the_backups_lie_on_is_refused_however_they_do(tmp_path: Path) -> None:
+    for name, size in (("outer.img", 64 * MIB), ("inner.img", 16 * MIB)):
+        with (tmp_path / name).open("wb") as image:
+            image.truncate(size)
+        subprocess.run(["mkfs.ext4", "-q", tmp_path / name], check=True)
+    with (
+        loop(tmp_path / "outer.img") as outer,
+        mounted(outer, tmp_path / "outer") as folder,
+    ):
+        shutil.copy(tmp_path / "inner.img", folder)
+        for name in ("lower", "upper", "work"):
+            (folder / name).mkdir()
+        layers = (
+            f"lowerdir={folder / 'lower'},upperdir={folder / 'upper'},workdir={folder / 'work'}"
+        )
+        with (
+            loop(folder / "inner.img") as inner,
+            mounted(inner, tmp_path / "inner") as in_file,
+            mounted("overlay", tmp_path / "merged", "-t", "overlay", "-o", layers) as merged,
+        ):
+            for where in (folder, in_file, merged):
+                found = hindrance(outer, where / "backups")
+                assert found is not None
+                assert found.title == f"{outer} holds the backups in {where / 'backups'}."
+            found = hindrance(inner, folder / "backups")
+            assert found is not None
+            assert "is mounted at" in found.title
+    assert hindrance(Path("/dev/null"), tmp_path) is None
+
+
+@pytest.mark.usefixtures("as_root")
+def test_a_file_of_the_backups_is_no_target_as_a_device_either(lab: Lab) -> None:
+    with (
+        loop(lab.layer(lab.set.points[0]), "--read-only") as device,
+        pytest.raises(TargetInUse, match="is a file of the backups"),
+    ):
+        planned(lab, device, overwrite=True)
+
+
+@pytest.mark.usefixtures("as_root")
+def test_the_disk_that_this_computer_runs_from_is_refused(lab: Lab) -> None:
+    disks = [path for path in map(Path, _system_disks()) if path.is_block_device()]
+    if not disks:
+        pytest.skip("what this system runs from is no device here")
+    for disk in disks:
+        with pytest.raises(TargetInUse, match="holds the system that this computer runs from"):
+            planned(lab, disk, overwrite=True)
+
+
+def _system_disks() -> list[str]:
+    found = subprocess.run(
+        ["findmnt", "--noheadings", "--output", "SOURCE", "/"],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    return found.stdout.split()
+
+
+@pytest.mark.usefixtures("as_root")
+def test_what_is_swapped_to_is_refused(
+    lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "device.img").write_bytes(bytes(8 * MIB))
+    with loop(tmp_path / "device.img") as device:
+        swaps = tmp_path / "swaps"
+        swaps.write_text(f"Filename Type Size Used Priority\n{device} partition 8188 0 -2\n")
+        monkeypatch.setattr(stacking, "_SWAPS", swaps)
+        with pytest.raises(TargetInUse, match=f"swapped to \\({device}\\)"):
+            planned(lab, device, overwrite=True)
+
+
+@pytest.mark.usefixtures("as_root")
+def test_the_plan_and_the_refusal_say_what_would_be_lost(lab: Lab, tmp_path: Path) -> None:
+    image = tmp_path / "device.img"
+    with image.open("wb") as file:
+        file.truncate(64 * MIB)
+    table = b"label: gpt\nsize=16M,type=U\nsize=32M\n"
+    subprocess.run(["sfdisk", "-q", image], input=table, check=True)
+    subprocess.run(["mkfs.ext4", "-q", "-E", f"offset={17 * MIB}", image, "32M"], check=True)
+    with loop(image) as device:
+        said = "partition 1 (unknown contents, 16 MiB); partition 2 (ext, 32 MiB)"
+        assert f"What lies on it is lost: {said}." in planned(lab, device, overwrite=True).summary
+        with pytest.raises(TargetExists) as refused:
+            planned(lab, device)
+        assert said in refused.value.title
+
+
+@pytest.mark.usefixtures("as_root")
 def test_the_plan_says_what_the_device_is(lab: Lab, tmp_path: Path) -> None:
     (tmp_path / "device.img").write_bytes(bytes(8 * MIB))
     with loop(tmp_path / "device.img") as device:
@@ -212,3 +331,19 @@ def test_the_table_of_a_larger_device_is_whole(tmp_path: Path, sector_size: int)
     after = (tmp_path / "device.img").read_bytes()[: len(before)]
     other = [n for n in range(0, len(before), 512) if after[n : n + 512] != before[n : n + 512]]
     assert other == [sector_size]  # the first header, which names the second one's place
+
+
+@pytest.mark.usefixtures("as_root")
+def test_the_kernel_shows_the_partitions_that_a_disk_has_afterwards(tmp_path: Path) -> None:
+    lab = Lab(tmp_path, 8 * MIB)
+    subprocess.run(["sfdisk", "-q", lab.image], input=b"label: gpt\nsize=2M\n", check=True)
+    with loop(lab.image, "--partscan") as device:
+        if not (Path("/sys/block") / device.name / f"{device.name}p1").exists():
+            pytest.skip("this kernel reads no GPT")
+    lab.backup()
+    (tmp_path / "device.img").write_bytes(bytes(16 * MIB))
+    with loop(tmp_path / "device.img", "--partscan") as device:
+        shown = Path("/sys/block") / device.name / f"{device.name}p1"
+        assert not shown.exists()
+        run(planned(lab, device, overwrite=True))
+        assert int((shown / "size").read_text()) * 512 == 2 * MIB

@@ -70,7 +70,9 @@ def files_in(repository: Repository, point: str, tmp_path: Path) -> dict[str, by
     """What the kernel finds in a restored point."""
     raw, backup_set = tmp_path / f"{point}.raw", repository.set()
     restore.run(
-        restore.plan(repository, backup_set.name, backup_set.point(point).id, raw),
+        restore.plan(
+            restore.RestoreRequest(repository, backup_set.name, backup_set.point(point).id, raw)
+        ),
         Task(),
     )
     # Btrfs refuses a second device with the same UUID as one that is mounted. So does XFS, where
@@ -135,7 +137,11 @@ def test_a_disk_is_read_as_the_file_system_on_its_partition_has_written_it(stack
         write(folder / "f", NEW)
         back_up(repository, disk)
     raw = tmp_path / "out.raw"
-    plan = restore.plan(repository, repository.set().name, repository.set().points[1].id, raw)
+    plan = restore.plan(
+        restore.RestoreRequest(
+            repository, repository.set().name, repository.set().points[1].id, raw
+        )
+    )
     restore.run(plan, Task())
     with mounted(raw, tmp_path / "restored", "-o", f"loop,offset={MIB}") as folder:
         assert (folder / "f").read_bytes() == NEW

@@ -51,6 +51,24 @@ def share_a_disk(path: Path, folder: Path) -> bool:
     return not _all_under(start).isdisjoint(_all_under(_storage_of(_nearest(folder))))
 
 
+def stored_on(folder: Path) -> set[str]:
+    """Numbers of all devices that a folder is stored on, down to the disks.
+
+    Through partitions, volumes, arrays, files behind loop devices, and the layers of an overlay.
+
+    Args:
+        folder: need not be there yet.
+    """
+    return _all_under(_storage_of(_nearest(folder)))
+
+
+def files_under(path: Path) -> tuple[Path, ...]:
+    """The files that a device is made of by loop devices, itself or what it lies on."""
+    number = number_of(str(path))
+    numbers = _all_under({number} if number else set())
+    return tuple(backing for loop, backing in _loops() if loop in numbers)
+
+
 def _nearest(folder: Path) -> Path:
     """The folder, or the nearest one above it that exists."""
     folder = folder.resolve()
@@ -94,7 +112,8 @@ def _numbers_under(number: str) -> set[str]:
     try:
         backing = (place / "loop/backing_file").read_bytes().removesuffix(b"\n")
     except OSError:  # no loop device, or detached
-        return under
+        layers = [layer for mount in mounts() if mount.number == number for layer in mount.layers]
+        return under.union(*map(mounted_at, layers))
     return under | mounted_at(Path(os.fsdecode(backing)))
 
 
@@ -109,6 +128,7 @@ class Mount:
         kind: of the file system, "ext4".
         device: its path, or whatever else the file system calls its source.
         read_only: whether the file system itself is; one mount of it may be that alone.
+        layers: folders that an overlay is made of, by their names where it was mounted.
     """
 
     id: int
@@ -117,6 +137,7 @@ class Mount:
     kind: str
     device: str
     read_only: bool
+    layers: tuple[Path, ...] = ()
 
     @property
     def numbers(self) -> set[str]:
@@ -138,10 +159,18 @@ def mounts() -> list[Mount]:
         read_only = b"ro" in options.split(b",")
         mount = Mount(
             int(fields[0]), fields[2].decode(), name_of(fields[4]), kind.decode(), name_of(device),
-            read_only,
+            read_only, _layers(options) if kind == b"overlay" else (),
         )  # fmt: skip
         found.append(mount)
     return found
+
+
+def _layers(options: bytes) -> tuple[Path, ...]:
+    """The folders of an overlay; one with a colon in its name is not found."""
+    named = [option.partition(b"=") for option in options.split(b",")]
+    wanted = (b"lowerdir", b"lowerdir+", b"datadir+", b"upperdir")
+    folders = [each for key, _, value in named if key in wanted for each in value.split(b":")]
+    return tuple(Path(name_of(each)) for each in folders if each.startswith(b"/"))
 
 
 @dataclass(frozen=True)

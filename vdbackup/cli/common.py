@@ -6,7 +6,7 @@ import argparse
 import sys
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from vdbackup.cli import output, remedies
 from vdbackup.cli.console import interrupts, print_json, say, warn, work
@@ -96,11 +96,11 @@ def machines() -> Machines:
     return Machines(settings.sessions(locations), settings.memory_mib or None)
 
 
-def announce(plan: Plan, options: argparse.Namespace) -> bool:
-    """Say what is planned; whether it is to be done."""
+def announce(plan: Plan, options: argparse.Namespace, **more: Any) -> bool:
+    """Say what is planned; whether it is to be done. `more` stands in its JSON, too."""
     if options.dry_run:
         if options.json:
-            print_json({"event": "plan", **plan_json(plan)})
+            print_json({"event": "plan", **plan_json(plan), **more})
         else:
             say(plan.summary)
             if plan.bytes_to_copy:

@@ -6,14 +6,17 @@ import argparse
 from pathlib import Path
 
 from vdbackup.cli.common import DONE, WARNINGS, announce, open_repository
-from vdbackup.cli.console import print_json, warn, work
+from vdbackup.cli.console import print_json, say, warn, work
+from vdbackup.cli.json_values import restore_plan_json, restored_json
 from vdbackup.cli.options import (
     FORMAT_NAMES,
     Subparsers,
     dry_run_option,
     json_option,
     new_command,
+    partition_numbers,
     point_options,
+    positive,
 )
 from vdbackup.errors import UsageError
 
@@ -40,6 +43,25 @@ def add_restore(subparsers: Subparsers) -> None:
         help="of a set of chosen files: the files, with all that was kept of them",
     )  # fmt: skip
     parser.set_defaults(format="raw")
+    parser.add_argument(
+        "--partition", type=partition_numbers, default=(), metavar="N[,N]",
+        help="only these partitions of the disk: one to a partition, device or new raw file, "
+        "several to the same partitions of a disk",
+    )  # fmt: skip
+    parser.add_argument(
+        "--resize", choices=["auto", "off"], default="off",
+        help="auto: fit the disk to a device, or a raw file that is there, of another size; off, "
+        "which is usual: what is larger stays free",
+    )  # fmt: skip
+    parser.add_argument(
+        "--grow", type=positive, metavar="N",
+        help="the partition that takes what is new on a larger one, instead of the last that can",
+    )  # fmt: skip
+    parser.add_argument(
+        "--delta", action="store_true",
+        help="compare with what TARGET holds, and write only what differs: for a device or raw "
+        "file with an older or damaged state",
+    )  # fmt: skip
     _restoring(parser)
 
 
@@ -63,6 +85,7 @@ def add_export(subparsers: Subparsers) -> None:
         help=f"raw, {FORMAT_NAMES}; for clouds and appliances vhd-fixed (Azure), vmdk-stream (AWS, "
         "vSphere) or ova (VirtualBox, vSphere); by FILE's ending if left out",
     )
+    parser.set_defaults(delta=False, partition=(), resize="off", grow=None)
     _restoring(parser)
 
 
@@ -77,7 +100,8 @@ def _restoring(parser: argparse.ArgumentParser) -> None:
 
 def restore(options: argparse.Namespace) -> int:
     """Restore or export a point."""
-    from vdbackup.recovery import restore
+    from vdbackup.locations import Locations
+    from vdbackup.operations import restore
 
     if options.files:
         return _restore_files(options)
@@ -88,21 +112,30 @@ def restore(options: argparse.Namespace) -> int:
     repository = open_repository(options.repository, as_json=options.json)
     backup_set, point = repository.find(options.point, options.set)
     plan = restore.plan(
-        repository,
-        backup_set.name,
-        point.id,
-        options.target,
-        disk_format=options.format or restore.format_of(options.target),
-        overwrite=options.overwrite,
-        ignore_damage=options.ignore_damage,
+        restore.RestoreRequest(
+            repository,
+            backup_set.name,
+            point.id,
+            options.target,
+            disk_format=options.format or restore.format_of(options.target),
+            overwrite=options.overwrite,
+            ignore_damage=options.ignore_damage,
+            delta=options.delta,
+            partitions=options.partition,
+            resize=options.resize == "auto" or options.grow is not None,
+            grown=options.grow,
+            journals=Locations.from_environment().restores,
+        )
     )
-    if not announce(plan, options):
+    if not announce(plan, options, **restore_plan_json(plan)):
         return DONE
-    warnings = work("Restore", lambda task: restore.run(plan, task), as_json=options.json)
+    restored = work("Restore", lambda task: restore.run(plan, task), as_json=options.json)
     if options.json:
-        print_json({"event": "result", "target": str(options.target), "warnings": warnings})
-    warn(warnings)
-    return WARNINGS if warnings else DONE
+        print_json({"event": "result", **restored_json(restored)})
+    elif plan.in_place:
+        say(restored.figures.sentence)
+    warn(restored.warnings)
+    return WARNINGS if restored.warnings else DONE
 
 
 def _restore_files(options: argparse.Namespace) -> int:

@@ -13,9 +13,11 @@ from vdbackup.sources.reference import SourceRef
 
 if TYPE_CHECKING:
     from vdbackup.backup.forecast import Fate
+    from vdbackup.operations.restore import Restored, RestorePlan
     from vdbackup.repository.backup_set import BackupSet
     from vdbackup.repository.manifests import BrokenManifest
     from vdbackup.repository.model import BootTest, Policy, Reading, RecoveryPoint
+    from vdbackup.sources.inventory import Device
 
 _READING = (
     "consistency", "changes_from", "scan_reason", "read_bytes", "all_blocks", "not_read",
@@ -32,6 +34,52 @@ def plan_json(plan: Plan) -> dict[str, Any]:
         "replaces": plan.replaces,
         "invalidates": plan.invalidates,
         "hindrance": plan.hindrance,
+    }
+
+
+def restore_plan_json(plan: RestorePlan) -> dict[str, Any]:
+    """What a restore would do besides: `device` is null where it goes to a file."""
+    return {
+        "target": str(plan.target),
+        "pieces": [
+            {
+                "partition": piece.number,
+                "start": piece.stretch.start,
+                "size": piece.stretch.size,
+                "target": str(piece.target),
+                "device": piece.lying_there and device_json(piece.lying_there),
+                "spare": piece.spare,
+            }
+            for piece in plan.pieces
+        ],
+        "moves": [asdict(each) for each in plan.fitting.moves] if plan.fitting else None,
+        "delta": plan.delta,
+        "resumed_bytes": plan.resumed,
+    }
+
+
+def device_json(device: Device) -> dict[str, Any]:
+    """A block device and what lies on it; sizes in bytes."""
+    return {
+        "path": str(device.path),
+        "kind": device.kind,
+        "size": device.size,
+        "model": device.model,
+        "serial": device.serial,
+        "contents": [asdict(each) for each in device.contents],
+    }
+
+
+def restored_json(restored: Restored) -> dict[str, Any]:
+    """What a restore did."""
+    figures = restored.figures
+    return {
+        "target": str(restored.target),
+        "warnings": restored.warnings,
+        "compared_bytes": figures.compared,
+        "written_bytes": figures.written,
+        "verified_bytes": figures.verified,
+        "resumed_bytes": figures.resumed,
     }
 
 

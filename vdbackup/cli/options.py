@@ -289,6 +289,14 @@ def positive(text: str) -> int:
     return number
 
 
+def partition_numbers(text: str) -> tuple[int, ...]:
+    """Of "2" or "1,3"; raises ArgumentTypeError."""
+    try:
+        return tuple(positive(each) for each in text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text} is no list of numbers, such as 1,3") from None
+
+
 def rate(text: str) -> int:
     """Bytes a second, of "100M", "800K", "1.5G" or a number of bytes; raises ArgumentTypeError."""
     found = re.fullmatch(r"(\d{1,12}(?:\.\d{1,6})?)([KMG]?)(?:i?B)?(?:/s)?", text, re.IGNORECASE)

@@ -50,6 +50,8 @@ _DONTCACHE_SINCE = (6, 16)
 by "gate dropbehind invalidate on folio !dirty && !writeback", and switched off meanwhile)."""
 _CANNOT = (errno.EOPNOTSUPP, errno.EINVAL)
 """What older kernels, and file systems that have not learnt it, say to that."""
+_KEEP_SIZE, _PUNCH_HOLE = 0x01, 0x02
+"""Of fallocate(2) (linux/falloc.h)."""
 _ZEROS = memoryview(bytes(1 << 20))
 _ALIGNMENT = 4096
 """What O_DIRECT wants of addresses, offsets and lengths (logical blocks are 512 or 4096 bytes)."""
@@ -161,6 +163,8 @@ class HostFile:
 
         Raises OSError where the file system knows no such way, some only when they are asked.
         """
+        if self._device is not None:
+            return
         device = DeviceReads(self.path, OF_FILES)
         try:
             device.readinto(0, memoryview(bytearray(OF_FILES)))
@@ -191,6 +195,17 @@ class HostFile:
         """Write zeros from byte `offset` on, in pieces of 1 MiB."""
         for done in range(0, length, len(_ZEROS)):
             self.write(offset + done, _ZEROS[: length - done])
+
+    def punch(self, offset: int, length: int) -> None:
+        """Read as zeros there from now on, and take no space for whole blocks of it.
+
+        Where the file system knows no such thing, or it is a device, zeros are written. The length
+        of the file stays (fallocate(2), FALLOC_FL_PUNCH_HOLE).
+        """
+        with self._descriptor as fd:
+            if stat.S_ISREG(os.fstat(fd).st_mode) and _punch(fd, offset, length):
+                return
+        self.zero(offset, length)
 
     def share(self, offset: int, source: HostFile, start: int, length: int) -> None:
         """Be from byte `offset` on what `source` is from `start` on, sharing its extents.
@@ -320,6 +335,15 @@ def clone(source: Path, target: Path) -> bool:
                 raise
     target.unlink()
     return False
+
+
+def _punch(fd: int, offset: int, length: int) -> bool:
+    """Make a hole in a file; False where that cannot be. Python has no call for it."""
+    import ctypes  # late: nearly nobody makes holes
+
+    punch = ctypes.CDLL(None, use_errno=True).fallocate64
+    where = ctypes.c_int64(offset), ctypes.c_int64(length)
+    return bool(punch(fd, _PUNCH_HOLE | _KEEP_SIZE, *where) == 0)
 
 
 def _linux() -> tuple[int, int]:

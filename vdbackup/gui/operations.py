@@ -21,13 +21,12 @@ from vdbackup.gui.restore_dialog import RestoreDialog
 from vdbackup.gui.runner import Runner
 from vdbackup.gui.source_questions import FormatDialog, OtherSourceDialog
 from vdbackup.jobs import Job, JobState, Plan, Task, Work
-from vdbackup.operations import backup, delete, merge, policy, promote
+from vdbackup.operations import backup, delete, merge, policy, promote, restore
 from vdbackup.operations.backup import AUTO, BackupRequest, BackupResult, CapturePlan
 from vdbackup.operations.machines import Machines
 from vdbackup.operations.schedules.arrange import SchedulePlan, ScheduleResult
 from vdbackup.operations.schedules.store import Schedule
 from vdbackup.pace import Limit, Pace
-from vdbackup.recovery import restore
 from vdbackup.recovery.sessions.saved import SavedSession
 from vdbackup.repository.model import Policy, RecoveryPoint
 from vdbackup.repository.repository import Repository
@@ -257,24 +256,27 @@ class Operations(QObject):
 
     def restore(self, entry: Entry, point: RecoveryPoint) -> None:
         """Write a point to a file or device that the user chooses."""
-        dialog = RestoreDialog(point, self._runner.window)
+        reader = self._runner.workers.reader(entry.repository)
+        dialog = RestoreDialog(entry, point, reader, self._runner.window)
 
         def plan() -> None:
-            target, overwrite = dialog.target, dialog.overwrite
-            disk_format, ignore_damage = dialog.disk_format, dialog.ignore_damage
+            wanted = partial(
+                restore.RestoreRequest,
+                point_id=point.id,
+                target=dialog.target,
+                disk_format=dialog.disk_format,
+                overwrite=dialog.overwrite,
+                ignore_damage=dialog.ignore_damage,
+                delta=dialog.delta,
+                partitions=dialog.partitions,
+                resize=dialog.fits_size,
+                journals=self._runner.store.locations.restores,
+            )
             self._change(
                 entry,
                 f"Restore #{point.sequence} of {entry.title}",
-                "Overwrite and restore" if overwrite else "Restore",
-                lambda repository, name: restore.plan(
-                    repository,
-                    name,
-                    point.id,
-                    target,
-                    disk_format=disk_format,
-                    overwrite=overwrite,
-                    ignore_damage=ignore_damage,
-                ),
+                "Overwrite and restore" if dialog.overwrite else "Restore",
+                lambda repository, name: restore.plan(wanted(repository, name)),
                 work.restore_point,
             )
 

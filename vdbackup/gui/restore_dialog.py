@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 from PySide6.QtWidgets import (
@@ -13,27 +14,44 @@ from PySide6.QtWidgets import (
 
 from vdbackup.disks.names import BACKUP_FORMATS, DiskFormat
 from vdbackup.gui import parts, words
+from vdbackup.gui.catalogue import Entry
+from vdbackup.gui.disk_picker import DiskPicker
+from vdbackup.gui.jobs import work
+from vdbackup.gui.jobs.worker import Worker
+from vdbackup.jobs import Job
 from vdbackup.recovery.packages import PACKAGES
 from vdbackup.repository.model import RecoveryPoint
+from vdbackup.sources.inventory import Content
+from vdbackup.text import printable
 
 
 class RestoreDialog(parts.Dialog):
     """Asks for a file or a device.
 
     Attributes:
-        target_edit, format_box, overwrite_box, damage_box: what the user chose.
+        picker: the disks of this computer.
+        parts_box: the whole disk, or which partition of it.
+        target_edit, format_box, and the boxes to tick: what the user chose.
         accept_button: enabled when a target is given.
     """
 
-    def __init__(self, point: RecoveryPoint, parent: QWidget | None = None) -> None:
+    def __init__(
+        self, entry: Entry, point: RecoveryPoint, reader: Worker, parent: QWidget | None = None
+    ) -> None:
         title = f"Restore recovery point #{point.sequence}"
-        super().__init__("restoreDialog", title, 560, parent)
+        super().__init__("restoreDialog", title, 640, parent)
+        self._picked: Path | None = None
+        self._sizes = {0: point.virtual_size}
         self.column.addWidget(parts.label(title, "heading"))
         sentence = (
-            f"Writes the whole disk of {words.size(point.virtual_size)}, as it was "
+            f"Writes the disk of {words.size(point.virtual_size)}, as it was "
             f"{words.when(point.created)}, and checks each block on its way."
         )
         self.column.addWidget(parts.label(sentence, "muted"))
+        self.parts_box = parts.ComboBox("partsBox", "What of the disk is restored")
+        self.parts_box.addItem(f"The whole disk, {words.size(point.virtual_size)}", 0)
+        self.picker = DiskPicker()
+        self.picker.chosen.connect(self._on_disk_chosen)
         self.target_edit = parts.field(
             "targetEdit", "A new file, or a device such as /dev/sdX", "File or device to restore to"
         )
@@ -51,14 +69,34 @@ class RestoreDialog(parts.Dialog):
             self.format_box.addItem(package.words, str(name))
         self.overwrite_box = QCheckBox("Overwrite what is there")
         self.overwrite_box.setObjectName("overwriteBox")
+        self.resize_box = QCheckBox("Fit the partitions to a disk of another size")
+        self.resize_box.setObjectName("resizeBox")
+        self.resize_box.setToolTip(
+            parts.hint(
+                "One partition takes what a larger disk has more; for a smaller one, ext4 and NTFS "
+                "are made smaller. The backup stays as it is."
+            )
+        )
+        self.delta_box = QCheckBox("Write only what differs from what is there")
+        self.delta_box.setObjectName("deltaBox")
+        self.delta_box.setToolTip(
+            parts.hint(
+                "For a device, or a raw image, that holds an older or a damaged state. It is read "
+                "and compared first."
+            )
+        )
         self.damage_box = QCheckBox("Even if it is damaged: restore what is whole")
         self.damage_box.setObjectName("damageBox")
         form = QFormLayout()
         form.setHorizontalSpacing(14)
         form.setVerticalSpacing(10)
-        form.addRow("Restore to", row)
+        form.addRow("Restore", self.parts_box)
+        form.addRow("To a disk", self.picker)
+        form.addRow("Or to a file", row)
         form.addRow("Format of a file", self.format_box)
         form.addRow("", self.overwrite_box)
+        form.addRow("", self.resize_box)
+        form.addRow("", self.delta_box)
         form.addRow("", self.damage_box)
         self.column.addLayout(form)
         self.accept_button = parts.button("Continue", "restoreAccept", "primary")
@@ -66,6 +104,29 @@ class RestoreDialog(parts.Dialog):
         self.accept_button.clicked.connect(self.accept)
         self.add_buttons(self.accept_button)
         self.target_edit.textChanged.connect(self._on_text_changed)
+        self._look(entry, point, reader)
+
+    def _look(self, entry: Entry, point: RecoveryPoint, reader: Worker) -> None:
+        """Look what can be restored, and where to; both are shown when they are known."""
+
+        def look_again() -> None:
+            number = int(self.parts_box.currentData())
+            needed = 0 if self.fits_size else self._sizes[number]
+            self.resize_box.setEnabled(not number)
+            self.picker.look(reader, partial(work.targets, entry.repository, entry.name, needed))
+
+        job = Job("List partitions", partial(work.parts_of, entry.repository, entry.name, point.id))
+        reader.submit(job, self._on_parts_known)
+        look_again()
+        self.parts_box.currentIndexChanged.connect(look_again)
+        self.resize_box.toggled.connect(look_again)
+
+    def _on_parts_known(self, job: Job[tuple[Content, ...]]) -> None:
+        for part in job.result or ():
+            if part.number:
+                called = part.words
+                self._sizes[part.number] = part.size
+                self.parts_box.addItem(printable(called[:1].upper() + called[1:]), part.number)
 
     @property
     def target(self) -> Path:
@@ -83,6 +144,22 @@ class RestoreDialog(parts.Dialog):
         return self.overwrite_box.isChecked()
 
     @property
+    def delta(self) -> bool:
+        """Whether what is there is compared first, and only what differs written."""
+        return self.delta_box.isChecked()
+
+    @property
+    def fits_size(self) -> bool:
+        """Whether the whole disk is fitted to one of another size."""
+        return self.resize_box.isChecked() and not self.partitions
+
+    @property
+    def partitions(self) -> tuple[int, ...]:
+        """The partition that is wanted alone; none for the whole disk."""
+        number = int(self.parts_box.currentData())
+        return (number,) if number else ()
+
+    @property
     def ignore_damage(self) -> bool:
         """Whether what is whole of a damaged point is wanted."""
         return self.damage_box.isChecked()
@@ -92,8 +169,19 @@ class RestoreDialog(parts.Dialog):
         filters = [f"Disk images ({images})", "All files (*)"]
         parts.choose_file(self, "Restore to", self.target_edit, filters, new=True)
 
+    def _on_disk_chosen(self, path: Path) -> None:
+        """Whoever chooses a disk here has seen what lies on it, and is asked once more."""
+        self._picked = path
+        self.target_edit.setText(str(path))
+        self.overwrite_box.setChecked(True)
+
     def _on_text_changed(self, text: str) -> None:
+        if self._picked is not None and text != str(self._picked):
+            self._picked = None
+            self.picker.clearSelection()
+            self.overwrite_box.setChecked(False)  # that was said of the disk
         self.accept_button.setEnabled(bool(text.strip()))
+        self.format_box.setEnabled(self._picked is None)
         ending = Path(text.strip()).suffix.lower().removeprefix(".")
         package = PACKAGES.get(self.disk_format)
         named = self.format_box.findData(ending)

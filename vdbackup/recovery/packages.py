@@ -195,3 +195,8 @@ def _header(name: str, size: int) -> bytes:
 def _plain(name: str) -> str:
     """A name that every program takes, and a tar's header."""
     return re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-.")[:60] or "machine"
+
+
+def is_in_order(disk_format: DiskFormat | PackageFormat) -> bool:
+    """Whether such a file is written from its start to its end."""
+    return isinstance(disk_format, PackageFormat) and PACKAGES[disk_format].in_order

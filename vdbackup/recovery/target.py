@@ -8,34 +8,57 @@ or that somebody uses, is not written to.
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import shutil
 import stat
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from vdbackup.agent.stacking import files_under
 from vdbackup.disks.device_reads import sector_size_of
+from vdbackup.disks.holders import holders
 from vdbackup.errors import UnfitTarget
 from vdbackup.jobs import readable_size, sizes_apart
 from vdbackup.repository.files import PARTIAL, sync_file, sync_folder
+from vdbackup.sources.devices import medium_of
+from vdbackup.sources.inventory import Device, fingerprint
 
 _WIPED = 1 << 20
 """Bytes behind the point's end, and before a larger device's, in which what lay there before would
 be found again: the second GPT, and super blocks of RAID, LVM and file systems (wipefs(8))."""
 _ZEROS = bytes(_WIPED)
+_BLKRRPART = 0x125F
+"""ioctl: read the partition table again (linux/fs.h)."""
 
 
 @dataclass(frozen=True)
 class Identity:
-    """Which file or device a path led to, as stat(2) has it; a device's size in bytes."""
+    """Which file or device a path led to, and what lay there.
+
+    Attributes:
+        device, inode, number: as stat(2) has them.
+        size: in bytes.
+        changed: a file's modification time, in nanoseconds.
+        medium: which one is in a drive, as the kernel counts them; "" where it does not.
+        contents: other than before when something else lies on a device.
+    """
 
     device: int
     inode: int
     number: int
     size: int
+    changed: int = 0
+    medium: str = ""
+    contents: str = ""
+
+    def is_same(self, other: Identity) -> bool:
+        """Whether it is the same file or device, whatever lies there."""
+        kept = ("device", "inode", "number", "medium")
+        return all(getattr(self, name) == getattr(other, name) for name in kept)
 
 
 def identity(target: Path) -> Identity | None:
@@ -45,10 +68,12 @@ def identity(target: Path) -> Identity | None:
     except FileNotFoundError:
         return None
     if not stat.S_ISBLK(status.st_mode):
-        return Identity(status.st_dev, status.st_ino, 0, 0)
+        return Identity(status.st_dev, status.st_ino, 0, status.st_size, status.st_mtime_ns)
     with open(target, "rb") as device:
         size = device.seek(0, os.SEEK_END)
-    return Identity(0, 0, status.st_rdev, size)
+    return Identity(
+        0, 0, status.st_rdev, size, medium=medium_of(target), contents=fingerprint(target)
+    )
 
 
 def check_same(target: Path, planned: Identity | None) -> None:
@@ -60,6 +85,8 @@ def check_same(target: Path, planned: Identity | None) -> None:
         problem = f"{target} was not there when the restore was planned, and is not replaced."
     elif now is None:
         problem = f"{target} is gone since the restore was planned."
+    elif now.is_same(planned):
+        problem = f"What lies on {target} has changed since the restore was planned."
     else:
         problem = f"{target} is another file or device than when the restore was planned."
     raise UnfitTarget(problem, "Look at it, then start again.")
@@ -105,31 +132,60 @@ def _publish(made: Path, target: Path, planned: Identity | None) -> None:
         os.rename(made, target)  # FAT knows no second name: it was looked at right before
 
 
+# --------------------------------------------------------------------------- a file that is there
+
+
+@contextmanager
+def held_file(target: Path) -> Iterator[int]:
+    """A descriptor of a file that is written over where it is, while nobody else has it open.
+
+    Raises UnfitTarget where somebody has, as far as that can be seen.
+    """
+    fd = os.open(target, os.O_RDWR | os.O_CLOEXEC)
+    try:
+        if in_use := holders([target]):
+            raise UnfitTarget(
+                f"{target} is open elsewhere: {', '.join(map(str, in_use[:3]))}.",
+                "End that first, or restore to a new file.",
+            )
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield fd
+    except BlockingIOError as error:
+        raise UnfitTarget(
+            f"{target} is being written by another program.", "Wait until that is done."
+        ) from error
+    finally:
+        os.close(fd)
+
+
 # -------------------------------------------------------------------------------- a block device
 
 
-def check_device(target: Path, needed: int, sector_size: int) -> None:
-    """Raise RecoveryError, before anything is written, where a disk cannot go to a device.
+def check_device(target: Path, needed: int, sector_size: int, partition: int = 0) -> int:
+    """The size of a device in bytes; raises UnfitTarget where what is wanted cannot go there.
 
     Args:
         target: the device.
-        needed: bytes of the disk.
-        sector_size: bytes of the sectors that its tables count in.
+        needed: bytes of what goes there.
+        sector_size: bytes of the sectors that the disk's tables count in.
+        partition: the number of the partition that it is; 0 for a whole disk.
     """
     with held_device(target) as fd:
         size, sectors = os.lseek(fd, 0, os.SEEK_END), sector_size_of(fd)
     if size < needed:
         there, wanted = sizes_apart(size, needed)
+        what = f"partition {partition}" if partition else "the recovery point"
         raise UnfitTarget(
-            f"{target} has {there}; the recovery point needs {wanted}.",
+            f"{target} has {there}; {what} needs {wanted}.",
             "Choose a device that is at least as large.",
         )
     if sectors != sector_size:
         raise UnfitTarget(
             f"{target} has sectors of {sectors} bytes, and the disk in the recovery point had "
-            f"sectors of {sector_size}: its partition table would mean nothing there.",
+            f"sectors of {sector_size}: what counts in them would mean nothing there.",
             "Choose a device with the same sectors, or restore to a file.",
         )
+    return size
 
 
 @contextmanager
@@ -167,19 +223,25 @@ def wipe_rest(fd: int, used: int) -> None:
     os.fsync(fd)
 
 
-def description(target: Path) -> str:
-    """What a device is, for a person: model and size as the kernel has them."""
-    status = target.stat()
-    folder = Path(f"/sys/dev/block/{os.major(status.st_rdev)}:{os.minor(status.st_rdev)}")
-    with open(target, "rb") as device:
-        words = [readable_size(device.seek(0, os.SEEK_END))]
-    for where in (folder / "device", folder.resolve().parent / "device"):  # a disk's, a partition's
-        for name in ("vendor", "model"):
-            if (where / name).is_file():
-                words.insert(-1, (where / name).read_text(errors="replace").strip())
-        if len(words) > 1:
-            break
-    backing = folder / "loop" / "backing_file"
-    if backing.is_file():
-        words.append(f"the file {backing.read_text(errors='replace').strip()}")
-    return ", ".join(word for word in words if word)
+def read_table_again(fd: int) -> None:
+    """Let the kernel show the partitions that a disk has now, where it can.
+
+    Args:
+        fd: of the disk, opened exclusively.
+    """
+    with suppress(OSError):  # a device that has none, or with one of them in use
+        fcntl.ioctl(fd, _BLKRRPART)
+
+
+def description(device: Device) -> str:
+    """What a device is, for a person: model, serial number, size, and the file that it shows."""
+    serial = f"serial number {device.serial}" if device.serial else ""
+    files = [f"the file {file}" for file in files_under(device.path)[:1]]
+    return ", ".join(filter(None, [device.model, serial, readable_size(device.size), *files]))
+
+
+def losing(device: Device) -> str:
+    """What goes when a device is written over, in a sentence."""
+    if not device.contents:
+        return "Nothing is known to lie on it."
+    return f"What lies on it is lost: {'; '.join(each.words for each in device.contents)}."

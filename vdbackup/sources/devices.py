@@ -45,7 +45,7 @@ class Candidate:
 def candidates() -> list[Candidate]:
     """All block devices with contents, disks before their parts; raises DevicesNotListed."""
     found: list[Candidate] = []
-    for device in _lsblk():
+    for device in lsblk():
         _collect(device, found)
     return found
 
@@ -66,7 +66,8 @@ def _collect(device: dict[str, Any], found: list[Candidate]) -> tuple[str, ...]:
     return tuple(mountpoints)
 
 
-def _lsblk(*devices: Path) -> list[dict[str, Any]]:
+def lsblk(*devices: Path) -> list[dict[str, Any]]:
+    """These devices, or all, and what is on each, as lsblk says it; raises DevicesNotListed."""
     command = ["lsblk", "--json", "--bytes", "--output", _LSBLK_COLUMNS, *map(str, devices)]
     try:
         result = subprocess.run(command, capture_output=True, check=False, timeout=30)
@@ -82,7 +83,7 @@ def _lsblk(*devices: Path) -> list[dict[str, Any]]:
 
 def device_id(path: Path) -> str:
     """Who a device is: what stays with it wherever it is plugged in, else its path."""
-    facts = next(iter(_lsblk(path)), {})
+    facts = next(iter(lsblk(path)), {})
     for kind in ("partuuid", "wwn", "serial", "ptuuid", "uuid"):
         if facts.get(kind):
             return f"{kind}:{facts[kind]}"
@@ -91,7 +92,7 @@ def device_id(path: Path) -> str:
 
 def facts_of_device(path: Path) -> Facts:
     """What the kernel and udev know of a device; without what is written on it."""
-    row = next(iter(_lsblk(path)), {})
+    row = next(iter(lsblk(path)), {})
     path = path.resolve()
     place = _place(path)
     kind = _kind(place)
@@ -181,7 +182,7 @@ def _twins(row: dict[str, Any]) -> tuple[str, ...]:
         return ()
     return tuple(
         _said(each, "path")
-        for each in _beside(_lsblk(), _said(row, "path"))
+        for each in _beside(lsblk(), _said(row, "path"))
         if _same_ids(row, each) and not _same_numbers(row, each)
     )
 

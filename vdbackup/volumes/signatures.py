@@ -20,6 +20,9 @@ _READABLE = (
     (3, b"NTFS    ", "ntfs"),
 )
 
+_PAGES = (4096, 8192, 16384, 65536)
+"""Sizes of pages in bytes, at the end of the first of which swap space says what it is."""
+
 LVM = "It is a part of LVM; its logical volumes are listed by their own names"
 _BUILT = "It is a part of {} and can be put together only by a running system"
 _TABLE = "It has a partition table of {}, which vdbackup does not read"
@@ -36,7 +39,7 @@ _OTHERS = (
     ),
     *(
         (page - 10, mark, "swap", "It is swap space and holds no files")
-        for page in (4096, 8192, 16384, 65536)
+        for page in _PAGES
         for mark in (b"SWAPSPACE2", b"SWAP-SPACE", b"S1SUSPEND\0")
     ),
     *((sector * 512, b"LABELONE", "LVM", LVM) for sector in range(4)),
@@ -72,6 +75,7 @@ _OTHERS = (
     (0, b"\x0b\xe5\xa9\x41", "", _TABLE.format("SGI's")),
     *((place, b"\x57\x45\x56\x82", "", _TABLE.format("BSD's")) for place in (64, 512)),
 )
+_HIBERNATED = b"S1SUSPEND\0"
 _ZFS_RING = range(128 << 10, 256 << 10, 1024)
 """Where a member of a pool has its uberblocks, in the first of its four labels."""
 _ZFS_MAGIC = (struct.pack("<Q", 0x00BAB10C), struct.pack(">Q", 0x00BAB10C))
@@ -104,6 +108,11 @@ def _all_unreadable(head: bytes) -> Iterator[tuple[str, str]]:
             yield name, problem
     if any(head[at : at + 8] in _ZFS_MAGIC for at in _ZFS_RING if at < len(head)):
         yield "ZFS", _FOREIGN.format("ZFS")
+
+
+def holds_hibernated_system(head: bytes) -> bool:
+    """Whether it is swap space from which a Linux goes on (suspend to disk)."""
+    return any(head.startswith(_HIBERNATED, page - len(_HIBERNATED)) for page in _PAGES)
 
 
 def is_known(head: bytes) -> bool:

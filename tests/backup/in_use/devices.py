@@ -151,7 +151,7 @@ def reading(point: RecoveryPoint) -> Reading:
 
 def restored(repository: Repository, point: RecoveryPoint, raw: Path) -> Path:
     name = repository.set().name
-    restore.run(restore.plan(repository, name, point.id, raw), Task())
+    restore.run(restore.plan(restore.RestoreRequest(repository, name, point.id, raw)), Task())
     return raw
 
 

@@ -88,7 +88,9 @@ def test_what_a_linux_wrote_is_promoted_restored_and_boots(
     point = promote.run(plan, Task())
     saved.discard()
     out = tmp_path / "restored.raw"
-    restoring = restore.plan(lab.repository, "disk", point.id, out, disk_format="raw")
+    restoring = restore.plan(
+        restore.RestoreRequest(lab.repository, "disk", point.id, out, disk_format="raw")
+    )
     restore.run(restoring, Task())
     assert out.read_bytes() == seen.read_bytes()
     assert 0 < point.stored_bytes < 1 << 20

@@ -26,9 +26,10 @@ from vdbackup.operations import (
     policy,
     promote,
     repair,
+    restore,
 )
 from vdbackup.operations.backup import BackupRequest, BackupResult
-from vdbackup.operations.changed import Changed
+from vdbackup.operations.changed import NOTHING, Changed
 from vdbackup.operations.delete import DeletePlan, DeleteResult
 from vdbackup.operations.machines import Machines
 from vdbackup.operations.merge import MergePlan, MergeResult
@@ -37,16 +38,16 @@ from vdbackup.operations.pins import PinResult
 from vdbackup.operations.policy import PolicyPlan, PolicyResult
 from vdbackup.operations.promote import PromotionPlan, PromotionResult
 from vdbackup.operations.repair import RepairResult
+from vdbackup.operations.restore import Restored, RestorePlan, RestoreTarget
 from vdbackup.operations.schedules import arrange
 from vdbackup.operations.schedules.arrange import SchedulePlan, ScheduleResult
 from vdbackup.operations.schedules.store import Schedule
 from vdbackup.operations.schedules.store import Store as Schedules
 from vdbackup.pace import Pace
-from vdbackup.recovery import restore, verify
+from vdbackup.recovery import verify
 from vdbackup.recovery.boot_test.boot_test import BootTestOptions
 from vdbackup.recovery.mount import background, mounting
 from vdbackup.recovery.mount.mounting import Mounted
-from vdbackup.recovery.restore import RestorePlan
 from vdbackup.recovery.sessions import elsewhere
 from vdbackup.recovery.sessions.saved import SavedSession
 from vdbackup.recovery.verify import Verdict
@@ -54,6 +55,7 @@ from vdbackup.repository import claims
 from vdbackup.repository.model import BootTest, RecoveryPoint
 from vdbackup.repository.repository import Repository
 from vdbackup.sources import demo_disk
+from vdbackup.sources.inventory import Content
 from vdbackup.text import printable
 
 if TYPE_CHECKING:  # late at run time: what reads file systems takes long to import
@@ -191,10 +193,27 @@ def promote_session(
     return Outcome(made, facts(result.point), warnings, value=result, changed=result.changed)
 
 
-def restore_point(plan: RestorePlan, task: Task) -> Outcome[Path]:
-    """Write a point to a file or a device; the target."""
-    warnings = restore.run(plan, task)
-    return Outcome(f"Restored to {plan.target}.", (plan.summary,), warnings, value=plan.target)
+def targets(folder: Path, set_name: str, needed: int) -> list[RestoreTarget]:
+    """Where a point that needs so many bytes could be restored to."""
+    return restore.targets(Repository.open(folder), set_name, needed)
+
+
+def parts_of(folder: Path, set_name: str, point_id: str, _task: Task) -> tuple[Content, ...]:
+    """The partitions of the disk in a point."""
+    return restore.parts(Repository.open(folder), set_name, point_id)
+
+
+def restore_point(plan: RestorePlan, task: Task) -> Outcome[Restored]:
+    """Write a point to a file or a device."""
+    restored = restore.run(plan, task)
+    details = (plan.summary, restored.figures.sentence) if plan.in_place else (plan.summary,)
+    return Outcome(
+        f"Restored to {plan.target}.",
+        details,
+        restored.warnings,
+        value=restored,
+        changed=NOTHING,
+    )
 
 
 def verify_points(

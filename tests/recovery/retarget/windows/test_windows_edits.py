@@ -34,10 +34,11 @@ from vdbackup.guest.model import FileSystem
 from vdbackup.guest.tree import Tree
 from vdbackup.jobs import CancelToken, Task
 from vdbackup.qemu import qemu
+from vdbackup.recovery import exporting
 from vdbackup.recovery.retarget import retarget as retargeting
 from vdbackup.recovery.retarget.report import RetargetReport
 from vdbackup.recovery.retarget.windows import edits as retarget
-from vdbackup.recovery.retarget.windows import export, hive_edit
+from vdbackup.recovery.retarget.windows import hive_edit
 from vdbackup.recovery.retarget.windows.edits import WindowsEdits, plan_windows
 from vdbackup.repository.repository import Repository
 from vdbackup.volumes.filesystems.ntfs import NtfsNode
@@ -522,7 +523,9 @@ def test_an_export_ends_with_whatever_goes_wrong_in_it(disks: dict[str, Path], t
     sizes = []
 
     def cancelled() -> None:
-        with export.exported(scratch, backing, P1, made.VOLUME_SIZE, tmp_path) as file:
+        with exporting.exported(
+            exporting.above(scratch, backing), P1, made.VOLUME_SIZE, tmp_path
+        ) as file:
             sizes.append(file.stat().st_size)
             raise Cancelled
 
@@ -538,7 +541,7 @@ def test_an_export_that_cannot_be_says_what_the_daemon_says(disks: dict[str, Pat
     size = 2 * disks["ten"].stat().st_size
     with (
         pytest.raises(RecoveryError, match=r"could not be exported.*qemu-storage-daemon says"),
-        export.exported(scratch, backing, P1, size, tmp_path),
+        exporting.exported(exporting.above(scratch, backing), P1, size, tmp_path),
     ):
         pass
 
@@ -552,10 +555,10 @@ def test_an_export_does_not_outlive_a_process_that_is_killed(
         import sys, time
         from pathlib import Path
         from vdbackup.qemu import qemu
-        from vdbackup.recovery.retarget.windows.export import exported
+        from vdbackup.recovery.exporting import above, exported
         disk, scratch, folder = map(Path, sys.argv[1:])
         backing = qemu.Backing.of_chain([disk], "raw")
-        with exported(scratch, backing, {P1}, 1 << 20, folder) as file:
+        with exported(above(scratch, backing), {P1}, 1 << 20, folder) as file:
             print(file, flush=True)
             time.sleep(60)
     """

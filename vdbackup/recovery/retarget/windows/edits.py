@@ -50,6 +50,7 @@ from vdbackup.guest.windows.inspect import (
 )
 from vdbackup.jobs import CancelToken
 from vdbackup.qemu import qemu
+from vdbackup.recovery.exporting import above, exported
 from vdbackup.recovery.retarget.windows import hive_edit
 from vdbackup.recovery.retarget.windows.drivers import (
     DRIVERS,
@@ -59,7 +60,6 @@ from vdbackup.recovery.retarget.windows.drivers import (
     package_keys,
     service_keys,
 )
-from vdbackup.recovery.retarget.windows.export import exported
 from vdbackup.recovery.retarget.windows.hive_edit import KeyEdit, NumberEdit
 from vdbackup.volumes.filesystems.node import Unreadable, reading
 
@@ -185,7 +185,7 @@ def edited(
         _take_out(Disk(chain).trees[volume.volume], edits.hive, hive)
         hive_edit.change(hive, edits.numbers, edits.keys)
         (run,) = volume.runs
-        with exported(scratch, backing, run.offset, run.length, folder) as part:
+        with exported(above(scratch, backing), run.offset, run.length, folder) as part:
             for source, path in (*edits.copies, (hive, edits.hive)):
                 cancel.check()
                 _copy_in(part, source, path)

@@ -1,4 +1,4 @@
-"""One partition of a scratch disk as a plain file, for tools that work on files or devices.
+"""A stretch of a disk as a plain file, for tools that work on files or devices.
 
 qemu-storage-daemon exports it by FUSE onto a file of ours: nothing is mounted as a disk, and nobody
 has to be root. The daemon is our child, not a daemon: it ends with the `with` block whatever
@@ -13,12 +13,13 @@ import shutil
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from vdbackup.errors import NotRetargeted, ProgramMissing, RecoveryError
+from vdbackup.errors import OtherProgramFailed, ProgramMissing, RecoveryError
 from vdbackup.qemu import qemu
+from vdbackup.qemu.qemu import Node
 
 DAEMON = "qemu-storage-daemon"
 _UNMOUNT = "fusermount3"
@@ -27,16 +28,32 @@ _LIMIT = 30.0
 _POLL = 0.02
 
 
+def above(scratch: Path, backing: qemu.Backing) -> Sequence[Node]:
+    """A qcow2 child of `backing`, which is opened for reading; the child takes what is written."""
+    disk = {
+        "driver": "qcow2",
+        "node-name": "scratch",
+        "backing": backing.nodes[-1]["node-name"],
+        "file": {"driver": "file", "filename": str(scratch)},
+    }
+    return (*backing.nodes, disk)
+
+
+def raw(target: Path) -> Sequence[Node]:
+    """A raw file or a device."""
+    driver = "host_device" if target.is_block_device() else "file"
+    return ({"driver": driver, "node-name": "target", "filename": str(target)},)
+
+
 @contextmanager
-def exported(
-    scratch: Path, backing: qemu.Backing, offset: int, size: int, folder: Path
-) -> Iterator[Path]:
-    """A file whose bytes are those of a partition of `scratch`, for reading and writing.
+def exported(nodes: Sequence[Node], offset: int, size: int, folder: Path) -> Iterator[Path]:
+    """A file whose bytes are those of a stretch of a disk, for reading and writing.
+
+    What was written is in the disk's file when the block ends.
 
     Args:
-        scratch: a qcow2 child of `backing`; takes what is written, and is complete afterwards.
-        backing: what it lies on; is opened for reading.
-        offset: of the partition, in bytes.
+        nodes: the disk as QEMU opens it, each node after those that it needs, itself last.
+        offset: of the stretch, in bytes.
         size: likewise.
         folder: takes a folder with the file in it for as long as it is there.
 
@@ -50,7 +67,7 @@ def exported(
         before = file.stat().st_dev
         with complaints.open("wb") as output:
             daemon = subprocess.Popen(
-                _command(scratch, backing, offset, size, file),
+                _command(nodes, offset, size, file),
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
@@ -69,29 +86,23 @@ def _check_programs() -> None:
     for program, package in ((DAEMON, "qemu-system-common"), (_UNMOUNT, "fuse3")):
         if shutil.which(program) is None:
             raise ProgramMissing(
-                f"Files cannot be put into the overlay: {program} is not installed.",
+                f"No other program can work on a partition here: {program} is not installed.",
                 f"Install it with: sudo apt install {package}",
             )
     if not os.access("/dev/fuse", os.R_OK | os.W_OK):
         raise ProgramMissing(
-            "Files cannot be put into the overlay: there is no FUSE for you here (/dev/fuse).",
-            "Load the kernel's module fuse, or choose hardware that needs no new files.",
+            "No other program can work on a partition here: there is no FUSE for you (/dev/fuse).",
+            "Load the kernel's module fuse, or choose what needs no other program.",
         )
 
 
-def _command(scratch: Path, backing: qemu.Backing, offset: int, size: int, file: Path) -> list[str]:
-    disk = {
-        "driver": "qcow2",
-        "node-name": "scratch",
-        "backing": backing.nodes[-1]["node-name"],
-        "file": {"driver": "file", "filename": str(scratch)},
-    }
+def _command(nodes: Sequence[Node], offset: int, size: int, file: Path) -> list[str]:
     part = {
         "driver": "raw",
         "node-name": "partition",
         "offset": offset,
         "size": size,
-        "file": "scratch",
+        "file": nodes[-1]["node-name"],
     }
     export = {
         "type": "fuse",
@@ -104,11 +115,7 @@ def _command(scratch: Path, backing: qemu.Backing, offset: int, size: int, file:
     return [
         *("setpriv", "--pdeathsig", "TERM"),  # it ends with us, also where we are killed
         DAEMON,
-        *(
-            word
-            for node in (*backing.nodes, disk, part)
-            for word in ("--blockdev", json.dumps(node))
-        ),
+        *(word for node in (*nodes, part) for word in ("--blockdev", json.dumps(node))),
         *("--export", json.dumps(export)),
     ]
 
@@ -143,7 +150,7 @@ def _is_mount(file: Path, before: int) -> bool:
 
 
 def _failed(complaints: Path) -> RecoveryError:
-    return NotRetargeted(
-        "Files cannot be put into the overlay: the partition could not be exported.",
+    return OtherProgramFailed(
+        "No other program could work on the partition: it could not be exported.",
         qemu.first_complaint(complaints.read_text(errors="replace")),
     )

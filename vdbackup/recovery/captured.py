@@ -1,0 +1,102 @@
+"""What is restored is compared with what was captured, block by block, on its way."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import numpy as np
+
+from vdbackup.disks.chain import Chain
+from vdbackup.disks.extents import Int64s, Ranges
+from vdbackup.disks.transfer import Flags
+from vdbackup.errors import Damaged, Remedy
+from vdbackup.jobs import readable_size
+from vdbackup.repository.digests import BLOCK, Digests, differ, digest_blocks, is_zero
+from vdbackup.repository.model import RecoveryPoint
+
+_MAX_REPORTED = 20
+
+
+class Known(Protocol):
+    """What is known of each block of a disk; see DigestFold."""
+
+    def as_far_as_known(self, blocks: Int64s) -> tuple[Digests, Flags]:
+        """The blocks' digests, and of which one is there, and proven."""
+
+    def held(self) -> Ranges:
+        """Stretches whose blocks may hold something, in bytes."""
+
+    def to_check(self, disk: Chain) -> Ranges:
+        """What has to be read to know whether all of a disk is as the digests say."""
+
+    def layer_of(self, block: int) -> int:
+        """The position in the chain of the layer that holds a block, or -1."""
+
+
+class Captured:
+    """A point's digests, and what of its disk is not as they say.
+
+    Attributes:
+        digests: of the whole chain.
+    """
+
+    def __init__(
+        self, layers: Sequence[RecoveryPoint], chain: Chain, digests: Known, go_on: bool
+    ) -> None:
+        """Of a point's layers, base first; `go_on` where damage is to be noted, not raised."""
+        self.digests = digests
+        self._layers = layers
+        self._map = chain.map
+        self._disks = {layer.disk for layer in self._layers}
+        self._go_on = go_on
+        self._damaged: list[tuple[int, str]] = []
+
+    def look(self, blocks: Int64s, view: memoryview) -> Flags:
+        """bool[blocks]: which of the blocks in `view` are all zeros; raises Damaged."""
+        actual = digest_blocks(view)
+        known, sure = self.digests.as_far_as_known(blocks)
+        for at in np.flatnonzero(differ(actual, known) | ~sure).tolist():
+            block = int(blocks[at])
+            layer = self._layers[self._layer_of(block)]
+            self._note(block * BLOCK, layer.disk if sure[at] else layer.digests)
+        return is_zero(actual)
+
+    def damaged(self) -> Int64s:
+        """The numbers of the blocks that were found to be damaged, each once, ascending."""
+        return np.array(sorted({offset // BLOCK for offset, _ in self._damaged}), np.int64)
+
+    def _layer_of(self, block: int) -> int:
+        """Which of the layers holds a block, or holds something where none should."""
+        layer, first = self.digests.layer_of(block), block * BLOCK
+        if layer >= 0:
+            return layer
+        return int(self._map.part(first, min(BLOCK, self._map.size - first)).layers.max())
+
+    def _note(self, offset: int, file: str) -> None:
+        if not self._go_on:
+            problem = "not as captured" if file in self._disks else "perhaps not as captured"
+            raise Damaged(
+                f"{file} is damaged: {_place(offset)} are {problem}.",
+                "Restore another point.",
+                remedy=Remedy.IGNORE_DAMAGE,
+            )
+        self._damaged.append((offset, file))
+
+    def warnings(self) -> tuple[str, ...]:
+        """What was damaged, a sentence each."""
+        found = sorted(set(self._damaged))  # a block may be written a second time
+        sentences = [
+            f"The {_place(offset)} are damaged in {file}."
+            if file in self._disks
+            else f"The {_place(offset)} could not be checked: {file} is damaged."
+            for offset, file in found[:_MAX_REPORTED]
+        ]
+        if len(found) > _MAX_REPORTED:
+            sentences.append(f"{len(found) - _MAX_REPORTED} more blocks are damaged.")
+        return tuple(sentences)
+
+
+def _place(offset: int) -> str:
+    """A block of the disk; its place is exact, for whoever goes there with another tool."""
+    return f"{readable_size(BLOCK)} at byte {offset:,} of the disk"

@@ -1,0 +1,152 @@
+"""Making file systems smaller and larger, by the programs of each, on a partition shown as a file.
+
+e2fsprogs and ntfs-3g do it without root on any file. The programs' words are read where they have
+no other way to answer, in English (LC_ALL=C): how small a file system can become.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import struct
+import subprocess
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from vdbackup.errors import NotResized, ProgramMissing
+
+_EXT_SUPER, _EXT_BLOCK_SIZE = 1024, 24
+"""Where ext's superblock is, and in it the block size (log2 of KiB; kernel, ext4.h)."""
+_CHECKED = (0, 1)
+"""e2fsck(8): nothing was wrong, or all was mended (a journal that was replayed)."""
+_SLACK = 16 << 20
+"""Bytes that are left beside what a program calls the least: it is an estimate."""
+_NTFS_LEAST = re.compile(rb"You might resize at (\d+) bytes")
+
+
+@dataclass(frozen=True)
+class FileSystem:
+    """How one kind is handled.
+
+    Attributes:
+        name: for a person.
+        programs: that it takes, each with the Debian package that has it.
+        check: has what is in its journal applied, and sees to it that it is whole.
+        least: the bytes that it can be made as small as.
+        resize: to a size in bytes, on a partition that is as large as the larger of both.
+    """
+
+    name: str
+    programs: tuple[tuple[str, str], ...]
+    check: Callable[[Path], None]
+    least: Callable[[Path], int]
+    resize: Callable[[Path, int], None]
+
+    def check_programs(self) -> None:
+        """Raise ProgramMissing where one is not installed."""
+        for program, package in self.programs:
+            if _find(program) is None:
+                raise ProgramMissing(
+                    f"{self.name} cannot be made another size: {program} is not installed.",
+                    f"Install it with: sudo apt install {package}",
+                )
+
+
+def _find(program: str) -> str | None:
+    """Debian has these in a folder that an ordinary user's PATH need not name."""
+    return shutil.which(program, path=f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin")
+
+
+def _run(*command: str | Path, allowed: tuple[int, ...] = (0,)) -> bytes:
+    """What a program says; raises NotResized where it fails."""
+    found = _find(str(command[0]))
+    done = subprocess.run(
+        [found or str(command[0]), *map(str, command[1:])],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        check=False,
+        env={**os.environ, "LC_ALL": "C"},
+        process_group=0,  # Ctrl-C in our terminal is not for it: half of a change is worse
+    )
+    if done.returncode not in allowed:
+        lines = [line for line in done.stdout.decode(errors="replace").splitlines() if line.strip()]
+        raise NotResized(
+            f"{command[0]} could not make a file system another size.",
+            f"It says: {lines[-1].strip()}" if lines else "",
+        )
+    return done.stdout
+
+
+def _check_ext(file: Path) -> None:
+    _run("e2fsck", "-f", "-p", file, allowed=_CHECKED)
+
+
+def _least_of_ext(file: Path) -> int:
+    blocks = re.search(rb": (\d+)\s*$", _run("resize2fs", "-P", file))
+    with file.open("rb") as opened:
+        opened.seek(_EXT_SUPER + _EXT_BLOCK_SIZE)
+        shift = int.from_bytes(opened.read(4), "little")
+    if blocks is None or shift > 6:
+        raise NotResized("How small the file system can become cannot be told.", "")
+    return (int(blocks[1]) << (10 + shift)) + _SLACK
+
+
+def _resize_ext(file: Path, size: int) -> None:
+    _run("resize2fs", file, f"{size // 1024}K")
+    _run("e2fsck", "-f", "-n", file)
+
+
+def _check_ntfs(file: Path) -> None:
+    """A Windows that hibernates, or was not shut down, is refused by the program."""
+    _run("ntfsresize", "--info", "--force", "--no-progress-bar", file)
+
+
+def _least_of_ntfs(file: Path) -> int:
+    said = _run("ntfsresize", "--info", "--force", "--no-progress-bar", file)
+    found = _NTFS_LEAST.search(said)
+    size = file.stat().st_size
+    return min(size, int(found[1]) + _SLACK) if found else size
+
+
+def _resize_ntfs(file: Path, size: int) -> None:
+    # --force twice: asks nothing, also where it is to be checked by Windows at its next start
+    _run("ntfsresize", "--force", "--force", "--no-progress-bar", "--size", str(size), file)
+
+
+KINDS = {
+    "ext": FileSystem(
+        "ext4",
+        (("e2fsck", "e2fsprogs"), ("resize2fs", "e2fsprogs")),
+        _check_ext,
+        _least_of_ext,
+        _resize_ext,
+    ),
+    "ntfs": FileSystem(
+        "NTFS", (("ntfsresize", "ntfs-3g"),), _check_ntfs, _least_of_ntfs, _resize_ntfs
+    ),
+}
+"""By the name that volumes/signatures.py has for each."""
+
+
+def tell_ntfs_its_place(file: Path, sectors: int) -> None:
+    """Note in an NTFS where its partition begins, which its boot code reads from there.
+
+    In the boot sector and in its copy, the last sector of the volume ("hidden sectors").
+
+    Args:
+        file: the partition.
+        sectors: that lie before it on the disk.
+    """
+    with file.open("r+b") as opened:
+        opened.seek(11)
+        (sector_size,) = struct.unpack("<H", opened.read(2))
+        opened.seek(40)
+        (count,) = struct.unpack("<Q", opened.read(8))
+        for at in (0, count * sector_size):
+            opened.seek(at + 3)
+            if opened.read(8) == b"NTFS    ":
+                opened.seek(at + 28)
+                opened.write(struct.pack("<I", sectors & 0xFFFFFFFF))

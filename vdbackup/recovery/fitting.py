@@ -1,0 +1,273 @@
+"""A point's disk on a target of another size: which partition changes, moves, or stays, and why.
+
+What can be planned without looking into file systems is (volumes/layout.py). How small one can
+become is asked of its own program, on an overlay above the point, which nobody else sees.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+
+from vdbackup.disks.chain import Chain
+from vdbackup.disks.names import DiskFormat
+from vdbackup.errors import NotResized
+from vdbackup.jobs import sizes_apart
+from vdbackup.qemu import qemu
+from vdbackup.qemu.qemu import Node
+from vdbackup.recovery.exporting import above, exported
+from vdbackup.recovery.file_system_sizes import KINDS
+from vdbackup.recovery.placed import Stretch
+from vdbackup.sources.inventory import contents_of
+from vdbackup.volumes import signatures
+from vdbackup.volumes.filesystems import journals
+from vdbackup.volumes.layout import UNIT, DoesNotFit, Place, Volume, fitted
+from vdbackup.volumes.partitions import Partition
+from vdbackup.volumes.places import Window
+from vdbackup.volumes.relaid import DiskTable
+
+SCRATCH = "scratch.qcow2"
+"""The overlay's name in its folder."""
+
+
+@dataclass(frozen=True)
+class Move:
+    """What becomes of one partition.
+
+    Attributes:
+        number: of the partition.
+        filesystem: what lies on it, as volumes/signatures.py names it; "" where that is unknown.
+        before, after: where it lies.
+    """
+
+    number: int
+    filesystem: str
+    before: Place
+    after: Place
+
+    @property
+    def changes_size(self) -> bool:
+        """Whether it becomes larger or smaller."""
+        return self.before.size != self.after.size
+
+    @property
+    def kept(self) -> int:
+        """Bytes of it that are copied."""
+        return min(self.before.size, self.after.size)
+
+    @property
+    def shrinks(self) -> bool:
+        """Whether it becomes smaller."""
+        return self.after.size < self.before.size
+
+    @property
+    def sentence(self) -> str:
+        """What becomes of it; "" where nothing does."""
+        what = f"Partition {self.number}" + (f" ({self.filesystem})" if self.filesystem else "")
+        if self.changes_size:
+            becomes = "smaller" if self.shrinks else "larger"
+            before, after = sizes_apart(self.before.size, self.after.size)
+            return f"{what} becomes {becomes}: {after} instead of {before}."
+        return f"{what} keeps its size, and moves." if self.before != self.after else ""
+
+
+@dataclass(frozen=True)
+class Fitting:
+    """How a disk is fitted to a target.
+
+    Attributes:
+        moves: of all partitions, by where they lie.
+        writes: the partition table for the target: (offset, bytes), in this order.
+        head: what lies before the first partition, and keeps its place, in bytes.
+    """
+
+    moves: tuple[Move, ...]
+    writes: tuple[tuple[int, bytes], ...]
+    head: int
+
+    @property
+    def stretches(self) -> tuple[tuple[int, Stretch], ...]:
+        """What of the point's disk goes where, by partition; 0 for what lies before all of them."""
+        return (
+            (0, Stretch(0, self.head)),
+            *(
+                (each.number, Stretch(each.before.start, each.kept, each.after.start))
+                for each in self.moves
+            ),
+        )
+
+    @property
+    def sentences(self) -> tuple[str, ...]:
+        """What becomes of the partitions, a sentence each."""
+        return tuple(filter(None, (each.sentence for each in self.moves)))
+
+
+def fit(chain: Chain, disk_format: DiskFormat, size: int, grown: int | None) -> Fitting | None:
+    """How a point's disk is fitted to a target; None where it goes there as it is.
+
+    Args:
+        chain: the point's disk.
+        disk_format: of its layers.
+        size: of the target, in bytes.
+        grown: the number of the partition that takes what is new; None for the last that can.
+
+    Raises:
+        NotResized: it cannot be, with the figure that it would take. ProgramMissing: what changes
+        a file system is not installed. GuestUnreadable: the disk's table is damaged.
+    """
+    table = DiskTable.read(chain)
+    if table is None:
+        if size >= chain.size:
+            return None
+        raise _too_small(size, chain.size, ["It has no partitions that could be made smaller."])
+    kinds = {each.number: each.filesystem for each in contents_of(chain)}
+    parts = sorted(table.table.partitions, key=lambda part: part.offset)
+    _check(parts, chain.size)
+    if size < chain.size and not all(map(table.may_change, parts)):
+        raise NotResized(
+            "A disk with logical partitions is not made smaller.",
+            "Choose a target that is at least as large.",
+        )
+    least: dict[int, int] = {}
+    reasons: list[str] = []
+    if table.end(size) < parts[-1].offset + parts[-1].size:
+        least, reasons = _least(chain, disk_format, table, kinds)
+    volumes = [
+        Volume(
+            part.number,
+            part.offset,
+            part.size,
+            least.get(part.number, part.size),
+            grows=_can_change(table, part, kinds),
+            moves=not table.stays(part),
+        )
+        for part in parts
+    ]
+    try:
+        places = fitted(volumes, table.end(size), grown)
+    except DoesNotFit as refusal:
+        raise _too_small(size, table.size_for(refusal.needed), reasons) from refusal
+    found = _fitting(table, parts, kinds, places, size)
+    changed = [each for each in found.moves if each.changes_size]
+    if grown is not None and not any(each.number == grown for each in changed):
+        raise NotResized(
+            f"Partition {grown} cannot be made larger here.",
+            "Only ext4 and NTFS can, where there is space, and what lies behind can be moved.",
+        )
+    for each in changed:
+        KINDS[each.filesystem].check_programs()
+    if size >= chain.size and all(each.before == each.after for each in found.moves):
+        return None  # as it is, with whatever lies between partitions
+    _check_awake(chain, parts, kinds)
+    return found
+
+
+def _check_awake(chain: Chain, parts: Sequence[Partition], kinds: Mapping[int, str]) -> None:
+    """Raise NotResized where a system is hibernated: it has its file systems in memory as well."""
+    for part in parts:
+        window = Window.opened(chain, ((part.offset, part.size),))
+        asleep = False
+        if kinds.get(part.number) == "ntfs":
+            with suppress(Exception):  # what is damaged is refused by who changes it
+                asleep = journals.warning("ntfs", window) == journals.HIBERNATED
+        elif kinds.get(part.number) == "swap":
+            asleep = signatures.holds_hibernated_system(window.read(signatures.HEAD))
+        if asleep:
+            raise NotResized(
+                f"The system whose memory lies in partition {part.number} is hibernated: when it "
+                "goes on it must find all partitions as they were.",
+                "Restore to a disk that is at least as large without fitting it, or a point at "
+                "which the system was shut down.",
+            )
+
+
+def _check(parts: Sequence[Partition], size: int) -> None:
+    """Raise NotResized where a table says what cannot be kept elsewhere.
+
+    Args:
+        parts: by where they begin.
+        size: of the disk, in bytes.
+    """
+    for one, other in pairwise(parts):
+        if one.offset + one.size > other.offset:
+            raise NotResized(
+                f"Partitions {one.number} and {other.number} overlap.",
+                "Restore the disk to one of the same size.",
+            )
+    if parts[-1].offset + parts[-1].size > size or not parts[0].offset:
+        raise NotResized(
+            "The disk's partition table names what lies beyond its end, or before its start.",
+            "Restore the disk to one of the same size.",
+        )
+
+
+def _can_change(table: DiskTable, part: Partition, kinds: Mapping[int, str]) -> bool:
+    return kinds.get(part.number, "") in KINDS and table.may_change(part)
+
+
+def _too_small(size: int, needed: int, reasons: Sequence[str]) -> NotResized:
+    there, wanted = sizes_apart(size, needed)
+    return NotResized(
+        f"The target has {there}, and the disk needs {wanted} at least.", " ".join(reasons)
+    )
+
+
+def _least(
+    chain: Chain, disk_format: DiskFormat, table: DiskTable, kinds: Mapping[int, str]
+) -> tuple[dict[int, int], list[str]]:
+    """How small partitions can become, by number in bytes, and why others cannot."""
+    found, reasons = {}, []
+    with overlaid(chain, disk_format) as (nodes, folder):
+        for part in table.table.partitions:
+            if not _can_change(table, part, kinds):
+                lying = kinds.get(part.number, "") or "unknown contents"
+                reasons.append(f"Partition {part.number} ({lying}) cannot be made smaller.")
+                continue
+            kind = KINDS[kinds[part.number]]
+            kind.check_programs()
+            try:
+                with exported(nodes, part.offset, part.size, folder) as file:
+                    kind.check(file)
+                    least = kind.least(file)
+            except NotResized as error:
+                reasons.append(f"Partition {part.number} ({kind.name}) cannot be: {error.advice}")
+            else:
+                found[part.number] = -(-least // UNIT) * UNIT
+    return found, reasons
+
+
+@contextmanager
+def overlaid(chain: Chain, disk_format: DiskFormat) -> Iterator[tuple[Sequence[Node], Path]]:
+    """An overlay above a point, which goes with its folder, as QEMU opens it; and the folder.
+
+    Raises RecoveryError where QEMU cannot read the chain, OSError.
+    """
+    with tempfile.TemporaryDirectory(prefix="vdbackup-") as own:
+        folder = Path(own)
+        backing = qemu.Backing.of(folder, chain, disk_format)
+        scratch = folder / SCRATCH
+        qemu.create_session_disk(scratch, backing, chain.size)
+        yield above(scratch, backing), folder
+
+
+def _fitting(
+    table: DiskTable,
+    parts: Sequence[Partition],
+    kinds: Mapping[int, str],
+    places: Mapping[int, Place],
+    size: int,
+) -> Fitting:
+    moves = tuple(
+        Move(
+            part.number,
+            kinds.get(part.number, ""),
+            Place(part.offset, part.size),
+            places[part.number],
+        )
+        for part in parts
+    )
+    return Fitting(moves, tuple(table.writes(places, size)), parts[0].offset)

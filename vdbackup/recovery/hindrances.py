@@ -1,0 +1,70 @@
+"""Whether a device may be written over: never what this computer runs from, or keeps backups on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from vdbackup.agent.block_devices import SYS_BLOCK
+from vdbackup.agent.file_systems import swap_on
+from vdbackup.agent.stacking import files_under, mounts_of, number_of, stored_on
+from vdbackup.errors import TargetInUse
+
+_SYSTEM = (Path("/"), Path("/boot"), Path("/usr"))
+"""Without what lies there this computer stops, or does not start again."""
+
+
+def hindrance(device: Path, repository: Path) -> TargetInUse | None:
+    """Why nothing may be written to a device; None where nothing is known.
+
+    What the kernel holds besides, an active volume or what another container has mounted, is seen
+    when the device is opened exclusively (target.held_device).
+
+    Args:
+        device: a block device.
+        repository: the folder of the backups that would be restored from.
+    """
+    return next(_hindrances(device, repository), None)
+
+
+def _hindrances(device: Path, repository: Path) -> Iterator[TargetInUse]:
+    number = number_of(str(device))
+    if any(number in stored_on(folder) for folder in _SYSTEM):
+        yield TargetInUse(
+            f"{device} holds the system that this computer runs from.",
+            "Choose another disk; to write over this one, start the computer from another medium.",
+        )
+    if number in stored_on(repository):
+        yield TargetInUse(
+            f"{device} holds the backups in {repository}.", "Choose another disk, or copy them."
+        )
+    for file in files_under(device):
+        if file.resolve().is_relative_to(repository.resolve()):
+            yield TargetInUse(
+                f"{device} is a file of the backups, {file}.", "Choose another device."
+            )
+    for swap in swap_on(device):
+        yield TargetInUse(
+            f"{device} is swapped to ({swap.path}).", f"End that first: swapoff {swap.path}."
+        )
+    if where := mounts_of(device):
+        yield TargetInUse(
+            f"{device} is mounted at {', '.join(dict.fromkeys(where))}.", "Unmount it first."
+        )
+    if held := _held_by(device):
+        yield TargetInUse(f"{device} is a part of {', '.join(held)}.", "Deactivate that first.")
+
+
+def _held_by(device: Path) -> list[str]:
+    """What the kernel has made of a device or its partitions (LVM, RAID, LUKS), by name."""
+    place = (SYS_BLOCK / (number_of(str(device)) or "")).resolve()
+    holders = [*place.glob("holders/*"), *place.glob("*/holders/*")]
+    return sorted({_name(holder) for holder in holders})
+
+
+def _name(holder: Path) -> str:
+    """Of LVM "vg-root", else the kernel's."""
+    try:
+        return (holder / "dm/name").read_text().strip()
+    except OSError:
+        return holder.name

@@ -1,0 +1,306 @@
+"""What restoring a point would do: planned, in words and bytes, before anything is touched."""
+
+from __future__ import annotations
+
+import stat
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from vdbackup.disks.chain import Chain
+from vdbackup.disks.extents import as_ranges, overlap, total
+from vdbackup.disks.formats import check_fits, probe
+from vdbackup.disks.names import BACKUP_FORMATS, DiskFormat
+from vdbackup.errors import Remedy, TargetExists, UnfitTarget, UsageError
+from vdbackup.guest.hardware import Hardware
+from vdbackup.guest.model import System
+from vdbackup.jobs import Plan, readable_size
+from vdbackup.recovery import other_hardware, packages
+from vdbackup.recovery.fitting import Fitting, fit
+from vdbackup.recovery.packages import PACKAGES, PackageFormat, is_in_order
+from vdbackup.recovery.pieces import Goal, Piece, to_devices, to_file, wanted_stretches
+from vdbackup.recovery.target import description, losing
+from vdbackup.repository import claims
+from vdbackup.repository.files import check_space
+from vdbackup.repository.model import RecoveryPoint
+from vdbackup.repository.repository import Repository
+
+
+@dataclass(frozen=True)
+class RestoreRequest:
+    """What somebody wants restored.
+
+    Attributes:
+        repository, set_name, point_id: the point.
+        target: a new file, or a block device.
+        disk_format: of a file; a device is always written raw.
+        overwrite: replace an existing file, or write over a device.
+        ignore_damage: restore what can be read where some of it is damaged.
+        delta: write only what differs from what the device, or raw file, holds.
+        partitions: numbers of those that are wanted alone; none for the whole disk.
+        resize: whether the disk is fitted to a device, or existing raw file, of another size.
+        grown: the partition that takes what a larger one has more; None for the last that can.
+        journals: a folder in which to note how far it has come, should it be interrupted.
+    """
+
+    repository: Repository
+    set_name: str
+    point_id: str
+    target: Path
+    disk_format: str = DiskFormat.RAW
+    overwrite: bool = False
+    ignore_damage: bool = False
+    delta: bool = False
+    partitions: tuple[int, ...] = ()
+    resize: bool = False
+    grown: int | None = None
+    journals: Path | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class RestorePlan(Plan):
+    """What a restore would do.
+
+    Attributes:
+        target: a file that will be made, or what will be written over, as it was named.
+        pieces: what goes where: the whole disk, or partitions.
+        disk_format: that a stand-alone disk can have, or of a package.
+        ignore_damage: write damaged blocks as they are, and go on.
+        delta: write only what differs from what the target holds.
+        in_place: whether what is there is written over; else a file is made.
+        fitting: how the disk is fitted to a target of another size; None where it is not.
+        journals: the folder where it is noted how far this one comes; None where it is not.
+        machine: that an OVA describes, with what is on its disk; else None.
+        notes: what the user has to know of it afterwards, a sentence each.
+    """
+
+    repository: Repository
+    set_name: str
+    point_id: str
+    target: Path
+    pieces: tuple[Piece, ...]
+    disk_format: DiskFormat | PackageFormat
+    ignore_damage: bool
+    delta: bool
+    in_place: bool
+    fitting: Fitting | None
+    journals: Path | None
+    machine: tuple[System, Hardware] | None = None
+    notes: tuple[str, ...] = ()
+
+    @property
+    def resumed(self) -> int:
+        """Bytes that a restore which was interrupted has left on the target."""
+        return sum(piece.interrupted.record.size for piece in self.pieces)
+
+
+def plan(request: RestoreRequest) -> RestorePlan:
+    """What restoring a point would do.
+
+    Raises:
+        RecoveryError: the target cannot be used. Damaged, DiskError: the point cannot.
+    """
+    point = request.repository.set(request.set_name).point(request.point_id)
+    wanted = _named(request.disk_format)
+    on_device = request.target.is_block_device()
+    if request.resize and request.partitions:
+        raise UsageError(
+            "Single partitions keep their size.", "Restore the whole disk to fit it to another one."
+        )
+    fits = request.resize and request.target.exists()
+    in_place = on_device or request.delta or fits
+    machine = None
+    doing = f"planning to restore point {point.sequence}"
+    with claims.open_point(request.repository, request.set_name, request.point_id, doing) as chain:
+        parts = wanted_stretches(chain, point, request.partitions)
+        goal = Goal(
+            request.repository.path,
+            request.target,
+            request.point_id,
+            request.overwrite,
+            fits,
+            None if request.ignore_damage else request.journals,
+        )
+        if on_device:
+            wanted = DiskFormat.RAW
+            pieces = to_devices(goal, chain, parts)
+        else:
+            _check_file(request, wanted, point)
+            pieces = (to_file(goal, parts, existing=in_place),)
+            if wanted is PackageFormat.OVA:
+                machine = other_hardware.hardware_in_ovf(chain)
+        fitting = _fitting(request, chain, pieces[0]) if fits else None
+        held = chain.map.data_ranges()
+        stretches = as_ranges([(each.stretch.start, each.stretch.size) for each in pieces])
+        size = int(stretches[:, 1].sum()) if on_device else total(overlap(held, stretches))
+    if not on_device and not is_in_order(wanted):  # not compressed
+        check_space(request.target.parent, size, "The restored disk")
+    size = max(0, size - sum(piece.interrupted.record.size for piece in pieces))
+    there = [str(piece.target) for piece in pieces]
+    return RestorePlan(
+        summary=" ".join(
+            [
+                *_sentences(request, point, wanted, pieces, size),
+                *(fitting.sentences if fitting else _as_it_is(fits, pieces[0])),
+            ]
+        ),
+        bytes_to_copy=size,
+        creates=() if request.target.exists() else tuple(there),
+        replaces=tuple(there) if request.target.exists() else (),
+        repository=request.repository,
+        set_name=request.set_name,
+        point_id=request.point_id,
+        target=request.target,
+        pieces=pieces,
+        disk_format=wanted,
+        ignore_damage=request.ignore_damage,
+        delta=request.delta,
+        in_place=in_place,
+        fitting=fitting,
+        journals=request.journals,
+        machine=machine,
+        notes=_notes(machine),
+    )
+
+
+def _fitting(request: RestoreRequest, chain: Chain, piece: Piece) -> Fitting | None:
+    """How the disk is fitted to what is there; None where that is as large. Raises NotResized."""
+    if piece.found is None or piece.found.size == chain.size:
+        return None
+    disk_format = request.repository.settings(request.set_name).format
+    return fit(chain, disk_format, piece.found.size, request.grown)
+
+
+# ----------------------------------------------------------------------------------- in words
+
+
+def _as_it_is(fits: bool, piece: Piece) -> tuple[str, ...]:
+    """What is said where a disk was to be fitted, and is not."""
+    if not fits or piece.spare <= 0:
+        return ()
+    return ("No partition can take what the target has more: that stays free.",)
+
+
+def _sentences(
+    request: RestoreRequest,
+    point: RecoveryPoint,
+    disk_format: DiskFormat | PackageFormat,
+    pieces: Sequence[Piece],
+    size: int,
+) -> Iterator[str]:
+    """What a plan says, sentence by sentence."""
+    of = f"oint {point.sequence} of {request.set_name}"
+    for piece in pieces:
+        what = f"Partition {piece.number} of p{of}" if piece.number else f"P{of}"
+        if len(pieces) == 1:
+            yield f"{what} is {_where(request, disk_format, piece)}, {readable_size(size)} of data."
+        else:
+            share = readable_size(piece.stretch.size)
+            yield f"{what} ({share}) is {_where(request, disk_format, piece)}."
+        if piece.number and piece.spare:
+            yield f"{readable_size(piece.spare)} behind it are not used."
+        if piece.lying_there is not None:
+            yield losing(piece.lying_there)
+    if request.delta:
+        yield "What is there is compared with the point first, and only what differs is written."
+    if there := sum(piece.interrupted.record.size for piece in pieces):
+        yield (
+            f"An earlier restore was interrupted, and is gone on with: {readable_size(there)} are "
+            "there already."
+        )
+    yield from (piece.interrupted.anew for piece in pieces if piece.interrupted.anew)
+
+
+def _where(request: RestoreRequest, disk_format: DiskFormat | PackageFormat, piece: Piece) -> str:
+    """Where a piece goes, for the middle of a sentence."""
+    if piece.lying_there is not None:
+        device = f"{piece.target} ({description(piece.lying_there)})"
+        return f"written over everything on the device {device}"
+    done = "written over" if request.delta else "restored to"
+    return f"{done} the {disk_format} disk {piece.target}"
+
+
+def _named(disk_format: str) -> DiskFormat | PackageFormat:
+    """What a point can be restored to, by its name; raises UsageError."""
+    if disk_format in PACKAGES:
+        return PackageFormat(disk_format)
+    if disk_format in list(DiskFormat):
+        return DiskFormat(disk_format)
+    raise UsageError(
+        f"There is no disk format {disk_format!r}.",
+        f"Choose raw or {', '.join([*BACKUP_FORMATS, *PACKAGES])}.",
+    )
+
+
+def _check_format(disk_format: DiskFormat | PackageFormat, point: RecoveryPoint) -> None:
+    """Raise DiskError where a point does not fit into a format."""
+    if disk_format is DiskFormat.RAW:
+        return
+    if isinstance(disk_format, PackageFormat):
+        inside = PACKAGES[disk_format].disk_format
+    else:
+        inside = disk_format
+    check_fits(inside, packages.size_in(disk_format, point.virtual_size), point.sector_size)
+
+
+def _notes(machine: tuple[System, Hardware] | None) -> tuple[str, ...]:
+    """What the user has to know of an appliance."""
+    if machine is None:
+        return ()
+    _, hardware = machine
+    sentences = [problem.sentence for problem in hardware.problems]
+    if hardware.edit.needed:
+        sentences.append(
+            f"The machine has its disk on {hardware.controller}, which the system on it may not "
+            "start from as it is."
+        )
+    return (*sentences, *filter(None, [other_hardware.notice(hardware).strip()]))
+
+
+def format_of(target: Path) -> str:
+    """The format that a file's ending asks for, raw if it asks for none."""
+    suffix = target.suffix.lower().removeprefix(".")
+    return suffix if suffix in (*BACKUP_FORMATS, PackageFormat.OVA) else DiskFormat.RAW
+
+
+# ------------------------------------------------------------------------------------ a file
+
+
+def _check_file(
+    request: RestoreRequest, disk_format: DiskFormat | PackageFormat, point: RecoveryPoint
+) -> None:
+    """Raise UnfitTarget, or DiskError, where the file cannot be made or written over."""
+    target = request.target
+    if request.partitions and disk_format is not DiskFormat.RAW:
+        raise UnfitTarget(
+            f"A partition alone is no disk of the format {disk_format}.",
+            "Restore it to a raw file, or to a device.",
+        )
+    _check_format(disk_format, point)
+    if target.is_dir():
+        raise UnfitTarget(f"{target} is a folder.", "Give the name of a new file in it.")
+    if not target.parent.is_dir():
+        raise UnfitTarget(f"There is no folder {target.parent}.", "Make it first.")
+    if target.parent.resolve().is_relative_to(request.repository.path.resolve()):
+        raise UnfitTarget(f"{target} lies inside the repository.", "Restore to another folder.")
+    if target.exists() and not stat.S_ISREG(target.stat().st_mode):
+        raise UnfitTarget(f"{target} is neither a file nor a block device.", "Give a new file.")
+    if target.exists() and not request.overwrite:
+        raise TargetExists(
+            f"{target} exists already.", "Give another name.", remedy=Remedy.OVERWRITE
+        )
+    if request.delta or (request.resize and target.exists()):
+        _check_raw(target, disk_format)
+
+
+def _check_raw(target: Path, disk_format: DiskFormat | PackageFormat) -> None:
+    """Raise UnfitTarget where there is no raw disk that could be compared."""
+    if not target.exists():
+        raise UnfitTarget(
+            f"There is no {target} to compare the point with.", "Restore all of the point."
+        )
+    if disk_format is not DiskFormat.RAW or probe(target) is not DiskFormat.RAW:
+        raise UnfitTarget(
+            f"{target} is no raw disk, and only those are compared and written over.",
+            "Restore all of the point to a new file.",
+        )
