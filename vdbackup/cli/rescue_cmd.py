@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -214,18 +213,19 @@ def _answer(question: str) -> str:
 
 def _restore(repository: Repository, backup_set: BackupSet) -> None:
     """Ask for the point and the disk, show what would be lost, and do it."""
-    from vdbackup.recovery import restore
+    from vdbackup.operations import restore
 
     wanted = _answer("Which point? A number, or Enter for the newest:") or "latest"
     _, point = repository.find(wanted, backup_set.name)
     target = _chosen_disk(point.virtual_size).path
-    make = partial(restore.plan, repository, backup_set.name, point.id, target, overwrite=True)
-    plan = make()
+    plan = restore.plan(
+        restore.RestoreRequest(repository, backup_set.name, point.id, target, overwrite=True)
+    )
     say(plan.summary)
     say(f"Everything on {target} will be lost.")
     if _answer("Type yes to go on:") != "yes":
         raise Cancelled("Nothing was written.", "")
-    warn(work("Restore", lambda task: restore.run(plan, task), as_json=False))
+    warn(work("Restore", lambda task: restore.run(plan, task), as_json=False).warnings)
     say(f"{target} holds point {point.sequence} of {backup_set.name}, checked on its way.")
     say("Type r to restart the computer, and take the medium out.")
 

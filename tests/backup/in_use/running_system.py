@@ -15,7 +15,8 @@ from tests.guests.debian import SECTOR, Debian
 from tests.guests.lab import Guest, device
 from tests.sources.loops import mounted, run
 from vdbackup.jobs import Task
-from vdbackup.recovery import restore, verify
+from vdbackup.operations import restore
+from vdbackup.recovery import verify
 from vdbackup.repository.repository import Repository
 
 USER = "anna"
@@ -146,7 +147,7 @@ def restored(folder: Path, name: str) -> Path:
     with repository_of(folder) as repository:
         assert all(each.ok for each in verify.run(verify.plan(repository, name), Task()))
         newest = repository.set(name).points[-1].id
-        restore.run(restore.plan(repository, name, newest, raw), Task())
+        restore.run(restore.plan(restore.RestoreRequest(repository, name, newest, raw)), Task())
     return raw
 
 

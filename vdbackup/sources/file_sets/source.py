@@ -177,6 +177,7 @@ class _FileRounds:
     """Its Rounds: all is read when they begin, file by file; then the disk stays as it is."""
 
     hindrance = _NO_MOMENT
+    marks_writes = False
     scan_reason = ""
 
     def __init__(self, source: FileSetSource, follow: Follow | None) -> None:
