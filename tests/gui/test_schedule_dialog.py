@@ -118,5 +118,19 @@ def test_what_needs_somebody_is_seen_in_the_list(with_source: User, repository: 
     dialog.reject()
 
 
+def test_what_a_schedule_has_done_is_seen_within_a_minute(
+    with_source: User, repository: Path
+) -> None:
+    user = with_source
+    schedule = Schedule(repository, "laptop", "monthly")
+    schedules = user.window.store.schedules
+    schedules.save(schedule)
+    user.window._on_minute()
+    moment = datetime.now(UTC).isoformat(timespec="seconds")
+    schedules.note(schedule.id, Run(moment, moment, Outcome.FAILED, "The disk is gone."))
+    user.window._on_minute()
+    user.waits_until(lambda: user.window.entry.health.needs_somebody)
+
+
 def test_each_finding_that_needs_somebody_has_words() -> None:
     assert set(sources_list.NEEDED) == set(Concern) - QUIET

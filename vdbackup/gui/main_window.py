@@ -90,6 +90,7 @@ class MainWindow(QMainWindow):
         self.ending = Ending(self, self.workers, self.sessions)
         self._theme = theme.chosen(store.value.theme)
         self._elsewhere = False
+        self._ran = store.schedules.changed_at()
         self._build()
         self._connect()
         self._on_settings_changed()
@@ -371,12 +372,16 @@ class MainWindow(QMainWindow):
 
     @Slot()
     def _on_minute(self) -> None:
-        """Let ages and reminders grow; look whether what could not be read is back."""
+        """Let ages and reminders grow; look for what is back, and what a schedule has done."""
         self.sources.show_ages()
         self.details.show_age(self.point)
         away = {entry.repository for entry in self.catalogue.entries if entry.problem}
         for repository in away:  # a set that cannot be read is looked at each time
             self.catalogue.refresh(repository, NOTHING)
+        ran = self.store.schedules.changed_at()
+        if ran != self._ran:
+            self._ran = ran
+            self.catalogue.refresh(changed=NOTHING)
 
     def _on_entry_chosen(self, entry: Entry | None) -> None:
         self.panel.show_entry(entry)

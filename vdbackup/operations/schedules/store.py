@@ -188,6 +188,13 @@ class Store:
             log.warning("%s says nothing: %s", path, error)
             return History()
 
+    def changed_at(self) -> int:
+        """When a run was noted last, or a schedule forgotten, in ns; 0 where none ever was."""
+        try:
+            return os.stat(self.history).st_mtime_ns
+        except OSError:
+            return 0
+
     def note(self, schedule_id: str, run: Run) -> None:
         """Write down how a run ended."""
         self._write(self._runs(schedule_id), self.history_of(schedule_id).after(run))
