@@ -155,8 +155,10 @@ def _matching(
     known = set(ids)
     looked_through = [point for point in points if point.id in known]
     for path, names in states.items():
-        held = [(names.get(point.id), point) for point in looked_through]
-        for name, holding in groupby(held, itemgetter(0)):
+        by_state = groupby(
+            [(names.get(point.id), point) for point in looked_through], itemgetter(0)
+        )
+        for name, holding in by_state:
             if name is not None:
                 yield Occurrence(path, name, tuple(point for _, point in holding))
 

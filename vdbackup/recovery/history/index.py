@@ -4,8 +4,7 @@ A small database in one file: each row is a path, what it stood for, and the fir
 the points that hold it so, counted as they were looked through, which need not be their order. A
 point stays as it is, so its names are read once. The file is a cache and nothing else: it is sealed
 by a digest of all of it, and names the points by what their manifests say. Where any of that does
-not fit, or it is of another version, all is read from
-the disks again.
+not fit, or it is of another version, all is read from the disks again.
 """
 
 from __future__ import annotations
