@@ -13,9 +13,9 @@ import pytest
 
 from tests.backup.lab import Lab, noise
 from tests.sources.loops import add_partition, delete_partition, loop, mounted, run
-from vdbackup.errors import NotInPoint, RecoveryError, TargetInUse, UnfitTarget
-from vdbackup.jobs import Task
-from vdbackup.recovery import restore
+from vdbackup.errors import Cancelled, NotInPoint, RecoveryError, TargetInUse, UnfitTarget
+from vdbackup.jobs import CancelToken, Progress, Task
+from vdbackup.recovery import restore, restore_journal
 from vdbackup.recovery.in_place import Figures
 from vdbackup.repository.digests import BLOCK
 
@@ -216,3 +216,32 @@ def test_a_partition_that_the_kernel_does_not_show_is_named(lab: Lab, tmp_path: 
     image.write_bytes(lab.image.read_bytes())
     with loop(image) as device, pytest.raises(RecoveryError, match="kernel does not show"):
         restore.plan(request(lab, device, 1, 2))
+
+
+@pytest.mark.usefixtures("as_root")
+def test_several_that_were_cut_off_go_on_where_they_were(
+    lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(restore_journal, "PAUSE", 0.0)
+    monkeypatch.setattr(restore_journal, "REGION", MIB)
+    image, cancel, journals = tmp_path / "copy.img", CancelToken(), tmp_path / "restores"
+    image.write_bytes(lab.image.read_bytes()[:MIB] + noise(31 * MIB, 8))
+    seen = []
+
+    def report(progress: Progress) -> None:
+        seen.append(progress.phase)
+        if progress.phase == "Restore" and "Verify" in seen:  # the second one is written
+            cancel.cancel()
+
+    with disk(image, PARTS) as device:
+        plan = restore.plan(request(lab, device, 1, 2, journals=journals))
+        with pytest.raises(Cancelled):
+            restore.run(plan, Task(report, cancel))
+        again = restore.plan(request(lab, device, 1, 2, journals=journals))
+        assert again.resumed > PARTS[1][1]
+        assert restore.run(again, Task()).figures.resumed == again.resumed
+    after = image.read_bytes()
+    for number in (1, 2):
+        at, size = PARTS[number]
+        assert after[at : at + size] == content(lab, number)
+    assert list(journals.iterdir()) == []

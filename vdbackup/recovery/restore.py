@@ -27,13 +27,13 @@ from vdbackup.guest.model import System
 from vdbackup.jobs import Task
 from vdbackup.recovery import packages, resized, restore_journal
 from vdbackup.recovery.captured import Captured
-from vdbackup.recovery.fitting import Fitting
 from vdbackup.recovery.hindrances import hindrance
 from vdbackup.recovery.in_place import NOTHING, Figures, copy, write_over
 from vdbackup.recovery.ovf import Appliance
 from vdbackup.recovery.packages import Output, PackageFormat, is_in_order
 from vdbackup.recovery.pieces import Piece
 from vdbackup.recovery.placed import Placed
+from vdbackup.recovery.restore_journal import Journal
 from vdbackup.recovery.restore_plan import RestorePlan, RestoreRequest, format_of, plan
 from vdbackup.recovery.target import (
     check_same,
@@ -190,15 +190,45 @@ def _in_place(
     plan: RestorePlan,
     task: Task,
 ) -> Restored:
-    """Write over what is there, which is nobody else's meanwhile."""
-    with ExitStack() as stack:
-        held = [stack.enter_context(_held(plan, piece)) for piece in plan.pieces]  # all, or none
-        done = [
-            _write_over(backup_set, point, plan, piece, fd, task)
+    """Write over what is there, which is nobody else's meanwhile.
+
+    All targets are held before anything is written to one, and what is noted of them goes when all
+    are done.
+    """
+    warnings: tuple[str, ...] = ()
+    figures = NOTHING
+    with (
+        ExitStack() as stack,
+        _opened(backup_set, point, plan) as (chain, captured),
+    ):
+        held = [stack.enter_context(_held(plan, piece)) for piece in plan.pieces]
+        open_targets = [
+            stack.enter_context(_journalled(plan, piece, fd))
             for piece, fd in zip(plan.pieces, held, strict=True)
         ]
-    warnings = tuple(dict.fromkeys(each for warnings, _ in done for each in warnings))
-    return Restored(plan.target, warnings, sum((figures for _, figures in done), NOTHING))
+        for target in open_targets:
+            if plan.fitting is None:
+                figures += _write_over(target, chain, captured, plan, task)
+                _finish(target, point)
+            else:
+                with _of_that_size(backup_set, point, plan, chain, captured, task) as (disk, known):
+                    figures += resized.write_data(
+                        target.file, disk, known, plan.fitting, task, delta=plan.delta
+                    )
+                warnings += resized.finish(target.piece.target, target.fd, plan.fitting, task)
+                read_table_again(target.fd)
+        warnings = (*captured.warnings(), *warnings)
+    return Restored(plan.target, warnings, figures)
+
+
+@dataclass(frozen=True)
+class _Target:
+    """What is written in place: a piece's target, held, open, and with its journal."""
+
+    piece: Piece
+    fd: int
+    file: HostFile
+    journal: Journal
 
 
 @contextmanager
@@ -212,66 +242,55 @@ def _held(plan: RestorePlan, piece: Piece) -> Iterator[int]:
         yield fd
 
 
-def _write_over(
-    backup_set: BackupSet,
-    point: RecoveryPoint,
-    plan: RestorePlan,
-    piece: Piece,
-    fd: int,
-    task: Task,
-) -> tuple[tuple[str, ...], Figures]:
-    """Write a piece; what was damaged, and how much was done."""
-    if plan.fitting is not None:
-        return _write_fitted(backup_set, point, plan, plan.fitting, piece, fd, task)
-    on_device, size = piece.lying_there is not None, piece.stretch.size
+@contextmanager
+def _journalled(plan: RestorePlan, piece: Piece, fd: int) -> Iterator[_Target]:
+    """A target, open, and with its journal."""
+    journals = None if plan.ignore_damage or plan.fitting else plan.journals
+    if journals is None:  # what was noted before is right no more
+        restore_journal.forget(piece.interrupted.record, plan.journals)
     with closing(HostFile.open(piece.target, writable=True)) as file:
-        if not on_device:
-            file.grow(size)
-            file.cut(size)
-        if plan.ignore_damage:  # what is noted to be there must be what was captured
-            restore_journal.forget(piece.interrupted.record, plan.journals)
-        journals = None if plan.ignore_damage else plan.journals
-        with (
-            _opened(backup_set, point, plan) as (chain, captured),
-            restore_journal.kept(piece.interrupted.record, journals, file) as journal,
-        ):
-            placed = Placed(file, chain, piece.stretch, holes=not on_device)
-            figures = write_over(placed, chain, captured, journal, task, delta=plan.delta)
-    if on_device:
-        wipe_rest(fd, size)
+        if piece.lying_there is None and plan.fitting is None:
+            file.grow(piece.stretch.size)
+            file.cut(piece.stretch.size)
+        with restore_journal.kept(piece.interrupted.record, journals, file) as journal:
+            yield _Target(piece, fd, file, journal)
+
+
+def _write_over(
+    target: _Target, chain: Chain, captured: Captured, plan: RestorePlan, task: Task
+) -> Figures:
+    """Write a piece, and read it back."""
+    holes = target.piece.lying_there is None
+    placed = Placed(target.file, chain, target.piece.stretch, holes=holes)
+    return write_over(placed, chain, captured, target.journal, task, delta=plan.delta)
+
+
+def _finish(target: _Target, point: RecoveryPoint) -> None:
+    """Let nothing be found behind what was written, and a larger disk's table be whole."""
+    piece, fd = target.piece, target.fd
+    if piece.lying_there is not None:
+        wipe_rest(fd, piece.stretch.size)
         if not piece.number:
             move_second_copy(fd, sector_size_of(fd))
             read_table_again(fd)
     elif point.exact_size is not None and not piece.number:
         os.ftruncate(fd, point.exact_size)
         os.fsync(fd)
-    return captured.warnings(), figures
 
 
-def _write_fitted(
+@contextmanager
+def _of_that_size(
     backup_set: BackupSet,
     point: RecoveryPoint,
     plan: RestorePlan,
-    fitting: Fitting,
-    piece: Piece,
-    fd: int,
+    chain: Chain,
+    captured: Captured,
     task: Task,
-) -> tuple[tuple[str, ...], Figures]:
-    """The same to a target of another size."""
-    restore_journal.forget(piece.interrupted.record, plan.journals)
-    with (
-        closing(HostFile.open(piece.target, writable=True)) as file,
-        _opened(backup_set, point, plan) as (chain, captured),
-    ):
-        if any(move.shrinks for move in fitting.moves):
-            with resized.smaller(chain, backup_set.settings.format, captured, fitting, task) as (
-                whole,
-                known,
-            ):
-                changed = Captured(backup_set.chain(point), whole, known, plan.ignore_damage)
-                figures = resized.write_data(file, whole, changed, fitting, task, delta=plan.delta)
-        else:
-            figures = resized.write_data(file, chain, captured, fitting, task, delta=plan.delta)
-    left = resized.finish(piece.target, fd, fitting, task)
-    read_table_again(fd)
-    return (*captured.warnings(), *left), figures
+) -> Iterator[tuple[Chain, Captured]]:
+    """The point's disk, or where that is too large, one with smaller file systems."""
+    if plan.fitting is None or not any(move.shrinks for move in plan.fitting.moves):
+        yield chain, captured
+        return
+    disk_format = backup_set.settings.format
+    with resized.smaller(chain, disk_format, captured, plan.fitting, task) as (whole, known):
+        yield whole, Captured(backup_set.chain(point), whole, known, plan.ignore_damage)
