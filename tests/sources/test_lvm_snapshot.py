@@ -46,9 +46,11 @@ class Lvm:
             "vg_free": str(512 * MIB), "vg_extent_size": str(4 * MIB), "lv_snapshot_invalid": "",
         }  # fmt: skip
         self.options: tuple[str, ...] = ()
+        self.asked: list[str] = []
 
     def __call__(self, program: str, *words: str) -> bytes:
         if program == "lvs":
+            self.asked.append(words[-1])
             fields = words[words.index("--options") + 1].split(",")
             names = self.volumes if words[-1] == "vg" else ["data"]
             rows = [{**self.facts, "lv_name": name} for name in names]
@@ -87,6 +89,13 @@ def test_a_snapshot_is_read_and_removed(lvm, tmp_path):
         assert memory == lvm.copy.read_bytes()
     assert lvm.volumes == ["data"]
     assert lvm.options[:3] == ("--snapshot", "--extents", "16")  # 64 MiB at least
+
+
+def test_lvm_is_asked_by_the_name_that_the_volume_keeps(lvm, tmp_path, monkeypatch):
+    """It takes /dev/dm-0 for a group that is called so."""
+    monkeypatch.setattr(lvm_snapshot, "lasting_name", lambda _: Path("/dev/mapper/vg-data"))
+    with Snapshot(tmp_path):
+        assert lvm.asked[0] == "/dev/mapper/vg-data"
 
 
 def test_a_thin_one_takes_no_room_of_its_own(lvm, tmp_path):

@@ -25,6 +25,7 @@ from vdbackup.agent.block_devices import Place
 from vdbackup.disks.device_reads import DeviceReads
 from vdbackup.errors import UNREADABLE, NotFrozen, SourceLost, Unreadable
 from vdbackup.processes import start_of
+from vdbackup.sources.devices import lasting_name
 from vdbackup.text import printable
 
 log = logging.getLogger(__name__)
@@ -127,7 +128,8 @@ class Snapshot:
 
 def _looked_at(path: Path) -> _Volume:
     fields = "vg_name,lv_name,lv_size,segtype,vg_free,vg_extent_size"
-    found = next(iter(_report(fields, str(path))))  # a line for each segment
+    name = lasting_name(path)  # LVM takes /dev/dm-0 for the name of a group
+    found = next(iter(_report(fields, str(name))))  # a line for each segment
     return _Volume(
         found["vg_name"],
         found["lv_name"],
