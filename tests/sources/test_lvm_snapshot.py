@@ -99,9 +99,10 @@ def test_lvm_is_asked_by_the_name_that_the_volume_keeps(lvm, tmp_path, monkeypat
 
 
 def test_a_thin_one_takes_no_room_of_its_own(lvm, tmp_path):
-    lvm.facts |= {"segtype": "thin", "vg_free": "0"}
-    with Snapshot(tmp_path):
+    lvm.facts |= {"segtype": "thin", "vg_free": "0", "lv_snapshot_invalid": "unknown"}
+    with Snapshot(tmp_path) as snapshot:
         assert "--extents" not in lvm.options
+        snapshot.check()
 
 
 def test_a_group_without_room_is_said(lvm, tmp_path):

@@ -74,6 +74,7 @@ class Snapshot:
         """
         volume = _looked_at(path)
         _remove_those_left(volume.group)
+        self._is_thin = volume.is_thin
         own = os.getpid()
         self._volume = f"{volume.group}/vdbackup_{own}_{start_of(own)}"
         self.at = datetime.now(UTC)
@@ -113,7 +114,8 @@ class Snapshot:
             (found,) = _report("lv_snapshot_invalid", self._volume)
         except NotFrozen as error:
             raise SourceLost(f"The snapshot is gone: {error.title}", "Start it again.") from error
-        if found["lv_snapshot_invalid"]:
+        # a thin one has the pool's room, and LVM says "unknown" of it
+        if found["lv_snapshot_invalid"] and not self._is_thin:
             raise SourceLost(
                 "More was written meanwhile than the snapshot had room for.",
                 "Give its group more free extents, or back it up while less is written.",
