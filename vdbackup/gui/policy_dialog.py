@@ -16,7 +16,7 @@ from PySide6.QtCore import (
     Signal,
 )
 from PySide6.QtGui import QColor
-from PySide6.QtWidgets import QAbstractItemView, QFormLayout, QHeaderView, QTableView, QWidget
+from PySide6.QtWidgets import QAbstractItemView, QGridLayout, QHeaderView, QTableView, QWidget
 
 from vdbackup.backup import forecast
 from vdbackup.backup.forecast import Fate, Outcome, Outlook
@@ -30,8 +30,8 @@ from vdbackup.operations.policy import OFF, Change
 from vdbackup.repository.model import MAX_KEPT, Policy
 
 WIDTH = 660  # pixels
-NARROW = 170  # pixels of a field
-LOWEST = 180  # pixels of the list
+NARROW = 150  # pixels of a field
+LOWEST = 150  # pixels of the list
 _SETTLED = 250  # milliseconds without a key, after which a rule is meant
 _HOURS = 24
 _ABOUT = (
@@ -142,14 +142,16 @@ class PolicyDialog(parts.Dialog):
         number = self.fields[name].value()
         return number * self._unit if name == "keep_within" and number else number or None
 
-    def _form(self) -> QFormLayout:
-        form = QFormLayout()
+    def _form(self) -> QGridLayout:
+        """In two columns, so that the list below has room on a small screen, too."""
+        form = QGridLayout()
         form.setHorizontalSpacing(14)
         form.setVerticalSpacing(6)
-        form.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.FieldsStayAtSizeHint)
+        form.setColumnStretch(4, 1)
         within = self._present.keep_within or 0
         self._unit = 1 if within % _HOURS else _HOURS  # what was said in hours stays in hours
-        for each in RULES:
+        rows = -(-len(RULES) // 2)
+        for place, each in enumerate(RULES):
             field = parts.SpinBox(f"rule{each.name}", each.title)
             in_hours = each.name == "keep_within" and self._unit == 1
             field.setRange(0, MAX_KEPT // _HOURS)
@@ -159,7 +161,9 @@ class PolicyDialog(parts.Dialog):
             value = getattr(self._present, each.name) or 0
             field.setValue(value // self._unit if each.name == "keep_within" else value)
             field.valueChanged.connect(self._timer.start)
-            form.addRow(parts.label(each.title, wrap=False), field)
+            column, row = divmod(place, rows)
+            form.addWidget(parts.label(each.title, wrap=False), row, 2 * column)
+            form.addWidget(field, row, 2 * column + 1)
             self.fields[each.name] = field
         return form
 
