@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from datetime import UTC, datetime
 from typing import Any
 
 
@@ -25,6 +24,8 @@ def printable(text: str, *, but: str = "") -> str:
 
 def iso(moment: int | None) -> str | None:
     """A time in ns since 1970 as ISO 8601 has it, in UTC and whole seconds."""
+    from datetime import UTC, datetime  # late: most of what is said has no times
+
     if moment is None:
         return None
     return datetime.fromtimestamp(moment // 10**9, UTC).isoformat(timespec="seconds")

@@ -180,7 +180,7 @@ def test_what_is_left_out_is_free_in_the_volume_and_lies_in_no_other(runs, free)
         flags[at // kib : (at + length) // kib] = False
     edges = np.flatnonzero(np.diff(np.concatenate(([0], inside.view(np.int8), [0])))).reshape(-1, 2)
     ranges = np.stack([edges[:, 0], edges[:, 1] - edges[:, 0]], axis=1).astype(np.int64) * kib
-    found = allocation._Found(first, "ext4", allocation._on_disk(ranges, first.runs))
+    found = allocation._Found(first, "ext4", allocation.on_disk(ranges, first.runs))
     got = allocation._apart(found, places, size)
     wanted = flags[: size // UNIT * (UNIT // kib)].reshape(-1, UNIT // kib).all(axis=1)
     units = np.zeros(len(wanted), np.bool_)

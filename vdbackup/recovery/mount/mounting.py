@@ -62,10 +62,12 @@ def check(where: Path) -> Path:
         raise ProgramMissing(
             f"Folders cannot be mounted: {_HELPER} is missing.", "Install the package fuse3."
         )
-    if _process_behind(where) is not None:
-        raise UnfitTarget(
-            f"{where} shows a point already.", "Unmount it first, or choose another folder."
-        )
+    if (process := _process_behind(where)) is not None:
+        if start_of(process) is not None:
+            raise UnfitTarget(
+                f"{where} shows a point already.", "Unmount it first, or choose another folder."
+            )
+        detach(where)  # it was killed, and libfuse's helper does not always see that
     if not where.is_dir():
         what = "is no folder" if os.path.lexists(where) else "does not exist"
         raise UnfitTarget(f"{where} {what}.", "Name an empty folder; make one, if there is none.")
@@ -86,7 +88,8 @@ def mount(
     """Show a point as a folder, in this thread, until that is unmounted or a signal ends it.
 
     The point is claimed meanwhile. Where the process is killed the kernel lets go of the claim, and
-    the helper of libfuse unmounts.
+    the helper of libfuse unmounts; in one of four cases it looks before the kernel has closed the
+    connection, and leaves a dead folder (fuse3 3.14), which the next mount or `unmount` removes.
 
     Args:
         repository: where the point is.
