@@ -23,7 +23,7 @@ from vdbackup.sources.file_sets import library
 from vdbackup.sources.file_sets.content import Content
 from vdbackup.sources.file_sets.delta import Delta
 from vdbackup.sources.file_sets.folder import Folder
-from vdbackup.sources.file_sets.inode import BLOCK, Inode
+from vdbackup.sources.file_sets.inode import BLOCK, LONGEST_EXTENT, MOST_EXTENTS, Inode
 from vdbackup.sources.file_sets.library import Channel, Extent, Failed
 from vdbackup.volumes.gpt import LINUX, write_table
 
@@ -230,7 +230,7 @@ class Image:
         return bytes(self._read_blocks(disk, 1)[: inode.size])
 
     def write_content(self, number: int, inode: Inode, content: Content) -> Inode:
-        """Have a file hold that; its inode as it is then, written.
+        """Have a file hold that; its inode as it is then, still to be written.
 
         What is the same already is not written again.
 
@@ -246,23 +246,38 @@ class Image:
                 return inode
             self._punch(number, 0, _END)
             inode, had = self.read(number), []
+        inode.size = size
         wanted = _blocks_of(content.data())
-        there = [(first, count) for first, _, count in had]
+        if not inode.has_blocks and (laid := self._laid_out(wanted)) is not None:
+            inode.lay_out(laid)
+            for first, disk, count in laid:
+                self._copy(content, first, disk, count)
+            return inode
+        self.write(number, inode)
+        self._rewrite(number, content, [(first, count) for first, _, count in had], wanted)
+        return self.read(number)
+
+    def _rewrite(
+        self, number: int, content: Content, there: Sequence[Piece], wanted: Sequence[Piece]
+    ) -> None:
+        """Write content to a file where it is, as far as that has blocks, and give it the others.
+
+        Args:
+            number: of the file's inode, written.
+            content: what it is to hold.
+            there: the blocks that it has.
+            wanted: the blocks that it is to have.
+        """
         for first, count in _less(there, wanted):
             self._punch(number, first, first + count - 1)
-        if had:
-            inode = self.read(number)
-        inode.size = size
-        self.write(number, inode)
         missing = _less(wanted, there)
         for first, count in missing:
             self._allocate(number, first, count)
-        for first, disk, count in self._extents(number) if wanted else ():
+        for first, disk, count in self._extents(number):
             for start, length in _common([(first, count)], missing):
                 self._copy(content, start, disk + start - first, length)
             for start, length in _less([(first, count)], missing):
                 self._copy_changed(content, start, disk + start - first, length)
-        return self.read(number)
 
     def set_attributes(self, number: int, wanted: Mapping[str, bytes]) -> tuple[str, ...]:
         """Have a file those extended attributes and no others; the names of what has no room.
@@ -353,6 +368,32 @@ class Image:
         for start, disk, length in self._extents(number):
             if start + length == first + count:
                 self._goal = disk + length
+
+    def _laid_out(self, wanted: Sequence[Piece]) -> list[tuple[int, int, int]] | None:
+        """Places for so many blocks of a new file, allocated; None where an inode holds no so many.
+
+        The library would write the inode five times meanwhile, which took half of all time.
+        """
+        laid: list[tuple[int, int, int]] = []
+        goal = self._goal
+        allocate = self._channel.lib.ext2fs_block_alloc_stats_range
+        for begin, length in wanted:
+            first, end = begin, begin + length
+            while first < end and len(laid) <= MOST_EXTENTS:
+                disk, count = ctypes.c_ulonglong(), ctypes.c_ulonglong()
+                most = min(end - first, LONGEST_EXTENT)
+                where = (byref(disk), byref(count))
+                self._call("new_range", self._fs, 0, self._goal, most, None, *where)
+                allocate(self._fs, disk, count.value, 1)
+                laid.append((first, disk.value, count.value))
+                first += count.value
+                self._goal = disk.value + count.value
+        if len(laid) <= MOST_EXTENTS:
+            return laid
+        for _, start, blocks in laid:
+            allocate(self._fs, start, blocks, -1)
+        self._goal = goal
+        return None
 
     def _extents(self, number: int) -> list[tuple[int, int, int]]:
         """Block in the file, block on the disk, how many; of all that an inode holds."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import stat
 import struct
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 SIZE = 256
@@ -33,11 +34,13 @@ _EXTENT_HEADER = struct.Struct("<HHHHI")
 _EXTENT = struct.Struct("<IHHI")
 _MAGIC_EXTENTS = 0xF30A
 _MAGIC_ATTRIBUTES = 0xEA020000
-_UNWRITTEN = 32768
-"""More blocks than this in an extent: it reads as zeros."""
+MOST_EXTENTS = 4
+"""That have room in an inode; of more the library makes a tree."""
+LONGEST_EXTENT = 32768
+"""Blocks of one. A greater number means that it reads as zeros."""
 _OLDEST, _NEWEST = -(1 << 31), (1 << 34) - (1 << 31) - 1
 """Seconds since 1970: 1901 to 2446."""
-NO_EXTENTS = _EXTENT_HEADER.pack(_MAGIC_EXTENTS, 0, 4, 0, 0) + bytes(48)
+NO_EXTENTS = _EXTENT_HEADER.pack(_MAGIC_EXTENTS, 0, MOST_EXTENTS, 0, 0) + bytes(48)
 """Of an inode that holds nothing yet (i_block)."""
 
 
@@ -155,6 +158,16 @@ class Inode:
         self._head[10] |= EXTENTS
         self.block = NO_EXTENTS
 
+    def lay_out(self, extents: Sequence[tuple[int, int, int]]) -> None:
+        """Have content in these places, MOST_EXTENTS at most: as `own_extents` has them."""
+        header = _EXTENT_HEADER.pack(_MAGIC_EXTENTS, len(extents), MOST_EXTENTS, 0, 0)
+        self.block = header + b"".join(
+            _EXTENT.pack(first, count, disk >> 32, disk & 0xFFFFFFFF)
+            for first, disk, count in extents
+        )
+        sectors = sum(count for _, _, count in extents) * (BLOCK // 512)
+        self._head[9], self._tail[4] = sectors & 0xFFFFFFFF, sectors >> 32
+
     def be_device(self, device: int) -> None:
         """Stand for a device (fs/ext4/ext4.h, and include/linux/kdev_t.h for both ways)."""
         major, minor = os.major(device), os.minor(device)
@@ -202,12 +215,12 @@ class Inode:
     def own_extents(self) -> list[tuple[int, int, int]] | None:
         """Block in the file, block on the disk, and how many; None where others list them."""
         magic, count, _, depth, _ = _EXTENT_HEADER.unpack_from(self.raw, 40)
-        if magic != _MAGIC_EXTENTS or depth or count > 4:
+        if magic != _MAGIC_EXTENTS or depth or count > MOST_EXTENTS:
             return None
         found = []
         for number in range(count):
             logical, length, high, low = _EXTENT.unpack_from(self.raw, 52 + 12 * number)
-            if length > _UNWRITTEN:
+            if length > LONGEST_EXTENT:
                 return None
             found.append((logical, high << 32 | low, length))
         return found

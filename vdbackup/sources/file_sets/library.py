@@ -93,6 +93,7 @@ def library() -> Any:
         "read_inode_full": (fs, ino, pointer, c_int),
         "write_inode_full": (fs, ino, pointer, c_int),
         "new_range": (fs, c_int, u64, u64, pointer, POINTER(u64), POINTER(u64)),
+        "block_alloc_stats_range": (fs, u64, c_uint, c_int),
         "fallocate": (fs, c_int, ino, pointer, u64, u64, u64),
         "punch": (fs, ino, pointer, pointer, u64, u64),
         "extent_open": (fs, ino, POINTER(pointer)),
@@ -112,7 +113,7 @@ def library() -> Any:
     for name, arguments in of_calls.items():
         call = getattr(lib, f"ext2fs_{name}")
         call.argtypes, call.restype = arguments, c_long
-    for name in ("inode_alloc_stats2", "extent_free", "free"):
+    for name in ("inode_alloc_stats2", "block_alloc_stats_range", "extent_free", "free"):
         getattr(lib, f"ext2fs_{name}").restype = None
     return lib
 

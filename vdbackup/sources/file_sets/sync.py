@@ -300,6 +300,7 @@ class Sync:
                 inode = self._image.write_content(begun, inode, content)
                 if not content.has_changed():
                     break
+                self._image.write(begun, inode)
             else:
                 self.found.restless.append(path)
                 believed = False
