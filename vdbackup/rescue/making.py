@@ -69,8 +69,8 @@ class Expected:
     minutes: int
 
 
-_TEXT = Expected(image=420 * _MIB, download=260 * _MIB, work=2400 * _MIB, minutes=6)
-_WINDOW = Expected(image=620 * _MIB, download=330 * _MIB, work=3200 * _MIB, minutes=9)
+_TEXT = Expected(image=360 * _MIB, download=240 * _MIB, work=1800 * _MIB, minutes=6)
+_WINDOW = Expected(image=540 * _MIB, download=330 * _MIB, work=2800 * _MIB, minutes=9)
 
 
 @dataclass(frozen=True, kw_only=True)
