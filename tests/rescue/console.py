@@ -103,6 +103,12 @@ def disk(image: Path, name: str) -> list[str]:
     return ["-drive", drive, "-device", f"virtio-blk-pci,drive={name},serial={name}"]
 
 
+def sata_disk(image: Path, name: str) -> list[str]:
+    """A disk on the AHCI controller that the machine has."""
+    drive = f"if=none,id={name},format=raw,file={image}"
+    return ["-drive", drive, "-device", f"ide-hd,drive={name},serial={name}"]
+
+
 def cd(image: Path) -> list[str]:
     """A CD that the machine starts from."""
     drive = f"if=none,id=cd,format=raw,readonly=on,media=cdrom,file={image}"
