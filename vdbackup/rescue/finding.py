@@ -13,7 +13,7 @@ import os
 import re
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -111,8 +111,7 @@ def _on_device(device: dict[str, Any]) -> Iterator[FoundRepository]:
     if folder is None:
         return
     repositories = repositories_below(folder)
-    if not repositories and not mounted:
-        _run("umount", str(folder))
+    if not repositories and not mounted and _run("umount", str(folder)):
         folder.rmdir()
     yield from (FoundRepository(each, path) for each in repositories)
 
@@ -124,7 +123,8 @@ def _mounted(device: str, kind: str) -> Path | None:
     options = ",".join(filter(None, (_COMMON, _OPTIONS[kind])))
     if _run("mount", "-o", options, device, str(folder)):
         return folder
-    folder.rmdir()
+    with suppress(OSError):  # another disk is mounted there: it had the same name before
+        folder.rmdir()
     return None
 
 
