@@ -203,6 +203,8 @@ def test_the_service_has_no_more_rights_than_it_needs_under_systemd(tmp_path):
         guest.run(f'systemd-run -q --uid={USER} python3 -c "{connected}"')
         shown = "systemctl show --value -p MainPID 'vdbackup-agent@*.service'"
         pid = int(guest.run(f"until {shown} | grep '^[1-9]'; do sleep 0.2; done").said)
+        # until then it is systemd's own
+        guest.run(f"until readlink /proc/{pid}/exe | grep -q python; do sleep 0.2; done")
         lines = guest.run(f"cat /proc/{pid}/status").said.splitlines()
         facts = dict(line.split(":\t", 1) for line in lines)
         rights = sum(1 << each for each in privileges.KEPT)
