@@ -117,7 +117,7 @@ EXAMPLES = [
 
 @pytest.fixture(scope="module")
 def two_points(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a disk, its repository of two points, and another program's chain."""
+    """A folder with a disk, its repository of two points, another program's chain, a machine."""
     folder = tmp_path_factory.mktemp("manual")
     demo_disk.create(folder / "disk.img", "at first")
     for text in ("at first", "afterwards"):
@@ -126,7 +126,11 @@ def two_points(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "vm").mkdir()
     make = ["qemu-img", "convert", "-O", "vmdk", "disk.img", "vm/snapshot-7.vmdk"]
     subprocess.run(make, cwd=folder, check=True)
-    (folder / "sdb.img").write_bytes(bytes(1 << 20) + b"another disk" * 4096 + bytes(1 << 20))
+    for name in ("sda", "sdb"):
+        contents = bytes(1 << 20) + f"the disk {name}".encode() * 4096 + bytes(1 << 20)
+        (folder / f"{name}.img").write_bytes(contents)
+    disks = [str(folder / "sda.img"), str(folder / "sdb.img")]
+    assert cli.main(["backup", *disks, "--machine", "web", "-r", str(folder / "machines")]) == 0
     return folder
 
 
@@ -134,14 +138,16 @@ def two_points(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_an_example_of_the_manual_does_what_it_says(
     arguments: list[str], two_points: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    for folder in ("backups", "vm"):
+    for folder in ("backups", "vm", "machines"):
         shutil.copytree(two_points / folder, tmp_path / folder, copy_function=shutil.copy2)
     monkeypatch.chdir(tmp_path)
     unknown_system = arguments[-1] == "machine.ova"  # which says that it may not boot elsewhere
-    places = {"disk.img": f"{two_points / 'disk.img'}", "/dev/sdb": f"{two_points / 'sdb.img'}"}
+    (tmp_path / "FOLDER").mkdir()
+    places = {"/dev/sda": "sda.img", "/dev/sdb": "sdb.img", "disk.img": "disk.img"}
+    places = {name: f"{two_points / image}" for name, image in places.items()}
     arguments = [places.get(each, each) for each in arguments]
     for place, here in {
-        "/mnt/backups": "backups",
+        "/mnt/backups": "machines" if "--machine" in arguments else "backups",
         "/p1/etc/fstab": "/p1/DIARY.TXT",
         "/p1/etc": "/p1",
         "login:": "afterwards",

@@ -34,6 +34,7 @@ READ_ONLY = frozenset({errno.EROFS, errno.EACCES, errno.EPERM})
 class Remedy(StrEnum):
     """What this program has for who meets an error; worded by `cli.remedies` and `gui.remedies`."""
 
+    BACK_UP_MACHINE = "back all disks of a machine up"
     CHOOSE_HARDWARE = "let the machine have other hardware"
     END_SESSION = "end a session, and discard it or make a point of it"
     END_SESSION_ELSEWHERE = "the same on another computer, or let go of what it holds"
@@ -398,6 +399,18 @@ class PointNotFound(RepositoryError):
     code = "point-not-found"
 
 
+class MachineNotFound(RepositoryError):
+    """No machine has the name that was asked for."""
+
+    code = "machine-not-found"
+
+
+class NotWhole(RepositoryError):
+    """A moment of a machine lacks the points of some of its disks."""
+
+    code = "moment-incomplete"
+
+
 class NotRepaired(RepositoryError):
     """Something in a repository is damaged, and could not be made again."""
 
@@ -474,6 +487,12 @@ class BackupError(VdbackupError):
     """A capture, merge or deletion was refused or failed."""
 
     code = "backup-refused"
+
+
+class NotOneMachine(BackupError):
+    """Sources cannot be backed up, or sets kept, together as one machine like that."""
+
+    code = "not-one-machine"
 
 
 class PointInUse(BackupError):

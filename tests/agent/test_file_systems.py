@@ -13,7 +13,14 @@ from tests.agent.mounts import MAKERS, MIB, image
 from tests.agent.mounts import opened as watched
 from tests.sources.loops import loop, mounted, run, two_partitions
 from vdbackup.agent import file_systems
-from vdbackup.agent.file_systems import Together, mounted_on, opened, stretches, swap_on
+from vdbackup.agent.file_systems import (
+    Together,
+    frozen_together,
+    mounted_on,
+    opened,
+    stretches,
+    swap_on,
+)
 from vdbackup.errors import NotFreezable, NotFrozen
 
 pytestmark = pytest.mark.usefixtures("as_root")
@@ -144,13 +151,13 @@ def test_what_cannot_be_frozen_is_left_out_and_lies_outside(stack, tmp_path):
     stack.enter_context(watched(mount(stack, second, tmp_path / "mount")))
     together = Together(disk, 64 * MIB)
     with together.joined():
-        with pytest.raises(NotFreezable) as raised, together.frozen():
+        with pytest.raises(NotFreezable) as raised, frozen_together([together]):
             pytest.fail("it was frozen")
         together.leave(raised.value.where)
         assert raised.value.where == str(ntfs)
         assert together.outside == [(0, 32 * MIB)]
         assert together.left_out == (f"{ntfs} (fuseblk), copied until it was quiet",)
-        with together.frozen() as moment:
+        with frozen_together([together]) as moment:
             assert moment.remaining > 0
 
 
@@ -158,9 +165,9 @@ def test_what_is_unmounted_between_two_freezes_is_not_waited_for(stack, tmp_path
     device = disk_with(stack, tmp_path / "disk.img", "ext4", 16)
     with mounted(device, tmp_path / "mount"):
         together = Together(device, 16 * MIB)
-        with together.joined(), together.frozen():
+        with together.joined(), frozen_together([together]):
             pass
-    with together.joined(), together.frozen():
+    with together.joined(), frozen_together([together]):
         assert together.is_any
         assert together.outside == [(0, 16 * MIB)]
 

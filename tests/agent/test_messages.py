@@ -75,8 +75,20 @@ MALFORMED = [
     ),
     *(
         json.dumps({"distrust": wrong}).encode()
-        for wrong in ({}, {"why": ""}, {"why": "x" * 201}, {"why": "a\n"}, {"why": 1})
+        for wrong in (
+            {}, {"why": ""}, {"why": "x" * 201}, {"why": "a\n"}, {"why": 1},
+            {"why": "a", "device": "/dev/sda"},
+        )
     ),
+    *(
+        json.dumps({"rounds": {"rounds": wrong}}).encode()
+        for wrong in (
+            [], {}, [ROUND], [{"device": "7:0", "round": {}}], [{"device": "7", "round": ROUND}],
+            [{"device": "7:0", "round": ROUND}] * 2,
+            [{"device": f"7:{number}", "round": ROUND} for number in range(17)],
+        )
+    ),
+    b'{"release": {"device": "sda"}}',
     b"[" * MAX_MESSAGE,
     b'{"open":' * 5000,
     b'{"round": {"few": ' + b"9" * 6000 + b"}}",
@@ -252,6 +264,9 @@ def rounds_at_random(chance: random.Random, device: str, token: dict[str, object
     wanted = {"few": chance.randrange(1 << 40), "ends": chance.random() < 0.5, "again": again}
     requests = [
         {"use": {"device": device, "name": chance.choice([None, "a set"]), "since": since}},
+        {"use": {"device": device, "name": None, "since": since, "together": True}},
+        {"rounds": {"rounds": [{"device": device, "round": ROUND | wanted | {"since": since}}]}},
+        {"release": {"device": device}},
         {"round": ROUND | wanted | {"since": since}},
         {"round": ROUND | wanted | {"since": since, "again": []}},
         {"keep": {"token": since}},

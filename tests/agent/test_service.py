@@ -23,10 +23,13 @@ from tests.sources.ordinary_user import NOBODY, as_an_ordinary_user, open_folder
 from vdbackup.agent import client, connection, messages
 from vdbackup.agent.block_devices import device_number
 from vdbackup.agent.in_use import Asked
+from vdbackup.backup import machine_capture
 from vdbackup.consistency import How
 from vdbackup.disks.granted import open_or_granted
 from vdbackup.errors import AgentFailed, SourceNotPermitted, Unauthorized
+from vdbackup.jobs import Task
 from vdbackup.processes import start_of
+from vdbackup.recovery import restore
 from vdbackup.repository.repository import Repository
 
 pytestmark = pytest.mark.usefixtures("as_root")
@@ -302,8 +305,63 @@ def test_a_connection_uses_one_device_at_a_time(device):
     with as_an_ordinary_user(), client.device_in_use(device, None, None) as used:
         again = messages.Use(device_number(device), None, None)
         with pytest.raises(AgentFailed, match="uses a device already"):
-            used._agent.ask(again, messages.Using)
+            used.agent.ask(again, messages.Using)
         assert used.round(EVERYTHING, used.harvest.token).taken
+
+
+@pytest.fixture
+def second(agents: Agents, device: Path, tmp_path: Path, stack) -> Path:
+    """Another device, with an ext4 that is mounted, which every user may use."""
+    other = stack.enter_context(loop(image(tmp_path / "second.img", 48, "ext4")))
+    stack.enter_context(mounted(other, tmp_path / "second", "-o", "nodiscard"))
+    agents.allow(device, other)
+    return other
+
+
+def test_an_ordinary_user_backs_up_two_disks_as_of_one_moment(
+    agents, device, second, tmp_path, stack
+):
+    folder = stack.enter_context(open_folder())
+    with as_an_ordinary_user():
+        repository = Repository.create(folder / "repository")
+        client.track(device)
+    for _ in range(2):
+        (tmp_path / "mount/file").write_bytes(os.urandom(2 * MIB))
+        (tmp_path / "second/file").write_bytes(os.urandom(2 * MIB))
+        with as_an_ordinary_user(), open_path(device) as one, open_path(second) as other:
+            plan = machine_capture.plan(repository, [one, other], "both", all_blocks=True)
+            made = machine_capture.run(plan, Task())
+    points = made.moment.points
+    readings = [point.reading for point in points.values()]
+    assert [each.consistency.how for each in readings] == [How.FROZEN, How.FROZEN]
+    assert readings[0].consistency.at == readings[1].consistency.at
+    assert [each.changes_from for each in readings] == ["tracker", "scan"]
+    for (name, point), frozen in zip(points.items(), agents.frozen[-2:], strict=True):
+        raw = tmp_path / f"{name}.raw"
+        restore.run(restore.plan(restore.RestoreRequest(repository, name, point.id, raw)), Task())
+        assert hashlib.blake2b(raw.read_bytes()).hexdigest() == frozen
+    assert agents.said == ""
+
+
+def test_what_is_used_together_is_used_by_nobody_alone(agents, device, second):
+    with as_an_ordinary_user(), client.Beside() as beside:
+        used = client.device_in_use(device, None, None, beside)
+        with used, client.device_in_use(second, None, None, beside) as other:
+            assert used.agent is other.agent
+            for refused in (
+                messages.Use(device_number(device), None, None, together=True),
+                messages.Use(device_number(second), None, None),
+                messages.Freezing(0, 0, True, (), used.harvest.token),
+                messages.Keep(used.harvest.token),
+                messages.Keep(used.harvest.token, "7:99999"),
+            ):
+                with pytest.raises(AgentFailed, match=r"uses a device already|no such device"):
+                    used.agent.ask(refused, messages.Done)
+            seen = client.round_of_all(
+                [(each, EVERYTHING, each.harvest.token) for each in (used, other)]
+            )
+            assert [each.taken for each in seen] == [True, True]
+            assert seen[0].freeze.at == seen[1].freeze.at
 
 
 def test_an_agent_that_is_told_to_end_thaws_and_ends(agents, file_system):

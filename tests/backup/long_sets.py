@@ -55,7 +55,8 @@ def _with_next(lab: Lab, backup_set: BackupSet) -> BackupSet:
             lab.poke(block * BLOCK, data)
             draft.disk.write(block * BLOCK, memoryview(data))
             draft.digests.add(np.array([block]), digest_blocks(memoryview(data)))
-        point = draft.publish((), _later(parent))
+        draft.complete((), _later(parent))
+        point = draft.publish()
     settings = replace(backup_set.settings, last_sequence=number)
     return replace(backup_set, settings=settings, points=(*backup_set.points, point))
 

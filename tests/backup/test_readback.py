@@ -55,7 +55,8 @@ def test_each_block_is_compared_with_its_own_digest_however_they_lie_in_the_file
         for block, held in data.items():
             draft.disk.write(block * BLOCK, memoryview(held))
             draft.digests.add(np.array([block]), digest_blocks(memoryview(held)))
-        point = draft.publish(())
+        draft.complete(())
+        point = draft.publish()
     layer = lab.layer(point)
     read_back(lab, layer)
     at = layer.read_bytes().index(data[20][:4096])

@@ -20,12 +20,12 @@ SLOW_BACKUP = """
 import sys
 from vdbackup import cli
 from vdbackup.backup import capture
-captured = capture._captured
+copying = capture.copying
 def when_told(*arguments):
     print("locked", flush=True)
     sys.stdin.readline()
-    return captured(*arguments)
-capture._captured = when_told
+    return copying(*arguments)
+capture.copying = when_told
 cli.main(["backup", sys.argv[2], "-r", sys.argv[1], "--json"])
 """
 USUAL = {

@@ -200,7 +200,8 @@ def test_a_point_whose_parent_is_being_merged_is_published_before_that_goes_on(o
     lab.merge_half(lab.set.points[-1])
     assert lab.set.journal is not None
     with open_for_capture(lab) as draft:
-        point = draft.publish(())
+        draft.complete(())
+        point = draft.publish()
     names = (f"{naming.stem_of(point.disk)}.json", point.overlay, point.digests, point.disk)
     for name in names:
         (lab.set_folder / name).rename(lab.set_folder / f"{name}.partial")

@@ -30,6 +30,7 @@ from vdbackup.guest.model import (
     LoaderKind,
     System,
 )
+from vdbackup.qemu import launch
 from vdbackup.recovery.retarget import edits
 
 GRUB = b"\xeb\x63\x90" + b"GRUB Geom\0Hard Disk\0Read\0 Error\0"
@@ -302,6 +303,28 @@ def test_the_loader_on_the_efi_partition_is_found(
     assert (loader.kind, loader.firmware, loader.fallback) == (kind, Firmware.UEFI, fallback)
     assert loader.program is not None
     assert loader.program.path == f"/{program}"
+
+
+def test_of_a_machine_the_loader_and_the_root_are_found_on_whichever_disk_has_them(
+    tree: Path, tmp_path: Path
+) -> None:
+    systems.linux(tree, ["nvme"], root="LABEL=top")
+    efi = tmp_path / "efi"
+    (efi / "EFI/BOOT").mkdir(parents=True)
+    (efi / "EFI/BOOT/BOOTX64.EFI").write_bytes(b"MZ... #### LoaderInfo: systemd-boot 252 ####")
+    volumes.ext("ext4")(tree, tmp_path / "root.img")
+    volumes.fat(32, 64 * MIB, "-s", "1")(efi, tmp_path / "efi.img")
+    first = disk_of(tmp_path / "first.img", [tmp_path / "root.img"], table="gpt", code=b"")
+    second = disk_of(tmp_path / "second.img", [tmp_path / "efi.img"], table="gpt", code=b"")
+    assert look(first).efi is None
+    with Chain.open(first, "raw") as one, Chain.open(second, "raw") as other:
+        guest = inspect(one, [other])
+        chosen = launch.hardware_for(one, others=[other])
+        assert launch.boot_disk(one, [other], chosen) == 1
+    assert guest.efi is not None
+    assert guest.efi.volume == "disk2:p1"
+    assert [loader.firmware for loader in guest.loaders] == [Firmware.UEFI]
+    assert chosen.firmware is Firmware.UEFI
 
 
 def test_grubs_menu_is_read_as_update_grub_writes_it() -> None:

@@ -15,7 +15,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Self
 
-from vdbackup.agent import connection, messages, privileges, tracking
+from vdbackup.agent import connection, in_use, messages, privileges, tracking
 from vdbackup.agent.block_devices import device_number
 from vdbackup.agent.changes import Harvest, Token
 from vdbackup.agent.connection import Connection, close_all
@@ -32,14 +32,80 @@ _MAX_BITMAP = 256 << 20
 _NEEDED = {privileges.SYS_ADMIN, privileges.BPF, privileges.PERFMON}
 
 
-def device_in_use(path: Path, name: str | None, since: Token | None) -> DeviceInUse:
+def device_in_use(
+    path: Path, name: str | None, since: Token | None, beside: Beside | None = None
+) -> DeviceInUse:
     """What may be done with a device in use; see in_use.InUse, which raises the same.
+
+    Args:
+        path: of the device.
+        name: as InUse has it.
+        since: the same.
+        beside: of several that are frozen together.
 
     Raises Unauthorized, too, where this user may not use the device, and AgentFailed.
     """
     if _is_done_here():
         return InUse(path, name, since)
-    return AgentInUse(path, name, since)
+    return AgentInUse(path, name, since, beside)
+
+
+class Beside:
+    """What several devices have in common that are frozen together: one agent. A context manager.
+
+    It is asked for only where there is need.
+    """
+
+    def __init__(self) -> None:
+        self._undo = ExitStack()
+        self._agent: Connection | None = None
+
+    def agent(self) -> Connection:
+        """The one for all; raises AgentFailed, Unauthorized."""
+        if self._agent is None:
+            self._agent = self._undo.enter_context(connection.lent(to_use=True))
+        return self._agent
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._undo.close()
+
+
+def round_of_all(asked: Sequence[tuple[DeviceInUse, Asked, Token]]) -> list[Round]:
+    """One freeze of several devices (in_use.round_of_all); raises the same."""
+    if len(asked) == 1:
+        (device, wish, since) = asked[0]
+        return [device.round(wish, since)]
+    held = [(device, wish, since) for device, wish, since in asked if isinstance(device, InUse)]
+    if len(held) == len(asked):
+        return in_use.round_of_all(held)
+    return _round_by_agent(asked)
+
+
+def _round_by_agent(asked: Sequence[tuple[DeviceInUse, Asked, Token]]) -> list[Round]:
+    """The same of devices that one agent holds (Beside)."""
+    devices = [device for device, _, _ in asked if isinstance(device, AgentInUse)]
+    few = MAX_AGAIN // len(asked)  # a message is not long
+    wishes = [
+        Asked(wish.few, wish.shrunk, wish.ends, _coarser(wish.again, few)) for _, wish, _ in asked
+    ]
+    rounds = [
+        messages.OneOfAll(
+            device.number,
+            messages.Freezing(wish.few, wish.shrunk, wish.ends, tuple(wish.again), since),
+        )
+        for device, wish, (_, _, since) in zip(devices, wishes, asked, strict=True)
+    ]
+    frozen, fds = devices[0].agent.ask(messages.FreezingAll(tuple(rounds)), messages.FrozenAll)
+    if len(frozen.rounds) != len(devices):
+        close_all(fds)
+        raise _makes_no_sense()
+    return [
+        device.seen(its, wish, [fds.pop(0)] if its.harvested.start is not None and fds else [])
+        for device, its, wish in zip(devices, frozen.rounds, wishes, strict=True)
+    ]
 
 
 def opened(path: Path) -> tuple[int, Callable[[], None]] | None:
@@ -93,14 +159,24 @@ def tracked() -> list[Status]:
 class AgentInUse:
     """A DeviceInUse that an agent holds; see in_use.InUse."""
 
-    def __init__(self, path: Path, name: str | None, since: Token | None) -> None:
+    def __init__(
+        self,
+        path: Path,
+        name: str | None,
+        since: Token | None,
+        beside: Beside | None = None,
+    ) -> None:
         """Raises what InUse does, Unauthorized and AgentFailed."""
+        self.path, self.number = path, device_number(path)
         with ExitStack() as stack:
-            self._agent: Connection = stack.enter_context(connection.lent(to_use=True))
-            use = messages.Use(device_number(path), name, since)
-            using, fds = self._agent.ask(use, messages.Using)
+            self.agent: Connection = (
+                beside.agent() if beside else stack.enter_context(connection.lent(to_use=True))
+            )
+            use = messages.Use(self.number, name, since, together=beside is not None)
+            using, fds = self.agent.ask(use, messages.Using)
             stack.callback(self._release)
             self.goes_on, self.room, self.settled = using.goes_on, using.room, using.settled
+            self.can_be_frozen = using.can_be_frozen
             self._note(using.around)
             memory, *bitmap = _at_least(fds, 1)
             with _sense():
@@ -116,11 +192,15 @@ class AgentInUse:
 
     def round(self, asked: Asked, since: Token) -> Round:
         """Freeze for a moment: what has changed since, and whether it was read with it."""
-        asked = Asked(asked.few, asked.shrunk, asked.ends, _coarser(asked.again))
+        asked = Asked(asked.few, asked.shrunk, asked.ends, _coarser(asked.again, MAX_AGAIN))
         request = messages.Freezing(
             asked.few, asked.shrunk, asked.ends, tuple(asked.again), since
         )  # fmt: skip
-        frozen, fds = self._agent.ask(request, messages.Frozen)
+        frozen, fds = self.agent.ask(request, messages.Frozen)
+        return self.seen(frozen, asked, fds)
+
+    def seen(self, frozen: messages.Frozen, asked: Asked, fds: list[int]) -> Round:
+        """What a freeze has shown of it, with the bitmap of what has changed."""
         with _sense():
             seen = frozen.round(_bitmap(fds))
             changes = seen.harvest.changes
@@ -137,19 +217,19 @@ class AgentInUse:
 
     def keep(self, token: Token) -> None:
         """A point of that moment is stored for good."""
-        self._agent.ask(messages.Keep(token), messages.Done)
+        self.agent.ask(messages.Keep(token, self.number), messages.Done)
 
     def distrust(self, why: str) -> None:
         """Have nobody believe what is tracked; no point goes on from it if that fails."""
         try:
-            self._agent.ask(messages.Distrust(why), messages.Done)
+            self.agent.ask(messages.Distrust(why, self.number), messages.Done)
         except (AgentError, OSError):
             self.goes_on = False
             raise
 
     def _release(self) -> None:
         with suppress(AgentError, OSError):  # it is gone, and so is what it held
-            self._agent.ask(messages.Release(), messages.Done)
+            self.agent.ask(messages.Release(self.number), messages.Done)
 
     def __enter__(self) -> Self:
         return self
@@ -165,16 +245,16 @@ def _is_done_here() -> bool:
     return not connection.can_be_had()
 
 
-def _coarser(stretches: Sequence[Stretch]) -> tuple[Stretch, ...]:
+def _coarser(stretches: Sequence[Stretch], most: int = MAX_AGAIN) -> tuple[Stretch, ...]:
     """The same and, where they are many, the shortest gaps between them: a message is not long."""
     found = list(stretches)
-    if len(found) <= MAX_AGAIN:
+    if len(found) <= most:
         return tuple(found)
     gaps = sorted(
         (after[0] - sum(before), number)
         for number, (before, after) in enumerate(itertools.pairwise(found))
     )
-    closed = {number for _, number in gaps[: len(found) - MAX_AGAIN]}
+    closed = {number for _, number in gaps[: len(found) - most]}
     joined = [found[0]]
     for number, each in enumerate(found[1:]):
         if number in closed:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -178,13 +178,31 @@ class Together:
             sync_file_system(each.descriptor)
         write_out_caches(self._path)
 
-    @contextmanager
-    def frozen(self) -> Iterator[Freeze]:
-        """Freeze them for a moment (agent/freezing.py)."""
-        wanted = [each for numbers, (_, each) in self._open.items() if numbers not in self._left]
-        with frozen(wanted) as freeze:
-            yield freeze
-        self._was_frozen = True
+    def to_freeze(self) -> dict[frozenset[str], tuple[Mounted, FileSystem]]:
+        """What is frozen, by the numbers of the devices that each lies on; it is `joined`."""
+        return {key: each for key, each in self._open.items() if key not in self._left}
+
+    def note_frozen(self) -> None:
+        """A freeze of them has come to its end."""
+        self._was_frozen |= bool(self.to_freeze())
+
+
+@contextmanager
+def frozen_together(devices: Sequence[Together]) -> Iterator[Freeze]:
+    """Freeze all that is mounted from these devices, each once, for a moment (freezing.py).
+
+    Of one that lies on several, or in a file of what is on another, the deepest place counts.
+    """
+    found: dict[frozenset[str], tuple[Mounted, FileSystem]] = {}
+    for device in devices:
+        for key, each in device.to_freeze().items():
+            if key not in found or found[key][0].depth < each[0].depth:
+                found[key] = each
+    order = sorted(found.values(), key=lambda each: (-each[0].depth, each[0].is_root))
+    with frozen([file_system for _, file_system in order]) as freeze:
+        yield freeze
+    for device in devices:
+        device.note_frozen()
 
 
 def _wait_for_end(mounted: Mounted) -> None:

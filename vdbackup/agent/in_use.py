@@ -25,7 +25,7 @@ from typing import Protocol, Self, TypeVar
 from vdbackup.agent import tracking
 from vdbackup.agent.block_devices import Disk, Place
 from vdbackup.agent.changes import BLOCK, Changes, Harvest, Token
-from vdbackup.agent.file_systems import Together
+from vdbackup.agent.file_systems import Together, frozen_together
 from vdbackup.agent.freezing import Freeze
 from vdbackup.agent.last_set import LastSet
 from vdbackup.agent.stretches import Stretch, joined
@@ -88,6 +88,8 @@ def wanted(changes: Changes, asked: Asked) -> list[Stretch]:
 class DeviceInUse(Protocol):
     """What may be done with a device in use, by whoever does it: see InUse."""
 
+    path: Path
+
     @property
     def goes_on(self) -> bool:
         """Whether the device is tracked for longer than this is used."""
@@ -95,6 +97,10 @@ class DeviceInUse(Protocol):
     @property
     def harvest(self) -> Harvest:
         """What had changed when this was begun."""
+
+    @property
+    def can_be_frozen(self) -> bool:
+        """Whether anything is mounted from it that can."""
 
     @property
     def room(self) -> int:
@@ -141,12 +147,16 @@ class InUse:
         settled: whether all that was under way then has reached the device, past the file systems,
             too: such a write was marked already, or never will be.
         frozen_for: how long its file systems were frozen last, in seconds.
+        path: of the device.
+        together: what is mounted from it.
     """
 
     goes_on: bool
     harvest: Harvest
     settled: bool
     frozen_for: float
+    path: Path
+    together: Together
 
     def __init__(self, path: Path, name: str | None, since: Token | None) -> None:
         """Have changes marked; what was handed in before that is on the device when this returns.
@@ -157,21 +167,22 @@ class InUse:
             since: the moment that this one knows already.
 
         Raises:
-            NotFrozen: none of what is mounted from it can be frozen, or something cannot be told.
+            NotFrozen: what is mounted from it cannot be reached.
             AgentError: its changes cannot be marked, or not now. OSError: it is gone.
         """
         self._undone: Harvest | None = None  # told within a freeze that did not count
         with ExitStack() as stack:
             self._device = os.open(path, os.O_RDONLY | os.O_DIRECT | os.O_CLOEXEC)
             stack.callback(os.close, self._device)
-            self._path = path
+            self.path = path
             self._size = os.lseek(self._device, 0, os.SEEK_END)
             self._last_set = stack.enter_context(LastSet(Place.of(path).disk.sector_size))
-            self._together = Together(path, self._size)
+            self.together = Together(path, self._size)
             self.goes_on = name is not None and _is_tracked(path)
             self._follower = stack.enter_context(self._followed(path, name, since))
             known = since if self.goes_on else None
-            self.harvest = self._round(lambda *_: False, known).harvest
+            (begun,) = _frozen_for([(self, known)], lambda *_: False)
+            self.harvest = begun.harvest
             self.settled = _settles(Place.of(path).disk)
             self._undo = stack.pop_all()
 
@@ -188,17 +199,17 @@ class InUse:
     @property
     def left_out(self) -> tuple[str, ...]:
         """What cannot be frozen, or is of no account, a few words each."""
-        return self._together.left_out
+        return self.together.left_out
 
     @property
     def outside(self) -> list[Stretch]:
         """Where on the device nothing lies that is frozen."""
-        return self._together.outside
+        return self.together.outside
 
     @property
     def restless(self) -> list[Stretch]:
         """Swap areas on the device: a freeze holds the kernel's memory back from none."""
-        return self._together.swap
+        return self.together.swap
 
     @contextmanager
     def _followed(self, path: Path, name: str | None, since: Token | None) -> Iterator[Follower]:
@@ -213,64 +224,38 @@ class InUse:
                 _when_free(lambda: follower.keep(since))
             yield follower
 
+    @property
+    def can_be_frozen(self) -> bool:
+        """Whether anything is mounted from it that can."""
+        return self.together.is_any
+
     def round(self, asked: Asked, since: Token) -> Round:
         """Freeze for a moment: what has changed since, and whether it was read with it.
 
-        Raises:
-            NotFrozen: it could not be frozen, or what was read meanwhile does not count.
-            AgentError: the tracker's, and OSError: then nothing is known, nor lost.
+        Raises what `round_of_all` does.
         """
+        (seen,) = round_of_all([(self, asked, since)])
+        return seen
 
-        def take(harvest: Harvest, freeze: Freeze) -> bool:
-            changes = harvest.changes
-            if changes is None or not self._is_last(changes, asked):
-                return False
-            return self._last_set.fill(wanted(changes, asked), self._read, freeze)
-
-        return self._round(take, since)
-
-    def _round(self, take: Callable[[Harvest, Freeze], bool], since: Token | None) -> Round:
-        """One freeze that counts; it shows, too, which of the file systems cannot be frozen.
-
-        One that was undone is tried again once: on a busy machine little is left to be written out
-        then. What was told within it had not yet reached the device, and is told once more.
-        """
+    def begin_round(self) -> None:
+        """Another round begins: nothing has been told in it."""
         self._undone = None
-        with suppress(FreezeUndone):
-            return self._frozen_once(take, since)
-        time.sleep(self.frozen_for)  # whoever wants to write had to wait as long
-        return self._frozen_once(take, since)
 
-    def _frozen_once(self, take: Callable[[Harvest, Freeze], bool], since: Token | None) -> Round:
-        while True:
-            with self._together.joined():
-                if not self._together.is_any:
-                    raise NotFrozen(f"Nothing that can be frozen is mounted from {self._path}.")
-                try:
-                    return self._frozen(take, since)
-                except NotFreezable as error:
-                    self._together.leave(error.where)
+    def take_harvest(self, since: Token | None) -> Harvest:
+        """What has changed since then, within a freeze, whether that will have counted or not.
 
-    def _frozen(self, take: Callable[[Harvest, Freeze], bool], since: Token | None) -> Round:
-        self._together.sync()
-        begun = time.monotonic()
-        try:
-            with self._together.frozen() as freeze:
-                harvest = self._harvested(since)
-                taken = take(harvest, freeze) and self._together.is_all()
-        finally:
-            self.frozen_for = time.monotonic() - begun
-        return Round(harvest, freeze, taken, self._last_set.lost if taken else ())
-
-    def _harvested(self, since: Token | None) -> Harvest:
-        """What has changed since then, within a freeze, whether that will have counted or not."""
+        What was told within one that did not count had not yet reached the device, and is told once
+        more.
+        """
         before = self._undone
         harvest = self._follower.harvest(before.token if before else since)
         self._undone = harvest.after(before) if before else harvest
         return self._undone
 
-    def _is_last(self, changes: Changes, asked: Asked) -> bool:
+    def is_last(self, changes: Changes | None, asked: Asked) -> bool:
         """Whether these are to be read while nobody writes."""
+        if changes is None:
+            return False
         size = changes.count * BLOCK + sum(length for _, length in asked.again)
         if size > self.room:
             return False
@@ -278,6 +263,16 @@ class InUse:
             return True
         fewest = size <= asked.few or 0 < asked.shrunk < size
         return fewest and not asked.again and not changes.any_in(self.outside)
+
+    def fill(self, changes: Changes | None, asked: Asked, freeze: Freeze) -> bool:
+        """Read them into memory; whether that could be done in time."""
+        if changes is None:
+            return False
+        return self._last_set.fill(wanted(changes, asked), self._read, freeze)
+
+    def seen(self, harvest: Harvest, freeze: Freeze, taken: bool) -> Round:
+        """What a freeze has shown that is over."""
+        return Round(harvest, freeze, taken, self._last_set.lost if taken else ())
 
     def _read(self, offset: int, view: memoryview) -> None:
         """Fill `view` from the device itself, past any cache; raises OSError."""
@@ -316,6 +311,83 @@ class InUse:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def round_of_all(asked: Sequence[tuple[InUse, Asked, Token]]) -> list[Round]:
+    """One freeze of several devices: of each, what has changed since its moment.
+
+    It is the last of all of them, or of none: what was read with it is of one moment.
+
+    Raises:
+        NotFrozen: it could not be frozen, or what was read meanwhile does not count.
+        AgentError: the tracker's, and OSError: then nothing is known, nor lost.
+    """
+
+    def take(harvests: Sequence[Harvest], freeze: Freeze) -> bool:
+        of_each = [
+            (device, harvest.changes, wish)
+            for (device, wish, _), harvest in zip(asked, harvests, strict=True)
+        ]
+        return all(device.is_last(changes, wish) for device, changes, wish in of_each) and all(
+            device.fill(changes, wish, freeze) for device, changes, wish in of_each
+        )
+
+    check_freezable([device for device, _, _ in asked])
+    return _frozen_for([(device, since) for device, _, since in asked], take)
+
+
+def check_freezable(devices: Sequence[DeviceInUse]) -> None:
+    """Raise NotFrozen where nothing can be frozen that is mounted from any of them."""
+    if not any(device.can_be_frozen for device in devices):
+        names = " or ".join(str(device.path) for device in devices)
+        raise NotFrozen(f"Nothing that can be frozen is mounted from {names}.")
+
+
+Take = Callable[[Sequence[Harvest], Freeze], bool]
+
+
+def _frozen_for(devices: Sequence[tuple[InUse, Token | None]], take: Take) -> list[Round]:
+    """One freeze that counts; it shows, too, which of the file systems cannot be frozen.
+
+    One that was undone is tried again once: on a busy machine little is left to be written out
+    then.
+    """
+    for device, _ in devices:
+        device.begin_round()
+    with suppress(FreezeUndone):
+        return _frozen_once(devices, take)
+    time.sleep(devices[0][0].frozen_for)  # whoever wants to write had to wait as long
+    return _frozen_once(devices, take)
+
+
+def _frozen_once(devices: Sequence[tuple[InUse, Token | None]], take: Take) -> list[Round]:
+    while True:
+        with ExitStack() as stack:
+            for device, _ in devices:
+                stack.enter_context(device.together.joined())
+            try:
+                return _frozen(devices, take)
+            except NotFreezable as error:
+                for device, _ in devices:
+                    device.together.leave(error.where)
+
+
+def _frozen(devices: Sequence[tuple[InUse, Token | None]], take: Take) -> list[Round]:
+    mounted = [device.together for device, _ in devices]
+    for each in mounted:
+        each.sync()
+    begun = time.monotonic()
+    try:
+        with frozen_together(mounted) as freeze:
+            harvests = [device.take_harvest(since) for device, since in devices]
+            taken = take(harvests, freeze) and all(each.is_all() for each in mounted)
+    finally:
+        for device, _ in devices:
+            device.frozen_for = time.monotonic() - begun
+    return [
+        device.seen(harvest, freeze, taken)
+        for (device, _), harvest in zip(devices, harvests, strict=True)
+    ]
 
 
 def _settles(disk: Disk) -> bool:

@@ -1,7 +1,7 @@
 """What the agent and its client say to each other: a request, and its reply.
 
 Each is one message of a socket that keeps them apart (SOCK_SEQPACKET): JSON, no longer than
-MAX_MESSAGE, with at most two descriptors beside a reply. What may be larger lies in memory of which
+MAX_MESSAGE, with a few descriptors beside a reply. What may be larger lies in memory of which
 a descriptor goes with it (memory.py). What comes from the other side is believed only once it was
 read as one of these classes (records.py), by the agent above all: whoever is connected may send
 anything.
@@ -16,7 +16,7 @@ import json
 import os
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -33,7 +33,10 @@ MAX_MESSAGE = 64 << 10
 """Bytes. A socket takes some 200 KiB at once."""
 MAX_AGAIN = 1000
 """Stretches that are to be read once more: JSON of 40 KB at most."""
-MAX_DESCRIPTORS = 2
+MAX_TOGETHER = 16
+"""Devices of one client that are frozen together."""
+MAX_DESCRIPTORS = MAX_TOGETHER
+"""Beside a reply: the bitmap of each, or of one with the memory that it is read into."""
 MAX_STATUS = 16 << 20
 """Bytes of what is said of all trackers: 64 followers of each of 1,000 disks."""
 _MAX_NAME = 200
@@ -68,6 +71,12 @@ def _why(value: str) -> str:
 def _token(value: Token) -> Token:
     if not _NONCE.fullmatch(value.nonce):
         raise ValueError("it is no moment")
+    return value
+
+
+def _together(value: tuple[OneOfAll, ...]) -> tuple[OneOfAll, ...]:
+    if not 0 < len(value) <= MAX_TOGETHER or len({each.device for each in value}) < len(value):
+        raise ValueError("they are too many, or one is there twice")
     return value
 
 
@@ -114,11 +123,15 @@ class Tell:
 
 @dataclass(frozen=True)
 class Use:
-    """Begin to use a device (in_use.InUse), whose one user this client is until `Release`."""
+    """Begin to use a device (in_use.InUse), whose one user this client is until `Release`.
+
+    Where it is frozen `together` with others, these are used by the same client.
+    """
 
     device: Number
     name: Name | None
     since: Moment | None
+    together: bool = field(default=False, metadata=records.LATER)
 
 
 @dataclass(frozen=True)
@@ -133,10 +146,26 @@ class Freezing:
 
 
 @dataclass(frozen=True)
+class OneOfAll:
+    """What a round of several devices is to show of one."""
+
+    device: Number
+    round: Freezing
+
+
+@dataclass(frozen=True)
+class FreezingAll:
+    """A round of several devices in use (in_use.round_of_all)."""
+
+    rounds: Annotated[tuple[OneOfAll, ...], _together]
+
+
+@dataclass(frozen=True)
 class Keep:
-    """A point of that moment is stored."""
+    """A point of that moment is stored; of the only device that is used where none is named."""
 
     token: Moment
+    device: Number | None = field(default=None, metadata=records.LATER)
 
 
 @dataclass(frozen=True)
@@ -144,11 +173,14 @@ class Distrust:
     """Something was found that the tracker has missed: nobody is to believe it any more."""
 
     why: Why
+    device: Number | None = field(default=None, metadata=records.LATER)
 
 
 @dataclass(frozen=True)
 class Release:
-    """Use the device no more."""
+    """Use the device no more; all of them where none is named."""
+
+    device: Number | None = field(default=None, metadata=records.LATER)
 
 
 REQUESTS: dict[str, type] = {
@@ -158,6 +190,7 @@ REQUESTS: dict[str, type] = {
     "status": Tell,
     "use": Use,
     "round": Freezing,
+    "rounds": FreezingAll,
     "keep": Keep,
     "distrust": Distrust,
     "release": Release,
@@ -254,6 +287,7 @@ class Using:
     room: int
     around: Around
     harvested: Harvested
+    can_be_frozen: bool = True
 
 
 @dataclass(frozen=True)
@@ -279,6 +313,13 @@ class Frozen:
         """As it was; the freeze is over."""
         harvest = self.harvested.harvest(bitmap)
         return Round(harvest, Freeze(0.0, self.at, self.seconds), self.taken, self.lost)
+
+
+@dataclass(frozen=True)
+class FrozenAll:
+    """Of `FreezingAll`: of each, in that order."""
+
+    rounds: tuple[Frozen, ...]
 
 
 @dataclass(frozen=True)

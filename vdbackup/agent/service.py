@@ -2,9 +2,9 @@
 
 One program serves one client, whose socket is its standard input: pkexec has started it for the
 window, or systemd for whoever connects to its socket. It opens nothing by a path that a client
-names, writes to no disk, and runs no program but pkcheck. A client holds one device in use at most.
-What is frozen is thawed within one request, by the guardian at the latest: no reply of a client's
-is waited for meanwhile.
+names, writes to no disk, and runs no program but pkcheck. A client holds one device in use, or a
+few that are frozen together. What is frozen is thawed within one request, by the guardian at the
+latest: no reply of a client's is waited for meanwhile.
 """
 
 from __future__ import annotations
@@ -16,12 +16,13 @@ import stat
 import sys
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Self
 
 from vdbackup.agent import messages, permission, privileges, tracking
 from vdbackup.agent.block_devices import node_of
-from vdbackup.agent.in_use import InUse, Round
+from vdbackup.agent.in_use import InUse, Round, check_freezable, round_of_all
 from vdbackup.agent.memory import sealed
 from vdbackup.agent.messages import MAX_MESSAGE
 from vdbackup.agent.permission import Permission
@@ -56,7 +57,8 @@ class Service:
 
     def __init__(self, allowed: Permission) -> None:
         self._allowed = allowed
-        self._in_use: InUse | None = None
+        self._in_use: dict[str, InUse] = {}
+        self._together = False
         self._rested_at = 0.0
         self._verbs: dict[type, Callable[[Any], Reply]] = {
             messages.Open: self._open,
@@ -65,6 +67,7 @@ class Service:
             messages.Tell: self._status,
             messages.Use: self._use,
             messages.Freezing: self._round,
+            messages.FreezingAll: self._round_of_all,
             messages.Keep: self._keep,
             messages.Distrust: self._distrust,
             messages.Release: self._release,
@@ -122,7 +125,8 @@ class Service:
 
     def _use(self, request: messages.Use) -> Reply:
         self._allowed.check_use(request.device)
-        if self._in_use is not None:
+        both = self._together and request.together and request.device not in self._in_use
+        if self._in_use and not (both and len(self._in_use) < messages.MAX_TOGETHER):
             raise AgentFailed("This connection uses a device already.", "Let go of it first.")
         if request.name is not None:
             _check_followers(request.device, request.name)
@@ -132,15 +136,41 @@ class Service:
         held = InUse(node, request.name, request.since)
         try:
             self._note(held.frozen_for)
+            if not request.together:
+                check_freezable([held])
             harvested = messages.Harvested.of(held.harvest)
-            using = messages.Using(held.goes_on, held.settled, held.room, _around(held), harvested)
+            using = messages.Using(
+                held.goes_on,
+                held.settled,
+                held.room,
+                _around(held),
+                harvested,
+                held.can_be_frozen,
+            )
             messages.from_agent(using)  # what a message cannot hold is not used
             fds = [os.dup(held.memory), *_bitmap(held.harvest)]
         except BaseException:
             held.close()
             raise
-        self._in_use = held
+        self._in_use[request.device], self._together = held, request.together
         return using, fds
+
+    def _round_of_all(self, request: messages.FreezingAll) -> Reply:
+        asked = [
+            (self._held(each.device), messages.asked_for(each.round), each.round.since)
+            for each in request.rounds
+        ]
+        self._rest()
+        seen = round_of_all(asked)
+        self._note(max(held.frozen_for for held, _, _ in asked))
+        frozen = [
+            messages.Frozen.of(its, _around(held))
+            for (held, _, _), its in zip(asked, seen, strict=True)
+        ]
+        bitmaps: list[int] = []
+        for its in seen:
+            bitmaps += _bitmap(its.harvest)
+        return messages.FrozenAll(tuple(frozen)), bitmaps
 
     def _round(self, request: messages.Freezing) -> Reply:
         held = self._held()
@@ -150,21 +180,27 @@ class Service:
         return messages.Frozen.of(seen, _around(held)), _bitmap(seen.harvest)
 
     def _keep(self, request: messages.Keep) -> Reply:
-        self._held().keep(request.token)
+        self._held(request.device).keep(request.token)
         return messages.Done(), []
 
     def _distrust(self, request: messages.Distrust) -> Reply:
-        self._held().distrust(request.why)
+        self._held(request.device).distrust(request.why)
         return messages.Done(), []
 
-    def _release(self, _: messages.Release) -> Reply:
-        self.close()
+    def _release(self, request: messages.Release) -> Reply:
+        if request.device is None:
+            self.close()
+        elif held := self._in_use.pop(request.device, None):
+            held.close()
         return messages.Done(), []
 
-    def _held(self) -> InUse:
-        if self._in_use is None:
-            raise AgentFailed("This connection uses no device.", "Begin to use one first.")
-        return self._in_use
+    def _held(self, device: str | None = None) -> InUse:
+        """The device of that number, or the only one."""
+        one = len(self._in_use) == 1 and device is None
+        held = next(iter(self._in_use.values())) if one else self._in_use.get(device or "")
+        if held is None:
+            raise AgentFailed("This connection uses no such device.", "Begin to use it first.")
+        return held
 
     def _note(self, seconds: float) -> None:
         """How long it was frozen just now."""
@@ -175,10 +211,11 @@ class Service:
         time.sleep(max(0.0, self._rested_at - time.monotonic()))
 
     def close(self) -> None:
-        """Let go of the device that is used, if one is."""
-        held, self._in_use = self._in_use, None
-        if held is not None:
-            held.close()
+        """Let go of what is used."""
+        with ExitStack() as stack:
+            for held in self._in_use.values():
+                stack.callback(held.close)
+            self._in_use = {}
 
     def __enter__(self) -> Self:
         return self

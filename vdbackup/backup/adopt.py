@@ -237,7 +237,8 @@ class _Adoption:
             fill(draft)
             modified = self._layer.path.stat().st_mtime
             created = datetime.fromtimestamp(modified, UTC)
-            return draft.publish((), created, exact_size=_exact_size(self._layer))
+            draft.complete((), created, exact_size=_exact_size(self._layer))
+            return draft.publish()
 
     def _fill_empty(self, draft: Draft) -> None:
         """What of the layer differs from its parents, into a new layer."""

@@ -9,20 +9,16 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from vdbackup.backup import following, merge, proving, retention, space, unread
+from vdbackup.backup import following, merge, retention, space, unread
 from vdbackup.backup.belonging import belonging
-from vdbackup.backup.comparison import not_held
-from vdbackup.backup.differences import keep_changes, state_of, to_read
+from vdbackup.backup.copying import Copying, Wish
+from vdbackup.backup.differences import state_of, to_read
 from vdbackup.backup.kind import AUTO, Choice, choose, not_possible
-from vdbackup.backup.proving import Proof
 from vdbackup.backup.set_format import format_for
-from vdbackup.backup.unread import Unread
-from vdbackup.disks.extents import Ranges, aligned, total, union, without
+from vdbackup.disks.extents import aligned, total, without
 from vdbackup.disks.names import DiskFormat
-from vdbackup.disks.transfer import each
 from vdbackup.errors import (
     ChangedMeanwhile,
-    NotFrozen,
     OtherFormat,
     PointInUse,
     Remedy,
@@ -33,22 +29,17 @@ from vdbackup.errors import (
 from vdbackup.jobs import Plan, Task
 from vdbackup.repository import claims, long_chains
 from vdbackup.repository.backup_set import BackupSet
-from vdbackup.repository.digests import BLOCK, DigestFold
-from vdbackup.repository.draft import Draft
+from vdbackup.repository.digests import BLOCK
 from vdbackup.repository.model import (
-    ChangesFrom,
     Policy,
-    Reading,
     RecoveryPoint,
     SetSettings,
     SourceIdentity,
-    unreadable_warning,
 )
 from vdbackup.repository.naming import PointType
 from vdbackup.repository.repository import Repository
 from vdbackup.sources.identity import Verdict
-from vdbackup.sources.moment import Outcome, Wanted
-from vdbackup.sources.salvage import Salvage
+from vdbackup.sources.moment import Wanted
 from vdbackup.sources.source import OneReading, Rounds, Source
 from vdbackup.volumes.allocation import LeftOut
 
@@ -248,52 +239,150 @@ def run(plan: CapturePlan, task: Task) -> CaptureResult:
     """
     repository, source = plan.repository, plan.source
     with repository.lock(f"backing up {source.title}", task.cancel):
-        full = plan.kind == PointType.FULL
-        tight = space.check(source, repository.path, plan.left_out, full=full)
-        if plan.new_set:
-            repository.create_set(plan.set_name, _settings_for(source, plan))
-        begun = merge.publish_begun(repository, plan.set_name)
-        published = merge.published_sentences(plan.set_name, begun)
-        interrupted = _finish_merge(repository, plan.set_name, task)
-        backup_set = repository.set(plan.set_name)
-        choice = choose(backup_set, source, plan.kind.value)
-        changed = plan.known not in (None, backup_set.settings.source)
-        if changed or choice.kind != plan.kind:  # the repository, since the plan was shown
-            raise ChangedMeanwhile(
-                f"{plan.set_name} has changed meanwhile.", "Start the backup again."
-            )
-        source.check_present()
-        warnings: tuple[str, ...] = ()
-        if plan.note and (plan.damaged or plan.asked not in (AUTO, plan.kind.value)):
-            warnings += (plan.note,)
-        unlisted = space.unlisted(backup_set)
-        point = _captured(backup_set, plan, choice, warnings, task)
-        warnings = (*point.warnings, *interrupted, *tight, *unlisted)
-        moment = point.reading.consistency.sentence if point.reading else ""
-        about_free = point.reading.about_free if point.reading else ()
-        notes = tuple(filter(None, (plan.note, source.remark, moment, *about_free, *published)))
-        if plan.similar:
-            warnings += (plan.about_source,)
-        elif plan.about_source:
-            notes += (plan.about_source,)
-        try:
-            policy, untold = _policy_after(backup_set, plan)
-            warnings += untold
-            settings = _settings_after(backup_set, plan, point, policy)
-            repository.save_settings(plan.set_name, settings)
-            # a mistake must not cost the other source its backups
-            if not plan.confirmed and not interrupted:
+        begun = begin(plan, task)
+        with (
+            rounds_of(plan, begun, task) as rounds,
+            copying(plan, begun, rounds, "Capture", task) as copy,
+        ):
+            copy.read()
+            for changed in rounds:
+                copy.read_again(changed)
+            copy.complete(begun.noted)
+            point = copy.draft.publish()
+            rounds.keep()
+        settled = settle(plan, begun, point)
+        notes, warnings = settled.notes, settled.warnings
+        # a mistake must not cost the other source its backups
+        if not plan.confirmed and not begun.interrupted and not settled.failed:
+            try:
                 applied = retention.apply(repository, plan.set_name, task)
                 notes += applied.done
                 warnings += applied.damaged
-        except (VdbackupError, OSError) as error:
-            title = from_os(error).title if isinstance(error, OSError) else error.title
-            warnings += (f"The point is safe, but the older ones were not merged: {title}",)
-        backup_set = repository.set(plan.set_name)
-        policy = backup_set.settings.policy
-        if long := long_chains.sentence(backup_set):
-            notes += (long,)
-        return CaptureResult(plan.set_name, backup_set.point(point.id), warnings, notes, policy)
+            except (VdbackupError, OSError) as error:
+                warnings += (not_merged(error),)
+        return result(plan, point, notes, warnings)
+
+
+@dataclass(frozen=True)
+class Begun:
+    """A capture that has looked at its set, under the lock.
+
+    Attributes:
+        backup_set: as it is.
+        choice: what the point will be.
+        space: warnings of it: that it may be too little, that layers take it unseen.
+        published: notes on publications that were finished.
+        interrupted: why a merge is not finished; "" where none is waiting.
+        noted: warnings that the point notes.
+    """
+
+    backup_set: BackupSet
+    choice: Choice
+    space: tuple[str, ...]
+    published: tuple[str, ...]
+    interrupted: tuple[str, ...]
+    noted: tuple[str, ...]
+
+
+def begin(plan: CapturePlan, task: Task) -> Begun:
+    """See that the plan still holds, and finish what was cut off; the caller holds the lock.
+
+    Raises ChangedMeanwhile, NoSpace, SourceError.
+    """
+    repository, source = plan.repository, plan.source
+    full = plan.kind == PointType.FULL
+    tight = space.check(source, repository.path, plan.left_out, full=full)
+    if plan.new_set:
+        repository.create_set(plan.set_name, _settings_for(source, plan))
+    begun = merge.publish_begun(repository, plan.set_name)
+    published = merge.published_sentences(plan.set_name, begun)
+    interrupted = _finish_merge(repository, plan.set_name, task)
+    backup_set = repository.set(plan.set_name)
+    choice = choose(backup_set, source, plan.kind.value)
+    changed = plan.known not in (None, backup_set.settings.source)
+    if changed or choice.kind != plan.kind:  # the repository, since the plan was shown
+        raise ChangedMeanwhile(f"{plan.set_name} has changed meanwhile.", "Start the backup again.")
+    source.check_present()
+    noted: tuple[str, ...] = ()
+    if plan.note and (plan.damaged or plan.asked not in (AUTO, plan.kind.value)):
+        noted = (plan.note,)
+    warned = (*tight, *space.unlisted(backup_set))
+    return Begun(backup_set, choice, warned, tuple(published), interrupted, noted)
+
+
+def rounds_of(plan: CapturePlan, begun: Begun, task: Task) -> Rounds:
+    """In which the source is read; what is known of it is the parent's."""
+    if plan.consistency is Wanted.AS_IS:
+        return OneReading(plan.source)
+    parent = begun.choice.parent
+    return plan.source.rounds(following.follow(plan.repository, plan.set_name, parent, task))
+
+
+def copying(plan: CapturePlan, begun: Begun, rounds: Rounds, doing: str, task: Task) -> Copying:
+    """The copy that is to be made in these rounds, which have begun by when it is used."""
+    wish = Wish(
+        begun.choice.kind,
+        begun.choice.parent,
+        plan.identity,
+        plan.consistency,
+        plan.read_all,
+        plan.all_blocks,
+        plan.left_out,
+        plan.policy or begun.backup_set.settings.policy,
+        doing,
+    )
+    return Copying(begun.backup_set, plan.source, rounds, wish, task)
+
+
+@dataclass(frozen=True)
+class Settled:
+    """What there is to say of a point that exists, before anything older is merged.
+
+    Attributes:
+        failed: the set's settings could not be written: then nothing older goes.
+    """
+
+    notes: tuple[str, ...]
+    warnings: tuple[str, ...]
+    failed: bool
+
+
+def settle(plan: CapturePlan, begun: Begun, point: RecoveryPoint) -> Settled:
+    """Note in the set what its new point has shown; never raises what would cost the point."""
+    source = plan.source
+    warnings = (*point.warnings, *begun.interrupted, *begun.space)
+    moment = point.reading.consistency.sentence if point.reading else ""
+    about_free = point.reading.about_free if point.reading else ()
+    said = (plan.note, source.remark, moment, *about_free, *begun.published)
+    notes = tuple(filter(None, said))
+    if plan.similar:
+        warnings += (plan.about_source,)
+    elif plan.about_source:
+        notes += (plan.about_source,)
+    try:
+        policy, untold = _policy_after(begun.backup_set, plan)
+        settings = _settings_after(begun.backup_set, plan, point, policy)
+        plan.repository.save_settings(plan.set_name, settings)
+    except (VdbackupError, OSError) as error:
+        return Settled(notes, (*warnings, not_merged(error)), failed=True)
+    return Settled(notes, (*warnings, *untold), failed=False)
+
+
+def not_merged(error: VdbackupError | OSError) -> str:
+    """What is said where what follows a point has failed."""
+    title = from_os(error).title if isinstance(error, OSError) else error.title
+    return f"The point is safe, but the older ones were not merged: {title}"
+
+
+def result(
+    plan: CapturePlan, point: RecoveryPoint, notes: tuple[str, ...], warnings: tuple[str, ...]
+) -> CaptureResult:
+    """What a capture did, as the set is now."""
+    backup_set = plan.repository.set(plan.set_name)
+    if long := long_chains.sentence(backup_set):
+        notes += (long,)
+    policy = backup_set.settings.policy
+    return CaptureResult(plan.set_name, backup_set.point(point.id), warnings, notes, policy)
 
 
 def _finish_merge(repository: Repository, set_name: str, task: Task) -> tuple[str, ...]:
@@ -306,138 +395,6 @@ def _finish_merge(repository: Repository, set_name: str, task: Task) -> tuple[st
     except PointInUse as error:
         return (f"A merge that was interrupted is finished later: {error.title}",)
     return ()
-
-
-def _captured(
-    backup_set: BackupSet,
-    plan: CapturePlan,
-    choice: Choice,
-    warnings: tuple[str, ...],
-    task: Task,
-) -> RecoveryPoint:
-    source, parent = plan.source, choice.parent
-    draft = Draft(backup_set, choice.kind, parent, source.size, source.sector_size)
-    with draft, _rounds(plan, parent, task) as rounds:
-        _check_wanted(plan, rounds.hindrance)
-        salvage = Salvage(source, rounds, task.cancel)
-        free = unread.unread(source, rounds, plan.left_out, all_blocks=plan.all_blocks)
-        why_all = _why_all(backup_set, plan)
-        with (
-            state_of(backup_set, parent, source.size) as state,
-            proving.proof(backup_set, parent, rounds, why_all) as proof,
-        ):
-            changed = _changed(rounds, parent) if parent and not proof.why_all else None
-            first = free.first(to_read(source, state) if changed is None else changed)
-            read_bytes = _read(draft, state, first, rounds, free, salvage, task, proof)
-            missed = proof.missed(rounds, salvage.unreadable())
-            outcome = rounds.outcome()
-            if len(rest := free.after_all(outcome)):
-                keep_changes(draft, state, rest, each(salvage.readinto), "Free space", task)
-                read_bytes += total(rest)
-                outcome = rounds.outcome()
-            again = _kept_again(state)
-        task.check()
-        _check_wanted(plan, rounds.hindrance or " ".join(_of_the_moment(outcome, source)))
-        unreadable = salvage.unreadable()
-        warnings = (*outcome.trouble, *missed, *again, *warnings)
-        if unreadable:
-            warnings += (unreadable_warning(unreadable),)
-        reading = Reading(
-            outcome.consistency,
-            changes_from := _changes_from(source, changed),
-            read_bytes,
-            rounds.scan_reason or proof.why_all,
-            outcome.token,
-            proving.unproven(backup_set.latest_captured()) + 1
-            if changes_from is ChangesFrom.TRACKER
-            else 0,
-            all_blocks=plan.all_blocks,
-            not_read=free.listed(),
-            about_free=free.sentences,
-        )
-        point = draft.publish(
-            warnings,
-            unreadable=unreadable,
-            captured_from=plan.identity,
-            exact_size=source.exact_size,
-            reading=reading,
-        )
-        rounds.keep()
-    return point
-
-
-def _read(
-    draft: Draft,
-    state: DigestFold,
-    ranges: Ranges,
-    rounds: Rounds,
-    free: Unread,
-    salvage: Salvage,
-    task: Task,
-    proof: Proof,
-) -> int:
-    """Keep what has changed in these ranges, then what changes meanwhile; how much it read."""
-    read = each(salvage.readinto)
-    keep_changes(draft, state, ranges, read, "Capture", task, proof.seen)
-    read_bytes = total(ranges)
-    for all_changed in rounds:
-        changed = free.again(all_changed, rounds.restless)
-        salvage.forget(changed)
-        proof.mark(changed)
-        keep_changes(draft, state, changed, read, "Changed meanwhile", task)
-        read_bytes += total(changed)
-        task.check()
-    return read_bytes
-
-
-def _of_the_moment(outcome: Outcome, source: Source) -> list[str]:
-    """What makes the copy less than one moment's; what is always wrong with its source is not."""
-    always = source.defects()
-    return [sentence for sentence in outcome.trouble if sentence not in always]
-
-
-def _rounds(plan: CapturePlan, parent: RecoveryPoint | None, task: Task) -> Rounds:
-    """In which the source is read; what is known of it is the parent's."""
-    if plan.consistency is Wanted.AS_IS:
-        return OneReading(plan.source)
-    return plan.source.rounds(following.follow(plan.repository, plan.set_name, parent, task))
-
-
-def _changed(rounds: Rounds, parent: RecoveryPoint) -> Ranges | None:
-    """What may not be as the parent has it, where that is known: what that has lost, or has not."""
-    if rounds.changed is None:
-        return None
-    return union(rounds.changed, not_held(parent))
-
-
-def _changes_from(source: Source, changed: Ranges | None) -> ChangesFrom:
-    """By what it is known what has changed."""
-    if changed is None:
-        return ChangesFrom.SCAN
-    return ChangesFrom.FILES if source.ref.is_files else ChangesFrom.TRACKER
-
-
-def _why_all(backup_set: BackupSet, plan: CapturePlan) -> str:
-    """Why everything is read, whatever a tracker says; "" where it need not be."""
-    policy = plan.policy or backup_set.settings.policy
-    return proving.why_all(backup_set, policy, asked=plan.read_all)
-
-
-def _check_wanted(plan: CapturePlan, hindrance: str) -> None:
-    """Raise NotFrozen where a single moment is wanted, and something is in its way."""
-    if hindrance and plan.consistency is Wanted.FROZEN:
-        raise NotFrozen(
-            f"{plan.source.title} cannot be backed up as of one moment: {hindrance}",
-            "Do what that says, unmount it, or have it backed up as well as can be.",
-        )
-
-
-def _kept_again(state: DigestFold) -> tuple[str, ...]:
-    """What the parent's damaged digests meant for a point, a sentence each."""
-    return tuple(
-        f"{name} is damaged: what it says nothing sure about was kept again, changed or not."
-        for name in sorted(state.damaged)
-    )
 
 
 def _most_to_copy(

@@ -123,7 +123,7 @@ def _converted(
     with draft:
         _copy(old, point, draft, task)
         created = datetime.fromisoformat(point.created)
-        converted = draft.publish(
+        draft.complete(
             point.warnings,
             created,
             point.unreadable,
@@ -132,6 +132,7 @@ def _converted(
             point.exact_size,
             point.reading,
         )
+        converted = draft.publish()
     with DigestFold([new.folder / converted.digests], point.virtual_size) as digests:
         layer = new.folder / converted.disk
         phase = f"Check point {point.sequence}"

@@ -54,7 +54,7 @@ def plan(repository: Repository, set_name: str, point_id: str) -> DeletePlan:
         replaces=tuple(path.name for path in point_files(backup_set.folder, point)),
         invalidates=(f"point {point.sequence}",),
         hindrance=(
-            merge.hindrance(backup_set, point, child) if child else _hindrance(backup_set, point)
+            merge.hindrance(backup_set, point, child) if child else hindrance(backup_set, point)
         ),
         repository=repository,
         set_name=set_name,
@@ -63,7 +63,7 @@ def plan(repository: Repository, set_name: str, point_id: str) -> DeletePlan:
     )
 
 
-def _hindrance(backup_set: BackupSet, point: RecoveryPoint) -> str:
+def hindrance(backup_set: BackupSet, point: RecoveryPoint) -> str:
     """Why a point that nothing reads through cannot go now, in words; "" where nothing is known."""
     if kept := holds.hindrance(backup_set, point):
         return kept

@@ -67,7 +67,7 @@ def due(
     verdicts = {each.moment.number: each for each in keeping.decide(moments, policy, now)}
     kept = [point for point in captured if verdicts[point.sequence].stays]
     older = [point for point in captured if not verdicts[point.sequence].stays]
-    held = _last_readable(older, kept, not_whole)
+    held = last_readable(older, kept, not_whole)
     return Due(tuple(each for each in older if each not in held), tuple(held), verdicts)
 
 
@@ -77,7 +77,7 @@ def moment_of(point: RecoveryPoint) -> datetime:
     return at if at.tzinfo else at.replace(tzinfo=UTC)
 
 
-def _last_readable(
+def last_readable(
     older: Sequence[RecoveryPoint], kept: Sequence[RecoveryPoint], not_whole: Container[str]
 ) -> list[RecoveryPoint]:
     """Which of the older points hold what none of those that are kept has read, the newest first.

@@ -204,13 +204,14 @@ def _promoted(
                 keep_changes(draft, state, ranges, disk.read, "Promote", task)
             task.check()
             ended = datetime.fromtimestamp(session.disks[-1].stat().st_mtime, UTC)
-            return draft.publish(
+            draft.complete(
                 point.warnings,  # what was not there to be captured is not there now
                 unreadable=point.unreadable,
                 promoted_from=Promotion(
                     session.id, session.title, ended.isoformat(timespec="seconds")
                 ),
             )
+            return draft.publish()
 
 
 def _seen_by_guest(backup_set: BackupSet, point: RecoveryPoint, session: EndedSession) -> Chain:

@@ -30,7 +30,7 @@ from vdbackup.repository.repository import Repository
 _IDENTITY = ("id", "sequence", "type", "parent")
 _ONLY_SAID = (
     "merged", "merged_before", "warnings", "unreadable", "promoted_from", "captured_from",
-    "exact_size", "reading",
+    "exact_size", "reading", "moment",
 )  # fmt: skip
 """What the old manifest alone knows."""
 _REBUILT = "Its manifest was rebuilt from the disk."

@@ -50,7 +50,7 @@ def apply(repository: Repository, set_name: str, task: Task) -> Applied:
     done: list[str] = []
     backup_set = repository.set(set_name)
     if backup_set.broken:
-        return Applied((), (_unknown_points(backup_set),))
+        return Applied((), (unknown_points(backup_set),))
     policy = backup_set.settings.policy
     if not policy.takes:
         return Applied((), ())
@@ -82,8 +82,8 @@ def apply(repository: Repository, set_name: str, task: Task) -> Applied:
             done.append(_went(point, children))
             above = [each for child in children for each in backup_set.children(child.id)]
             chains.forget([point, *children, *above])
-            backup_set = _after(backup_set, point, result)
-    done += [*_first(list(in_use.values())), *_last_copies(found)]
+            backup_set = after(backup_set, point, result)
+    done += [*first_of(list(in_use.values())), *_last_copies(found)]
     uncounted = _not_counted(backup_set, not_whole, damaged)
     return Applied(tuple(done), (*uncounted, *_left_damaged(backup_set, damaged)))
 
@@ -124,7 +124,7 @@ def _last_copies(found: Due) -> list[str]:
     return [f"{which} what could not be read any more in the newer points that are kept."]
 
 
-def _after(backup_set: BackupSet, gone: RecoveryPoint, result: RecoveryPoint | None) -> BackupSet:
+def after(backup_set: BackupSet, gone: RecoveryPoint, result: RecoveryPoint | None) -> BackupSet:
     """The set without a point, and with what its child became that was rolled into it.
 
     Nobody else changes it under the lock, and reading it again for each point would read every
@@ -137,7 +137,7 @@ def _after(backup_set: BackupSet, gone: RecoveryPoint, result: RecoveryPoint | N
     return replace(backup_set, points=tuple(points))
 
 
-def _first(staying: list[str]) -> list[str]:
+def first_of(staying: list[str]) -> list[str]:
     """What stays, without a sentence for each of very many."""
     more = len(staying) - _MAX_NAMED
     return staying if more <= 0 else [*staying[:_MAX_NAMED], f"{more} more points stay for now."]
@@ -166,7 +166,8 @@ def _went(point: RecoveryPoint, children: list[RecoveryPoint]) -> str:
     return f"Point {point.sequence} was deleted."
 
 
-def _unknown_points(backup_set: BackupSet) -> str:
+def unknown_points(backup_set: BackupSet) -> str:
+    """What is said of a set of which not every point is known."""
     names = ", ".join(each.name for each in backup_set.broken)
     if all(each.refused for each in backup_set.broken):
         return (

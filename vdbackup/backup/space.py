@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from vdbackup.disks.extents import aligned, total, without
@@ -30,10 +31,7 @@ def check(source: Source, repository: Path, left_out: LeftOut, *, full: bool) ->
     if not full:
         check_space(repository, RESERVE, f"A backup of {source.title}")
         return ()
-    stored = without(aligned(source.data_ranges(), BLOCK, source.size), left_out.ranges)
-    least = most = total(stored)
-    if not source.holes_are_known:
-        least, most = stored_share(source, stored)
+    least, most = _needed(source, left_out)
     doing = f"A full backup of {source.title}"
     check_space(repository, _with_tables(least), doing)
     free = free_space(repository)
@@ -45,6 +43,23 @@ def check(source: Source, repository: Path, left_out: LeftOut, *, full: bool) ->
         "before the next one."
     )
     return (sentence,)
+
+
+def check_together(fulls: Sequence[tuple[Source, LeftOut]], repository: Path, doing: str) -> None:
+    """Refuse fulls of several sources that cannot all fit, though each of them may.
+
+    Raises NoSpace.
+    """
+    needed = [_with_tables(_needed(source, left_out)[0]) for source, left_out in fulls]
+    check_space(repository, sum(needed), doing)
+
+
+def _needed(source: Source, left_out: LeftOut) -> tuple[int, int]:
+    """How many bytes a full of it holds, at least and at most."""
+    stored = without(aligned(source.data_ranges(), BLOCK, source.size), left_out.ranges)
+    if source.holes_are_known:
+        return total(stored), total(stored)
+    return stored_share(source, stored)
 
 
 def _with_tables(size: int) -> int:

@@ -6,7 +6,7 @@ import argparse
 from typing import TYPE_CHECKING
 
 from vdbackup.cli import machines_cmd, remedies
-from vdbackup.cli.common import DONE, WARNINGS, open_repository, sessions_folder
+from vdbackup.cli.common import DONE, WARNINGS, find, open_repository, sessions_folder
 from vdbackup.cli.console import print_json, say, warn, work
 from vdbackup.cli.json_values import boot_test_json, error_json
 from vdbackup.cli.options import (
@@ -14,6 +14,7 @@ from vdbackup.cli.options import (
     Subparsers,
     hardware_options,
     json_option,
+    machine_option,
     new_command,
     repository_options,
     sensible_seconds,
@@ -22,6 +23,7 @@ from vdbackup.errors import Cancelled, DoesNotBoot, NoSystem, UsageError, Vdback
 
 if TYPE_CHECKING:
     from vdbackup.operations.backup import BackupResult
+    from vdbackup.operations.machine_backup import MachineResult
     from vdbackup.operations.machines import Machines
     from vdbackup.recovery.boot_test.boot_test import BootTestOptions
     from vdbackup.repository.backup_set import BackupSet
@@ -41,6 +43,7 @@ def add_boot_test(subparsers: Subparsers) -> None:
         warned="a damaged set was passed over",
     )
     repository_options(parser)
+    machine_option(parser)
     parser.add_argument(
         "points", nargs="*", metavar="POINT", help=f"{POINT_HELP}; the latest if left out"
     )
@@ -86,7 +89,9 @@ def boot_test(options: argparse.Namespace) -> int:
     return WARNINGS if damaged else DONE
 
 
-def prove_new_point(made: BackupResult, allowed: Machines, *, as_json: bool) -> bool:
+def prove_new_point(
+    made: BackupResult | MachineResult, allowed: Machines, *, as_json: bool
+) -> bool:
     """Boot a point that has just been made; False where it fails.
 
     A disk of data has no system to boot, and nothing has failed.
@@ -104,7 +109,7 @@ def _chosen(
     from vdbackup.recovery.boot_test.boot_test import untested
 
     if not options.new:
-        return [repository.find(each, options.set) for each in options.points or ["latest"]], []
+        return [find(repository, each, options) for each in options.points or ["latest"]], []
     if options.points:
         raise UsageError(
             "With --new the points are chosen automatically.", "Leave out either of them."

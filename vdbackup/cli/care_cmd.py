@@ -11,6 +11,7 @@ from vdbackup.cli.common import (
     WARNINGS,
     announce,
     confirm,
+    find,
     finish_merges,
     machines,
     open_repository,
@@ -25,6 +26,7 @@ from vdbackup.cli.options import (
     Subparsers,
     changing_options,
     json_option,
+    machine_option,
     new_command,
     point_options,
     repository_options,
@@ -47,6 +49,7 @@ def add_merge(subparsers: Subparsers) -> None:
         "has a layer's old name",
     )
     point_options(parser)
+    machine_option(parser)
     changing_options(parser)
 
 
@@ -65,7 +68,7 @@ def merge(options: argparse.Namespace) -> int:
             sentences = [*finished.done, *map(str, finished.undone)]
             print_json({"event": "result", "way": None, "finished": sentences})
         return WARNINGS
-    backup_set, point = repository.find(options.point, options.set)
+    backup_set, point = find(repository, options.point, options)
     plan = merge.plan(repository, backup_set.name, point.id)
     if not announce(plan, options):
         return DONE
@@ -98,6 +101,7 @@ def add_delete(subparsers: Subparsers) -> None:
         warned="another program's machine still has a layer's old name",
     )
     point_options(parser)
+    machine_option(parser)
     parser.add_argument("--yes", action="store_true", help="even the last point of its set")
     changing_options(parser)
 
@@ -110,7 +114,7 @@ def delete(options: argparse.Namespace) -> int:
     repository, allowed = Repository.open(options.repository), machines()
     finished = finish_merges(repository, allowed, as_json=options.json)
     warn(told_of(finished))  # what could not be relinked is tried again, and said, at the end
-    backup_set, point = repository.find(options.point, options.set)
+    backup_set, point = find(repository, options.point, options)
     plan = delete.plan(repository, backup_set.name, point.id)
     if not announce(plan, options):
         return DONE

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from vdbackup.cli import output, remedies
 from vdbackup.cli.console import interrupts, print_json, say, warn, work
 from vdbackup.cli.json_values import plan_json
-from vdbackup.errors import Cancelled, NotConfirmed, VdbackupError, from_os
+from vdbackup.errors import Cancelled, NotConfirmed, UsageError, VdbackupError, from_os
 from vdbackup.jobs import Plan, Task
 from vdbackup.jobs import readable_size as size
 from vdbackup.text import printable
@@ -19,7 +19,10 @@ from vdbackup.text import printable
 if TYPE_CHECKING:
     from vdbackup.operations.machines import Machines
     from vdbackup.operations.opening import Finished
+    from vdbackup.repository.backup_set import BackupSet
+    from vdbackup.repository.machine import Machine
     from vdbackup.repository.manifests import BrokenManifest
+    from vdbackup.repository.model import RecoveryPoint
     from vdbackup.repository.repository import DamagedSet, Repository
 
 
@@ -42,6 +45,33 @@ def open_repository(
     finished = finish_merges(repository, allowed or machines(), as_json=as_json)
     warn([*told_of(finished), *said_of(finished.trouble)])
     return repository
+
+
+def find(
+    repository: Repository, reference: str, options: argparse.Namespace
+) -> tuple[BackupSet, RecoveryPoint]:
+    """The point that is meant; of a moment of a machine, that of the disk that it starts from.
+
+    Raises PointNotFound, MachineNotFound, NotWhole.
+    """
+    from vdbackup.repository.machine import KnownMachines, find_moment
+
+    known = KnownMachines.of(repository)
+    name = options.machine
+    if name is None and options.set is None:  # it is plain which is meant
+        name = next((each.name for each in known.all if _is_all(repository, each)), None)
+    if name is None:
+        return repository.find(reference, options.set)
+    if options.set is not None:
+        raise UsageError("A point is of a machine or of a set.", "Leave out --machine or --set.")
+    moment = find_moment(repository, known.named(name), reference)
+    set_name, point = next(iter(moment.points.items()))
+    return repository.set(set_name), point
+
+
+def _is_all(repository: Repository, machine: Machine) -> bool:
+    """Whether there is nothing in the repository but the disks of a machine."""
+    return len(machine.sets) > 1 and set(repository.names()) == set(machine.sets)
 
 
 def finish_merges(repository: Repository, allowed: Machines, *, as_json: bool) -> Finished:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from vdbackup.cli.common import DONE, WARNINGS, announce, open_repository
 from vdbackup.cli.console import print_json, say, warn, work
@@ -13,12 +14,16 @@ from vdbackup.cli.options import (
     Subparsers,
     dry_run_option,
     json_option,
+    machine_option,
     new_command,
     partition_numbers,
     point_options,
     positive,
 )
 from vdbackup.errors import UsageError
+
+if TYPE_CHECKING:
+    from vdbackup.repository.repository import Repository
 
 
 def add_restore(subparsers: Subparsers) -> None:
@@ -33,10 +38,11 @@ def add_restore(subparsers: Subparsers) -> None:
         warned="something was left out, or could not be checked",
     )
     point_options(parser)
+    machine_option(parser)
     parser.add_argument(
-        "target", type=Path, metavar="TARGET", nargs="?",
+        "targets", type=Path, metavar="TARGET", nargs="*",
         help="a new file, or a device; of files a folder, in which they get the paths that they "
-        "had, or nothing: where they came from",
+        "had, or nothing: where they came from; of a machine one for each disk, or one folder",
     )  # fmt: skip
     parser.add_argument(
         "--files", action="store_true",
@@ -77,7 +83,11 @@ def add_export(subparsers: Subparsers) -> None:
         warned="something was left out, or could not be checked",
     )
     point_options(parser)
-    parser.add_argument("target", type=Path, metavar="FILE", help="a new file")
+    machine_option(parser)
+    parser.add_argument(
+        "targets", type=Path, metavar="FILE", nargs="+",
+        help="a new file; of a machine one for each disk, or a folder for all",
+    )  # fmt: skip
     parser.set_defaults(files=False)
     parser.add_argument(
         "--format",
@@ -103,21 +113,28 @@ def restore(options: argparse.Namespace) -> int:
     from vdbackup.locations import Locations
     from vdbackup.operations import restore
 
-    if options.files:
+    if options.files and options.machine is None and len(options.targets) < 2:
         return _restore_files(options)
-    if options.target is None:
+    if not options.targets:
         raise UsageError(
             "It is not said where the disk is to be restored to.", "Name a new file, or a device."
         )
     repository = open_repository(options.repository, as_json=options.json)
+    if options.machine is not None:
+        return _restore_machine(repository, options)
+    if len(options.targets) != 1:
+        raise UsageError(
+            "One disk is restored to one target.", "With --machine all disks of a machine are."
+        )
+    (target,) = options.targets
     backup_set, point = repository.find(options.point, options.set)
     plan = restore.plan(
         restore.RestoreRequest(
             repository,
             backup_set.name,
             point.id,
-            options.target,
-            disk_format=options.format or restore.format_of(options.target),
+            target,
+            disk_format=options.format or restore.format_of(target),
             overwrite=options.overwrite,
             ignore_damage=options.ignore_damage,
             delta=options.delta,
@@ -143,7 +160,7 @@ def _restore_files(options: argparse.Namespace) -> int:
 
     repository = open_repository(options.repository, as_json=options.json)
     backup_set, point = repository.find(options.point, options.set)
-    target = options.target or Path("/")
+    target = options.targets[0] if options.targets else Path("/")
     plan = file_set.plan(
         repository, backup_set.name, point.id, target.absolute(), overwrite=options.overwrite
     )
@@ -152,6 +169,37 @@ def _restore_files(options: argparse.Namespace) -> int:
     warnings = work("Restore", lambda task: file_set.run(plan, task), as_json=options.json)
     if options.json:
         print_json({"event": "result", "target": str(target), "warnings": warnings})
+    warn(warnings)
+    return WARNINGS if warnings else DONE
+
+
+def _restore_machine(repository: Repository, options: argparse.Namespace) -> int:
+    """Restore all disks of a machine."""
+    from vdbackup.operations import machine_restore
+    from vdbackup.operations.restore import format_of
+    from vdbackup.repository.machine import KnownMachines, find_moment
+
+    if options.set is not None:
+        raise UsageError("A point is of a machine or of a set.", "Leave out --machine or --set.")
+    machine = KnownMachines.of(repository).named(options.machine)
+    moment = find_moment(repository, machine, options.point)
+    moment.check_whole()
+    disk_format = options.format or format_of(options.targets[0])
+    targets = machine_restore.targets_for(moment, options.targets, disk_format)
+    plan = machine_restore.plan(
+        repository,
+        moment,
+        targets,
+        disk_format=disk_format,
+        overwrite=options.overwrite,
+        ignore_damage=options.ignore_damage,
+    )
+    if not announce(plan, options):
+        return DONE
+    warnings = work("Restore", lambda task: machine_restore.run(plan, task), as_json=options.json)
+    if options.json:
+        written = [{"set": name, "target": str(target)} for name, target in targets.items()]
+        print_json({"event": "result", "targets": written, "warnings": warnings})
     warn(warnings)
     return WARNINGS if warnings else DONE
 

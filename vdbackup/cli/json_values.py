@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,8 +16,9 @@ if TYPE_CHECKING:
     from vdbackup.backup.forecast import Fate
     from vdbackup.operations.restore import Restored, RestorePlan
     from vdbackup.repository.backup_set import BackupSet
+    from vdbackup.repository.machine import Machine, MomentPoints
     from vdbackup.repository.manifests import BrokenManifest
-    from vdbackup.repository.model import BootTest, Policy, Reading, RecoveryPoint
+    from vdbackup.repository.model import BootTest, Moment, Policy, Reading, RecoveryPoint
     from vdbackup.sources.inventory import Device
 
 _READING = (
@@ -105,6 +107,40 @@ def point_json(backup_set: BackupSet, point: RecoveryPoint) -> dict[str, Any]:
         "promoted_from": asdict(point.promoted_from) if point.promoted_from else None,
         "pinned": {"note": pin.note, "since": pin.since} if pin else None,
         **_reading(point.reading),
+        "moment": _moment(point.moment),
+    }
+
+
+def _moment(moment: Moment | None) -> dict[str, Any] | None:
+    """The moment of a machine that a point belongs to."""
+    if moment is None:
+        return None
+    return {"id": moment.id, "machine": moment.machine, "number": moment.number}
+
+
+def moment_json(found: MomentPoints) -> dict[str, Any]:
+    """A moment of a machine: its points by set, and whose are missing."""
+    moment = found.moment
+    return {
+        "id": moment.id,
+        "machine": moment.machine,
+        "number": moment.number,
+        "created": found.created,
+        "whole": not found.missing,
+        "points": [
+            {"set": name, "id": point.id, "sequence": point.sequence}
+            for name, point in found.points.items()
+        ],
+        "missing": found.missing,
+    }
+
+
+def machine_json(machine: Machine, moments: Sequence[MomentPoints]) -> dict[str, Any]:
+    """A machine with its moments."""
+    return {
+        "name": machine.name,
+        "sets": machine.sets,
+        "moments": [moment_json(each) for each in moments],
     }
 
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from vdbackup.cli import remedies
 from vdbackup.cli.common import DONE, WARNINGS, open_repository, unread_state
 from vdbackup.cli.console import print_json, say, table, warn
-from vdbackup.cli.json_values import problem_json, set_json
+from vdbackup.cli.json_values import machine_json, problem_json, set_json
 from vdbackup.cli.options import (
     Subparsers,
     json_option,
@@ -25,6 +25,7 @@ from vdbackup.sources.reference import SourceRef
 
 if TYPE_CHECKING:
     from vdbackup.repository.backup_set import BackupSet
+    from vdbackup.repository.machine import KnownMachines, MomentPoints
     from vdbackup.repository.model import Pin, RecoveryPoint
 
 
@@ -46,11 +47,13 @@ def add_list(subparsers: Subparsers) -> None:
 def list_points(options: argparse.Namespace) -> int:
     """List sets and recovery points, and what of them is damaged."""
     from vdbackup.repository import long_chains
+    from vdbackup.repository.machine import KnownMachines, moments
 
     repository = open_repository(options.repository)
     sets, damaged = repository.survey()
     half_made = repository.in_the_making()
-    status = WARNINGS if damaged or any(each.broken for each in sets) else DONE
+    known = KnownMachines.of(repository)
+    status = WARNINGS if damaged or known.damaged or any(each.broken for each in sets) else DONE
     if options.json:
         print_json(
             {
@@ -58,9 +61,14 @@ def list_points(options: argparse.Namespace) -> int:
                 "sets": [set_json(each) for each in sets],
                 "damaged": [{"name": each.name, **problem_json(each.problem)} for each in damaged],
                 "in_the_making": half_made,
+                "machines": [machine_json(each, moments(each, sets)) for each in known.all],
+                "damaged_machines": [
+                    {"name": each.name, **problem_json(each.problem)} for each in known.damaged
+                ],
             }
         )
         return status
+    _say_machines(known, sets)
     for backup_set in sets:
         settings = backup_set.settings
         say(
@@ -76,8 +84,8 @@ def list_points(options: argparse.Namespace) -> int:
             say(f"Point {point.sequence} is pinned{f': {pin.note}' if pin.note else '.'}")
         for manifest in backup_set.broken:
             say(f"{unread_state(manifest)}: {remedies.sentences(manifest.problem)}")
-    for lost in damaged:
-        say(f"{lost.name}: {unread_state(lost)}: {remedies.sentences(lost.problem)}")
+    for each in damaged:
+        say(f"{each.name}: {unread_state(each)}: {remedies.sentences(each.problem)}")
     for name in half_made:
         say(
             f"{name}: a set that is being made, or whose making was cut off; in that case the next "
@@ -89,6 +97,27 @@ def list_points(options: argparse.Namespace) -> int:
 
 
 _COLUMNS = ("#", "created (UTC)", "type", "parent", "stored", "verified", "boots", "id")
+
+
+def _say_machines(known: KnownMachines, sets: Sequence[BackupSet]) -> None:
+    from vdbackup.repository.machine import moments
+
+    for machine in known.all:
+        say(f"The machine {machine.name}: {', '.join(machine.sets)}")
+        if rows := [_moment_row(each) for each in moments(machine, sets)]:
+            table(_MOMENT_COLUMNS, rows)
+    for lost in known.damaged:
+        say(f"The machine {lost.name}: DAMAGED: {remedies.sentences(lost.problem)}")
+
+
+_MOMENT_COLUMNS = ("moment", "created (UTC)", "points", "missing", "id")
+
+
+def _moment_row(found: MomentPoints) -> tuple[str, ...]:
+    points = ", ".join(f"{name} #{point.sequence}" for name, point in found.points.items())
+    missing = ", ".join(found.missing)
+    number, created = str(found.moment.number), found.created.replace("T", " ")[:19]
+    return number, created, points, missing and f"NOT WHOLE: {missing}", found.moment.id[:8]
 
 
 def _number_of(backup_set: BackupSet, point_id: str | None) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vdbackup.cli import remedies
-from vdbackup.cli.common import DONE, WARNINGS, announce, open_repository, sessions_folder
+from vdbackup.cli.common import DONE, WARNINGS, announce, find, open_repository, sessions_folder
 from vdbackup.cli.console import print_json, say, warn, work
 from vdbackup.cli.options import (
     CONTROLLERS,
@@ -16,6 +16,7 @@ from vdbackup.cli.options import (
     changing_options,
     hardware_options,
     json_option,
+    machine_option,
     new_command,
     point_options,
     watching_options,
@@ -42,6 +43,7 @@ def add_boot(subparsers: Subparsers) -> None:
         warned="the picture of its screen could not be taken",
     )
     point_options(parser)
+    machine_option(parser)
     parser.add_argument("--keep", action="store_true", help="keep what it writes, as a session")
     watching_options(parser)
     hardware_options(parser)
@@ -58,7 +60,7 @@ def boot(options: argparse.Namespace) -> int:
     from vdbackup.repository.model import BootTest
 
     repository = open_repository(options.repository, as_json=options.json)
-    backup_set, point = repository.find(options.point, options.set)
+    backup_set, point = find(repository, options.point, options)
     wanted = request(options)
     started = time.monotonic()
     session, outcome, text = follow(

@@ -18,7 +18,7 @@ from vdbackup.cli.common import (
     said_of,
 )
 from vdbackup.cli.console import print_json, say, table, warn, work
-from vdbackup.cli.json_values import point_json, set_json
+from vdbackup.cli.json_values import moment_json, point_json, set_json
 from vdbackup.cli.options import (
     FORMAT_NAMES,
     Subparsers,
@@ -42,6 +42,7 @@ from vdbackup.sources.reference import SourceRef
 
 if TYPE_CHECKING:
     from vdbackup.operations.backup import BackupResult
+    from vdbackup.operations.machine_backup import MachineResult
     from vdbackup.repository.backup_set import BackupSet
 
 
@@ -57,12 +58,17 @@ def add_backup(subparsers: Subparsers) -> None:
         warned="the point is there, with a warning, such as that it does not boot",
     )
     parser.add_argument(
-        "source", type=SourceRef.typed, metavar="SOURCE", nargs="?",
+        "sources", type=SourceRef.typed, metavar="SOURCE", nargs="*",
         help="a disk image or block device: its path, or file:PATH; if left out, what the set "
-        "named with --set holds the backups of",
+        "named with --set holds the backups of; of a machine all of its disks, that which it "
+        "starts from first, or none to take the same again",
     )  # fmt: skip
     files_options(parser)
     repository_options(parser)
+    parser.add_argument(
+        "--machine", metavar="NAME",
+        help="the sources are one machine of that name: they are backed up as of one moment",
+    )  # fmt: skip
     parser.add_argument(
         "--type", default="auto", choices=["auto", "full", "incremental", "differential"],
         help="auto: incremental where there is something to add to",
@@ -75,8 +81,8 @@ def add_backup(subparsers: Subparsers) -> None:
     source_format_option(parser)
     parser.add_argument(
         "--same-source", action="store_true",
-        help="SOURCE is what the set named with --set holds the backups of, though it looks like "
-        "another; nothing older is merged this time",
+        help="SOURCE is what the set named with --set holds the backups of, or each disk of the "
+        "machine what its set does, though it looks like another; nothing older is merged then",
     )  # fmt: skip
     parser.add_argument(
         "--consistency", choices=[each.value for each in Wanted], default=Wanted.AUTO.value,
@@ -105,6 +111,14 @@ def backup(options: argparse.Namespace) -> int:
     from vdbackup.operations import backup
     from vdbackup.operations.policy import Change
 
+    options.source = options.sources[0] if options.sources else None
+    if options.machine is not None:
+        return backup_machine(options)
+    if len(options.sources) > 1:
+        raise UsageError(
+            "One source is backed up at a time, unless several are one machine.",
+            "Name one source, or say with --machine NAME what the machine is called.",
+        )
     if options.same_source and not options.set:
         raise UsageError(
             "--same-source says whose backups a set holds, and no set is named.", "Add --set NAME."
@@ -124,8 +138,7 @@ def backup(options: argparse.Namespace) -> int:
         read_all=options.read_all,
         all_blocks=options.all_blocks,
     )
-    # nobody waits for it as for a window's: it is to cost others as little as it can
-    pace = Pace(Limit(options.limit) if options.limit else None, gives_way=True)
+    pace = _pace(options)
     with backup.planned(request) as plan:
         wanted = announce(plan, options)
         if plan.similar:  # before all of it is copied
@@ -151,6 +164,81 @@ def backup(options: argparse.Namespace) -> int:
     warn([*made.warnings, *said_of(made.trouble)])
     boots = not made.to_be_tested or prove_new_point(made, allowed, as_json=options.json)
     return WARNINGS if made.warnings or made.trouble or not boots else DONE
+
+
+def _pace(options: argparse.Namespace) -> Pace:
+    """Nobody waits for it as for a window's: it is to cost others as little as it can."""
+    return Pace(Limit(options.limit) if options.limit else None, gives_way=True)
+
+
+def backup_machine(options: argparse.Namespace) -> int:
+    """Back all disks of a machine up."""
+    from vdbackup.operations import machine_backup
+    from vdbackup.operations.policy import Change
+
+    if options.set or options.source_format or options.files:
+        raise UsageError(
+            "Each disk of a machine has a set of its own, and is what it was before.",
+            "Leave out --set, --source-format and --files.",
+        )
+    if options.same_source and options.sources:
+        raise UsageError(
+            "--same-source says that the disks that the machine is known by are its own.",
+            "Name no sources, or leave it out.",
+        )
+    request = machine_backup.MachineRequest(
+        options.machine,
+        options.repository,
+        tuple(options.sources),
+        kind=options.type,
+        disk_format=options.format,
+        parents_in=tuple(options.parents_in),
+        same_source=options.same_source,
+        policy=policy_change(options) or Change(),
+        consistency=Wanted(options.consistency),
+        read_all=options.read_all,
+        all_blocks=options.all_blocks,
+    )
+    pace = _pace(options)
+    with machine_backup.planned(request) as plan:
+        if not announce(plan, options):
+            return DONE
+        allowed = machines()
+        made: MachineResult = work(
+            f"Backup of {plan.machine.name}",
+            lambda task: machine_backup.run(plan, allowed, task.at(pace)),
+            as_json=options.json,
+            wait=options.wait,
+            again=lambda task: machine_backup.back_up(request, allowed, task.at(pace)),
+        )
+    _show_moment(made, as_json=options.json)
+    warn([*made.warnings, *said_of(made.trouble)])
+    boots = not made.to_be_tested or prove_new_point(made, allowed, as_json=options.json)
+    return WARNINGS if made.warnings or made.trouble or not boots else DONE
+
+
+def _show_moment(made: MachineResult, *, as_json: bool) -> None:
+    if as_json:
+        points = [
+            {
+                "set": disk.set_name,
+                **point_json(made.repository.set(disk.set_name), disk.point),
+                "notes": disk.notes,
+            }
+            for disk in made.disks
+        ]
+        record = moment_json(made.moment)
+        print_json({"event": "result", **record, "points": points, "notes": made.notes})
+        return
+    say(f"Moment {made.moment.moment.number} of {made.machine.name}:")
+    for disk in made.disks:
+        point = disk.point
+        stored = size(point.stored_bytes)
+        say(f"  {disk.set_name}: point {point.sequence} ({point.type}), {stored} stored.")
+        for note in disk.notes:
+            say(f"    {note}")
+    for note in made.notes:
+        say(note)
 
 
 def add_adopt(subparsers: Subparsers) -> None:

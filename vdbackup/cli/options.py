@@ -102,6 +102,14 @@ def point_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("point", metavar="POINT", help=POINT_HELP)
 
 
+def machine_option(parser: argparse.ArgumentParser) -> None:
+    """That a point is a moment of a machine."""
+    parser.add_argument(
+        "--machine", metavar="NAME",
+        help="POINT is a moment of that machine: its number, its id, or `latest`",
+    )  # fmt: skip
+
+
 def parents_option(parser: argparse.ArgumentParser) -> None:
     """Where a disk's parents lie."""
     parser.add_argument(

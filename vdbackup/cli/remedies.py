@@ -5,6 +5,7 @@ from __future__ import annotations
 from vdbackup.errors import Remedy, VdbackupError
 
 WORDS = {
+    Remedy.BACK_UP_MACHINE: "`vdbackup backup --machine {0}` does it.",
     Remedy.CHOOSE_HARDWARE: "--hardware names it; with auto it needs no driver that it lacks.",
     Remedy.END_SESSION: "`vdbackup sessions discard {0}` or `vdbackup sessions promote {0}`.",
     Remedy.END_SESSION_ELSEWHERE: "`vdbackup sessions discard {0}` there; if that is not possible "

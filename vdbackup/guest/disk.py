@@ -1,9 +1,14 @@
-"""The disk that an inspection looks at: its volumes with their trees, and how a name finds one."""
+"""The disk that an inspection looks at: its volumes with their trees, and how a name finds one.
+
+Of a machine with several disks it is that which it starts from, with the volumes of the others
+beside its own: "p1" is on the first, "disk2:p1" on the second.
+"""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 
 from vdbackup.disks.chain import Chain
 from vdbackup.errors import RecoveryError
@@ -12,7 +17,14 @@ from vdbackup.guest.model import FileSystem, Run
 from vdbackup.guest.tree import Tree
 from vdbackup.volumes.volumes import Volume, Volumes
 
+_ON_ANOTHER = re.compile(r"disk(\d+):")
 _PARTITION = re.compile(r"/dev/(?:(?:[shv]|xv)d[a-z]+|(?:nvme\d+n|mmcblk)\d+p)(\d+)")
+
+
+def disk_of(volume: str) -> int:
+    """On which of a machine's disks a volume of that name is, from 0."""
+    found = _ON_ANOTHER.match(volume)
+    return int(found[1]) - 1 if found else 0
 
 
 class Disk:
@@ -26,17 +38,27 @@ class Disk:
         trees: the files of those that can be read, by name.
     """
 
-    def __init__(self, chain: Chain) -> None:
-        """Look at all volumes; raises RecoveryError where the partition table is damaged."""
+    def __init__(self, chain: Chain, others: Sequence[Chain] = ()) -> None:
+        """Look at all volumes; raises RecoveryError where the partition table is damaged.
+
+        Args:
+            chain: the disk.
+            others: the machine's other disks.
+        """
         self._chain = chain
         self._volumes = Volumes(chain)
+        self._heads: dict[str, Callable[[], bytes]] = {}
         self.size = chain.size
         self.sector_size = self._volumes.sector_size
         self.volumes: dict[str, Volume] = {}
         self.file_systems: dict[str, FileSystem] = {}
         self.trees: dict[str, Tree] = {}
         for name in self._volumes.by_name:
-            self._add(name)
+            self._add(self._volumes, name, name)
+        for number, other in enumerate(others, start=2):
+            volumes = Volumes(other)
+            for name in volumes.by_name:
+                self._add(volumes, name, f"disk{number}:{name}")
 
     def sector(self, offset: int) -> bytes:
         """512 bytes of the disk; zeros beyond its end."""
@@ -47,7 +69,7 @@ class Disk:
 
     def head(self, name: str) -> bytes:
         """A volume's first bytes."""
-        return self._volumes.head(name)
+        return self._heads[name]()
 
     def named(self, name: str) -> FileSystem | None:
         """The file system that fstab or a kernel's command line means by `name`."""
@@ -72,11 +94,12 @@ class Disk:
         match = _PARTITION.fullmatch(name)
         return match is not None and system.volume == f"p{match[1]}"
 
-    def _add(self, name: str) -> None:
-        volume, root = self._volumes.open(name)
+    def _add(self, volumes: Volumes, on_its_disk: str, name: str) -> None:
+        volume, root = volumes.open(on_its_disk)
         self.volumes[name] = volume
+        self._heads[name] = partial(volumes.head, on_its_disk)
         try:
-            uuid, label = identity.of(volume.filesystem, self._volumes.head(name))
+            uuid, label = identity.of(volume.filesystem, volumes.head(on_its_disk))
         except RecoveryError:  # it lies beyond the disk's end
             uuid = label = ""
         place = volume.place

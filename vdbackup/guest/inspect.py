@@ -9,7 +9,7 @@ the registry of Windows. It takes 0.3 s for a small Debian, and 2 s for a whole 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from vdbackup.disks.chain import Chain
@@ -51,15 +51,19 @@ _NO_SYSTEM = {
 }
 
 
-def inspect(chain: Chain) -> Guest:
+def inspect(chain: Chain, others: Sequence[Chain] = ()) -> Guest:
     """What a disk holds; what cannot be read of it becomes a problem, never an error.
+
+    Args:
+        chain: the disk; of a machine that which it starts from.
+        others: the machine's other disks.
 
     Raises:
         DiskError: a file of the chain is damaged.
         OSError: one cannot be read.
     """
     try:
-        disk = Disk(chain)
+        disk = Disk(chain, others)
     except RecoveryError as error:
         return Guest(
             System.NONE,

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from vdbackup.guest import boot_sector
-from vdbackup.guest.disk import Disk
+from vdbackup.guest.disk import Disk, disk_of
 from vdbackup.guest.linux import menus, unified
 from vdbackup.guest.model import File, FileSystem, Firmware, Loader, LoaderKind
 from vdbackup.guest.tree import Tree
@@ -202,7 +202,7 @@ def _is_whole(disk: Disk, sector: bytes, among_others: bool) -> bool:
         return False
     within = (
         volume.filesystem
-        for volume in disk.volumes.values()
-        if volume.name and any(o <= at < o + n for o, n in volume.place.runs)
+        for name, volume in disk.volumes.items()
+        if volume.name and disk_of(name) == 0 and any(o <= at < o + n for o, n in volume.place.runs)
     )
     return not (among_others and any(within))

@@ -22,6 +22,7 @@ from vdbackup.operations.health import Moment, SetHealth
 from vdbackup.operations.schedules.store import Store as Schedules
 from vdbackup.repository.backup_set import BackupSet
 from vdbackup.repository.files import free_space
+from vdbackup.repository.machine import KnownMachines, Machine, MomentPoints, moments
 from vdbackup.repository.marker import MARKER
 from vdbackup.repository.model import Pin, RecoveryPoint
 from vdbackup.repository.repository import DamagedSet, Repository
@@ -34,6 +35,8 @@ from vdbackup.text import printable
 class Entry:
     """A source and its backups in one repository, as they were when they were read.
 
+    Of a machine it is the source that it starts from, whose points stand for its moments.
+
     Attributes:
         source: what is backed up; the folder itself where nothing is known of what lies in it.
         repository: the folder that holds the backups.
@@ -41,6 +44,8 @@ class Entry:
         problem: why the repository, or this set in it, cannot be read, else None.
         shares_name: another source that is shown has the same name.
         health: how the set was when it was read; None where there is none.
+        machine: which this is, with its other disks; None for a source that stands alone.
+        moments: of the machine, by number.
     """
 
     source: SourceRef
@@ -49,13 +54,17 @@ class Entry:
     problem: VdbackupError | None = None
     shares_name: bool = False
     health: SetHealth | None = field(default=None, compare=False)  # its age is always another
+    machine: Machine | None = None
+    moments: tuple[MomentPoints, ...] = ()
 
     @property
     def title(self) -> str:
         """What to call it on the screen: sources of one name tell where their backups lie."""
+        called = self.machine.name if self.machine else self.name
         if not self.shares_name:
-            return printable(self.name)
-        return printable(f"{self.name if self.backup_set else self.source} in {self.repository}")
+            return printable(called)
+        known = self.backup_set or self.machine
+        return printable(f"{called if known else self.source} in {self.repository}")
 
     @property
     def name(self) -> str:
@@ -87,6 +96,15 @@ class Entry:
     def point(self, point_id: str | None) -> RecoveryPoint | None:
         """The recovery point with this id, None if it is gone."""
         return self._by_id.get(point_id or "")
+
+    def moment_of(self, point: RecoveryPoint) -> MomentPoints | None:
+        """The machine's moment that a point belongs to; None where it stands alone."""
+        return next((each for each in self.moments if point.id in each.moment.points), None)
+
+    @property
+    def halves(self) -> tuple[MomentPoints, ...]:
+        """The moments that lack the points of some disks."""
+        return tuple(each for each in self.moments if each.missing)
 
     def parent_of(self, point: RecoveryPoint) -> str:
         """What to call a point's parent on the screen."""
@@ -176,6 +194,7 @@ def read(shelf: Shelf, known: Sequence[KnownSource], changed: Changed = ANY) -> 
         for each in known
         if each.set_name not in named and each.source.absolute() not in shown
     ]
+    entries = _as_machines(entries, sets, KnownMachines.of(Repository.open(repository)))
     # in the order in which they were added: a first backup makes a set, and no other place
     places = {each.source.absolute(): place for place, each in enumerate(known)}
     return sorted(entries, key=lambda entry: places.get(entry.source.absolute(), -1))
@@ -195,6 +214,31 @@ def _with_health(
         else each
         for each in entries
     ]
+
+
+def _as_machines(
+    entries: Sequence[Entry], sets: Sequence[BackupSet], known: KnownMachines
+) -> list[Entry]:
+    """The entries of machines' disks, one for each machine: of the first of its sets that is there.
+
+    Where its record cannot be read its disks are shown one by one, and say so.
+    """
+    shown: list[Entry] = []
+    lost = {each.name: each.problem for each in known.damaged}
+    for machine in known.all:
+        own = [each for each in entries if each.name in machine.sets]
+        first = min(own, key=lambda each: machine.sets.index(each.name), default=None)
+        if first is not None:
+            problem = next((each.problem for each in own if each.problem), None)
+            found = tuple(moments(machine, sets))
+            shown.append(replace(first, machine=machine, moments=found, problem=problem))
+    of_machines = {name for machine in known.all for name in machine.sets}
+    for entry in entries:
+        if entry.name not in of_machines:
+            claims = {each.moment.machine for each in entry.points if each.moment}
+            problem = next((lost[name] for name in claims if name in lost), entry.problem)
+            shown.append(replace(entry, problem=problem))
+    return shown
 
 
 class Catalogue(QObject):
@@ -221,8 +265,12 @@ class Catalogue(QObject):
         """What has been read so far, in the order in which the user added it."""
         known = self._store.value.repositories
         entries = [entry for repository in known for entry in self._read.get(repository, ())]
-        names = Counter(entry.name for entry in entries)
-        return [replace(entry, shares_name=names[entry.name] > 1) for entry in entries]
+        called = [entry.machine.name if entry.machine else entry.name for entry in entries]
+        names = Counter(called)
+        return [
+            replace(entry, shares_name=names[name] > 1)
+            for entry, name in zip(entries, called, strict=True)
+        ]
 
     @property
     def loading(self) -> bool:

@@ -35,6 +35,7 @@ ROWS = {
     "verified": "Verified",
     "booted": "Boot-tested",
     "chain": "Chain",
+    "machine": "Machine",
     "merged": "Stands for",
     "promoted": "Made from",
     "pinned": "Pinned",
@@ -166,10 +167,14 @@ class PointDetails(QFrame):
             self._values[key].setText(text)
         for key in ("moment", "read"):
             self._form.setRowVisible(self._values[key], point.reading is not None)
+        self._form.setRowVisible(self._values["machine"], entry.machine is not None)
         self._form.setRowVisible(self._values["merged"], bool(point.merged))
         self._form.setRowVisible(self._values["promoted"], point.promoted_from is not None)
         self._form.setRowVisible(self._values["pinned"], point.id in entry.pins)
         self._values["id"].setToolTip(point.id)
+        moment = entry.moment_of(point)
+        is_whole = moment is not None and not moment.missing
+        parts.set_role(self._values["machine"], "" if is_whole else "warning")
         self._paint_check("verified", point.verified, "bad")
         self._paint_check("booted", point.boot_tested, "warning")
         chain = entry.chain(point)
@@ -195,6 +200,7 @@ class PointDetails(QFrame):
             "verified": check_in_words(point.verified),
             "booted": check_in_words(point.boot_tested),
             "chain": _chain_in_words(entry.chain(point)),
+            "machine": _machine_in_words(entry, point),
             "merged": f"{words.plural(point.merged_count, 'older point')} merged into it",
             "promoted": _promotion_in_words(point.promoted_from),
             "pinned": _pin_in_words(entry.pins.get(point.id)),
@@ -246,6 +252,20 @@ def _notice(entry: Entry, point: RecoveryPoint) -> str:
     """What was not as it should have been, and what will not stay so."""
     long = [LONG_CHAIN] if _is_long(entry.chain(point)) else []
     return "\n\n".join([*map(words.breakable, point.warnings), *long])
+
+
+def _machine_in_words(entry: Entry, point: RecoveryPoint) -> str:
+    """Which points of a machine's disks belong together with this one."""
+    if entry.machine is None:
+        return ""
+    moment = entry.moment_of(point)
+    if moment is None:
+        return f"of this disk alone, not of a moment of {words.breakable(entry.title)}"
+    disks = [f"{name} #{each.sequence}" for name, each in moment.points.items()]
+    found = f"moment {moment.moment.number}: {', '.join(map(words.breakable, disks))}"
+    if moment.missing:
+        return f"{found}; not whole, {words.breakable(', '.join(moment.missing))} missing"
+    return found
 
 
 def _is_broken(chain: list[RecoveryPoint]) -> bool:

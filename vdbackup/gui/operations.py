@@ -17,17 +17,29 @@ from vdbackup.gui import words
 from vdbackup.gui.catalogue import Entry
 from vdbackup.gui.jobs import work
 from vdbackup.gui.jobs.outcome import Outcome
+from vdbackup.gui.machine_restore_dialog import MachineRestoreDialog
 from vdbackup.gui.restore_dialog import RestoreDialog
 from vdbackup.gui.runner import Runner
 from vdbackup.gui.source_questions import FormatDialog, OtherSourceDialog
 from vdbackup.jobs import Job, JobState, Plan, Task, Work
-from vdbackup.operations import backup, delete, merge, policy, promote, restore
+from vdbackup.operations import (
+    backup,
+    delete,
+    machine_backup,
+    machine_restore,
+    merge,
+    policy,
+    promote,
+    restore,
+)
 from vdbackup.operations.backup import AUTO, BackupRequest, BackupResult, CapturePlan
+from vdbackup.operations.machine_backup import MachineRequest, MachineResult
 from vdbackup.operations.machines import Machines
 from vdbackup.operations.schedules.arrange import SchedulePlan, ScheduleResult
 from vdbackup.operations.schedules.store import Schedule
 from vdbackup.pace import Limit, Pace
 from vdbackup.recovery.sessions.saved import SavedSession
+from vdbackup.repository.machine import MomentPoints
 from vdbackup.repository.model import Policy, RecoveryPoint
 from vdbackup.repository.repository import Repository
 from vdbackup.settings import KnownSource
@@ -79,6 +91,10 @@ class Operations(QObject):
 
         The format is that of a new set; an existing one keeps its own.
         """
+        asks = self._runner.store.value.ask_before_backup if ask is None else ask
+        if entry.machine:
+            self._back_up_machine(entry, kind, ask=asks)
+            return
         backup_set = entry.backup_set
         request = BackupRequest(
             entry.source,
@@ -89,8 +105,27 @@ class Operations(QObject):
             seen=backup_set is not None,
             all_blocks=self._runner.store.value.all_blocks,
         )
-        asks = self._runner.store.value.ask_before_backup if ask is None else ask
         self._back_up(entry, request, ask=asks)
+
+    def _back_up_machine(self, entry: Entry, kind: str, *, ask: bool) -> None:
+        """Make a moment of a machine, which knows its own sources."""
+        title, name = f"Back up {entry.title}", entry.machine.name if entry.machine else ""
+        all_blocks = self._runner.store.value.all_blocks
+        request = MachineRequest(name, entry.repository, kind=kind, all_blocks=all_blocks)
+
+        def ended(job: Job[Outcome[MachineResult]]) -> None:
+            if job.result and (made := job.result.value).to_be_tested:
+                self._test(request.repository, made.set_name, made.point, entry.title)
+
+        def start(_plan: Plan | None) -> None:
+            back_up = partial(work.back_up_machine, request, self._machines, self._pace)
+            self._runner.run(request.repository, title, back_up, ended)
+
+        if not ask:
+            start(None)
+            return
+        make = partial(machine_backup.plan, request)
+        self._runner.plan(request.repository, title, "Back up", make, start, silence=True)
 
     def _back_up(self, entry: Entry, request: BackupRequest, *, ask: bool) -> None:
         title = f"Back up {entry.title}"
@@ -222,10 +257,16 @@ class Operations(QObject):
 
     def verify(self, entry: Entry, points: Sequence[RecoveryPoint]) -> None:
         """Check points against their digests; asks nothing, as nothing is changed."""
-        ids = tuple(point.id for point in points)
+        ids = {entry.name: tuple(point.id for point in points)}
         which = f"#{points[0].sequence}" if len(points) == 1 else "all points"
-        doing = partial(work.verify_points, entry.repository, entry.name, ids)
-        self._runner.run(entry.repository, f"Verify {which} of {entry.title}", doing)
+        for moment in filter(None, map(entry.moment_of, points)):
+            for name, point in moment.points.items():
+                if name != entry.name:
+                    ids[name] = (*ids.get(name, ()), point.id)
+        for name, own in ids.items():
+            doing = partial(work.verify_points, entry.repository, name, own)
+            disk = f", {name}" if entry.machine else ""
+            self._runner.run(entry.repository, f"Verify {which} of {entry.title}{disk}", doing)
 
     def repair(self, repository: Path) -> None:
         """Finish what was interrupted, and rebuild from the disks what is missing or damaged."""
@@ -254,8 +295,38 @@ class Operations(QObject):
         rate = self._runner.store.value.limit_mib << 20
         return Pace(Limit(rate) if rate > 0 else None)
 
+    def _restore_machine(self, entry: Entry, moment: MomentPoints) -> None:
+        """Write all disks of a machine to files in a folder that the user chooses."""
+        dialog = MachineRestoreDialog(moment, self._runner.window)
+
+        def plan() -> None:
+            disk_format, overwrite = dialog.disk_format, dialog.overwrite
+            folder, ignore_damage = dialog.target, dialog.ignore_damage
+
+            def make(repository: Repository, _name: str) -> machine_restore.MachineRestorePlan:
+                targets = machine_restore.targets_for(moment, [folder], disk_format)
+                return machine_restore.plan(
+                    repository,
+                    moment,
+                    targets,
+                    disk_format=disk_format,
+                    overwrite=overwrite,
+                    ignore_damage=ignore_damage,
+                )
+
+            title = f"Restore moment {moment.moment.number} of {entry.title}"
+            verb = "Overwrite and restore" if overwrite else "Restore"
+            self._change(entry, title, verb, make, work.restore_machine)
+
+        dialog.accepted.connect(plan)
+        dialog.open()
+
     def restore(self, entry: Entry, point: RecoveryPoint) -> None:
         """Write a point to a file or device that the user chooses."""
+        moment = entry.moment_of(point)
+        if moment is not None and not moment.missing:  # else what there is of it
+            self._restore_machine(entry, moment)
+            return
         reader = self._runner.workers.reader(entry.repository)
         dialog = RestoreDialog(entry, point, reader, self._runner.window)
 

@@ -6,6 +6,7 @@ from vdbackup.errors import Remedy, VdbackupError
 from vdbackup.text import printable
 
 WORDS = {
+    Remedy.BACK_UP_MACHINE: "The list of sources shows it.",
     Remedy.END_SESSION: "The list of virtual machines offers both.",
     Remedy.IGNORE_DAMAGE: "“Even if it is damaged” restores all that is whole.",
     Remedy.INSTALL_AGENT: "Or let an administrator install the agent: the manual says how.",

@@ -43,6 +43,8 @@ def hint(entry: Entry) -> str:
     """All that is known of a source's health, in lines."""
     where = (printable(str(path)) for path in (entry.source, entry.repository))
     lines = ["\nbacked up to ".join(where)]
+    if entry.machine:
+        lines.append(f"Disks: {printable(', '.join(entry.machine.sets))}")
     found = entry.health
     if found and found.schedule:
         lines.append(f"{found.schedule.timing.words}, automatically")
@@ -61,18 +63,33 @@ def status(entry: Entry, remind_after_days: int) -> tuple[str, str, str]:
         return words.plural(len(entry.points), "point"), f"{what}: {names}", "bad"
     if not entry.points:
         return "no recovery points yet", "never backed up", "warning"
-    count = words.plural(len(entry.points), "point")
+    if entry.machine and entry.halves:
+        numbers = ", ".join(f"#{each.moment.number}" for each in entry.halves)
+        return _counted(entry), f"not whole: moment {numbers}", "warning"
+    return _counted(entry), *_age(entry, remind_after_days)
+
+
+def _counted(entry: Entry) -> str:
+    """How many points there are; of a machine its moments."""
+    if entry.machine is None:
+        return words.plural(len(entry.points), "point")
+    disks = words.plural(len(entry.machine.sets), "disk")
+    return f"{disks}, {words.plural(len(entry.moments), 'moment')}"
+
+
+def _age(entry: Entry, remind_after_days: int) -> tuple[str, str]:
+    """How old the last backup is, or what is more urgent, and its role."""
     captured = entry.backup_set.latest_captured() if entry.backup_set else None
     last = (captured or entry.points[-1]).created
     days = words.days_since(last)
     if days >= remind_after_days:
-        return count, f"no backup for {words.plural(days, 'day')}!", "warning"
+        return f"no backup for {words.plural(days, 'day')}!", "warning"
     findings = entry.health.findings if entry.health else ()
     if findings and findings[0].needs_somebody:
         about = findings[0].about
-        return count, f"{words.age(last)}: {NEEDED[about]}", ROLES.get(about, "warning")
+        return f"{words.age(last)}: {NEEDED[about]}", ROLES.get(about, "warning")
     quiet = ", not proven lately" if any(f.about is Concern.UNPROVEN for f in findings) else ""
-    return count, f"{words.age(last)}{quiet}", "muted"
+    return f"{words.age(last)}{quiet}", "muted"
 
 
 class SourcesList(QListWidget):

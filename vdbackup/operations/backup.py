@@ -19,12 +19,13 @@ from vdbackup.backup import capture, retention
 from vdbackup.backup.belonging import said_before, size_before
 from vdbackup.backup.capture import CapturePlan
 from vdbackup.backup.kind import AUTO
-from vdbackup.errors import VdbackupError
+from vdbackup.errors import NotOneMachine, Remedy, VdbackupError
 from vdbackup.jobs import Task
 from vdbackup.operations import placement, policy
 from vdbackup.operations.changed import Changed
 from vdbackup.operations.machines import Machines
 from vdbackup.operations.relinking import relink
+from vdbackup.repository.machine import KnownMachines
 from vdbackup.repository.model import BootTests, Policy, RecoveryPoint
 from vdbackup.repository.repository import Repository
 from vdbackup.sources.moment import Wanted
@@ -129,6 +130,7 @@ def planned(request: BackupRequest) -> Iterator[CapturePlan]:
             read_all=request.read_all and not is_files,  # of files it says which are read
             all_blocks=request.all_blocks or is_files,  # nothing is read of what is free there
         )
+        _check_alone(repository, plan)
         yield _placed(_with_policy(plan, request.policy), request)
 
 
@@ -146,6 +148,21 @@ def source_of(folder: Path, set_name: str | None) -> SourceRef:
         set_name: the set; may be None where there is only one.
     """
     return SourceRef.parse(Repository.open(folder).set(set_name).settings.source.path)
+
+
+def _check_alone(repository: Repository, plan: CapturePlan) -> None:
+    """Raise NotOneMachine where the source is a machine's disk, and would be of another moment."""
+    if plan.new_set:
+        return
+    machine = KnownMachines.of(repository).with_set(repository.set(plan.set_name))
+    if machine is not None:
+        raise NotOneMachine(
+            f"{plan.source.title} is a disk of the machine {machine.name}: all its disks are "
+            "backed up together.",
+            "Back the machine up.",
+            remedy=Remedy.BACK_UP_MACHINE,
+            about=machine.name,
+        )
 
 
 def plan(request: BackupRequest) -> CapturePlan:
@@ -192,7 +209,7 @@ def _with_policy(plan: CapturePlan, change: policy.Change) -> CapturePlan:
         return plan
     takes: tuple[RecoveryPoint, ...] = ()
     if backup_set and not plan.confirmed:
-        takes = policy.taken(backup_set, wanted, datetime.now(UTC))
+        takes = policy.taken(plan.repository, backup_set, wanted, datetime.now(UTC))
     names = tuple(f"point {point.sequence}" for point in takes)
     summary = plan.summary
     if backup_set and (why := retention.untold(backup_set, wanted)):

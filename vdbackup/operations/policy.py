@@ -1,7 +1,7 @@
 """A set's policy: changed without a backup, once it has been seen what that takes.
 
 A change takes nothing itself. What goes does so after the set's next backup (backup/retention.py),
-and after every one that follows.
+and after every one that follows. All sets of a machine have one policy.
 """
 
 from __future__ import annotations
@@ -11,12 +11,13 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final, Literal
 
-from vdbackup.backup import forecast, proving, retention
+from vdbackup.backup import forecast, machine_retention, proving, retention
 from vdbackup.backup.forecast import Fate, Outlook
 from vdbackup.errors import ChangedMeanwhile, PointsUnknown, Remedy
 from vdbackup.jobs import Plan, Task
 from vdbackup.operations.changed import Changed
 from vdbackup.repository.backup_set import BackupSet
+from vdbackup.repository.machine import KnownMachines
 from vdbackup.repository.model import BootTests, Policy, RecoveryPoint
 from vdbackup.repository.repository import Repository
 
@@ -130,7 +131,7 @@ def plan(repository: Repository, set_name: str | None, change: Change) -> Policy
     _check_told(backup_set, wanted)
     at = datetime.now(UTC)
     fates = Outlook(backup_set).fates(wanted, at)
-    takes = forecast.taken(fates) if wanted.retention != now.retention else ()
+    takes = _taken_of(repository, backup_set, fates, wanted, at)
     summary = _changes(backup_set.name, now, wanted)
     if wanted.takes and wanted.retention != now.retention:
         kept = f"{_kept_after_each(backup_set.name, wanted)} {_next_backup(backup_set, takes)}"
@@ -161,21 +162,49 @@ def run(plan: PolicyPlan, task: Task) -> PolicyResult:
         wanted = plan.change.of(now)
         _check_told(backup_set, wanted)
         shown = {point.id for point in plan.takes}
-        if any(point.id not in shown for point in taken(backup_set, wanted, plan.at)):
+        by_now = taken(repository, backup_set, wanted, plan.at)
+        if any(point.id not in shown for point in by_now):
             raise ChangedMeanwhile(
                 f"{name} has changed meanwhile: more points would go than you were shown.",
                 "Look at what it means now, and decide again.",
             )
-        if wanted != now:
-            repository.set_policy(name, wanted)
-    return PolicyResult(name, wanted, _changes(name, now, wanted), Changed.only(name))
+        names = _with_the_same(repository, name)
+        for each in names if wanted != now else ():
+            repository.set_policy(each, wanted)
+    return PolicyResult(name, wanted, _changes(name, now, wanted), Changed.only(*names))
 
 
-def taken(backup_set: BackupSet, wanted: Policy, at: datetime) -> tuple[RecoveryPoint, ...]:
+def _with_the_same(repository: Repository, set_name: str) -> tuple[str, ...]:
+    """The sets whose policy that is: those of a machine, or this one alone."""
+    machine = KnownMachines.of(repository).with_set(repository.set(set_name))
+    return machine.sets if machine else (set_name,)
+
+
+def taken(
+    repository: Repository, backup_set: BackupSet, wanted: Policy, at: datetime
+) -> tuple[RecoveryPoint, ...]:
     """The moments that go with the next backup because the set is to keep others; as of then."""
     if wanted.retention == backup_set.settings.policy.retention:
         return ()
-    return forecast.taken(Outlook(backup_set).fates(wanted, at))
+    return _taken_of(repository, backup_set, Outlook(backup_set).fates(wanted, at), wanted, at)
+
+
+def _taken_of(
+    repository: Repository,
+    backup_set: BackupSet,
+    fates: Sequence[Fate],
+    wanted: Policy,
+    at: datetime,
+) -> tuple[RecoveryPoint, ...]:
+    if wanted.retention == backup_set.settings.policy.retention:
+        return ()
+    machine = KnownMachines.of(repository).with_set(backup_set)
+    if machine is None:
+        return forecast.taken(fates)
+    sets = {name: repository.set(name) for name in machine.sets}
+    groups = machine_retention.preview(machine, sets, wanted, at)
+    points = [group.points[backup_set.name] for group in groups if backup_set.name in group.points]
+    return tuple(sorted(points, key=lambda point: point.sequence))
 
 
 def _check_told(backup_set: BackupSet, wanted: Policy) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from vdbackup.backup import promote
-from vdbackup.errors import PlanOutdated, VdbackupError
+from vdbackup.errors import NotPromotable, PlanOutdated, VdbackupError
 from vdbackup.jobs import Plan, Task
 from vdbackup.operations.changed import Changed
 from vdbackup.operations.relinking import relink
@@ -64,6 +64,12 @@ def plan(saved: SavedSession, *, not_running: bool = False) -> PromotionPlan:
         PointInUse, BackupError: as `backup.promote.plan` does.
     """
     origin = saved.origin
+    if saved.record.others:  # half of what the machine wrote would be no moment of it
+        raise NotPromotable(
+            f"{saved.title} has {1 + len(saved.record.others)} disks, and a recovery point can be "
+            "made of a session of one.",
+            "Keep the session; it can be opened again.",
+        )
     repository, backup_set, _ = origin.find()
     own, *above = saved.ended_machine(not_running=not_running).disks
     session = promote.EndedSession(

@@ -5,6 +5,7 @@ What each is called: `qemu-system-x86_64 -device help`.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from vdbackup.errors import CannotBoot
@@ -27,6 +28,9 @@ _CONTROLLERS: dict[Controller, tuple[Device, ...]] = {
     Controller.SAS: ({"driver": "mptsas1068", "id": "scsi"}, _SCSI | {"wwn": _SAS_ADDRESS}),
 }
 """The controller, where the machine has none, and the disk."""
+MAX_DISKS = 16
+_MOST = {Controller.AHCI: 6, Controller.IDE: 4, Controller.LSI: 7, Controller.SAS: 8}
+"""Places for disks; of what is not here each disk is a device of its own, or there are many."""
 _USB = {MachineType.Q35: "qemu-xhci", MachineType.PC: "piix3-usb-uhci"}
 """Old systems, which need IDE, know no xHCI."""
 
@@ -36,8 +40,16 @@ def pauses(hardware: Hardware) -> bool:
     return "werror" in _CONTROLLERS[hardware.controller][-1]
 
 
-def check(hardware: Hardware, sector_size: int) -> None:
-    """Raise RecoveryError where a disk of such sectors cannot be on that hardware."""
+def check(hardware: Hardware, sector_sizes: Sequence[int]) -> None:
+    """Raise RecoveryError where disks of such sectors, or so many, cannot be on that hardware."""
+    most = _MOST.get(hardware.controller, MAX_DISKS)
+    if len(sector_sizes) > most:
+        raise CannotBoot(
+            f"A virtual machine has at most {most} {hardware.controller} disks, and this one has "
+            f"{len(sector_sizes)}.",
+            f"Choose {Controller.VIRTIO} or {Controller.VIRTIO_SCSI}.",
+        )
+    sector_size = max(sector_sizes)
     if sector_size != 512 and hardware.controller in (Controller.AHCI, Controller.IDE):
         raise CannotBoot(
             f"QEMU has no {hardware.controller} disk with sectors of {sector_size} bytes.",
@@ -45,29 +57,47 @@ def check(hardware: Hardware, sector_size: int) -> None:
         )
 
 
-def devices(hardware: Hardware, sector_size: int, *, first: bool) -> list[Device]:
+def devices(
+    hardware: Hardware, disks: Sequence[tuple[str, int]], *, first: int | None
+) -> list[Device]:
     """All but the network's card.
 
     Args:
         hardware: the machine's.
-        sector_size: of its disk, in bytes.
-        first: the firmware boots the disk, and nothing else; else it has another thing to boot.
+        disks: of each its node and the size of its sectors, in bytes.
+        first: the number of that which the firmware boots, and nothing else; None where it has
+            another thing to boot.
     """
-    *controllers, disk = _CONTROLLERS[hardware.controller]
+    *controllers, _ = _CONTROLLERS[hardware.controller]
     return [
         *controllers,
-        disk
-        | {
-            "drive": "disk",
-            "logical_block_size": sector_size,
-            "physical_block_size": sector_size,
-            **({"bootindex": 0} if first else {}),
-        },
+        *(
+            _disk(hardware.controller, number)
+            | {
+                "drive": node,
+                "logical_block_size": sector_size,
+                "physical_block_size": sector_size,
+                **({"bootindex": 0} if number == first else {}),
+            }
+            for number, (node, sector_size) in enumerate(disks)
+        ),
         {"driver": "VGA"},
         {"driver": _USB[hardware.machine], "id": "usb"},
         {"driver": "usb-tablet", "bus": "usb.0"},
         {"driver": "pvpanic"},  # a guest that crashes can say so
     ]
+
+
+def _disk(controller: Controller, number: int) -> Device:
+    """A disk on the controller, the first of them number 0."""
+    *_, disk = _CONTROLLERS[controller]
+    own: dict[Controller, Device] = {
+        Controller.AHCI: {"bus": f"ide.{number}"},
+        Controller.IDE: {"bus": f"ide.{number // 2}", "unit": number % 2},
+        Controller.SAS: {"wwn": _SAS_ADDRESS + number},
+        Controller.NVME: {"serial": f"vdbackup{number or ''}"},
+    }
+    return disk | own.get(controller, {})
 
 
 def network_card(card: NetworkCard, address: str) -> Device:

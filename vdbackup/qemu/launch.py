@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from vdbackup.disks.chain import Chain
 from vdbackup.disks.names import DiskFormat
 from vdbackup.errors import CannotBoot, GuestUnreadable, RecoveryError, SessionsFolder
 from vdbackup.guest.choice import choose
-from vdbackup.guest.disk import Disk
+from vdbackup.guest.disk import Disk, disk_of
 from vdbackup.guest.hardware import ANYTHING, Direct, Hardware, HardwareRequest
 from vdbackup.guest.inspect import inspect
 from vdbackup.guest.linux.initramfs import MAX_PACKED
@@ -50,7 +51,10 @@ class Prepared:
 
 
 def hardware_for(
-    chain: Chain, request: HardwareRequest = ANYTHING, sector_size: int | None = None
+    chain: Chain,
+    request: HardwareRequest = ANYTHING,
+    sector_size: int | None = None,
+    others: Sequence[Chain] = (),
 ) -> Hardware:
     """The hardware that suits what a disk holds; raises DiskError, OSError.
 
@@ -58,9 +62,10 @@ def hardware_for(
         chain: the disk.
         request: what the user wants.
         sector_size: that the guest sees, in bytes; that of the disk's tables if None.
+        others: the machine's other disks.
     """
     return choose(
-        inspect(chain),
+        inspect(chain, others),
         request,
         sector_size=sector_size or sector_size_for(chain),
         host_memory_mib=_host_memory_mib(),
@@ -85,7 +90,23 @@ def refuse_what_cannot_boot(hardware: Hardware) -> None:
             raise CannotBoot(problem.sentence, problem.advice)
 
 
-def prepare(folder: Path, chain: Chain, disk_format: DiskFormat, hardware: Hardware) -> Prepared:
+def boot_disk(chain: Chain, others: Sequence[Chain], hardware: Hardware) -> int:
+    """Which of a machine's disks its firmware starts from, from 0."""
+    if hardware.loader is not None:
+        return disk_of(hardware.loader.volume)
+    if not others or hardware.firmware is not Firmware.UEFI:
+        return 0
+    efi = inspect(chain, others).efi
+    return disk_of(efi.volume) if efi is not None else 0
+
+
+def prepare(
+    folder: Path,
+    chain: Chain,
+    disk_format: DiskFormat,
+    hardware: Hardware,
+    others: Sequence[Chain] = (),
+) -> Prepared:
     """Make the files that a machine needs.
 
     Args:
@@ -93,21 +114,28 @@ def prepare(folder: Path, chain: Chain, disk_format: DiskFormat, hardware: Hardw
         chain: the disk; its files are linked to, or of very many the smallest copied together.
         disk_format: of the chain.
         hardware: the machine's.
+        others: its other disks, for whose files this is not asked.
 
     Raises:
         RecoveryError: there is no UEFI here, the chain has no map, a kernel cannot be read, or the
             folder cannot be written to.
     """
     try:
-        backing, size = _backing(folder, chain, disk_format, hardware)
+        disk, size = _backing(folder, chain, disk_format, hardware)
         uefi = _uefi(folder, hardware) if hardware.firmware is Firmware.UEFI else None
-        kernel = _kernel(folder, chain, hardware.direct) if hardware.direct else None
+        direct = hardware.direct
+        kernel = _kernel(folder, Disk(chain, others), direct) if direct else None
     except OSError as error:
         raise SessionsFolder(
             f"The session's folder {folder} cannot be written to: {error.strerror}.",
             "Choose another folder for sessions, or free some space there.",
         ) from error
-    return Prepared(backing, size, uefi, kernel)
+    return Prepared(disk, size, uefi, kernel)
+
+
+def backing(folder: Path, chain: Chain, disk_format: DiskFormat) -> qemu.Backing:
+    """A chain as QEMU reads it; raises what `prepare` does of it, and OSError."""
+    return qemu.Backing.of(folder, chain, disk_format)
 
 
 def _backing(
@@ -121,7 +149,7 @@ def _backing(
         paths = [*files.paths, composition.write(composed, folder)]
         made = concatenation.build(folder, composed.flat, paths)
         return qemu.Backing.of_map(made), composed.flat.size
-    return qemu.Backing.of(folder, chain, disk_format), chain.size
+    return backing(folder, chain, disk_format), chain.size
 
 
 def _uefi(folder: Path, hardware: Hardware) -> qemu.Uefi:
@@ -134,8 +162,7 @@ def _uefi(folder: Path, hardware: Hardware) -> qemu.Uefi:
     return qemu.Uefi(found.code, variables)
 
 
-def _kernel(folder: Path, chain: Chain, direct: Direct) -> qemu.Kernel:
-    disk = Disk(chain)
+def _kernel(folder: Path, disk: Disk, direct: Direct) -> qemu.Kernel:
     image = folder / "kernel"
     image.write_bytes(_content(disk, direct.kernel, _MAX_KERNEL))
     initramfs = folder / "initramfs" if direct.initramfs else None

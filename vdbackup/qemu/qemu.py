@@ -14,7 +14,7 @@ import shutil
 import subprocess
 import uuid
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
@@ -95,6 +95,15 @@ class Backing:
             nodes.append(node)
         return cls(nodes, str(layers[-1]), driver, len(layers))
 
+    def prefixed(self, prefix: str) -> Backing:
+        """The same, with nodes of other names: of several disks each has its own."""
+        names = ("node-name", "backing")
+        nodes = [
+            {key: f"{prefix}{value}" if key in names and value else value for key, value in each}
+            for each in map(Node.items, self.nodes)
+        ]
+        return replace(self, nodes=nodes)
+
     @classmethod
     def of_map(cls, chain: ConcatenationMap) -> Backing:
         """The map of a chain that QEMU does not read by itself."""
@@ -103,6 +112,23 @@ class Backing:
         space = {"driver": "vmdk", "file": _file(chain.path), "read-only": True}
         disk = {"driver": "qcow2", "node-name": "layers", "read-only": True, "file": space, **cache}
         return cls([disk], chain.file_name, "qcow2", chain.files)
+
+
+@dataclass(frozen=True)
+class OtherDisk:
+    """A disk of a machine beside that which it starts from.
+
+    Attributes:
+        node: its name; the names of its backing's nodes begin with it.
+        backing: it as the backup holds it.
+        session_disk: a qcow2 child of that; takes what the guest writes.
+        sector_size: that the guest sees, in bytes.
+    """
+
+    node: str
+    backing: Backing
+    session_disk: Path
+    sector_size: int
 
 
 @dataclass(frozen=True)
@@ -155,6 +181,8 @@ class Machine:
         monitor_fd: a connected socket that QEMU inherits, for QMP.
         control_fd: a listening one, on which other programs speak with it.
         background: None for a machine that somebody waits for.
+        others: its other disks.
+        boot_disk: which of all its disks the firmware starts from, from 0.
     """
 
     title: str
@@ -172,6 +200,8 @@ class Machine:
     monitor_fd: int = -1
     control_fd: int = -1
     background: Background | None = None
+    others: Sequence[OtherDisk] = ()
+    boot_disk: int = 0
 
     @property
     def descriptors(self) -> list[int]:
@@ -207,7 +237,7 @@ class Machine:
             chardevs.append(f"socket,id=agent,fd={self.background.agent_fd}")
         return [
             *(_last_in_line() if self.background else ()),
-            *more_files(self.backing.files),
+            *more_files(self.backing.files + sum(each.backing.files for each in self.others)),
             find(SYSTEM),
             *processor(self.accelerator),
             *("-S", "-nodefaults", "-no-user-config"),
@@ -234,7 +264,8 @@ class Machine:
     def _devices(self) -> list[dict[str, Any]]:
         # with a boot entry of its own, the firmware goes by that
         first = self.kernel is None and self.hardware.loader is None
-        found = devices(self.hardware, self.sector_size, first=first)
+        disks = [("disk", self.sector_size), *((o.node, o.sector_size) for o in self.others)]
+        found = devices(self.hardware, disks, first=self.boot_disk if first else None)
         if self.network and self.hardware.network_card is not None:
             # 52:54:00 is QEMU's; the original's address may be in use on the same network
             tail = self.identity.bytes[-3:].hex(":")
@@ -245,17 +276,8 @@ class Machine:
         return found
 
     def _blockdevs(self) -> list[Node]:
-        return [
-            *self._firmware(),
-            *self.backing.nodes,
-            {
-                "driver": "qcow2",
-                "node-name": "disk",
-                "discard": "unmap",
-                "backing": self.backing.nodes[-1]["node-name"],
-                "file": _file(self.session_disk) | {"discard": "unmap"},
-            },
-        ]
+        others = (node for o in self.others for node in _written(o.node, o.backing, o.session_disk))
+        return [*self._firmware(), *_written("disk", self.backing, self.session_disk), *others]
 
     def _firmware(self) -> list[Node]:
         if self.uefi is None:
@@ -265,6 +287,18 @@ class Machine:
             code | {"file": _file(self.uefi.code)},
             {"driver": "raw", "node-name": "variables", "file": _file(self.uefi.variables)},
         ]
+
+
+def _written(name: str, backing: Backing, session_disk: Path) -> list[Node]:
+    """A disk that takes what the guest writes, after what it lies on."""
+    disk = {
+        "driver": "qcow2",
+        "node-name": name,
+        "discard": "unmap",
+        "backing": backing.nodes[-1]["node-name"],
+        "file": _file(session_disk) | {"discard": "unmap"},
+    }
+    return [*backing.nodes, disk]
 
 
 def find(program: str) -> str:

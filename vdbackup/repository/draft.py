@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,7 +20,7 @@ from vdbackup.repository.files import PARTIAL, remove, sync_file, sync_folder
 from vdbackup.repository.journal import JOURNAL_NAME
 from vdbackup.repository.lock import check_lock
 from vdbackup.repository.manifests import manifest_path
-from vdbackup.repository.model import Promotion, Reading, RecoveryPoint, SourceIdentity
+from vdbackup.repository.model import Moment, Promotion, Reading, RecoveryPoint, SourceIdentity
 from vdbackup.repository.naming import PointType
 from vdbackup.repository.repository import LAYER_MODE, SETTINGS, SETTINGS_COPY
 
@@ -73,10 +73,25 @@ class Draft:
             self._remove_files()
             raise
 
+    @property
+    def id(self) -> str:
+        """The point's, which is its layer's."""
+        return self.disk.info.disk_id or ""
+
+    @property
+    def folder(self) -> Path:
+        """The set's."""
+        return self._set.folder
+
+    @property
+    def point(self) -> RecoveryPoint:
+        """What its manifest will say, once it is complete."""
+        return self._point
+
     def _partial(self, name: str) -> Path:
         return self._set.folder / (name + PARTIAL)
 
-    def publish(
+    def complete(
         self,
         warnings: tuple[str, ...],
         created: datetime | None = None,
@@ -85,12 +100,12 @@ class Draft:
         captured_from: SourceIdentity | None = None,
         exact_size: int | None = None,
         reading: Reading | None = None,
+        moment: Moment | None = None,
     ) -> RecoveryPoint:
-        """Make the point exist, as of `created` or of now.
+        """Finish all but the names: the point that `publish` makes exist, as of `created` or now.
 
         The order of writes: layer and digests complete and durable, the empty overlay beside them,
-        the layer sealed; then as publication.py has it. A crash leaves the set as it was, or a
-        point that whoever opens the repository for writing next makes exist.
+        the layer sealed.
         """
         self.digests.finish()
         self.disk.flush()
@@ -117,11 +132,16 @@ class Draft:
             captured_from=captured_from,
             exact_size=exact_size,
             reading=reading,
+            moment=moment,
         )
         seal(layer, point)
-        check_lock(layer)
-        publication.publish(self._set.folder, point)
+        self._point = point
         return point
+
+    def publish(self) -> RecoveryPoint:
+        """Make the point exist that is complete; a crash leaves the set as it was, or the point."""
+        publish_together([self])
+        return self._point
 
     def __enter__(self) -> Self:
         return self
@@ -140,6 +160,19 @@ class Draft:
     def _remove_files(self) -> None:
         if not manifest_path(self._set.folder, self._point).exists():
             publication.withdraw(self._set.folder, self._point)
+
+
+def publish_together(drafts: Sequence[Draft]) -> None:
+    """Make the points of complete drafts exist, as publication.py has it.
+
+    All lie in flight, whole, before the first takes its name: from then on whoever opens the
+    repository for writing next makes all of them exist. A crash before that leaves the sets as they
+    were, or some of the points.
+    """
+    for draft in drafts:
+        publication.prepare(draft.folder, draft.point)
+    for draft in drafts:
+        publication.publish(draft.folder, draft.point)
 
 
 def make_overlay(

@@ -63,6 +63,17 @@ def _not_valid(name: str, error: Exception) -> RepositoryError:
     )
 
 
+MAX_DISKS = 16
+"""Of a machine: as many as are frozen together, and as a virtual machine gets."""
+
+
+def few_sets(names: tuple[str, ...]) -> tuple[str, ...]:
+    """What a machine has one of for each disk: at least one, none twice; raises ValueError."""
+    if not 0 < len(names) <= MAX_DISKS or len(set(names)) < len(names):
+        raise ValueError("these cannot be the disks of a machine")
+    return names
+
+
 _FileName = Annotated[str, _file_name]
 
 
@@ -174,6 +185,32 @@ class Reading:
 
 
 @dataclass(frozen=True)
+class Moment:
+    """To which moment of a machine a point belongs, as the points of all its disks note it.
+
+    Attributes:
+        id: UUID, the same in each of them.
+        machine: its name.
+        number: the moment's order among the machine's, from 1; never reused.
+        sets: the sets of all its disks, that of the one that it starts from first: the moment is
+            whole where each of them has its point of it.
+        points: the ids of these points, which their layers hold, too: one whose manifest was lost,
+            and rebuilt from the disk, is known again.
+    """
+
+    id: str
+    machine: str
+    number: int
+    sets: Annotated[tuple[str, ...], few_sets]
+    points: Annotated[tuple[str, ...], few_sets]
+
+    @property
+    def ids(self) -> dict[str, str]:
+        """The id of the point of each set."""
+        return dict(zip(self.sets, self.points, strict=True))
+
+
+@dataclass(frozen=True)
 class RecoveryPoint:
     """The source as it was at one moment: a manifest.
 
@@ -198,6 +235,7 @@ class RecoveryPoint:
         exact_size: bytes of a source that ended within its last sector: `virtual_size` is rounded
             up. None where it did not, or an older version captured it.
         reading: how the source was read; None where it was not captured, or by an older version.
+        moment: the machine's to which it belongs; None where it was not captured with other disks.
     """
 
     id: str
@@ -222,6 +260,7 @@ class RecoveryPoint:
     captured_from: SourceIdentity | None = None
     exact_size: int | None = None
     reading: Reading | None = None
+    moment: Moment | None = None
 
     @property
     def merged_count(self) -> int:
@@ -263,6 +302,8 @@ class RecoveryPoint:
             for offset, length in ranges:
                 if offset + length > self.virtual_size:
                     raise ValueError(f"{name}: {offset} + {length} is beyond the end of the disk")
+        if self.moment and len(self.moment.sets) != len(self.moment.points):
+            raise ValueError("moment: its sets and its points are not as many")
         exact, rounded_up = self.exact_size, self.virtual_size
         if exact is not None and not rounded_up - _SECTOR < exact < rounded_up:
             raise ValueError(f"exact_size: {exact} does not end within the last sector")

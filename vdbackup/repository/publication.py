@@ -34,15 +34,20 @@ from vdbackup.repository.manifests import manifest_path, read_manifests, underst
 from vdbackup.repository.model import RecoveryPoint
 
 
-def publish(folder: Path, point: RecoveryPoint) -> None:
-    """Make a point exist whose layer, digests and overlay lie in flight, durable but for that name.
+def prepare(folder: Path, point: RecoveryPoint) -> None:
+    """Put the manifest beside a point's other files, which lie in flight, durable but for the name.
 
     Args:
         folder: the set's; the caller holds the repository's lock.
         point: what its manifest will say.
     """
+    check_lock(in_flight(folder / point.disk))
     write_json_in_flight(manifest_path(folder, point), point.to_json())
     sync_folder(folder)  # all four, before the first of them takes its name
+
+
+def publish(folder: Path, point: RecoveryPoint) -> None:
+    """Make a point exist that is prepared; the caller holds the repository's lock."""
     _name_files(folder, point)
     _let_exist(folder, point)
 

@@ -9,6 +9,9 @@ device as it was in that moment.
 What is done to the device for that, which may need privileges, is the agent's (agent/in_use.py);
 when a round is the last is decided here.
 
+Several devices are brought to one moment together (`rounds_of_all`): each round freezes what is
+mounted from all of them, and the last of one is the last of all.
+
 Whoever writes past the file systems (a swap area, a system partition of UEFI, which cannot be
 frozen) is not held back: what changes where no frozen file system lies is read until nothing
 changes there any more from one round to the next.
@@ -17,17 +20,17 @@ changes there any more from one round to the next.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Protocol, Self
 
 import numpy as np
 
-from vdbackup.agent.changes import BLOCK, Changes, Harvest
-from vdbackup.agent.client import device_in_use
+from vdbackup.agent.changes import BLOCK, Changes, Harvest, Token
+from vdbackup.agent.client import Beside, device_in_use, round_of_all
 from vdbackup.agent.freezing import Freeze
-from vdbackup.agent.in_use import Asked
+from vdbackup.agent.in_use import Asked, DeviceInUse, Round, check_freezable
 from vdbackup.consistency import Consistency, How
 from vdbackup.disks.disk import UNIT
 from vdbackup.disks.extents import Ranges, aligned, as_ranges, overlap, total, union
@@ -90,22 +93,33 @@ class LiveRounds:
     # ------------------------------------------------------------------------- begin and end
 
     def __enter__(self) -> Self:
-        try:
-            with ExitStack() as stack:
-                self._begin(stack)
-                self._undo = stack.pop_all()
-        except (NotFrozen, AgentError, OSError) as error:
-            self._give_up(error)
+        self.begin()
+        begun_together([self])
+        if self.hindrance:
             self._take_snapshot()
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def begin(self, beside: Beside | None = None) -> None:
+        """Have changes marked; of several, which have that in common, `begun_together` follows."""
+        try:
+            with ExitStack() as stack:
+                self._begin(stack, beside)
+                self._undo = stack.pop_all()
+        except (NotFrozen, AgentError, OSError) as error:
+            self.give_up(_why(error))
+
+    def close(self) -> None:
+        """End it, with or without an outcome."""
         self._undo.close()
 
-    def _begin(self, stack: ExitStack) -> None:
+    def _begin(self, stack: ExitStack, beside: Beside | None) -> None:
         follow = self._follow
         name, since = (follow.name, follow.since) if follow else (None, None)
-        self._device = stack.enter_context(device_in_use(self._source.path, name, since))
+        device = device_in_use(self._source.path, name, since, beside)
+        self._device = stack.enter_context(device)
         harvest = self._device.harvest
         changes = self._take(harvest)
         self.changed = self._whole_units(changes) if changes else None
@@ -132,10 +146,6 @@ class LiveRounds:
             except (AgentError, OSError):  # the next backup tries again
                 log.warning("what %s holds is not noted", self._source.title, exc_info=True)
 
-    def _give_up(self, error: VdbackupError | OSError) -> None:
-        log.info("%s is copied as it is", self._source.title, exc_info=error)
-        self.hindrance = (from_os(error) if isinstance(error, OSError) else error).title
-
     def _take_snapshot(self) -> None:
         """Where no rounds can be had, and the device is a logical volume."""
         if not lvm_snapshot.can_be_of(self._source.path):
@@ -151,7 +161,7 @@ class LiveRounds:
                 if self._follow:
                     self.scan_reason = self.hindrance.rstrip(".")
                 self.hindrance = ""
-                self._undo = stack.pop_all()
+                self._undo.push(stack.pop_all())
 
     @property
     def marks_writes(self) -> bool:
@@ -162,34 +172,38 @@ class LiveRounds:
 
     def __iter__(self) -> Iterator[Ranges]:
         """What has changed since it was read, in whole units of the source."""
-        while self.marks_writes and self._frozen is None:
-            changed = self._round()
-            if not self.hindrance:
-                yield changed
+        return (changed for (changed,) in rounds_of_all([self]))
 
-    def _round(self) -> Ranges:
+    @property
+    def is_over(self) -> bool:
+        """Whether no other round follows."""
+        return not self.marks_writes or self._frozen is not None
+
+    def asks(self) -> tuple[DeviceInUse, Asked, Token]:
+        """What the next round is to show."""
+        return self._device, self._asked(), self._token
+
+    def take(self, seen: Round, unheard: Sequence[str]) -> Ranges:
         """What has changed; once it is little, it is in memory, as of the moment of the freeze."""
         self._count += 1
-        try:
-            with hooks.told() as unheard:
-                seen = self._device.round(self._asked(), self._token)
-            self.restless = as_ranges(self._device.restless)
-            changed = self._harvested(seen.harvest)
-        except (NotFrozen, AgentError) as error:
-            self._give_up(error)
-        except OSError as error:
-            self._source.check_present()
-            self._give_up(error)
+        self.restless = as_ranges(self._device.restless)
+        changed = self._harvested(seen.harvest)
+        if seen.taken:
+            self._frozen, self._unheard = seen.freeze, tuple(unheard)
         else:
-            if seen.taken:
-                self._frozen, self._unheard = seen.freeze, tuple(unheard)
-            else:
-                self._note(changed)
-            return changed
-        return _NOTHING
+            self._note(changed)
+        return changed
+
+    def give_up(self, why: str) -> None:
+        """It will be no single moment."""
+        self.hindrance = self.hindrance or why
+
+    def check_present(self) -> None:
+        """Raise SourceError where the source is gone."""
+        self._source.check_present()
 
     def _asked(self) -> Asked:
-        shrunk, ends = int(self._before * _SHRINKS), self._count >= MAX_ROUNDS
+        shrunk, ends = int(self._before * _SHRINKS), self._count + 1 >= MAX_ROUNDS
         again = [(start, length) for start, length in self._again.tolist()]
         return Asked(FEW, shrunk, ends, again)
 
@@ -266,6 +280,55 @@ class LiveRounds:
             f"mix old and new: {left}."
         )
         return (sentence,)
+
+
+def begun_together(members: Sequence[LiveRounds]) -> None:
+    """What keeps one of them from being of the moment keeps all of them; nothing has been read.
+
+    So does it that nothing can be frozen that is mounted from any.
+    """
+    if not any(each.hindrance for each in members):
+        try:
+            check_freezable([each.asks()[0] for each in members])
+        except NotFrozen as error:
+            members[0].give_up(_why(error))
+    _share_hindrance(members)
+
+
+def rounds_of_all(members: Sequence[LiveRounds]) -> Iterator[list[Ranges]]:
+    """What has changed of each since it was read; what the last one gives is of one moment.
+
+    Raises SourceError where a source is gone.
+    """
+    while not any(each.is_over for each in members):
+        changed = _round(members)
+        if not any(each.hindrance for each in members):
+            yield changed
+    _share_hindrance(members)
+
+
+def _round(members: Sequence[LiveRounds]) -> list[Ranges]:
+    try:
+        with hooks.told() as unheard:
+            seen = round_of_all([each.asks() for each in members])
+        return [each.take(its, unheard) for each, its in zip(members, seen, strict=True)]
+    except (NotFrozen, AgentError, OSError) as error:
+        if isinstance(error, OSError):
+            for each in members:
+                each.check_present()
+        members[0].give_up(_why(error))
+    return []
+
+
+def _share_hindrance(members: Sequence[LiveRounds]) -> None:
+    why = next((each.hindrance for each in members if each.hindrance), "")
+    for each in members:
+        each.give_up(why)
+
+
+def _why(error: VdbackupError | OSError) -> str:
+    log.info("it is copied as it is", exc_info=error)
+    return (from_os(error) if isinstance(error, OSError) else error).title
 
 
 def ranges_of(changes: Changes) -> Ranges:

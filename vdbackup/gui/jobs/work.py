@@ -20,6 +20,8 @@ from vdbackup.operations import (
     backup,
     boot_test,
     delete,
+    machine_backup,
+    machine_restore,
     merge,
     opening,
     pins,
@@ -30,9 +32,11 @@ from vdbackup.operations import (
 )
 from vdbackup.operations.backup import BackupRequest, BackupResult
 from vdbackup.operations.changed import NOTHING, Changed
-from vdbackup.operations.delete import DeletePlan, DeleteResult
+from vdbackup.operations.delete import DeleteMomentPlan, DeletePlan, DeleteResult
+from vdbackup.operations.machine_backup import MachineRequest, MachineResult
+from vdbackup.operations.machine_restore import MachineRestorePlan
 from vdbackup.operations.machines import Machines
-from vdbackup.operations.merge import MergePlan, MergeResult
+from vdbackup.operations.merge import MergeMomentPlan, MergePlan, MergeResult
 from vdbackup.operations.opening import Finished
 from vdbackup.operations.pins import PinResult
 from vdbackup.operations.policy import PolicyPlan, PolicyResult
@@ -93,6 +97,22 @@ def back_up(
     )
 
 
+def back_up_machine(
+    request: MachineRequest, machines: Machines, pace: Pace, task: Task
+) -> Outcome[MachineResult]:
+    """Make a moment of a machine at a pace."""
+    made = machine_backup.back_up(request, machines, task.at(pace))
+    number, disks = made.moment.moment.number, words.plural(len(made.disks), "disk")
+    said = [f"{disk.set_name}: {each}" for disk in made.disks for each in disk.notes]
+    return Outcome(
+        f"Moment {number} of {made.machine.name} made, of {disks}.",
+        (*(fact for disk in made.disks for fact in facts(disk.point)), *said, *made.notes),
+        (*made.warnings, *_said_of(made.trouble)),
+        value=made,
+        changed=made.changed,
+    )
+
+
 def _stored(made: BackupResult) -> str:
     """How much a new point holds, in words; somebody may merge the one before meanwhile."""
     point = made.point
@@ -126,7 +146,9 @@ def make_demo_disk(image: Path, _task: Task) -> Outcome[Path]:
     return Outcome(f"The demo disk is {image}.", value=image)
 
 
-def merge_point(plan: MergePlan, sessions_folder: Path, task: Task) -> Outcome[MergeResult]:
+def merge_point(
+    plan: MergePlan | MergeMomentPlan, sessions_folder: Path, task: Task
+) -> Outcome[MergeResult]:
     """Roll a point into its parent."""
     merged = merge.run(plan, sessions_folder, task)
     return Outcome(
@@ -156,7 +178,9 @@ def repair_all(folder: Path, sessions_folder: Path, task: Task) -> Outcome[Repai
     return Outcome(sentence, repaired.done, warnings, value=repaired, changed=repaired.changed)
 
 
-def delete_point(plan: DeletePlan, sessions_folder: Path, task: Task) -> Outcome[DeleteResult]:
+def delete_point(
+    plan: DeletePlan | DeleteMomentPlan, sessions_folder: Path, task: Task
+) -> Outcome[DeleteResult]:
     """Delete a point."""
     deleted = delete.run(plan, sessions_folder, task)
     return Outcome(
@@ -214,6 +238,14 @@ def restore_point(plan: RestorePlan, task: Task) -> Outcome[Restored]:
         value=restored,
         changed=NOTHING,
     )
+
+
+def restore_machine(plan: MachineRestorePlan, task: Task) -> Outcome[Path]:
+    """Write all disks of a moment to files; the folder of the first."""
+    warnings = machine_restore.run(plan, task)
+    targets = [each.target for each in plan.disks]
+    said = ", ".join(map(str, targets))
+    return Outcome(f"Restored to {said}.", (plan.summary,), warnings, value=targets[0].parent)
 
 
 def verify_points(

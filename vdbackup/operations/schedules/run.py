@@ -7,11 +7,13 @@ from datetime import UTC, datetime, timedelta
 
 from vdbackup.errors import RepositoryLocked, VdbackupError, from_os
 from vdbackup.jobs import Task, retry_when_cleared
-from vdbackup.operations import backup
+from vdbackup.operations import backup, machine_backup
 from vdbackup.operations.backup import BackupRequest, BackupResult
+from vdbackup.operations.machine_backup import MachineRequest, MachineResult
 from vdbackup.operations.machines import Machines
 from vdbackup.operations.schedules.store import Outcome, Run, Schedule, Store
 from vdbackup.records import MAX_SENTENCE
+from vdbackup.repository.machine import KnownMachines
 from vdbackup.repository.model import RecoveryPoint
 from vdbackup.repository.repository import Repository
 from vdbackup.sources.reference import SourceRef
@@ -31,7 +33,7 @@ class RunResult:
     """
 
     run: Run
-    made: BackupResult | None = None
+    made: BackupResult | MachineResult | None = None
 
 
 def run(store: Store, schedule: Schedule, machines: Machines, task: Task) -> RunResult:
@@ -58,11 +60,18 @@ def run(store: Store, schedule: Schedule, machines: Machines, task: Task) -> Run
 
 
 def _backed_up(schedule: Schedule, began: datetime, machines: Machines, task: Task) -> RunResult:
-    """Once the repository is free: somebody may have been quicker meanwhile."""
+    """Once the repository is free: somebody may have been quicker meanwhile.
+
+    The disk of a machine is backed up with its others.
+    """
     backup_set = Repository.open(schedule.repository).set(schedule.set_name)
     if point := point_of_slot(backup_set.latest_captured(), schedule, datetime.now(UTC)):
         sentence = f"Not due: point {point.sequence} was made since the last time it was."
         return RunResult(_noted(began, Outcome.SKIPPED, sentence))
+    if machine := KnownMachines.of(Repository.open(schedule.repository)).with_set(backup_set):
+        of_all = MachineRequest(machine.name, schedule.repository, all_blocks=schedule.all_blocks)
+        moment = machine_backup.back_up(of_all, machines, task)
+        return RunResult(_done(began, moment), moment)
     request = BackupRequest(
         SourceRef.parse(backup_set.settings.source.path),
         schedule.repository,
@@ -88,7 +97,7 @@ def point_of_slot(
     return newest if schedule.timing.slot(now) <= created <= now + _TICK else None
 
 
-def _done(began: datetime, made: BackupResult) -> Run:
+def _done(began: datetime, made: BackupResult | MachineResult) -> Run:
     warnings = [*made.warnings, *(error.title for error in made.trouble)]
     point = made.point
     return replace(

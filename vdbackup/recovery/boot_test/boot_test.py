@@ -15,6 +15,8 @@ import logging
 import os
 import re
 import time
+from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -34,11 +36,12 @@ from vdbackup.recovery.boot_test.screen import Frame
 from vdbackup.recovery.boot_test.words import Failure
 from vdbackup.recovery.retarget.report import chosen_hardware, load
 from vdbackup.recovery.sessions.session import Session
-from vdbackup.recovery.sessions.vm import start_session
+from vdbackup.recovery.sessions.vm import opened, other_disk, start_session, title_of
 from vdbackup.repository import claims
 from vdbackup.repository.backup_set import BackupSet
 from vdbackup.repository.files import remove, write_file
 from vdbackup.repository.lock import being_written
+from vdbackup.repository.machine import points_together
 from vdbackup.repository.model import BootStage, BootTest, RecoveryPoint
 from vdbackup.repository.repository import Repository
 
@@ -86,6 +89,8 @@ def run(
 ) -> BootTest:
     """Boot the point, and record what came of it.
 
+    Of a moment of a machine all disks are attached; it is recorded of that which it starts from.
+
     Returns:
         The result; a machine that does not come up is one, and no error.
 
@@ -98,6 +103,9 @@ def run(
         Cancelled: by `cancel`; nothing is recorded.
     """
     readiness(request.sign)
+    together = _together(repository, set_name, point_id)
+    set_name, point = next(iter(together.items()))
+    point_id = point.id
     _refuse_data(repository, set_name, point_id, request)
     tries = 0
     while True:
@@ -115,9 +123,22 @@ def run(
         return test
 
 
+def _together(repository: Repository, set_name: str, point_id: str) -> dict[str, RecoveryPoint]:
+    backup_set = repository.set(set_name)
+    return points_together(repository, backup_set, backup_set.point(point_id))
+
+
 def untested(backup_set: BackupSet) -> list[RecoveryPoint]:
-    """The points that have never been tested as they are now, the newest first."""
-    return [point for point in reversed(backup_set.points) if point.boot_tested is None]
+    """The points that have never been tested as they are now, the newest first.
+
+    Of a machine the disk that it starts from stands for all.
+    """
+    return [
+        point
+        for point in reversed(backup_set.points)
+        if point.boot_tested is None
+        and (point.moment is None or point.moment.sets[0] == backup_set.name)
+    ]
 
 
 def record(
@@ -209,11 +230,14 @@ def _test(
     """The result and the last thing on the screen; None if it has given way."""
     task.phase("Starting", 0, 0)
     doing = "testing whether it boots"
-    with (
-        AgentChannel() as agent,
-        claims.reading(repository, set_name, [point_id], doing) as backup_set,
-        _started(backup_set, point_id, request, agent) as session,
-    ):
+    together = _together(repository, set_name, point_id)
+    with ExitStack() as stack:
+        agent = stack.enter_context(AgentChannel())
+        claimed = [
+            (stack.enter_context(claims.reading(repository, name, [each.id], doing)), each.id)
+            for name, each in together.items()
+        ]
+        session = stack.enter_context(_started(repository, claimed, request, agent))
         limit = request.time_limit or TIME_LIMITS[session.accelerator]
         watch = _Watch(session, agent, readiness(request.sign), limit)
         while not watch.over:
@@ -227,24 +251,31 @@ def _test(
 
 
 def _started(
-    backup_set: BackupSet, point_id: str, request: BootTestOptions, agent: AgentChannel
+    repository: Repository,
+    claimed: Sequence[tuple[BackupSet, str]],
+    request: BootTestOptions,
+    agent: AgentChannel,
 ) -> Session:
     """The machine; one that is not expected to boot is tried all the same."""
-    point = backup_set.point(point_id)
-    backup_set.open_chain(point).close()  # all layers are there, and as long as they were
+    found = [(each, each.point(point_id)) for each, point_id in claimed]
+    for each, its in found:
+        each.open_chain(its).close()  # all layers are there, and as long as they were
+    (backup_set, point), *beside = found
+    others = [other_disk(repository, *each) for each in beside]
     overlay, disk_format = backup_set.overlay_path(point), backup_set.settings.format
     chosen = chosen_hardware(backup_set, point, request.hardware)
-    with Chain.open(overlay, disk_format) as chain:
+    with Chain.open(overlay, disk_format) as chain, opened(others) as chains:
         sector_size = launch.sector_size_for(chain)
         if chosen is None:
-            chosen = launch.hardware_for(chain, request.hardware, sector_size)
+            chosen = launch.hardware_for(chain, request.hardware, sector_size, chains)
     return start_session(
         overlay,
         sessions_folder=request.sessions_folder,
-        title=f"{backup_set.name} #{point.sequence}",
+        title=title_of(backup_set, point),
         sector_size=sector_size,
         hardware=chosen,
         disk_format=disk_format,
+        others=others,
         background=qemu.Background(agent.guests_end.fileno()),
     )
 

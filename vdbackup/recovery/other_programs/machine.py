@@ -41,6 +41,7 @@ from vdbackup.recovery.sessions.record import Origin
 from vdbackup.recovery.sessions.saved import SavedSession
 from vdbackup.repository import claims
 from vdbackup.repository.backup_set import BackupSet
+from vdbackup.repository.machine import moment_of
 from vdbackup.repository.model import RecoveryPoint
 from vdbackup.repository.repository import Repository
 
@@ -96,6 +97,19 @@ def check_possible(program: Program, disk_format: DiskFormat, sector_size: int, 
         )
 
 
+def _check_alone(
+    repository: Repository, backup_set: BackupSet, point: RecoveryPoint, program: Program
+) -> None:
+    """Raise RecoveryError where it is one disk of several, without which it would be half."""
+    moment = moment_of(repository, backup_set, point)
+    if moment is not None and len(moment.moment.sets) > 1:
+        raise CannotBoot(
+            f"{moment.moment.machine} has {len(moment.moment.sets)} disks, and {NAMES[program]} "
+            "would get one of them.",
+            "Boot it here; or restore all its disks, and attach them there.",
+        )
+
+
 def write_machine(
     repository: Repository,
     backup_set: BackupSet,
@@ -111,6 +125,7 @@ def write_machine(
         RecoveryError: the program cannot read the format, or the folder cannot be written to.
         ParentError, DiskFormatError, Damaged: the chain is not what it should be.
     """
+    _check_alone(repository, backup_set, point, program)
     title = f"{backup_set.name} #{point.sequence}"
     doing = f"writing a machine for {title}"
     with claims.reading(repository, backup_set.name, [point.id], doing) as now:

@@ -3,6 +3,7 @@
     SESSIONS/<id>/            mode 0700
         session.json          what was started, from which point, how (record.py)
         session.qcow2         what the guest has written
+        disk<n>/              the same, and the chain's map, for the machine's other disks
         machine.vmdk, .vhd    the same where another program runs the machine
         domain.xml, machine.vbox, machine.vmx
                               how that program is told of the machine
@@ -70,6 +71,10 @@ class SessionFiles:
         """What the guest writes while the machine is ours, or libvirt's."""
         return self.folder / "session.qcow2"
 
+    def folder_of(self, number: int) -> Path:
+        """What belongs to one of the machine's other disks, the second number 2."""
+        return self.folder / f"disk{number}"
+
     def disk_of_program(self, disk_format: DiskFormat) -> Path:
         """What it writes where another program runs it."""
         return self.folder / f"machine.{disk_format}"
@@ -117,7 +122,13 @@ class SessionFiles:
 
     def made_anew(self) -> Iterator[Path]:
         """What is made anew when a machine starts again: the chain's map, the console."""
-        return (path for pattern in _MADE_ANEW for path in self.folder.glob(pattern))
+        places = ("", "disk*/")
+        return (
+            path
+            for place in places
+            for pattern in _MADE_ANEW
+            for path in self.folder.glob(f"{place}{pattern}")
+        )
 
     def may_be_disks(self) -> Iterator[Path]:
         """All files but what is known to be none, in the folders that programs make there, too."""

@@ -50,8 +50,9 @@ class SessionFolder:
         overlay: Path,
         origin: Origin | None = None,
         machine: dict[str, Any] | None = None,
+        others: tuple[Origin, ...] = (),
     ) -> Self:
-        """Make a session's folder, and hold the point that it lies on.
+        """Make a session's folder, and hold the points that it lies on.
 
         Raises RecoveryError where the folder cannot be made, RepositoryError where the point is not
         there.
@@ -60,7 +61,7 @@ class SessionFolder:
         name = f"{started:%Y%m%d-%H%M%S}-{secrets.token_hex(3)}"
         path = sessions_folder.absolute() / name
         record = SessionRecord(
-            title, started, overlay.absolute(), None, False, origin, machine or {}
+            title, started, overlay.absolute(), None, False, origin, others, machine or {}
         )
         with _writing(path):
             path.mkdir(mode=0o700, parents=True)
@@ -68,8 +69,8 @@ class SessionFolder:
             folder = cls(files, record, files.lock())
         try:
             folder.write_record(None)
-            if origin:
-                origin.hold(name, title, path, record.program)
+            for each in record.origins:
+                each.hold(name, title, path, record.program)
         except BaseException:
             folder.remove()
             raise
@@ -78,8 +79,7 @@ class SessionFolder:
     @property
     def unheld(self) -> str:
         """What there is to say where the point is not held for the session; "" where it is."""
-        origin = self.record.origin
-        if origin is None or origin.is_held(self.id):
+        if all(each.is_held(self.id) for each in self.record.origins):
             return ""
         return (
             "The repository cannot be written to, so nobody else sees that this point is in use: "
@@ -115,6 +115,16 @@ class SessionFolder:
     def disk(self) -> Path:
         """What the guest writes, a qcow2 child of the overlay."""
         return self.files.disk
+
+    def folder_of(self, number: int) -> Path:
+        """What belongs to one of the machine's other disks, the second number 2; made if need be.
+
+        Raises SessionsFolder.
+        """
+        folder = self.files.folder_of(number)
+        with _writing(folder):
+            folder.mkdir(mode=0o700, exist_ok=True)
+        return folder
 
     @property
     def console(self) -> Path:
@@ -197,8 +207,8 @@ class SessionFolder:
             if not self.is_ours:
                 return
             self.files.delete()
-            if self.record.origin:
-                self.record.origin.release(self.id)
+            for each in self.record.origins:
+                each.release(self.id)
             self.close()
 
 

@@ -135,6 +135,7 @@ class SessionRecord:
         pid: QEMU's; None before it runs.
         ended: its machine has ended, and its owner wanted what it wrote to be kept.
         origin: the recovery point; None for a disk that belongs to none.
+        others: the points of the machine's other disks.
         machine: how the virtual machine was put together, for opening it again.
     """
 
@@ -144,7 +145,13 @@ class SessionRecord:
     pid: Annotated[int, _process] | None = None
     ended: bool = False
     origin: Origin | None = None
+    others: tuple[Origin, ...] = ()
     machine: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def origins(self) -> tuple[Origin, ...]:
+        """The points of all its disks."""
+        return (*([self.origin] if self.origin else []), *self.others)
 
     @property
     def program(self) -> str:

@@ -84,7 +84,7 @@ class SavedSession:
     def written(self) -> int:
         """Bytes of storage that its files take."""
         with suppress(OSError):
-            return sum(each.stat().st_blocks * 512 for each in self.folder.iterdir())
+            return sum(each.stat().st_blocks * 512 for each in self.folder.rglob("*"))
         return 0
 
     @property
@@ -174,8 +174,8 @@ class SavedSession:
             )
 
     def _release(self, record: SessionRecord) -> None:
-        if record.origin:
-            record.origin.release(self.id)
+        for each in record.origins:
+            each.release(self.id)
 
 
 def saved_sessions(sessions_folder: Path) -> list[SavedSession]:

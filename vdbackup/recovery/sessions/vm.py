@@ -8,8 +8,9 @@ opened for reading only. Nothing of a session outlives `discard`; what is kept c
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +20,31 @@ from vdbackup.errors import PointUnreadable
 from vdbackup.guest.hardware import ANYTHING, Hardware, HardwareRequest
 from vdbackup.qemu import accelerator, devices, launch, qemu
 from vdbackup.records import from_json, to_json
+from vdbackup.recovery.sessions.files import SessionFiles
 from vdbackup.recovery.sessions.folder import SessionFolder
 from vdbackup.recovery.sessions.record import Origin
 from vdbackup.recovery.sessions.saved import SavedSession
 from vdbackup.recovery.sessions.session import Session
 from vdbackup.repository import claims
 from vdbackup.repository.backup_set import BackupSet
+from vdbackup.repository.machine import points_together
 from vdbackup.repository.model import RecoveryPoint
 from vdbackup.repository.repository import Repository
+
+
+@dataclass(frozen=True)
+class OtherDisk:
+    """A disk of a machine beside that which it starts from.
+
+    Attributes:
+        overlay: the tip of its chain.
+        disk_format: of that.
+        origin: the recovery point that the overlay belongs to.
+    """
+
+    overlay: Path
+    disk_format: DiskFormat
+    origin: Origin
 
 
 def start_session(  # noqa: PLR0913 - nobody needs more than a few of them
@@ -41,6 +59,7 @@ def start_session(  # noqa: PLR0913 - nobody needs more than a few of them
     disk_format: DiskFormat = DiskFormat.VMDK,
     kernel: qemu.Kernel | None = None,
     on: Origin | SavedSession | None = None,
+    others: Sequence[OtherDisk] = (),
     background: qemu.Background | None = None,
 ) -> Session:
     """Boot a virtual machine from `overlay`; returns as soon as the guest runs.
@@ -61,6 +80,7 @@ def start_session(  # noqa: PLR0913 - nobody needs more than a few of them
         kernel: started in place of what the disk boots.
         on: the recovery point that the overlay belongs to, which is then held; or a session whose
             disk is used in place of a new one (`reopen_session`).
+        others: the machine's other disks.
         background: for a machine that gives way to all other work.
 
     Raises:
@@ -71,13 +91,14 @@ def start_session(  # noqa: PLR0913 - nobody needs more than a few of them
     window = qemu.window() if display else "none"
     with _reading(overlay):
         chain = Chain.open(overlay, disk_format)
-    with chain, ExitStack() as undo:
+    with chain, opened(others) as beside, ExitStack() as undo:
         if hardware is None:
             with _reading(overlay):
-                hardware = launch.hardware_for(chain, request, sector_size)
+                hardware = launch.hardware_for(chain, request, sector_size, beside)
             if request.controller is None:
                 launch.refuse_what_cannot_boot(hardware)
-        devices.check(hardware, sector_size)
+        sector_sizes = [launch.sector_size_for(each) for each in beside]
+        devices.check(hardware, [sector_size, *sector_sizes])
         again = isinstance(on, SavedSession)
         if isinstance(on, SavedSession):
             folder = SessionFolder.reopen(on.folder)
@@ -85,13 +106,20 @@ def start_session(  # noqa: PLR0913 - nobody needs more than a few of them
             folder.clear()
         else:
             options = {"hardware": to_json(hardware), "network": request.network}
-            folder = SessionFolder.create(sessions_folder, title, overlay, on, options)
+            origins = tuple(each.origin for each in others) if on else ()
+            folder = SessionFolder.create(sessions_folder, title, overlay, on, options, origins)
             undo.callback(folder.remove)
-        prepared = launch.prepare(folder.path, chain, disk_format, hardware)
+        prepared = launch.prepare(folder.path, chain, disk_format, hardware, beside)
         if again:
             qemu.name_backing(folder.disk, prepared.backing)
         else:
             qemu.create_session_disk(folder.disk, prepared.backing, prepared.size)
+        more = [
+            _other_disk(folder, number, disk, its, sector, again=again)
+            for number, (disk, its, sector) in enumerate(
+                zip(others, beside, sector_sizes, strict=True), start=2
+            )
+        ]
         machine = qemu.Machine(
             title=title,
             identity=uuid.uuid5(uuid.NAMESPACE_OID, folder.id),
@@ -106,6 +134,8 @@ def start_session(  # noqa: PLR0913 - nobody needs more than a few of them
             display=window,
             console=folder.console,
             background=background,
+            others=more,
+            boot_disk=launch.boot_disk(chain, beside, hardware),
         )
         session = Session(folder, choice, machine)
         undo.pop_all()  # folder and QEMU are the session's from here on
@@ -115,26 +145,90 @@ def start_session(  # noqa: PLR0913 - nobody needs more than a few of them
     return session
 
 
+@contextmanager
+def opened(others: Sequence[OtherDisk]) -> Iterator[list[Chain]]:
+    """The chains of a machine's other disks."""
+    with ExitStack() as stack:
+        chains = []
+        for each in others:
+            with _reading(each.overlay):
+                chains.append(stack.enter_context(Chain.open(each.overlay, each.disk_format)))
+        yield chains
+
+
+def _other_disk(
+    folder: SessionFolder,
+    number: int,
+    disk: OtherDisk,
+    chain: Chain,
+    sector_size: int,
+    *,
+    again: bool,
+) -> qemu.OtherDisk:
+    """One of a machine's other disks, and what it needs in the session's folder."""
+    place, node = folder.folder_of(number), f"disk{number}"
+    backing = launch.backing(place, chain, disk.disk_format).prefixed(f"{node}-")
+    session_disk = SessionFiles(place).disk
+    if again:
+        qemu.name_backing(session_disk, backing)
+    else:
+        qemu.create_session_disk(session_disk, backing, chain.size)
+    return qemu.OtherDisk(node, backing, session_disk, sector_size)
+
+
 def start_from_point(
     repository: Repository, backup_set: BackupSet, point: RecoveryPoint, **options: Any
 ) -> Session:
-    """Boot a recovery point and hold it; `options` and errors are those of `start_session`."""
-    doing = f"running a virtual machine from point {point.sequence}"
+    """Boot a recovery point and hold it; `options` and errors are those of `start_session`.
+
+    Of a moment of a machine all disks are attached, and it starts from the first of them.
+
+    Raises NotWhole where the moment lacks the point of a disk.
+    """
     with ExitStack() as claim:
-        now = claim.enter_context(claims.reading(repository, backup_set.name, [point.id], doing))
-        point = now.point(point.id)
-        with now.open_chain(point) as chain:  # all layers are there, and as long as they were
+        claimed = [
+            claim.enter_context(_claimed(repository, name, each))
+            for name, each in points_together(repository, backup_set, point).items()
+        ]
+        (now, point), *others = claimed
+        with now.open_chain(point) as chain:
             sector_size = launch.sector_size_for(chain)
         session = start_session(
             now.overlay_path(point),
-            title=f"{now.name} #{point.sequence}",
+            title=title_of(now, point),
             sector_size=sector_size,
             disk_format=now.settings.format,
             on=Origin.of(repository, now, point),
+            others=[other_disk(repository, *each) for each in others],
             **options,
         )
         session.hold_claim(claim.pop_all())
     return session
+
+
+def title_of(backup_set: BackupSet, point: RecoveryPoint) -> str:
+    """What a machine from a point is called: by the machine and its moment, or by set and point."""
+    if point.moment is not None:
+        return f"{point.moment.machine} #{point.moment.number}"
+    return f"{backup_set.name} #{point.sequence}"
+
+
+@contextmanager
+def _claimed(
+    repository: Repository, set_name: str, point: RecoveryPoint
+) -> Iterator[tuple[BackupSet, RecoveryPoint]]:
+    """Claim a point of which all layers are there, as long as they were."""
+    doing = f"running a virtual machine from point {point.sequence}"
+    with claims.reading(repository, set_name, [point.id], doing) as now:
+        point = now.point(point.id)
+        now.open_chain(point).close()
+        yield now, point
+
+
+def other_disk(repository: Repository, now: BackupSet, point: RecoveryPoint) -> OtherDisk:
+    """A point that is claimed as one of a machine's other disks."""
+    origin = Origin.of(repository, now, point)
+    return OtherDisk(now.overlay_path(point), now.settings.format, origin)
 
 
 def reopen_session(saved: SavedSession, *, display: bool = False) -> Session:
@@ -150,15 +244,17 @@ def reopen_session(saved: SavedSession, *, display: bool = False) -> Session:
     """
     origin, machine = saved.origin, saved.record.machine
     hardware = from_json(Hardware, machine.get("hardware"))
-    repository, backup_set, point = origin.find()
-    doing = f"running a virtual machine from point {point.sequence}"
     with ExitStack() as claim:
-        now = claim.enter_context(claims.reading(repository, backup_set.name, [point.id], doing))
-        point = now.point(point.id)
+        found = []
+        for each in (origin, *saved.record.others):
+            repository, backup_set, point = each.find()
+            now, point = claim.enter_context(_claimed(repository, backup_set.name, point))
+            each.check_unchanged(now, point)
+            each.hold(saved.id, saved.title, saved.folder, saved.record.program)
+            found.append((repository, now, point))
+        (_, now, point), *others = found
         with now.open_chain(point) as chain:
             sector_size = launch.sector_size_for(chain)
-        origin.check_unchanged(now, point)
-        origin.hold(saved.id, saved.title, saved.folder, saved.record.program)
         session = start_session(
             now.overlay_path(point),
             sessions_folder=saved.folder.parent,
@@ -169,6 +265,7 @@ def reopen_session(saved: SavedSession, *, display: bool = False) -> Session:
             display=display,
             disk_format=now.settings.format,
             on=saved,
+            others=[other_disk(*each) for each in others],
         )
         session.hold_claim(claim.pop_all())
     return session

@@ -1,0 +1,226 @@
+"""Retention of a machine: the moments of its disks are kept, rolled up and deleted together.
+
+It is as retention.py has it of one set, with moments in place of points, and by the same rules
+(keeping.py): what counts is a moment that is whole, none of whose points is known to be damaged;
+one stays that has a pinned point. Of what is older a moment goes where
+each of its points can go; else all of them stay, and the next backup tries again. What is left of
+a moment that is not whole counts for nothing, and goes when it is older than what is kept; so does
+what a set held before it became a machine's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from vdbackup.backup import delete, keeping, retention, whole_chains
+from vdbackup.backup.due import last_readable, moment_of
+from vdbackup.backup.keeping import Moment
+from vdbackup.backup.moments import hindrance
+from vdbackup.backup.retention import Applied
+from vdbackup.backup.whole_chains import Chains
+from vdbackup.errors import (
+    Damaged,
+    DiskError,
+    LockLost,
+    NoSpace,
+    PointInUse,
+    RepositoryError,
+)
+from vdbackup.jobs import Task
+from vdbackup.repository.backup_set import BackupSet
+from vdbackup.repository.machine import Machine, MomentPoints, moments
+from vdbackup.repository.model import Policy, RecoveryPoint
+from vdbackup.repository.repository import Repository
+
+
+@dataclass(frozen=True)
+class Group:
+    """Points that go together: a moment's, or one that belongs to none.
+
+    Attributes:
+        name: for sentences.
+        points: by set.
+    """
+
+    name: str
+    points: Mapping[str, RecoveryPoint]
+
+
+def policy_of(sets: Mapping[str, BackupSet]) -> Policy:
+    """What a machine does automatically; where its sets do not keep the same, nothing goes."""
+    first, *others = (each.settings.policy for each in sets.values())
+    same = all(each.retention == first.retention for each in others)
+    return first if same else first.retaining(Policy())
+
+
+def apply(repository: Repository, machine: Machine, task: Task) -> Applied:
+    """Apply the machine's policy; the caller holds the lock."""
+    sets = {name: repository.set(name) for name in machine.sets}
+    unknown = [retention.unknown_points(each) for each in sets.values() if each.broken]
+    if unknown:
+        return Applied((), tuple(unknown))
+    policy = policy_of(sets)
+    if not policy.takes:
+        return Applied((), ())
+    chains = {name: Chains() for name in sets}
+    done: list[str] = []
+    staying: list[str] = []
+    damaged: list[str] = []
+    for group in due_now(machine, sets, policy, chains, datetime.now(UTC)):
+        # as they are by now: what was rolled into another has another parent
+        points = {name: sets[name].point(point.id) for name, point in group.points.items()}
+        try:
+            if why := _check(sets, points, chains):
+                staying.append(f"{group.name} stays for now: {why}")
+                continue
+            for name, point in points.items():
+                children = sets[name].children(point.id)
+                gone = delete.delete_locked(repository, sets[name], point.id, task)
+                above = [each for child in children for each in sets[name].children(child.id)]
+                chains[name].forget([point, *children, *above])
+                sets[name] = retention.after(sets[name], point, gone)
+            done.append(f"{group.name} is no longer kept.")
+        except PointInUse as error:
+            if any(map(repository.interrupted, points)):
+                raise
+            staying.append(f"{group.name} stays for now: {error.title}")
+        except (DiskError, RepositoryError, Damaged) as error:
+            interrupted = any(map(repository.interrupted, points))
+            if isinstance(error, (LockLost, NoSpace)) or interrupted:
+                raise
+            damaged.append(f"{group.name} is due to go and stays: {error.title}")
+    return Applied((*done, *retention.first_of(staying)), tuple(damaged))
+
+
+def preview(
+    machine: Machine, sets: Mapping[str, BackupSet], policy: Policy, now: datetime
+) -> tuple[Group, ...]:
+    """What is gone after one more backup by this policy, made now.
+
+    What is in use, or damaged, may stay longer than is said here.
+    """
+    if not policy.takes or any(each.broken for each in sets.values()):
+        return ()
+    chains = {name: Chains() for name in sets}
+    return tuple(due_now(machine, sets, policy, chains, now, after_next=True))
+
+
+def due_now(
+    machine: Machine,
+    sets: Mapping[str, BackupSet],
+    policy: Policy,
+    chains: Mapping[str, Chains],
+    now: datetime,
+    *,
+    after_next: bool = False,
+) -> list[Group]:
+    """What is to go by a policy, the oldest first.
+
+    A moment stays of which a point holds what none that is kept could read (due.py).
+
+    Args:
+        machine: whose.
+        sets: of its disks, by name.
+        policy: not the machine's own, perhaps.
+        chains: of each set.
+        now: with a time zone.
+        after_next: what there would be to go after one more backup, which is made now.
+    """
+    not_whole = {
+        point_id: why
+        for name, backup_set in sets.items()
+        for point_id, why in whole_chains.damaged(backup_set, chains[name]).items()
+    }
+    every = moments(machine, sets.values())
+    asked = [
+        Moment(
+            each.moment.number,
+            min(map(moment_of, each.points.values())),
+            counts=_counts(each, not_whole),
+            pinned=_is_pinned(each, sets),
+        )
+        for each in every
+    ]
+    if after_next:
+        asked.append(Moment(machine.last_number + 1, now))
+    stays = {each.moment.number for each in keeping.decide(asked, policy, now) if each.stays}
+    kept = [each for each in every if each.moment.number in stays]
+    of_moments = {point_id for each in every for point_id in each.moment.points}
+    older: dict[str, list[RecoveryPoint]] = {}
+    for name, backup_set in sets.items():
+        first = next((each.points[name].sequence for each in kept if name in each.points), None)
+        if first is None:  # then nothing of it is known to be older than what stays
+            first = backup_set.next_sequence() if after_next else 0
+        staying = {each.points[name].id for each in kept if name in each.points}
+        older[name] = [
+            point
+            for point in _captured(backup_set)
+            if point.id not in staying
+            and (point.id in of_moments or _goes_alone(backup_set, point, first))
+        ]
+    held = {
+        point.id
+        for name, backup_set in sets.items()
+        for point in _held(backup_set, older[name], not_whole)
+    }
+    lone = [
+        Group(f"Point {point.sequence} of {name}", {name: point})
+        for name, points in older.items()
+        for point in points
+        if point.id not in held | of_moments
+    ]
+    together = [
+        Group(f"Moment {each.moment.number}", each.points)
+        for each in every
+        if each.moment.number not in stays and not held & _ids(each)
+    ]
+    return [*lone, *together]
+
+
+def _goes_alone(backup_set: BackupSet, point: RecoveryPoint, first: int) -> bool:
+    """Whether a point of no moment is older than the first that is kept, and not pinned."""
+    return point.sequence < first and backup_set.pin(point) is None
+
+
+def _is_pinned(moment: MomentPoints, sets: Mapping[str, BackupSet]) -> bool:
+    return any(sets[name].pin(point) is not None for name, point in moment.points.items())
+
+
+def _ids(moment: MomentPoints) -> set[str]:
+    return {point.id for point in moment.points.values()}
+
+
+def _counts(moment: MomentPoints, not_whole: Mapping[str, str]) -> bool:
+    return not moment.missing and not any(map(not_whole.__contains__, _ids(moment)))
+
+
+def _captured(backup_set: BackupSet) -> list[RecoveryPoint]:
+    return [point for point in backup_set.points if point.promoted_from is None]
+
+
+def _held(
+    backup_set: BackupSet, older: Sequence[RecoveryPoint], not_whole: Mapping[str, str]
+) -> list[RecoveryPoint]:
+    going = {point.id for point in older}
+    kept = [point for point in _captured(backup_set) if point.id not in going]
+    return last_readable(older, kept, not_whole)
+
+
+def _check(
+    sets: Mapping[str, BackupSet],
+    points: Mapping[str, RecoveryPoint],
+    chains: Mapping[str, Chains],
+) -> str:
+    """Why these cannot go together now, in words; "" where they can. Raises what is damaged."""
+    for name, point in points.items():
+        backup_set = sets[name]
+        if whole_chains.was_found_damaged(point):
+            return f"the last verification found point {point.sequence} of {name} damaged."
+        if len(backup_set.children(point.id)) > 1:
+            return f"several points of {name} read through its point {point.sequence}."
+        chains[name].check(backup_set, point)
+        if why := hindrance(backup_set, point):
+            return why
+    return ""

@@ -1,0 +1,215 @@
+"""Back up a machine: all its disks as of one moment, then what backup.py does with each new point.
+
+A machine that is known already is backed up by its name alone: its sets know their sources. One of
+those that is missing, or is another disk by now, stops it: no moment is made without it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+from vdbackup.backup import machine_capture, machine_retention, retention
+from vdbackup.backup.belonging import said_before
+from vdbackup.backup.capture import CaptureResult
+from vdbackup.backup.kind import AUTO
+from vdbackup.backup.machine_capture import MachinePlan
+from vdbackup.errors import NotOneMachine, SourceError, VdbackupError
+from vdbackup.jobs import Task
+from vdbackup.operations import placement, policy
+from vdbackup.operations.changed import Changed
+from vdbackup.operations.machines import Machines
+from vdbackup.operations.relinking import relink
+from vdbackup.repository.machine import KnownMachines, Machine, MomentPoints
+from vdbackup.repository.model import BootTests, Policy, RecoveryPoint
+from vdbackup.repository.repository import Repository
+from vdbackup.sources.moment import Wanted
+from vdbackup.sources.opening import Hints, open_source
+from vdbackup.sources.reference import SourceRef
+from vdbackup.sources.source import Source
+
+__all__ = ["MachinePlan", "MachineRequest", "MachineResult", "back_up", "plan", "planned", "run"]
+
+
+@dataclass(frozen=True)
+class MachineRequest:
+    """What is asked for; what is not said is as `backup.BackupRequest` has it.
+
+    Attributes:
+        name: the machine's.
+        repository: the folder that holds the backups.
+        sources: all of its disks, that which it starts from first; none where it is known.
+        same_source: the user says that each of its disks is what its set holds the backups of.
+        policy: what it is to do another way from now on.
+    """
+
+    name: str
+    repository: Path
+    sources: tuple[SourceRef, ...] = ()
+    kind: str = AUTO
+    disk_format: str | None = None
+    parents_in: tuple[Path, ...] = ()
+    same_source: bool = False
+    policy: policy.Change = field(default_factory=policy.Change)
+    consistency: Wanted = Wanted.AUTO
+    read_all: bool = False
+    all_blocks: bool = False
+
+
+@dataclass(frozen=True)
+class MachineResult:
+    """What a backup of a machine did.
+
+    Attributes:
+        moment: its points, as they are after the policy.
+        disks: what was done for each of them.
+        notes: what was done to all, a sentence each.
+        warnings: what was not as it should be, of any of them.
+        to_be_tested: it wants a boot test of the moment, and nobody has cancelled.
+        changed: what is to be read again.
+        trouble: what went wrong after it, and costs no point.
+    """
+
+    repository: Repository
+    machine: Machine
+    moment: MomentPoints
+    disks: tuple[CaptureResult, ...]
+    notes: tuple[str, ...]
+    warnings: tuple[str, ...]
+    to_be_tested: bool
+    changed: Changed
+    trouble: tuple[VdbackupError, ...]
+
+    @property
+    def point(self) -> RecoveryPoint:
+        """Of the disk that the machine starts from."""
+        return self.disks[0].point
+
+    @property
+    def set_name(self) -> str:
+        """Of that disk."""
+        return self.disks[0].set_name
+
+
+@contextmanager
+def planned(request: MachineRequest) -> Iterator[MachinePlan]:
+    """What the backup would do; its sources are open meanwhile, for `run`. Makes the repository.
+
+    Raises:
+        MachineNotFound: no source is named, and there is no such machine.
+        SourceError, DiskError, BackupError, RepositoryError: as `backup.planned` does, of any disk.
+    """
+    set_names = None
+    refs = request.sources
+    if not refs:
+        set_names, refs = _known(request)
+    with ExitStack() as stack:
+        sources = [
+            _opened(stack, request, ref, set_names[number] if set_names else None)
+            for number, ref in enumerate(refs)
+        ]
+        for source in sources:
+            repository = placement.repository_for(source, request.repository)
+        plan = machine_capture.plan(
+            repository,
+            sources,
+            request.name,
+            set_names=set_names,
+            kind=request.kind,
+            disk_format=request.disk_format,
+            same_source=request.same_source,
+            consistency=request.consistency,
+            read_all=request.read_all,
+            all_blocks=request.all_blocks,
+        )
+        yield _with_policy(plan, request.policy)
+
+
+def _known(request: MachineRequest) -> tuple[tuple[str, ...], tuple[SourceRef, ...]]:
+    repository = Repository.open(request.repository)
+    found = KnownMachines.of(repository).named(request.name)
+    paths = [repository.settings(name).source.path for name in found.sets]
+    return found.sets, tuple(map(SourceRef.parse, paths))
+
+
+def _opened(
+    stack: ExitStack, request: MachineRequest, ref: SourceRef, set_name: str | None
+) -> Source:
+    before = said_before(request.repository, ref, set_name)
+    try:
+        return stack.enter_context(open_source(ref, Hints(request.parents_in, None, before)))
+    except SourceError as error:
+        which = f"{set_name} of {request.name}" if set_name else request.name
+        title = f"A disk of the machine is missing ({which}): {error.title}"
+        raise NotOneMachine.because_of(error, title) from error
+
+
+def plan(request: MachineRequest) -> MachinePlan:
+    """The same, to be shown: its sources are closed."""
+    with planned(request) as plan:
+        return plan
+
+
+def run(plan: MachinePlan, machines: Machines, task: Task) -> MachineResult:
+    """Make the points, and make them ready to boot. Closes the plan's sources when they are read.
+
+    A capture that fails or is cancelled leaves all as it was. Cancelled later, the points stay.
+    """
+    from vdbackup.recovery.retarget.policy import for_new_point  # late: it takes long to import
+
+    with ExitStack() as stack:
+        for disk in plan.disks:
+            stack.enter_context(disk.source)
+        made = machine_capture.run(plan, task)
+    repository, folder = plan.repository, machines.sessions_folder
+    unready = [
+        error
+        for disk in made.disks
+        for error in for_new_point(repository, disk.set_name, disk.point.id, folder, task)
+    ]
+    return MachineResult(
+        repository,
+        made.machine,
+        made.moment,
+        made.disks,
+        made.notes,
+        (
+            *(f"{disk.set_name}: {each}" for disk in made.disks for each in disk.warnings),
+            *made.warnings,
+        ),
+        made.disks[0].policy.boot_test is BootTests.EACH and not task.cancel.cancelled,
+        Changed.only(*made.machine.sets),
+        (*unready, *relink(repository.path, folder)),
+    )
+
+
+def back_up(request: MachineRequest, machines: Machines, task: Task) -> MachineResult:
+    """Plan anew and run: where nothing was shown, or what was shown may be out of date."""
+    with planned(request) as plan:
+        return run(plan, machines, task)
+
+
+def _with_policy(plan: MachinePlan, change: policy.Change) -> MachinePlan:
+    """The plan with what the change of the policy takes: all sets of a machine have one."""
+    sets = {
+        disk.set_name: plan.repository.set(disk.set_name) for disk in plan.disks if not disk.new_set
+    }
+    now = machine_retention.policy_of(sets) if sets else Policy()
+    wanted = change.of(now)
+    if sets and len(sets) == len(plan.disks) and wanted == now and plan.known:
+        return plan
+    takes: tuple[str, ...] = ()
+    summary = plan.summary
+    if plan.known and wanted.retention != now.retention and set(sets) == set(plan.machine.sets):
+        untold = next(filter(None, (retention.untold(each, wanted) for each in sets.values())), "")
+        if untold:
+            summary += f" {untold}: how many it keeps stays as it is."
+        groups = machine_retention.preview(plan.machine, sets, wanted, datetime.now(UTC))
+        takes = tuple(group.name for group in groups)
+    if takes:
+        summary += f" Of the older moments {len(takes):,} no longer stay by its new policy."
+    disks = tuple(replace(disk, policy=wanted) for disk in plan.disks)
+    return replace(plan, summary=summary, disks=disks, invalidates=takes)
