@@ -60,6 +60,7 @@ def test_the_units_are_shown_and_nothing_is_written(
     assert "laptop is backed up daily at 02:30, automatically." in said.out
     assert "OnCalendar=*-*-* 02:30:00" in said.out
     assert "ConditionACPower=true" in said.out
+    assert "\\n" not in said.out
     assert f'"-r" "{repository}" "--set=laptop" "--json"' in said.out
     units = vdbackup("schedule", "set", *options, "--json").json["units"]
     assert [Path(each).suffix for each in units] == [".service", ".timer"]

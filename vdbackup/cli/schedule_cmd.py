@@ -144,11 +144,13 @@ def _show_plan(plan: SchedulePlan, *, as_json: bool) -> None:
 
 def _say_units(plan: SchedulePlan) -> None:
     for path, text in plan.texts.items():
-        say(f"\n# {path}")
+        say("")
+        say(f"# {path}")
         for line in text.splitlines():
             say(line)
     if not plan.by_systemd:
-        say("\nsystemd does not run here, so these are not written.")
+        say("")
+        say("systemd does not run here, so these are not written.")
         _say_cron(plan.cron, added=True)
 
 
