@@ -159,3 +159,20 @@ def test_files_that_outgrow_their_disk_get_a_larger_one_with_a_full(
     (folder / "letter.txt").write_text("Dear all, again")
     third = vdbackup("backup", "--set", "docs", "-r", repository, "--json")
     assert (third.status, third.json["type"]) == (0, "incremental")
+
+
+def test_files_are_found_in_all_points_and_points_are_compared_by_them(
+    vdbackup: Vdbackup, folder: Path, repository: Path
+):
+    assert vdbackup("backup", "--files", folder, "-r", repository).status == 0
+    (folder / "letter.txt").write_text("Dear all, this is another length")
+    (folder / "new").touch()
+    assert vdbackup("backup", "--set", "docs", "-r", repository).status == 0
+    inside = f"/p1{folder}"
+    assert f"{inside}/letter.txt" in vdbackup("find", "-r", repository, "letter.*").out
+    versions = vdbackup("versions", "-r", repository, f"{inside}/letter.txt").out
+    assert ("8 bytes" in versions, "32 bytes" in versions) == (True, True)
+    differences = vdbackup("diff", "-r", repository, "1", "2").out
+    assert f"{inside}/letter.txt" in differences
+    assert f"{inside}/new" in differences
+    assert f"{inside}/inner/large" not in differences
