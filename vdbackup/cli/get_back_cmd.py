@@ -158,6 +158,7 @@ def restore(options: argparse.Namespace) -> int:
 def _restore_files(options: argparse.Namespace) -> int:
     from vdbackup.recovery import file_set
 
+    _refuse_for_one_disk(options, "chosen files")
     repository = open_repository(options.repository, as_json=options.json)
     backup_set, point = repository.find(options.point, options.set)
     target = options.targets[0] if options.targets else Path("/")
@@ -173,14 +174,29 @@ def _restore_files(options: argparse.Namespace) -> int:
     return WARNINGS if warnings else DONE
 
 
+def _refuse_for_one_disk(options: argparse.Namespace, what: str) -> None:
+    """Refuse what says how one disk is written, where something else is restored."""
+    given = {
+        "--delta": options.delta,
+        "--partition": bool(options.partition),
+        "--resize": options.resize == "auto",
+        "--grow": options.grow is not None,
+    }
+    if names := [name for name, is_given in given.items() if is_given]:
+        raise UsageError(f"{names[0]} is for a single disk, not for {what}.", "Leave it out.")
+
+
 def _restore_machine(repository: Repository, options: argparse.Namespace) -> int:
     """Restore all disks of a machine."""
     from vdbackup.operations import machine_restore
     from vdbackup.operations.restore import format_of
     from vdbackup.repository.machine import KnownMachines, find_moment
 
-    if options.set is not None:
-        raise UsageError("A point is of a machine or of a set.", "Leave out --machine or --set.")
+    if options.set is not None or options.files:
+        raise UsageError(
+            "A point is of a machine or of a set.", "Leave out --machine, or --set and --files."
+        )
+    _refuse_for_one_disk(options, "a machine")
     machine = KnownMachines.of(repository).named(options.machine)
     moment = find_moment(repository, machine, options.point)
     moment.check_whole()
