@@ -99,6 +99,15 @@ def test_over_a_file_what_differs_alone_is_written(lab: Lab, tmp_path: Path) -> 
     assert target.read_bytes() == content(lab, 2)
 
 
+def test_a_partition_does_not_take_the_place_of_a_whole_disk_in_a_file(
+    lab: Lab, tmp_path: Path
+) -> None:
+    target = tmp_path / "disk.img"
+    target.write_bytes(lab.image.read_bytes())
+    with pytest.raises(UnfitTarget, match="is a disk with partitions"):
+        restore.plan(request(lab, target, 2, delta=True))
+
+
 def test_what_there_is_not_is_refused(lab: Lab, tmp_path: Path) -> None:
     with pytest.raises(NotInPoint, match="point 1 has no partition 4") as refused:
         restore.plan(request(lab, tmp_path / "part.img", 4))
@@ -216,6 +225,17 @@ def test_a_partition_that_the_kernel_does_not_show_is_named(lab: Lab, tmp_path: 
     image.write_bytes(lab.image.read_bytes())
     with loop(image) as device, pytest.raises(RecoveryError, match="kernel does not show"):
         restore.plan(request(lab, device, 1, 2))
+
+
+@pytest.mark.usefixtures("as_root")
+def test_a_partition_that_the_kernel_has_elsewhere_is_not_written(lab: Lab, tmp_path: Path) -> None:
+    image = tmp_path / "copy.img"
+    image.write_bytes(lab.image.read_bytes())
+    stale = {1: PARTS[1], 2: (PARTS[2][0] + MIB, PARTS[2][1])}  # the table was changed since
+    with disk(image, stale) as device:
+        restore.plan(request(lab, device, 1))
+        with pytest.raises(UnfitTarget, match=r"shows partition 2 of .* elsewhere than the table"):
+            restore.plan(request(lab, device, 1, 2))
 
 
 @pytest.mark.usefixtures("as_root")

@@ -196,6 +196,9 @@ def test_the_partition_that_grows_can_be_chosen(lab: Lab, tmp_path: Path) -> Non
     with pytest.raises(NotResized, match="Partition 3 cannot be made larger"):
         planned(lab, target, grown=3)
     assert "Partition 2 (ext) becomes larger" in planned(lab, target, grown=2).summary
+    same = sized(tmp_path / "same.img", lab.size)
+    with pytest.raises(NotResized, match="Partition 9 cannot be made larger"):
+        planned(lab, same, grown=9)
 
 
 def test_a_program_that_is_missing_is_named_before_anything_is_written(

@@ -23,6 +23,7 @@ from vdbackup.sources.inventory import (
     is_partition,
     partition_node,
     partitions_on,
+    place_of_partition,
 )
 from vdbackup.volumes import places
 from vdbackup.volumes.partitions import Partition, Table, read_table
@@ -179,6 +180,12 @@ def _own(goal: Goal, part: Part, parts: Sequence[Part]) -> Path:
     if node is None:
         raise UnfitTarget(
             f"The kernel does not show partition {part.number} of {goal.target}.",
+            f"Let it read the table: partprobe {goal.target}",
+        )
+    if place_of_partition(node) != (found.offset, found.size):
+        raise UnfitTarget(
+            f"The kernel shows partition {part.number} of {goal.target} elsewhere than the table "
+            "on it does.",
             f"Let it read the table: partprobe {goal.target}",
         )
     return node

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import stat
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from vdbackup.disks.chain import Chain
+from vdbackup.disks.disk import SECTOR
 from vdbackup.disks.extents import as_ranges, overlap, total
 from vdbackup.disks.formats import check_fits, probe
 from vdbackup.disks.names import BACKUP_FORMATS, DiskFormat
-from vdbackup.errors import Remedy, TargetExists, UnfitTarget, UsageError
+from vdbackup.errors import RecoveryError, Remedy, TargetExists, UnfitTarget, UsageError
 from vdbackup.guest.hardware import Hardware
 from vdbackup.guest.model import System
 from vdbackup.jobs import Plan, readable_size
@@ -24,6 +26,7 @@ from vdbackup.repository import claims
 from vdbackup.repository.files import check_space
 from vdbackup.repository.model import RecoveryPoint
 from vdbackup.repository.repository import Repository
+from vdbackup.volumes.partitions import read_table
 
 
 @dataclass(frozen=True)
@@ -165,7 +168,7 @@ def plan(request: RestoreRequest) -> RestorePlan:
 
 def _fitting(request: RestoreRequest, chain: Chain, piece: Piece) -> Fitting | None:
     """How the disk is fitted to what is there; None where that is as large. Raises NotResized."""
-    if piece.found is None or piece.found.size == chain.size:
+    if piece.found is None or (request.grown is None and piece.found.size == chain.size):
         return None
     disk_format = request.repository.settings(request.set_name).format
     return fit(chain, disk_format, piece.found.size, request.grown)
@@ -281,7 +284,10 @@ def _check_file(
         raise UnfitTarget(f"{target} is a folder.", "Give the name of a new file in it.")
     if not target.parent.is_dir():
         raise UnfitTarget(f"There is no folder {target.parent}.", "Make it first.")
-    if target.parent.resolve().is_relative_to(request.repository.path.resolve()):
+    if target.is_symlink() and not target.exists():
+        raise UnfitTarget(f"{target} is a link that leads nowhere.", "Give the name of a new file.")
+    places = (target.parent.resolve(), target.resolve())  # what is in place is where a link leads
+    if any(place.is_relative_to(request.repository.path.resolve()) for place in places):
         raise UnfitTarget(f"{target} lies inside the repository.", "Restore to another folder.")
     if target.exists() and not stat.S_ISREG(target.stat().st_mode):
         raise UnfitTarget(f"{target} is neither a file nor a block device.", "Give a new file.")
@@ -291,6 +297,21 @@ def _check_file(
         )
     if request.delta or (request.resize and target.exists()):
         _check_raw(target, disk_format)
+    if request.delta and request.partitions and _is_partitioned(target):
+        raise UnfitTarget(
+            f"{target} is a disk with partitions, and would hold nothing but the one of the point.",
+            "Name a file that holds that partition alone, or a device that shows the file "
+            f"(losetup --find --show --partscan {target}).",
+        )
+
+
+def _is_partitioned(file: Path) -> bool:
+    with file.open("rb") as disk:
+        size = disk.seek(0, os.SEEK_END)
+        try:
+            return bool(read_table(disk, size, SECTOR).partitions)
+        except RecoveryError:  # a damaged table is one, too
+            return True
 
 
 def _check_raw(target: Path, disk_format: DiskFormat | PackageFormat) -> None:

@@ -28,6 +28,8 @@ from vdbackup.volumes.places import Disk, Window
 
 _EDGE = 1 << 20
 """Bytes at both ends of a device, and where a partition begins, that say what lies there."""
+_SYS_SECTOR = 512
+"""Bytes that sysfs counts in, whatever sectors a disk has (kernel, sysfs-block)."""
 
 
 @dataclass(frozen=True)
@@ -253,6 +255,13 @@ def partition_node(disk: Path, number: int) -> Path | None:
         if file.read_text().strip() == str(number):
             return node_of((file.parent / "dev").read_text().strip())
     return None
+
+
+def place_of_partition(node: Path) -> tuple[int, int]:
+    """Where the kernel has a partition on its disk, and how large: bytes; raises OSError."""
+    place = SYS_BLOCK / (number_of(str(node)) or "")
+    start, size = (int((place / name).read_text()) * _SYS_SECTOR for name in ("start", "size"))
+    return start, size
 
 
 def fingerprint(path: Path) -> str:
