@@ -80,6 +80,32 @@ def test_another_file_under_the_name_is_not_replaced(lab: Lab, tmp_path: Path) -
     assert target.read_bytes() == b"that was not meant"
 
 
+def test_a_link_to_a_file_of_the_backups_is_no_target(lab: Lab, tmp_path: Path) -> None:
+    target = tmp_path / "link.img"
+    target.symlink_to(lab.set.folder / lab.set.points[0].digests)
+    point = lab.set.points[-1].id
+    for wanted in ({"delta": True}, {"resize": True}):
+        request = restore.RestoreRequest(
+            lab.repository, "disk", point, target, overwrite=True, **wanted
+        )
+        with pytest.raises(UnfitTarget, match="lies inside the repository"):
+            restore.plan(request)
+
+
+def test_a_link_that_leads_nowhere_is_refused_before_anything_is_written(
+    lab: Lab, tmp_path: Path
+) -> None:
+    (tmp_path / "link.img").symlink_to("nowhere")
+    with pytest.raises(UnfitTarget, match="is a link that leads nowhere"):
+        planned(lab, tmp_path / "link.img")
+
+
+def test_a_file_may_have_the_longest_name_that_there_is(lab: Lab, tmp_path: Path) -> None:
+    target = tmp_path / ("漢" * 85)  # 255 bytes
+    run(planned(lab, target))
+    assert target.read_bytes() == lab.image.read_bytes()
+
+
 def test_a_file_that_was_to_be_replaced_is(lab: Lab, tmp_path: Path) -> None:
     target = tmp_path / "out.img"
     target.write_bytes(b"that may go")
@@ -249,6 +275,14 @@ def test_a_file_of_the_backups_is_no_target_as_a_device_either(lab: Lab) -> None
         loop(lab.layer(lab.set.points[0]), "--read-only") as device,
         pytest.raises(TargetInUse, match="is a file of the backups"),
     ):
+        planned(lab, device, overwrite=True)
+
+
+@pytest.mark.usefixtures("as_root")
+def test_a_device_that_is_read_only_is_refused_with_that_word(lab: Lab, tmp_path: Path) -> None:
+    image = tmp_path / "device.img"
+    image.write_bytes(bytes(lab.size))
+    with loop(image, "--read-only") as device, pytest.raises(UnfitTarget, match="is read-only"):
         planned(lab, device, overwrite=True)
 
 

@@ -33,6 +33,8 @@ be found again: the second GPT, and super blocks of RAID, LVM and file systems (
 _ZEROS = bytes(_WIPED)
 _BLKRRPART = 0x125F
 """ioctl: read the partition table again (linux/fs.h)."""
+_BLKROGET = 0x125E
+"""ioctl: whether a device is read-only, an int (linux/fs.h)."""
 
 
 @dataclass(frozen=True)
@@ -103,9 +105,8 @@ def new_file(target: Path, planned: Identity | None) -> Iterator[Path]:
     it has its final name already, which some disks hold. Order: the file durable, then its name,
     then the folder.
     """
-    folder = Path(
-        tempfile.mkdtemp(prefix=f".{target.name[:100]}.", suffix=PARTIAL, dir=target.parent)
-    )
+    shown = os.fsdecode(os.fsencode(target.name)[:100])  # bytes: those of a name are counted
+    folder = Path(tempfile.mkdtemp(prefix=f".{shown}.", suffix=PARTIAL, dir=target.parent))
     try:
         made = folder / target.name
         yield made
@@ -203,9 +204,21 @@ def held_device(target: Path) -> Iterator[int]:
             "Unmount what is on it, and check that you may write to it.",
         ) from error
     try:
+        if _is_read_only(fd):
+            raise UnfitTarget(
+                f"{target} is read-only.",
+                "Look for its write-protect switch; what was made read-only by software, "
+                f"`blockdev --setrw {target}` makes writable.",
+            )
         yield fd
     finally:
         os.close(fd)
+
+
+def _is_read_only(fd: int) -> bool:
+    """Linux lets a read-only device be opened for writing, and refuses the first write."""
+    found = fcntl.ioctl(fd, _BLKROGET, bytes(4))
+    return any(found)
 
 
 def wipe_rest(fd: int, used: int) -> None:
