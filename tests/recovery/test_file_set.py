@@ -71,6 +71,38 @@ def test_every_kind_of_file_comes_back_with_all_that_belongs_to_it(folder: Path,
     assert (back / "nothing but a hole").stat().st_blocks == 0
 
 
+def damage(repository: Repository, held: bytes) -> None:
+    """Change a byte of what a point's layer holds."""
+    layer = repository.set().folder / repository.set().points[-1].disk
+    stored = bytearray(layer.read_bytes())
+    stored[stored.index(held)] ^= 1
+    layer.chmod(0o600)
+    layer.write_bytes(stored)
+
+
+def test_what_is_not_as_it_was_captured_replaces_nothing_and_is_named(folder: Path):
+    large = (folder / "inner" / "large").read_bytes()
+    repository = back_up(folder)
+    damage(repository, large[300_000:300_100])
+    (folder / "letter").write_bytes(b"newer")
+    (said,) = restore(repository, overwrite=True)
+    assert said.startswith("These are not in the point as they were captured, and are left out: ")
+    assert said.endswith(f": {folder}/inner/large.")
+    assert (folder / "inner" / "large").read_bytes() == large
+    assert sorted(os.listdir(folder / "inner")) == ["large"]
+    assert (folder / "letter").read_bytes() == b"as it was"
+
+
+def test_a_folder_that_is_not_as_it_was_captured_is_not_made(folder: Path, tmp_path: Path):
+    for number in range(3000):  # its entries lie in blocks of their own
+        (folder / "inner" / f"{number}-a-name-that-takes-its-room").touch()
+    repository = back_up(folder)
+    damage(repository, b"1500-a-name-that-takes-its-room")
+    said = restore(repository, tmp_path / "back")
+    assert said[-1].startswith("These are not in the point as they were captured")
+    assert not os.path.lexists(f"{tmp_path}/back{folder}/inner")
+
+
 def test_what_was_lost_comes_back_where_it_was_and_what_is_there_stays(folder: Path):
     before = as_restored(folder)
     repository = back_up(folder)

@@ -239,14 +239,14 @@ def add_extract(subparsers: Subparsers) -> None:
 
 def extract(options: argparse.Namespace) -> int:
     """Copy files out of a point."""
+    from vdbackup.recovery import checked
     from vdbackup.recovery.browse import FileBrowser
-    from vdbackup.repository import claims
 
     repository = open_repository(options.repository, as_json=options.json)
     backup_set, point = repository.find(options.point, options.set)
     doing = f"extracting files of point {point.sequence}"
-    with claims.open_point(repository, backup_set.name, point.id, doing) as chain:
-        browser = FileBrowser(chain)
+    with checked.open_point(repository, backup_set.name, point.id, doing) as disk:
+        browser = FileBrowser(disk)
         warnings = work(
             "Extract",
             lambda task: browser.extract(options.paths, options.destination, task),

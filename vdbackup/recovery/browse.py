@@ -9,11 +9,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from vdbackup.disks.chain import Chain
 from vdbackup.errors import GuestUnreadable, NotInPoint, RecoveryError, TooManyFiles
 from vdbackup.jobs import Task
 from vdbackup.text import iso, printable
 from vdbackup.volumes.filesystems.node import Kind, Node, Stat, guarded, reading
+from vdbackup.volumes.places import Disk
 from vdbackup.volumes.volumes import Volume, Volumes
 
 __all__ = ["Entry", "FileBrowser", "Kind", "Volume"]
@@ -56,7 +56,7 @@ class FileBrowser:
     is up to whoever opened it.
     """
 
-    def __init__(self, chain: Chain) -> None:
+    def __init__(self, chain: Disk) -> None:
         self._chain = chain
         self._found: Volumes | None = None
 

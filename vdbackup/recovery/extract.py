@@ -27,7 +27,14 @@ from typing import Protocol
 import numpy as np
 
 from vdbackup.disks.extents import runs_of
-from vdbackup.errors import Cancelled, NothingExtracted, RecoveryError, TargetExists, UnfitTarget
+from vdbackup.errors import (
+    Cancelled,
+    Damaged,
+    NothingExtracted,
+    RecoveryError,
+    TargetExists,
+    UnfitTarget,
+)
 from vdbackup.jobs import CancelToken, Progress, Task
 from vdbackup.recovery.metadata import Giver, give_mode
 from vdbackup.text import printable
@@ -196,6 +203,9 @@ class _Walk:
         try:
             with reading(path):
                 stat = _checked(name, node)
+        except Damaged as error:
+            self._visitor.warn(f"{printable(path)} is left out: {error.title}")
+            return
         except RecoveryError as error:
             self._visitor.warn(error.title)
             return
@@ -317,6 +327,8 @@ class _Writer:
             try:
                 if not self._is_second_name(name, stat):
                     self._make_file(path, name, node, stat)
+            except Damaged as error:
+                self.warn(f"{printable(path)} is left out: {error.title}")
             except RecoveryError as error:
                 self.warn(error.title)
             self._reach(start + stat.size)

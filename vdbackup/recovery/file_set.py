@@ -22,14 +22,14 @@ from pathlib import Path
 from typing import Self
 
 from vdbackup.durable import PARTIAL
-from vdbackup.errors import NotInPoint, SourceNotFound, UnfitTarget
+from vdbackup.errors import Damaged, NotInPoint, SourceNotFound, UnfitTarget
 from vdbackup.jobs import Plan, Task
-from vdbackup.repository import claims
+from vdbackup.recovery import checked
 from vdbackup.repository.model import RecoveryPoint, SetSettings
 from vdbackup.repository.repository import Repository
 from vdbackup.sources.file_sets.choice import Choice
 from vdbackup.sources.file_sets.delta import Delta
-from vdbackup.sources.file_sets.folder import Entry
+from vdbackup.sources.file_sets.folder import Entry, Folder
 from vdbackup.sources.file_sets.image import LOST_AND_FOUND, ROOT, Image
 from vdbackup.sources.file_sets.inode import Inode
 from vdbackup.sources.file_sets.tree import Tree, joined, named
@@ -114,8 +114,8 @@ def run(plan: FilesPlan, task: Task) -> tuple[str, ...]:
     doing = f"restoring the files of point {point.sequence}"
     plan.target.mkdir(parents=True, exist_ok=True)
     with (
-        claims.open_point(plan.repository, plan.set_name, plan.point_id, doing) as chain,
-        Delta(chain.size, chain) as delta,
+        checked.open_point(plan.repository, plan.set_name, plan.point_id, doing) as disk,
+        Delta(disk.size, disk) as delta,
         Image(delta) as image,
         _Restoring(image, plan, task) as restoring,
     ):
@@ -130,6 +130,7 @@ class _Said:
     in_the_way: list[bytes] = field(default_factory=list)
     refused: list[bytes] = field(default_factory=list)
     described: list[bytes] = field(default_factory=list)
+    damaged: list[bytes] = field(default_factory=list)
 
     @property
     def sentences(self) -> tuple[str, ...]:
@@ -137,6 +138,7 @@ class _Said:
             "Something is there already under these names, and stays": self.in_the_way,
             "These could not be made there": self.refused,
             "Owners or attributes of these could not be restored": self.described,
+            "These are not in the point as they were captured, and are left out": self.damaged,
         }
         return tuple(f"{what}: {named(paths)}." for what, paths in said.items() if paths)
 
@@ -180,7 +182,7 @@ class _Restoring:
 
     def run(self) -> None:
         """All of it, a folder before what is in it."""
-        self._fill(b"/", ROOT, describes=False)
+        self._fill(b"/", ROOT, self._image.folder(ROOT), describes=False)
         while self._open:
             self._task.check()
             folder = self._open[-1]
@@ -196,15 +198,17 @@ class _Restoring:
                     self._leaf(path, name, entry.inode)
             except FileExistsError:
                 self.said.in_the_way.append(path)
+            except Damaged:
+                self.said.damaged.append(path)
             except OSError as error:
                 if error.errno not in _PASSED_BY:
                     raise
                 self.said.refused.append(path)
 
-    def _fill(self, path: bytes, number: int, *, describes: bool) -> None:
+    def _fill(self, path: bytes, number: int, folder: Folder, *, describes: bool) -> None:
         """Begin with the folder that is open now."""
         status = os.fstat(self._fd)
-        entries = self._image.folder(number).entries
+        entries = folder.entries
         if number == ROOT:
             entries.pop(LOST_AND_FOUND, None)
         todo = [(name, each) for name, each in sorted(entries.items(), reverse=True)
@@ -217,6 +221,7 @@ class _Restoring:
         if number in self._seen:  # a folder in itself: of a damaged file system
             self.said.refused.append(path)
             return
+        folder = self._image.folder(number)  # raises before anything is made
         is_new = True
         try:
             os.mkdir(name, 0o700, dir_fd=self._fd)
@@ -229,11 +234,15 @@ class _Restoring:
         os.close(self._fd)
         self._fd = inner
         leads = self._tree.leads(path)
-        self._fill(path, number, describes=is_new or (self._plan.overwrite and not leads))
+        self._fill(path, number, folder, describes=is_new or (self._plan.overwrite and not leads))
 
     def _leave(self, folder: _Open) -> None:
         if folder.describes:
-            self._describe(folder.path, self._fd, self._image.read(folder.number), folder.number)
+            try:
+                inode = self._image.read(folder.number)
+                self._describe(folder.path, self._fd, inode, folder.number)
+            except Damaged:  # what is in it is restored all the same
+                self.said.described.append(folder.path)
         if self._open:
             above = os.open("..", _FOLDER, dir_fd=self._fd)
             os.close(self._fd)

@@ -409,10 +409,14 @@ def extract(
     task: Task,
 ) -> Outcome[Path]:
     """Copy files out of a point; the destination."""
+    from vdbackup.recovery import checked
     from vdbackup.recovery.browse import FileBrowser
 
-    with open_point(folder, set_name, point_id, "extracting files of") as chain:
-        warnings = FileBrowser(chain).extract(paths, destination, task)
+    repository = Repository.open(folder)
+    point = repository.set(set_name).point(point_id)
+    doing = f"extracting files of point {point.sequence}"
+    with checked.open_point(repository, set_name, point_id, doing) as disk:
+        warnings = FileBrowser(disk).extract(paths, destination, task)
     sentence = f"{words.plural(len(paths), 'item')} extracted to {destination}."
     return Outcome(sentence, tuple(paths), tuple(warnings), value=destination)
 

@@ -13,10 +13,10 @@ from pathlib import Path
 from vdbackup.disks.holders import holders, named
 from vdbackup.errors import NotMounted, ProgramMissing, UnfitTarget
 from vdbackup.processes import start_of
+from vdbackup.recovery import checked
 from vdbackup.recovery.browse import FileBrowser
 from vdbackup.recovery.mount import fuse
 from vdbackup.recovery.mount.tree import Tree
-from vdbackup.repository import claims
 from vdbackup.repository.mount_points import unescaped
 from vdbackup.repository.repository import Repository
 from vdbackup.volumes.volumes import Volumes
@@ -107,7 +107,7 @@ def mount(
     repository = Repository.open(repository.path.absolute())  # libfuse changes the folder we are in
     number = repository.set(set_name).point(point_id).sequence
     doing = f"showing point {number} as the folder {where}"
-    with claims.open_point(repository, set_name, point_id, doing) as chain:
+    with checked.open_point(repository, set_name, point_id, doing) as chain:
         volumes = Volumes(chain)
         browser = FileBrowser(chain)
         shown = tuple(
