@@ -14,7 +14,7 @@ from tests.agent.mounts import image
 from tests.backup.lab import noise
 from tests.crash.kept import ended_before_each_change
 from tests.sources.opened import open_path
-from vdbackup.backup import machine_capture, merge, repair
+from vdbackup.backup import capture, machine_capture, merge, repair
 from vdbackup.backup.machine_capture import MachineResult
 from vdbackup.errors import (
     DamagedMetadata,
@@ -108,6 +108,14 @@ def disks(tmp_path: Path) -> Disks:
     return Disks(tmp_path)
 
 
+def back_up_alone(disks: Disks, number: int, **wanted: Any) -> None:
+    request = BackupRequest(
+        SourceRef.of_path(disks.images[number]), disks.repository.path, policy=Change(**wanted)
+    )
+    with planned(request) as plan:
+        capture.run(plan, Task())
+
+
 def lose(disks: Disks, name: str, number: int) -> None:
     """A disk's point of a moment."""
     moment = find_moment(disks.repository, disks.machine, str(number))
@@ -184,16 +192,28 @@ def test_what_is_left_of_a_moment_counts_for_nothing_and_goes_when_it_is_old(dis
 
 
 def test_what_a_set_held_before_it_was_a_machines_goes_when_it_is_older(disks):
-    with planned(BackupRequest(SourceRef.of_path(disks.images[0]), disks.repository.path)) as plan:
-        from vdbackup.backup import capture
-
-        capture.run(plan, Task())
+    back_up_alone(disks, 0)
     disks.back_up()
     assert [point.sequence for point in disks.repository.set("root").points] == [1, 2]
     policy.run(policy.plan(disks.repository, "root", Change(keep=1)), Task())
     disks.back_up()
     assert [point.sequence for point in disks.repository.set("root").points] == [3]
     disks.check(2)
+
+
+def test_what_a_set_held_before_it_was_a_machines_goes_no_sooner_than_it_would_have_alone(disks):
+    for number in range(1, 4):
+        back_up_alone(disks, 0, keep=3)
+        back_up_alone(disks, 1, keep=3)
+        disks.write(number)
+    left = []
+    for _ in range(4):
+        disks.back_up()
+        root, home = disks.repository.set("root"), disks.repository.set("home")
+        assert [each.sequence for each in root.points] == [each.sequence for each in home.points]
+        left.append([each.sequence for each in root.points])
+    assert left == [[2, 3, 4], [3, 4, 5], [4, 5, 6], [5, 6, 7]]
+    disks.check(2, 3, 4)
 
 
 def test_a_moment_with_a_point_in_use_stays_whole_until_that_is_over(disks):

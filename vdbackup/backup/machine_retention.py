@@ -4,14 +4,15 @@ It is as retention.py has it of one set, with moments in place of points, and by
 (keeping.py): what counts is a moment that is whole, none of whose points is known to be damaged;
 one stays that has a pinned point. Of what is older a moment goes where
 each of its points can go; else all of them stay, and the next backup tries again. What is left of
-a moment that is not whole counts for nothing, and goes when it is older than what is kept; so does
-what a set held before it became a machine's.
+a moment that is not whole counts for nothing, and goes when it is older than what is kept. What a
+set held before it became a machine's goes as if each moment were a point of that set, too: so it
+stays until there are as many moments as are to stay.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 from vdbackup.backup import delete, keeping, retention, whole_chains
@@ -134,31 +135,29 @@ def due_now(
         for point_id, why in whole_chains.damaged(backup_set, chains[name]).items()
     }
     every = moments(machine, sets.values())
-    asked = [
-        Moment(
-            each.moment.number,
-            min(map(moment_of, each.points.values())),
-            counts=_counts(each, not_whole),
-            pinned=_is_pinned(each, sets),
-        )
-        for each in every
-    ]
-    if after_next:
-        asked.append(Moment(machine.last_number + 1, now))
-    stays = {each.moment.number for each in keeping.decide(asked, policy, now) if each.stays}
+    asked = {each.moment.id: _asked(each, sets, not_whole) for each in every}
+    next_one = [Moment(machine.last_number + 1, now)] if after_next else []
+    stays = {
+        each.moment.number
+        for each in keeping.decide([*asked.values(), *next_one], policy, now)
+        if each.stays
+    }
     kept = [each for each in every if each.moment.number in stays]
     of_moments = {point_id for each in every for point_id in each.moment.points}
     older: dict[str, list[RecoveryPoint]] = {}
     for name, backup_set in sets.items():
-        first = next((each.points[name].sequence for each in kept if name in each.points), None)
-        if first is None:  # then nothing of it is known to be older than what stays
-            first = backup_set.next_sequence() if after_next else 0
+        alone = [point for point in _captured(backup_set) if point.id not in of_moments]
+        row = [
+            *_row(backup_set, every, asked),
+            *(_asked_alone(backup_set, point, not_whole) for point in alone),
+            *([Moment(backup_set.next_sequence(), now)] if after_next else []),
+        ]
+        going = {e.moment.number for e in keeping.decide(row, policy, now) if not e.stays}
         staying = {each.points[name].id for each in kept if name in each.points}
         older[name] = [
             point
             for point in _captured(backup_set)
-            if point.id not in staying
-            and (point.id in of_moments or _goes_alone(backup_set, point, first))
+            if point.id not in staying and (point.id in of_moments or point.sequence in going)
         ]
     held = {
         point.id
@@ -179,9 +178,42 @@ def due_now(
     return [*lone, *together]
 
 
-def _goes_alone(backup_set: BackupSet, point: RecoveryPoint, first: int) -> bool:
-    """Whether a point of no moment is older than the first that is kept, and not pinned."""
-    return point.sequence < first and backup_set.pin(point) is None
+def _asked(
+    moment: MomentPoints, sets: Mapping[str, BackupSet], not_whole: Mapping[str, str]
+) -> Moment:
+    """A machine's moment as the rules see it."""
+    return Moment(
+        moment.moment.number,
+        min(map(moment_of, moment.points.values())),
+        counts=_counts(moment, not_whole),
+        pinned=_is_pinned(moment, sets),
+    )
+
+
+def _asked_alone(
+    backup_set: BackupSet, point: RecoveryPoint, not_whole: Mapping[str, str]
+) -> Moment:
+    """A point that belongs to no moment, as the rules see it."""
+    return Moment(
+        point.sequence,
+        moment_of(point),
+        counts=point.id not in not_whole,
+        pinned=backup_set.pin(point) is not None,
+    )
+
+
+def _row(
+    backup_set: BackupSet, every: Sequence[MomentPoints], asked: Mapping[str, Moment]
+) -> list[Moment]:
+    """The machine's moments by the numbers of a set's points of them, which are those in its row.
+
+    So what the set held before stays as long as it would have without the machine.
+    """
+    return [
+        replace(asked[each.moment.id], number=each.points[backup_set.name].sequence)
+        for each in every
+        if backup_set.name in each.points
+    ]
 
 
 def _is_pinned(moment: MomentPoints, sets: Mapping[str, BackupSet]) -> bool:
