@@ -28,7 +28,7 @@ from vdbackup.errors import (
     UsageError,
 )
 from vdbackup.jobs import Task
-from vdbackup.operations import delete, machine_backup, machine_restore, policy
+from vdbackup.operations import delete, machine_backup, machine_restore, pins, policy
 from vdbackup.operations import merge as merging
 from vdbackup.operations.backup import BackupRequest, planned
 from vdbackup.operations.machine_backup import MachineRequest
@@ -42,6 +42,7 @@ from vdbackup.repository.machine import (
     moments_of,
     points_together,
 )
+from vdbackup.repository.model import Policy
 from vdbackup.repository.repository import Repository
 from vdbackup.sources.reference import SourceRef
 
@@ -71,6 +72,10 @@ class Disks:
             sources = [stack.enter_context(open_path(each)) for each in self.images]
             plan = machine_capture.plan(self.repository, sources, "web", **wanted)
             return machine_capture.run(plan, Task())
+
+    def request(self, **wanted: Any) -> MachineRequest:
+        refs = tuple(map(SourceRef.of_path, self.images))
+        return MachineRequest("web", self.repository.path, refs, **wanted)
 
     def back_up(self) -> MachineResult:
         made = self.capture()
@@ -309,6 +314,15 @@ def test_a_record_that_makes_no_sense_stops_what_would_part_the_disks(disks, tex
         disks.capture()
 
 
+def test_disks_of_a_machine_whose_record_is_damaged_become_no_other_machine(disks):
+    disks.back_up()
+    (disks.repository.path / "machine-web.json").write_text('{"name": "web", "sets": 3}')
+    with ExitStack() as stack:
+        sources = [stack.enter_context(open_path(each)) for each in disks.images]
+        with pytest.raises(DamagedMetadata, match="record of the machine web is damaged"):
+            machine_capture.plan(disks.repository, sources, "another")
+
+
 def test_a_number_is_given_to_one_moment_only_whatever_was_deleted(disks):
     disks.back_up()
     disks.back_up()
@@ -400,6 +414,35 @@ def test_disks_that_fit_one_by_one_and_not_together_are_refused_before_any_set_i
     assert disks.repository.names() == []
 
 
+def test_while_disks_are_to_keep_different_points_none_goes_and_each_backup_says_so(disks):
+    back_up_alone(disks, 0, keep=1)
+    back_up_alone(disks, 1, keep=2)
+    said = "root, home are not to keep the same points"
+    with machine_backup.planned(disks.request()) as plan:
+        assert said in plan.summary
+        assert {each.policy.keep for each in plan.disks} == {1, 2}
+    for _ in range(2):
+        made = disks.back_up()
+        (warning,) = made.warnings
+        assert said in warning
+    disks.check(1, 2)
+    with machine_backup.planned(disks.request(policy=Change(keep=1))) as plan:
+        assert plan.invalidates == ("Point 1 of root", "Point 1 of home", "Moment 1", "Moment 2")
+        machine_backup.run(plan, Machines(disks.folder / "sessions"), Task())
+    assert disks.numbers() == [3]
+    assert {each.settings.policy.keep for each in disks.repository.sets()} == {1}
+
+
+def test_what_a_new_machine_takes_of_what_its_disks_held_before_is_in_the_plan(disks):
+    for number in range(1, 4):
+        back_up_alone(disks, 0)
+        disks.write(number)
+    with machine_backup.planned(disks.request(policy=Change(keep=2))) as plan:
+        assert plan.invalidates == ("Point 1 of root", "Point 2 of root")
+        machine_backup.run(plan, Machines(disks.folder / "sessions"), Task())
+    assert [each.sequence for each in disks.repository.set("root").points] == [3, 4]
+
+
 def test_two_new_disks_that_are_called_alike_get_sets_of_their_own(disks):
     images = []
     for number in range(3):
@@ -441,3 +484,43 @@ def test_targets_that_do_not_fit_the_disks_are_refused_before_anything_is_writte
         machine_restore.plan(disks.repository, half, {"root": tmp_path / "a"})
     with pytest.raises(PointNotFound):
         find_moment(disks.repository, disks.machine, "latest")
+
+
+# ------------------------------------------------------------------------------- one policy
+
+
+def test_a_change_of_policy_names_what_goes_of_the_other_disks_too(disks):
+    for number in range(3):
+        back_up_alone(disks, 1)
+        disks.write(number)
+    disks.back_up()
+    plan = policy.plan(disks.repository, "root", Change(keep=1))
+    assert plan.invalidates == (*(f"Point {n} of home" for n in (1, 2, 3)), "Moment 1")
+    plan = policy.plan(disks.repository, "root", Change(keep=2))
+    assert plan.invalidates == ("Point 1 of home", "Point 2 of home", "Point 3 of home")
+    policy.run(plan, Task())
+    assert disks.back_up().notes == tuple(f"{each} is no longer kept." for each in plan.invalidates)
+
+
+def test_what_is_foretold_of_a_machines_points_is_what_becomes_of_its_moments(disks):
+    for _ in range(3):
+        disks.back_up()
+    _, point = disks.repository.find("1", "home")
+    pins.run(pins.plan(disks.repository, "home", point.id, ""), Task())
+    plan = policy.plan(disks.repository, "root", Change(keep=2))
+    assert [(fate.point.sequence, str(fate.outcome)) for fate in plan.fates] == [
+        (1, "stays"),
+        (2, "goes"),
+        (3, "stays"),
+    ]
+    policy.run(plan, Task())
+    disks.back_up()
+    disks.check(1, 3, 4)
+
+
+def test_a_policy_that_one_disk_has_already_becomes_that_of_all(disks):
+    disks.back_up()
+    settings = disks.repository.set("home").settings
+    disks.repository.set_policy("home", settings.policy.retaining(Policy(keep=2)))
+    policy.run(policy.plan(disks.repository, "home", Change(keep=2)), Task())
+    assert {each.settings.policy.keep for each in disks.repository.sets()} == {2}

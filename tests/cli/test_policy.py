@@ -128,7 +128,7 @@ def test_on_a_terminal_a_policy_that_takes_points_is_asked_about(
 ):
     os.write(answer, typed.encode() + b"\n")
     said = vdbackup("policy", "-r", three_points, "--keep", 1)
-    assert "The next backup of laptop takes points 1, 2, 3. Is that meant?" in said.err
+    assert "The next backup of laptop takes point 1, point 2, point 3. Is that meant?" in said.err
     assert said.status == status
     shown = vdbackup("policy", "-r", three_points, "--json").json["sets"]
     assert shown == [{**USUAL, "keep": keep}]

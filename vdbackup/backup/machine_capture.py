@@ -93,6 +93,7 @@ def plan(  # noqa: PLR0913 - each is a thing that is asked for
 
     Raises:
         NotOneMachine: these cannot be one, or some of its disks are missing.
+        RepositoryError: one of them may be a machine's whose record is damaged.
         BackupError: one of them cannot be backed up, and why.
     """
     known = KnownMachines.of(repository)
@@ -101,6 +102,8 @@ def plan(  # noqa: PLR0913 - each is a thing that is asked for
         if each.name == name:
             raise each.problem
     names = list(set_names) if set_names else _set_names(repository, sources)
+    for set_name in set(names) & set(repository.names()):
+        known.with_set(repository.set(set_name))  # whose record is damaged may have it
     machine = joined(before, name, names, known)
     if missing := [each for each in machine.sets if each not in names]:
         raise NotOneMachine(

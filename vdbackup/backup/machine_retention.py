@@ -49,11 +49,14 @@ class Group:
     points: Mapping[str, RecoveryPoint]
 
 
-def policy_of(sets: Mapping[str, BackupSet]) -> Policy:
-    """What a machine does automatically; where its sets do not keep the same, nothing goes."""
-    first, *others = (each.settings.policy for each in sets.values())
-    same = all(each.retention == first.retention for each in others)
-    return first if same else first.retaining(Policy())
+def differing(policies: Mapping[str, Policy]) -> str:
+    """What is said where the sets of a machine are not to keep the same points; else ""."""
+    if len({each.retention for each in policies.values()}) <= 1:
+        return ""
+    return (
+        f"{', '.join(policies)} are not to keep the same points: until one policy is set for any "
+        "of them, which is then that of all, no older ones are merged or deleted."
+    )
 
 
 def apply(repository: Repository, machine: Machine, task: Task) -> Applied:
@@ -62,9 +65,20 @@ def apply(repository: Repository, machine: Machine, task: Task) -> Applied:
     unknown = [retention.unknown_points(each) for each in sets.values() if each.broken]
     if unknown:
         return Applied((), tuple(unknown))
-    policy = policy_of(sets)
-    if not policy.takes:
-        return Applied((), ())
+    policies = {name: each.settings.policy for name, each in sets.items()}
+    if said := differing(policies):
+        return Applied((), (said,))
+    policy = policies[machine.sets[0]]
+    return _applied(repository, machine, sets, policy, task) if policy.takes else Applied((), ())
+
+
+def _applied(
+    repository: Repository,
+    machine: Machine,
+    sets: dict[str, BackupSet],
+    policy: Policy,
+    task: Task,
+) -> Applied:
     chains = {name: Chains() for name in sets}
     done: list[str] = []
     staying: list[str] = []

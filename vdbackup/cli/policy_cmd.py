@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from vdbackup.repository.repository import Repository
 
 _MAX_NAMED = 6
-"""Points that a question names; more of them are counted."""
+"""Moments that a question names; more of them are counted."""
 
 
 def add_policy(subparsers: Subparsers) -> None:
@@ -85,11 +85,11 @@ def _change(repository: Repository, change: Change, options: argparse.Namespace)
         _foretell(plan, options)
         return DONE
     announce(plan, options)
-    if plan.takes and not options.yes:
-        points = _named(plan)
+    if plan.goes and not options.yes:
+        what = _named(plan)
         confirm(
-            f"The next backup of {plan.set_name} takes {points}. Is that meant?",
-            f"The next backup of {plan.set_name} would take {points}.",
+            f"The next backup of {plan.set_name} takes {what}. Is that meant?",
+            f"The next backup of {plan.set_name} would take {what}.",
             "Nothing was changed.",
         )
 
@@ -188,7 +188,7 @@ def _row(backup_set: BackupSet) -> tuple[str, ...]:
 
 
 def _named(plan: PolicyPlan) -> str:
-    numbers = [str(point.sequence) for point in plan.takes]
-    if len(numbers) > _MAX_NAMED:
-        return f"{len(numbers):,} points, {numbers[0]} to {numbers[-1]}"
-    return f"point{'' if len(numbers) == 1 else 's'} {', '.join(numbers)}"
+    names = [group.name for group in plan.goes]
+    if len(names) > _MAX_NAMED:
+        return f"{len(names):,} moments, {names[0]} to {names[-1]}"
+    return ", ".join(names)

@@ -28,6 +28,7 @@ from vdbackup.jobs import Job, JobState, Task
 from vdbackup.operations import policy
 from vdbackup.operations.policy import OFF, Change
 from vdbackup.repository.model import MAX_KEPT, Policy
+from vdbackup.repository.repository import Repository
 
 WIDTH = 660  # pixels
 NARROW = 150  # pixels of a field
@@ -171,14 +172,16 @@ class PolicyDialog(parts.Dialog):
         backup_set = self._entry.backup_set
         if backup_set is None:
             return
-        change, present = self.change, self._present
+        change, present, folder = self.change, self._present, self._entry.repository
 
         def foretell(_task: Task) -> Foretold:
             """What every policy goes by is found out once: it takes seconds for many points."""
             if self._outlook is None:
                 self._outlook = Outlook(backup_set)
             wanted = change.of(present)
-            return Foretold(wanted, self._outlook.fates(wanted, datetime.now(UTC)))
+            repository = Repository.open(folder)
+            fates = policy.foretold(repository, self._outlook, wanted, datetime.now(UTC))
+            return Foretold(wanted, fates)
 
         job = Job(self.windowTitle(), foretell)
         self._worker.submit(job, partial(self._on_foretold, change))

@@ -197,19 +197,23 @@ def _with_policy(plan: MachinePlan, change: policy.Change) -> MachinePlan:
     sets = {
         disk.set_name: plan.repository.set(disk.set_name) for disk in plan.disks if not disk.new_set
     }
-    now = machine_retention.policy_of(sets) if sets else Policy()
-    wanted = change.of(now)
-    if sets and len(sets) == len(plan.disks) and wanted == now and plan.known:
-        return plan
-    takes: tuple[str, ...] = ()
+    now = {name: each.settings.policy for name, each in sets.items()}
+    for_new = next(iter(now.values()), Policy())
+    if machine_retention.differing(now):
+        for_new = for_new.retaining(Policy())
+    wanted = {disk.set_name: change.of(now.get(disk.set_name, for_new)) for disk in plan.disks}
+    disks = tuple(replace(disk, policy=wanted[disk.set_name]) for disk in plan.disks)
     summary = plan.summary
-    if plan.known and wanted.retention != now.retention and set(sets) == set(plan.machine.sets):
-        untold = next(filter(None, (retention.untold(each, wanted) for each in sets.values())), "")
+    takes: tuple[str, ...] = ()
+    if differ := machine_retention.differing(wanted):
+        summary += f" {differ}"
+    elif any(each.retention != wanted[name].retention for name, each in now.items()):
+        one = disks[0].policy or Policy()
+        untold = next(filter(None, (retention.untold(each, one) for each in sets.values())), "")
         if untold:
             summary += f" {untold}: how many it keeps stays as it is."
-        groups = machine_retention.preview(plan.machine, sets, wanted, datetime.now(UTC))
+        groups = machine_retention.preview(plan.machine, sets, one, datetime.now(UTC))
         takes = tuple(group.name for group in groups)
     if takes:
-        summary += f" Of the older moments {len(takes):,} no longer stay by its new policy."
-    disks = tuple(replace(disk, policy=wanted) for disk in plan.disks)
+        summary += f" Of what is older, {len(takes):,} no longer stay by its new policy."
     return replace(plan, summary=summary, disks=disks, invalidates=takes)

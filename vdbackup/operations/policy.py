@@ -6,13 +6,14 @@ and after every one that follows. All sets of a machine have one policy.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Final, Literal
 
 from vdbackup.backup import forecast, machine_retention, proving, retention
-from vdbackup.backup.forecast import Fate, Outlook
+from vdbackup.backup.forecast import Fate, Outcome, Outlook
+from vdbackup.backup.machine_retention import Group
 from vdbackup.errors import ChangedMeanwhile, PointsUnknown, Remedy
 from vdbackup.jobs import Plan, Task
 from vdbackup.operations.changed import Changed
@@ -87,7 +88,9 @@ class PolicyPlan(Plan):
     Attributes:
         now: the policy as it is.
         wanted: as it would be.
-        takes: the moments that go with the next backup because of the change, by sequence.
+        goes: what goes with the next backup because of the change: points, and of a machine's set
+            moments and points of any of its disks.
+        takes: the points of this set among that, by sequence.
         at: the moment as of which that was found out.
         fates: what becomes of each point with the next backup, by the policy as it would be.
     """
@@ -97,6 +100,7 @@ class PolicyPlan(Plan):
     change: Change
     now: Policy
     wanted: Policy
+    goes: tuple[Group, ...]
     takes: tuple[RecoveryPoint, ...]
     at: datetime
     fates: tuple[Fate, ...]
@@ -128,22 +132,25 @@ def plan(repository: Repository, set_name: str | None, change: Change) -> Policy
     backup_set = repository.set(set_name)
     now = backup_set.settings.policy
     wanted = change.of(now)
-    _check_told(backup_set, wanted)
+    sets = _sets_with(repository, backup_set)
+    _check_told(sets, wanted)
     at = datetime.now(UTC)
-    fates = Outlook(backup_set).fates(wanted, at)
-    takes = _taken_of(repository, backup_set, fates, wanted, at)
+    fates = foretold(repository, Outlook(backup_set), wanted, at)
+    goes = _goes(repository, backup_set, wanted, at)
+    takes = _points_of(backup_set, goes)
     summary = _changes(backup_set.name, now, wanted)
-    if wanted.takes and wanted.retention != now.retention:
-        kept = f"{_kept_after_each(backup_set.name, wanted)} {_next_backup(backup_set, takes)}"
+    if wanted.takes and _differs(sets, wanted):
+        kept = f"{_kept_after_each(backup_set.name, wanted)} {_next_backup(backup_set, goes)}"
         summary = (kept, *summary[1:])
     return PolicyPlan(
         summary=" ".join(summary) or f"The policy of {backup_set.name} stays as it is.",
-        invalidates=tuple(f"point {point.sequence}" for point in takes),
+        invalidates=tuple(group.name for group in goes),
         repository=repository,
         set_name=backup_set.name,
         change=change,
         now=now,
         wanted=wanted,
+        goes=goes,
         takes=takes,
         at=at,
         fates=fates,
@@ -160,67 +167,105 @@ def run(plan: PolicyPlan, task: Task) -> PolicyResult:
         backup_set = repository.set(name)
         now = backup_set.settings.policy
         wanted = plan.change.of(now)
-        _check_told(backup_set, wanted)
-        shown = {point.id for point in plan.takes}
-        by_now = taken(repository, backup_set, wanted, plan.at)
-        if any(point.id not in shown for point in by_now):
+        sets = _sets_with(repository, backup_set)
+        _check_told(sets, wanted)
+        by_now = _goes(repository, backup_set, wanted, plan.at)
+        if not _ids(by_now) <= _ids(plan.goes):
             raise ChangedMeanwhile(
                 f"{name} has changed meanwhile: more points would go than you were shown.",
                 "Look at what it means now, and decide again.",
             )
-        names = _with_the_same(repository, name)
-        for each in names if wanted != now else ():
-            repository.set_policy(each, wanted)
-    return PolicyResult(name, wanted, _changes(name, now, wanted), Changed.only(*names))
+        for each in sets.values():
+            if each.settings.policy != wanted:
+                repository.set_policy(each.name, wanted)
+    return PolicyResult(name, wanted, _changes(name, now, wanted), Changed.only(*sets))
 
 
-def _with_the_same(repository: Repository, set_name: str) -> tuple[str, ...]:
-    """The sets whose policy that is: those of a machine, or this one alone."""
-    machine = KnownMachines.of(repository).with_set(repository.set(set_name))
-    return machine.sets if machine else (set_name,)
+def foretold(
+    repository: Repository, outlook: Outlook, wanted: Policy, at: datetime
+) -> tuple[Fate, ...]:
+    """What becomes of each point of a set with the next backup by a policy, made then.
+
+    Of a machine's set that is what becomes of its moments.
+    """
+    backup_set = outlook.backup_set
+    fates = outlook.fates(wanted, at)
+    machine = KnownMachines.of(repository).with_set(backup_set)
+    if machine is None:
+        return fates
+    sets = {name: repository.set(name) for name in machine.sets}
+    going = _ids(machine_retention.preview(machine, sets, wanted, at))
+    return tuple(_with_others(fate, goes=fate.point.id in going) for fate in fates)
+
+
+def _with_others(fate: Fate, *, goes: bool) -> Fate:
+    """What becomes of a point that goes, or stays, with those of a machine's other disks."""
+    if goes and fate.outcome is Outcome.STAYS:
+        return replace(fate, outcome=Outcome.GOES, rules=(), why="its moment goes, on all disks")
+    if not goes and fate.outcome is not Outcome.STAYS:
+        why = "its moment stays, for another disk of the machine"
+        return replace(fate, outcome=Outcome.STAYS, why=why, into=None)
+    return fate
+
+
+def _sets_with(repository: Repository, backup_set: BackupSet) -> dict[str, BackupSet]:
+    """The sets whose policy that is, by name: those of a machine, or this one alone."""
+    machine = KnownMachines.of(repository).with_set(backup_set)
+    names = machine.sets if machine else (backup_set.name,)
+    return {name: repository.set(name) for name in names}
+
+
+def _differs(sets: Mapping[str, BackupSet], wanted: Policy) -> bool:
+    """Whether any of these keeps other points now."""
+    return any(each.settings.policy.retention != wanted.retention for each in sets.values())
 
 
 def taken(
     repository: Repository, backup_set: BackupSet, wanted: Policy, at: datetime
 ) -> tuple[RecoveryPoint, ...]:
     """The moments that go with the next backup because the set is to keep others; as of then."""
-    if wanted.retention == backup_set.settings.policy.retention:
-        return ()
-    return _taken_of(repository, backup_set, Outlook(backup_set).fates(wanted, at), wanted, at)
+    return _points_of(backup_set, _goes(repository, backup_set, wanted, at))
 
 
-def _taken_of(
-    repository: Repository,
-    backup_set: BackupSet,
-    fates: Sequence[Fate],
-    wanted: Policy,
-    at: datetime,
-) -> tuple[RecoveryPoint, ...]:
-    if wanted.retention == backup_set.settings.policy.retention:
+def _goes(
+    repository: Repository, backup_set: BackupSet, wanted: Policy, at: datetime
+) -> tuple[Group, ...]:
+    sets = _sets_with(repository, backup_set)
+    if not _differs(sets, wanted):
         return ()
     machine = KnownMachines.of(repository).with_set(backup_set)
-    if machine is None:
-        return forecast.taken(fates)
-    sets = {name: repository.set(name) for name in machine.sets}
-    groups = machine_retention.preview(machine, sets, wanted, at)
+    if machine is not None:
+        return machine_retention.preview(machine, sets, wanted, at)
+    return tuple(
+        Group(f"point {point.sequence}", {backup_set.name: point})
+        for point in forecast.taken(Outlook(backup_set).fates(wanted, at))
+    )
+
+
+def _points_of(backup_set: BackupSet, groups: Sequence[Group]) -> tuple[RecoveryPoint, ...]:
     points = [group.points[backup_set.name] for group in groups if backup_set.name in group.points]
     return tuple(sorted(points, key=lambda point: point.sequence))
 
 
-def _check_told(backup_set: BackupSet, wanted: Policy) -> None:
+def _ids(groups: Iterable[Group]) -> set[str]:
+    return {point.id for group in groups for point in group.points.values()}
+
+
+def _check_told(sets: Mapping[str, BackupSet], wanted: Policy) -> None:
     """Refuse to keep another number while points are unknown."""
-    if why := retention.untold(backup_set, wanted):
-        raise PointsUnknown(
-            f"{why}.",
-            "Have it rebuilt from the disks, or put back a good copy.",
-            remedy=Remedy.REPAIR,
-        )
+    for backup_set in sets.values():
+        if why := retention.untold(backup_set, wanted):
+            raise PointsUnknown(
+                f"{why}.",
+                "Have it rebuilt from the disks, or put back a good copy.",
+                remedy=Remedy.REPAIR,
+            )
 
 
-def _next_backup(backup_set: BackupSet, takes: tuple[RecoveryPoint, ...]) -> str:
-    if not takes:
+def _next_backup(backup_set: BackupSet, goes: Sequence[Group]) -> str:
+    if not goes:
         return f"The next backup takes none yet: there are {len(backup_set.points):,}."
-    moments = "1 moment" if len(takes) == 1 else f"{len(takes):,} moments"
+    moments = "1 moment" if len(goes) == 1 else f"{len(goes):,} moments"
     return f"The next backup takes {moments}; until then all stay."
 
 

@@ -424,7 +424,13 @@ def extract(
 def plan_policy(folder: Path, set_name: str, change: policy.Change) -> PolicyPlan:
     """What a change of a set's policy would mean, its points called as they are here."""
     plan = policy.plan(Repository.open(folder), set_name, change)
-    return replace(plan, invalidates=tuple(map(words.point_title, plan.takes)))
+    titles = (
+        words.point_title(group.points[set_name])
+        if group.points.keys() == {set_name}
+        else group.name
+        for group in plan.goes
+    )
+    return replace(plan, invalidates=tuple(titles))
 
 
 def pin(
