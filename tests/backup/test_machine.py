@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,8 @@ from tests.sources.opened import open_path
 from vdbackup.backup import capture, machine_capture, merge, repair
 from vdbackup.backup.machine_capture import MachineResult
 from vdbackup.errors import (
+    BackupError,
+    BadSetName,
     DamagedMetadata,
     MachineNotFound,
     NoSpace,
@@ -484,6 +487,31 @@ def test_targets_that_do_not_fit_the_disks_are_refused_before_anything_is_writte
         machine_restore.plan(disks.repository, half, {"root": tmp_path / "a"})
     with pytest.raises(PointNotFound):
         find_moment(disks.repository, disks.machine, "latest")
+
+
+@pytest.mark.parametrize("what", [delete, merging])
+def test_a_moment_of_which_a_point_was_pinned_meanwhile_stays_whole(disks, what):
+    for _ in range(3):
+        disks.back_up()
+    _, asked = disks.repository.find("2" if what is delete else "3", "root")
+    plan = what.plan(disks.repository, "root", asked.id)
+    _, pinned = disks.repository.find("2", "home")
+    pins.run(pins.plan(disks.repository, "home", pinned.id, ""), Task())
+    with pytest.raises(BackupError, match="pinned"):
+        what.run(plan, disks.folder / "sessions", Task())
+    disks.check(1, 2, 3)
+
+
+@pytest.mark.parametrize("name", ["", "a/b", "web.partial"])
+def test_a_machines_name_that_no_file_can_bear_is_refused(disks, name):
+    with pytest.raises(BadSetName, match="cannot be the name of a machine"):
+        machine_backup.plan(replace(disks.request(), name=name))
+
+
+def test_a_name_that_is_anothers_but_for_upper_and_lower_case_is_refused(disks):
+    disks.back_up()
+    with pytest.raises(NotOneMachine, match="differs only in upper and lower case"):
+        machine_backup.plan(replace(disks.request(), name="Web"))
 
 
 # ------------------------------------------------------------------------------- one policy

@@ -169,6 +169,8 @@ def _twice(source: Source) -> NotOneMachine:
 def _summary(before: Machine | None, machine: Machine, disks: Sequence[CapturePlan]) -> str:
     titles = [each.source.title for each in disks]
     which = f"{', '.join(titles[:-1])} and {titles[-1]}" if len(titles) > 1 else titles[0]
+    if before is None and len(titles) == 1:
+        return f"{which} becomes the machine {machine.name}."
     if before is None:
         return f"{which} become the machine {machine.name}: they are backed up as of one moment."
     new = [each.source.title for each in disks if each.set_name not in before.sets]

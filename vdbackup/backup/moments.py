@@ -118,6 +118,8 @@ def run_delete(plan: DeleteMomentPlan, task: Task) -> None:
     with repository.lock(f"deleting {moment.title}", task.cancel):
         sets = _ready(repository, moment, task)
         points = {name: sets[name].point(point.id) for name, point in moment.points.items()}
+        for name, point in points.items():
+            delete.plan(repository, name, point.id)  # pinned, or read through, by now: then none
         _check_free([(sets[name], point) for name, point in points.items()])
         for name, point in points.items():
             delete.delete_locked(repository, sets[name], point.id, task)
@@ -136,6 +138,7 @@ def run_merge(plan: MergeMomentPlan, task: Task) -> MergeResult:
                     f"{step.set_name} has changed meanwhile: the point has another parent now.",
                     "Look at the recovery points again before you merge.",
                 )
+            merge.plan(repository, step.set_name, step.child_id)  # as with a deletion
             parents.append((backup_set, backup_set.point(step.parent_id)))
         _check_free(parents)
         merged = {}

@@ -44,6 +44,14 @@ _SHORTEST_ID = 8
 """Characters of a moment's id that mean it: fewer may be a number."""
 
 
+def _check_name(name: str) -> str:
+    """The name, if a machine's file can bear it: what a set's folder can; raises BadSetName."""
+    try:
+        return check_set_name(name)
+    except BadSetName as error:
+        raise BadSetName(f"{name!r} cannot be the name of a machine.", error.advice) from error
+
+
 @dataclass(frozen=True)
 class Machine:
     """A machine's record.
@@ -54,7 +62,7 @@ class Machine:
         last_number: the highest that a moment of it ever had.
     """
 
-    name: Annotated[str, check_set_name]
+    name: Annotated[str, _check_name]
     sets: Annotated[tuple[str, ...], few_sets]
     last_number: int = 0
 
@@ -267,6 +275,15 @@ def joined(
 
     Raises NotOneMachine where another one has one of them.
     """
+    if machine is None:
+        _check_name(name)
+        for there in (*known.all, *known.damaged):  # on many a storage they would be one file
+            if there.name.casefold() == name.casefold():
+                raise NotOneMachine(
+                    f"There is a machine {there.name}, whose name differs only in upper and lower "
+                    "case.",
+                    "Name that one, or find another name.",
+                )
     before = machine.sets if machine else ()
     every = (*before, *(each for each in sets if each not in before))
     for each in every:
@@ -280,7 +297,7 @@ def joined(
         few_sets(every)
     except ValueError as error:
         raise NotOneMachine(f"{len(every)} disks are too many for a machine.", "") from error
-    return replace(machine, sets=every) if machine else Machine(check_set_name(name), every)
+    return replace(machine, sets=every) if machine else Machine(name, every)
 
 
 def _names(repository: Repository) -> list[str]:
