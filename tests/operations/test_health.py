@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 
 from tests.backup.lab import Lab, noise
+from tests.backup.machines import Disks
+from vdbackup.errors import ScheduleNotFound
 from vdbackup.operations import health
 from vdbackup.operations.health import Concern, Moment, SetHealth
 from vdbackup.operations.schedules.store import Outcome, Run, Schedule, Store
@@ -24,6 +26,11 @@ Look = Callable[..., SetHealth]
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
     return Store(tmp_path / "config", tmp_path / "data")
+
+
+@pytest.fixture
+def disks(tmp_path: Path) -> Disks:
+    return Disks(tmp_path)
 
 
 @pytest.fixture
@@ -99,6 +106,52 @@ def test_a_failed_run_is_said_until_one_does_not_fail(lab: Lab, store: Store, lo
     assert finding.sentence == "The last scheduled backup failed: The disk is gone."
     store.note(schedule.id, Run(moment, moment, Outcome.WARNED, "It was in use."))
     assert about(look()) == []
+
+
+def test_a_failed_run_is_said_no_more_once_somebody_has_made_a_point(
+    lab: Lab, store: Store, look: Look
+) -> None:
+    points(lab, timedelta(hours=1))
+    schedule = Schedule(lab.repository.path, "disk", "daily")
+    store.save(schedule)
+    for hours, said in ((2, []), (1 / 2, [Concern.FAILED])):
+        moment = (NOW - timedelta(hours=hours)).isoformat()
+        store.note(schedule.id, Run(moment, moment, Outcome.FAILED, "The disk is gone."))
+        assert about(look()) == said
+
+
+def test_a_schedule_whose_record_is_damaged_needs_somebody(
+    lab: Lab, store: Store, look: Look
+) -> None:
+    points(lab, timedelta(hours=1))
+    schedule = Schedule(lab.repository.path, "disk", "daily")
+    store.save(schedule)
+    (store.records / f"{schedule.id}.json").write_text("{")
+    assert about(look()) == [Concern.UNREADABLE]
+    with pytest.raises(ScheduleNotFound, match="makes no sense any more"):
+        store.get(lab.repository.path, "disk")
+
+
+def test_a_set_that_is_scheduled_and_not_there_needs_somebody(lab: Lab, store: Store) -> None:
+    points(lab, timedelta(hours=1))
+    store.save(Schedule(lab.repository.path, "disk", "daily"))
+    store.save(Schedule(lab.repository.path, "gone", "daily"))
+    store.save(Schedule(lab.repository.path.parent / "another", "of another", "daily"))
+    found = health.look(lab.repository.path, store, Moment(NOW, DAY, timedelta(days=7)))
+    assert [(each.name, about(each)) for each in found.sets] == [
+        ("disk", []),
+        ("gone", [Concern.NO_POINTS]),
+    ]
+    assert found.needs_somebody
+
+
+def test_a_machine_whose_record_is_damaged_needs_somebody(disks: Disks, store: Store) -> None:
+    disks.back_up()
+    moment = Moment(datetime.now(UTC), DAY, timedelta(days=7))
+    assert not health.look(disks.repository.path, store, moment).needs_somebody
+    (disks.repository.path / "machine-web.json").write_text("{")
+    found = health.look(disks.repository.path, store, moment)
+    assert [about(each) for each in found.sets] == [[Concern.UNREADABLE]] * 2
 
 
 def test_a_damaged_point_is_no_good_one(lab: Lab, look: Look) -> None:

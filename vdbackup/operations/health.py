@@ -9,17 +9,18 @@ from __future__ import annotations
 import enum
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from vdbackup.backup.due import moment_of
-from vdbackup.errors import VdbackupError, from_os
+from vdbackup.errors import RepositoryError, VdbackupError, from_os
 from vdbackup.jobs import readable_size
 from vdbackup.operations.schedules.store import Outcome, Run, Schedule, Store
 from vdbackup.repository import long_chains
 from vdbackup.repository.backup_set import BackupSet
 from vdbackup.repository.files import free_space
+from vdbackup.repository.machine import KnownMachines
 from vdbackup.repository.model import Check, RecoveryPoint
 from vdbackup.repository.naming import PointType
 from vdbackup.repository.repository import DamagedSet, Repository
@@ -146,11 +147,18 @@ def look(path: Path, store: Store, moment: Moment) -> RepositoryHealth:
         repository = Repository.open(path)
         sets, damaged = repository.survey()
         free = free_space(path)
+        machines = KnownMachines.of(repository)
     except (VdbackupError, OSError) as error:
         problem = from_os(error) if isinstance(error, OSError) else error
         return RepositoryHealth(path, problem=problem)
-    found = [of_set(each, store, free, moment) for each in sets]
+    found = [_with(of_set(each, store, free, moment), _machine(each, machines)) for each in sets]
     found += [_of_damaged(each) for each in damaged]
+    there = {each.name for each in found}
+    found += [
+        _of_gone(each, store)
+        for each in store.schedules()
+        if each.repository == path.absolute() and each.set_name not in there
+    ]
     return RepositoryHealth(path, tuple(found), free=free)
 
 
@@ -168,7 +176,8 @@ def of_set(backup_set: BackupSet, store: Store, free: int | None, moment: Moment
     boot_tested = _last_held(point.boot_tested for point in backup_set.points)
     findings = [
         *_broken(backup_set),
-        *_run(last_run),  # before what comes of that
+        *_schedule(backup_set, store),
+        *_run(last_run, last),  # before what comes of that
         *_age(backup_set, last, age, schedule, moment),
         *_checks(backup_set),
         *_space(full_in, free),
@@ -228,8 +237,39 @@ def _age(
     return [Finding(Concern.LATE, sentence)]
 
 
-def _run(last: Run | None) -> list[Finding]:
+def _with(found: SetHealth, more: list[Finding]) -> SetHealth:
+    return replace(found, findings=(*more, *found.findings))
+
+
+def _of_gone(schedule: Schedule, store: Store) -> SetHealth:
+    """Of a set that is backed up automatically, and is not there."""
+    sentence = f"It is backed up {schedule.timing.words}, and there is no such set."
+    last_run = store.history_of(schedule.id).last
+    findings = (Finding(Concern.NO_POINTS, sentence), *_run(last_run, None))
+    return SetHealth(schedule.set_name, schedule=schedule, last_run=last_run, findings=findings)
+
+
+def _machine(backup_set: BackupSet, machines: KnownMachines) -> list[Finding]:
+    """A machine whose record is damaged is not backed up any more."""
+    try:
+        machines.with_set(backup_set)
+    except RepositoryError as error:
+        return [Finding(Concern.UNREADABLE, f"{error.title} {error.advice}".rstrip())]
+    return []
+
+
+def _schedule(backup_set: BackupSet, store: Store) -> list[Finding]:
+    if not store.is_damaged(backup_set.folder.parent.absolute(), backup_set.name):
+        return []
+    sentence = "Its schedule on this computer makes no sense any more: set it again."
+    return [Finding(Concern.UNREADABLE, sentence)]
+
+
+def _run(last: Run | None, good: RecoveryPoint | None) -> list[Finding]:
+    """That the last one failed, unless a good point was made since: by hand, or elsewhere."""
     if last is None or last.outcome is not Outcome.FAILED:
+        return []
+    if good is not None and moment_of(good) > _parsed(last.ended):
         return []
     return [Finding(Concern.FAILED, f"The last scheduled backup failed: {last.sentence}")]
 

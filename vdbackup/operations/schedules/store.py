@@ -122,6 +122,17 @@ class History:
         )
 
 
+_NO_SENSE = (OSError, VdbackupError, ValueError, TypeError, RecursionError)
+"""What is raised where a record is damaged."""
+
+
+def _schedule(path: Path) -> Schedule:
+    """A record's; raises FileNotFoundError where there is none, and what _NO_SENSE names."""
+    schedule = records.tolerant(Schedule, json.loads(durable.read_own(path)))
+    schedule.timing  # noqa: B018 - raises where it makes no sense
+    return schedule
+
+
 @dataclass(frozen=True)
 class Store:
     """Where schedules of one user are kept.
@@ -147,23 +158,36 @@ class Store:
 
     def _read(self, path: Path) -> Schedule | None:
         try:
-            schedule = records.tolerant(Schedule, json.loads(durable.read_own(path)))
-            schedule.timing  # noqa: B018 - raises where it makes no sense
+            return _schedule(path)
         except FileNotFoundError:
             return None
-        except (OSError, VdbackupError, ValueError, TypeError, RecursionError) as error:
+        except _NO_SENSE as error:
             log.warning("%s is no schedule: %s", path, error)
             return None
-        return schedule
 
     def find(self, repository: Path, set_name: str) -> Schedule | None:
         """The schedule of a set; None where there is none."""
         return self._read(self._record(schedule_id(repository, set_name)))
 
+    def is_damaged(self, repository: Path, set_name: str) -> bool:
+        """Whether a set has a schedule whose record makes no sense: none of its runs does, then."""
+        try:
+            _schedule(self._record(schedule_id(repository, set_name)))
+        except FileNotFoundError:
+            return False
+        except _NO_SENSE:
+            return True
+        return False
+
     def get(self, repository: Path, set_name: str) -> Schedule:
-        """The same; raises ScheduleNotFound."""
+        """The same as `find`; raises ScheduleNotFound."""
         if (found := self.find(repository, set_name)) is not None:
             return found
+        if self.is_damaged(repository, set_name):
+            raise ScheduleNotFound(
+                f"The schedule of {set_name} in {repository} makes no sense any more.",
+                "Set it again.",
+            )
         raise ScheduleNotFound(
             f"{set_name} in {repository} has no schedule on this computer.", "Set one first."
         )
@@ -184,7 +208,7 @@ class Store:
             return records.tolerant(History, json.loads(durable.read_own(path)))
         except FileNotFoundError:
             return History()
-        except (OSError, VdbackupError, ValueError, TypeError, RecursionError) as error:
+        except _NO_SENSE as error:
             log.warning("%s says nothing: %s", path, error)
             return History()
 
