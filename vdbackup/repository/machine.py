@@ -277,13 +277,12 @@ def joined(
     """
     if machine is None:
         _check_name(name)
-        for there in (*known.all, *known.damaged):  # on many a storage they would be one file
-            if there.name.casefold() == name.casefold():
-                raise NotOneMachine(
-                    f"There is a machine {there.name}, whose name differs only in upper and lower "
-                    "case.",
-                    "Name that one, or find another name.",
-                )
+        there = [*(each.name for each in known.all), *(each.name for each in known.damaged)]
+        if alike := next((each for each in there if each.casefold() == name.casefold()), None):
+            raise NotOneMachine(  # on many a storage both would be one file
+                f"There is a machine {alike}, whose name differs only in upper and lower case.",
+                "Name that one, or find another name.",
+            )
     before = machine.sets if machine else ()
     every = (*before, *(each for each in sets if each not in before))
     for each in every:
