@@ -20,8 +20,9 @@ from tests.backup.lab import Lab
 from vdbackup.cli import remedies
 from vdbackup.cli.parser import build_parser
 from vdbackup.errors import Remedy
-from vdbackup.gui.actions import ACTIONS, OF_LISTED
+from vdbackup.gui.actions import ACTIONS
 from vdbackup.gui.machine_actions import OF_RUNNING, OF_SAVED
+from vdbackup.gui.source_actions import OF_LISTED
 from vdbackup.jobs import Task
 from vdbackup.operations import agent
 

@@ -12,7 +12,7 @@ from pytestqt.qtbot import QtBot
 from tests.gui.points import chain
 from vdbackup.disks.names import DiskFormat
 from vdbackup.errors import VdbackupError
-from vdbackup.gui.actions import ACTIONS, OF_LISTED, Actions
+from vdbackup.gui.actions import ACTIONS, Actions
 from vdbackup.gui.catalogue import Entry
 from vdbackup.gui.needs import (
     Chosen,
@@ -23,6 +23,7 @@ from vdbackup.gui.needs import (
     OfUnpinned,
     OfWindow,
 )
+from vdbackup.gui.source_actions import OF_LISTED
 from vdbackup.repository.backup_set import BackupSet
 from vdbackup.repository.model import Pin, SetSettings, SourceIdentity
 from vdbackup.sources.reference import SourceRef
@@ -50,6 +51,7 @@ PINNED = replace(
     ),
 )
 NEW = Entry(SDX, Path("/backups"))
+WHERE = ("copySource", "showRepository")
 UNREADABLE = Entry(SDX, Path("/backups"), problem=VdbackupError("It is gone."))
 
 
@@ -75,6 +77,10 @@ class Desk(QWidget):
         self.pin, self.schedule = self.calls.pin, self.calls.schedule
         self.open_backups, self.change_settings = self.calls.open_backups, self.calls.settings
         self.forget, self.leave = self.calls.forget, self.calls.leave
+        self.copy, self.show_disk = self.calls.copy, self.calls.show_disk
+        self.show_folder, self.close = self.calls.show_folder, self.calls.close
+        self.show_manual, self.show_about = self.calls.show_manual, self.calls.show_about
+        self.show_shortcuts = self.calls.show_shortcuts
 
 
 @pytest.fixture
@@ -134,10 +140,16 @@ def test_each_action_is_done_to_what_is_chosen_when_it_is_asked_for(desk: Desk) 
         ("merge", (MADE, CHILD)),
         ("delete", (MADE, CHILD)),
         ("pin", (MADE, CHILD)),
+        ("copy", (CHILD.id,)),
+        ("show_disk", (MADE, CHILD)),
         ("add_source", ()),
         ("open_backups", ()),
         ("refresh", ()),
         ("settings", ()),
+        ("close", ()),
+        ("show_manual", ()),
+        ("show_shortcuts", ()),
+        ("show_about", ()),
     ]
 
 
@@ -184,12 +196,16 @@ def test_the_menus_ask_for_the_same_in_other_ways(desk: Desk) -> None:
                 "chooseSchedule",
                 "choosePolicy",
                 "trackSource",
+                *WHERE,
                 "repairRepository",
                 "leaveRepository",
             ],
         ),
-        (Chosen(UNREADABLE), ["forgetSource", "repairRepository", "leaveRepository"]),
-        (Chosen(NEW), ["trackSource", "forgetSource", "repairRepository", "leaveRepository"]),
+        (Chosen(UNREADABLE), [*WHERE, "forgetSource", "repairRepository", "leaveRepository"]),
+        (
+            Chosen(NEW),
+            ["trackSource", *WHERE, "forgetSource", "repairRepository", "leaveRepository"],
+        ),
     ],
 )
 def test_the_menu_of_a_source_offers_what_can_be_done_to_it(
@@ -209,6 +225,8 @@ def test_the_menu_of_a_source_names_what_would_go(desk: Desk) -> None:
         "Schedule of disk…",
         "Points of disk that stay…",
         "Changed blocks of /dev/a&&b…",
+        "Copy its path",
+        "Open the folder of its backups",
         "Remove /dev/a&&b from this list",
         "Repair what is in /backups",
         "Remove all of /backups from this list (the backups stay)",
@@ -219,6 +237,8 @@ def test_the_menu_of_a_source_names_what_would_go(desk: Desk) -> None:
         ("schedule", (desk.chosen.entry,)),
         ("choose_policy", (desk.chosen.entry,)),
         ("track", (desk.chosen.entry,)),
+        ("copy", ("/dev/a&b",)),
+        ("show_folder", (Path("/backups"),)),
         ("forget", (desk.chosen.entry,)),
         ("repair", (Path("/backups"),)),
         ("leave", (Path("/backups"),)),

@@ -23,7 +23,7 @@ from vdbackup.gui import app, drawings, parts, theme
 from vdbackup.gui.catalogue import Entry
 from vdbackup.gui.main_window import MainWindow
 from vdbackup.gui.plan_dialog import PlanDialog
-from vdbackup.gui.settings_dialog import USUAL_KEEP, KeepField, Scrolled, SettingsDialog
+from vdbackup.gui.settings_dialog import USUAL_KEEP, KeepField, SettingsDialog
 from vdbackup.gui.store import Store
 from vdbackup.locations import Locations
 from vdbackup.repository.backup_set import BackupSet
@@ -439,6 +439,6 @@ def test_drawings_are_found_in_the_installed_package(tmp_path: Path) -> None:
 def test_settings_that_fit_are_seen_without_scrolling(user: User) -> None:
     user.asks_for("actionSettings")
     dialog = user.sees(SettingsDialog, "settingsDialog")
-    area = dialog.findChild(Scrolled)
+    area = dialog.findChild(parts.Scrolled)
     assert area.verticalScrollBar().maximum() == 0
     dialog.reject()

@@ -2,75 +2,26 @@
 
 from __future__ import annotations
 
-import enum
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 from functools import partial
-from pathlib import Path
 
 from PySide6.QtGui import QAction, QKeySequence
 from PySide6.QtWidgets import QMenu, QWidget
 
 from vdbackup.gui import icons
+from vdbackup.gui.action import Action, Place
 from vdbackup.gui.needs import (
-    Chosen,
     Desk,
-    OfBackedUp,
     OfChild,
-    OfDevice,
-    OfListed,
-    OfNew,
     OfPinned,
     OfPoint,
     OfSource,
     OfUnpinned,
     OfWindow,
-    Operation,
 )
+from vdbackup.gui.source_actions import OF_LISTED
 from vdbackup.gui.theme import Theme
 from vdbackup.recovery.sessions.elsewhere import NAMES, Program
-from vdbackup.sources.reference import SourceRef
-from vdbackup.text import printable
-
-
-class Place(enum.Enum):
-    """Where in the toolbar an action stands."""
-
-    DAILY = enum.auto()
-    CARE = enum.auto()
-    END = enum.auto()
-
-
-@dataclass(frozen=True)
-class Action:
-    """Something that the user can ask for.
-
-    Attributes:
-        name: of the object that scripts look for.
-        text: what it is called.
-        hint: what it does.
-        operation: does it, and knows what that needs.
-        icon: the drawing's name.
-        keys: what to press.
-        place: its place in the toolbar, None where it stands elsewhere.
-        loses_name: in which step, as the window becomes narrower, its button is left with its icon
-            alone; what is used most does last.
-        text_of: what it is called where that names what is chosen.
-        hint_of: what it does to what is chosen.
-        menu: other ways to ask for it.
-    """
-
-    name: str
-    text: str
-    hint: str
-    operation: Operation
-    icon: str = ""
-    keys: str = ""
-    place: Place | None = None
-    loses_name: int = 2
-    text_of: Callable[[Chosen], str] | None = None
-    hint_of: Callable[[Chosen], str] | None = None
-    menu: tuple[Action, ...] = ()
 
 
 def _backup(kind: str, text: str, hint: str) -> Action:
@@ -89,38 +40,6 @@ def _open_with(program: Program, name: str) -> Action:
         f"Make a machine of the point for {name}",
         OfPoint(lambda desk, entry, point: desk.sessions.open_with(entry, point, program)),
     )
-
-
-def _literal(path: SourceRef | Path | str) -> str:
-    """A name as a menu shows it: an ampersand would underline what follows."""
-    return printable(str(path)).replace("&", "&&")
-
-
-def _forget_text(chosen: Chosen) -> str:
-    return f"Remove {_literal(chosen.entry.source)} from this list" if chosen.entry else ""
-
-
-def _schedule_text(chosen: Chosen) -> str:
-    return f"Schedule of {_literal(chosen.entry.title)}…" if chosen.entry else ""
-
-
-def _policy_text(chosen: Chosen) -> str:
-    return f"Points of {_literal(chosen.entry.title)} that stay…" if chosen.entry else ""
-
-
-def _track_text(chosen: Chosen) -> str:
-    return f"Changed blocks of {_literal(chosen.entry.source)}…" if chosen.entry else ""
-
-
-def _repair_text(chosen: Chosen) -> str:
-    return f"Repair what is in {_literal(chosen.entry.repository)}" if chosen.entry else ""
-
-
-def _leave_text(chosen: Chosen) -> str:
-    if chosen.entry is None:
-        return ""
-    folder = _literal(chosen.entry.repository)
-    return f"Remove all of {folder} from this list (the backups stay)"
 
 
 ACTIONS = (
@@ -226,6 +145,7 @@ ACTIONS = (
         "Pin…",
         "Let the point stay until you unpin it, with a note",
         OfUnpinned(lambda desk, entry, point: desk.pin(entry, point)),
+        hides=True,
         icon="pin",
         keys="Ctrl+P",
     ),
@@ -234,8 +154,23 @@ ACTIONS = (
         "Unpin",
         "Let the point be like any other again",
         OfPinned(lambda desk, entry, point: desk.operations.pin(entry, point, None)),
+        hides=True,
         icon="pin",
         keys="Ctrl+Shift+P",
+    ),
+    Action(
+        "actionCopyId",
+        "Copy its id",
+        "Put the point's id on the clipboard, as other commands take it",
+        OfPoint(lambda desk, _entry, point: desk.copy(point.id)),
+        keys="Ctrl+Shift+C",
+    ),
+    Action(
+        "actionShowDisk",
+        "Show its file",
+        "Show the point's virtual disk in the file manager",
+        OfPoint(lambda desk, entry, point: desk.show_disk(entry, point)),
+        keys="Ctrl+Shift+O",
     ),
     Action(
         "actionAddSource",
@@ -272,53 +207,36 @@ ACTIONS = (
         keys="Ctrl+,",
         place=Place.END,
     ),
+    Action(
+        "actionQuit",
+        "Quit",
+        "Close the window, once nothing runs any more",
+        OfWindow(lambda desk: desk.close()),
+        keys="Ctrl+Q",
+    ),
+    Action(
+        "actionManual",
+        "Manual",
+        "Read how everything is done",
+        OfWindow(lambda desk: desk.show_manual()),
+        keys="F1",
+    ),
+    Action(
+        "actionShortcuts",
+        "Keyboard shortcuts",
+        "Show what can be done by the keyboard",
+        OfWindow(lambda desk: desk.show_shortcuts()),
+        keys="Ctrl+?",
+    ),
+    Action(
+        "actionAbout",
+        "About vdbackup",
+        "Show which version this is, and its licence",
+        OfWindow(lambda desk: desk.show_about()),
+        keys="Shift+F1",
+    ),
 )
 OPEN_WITH = tuple(_open_with(program, name) for program, name in NAMES.items())
-OF_LISTED = (
-    Action(
-        "chooseSchedule",
-        "Schedule…",
-        "Say when it is backed up automatically",
-        OfBackedUp(lambda desk, entry: desk.schedule(entry)),
-        text_of=_schedule_text,
-    ),
-    Action(
-        "choosePolicy",
-        "Points that stay…",
-        "Say which points stay, and see which go",
-        OfBackedUp(lambda desk, entry: desk.choose_policy(entry)),
-        text_of=_policy_text,
-    ),
-    Action(
-        "trackSource",
-        "Changed blocks…",
-        "See which blocks of the disk change, so that backups read only those",
-        OfDevice(lambda desk, entry: desk.track(entry)),
-        text_of=_track_text,
-    ),
-    Action(
-        "forgetSource",
-        "Remove this source from this list",
-        "Let a source that has not been backed up leave the list",
-        OfNew(lambda desk, entry: desk.forget(entry)),
-        text_of=_forget_text,
-    ),
-    Action(
-        "repairRepository",
-        "Repair what is in this folder",
-        "Finish what was interrupted, and rebuild from the disks what is missing or damaged",
-        OfListed(lambda desk, entry: desk.operations.repair(entry.repository)),
-        text_of=_repair_text,
-    ),
-    Action(
-        "leaveRepository",
-        "Remove all of this folder from this list",
-        "Let all that is backed up to the folder leave the list; the backups stay",
-        OfListed(lambda desk, entry: desk.leave(entry.repository)),
-        text_of=_leave_text,
-    ),
-)
-"""The menu of a source in the list."""
 
 
 def in_toolbar(place: Place) -> Iterator[Action]:
@@ -375,21 +293,24 @@ class Actions:
     def set_theme(self, theme: Theme) -> None:
         """Draw the icons in these colours."""
         for each in ACTIONS:
-            self[each.name].setIcon(icons.icon(f"icon-{each.icon}", theme))
+            if each.icon:
+                self[each.name].setIcon(icons.icon(f"icon-{each.icon}", theme))
         self["actionBackUp"].setIcon(icons.icon("icon-backup", theme, theme.accent))
 
     def update(self) -> None:
         """Enable what can be done to what is chosen, and say what it would do."""
         chosen = self._desk.chosen
         for each in ACTIONS:
-            self[each.name].setEnabled(each.operation.ready(chosen))
+            ready = each.operation.ready(chosen)
+            self[each.name].setEnabled(ready)
+            self[each.name].setVisible(ready or not each.hides)
             if each.hint_of:
                 self[each.name].setToolTip(self._with_keys(each, each.hint_of(chosen)))
         for menu, actions in self._menus:
-            ready = [each.operation.ready(chosen) for each in actions]
-            for each, can_be in zip(actions, ready, strict=True):
-                self[each.name].setEnabled(can_be)
-            menu.setEnabled(any(ready))
+            can_be = [each.operation.ready(chosen) for each in actions]
+            for each, ready in zip(actions, can_be, strict=True):
+                self[each.name].setEnabled(ready)
+            menu.setEnabled(any(can_be))
         for each in OF_LISTED:
             self[each.name].setVisible(each.operation.ready(chosen))
             if each.text_of:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 
-from vdbackup.gui.actions import Action
+from vdbackup.gui.action import Action
 from vdbackup.gui.machines.session import Machine, Order, SessionThread
 from vdbackup.gui.machines.sessions_list import Offer
 from vdbackup.gui.needs import Chosen, Desk, OfPaused, OfRunning, OfSession

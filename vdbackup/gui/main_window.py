@@ -20,14 +20,15 @@ from PySide6.QtWidgets import (
     QWidget,
 )
 
-from vdbackup.gui import icons, parts, theme
-from vdbackup.gui.actions import Actions
+from vdbackup.gui import desktop, icons, parts, theme
+from vdbackup.gui.actions import ACTIONS, Actions
 from vdbackup.gui.add_source import AddSourceDialog, AddSourceForm
 from vdbackup.gui.browse_dialog import BrowseDialog
 from vdbackup.gui.catalogue import Catalogue, Entry
 from vdbackup.gui.details import PointDetails
 from vdbackup.gui.ending import Ending, Leaving
 from vdbackup.gui.first_run import FirstRunPage
+from vdbackup.gui.help_dialogs import AboutDialog, ManualDialog, ShortcutsDialog
 from vdbackup.gui.jobs import work
 from vdbackup.gui.jobs.panel import JobsPanel
 from vdbackup.gui.jobs.worker import Workers
@@ -35,6 +36,7 @@ from vdbackup.gui.machine_actions import of_machine
 from vdbackup.gui.machines.machine_facts import MachineFacts
 from vdbackup.gui.machines.sessions import Sessions
 from vdbackup.gui.machines.sessions_list import SessionsList
+from vdbackup.gui.menus import MenuBar
 from vdbackup.gui.needs import Chosen
 from vdbackup.gui.operations import Operations
 from vdbackup.gui.pin_dialog import PinDialog
@@ -70,6 +72,7 @@ class MainWindow(QMainWindow):
         sessions: the virtual machines.
         ending: when the window may close.
         actions_: what the user can ask for.
+        menus: the menu bar, with all of them.
     """
 
     def __init__(self, store: Store) -> None:
@@ -103,9 +106,10 @@ class MainWindow(QMainWindow):
         self._clock.start()
 
     def _build(self) -> None:
+        self.menus = MenuBar(self.actions_, self)
+        self.setMenuBar(self.menus)
         self.addToolBar(ToolBar(self.actions_))
         self.sources = SourcesList(self._theme, self.store.value.remind_after_days)
-        self.sources.addActions(self.actions_.of_listed)
         self.panel = TimelinePanel(self._theme)
         self.details = PointDetails()
         self.machine = MachineFacts(self.workers)
@@ -195,6 +199,8 @@ class MainWindow(QMainWindow):
         self.catalogue.changed.connect(self._on_catalogue_changed)
         self.store.changed.connect(self._on_settings_changed)
         self.sources.entry_chosen.connect(self._on_entry_chosen)
+        self.sources.menu_wanted.connect(self.menus.show_source)
+        self.panel.menu_wanted.connect(self.menus.show_point)
         self.panel.point_selected.connect(self._on_point_selected)
         self.panel.point_activated.connect(self.actions_["actionBootInVm"].trigger)
         self.panel.backup_wanted.connect(self.actions_["actionBackUp"].trigger)
@@ -339,6 +345,31 @@ class MainWindow(QMainWindow):
 
         self.store.update(forget)
         self.catalogue.refresh(folder)
+
+    def copy(self, text: str) -> None:
+        """Put a text on the clipboard."""
+        desktop.copy(text)
+
+    def show_disk(self, entry: Entry, point: RecoveryPoint) -> None:
+        """Show a point's virtual disk in the file manager."""
+        if entry.backup_set is not None:
+            desktop.show_file(entry.backup_set.disk_path(point))
+
+    def show_folder(self, folder: Path) -> None:
+        """Show a folder in the file manager."""
+        desktop.show_folder(folder)
+
+    def show_manual(self) -> None:
+        """Let the user read the manual."""
+        ManualDialog(self).show()
+
+    def show_shortcuts(self) -> None:
+        """Show what can be done by the keyboard."""
+        ShortcutsDialog([self.actions_[each.name] for each in ACTIONS], self).open()
+
+    def show_about(self) -> None:
+        """Show which version this is."""
+        AboutDialog(self).open()
 
     def change_settings(self) -> None:
         """Let the user change the settings."""

@@ -82,6 +82,27 @@ class Desk(Protocol):
     def leave(self, repository: Path) -> None:
         """Let all that is backed up to a folder leave the list."""
 
+    def copy(self, text: str) -> None:
+        """Put a text on the clipboard."""
+
+    def show_disk(self, entry: Entry, point: RecoveryPoint) -> None:
+        """Show a point's virtual disk in the file manager."""
+
+    def show_folder(self, folder: Path) -> None:
+        """Show a folder in the file manager."""
+
+    def show_manual(self) -> None:
+        """Let the user read the manual."""
+
+    def show_shortcuts(self) -> None:
+        """Show what can be done by the keyboard."""
+
+    def show_about(self) -> None:
+        """Show which version this is."""
+
+    def close(self) -> object:
+        """End, once nothing runs any more."""
+
 
 @dataclass(frozen=True)
 class OfWindow:

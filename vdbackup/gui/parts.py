@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from PySide6.QtCore import QEvent, Qt
+from PySide6.QtCore import QEvent, QSize, Qt
 from PySide6.QtGui import QPainter, QPaintEvent, QShowEvent, QWheelEvent
 from PySide6.QtWidgets import (
     QComboBox,
@@ -18,6 +18,7 @@ from PySide6.QtWidgets import (
     QLabel,
     QLineEdit,
     QPushButton,
+    QScrollArea,
     QSizePolicy,
     QSpinBox,
     QToolButton,
@@ -169,6 +170,23 @@ def card(content: QWidget) -> QFrame:
     return made
 
 
+class Scrolled(QScrollArea):
+    """Holds what may be higher than the screen."""
+
+    def __init__(self, inside: QWidget) -> None:
+        super().__init__()
+        self._inside = inside
+        self.setWidget(inside)
+        self.setWidgetResizable(True)
+        self.setFrameShape(QFrame.Shape.NoFrame)
+        self.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
+
+    def sizeHint(self) -> QSize:
+        """All of it; a dialog takes no more than the screen has."""
+        inside = self._inside.sizeHint()
+        return QSize(inside.width() + self.verticalScrollBar().sizeHint().width(), inside.height())
+
+
 class Notice(QFrame):
     """A sentence that must not be overlooked; hidden while there is none."""
 
@@ -248,6 +266,15 @@ class Dialog(QDialog):
         self.column.addWidget(box)
         self.press_by_enter(accept)
         return refuse
+
+    def add_close_button(self) -> None:
+        """Add the one button of a dialog that only shows something."""
+        close = button("Close", "closeButton", "primary")
+        close.clicked.connect(self.accept)
+        box = QDialogButtonBox()
+        box.addButton(close, QDialogButtonBox.ButtonRole.AcceptRole)
+        self.column.addWidget(box)
+        self.press_by_enter(close)
 
     def press_by_enter(self, wanted: QPushButton) -> None:
         """Let Enter press this button, wherever in the dialog the focus is, and no other one."""

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from PySide6.QtCore import QSize, Qt
 from PySide6.QtWidgets import (
     QCheckBox,
     QFormLayout,
-    QFrame,
     QHBoxLayout,
     QLineEdit,
-    QScrollArea,
     QVBoxLayout,
     QWidget,
 )
@@ -64,7 +61,7 @@ class SettingsDialog(parts.Dialog):
         self._add_machines(column)
         self._add_locations(column)
         column.addStretch(1)
-        self.column.addWidget(Scrolled(inside), 1)
+        self.column.addWidget(parts.Scrolled(inside), 1)
         save = parts.button("Save", "settingsSave", "primary")
         save.clicked.connect(self.accept)
         self.add_buttons(save)
@@ -214,23 +211,6 @@ class KeepField(QWidget):
 
     def _on_chosen(self) -> None:
         self.number.setVisible(bool(self.choice.currentData()))
-
-
-class Scrolled(QScrollArea):
-    """Holds what may be higher than the screen."""
-
-    def __init__(self, inside: QWidget) -> None:
-        super().__init__()
-        self._inside = inside
-        self.setWidget(inside)
-        self.setWidgetResizable(True)
-        self.setFrameShape(QFrame.Shape.NoFrame)
-        self.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
-
-    def sizeHint(self) -> QSize:
-        """All of it; a dialog takes no more than the screen has."""
-        inside = self._inside.sizeHint()
-        return QSize(inside.width() + self.verticalScrollBar().sizeHint().width(), inside.height())
 
 
 def _section(column: QVBoxLayout, title: str) -> QFormLayout:

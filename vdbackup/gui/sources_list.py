@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from PySide6.QtCore import QModelIndex, QPersistentModelIndex, QRect, QSize, Qt, Signal
+from PySide6.QtCore import QModelIndex, QPersistentModelIndex, QPoint, QRect, QSize, Qt, Signal
 from PySide6.QtGui import QColor, QContextMenuEvent, QFont, QPainter, QPixmap
 from PySide6.QtWidgets import (
     QFrame,
     QListWidget,
     QListWidgetItem,
-    QMenu,
     QStyle,
     QStyledItemDelegate,
     QWidget,
@@ -97,9 +96,11 @@ class SourcesList(QListWidget):
 
     Signals:
         entry_chosen(Entry): the current one changed (None when there is none).
+        menu_wanted(QPoint): what can be done to it is asked for, at a place of the screen.
     """
 
     entry_chosen = Signal(object)
+    menu_wanted = Signal(QPoint)
 
     def __init__(self, theme: Theme, remind_after_days: int, parent: QWidget | None = None) -> None:
         super().__init__(parent)
@@ -173,13 +174,9 @@ class SourcesList(QListWidget):
         return next((row for row, each in enumerate(keys) if each[:2] == key[:2]), None)
 
     def contextMenuEvent(self, event: QContextMenuEvent) -> None:
-        """Offer the list's own actions; the keyboard's menu key brings this too."""
-        if not self.entry:
-            return
-        menu = QMenu(self)
-        menu.setAttribute(Qt.WidgetAttribute.WA_DeleteOnClose)
-        menu.addActions(self.actions())
-        menu.popup(event.globalPos())
+        """Offer what can be done to the chosen source; the keyboard's menu key brings this too."""
+        if self.entry:
+            self.menu_wanted.emit(event.globalPos())
 
     def _on_current_changed(self) -> None:
         self._wanted, self._chosen = None, True

@@ -98,6 +98,9 @@ DARK = Theme(
 
 STYLE = """
 QToolTip {{ color: {text}; background: {raised}; border: 1px solid {border}; padding: 4px; }}
+QMenuBar {{ background: {window}; }}
+QMenuBar::item {{ padding: 4px 9px; background: transparent; border-radius: 4px; }}
+QMenuBar::item:selected {{ background: {border}; }}
 QToolBar {{ background: {window}; border: none; border-bottom: 1px solid {border};
             padding: 5px 8px; spacing: 4px; }}
 QToolBar QToolButton {{ padding: 5px 7px; border: 1px solid transparent; border-radius: 5px; }}

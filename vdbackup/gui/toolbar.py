@@ -6,7 +6,8 @@ from PySide6.QtCore import Qt
 from PySide6.QtGui import QResizeEvent
 from PySide6.QtWidgets import QSizePolicy, QToolBar, QToolButton, QWidget
 
-from vdbackup.gui.actions import Action, Actions, Place, in_toolbar
+from vdbackup.gui.action import Action, Place
+from vdbackup.gui.actions import Actions, in_toolbar
 
 
 class ToolBar(QToolBar):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from PySide6.QtCore import QPointF, QSize, Qt, Signal
+from PySide6.QtCore import QPoint, QPointF, QSize, Qt, Signal
 from PySide6.QtGui import QColor, QPainter, QPaintEvent, QResizeEvent
 from PySide6.QtWidgets import (
     QButtonGroup,
@@ -48,11 +48,13 @@ class TimelinePanel(QFrame):
         point_selected(str): id of the chosen point, "" for none.
         point_activated(str): the user wants to boot it.
         backup_wanted(): from the page of a source without points.
+        menu_wanted(QPoint): what can be done to the chosen point is asked for.
     """
 
     point_selected = Signal(str)
     point_activated = Signal(str)
     backup_wanted = Signal()
+    menu_wanted = Signal(QPoint)
 
     def __init__(self, theme: Theme, parent: QWidget | None = None) -> None:
         super().__init__(parent)
@@ -84,6 +86,7 @@ class TimelinePanel(QFrame):
         column.addWidget(self._pages, 1)
         self.table.point_selected.connect(self._on_table_selected)
         self.table.point_activated.connect(self.point_activated)
+        self.table.menu_wanted.connect(self.menu_wanted)
         self._scroll.valueChanged.connect(self._on_scrolled)
         self._first.clicked.connect(self.backup_wanted)
         self.show_entry(None)
@@ -98,6 +101,7 @@ class TimelinePanel(QFrame):
             timeline.set_sessions(self._sessions)
             timeline.point_selected.connect(self._on_timeline_selected)
             timeline.point_activated.connect(self.point_activated)
+            timeline.menu_wanted.connect(self.menu_wanted)
             timeline.range_changed.connect(self._on_range_changed)
             self._graph_column.insertWidget(0, timeline, 1)
             QWidget.setTabOrder(self._views.button(1), timeline)

@@ -10,10 +10,11 @@ from PySide6.QtCore import (
     QAbstractTableModel,
     QModelIndex,
     QPersistentModelIndex,
+    QPoint,
     Qt,
     Signal,
 )
-from PySide6.QtGui import QColor
+from PySide6.QtGui import QColor, QContextMenuEvent
 from PySide6.QtWidgets import QAbstractItemView, QHeaderView, QTableView, QWidget
 
 from vdbackup.gui import words
@@ -235,10 +236,12 @@ class PointsTable(QTableView):
     Signals:
         point_selected(str): the current row is this point's.
         point_activated(str): the user double-clicked it, or pressed Return.
+        menu_wanted(QPoint): what can be done to it is asked for, at a place of the screen.
     """
 
     point_selected = Signal(str)
     point_activated = Signal(str)
+    menu_wanted = Signal(QPoint)
 
     def __init__(self, theme: Theme, parent: QWidget | None = None) -> None:
         super().__init__(parent)
@@ -299,6 +302,11 @@ class PointsTable(QTableView):
         self.setCurrentIndex(index)
         self._told = False
         self.scrollTo(index)
+
+    def contextMenuEvent(self, event: QContextMenuEvent) -> None:
+        """Offer what can be done to the point of the current row."""
+        if self.currentIndex().isValid():
+            self.menu_wanted.emit(event.globalPos())
 
     def _id_at(self, index: QModelIndex) -> str:
         return str(index.data(POINT_ID)) if index.isValid() else ""

@@ -18,7 +18,14 @@ from PySide6.QtCore import (
     QVariantAnimation,
     Signal,
 )
-from PySide6.QtGui import QHelpEvent, QKeyEvent, QMouseEvent, QPainter, QWheelEvent
+from PySide6.QtGui import (
+    QContextMenuEvent,
+    QHelpEvent,
+    QKeyEvent,
+    QMouseEvent,
+    QPainter,
+    QWheelEvent,
+)
 from PySide6.QtWidgets import QToolTip, QWidget
 
 from vdbackup.gui import words
@@ -45,10 +52,12 @@ class Timeline(TimelineView):
     Signals:
         point_selected(str): the cursor went to the point with this id ("" for none).
         point_activated(str): the user double-clicked it, or pressed Return.
+        menu_wanted(QPoint): what can be done to it is asked for, at a place of the screen.
     """
 
     point_selected = Signal(str)
     point_activated = Signal(str)
+    menu_wanted = Signal(QPoint)
 
     def __init__(self, theme: Theme, parent: QWidget | None = None) -> None:
         self._index = -1
@@ -249,6 +258,19 @@ class Timeline(TimelineView):
             self._go_to(index)
             self.point_activated.emit(self.selected)
         event.accept()
+
+    def contextMenuEvent(self, event: QContextMenuEvent) -> None:
+        """Offer what can be done to the point that is meant; by the keyboard, that of the cursor.
+
+        Beside all of them nothing is meant.
+        """
+        at = event.globalPos()
+        by_mouse = event.reason() == QContextMenuEvent.Reason.Mouse
+        index = self.point_under(at) if by_mouse else self._index
+        if index < 0:
+            return
+        self._go_to(index)
+        self.menu_wanted.emit(at if by_mouse else self.area_of(index).center())
 
     def wheelEvent(self, event: QWheelEvent) -> None:
         """Zoom around the pointer; with Shift or a sideways wheel, pan."""

@@ -1,0 +1,144 @@
+"""Help: the manual, what the keyboard can do, and which version this is."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Iterable
+from pathlib import Path
+
+from PySide6.QtCore import Qt, QUrl, qVersion
+from PySide6.QtGui import QAction, QDesktopServices, QKeySequence, QTextDocument
+from PySide6.QtWidgets import (
+    QGridLayout,
+    QListWidget,
+    QListWidgetItem,
+    QSplitter,
+    QTextBrowser,
+    QWidget,
+)
+
+from vdbackup import __version__
+from vdbackup.gui import parts
+from vdbackup.gui.drawings import FOLDERS
+
+PAGE = Qt.ItemDataRole.UserRole
+MARGIN = 12  # pixels around the text of a page
+IN_TIMELINE = {
+    "Left, Right": "Go to the point before, or after",
+    "Up, Down": "Go to the lane above, or below",
+    "Page Up, Page Down": "Go ten points back, or forth",
+    "Home, End": "Go to the first point, or the newest",
+    "+, -": "Show a shorter time, or a longer one",
+    "Return": "Boot the point",
+    "Menu, Shift+F10": "Show what can be done to it",
+}
+SENTENCE = "Backs volumes up straight into virtual disks that a virtual machine can boot."
+LICENCE = "GNU General Public License, version 3 or later. It comes without any warranty."
+
+
+class ManualDialog(parts.Dialog):
+    """The pages of the manual, and the one that is read.
+
+    Attributes:
+        pages: their titles.
+        text: the page.
+    """
+
+    def __init__(self, parent: QWidget) -> None:
+        super().__init__("manualDialog", "Manual", 480, parent)
+        self.fits = False
+        room = self.screen().availableSize()
+        self.resize(min(960, room.width()), min(680, room.height() - parts.FRAME))
+        self.pages = QListWidget()
+        self.pages.setSpacing(3)
+        self.pages.setWordWrap(True)
+        self.pages.setAccessibleName("Pages of the manual")
+        self.text = QTextBrowser()
+        self.text.setAccessibleName("Page of the manual")
+        self.text.setOpenLinks(False)
+        self.text.anchorClicked.connect(self._on_link_clicked)
+        for page in manual_pages():
+            item = QListWidgetItem(title_of(page), self.pages)
+            item.setData(PAGE, page)
+        self.pages.currentItemChanged.connect(self._on_page_chosen)
+        both = QSplitter()
+        both.addWidget(self.pages)
+        both.addWidget(self.text)
+        both.setSizes([220, 700])
+        both.setStretchFactor(1, 1)
+        both.setChildrenCollapsible(False)
+        self.column.addWidget(both, 1)
+        self.add_close_button()
+        self.pages.setCurrentRow(0)
+        self.pages.setFocus()
+
+    def _on_page_chosen(self, item: QListWidgetItem | None) -> None:
+        if item is not None:
+            page: Path = item.data(PAGE)
+            kind = QTextDocument.ResourceType.MarkdownResource
+            self.text.setSource(QUrl.fromLocalFile(str(page)), kind)
+            self.text.document().setDocumentMargin(MARGIN)
+
+    def _on_link_clicked(self, link: QUrl) -> None:
+        """Turn to the page that is meant; what is not of the manual the desktop opens."""
+        meant = self.text.source().resolved(link)
+        for row in range(self.pages.count()):
+            if Path(meant.toLocalFile()) == self.pages.item(row).data(PAGE):
+                self.pages.setCurrentRow(row)
+                if meant.hasFragment():
+                    self.text.scrollToAnchor(meant.fragment())
+                return
+        if meant.scheme() == "https":
+            QDesktopServices.openUrl(meant)
+
+
+class ShortcutsDialog(parts.Dialog):
+    """Every action that has keys, and what the keys do in the timeline."""
+
+    def __init__(self, actions: Iterable[QAction], parent: QWidget) -> None:
+        super().__init__("shortcutsDialog", "Keyboard shortcuts", 420, parent)
+        inside = QWidget()
+        grid = QGridLayout(inside)
+        grid.setContentsMargins(0, 0, 8, 0)
+        grid.setHorizontalSpacing(18)
+        grid.setColumnStretch(1, 1)
+        self._add(grid, "Everywhere", {_keys(action): action.text() for action in actions})
+        self._add(grid, "In the timeline", IN_TIMELINE)
+        self.column.addWidget(parts.Scrolled(inside), 1)
+        self.add_close_button()
+
+    def _add(self, grid: QGridLayout, title: str, keys: dict[str, str]) -> None:
+        grid.addWidget(parts.label(title, "strong"), grid.rowCount(), 0, 1, 2)
+        for pressed, what in keys.items():
+            row = grid.rowCount()
+            grid.addWidget(parts.label(pressed, wrap=False), row, 0)
+            grid.addWidget(parts.label(what, "muted"), row, 1)
+
+
+class AboutDialog(parts.Dialog):
+    """The version, for whoever reports something, and the licence."""
+
+    def __init__(self, parent: QWidget) -> None:
+        super().__init__("aboutDialog", "About vdbackup", 420, parent)
+        self.column.addWidget(parts.label(f"vdbackup {__version__}", "heading"))
+        self.column.addWidget(parts.label(SENTENCE))
+        with_what = f"With Python {platform.python_version()} and Qt {qVersion()}."
+        self.column.addWidget(parts.label(with_what, "muted", selectable=True))
+        self.column.addWidget(parts.label(LICENCE, "muted"))
+        self.add_close_button()
+
+
+def manual_pages() -> list[Path]:
+    """The files of the manual's pages; none where it is not installed."""
+    found = ((folder / "manual").glob("*.md") for folder in FOLDERS)
+    return next((pages for each in found if (pages := sorted(each))), [])
+
+
+def title_of(page: Path) -> str:
+    """What a page is called: its first line."""
+    with page.open(encoding="utf-8") as text:
+        return text.readline().strip("# \n")
+
+
+def _keys(action: QAction) -> str:
+    return action.shortcut().toString(QKeySequence.SequenceFormat.NativeText)

@@ -1,0 +1,101 @@
+"""What the menu of a source offers: it names the source that it is about."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from vdbackup.gui.action import Action
+from vdbackup.gui.needs import Chosen, OfBackedUp, OfDevice, OfListed, OfNew
+from vdbackup.sources.reference import SourceRef
+from vdbackup.text import printable
+
+
+def _literal(path: SourceRef | Path | str) -> str:
+    """A name as a menu shows it: an ampersand would underline what follows."""
+    return printable(str(path)).replace("&", "&&")
+
+
+def _forget_text(chosen: Chosen) -> str:
+    return f"Remove {_literal(chosen.entry.source)} from this list" if chosen.entry else ""
+
+
+def _schedule_text(chosen: Chosen) -> str:
+    return f"Schedule of {_literal(chosen.entry.title)}…" if chosen.entry else ""
+
+
+def _policy_text(chosen: Chosen) -> str:
+    return f"Points of {_literal(chosen.entry.title)} that stay…" if chosen.entry else ""
+
+
+def _track_text(chosen: Chosen) -> str:
+    return f"Changed blocks of {_literal(chosen.entry.source)}…" if chosen.entry else ""
+
+
+def _repair_text(chosen: Chosen) -> str:
+    return f"Repair what is in {_literal(chosen.entry.repository)}" if chosen.entry else ""
+
+
+def _leave_text(chosen: Chosen) -> str:
+    if chosen.entry is None:
+        return ""
+    folder = _literal(chosen.entry.repository)
+    return f"Remove all of {folder} from this list (the backups stay)"
+
+
+OF_LISTED = (
+    Action(
+        "chooseSchedule",
+        "Schedule…",
+        "Say when it is backed up automatically",
+        OfBackedUp(lambda desk, entry: desk.schedule(entry)),
+        text_of=_schedule_text,
+    ),
+    Action(
+        "choosePolicy",
+        "Points that stay…",
+        "Say which points stay, and see which go",
+        OfBackedUp(lambda desk, entry: desk.choose_policy(entry)),
+        text_of=_policy_text,
+    ),
+    Action(
+        "trackSource",
+        "Changed blocks…",
+        "See which blocks of the disk change, so that backups read only those",
+        OfDevice(lambda desk, entry: desk.track(entry)),
+        text_of=_track_text,
+    ),
+    Action(
+        "copySource",
+        "Copy its path",
+        "Put the source's path on the clipboard",
+        OfListed(lambda desk, entry: desk.copy(str(entry.source))),
+    ),
+    Action(
+        "showRepository",
+        "Open the folder of its backups",
+        "Show the folder that holds the backups in the file manager",
+        OfListed(lambda desk, entry: desk.show_folder(entry.repository)),
+    ),
+    Action(
+        "forgetSource",
+        "Remove this source from this list",
+        "Let a source that has not been backed up leave the list",
+        OfNew(lambda desk, entry: desk.forget(entry)),
+        text_of=_forget_text,
+    ),
+    Action(
+        "repairRepository",
+        "Repair what is in this folder",
+        "Finish what was interrupted, and rebuild from the disks what is missing or damaged",
+        OfListed(lambda desk, entry: desk.operations.repair(entry.repository)),
+        text_of=_repair_text,
+    ),
+    Action(
+        "leaveRepository",
+        "Remove all of this folder from this list",
+        "Let all that is backed up to the folder leave the list; the backups stay",
+        OfListed(lambda desk, entry: desk.leave(entry.repository)),
+        text_of=_leave_text,
+    ),
+)
+"""The menu of a source in the list."""
