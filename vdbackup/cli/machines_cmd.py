@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 
     from vdbackup.guest.hardware import Hardware, HardwareRequest
     from vdbackup.jobs import CancelToken, Task
-    from vdbackup.recovery.retarget.report import FileChange, RetargetReport
+    from vdbackup.operations.retarget import RetargetResult
+    from vdbackup.recovery.retarget.report import FileChange
     from vdbackup.recovery.sessions.session import Session
 
 
@@ -129,8 +130,8 @@ def add_retarget(subparsers: Subparsers) -> None:
 def retarget(options: argparse.Namespace) -> int:
     """Make a point's machine ready to boot on other hardware: on its overlay alone."""
     from vdbackup.errors import UsageError
+    from vdbackup.operations import retarget
     from vdbackup.records import to_json
-    from vdbackup.recovery.retarget import retarget
 
     if options.program and (options.hardware not in ("auto", "virtio") or options.drivers):
         raise UsageError(
@@ -151,12 +152,13 @@ def retarget(options: argparse.Namespace) -> int:
         _say_what_changes(plan.hardware, plan.edits.changes)
         _warn_of(plan.hardware)
         return _blocked(plan.hardware)
-    report: RetargetReport | None = work(
+    retargeted: RetargetResult = work(
         "Retarget",
         lambda task: retarget.run(plan, sessions_folder(), task),
         as_json=options.json,
         wait=options.wait,
     )
+    report = retargeted.report
     if options.json:
         print_json({"event": "result", "report": to_json(report)})
     elif report is not None:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -34,7 +33,6 @@ from vdbackup.cli.options import (
     source_format_option,
 )
 from vdbackup.errors import UsageError
-from vdbackup.jobs import Task
 from vdbackup.jobs import readable_size as size
 from vdbackup.pace import Limit, Pace
 from vdbackup.sources.moment import Wanted
@@ -265,21 +263,17 @@ def add_adopt(subparsers: Subparsers) -> None:
 
 def adopt(options: argparse.Namespace) -> int:
     """Take a chain that another program made into the repository."""
-    from vdbackup.backup import adopt
-    from vdbackup.operations.placement import repository_for
-    from vdbackup.sources.opening import Hints, open_file
+    from vdbackup.operations import adopt
 
-    @contextmanager
-    def planned() -> Iterator[adopt.AdoptPlan]:
-        with open_file(options.tip, Hints(options.parents_in, options.source_format)) as source:
-            repository = repository_for(source, options.repository)
-            yield adopt.plan(repository, source, set_name=options.set, disk_format=options.format)
-
-    def again(task: Task) -> BackupSet:
-        with planned() as plan:
-            return adopt.run(plan, task)
-
-    with planned() as plan:
+    request = adopt.AdoptRequest(
+        options.tip,
+        options.repository,
+        set_name=options.set,
+        disk_format=options.format,
+        source_format=options.source_format,
+        parents_in=tuple(options.parents_in),
+    )
+    with adopt.planned(request) as plan:
         if not announce(plan, options):
             return DONE
         adopted = work(
@@ -287,9 +281,9 @@ def adopt(options: argparse.Namespace) -> int:
             lambda task: adopt.run(plan, task),
             as_json=options.json,
             wait=options.wait,
-            again=again,
+            again=lambda task: adopt.adopt(request, task),
         )
-    return _show_new_set(adopted, options)
+    return _show_new_set(adopted.backup_set, options)
 
 
 def add_convert(subparsers: Subparsers) -> None:
@@ -312,7 +306,7 @@ def add_convert(subparsers: Subparsers) -> None:
 
 def convert(options: argparse.Namespace) -> int:
     """Copy a set into a new one in another format."""
-    from vdbackup.backup import convert
+    from vdbackup.operations import convert
 
     repository = open_repository(options.repository, as_json=options.json)
     plan = convert.plan(repository, repository.set(options.set).name, options.format, options.to)
@@ -324,7 +318,7 @@ def convert(options: argparse.Namespace) -> int:
         as_json=options.json,
         wait=options.wait,
     )
-    return _show_new_set(converted, options)
+    return _show_new_set(converted.backup_set, options)
 
 
 def _show_new_set(made: BackupSet, options: argparse.Namespace) -> int:
