@@ -21,6 +21,7 @@ from PySide6.QtWidgets import (
     QScrollArea,
     QSizePolicy,
     QSpinBox,
+    QTimeEdit,
     QToolButton,
     QVBoxLayout,
     QWidget,
@@ -145,6 +146,23 @@ class ComboBox(QComboBox):
 
 class SpinBox(QSpinBox):
     """A number that a wheel which passes over it does not change: it has to be clicked first."""
+
+    def __init__(self, name: str, accessible_name: str) -> None:
+        super().__init__()
+        self.setObjectName(name)
+        self.setAccessibleName(accessible_name)
+        self.setFocusPolicy(Qt.FocusPolicy.StrongFocus)
+
+    def wheelEvent(self, event: QWheelEvent) -> None:
+        """Leave the wheel to what is scrolled."""
+        if self.hasFocus():
+            super().wheelEvent(event)
+        else:
+            event.ignore()
+
+
+class TimeField(QTimeEdit):
+    """A time of day that a wheel which passes over it does not change, either."""
 
     def __init__(self, name: str, accessible_name: str) -> None:
         super().__init__()

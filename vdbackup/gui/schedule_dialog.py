@@ -7,7 +7,7 @@ from functools import partial
 
 from PySide6.QtCore import QTime
 from PySide6.QtGui import QFontDatabase
-from PySide6.QtWidgets import QCheckBox, QFormLayout, QPlainTextEdit, QTimeEdit, QWidget
+from PySide6.QtWidgets import QCheckBox, QFormLayout, QPlainTextEdit, QWidget
 
 from vdbackup.errors import VdbackupError
 from vdbackup.gui import parts, remedies, words
@@ -118,9 +118,7 @@ class ScheduleDialog(parts.Dialog):
         for every, name in choices.items():
             self.every.addItem(name, every)
         self.every.setCurrentIndex(list(choices).index(chosen))
-        self.at = QTimeEdit()
-        self.at.setObjectName("scheduleAt")
-        self.at.setAccessibleName("Time of the day")
+        self.at = parts.TimeField("scheduleAt", "Time of the day")
         self.at.setDisplayFormat("HH:mm")
         time = self._wanted.timing.time
         self.at.setTime(QTime(time.hour, time.minute))
