@@ -62,7 +62,7 @@ class Calls:
     noted: list[tuple[str, tuple[object, ...]]] = field(default_factory=list)
 
     def __getattr__(self, name: str) -> object:
-        return lambda *arguments: self.noted.append((name, arguments))
+        return lambda *arguments, **_named: self.noted.append((name, arguments))
 
 
 class Desk(QWidget):
@@ -77,6 +77,8 @@ class Desk(QWidget):
         self.pin, self.schedule = self.calls.pin, self.calls.schedule
         self.open_backups, self.change_settings = self.calls.open_backups, self.calls.settings
         self.forget, self.leave = self.calls.forget, self.calls.leave
+        self.boot_with, self.retarget = self.calls.boot_with, self.calls.retarget
+        self.convert, self.adopt = self.calls.convert, self.calls.adopt
         self.copy, self.show_disk = self.calls.copy, self.calls.show_disk
         self.show_folder, self.close = self.calls.show_folder, self.calls.close
         self.show_manual, self.show_about = self.calls.show_manual, self.calls.show_about
@@ -133,6 +135,7 @@ def test_each_action_is_done_to_what_is_chosen_when_it_is_asked_for(desk: Desk) 
     assert desk.calls.noted == [
         ("back_up", (MADE,)),
         ("boot", (MADE, CHILD)),
+        ("boot_with", (MADE, CHILD)),
         ("browse", (MADE, CHILD)),
         ("restore", (MADE, CHILD)),
         ("verify", (MADE, (CHILD,))),
@@ -140,10 +143,12 @@ def test_each_action_is_done_to_what_is_chosen_when_it_is_asked_for(desk: Desk) 
         ("merge", (MADE, CHILD)),
         ("delete", (MADE, CHILD)),
         ("pin", (MADE, CHILD)),
+        ("retarget", (MADE, CHILD)),
         ("copy", (CHILD.id,)),
         ("show_disk", (MADE, CHILD)),
         ("add_source", ()),
         ("open_backups", ()),
+        ("adopt", ()),
         ("refresh", ()),
         ("settings", ()),
         ("close", ()),
@@ -182,8 +187,9 @@ def test_the_menus_ask_for_the_same_in_other_ways(desk: Desk) -> None:
     assert asked[:4] == [
         ("back_up", kind) for kind in ("auto", "incremental", "differential", "full")
     ]
-    assert asked[4:6] == [("verify", (CHILD,)), ("verify", (FULL, CHILD))]
-    assert asked[6][:2] == ("open_with", CHILD)
+    assert asked[4] == ("back_up",)  # of everything, whatever is known
+    assert asked[5:7] == [("verify", (CHILD,)), ("verify", (FULL, CHILD))]
+    assert asked[7][:2] == ("open_with", CHILD)
 
 
 @pytest.mark.parametrize(
@@ -196,6 +202,7 @@ def test_the_menus_ask_for_the_same_in_other_ways(desk: Desk) -> None:
                 "chooseSchedule",
                 "choosePolicy",
                 "trackSource",
+                "convertSet",
                 *WHERE,
                 "repairRepository",
                 "leaveRepository",
@@ -225,6 +232,7 @@ def test_the_menu_of_a_source_names_what_would_go(desk: Desk) -> None:
         "Schedule of disk…",
         "Points of disk that stay…",
         "Changed blocks of /dev/a&&b…",
+        "Convert…",
         "Copy its path",
         "Open the folder of its backups",
         "Remove /dev/a&&b from this list",
@@ -237,6 +245,7 @@ def test_the_menu_of_a_source_names_what_would_go(desk: Desk) -> None:
         ("schedule", (desk.chosen.entry,)),
         ("choose_policy", (desk.chosen.entry,)),
         ("track", (desk.chosen.entry,)),
+        ("convert", (desk.chosen.entry,)),
         ("copy", ("/dev/a&b",)),
         ("show_folder", (Path("/backups"),)),
         ("forget", (desk.chosen.entry,)),

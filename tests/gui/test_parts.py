@@ -447,7 +447,7 @@ def test_many_machines_scroll_and_do_not_push_anything_out(user: User, disk: Pat
     user.window._pages.setCurrentIndex(1)
     window.resize(1280, 700)
     for number in range(9):
-        boot = Boot(f"laptop #{number}", disk, "laptop", "id", disk, display=False, memory_mib=0)
+        boot = Boot(f"laptop #{number}", disk, "laptop", "id", disk, display=False)
         window.sessions.running.append(SessionThread(boot, window.sessions))
     window.sessions.changed.emit()
     cards = window.findChild(SessionsList)

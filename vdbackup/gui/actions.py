@@ -57,6 +57,12 @@ ACTIONS = (
             _backup("incremental", "Incremental", "What changed since the last point"),
             _backup("differential", "Differential", "What changed since the last full"),
             _backup("full", "Full", "Everything, independent of all other points"),
+            Action(
+                "actionBackUpReadAll",
+                "Automatic, but read everything: whatever is known of what has changed",
+                "Read everything, whatever is known of what has changed",
+                OfSource(lambda desk, entry: desk.operations.back_up(entry, read_all=True)),
+            ),
         ),
     ),
     Action(
@@ -68,6 +74,13 @@ ACTIONS = (
         keys="Ctrl+Return",
         place=Place.DAILY,
         loses_name=3,
+    ),
+    Action(
+        "actionBootWith",
+        "Boot with…",
+        "Choose the hardware of the virtual machine, then start it",
+        OfPoint(lambda desk, entry, point: desk.boot_with(entry, point)),
+        keys="Ctrl+Shift+Return",
     ),
     Action(
         "actionBrowse",
@@ -82,7 +95,7 @@ ACTIONS = (
     Action(
         "actionRestore",
         "Restore…",
-        "Write the point to a file or a disk",
+        "Write the point to a disk, or export it as a file",
         OfPoint(lambda desk, entry, point: desk.operations.restore(entry, point)),
         icon="restore",
         keys="Ctrl+R",
@@ -159,6 +172,13 @@ ACTIONS = (
         keys="Ctrl+Shift+P",
     ),
     Action(
+        "actionRetarget",
+        "Other hardware…",
+        "Make the point's machine ready to boot on other hardware",
+        OfPoint(lambda desk, entry, point: desk.retarget(entry, point)),
+        keys="Ctrl+H",
+    ),
+    Action(
         "actionCopyId",
         "Copy its id",
         "Put the point's id on the clipboard, as other commands take it",
@@ -187,6 +207,13 @@ ACTIONS = (
         OfWindow(lambda desk: desk.open_backups()),
         icon="disk",
         keys="Ctrl+O",
+    ),
+    Action(
+        "actionAdopt",
+        "Adopt a chain of disks…",
+        "Make recovery points of what another program has made",
+        OfWindow(lambda desk: desk.adopt()),
+        keys="Ctrl+Shift+N",
     ),
     Action(
         "actionRefresh",

@@ -23,8 +23,11 @@ from PySide6.QtWidgets import (
 from vdbackup.gui import desktop, icons, parts, theme
 from vdbackup.gui.actions import ACTIONS, Actions
 from vdbackup.gui.add_source import AddSourceDialog, AddSourceForm
+from vdbackup.gui.adopt_dialog import AdoptDialog
+from vdbackup.gui.boot_dialog import BootDialog
 from vdbackup.gui.browse_dialog import BrowseDialog
 from vdbackup.gui.catalogue import Catalogue, Entry
+from vdbackup.gui.convert_dialog import ConvertDialog
 from vdbackup.gui.details import PointDetails
 from vdbackup.gui.ending import Ending, Leaving
 from vdbackup.gui.first_run import FirstRunPage
@@ -42,6 +45,7 @@ from vdbackup.gui.operations import Operations
 from vdbackup.gui.pin_dialog import PinDialog
 from vdbackup.gui.plan_dialog import PlanDialog
 from vdbackup.gui.policy_dialog import PolicyDialog
+from vdbackup.gui.retarget_dialog import RetargetDialog
 from vdbackup.gui.runner import Runner
 from vdbackup.gui.schedule_dialog import ScheduleDialog
 from vdbackup.gui.settings_dialog import SettingsDialog
@@ -345,6 +349,37 @@ class MainWindow(QMainWindow):
 
         self.store.update(forget)
         self.catalogue.refresh(folder)
+
+    def boot_with(self, entry: Entry, point: RecoveryPoint) -> None:
+        """Let the user choose the hardware of a machine, then start it."""
+        dialog = BootDialog(point, self.store.value.memory_mib, self)
+        dialog.accepted.connect(lambda: self.sessions.boot(entry, point, dialog.request))
+        dialog.open()
+
+    def retarget(self, entry: Entry, point: RecoveryPoint) -> None:
+        """Let the user choose hardware that a point's machine is made ready for."""
+        dialog = RetargetDialog(point, self)
+        dialog.accepted.connect(
+            lambda: self.operations.retarget(entry, point, dialog.wish, dialog.drivers)
+        )
+        dialog.open()
+
+    def convert(self, entry: Entry) -> None:
+        """Let the user choose a format that a set is copied to."""
+        dialog = ConvertDialog(entry, self)
+        dialog.accepted.connect(lambda: self.operations.convert(entry, dialog.disk_format))
+        dialog.open()
+
+    def adopt(self) -> None:
+        """Let the user name another program's chain, and make a set of it."""
+        dialog = AdoptDialog(self)
+
+        def accepted() -> None:
+            if dialog.tip and dialog.repository:
+                self.operations.adopt(dialog.tip, dialog.repository)
+
+        dialog.accepted.connect(accepted)
+        dialog.open()
 
     def copy(self, text: str) -> None:
         """Put a text on the clipboard."""

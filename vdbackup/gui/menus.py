@@ -11,17 +11,27 @@ from PySide6.QtWidgets import QMenu, QMenuBar, QWidget
 from vdbackup.gui.actions import Actions
 from vdbackup.gui.source_actions import OF_LISTED
 
-FILE = ("actionAddSource", "actionOpenBackups", "actionRefresh", "", "actionSettings", "actionQuit")
+FILE = (
+    "actionAddSource",
+    "actionOpenBackups",
+    "actionAdopt",
+    "",
+    "actionRefresh",
+    "actionSettings",
+    "actionQuit",
+)
 SOURCE = ("actionBackUp", "", *(each.name for each in OF_LISTED))
 OPEN_WITH = "Open with"
 POINT = (
     "actionBootInVm",
+    "actionBootWith",
     "actionBrowse",
     "actionRestore",
     OPEN_WITH,
     "",
     "actionVerify",
     "actionBootTest",
+    "actionRetarget",
     "",
     "actionMerge",
     "actionPin",

@@ -82,6 +82,18 @@ class Desk(Protocol):
     def leave(self, repository: Path) -> None:
         """Let all that is backed up to a folder leave the list."""
 
+    def boot_with(self, entry: Entry, point: RecoveryPoint) -> None:
+        """Let the user choose the hardware of a machine, then start it."""
+
+    def retarget(self, entry: Entry, point: RecoveryPoint) -> None:
+        """Let the user choose hardware that a point's machine is made ready for."""
+
+    def convert(self, entry: Entry) -> None:
+        """Let the user choose a format that a set is copied to."""
+
+    def adopt(self) -> None:
+        """Let the user name another program's chain, and make a set of it."""
+
     def copy(self, text: str) -> None:
         """Put a text on the clipboard."""
 

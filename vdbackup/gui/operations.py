@@ -23,7 +23,9 @@ from vdbackup.gui.runner import Runner
 from vdbackup.gui.source_questions import FormatDialog, OtherSourceDialog
 from vdbackup.jobs import Job, JobState, Plan, Task, Work
 from vdbackup.operations import (
+    adopt,
     backup,
+    convert,
     delete,
     machine_backup,
     machine_restore,
@@ -31,7 +33,9 @@ from vdbackup.operations import (
     policy,
     promote,
     restore,
+    retarget,
 )
+from vdbackup.operations.adopt import AdoptRequest, AdoptResult
 from vdbackup.operations.backup import AUTO, BackupRequest, BackupResult, CapturePlan
 from vdbackup.operations.machine_backup import MachineRequest, MachineResult
 from vdbackup.operations.machines import Machines
@@ -86,6 +90,7 @@ class Operations(QObject):
         *,
         ask: bool | None = None,
         disk_format: str | None = None,
+        read_all: bool = False,
     ) -> None:
         """Make a recovery point; asks first if the settings (or `ask`) say so.
 
@@ -103,6 +108,7 @@ class Operations(QObject):
             kind=kind,
             disk_format=None if backup_set else disk_format,
             seen=backup_set is not None,
+            read_all=read_all,
             all_blocks=self._runner.store.value.all_blocks,
         )
         self._back_up(entry, request, ask=asks)
@@ -242,6 +248,57 @@ class Operations(QObject):
             "Merge",
             lambda repository, name: merge.plan(repository, name, point.id),
             lambda plan, task: work.merge_point(plan, sessions, task),
+        )
+
+    def convert(self, entry: Entry, disk_format: str) -> None:
+        """Copy a set into a new one in another format."""
+        self._change(
+            entry,
+            f"Convert {entry.title} to {disk_format.upper()}",
+            "Convert",
+            lambda repository, name: convert.plan(repository, name, disk_format),
+            work.convert_set,
+        )
+
+    def adopt(self, tip: SourceRef, repository: Path) -> None:
+        """Make a set of another program's chain, and remember it."""
+        self._adopt(AdoptRequest(tip, repository))
+
+    def _adopt(self, request: AdoptRequest) -> None:
+        title = f"Adopt {request.tip}"
+
+        def clarify(error: VdbackupError) -> bool:
+            if not isinstance(error, UnclearFormat):
+                return False
+            question = FormatDialog(error, self._runner.window)
+            question.accepted.connect(
+                lambda: self._adopt(replace(request, source_format=question.chosen))
+            )
+            question.open()
+            return True
+
+        def ended(job: Job[Outcome[AdoptResult]]) -> None:
+            if job.state is JobState.FINISHED:
+                self.begun.emit(self.add_source(request.tip, request.repository))
+
+        def start(_plan: Plan) -> None:
+            doing = partial(work.adopt_chain, request)
+            self._runner.run(request.repository, title, doing, ended)
+
+        make = partial(adopt.plan, request)
+        self._runner.plan(request.repository, title, "Adopt", make, start, clarify=clarify)
+
+    def retarget(
+        self, entry: Entry, point: RecoveryPoint, wish: str, drivers: Path | None = None
+    ) -> None:
+        """Make a point's machine ready for other hardware."""
+        sessions = self._machines.sessions_folder
+        self._change(
+            entry,
+            f"Change the hardware of #{point.sequence} of {entry.title}",
+            "Change its overlay",
+            lambda repository, name: retarget.plan(repository, name, point.id, wish, drivers),
+            lambda plan, task: work.retarget_point(plan, sessions, task),
         )
 
     def delete(self, entry: Entry, point: RecoveryPoint) -> None:

@@ -65,6 +65,12 @@ OF_LISTED = (
         text_of=_track_text,
     ),
     Action(
+        "convertSet",
+        "Convert…",
+        "Copy all points into a new set in another format",
+        OfBackedUp(lambda desk, entry: desk.convert(entry)),
+    ),
+    Action(
         "copySource",
         "Copy its path",
         "Put the source's path on the clipboard",

@@ -17,8 +17,10 @@ from vdbackup.gui import remedies, words
 from vdbackup.gui.jobs.outcome import Outcome
 from vdbackup.jobs import Plan, Task
 from vdbackup.operations import (
+    adopt,
     backup,
     boot_test,
+    convert,
     delete,
     machine_backup,
     machine_restore,
@@ -29,9 +31,12 @@ from vdbackup.operations import (
     promote,
     repair,
     restore,
+    retarget,
 )
+from vdbackup.operations.adopt import AdoptRequest, AdoptResult
 from vdbackup.operations.backup import BackupRequest, BackupResult
 from vdbackup.operations.changed import NOTHING, Changed
+from vdbackup.operations.convert import ConvertPlan, ConvertResult
 from vdbackup.operations.delete import DeleteMomentPlan, DeletePlan, DeleteResult
 from vdbackup.operations.machine_backup import MachineRequest, MachineResult
 from vdbackup.operations.machine_restore import MachineRestorePlan
@@ -43,6 +48,7 @@ from vdbackup.operations.policy import PolicyPlan, PolicyResult
 from vdbackup.operations.promote import PromotionPlan, PromotionResult
 from vdbackup.operations.repair import RepairResult
 from vdbackup.operations.restore import Restored, RestorePlan, RestoreTarget
+from vdbackup.operations.retarget import RetargetResult
 from vdbackup.operations.schedules import arrange
 from vdbackup.operations.schedules.arrange import SchedulePlan, ScheduleResult
 from vdbackup.operations.schedules.store import Schedule
@@ -65,6 +71,8 @@ from vdbackup.text import printable
 if TYPE_CHECKING:  # late at run time: what reads file systems takes long to import
     from vdbackup.recovery.browse import Entry, FileBrowser
     from vdbackup.recovery.history.versions import Versions
+    from vdbackup.recovery.retarget.retarget import RetargetPlan
+    from vdbackup.repository.backup_set import BackupSet
 
 DEMO_MESSAGE = "Hello from the vdbackup demo disk."
 
@@ -166,6 +174,39 @@ def finish_merges(folder: Path, sessions_folder: Path, task: Task) -> Outcome[Fi
     warnings = (*done.done, *_said_of((*done.undone, *done.trouble)))
     sentence = "What was begun has been looked after."
     return Outcome(sentence, (), warnings, value=done, changed=done.changed)
+
+
+def convert_set(plan: ConvertPlan, task: Task) -> Outcome[ConvertResult]:
+    """Copy a set into a new one in another format."""
+    made = convert.run(plan, task)
+    sentence = f"Converted: {_set_in_words(made.backup_set)}. Later backups go on in it."
+    return Outcome(sentence, value=made, changed=made.changed)
+
+
+def adopt_chain(request: AdoptRequest, task: Task) -> Outcome[AdoptResult]:
+    """Make a set of another program's chain."""
+    made = adopt.adopt(request, task)
+    sentence = f"Adopted: {_set_in_words(made.backup_set)}."
+    return Outcome(sentence, value=made, changed=made.changed)
+
+
+def _set_in_words(made: BackupSet) -> str:
+    return f"the set {made.name} holds {words.plural(len(made.points), 'point')}"
+
+
+def retarget_point(
+    plan: RetargetPlan, sessions_folder: Path, task: Task
+) -> Outcome[RetargetResult]:
+    """Make a point's machine ready for other hardware."""
+    done = retarget.run(plan, sessions_folder, task)
+    if done.report is None:
+        return Outcome("Its overlay is empty again.", value=done, changed=done.changed)
+    hardware = done.report.hardware
+    changed = tuple(f"{each.volume}:{each.path}" for each in done.report.changes)
+    doubts = tuple(f"{each.sentence} {each.advice}".rstrip() for each in hardware.problems)
+    sentence = f"Ready for other hardware: {words.plural(len(changed), 'file')} changed."
+    details = (*hardware.reasons, *changed, *done.report.notes)
+    return Outcome(sentence, details, doubts, value=done, changed=done.changed)
 
 
 def repair_all(folder: Path, sessions_folder: Path, task: Task) -> Outcome[RepairResult]:

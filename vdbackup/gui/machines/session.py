@@ -13,7 +13,7 @@ from pathlib import Path
 from PySide6.QtCore import QObject, QThread, Signal
 
 from vdbackup.errors import RecoveryError, VdbackupError, from_os
-from vdbackup.guest.hardware import HardwareRequest
+from vdbackup.guest.hardware import ANYTHING, HardwareRequest
 from vdbackup.recovery.retarget.report import chosen_hardware
 from vdbackup.recovery.sessions import vm
 from vdbackup.recovery.sessions.saved import SavedSession
@@ -50,7 +50,7 @@ class Boot:
         repository, set_name, point_id: the recovery point.
         sessions_folder: where the machine writes.
         display: open a window.
-        memory_mib: in MiB; 0 gives what the system needs.
+        hardware: what the user wants of it.
         again: a session whose machine is started again, instead of a new one.
     """
 
@@ -60,7 +60,7 @@ class Boot:
     point_id: str
     sessions_folder: Path
     display: bool
-    memory_mib: int
+    hardware: HardwareRequest = ANYTHING
     again: SavedSession | None = None
 
 
@@ -129,15 +129,14 @@ class SessionThread(QThread):
         repository = Repository.open(boot.repository)
         backup_set = repository.set(boot.set_name)
         point = backup_set.point(boot.point_id)
-        request = HardwareRequest(memory_mib=boot.memory_mib or None)
         return vm.start_from_point(
             repository,
             backup_set,
             point,
             sessions_folder=boot.sessions_folder,
             display=boot.display,
-            hardware=chosen_hardware(backup_set, point, request),
-            request=request,
+            hardware=chosen_hardware(backup_set, point, boot.hardware),
+            request=boot.hardware,
         )
 
     def _follow(self, session: Session) -> None:

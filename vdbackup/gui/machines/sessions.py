@@ -8,6 +8,7 @@ from pathlib import Path
 
 from PySide6.QtCore import QObject, Signal
 
+from vdbackup.guest.hardware import HardwareRequest
 from vdbackup.gui.catalogue import Entry
 from vdbackup.gui.jobs.outcome import Told
 from vdbackup.gui.jobs.worker import Workers
@@ -58,9 +59,12 @@ class Sessions(QObject):
         self.saved: list[SavedSession] = []
         self._ended_to_promote: set[Path] = set()
 
-    def boot(self, entry: Entry, point: RecoveryPoint) -> SessionThread:
-        """Start a machine from a point; returns at once."""
+    def boot(
+        self, entry: Entry, point: RecoveryPoint, hardware: HardwareRequest | None = None
+    ) -> SessionThread:
+        """Start a machine from a point, on hardware as the user has said; returns at once."""
         settings = self._store.value
+        usual = HardwareRequest(memory_mib=settings.memory_mib or None)
         return self._start(
             Boot(
                 title=f"{entry.title} #{point.sequence}",
@@ -69,7 +73,7 @@ class Sessions(QObject):
                 point_id=point.id,
                 sessions_folder=settings.sessions(self._store.locations),
                 display=settings.display(),
-                memory_mib=settings.memory_mib,
+                hardware=hardware or usual,
             )
         )
 
@@ -87,7 +91,6 @@ class Sessions(QObject):
                 point_id=origin.point,
                 sessions_folder=saved.folder.parent,
                 display=settings.display(),
-                memory_mib=settings.memory_mib,
                 again=saved,
             )
         )

@@ -1,0 +1,65 @@
+"""Boot a point with other hardware than is chosen automatically."""
+
+from __future__ import annotations
+
+from PySide6.QtWidgets import QCheckBox, QFormLayout, QWidget
+
+from vdbackup.guest.hardware import Controller, HardwareRequest
+from vdbackup.guest.model import Firmware
+from vdbackup.gui import parts, words
+from vdbackup.repository.model import RecoveryPoint
+
+WIDTH = 460  # pixels
+
+
+class BootDialog(parts.Dialog):
+    """Asks which hardware this one machine gets; what is left alone is found out.
+
+    Attributes:
+        controller, firmware, memory, network: the fields.
+    """
+
+    def __init__(self, point: RecoveryPoint, memory_mib: int, parent: QWidget) -> None:
+        title = f"Boot {words.point_title(point)}"
+        super().__init__("bootDialog", title, WIDTH, parent)
+        self.column.addWidget(parts.label(title, "heading"))
+        about = "For this machine alone. What is “automatic” is chosen by what its system needs."
+        self.column.addWidget(parts.label(about, "muted"))
+        self.controller = parts.ComboBox("bootController", "What the disk is attached to")
+        self.controller.addItem("automatic", None)
+        for controller in Controller:
+            self.controller.addItem(controller.value, controller)
+        self.firmware = parts.ComboBox("bootFirmware", "Firmware")
+        self.firmware.addItem("automatic", None)
+        for firmware in Firmware:
+            self.firmware.addItem(firmware.upper(), firmware)
+        self.memory = parts.SpinBox("bootMemory", "Memory of the virtual machine")
+        self.memory.setRange(0, 1 << 20)
+        self.memory.setSuffix(" MiB")
+        self.memory.setSpecialValueText("what the system needs")
+        self.memory.setSingleStep(256)
+        self.memory.setValue(memory_mib)
+        self.network = QCheckBox("Let it reach out to the network")
+        self.network.setToolTip(parts.hint("Nothing of the network reaches the machine."))
+        form = QFormLayout()
+        form.setHorizontalSpacing(14)
+        form.setVerticalSpacing(10)
+        form.addRow("Disk on", self.controller)
+        form.addRow("Firmware", self.firmware)
+        form.addRow("Memory", self.memory)
+        form.addRow("", self.network)
+        self.column.addLayout(form)
+        boot = parts.button("Boot", "bootAccept", "primary")
+        boot.clicked.connect(self.accept)
+        self.add_buttons(boot)
+
+    @property
+    def request(self) -> HardwareRequest:
+        """What the user wants."""
+        controller, firmware = self.controller.currentData(), self.firmware.currentData()
+        return HardwareRequest(  # of an enumeration Qt keeps no more than its text
+            controller=Controller(controller) if controller else None,
+            firmware=Firmware(firmware) if firmware else None,
+            memory_mib=self.memory.value() or None,
+            network=self.network.isChecked(),
+        )
