@@ -6,14 +6,24 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from PySide6.QtDBus import QDBusConnection
 from pytestqt.qtbot import QtBot
 
 from tests.gui.user import LONG, User
+from vdbackup.gui import buses
 from vdbackup.gui.main_window import MainWindow
 from vdbackup.gui.store import Store
 from vdbackup.locations import Locations
 from vdbackup.settings import Settings, ThemeChoice
 from vdbackup.sources import demo_disk
+
+
+@pytest.fixture(autouse=True)
+def no_buses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody's desktop is told what becomes of a test, nor kept awake."""
+    nowhere = QDBusConnection("no bus")
+    monkeypatch.setattr(buses, "session", lambda: nowhere)
+    monkeypatch.setattr(buses, "system", lambda: nowhere)
 
 
 @pytest.fixture

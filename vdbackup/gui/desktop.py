@@ -1,15 +1,29 @@
-"""What the desktop does for the window: the clipboard, and the file manager."""
+"""What the desktop does for the window: clipboard, file manager, notifications."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from PySide6.QtCore import QUrl
-from PySide6.QtDBus import QDBusConnection, QDBusMessage, QDBusPendingCallWatcher
+from PySide6.QtDBus import QDBusMessage
 from PySide6.QtGui import QDesktopServices, QGuiApplication
 
-FILE_MANAGER = "org.freedesktop.FileManager1"
+from vdbackup.gui import buses
+from vdbackup.gui.buses import Address
+
+FILE_MANAGER = Address(
+    "org.freedesktop.FileManager1", "/org/freedesktop/FileManager1", "org.freedesktop.FileManager1"
+)
 """https://www.freedesktop.org/wiki/Specifications/file-manager-interface/"""
+NOTIFICATIONS = Address(
+    "org.freedesktop.portal.Desktop",
+    "/org/freedesktop/portal/desktop",
+    "org.freedesktop.portal.Notification",
+)
+"""https://flatpak.github.io/xdg-desktop-portal/docs/
+
+Not org.freedesktop.Notifications: that takes an unsigned number, which Qt for Python cannot send.
+"""
 
 
 def copy(text: str) -> None:
@@ -24,19 +38,16 @@ def show_folder(folder: Path) -> None:
 
 def show_file(file: Path) -> None:
     """Show a file in its folder, and choose it there where the file manager can; at once."""
-    bus = QDBusConnection.sessionBus()
-    if not bus.isConnected():
-        show_folder(file.parent)
-        return
-    call = QDBusMessage.createMethodCall(
-        FILE_MANAGER, "/org/freedesktop/FileManager1", FILE_MANAGER, "ShowItems"
-    )
-    call.setArguments([[QUrl.fromLocalFile(str(file)).toString()], ""])
-    waiting = QDBusPendingCallWatcher(bus.asyncCall(call), QGuiApplication.instance())
 
-    def answered() -> None:
-        if waiting.isError():  # no file manager of that kind
+    def answered(reply: QDBusMessage | None) -> None:
+        if reply is None:  # there is no file manager of that kind
             show_folder(file.parent)
-        waiting.deleteLater()
 
-    waiting.finished.connect(answered)
+    url = QUrl.fromLocalFile(str(file)).toString()
+    buses.call(buses.session(), FILE_MANAGER, "ShowItems", [[url], ""], answered)
+
+
+def notify(name: str, title: str, body: str) -> None:
+    """Tell the user something; what was told under the same name is replaced."""
+    told = {"title": title, "body": body, "priority": "high"}
+    buses.call(buses.session(), NOTIFICATIONS, "AddNotification", [name, told])

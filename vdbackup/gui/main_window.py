@@ -24,6 +24,8 @@ from vdbackup.gui import desktop, icons, parts, theme
 from vdbackup.gui.actions import ACTIONS, Actions
 from vdbackup.gui.add_source import AddSourceDialog, AddSourceForm
 from vdbackup.gui.adopt_dialog import AdoptDialog
+from vdbackup.gui.alerts import Alerts
+from vdbackup.gui.awake import Awake
 from vdbackup.gui.boot_dialog import BootDialog
 from vdbackup.gui.browse_dialog import BrowseDialog
 from vdbackup.gui.catalogue import Catalogue, Entry
@@ -77,6 +79,8 @@ class MainWindow(QMainWindow):
         ending: when the window may close.
         actions_: what the user can ask for.
         menus: the menu bar, with all of them.
+        alerts: tells the user of failures who looks elsewhere.
+        awake: keeps the computer from falling asleep.
     """
 
     def __init__(self, store: Store) -> None:
@@ -95,6 +99,8 @@ class MainWindow(QMainWindow):
         self.sessions = Sessions(store, self.workers, self)
         self.actions_ = Actions(self, self)
         self.ending = Ending(self, self.workers, self.sessions)
+        self.alerts = Alerts(desktop.notify, self._is_looked_at)
+        self.awake = Awake()
         self._theme = theme.chosen(store.value.theme)
         self._elsewhere = False
         self._ran = store.schedules.changed_at()
@@ -189,6 +195,9 @@ class MainWindow(QMainWindow):
         self.workers.job_started.connect(self.jobs.begin)
         self.workers.progressed.connect(self.jobs.follow)
         self.workers.job_ended.connect(self.jobs.end)
+        self.workers.job_ended.connect(self.alerts.job_ended)
+        self.workers.job_queued.connect(lambda _job: self.awake.stay(True))
+        self.workers.job_ended.connect(lambda _job: self.awake.stay(self.workers.busy))
         self.jobs.cancel_wanted.connect(self.workers.cancel)
         self.operations.refused.connect(self.jobs.refuse)
         self.operations.refused.connect(lambda _title, _error: self.ending.stay_to_show())
@@ -430,11 +439,16 @@ class MainWindow(QMainWindow):
     def _on_catalogue_changed(self) -> None:
         entries = self.catalogue.entries
         self.sources.set_entries(entries)
+        self.alerts.look(entries)
         page = 1 if self.store.value.repositories else 0
         self.jobs.setVisible(bool(page or self.jobs.rows))
         if page != self._pages.currentIndex():
             self._pages.setCurrentIndex(page)
             (self.sources if page else self.first_run.form.source_edit).setFocus()
+
+    def _is_looked_at(self) -> bool:
+        """Whether the user has this window, or a dialog of it, in front."""
+        return QGuiApplication.applicationState() == Qt.ApplicationState.ApplicationActive
 
     @Slot()
     def _on_minute(self) -> None:

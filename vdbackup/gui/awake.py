@@ -1,0 +1,47 @@
+"""Keeps the computer from falling asleep, and from being shut down, while jobs run.
+
+logind does, as long as somebody holds the file that it answers with
+(https://systemd.io/INHIBITOR_LOCKS/). So nothing is left of it when this process ends.
+"""
+
+from __future__ import annotations
+
+from PySide6.QtDBus import QDBusMessage
+
+from vdbackup.gui import buses
+from vdbackup.gui.buses import Address
+
+LOGIND = Address(
+    "org.freedesktop.login1", "/org/freedesktop/login1", "org.freedesktop.login1.Manager"
+)
+WHAT = "sleep:shutdown"
+WHY = "Backups are being made or changed"
+
+
+class Awake:
+    """Asks logind once, however many jobs run; where there is no logind, nobody is asked."""
+
+    def __init__(self) -> None:
+        self._wanted = False
+        self._asked = False
+        self._lock: QDBusMessage | None = None  # it holds the file open
+
+    @property
+    def holds(self) -> bool:
+        """Whether the computer stays awake."""
+        return self._lock is not None
+
+    def stay(self, wanted: bool) -> None:
+        """Stay awake from now on, or not any more; returns at once."""
+        self._wanted = wanted
+        if not wanted:
+            self._lock = None
+        elif self._lock is None and not self._asked:
+            self._asked = True
+            arguments = [WHAT, "vdbackup", WHY, "block"]
+            buses.call(buses.system(), LOGIND, "Inhibit", arguments, self._on_answered)
+
+    def _on_answered(self, reply: QDBusMessage | None) -> None:
+        self._asked = False
+        if self._wanted:
+            self._lock = reply
