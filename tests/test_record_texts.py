@@ -136,7 +136,8 @@ FULL_TEXT = """\
   "promoted_from": null,
   "captured_from": null,
   "exact_size": null,
-  "reading": null
+  "reading": null,
+  "moment": null
 }
 """
 SOURCE_TEXT = """\
@@ -237,7 +238,8 @@ INCREMENTAL_TEXT = (
     "about_free": [
       "Free space of ext4 is not read: 512 KiB."
     ]
-  }
+  },
+  "moment": null
 }
 """
 )
@@ -492,7 +494,8 @@ SESSION_TEXT = """\
       "partition": 0
     },
     "network": false
-  }
+  },
+  "others": []
 }
 """
 NEW_SESSION_TEXT = """\
@@ -504,7 +507,8 @@ NEW_SESSION_TEXT = """\
   "pid": null,
   "ended": false,
   "origin": null,
-  "machine": {}
+  "machine": {},
+  "others": []
 }
 """
 

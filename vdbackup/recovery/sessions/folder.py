@@ -61,7 +61,7 @@ class SessionFolder:
         name = f"{started:%Y%m%d-%H%M%S}-{secrets.token_hex(3)}"
         path = sessions_folder.absolute() / name
         record = SessionRecord(
-            title, started, overlay.absolute(), None, False, origin, others, machine or {}
+            title, started, overlay.absolute(), None, False, origin, machine or {}, others
         )
         with _writing(path):
             path.mkdir(mode=0o700, parents=True)

@@ -135,8 +135,8 @@ class SessionRecord:
         pid: QEMU's; None before it runs.
         ended: its machine has ended, and its owner wanted what it wrote to be kept.
         origin: the recovery point; None for a disk that belongs to none.
-        others: the points of the machine's other disks.
         machine: how the virtual machine was put together, for opening it again.
+        others: the points of the machine's other disks.
     """
 
     title: str
@@ -145,8 +145,8 @@ class SessionRecord:
     pid: Annotated[int, _process] | None = None
     ended: bool = False
     origin: Origin | None = None
-    others: tuple[Origin, ...] = ()
     machine: dict[str, Any] = field(default_factory=dict)
+    others: tuple[Origin, ...] = ()
 
     @property
     def origins(self) -> tuple[Origin, ...]:
