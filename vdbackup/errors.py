@@ -140,13 +140,20 @@ class UsageError(VdbackupError):
 
 
 class Cancelled(VdbackupError):
-    """The user stopped the work."""
+    """The user stopped the work.
+
+    Attributes:
+        left: what that leaves, a sentence; "" where nothing was changed.
+    """
 
     code = "cancelled"
     exit_code = 130
 
-    def __init__(self, title: str = "Cancelled.", advice: str = "Nothing was changed.") -> None:
-        super().__init__(title, advice)
+    def __init__(
+        self, title: str = "Cancelled.", advice: str = "Nothing was changed.", *, left: str = ""
+    ) -> None:
+        super().__init__(title, left or advice)
+        self.left = left
 
 
 class Unexpected(VdbackupError):

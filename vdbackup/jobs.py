@@ -237,6 +237,7 @@ class Job(Generic[T_co]):
         work: the function that does it.
         result: what `work` returned, once FINISHED.
         error: what `work` raised, once FAILED.
+        left: what its being cancelled leaves, a sentence, once CANCELLED; "" where nothing is said.
     """
 
     title: str
@@ -246,6 +247,7 @@ class Job(Generic[T_co]):
     cancel: CancelToken = field(default_factory=CancelToken)
     result: T_co | None = None
     error: VdbackupError | None = None
+    left: str = ""
 
     def outcome(self) -> T_co:
         """What the work returned; raises what it raised, or Cancelled where it did not end."""
@@ -267,8 +269,8 @@ class Job(Generic[T_co]):
         try:
             self.cancel.check()
             self.result = self.work(Task(heard, self.cancel))
-        except Cancelled:
-            self.state = JobState.CANCELLED
+        except Cancelled as cancelled:
+            self.left, self.state = cancelled.left, JobState.CANCELLED
         except VdbackupError as error:
             log.info("job %d failed", self.id, exc_info=True)
             self.error, self.state = error, JobState.FAILED

@@ -121,6 +121,19 @@ def test_an_interrupted_repair_goes_on_when_it_is_called_again(
     assert sorted(before) == sorted((two_points / "disk").glob("*.digests"))
 
 
+def test_an_interrupted_restore_over_a_disk_says_that_it_is_half_written(
+    two_points: Path, tmp_path: Path
+):
+    target = tmp_path / "older.img"
+    target.write_bytes(bytes(SIZE))
+    command = ["restore", 2, target, "-r", two_points, "--delta", "--overwrite"]
+    with gated(MOVED, command) as restore:
+        restore.wait_until_at_work()
+        status, _, err = restore.interrupt(*CTRL_C)
+    assert status == 130, err
+    assert f"{target} may be written over in part: restore to it again." in err
+
+
 def test_an_interrupted_demo_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     with gated(MOVED, ["demo"]) as demo:

@@ -162,7 +162,7 @@ def _copy(merging: Merging) -> None:
     try:
         copy_into_parent(merging.backup_set, merging.parent, merging.child, merging.task)
     except Cancelled:
-        raise Cancelled(advice="What was begun is finished by the next operation.") from None
+        raise Cancelled(left="What was begun is finished by the next operation.") from None
 
 
 def _is_copied(merging: Merging) -> bool:

@@ -120,7 +120,7 @@ def work(
         job.run(display.report)
         display.close()
     if job.state is JobState.CANCELLED:
-        raise Cancelled(f"{title}: cancelled.", "No recovery point was harmed.")
+        raise Cancelled(f"{title}: cancelled.", job.left or "No recovery point was harmed.")
     return job.outcome()
 
 

@@ -99,7 +99,7 @@ def extract(items: Sequence[Item], destination: Path, task: Task) -> tuple[str, 
             _Walk(writer, task.cancel).run(item)
         writer.finish()
     except Cancelled:
-        raise Cancelled(advice=f"What had been extracted until then is in {destination}.") from None
+        raise Cancelled(left=f"What had been extracted until then is in {destination}.") from None
     finally:
         writer.close()
     if writer.warnings and not writer.made:

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Self
 
 from vdbackup.durable import PARTIAL
-from vdbackup.errors import Damaged, NotInPoint, SourceNotFound, UnfitTarget
+from vdbackup.errors import Cancelled, Damaged, NotInPoint, SourceNotFound, UnfitTarget
 from vdbackup.jobs import Plan, Task
 from vdbackup.recovery import checked
 from vdbackup.repository.model import RecoveryPoint, SetSettings
@@ -119,7 +119,11 @@ def run(plan: FilesPlan, task: Task) -> tuple[str, ...]:
         Image(delta) as image,
         _Restoring(image, plan, task) as restoring,
     ):
-        restoring.run()
+        try:
+            restoring.run()
+        except Cancelled:
+            done = f"What had been restored until then is in {plan.target}."
+            raise Cancelled(left=done) from None
     return restoring.said.sentences
 
 

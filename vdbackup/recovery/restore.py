@@ -23,6 +23,7 @@ from vdbackup.disks.formats import create_disk
 from vdbackup.disks.host_file import HostFile
 from vdbackup.disks.names import DiskFormat
 from vdbackup.disks.transfer import transfer, transfer_in_order, write_blocks
+from vdbackup.errors import Cancelled
 from vdbackup.guest.model import System
 from vdbackup.jobs import Task
 from vdbackup.recovery import packages, resized, restore_journal
@@ -78,7 +79,13 @@ def run(plan: RestorePlan, task: Task) -> Restored:
     doing = f"restoring a point to {plan.target}"
     with claims.reading(plan.repository, plan.set_name, [plan.point_id], doing) as backup_set:
         point = backup_set.point(plan.point_id)
-        return (_in_place if plan.in_place else _new_file)(backup_set, point, plan, task)
+        if not plan.in_place:
+            return _new_file(backup_set, point, plan, task)
+        try:
+            return _in_place(backup_set, point, plan, task)
+        except Cancelled:
+            half = f"{plan.target} may be written over in part: restore to it again."
+            raise Cancelled(left=half) from None
 
 
 def _new_file(

@@ -149,7 +149,7 @@ class JobRow(QFrame):
         if job.state is JobState.FAILED and job.error:
             self.show_error(job.error)
         elif job.state is JobState.CANCELLED:
-            self._end("Cancelled.", "muted", ())
+            self._end(f"Cancelled. {printable(job.left)}".strip(), "muted", ())
         else:
             self.show_told(job.result if isinstance(job.result, Told) else Told("Done."))
 
