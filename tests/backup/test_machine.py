@@ -16,7 +16,7 @@ from tests.backup.lab import noise
 from tests.backup.machines import SIZE, Disks
 from tests.crash.kept import ended_before_each_change
 from tests.sources.opened import open_path
-from vdbackup.backup import capture, machine_capture, merge, repair
+from vdbackup.backup import capture, convert, machine_capture, merge, repair
 from vdbackup.errors import (
     BackupError,
     BadSetName,
@@ -448,6 +448,16 @@ def test_a_name_that_is_anothers_but_for_upper_and_lower_case_is_refused(disks):
     disks.back_up()
     with pytest.raises(NotOneMachine, match="differs only in upper and lower case"):
         machine_backup.plan(replace(disks.request(), name="Web"))
+
+
+def test_a_machine_goes_on_in_its_own_sets_when_one_was_converted(disks):
+    disks.back_up()
+    plan = convert.plan(disks.repository, "home", "qcow2")
+    assert "home stays, and backups of the machine web go on there." in plan.summary
+    convert.run(plan, Task())
+    made = disks.back_up()
+    assert made.moment.points.keys() == {"root", "home"}
+    disks.check(1, 2)
 
 
 # ------------------------------------------------------------------------------- one policy

@@ -154,6 +154,18 @@ def test_a_machine_whose_record_is_damaged_needs_somebody(disks: Disks, store: S
     assert [about(each) for each in found.sets] == [[Concern.UNREADABLE]] * 2
 
 
+def test_a_machines_set_that_is_not_there_needs_somebody(disks: Disks, store: Store) -> None:
+    disks.back_up()
+    (disks.repository.path / "home").rename(disks.folder / "away")
+    found = health.look(
+        disks.repository.path, store, Moment(datetime.now(UTC), DAY, timedelta(days=7))
+    )
+    assert [(each.name, about(each)) for each in found.sets] == [
+        ("root", []),
+        ("home", [Concern.NO_POINTS]),
+    ]
+
+
 def test_a_damaged_point_is_no_good_one(lab: Lab, look: Look) -> None:
     points(lab, timedelta(days=9), timedelta(hours=1))
     newest = lab.set.points[-1]

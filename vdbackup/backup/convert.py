@@ -28,6 +28,7 @@ from vdbackup.repository.backup_set import BackupSet
 from vdbackup.repository.digests import BLOCK, DigestFold, differ, digest_blocks, is_zero
 from vdbackup.repository.draft import Draft
 from vdbackup.repository.files import check_space
+from vdbackup.repository.machine import KnownMachines
 from vdbackup.repository.model import RecoveryPoint
 from vdbackup.repository.repository import Repository, check_set_name
 from vdbackup.repository.set_draft import SetDraft, left_behind, sweep
@@ -74,8 +75,7 @@ def plan(
     return ConvertPlan(
         summary=(
             f"{points} of {set_name}, {readable_size(size)}, copied into the new set {target} in "
-            f"{disk_format}; {set_name} stays, and later backups go on in {target}."
-            f"{goes}"
+            f"{disk_format}; {_goes_on(repository, backup_set, target)}{goes}"
         ),
         bytes_to_copy=size,
         creates=(f"the set {target}",),
@@ -85,6 +85,13 @@ def plan(
         target=target,
         disk_format=kept_in,
     )
+
+
+def _goes_on(repository: Repository, backup_set: BackupSet, target: str) -> str:
+    machine = KnownMachines.of(repository).with_set(backup_set)
+    if machine is None:
+        return f"{backup_set.name} stays, and later backups go on in {target}."
+    return f"{backup_set.name} stays, and backups of the machine {machine.name} go on there."
 
 
 def run(plan: ConvertPlan, task: Task) -> BackupSet:

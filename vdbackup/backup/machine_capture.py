@@ -101,7 +101,7 @@ def plan(  # noqa: PLR0913 - each is a thing that is asked for
     for each in known.damaged:
         if each.name == name:
             raise each.problem
-    names = list(set_names) if set_names else _set_names(repository, sources)
+    names = list(set_names) if set_names else _set_names(repository, sources, before)
     for set_name in set(names) & set(repository.names()):
         known.with_set(repository.set(set_name))  # whose record is damaged may have it
     machine = joined(before, name, names, known)
@@ -136,20 +136,30 @@ def plan(  # noqa: PLR0913 - each is a thing that is asked for
     )
 
 
-def _set_names(repository: Repository, sources: Sequence[Source]) -> list[str]:
+def _set_names(
+    repository: Repository, sources: Sequence[Source], machine: Machine | None
+) -> list[str]:
     """The set of each source: its own, or one that is to be made."""
     names: list[str] = []
     for number, source in enumerate(sources):
         if any(_is_same(source, other) for other in sources[:number]):
             raise _twice(source)
         home = belonging(repository, source, same_source=False)
-        name, count = home.set_name, 2
+        name, count = _of_machine(repository, home.set_name, machine), 2
         while home.existing is None and name in names:  # two new ones that are called alike
             name, count = f"{free_set_name(repository, source.name)}-{count}", count + 1
         if name in names:
             raise _twice(source)
         names.append(name)
     return names
+
+
+def _of_machine(repository: Repository, set_name: str, machine: Machine | None) -> str:
+    """The machine's set that this one is a conversion of: a machine goes on in its own."""
+    name = set_name
+    while machine and name not in machine.sets and name in repository.names():
+        name = repository.settings(name).continues
+    return name if machine and name in machine.sets else set_name
 
 
 def _is_same(one: Source, other: Source) -> bool:

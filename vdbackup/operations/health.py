@@ -155,9 +155,8 @@ def look(path: Path, store: Store, moment: Moment) -> RepositoryHealth:
     found += [_of_damaged(each) for each in damaged]
     there = {each.name for each in found}
     found += [
-        _of_gone(each, store)
-        for each in store.schedules()
-        if each.repository == path.absolute() and each.set_name not in there
+        _of_gone(name, path, store, machines)
+        for name in sorted(_wanted(path, store, machines) - there)
     ]
     return RepositoryHealth(path, tuple(found), free=free)
 
@@ -241,12 +240,23 @@ def _with(found: SetHealth, more: list[Finding]) -> SetHealth:
     return replace(found, findings=(*more, *found.findings))
 
 
-def _of_gone(schedule: Schedule, store: Store) -> SetHealth:
-    """Of a set that is backed up automatically, and is not there."""
-    sentence = f"It is backed up {schedule.timing.words}, and there is no such set."
-    last_run = store.history_of(schedule.id).last
-    findings = (Finding(Concern.NO_POINTS, sentence), *_run(last_run, None))
-    return SetHealth(schedule.set_name, schedule=schedule, last_run=last_run, findings=findings)
+def _of_gone(name: str, path: Path, store: Store, machines: KnownMachines) -> SetHealth:
+    """Of a set that is to be there, and is not."""
+    schedule = store.find(path.absolute(), name)
+    last_run = store.history_of(schedule.id).last if schedule else None
+    machine = machines.claiming(name)
+    of_what = f"It is a disk's of the machine {machine.name}" if machine else ""
+    when = f"It is backed up {schedule.timing.words}" if schedule else ""
+    finding = Finding(Concern.NO_POINTS, f"{of_what or when}, and there is no such set.")
+    return SetHealth(
+        name, schedule=schedule, last_run=last_run, findings=(finding, *_run(last_run, None))
+    )
+
+
+def _wanted(path: Path, store: Store, machines: KnownMachines) -> set[str]:
+    """The sets that machines and schedules back up."""
+    scheduled = {each.set_name for each in store.schedules() if each.repository == path.absolute()}
+    return scheduled.union(*(each.sets for each in machines.all))
 
 
 def _machine(backup_set: BackupSet, machines: KnownMachines) -> list[Finding]:
