@@ -10,6 +10,7 @@ Source: lvcreate(8), lvs(8); LVM's --reportformat json.
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
 import os
@@ -30,8 +31,9 @@ from vdbackup.text import printable
 
 log = logging.getLogger(__name__)
 
-_NAME = re.compile(r"vdbackup_(\d+)_(\d+)")
-"""By the number and the start of the process that it is for."""
+_NAME = re.compile(r"vdbackup_(\d+)_(\d+)(?:_\d+)?")
+"""By the number and the start of the process that it is for, and how many that had made before."""
+_made = itertools.count()
 _PATIENCE = 120.0
 """Seconds for one of LVM's programs: the suspended volume writes out what it holds back."""
 _PART, _LEAST = 5, 64 << 20
@@ -76,7 +78,7 @@ class Snapshot:
         _remove_those_left(volume.group)
         self._is_thin = volume.is_thin
         own = os.getpid()
-        self._volume = f"{volume.group}/vdbackup_{own}_{start_of(own)}"
+        self._volume = f"{volume.group}/vdbackup_{own}_{start_of(own)}_{next(_made)}"
         self.at = datetime.now(UTC)
         with ExitStack() as stack:
             _lvm("lvcreate", "--snapshot", *_room(volume), "--permission", "r", "--name",
