@@ -53,6 +53,7 @@ class Remedy(StrEnum):
     RETARGET = "make a point ready to boot anew"
     SAY_NOT_RUNNING = "say that another program's machine does not run"
     SAY_SAME_SOURCE = "go on in a set with a source that does not look like its own"
+    SAY_SAME_DISK = "go on with a disk of a machine that does not look like its own"
     SAY_WHAT_IT_IS = "say which format a source is in"
     SET_KEEPS_ITS_FORMAT = "leave a set's format as it is, or begin another set"
     UNPIN = "let a pinned point be like any other"
@@ -542,6 +543,11 @@ class OtherSource(BackupError):
         )
         self.set_name, self.known, self.now = set_name, known, now
         self.reasons, self.sure = reasons, sure
+
+    def advise_machine(self) -> None:
+        """Say what can be done where the source is a machine's disk, whose set is no choice."""
+        self.advice = "Put the machine's own disk there, or say that this one is meant."
+        self.remedy = Remedy.SAY_SAME_DISK
 
 
 class ChangedMeanwhile(BackupError):

@@ -27,6 +27,7 @@ from vdbackup.errors import (
     NotOneMachine,
     NotWhole,
     PointNotFound,
+    Remedy,
     UnfitTarget,
     UsageError,
 )
@@ -314,8 +315,9 @@ def test_another_disk_in_the_place_of_a_machines_is_refused_until_it_is_said_to_
     disks.capture()
     disks.images[1].unlink()
     image(disks.images[1], 4, "ext4")
-    with pytest.raises(OtherSource):
+    with pytest.raises(OtherSource) as raised:
         planned_sets(disks)
+    assert raised.value.remedy is Remedy.SAY_SAME_DISK
     assert planned_sets(disks, same_source=True) == ("root", "home")
 
 

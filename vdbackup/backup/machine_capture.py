@@ -17,7 +17,7 @@ from vdbackup.backup import capture, machine_retention, space
 from vdbackup.backup.belonging import belonging
 from vdbackup.backup.capture import Begun, CapturePlan, CaptureResult
 from vdbackup.backup.kind import AUTO
-from vdbackup.errors import NotOneMachine, VdbackupError
+from vdbackup.errors import NotOneMachine, OtherSource, VdbackupError
 from vdbackup.jobs import Plan, Task
 from vdbackup.repository.draft import publish_together
 from vdbackup.repository.machine import KnownMachines, Machine, MomentPoints, joined, moments_of
@@ -110,20 +110,23 @@ def plan(  # noqa: PLR0913 - each is a thing that is asked for
             f"The machine {name} has other disks, too: {', '.join(missing)}.",
             "Name the sources of all its disks, or none of them.",
         )
-    plans = {
-        set_name: capture.plan(
-            repository,
-            source,
-            set_name=set_name,
-            kind=kind,
-            disk_format=disk_format,
-            same_source=same_source,
-            consistency=consistency,
-            read_all=read_all,
-            all_blocks=all_blocks,
-        )
-        for set_name, source in zip(names, sources, strict=True)
-    }
+    plans = {}
+    for set_name, source in zip(names, sources, strict=True):
+        try:
+            plans[set_name] = capture.plan(
+                repository,
+                source,
+                set_name=set_name,
+                kind=kind,
+                disk_format=disk_format,
+                same_source=same_source,
+                consistency=consistency,
+                read_all=read_all,
+                all_blocks=all_blocks,
+            )
+        except OtherSource as error:
+            error.advise_machine()
+            raise
     disks = tuple(plans[each] for each in machine.sets)
     return MachinePlan(
         summary=" ".join((_summary(before, machine, disks), *(each.summary for each in disks))),

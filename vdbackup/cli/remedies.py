@@ -27,6 +27,7 @@ WORDS = {
     Remedy.SAY_NOT_RUNNING: "Then say so with --not-running.",
     Remedy.SAY_SAME_SOURCE: "--set names another, and without it a set is found or begun; "
     "--same-source says that it is meant.",
+    Remedy.SAY_SAME_DISK: "--same-source says that.",
     Remedy.SAY_WHAT_IT_IS: "--source-format says it: {0}.",
     Remedy.SET_KEEPS_ITS_FORMAT: "Leave --format out, or name a new set with --set.",
     Remedy.UNPIN: "`vdbackup policy --unpin {0}` does it.",
