@@ -24,10 +24,12 @@ from vdbackup.gui.catalogue import Entry
 from vdbackup.gui.main_window import MainWindow
 from vdbackup.gui.plan_dialog import PlanDialog
 from vdbackup.gui.settings_dialog import USUAL_KEEP, KeepField, SettingsDialog
+from vdbackup.gui.sources_list import SourcesList
 from vdbackup.gui.store import Store
 from vdbackup.locations import Locations
 from vdbackup.repository.backup_set import BackupSet
 from vdbackup.repository.model import SetSettings, SourceIdentity
+from vdbackup.repository.naming import PointType
 from vdbackup.repository.repository import Repository
 from vdbackup.settings import KnownSource, Settings, ThemeChoice
 from vdbackup.sources import demo_disk
@@ -347,6 +349,26 @@ def test_texts_can_be_read_on_what_is_behind_them(colours: theme.Theme) -> None:
         for text in texts:
             assert contrast(text, behind) >= 4.5, (text, behind)
     assert contrast(colours.on_accent, colours.accent) >= 4.5
+    assert contrast(colours.base, colours.bad) >= 4.5  # a dangerous button
+
+
+@pytest.mark.parametrize("colours", [theme.LIGHT, theme.DARK], ids=["light", "dark"])
+def test_types_can_be_read_in_the_table_and_states_of_a_chosen_source(
+    colours: theme.Theme,
+) -> None:
+    for kind in PointType:
+        for behind in (colours.base, colours.window):  # of every other row
+            assert contrast(colours.of_type(kind), behind) >= 4.5, (kind, behind)
+    chosen = blended(colours.accent, colours.window, SourcesList.MARKED)
+    for text in (colours.text, colours.muted, colours.bad, colours.warning):
+        assert contrast(text, chosen) >= 4.5, text
+
+
+def blended(above: str, below: str, part: float) -> str:
+    """What is seen of a colour through another one."""
+    over, under = QColor(above).getRgb()[:3], QColor(below).getRgb()[:3]
+    mixed = (round(a * part + b * (1 - part)) for a, b in zip(over, under, strict=True))
+    return QColor(*mixed).name()
 
 
 def contrast(one: str, other: str) -> float:

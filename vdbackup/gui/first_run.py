@@ -41,6 +41,7 @@ class FirstRunPage(QScrollArea):
     def __init__(self, reader: Worker, demo_folder: Path, parent: QWidget | None = None) -> None:
         super().__init__(parent)
         self.setObjectName("firstRunPage")
+        self.setAccessibleName("Welcome")
         self.setWidgetResizable(True)
         self.setFrameShape(QFrame.Shape.NoFrame)
         inside = QWidget()
@@ -79,6 +80,7 @@ class FirstRunPage(QScrollArea):
         row.setSpacing(16)
         picture = QLabel()
         picture.setPixmap(icons.pixmap("vdbackup", 64, ""))
+        picture.setAccessibleName("vdbackup")
         row.addWidget(picture)
         texts = QVBoxLayout()
         texts.setSpacing(4)

@@ -104,7 +104,7 @@ class ShortcutsDialog(parts.Dialog):
         grid.setColumnStretch(1, 1)
         self._add(grid, "Everywhere", {_keys(action): action.text() for action in actions})
         self._add(grid, "In the timeline", IN_TIMELINE)
-        self.column.addWidget(parts.Scrolled(inside), 1)
+        self.column.addWidget(parts.Scrolled(inside, "Keyboard shortcuts"), 1)
         self.add_close_button()
 
     def _add(self, grid: QGridLayout, title: str, keys: dict[str, str]) -> None:

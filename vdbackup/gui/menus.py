@@ -57,6 +57,7 @@ class MenuBar(QMenuBar):
     def __init__(self, actions: Actions, parent: QWidget) -> None:
         super().__init__(parent)
         self.setObjectName("menuBar")
+        self.setAccessibleName("Menus")
         made = {title: self._menu(title, names, actions) for title, names in MENUS.items()}
         self.source, self.point = made["&Source"], made["&Point"]
 

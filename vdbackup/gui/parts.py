@@ -191,9 +191,10 @@ def card(content: QWidget) -> QFrame:
 class Scrolled(QScrollArea):
     """Holds what may be higher than the screen."""
 
-    def __init__(self, inside: QWidget) -> None:
+    def __init__(self, inside: QWidget, accessible_name: str) -> None:
         super().__init__()
         self._inside = inside
+        self.setAccessibleName(accessible_name)
         self.setWidget(inside)
         self.setWidgetResizable(True)
         self.setFrameShape(QFrame.Shape.NoFrame)

@@ -61,7 +61,7 @@ class SettingsDialog(parts.Dialog):
         self._add_machines(column)
         self._add_locations(column)
         column.addStretch(1)
-        self.column.addWidget(parts.Scrolled(inside), 1)
+        self.column.addWidget(parts.Scrolled(inside, "Settings"), 1)
         save = parts.button("Save", "settingsSave", "primary")
         save.clicked.connect(self.accept)
         self.add_buttons(save)
