@@ -92,3 +92,10 @@ def test_a_moment_that_is_not_whole_is_shown_so(with_machine, repository):
     window = with_machine.window
     with_machine.waits_until(lambda: window.entry and window.entry.halves)
     assert "not whole, home missing" in window.details.fact("machine").replace("\u200b", "")
+
+
+def test_all_of_a_machine_is_read_where_that_is_asked_for_and_none_of_it_converted(with_machine):
+    assert not with_machine.window.actions_["convertSet"].isVisible()
+    with_machine.asks_for("actionBackUpReadAll")
+    with_machine.agrees()
+    with_machine.sees_points(3)

@@ -175,6 +175,15 @@ class OfBackedUp(OfSource):
 
 
 @dataclass(frozen=True)
+class OfAlone(OfBackedUp):
+    """What is done to a set that is no machine's: all of a machine stays together."""
+
+    def ready(self, chosen: Chosen) -> bool:
+        """Where such a one is chosen."""
+        return super().ready(chosen) and bool(chosen.entry and chosen.entry.machine is None)
+
+
+@dataclass(frozen=True)
 class OfNew(OfSource):
     """What is done to a source that has not been backed up."""
 

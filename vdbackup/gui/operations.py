@@ -98,7 +98,7 @@ class Operations(QObject):
         """
         asks = self._runner.store.value.ask_before_backup if ask is None else ask
         if entry.machine:
-            self._back_up_machine(entry, kind, ask=asks)
+            self._back_up_machine(entry, kind, ask=asks, read_all=read_all)
             return
         backup_set = entry.backup_set
         request = BackupRequest(
@@ -113,11 +113,13 @@ class Operations(QObject):
         )
         self._back_up(entry, request, ask=asks)
 
-    def _back_up_machine(self, entry: Entry, kind: str, *, ask: bool) -> None:
+    def _back_up_machine(self, entry: Entry, kind: str, *, ask: bool, read_all: bool) -> None:
         """Make a moment of a machine, which knows its own sources."""
         title, name = f"Back up {entry.title}", entry.machine.name if entry.machine else ""
         all_blocks = self._runner.store.value.all_blocks
-        request = MachineRequest(name, entry.repository, kind=kind, all_blocks=all_blocks)
+        request = MachineRequest(
+            name, entry.repository, kind=kind, read_all=read_all, all_blocks=all_blocks
+        )
 
         def ended(job: Job[Outcome[MachineResult]]) -> None:
             if job.result and (made := job.result.value).to_be_tested:

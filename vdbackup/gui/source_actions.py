@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from vdbackup.gui.action import Action
-from vdbackup.gui.needs import Chosen, OfBackedUp, OfDevice, OfListed, OfNew
+from vdbackup.gui.needs import Chosen, OfAlone, OfBackedUp, OfDevice, OfListed, OfNew
 from vdbackup.sources.reference import SourceRef
 from vdbackup.text import printable
 
@@ -68,7 +68,7 @@ OF_LISTED = (
         "convertSet",
         "Convert…",
         "Copy all points into a new set in another format",
-        OfBackedUp(lambda desk, entry: desk.convert(entry)),
+        OfAlone(lambda desk, entry: desk.convert(entry)),
     ),
     Action(
         "copySource",
