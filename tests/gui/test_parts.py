@@ -341,7 +341,7 @@ def test_a_set_whose_source_is_of_an_unknown_kind_is_listed_and_its_backup_refus
     with_source.asks_for("actionRefresh")
     with_source.waits_until(lambda: str(with_source.window.sources.entry.source) == "lvm:vg/lv")
     with_source.asks_for("actionBackUp")
-    with_source.reads("no kind of source called lvm (known: file)")
+    with_source.reads("no kind of source called lvm (known: file, files)")
 
 
 def test_a_source_of_an_unknown_kind_is_said_in_the_form(user: User, repository: Path) -> None:
@@ -350,7 +350,7 @@ def test_a_source_of_an_unknown_kind_is_said_in_the_form(user: User, repository:
     form.repository_edit.setText(str(repository))
     user.clicks("startButton")
     user.waits_until(form.refusal.isVisible)
-    assert "no kind of source called lvm (known: file)" in form.refusal.text
+    assert "no kind of source called lvm (known: file, files)" in form.refusal.text
 
 
 def test_a_mistyped_source_is_removed_alone(with_source: User, repository: Path) -> None:
