@@ -32,19 +32,34 @@ def folder(tmp_path: Path) -> Path:
 
 
 def back_up(folder: Path) -> Repository:
-    where = folder.parent / "backups"
-    ref = SourceRef(Scheme.FILES, str(Choice.of([str(folder)])))
-    request = backup.BackupRequest(ref, where)
-    made = backup.back_up(request, Machines(folder.parent / "sessions"), Task())
+    made = again(folder)
     assert made.warnings == ()
     return made.repository
 
 
+def again(folder: Path) -> backup.BackupResult:
+    where = folder.parent / "backups"
+    ref = SourceRef(Scheme.FILES, str(Choice.of([str(folder)])))
+    request = backup.BackupRequest(ref, where)
+    return backup.back_up(request, Machines(folder.parent / "sessions"), Task())
+
+
 def restore(
-    repository: Repository, target: Path = Path("/"), *, overwrite: bool = False
+    repository: Repository,
+    target: Path = Path("/"),
+    *,
+    overwrite: bool = False,
+    ignore_damage: bool = False,
 ) -> tuple[str, ...]:
     point = repository.set().points[-1]
-    plan = file_set.plan(repository, repository.set().name, point.id, target, overwrite=overwrite)
+    plan = file_set.plan(
+        repository,
+        repository.set().name,
+        point.id,
+        target,
+        overwrite=overwrite,
+        ignore_damage=ignore_damage,
+    )
     return file_set.run(plan, Task())
 
 
@@ -91,6 +106,23 @@ def test_what_is_not_as_it_was_captured_replaces_nothing_and_is_named(folder: Pa
     assert (folder / "inner" / "large").read_bytes() == large
     assert sorted(os.listdir(folder / "inner")) == ["large"]
     assert (folder / "letter").read_bytes() == b"as it was"
+    (said,) = restore(repository, folder.parent / "back", ignore_damage=True)
+    assert "is damaged: 64 KiB at byte" in said
+    with Path(f"{folder.parent}/back{folder}/inner/large").open("rb") as file:
+        assert sum(one != other for one, other in zip(file.read(), large, strict=True)) == 1
+
+
+def test_a_backup_does_not_go_on_from_what_is_damaged(folder: Path, tmp_path: Path):
+    for number in range(3000):
+        (folder / "inner" / f"{number}-a-name-that-takes-its-room").touch()
+    repository = back_up(folder)
+    damage(repository, b"1500-a-name-that-takes-its-room")
+    (folder / "inner" / "new").write_bytes(b"new")
+    before = as_restored(folder)
+    (warning,) = again(folder).warnings
+    assert warning.startswith("What lies in the point before cannot be gone on from")
+    assert restore(Repository.open(repository.path), tmp_path / "back") == ()
+    assert as_restored(Path(f"{tmp_path}/back{folder}")) == before
 
 
 def test_a_folder_that_is_not_as_it_was_captured_is_not_made(folder: Path, tmp_path: Path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from vdbackup.jobs import Task
+from vdbackup.repository import checked
 from vdbackup.repository.model import RecoveryPoint
 from vdbackup.repository.repository import Repository
 from vdbackup.sources.moment import Follow
@@ -23,5 +24,5 @@ def follow(
     """Since when the set's next point needs to know what changed: since its parent's moment."""
     since = parent.reading.tracker if parent and parent.reading else None
     unknown = "the tracker does not know the point before" if parent and not since else ""
-    before = (lambda: repository.set(set_name).open_chain(parent)) if parent else None
+    before = (lambda: checked.opened(repository.set(set_name), parent)) if parent else None
     return Follow(name(repository, set_name), since, unknown, before, task)

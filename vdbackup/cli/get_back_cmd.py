@@ -102,7 +102,9 @@ def add_export(subparsers: Subparsers) -> None:
 def _restoring(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--overwrite", action="store_true", help="replace what is there")
     parser.add_argument(
-        "--ignore-damage", action="store_true", help="restore what is whole of a damaged point"
+        "--ignore-damage",
+        action="store_true",
+        help="restore what is whole of a damaged point; of files, what is damaged as well",
     )
     dry_run_option(parser)
     json_option(parser)
@@ -163,7 +165,12 @@ def _restore_files(options: argparse.Namespace) -> int:
     backup_set, point = repository.find(options.point, options.set)
     target = options.targets[0] if options.targets else Path("/")
     plan = file_set.plan(
-        repository, backup_set.name, point.id, target.absolute(), overwrite=options.overwrite
+        repository,
+        backup_set.name,
+        point.id,
+        target.absolute(),
+        overwrite=options.overwrite,
+        ignore_damage=options.ignore_damage,
     )
     if not announce(plan, options):
         return DONE
@@ -234,24 +241,30 @@ def add_extract(subparsers: Subparsers) -> None:
     point_options(parser)
     parser.add_argument("paths", nargs="+", metavar="PATH", help="files or folders in it")
     parser.add_argument("destination", type=Path, metavar="DESTINATION", help="a folder")
+    parser.add_argument(
+        "--ignore-damage", action="store_true", help="take what is damaged, too, as it is"
+    )
     json_option(parser)
 
 
 def extract(options: argparse.Namespace) -> int:
     """Copy files out of a point."""
-    from vdbackup.recovery import checked
     from vdbackup.recovery.browse import FileBrowser
+    from vdbackup.repository import checked
 
     repository = open_repository(options.repository, as_json=options.json)
     backup_set, point = repository.find(options.point, options.set)
     doing = f"extracting files of point {point.sequence}"
-    with checked.open_point(repository, backup_set.name, point.id, doing) as disk:
+    with checked.open_point(
+        repository, backup_set.name, point.id, doing, ignore_damage=options.ignore_damage
+    ) as disk:
         browser = FileBrowser(disk)
         warnings = work(
             "Extract",
             lambda task: browser.extract(options.paths, options.destination, task),
             as_json=options.json,
         )
+    warnings = (*warnings, *disk.damage)
     if options.json:
         print_json({"event": "result", "warnings": warnings})
     warn(warnings)

@@ -24,7 +24,7 @@ from typing import Self
 from vdbackup.durable import PARTIAL
 from vdbackup.errors import Cancelled, Damaged, NotInPoint, SourceNotFound, UnfitTarget
 from vdbackup.jobs import Plan, Task
-from vdbackup.recovery import checked
+from vdbackup.repository import checked
 from vdbackup.repository.model import RecoveryPoint, SetSettings
 from vdbackup.repository.repository import Repository
 from vdbackup.sources.file_sets.choice import Choice
@@ -51,6 +51,7 @@ class FilesPlan(Plan):
         choice: what the point is of.
         target: the folder that stands for "/".
         overwrite: replace what is there under the same names.
+        ignore_damage: restore what is damaged as it is, and name it.
     """
 
     repository: Repository
@@ -59,10 +60,17 @@ class FilesPlan(Plan):
     choice: Choice
     target: Path
     overwrite: bool
+    ignore_damage: bool
 
 
 def plan(
-    repository: Repository, set_name: str, point_id: str, target: Path, *, overwrite: bool
+    repository: Repository,
+    set_name: str,
+    point_id: str,
+    target: Path,
+    *,
+    overwrite: bool,
+    ignore_damage: bool = False,
 ) -> FilesPlan:
     """What restoring a point's files below `target` would do.
 
@@ -72,6 +80,7 @@ def plan(
         point_id: its id.
         target: a folder, which need not be there; "/" is where the files came from.
         overwrite: replace what is there; else it stays, and is named.
+        ignore_damage: restore what is damaged as it is, and name it.
 
     Raises NotInPoint where the set is none of chosen files, UnfitTarget.
     """
@@ -92,6 +101,7 @@ def plan(
         choice=choice,
         target=target,
         overwrite=overwrite,
+        ignore_damage=ignore_damage,
     )
 
 
@@ -114,7 +124,13 @@ def run(plan: FilesPlan, task: Task) -> tuple[str, ...]:
     doing = f"restoring the files of point {point.sequence}"
     plan.target.mkdir(parents=True, exist_ok=True)
     with (
-        checked.open_point(plan.repository, plan.set_name, plan.point_id, doing) as disk,
+        checked.open_point(
+            plan.repository,
+            plan.set_name,
+            plan.point_id,
+            doing,
+            ignore_damage=plan.ignore_damage,
+        ) as disk,
         Delta(disk.size, disk) as delta,
         Image(delta) as image,
         _Restoring(image, plan, task) as restoring,
@@ -124,7 +140,7 @@ def run(plan: FilesPlan, task: Task) -> tuple[str, ...]:
         except Cancelled:
             done = f"What had been restored until then is in {plan.target}."
             raise Cancelled(left=done) from None
-    return restoring.said.sentences
+    return (*restoring.said.sentences, *disk.damage)
 
 
 @dataclass

@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING
 from vdbackup.jobs import Task
 
 if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
     from vdbackup.agent.changes import Token
     from vdbackup.consistency import Consistency
-    from vdbackup.disks.chain import Chain
+    from vdbackup.volumes.places import Disk
 
 
 @dataclass(frozen=True)
@@ -30,7 +32,7 @@ class Follow:
     name: str
     since: Token | None
     unknown: str = ""
-    before: Callable[[], Chain] | None = None
+    before: Callable[[], AbstractContextManager[Disk]] | None = None
     task: Task = field(default_factory=Task)
 
 

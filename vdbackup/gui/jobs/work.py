@@ -450,8 +450,8 @@ def extract(
     task: Task,
 ) -> Outcome[Path]:
     """Copy files out of a point; the destination."""
-    from vdbackup.recovery import checked
     from vdbackup.recovery.browse import FileBrowser
+    from vdbackup.repository import checked
 
     repository = Repository.open(folder)
     point = repository.set(set_name).point(point_id)

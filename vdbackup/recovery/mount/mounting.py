@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vdbackup.disks.holders import holders, named
-from vdbackup.errors import NotMounted, ProgramMissing, UnfitTarget
+from vdbackup.errors import Damaged, NotMounted, ProgramMissing, UnfitTarget
 from vdbackup.processes import start_of
-from vdbackup.recovery import checked
 from vdbackup.recovery.browse import FileBrowser
 from vdbackup.recovery.mount import fuse
 from vdbackup.recovery.mount.tree import Tree
+from vdbackup.repository import checked
 from vdbackup.repository.mount_points import unescaped
 from vdbackup.repository.repository import Repository
 from vdbackup.volumes.volumes import Volumes
@@ -108,13 +108,16 @@ def mount(
     number = repository.set(set_name).point(point_id).sequence
     doing = f"showing point {number} as the folder {where}"
     with checked.open_point(repository, set_name, point_id, doing) as chain:
-        volumes = Volumes(chain)
         browser = FileBrowser(chain)
-        shown = tuple(
-            f"{each.name or 'The disk'}: {each.problem or each.filesystem}"
-            for each in browser.volumes()
-        )
-        found = Mounted(where, number, shown, browser.warnings(["/"]))
+        try:
+            volumes = Volumes(chain)
+            shown = tuple(
+                f"{each.name or 'The disk'}: {each.problem or each.filesystem}"
+                for each in browser.volumes()
+            )
+            found = Mounted(where, number, shown, browser.warnings(["/"]))
+        except Damaged as error:  # what it offers to pass over damage is not offered here
+            raise NotMounted(f"{where} was not mounted: {error.title}", error.advice) from error
         # the process behind it stands in its name, for whoever unmounts it
         name = f"{set_name}#{number}@{os.getpid()}"
         fuse.serve(Tree(volumes), where, name, chain.size, lambda: mounted(found))

@@ -11,7 +11,7 @@ from typing import Self
 
 from vdbackup.consistency import Consistency, How
 from vdbackup.disks.extents import Ranges, as_ranges
-from vdbackup.errors import NoSpace, SourceNotFound
+from vdbackup.errors import Damaged, NoSpace, SourceNotFound
 from vdbackup.jobs import Task, readable_size
 from vdbackup.sources.file_sets import image
 from vdbackup.sources.file_sets.choice import Choice
@@ -22,6 +22,7 @@ from vdbackup.sources.identity import Facts, Kind
 from vdbackup.sources.moment import Follow, Outcome
 from vdbackup.sources.reference import Scheme, SourceRef
 from vdbackup.sources.source import Rounds
+from vdbackup.volumes.places import Disk
 
 _NO_MOMENT = "files are read one after the other, while they may be written to."
 
@@ -134,8 +135,23 @@ class FileSetSource:
         task = follow.task if follow else Task()
         before = follow.before if follow else None
         parent = self._undo.enter_context(before()) if before else None
-        if parent is not None and parent.size != self.size:
-            parent = None
+        if parent is None or parent.size != self.size:
+            self._read(None, task)
+            return False
+        try:
+            self._read(parent, task)
+        except Damaged as error:  # to go on from it would make it what was captured
+            self._undo.close()
+            self._read(None, task)
+            made = (
+                "What lies in the point before cannot be gone on from, so all files are kept anew"
+            )
+            self._trouble = (f"{made}: {error.title}", *self._trouble)
+            return False
+        return True
+
+    def _read(self, parent: Disk | None, task: Task) -> None:
+        """Read the files onto the disk, over what the point before has."""
         self._check_space(everything=parent is None)
         delta = self._undo.enter_context(Delta(self.size, parent))
         if parent is None:
@@ -148,7 +164,6 @@ class FileSetSource:
             files.finish()
         self._trouble = (*sync.found.sentences, *self._tree.left_out.warnings)
         self._delta = delta
-        return parent is not None
 
     def let_go(self) -> None:
         """Give up the disk."""

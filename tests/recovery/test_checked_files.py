@@ -13,8 +13,8 @@ from tests.recovery.mount.points import SET, back_up, shown
 from tests.volumes import volumes
 from vdbackup.errors import Damaged, NothingExtracted
 from vdbackup.jobs import Task
-from vdbackup.recovery import checked
 from vdbackup.recovery.browse import FileBrowser
+from vdbackup.repository import checked
 from vdbackup.repository.digests import BLOCK
 from vdbackup.repository.model import RecoveryPoint
 from vdbackup.repository.repository import Repository
