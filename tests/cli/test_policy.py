@@ -113,7 +113,7 @@ def test_without_a_terminal_nothing_is_changed_that_takes_points_unless_it_is_sa
 ):
     said = vdbackup("policy", "-r", three_points, "--keep", 2)
     assert said.status == 1
-    assert "The next backup of laptop would take points 1, 2." in said.err
+    assert "The next backup of laptop would take point 1, point 2." in said.err
     assert "--yes" in said.err
     assert vdbackup("policy", "-r", three_points, "--json").json["sets"] == [USUAL]
     assert vdbackup("policy", "-r", three_points, "--keep", 2, "--yes").status == 0
