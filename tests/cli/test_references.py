@@ -59,7 +59,8 @@ def test_a_name_of_another_kind_is_refused_with_the_kinds_that_there_are(
         said = vdbackup(*command, "lvm:vg/lv")
         assert said.status == 1
         assert said.err.splitlines()[0] == (
-            "vdbackup: There is no file lvm:vg/lv, and no kind of source called lvm (known: file, files)."
+            "vdbackup: There is no file lvm:vg/lv, and no kind of source called lvm "
+            "(known: file, files)."
         )
     said = vdbackup("backup", "-r", "b", "--json", "lvm:vg/lv")
     assert json.loads(said.err)["code"] == "source-not-found"
