@@ -12,6 +12,7 @@ import pytest
 
 from tests.backup.lab import Lab
 from tests.sources.loops import loop, unmount
+from tests.sources.ordinary_user import as_an_ordinary_user
 from vdbackup.errors import NeedsRoot
 from vdbackup.jobs import Task
 from vdbackup.rescue import finding
@@ -41,12 +42,14 @@ def test_a_repository_is_found_in_folders_that_no_link_leads_to(backups: Path):
 
 
 def test_what_lies_too_deep_is_not_looked_for(backups: Path):
-    assert finding.repositories_below(backups.parent.parent) == []
+    deeper = backups.parent / "deeper" / "still"
+    deeper.mkdir(parents=True)
+    backups.rename(deeper / "content")
+    assert finding.repositories_below(deeper.parent) == []
 
 
-@pytest.mark.skipif(os.getuid() == 0, reason="root may")
 def test_an_ordinary_user_is_told_that_root_has_to():
-    with pytest.raises(NeedsRoot):
+    with as_an_ordinary_user(), pytest.raises(NeedsRoot):
         finding.find(Task())
 
 
