@@ -30,6 +30,7 @@ from vdbackup.errors import (
     Remedy,
     UnfitTarget,
     UsageError,
+    VdbackupError,
 )
 from vdbackup.jobs import Task
 from vdbackup.operations import delete, machine_backup, machine_restore, pins, policy
@@ -425,6 +426,28 @@ def test_targets_that_do_not_fit_the_disks_are_refused_before_anything_is_writte
         machine_restore.plan(disks.repository, half, {"root": tmp_path / "a"})
     with pytest.raises(PointNotFound):
         find_moment(disks.repository, disks.machine, "latest")
+
+
+@pytest.mark.parametrize("by", [None, delete, merging])
+def test_a_moment_stays_whole_where_a_disks_point_cannot_go_for_damage_above_it(disks, by):
+    for _ in range(3):
+        disks.back_up()
+    home = disks.repository.set("home")
+    if by:
+        _, asked = disks.repository.find("1" if by is delete else "2", "root")
+        plan = by.plan(disks.repository, "root", asked.id)
+    layer = home.disk_path(home.points[2])
+    layer.chmod(0o600)
+    layer.write_bytes(bytes(1024) + layer.read_bytes()[1024:])
+    if by:
+        with pytest.raises(VdbackupError):
+            by.run(plan, disks.folder / "sessions", Task())
+    else:
+        policy.run(policy.plan(disks.repository, "root", Change(keep=1)), Task())
+        made = disks.back_up()
+        assert any("Moment 1 was due to go, and stays" in each for each in made.warnings)
+    assert disks.halves() == []
+    assert disks.numbers()[:3] == [1, 2, 3]
 
 
 @pytest.mark.parametrize("what", [delete, merging])

@@ -18,7 +18,7 @@ from datetime import UTC, datetime
 from vdbackup.backup import delete, keeping, retention, whole_chains
 from vdbackup.backup.due import last_readable, moment_of
 from vdbackup.backup.keeping import Moment
-from vdbackup.backup.moments import hindrance
+from vdbackup.backup.moments import check_whole, hindrance
 from vdbackup.backup.retention import Applied
 from vdbackup.backup.whole_chains import Chains
 from vdbackup.errors import (
@@ -86,6 +86,7 @@ def _applied(
     for group in due_now(machine, sets, policy, chains, datetime.now(UTC)):
         # as they are by now: what was rolled into another has another parent
         points = {name: sets[name].point(point.id) for name, point in group.points.items()}
+        went: list[str] = []
         try:
             if why := _check(sets, points, chains):
                 staying.append(f"{group.name} stays for now: {why}")
@@ -96,17 +97,23 @@ def _applied(
                 above = [each for child in children for each in sets[name].children(child.id)]
                 chains[name].forget([point, *children, *above])
                 sets[name] = retention.after(sets[name], point, gone)
+                went.append(name)
             done.append(f"{group.name} is no longer kept.")
         except PointInUse as error:
             if any(map(repository.interrupted, points)):
                 raise
-            staying.append(f"{group.name} stays for now: {error.title}")
+            staying.append(f"{group.name} was due to go, and {_left(went)} for now: {error.title}")
         except (DiskError, RepositoryError, Damaged) as error:
             interrupted = any(map(repository.interrupted, points))
             if isinstance(error, (LockLost, NoSpace)) or interrupted:
                 raise
-            damaged.append(f"{group.name} is due to go and stays: {error.title}")
+            damaged.append(f"{group.name} was due to go, and {_left(went)}: {error.title}")
     return Applied((*done, *retention.first_of(staying)), tuple(damaged))
+
+
+def _left(went: Sequence[str]) -> str:
+    """What became of a group that did not go, or of some disks only."""
+    return f"is gone of {', '.join(went)} alone" if went else "stays"
 
 
 def preview(
@@ -267,6 +274,7 @@ def _check(
         if len(backup_set.children(point.id)) > 1:
             return f"several points of {name} read through its point {point.sequence}."
         chains[name].check(backup_set, point)
+        check_whole(backup_set, point)
         if why := hindrance(backup_set, point):
             return why
     return ""

@@ -181,7 +181,7 @@ def merge_locked(
     holds.check_free(backup_set, [parent])
     holds.check_not_below(backup_set, [parent])
     registered.check_free(backup_set, [parent, child])
-    _check_whole(backup_set, parent, child)
+    check_whole(backup_set, parent, child)
     concerned = _layers_changed(backup_set, parent, child)
     with claims.changing(backup_set, concerned, task.cancel, patience):
         merging = Merging(repository, backup_set, Journal(parent, child), task)
@@ -380,8 +380,8 @@ def _shared(merging: Merging) -> bool:
     return True
 
 
-def _check_whole(backup_set: BackupSet, parent: RecoveryPoint, child: RecoveryPoint) -> None:
-    """Whatever the merge will need is there: once it has begun, it has to be finished."""
+def check_whole(backup_set: BackupSet, parent: RecoveryPoint, child: RecoveryPoint) -> None:
+    """Raise where not all is there that the merge will need: once it has begun, it has to end."""
     backup_set.open_chain(child).close()
     for above in backup_set.children(child.id):  # which read through what was just looked at
         backup_set.check_layer(above)

@@ -120,6 +120,7 @@ def run_delete(plan: DeleteMomentPlan, task: Task) -> None:
         points = {name: sets[name].point(point.id) for name, point in moment.points.items()}
         for name, point in points.items():
             delete.plan(repository, name, point.id)  # pinned, or read through, by now: then none
+            check_whole(sets[name], point)
         _check_free([(sets[name], point) for name, point in points.items()])
         for name, point in points.items():
             delete.delete_locked(repository, sets[name], point.id, task)
@@ -140,6 +141,8 @@ def run_merge(plan: MergeMomentPlan, task: Task) -> MergeResult:
                 )
             merge.plan(repository, step.set_name, step.child_id)  # as with a deletion
             parents.append((backup_set, backup_set.point(step.parent_id)))
+        for backup_set, parent in parents:
+            check_whole(backup_set, parent)
         _check_free(parents)
         merged = {}
         for step in plan.steps:
@@ -161,6 +164,12 @@ def _check_free(points: Sequence[tuple[BackupSet, RecoveryPoint]]) -> None:
     for backup_set, point in points:
         if why := hindrance(backup_set, point):
             raise PointInUse(why, "Nothing was changed. End that first, then try again.")
+
+
+def check_whole(backup_set: BackupSet, point: RecoveryPoint) -> None:
+    """Raise what is damaged of all that is needed to let a point go: then no other disk's goes."""
+    for child in backup_set.children(point.id):
+        merge.check_whole(backup_set, point, child)
 
 
 def hindrance(backup_set: BackupSet, point: RecoveryPoint) -> str:
