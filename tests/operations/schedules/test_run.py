@@ -10,11 +10,15 @@ from pathlib import Path
 import pytest
 
 from tests.backup.lab import Lab, noise
+from tests.backup.machines import SIZE, Disks
+from vdbackup.backup import capture
 from vdbackup.errors import ScheduleNotFound, SourceNotFound, VdbackupError
 from vdbackup.jobs import CancelToken, Task
+from vdbackup.operations.backup import BackupRequest, planned
 from vdbackup.operations.machines import Machines
 from vdbackup.operations.schedules import run
 from vdbackup.operations.schedules.store import MAX_RUNS, History, Outcome, Run, Schedule, Store
+from vdbackup.sources.reference import SourceRef
 
 
 @pytest.fixture
@@ -157,3 +161,24 @@ def test_records_that_make_no_sense_are_passed_over(store: Store, text: str) -> 
     assert store.history_of(schedule.id) == History()
     with pytest.raises(ScheduleNotFound):
         store.get(schedule.repository, schedule.set_name)
+
+
+def test_a_machines_run_notes_the_scheduled_disks_point_and_the_bytes_of_all(
+    tmp_path: Path, store: Store
+) -> None:
+    disks = Disks(tmp_path)
+    alone = BackupRequest(SourceRef.of_path(disks.images[1]), disks.repository.path)
+    with planned(alone) as plan:
+        capture.run(plan, Task())
+    made = disks.back_up()
+    for name, point in made.moment.points.items():
+        old = (datetime.now(UTC) - timedelta(days=2)).isoformat()
+        disks.repository.save_point(name, replace(point, created=old))
+    schedule = Schedule(disks.repository.path, "home", "daily")
+    store.save(schedule)
+    noted = run.run(store, schedule, Machines(tmp_path / "sessions", None), Task()).run
+    points = [disks.repository.set(name).points[-1] for name in ("root", "home")]
+    assert [each.sequence for each in points] == [2, 3]
+    assert noted.point == 3
+    assert noted.stored_bytes == sum(each.stored_bytes for each in points) > 0
+    assert noted.read_bytes == 2 * SIZE

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 
@@ -71,7 +72,9 @@ def _backed_up(schedule: Schedule, began: datetime, machines: Machines, task: Ta
     if machine := KnownMachines.of(Repository.open(schedule.repository)).with_set(backup_set):
         of_all = MachineRequest(machine.name, schedule.repository, all_blocks=schedule.all_blocks)
         moment = machine_backup.back_up(of_all, machines, task)
-        return RunResult(_done(began, moment), moment)
+        points = moment.moment.points
+        own = points.get(schedule.set_name, moment.point)
+        return RunResult(_done(began, moment, own, points.values()), moment)
     request = BackupRequest(
         SourceRef.parse(backup_set.settings.source.path),
         schedule.repository,
@@ -80,7 +83,7 @@ def _backed_up(schedule: Schedule, began: datetime, machines: Machines, task: Ta
         all_blocks=schedule.all_blocks,
     )
     made = backup.back_up(request, machines, task)
-    return RunResult(_done(began, made), made)
+    return RunResult(_done(began, made, made.point, [made.point]), made)
 
 
 def point_of_slot(
@@ -97,9 +100,14 @@ def point_of_slot(
     return newest if schedule.timing.slot(now) <= created <= now + _TICK else None
 
 
-def _done(began: datetime, made: BackupResult | MachineResult) -> Run:
+def _done(
+    began: datetime,
+    made: BackupResult | MachineResult,
+    point: RecoveryPoint,
+    points: Collection[RecoveryPoint],
+) -> Run:
+    """How it ended: the set's point, and the bytes of all that were made with it."""
     warnings = [*made.warnings, *(error.title for error in made.trouble)]
-    point = made.point
     return replace(
         _noted(
             began,
@@ -107,8 +115,8 @@ def _done(began: datetime, made: BackupResult | MachineResult) -> Run:
             " ".join(warnings) or f"Point {point.sequence} was made.",
         ),
         point=point.sequence,
-        stored_bytes=point.stored_bytes,
-        read_bytes=point.reading.read_bytes if point.reading else 0,
+        stored_bytes=sum(each.stored_bytes for each in points),
+        read_bytes=sum(each.reading.read_bytes for each in points if each.reading),
     )
 
 
