@@ -251,8 +251,10 @@ def diff(options: argparse.Namespace) -> int:
         ]
         if rows:
             table(("what", "changed", "path"), rows)
+        one = len(rows) == 1
+        what = "1 file or folder differs" if one else f"{len(rows)} files and folders differ"
         say(
-            f"{len(rows)} files and folders differ; {size(found.changed)} of the disk do, with "
+            f"{what}; {size(found.changed)} of the disk do, with "
             "what its file systems keep for themselves."
         )
     warn(found.warnings)
