@@ -238,8 +238,11 @@ def test_the_units_name_the_program_the_socket_and_the_same_rights():
     names = dict(enumerate(CAPABILITIES.split()))
     (kept,) = re.findall(r"^CapabilityBoundingSet=(.*)$", unit, re.MULTILINE)
     assert set(kept.split()) == {f"CAP_{names[each]}" for each in privileges.KEPT}
-    assert f"ReadWritePaths=-{pins.BPFFS}\n" in unit
-    assert "\nProtectKernelTunables=" not in unit  # which makes that read-only all the same
+    (written,) = re.findall(r"^ReadWritePaths=(.*)$", unit, re.MULTILINE)
+    assert written.split() == [f"-{pins.BPFFS}", "-/sys/fs/cgroup"]
+    # which make these read-only all the same
+    assert "\nProtectKernelTunables=" not in unit
+    assert "\nProtectControlGroups=" not in unit
 
 
 CAPABILITIES = """
