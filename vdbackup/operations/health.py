@@ -279,7 +279,8 @@ def _run(last: Run | None, good: RecoveryPoint | None) -> list[Finding]:
     """That the last one failed, unless a good point was made since: by hand, or elsewhere."""
     if last is None or last.outcome is not Outcome.FAILED:
         return []
-    if good is not None and moment_of(good) > _parsed(last.ended):
+    # a run notes whole seconds: a point of the same one may have been there before it
+    if good is not None and moment_of(good) >= _parsed(last.ended) + timedelta(seconds=1):
         return []
     return [Finding(Concern.FAILED, f"The last scheduled backup failed: {last.sentence}")]
 
