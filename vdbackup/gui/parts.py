@@ -6,6 +6,7 @@ import html
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from PySide6.QtCore import QEvent, QSize, Qt
 from PySide6.QtGui import QPainter, QPaintEvent, QShowEvent, QWheelEvent
@@ -127,8 +128,14 @@ def path_in(edit: QLineEdit) -> Path | None:
     return Path(os.path.expanduser(text)).absolute() if text else None
 
 
-class ComboBox(QComboBox):
-    """A choice that a wheel which passes over it does not change: it has to be clicked first."""
+if TYPE_CHECKING:
+    _Widget = QWidget
+else:
+    _Widget = object  # beside a widget no second one can be a base
+
+
+class _Clicked(_Widget):
+    """A field that a wheel which passes over it does not change: it has to be clicked first."""
 
     def __init__(self, name: str, accessible_name: str) -> None:
         super().__init__()
@@ -144,38 +151,16 @@ class ComboBox(QComboBox):
             event.ignore()
 
 
-class SpinBox(QSpinBox):
-    """A number that a wheel which passes over it does not change: it has to be clicked first."""
-
-    def __init__(self, name: str, accessible_name: str) -> None:
-        super().__init__()
-        self.setObjectName(name)
-        self.setAccessibleName(accessible_name)
-        self.setFocusPolicy(Qt.FocusPolicy.StrongFocus)
-
-    def wheelEvent(self, event: QWheelEvent) -> None:
-        """Leave the wheel to what is scrolled."""
-        if self.hasFocus():
-            super().wheelEvent(event)
-        else:
-            event.ignore()
+class ComboBox(_Clicked, QComboBox):
+    """A choice; a wheel passes over it."""
 
 
-class TimeField(QTimeEdit):
-    """A time of day that a wheel which passes over it does not change, either."""
+class SpinBox(_Clicked, QSpinBox):
+    """A number; a wheel passes over it."""
 
-    def __init__(self, name: str, accessible_name: str) -> None:
-        super().__init__()
-        self.setObjectName(name)
-        self.setAccessibleName(accessible_name)
-        self.setFocusPolicy(Qt.FocusPolicy.StrongFocus)
 
-    def wheelEvent(self, event: QWheelEvent) -> None:
-        """Leave the wheel to what is scrolled."""
-        if self.hasFocus():
-            super().wheelEvent(event)
-        else:
-            event.ignore()
+class TimeField(_Clicked, QTimeEdit):
+    """A time of day; a wheel passes over it."""
 
 
 def card(content: QWidget) -> QFrame:
