@@ -21,7 +21,7 @@ from vdbackup.sources import devices
 from vdbackup.sources.devices import Candidate
 
 MIB = 1 << 20
-needs_root = pytest.mark.skipif(os.getuid() != 0, reason="only root makes loop devices")
+needs_root = pytest.mark.usefixtures("as_root")
 
 
 class Terminal(io.StringIO):

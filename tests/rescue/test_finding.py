@@ -17,7 +17,7 @@ from vdbackup.errors import NeedsRoot
 from vdbackup.jobs import Task
 from vdbackup.rescue import finding
 
-needs_root = pytest.mark.skipif(os.getuid() != 0, reason="only root mounts")
+needs_root = pytest.mark.usefixtures("as_root")
 
 
 @pytest.fixture

@@ -176,7 +176,15 @@ def test_a_kernel_that_cannot_see_changes_says_so_and_volumes_are_read_from_snap
             assert last_record_in(folder, "records") >= last > 0
 
 
-_CONNECTED = "import socket, time; s = socket.socket(1, 5); s.connect({!r}); time.sleep(600)"
+_CONNECTED = """
+import socket, time
+agent = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+agent.connect({!r})
+while True:  # whoever asks for nothing is let go of; this is understood by nobody, and answered
+    agent.send(b"x")
+    agent.recv(1 << 16)
+    time.sleep(1)
+"""
 _FREEZES = """
 from pathlib import Path
 from vdbackup.agent.client import device_in_use
@@ -199,8 +207,8 @@ def test_the_service_has_no_more_rights_than_it_needs_under_systemd(tmp_path):
 
         listed = "systemctl list-units --quiet --no-legend 'vdbackup-agent@*'"
         guest.run(f'until [ -z "$({listed})" ]; do sleep 0.2; done')
-        connected = _CONNECTED.format(str(connection.SOCKET))
-        guest.run(f'systemd-run -q --uid={USER} python3 -c "{connected}"')
+        guest.write("/run/connected.py", _CONNECTED.format(str(connection.SOCKET)))
+        guest.run(f"systemd-run -q --uid={USER} python3 /run/connected.py")
         shown = "systemctl show --value -p MainPID 'vdbackup-agent@*.service'"
         pid = int(guest.run(f"until {shown} | grep '^[1-9]'; do sleep 0.2; done").said)
         # until then it is systemd's own

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import shlex
-import shutil
 import stat
 import subprocess
 from pathlib import Path
@@ -26,9 +25,6 @@ NAMES = (
     st.binary(min_size=1, max_size=30).map(lambda data: data.replace(b"\0", b"")).map(os.fsdecode)
 )
 ODD = 'back ups/100 %/$HOME/"it\'s"/\\x41\n\udcff;#'
-needs_systemd = pytest.mark.skipif(
-    not shutil.which("systemd-analyze"), reason="needs systemd-analyze and systemd-escape"
-)
 
 
 def daily(folder: str = "/mnt/backups", name: str = "laptop") -> Schedule:
@@ -56,7 +52,6 @@ def test_each_argument_is_read_as_it_was_meant(command: list[str]) -> None:
     assert read[: -len(command)] in ([], ["/usr/bin/env"])
 
 
-@needs_systemd
 def test_systemd_finds_a_program_of_whatever_name(tmp_path: Path) -> None:
     """Its own parser is the oracle: it says where there is no such program."""
     program = tmp_path / "100 % of it;\udcff" / "prog$ram"
@@ -86,14 +81,12 @@ def verify(folder: Path, texts: dict[str, str], said: str) -> None:
         assert (done.returncode, done.stderr) == (0, "")
 
 
-@needs_systemd
 def test_what_systemd_calls_no_program_is_started_by_another_one(tmp_path: Path) -> None:
     line = command_line(["/opt/it's/python", "-m", "vdbackup"])
     assert line == '"/usr/bin/env" "/opt/it\'s/python" "-m" "vdbackup"'
     verify(tmp_path, {"a.service": service(["/opt/it's/python"])}, "")
 
 
-@needs_systemd
 @pytest.mark.parametrize(
     "every", ["1m", "15m", "hourly", "120m", "daily", "weekly", "monthly", "login"]
 )
@@ -108,7 +101,6 @@ def test_systemd_finds_nothing_wrong_with_the_units(tmp_path: Path, every: str, 
     assert "RandomizedDelaySec=600s" in timer
 
 
-@needs_systemd
 def test_a_drive_that_is_plugged_in_starts_the_service_by_its_mount(tmp_path: Path) -> None:
     drive = "/media/me/My Disk"
     schedule = Schedule(Path(drive, "backups"), "laptop", "plug", mount_point=drive)
@@ -119,7 +111,6 @@ def test_a_drive_that_is_plugged_in_starts_the_service_by_its_mount(tmp_path: Pa
     verify(tmp_path, made.texts, "")
 
 
-@needs_systemd
 @settings(max_examples=60)
 @given(NAMES.filter(lambda name: name.strip("/.") != ""))
 @example("./.hidden//a b/")
