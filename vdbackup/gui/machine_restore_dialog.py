@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
-from PySide6.QtWidgets import QCheckBox, QFormLayout, QHBoxLayout, QWidget
+from PySide6.QtWidgets import QFormLayout, QHBoxLayout, QWidget
 
 from vdbackup.disks.names import BACKUP_FORMATS, DiskFormat
 from vdbackup.gui import parts, words
+from vdbackup.gui.restore_choices import RestoreChoices
 from vdbackup.repository.machine import MomentPoints
 from vdbackup.text import printable
 
 
-class MachineRestoreDialog(parts.Dialog):
+class MachineRestoreDialog(RestoreChoices):
     """Asks for a folder.
 
     Attributes:
@@ -44,10 +43,6 @@ class MachineRestoreDialog(parts.Dialog):
         self.format_box.addItem("Raw images", DiskFormat.RAW.value)
         for each in BACKUP_FORMATS:
             self.format_box.addItem(f"{each.upper()}, stand-alone virtual disks", each.value)
-        self.overwrite_box = QCheckBox("Overwrite what is there")
-        self.overwrite_box.setObjectName("overwriteBox")
-        self.damage_box = QCheckBox("Even if it is damaged: restore what is whole")
-        self.damage_box.setObjectName("damageBox")
         form = QFormLayout()
         form.setHorizontalSpacing(14)
         form.setVerticalSpacing(10)
@@ -63,26 +58,6 @@ class MachineRestoreDialog(parts.Dialog):
         self.target_edit.textChanged.connect(
             lambda text: self.accept_button.setEnabled(bool(text.strip()))
         )
-
-    @property
-    def target(self) -> Path:
-        """The folder; that which is worked in while none is named."""
-        return parts.path_in(self.target_edit) or Path.cwd()
-
-    @property
-    def disk_format(self) -> str:
-        """The format of the files."""
-        return str(self.format_box.currentData())
-
-    @property
-    def overwrite(self) -> bool:
-        """Whether the user said that what is there may be overwritten."""
-        return self.overwrite_box.isChecked()
-
-    @property
-    def ignore_damage(self) -> bool:
-        """Whether what is whole of a damaged point is wanted."""
-        return self.damage_box.isChecked()
 
     def _on_choose_clicked(self) -> None:
         parts.choose_folder(self, "Restore to", self.target_edit)

@@ -18,6 +18,7 @@ from vdbackup.gui.catalogue import Entry
 from vdbackup.gui.disk_picker import DiskPicker
 from vdbackup.gui.jobs import work
 from vdbackup.gui.jobs.worker import Worker
+from vdbackup.gui.restore_choices import RestoreChoices
 from vdbackup.jobs import Job
 from vdbackup.recovery.packages import PACKAGES
 from vdbackup.repository.model import RecoveryPoint
@@ -25,7 +26,7 @@ from vdbackup.sources.inventory import Content
 from vdbackup.text import printable
 
 
-class RestoreDialog(parts.Dialog):
+class RestoreDialog(RestoreChoices):
     """Asks for a file or a device.
 
     Attributes:
@@ -67,8 +68,6 @@ class RestoreDialog(parts.Dialog):
             self.format_box.addItem(f"{each.upper()}, a stand-alone virtual disk", each.value)
         for name, package in PACKAGES.items():
             self.format_box.addItem(package.words, str(name))
-        self.overwrite_box = QCheckBox("Overwrite what is there")
-        self.overwrite_box.setObjectName("overwriteBox")
         self.resize_box = QCheckBox("Fit the partitions to a disk of another size")
         self.resize_box.setObjectName("resizeBox")
         self.resize_box.setToolTip(
@@ -85,8 +84,6 @@ class RestoreDialog(parts.Dialog):
                 "and compared first."
             )
         )
-        self.damage_box = QCheckBox("Even if it is damaged: restore what is whole")
-        self.damage_box.setObjectName("damageBox")
         form = QFormLayout()
         form.setHorizontalSpacing(14)
         form.setVerticalSpacing(10)
@@ -129,21 +126,6 @@ class RestoreDialog(parts.Dialog):
                 self.parts_box.addItem(printable(called[:1].upper() + called[1:]), part.number)
 
     @property
-    def target(self) -> Path:
-        """The file or device; the folder that is worked in while none is named."""
-        return parts.path_in(self.target_edit) or Path.cwd()
-
-    @property
-    def disk_format(self) -> str:
-        """The format of a file."""
-        return str(self.format_box.currentData())
-
-    @property
-    def overwrite(self) -> bool:
-        """Whether the user said that what is there may be overwritten."""
-        return self.overwrite_box.isChecked()
-
-    @property
     def delta(self) -> bool:
         """Whether what is there is compared first, and only what differs written."""
         return self.delta_box.isChecked()
@@ -158,11 +140,6 @@ class RestoreDialog(parts.Dialog):
         """The partition that is wanted alone; none for the whole disk."""
         number = int(self.parts_box.currentData())
         return (number,) if number else ()
-
-    @property
-    def ignore_damage(self) -> bool:
-        """Whether what is whole of a damaged point is wanted."""
-        return self.damage_box.isChecked()
 
     def _on_choose_clicked(self) -> None:
         images = " ".join(f"*.{ending}" for ending in ("img", "raw", "ova", *BACKUP_FORMATS))
