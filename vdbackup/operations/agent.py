@@ -28,7 +28,9 @@ _RESOURCES = {
     "vdbackup-agent@.service": _UNITS / "vdbackup-agent@.service",
 }
 """Of resources/agent, and where each goes."""
-_COMMON = ("__init__.py", "durable.py", "errors.py", "processes.py", "records.py")
+_COMMON = ("__init__.py", "durable.py", "processes.py", "records.py")
+"""Of what stands beside the rooms."""
+_ROOMS = ("agent", "errors")
 _OF_CLIENTS = {"activation.py", "client.py", "connection.py"}
 """In the agent's room, but not for root."""
 _PACKAGE = Path(str(files("vdbackup")))
@@ -135,12 +137,13 @@ def _under(root: Path, place: Path) -> Path:
 def _contents() -> dict[Path, bytes]:
     """All that is installed, the program itself last: until then nothing is run."""
     package = {HOME / "vdbackup" / name: (_PACKAGE / name).read_bytes() for name in _COMMON}
-    room = {
-        HOME / "vdbackup/agent" / file.name: file.read_bytes()
-        for file in sorted((_PACKAGE / "agent").glob("*.py"))
+    rooms = {
+        HOME / "vdbackup" / room / file.name: file.read_bytes()
+        for room in _ROOMS
+        for file in sorted((_PACKAGE / room).glob("*.py"))
         if file.name not in _OF_CLIENTS
     }
-    return package | room | dict(_resources())
+    return package | rooms | dict(_resources())
 
 
 def _resources() -> Iterator[tuple[Path, bytes]]:
