@@ -1,0 +1,71 @@
+"""What the operating system says of storage, and what that means for the user."""
+
+from __future__ import annotations
+
+import errno
+
+from vdbackup.errors.base import VdbackupError
+from vdbackup.errors.repository import RepositoryError
+
+READ_ONLY = frozenset({errno.EROFS, errno.EACCES, errno.EPERM})
+"""What storage says to a user who cannot write there."""
+
+
+class StorageError(RepositoryError):
+    """The operating system says that something is wrong with storage."""
+
+    code = "storage-failed"
+
+
+class NoSpace(StorageError):
+    """The storage that is written to is full."""
+
+    code = "no-space"
+
+
+class ReadOnly(StorageError):
+    """The storage cannot be written to by anybody."""
+
+    code = "storage-read-only"
+
+
+class NotPermitted(StorageError):
+    """Whoever owns a file or folder does not allow that."""
+
+    code = "not-permitted"
+
+
+class StorageLost(StorageError):
+    """The storage does not answer, or is gone."""
+
+    code = "storage-lost"
+
+
+def from_os(error: OSError) -> VdbackupError:
+    """What an operating system's error means for the user."""
+    where = f" ({error.filename})" if error.filename else ""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return NoSpace(
+            f"The storage is full{where}.",
+            "Free some space on it, then try again; no point was lost.",
+        )
+    if error.errno == errno.EROFS:
+        return ReadOnly(
+            f"The storage is read-only{where}.", "Mount it writable, or choose another folder."
+        )
+    if error.errno in (errno.EACCES, errno.EPERM):
+        return NotPermitted(
+            f"You may not do that{where}: {error.strerror}.",
+            "Check who owns the file or folder and what they allow.",
+        )
+    if error.errno in (errno.EIO, errno.ESTALE, errno.ENODEV, errno.ENXIO):
+        return StorageLost(
+            f"The storage does not answer as it should{where}: {error.strerror}.",
+            "Check its connection and the kernel's log, then try again.",
+        )
+    if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ENOTCONN):
+        return StorageLost(
+            f"Something that is needed is not there any more{where}: {error.strerror}.",
+            "Check that the storage is connected and the folder where it was, then try again.",
+        )
+    return VdbackupError(f"{error.strerror or error}{where}.", "The log says more.")
