@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.cli.conftest import Vdbackup
-from vdbackup.gui.jobs.work import plan_discard
+from vdbackup.gui.jobs.sessions import plan_discard
 from vdbackup.recovery.sessions.saved import saved_sessions
 from vdbackup.repository import near_paths, registered
 from vdbackup.repository.repository import Repository

@@ -15,7 +15,7 @@ from tests.gui.user import LONG, User
 from vdbackup.backup import merge
 from vdbackup.gui.add_source import AddSourceDialog
 from vdbackup.gui.catalogue import Entry, Shelf, read
-from vdbackup.gui.jobs.work import back_up
+from vdbackup.gui.jobs.making import back_up
 from vdbackup.gui.main_window import MainWindow
 from vdbackup.gui.sources_list import SourcesList
 from vdbackup.gui.store import Store

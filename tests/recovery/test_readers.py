@@ -19,7 +19,7 @@ from tests.sources.loops import unmount
 from vdbackup.backup import convert, merge
 from vdbackup.errors import PointInUse, RecoveryError, VdbackupError
 from vdbackup.guest.hardware import Controller, HardwareRequest
-from vdbackup.gui.jobs import work
+from vdbackup.gui.jobs import files
 from vdbackup.jobs import Progress, Report, Task, Waiting, silent
 from vdbackup.qemu import launch
 from vdbackup.recovery import restore, verify
@@ -90,7 +90,7 @@ def test_what_is_restored_beside_a_merge_is_what_was_captured(
 
 
 def test_a_window_that_shows_files_keeps_them_as_they_are_until_it_is_closed(lab: Lab) -> None:
-    browser = work.Browser(lab.repository.path, "disk", lab.set.points[0].id)
+    browser = files.Browser(lab.repository.path, "disk", lab.set.points[0].id)
     before = browser.listing("/")
     rival = Rival(lab)
     rival(Progress("", 0, 0))
@@ -106,7 +106,7 @@ def test_files_are_extracted_from_a_point_that_nobody_changes_meanwhile(
 ) -> None:
     rival, point = Rival(lab), lab.set.points[0]
     what = (lab.repository.path, "disk", point.id, ["/"], tmp_path / "out")
-    work.extract(*what, Task(rival))
+    files.extract(*what, Task(rival))
     assert set(rival.refused) == {"Point 1 is in use: this program is extracting files of point 1."}
 
 

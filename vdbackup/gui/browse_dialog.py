@@ -22,7 +22,7 @@ from vdbackup.errors import VdbackupError
 from vdbackup.gui import icons, parts, remedies, words
 from vdbackup.gui.catalogue import Entry
 from vdbackup.gui.folder_bar import FolderBar
-from vdbackup.gui.jobs import work
+from vdbackup.gui.jobs import files
 from vdbackup.gui.jobs.worker import Workers
 from vdbackup.gui.theme import Theme
 from vdbackup.jobs import Job, Task
@@ -74,8 +74,8 @@ class BrowseDialog(parts.Dialog):
         self.fits = False
         self.resize(760, 560)
         self._entry, self._point, self._workers = entry, point, workers
-        self._browser = work.Browser(entry.repository, entry.name, point.id)
-        folder = work.PointFolder(
+        self._browser = files.Browser(entry.repository, entry.name, point.id)
+        folder = files.PointFolder(
             entry.repository,
             entry.name,
             point.id,
@@ -191,7 +191,7 @@ class BrowseDialog(parts.Dialog):
         point = self._point
         title = f"Extract from {self._entry.title} #{point.sequence}"
         what = (self._entry.repository, self._entry.name, point.id, self.chosen, destination)
-        self._workers.writer(destination).submit(Job(title, partial(work.extract, *what)))
+        self._workers.writer(destination).submit(Job(title, partial(files.extract, *what)))
 
     def _read(self, item: QTreeWidgetItem, path: str) -> None:
         waiting = QTreeWidgetItem(item, ["Reading …"])
@@ -253,7 +253,7 @@ class BrowseDialog(parts.Dialog):
         super().done(result)
 
 
-def _let_go(browser: work.Browser, folder: work.PointFolder) -> None:
+def _let_go(browser: files.Browser, folder: files.PointFolder) -> None:
     try:
         browser.close()
     finally:

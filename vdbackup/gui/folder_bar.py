@@ -9,7 +9,7 @@ from PySide6.QtGui import QDesktopServices
 from PySide6.QtWidgets import QCheckBox, QHBoxLayout, QVBoxLayout, QWidget
 
 from vdbackup.gui import parts
-from vdbackup.gui.jobs.work import PointFolder
+from vdbackup.gui.jobs.files import PointFolder
 from vdbackup.gui.jobs.worker import Worker
 from vdbackup.jobs import Job
 from vdbackup.recovery.mount.mounting import Mounted

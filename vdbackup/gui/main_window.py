@@ -34,7 +34,7 @@ from vdbackup.gui.details import PointDetails
 from vdbackup.gui.ending import Ending, Leaving
 from vdbackup.gui.first_run import FirstRunPage
 from vdbackup.gui.help_dialogs import AboutDialog, ManualDialog, ShortcutsDialog
-from vdbackup.gui.jobs import work
+from vdbackup.gui.jobs import repositories, sessions
 from vdbackup.gui.jobs.panel import JobsPanel
 from vdbackup.gui.jobs.worker import Workers
 from vdbackup.gui.machine_actions import of_machine
@@ -298,7 +298,7 @@ class MainWindow(QMainWindow):
                 self.store.update(lambda settings: settings.with_repository(repository))
                 self.catalogue.refresh(repository)
 
-        job = Job(title, partial(work.open_backups, Path(folder)))
+        job = Job(title, partial(repositories.open_backups, Path(folder)))
         self.workers.reader(None).submit(job, opened)
 
     def leave(self, repository: Path) -> None:
@@ -311,7 +311,7 @@ class MainWindow(QMainWindow):
         if len(names) < 2:
             leave()
             return
-        plan = work.plan_leaving(repository, names)
+        plan = repositories.plan_leaving(repository, names)
         dialog = PlanDialog("Remove from the list?", "Remove from the list", plan, self)
         dialog.accepted.connect(leave)
         dialog.open()
@@ -429,7 +429,7 @@ class MainWindow(QMainWindow):
         dialog.open()
 
     def _on_discard_wanted(self, saved: SavedSession, written: int) -> None:
-        plan = work.plan_discard(saved, written)
+        plan = sessions.plan_discard(saved, written)
         dialog = PlanDialog(f"Discard what {saved.title} wrote?", "Discard", plan, self)
         dialog.accepted.connect(lambda: self.sessions.discard(saved))
         dialog.open()

@@ -15,7 +15,7 @@ from vdbackup.disks.contents import UnclearFormat
 from vdbackup.errors import OtherSource, VdbackupError
 from vdbackup.gui import words
 from vdbackup.gui.catalogue import Entry
-from vdbackup.gui.jobs import work
+from vdbackup.gui.jobs import care, keeping, making, repositories, restoring, sessions
 from vdbackup.gui.jobs.outcome import Outcome
 from vdbackup.gui.machine_restore_dialog import MachineRestoreDialog
 from vdbackup.gui.restore_dialog import RestoreDialog
@@ -126,7 +126,7 @@ class Operations(QObject):
                 self._test(request.repository, made.set_name, made.point, entry.title)
 
         def start(_plan: Plan | None) -> None:
-            back_up = partial(work.back_up_machine, request, self._machines, self._pace)
+            back_up = partial(making.back_up_machine, request, self._machines, self._pace)
             self._runner.run(request.repository, title, back_up, ended)
 
         if not ask:
@@ -149,7 +149,7 @@ class Operations(QObject):
                 self._test(request.repository, made.set_name, made.point, called)
 
         def start(_plan: Plan | None) -> None:
-            back_up = partial(work.back_up, request, self._machines, self._pace)
+            back_up = partial(making.back_up, request, self._machines, self._pace)
             self._runner.run(request.repository, title, back_up, ended)
 
         if not ask:
@@ -238,7 +238,7 @@ class Operations(QObject):
             if job.state is JobState.FINISHED:
                 self.back_up(self.add_source(SourceRef.of_path(image), repository), ask=False)
 
-        job = Job("Make a demo disk", partial(work.make_demo_disk, image))
+        job = Job("Make a demo disk", partial(making.make_demo_disk, image))
         self._runner.workers.writer(repository).submit(job, back_up)
 
     def merge(self, entry: Entry, point: RecoveryPoint) -> None:
@@ -249,7 +249,7 @@ class Operations(QObject):
             f"Merge #{point.sequence} of {entry.title} into {entry.parent_of(point)}",
             "Merge",
             lambda repository, name: merge.plan(repository, name, point.id),
-            lambda plan, task: work.merge_point(plan, sessions, task),
+            lambda plan, task: care.merge_point(plan, sessions, task),
         )
 
     def convert(self, entry: Entry, disk_format: str) -> None:
@@ -259,7 +259,7 @@ class Operations(QObject):
             f"Convert {entry.title} to {disk_format.upper()}",
             "Convert",
             lambda repository, name: convert.plan(repository, name, disk_format),
-            work.convert_set,
+            making.convert_set,
         )
 
     def adopt(self, tip: SourceRef, repository: Path) -> None:
@@ -284,7 +284,7 @@ class Operations(QObject):
                 self.begun.emit(self.add_source(request.tip, request.repository))
 
         def start(_plan: Plan) -> None:
-            doing = partial(work.adopt_chain, request)
+            doing = partial(making.adopt_chain, request)
             self._runner.run(request.repository, title, doing, ended)
 
         make = partial(adopt.plan, request)
@@ -300,7 +300,7 @@ class Operations(QObject):
             f"Change the hardware of #{point.sequence} of {entry.title}",
             "Change its overlay",
             lambda repository, name: retarget.plan(repository, name, point.id, wish, drivers),
-            lambda plan, task: work.retarget_point(plan, sessions, task),
+            lambda plan, task: care.retarget_point(plan, sessions, task),
         )
 
     def delete(self, entry: Entry, point: RecoveryPoint) -> None:
@@ -311,7 +311,7 @@ class Operations(QObject):
             f"Delete #{point.sequence} of {entry.title}",
             "Delete",
             lambda repository, name: delete.plan(repository, name, point.id),
-            lambda plan, task: work.delete_point(plan, sessions, task),
+            lambda plan, task: care.delete_point(plan, sessions, task),
         )
 
     def verify(self, entry: Entry, points: Sequence[RecoveryPoint]) -> None:
@@ -323,13 +323,13 @@ class Operations(QObject):
                 if name != entry.name:
                     ids[name] = (*ids.get(name, ()), point.id)
         for name, own in ids.items():
-            doing = partial(work.verify_points, entry.repository, name, own)
+            doing = partial(care.verify_points, entry.repository, name, own)
             disk = f", {name}" if entry.machine else ""
             self._runner.run(entry.repository, f"Verify {which} of {entry.title}{disk}", doing)
 
     def repair(self, repository: Path) -> None:
         """Finish what was interrupted, and rebuild from the disks what is missing or damaged."""
-        doing = partial(work.repair_all, repository, self._machines.sessions_folder)
+        doing = partial(repositories.repair_all, repository, self._machines.sessions_folder)
         self._runner.run(repository, f"Repair {repository}", doing)
 
     def prove_boots(self, entry: Entry, point: RecoveryPoint) -> None:
@@ -338,7 +338,7 @@ class Operations(QObject):
 
     def _test(self, repository: Path, set_name: str, point: RecoveryPoint, called: str) -> None:
         title = f"Boot test of {called} #{point.sequence}"
-        doing = partial(work.boots, repository, set_name, point.id, self._machines.boot_test())
+        doing = partial(care.boots, repository, set_name, point.id, self._machines.boot_test())
         self._runner.submit(self._runner.workers.tester(repository), repository, Job(title, doing))
 
     @property
@@ -375,7 +375,7 @@ class Operations(QObject):
 
             title = f"Restore moment {moment.moment.number} of {entry.title}"
             verb = "Overwrite and restore" if overwrite else "Restore"
-            self._change(entry, title, verb, make, work.restore_machine)
+            self._change(entry, title, verb, make, restoring.restore_machine)
 
         dialog.accepted.connect(plan)
         dialog.open()
@@ -407,7 +407,7 @@ class Operations(QObject):
                 f"Restore #{point.sequence} of {entry.title}",
                 "Overwrite and restore" if dialog.overwrite else "Restore",
                 lambda repository, name: restore.plan(wanted(repository, name)),
-                work.restore_point,
+                restoring.restore_point,
             )
 
         dialog.accepted.connect(plan)
@@ -423,7 +423,7 @@ class Operations(QObject):
             return
 
         def start(plan: promote.PromotionPlan | None) -> None:
-            doing = partial(work.promote_session, plan, saved)
+            doing = partial(sessions.promote_session, plan, saved)
             self._runner.run(repository, title, doing, lambda _job: self.promoted.emit())
 
         if ask:
@@ -440,10 +440,10 @@ class Operations(QObject):
         title = f"Policy of {entry.title}"
 
         def make() -> policy.PolicyPlan:
-            return work.plan_policy(entry.repository, backup_set.name, change)
+            return keeping.plan_policy(entry.repository, backup_set.name, change)
 
         def start(plan: policy.PolicyPlan) -> None:
-            self._runner.run(entry.repository, title, partial(work.change_policy, plan))
+            self._runner.run(entry.repository, title, partial(keeping.change_policy, plan))
 
         wanted = change.of(present)
         if not wanted.takes or wanted.retention == present.retention:  # takes nothing
@@ -463,9 +463,9 @@ class Operations(QObject):
         title = f"Schedule of {entry.title}"
         doing: Work[Outcome[ScheduleResult]]
         if plan is not None:
-            doing = partial(work.set_schedule, plan, entry.name)
+            doing = partial(keeping.set_schedule, plan, entry.name)
         elif removes is not None:
-            doing = partial(work.remove_schedule, self._runner.store.schedules, removes)
+            doing = partial(keeping.remove_schedule, self._runner.store.schedules, removes)
         else:
             return
         self._runner.run(entry.repository, title, doing)
@@ -473,12 +473,12 @@ class Operations(QObject):
     def pin(self, entry: Entry, point: RecoveryPoint, note: str | None) -> None:
         """Let a point stay, for the reason in the note, or unpin it where there is none."""
         verb = "Unpin" if note is None else "Pin"
-        doing = partial(work.pin, entry.repository, entry.name, point.id, note)
+        doing = partial(keeping.pin, entry.repository, entry.name, point.id, note)
         title = f"{verb} #{point.sequence} of {entry.title}"
         self._runner.run(entry.repository, title, doing)
 
     def _on_interrupted(self, repository: Path) -> None:
-        doing = partial(work.finish_merges, repository, self._machines.sessions_folder)
+        doing = partial(repositories.finish_merges, repository, self._machines.sessions_folder)
         self._runner.run(repository, "Finish what was interrupted", doing)
 
     def _change(

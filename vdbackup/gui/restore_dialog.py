@@ -16,7 +16,7 @@ from vdbackup.disks.names import BACKUP_FORMATS, DiskFormat
 from vdbackup.gui import parts, words
 from vdbackup.gui.catalogue import Entry
 from vdbackup.gui.disk_picker import DiskPicker
-from vdbackup.gui.jobs import work
+from vdbackup.gui.jobs import restoring
 from vdbackup.gui.jobs.worker import Worker
 from vdbackup.gui.restore_choices import RestoreChoices
 from vdbackup.jobs import Job
@@ -110,9 +110,13 @@ class RestoreDialog(RestoreChoices):
             number = int(self.parts_box.currentData())
             needed = 0 if self.fits_size else self._sizes[number]
             self.resize_box.setEnabled(not number)
-            self.picker.look(reader, partial(work.targets, entry.repository, entry.name, needed))
+            self.picker.look(
+                reader, partial(restoring.targets, entry.repository, entry.name, needed)
+            )
 
-        job = Job("List partitions", partial(work.parts_of, entry.repository, entry.name, point.id))
+        job = Job(
+            "List partitions", partial(restoring.parts_of, entry.repository, entry.name, point.id)
+        )
         reader.submit(job, self._on_parts_known)
         look_again()
         self.parts_box.currentIndexChanged.connect(look_again)

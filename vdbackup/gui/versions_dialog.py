@@ -10,7 +10,7 @@ from PySide6.QtWidgets import QHeaderView, QTreeWidget, QTreeWidgetItem, QWidget
 
 from vdbackup.gui import parts, remedies, words
 from vdbackup.gui.catalogue import Entry
-from vdbackup.gui.jobs import work
+from vdbackup.gui.jobs import files
 from vdbackup.gui.jobs.worker import Workers
 from vdbackup.jobs import Job
 from vdbackup.text import iso, printable
@@ -54,7 +54,7 @@ class VersionsDialog(parts.Dialog):
         self.add_buttons(self._files_button, "Close")
         waiting = QTreeWidgetItem(self.list, ["Looking through the points …"])
         waiting.setFlags(Qt.ItemFlag.NoItemFlags)
-        search = partial(work.versions, entry.repository, entry.name, path)
+        search = partial(files.versions, entry.repository, entry.name, path)
         self._job = self._worker.submit(Job(title, search), self._on_found)
 
     def _make_list(self) -> QTreeWidget:

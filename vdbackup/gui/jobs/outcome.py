@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
+from vdbackup.errors import VdbackupError
+from vdbackup.gui import remedies, words
 from vdbackup.operations.changed import NOTHING, Changed
+from vdbackup.repository.model import RecoveryPoint
 
 T_co = TypeVar("T_co", covariant=True)
 
@@ -36,3 +40,17 @@ class Outcome(Told, Generic[T_co]):
 
     value: T_co
     changed: Changed = NOTHING
+
+
+def facts(point: RecoveryPoint) -> tuple[str, ...]:
+    """A new point's details, a line each."""
+    return (
+        f"Recovery point #{point.sequence} ({point.type.value}), {point.id}",
+        f"Made {words.when_exactly(point.created)}",
+        f"{words.size(point.stored_bytes)} of {words.size(point.virtual_size)} in {point.disk}",
+    )
+
+
+def said_of(trouble: Iterable[VdbackupError]) -> tuple[str, ...]:
+    """What went wrong beside what was done."""
+    return tuple(map(remedies.sentences, trouble))

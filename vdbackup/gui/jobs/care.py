@@ -1,0 +1,113 @@
+"""Jobs that look after recovery points: merge and delete, verify, and what they boot on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from vdbackup.errors import NoSystem
+from vdbackup.gui import remedies, words
+from vdbackup.gui.jobs.outcome import Outcome, facts, said_of
+from vdbackup.jobs import Task
+from vdbackup.operations import (
+    boot_test,
+    delete,
+    merge,
+    retarget,
+)
+from vdbackup.operations.changed import Changed
+from vdbackup.operations.delete import DeleteMomentPlan, DeletePlan, DeleteResult
+from vdbackup.operations.merge import MergeMomentPlan, MergePlan, MergeResult
+from vdbackup.operations.retarget import RetargetResult
+from vdbackup.recovery import verify
+from vdbackup.recovery.boot_test.boot_test import BootTestOptions
+from vdbackup.recovery.verify import Verdict
+from vdbackup.repository.model import BootTest
+from vdbackup.repository.repository import Repository
+
+if TYPE_CHECKING:  # late at run time: what reads file systems takes long to import
+    from vdbackup.recovery.retarget.retarget import RetargetPlan
+
+
+def merge_point(
+    plan: MergePlan | MergeMomentPlan, sessions_folder: Path, task: Task
+) -> Outcome[MergeResult]:
+    """Roll a point into its parent."""
+    merged = merge.run(plan, sessions_folder, task)
+    return Outcome(
+        f"Merged: point #{merged.point.sequence} now holds what its parent held.",
+        (*facts(merged.point), merged.way.sentence),
+        said_of(merged.trouble),
+        value=merged,
+        changed=merged.changed,
+    )
+
+
+def delete_point(
+    plan: DeletePlan | DeleteMomentPlan, sessions_folder: Path, task: Task
+) -> Outcome[DeleteResult]:
+    """Delete a point."""
+    deleted = delete.run(plan, sessions_folder, task)
+    return Outcome(
+        f"Deleted: {', '.join(plan.invalidates)}.",
+        plan.replaces,
+        said_of(deleted.trouble),
+        value=deleted,
+        changed=deleted.changed,
+    )
+
+
+def verify_points(
+    folder: Path, set_name: str, ids: tuple[str, ...], task: Task
+) -> Outcome[list[Verdict]]:
+    """Check points against their digests."""
+    plan = verify.plan(Repository.open(folder), set_name, ids)
+    verdicts = verify.run(plan, task)
+    changed = Changed.only(set_name)  # it is noted in the points
+    bad = [verdict for verdict in verdicts if not verdict.ok]
+    if not bad:
+        checked = words.plural(len(verdicts), "point")
+        sentence = f"{checked} verified: all data is as it was captured."
+        return Outcome(sentence, value=verdicts, changed=changed)
+    numbers = ", ".join(f"#{verdict.point.sequence}" for verdict in bad)
+    details = tuple(
+        f"#{verdict.point.sequence}: {finding.file}: {finding.problem}"
+        + ("" if finding.offset is None else f" (byte {finding.offset})")
+        for verdict in bad
+        for finding in verdict.findings
+    )
+    warning = (
+        f"Damaged: {numbers}. Use another point, and check the storage that the backups lie on."
+    )
+    sentence = f"{words.plural(len(verdicts), 'point')} verified."
+    return Outcome(sentence, details, (warning,), value=verdicts, changed=changed)
+
+
+def retarget_point(
+    plan: RetargetPlan, sessions_folder: Path, task: Task
+) -> Outcome[RetargetResult]:
+    """Make a point's machine ready for other hardware."""
+    done = retarget.run(plan, sessions_folder, task)
+    if done.report is None:
+        return Outcome("Its overlay is empty again.", value=done, changed=done.changed)
+    hardware = done.report.hardware
+    changed = tuple(f"{each.volume}:{each.path}" for each in done.report.changes)
+    doubts = tuple(f"{each.sentence} {each.advice}".rstrip() for each in hardware.problems)
+    sentence = f"Ready for other hardware: {words.plural(len(changed), 'file')} changed."
+    details = (*hardware.reasons, *changed, *done.report.notes)
+    return Outcome(sentence, details, doubts, value=done, changed=done.changed)
+
+
+def boots(
+    folder: Path, set_name: str, point_id: str, request: BootTestOptions, task: Task
+) -> Outcome[BootTest | NoSystem]:
+    """Boot a point unseen."""
+    tested = boot_test.run(Repository.open(folder), set_name, point_id, request, task)
+    changed = Changed.only(set_name)  # it is noted in the point
+    if isinstance(tested, NoSystem):  # nothing has failed
+        return Outcome(remedies.sentences(tested), value=tested, changed=changed)
+    if tested.ok:
+        sentence = f"It boots, in {tested.seconds:.1f} s."
+        return Outcome(sentence, (tested.sentence,), value=tested, changed=changed)
+    where = f"It does not boot: it stopped at the stage {tested.stage}. {tested.sentence}"
+    return Outcome("Boot-tested.", (), (where,), value=tested, changed=changed)

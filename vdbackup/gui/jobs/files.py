@@ -1,0 +1,154 @@
+"""What is in a point: its files, listed, copied out, or as a folder of this computer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, ExitStack, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from vdbackup.disks.chain import Chain
+from vdbackup.gui import words
+from vdbackup.gui.jobs.outcome import Outcome
+from vdbackup.jobs import Task
+from vdbackup.recovery.mount import background, mounting
+from vdbackup.recovery.mount.mounting import Mounted
+from vdbackup.repository import claims
+from vdbackup.repository.repository import Repository
+from vdbackup.text import printable
+
+if TYPE_CHECKING:  # late at run time: what reads file systems takes long to import
+    from vdbackup.recovery.browse import Entry, FileBrowser
+    from vdbackup.recovery.history.versions import Versions
+
+
+class Browser:
+    """The files in a point; all methods are called on one thread, after another."""
+
+    def __init__(self, folder: Path, set_name: str, point_id: str) -> None:
+        self._what = (folder, set_name, point_id)
+        self._point = ExitStack()
+        self._chain: Chain | None = None
+        self._open: FileBrowser | None = None
+
+    def listing(self, path: str) -> list[tuple[str, Entry]]:
+        """The entries of a folder with what to call them, folders first."""
+        from vdbackup.recovery.browse import FileBrowser
+
+        if self._open is None:
+            self._open = FileBrowser(self._disk)
+        browser = self._open
+        entries = browser.listing(path)
+        entries.sort(key=lambda entry: (entry.kind != "folder", entry.name.lower()))
+        systems = {each.name: each.filesystem for each in browser.volumes()} if path == "/" else {}
+        return [
+            (
+                printable(
+                    f"{entry.name} ({systems[entry.name] or 'unknown contents'})"
+                    if entry.name in systems
+                    else entry.name
+                ),
+                entry,
+            )
+            for entry in entries
+        ]
+
+    def search(self, text: str, task: Task) -> list[tuple[str, Entry]]:
+        """Files whose names hold a text, with what to call them: their paths."""
+        from vdbackup.recovery.history import find
+
+        return [(printable(each.path), each) for each in find.in_disk(self._disk, text, task)]
+
+    @property
+    def _disk(self) -> Chain:
+        """The point's, opened when it is first needed."""
+        if self._chain is None:
+            opened = open_point(*self._what, "showing the files of")
+            self._chain = self._point.enter_context(opened)
+        return self._chain
+
+    def warnings(self, path: str) -> tuple[str, ...]:
+        """Why what a folder shows may not be the newest; it was listed before."""
+        return self._open.warnings([path]) if self._open else ()
+
+    def close(self) -> None:
+        """Close the point's disks, and let them be changed again."""
+        self._chain = self._open = None
+        self._point.close()
+
+
+class PointFolder:
+    """A point that can be a folder of this computer; its methods are called on one thread.
+
+    Attributes:
+        where: the folder, which is made and goes again.
+        stays: whether it is left when nobody browses the point any more.
+    """
+
+    def __init__(self, folder: Path, set_name: str, point_id: str, where: Path) -> None:
+        self._what = (folder, set_name, point_id)
+        self.where = where
+        self.stays = self.is_mounted
+
+    @property
+    def is_mounted(self) -> bool:
+        """Whether it shows the point; an earlier window may have left it so."""
+        return mounting.is_mounted(self.where)
+
+    def mount(self, _task: Task) -> Mounted:
+        """Show the point; raises what `recovery.mount.background.start` does."""
+        self.where.mkdir(mode=0o700, parents=True, exist_ok=True)
+        return background.start(*self._what, self.where)
+
+    def unmount(self, _task: Task) -> None:
+        """Show it no more; raises what `recovery.mount.mounting.unmount` does."""
+        mounting.unmount(self.where)
+        self._remove()
+
+    def close(self) -> None:
+        """Let go of it where it is not to stay; whoever has a file of it open can go on."""
+        if not self.stays and self.is_mounted:
+            mounting.detach(self.where)
+            self._remove()
+
+    def _remove(self) -> None:
+        with suppress(OSError):  # it is no more than an empty folder
+            self.where.rmdir()
+
+
+def open_point(
+    folder: Path, set_name: str, point_id: str, doing: str
+) -> AbstractContextManager[Chain]:
+    """A point's disk, which nobody changes meanwhile; `doing` says what for, before its name."""
+    repository = Repository.open(folder)
+    point = repository.set(set_name).point(point_id)
+    what = f"{doing} point {point.sequence}"
+    return claims.open_point(repository, set_name, point_id, what)
+
+
+def extract(
+    folder: Path,
+    set_name: str,
+    point_id: str,
+    paths: Sequence[str],
+    destination: Path,
+    task: Task,
+) -> Outcome[Path]:
+    """Copy files out of a point; the destination."""
+    from vdbackup.recovery.browse import FileBrowser
+    from vdbackup.repository import checked
+
+    repository = Repository.open(folder)
+    point = repository.set(set_name).point(point_id)
+    doing = f"extracting files of point {point.sequence}"
+    with checked.open_point(repository, set_name, point_id, doing) as disk:
+        warnings = FileBrowser(disk).extract(paths, destination, task)
+    sentence = f"{words.plural(len(paths), 'item')} extracted to {destination}."
+    return Outcome(sentence, tuple(paths), tuple(warnings), value=destination)
+
+
+def versions(folder: Path, set_name: str, path: str, task: Task) -> Versions:
+    """Each state of a file over a set's points."""
+    from vdbackup.recovery.history import versions
+
+    return versions.versions(Repository.open(folder), set_name, path, task)

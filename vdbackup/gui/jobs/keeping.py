@@ -1,0 +1,76 @@
+"""Jobs that change what is done automatically, and which points stay."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from vdbackup.gui import words
+from vdbackup.gui.jobs.outcome import Outcome
+from vdbackup.jobs import Task
+from vdbackup.operations import (
+    pins,
+    policy,
+)
+from vdbackup.operations.changed import Changed
+from vdbackup.operations.pins import PinResult
+from vdbackup.operations.policy import PolicyPlan, PolicyResult
+from vdbackup.operations.schedules import arrange
+from vdbackup.operations.schedules.arrange import SchedulePlan, ScheduleResult
+from vdbackup.operations.schedules.store import Schedule
+from vdbackup.operations.schedules.store import Store as Schedules
+from vdbackup.repository.repository import Repository
+
+if TYPE_CHECKING:  # late at run time: what reads file systems takes long to import
+    pass
+
+
+def plan_policy(folder: Path, set_name: str, change: policy.Change) -> PolicyPlan:
+    """What a change of a set's policy would mean, its points called as they are here."""
+    plan = policy.plan(Repository.open(folder), set_name, change)
+    titles = (
+        words.point_title(group.points[set_name])
+        if group.points.keys() == {set_name}
+        else group.name
+        for group in plan.goes
+    )
+    return replace(plan, invalidates=tuple(titles))
+
+
+def change_policy(plan: PolicyPlan, task: Task) -> Outcome[PolicyResult]:
+    """Change what a set does automatically."""
+    result = policy.run(plan, task)
+    sentence = " ".join(result.sentences) or plan.summary
+    return Outcome(sentence, value=result, changed=result.changed)
+
+
+def pin(
+    folder: Path, set_name: str, point_id: str, note: str | None, task: Task
+) -> Outcome[PinResult]:
+    """Let a point stay, or be like any other again; asks nothing, as nothing goes by it."""
+    result = pins.run(pins.plan(Repository.open(folder), set_name, point_id, note), task)
+    return Outcome(result.sentence, value=result, changed=result.changed)
+
+
+def set_schedule(plan: SchedulePlan, name: str, task: Task) -> Outcome[ScheduleResult]:
+    """Have a set backed up automatically."""
+    result = arrange.run(plan, task)
+    by_cron = f"systemd does not run here. A line for your crontab does the same: {result.cron}"
+    warnings = (by_cron,) if result.cron else _not_taken(result.trouble)
+    return Outcome(
+        plan.summary, tuple(plan.texts), warnings, value=result, changed=Changed.only(name)
+    )
+
+
+def remove_schedule(store: Schedules, schedule: Schedule, _task: Task) -> Outcome[ScheduleResult]:
+    """Have it backed up automatically no more."""
+    result = arrange.remove(store, schedule)
+    sentence = f"{schedule.set_name} is backed up automatically no more. Its backups stay."
+    lines = (f"Remove this line from your crontab: {result.cron}",) if result.cron else ()
+    changed = Changed.only(schedule.set_name)
+    return Outcome(sentence, lines, _not_taken(result.trouble), value=result, changed=changed)
+
+
+def _not_taken(trouble: str) -> tuple[str, ...]:
+    return (f"systemd did not take it: {trouble}",) if trouble else ()

@@ -1,0 +1,98 @@
+"""Jobs that make recovery points, and sets of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from vdbackup.errors import VdbackupError
+from vdbackup.gui import words
+from vdbackup.gui.jobs.outcome import Outcome, facts, said_of
+from vdbackup.jobs import Task
+from vdbackup.operations import (
+    adopt,
+    backup,
+    convert,
+    machine_backup,
+)
+from vdbackup.operations.adopt import AdoptRequest, AdoptResult
+from vdbackup.operations.backup import BackupRequest, BackupResult
+from vdbackup.operations.convert import ConvertPlan, ConvertResult
+from vdbackup.operations.machine_backup import MachineRequest, MachineResult
+from vdbackup.operations.machines import Machines
+from vdbackup.pace import Pace
+from vdbackup.sources import demo_disk
+
+if TYPE_CHECKING:  # late at run time: what reads file systems takes long to import
+    from vdbackup.repository.backup_set import BackupSet
+
+
+DEMO_MESSAGE = "Hello from the vdbackup demo disk."
+
+
+def back_up(
+    request: BackupRequest, machines: Machines, pace: Pace, task: Task
+) -> Outcome[BackupResult]:
+    """Make a recovery point at a pace."""
+    made = backup.back_up(request, machines, task.at(pace))
+    return Outcome(
+        f"Point #{made.point.sequence} made: {made.point.type.value}, {_stored(made)}.",
+        (*facts(made.point), *made.notes),
+        (*made.warnings, *said_of(made.trouble)),
+        value=made,
+        changed=made.changed,
+    )
+
+
+def back_up_machine(
+    request: MachineRequest, machines: Machines, pace: Pace, task: Task
+) -> Outcome[MachineResult]:
+    """Make a moment of a machine at a pace."""
+    made = machine_backup.back_up(request, machines, task.at(pace))
+    number, disks = made.moment.moment.number, words.plural(len(made.disks), "disk")
+    said = [f"{disk.set_name}: {each}" for disk in made.disks for each in disk.notes]
+    return Outcome(
+        f"Moment {number} of {made.machine.name} made, of {disks}.",
+        (*(fact for disk in made.disks for fact in facts(disk.point)), *said, *made.notes),
+        (*made.warnings, *said_of(made.trouble)),
+        value=made,
+        changed=made.changed,
+    )
+
+
+def _stored(made: BackupResult) -> str:
+    """How much a new point holds, in words; somebody may merge the one before meanwhile."""
+    point = made.point
+    if point.stored_bytes or point.parent is None:
+        return f"{words.size(point.stored_bytes)} stored"
+    try:
+        before = made.repository.set(made.set_name).point(point.parent)
+    except (VdbackupError, OSError):  # the new one is there all the same
+        return "nothing has changed"
+    return f"nothing has changed since #{before.sequence}"
+
+
+def make_demo_disk(image: Path, _task: Task) -> Outcome[Path]:
+    """Make the demo disk unless it is there already; its path."""
+    if not image.exists():
+        image.parent.mkdir(parents=True, exist_ok=True)
+        demo_disk.create(image, DEMO_MESSAGE)
+    return Outcome(f"The demo disk is {image}.", value=image)
+
+
+def convert_set(plan: ConvertPlan, task: Task) -> Outcome[ConvertResult]:
+    """Copy a set into a new one in another format."""
+    made = convert.run(plan, task)
+    sentence = f"Converted: {_set_in_words(made.backup_set)}. Later backups go on in it."
+    return Outcome(sentence, value=made, changed=made.changed)
+
+
+def adopt_chain(request: AdoptRequest, task: Task) -> Outcome[AdoptResult]:
+    """Make a set of another program's chain."""
+    made = adopt.adopt(request, task)
+    sentence = f"Adopted: {_set_in_words(made.backup_set)}."
+    return Outcome(sentence, value=made, changed=made.changed)
+
+
+def _set_in_words(made: BackupSet) -> str:
+    return f"the set {made.name} holds {words.plural(len(made.points), 'point')}"

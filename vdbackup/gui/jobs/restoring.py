@@ -1,0 +1,52 @@
+"""Jobs that write a point, or a moment of a machine, to files and devices."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from vdbackup.gui.jobs.outcome import Outcome
+from vdbackup.jobs import Task
+from vdbackup.operations import (
+    machine_restore,
+    restore,
+)
+from vdbackup.operations.changed import NOTHING
+from vdbackup.operations.machine_restore import MachineRestorePlan
+from vdbackup.operations.restore import Restored, RestorePlan, RestoreTarget
+from vdbackup.repository.repository import Repository
+from vdbackup.sources.inventory import Content
+
+if TYPE_CHECKING:  # late at run time: what reads file systems takes long to import
+    pass
+
+
+def targets(folder: Path, set_name: str, needed: int) -> list[RestoreTarget]:
+    """Where a point that needs so many bytes could be restored to."""
+    return restore.targets(Repository.open(folder), set_name, needed)
+
+
+def parts_of(folder: Path, set_name: str, point_id: str, _task: Task) -> tuple[Content, ...]:
+    """The partitions of the disk in a point."""
+    return restore.parts(Repository.open(folder), set_name, point_id)
+
+
+def restore_point(plan: RestorePlan, task: Task) -> Outcome[Restored]:
+    """Write a point to a file or a device."""
+    restored = restore.run(plan, task)
+    details = (plan.summary, restored.figures.sentence) if plan.in_place else (plan.summary,)
+    return Outcome(
+        f"Restored to {plan.target}.",
+        details,
+        restored.warnings,
+        value=restored,
+        changed=NOTHING,
+    )
+
+
+def restore_machine(plan: MachineRestorePlan, task: Task) -> Outcome[Path]:
+    """Write all disks of a moment to files; the folder of the first."""
+    warnings = machine_restore.run(plan, task)
+    targets = [each.target for each in plan.disks]
+    said = ", ".join(map(str, targets))
+    return Outcome(f"Restored to {said}.", (plan.summary,), warnings, value=targets[0].parent)
