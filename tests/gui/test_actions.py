@@ -71,7 +71,8 @@ class Desk(QWidget):
     def __init__(self) -> None:
         super().__init__()
         self.chosen = Chosen()
-        self.catalogue = self.operations = self.sessions = self.calls = Calls()
+        self.calls = Calls()
+        self.catalogue = self.backups = self.operations = self.sessions = self.calls
         self.browse, self.add_source = self.calls.browse, self.calls.add_source
         self.track, self.choose_policy = self.calls.track, self.calls.choose_policy
         self.pin, self.schedule = self.calls.pin, self.calls.schedule

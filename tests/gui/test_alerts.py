@@ -210,10 +210,10 @@ def test_a_failed_backup_of_the_window_is_told_and_its_jobs_keep_it_awake(
     entry = with_source.window.entry
     assert entry is not None
     disk.rename(disk.with_suffix(".away"))
-    with_source.window.operations.back_up(entry, ask=False)
+    with_source.window.backups.back_up(entry, ask=False)
     with_source.waits_until(lambda: "AddNotification" in [each[0] for each in bus.asked])
     disk.with_suffix(".away").rename(disk)
-    with_source.window.operations.back_up(entry, ask=False)
+    with_source.window.backups.back_up(entry, ask=False)
     with_source.sees_points(2)
 
     def told() -> list[object]:

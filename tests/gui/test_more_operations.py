@@ -55,7 +55,7 @@ def test_what_cannot_be_adopted_is_refused_in_a_sentence(
     with_source: User, repository: Path, tmp_path: Path
 ) -> None:
     missing = SourceRef.of_path(tmp_path / "nowhere.qcow2")
-    with_source.window.operations.adopt(missing, repository)
+    with_source.window.backups.adopt(missing, repository)
     with_source.reads("There is no")
 
 

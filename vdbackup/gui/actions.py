@@ -29,7 +29,7 @@ def _backup(kind: str, text: str, hint: str) -> Action:
         f"actionBackUp{kind.capitalize()}",
         f"{text}: {hint[0].lower()}{hint[1:]}",
         hint,
-        OfSource(lambda desk, entry: desk.operations.back_up(entry, kind)),
+        OfSource(lambda desk, entry: desk.backups.back_up(entry, kind)),
     )
 
 
@@ -47,7 +47,7 @@ ACTIONS = (
         "actionBackUp",
         "Back up now",
         "Make a new recovery point",
-        OfSource(lambda desk, entry: desk.operations.back_up(entry)),
+        OfSource(lambda desk, entry: desk.backups.back_up(entry)),
         icon="backup",
         keys="Ctrl+B",
         place=Place.DAILY,
@@ -61,7 +61,7 @@ ACTIONS = (
                 "actionBackUpReadAll",
                 "Automatic, but read everything: whatever is known of what has changed",
                 "Read everything, whatever is known of what has changed",
-                OfSource(lambda desk, entry: desk.operations.back_up(entry, read_all=True)),
+                OfSource(lambda desk, entry: desk.backups.back_up(entry, read_all=True)),
             ),
         ),
     ),
@@ -129,7 +129,7 @@ ACTIONS = (
         "actionBootTest",
         "Boot test",
         "Prove that the point boots",
-        OfPoint(lambda desk, entry, point: desk.operations.prove_boots(entry, point)),
+        OfPoint(lambda desk, entry, point: desk.backups.prove_boots(entry, point)),
         icon="boot-test",
         keys="Ctrl+T",
         place=Place.CARE,

@@ -26,6 +26,7 @@ from vdbackup.gui.add_source import AddSourceDialog, AddSourceForm
 from vdbackup.gui.adopt_dialog import AdoptDialog
 from vdbackup.gui.alerts import Alerts
 from vdbackup.gui.awake import Awake
+from vdbackup.gui.backups import Backups
 from vdbackup.gui.boot_dialog import BootDialog
 from vdbackup.gui.browse_dialog import BrowseDialog
 from vdbackup.gui.catalogue import Catalogue, Entry
@@ -74,7 +75,8 @@ class MainWindow(QMainWindow):
         store: the settings.
         workers: the threads that jobs run on.
         catalogue: what there is.
-        operations: what can be done.
+        backups: what makes points.
+        operations: what else can be done.
         sessions: the virtual machines.
         ending: when the window may close.
         actions_: what the user can ask for.
@@ -94,8 +96,9 @@ class MainWindow(QMainWindow):
         self.store = store
         self.workers = Workers(self)
         self.catalogue = Catalogue(store, self.workers, self)
-        runner = Runner(self, store, self.workers, self.catalogue)
-        self.operations = Operations(runner)
+        self._runner = Runner(self, store, self.workers, self.catalogue)
+        self.backups = Backups(self._runner)
+        self.operations = Operations(self._runner)
         self.sessions = Sessions(store, self.workers, self)
         self.actions_ = Actions(self, self)
         self.ending = Ending(self, self.workers, self.sessions)
@@ -199,8 +202,8 @@ class MainWindow(QMainWindow):
         self.workers.job_queued.connect(lambda _job: self.awake.stay(True))
         self.workers.job_ended.connect(lambda _job: self.awake.stay(self.workers.busy))
         self.jobs.cancel_wanted.connect(self.workers.cancel)
-        self.operations.refused.connect(self.jobs.refuse)
-        self.operations.refused.connect(lambda _title, _error: self.ending.stay_to_show())
+        self._runner.refused.connect(self.jobs.refuse)
+        self._runner.refused.connect(lambda _title, _error: self.ending.stay_to_show())
         self.ending.changed.connect(self._on_ending_changed)
         self.store.failed.connect(lambda error: self.jobs.refuse("Settings", error))
         self.sessions.changed.connect(self._on_sessions_changed)
@@ -219,7 +222,7 @@ class MainWindow(QMainWindow):
         self.panel.backup_wanted.connect(self.actions_["actionBackUp"].trigger)
         form = self.first_run.form
         form.submitted.connect(partial(self._on_source_submitted, form))
-        self.operations.begun.connect(lambda entry: self.sources.choose(entry.key))
+        self.backups.begun.connect(lambda entry: self.sources.choose(entry.key))
         self.first_run.demo_wanted.connect(self._on_demo_wanted)
         self.first_run.open_wanted.connect(self.open_backups)
         application = QGuiApplication.instance()
@@ -276,10 +279,10 @@ class MainWindow(QMainWindow):
     def _on_source_submitted(
         self, form: AddSourceForm, source: SourceRef, repository: Path, disk_format: str | None
     ) -> None:
-        self.operations.begin(source, repository, disk_format, form)
+        self.backups.begin(source, repository, disk_format, form)
 
     def _on_demo_wanted(self) -> None:
-        self.operations.start_demo(self.store.locations.data / "demo")
+        self.backups.start_demo(self.store.locations.data / "demo")
 
     def open_backups(self) -> None:
         """Let the user name a folder with backups, and show them."""
@@ -385,7 +388,7 @@ class MainWindow(QMainWindow):
 
         def accepted() -> None:
             if dialog.tip and dialog.repository:
-                self.operations.adopt(dialog.tip, dialog.repository)
+                self.backups.adopt(dialog.tip, dialog.repository)
 
         dialog.accepted.connect(accepted)
         dialog.open()

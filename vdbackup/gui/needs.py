@@ -14,6 +14,7 @@ from vdbackup.recovery.sessions.saved import SavedSession
 from vdbackup.repository.model import RecoveryPoint
 
 if TYPE_CHECKING:
+    from vdbackup.gui.backups import Backups
     from vdbackup.gui.catalogue import Catalogue
     from vdbackup.gui.machines.sessions import Sessions
     from vdbackup.gui.operations import Operations
@@ -45,8 +46,12 @@ class Desk(Protocol):
         """What there is."""
 
     @property
+    def backups(self) -> Backups:
+        """What makes points."""
+
+    @property
     def operations(self) -> Operations:
-        """What can be done."""
+        """What else can be done."""
 
     @property
     def sessions(self) -> Sessions:

@@ -11,6 +11,7 @@ from PySide6.QtCore import QObject, Signal
 
 from vdbackup.errors import VdbackupError, from_os
 from vdbackup.locations import Locations
+from vdbackup.operations.machines import Machines
 from vdbackup.operations.schedules.store import Store as Schedules
 from vdbackup.settings import Settings
 
@@ -46,6 +47,11 @@ class Store(QObject):
     def schedules(self) -> Schedules:
         """Where this user's schedules are kept."""
         return Schedules.within(self.locations.config, self.locations.data)
+
+    @property
+    def machines(self) -> Machines:
+        """What this user lets every machine have."""
+        return Machines(self.value.sessions(self.locations), self.value.memory_mib or None)
 
     def update(self, change: Callable[[Settings], Settings]) -> None:
         """Make other settings of what they are now, and write them down."""

@@ -159,8 +159,8 @@ def big_disk(tmp_path: Path) -> Path:
 def test_a_backup_is_cancelled_from_the_window(
     user: User, big_disk: Path, repository: Path, qtbot: QtBot
 ) -> None:
-    operations = user.window.operations
-    operations.back_up(operations.add_source(SourceRef.of_path(big_disk), repository), ask=False)
+    backups = user.window.backups
+    backups.back_up(backups.add_source(SourceRef.of_path(big_disk), repository), ask=False)
     with qtbot.waitSignal(user.window.workers.progressed, timeout=LONG):
         pass
     (row,) = user.window.jobs.rows
@@ -173,8 +173,8 @@ def test_a_backup_goes_as_fast_as_the_settings_say_and_says_so(
     user: User, big_disk: Path, repository: Path, qtbot: QtBot
 ) -> None:
     user.window.store.change(limit_mib=4)
-    operations = user.window.operations
-    operations.back_up(operations.add_source(SourceRef.of_path(big_disk), repository), ask=False)
+    backups = user.window.backups
+    backups.back_up(backups.add_source(SourceRef.of_path(big_disk), repository), ask=False)
     (row,) = user.window.jobs.rows
     user.waits_until(
         lambda: any("of at most 4 MiB/s" in label.text() for label in row.findChildren(QLabel))
@@ -197,8 +197,8 @@ def test_what_is_free_is_left_out_unless_the_settings_say_otherwise(
 def test_closing_the_window_asks_before_it_stops_a_backup(
     user: User, big_disk: Path, repository: Path, qtbot: QtBot
 ) -> None:
-    operations = user.window.operations
-    operations.back_up(operations.add_source(SourceRef.of_path(big_disk), repository), ask=False)
+    backups = user.window.backups
+    backups.back_up(backups.add_source(SourceRef.of_path(big_disk), repository), ask=False)
     with qtbot.waitSignal(user.window.workers.progressed, timeout=LONG):
         pass
     user.window.close()
@@ -255,7 +255,7 @@ def test_machines_that_cannot_be_linked_anew_are_a_warning_with_what_to_press(
         raise SessionUnusable("It fits no more.", "End it.", remedy=Remedy.END_SESSION)
 
     monkeypatch.setattr(relinking, "relink_all", refuse)
-    with_source.window.operations._machines.sessions_folder.mkdir(parents=True, exist_ok=True)
+    with_source.window.store.machines.sessions_folder.mkdir(parents=True, exist_ok=True)
     with_source.backs_up(2)
     with_source.asks_for("actionMerge")
     with_source.agrees()

@@ -1,0 +1,264 @@
+"""What the user has backed up: each source is planned, shown and captured, then boot-tested."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Protocol
+
+from PySide6.QtCore import QObject, Signal
+from PySide6.QtWidgets import QWidget
+
+from vdbackup.disks.contents import UnclearFormat
+from vdbackup.errors import OtherSource, VdbackupError
+from vdbackup.gui.catalogue import Entry
+from vdbackup.gui.jobs import care, making
+from vdbackup.gui.jobs.outcome import Outcome
+from vdbackup.gui.runner import Runner
+from vdbackup.gui.source_questions import FormatDialog, OtherSourceDialog
+from vdbackup.jobs import Job, JobState, Plan
+from vdbackup.operations import (
+    adopt,
+    backup,
+    machine_backup,
+)
+from vdbackup.operations.adopt import AdoptRequest, AdoptResult
+from vdbackup.operations.backup import AUTO, BackupRequest, BackupResult, CapturePlan
+from vdbackup.operations.machine_backup import MachineRequest, MachineResult
+from vdbackup.pace import Limit, Pace
+from vdbackup.repository.model import RecoveryPoint
+from vdbackup.settings import KnownSource
+from vdbackup.sources.reference import SourceRef
+
+
+class Form(Protocol):
+    """Where a source was named: it waits until it is known whether that can be backed up."""
+
+    waiting: bool
+
+    def window(self) -> QWidget:
+        """What it lies in."""
+
+    def end_waiting(self, error: VdbackupError | None = None) -> None:
+        """Say what is wrong, or go on."""
+
+
+class Backups(QObject):
+    """Starts everything that makes points of a source, and remembers the sources.
+
+    Signals:
+        begun(Entry): a source is backed up for the first time.
+    """
+
+    begun = Signal(object)
+
+    def __init__(self, runner: Runner) -> None:
+        super().__init__(runner.window)
+        self._runner = runner
+
+    def back_up(
+        self,
+        entry: Entry,
+        kind: str = AUTO,
+        *,
+        ask: bool | None = None,
+        disk_format: str | None = None,
+        read_all: bool = False,
+    ) -> None:
+        """Make a recovery point; asks first if the settings (or `ask`) say so.
+
+        The format is that of a new set; an existing one keeps its own.
+        """
+        asks = self._runner.store.value.ask_before_backup if ask is None else ask
+        if entry.machine:
+            self._back_up_machine(entry, kind, ask=asks, read_all=read_all)
+            return
+        backup_set = entry.backup_set
+        request = BackupRequest(
+            entry.source,
+            entry.repository,
+            set_name=backup_set.name if backup_set else None,
+            kind=kind,
+            disk_format=None if backup_set else disk_format,
+            seen=backup_set is not None,
+            read_all=read_all,
+            all_blocks=self._runner.store.value.all_blocks,
+        )
+        self._back_up(entry, request, ask=asks)
+
+    def _back_up_machine(self, entry: Entry, kind: str, *, ask: bool, read_all: bool) -> None:
+        """Make a moment of a machine, which knows its own sources."""
+        title, name = f"Back up {entry.title}", entry.machine.name if entry.machine else ""
+        all_blocks = self._runner.store.value.all_blocks
+        request = MachineRequest(
+            name, entry.repository, kind=kind, read_all=read_all, all_blocks=all_blocks
+        )
+
+        def ended(job: Job[Outcome[MachineResult]]) -> None:
+            if job.result and (made := job.result.value).to_be_tested:
+                self._test(request.repository, made.set_name, made.point, entry.title)
+
+        def start(_plan: Plan | None) -> None:
+            back_up = partial(
+                making.back_up_machine, request, self._runner.store.machines, self._pace
+            )
+            self._runner.run(request.repository, title, back_up, ended)
+
+        if not ask:
+            start(None)
+            return
+        make = partial(machine_backup.plan, request)
+        self._runner.plan(request.repository, title, "Back up", make, start, silence=True)
+
+    def _back_up(self, entry: Entry, request: BackupRequest, *, ask: bool) -> None:
+        title = f"Back up {entry.title}"
+
+        def clarify(error: VdbackupError) -> bool:
+            return self._clarify(error, request, lambda other: self._back_up(entry, other, ask=ask))
+
+        def ended(job: Job[Outcome[BackupResult]]) -> None:
+            if job.error:
+                clarify(job.error)
+            elif job.result and (made := job.result.value).to_be_tested:
+                called = entry.title if entry.shares_name else made.set_name
+                self._test(request.repository, made.set_name, made.point, called)
+
+        def start(_plan: Plan | None) -> None:
+            back_up = partial(making.back_up, request, self._runner.store.machines, self._pace)
+            self._runner.run(request.repository, title, back_up, ended)
+
+        if not ask:
+            start(None)
+            return
+        make = partial(backup.plan, request)
+        self._runner.plan(
+            request.repository, title, "Back up", make, start, silence=True, clarify=clarify
+        )
+
+    def begin(
+        self, source: SourceRef, repository: Path, disk_format: str | None, form: Form
+    ) -> None:
+        """Back a source up that the user has just named, and remember it once that can be done."""
+        all_blocks = self._runner.store.value.all_blocks
+        request = BackupRequest(source, repository, disk_format=disk_format, all_blocks=all_blocks)
+        self._begin(request, form)
+
+    def _begin(self, request: BackupRequest, form: Form) -> None:
+        entry = Entry(request.source, request.repository)
+        title = f"Back up {entry.title}"
+
+        def start(_plan: Plan | None) -> None:
+            self._back_up(self.add_source(entry.source, entry.repository), request, ask=False)
+            self.begun.emit(entry)
+
+        def again(request: BackupRequest) -> None:
+            if form.waiting:
+                self._begin(request, form)
+
+        def planned(job: Job[CapturePlan]) -> None:
+            if not form.waiting:
+                return
+            if job.error and self._clarify(job.error, request, again, form):
+                return
+            form.end_waiting(job.error)
+            if job.state is not JobState.FINISHED:
+                return
+            if self._runner.store.value.ask_before_backup:
+                self._runner.ask(title, "Back up", job.outcome(), start, silence=True)
+            else:
+                start(None)
+
+        job = Job(f"Plan: {title}", lambda _task: backup.plan(request))
+        self._runner.workers.reader(entry.repository).submit(job, planned)
+
+    def _clarify(
+        self,
+        error: VdbackupError,
+        request: BackupRequest,
+        again: Callable[[BackupRequest], None],
+        form: Form | None = None,
+    ) -> bool:
+        """Ask what only the user knows of a source, then try again; False where it is not that."""
+        parent = self._runner.window if form is None else form.window()
+        if isinstance(error, UnclearFormat):
+            question = FormatDialog(error, parent)
+            question.accepted.connect(
+                lambda: again(replace(request, source_format=question.chosen))
+            )
+            if form is not None:
+                question.rejected.connect(lambda: form.end_waiting(error))
+            question.open()
+            return True
+        if isinstance(error, OtherSource):
+            other = OtherSourceDialog(error, parent)
+            own = replace(request, set_name=None, kind=AUTO)
+            meant = replace(request, same_source=True)
+            other.accepted.connect(lambda: again(meant if other.goes_on else own))
+            other.open()
+            return True
+        return False
+
+    def add_source(self, source: SourceRef, repository: Path) -> Entry:
+        """Remember a source; what has been backed up of it is read."""
+        known = KnownSource(source, repository)
+        self._runner.store.update(lambda settings: settings.with_source(known))
+        self._runner.catalogue.refresh(repository)
+        return Entry(source, repository)
+
+    def start_demo(self, folder: Path) -> None:
+        """Make a demo disk and a repository in `folder`, and back it up."""
+        image, repository = folder / "demo-disk.img", folder / "backups"
+
+        def back_up(job: Job[Outcome[Path]]) -> None:
+            if job.state is JobState.FINISHED:
+                self.back_up(self.add_source(SourceRef.of_path(image), repository), ask=False)
+
+        job = Job("Make a demo disk", partial(making.make_demo_disk, image))
+        self._runner.workers.writer(repository).submit(job, back_up)
+
+    def adopt(self, tip: SourceRef, repository: Path) -> None:
+        """Make a set of another program's chain, and remember it."""
+        self._adopt(AdoptRequest(tip, repository))
+
+    def _adopt(self, request: AdoptRequest) -> None:
+        title = f"Adopt {request.tip}"
+
+        def clarify(error: VdbackupError) -> bool:
+            if not isinstance(error, UnclearFormat):
+                return False
+            question = FormatDialog(error, self._runner.window)
+            question.accepted.connect(
+                lambda: self._adopt(replace(request, source_format=question.chosen))
+            )
+            question.open()
+            return True
+
+        def ended(job: Job[Outcome[AdoptResult]]) -> None:
+            if job.state is JobState.FINISHED:
+                self.begun.emit(self.add_source(request.tip, request.repository))
+
+        def start(_plan: Plan) -> None:
+            doing = partial(making.adopt_chain, request)
+            self._runner.run(request.repository, title, doing, ended)
+
+        make = partial(adopt.plan, request)
+        self._runner.plan(request.repository, title, "Adopt", make, start, clarify=clarify)
+
+    def prove_boots(self, entry: Entry, point: RecoveryPoint) -> None:
+        """Prove that a point boots; asks nothing, and waits for nothing but the test before."""
+        self._test(entry.repository, entry.name, point, entry.title)
+
+    def _test(self, repository: Path, set_name: str, point: RecoveryPoint, called: str) -> None:
+        title = f"Boot test of {called} #{point.sequence}"
+        doing = partial(
+            care.boots, repository, set_name, point.id, self._runner.store.machines.boot_test()
+        )
+        self._runner.submit(self._runner.workers.tester(repository), repository, Job(title, doing))
+
+    @property
+    def _pace(self) -> Pace:
+        """Of a backup that somebody waits for: it gives way to nobody."""
+        rate = self._runner.store.value.limit_mib << 20
+        return Pace(Limit(rate) if rate > 0 else None)
