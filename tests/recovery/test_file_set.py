@@ -11,7 +11,7 @@ import pytest
 
 from tests.backup.lab import Lab
 from tests.sources.file_sets.trees import described, odd
-from vdbackup.errors import NotInPoint
+from vdbackup.errors import NotInPoint, UnfitTarget
 from vdbackup.jobs import Task
 from vdbackup.operations import backup
 from vdbackup.operations.machines import Machines
@@ -187,6 +187,46 @@ def test_what_is_cut_off_leaves_what_was_there(folder: Path, monkeypatch: pytest
     assert (folder / "letter").read_bytes() == b"newer"
     left = {each.name for each in folder.rglob("*")}
     assert left == {"letter", "inner", "large"}
+
+
+def swapped(call: str, monkeypatch: pytest.MonkeyPatch, victim: Path) -> None:
+    """Whoever may write there puts a link in the place of a pipe, as soon as `call` is done."""
+    real = getattr(os, call)
+
+    def then_swapped(what: Any, *arguments: Any, **named: Any) -> None:
+        real(what, *arguments, **named)
+        for pipe in victim.parent.rglob(".vdbackup-*"):
+            if pipe.is_fifo():
+                pipe.unlink()
+                pipe.symlink_to(victim)
+
+    monkeypatch.setattr(os, call, then_swapped)
+
+
+@pytest.mark.parametrize("call", ["mknod", "chown", "chmod"])
+def test_what_takes_the_place_of_a_pipe_keeps_its_owner_and_permissions(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str
+):
+    os.mkfifo(folder / "pipe", 0o666)
+    os.utime(folder / "pipe", ns=(1, 1))
+    repository = back_up(folder)
+    victim = tmp_path / "victim"
+    victim.write_bytes(b"root's own")
+    victim.chmod(0o600)
+    before = victim.stat()
+    swapped(call, monkeypatch, victim)
+    if call == "mknod":  # before anything is known of it
+        with pytest.raises(UnfitTarget, match="was changed while files were restored"):
+            restore(repository, tmp_path / "back")
+    else:
+        restore(repository, tmp_path / "back")
+    after = victim.stat()
+    assert (after.st_mode, after.st_uid, after.st_mtime_ns, after.st_atime_ns) == (
+        before.st_mode,
+        before.st_uid,
+        before.st_mtime_ns,
+        before.st_atime_ns,
+    )
 
 
 def test_of_a_disk_there_are_no_chosen_files(tmp_path: Path):

@@ -24,6 +24,7 @@ from typing import Self
 from vdbackup.durable import PARTIAL
 from vdbackup.errors import Cancelled, Damaged, NotInPoint, SourceNotFound, UnfitTarget
 from vdbackup.jobs import Plan, Task
+from vdbackup.recovery.pinned import pinned
 from vdbackup.repository import checked
 from vdbackup.repository.model import RecoveryPoint, SetSettings
 from vdbackup.repository.repository import Repository
@@ -269,10 +270,13 @@ class _Restoring:
             self._fd = above
             status = os.fstat(above)
             if (status.st_dev, status.st_ino) != self._open[-1].place:
-                raise UnfitTarget(
-                    f"{self._plan.target} was changed while files were restored to it.",
-                    "See what is there, then restore them again.",
-                )
+                raise self._changed()
+
+    def _changed(self) -> UnfitTarget:
+        return UnfitTarget(
+            f"{self._plan.target} was changed while files were restored to it.",
+            "See what is there, then restore them again.",
+        )
 
     def _leaf(self, path: bytes, name: bytes, number: int) -> None:
         there = self._exists(name)
@@ -329,7 +333,11 @@ class _Restoring:
         else:
             device = inode.device if stat.S_ISCHR(mode) or stat.S_ISBLK(mode) else 0
             os.mknod(name, stat.S_IFMT(mode) | 0o600, device, dir_fd=self._fd)
-        self._describe(path, name, inode, number)
+        with pinned(name, self._fd) as (at, made):
+            own = (stat.S_IFMT(mode), os.geteuid(), 1)
+            if (stat.S_IFMT(made.st_mode), made.st_uid, made.st_nlink) != own:
+                raise self._changed()
+            self._describe(path, at, inode, number)
 
     def _write(self, fd: int, number: int, size: int) -> None:
         os.ftruncate(fd, size)
@@ -341,35 +349,31 @@ class _Restoring:
             self._done += len(view)
             self._task.phase("Restoring", self._done, 0)
 
-    def _describe(self, path: bytes, what: int | bytes, inode: Inode, number: int) -> None:
+    def _describe(self, path: bytes, what: int | str, inode: Inode, number: int) -> None:
         """Owner first, which takes capabilities away; then permissions, attributes, times.
 
         Args:
             path: in the point, to be named.
-            what: a descriptor, or a name in the open folder.
+            what: a descriptor, or the path of what is pinned.
             inode: what is to be restored.
             number: of that.
         """
-        is_name = isinstance(what, bytes)
-        where = {"dir_fd": self._fd, "follow_symlinks": False} if is_name else {}
         complete = True
         with self._as_far_as_may_be() as refused:
-            os.chown(what, *inode.owner, **where)  # type: ignore[arg-type]
+            os.chown(what, *inode.owner)
         complete &= not refused
         if not stat.S_ISLNK(inode.mode):
             with self._as_far_as_may_be() as refused:
-                os.chmod(what, stat.S_IMODE(inode.mode), dir_fd=self._fd if is_name else None)
+                os.chmod(what, stat.S_IMODE(inode.mode))
             complete &= not refused
         attributes = self._image.attributes(number) if inode.has_attributes else {}
-        # there is no way to say a name in an open folder but through /proc (xattr(7))
-        at = os.fsencode(f"/proc/self/fd/{self._fd}/") + what if isinstance(what, bytes) else what
         for name, value in attributes.items():
             with self._as_far_as_may_be() as refused:
-                os.setxattr(at, name, value, follow_symlinks=not is_name)
+                os.setxattr(what, name, value)
             complete &= not refused
         known = inode.known
         with self._as_far_as_may_be() as refused:
-            os.utime(what, ns=(inode.accessed, known.modified), **where)  # type: ignore[arg-type]
+            os.utime(what, ns=(inode.accessed, known.modified))
         if not complete or refused:
             self.said.described.append(path)
 

@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from vdbackup.errors import RecoveryError
+from vdbackup.recovery.pinned import pinned
 from vdbackup.text import printable
 from vdbackup.volumes.filesystems.node import Node, Stat, reading
 
@@ -62,14 +63,16 @@ class Giver:
         give_times(fd, stat)
 
     def give_link(self, name: str, folder: int, path: str, stat: Stat) -> None:
-        """To a symbolic link in an open folder."""
-        if self._is_root and stat.owner is not None:
-            with self._as_far_as_possible("Owners are", path):
-                os.chown(name, *stat.owner, dir_fd=folder, follow_symlinks=False)
-        if stat.modified is not None:
-            times = _times(stat)
-            with _as_far_as_it_can():
-                os.utime(name, ns=times, dir_fd=folder, follow_symlinks=False)
+        """To a symbolic link in an open folder, and to nothing that has its name by now."""
+        with pinned(name, folder) as (at, made):
+            if not posix.S_ISLNK(made.st_mode) or made.st_nlink != 1:
+                return
+            if self._is_root and stat.owner is not None:
+                with self._as_far_as_possible("Owners are", path):
+                    os.chown(at, *stat.owner)
+            if stat.modified is not None:
+                with _as_far_as_it_can():
+                    os.utime(at, ns=_times(stat))
 
     def _give_owner(self, fd: int, path: str, stat: Stat) -> None:
         if not self._is_root or stat.owner is None:
