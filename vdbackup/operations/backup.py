@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -25,6 +25,7 @@ from vdbackup.operations import placement, policy
 from vdbackup.operations.changed import Changed
 from vdbackup.operations.machines import Machines
 from vdbackup.operations.relinking import relink
+from vdbackup.operations.request import Request
 from vdbackup.repository.machine import KnownMachines
 from vdbackup.repository.model import BootTests, Policy, RecoveryPoint
 from vdbackup.repository.repository import Repository
@@ -46,39 +47,23 @@ __all__ = [
 
 
 @dataclass(frozen=True)
-class BackupRequest:
-    """What is asked for; None leaves it to the capture, or to the set.
+class BackupRequest(Request):
+    """What is asked for of one source; None leaves it to the capture, or to the set.
 
     Attributes:
         source: what is backed up.
         repository: the folder that holds the backups.
         set_name: the set that it goes into.
-        kind: as in `capture.plan`.
-        disk_format: of a new set.
         source_format: what the user says that the source is, "raw" or a format.
-        parents_in: folders besides its own in which a virtual disk's parents may lie.
-        same_source: the user says that the set is this source's.
         seen: the folder held backups, so that it is never begun anew: its drive may have been
             unplugged.
-        policy: what the set is to do another way from now on.
-        consistency: what the point is to be.
-        read_all: read everything, whatever a tracker of changes says.
-        all_blocks: whether what is free is read and kept, too.
     """
 
     source: SourceRef
     repository: Path
     set_name: str | None = None
-    kind: str = AUTO
-    disk_format: str | None = None
     source_format: str | None = None
-    parents_in: tuple[Path, ...] = ()
-    same_source: bool = False
     seen: bool = False
-    policy: policy.Change = field(default_factory=policy.Change)
-    consistency: Wanted = Wanted.AUTO
-    read_all: bool = False
-    all_blocks: bool = False
 
 
 @dataclass(frozen=True)

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 from vdbackup.backup import machine_capture, machine_retention, retention
 from vdbackup.backup.belonging import said_before
 from vdbackup.backup.capture import CaptureResult
-from vdbackup.backup.kind import AUTO
 from vdbackup.backup.machine_capture import MachinePlan
 from vdbackup.errors import NotOneMachine, SourceError, VdbackupError
 from vdbackup.jobs import Task
@@ -23,10 +22,10 @@ from vdbackup.operations import placement, policy
 from vdbackup.operations.changed import Changed
 from vdbackup.operations.machines import Machines
 from vdbackup.operations.relinking import relink
+from vdbackup.operations.request import Request
 from vdbackup.repository.machine import KnownMachines, Machine, MomentPoints
 from vdbackup.repository.model import BootTests, Policy, RecoveryPoint
 from vdbackup.repository.repository import Repository
-from vdbackup.sources.moment import Wanted
 from vdbackup.sources.opening import Hints, open_source
 from vdbackup.sources.reference import SourceRef
 from vdbackup.sources.source import Source
@@ -35,28 +34,18 @@ __all__ = ["MachinePlan", "MachineRequest", "MachineResult", "back_up", "plan", 
 
 
 @dataclass(frozen=True)
-class MachineRequest:
-    """What is asked for; what is not said is as `backup.BackupRequest` has it.
+class MachineRequest(Request):
+    """What is asked for of a machine: `same_source` is of the disks that it is known by.
 
     Attributes:
         name: the machine's.
         repository: the folder that holds the backups.
         sources: all of its disks, that which it starts from first; none where it is known.
-        same_source: the user says that each of its disks is what its set holds the backups of.
-        policy: what it is to do another way from now on.
     """
 
     name: str
     repository: Path
     sources: tuple[SourceRef, ...] = ()
-    kind: str = AUTO
-    disk_format: str | None = None
-    parents_in: tuple[Path, ...] = ()
-    same_source: bool = False
-    policy: policy.Change = field(default_factory=policy.Change)
-    consistency: Wanted = Wanted.AUTO
-    read_all: bool = False
-    all_blocks: bool = False
 
 
 @dataclass(frozen=True)
