@@ -103,6 +103,12 @@ install_python_packages() {  # EXTRA: into $environment
         --editable "$checkout$1" >&2
 }
 
+refuse_linked_environment() {  # a new one empties its folder: of a link, that of whoever uses it
+    [[ -L $environment && -e $environment/bin ]] || return 0
+    fail "$environment is a link to $(readlink -f "$environment"), which another checkout may use." \
+        "Remove the link; an environment of its own is made then."
+}
+
 make_environment() {  # EXTRA: with the first Python for which all packages can be installed
     local python pythons
     mapfile -t pythons < <(find_pythons)
@@ -119,6 +125,7 @@ make_environment() {  # EXTRA: with the first Python for which all packages can 
 fill_environment() {  # EXTRA
     local stamp=$environment/installed$1
     if [[ "$(origin)" != "$(cat "$environment/origin" 2> /dev/null)" ]]; then
+        refuse_linked_environment
         make_environment "$1"
         origin > "$environment/origin"
     elif cmp -s "$checkout/pyproject.toml" "$stamp"; then
