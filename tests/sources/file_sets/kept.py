@@ -13,8 +13,8 @@ from tests.sources.loops import loop, mounted
 from vdbackup.disks.chain import Chain
 from vdbackup.disks.names import DiskFormat
 from vdbackup.jobs import Task
+from vdbackup.sources.file_sets.blank import START
 from vdbackup.sources.file_sets.choice import Choice
-from vdbackup.sources.file_sets.image import START
 from vdbackup.sources.file_sets.source import FileSetSource
 from vdbackup.sources.moment import Follow
 

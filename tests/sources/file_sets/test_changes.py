@@ -13,7 +13,7 @@ from tests.sources.file_sets.kept import Kept
 from tests.sources.ordinary_user import as_an_ordinary_user, open_folder
 from vdbackup.errors import Cancelled, SourceNotFound
 from vdbackup.jobs import CancelToken, Task
-from vdbackup.sources.file_sets import content, image, sync
+from vdbackup.sources.file_sets import blank, content, sync
 from vdbackup.sources.file_sets.content import Content
 
 
@@ -58,7 +58,7 @@ def write(path: Path, data: bytes) -> None:
 def names_in(kept: Kept, path: Path) -> set[str]:
     """What debugfs finds in a folder of the image."""
     said = subprocess.run(
-        ["debugfs", "-R", f'ls -p "{path}"', f"{kept.image}?offset={image.START}"],
+        ["debugfs", "-R", f'ls -p "{path}"', f"{kept.image}?offset={blank.START}"],
         capture_output=True, text=True, check=True,
         env={"PATH": f"{os.environ['PATH']}:/usr/sbin:/sbin"},
     ).stdout  # fmt: skip
@@ -68,7 +68,7 @@ def names_in(kept: Kept, path: Path) -> set[str]:
 def content_of(kept: Kept, path: Path) -> bytes:
     """What debugfs reads of a file in the image."""
     return subprocess.run(
-        ["debugfs", "-R", f'cat "{path}"', f"{kept.image}?offset={image.START}"],
+        ["debugfs", "-R", f'cat "{path}"', f"{kept.image}?offset={blank.START}"],
         capture_output=True, check=True, env={"PATH": f"{os.environ['PATH']}:/usr/sbin:/sbin"},
     ).stdout  # fmt: skip
 
@@ -330,11 +330,11 @@ def test_one_of_several_choices_that_is_away_stays_as_it_was_and_is_named(
 
 def test_a_set_that_grows_beyond_its_disk_gets_a_larger_one():
     gib = 1 << 30
-    first = image.size_for(3 * gib, 1000, None)
-    assert first == image.LEAST
-    assert image.size_for(13 * gib, 1000, first) == first
-    assert image.size_for(15 * gib, 1000, first) == 64 * gib
-    assert image.size_for(gib, 600_000, first) > first  # it has no inodes for so many
+    first = blank.size_for(3 * gib, 1000, None)
+    assert first == blank.LEAST
+    assert blank.size_for(13 * gib, 1000, first) == first
+    assert blank.size_for(15 * gib, 1000, first) == 64 * gib
+    assert blank.size_for(gib, 600_000, first) > first  # it has no inodes for so many
 
 
 def test_a_cancel_is_heard_in_the_midst_of_a_file(

@@ -1,9 +1,9 @@
 """The disk that chosen files are kept in: a GPT with one partition, and an ext4 without a journal.
 
-The file system is made by mke2fs, and written by libext2fs (library.py) right into a disk in the
-making (delta.py): nothing is mounted, and nobody need be root. What content lies where the library
-decides; the content itself goes past it, in large pieces. New content lies in one place, so that a
-backup, which keeps blocks of 64 KiB, keeps little beside it.
+The file system is made by mke2fs (blank.py), and written by libext2fs (library.py) right into a disk
+in the making (delta.py): nothing is mounted, and nobody need be root. What content lies where the
+library decides; the content itself goes past it, in large pieces. New content lies in one place, so
+that a backup, which keeps blocks of 64 KiB, keeps little beside it.
 """
 
 from __future__ import annotations
@@ -11,33 +11,22 @@ from __future__ import annotations
 import ctypes
 import os
 import stat
-import subprocess
 import time
-import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from ctypes import byref, c_uint, c_void_p
 from typing import Self
 
-from vdbackup.errors import FileSystemNotMade, ProgramMissing
+from vdbackup.errors import FileSystemNotMade
 from vdbackup.sources.file_sets import library
+from vdbackup.sources.file_sets.blank import START
 from vdbackup.sources.file_sets.content import Content
 from vdbackup.sources.file_sets.delta import Delta
 from vdbackup.sources.file_sets.folder import Folder
 from vdbackup.sources.file_sets.inode import BLOCK, LONGEST_EXTENT, MOST_EXTENTS, Inode
 from vdbackup.sources.file_sets.library import Channel, Extent, Failed
-from vdbackup.volumes.gpt import LINUX, write_table
+from vdbackup.sources.file_sets.pieces import Piece, blocks_of, common, less
 
-START = 1 << 20
-"""Byte at which the partition begins; as much is left behind it, for the table's second copy."""
-SECTOR = 512
-"""Bytes of a sector of the disk."""
 ROOT, LOST_AND_FOUND = 2, b"lost+found"
-LEAST = 16 << 30
-"""Bytes of the smallest disk: what is empty costs almost nothing, and it need not grow soon."""
-_PER_INODE = 16 << 10
-"""Bytes of the disk for each inode (mke2fs.conf, inode_ratio)."""
-_ROOMY = 4
-"""So much more than its content is a new disk."""
 _IN_PLACE = 256 << 10
 """Bytes from which a file that has changed stays where it is: most of it may be as it was."""
 _PIECE = 1 << 20
@@ -53,59 +42,6 @@ _WHOLE = 2
 _END = 0xFFFFFFFFFFFFFFFF
 _ROOT_NODE, _NEXT_LEAF, _IS_LEAF = 1, 7, 1
 """EXT2_EXTENT_ROOT, EXT2_EXTENT_NEXT_LEAF, EXT2_EXTENT_FLAGS_LEAF."""
-_MKE2FS = (
-    "mke2fs", "-q", "-F", "-t", "ext4", "-b", str(BLOCK), "-I", "256", "-m", "0",
-    "-i", str(_PER_INODE), "-O", "^has_journal,^resize_inode",
-)  # fmt: skip
-
-Piece = tuple[int, int]
-"""First block and how many, of a file."""
-
-
-def size_for(content: int, files: int, before: int | None) -> int:
-    """Bytes of a disk for so much: as before, if that does.
-
-    Args:
-        content: bytes of the files, whole blocks.
-        files: how many, folders included.
-        before: of the disk before, if there is one.
-    """
-    least = content + content // 8 + files * _PER_INODE * 2 + (64 << 20)
-    if before is not None and least <= before:
-        return before
-    size = LEAST
-    while size < _ROOMY * max(content, files * _PER_INODE):
-        size *= 2
-    return size
-
-
-def make(delta: Delta) -> None:
-    """Make the empty disk; raises ProgramMissing, FileSystemNotMade."""
-    length = delta.size - 2 * START
-    own = str(uuid.uuid4())
-    write_table(delta.fd, delta.size, SECTOR, START, length, LINUX, "files")
-    command = [
-        *_MKE2FS, "-U", own,
-        "-E", f"offset={START},lazy_itable_init=1,hash_seed={own}",
-        f"/proc/self/fd/{delta.fd}", f"{length // 1024}k",
-    ]  # fmt: skip
-    path = os.pathsep.join((os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin"))
-    try:
-        done = subprocess.run(
-            command, pass_fds=(delta.fd,), capture_output=True, check=False,
-            env={"PATH": path, "LC_ALL": "C.UTF-8"}, text=True, errors="replace",
-        )  # fmt: skip
-    except FileNotFoundError:
-        raise ProgramMissing(
-            "Chosen files are kept in a file system that mke2fs makes, which is not installed.",
-            "Install it (Debian and Ubuntu: apt install e2fsprogs).",
-        ) from None
-    if done.returncode:
-        raise FileSystemNotMade(
-            f"mke2fs could not make a file system: {done.stderr.strip() or done.returncode}.",
-            "Check that there is space for it in /var/tmp, or name another folder in TMPDIR.",
-        )
-    delta.note_written()
 
 
 class Image:
@@ -247,7 +183,7 @@ class Image:
             self._punch(number, 0, _END)
             inode, had = self.read(number), []
         inode.size = size
-        wanted = _blocks_of(content.data())
+        wanted = blocks_of(content.data())
         if not inode.has_blocks and (laid := self._laid_out(wanted)) is not None:
             inode.lay_out(laid)
             for first, disk, count in laid:
@@ -268,15 +204,15 @@ class Image:
             there: the blocks that it has.
             wanted: the blocks that it is to have.
         """
-        for first, count in _less(there, wanted):
+        for first, count in less(there, wanted):
             self._punch(number, first, first + count - 1)
-        missing = _less(wanted, there)
+        missing = less(wanted, there)
         for first, count in missing:
             self._allocate(number, first, count)
         for first, disk, count in self._extents(number):
-            for start, length in _common([(first, count)], missing):
+            for start, length in common([(first, count)], missing):
                 self._copy(content, start, disk + start - first, length)
-            for start, length in _less([(first, count)], missing):
+            for start, length in less([(first, count)], missing):
                 self._copy_changed(content, start, disk + start - first, length)
 
     def set_attributes(self, number: int, wanted: Mapping[str, bytes]) -> tuple[str, ...]:
@@ -467,38 +403,6 @@ class Image:
             fs, _WHOLE, 0, min(_HOLE, blocks), None, byref(start), byref(length)
         )
         return 0 if number else int(start.value)
-
-
-def _blocks_of(stretches: Sequence[tuple[int, int]]) -> list[Piece]:
-    """The blocks that bytes lie in, those that touch joined."""
-    found: list[Piece] = []
-    for start, end in stretches:
-        first, last = start // BLOCK, -(-end // BLOCK)
-        if found and found[-1][0] + found[-1][1] >= first:
-            first = found.pop()[0]
-        found.append((first, last - first))
-    return found
-
-
-def _less(pieces: Sequence[Piece], others: Sequence[Piece]) -> list[Piece]:
-    """What lies in the first and not in the others; both ascend."""
-    found = []
-    for first, count in pieces:
-        at, end = first, first + count
-        for other, length in others:
-            if other + length <= at or other >= end:
-                continue
-            if other > at:
-                found.append((at, other - at))
-            at = max(at, other + length)
-        if at < end:
-            found.append((at, end - at))
-    return found
-
-
-def _common(pieces: Sequence[Piece], others: Sequence[Piece]) -> list[Piece]:
-    """What lies in both."""
-    return _less(pieces, _less(pieces, others))
 
 
 def _damaged(what: str) -> FileSystemNotMade:

@@ -13,7 +13,7 @@ from vdbackup.consistency import Consistency, How
 from vdbackup.disks.extents import Ranges, as_ranges
 from vdbackup.errors import Damaged, NoSpace, SourceNotFound
 from vdbackup.jobs import Task, readable_size
-from vdbackup.sources.file_sets import image
+from vdbackup.sources.file_sets import blank, image
 from vdbackup.sources.file_sets.choice import Choice
 from vdbackup.sources.file_sets.delta import Delta, folder_of_deltas
 from vdbackup.sources.file_sets.sync import Sync
@@ -39,7 +39,7 @@ class FileSetSource:
     Raises SourceNotFound where nothing is there of what is chosen.
     """
 
-    sector_size = image.SECTOR
+    sector_size = blank.SECTOR
     exact_size = None
     said = None
     files: tuple[Path, ...] = ()
@@ -61,7 +61,7 @@ class FileSetSource:
         self._tree = Tree(choice, apart)
         self._reads_all = reads_all
         self.survey = self._tree.survey(lambda: None)
-        self.size = image.size_for(self.survey.content, self.survey.files, size_before)
+        self.size = blank.size_for(self.survey.content, self.survey.files, size_before)
         self._delta: Delta | None = None
         self._trouble: tuple[str, ...] = ()
         self._undo = ExitStack()
@@ -155,7 +155,7 @@ class FileSetSource:
         self._check_space(everything=parent is None)
         delta = self._undo.enter_context(Delta(self.size, parent))
         if parent is None:
-            image.make(delta)
+            blank.make(delta)
         with image.Image(delta) as files:
             sync = Sync(
                 files, self._tree, self.survey.content, reads_all=self._reads_all, task=task
