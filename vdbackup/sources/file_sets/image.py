@@ -1,9 +1,9 @@
 """The disk that chosen files are kept in: a GPT with one partition, and an ext4 without a journal.
 
-The file system is made by mke2fs (blank.py), and written by libext2fs (library.py) right into a disk
-in the making (delta.py): nothing is mounted, and nobody need be root. What content lies where the
-library decides; the content itself goes past it, in large pieces. New content lies in one place, so
-that a backup, which keeps blocks of 64 KiB, keeps little beside it.
+The file system is made by mke2fs (blank.py), and written by libext2fs (library.py) right into a
+disk in the making (delta.py): nothing is mounted, and nobody need be root. What content lies where
+the library decides; the content itself goes past it, in large pieces. New content lies in one
+place, so that a backup, which keeps blocks of 64 KiB, keeps little beside it.
 """
 
 from __future__ import annotations
