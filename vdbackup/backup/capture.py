@@ -12,10 +12,10 @@ from pathlib import Path
 from vdbackup.backup import following, merge, retention, space, unread
 from vdbackup.backup.belonging import belonging
 from vdbackup.backup.copying import Copying, Wish
-from vdbackup.backup.differences import state_of, to_read
+from vdbackup.backup.differences import to_read
 from vdbackup.backup.kind import AUTO, Choice, choose, not_possible
 from vdbackup.backup.set_format import format_for
-from vdbackup.disks.extents import aligned, total, without
+from vdbackup.disks.extents import total, without
 from vdbackup.disks.names import DiskFormat
 from vdbackup.errors import (
     ChangedMeanwhile,
@@ -29,7 +29,6 @@ from vdbackup.errors import (
 from vdbackup.jobs import Plan, Task
 from vdbackup.repository import claims, long_chains
 from vdbackup.repository.backup_set import BackupSet
-from vdbackup.repository.digests import BLOCK
 from vdbackup.repository.model import (
     Policy,
     RecoveryPoint,
@@ -206,7 +205,7 @@ def plan(  # noqa: PLR0913 - each is a thing that is asked for
             )
             if each
         ),
-        bytes_to_copy=_most_to_copy(existing, choice.parent, source, left_out),
+        bytes_to_copy=total(without(to_read(source, choice.held), left_out.ranges)),
         creates=(f"a layer ({kept_in}), its overlay, digests and manifest",),
         repository=repository,
         source=source,
@@ -395,20 +394,6 @@ def _finish_merge(repository: Repository, set_name: str, task: Task) -> tuple[st
     except PointInUse as error:
         return (f"A merge that was interrupted is finished later: {error.title}",)
     return ()
-
-
-def _most_to_copy(
-    existing: BackupSet | None, parent: RecoveryPoint | None, source: Source, left_out: LeftOut
-) -> int:
-    """Bytes that are read and perhaps stored, in whole blocks; what has become zeros is, too."""
-    if existing is None or parent is None:
-        stored = aligned(source.data_ranges(), BLOCK, source.size)
-        return total(without(stored, left_out.ranges))
-    try:
-        with state_of(existing, parent, source.size) as state:
-            return total(without(to_read(source, state), left_out.ranges))
-    except VdbackupError:  # a merge may just be changing them: the capture will see
-        return source.size
 
 
 def _settings_for(source: Source, plan: CapturePlan) -> SetSettings:

@@ -106,7 +106,7 @@ class Copying:
         rounds, proof, parent = self._rounds, self._proof, self._wish.parent
         changed = _changed(rounds, parent) if parent and not proof.why_all else None
         self._all_read = changed is None
-        candidates = to_read(self._source, self._state) if changed is None else changed
+        candidates = to_read(self._source, self._state.held()) if changed is None else changed
         self._keep(self._free.first(candidates), self._wish.doing, proof.seen)
 
     def read_again(self, all_changed: Ranges) -> None:

@@ -25,9 +25,9 @@ def state_of(backup_set: BackupSet, parent: RecoveryPoint | None, size: int) -> 
     return backup_set.open_digests(parent) if parent else DigestFold([], size)
 
 
-def to_read(source: Source, state: DigestFold) -> Ranges:
+def to_read(source: Source, held: Ranges) -> Ranges:
     """What the source stores, and what the parent holds (it may have become zeros)."""
-    return union(aligned(source.data_ranges(), BLOCK, source.size), state.held())
+    return union(aligned(source.data_ranges(), BLOCK, source.size), held)
 
 
 def keep_changes(

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+import numpy as np
+
+from vdbackup.disks.extents import Ranges
 from vdbackup.errors import UsageError, VdbackupError
 from vdbackup.jobs import sizes_apart
 from vdbackup.repository.backup_set import BackupSet
@@ -15,6 +18,10 @@ AUTO = "auto"
 """Incremental where that can be, else full."""
 
 
+def _nothing() -> Ranges:
+    return np.empty((0, 2), np.int64)
+
+
 @dataclass(frozen=True)
 class Choice:
     """What the next point will be.
@@ -24,12 +31,16 @@ class Choice:
         parent: what it will read through; None for a full.
         note: why it is not the kind that was asked for, or why it has to be a full; else "".
         damaged: whether that is because the points there are cannot be gone on from.
+        held: the stretches of the disk, in bytes, whose blocks the parent's layers hold. A long
+            chain's digests are opened once for all that a plan says: a fifth of its time at 2,000
+            points went into opening them again.
     """
 
     kind: PointType
     parent: RecoveryPoint | None
     note: str = ""
     damaged: bool = False
+    held: Ranges = field(default_factory=_nothing, repr=False, compare=False)
 
 
 def choose(backup_set: BackupSet, source: Source, kind: str) -> Choice:
@@ -52,13 +63,14 @@ def choose(backup_set: BackupSet, source: Source, kind: str) -> Choice:
     try:
         parent = backup_set.chain(latest)[0] if kind == PointType.DIFFERENTIAL else latest
         backup_set.open_chain(parent).close()
-        backup_set.open_digests(parent).close()
+        with backup_set.open_digests(parent) as state:
+            held = state.held()
     except VdbackupError as error:
         if kind != AUTO:
             raise
         return Choice(PointType.FULL, None, f"It has to be a full: {error.title}", damaged=True)
     wanted = PointType.INCREMENTAL if kind == AUTO else PointType(kind)
-    return Choice(wanted, parent)
+    return Choice(wanted, parent, held=held)
 
 
 def _resized(source: Source, latest: RecoveryPoint) -> str:

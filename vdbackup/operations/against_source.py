@@ -173,7 +173,7 @@ def _compared(
         differences = Differences(state, point.virtual_size)
         unmarked = Unmarked(point, then, rounds)
         unheld = not_held(point)
-        first = without(to_read(source, state), unheld)
+        first = without(to_read(source, state.held()), unheld)
         differences.look(first, read, unmarked.look, "Compare", task)
         read_bytes = total(first)
         for changed in rounds:
