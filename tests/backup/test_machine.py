@@ -37,6 +37,7 @@ from vdbackup.operations import delete, machine_backup, machine_restore, pins, p
 from vdbackup.operations import merge as merging
 from vdbackup.operations.backup import BackupRequest, planned
 from vdbackup.operations.machine_backup import MachineRequest
+from vdbackup.operations.machine_restore import MachineRestoreRequest
 from vdbackup.operations.machines import Machines
 from vdbackup.operations.policy import Change
 from vdbackup.repository import publication
@@ -404,7 +405,7 @@ def test_all_disks_of_a_moment_are_restored_together(disks, tmp_path):
     moment = find_moment(disks.repository, disks.machine, "1")
     (tmp_path / "out").mkdir()
     targets = machine_restore.targets_for(moment, [tmp_path / "out"], "raw")
-    plan = machine_restore.plan(disks.repository, moment, targets)
+    plan = machine_restore.plan(MachineRestoreRequest(disks.repository, moment, targets))
     assert plan.creates == tuple(str(tmp_path / f"out/{name}.img") for name in ("root", "home"))
     machine_restore.run(plan, Task())
     restored = [(tmp_path / f"out/{name}.img").read_bytes() for name in ("root", "home")]
@@ -423,7 +424,9 @@ def test_targets_that_do_not_fit_the_disks_are_refused_before_anything_is_writte
     lose(disks, "home", 1)
     half = find_moment(disks.repository, disks.machine, "1")
     with pytest.raises(NotWhole):
-        machine_restore.plan(disks.repository, half, {"root": tmp_path / "a"})
+        machine_restore.plan(
+            MachineRestoreRequest(disks.repository, half, {"root": tmp_path / "a"})
+        )
     with pytest.raises(PointNotFound):
         find_moment(disks.repository, disks.machine, "latest")
 

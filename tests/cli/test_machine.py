@@ -85,8 +85,8 @@ def test_a_moment_is_named_by_its_number_where_there_is_nothing_but_the_machine(
         (["restore", "1", "out.img", "--machine", "web"], 2, "wrong-usage"),
         (["restore", "1", "a", "b", "--set", "root"], 2, "wrong-usage"),
         (["restore", "1", "out", "--machine", "web", "--files"], 2, "wrong-usage"),
-        (["restore", "1", "out", "--machine", "web", "--delta"], 2, "wrong-usage"),
-        (["restore", "1", "out", "--machine", "web", "--resize", "auto"], 2, "wrong-usage"),
+        (["restore", "1", "out", "--machine", "web", "--partition", "1"], 2, "wrong-usage"),
+        (["restore", "1", "out", "--machine", "web", "--grow", "1"], 2, "wrong-usage"),
         (["restore", "1", "out", "--files", "--partition", "1"], 2, "wrong-usage"),
     ],
 )

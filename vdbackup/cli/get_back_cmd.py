@@ -160,7 +160,7 @@ def restore(options: argparse.Namespace) -> int:
 def _restore_files(options: argparse.Namespace) -> int:
     from vdbackup.recovery import file_set
 
-    _refuse_for_one_disk(options, "chosen files")
+    _refuse(options, "chosen files", "--delta", "--partition", "--resize", "--grow")
     repository = open_repository(options.repository, as_json=options.json)
     backup_set, point = repository.find(options.point, options.set)
     target = options.targets[0] if options.targets else Path("/")
@@ -181,7 +181,7 @@ def _restore_files(options: argparse.Namespace) -> int:
     return WARNINGS if warnings else DONE
 
 
-def _refuse_for_one_disk(options: argparse.Namespace, what: str) -> None:
+def _refuse(options: argparse.Namespace, what: str, *unfit: str) -> None:
     """Refuse what says how one disk is written, where something else is restored."""
     given = {
         "--delta": options.delta,
@@ -189,12 +189,13 @@ def _refuse_for_one_disk(options: argparse.Namespace, what: str) -> None:
         "--resize": options.resize == "auto",
         "--grow": options.grow is not None,
     }
-    if names := [name for name, is_given in given.items() if is_given]:
+    if names := [name for name in unfit if given[name]]:
         raise UsageError(f"{names[0]} is for a single disk, not for {what}.", "Leave it out.")
 
 
 def _restore_machine(repository: Repository, options: argparse.Namespace) -> int:
     """Restore all disks of a machine."""
+    from vdbackup.locations import Locations
     from vdbackup.operations import machine_restore
     from vdbackup.operations.restore import format_of
     from vdbackup.repository.machine import KnownMachines, find_moment
@@ -203,19 +204,24 @@ def _restore_machine(repository: Repository, options: argparse.Namespace) -> int
         raise UsageError(
             "A point is of a machine or of a set.", "Leave out --machine, or --set and --files."
         )
-    _refuse_for_one_disk(options, "a machine")
+    _refuse(options, "a machine", "--partition", "--grow")
     machine = KnownMachines.of(repository).named(options.machine)
     moment = find_moment(repository, machine, options.point)
     moment.check_whole()
     disk_format = options.format or format_of(options.targets[0])
     targets = machine_restore.targets_for(moment, options.targets, disk_format)
     plan = machine_restore.plan(
-        repository,
-        moment,
-        targets,
-        disk_format=disk_format,
-        overwrite=options.overwrite,
-        ignore_damage=options.ignore_damage,
+        machine_restore.MachineRestoreRequest(
+            repository,
+            moment,
+            targets,
+            disk_format=disk_format,
+            overwrite=options.overwrite,
+            ignore_damage=options.ignore_damage,
+            delta=options.delta,
+            resize=options.resize == "auto",
+            journals=Locations.from_environment().restores,
+        )
     )
     if not announce(plan, options):
         return DONE

@@ -126,12 +126,14 @@ class Operations(QObject):
             def make(repository: Repository, _name: str) -> machine_restore.MachineRestorePlan:
                 targets = machine_restore.targets_for(moment, [folder], disk_format)
                 return machine_restore.plan(
-                    repository,
-                    moment,
-                    targets,
-                    disk_format=disk_format,
-                    overwrite=overwrite,
-                    ignore_damage=ignore_damage,
+                    machine_restore.MachineRestoreRequest(
+                        repository,
+                        moment,
+                        targets,
+                        disk_format=disk_format,
+                        overwrite=overwrite,
+                        ignore_damage=ignore_damage,
+                    )
                 )
 
             title = f"Restore moment {moment.moment.number} of {entry.title}"

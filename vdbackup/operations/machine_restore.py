@@ -1,14 +1,18 @@
 """Restore a moment of a machine: each of its disks to a target of its own, or all into a folder.
 
-All is planned before the first of them is written: where one cannot be, none is.
+All is planned before the first of them is written, and all targets are held for nobody else: where
+one cannot be written, none is. How far it has come is noted until the last of them is done.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
+from itertools import combinations
 from pathlib import Path
 
+from vdbackup.agent.stacking import number_of, numbers_on
 from vdbackup.disks.names import DiskFormat
 from vdbackup.errors import UnfitTarget, UsageError
 from vdbackup.jobs import Plan, Task
@@ -17,6 +21,27 @@ from vdbackup.recovery.restore import RestorePlan, RestoreRequest
 from vdbackup.repository.files import check_space
 from vdbackup.repository.machine import MomentPoints
 from vdbackup.repository.repository import Repository
+
+
+@dataclass(frozen=True)
+class MachineRestoreRequest:
+    """What somebody wants restored; what is not said here is as `RestoreRequest` has it.
+
+    Attributes:
+        moment: whose points they are.
+        targets: of each set, from `targets_for`.
+        disk_format: of files.
+    """
+
+    repository: Repository
+    moment: MomentPoints
+    targets: Mapping[str, Path]
+    disk_format: str = DiskFormat.RAW
+    overwrite: bool = False
+    ignore_damage: bool = False
+    delta: bool = False
+    resize: bool = False
+    journals: Path | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,45 +82,34 @@ def targets_for(moment: MomentPoints, given: Sequence[Path], disk_format: str) -
     return dict(zip(names, given, strict=True))
 
 
-def plan(
-    repository: Repository,
-    moment: MomentPoints,
-    targets: dict[str, Path],
-    *,
-    disk_format: str = DiskFormat.RAW,
-    overwrite: bool = False,
-    ignore_damage: bool = False,
-) -> MachineRestorePlan:
+def plan(request: MachineRestoreRequest) -> MachineRestorePlan:
     """What restoring a moment would do.
-
-    Args:
-        repository: where it is.
-        moment: which.
-        targets: of each set, from `targets_for`.
-        disk_format: of files.
-        overwrite: replace existing files, or write over devices.
-        ignore_damage: restore what can be read where some of it is damaged.
 
     Raises NotWhole where a disk's point is missing, and what `restore.plan` does.
     """
+    moment = request.moment
     moment.check_whole()
+    _check_apart(request.targets)
     disks = tuple(
         restore.plan(
             RestoreRequest(
-                repository,
+                request.repository,
                 name,
                 point.id,
-                targets[name],
-                disk_format=disk_format,
-                overwrite=overwrite,
-                ignore_damage=ignore_damage,
+                request.targets[name],
+                disk_format=request.disk_format,
+                overwrite=request.overwrite,
+                ignore_damage=request.ignore_damage,
+                delta=request.delta,
+                resize=request.resize,
+                journals=request.journals,
             )
         )
         for name, point in moment.points.items()
     )
     files: dict[Path, int] = {}
     for each in disks:
-        if not each.target.is_block_device():
+        if not each.in_place:
             folder = each.target.parent.resolve()
             files[folder] = files.get(folder, 0) + each.bytes_to_copy
     for folder, size in files.items():
@@ -109,13 +123,29 @@ def plan(
     )
 
 
+def _check_apart(targets: Mapping[str, Path]) -> None:
+    """Raise UnfitTarget where what is written to one target would lie on another one, too."""
+    devices = {name: each for name, each in targets.items() if each.exists() and not each.is_dir()}
+    numbers = {name: numbers_on(each) for name, each in devices.items()}
+    for one, other in combinations(devices, 2):
+        own = {number_of(str(devices[name])) for name in (one, other)} - {None}
+        if not own.isdisjoint(numbers[one] & numbers[other]):
+            raise UnfitTarget(
+                f"{devices[one]} and {devices[other]} are one disk, or one lies on the other.",
+                "Name a target of its own for each disk of the machine.",
+            )
+
+
 def run(plan: MachineRestorePlan, task: Task) -> tuple[str, ...]:
     """Restore; what was damaged, or is to be known, a sentence each with its set before it.
 
-    A failure or a cancel leaves the disks that were restored before; each is whole or not there.
+    A failure or a cancel leaves the disks that were restored before: a new file is whole or not
+    there, and a device that was begun with is gone on with when it is restored to again.
     """
-    return tuple(
-        f"{each.set_name}: {sentence}"
-        for each in plan.disks
-        for sentence in restore.run(each, task).warnings
-    )
+    with ExitStack() as stack:
+        begun = [stack.enter_context(restore.ready(each)) for each in plan.disks]
+        return tuple(
+            f"{each.plan.set_name}: {sentence}"
+            for each in begun
+            for sentence in each.write(task).warnings
+        )

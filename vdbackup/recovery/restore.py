@@ -10,7 +10,7 @@ and goes on where an earlier restore was cut off (restore_journal.py).
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -76,16 +76,60 @@ def run(plan: RestorePlan, task: Task) -> Restored:
     where the target is not what was planned any more, TargetUnsound where it does not hold what was
     written to it, Damaged where the point is not whole.
     """
-    doing = f"restoring a point to {plan.target}"
-    with claims.reading(plan.repository, plan.set_name, [plan.point_id], doing) as backup_set:
-        point = backup_set.point(plan.point_id)
+    with ready(plan) as begun:
+        return begun.write(task)
+
+
+@dataclass(frozen=True)
+class Ready:
+    """A restore whose point nobody changes and whose targets nobody else uses; nothing is written.
+
+    Attributes:
+        plan: what was planned, and still holds.
+    """
+
+    plan: RestorePlan
+    _backup_set: BackupSet
+    _held: tuple[int, ...]
+    _stack: ExitStack
+
+    def write(self, task: Task) -> Restored:
+        """Restore, once; how far it has come stays noted until `ready` ends."""
+        plan, point = self.plan, self._backup_set.point(self.plan.point_id)
         if not plan.in_place:
-            return _new_file(backup_set, point, plan, task)
+            return _new_file(self._backup_set, point, plan, task)
         try:
-            return _in_place(backup_set, point, plan, task)
+            targets = [
+                self._stack.enter_context(_journalled(plan, piece, fd))
+                for piece, fd in zip(plan.pieces, self._held, strict=True)
+            ]
+            done = _in_place(self._backup_set, point, plan, targets, task)
+            for target in targets:
+                target.journal.note()
         except Cancelled:
             half = f"{plan.target} may be written over in part: restore to it again."
             raise Cancelled(left=half) from None
+        return done
+
+
+@contextmanager
+def ready(plan: RestorePlan) -> Iterator[Ready]:
+    """All that `run` looks at before it writes the first byte, and raises the same.
+
+    What is noted of an interrupted restore goes where this ends without an error: of several that
+    belong together, all go on until the last of them is done.
+    """
+    doing = f"restoring a point to {plan.target}"
+    with (
+        claims.reading(plan.repository, plan.set_name, [plan.point_id], doing) as backup_set,
+        ExitStack() as stack,
+    ):
+        if plan.in_place:
+            held = tuple(stack.enter_context(_held(plan, piece)) for piece in plan.pieces)
+        else:
+            held = ()
+            check_same(plan.pieces[0].target, plan.pieces[0].found)
+        yield Ready(plan, backup_set, held, stack)
 
 
 def _new_file(
@@ -95,7 +139,6 @@ def _new_file(
     task: Task,
 ) -> Restored:
     (piece,) = plan.pieces
-    check_same(piece.target, piece.found)
     if piece.number:
         return _partition_to_file(backup_set, point, plan, piece, task)
     with (
@@ -195,25 +238,14 @@ def _in_place(
     backup_set: BackupSet,
     point: RecoveryPoint,
     plan: RestorePlan,
+    targets: Sequence[_Target],
     task: Task,
 ) -> Restored:
-    """Write over what is there, which is nobody else's meanwhile.
-
-    All targets are held before anything is written to one, and what is noted of them goes when all
-    are done.
-    """
+    """Write over what is there, which is nobody else's meanwhile."""
     warnings: tuple[str, ...] = ()
     figures = NOTHING
-    with (
-        ExitStack() as stack,
-        _opened(backup_set, point, plan) as (chain, captured),
-    ):
-        held = [stack.enter_context(_held(plan, piece)) for piece in plan.pieces]
-        open_targets = [
-            stack.enter_context(_journalled(plan, piece, fd))
-            for piece, fd in zip(plan.pieces, held, strict=True)
-        ]
-        for target in open_targets:
+    with _opened(backup_set, point, plan) as (chain, captured):
+        for target in targets:
             if plan.fitting is None:
                 figures += _write_over(target, chain, captured, plan, task)
                 _finish(target, point)
