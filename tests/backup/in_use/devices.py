@@ -12,13 +12,16 @@ from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from blake3 import blake3
+from numpy.typing import NDArray
 
 from tests.agent.mounts import MIB, opened
-from tests.sources.loops import mounted
+from tests.sources.loops import mounted, run
 from tests.sources.opened import open_path
 from vdbackup.agent import file_systems, freezing
+from vdbackup.agent.changes import BLOCK
 from vdbackup.agent.freezing import FileSystem, Freeze
 from vdbackup.agent.in_use import InUse
 from vdbackup.agent.last_set import LastSet
@@ -96,6 +99,40 @@ def assert_databases_are_whole(folder: Path) -> None:
             assert base.execute("select rows from counter").fetchone() == rows
 
 
+def assert_sound(raw: Path, kind: str) -> None:
+    """What the file system's own program says, as it promises of one that was frozen."""
+    if kind == "ext4":
+        features = run("dumpe2fs", "-h", raw)
+        assert "needs_recovery" not in features
+        # 4: only files that were deleted and still open, which a mount sets right
+        found = subprocess.run(["e2fsck", "-fn", raw], check=False, capture_output=True)
+        assert found.returncode in (0, 4)
+    elif kind == "btrfs":
+        run("btrfs", "check", "--readonly", raw)
+
+
+def assert_clean_after_mount(raw: Path, kind: str) -> None:
+    if kind == "xfs":
+        run("xfs_repair", "-n", raw)
+    elif kind == "ext4":
+        run("e2fsck", "-fn", raw)
+    else:
+        run("btrfs", "check", "--readonly", raw)
+
+
+def at(raw: Path, number: int, folder: Path) -> Path:
+    """A partition of a raw image, as a file."""
+    listing = run("sfdisk", "--dump", raw).splitlines()
+    line = next(line for line in listing if line.startswith(f"{raw}{number}"))
+    fields = dict(each.strip().split("=") for each in line.split(":")[1].split(",") if "=" in each)
+    part = folder / f"{number}.part"
+    with raw.open("rb") as disk, part.open("wb") as file:
+        disk.seek(int(fields["start"]) * 512)
+        for _ in range(int(fields["size"]) * 512 // MIB):
+            file.write(disk.read(MIB))
+    return part
+
+
 def use(stack: ExitStack, device: Path, folder: Path, *options: str) -> FileSystem:
     """Mount it; nothing of it stays frozen."""
     stack.enter_context(mounted(device, folder, *options))
@@ -114,32 +151,45 @@ def back_up_used(repository: Repository, path: Path, **wanted: Any) -> capture.C
     return back_up(repository, path, all_blocks=False, **wanted)
 
 
+Digests = NDArray[np.uint8]
+"""[blocks, 32]: of each block of a device."""
+
+
 class Frozen:
-    """What a device holds as a whole, seen while it is frozen, when the last set has been read."""
+    """What a device holds as a whole, seen while it is frozen, when the last set has been read.
+
+    Attributes:
+        blocks: of each such moment, a digest of each block.
+        digests: of each, one of them all.
+    """
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.digests: list[bytes] = []
+        self.blocks: list[Digests] = []
         fill = LastSet.fill
 
         def filled(last: LastSet, stretches: Any, read: Any, moment: Freeze) -> bool:
             done = fill(last, stretches, read, moment)
             if done:
-                self.digests.append(self._of(read.__self__))
+                self.blocks.append(self._of(read.__self__))
             return done
 
         monkeypatch.setattr(LastSet, "fill", filled)
         longer = functools.partial(freezing.frozen, limit=PATIENCE)
         monkeypatch.setattr(file_systems, "frozen", longer)
 
+    @property
+    def digests(self) -> list[bytes]:
+        return [each.tobytes() for each in self.blocks]
+
     @staticmethod
-    def _of(device: InUse) -> bytes:
-        found = blake3()
+    def _of(device: InUse) -> Digests:
+        found = []
         with mmap.mmap(-1, MIB) as memory, memoryview(memory) as view:
             for at in range(0, device._size, MIB):
                 with view[: min(MIB, device._size - at)] as part:
                     device._read(at, part)
-                    found.update(part)
-        return found.digest()
+                    found += _block_digests(part)
+        return np.array(found)
 
 
 def reading(point: RecoveryPoint) -> Reading:
@@ -155,9 +205,17 @@ def restored(repository: Repository, point: RecoveryPoint, raw: Path) -> Path:
     return raw
 
 
-def digest(raw: Path) -> bytes:
-    found = blake3()
+def digests_of(raw: Path) -> Digests:
+    """Of each block of a file."""
     with raw.open("rb") as file:
-        while piece := file.read(MIB):
-            found.update(piece)
-    return found.digest()
+        pieces = iter(lambda: file.read(MIB), b"")
+        return np.array([each for piece in pieces for each in _block_digests(piece)])
+
+
+def _block_digests(piece: memoryview | bytes) -> list[Digests]:
+    blocks = (piece[at : at + BLOCK] for at in range(0, len(piece), BLOCK))
+    return [np.frombuffer(blake3(block).digest(), np.uint8) for block in blocks]
+
+
+def digest(raw: Path) -> bytes:
+    return digests_of(raw).tobytes()

@@ -15,7 +15,10 @@ import pytest
 
 from tests.agent.mounts import FREEZABLE, MAKERS, MIB, freeze, image, is_frozen
 from tests.backup.in_use.devices import (
+    assert_clean_after_mount,
     assert_databases_are_whole,
+    assert_sound,
+    at,
     back_up,
     digest,
     restored,
@@ -46,27 +49,6 @@ pytestmark = pytest.mark.usefixtures("as_root")
 
 SIZES = {"ext4": 96, "xfs": 304, "btrfs": 192}
 """MiB: what each needs at least, and what the writers do."""
-
-
-def assert_sound(raw: Path, kind: str) -> None:
-    """What the file system's own program says, as it promises of one that was frozen."""
-    if kind == "ext4":
-        features = run("dumpe2fs", "-h", raw)
-        assert "needs_recovery" not in features
-        # 4: only files that were deleted and still open, which a mount sets right
-        found = subprocess.run(["e2fsck", "-fn", raw], check=False, capture_output=True)
-        assert found.returncode in (0, 4)
-    elif kind == "btrfs":
-        run("btrfs", "check", "--readonly", raw)
-
-
-def assert_clean_after_mount(raw: Path, kind: str) -> None:
-    if kind == "xfs":
-        run("xfs_repair", "-n", raw)
-    elif kind == "ext4":
-        run("e2fsck", "-fn", raw)
-    else:
-        run("btrfs", "check", "--readonly", raw)
 
 
 @pytest.mark.parametrize("kind", FREEZABLE)
@@ -106,19 +88,6 @@ def parted(stack: ExitStack, tmp_path: Path) -> list[Path]:
     run("partx", "--add", device)
     stack.callback(run, "partx", "--delete", device)
     return [device, *(Path(f"{device}p{number}") for number in (1, 2, 3))]
-
-
-def at(raw: Path, number: int, folder: Path) -> Path:
-    """A partition of a raw image, as a file."""
-    listing = run("sfdisk", "--dump", raw).splitlines()
-    line = next(line for line in listing if line.startswith(f"{raw}{number}"))
-    fields = dict(each.strip().split("=") for each in line.split(":")[1].split(",") if "=" in each)
-    part = folder / f"{number}.part"
-    with raw.open("rb") as disk, part.open("wb") as file:
-        disk.seek(int(fields["start"]) * 512)
-        for _ in range(int(fields["size"]) * 512 // MIB):
-            file.write(disk.read(MIB))
-    return part
 
 
 def test_file_systems_on_one_disk_are_as_of_one_moment(stack, tmp_path, repository, frozen, parted):
