@@ -62,6 +62,9 @@ SIZES = {"ext4": 320, "xfs": 448, "btrfs": 448}
 PARTED = "three partitions"
 KINDS = (*FREEZABLE, PARTED)
 PARTS = {"ext4": 256, "xfs": 400, "btrfs": 400}
+PAUSES = (0.0, 0.03)
+"""Seconds between two steps of a writer: on three file systems at once they are three times as
+many, and a disk that is written to faster than it is read has no point of one moment."""
 FIO = [
     "fio", "--name=load", "--thread", "--rw=randwrite", "--bsrange=4k-512k", "--size=32m",
     "--direct=1", "--ioengine=psync", "--time_based", "--runtime=1d", "--rate=40m",
@@ -138,16 +141,16 @@ def written(stack: ExitStack, folder: Path, kind: str) -> Iterator[Disk]:
         tracking.track(device).close()
         for number in kinds:
             place = folder / f"mount{number}"
-            in_use.enter_context(written_to(place))
-            in_use.enter_context(_written_by_others(place))
+            in_use.enter_context(written_to(place, PAUSES[kind == PARTED]))
+            in_use.enter_context(_written_by_others(place, few=kind == PARTED))
         yield Disk(device, kinds)
 
 
 @contextmanager
-def _written_by_others(folder: Path) -> Iterator[None]:
+def _written_by_others(folder: Path, *, few: bool) -> Iterator[None]:
     """A storm, and fio where it is there; they are to run until the block ends."""
     commands = [[sys.executable, storm.__file__, str(folder), "1"]]
-    if shutil.which("fio"):
+    if shutil.which("fio") and not few:
         commands.append([*FIO, f"--directory={folder}"])
     with ExitStack() as stack:
         writers = []

@@ -9,8 +9,10 @@ import pytest
 
 from tests.backup.lab import noise
 from tests.gui.user import User
+from tests.sources.loops import loop
 from tests.sources.opened import open_path
 from vdbackup.backup import machine_capture
+from vdbackup.gui.add_source import PATH
 from vdbackup.gui.machine_restore_dialog import MachineRestoreDialog
 from vdbackup.gui.plan_dialog import PlanDialog
 from vdbackup.jobs import Task
@@ -43,6 +45,63 @@ def with_machine(user: User, disks: list[Path], repository: Path) -> User:
     user.window.catalogue.refresh()
     user.sees_points(2)
     return user
+
+
+def test_several_disks_that_are_named_together_are_backed_up_as_one_machine(
+    user, disks, repository
+):
+    form = user.window.first_run.form
+    assert not form.machine_edit.isVisible()
+    form.source_edit.setText(" ".join(map(str, disks)))
+    assert form.machine_edit.isVisible()
+    form.repository_edit.setText(str(repository))
+    form.machine_edit.setText(" ")
+    assert not form.start_button.isEnabled()
+    form.machine_edit.setText("web")
+    user.clicks("startButton")
+    dialog = user.sees(PlanDialog, "planDialog")
+    assert f"{disks[0]} and {disks[1]} become the machine web" in dialog.plan.summary
+    user.agrees()
+    user.waits_until(lambda: user.window.entry and user.window.entry.machine)
+    user.sees_points(1)
+    assert (user.window.sources.count(), user.window.entry.title) == (1, "web")
+    user.backs_up(2)
+
+
+def test_what_cannot_be_one_machine_is_refused_where_it_was_named(user, disks, repository):
+    form = user.window.first_run.form
+    form.repository_edit.setText(str(repository))
+    for wrong, said in (
+        (f"{disks[0]} {disks[0]}", "is named twice"),
+        (f"{disks[0]} {disks[0]}.gone", "is missing"),
+    ):
+        form.source_edit.setText(wrong)
+        user.clicks("startButton")
+        user.waits_until(lambda said=said: said in form.refusal.text)
+    assert not repository.exists() or not Repository.open(repository).names()
+
+
+@pytest.mark.parametrize(
+    "name", ["/mnt/my disk.img", "my disk.img", "/mnt/a 'b.img", "files:/home /etc", "/dev/sda"]
+)
+def test_a_blank_in_a_name_makes_no_machine(user, name):
+    form = user.window.first_run.form
+    form.source_edit.setText(name)
+    assert not form.machine_edit.isVisible()
+
+
+def test_disks_that_are_chosen_together_in_the_list_are_named_in_its_order(user):
+    form = user.window.first_run.form
+    user.waits_until(lambda: form.devices.count() and "Looking" not in form.devices.item(0).text())
+    form.devices.clear()
+    for number, path in enumerate(("/dev/a", "/dev/b c")):
+        form.devices.addItem(f"Disk {number}")
+        form.devices.item(number).setData(PATH, path)
+    for row in (1, 0):
+        form.devices.item(row).setSelected(True)
+        form.devices.arrow_pressed.emit()
+    assert form.source_edit.text() == "/dev/a '/dev/b c'"
+    assert form.machine_edit.text()
 
 
 def test_a_machine_is_one_source_whose_details_name_the_points_of_all_disks(with_machine):
@@ -81,6 +140,30 @@ def test_a_moment_is_restored_into_a_folder(with_machine, disks, tmp_path):
     assert [(folder / each.name).read_bytes() for each in disks] == [
         each.read_bytes() for each in disks
     ]
+
+
+def test_each_disk_of_a_moment_can_go_to_a_disk_and_all_are_named_before(
+    with_machine, disks, tmp_path, as_root
+):
+    images = [tmp_path / name for name in ("new-root.img", "new-home.img")]
+    for image in images:
+        image.write_bytes(bytes(1 << 20))
+    with loop(images[0]) as first, loop(images[1]) as second:
+        with_machine.asks_for("actionRestore")
+        dialog = with_machine.sees(MachineRestoreDialog, "machineRestoreDialog")
+        for name, device in (("root", first), ("home", second)):
+            box = dialog.places[name]
+            with_machine.waits_until(lambda box=box, device=device: box.findData(str(device)) > 0)
+            assert not dialog.accept_button.isEnabled()
+            box.setCurrentIndex(box.findData(str(device)))
+        assert dialog.overwrite
+        assert not dialog.target_edit.isEnabled()
+        with_machine.agrees("machineRestoreDialog", "restoreAccept")
+        plan = with_machine.sees(PlanDialog, "planDialog").plan
+        assert plan.replaces == (str(first), str(second))
+        with_machine.agrees()
+        with_machine.waits_until(lambda: not with_machine.window.busy)
+    assert [each.read_bytes() for each in images] == [each.read_bytes() for each in disks]
 
 
 def test_a_moment_that_is_not_whole_is_shown_so(with_machine, repository):

@@ -1,13 +1,21 @@
-"""Choosing what to back up and where to: on the first page, and in a dialog of its own later."""
+"""Choosing what to back up and where to: on the first page, and in a dialog of its own later.
+
+Several disks are one machine: chosen together in the list, or named after each other as a shell
+would have them; that which the machine starts from first.
+"""
 
 from __future__ import annotations
 
+import shlex
+import socket
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
 from PySide6.QtCore import Qt, QTimer, Signal
 from PySide6.QtGui import QFocusEvent, QKeyEvent
 from PySide6.QtWidgets import (
+    QAbstractItemView,
     QHBoxLayout,
     QListWidget,
     QListWidgetItem,
@@ -58,7 +66,8 @@ class AddSourceForm(QWidget):
     """A source, a folder for its backups, and a button.
 
     Attributes:
-        source_edit, repository_edit: the two paths.
+        source_edit, repository_edit: the two paths; of a machine those of all its disks.
+        machine_edit: what the machine is called; seen where several disks are named.
         format_box: what a first backup is kept in; its data is None for what suits the source.
         start_button: enabled when both are given.
         said: where what is wrong is said.
@@ -68,9 +77,12 @@ class AddSourceForm(QWidget):
         planned(): what was submitted can be done; the user is asked next.
         submitted(SourceRef, Path, str | None): the user wants this source backed up into this
             folder, in that format if it is the first time.
+        machine_submitted(str, tuple[SourceRef, ...], Path, str | None): the same, of several disks
+            that are one machine of that name.
     """
 
     submitted = Signal(object, object, object)
+    machine_submitted = Signal(str, object, object, object)
     planned = Signal()
 
     def __init__(self, reader: Worker, parent: QWidget | None = None) -> None:
@@ -81,12 +93,7 @@ class AddSourceForm(QWidget):
         column.setContentsMargins(0, 0, 0, 0)
         column.setSpacing(8)
         column.addWidget(parts.label("1. What should be backed up?", "strong"))
-        self.devices = Devices()
-        self.devices.setObjectName("candidatesList")
-        self.devices.setAccessibleName("Disks of this computer")
-        self.devices.setFixedHeight(122)
-        self.devices.itemClicked.connect(self._on_device_chosen)
-        self.devices.arrow_pressed.connect(self._on_device_chosen)
+        self.devices = self._devices_list()
         column.addWidget(self.devices)
         self.source_edit = parts.field(
             "sourceEdit",
@@ -98,6 +105,8 @@ class AddSourceForm(QWidget):
         choose_files = parts.button("Choose files…", "chooseFilesButton")
         choose_files.clicked.connect(self._on_choose_files_clicked)
         column.addLayout(_row(self.source_edit, choose_image, choose_files))
+        self._machine = self._machine_row()
+        column.addWidget(self._machine)
         column.addSpacing(10)
         column.addWidget(parts.label("2. Where should the backups be kept?", "strong"))
         self.repository_edit = parts.field(
@@ -128,11 +137,39 @@ class AddSourceForm(QWidget):
         self._pause.setSingleShot(True)
         self._pause.setInterval(PAUSE)
         self._pause.timeout.connect(self._on_pause)
-        for edit in (self.source_edit, self.repository_edit):
+        for edit in (self.source_edit, self.repository_edit, self.machine_edit):
             edit.textChanged.connect(self._on_text_changed)
             edit.returnPressed.connect(self._on_start_clicked)
         self.source_edit.textEdited.connect(self.devices.clearSelection)
         self.list_devices()
+
+    def _devices_list(self) -> Devices:
+        made = Devices()
+        made.setObjectName("candidatesList")
+        made.setAccessibleName("Disks of this computer")
+        made.setFixedHeight(122)
+        made.setSelectionMode(QAbstractItemView.SelectionMode.ExtendedSelection)
+        made.setToolTip("Several, with Ctrl or Shift, are backed up as one machine")
+        made.itemClicked.connect(self._on_device_chosen)
+        made.arrow_pressed.connect(self._on_device_chosen)
+        return made
+
+    def _machine_row(self) -> QWidget:
+        """Asks for the machine's name; what is below does not move when it comes."""
+        made = QWidget()
+        row = QHBoxLayout(made)
+        row.setContentsMargins(0, 0, 0, 0)
+        row.setSpacing(8)
+        row.addWidget(parts.label("One machine, called", wrap=False))
+        self.machine_edit = parts.field("machineEdit", "its name", "Name of the machine")
+        self.machine_edit.setText(socket.gethostname().partition(".")[0])
+        row.addWidget(self.machine_edit, 1)
+        row.addWidget(parts.label("all its disks as of one moment", "muted", wrap=False))
+        policy = made.sizePolicy()
+        policy.setRetainSizeWhenHidden(True)
+        made.setSizePolicy(policy)
+        made.hide()
+        return made
 
     def list_devices(self) -> None:
         """Look which disks there are; the list is filled when that is known."""
@@ -157,24 +194,44 @@ class AddSourceForm(QWidget):
         item.setFlags(Qt.ItemFlag.NoItemFlags)
         self.devices.addItem(item)
 
-    def _given(self) -> tuple[SourceRef | None, Path | None]:
-        """The source and the folder, as far as they are named."""
-        source = self.source_edit.text().strip()
-        ref = SourceRef.typed(source).absolute() if source else None
-        return ref, parts.path_in(self.repository_edit)
+    def _sources(self) -> tuple[SourceRef, ...]:
+        """What is named: one source, several disks of one machine, or nothing yet."""
+        text = self.source_edit.text().strip()
+        names = _several(text) or ([text] if text else [])
+        return tuple(SourceRef.typed(name).absolute() for name in names)
+
+    def _given(self) -> tuple[tuple[SourceRef, ...], Path | None]:
+        """The sources and the folder, as far as they are named."""
+        return self._sources(), parts.path_in(self.repository_edit)
+
+    @property
+    def _complete(self) -> bool:
+        """Whether all is named that a backup needs."""
+        sources, folder = self._given()
+        named = len(sources) == 1 or bool(sources and self.machine_edit.text().strip())
+        return named and folder is not None
 
     def _on_device_chosen(self) -> None:
-        """Take the disk that was clicked or gone to; one that merely has the focus is not meant."""
-        for item in self.devices.selectedItems():
-            if item.data(PATH):
-                self.source_edit.setText(item.data(PATH))
+        """Take the disks that were clicked or gone to; one that merely has the focus is not meant.
+
+        That which is first in the list is taken for the one that the machine starts from.
+        """
+        rows = sorted(self.devices.row(item) for item in self.devices.selectedItems())
+        paths = [path for row in rows if (path := self.devices.item(row).data(PATH))]
+        if paths:
+            self.source_edit.setText(paths[0] if len(paths) == 1 else shlex.join(paths))
 
     def _on_choose_image_clicked(self) -> None:
         images = " ".join(
             f"*.{ending}" for ending in ("img", "raw", "dd", "iso", "bin", *BACKUP_FORMATS)
         )
         filters = [f"Disk images ({images})", "All files (*)"]
-        parts.choose_file(self, "Choose a disk image", self.source_edit, filters)
+
+        def written(paths: Sequence[str]) -> str:
+            return paths[0] if len(paths) == 1 else shlex.join(paths)
+
+        title = "Choose a disk image, or all of a machine"
+        parts.choose_files(self, title, self.source_edit, filters, written)
 
     def _on_choose_files_clicked(self) -> None:
         def written(path: str) -> str:
@@ -188,40 +245,48 @@ class AddSourceForm(QWidget):
 
     def _on_text_changed(self) -> None:
         self.refusal.say("")
-        self.start_button.setEnabled(all(self._given()) and not self.waiting)
+        self._machine.setVisible(len(self._sources()) > 1)
+        self.start_button.setEnabled(self._complete and not self.waiting)
         self._pause.start()
 
     def _on_pause(self) -> None:
-        source, folder = self._given()
+        sources, folder = self._given()
         if folder is None:
             self.notice.say("")
             return
-        job = Job("Judge the folder", lambda _task: placement.judge(source, folder))
-        self._reader.submit(job, partial(self._on_judged, (source, folder)))
+        job = Job("Judge the folder", lambda _task: _judged(sources, folder))
+        self._reader.submit(job, partial(self._on_judged, (sources, folder)))
 
     def _on_judged(
-        self, judged: tuple[SourceRef | None, Path | None], job: Job[placement.Placement]
+        self,
+        judged: tuple[tuple[SourceRef, ...], Path | None],
+        job: Job[list[placement.Placement]],
     ) -> None:
         if judged != self._given() or job.result is None:
             return  # the user typed on
-        found = job.result
-        said = list(found.warnings)
-        if found.is_repository:
+        said = list(dict.fromkeys(each for found in job.result for each in found.warnings))
+        if any(found.is_repository for found in job.result):
             said.append("It holds backups already; new ones join them.")
         self.notice.say(" ".join(said))
 
     def _on_start_clicked(self) -> None:
-        source, folder = self._given()
-        if source and folder and not self.waiting:
-            self.waiting = True
-            self.refusal.say("")
-            self.start_button.setEnabled(False)
-            self.submitted.emit(source, folder, self.format_box.currentData())
+        sources, folder = self._given()
+        if not self._complete or self.waiting:
+            return
+        self.waiting = True
+        self.refusal.say("")
+        self.start_button.setEnabled(False)
+        disk_format = self.format_box.currentData()
+        if len(sources) == 1:
+            self.submitted.emit(sources[0], folder, disk_format)
+        else:
+            name = self.machine_edit.text().strip()
+            self.machine_submitted.emit(name, sources, folder, disk_format)
 
     def end_waiting(self, error: VdbackupError | None = None) -> None:
         """Say why what was submitted cannot be done, or let the next question come."""
         self.waiting = False
-        self.start_button.setEnabled(all(self._given()))
+        self.start_button.setEnabled(self._complete)
         if error:
             self.refusal.say(remedies.sentences(error))
         else:
@@ -250,6 +315,24 @@ class AddSourceDialog(parts.Dialog):
         """Turn away from what is being planned, too."""
         self.form.waiting = False
         super().done(result)
+
+
+def _several(text: str) -> list[str]:
+    """The paths of a machine's disks, as a shell would have them; none where it is one name.
+
+    Only whole paths are: a blank in a name makes no second disk of its end.
+    """
+    try:
+        names = shlex.split(text)
+    except ValueError:  # an open quotation mark: it is a name's, or typed on
+        return []
+    whole = all(name.startswith(("/", "~")) for name in names)
+    return names if len(names) > 1 and whole else []
+
+
+def _judged(sources: Sequence[SourceRef], folder: Path) -> list[placement.Placement]:
+    """What is to be said of the folder, for each of the sources."""
+    return [placement.judge(source, folder) for source in sources or (None,)]
 
 
 def _item(candidate: Candidate) -> QListWidgetItem:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from PySide6.QtCore import QObject, Signal
 from PySide6.QtWidgets import QWidget
@@ -25,12 +25,14 @@ from vdbackup.operations import (
     machine_backup,
 )
 from vdbackup.operations.adopt import AdoptRequest, AdoptResult
-from vdbackup.operations.backup import AUTO, BackupRequest, BackupResult, CapturePlan
+from vdbackup.operations.backup import AUTO, BackupRequest, BackupResult
 from vdbackup.operations.machine_backup import MachineRequest, MachineResult
 from vdbackup.pace import Limit, Pace
 from vdbackup.repository.model import RecoveryPoint
 from vdbackup.settings import KnownSource
 from vdbackup.sources.reference import SourceRef
+
+P = TypeVar("P", bound=Plan)
 
 
 class Form(Protocol):
@@ -90,27 +92,53 @@ class Backups(QObject):
 
     def _back_up_machine(self, entry: Entry, kind: str, *, ask: bool, read_all: bool) -> None:
         """Make a moment of a machine, which knows its own sources."""
-        title, name = f"Back up {entry.title}", entry.machine.name if entry.machine else ""
+        name = entry.machine.name if entry.machine else ""
         all_blocks = self._runner.store.value.all_blocks
         request = MachineRequest(
             name, entry.repository, kind=kind, read_all=read_all, all_blocks=all_blocks
         )
-
-        def ended(job: Job[Outcome[MachineResult]]) -> None:
-            if job.result and (made := job.result.value).to_be_tested:
-                self._test(request.repository, made.set_name, made.point, entry.title)
-
-        def start(_plan: Plan | None) -> None:
-            back_up = partial(
-                making.back_up_machine, request, self._runner.store.machines, self._pace
-            )
-            self._runner.run(request.repository, title, back_up, ended)
-
         if not ask:
-            start(None)
+            self._run_machine(request)
             return
         make = partial(machine_backup.plan, request)
-        self._runner.plan(request.repository, title, "Back up", make, start, silence=True)
+        self._runner.plan(
+            request.repository,
+            f"Back up {entry.title}",
+            "Back up",
+            make,
+            lambda _plan: self._run_machine(request),
+            silence=True,
+        )
+
+    def _run_machine(self, request: MachineRequest) -> None:
+        def ended(job: Job[Outcome[MachineResult]]) -> None:
+            if job.result and (made := job.result.value).to_be_tested:
+                self._test(request.repository, made.set_name, made.point, request.name)
+
+        back_up = partial(making.back_up_machine, request, self._runner.store.machines, self._pace)
+        self._runner.run(request.repository, f"Back up {request.name}", back_up, ended)
+
+    def begin_machine(
+        self,
+        form: Form,
+        name: str,
+        sources: Sequence[SourceRef],
+        repository: Path,
+        disk_format: str | None,
+    ) -> None:
+        """Back several disks up as one machine, which are remembered once that can be done."""
+        all_blocks = self._runner.store.value.all_blocks
+        request = MachineRequest(
+            name, repository, tuple(sources), disk_format=disk_format, all_blocks=all_blocks
+        )
+        title = f"Back up {name}"
+
+        def start(_plan: Plan | None) -> None:
+            entry = self.add_source(sources[0], repository)
+            self._run_machine(request)
+            self.begun.emit(entry)
+
+        self._offer(repository, title, partial(machine_backup.plan, request), start, form)
 
     def _back_up(self, entry: Entry, request: BackupRequest, *, ask: bool) -> None:
         title = f"Back up {entry.title}"
@@ -157,10 +185,27 @@ class Backups(QObject):
             if form.waiting:
                 self._begin(request, form)
 
-        def planned(job: Job[CapturePlan]) -> None:
+        def clarify(error: VdbackupError) -> bool:
+            return self._clarify(error, request, again, form)
+
+        make = partial(backup.plan, request)
+        self._offer(entry.repository, title, make, start, form, clarify)
+
+    def _offer(
+        self,
+        repository: Path,
+        title: str,
+        make: Callable[[], P],
+        start: Callable[[P | None], None],
+        form: Form,
+        clarify: Callable[[VdbackupError], bool] = lambda _error: False,
+    ) -> None:
+        """Plan what a form asks for, which waits meanwhile; ask, and start."""
+
+        def planned(job: Job[P]) -> None:
             if not form.waiting:
                 return
-            if job.error and self._clarify(job.error, request, again, form):
+            if job.error and clarify(job.error):
                 return
             form.end_waiting(job.error)
             if job.state is not JobState.FINISHED:
@@ -170,8 +215,8 @@ class Backups(QObject):
             else:
                 start(None)
 
-        job = Job(f"Plan: {title}", lambda _task: backup.plan(request))
-        self._runner.workers.reader(entry.repository).submit(job, planned)
+        job = Job(f"Plan: {title}", lambda _task: make())
+        self._runner.workers.reader(repository).submit(job, planned)
 
     def _clarify(
         self,

@@ -77,8 +77,8 @@ class DiskPicker(QListWidget):
                 self.chosen.emit(Path(item.data(PATH)))
 
 
-def _item(target: RestoreTarget) -> QListWidgetItem:
-    """Two lines: what it is; what lies on it, or why it cannot be."""
+def facts_of(target: RestoreTarget) -> str:
+    """What it is, in a line."""
     device = target.device
     name = device.path.name
     facts = [f"{device.model} ({name})" if device.model else name, words.size(device.size)]
@@ -86,7 +86,13 @@ def _item(target: RestoreTarget) -> QListWidgetItem:
         facts.append("where it came from")
     if device.serial:
         facts.append(f"serial number {device.serial}")
-    lines = ("  ·  ".join(facts), target.refusal or _lying(target))
+    return "  ·  ".join(facts)
+
+
+def _item(target: RestoreTarget) -> QListWidgetItem:
+    """Two lines: what it is; what lies on it, or why it cannot be."""
+    device = target.device
+    lines = (facts_of(target), target.refusal or lying_on(target))
     item = QListWidgetItem("\n".join(map(printable, lines)))
     item.setData(PATH, str(device.path))
     if target.refusal:
@@ -95,7 +101,8 @@ def _item(target: RestoreTarget) -> QListWidgetItem:
     return item
 
 
-def _lying(target: RestoreTarget) -> str:
+def lying_on(target: RestoreTarget) -> str:
+    """What would be lost, in a line."""
     contents = target.device.contents
     if not contents:
         return "Nothing is known to lie on it."

@@ -220,8 +220,7 @@ class MainWindow(QMainWindow):
         self.panel.point_selected.connect(self._on_point_selected)
         self.panel.point_activated.connect(self.actions_["actionBootInVm"].trigger)
         self.panel.backup_wanted.connect(self.actions_["actionBackUp"].trigger)
-        form = self.first_run.form
-        form.submitted.connect(partial(self._on_source_submitted, form))
+        self._listen_to(self.first_run.form)
         self.backups.begun.connect(lambda entry: self.sources.choose(entry.key))
         self.first_run.demo_wanted.connect(self._on_demo_wanted)
         self.first_run.open_wanted.connect(self.open_backups)
@@ -273,8 +272,12 @@ class MainWindow(QMainWindow):
     def add_source(self) -> None:
         """Let the user name a source, and back it up."""
         dialog = AddSourceDialog(self.workers.reader(None), self)
-        dialog.form.submitted.connect(partial(self._on_source_submitted, dialog.form))
+        self._listen_to(dialog.form)
         dialog.open()
+
+    def _listen_to(self, form: AddSourceForm) -> None:
+        form.submitted.connect(partial(self._on_source_submitted, form))
+        form.machine_submitted.connect(partial(self.backups.begin_machine, form))
 
     def _on_source_submitted(
         self, form: AddSourceForm, source: SourceRef, repository: Path, disk_format: str | None

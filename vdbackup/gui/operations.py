@@ -10,14 +10,14 @@ from typing import TypeVar
 from PySide6.QtCore import QObject, Signal
 
 from vdbackup.errors import VdbackupError
-from vdbackup.gui import words
+from vdbackup.gui import automatic
 from vdbackup.gui.catalogue import Entry
 from vdbackup.gui.jobs import care, keeping, making, repositories, restoring, sessions
 from vdbackup.gui.jobs.outcome import Outcome
 from vdbackup.gui.machine_restore_dialog import MachineRestoreDialog
 from vdbackup.gui.restore_dialog import RestoreDialog
 from vdbackup.gui.runner import Runner
-from vdbackup.jobs import Plan, Task, Work
+from vdbackup.jobs import Plan, Task
 from vdbackup.operations import (
     convert,
     delete,
@@ -28,11 +28,11 @@ from vdbackup.operations import (
     restore,
     retarget,
 )
-from vdbackup.operations.schedules.arrange import SchedulePlan, ScheduleResult
+from vdbackup.operations.schedules.arrange import SchedulePlan
 from vdbackup.operations.schedules.store import Schedule
 from vdbackup.recovery.sessions.saved import SavedSession
 from vdbackup.repository.machine import MomentPoints
-from vdbackup.repository.model import Policy, RecoveryPoint
+from vdbackup.repository.model import RecoveryPoint
 from vdbackup.repository.repository import Repository
 
 P = TypeVar("P", bound=Plan)
@@ -116,8 +116,9 @@ class Operations(QObject):
         self._runner.run(repository, f"Repair {repository}", doing)
 
     def _restore_machine(self, entry: Entry, moment: MomentPoints) -> None:
-        """Write all disks of a machine to files in a folder that the user chooses."""
-        dialog = MachineRestoreDialog(moment, self._runner.window)
+        """Write each disk of a machine to where the user chooses."""
+        reader = self._runner.workers.reader(entry.repository)
+        dialog = MachineRestoreDialog(entry.repository, moment, reader, self._runner.window)
 
         def plan() -> None:
             disk_format, overwrite = dialog.disk_format, dialog.overwrite
@@ -197,41 +198,13 @@ class Operations(QObject):
 
     def change_policy(self, entry: Entry, change: policy.Change) -> None:
         """Change what a set does automatically, once the user has seen which points that takes."""
-        backup_set = entry.backup_set
-        if backup_set is None or change.of(present := backup_set.settings.policy) == present:
-            return
-        title = f"Policy of {entry.title}"
-
-        def make() -> policy.PolicyPlan:
-            return keeping.plan_policy(entry.repository, backup_set.name, change)
-
-        def start(plan: policy.PolicyPlan) -> None:
-            self._runner.run(entry.repository, title, partial(keeping.change_policy, plan))
-
-        wanted = change.of(present)
-        if not wanted.takes or wanted.retention == present.retention:  # takes nothing
-            self._runner.plan(entry.repository, title, "", make, start, asks=False)
-        elif wanted.keep is not None and wanted.retention == Policy(wanted.keep):
-            kept = words.plural(wanted.keep, "point")
-            newest = "point" if wanted.keep == 1 else kept
-            asked = f"Keep only the newest {newest} of {entry.title}"
-            self._runner.plan(entry.repository, asked, f"Keep {kept}", make, start)
-        else:
-            self._runner.plan(entry.repository, title, "Keep these", make, start)
+        automatic.change_policy(self._runner, entry, change)
 
     def change_schedule(
         self, entry: Entry, plan: SchedulePlan | None, removes: Schedule | None
     ) -> None:
         """Set a source's schedule as planned, or remove the one it has."""
-        title = f"Schedule of {entry.title}"
-        doing: Work[Outcome[ScheduleResult]]
-        if plan is not None:
-            doing = partial(keeping.set_schedule, plan, entry.name)
-        elif removes is not None:
-            doing = partial(keeping.remove_schedule, self._runner.store.schedules, removes)
-        else:
-            return
-        self._runner.run(entry.repository, title, doing)
+        automatic.change_schedule(self._runner, entry, plan, removes)
 
     def pin(self, entry: Entry, point: RecoveryPoint, note: str | None) -> None:
         """Let a point stay, for the reason in the note, or unpin it where there is none."""

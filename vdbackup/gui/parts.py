@@ -31,6 +31,7 @@ from PySide6.QtWidgets import (
 from vdbackup.gui import words
 from vdbackup.text import printable
 
+TIP = Qt.ItemDataRole.ToolTipRole
 FRAME = 40  # pixels that a window's title takes, before the desktop has said how many
 
 
@@ -332,6 +333,22 @@ def choose_folder(
     dialog.setFileMode(QFileDialog.FileMode.Directory)
     dialog.setOption(QFileDialog.Option.ShowDirsOnly)
     dialog.fileSelected.connect(lambda path: edit.setText(written(path)))
+    dialog.open()
+
+
+def choose_files(
+    parent: QWidget,
+    title: str,
+    edit: QLineEdit,
+    filters: Sequence[str],
+    written: Callable[[Sequence[str]], str],
+) -> None:
+    """Let the user choose files that exist for a field, in which they are as `written` has them."""
+    dialog = QFileDialog(parent, title, edit.text())
+    dialog.setAttribute(Qt.WidgetAttribute.WA_DeleteOnClose)
+    dialog.setFileMode(QFileDialog.FileMode.ExistingFiles)
+    dialog.setNameFilters(list(filters))
+    dialog.filesSelected.connect(lambda paths: edit.setText(written(paths)))
     dialog.open()
 
 

@@ -23,6 +23,11 @@ from vdbackup.repository.machine import MomentPoints
 from vdbackup.repository.repository import Repository
 
 
+def file_of(folder: Path, set_name: str, disk_format: str) -> Path:
+    """What a disk becomes in a folder."""
+    return folder / f"{set_name}.{'img' if disk_format == DiskFormat.RAW else disk_format}"
+
+
 @dataclass(frozen=True)
 class MachineRestoreRequest:
     """What somebody wants restored; what is not said here is as `RestoreRequest` has it.
@@ -70,8 +75,7 @@ def targets_for(moment: MomentPoints, given: Sequence[Path], disk_format: str) -
                 f"{folder} is no folder, and {moment.moment.machine} has {len(names)} disks.",
                 f"Name a folder for all, or a target for each: {', '.join(names)}.",
             )
-        ending = "img" if disk_format == DiskFormat.RAW else disk_format
-        return {name: folder / f"{name}.{ending}" for name in names}
+        return {name: file_of(folder, name, disk_format) for name in names}
     if len(given) != len(names):
         raise UsageError(
             f"{len(given)} targets are named, and {moment.moment.machine} has {len(names)} disks.",

@@ -1,0 +1,56 @@
+"""Changing what a source does automatically: which points stay, and when it is backed up."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from vdbackup.gui import words
+from vdbackup.gui.catalogue import Entry
+from vdbackup.gui.jobs import keeping
+from vdbackup.gui.jobs.outcome import Outcome
+from vdbackup.gui.runner import Runner
+from vdbackup.jobs import Work
+from vdbackup.operations import policy
+from vdbackup.operations.schedules.arrange import SchedulePlan, ScheduleResult
+from vdbackup.operations.schedules.store import Schedule
+from vdbackup.repository.model import Policy
+
+
+def change_policy(runner: Runner, entry: Entry, change: policy.Change) -> None:
+    """Change what a set does automatically, once the user has seen which points that takes."""
+    backup_set = entry.backup_set
+    if backup_set is None or change.of(present := backup_set.settings.policy) == present:
+        return
+    title = f"Policy of {entry.title}"
+
+    def make() -> policy.PolicyPlan:
+        return keeping.plan_policy(entry.repository, backup_set.name, change)
+
+    def start(plan: policy.PolicyPlan) -> None:
+        runner.run(entry.repository, title, partial(keeping.change_policy, plan))
+
+    wanted = change.of(present)
+    if not wanted.takes or wanted.retention == present.retention:  # takes nothing
+        runner.plan(entry.repository, title, "", make, start, asks=False)
+    elif wanted.keep is not None and wanted.retention == Policy(wanted.keep):
+        kept = words.plural(wanted.keep, "point")
+        newest = "point" if wanted.keep == 1 else kept
+        asked = f"Keep only the newest {newest} of {entry.title}"
+        runner.plan(entry.repository, asked, f"Keep {kept}", make, start)
+    else:
+        runner.plan(entry.repository, title, "Keep these", make, start)
+
+
+def change_schedule(
+    runner: Runner, entry: Entry, plan: SchedulePlan | None, removes: Schedule | None
+) -> None:
+    """Set a source's schedule as planned, or remove the one it has."""
+    title = f"Schedule of {entry.title}"
+    doing: Work[Outcome[ScheduleResult]]
+    if plan is not None:
+        doing = partial(keeping.set_schedule, plan, entry.name)
+    elif removes is not None:
+        doing = partial(keeping.remove_schedule, runner.store.schedules, removes)
+    else:
+        return
+    runner.run(entry.repository, title, doing)
