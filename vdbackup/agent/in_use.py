@@ -26,11 +26,18 @@ from vdbackup.agent import tracking
 from vdbackup.agent.block_devices import Disk, Place
 from vdbackup.agent.changes import BLOCK, Changes, Harvest, Token
 from vdbackup.agent.file_systems import Together, frozen_together
-from vdbackup.agent.freezing import Freeze
+from vdbackup.agent.freezing import LIMIT, Freeze
 from vdbackup.agent.last_set import LastSet
 from vdbackup.agent.stretches import Stretch, joined
 from vdbackup.agent.tracked import Follower, Tracked
-from vdbackup.errors import AgentError, FreezeUndone, NotFreezable, NotFrozen, TrackerBusy
+from vdbackup.errors import (
+    AgentError,
+    FreezeUndone,
+    FrozenElsewhere,
+    NotFreezable,
+    NotFrozen,
+    TrackerBusy,
+)
 from vdbackup.processes import start_of
 
 log = logging.getLogger(__name__)
@@ -40,6 +47,9 @@ _PATIENCE = 30.0
 """Seconds: other backups begin and end trackers, each in less than one."""
 _SETTLES, _BETWEEN = 1.0, 0.001
 """Seconds in which even a busy disk has a moment without a request, and those between two looks."""
+_OTHERS, _BETWEEN_TRIES = LIMIT + 1.0, 0.02
+"""Seconds in which another backup has thawed what it froze, and those between two tries at least:
+two that each wait for what the other has frozen do not go on in step."""
 CAPTURE = re.compile(r"capture (\d+) (\d+) [0-9a-f]+")
 """Names a follower that lives no longer than its process, by that one's number and start."""
 
@@ -355,9 +365,21 @@ def _frozen_for(devices: Sequence[tuple[InUse, Token | None]], take: Take) -> li
     for device, _ in devices:
         device.begin_round()
     with suppress(FreezeUndone):
-        return _frozen_once(devices, take)
+        return _frozen_after_others(devices, take)
     time.sleep(devices[0][0].frozen_for)  # whoever wants to write had to wait as long
-    return _frozen_once(devices, take)
+    return _frozen_after_others(devices, take)
+
+
+def _frozen_after_others(devices: Sequence[tuple[InUse, Token | None]], take: Take) -> list[Round]:
+    """The same, once others have thawed: who backs the same up at once freezes it for a moment."""
+    until = time.monotonic() + _OTHERS
+    while True:
+        try:
+            return _frozen_once(devices, take)
+        except FrozenElsewhere:
+            if time.monotonic() > until:
+                raise
+        time.sleep(_BETWEEN_TRIES * (1 + secrets.randbelow(10)))
 
 
 def _frozen_once(devices: Sequence[tuple[InUse, Token | None]], take: Take) -> list[Round]:

@@ -8,10 +8,12 @@ as it was.
 
 from __future__ import annotations
 
+import stat
 import uuid
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from vdbackup.backup import capture, machine_retention, space
 from vdbackup.backup.belonging import belonging
@@ -167,9 +169,14 @@ def _of_machine(repository: Repository, set_name: str, machine: Machine | None) 
 
 def _is_same(one: Source, other: Source) -> bool:
     """Whether two sources are read from the same files: that shows before they have sets."""
-    return bool(one.files) and {each.resolve() for each in one.files} == {
-        each.resolve() for each in other.files
-    }
+    return bool(one.files) and set(map(_node, one.files)) == set(map(_node, other.files))
+
+
+def _node(path: Path) -> tuple[int, ...]:
+    """What a name leads to: a device has many names, and a file may have."""
+    found = path.stat()
+    is_device = stat.S_ISBLK(found.st_mode)
+    return (found.st_rdev,) if is_device else (found.st_dev, found.st_ino)
 
 
 def _twice(source: Source) -> NotOneMachine:

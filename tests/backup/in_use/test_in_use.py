@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -121,7 +122,8 @@ def test_a_partition_is_backed_up_without_its_neighbour(
     assert digest(restored(repository, made.point, tmp_path / "again.raw")) == frozen.digests[-1]
 
 
-def test_what_somebody_else_froze_is_left_alone_and_said(stack, tmp_path, repository):
+def test_what_somebody_else_froze_is_left_alone_and_said(stack, tmp_path, repository, monkeypatch):
+    monkeypatch.setattr(in_use, "_OTHERS", 0.5)
     device = stack.enter_context(loop(image(tmp_path / "disk.img", 48, "ext4")))
     found = use(stack, device, tmp_path / "mount")
     freeze(found)
@@ -132,6 +134,21 @@ def test_what_somebody_else_froze_is_left_alone_and_said(stack, tmp_path, reposi
         back_up(repository, device, consistency=Wanted.FROZEN)
     assert is_frozen(found)
     assert len(repository.set().points) == 1
+
+
+def test_two_who_back_up_one_disk_at_once_both_get_a_moment(stack, tmp_path):
+    """Each freezes it, and neither undoes nor waits for ever for what the other has frozen."""
+    device = stack.enter_context(loop(image(tmp_path / "disk.img", 96, "ext4")))
+    found = use(stack, device, tmp_path / "mount", "-o", "nodiscard")
+    both = [Repository.create(tmp_path / name) for name in ("one", "other")]
+    with written_to(tmp_path / "mount", pause=0.05), ThreadPoolExecutor() as pool:
+        made = list(pool.map(lambda each: back_up(each, device, consistency=Wanted.FROZEN), both))
+    assert not is_frozen(found)
+    for repository, each in zip(both, made, strict=True):
+        assert each.warnings == ()
+        assert each.point.reading.consistency.how is How.FROZEN
+        raw = restored(repository, each.point, tmp_path / f"{repository.path.name}.raw")
+        assert_sound(raw, "ext4")
 
 
 def test_as_it_is_nobody_is_held_back(stack, tmp_path, repository, monkeypatch):

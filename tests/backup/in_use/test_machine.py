@@ -24,7 +24,7 @@ from vdbackup.agent import freezing
 from vdbackup.backup import machine_capture
 from vdbackup.backup.machine_capture import MachineResult
 from vdbackup.consistency import How
-from vdbackup.errors import NotFrozen
+from vdbackup.errors import NotFrozen, NotOneMachine
 from vdbackup.jobs import Task
 from vdbackup.recovery import restore
 from vdbackup.repository.machine import KnownMachines, moments_of
@@ -220,6 +220,15 @@ def test_a_btrfs_that_lies_on_both_disks_is_frozen_once(stack, repository, tmp_p
         run("btrfs", "device", "scan", first, second)
         run("btrfs", "check", "--readonly", first)
         run("btrfs", "device", "scan", "--forget")
+
+
+def test_a_disk_is_no_second_one_by_another_name(disks, repository, tmp_path):
+    status = disks[0].stat()
+    other_name = tmp_path / "other-name"
+    os.mknod(other_name, status.st_mode, status.st_rdev)
+    with pytest.raises(NotOneMachine, match="is named twice, or another name of it is"):
+        back_up(repository, [disks[0], other_name])
+    assert not repository.names()
 
 
 def test_a_failure_at_the_last_disk_leaves_no_point_of_any(
