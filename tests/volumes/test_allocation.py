@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import struct
 import subprocess
@@ -12,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.sources.loops import loop, mounted
 from tests.volumes.volumes import MIB, run
 from vdbackup.backup.unread import few
 from vdbackup.disks.chain import Chain
@@ -275,6 +277,36 @@ def test_an_ntfs_that_is_dirty_hibernated_or_in_use_is_kept_whole(tmp_path):
     file.write_bytes(b"hibr" + bytes(1 << 16))
     run("ntfscp", "-q", image, file, "hiberfil.sys")
     assert "hibernated" in of(image).sentences[0]
+
+
+def test_what_windows_swaps_to_in_files_is_not_read_and_all_other_files_are_there(
+    tmp_path, as_root
+):
+    """Zeros in its place harm nothing: neither the file system nor a file that is called so too."""
+    image = tmp_path / "windows.img"
+    with image.open("wb") as file:
+        file.truncate(160 * MIB)
+    run("mkfs.ntfs", "-Q", "-q", "-F", image)
+    bytes_of = {name: os.urandom(16 * MIB) for name in ("pagefile.sys", "swapfile.sys", "own")}
+    bytes_of["hiberfil.sys"] = b"wake" + os.urandom(16 * MIB)
+    with loop(image) as device, mounted(device, tmp_path / "mount", "-t", "ntfs-3g") as folder:
+        for name, data in bytes_of.items():
+            (folder / name).write_bytes(data)
+            if name in ("pagefile.sys", "hiberfil.sys"):  # hidden, and the system's
+                os.setxattr(folder / name, "system.ntfs_attrib_be", b"\0\0\0\x06")
+    found = of(image)
+    assert found.sentences[1].startswith("Space for swapping is not read: 3")
+    assert 29 * MIB < total(found.swap) <= 31 * MIB
+    with image.open("r+b") as file:
+        for offset, length in found.ranges.tolist():
+            file.seek(offset)
+            file.write(bytes(length))
+    run("ntfsfix", "-n", image)
+    for name in ("own", "swapfile.sys"):
+        there = subprocess.run(["ntfscat", image, name], check=True, capture_output=True).stdout
+        assert there == bytes_of[name]
+    kept = subprocess.run(["ntfscat", image, "hiberfil.sys"], check=True, capture_output=True)
+    assert kept.stdout[:MIB] == bytes_of["hiberfil.sys"][:MIB]
 
 
 def test_what_bears_the_mark_of_another_file_system_too_is_kept_whole(tmp_path):

@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 import struct
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -131,10 +132,21 @@ def _look(disk: Disk, place: Place, in_use: MountedAreas) -> Iterator[_Found]:
             free = _free(kind, stream, place, in_use)
     except RecoveryError as error:
         yield _Found(place, name, kept=_reason(error))
+        return
     except Unreadable:
         yield _Found(place, name, kept="its maps of free blocks cannot be read")
-    else:
-        yield _Found(place, name, on_disk(free, place.runs))
+        return
+    yield _Found(place, name, on_disk(free, place.runs))
+    if kind == "ntfs":
+        yield from _paging(stream, place)
+
+
+def _paging(stream: io.BufferedReader, place: Place) -> Iterator[_Found]:
+    """What Windows swaps to in files; nothing where that is not sure."""
+    paging = NOTHING
+    with suppress(RecoveryError, Unreadable), node.reading("What it says about its files"):
+        paging = free_clusters.paging_of_ntfs(stream)
+    yield _Found(place, "NTFS", on_disk(paging, place.runs), is_swap=True)
 
 
 def _what(head: bytes) -> tuple[str, str]:

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from vdbackup.disks.extents import Ranges, edges_of
+from vdbackup.disks.extents import Ranges, as_ranges, edges_of, union
 from vdbackup.volumes.filesystems.node import Unreadable
 
 _UNCLEAN = "it was not unmounted cleanly"
@@ -27,6 +27,8 @@ _MFT, _MIRROR = 0x30, 0x38
 _SHADOWS, _SHADOWED = 0x1E00, bytes.fromhex("6b87083876c1484eb7ae04046e6cc752")
 """Where, and by which GUID, Windows says that there are shadow copies: restore points. One reads
 what has not changed since from the volume, whatever that calls free by now."""
+_PAGING = {"pagefile.sys": 0, "swapfile.sys": 0, "hiberfil.sys": 1 << 20}
+"""Names of such files, and how many bytes each begins with that are kept."""
 _FAT12, _FAT16 = 4085, 65525
 """Clusters from which on a FAT has entries of 16, and of 32 bits."""
 
@@ -58,6 +60,24 @@ def free_of_ntfs(stream: io.BufferedReader) -> Ranges:
         raise Unreadable("its map of clusters is damaged")
     free: Ranges = clear_bits(np.frombuffer(bitmap, np.uint8), count) * cluster
     return free
+
+
+def paging_of_ntfs(stream: io.BufferedReader) -> Ranges:
+    """Where an NTFS whose free space is known has files that Windows swaps to, in bytes.
+
+    Windows makes them anew when it starts. Of that for hibernation, which holds nothing that it
+    would go on from, the beginning stays: it says so.
+    """
+    from vdbackup.volumes.filesystems import ntfs
+
+    _, root = ntfs.open_root(stream)
+    found = [
+        (start + max(0, kept - at), length - max(0, kept - at))
+        for name, kept in _PAGING.items()
+        for at, start, length in root.of_windows(name)
+        if at + length > kept
+    ]
+    return union(as_ranges(sorted(found)), as_ranges(()))
 
 
 def free_of_fat(stream: io.BufferedReader) -> Ranges:

@@ -12,6 +12,7 @@ import io
 import os
 import struct
 from collections.abc import Hashable, Iterator
+from contextlib import suppress
 from typing import NamedTuple
 
 from dissect.ntfs.c_ntfs import ATTRIBUTE_TYPE_CODE, IO_REPARSE_TAG
@@ -40,6 +41,7 @@ _STANDARD_INFORMATION, _DATA, _REPARSE_POINT = 0x10, 0x80, 0xC0
 _END = 0xFFFF_FFFF
 _ENCRYPTED, _COMPRESSED = 0x4000, 0x00FF
 _READ_ONLY, _SYSTEM, _IS_REPARSE_POINT = 0x0001, 0x0004, 0x0400
+_OF_WINDOWS = _SYSTEM | 0x0002  # hidden
 _ELSEWHERE = 0x1000 | 0x40000 | 0x400000
 """Attributes of a file whose data are not here: offline, recall on open, recall on data access."""
 _WSL_LINK = 0xA000001D
@@ -199,6 +201,20 @@ class NtfsNode(Node):
         content = file.content()
         content.stream.seek(0)
         return bool(content.ranges) and content.stream.read(4).lower() in (b"hibr", b"rstr")
+
+    def of_windows(self, name: str) -> list[tuple[int, int, int]]:
+        """Where a file in this folder lies that Windows has made for itself, as `places` says it.
+
+        Nothing where it is not such a one, hidden and the system's, or does not lie there as it is.
+        """
+        for child in self.children():
+            if child.name.casefold() != name or not isinstance(child, NtfsNode):
+                continue
+            is_windows = child._header.attributes & _OF_WINDOWS == _OF_WINDOWS
+            if is_windows and child.stat().kind is Kind.FILE:
+                with suppress(Unreadable):
+                    return child.places()
+        return []
 
     def own_file(self, number: int, length: int) -> bytes:
         """The beginning of one of the file system's own files, by the number of its record."""
