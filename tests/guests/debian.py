@@ -18,6 +18,7 @@ from __future__ import annotations
 import os
 import shutil
 import stat
+import subprocess
 import tempfile
 import uuid
 from collections.abc import Iterator
@@ -44,8 +45,12 @@ _PACKAGES = (
 )
 _GRUB_PACKAGES = ("grub2-common",)
 """Of a Debian that writes its boot loader's configuration itself."""
-_LAB_PACKAGES = ("python3", "polkitd", "pkexec", "thin-provisioning-tools", "cryptsetup-bin")
-"""Of a Debian in which vdbackup runs: what runs it, who may run it, what makes volumes."""
+_LAB_PACKAGES = (
+    *("python3", "tzdata", "polkitd", "pkexec", "udisks2", "libpam-systemd"),
+    *("thin-provisioning-tools", "cryptsetup-bin"),
+)
+"""Of a Debian in which vdbackup runs: what runs it, who may run it (a user has an own systemd by
+libpam-systemd), what makes volumes."""
 _LEFT_OUT = ("doc", "man", "locale")
 _TOOLS = ("mmdebstrap", "sfdisk", "mke2fs", "mkfs.fat", "mcopy", "grub-mkimage", "modprobe")
 _GRUB = Path("/usr/lib/grub")
@@ -146,6 +151,10 @@ linux   /debian/{version}/linux
 initrd  /debian/{version}/initrd.img-{version}
 options {arguments}
 """
+
+
+class KernelNotServed(NotBuilt):
+    """The archive has no such kernel: old ones go, and newer ones are named anew."""
 
 
 @dataclass(frozen=True)
@@ -278,12 +287,37 @@ def _system(debian: Debian) -> Path:
 
 
 def _sources(other: str) -> list[str]:
-    """This Debian's suite and another one, from where this machine has its own packages."""
+    """This Debian's suite and another one, from where this machine has its own packages.
+
+    Raises KernelNotServed where the archive has no kernel of that one (any more).
+    """
     listing = run("apt-get", "indextargets", "--format", "$(REPO_URI) $(CODENAME)")
     uris = [line.split()[0] for line in listing.splitlines() if line.split()[1:] == [_SUITE]]
     if not uris:
         raise NotBuilt(f"The test guest's other kernels need {_SUITE} among apt's sources.")
-    return [f"deb {uris[0]} {suite} main" for suite in (_SUITE, other)]
+    sources = [f"deb {uris[0]} {suite} main" for suite in (_SUITE, other)]
+    served = _suites_with(_PACKAGES[0], sources)
+    if _SUITE not in served:
+        raise NotBuilt(f"{uris[0]} does not answer: it has no {_PACKAGES[0]} of {_SUITE}.")
+    if other not in served:
+        raise KernelNotServed(f"{uris[0]} does not serve {_PACKAGES[0]} of {other}.")
+    return sources
+
+
+def _suites_with(package: str, sources: list[str]) -> set[str]:
+    """The suites of which an archive serves a package, as it says now."""
+    with tempfile.TemporaryDirectory() as work:
+        listing, lists = Path(work, "sources.list"), Path(work, "lists")
+        listing.write_text("\n".join(sources) + "\n")
+        lists.mkdir()
+        options = [f"Dir::Etc::SourceList={listing}", "Dir::Etc::SourceParts=-"]
+        options += [f"Dir::State::Lists={lists}", f"Dir::Cache={work}", "APT::Sandbox::User=root"]
+        apt = [f"-o{each}" for each in options]
+        # it fails where one suite is missing; what it has of the others counts
+        command = ["apt-get", *apt, "update"]
+        subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, check=False)
+        found = run("apt-cache", *apt, "madison", package)
+    return {line.split("|")[2].split()[1].partition("/")[0] for line in found.splitlines()}
 
 
 # ------------------------------------------------------------------------------------ the disk

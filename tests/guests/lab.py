@@ -25,6 +25,7 @@ from importlib.metadata import Distribution, PackageNotFoundError, distribution
 from pathlib import Path
 from typing import Any
 
+import pytest
 from packaging.requirements import Requirement
 
 import vdbackup
@@ -40,7 +41,11 @@ _PLACE = "/opt/vdbackup"
 _PROGRAM = "program"
 _SERVICE = "org.qemu.guest_agent.0"
 _UP_WITHIN, _TRIES_AGAIN, _ANSWERS_WITHIN, _DONE_WITHIN = 1200.0, 5.0, 300.0, 1800.0
+_COMES_WITHIN = 300.0
 """Seconds, of a machine that only translates, on a busy computer."""
+_LOOKS_AGAIN = 0.5
+_LAST_WORDS = 3000
+"""Characters of the console that are said where something did not come."""
 _ENVIRONMENT = [
     *("PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LANG=C.UTF-8"),
     *("HOME=/root", "PYTHONDONTWRITEBYTECODE=1"),
@@ -79,6 +84,7 @@ class Guest:
     def __init__(self, agent: socket.socket, console: Path, process: subprocess.Popen[bytes]):
         self._agent, self._process = agent, process
         self._lines = agent.makefile("rb")
+        self._begun: dict[int, str] = {}
         self.console = console
 
     def close(self) -> None:
@@ -98,8 +104,8 @@ class Guest:
             except TimeoutError:  # it was not heard: nobody had the port open
                 self._lines.close()
                 self._lines = self._agent.makefile("rb")
-            if time.monotonic() > until or self._process.poll() is not None:
-                raise NotBuilt(f"The guest does not come up:\n{self.console.read_text()[-3000:]}")
+            assert self._process.poll() is None, f"The guest has ended:\n{self._last_words()}"
+            assert time.monotonic() < until, f"The guest does not come up:\n{self._last_words()}"
         self._agent.settimeout(_ANSWERS_WITHIN)
         self.run("systemctl is-system-running --wait; udevadm settle")
         self.run(f"mkdir -p {_PLACE} && mount -o ro {device(_PROGRAM)} {_PLACE}")
@@ -111,9 +117,14 @@ class Guest:
         return self._reply()
 
     def _reply(self) -> Any:
-        reply = json.loads(self._lines.readline())
+        line = self._lines.readline()
+        assert line, f"The guest has ended:\n{self._last_words()}"
+        reply = json.loads(line)
         assert "error" not in reply, reply
         return reply["return"]
+
+    def _last_words(self) -> str:
+        return self.console.read_text(errors="replace")[-_LAST_WORDS:]
 
     def start(self, shell: str) -> int:
         """Begin to run a line of the shell as root; its number, for `end_of`."""
@@ -124,13 +135,15 @@ class Guest:
             env=_ENVIRONMENT,
             **{"capture-output": True},
         )["pid"]
+        self._begun[pid] = shell
         return pid
 
     def end_of(self, pid: int, limit: float = _DONE_WITHIN) -> Done:
         """What came of it, once it has ended."""
         until = time.monotonic() + limit
         while not (found := self._ask("guest-exec-status", pid=pid))["exited"]:
-            assert time.monotonic() < until, "it does not end"
+            late = f"{self._begun[pid]}\ndid not end within {limit:.0f} seconds.\n"
+            assert time.monotonic() < until, late + self._last_words()
             time.sleep(0.2)
         return Done(
             found.get("exitcode", -found.get("signal", 0)),
@@ -155,6 +168,21 @@ class Guest:
             assert done.status == status, f"{shell}\n{done}"
         return done
 
+    def wait_for(self, what: str, shell: str, limit: float = _COMES_WITHIN) -> Done:
+        """Run a line of the shell as root until it succeeds; what it said then.
+
+        Args:
+            what: is waited for: it is said where it does not come.
+            shell: the line.
+            limit: seconds.
+        """
+        until = time.monotonic() + limit
+        while (done := self.run(shell, status=None)).status:
+            late = f"Within {limit:.0f} seconds there was not: {what}.\n{shell}\n{done}\n"
+            assert time.monotonic() < until, late + self._last_words()
+            time.sleep(_LOOKS_AGAIN)
+        return done
+
     def write(self, path: str, text: str, mode: str = "644") -> None:
         """A file of root's."""
         encoded = base64.b64encode(text.encode()).decode()
@@ -164,7 +192,10 @@ class Guest:
     def power_off(self) -> None:
         """As its user would."""
         self.start("systemctl poweroff")
-        self._process.wait(_UP_WITHIN)
+        try:
+            self._process.wait(_UP_WITHIN)
+        except subprocess.TimeoutExpired:
+            pytest.fail(f"The guest does not power off:\n{self._last_words()}")
 
 
 def device(name: str) -> str:

@@ -10,8 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from tests.guests import lab
-from tests.guests.debian import SECTOR, Debian
+from tests.guests.cache import NotBuilt
+from tests.guests.debian import SECTOR, Debian, KernelNotServed
 from tests.guests.lab import Guest, device
 from tests.sources.loops import mounted, run
 from vdbackup.jobs import Task
@@ -19,6 +22,7 @@ from vdbackup.operations import restore
 from vdbackup.recovery import verify
 from vdbackup.repository.repository import Repository
 
+RUNNING = Debian(init="systemd", stay=True, lab=True)
 USER = "anna"
 TARGET = "target"
 _RULE = """
@@ -75,7 +79,7 @@ class Records:
         self.guest.write("/run/writer.py", _WRITER)
         arguments = f"{self.place} {self._said}"
         self.guest.run(f"systemd-run --unit={name} python3 /run/writer.py {arguments}")
-        self.guest.run(f"until grep -q '^9 ' {self._said}; do sleep 0.2; done")
+        self.guest.wait_for("the writer's ninth record", f"grep -q '^9 ' {self._said}")
         yield
         self.guest.run(f"systemctl stop {name}")
 
@@ -95,6 +99,17 @@ def last_record(guest: Guest, place: str) -> int:
 def last_record_in(folder: Path, name: str) -> int:
     """The same of a file on a mounted copy."""
     return int(run(sys.executable, "-c", _READER, folder / name))
+
+
+def built(kind: Debian) -> Debian:
+    """A Debian that can be booted; only one whose kernel is not served any more is done without."""
+    try:
+        lab.image(kind)
+    except KernelNotServed as error:
+        pytest.skip(str(error))
+    except NotBuilt as error:
+        pytest.fail(str(error), pytrace=False)
+    return kind
 
 
 @contextmanager

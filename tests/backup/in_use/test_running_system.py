@@ -13,11 +13,13 @@ from typing import Any
 import pytest
 
 from tests.backup.in_use.running_system import (
+    RUNNING,
     USER,
     Records,
     allow,
     at_work,
     back_up,
+    built,
     last_record,
     last_record_in,
     missed,
@@ -26,7 +28,6 @@ from tests.backup.in_use.running_system import (
     status,
 )
 from tests.guests import lab, lvm
-from tests.guests.cache import NotBuilt
 from tests.guests.debian import SECTOR, Debian
 from tests.sources.loops import mounted
 from vdbackup.agent import connection, privileges
@@ -37,21 +38,12 @@ pytestmark = [
     pytest.mark.timeout(3600),
 ]
 
-RUNNING = Debian(init="systemd", stay=True, lab=True)
 SPARE = {"spare": 600, "more": 300}
 """MiB of further disks."""
 ON_LVM = Debian(init="systemd", stay=True, lab=True, lvm=True)
 ON_NEWER = Debian(init="systemd", stay=True, lab=True, kernel="bookworm-backports")
 ON_OLDER = Debian(init="systemd", stay=True, lab=True, kernel="bullseye")
 KINDS = {"6.1": RUNNING, "root on LVM": ON_LVM, "6.12": ON_NEWER}
-
-
-def built(kind: Debian) -> Debian:
-    try:
-        lab.image(kind)
-    except NotBuilt as error:
-        pytest.skip(str(error))
-    return kind
 
 
 def moment_of(point: dict[str, Any], how: str = "frozen") -> float:
@@ -206,13 +198,13 @@ def test_the_service_has_no_more_rights_than_it_needs_under_systemd(tmp_path):
         assert refused["code"] == "unauthorized"
 
         listed = "systemctl list-units --quiet --no-legend 'vdbackup-agent@*'"
-        guest.run(f'until [ -z "$({listed})" ]; do sleep 0.2; done')
+        guest.wait_for("an end of the services before", f'[ -z "$({listed})" ]')
         guest.write("/run/connected.py", _CONNECTED.format(str(connection.SOCKET)))
         guest.run(f"systemd-run -q --uid={USER} python3 /run/connected.py")
         shown = "systemctl show --value -p MainPID 'vdbackup-agent@*.service'"
-        pid = int(guest.run(f"until {shown} | grep '^[1-9]'; do sleep 0.2; done").said)
+        pid = int(guest.wait_for("a service for the client", f"{shown} | grep '^[1-9]'").said)
         # until then it is systemd's own
-        guest.run(f"until readlink /proc/{pid}/exe | grep -q python; do sleep 0.2; done")
+        guest.wait_for("Python in it", f"readlink /proc/{pid}/exe | grep -q python")
         lines = guest.run(f"cat /proc/{pid}/status").said.splitlines()
         facts = dict(line.split(":\t", 1) for line in lines)
         rights = sum(1 << each for each in privileges.KEPT)
@@ -234,7 +226,8 @@ def test_nothing_stays_frozen_when_the_service_is_killed(tmp_path):
         for number in range(5):
             command = "env PYTHONPATH=/opt/vdbackup python3 /run/freezes.py"
             guest.run(f"systemd-run -q --unit=client{number} --uid={USER} {command}")
-            guest.run("until ls /sys/fs/bpf/vdbackup | grep -q .; do sleep 0.2; done; sleep 4")
+            guest.wait_for("a tracker", "ls /sys/fs/bpf/vdbackup | grep -q .")
+            guest.run("sleep 4")
             guest.run("systemctl kill --signal=KILL 'vdbackup-agent@*.service'")
             guest.run(f"timeout 120 sh -c 'echo {number} > /var/written && sync'")
             guest.run(f"systemctl stop client{number}; vdbackup untrack /dev/sda", status=None)
