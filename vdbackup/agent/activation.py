@@ -12,7 +12,9 @@ PYTHON = "/usr/bin/python3"
 NEEDED = (3, 11)
 UNIT = "vdbackup-agent.socket"
 _RUNS = Path("/run/systemd/system")
-_PATIENCE = 60.0
+_PATIENCE = 300.0
+"""Seconds: systemd itself took 80 to read its units on a busy computer, and the agent was installed
+with nobody listening."""
 
 
 def python_fits() -> bool:

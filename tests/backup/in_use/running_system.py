@@ -125,6 +125,12 @@ def at_work(folder: Path, kind: Debian, **others: Path) -> Iterator[Guest]:
         guest.power_off()
 
 
+def install_agent(guest: Guest) -> None:
+    """For whoever connects to its socket."""
+    installed = guest.run("vdbackup agent install --json").json
+    assert installed["listens"], installed
+
+
 def allow(guest: Guest) -> None:
     """Let USER do everything that the agent does."""
     guest.write("/etc/polkit-1/rules.d/50-lab.rules", _RULE % USER)

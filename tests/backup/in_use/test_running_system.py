@@ -20,6 +20,7 @@ from tests.backup.in_use.running_system import (
     at_work,
     back_up,
     built,
+    install_agent,
     last_record,
     last_record_in,
     missed,
@@ -38,6 +39,7 @@ pytestmark = [
     pytest.mark.timeout(3600),
 ]
 
+SOCKET = connection.SOCKET  # the guest's own: what the tests themselves find is none
 SPARE = {"spare": 600, "more": 300}
 """MiB of further disks."""
 ON_LVM = Debian(init="systemd", stay=True, lab=True, lvm=True)
@@ -67,7 +69,7 @@ def first_sector(kind: Debian) -> int:
 @pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
 def test_a_debian_backs_up_its_own_disk_while_it_writes(tmp_path, kind):
     with at_work(tmp_path, built(kind)) as guest:
-        guest.run("vdbackup agent install")
+        install_agent(guest)
         allow(guest)
         guest.run("vdbackup track /dev/sda", user=USER)
         records = Records(guest, "/var/records")
@@ -190,7 +192,7 @@ with device_in_use(Path("/dev/sda"), None, None) as disk:
 
 def test_the_service_has_no_more_rights_than_it_needs_under_systemd(tmp_path):
     with at_work(tmp_path, built(RUNNING)) as guest:
-        guest.run("vdbackup agent install")
+        install_agent(guest)
         units = "vdbackup-agent.socket vdbackup-agent@1.service"
         assert guest.run(f"systemd-analyze --man=no verify {units}").complained == ""
         guest.run("systemd-analyze security --no-pager --threshold=42 vdbackup-agent@1.service")
@@ -199,7 +201,7 @@ def test_the_service_has_no_more_rights_than_it_needs_under_systemd(tmp_path):
 
         listed = "systemctl list-units --quiet --no-legend 'vdbackup-agent@*'"
         guest.wait_for("an end of the services before", f'[ -z "$({listed})" ]')
-        guest.write("/run/connected.py", _CONNECTED.format(str(connection.SOCKET)))
+        guest.write("/run/connected.py", _CONNECTED.format(str(SOCKET)))
         guest.run(f"systemd-run -q --uid={USER} python3 /run/connected.py")
         shown = "systemctl show --value -p MainPID 'vdbackup-agent@*.service'"
         pid = int(guest.wait_for("a service for the client", f"{shown} | grep '^[1-9]'").said)
@@ -220,7 +222,7 @@ def test_the_service_has_no_more_rights_than_it_needs_under_systemd(tmp_path):
 
 def test_nothing_stays_frozen_when_the_service_is_killed(tmp_path):
     with at_work(tmp_path, built(RUNNING)) as guest:
-        guest.run("vdbackup agent install")
+        install_agent(guest)
         allow(guest)
         guest.write("/run/freezes.py", _FREEZES)
         for number in range(5):
