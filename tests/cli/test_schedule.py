@@ -190,3 +190,29 @@ def test_where_a_clock_is_put_forward_over_its_time_the_point_of_the_day_is_made
         )  # fmt: skip
         outcomes.append(json.loads(done.stdout.splitlines()[-1])["outcome"])
     assert outcomes == ["done", "done", "skipped", "done", "done", "skipped"]
+
+
+def test_a_users_timers_run_whether_they_are_logged_in_or_not(
+    vdbackup: Vdbackup,
+    backed_up: list[Path],
+    repository: Path,
+    systemctl: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+):
+    """Also where who sets them has come by su(1), which says nothing of their systemd."""
+    loginctl = systemctl.with_name("loginctl")
+    loginctl.write_text(f'#!/bin/sh\necho "- $*" >> {systemctl}.asked\n')
+    loginctl.chmod(0o755)
+    (tmp_path / "run" / "systemd").mkdir(parents=True)
+    (tmp_path / "run" / "systemd" / "private").touch()
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path / "run"))
+    monkeypatch.setattr("os.geteuid", lambda: 1234)
+    where = ("-r", repository, "--set", "laptop")
+    said = vdbackup("schedule", "set", *where, "--every", "15m")
+    assert "laptop is backed up every 15 minutes, automatically, whether you are" in said.out
+    assert asked(systemctl)[:2] == ["enable-linger 1234", "daemon-reload"]
+    Path(f"{systemctl}.asked").unlink()
+    said = vdbackup("schedule", "set", *where, "--every", "login")
+    assert "whether" not in said.out
+    assert asked(systemctl)[0] == "daemon-reload"

@@ -32,6 +32,7 @@ class SchedulePlan(Plan):
         texts: path of each unit to its text; none where systemd does not run.
         cron: a line for crontab(1) that does the same; "" where cron cannot.
         by_systemd: whether systemd runs here, and will start it.
+        lingers: whether this user's systemd is to run from then on whoever is logged in.
         warning: what speaks against it, a sentence; "" where nothing does.
     """
 
@@ -41,6 +42,7 @@ class SchedulePlan(Plan):
     texts: dict[str, str]
     cron: str
     by_systemd: bool
+    lingers: bool = False
     warning: str = ""
 
 
@@ -78,8 +80,12 @@ def planned(store: Store, wanted: Schedule) -> SchedulePlan:
     """The same of a schedule that there is: its drive need not be plugged in."""
     made = units(wanted, _command(wanted))
     paths = {name: systemd.folder() / name for name in made.texts}
+    by_systemd = systemd.runs()
+    # of a login, or of a drive that a desktop mounts, there is nothing to be seen without one
+    lingers = by_systemd and os.geteuid() != 0 and wanted.timing.interval is not None
+    always = ", whether you are logged in or not" if lingers else ""
     return SchedulePlan(
-        summary=f"{wanted.set_name} is backed up {wanted.timing.words}, automatically.",
+        summary=f"{wanted.set_name} is backed up {wanted.timing.words}, automatically{always}.",
         creates=tuple(str(path) for path in paths.values() if not path.exists()),
         replaces=tuple(str(path) for path in paths.values() if path.exists()),
         store=store,
@@ -87,7 +93,8 @@ def planned(store: Store, wanted: Schedule) -> SchedulePlan:
         units=made,
         texts={str(path): made.texts[name] for name, path in paths.items()},
         cron=crontab_line(wanted, _command(wanted)),
-        by_systemd=systemd.runs(),
+        by_systemd=by_systemd,
+        lingers=lingers,
         warning=_others_may_change() if os.geteuid() == 0 else "",
     )
 
@@ -99,7 +106,8 @@ def run(plan: SchedulePlan, task: Task) -> ScheduleResult:
     if not plan.by_systemd:
         return ScheduleResult(plan.schedule, cron=plan.cron)
     others = [each for each in _names(plan.schedule) if each not in plan.units.texts]
-    trouble = systemd.remove(others) or systemd.install(plan.units)
+    stays = systemd.linger() if plan.lingers else ""
+    trouble = systemd.remove(others) or systemd.install(plan.units) or stays
     return ScheduleResult(plan.schedule, trouble=trouble)
 
 

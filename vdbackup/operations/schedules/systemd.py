@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import subprocess
+import time
 from pathlib import Path
 
 from vdbackup import durable
@@ -13,7 +14,9 @@ from vdbackup.operations.schedules.units import Units
 log = logging.getLogger(__name__)
 
 _RUNS = Path("/run/systemd/system")
-_PATIENCE = 60.0
+_PATIENCE = 300.0
+"""Seconds: systemd took 80 to read its units on a busy computer."""
+_LOOKS_AGAIN = 0.1
 
 
 def runs() -> bool:
@@ -27,6 +30,23 @@ def folder() -> Path:
         return Path("/etc/systemd/system")
     usual = Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config")
     return usual / "systemd" / "user"
+
+
+def linger() -> str:
+    """Have this user's systemd run from the computer's start on, whoever is logged in.
+
+    Why that cannot be, "" where it is: logind lets everybody do that for themselves, unless an
+    administrator has forbidden it (org.freedesktop.login1.set-self-linger).
+    """
+    # by name: without one, logind means whoever has the session, and cron(8) has none
+    if trouble := _run("loginctl", "enable-linger", str(os.geteuid())):
+        return trouble
+    until = time.monotonic() + _PATIENCE
+    while not (_runtime_folder() / "systemd/private").exists():  # it is being started
+        if time.monotonic() > until:
+            return f"the systemd of user {os.geteuid()} does not start"
+        time.sleep(_LOOKS_AGAIN)
+    return ""
 
 
 def install(units: Units) -> str:
@@ -51,10 +71,20 @@ def remove(names: list[str]) -> str:
 def _control(*arguments: str) -> str:
     """Ask systemd for something; why it did not do it, "" where it did."""
     whose = "--system" if os.geteuid() == 0 else "--user"
-    command = ["systemctl", whose, *arguments]
+    return _run("systemctl", whose, *arguments)
+
+
+def _run(*command: str) -> str:
+    """Why a program did not do what it is there for; "" where it did."""
+    environment = os.environ | {"XDG_RUNTIME_DIR": str(_runtime_folder())}
     try:
         done = subprocess.run(
-            command, stdin=subprocess.DEVNULL, capture_output=True, timeout=_PATIENCE, check=False
+            command,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=_PATIENCE,
+            env=environment,
+            check=False,
         )
     except (OSError, subprocess.TimeoutExpired) as error:
         log.warning("%s: %s", command, error)
@@ -64,3 +94,8 @@ def _control(*arguments: str) -> str:
         log.warning("%s: %s %s", command, done.returncode, said)
         return said or f"{command[0]} ended with {done.returncode}"
     return ""
+
+
+def _runtime_folder() -> Path:
+    """By which a user's systemd is found; nobody has said it to who came by su(1) or cron(8)."""
+    return Path(os.environ.get("XDG_RUNTIME_DIR") or f"/run/user/{os.geteuid()}")

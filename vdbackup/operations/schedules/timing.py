@@ -168,7 +168,8 @@ class Timing:
     def words(self) -> str:
         """For a person: "daily at 02:30"."""
         if self._minutes is not None:
-            return "hourly" if self._minutes == 60 else f"every {self._minutes} minutes"
+            every = {1: "every minute", 60: "hourly"}
+            return every.get(self._minutes, f"every {self._minutes} minutes")
         said = {LOGIN: "at login", PLUG: "when the drive is plugged in"}
         on = {WEEKLY: " on Mondays", MONTHLY: " on the 1st"}.get(self.every, "")
         return said.get(self.every) or f"{self.every}{on} at {self.time:%H:%M}"
