@@ -152,6 +152,8 @@ def private_home(_homes: Iterator[Path], monkeypatch: pytest.MonkeyPatch) -> Pat
     # an agent that is installed on this computer is not the tests'
     monkeypatch.setattr(connection, "SOCKET", home / "no agent")
     monkeypatch.setattr(connection, "PKEXEC", "no-pkexec")
+    # nor is its UDisks
+    monkeypatch.setenv("DBUS_SYSTEM_BUS_ADDRESS", f"unix:path={home}/no-bus")
     # Without a bus in the environment Qt has dbus-launch start one, which outlives the test.
     monkeypatch.setenv("DBUS_SESSION_BUS_ADDRESS", "disabled:")
     return home

@@ -7,7 +7,7 @@ import os
 import re
 import subprocess
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from vdbackup.agent import connection
 from vdbackup.agent.block_devices import SYS_BLOCK
 from vdbackup.agent.stacking import number_of
 from vdbackup.errors import DevicesNotListed
+from vdbackup.sources import udisks
 from vdbackup.sources.file_identity import file_identity
 from vdbackup.sources.identity import Attached, Facts, Kind
 
@@ -31,7 +32,7 @@ class Candidate:
         size: in bytes.
         kind: "disk", "part", "loop", "lvm", "raid1", ... (lsblk's word).
         mountpoints: where it, or a part of it, is mounted.
-        readable: whether this user may read it, or ask an agent for it.
+        readable: whether this user may read it, or ask our agent or UDisks for it.
     """
 
     path: Path
@@ -47,7 +48,14 @@ def candidates() -> list[Candidate]:
     found: list[Candidate] = []
     for device in lsblk():
         _collect(device, found)
-    return found
+    if all(each.readable for each in found) or not _can_be_asked_for():
+        return found
+    return [replace(each, readable=True) for each in found]
+
+
+def _can_be_asked_for() -> bool:
+    """Whether somebody opens a device for a user who may not."""
+    return connection.can_be_had() or udisks.can_be_asked()
 
 
 def _collect(device: dict[str, Any], found: list[Candidate]) -> tuple[str, ...]:
@@ -60,7 +68,7 @@ def _collect(device: dict[str, Any], found: list[Candidate]) -> tuple[str, ...]:
         title = device.get("model") or device.get("label") or path.name
         candidate = Candidate(
             path, str(title).strip(), int(device["size"]), str(device["type"]),
-            tuple(mountpoints), os.access(path, os.R_OK) or connection.can_be_had(),
+            tuple(mountpoints), os.access(path, os.R_OK),
         )  # fmt: skip
         found.insert(place, candidate)
     return tuple(mountpoints)

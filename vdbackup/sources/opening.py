@@ -21,6 +21,7 @@ from vdbackup.disks.disk import SECTOR
 from vdbackup.disks.granted import granted
 from vdbackup.disks.names import DiskFormat
 from vdbackup.errors import NotADisk, Remedy, SourceNotFound, SourceNotOpened, SourceNotPermitted
+from vdbackup.sources import udisks
 from vdbackup.sources.devices import device_id
 from vdbackup.sources.disk_source import DiskSource
 from vdbackup.sources.file_sets.choice import Choice
@@ -99,11 +100,11 @@ def open_file(ref: SourceRef, hints: Hints = Hints()) -> DiskSource:
 
 
 def _opened(path: Path, kind: int, hints: Hints) -> DiskSource:
-    """A device that this user may not read is asked for, where there is an agent."""
+    """A device that this user may not read is asked for, where there is somebody to ask."""
     try:
         return _FILES[kind](path, hints)
     except PermissionError:
-        if kind != stat.S_IFBLK or (grant := client.opened(path)) is None:
+        if kind != stat.S_IFBLK or (grant := _asked_for(path)) is None:
             raise
     fd, let_go = grant
     with ExitStack() as stack:
@@ -112,6 +113,14 @@ def _opened(path: Path, kind: int, hints: Hints) -> DiskSource:
         source = _FILES[kind](path, hints)
         source.take(stack.pop_all())
         return source
+
+
+def _asked_for(path: Path) -> tuple[int, Callable[[], None]] | None:
+    """A device's descriptor by our agent, or else by UDisks, and what lets go of who gave it."""
+    if (grant := client.opened(path)) is not None:
+        return grant
+    fd = udisks.opened(path)
+    return None if fd is None else (fd, lambda: None)
 
 
 def _open_image(path: Path, hints: Hints) -> DiskSource:
