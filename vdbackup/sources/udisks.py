@@ -56,7 +56,7 @@ def opened(path: Path) -> int | None:
         return None
     try:
         with _system_bus() as bus:
-            wanted = ({"path": ("s", str(node))}, {})
+            wanted: tuple[object, ...] = ({"path": ("s", str(node))}, {})
             known = _ask(bus, _MANAGER, "ResolveDevice", ("a{sv}a{sv}", wanted), "ao", _SOON)
             if len(known) != 1:
                 raise _NotHad(f"it does not know {node}")
