@@ -102,7 +102,9 @@ def _processor() -> list[str]:
 def _uefi(folder: Path) -> list[str]:
     """Flash chips with a UEFI, and its variables in a folder."""
     found = firmware.find()
-    own = shutil.copy(found.variables, folder / "variables.fd")
+    own = folder / "variables.fd"  # what one start has written, the next one finds
+    if not own.exists():
+        shutil.copyfile(found.variables, own)
     return [
         *("-drive", f"if=pflash,format=raw,readonly=on,file={found.code}"),
         *("-drive", f"if=pflash,format=raw,file={own}"),
@@ -115,10 +117,10 @@ def disk(image: Path, name: str) -> list[str]:
     return ["-drive", drive, "-device", f"virtio-blk-pci,drive={name},serial={name}"]
 
 
-def sata_disk(image: Path, name: str) -> list[str]:
-    """A disk on the AHCI controller that the machine has."""
+def nvme_disk(image: Path, name: str) -> list[str]:
+    """An NVMe disk."""
     drive = f"if=none,id={name},format=raw,file={image}"
-    return ["-drive", drive, "-device", f"ide-hd,drive={name},serial={name}"]
+    return ["-drive", drive, "-device", f"nvme,drive={name},serial={name}"]
 
 
 def cd(image: Path) -> list[str]:

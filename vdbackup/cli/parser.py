@@ -22,7 +22,7 @@ from vdbackup.cli.machines_cmd import add_boot, add_retarget
 from vdbackup.cli.make_cmd import add_adopt, add_backup, add_convert, add_demo
 from vdbackup.cli.mount_cmd import add_mount, add_umount
 from vdbackup.cli.policy_cmd import add_policy
-from vdbackup.cli.rescue_cmd import add_make_rescue, add_rescue
+from vdbackup.cli.rescue_cmd import add_make_bootable, add_make_rescue, add_rescue
 from vdbackup.cli.schedule_cmd import add_schedule
 from vdbackup.cli.sessions_cmd import add_open_with, add_sessions
 from vdbackup.cli.status_cmd import add_status
@@ -53,6 +53,7 @@ FAMILIES: Mapping[str, Mapping[str, Callable[[Any], None]]] = {
         "umount": add_umount,
         "make-rescue": add_make_rescue,
         "rescue": add_rescue,
+        "make-bootable": add_make_bootable,
     },
     "volumes in use": {
         "track": add_track,

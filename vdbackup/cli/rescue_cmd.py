@@ -1,4 +1,4 @@
-"""The commands `make-rescue`, which makes a medium, and `rescue`, for who has started from one."""
+"""The commands `make-rescue`, and `rescue` and `make-bootable` for who has started from one."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from vdbackup.cli import output, remedies
-from vdbackup.cli.common import DONE, announce, open_repository
+from vdbackup.cli.common import DONE, WARNINGS, announce, open_repository
 from vdbackup.cli.console import print_json, say, table, warn, work
 from vdbackup.cli.options import Subparsers, dry_run_option, json_option, new_command
 from vdbackup.errors import Cancelled, RepositoryError, VdbackupError
@@ -17,6 +17,7 @@ from vdbackup.jobs import readable_size as size
 from vdbackup.text import printable
 
 if TYPE_CHECKING:
+    from vdbackup.recovery.bootable.making import MadeBootable
     from vdbackup.repository.backup_set import BackupSet
     from vdbackup.repository.repository import Repository
     from vdbackup.rescue.finding import FoundRepository
@@ -57,6 +58,45 @@ def make_rescue(options: argparse.Namespace) -> int:
     else:
         say(f"{made.image} is made: {size(made.size)}. Copy it to a stick as it is, or burn it.")
     return DONE
+
+
+def add_make_bootable(subparsers: Subparsers) -> None:
+    """The command `make-bootable`, and what it can be told."""
+    parser = new_command(
+        subparsers,
+        "make-bootable",
+        make_bootable,
+        "make a restored disk start on this computer: drivers, names, boot entry",
+        example="make-bootable /dev/nvme0n1 --dry-run",
+        failed="the disk may not start",
+        warned="something could not be done, or has to be known",
+    )
+    parser.add_argument("disk", type=Path, metavar="DISK", help="the device of the whole disk")
+    dry_run_option(parser)
+    json_option(parser)
+
+
+def make_bootable(options: argparse.Namespace) -> int:
+    """Make a restored disk start on this computer."""
+    from vdbackup.records import to_json
+    from vdbackup.recovery.bootable import making
+
+    plan = making.plan(options.disk)
+    facts = {"changes": [to_json(each) for each in plan.changes], "boot_entry": plan.entry}
+    if not announce(plan, options, **facts, notes=plan.notes):
+        return DONE
+    made = work("Make bootable", lambda task: making.run(plan, task), as_json=options.json)
+    if options.json:
+        print_json({"event": "result", "done": made.done, "warnings": made.warnings})
+    else:
+        _show_made_bootable(made)
+    return WARNINGS if made.warnings else DONE
+
+
+def _show_made_bootable(made: MadeBootable) -> None:
+    for sentence in made.done:
+        say(sentence)
+    warn(made.warnings)
 
 
 def add_rescue(subparsers: Subparsers) -> None:
@@ -227,7 +267,24 @@ def _restore(repository: Repository, backup_set: BackupSet) -> None:
         raise Cancelled("Nothing was written.", "")
     warn(work("Restore", lambda task: restore.run(plan, task), as_json=False).warnings)
     say(f"{target} holds point {point.sequence} of {backup_set.name}, checked on its way.")
+    _offer_to_make_bootable(target)
     say("Type r to restart the computer, and take the medium out.")
+
+
+def _offer_to_make_bootable(disk: Path) -> None:
+    """Say what it takes for the restored system to start here, and do it if that is wanted."""
+    from vdbackup.recovery.bootable import making
+
+    try:
+        plan = making.plan(disk)
+    except (VdbackupError, OSError) as error:  # a disk of data, for one
+        say(f"Nothing is changed for this computer: {error}")
+        return
+    say(plan.summary)
+    if not plan.needed:
+        warn(plan.notes)
+    elif _answer("Type yes to have that done:") == "yes":
+        _show_made_bootable(work("Make bootable", lambda t: making.run(plan, t), as_json=False))
 
 
 def _chosen_disk(needed: int) -> Candidate:

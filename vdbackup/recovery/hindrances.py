@@ -14,7 +14,7 @@ _SYSTEM = (Path("/"), Path("/boot"), Path("/usr"))
 """Without what lies there this computer stops, or does not start again."""
 
 
-def hindrance(device: Path, repository: Path) -> TargetInUse | None:
+def hindrance(device: Path, repository: Path | None) -> TargetInUse | None:
     """Why nothing may be written to a device; None where nothing is known.
 
     What the kernel holds besides, an active volume or what another container has mounted, is seen
@@ -22,27 +22,20 @@ def hindrance(device: Path, repository: Path) -> TargetInUse | None:
 
     Args:
         device: a block device.
-        repository: the folder of the backups that would be restored from.
+        repository: the folder of the backups that would be restored from; None without any.
     """
     return next(_hindrances(device, repository), None)
 
 
-def _hindrances(device: Path, repository: Path) -> Iterator[TargetInUse]:
+def _hindrances(device: Path, repository: Path | None) -> Iterator[TargetInUse]:
     number = number_of(str(device))
     if any(number in stored_on(folder) for folder in _SYSTEM):
         yield TargetInUse(
             f"{device} holds the system that this computer runs from.",
             "Choose another disk; to write over this one, start the computer from another medium.",
         )
-    if number in stored_on(repository):
-        yield TargetInUse(
-            f"{device} holds the backups in {repository}.", "Choose another disk, or copy them."
-        )
-    for file in files_under(device):
-        if file.resolve().is_relative_to(repository.resolve()):
-            yield TargetInUse(
-                f"{device} is a file of the backups, {file}.", "Choose another device."
-            )
+    if repository is not None:
+        yield from _of_backups(device, repository)
     for swap in swap_on(device):
         yield TargetInUse(
             f"{device} is swapped to ({swap.path}).", f"End that first: swapoff {swap.path}."
@@ -53,6 +46,18 @@ def _hindrances(device: Path, repository: Path) -> Iterator[TargetInUse]:
         )
     if held := _held_by(device):
         yield TargetInUse(f"{device} is a part of {', '.join(held)}.", "Deactivate that first.")
+
+
+def _of_backups(device: Path, repository: Path) -> Iterator[TargetInUse]:
+    if number_of(str(device)) in stored_on(repository):
+        yield TargetInUse(
+            f"{device} holds the backups in {repository}.", "Choose another disk, or copy them."
+        )
+    for file in files_under(device):
+        if file.resolve().is_relative_to(repository.resolve()):
+            yield TargetInUse(
+                f"{device} is a file of the backups, {file}.", "Choose another device."
+            )
 
 
 def _held_by(device: Path) -> list[str]:

@@ -67,19 +67,59 @@ class Edits:
     notes: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True)
+class Rewriting:
+    """The files of a system that are to be changed, however that is done.
+
+    Attributes:
+        writes: in this order.
+        changes: the same for a person.
+        notes: what is left as it is, a sentence each.
+    """
+
+    writes: tuple[appliance.Write, ...] = ()
+    changes: tuple[FileChange, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+Wanted = Callable[[Kernel, Tree], tuple[str, ...]]
+"""The drivers that have to be there early, of a kernel whose modules lie in that tree's /lib."""
+
+
 def find(disk: Disk, guest: Guest, hardware: Hardware) -> Edits:
     """What has to be changed for `hardware`.
 
     Raises RecoveryError where it cannot be done: a driver is nowhere, or a file cannot be read.
     """
     system = _System(disk, guest)
+    found = _rewriting(system, lambda *_: hardware.edit.drivers)
+    if not found.writes:
+        return Edits()
+    keep = _uses_signature(system)
+    notes = list(found.notes)
+    if keep:
+        notes.append("The disk keeps its signature, which PARTUUID= names.")
+    errand = _errand(system, list(found.writes))
+    return Edits(errand, found.changes, new_identity=not keep, notes=tuple(notes))
+
+
+def rewriting(disk: Disk, guest: Guest, wanted: Wanted) -> Rewriting:
+    """What of a system's files has to be changed for a computer that wants such drivers.
+
+    Raises as `find` does.
+    """
+    return _rewriting(_System(disk, guest), wanted)
+
+
+def _rewriting(system: _System, wanted: Wanted) -> Rewriting:
+    guest = system.guest
     texts = list(_texts(system))
     writes = [_write(system, file, after) for file, _, after in texts]
     changes = [FileChange(file.volume, file.path, old, new) for file, old, new in texts]
     notes = list(_card_notes(system))
     for kernel in guest.kernels:
         try:
-            added = _drivers(system, kernel, hardware)
+            added = _drivers(system, kernel, wanted)
         except RecoveryError as error:
             if kernel is guest.kernel:
                 raise
@@ -91,15 +131,9 @@ def find(disk: Disk, guest: Guest, hardware: Hardware) -> Edits:
         if added is not None:
             writes.append(added[0])
             changes.append(added[1])
-    if not writes:
-        return Edits()
-    _refuse_hibernated(disk)
-    keep = _uses_signature(system)
-    if keep:
-        notes.append("The disk keeps its signature, which PARTUUID= names.")
-    errand = _errand(system, writes)
-    cut = tuple(each.cut() for each in changes)
-    return Edits(errand, cut, new_identity=not keep, notes=tuple(notes))
+    if writes:
+        _refuse_hibernated(system.disk)
+    return Rewriting(tuple(writes), tuple(each.cut() for each in changes), tuple(notes))
 
 
 def _refuse_hibernated(disk: Disk) -> None:
@@ -219,13 +253,16 @@ def _write(system: _System, file: File, after: str) -> appliance.Write:
 
 
 def _drivers(
-    system: _System, kernel: Kernel, hardware: Hardware
+    system: _System, kernel: Kernel, wanted: Wanted
 ) -> tuple[appliance.Write, FileChange] | None:
     """What is put behind a kernel's initramfs; None where nothing is missing, or it has none."""
-    if not kernel.initramfs or not hardware.edit.drivers:
+    if not kernel.initramfs:
+        return None
+    names = wanted(kernel, system.tree)
+    if not names:
         return None
     packed = _Initramfs(system, kernel)
-    data, added = packed.with_drivers(hardware.edit.drivers)
+    data, added = packed.with_drivers(names)
     if not added:
         return None
     file = kernel.initramfs[-1]
@@ -237,6 +274,12 @@ def _drivers(
         f"{len(data)} bytes behind it: the drivers {', '.join(added)}, and indexes that name them"
     )
     return write, FileChange(file.volume, file.path, f"{before} bytes", change)
+
+
+def system_modules(tree: Tree, kernel: Kernel) -> Modules:
+    """All modules that a system has for a kernel."""
+    folder = f"/lib/modules/{kernel.version}"
+    return Modules.parse({name: tree.text(f"{folder}/{name}") for name in INDEXES})
 
 
 class _Initramfs:
@@ -263,9 +306,7 @@ class _Initramfs:
 
     def with_drivers(self, wanted: tuple[str, ...]) -> tuple[bytes, tuple[str, ...]]:
         """The archive that adds them, as `driver_archive` returns it."""
-        folder = f"/lib/modules/{self._kernel.version}"
-        texts = {name: self._tree.text(f"{folder}/{name}") for name in INDEXES}
-        modules = Modules.parse(texts)
+        modules = system_modules(self._tree, self._kernel)
         missing = [
             name for name in wanted if name not in {*self._there.files, *self._kernel.built_in}
         ]

@@ -125,7 +125,7 @@ def controllers() -> dict[Controller, tuple[str, ...]]:
 
 def file_system_drivers(volumes: Sequence[FileSystem]) -> tuple[str, ...]:
     """What mounts them."""
-    kinds = dict.fromkeys(_kind(volume) for volume in volumes)
+    kinds = dict.fromkeys(kind_of(volume) for volume in volumes)
     return tuple(driver for kind in kinds for driver in _FILE_SYSTEM_DRIVERS[kind])
 
 
@@ -293,7 +293,7 @@ def _activation(volumes: Sequence[FileSystem]) -> list[str]:
 
 
 def _mount(number: int, volume: FileSystem, controller: Controller) -> list[str]:
-    kind = _kind(volume)
+    kind = kind_of(volume)
     options = f" -o {_OPTIONS[kind]}" if kind in _OPTIONS else ""
     device = _quoted(_device(volume, controller))
     place = f"/vdbackup.mnt/{number}"
@@ -315,7 +315,7 @@ def _write(number: int, write: Write, volume: int) -> list[str]:
     ]
 
 
-def _kind(volume: FileSystem) -> str:
+def kind_of(volume: FileSystem) -> str:
     """What Linux mounts it as; raises RecoveryError where it is not edited."""
     kind = next((k for name, k in _KINDS.items() if volume.kind.lower().startswith(name)), None)
     if kind is None:

@@ -181,15 +181,30 @@ def edited(
         backing = qemu.Backing.of(folder, chain, disk_format)
         scratch = folder / "scratch.qcow2"
         qemu.create_session_disk(scratch, backing, chain.size)
-        hive = folder / "SYSTEM"
-        _take_out(Disk(chain).trees[volume.volume], edits.hive, hive)
-        hive_edit.change(hive, edits.numbers, edits.keys)
         (run,) = volume.runs
         with exported(above(scratch, backing), run.offset, run.length, folder) as part:
-            for source, path in (*edits.copies, (hive, edits.hive)):
-                cancel.check()
-                _copy_in(part, source, path)
+            put(edits, Disk(chain).trees[volume.volume], part, folder, cancel)
         yield scratch
+
+
+def put(edits: WindowsEdits, tree: Tree, part: Path, folder: Path, cancel: CancelToken) -> None:
+    """Do the edits by tools.
+
+    Args:
+        edits: from `plan_windows`, which `needs_tools`.
+        tree: the files of its volume, as they are.
+        part: that volume as a file or device.
+        folder: takes the hive meanwhile.
+        cancel: looked at before each file.
+
+    Raises as `edited` does.
+    """
+    hive = folder / "SYSTEM"
+    _take_out(tree, edits.hive, hive)
+    hive_edit.change(hive, edits.numbers, edits.keys)
+    for source, path in (*edits.copies, (hive, edits.hive)):
+        cancel.check()
+        _copy_in(part, source, path)
 
 
 def check_starts(tree: Tree, controller: Controller) -> None:
