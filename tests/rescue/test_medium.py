@@ -71,13 +71,16 @@ def medium(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def with_the_program_of_today(kept: Path, folder: Path) -> Path:
     """The same medium, with the program as it is now over that which it was made with."""
-    archive, above, image = (folder / each for each in ("tar", "program.squashfs", "rescue.iso"))
+    archive, medium, image = (folder / each for each in ("tar", "medium", "rescue.iso"))
+    medium.mkdir()
+    run("xorriso", "-osirrox", "on", "-indev", kept, "-extract", "/live", medium / "live")
+    (medium / "live").chmod(0o755)
     program.pack(program.collect(window=False), archive, Task())
-    running.run([["cat", str(archive)], making.squashing(above)], Task(), folder)
-    run(
-        *("xorriso", "-indev", kept, "-outdev", image, "-boot_image", "any", "replay"),
-        *("-map", above, "/live/program.squashfs"),
-    )
+    above = making.squashing(medium / "live" / "program.squashfs")
+    running.run([["cat", str(archive)], above], Task(), folder)
+    archive.unlink()
+    making.write_image(medium, image, Task())
+    shutil.rmtree(medium)
     return image
 
 

@@ -216,6 +216,13 @@ ACTIONS = (
         keys="Ctrl+Shift+N",
     ),
     Action(
+        "actionMakeRescue",
+        "Make a rescue medium…",
+        "Make a stick or CD that restores a computer that starts no more",
+        OfWindow(lambda desk: desk.rescue.make_medium()),
+        keys="Ctrl+Shift+R",
+    ),
+    Action(
         "actionRefresh",
         "Read again",
         "Look what is in the repositories",

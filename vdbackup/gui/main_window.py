@@ -48,6 +48,7 @@ from vdbackup.gui.operations import Operations
 from vdbackup.gui.pin_dialog import PinDialog
 from vdbackup.gui.plan_dialog import PlanDialog
 from vdbackup.gui.policy_dialog import PolicyDialog
+from vdbackup.gui.rescue import Rescue
 from vdbackup.gui.retarget_dialog import RetargetDialog
 from vdbackup.gui.runner import Runner
 from vdbackup.gui.schedule_dialog import ScheduleDialog
@@ -77,6 +78,7 @@ class MainWindow(QMainWindow):
         catalogue: what there is.
         backups: what makes points.
         operations: what else can be done.
+        rescue: what makes rescue media.
         sessions: the virtual machines.
         ending: when the window may close.
         actions_: what the user can ask for.
@@ -99,6 +101,7 @@ class MainWindow(QMainWindow):
         self._runner = Runner(self, store, self.workers, self.catalogue)
         self.backups = Backups(self._runner)
         self.operations = Operations(self._runner)
+        self.rescue = Rescue(self._runner)
         self.sessions = Sessions(store, self.workers, self)
         self.actions_ = Actions(self, self)
         self.ending = Ending(self, self.workers, self.sessions)
@@ -206,6 +209,7 @@ class MainWindow(QMainWindow):
         self._runner.refused.connect(lambda _title, _error: self.ending.stay_to_show())
         self.ending.changed.connect(self._on_ending_changed)
         self.store.failed.connect(lambda error: self.jobs.refuse("Settings", error))
+        self.operations.restored.connect(self.rescue.offer)
         self.sessions.changed.connect(self._on_sessions_changed)
         self.sessions.told.connect(self.jobs.tell)
         self.sessions.failed.connect(self.jobs.refuse)

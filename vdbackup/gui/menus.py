@@ -15,6 +15,7 @@ FILE = (
     "actionAddSource",
     "actionOpenBackups",
     "actionAdopt",
+    "actionMakeRescue",
     "",
     "actionRefresh",
     "actionSettings",

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from vdbackup.gui.catalogue import Catalogue
     from vdbackup.gui.machines.sessions import Sessions
     from vdbackup.gui.operations import Operations
+    from vdbackup.gui.rescue import Rescue
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,10 @@ class Desk(Protocol):
     @property
     def operations(self) -> Operations:
         """What else can be done."""
+
+    @property
+    def rescue(self) -> Rescue:
+        """What makes rescue media."""
 
     @property
     def sessions(self) -> Sessions:

@@ -17,7 +17,7 @@ from vdbackup.gui.jobs.outcome import Outcome
 from vdbackup.gui.machine_restore_dialog import MachineRestoreDialog
 from vdbackup.gui.restore_dialog import RestoreDialog
 from vdbackup.gui.runner import Runner
-from vdbackup.jobs import Plan, Task
+from vdbackup.jobs import Job, Plan, Task
 from vdbackup.operations import (
     convert,
     delete,
@@ -36,6 +36,7 @@ from vdbackup.repository.model import RecoveryPoint
 from vdbackup.repository.repository import Repository
 
 P = TypeVar("P", bound=Plan)
+T = TypeVar("T")
 
 
 class Operations(QObject):
@@ -43,9 +44,11 @@ class Operations(QObject):
 
     Signals:
         promoted(): a session has become a recovery point, or could not.
+        restored(Path): a disk has been written over with a whole point.
     """
 
     promoted = Signal()
+    restored = Signal(object)
 
     def __init__(self, runner: Runner) -> None:
         super().__init__(runner.window)
@@ -152,8 +155,10 @@ class Operations(QObject):
             return
         reader = self._runner.workers.reader(entry.repository)
         dialog = RestoreDialog(entry, point, reader, self._runner.window)
+        alone: list[int] = []
 
         def plan() -> None:
+            alone.extend(dialog.partitions)
             wanted = partial(
                 restore.RestoreRequest,
                 point_id=point.id,
@@ -172,7 +177,13 @@ class Operations(QObject):
                 "Overwrite and restore" if dialog.overwrite else "Restore",
                 lambda repository, name: restore.plan(wanted(repository, name)),
                 restoring.restore_point,
+                ended,
             )
+
+        def ended(job: Job[Outcome[restore.Restored]]) -> None:
+            target = job.result.value.target if job.result else None
+            if target is not None and target.is_block_device() and not alone:
+                self.restored.emit(target)
 
         dialog.accepted.connect(plan)
         dialog.open()
@@ -227,7 +238,8 @@ class Operations(QObject):
         title: str,
         verb: str,
         make: Callable[[Repository, str], P],
-        doing: Callable[[P, Task], Outcome[object]],
+        doing: Callable[[P, Task], Outcome[T]],
+        then: Callable[[Job[Outcome[T]]], None] = lambda _job: None,
     ) -> None:
         """Plan something about a set that exists, ask, do it."""
 
@@ -235,6 +247,6 @@ class Operations(QObject):
             return make(Repository.open(entry.repository), entry.name)
 
         def start(plan: P) -> None:
-            self._runner.run(entry.repository, title, partial(doing, plan))
+            self._runner.run(entry.repository, title, partial(doing, plan), then)
 
         self._runner.plan(entry.repository, title, verb, plan, start)

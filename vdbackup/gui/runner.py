@@ -52,7 +52,7 @@ class Runner(QObject):
 
     def plan(
         self,
-        repository: Path,
+        repository: Path | None,
         title: str,
         verb: str,
         make: Callable[[], P],

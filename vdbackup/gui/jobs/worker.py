@@ -174,16 +174,16 @@ class Workers(QObject):
 
     def __init__(self, parent: QObject | None = None) -> None:
         super().__init__(parent)
-        self._writers: dict[Path, Worker] = {}
+        self._writers: dict[Path | None, Worker] = {}
         self._testers: dict[Path, Worker] = {}
         self._readers: dict[Path | None, Worker] = {}
         self._borrowed: list[Worker] = []
         self._leaving: list[Worker] = []
 
-    def writer(self, repository: Path) -> Worker:
-        """The worker whose jobs change `repository`."""
+    def writer(self, repository: Path | None) -> Worker:
+        """The worker whose jobs change `repository`, or (None) something else on this computer."""
         if repository not in self._writers:
-            self._writers[repository] = self._shown(f"writer of {repository}")
+            self._writers[repository] = self._shown(f"writer of {repository or 'computer'}")
         return self._writers[repository]
 
     def tester(self, repository: Path) -> Worker:
