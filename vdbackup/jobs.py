@@ -62,6 +62,16 @@ class Waiting(Progress):
 _UNITS = ("bytes", "KiB", "MiB", "GiB", "TiB", "PiB")
 
 
+def duration(seconds: float) -> str:
+    """About how long, for a person: "40 seconds", "14 minutes", "2 hours 5 minutes"."""
+    if seconds < 90:
+        return f"{max(1, round(seconds))} second" + ("" if round(seconds) <= 1 else "s")
+    minutes = round(seconds / 60)
+    hours, rest = divmod(minutes, 60)
+    parts = [(hours, "hour"), (rest, "minute")]
+    return " ".join(f"{count} {word}" + "s" * (count > 1) for count, word in parts if count)
+
+
 def readable_size(count: float) -> str:
     """A number of bytes for a person: "512 bytes", "1.2 GiB", "40 GiB"."""
     value, unit = float(count), 0

@@ -12,7 +12,7 @@ and no list is longer than anything real. Fields may be
 
 What a type cannot say of a value stands beside it, `Annotated[str, check]`: the check gets the
 value, and returns it or raises TypeError, ValueError or an error of ours. What holds of the field
-stands in its metadata: `LATER`, `LENIENT`, `written_as`.
+stands in its metadata: `LATER`, `SELDOM`, `LENIENT`, `written_as`.
 
 How strictly a record is read depends on what its loss would cost. What is unknown or missing is
 refused (`exact`) where all of it can be found out again, but for fields that are marked LATER.
@@ -45,6 +45,8 @@ _MAX_QUOTE = 200
 
 LATER = {"later": True}
 """Metadata of a field that earlier versions did not write: it has a default, and may be missing."""
+SELDOM = {**LATER, "seldom": True}
+"""The same of a field that is not written where it is None: such a record is as it was before."""
 LENIENT = {"lenient": True}
 """Metadata of a field with a record of which what makes no sense is as if it were not there: each
 of its fields has a default."""
@@ -82,12 +84,19 @@ def to_json(record: Any) -> Any:
     if isinstance(record, Path):
         return str(record)
     kind: Any = type(record)
-    return {key: write(getattr(record, name)) for name, key, write in _writers(kind)}
+    return {
+        key: write(value)
+        for name, key, write, seldom in _writers(kind)
+        if (value := getattr(record, name)) is not None or not seldom
+    }
 
 
 @functools.cache
-def _writers(kind: Any) -> list[tuple[str, str, Callable[[Any], Any]]]:
-    return [(field.name, _key(field), _writer(field)) for field in dataclasses.fields(kind)]
+def _writers(kind: Any) -> list[tuple[str, str, Callable[[Any], Any], bool]]:
+    return [
+        (field.name, _key(field), _writer(field), "seldom" in field.metadata)
+        for field in dataclasses.fields(kind)
+    ]
 
 
 def _writer(field: dataclasses.Field[Any]) -> Callable[[Any], Any]:

@@ -34,6 +34,7 @@ def merged_point(parent: RecoveryPoint, child: RecoveryPoint) -> RecoveryPoint:
         digests=naming.digests_name(layer),
         verified=None,
         boot_tested=None,
+        rehearsed=None,
         merged=gone[-MAX_MERGED:],
         merged_before=before + max(0, len(gone) - MAX_MERGED),
         warnings=tuple(dict.fromkeys((*_lasting_warnings(parent), *child.warnings))),

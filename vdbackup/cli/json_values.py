@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from vdbackup.cli import remedies
 from vdbackup.errors import SourceNotFound, VdbackupError
 from vdbackup.jobs import Plan
+from vdbackup.records import to_json
 from vdbackup.sources.reference import SourceRef
 
 if TYPE_CHECKING:
@@ -18,7 +19,14 @@ if TYPE_CHECKING:
     from vdbackup.repository.backup_set import BackupSet
     from vdbackup.repository.machine import Machine, MomentPoints
     from vdbackup.repository.manifests import BrokenManifest
-    from vdbackup.repository.model import BootTest, Moment, Policy, Reading, RecoveryPoint
+    from vdbackup.repository.model import (
+        BootTest,
+        Moment,
+        Policy,
+        Reading,
+        RecoveryPoint,
+        Rehearsal,
+    )
     from vdbackup.sources.inventory import Device
 
 _READING = (
@@ -108,6 +116,7 @@ def point_json(backup_set: BackupSet, point: RecoveryPoint) -> dict[str, Any]:
         "pinned": {"note": pin.note, "since": pin.since} if pin else None,
         **_reading(point.reading),
         "moment": _moment(point.moment),
+        "rehearsed": rehearsal_json(point.rehearsed) if point.rehearsed else None,
     }
 
 
@@ -257,6 +266,11 @@ def fate_json(fate: Fate) -> dict[str, Any]:
         "why": fate.why,
         "into": fate.into,
     }
+
+
+def rehearsal_json(found: Rehearsal) -> dict[str, Any]:
+    """What came of a rehearsal."""
+    return {"seconds": round(found.seconds, 1), **to_json(found)}
 
 
 def boot_test_json(backup_set: BackupSet, point: RecoveryPoint, test: BootTest) -> dict[str, Any]:

@@ -316,6 +316,15 @@ def rate(text: str) -> int:
     return int(bytes_)
 
 
+def size_in_bytes(text: str) -> int:
+    """Of "500G", "1.5T", "800M" or a number of bytes; raises ArgumentTypeError."""
+    found = re.fullmatch(r"(\d{1,15}(?:\.\d{1,6})?)([KMGT]?)(?:i?B)?", text, re.IGNORECASE)
+    bytes_ = float(found[1]) * 1024 ** " KMGT".index(found[2].upper() or " ") if found else 0.0
+    if not 1 <= bytes_ < 1 << 62:
+        raise argparse.ArgumentTypeError(f"{text} is no size, such as 500G")
+    return int(bytes_)
+
+
 def points_kept(text: str) -> int | Literal["all"]:
     """How many points, or "all"; raises ArgumentTypeError."""
     try:

@@ -22,6 +22,7 @@ from vdbackup.cli.machines_cmd import add_boot, add_retarget
 from vdbackup.cli.make_cmd import add_adopt, add_backup, add_convert, add_demo
 from vdbackup.cli.mount_cmd import add_mount, add_umount
 from vdbackup.cli.policy_cmd import add_policy
+from vdbackup.cli.rehearse_cmd import add_rehearse
 from vdbackup.cli.rescue_cmd import add_make_bootable, add_make_rescue, add_rescue
 from vdbackup.cli.schedule_cmd import add_schedule
 from vdbackup.cli.sessions_cmd import add_open_with, add_sessions
@@ -65,6 +66,7 @@ FAMILIES: Mapping[str, Mapping[str, Callable[[Any], None]]] = {
         "boot-test": add_boot_test,
         "bisect": add_bisect,
         "retarget": add_retarget,
+        "rehearse": add_rehearse,
         "sessions": add_sessions,
         "open-with": add_open_with,
     },

@@ -11,7 +11,7 @@ from vdbackup.cli import remedies
 from vdbackup.cli.common import DONE, WARNINGS
 from vdbackup.cli.console import print_json, say, table, warn
 from vdbackup.cli.in_use_cmd import moment
-from vdbackup.cli.json_values import problem_json
+from vdbackup.cli.json_values import problem_json, rehearsal_json
 from vdbackup.cli.options import Subparsers, json_option, new_command
 from vdbackup.cli.schedule_cmd import run_json, schedules_store
 from vdbackup.errors import AgentError
@@ -156,6 +156,7 @@ def _set_json(found: SetHealth) -> dict[str, Any]:
         "layers": found.layers,
         "verified": found.verified or None,
         "boot_tested": found.boot_tested or None,
+        "rehearsed": rehearsal_json(found.rehearsed) if found.rehearsed else None,
         "full_in_seconds": None if found.full_in is None else round(found.full_in),
         "schedule": {"every": schedule.every, "at": schedule.at or None} if schedule else None,
         "last_run": run_json(found.last_run) if found.last_run else None,

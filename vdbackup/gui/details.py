@@ -22,8 +22,17 @@ from vdbackup.gui import parts, words
 from vdbackup.gui.catalogue import Entry
 from vdbackup.gui.machines.boot_picture import BootPicture
 from vdbackup.gui.timeline.points_table import check_in_words
+from vdbackup.jobs import duration
 from vdbackup.repository import long_chains
-from vdbackup.repository.model import ChangesFrom, Check, Pin, Promotion, Reading, RecoveryPoint
+from vdbackup.repository.model import (
+    ChangesFrom,
+    Check,
+    Pin,
+    Promotion,
+    Reading,
+    RecoveryPoint,
+    Rehearsal,
+)
 
 LOWEST = 120  # pixels of facts that stay in sight
 ROWS = {
@@ -34,6 +43,7 @@ ROWS = {
     "read": "Read",
     "verified": "Verified",
     "booted": "Boot-tested",
+    "rehearsed": "Restore",
     "chain": "Chain",
     "machine": "Machine",
     "merged": "Stands for",
@@ -170,6 +180,7 @@ class PointDetails(QFrame):
             self._form.setRowVisible(self._values[key], point.reading is not None)
         self._form.setRowVisible(self._values["machine"], entry.machine is not None)
         self._form.setRowVisible(self._values["merged"], bool(point.merged))
+        self._form.setRowVisible(self._values["rehearsed"], point.rehearsed is not None)
         self._form.setRowVisible(self._values["promoted"], point.promoted_from is not None)
         self._form.setRowVisible(self._values["pinned"], point.id in entry.pins)
         self._values["id"].setToolTip(point.id)
@@ -178,6 +189,7 @@ class PointDetails(QFrame):
         parts.set_role(self._values["machine"], "" if is_whole else "warning")
         self._paint_check("verified", point.verified, "bad")
         self._paint_check("booted", point.boot_tested, "warning")
+        self._paint_check("rehearsed", point.rehearsed, "warning")
         chain = entry.chain(point)
         role = "bad" if _is_broken(chain) else "warning" if _is_long(chain) else ""
         parts.set_role(self._values["chain"], role)
@@ -200,6 +212,7 @@ class PointDetails(QFrame):
             "read": _read_in_words(point.reading) if point.reading else "",
             "verified": check_in_words(point.verified),
             "booted": check_in_words(point.boot_tested),
+            "rehearsed": _rehearsal_in_words(point.rehearsed),
             "chain": _chain_in_words(entry.chain(point)),
             "machine": _machine_in_words(entry, point),
             "merged": f"{words.plural(point.merged_count, 'older point')} merged into it",
@@ -307,3 +320,11 @@ def _promotion_in_words(promotion: Promotion | None) -> str:
         return ""
     title = words.breakable(promotion.title)
     return f"a virtual machine on {title}, ended {words.when_exactly(promotion.ended)}"
+
+
+def _rehearsal_in_words(found: Rehearsal | None) -> str:
+    """How long the machine would be away: "back in 14 minutes, rehearsed yesterday 09:12"."""
+    if found is None:
+        return ""
+    when = f"rehearsed {words.when(found.at)}"
+    return f"back in {duration(found.seconds)}, {when}" if found.ok else f"failed, {when}"

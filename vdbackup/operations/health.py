@@ -21,7 +21,7 @@ from vdbackup.repository import long_chains
 from vdbackup.repository.backup_set import BackupSet
 from vdbackup.repository.files import free_space
 from vdbackup.repository.machine import KnownMachines
-from vdbackup.repository.model import Check, RecoveryPoint
+from vdbackup.repository.model import Check, RecoveryPoint, Rehearsal
 from vdbackup.repository.naming import PointType
 from vdbackup.repository.repository import DamagedSet, Repository
 
@@ -81,6 +81,7 @@ class SetHealth:
         schedule: by which it is backed up on this computer; None where there is none.
         last_run: how that ended last.
         findings: what needs a person first.
+        rehearsed: the last restore that was rehearsed and came up; None for never.
     """
 
     name: str
@@ -94,6 +95,7 @@ class SetHealth:
     schedule: Schedule | None = None
     last_run: Run | None = None
     findings: tuple[Finding, ...] = ()
+    rehearsed: Rehearsal | None = None
 
     @property
     def needs_somebody(self) -> bool:
@@ -173,6 +175,8 @@ def of_set(backup_set: BackupSet, store: Store, free: int | None, moment: Moment
     full_in = _full_in(backup_set, free, moment.now)
     verified = _last_held(point.verified for point in backup_set.points)
     boot_tested = _last_held(point.boot_tested for point in backup_set.points)
+    rehearsals = [each.rehearsed for each in backup_set.points if each.rehearsed]
+    held = [each for each in rehearsals if each.ok]
     findings = [
         *_broken(backup_set),
         *_schedule(backup_set, store),
@@ -195,6 +199,7 @@ def of_set(backup_set: BackupSet, store: Store, free: int | None, moment: Moment
         schedule,
         last_run,
         tuple(sorted(findings, key=lambda finding: not finding.needs_somebody)),
+        max(held, key=lambda each: each.at, default=None),
     )
 
 

@@ -111,6 +111,31 @@ class BootTest(Check):
 
 
 @dataclass(frozen=True)
+class Rehearsal(Check):
+    """The last restore of a point that was done beforehand, in a virtual twin of a target.
+
+    Attributes:
+        size: of the twin's disk, in bytes.
+        controller, firmware: what the disk hung on, and what it was started by.
+        restore_seconds, boot_seconds: until all was written and made ready for that hardware; from
+            then on until the machine was up, or had failed.
+        sentence: what was seen; it may quote the guest.
+    """
+
+    size: int = 0
+    controller: records.Sentence = ""
+    firmware: records.Sentence = ""
+    restore_seconds: Annotated[float, _duration] = 0.0
+    boot_seconds: Annotated[float, _duration] = 0.0
+    sentence: records.Sentence = ""
+
+    @property
+    def seconds(self) -> float:
+        """Until the machine was back."""
+        return self.restore_seconds + self.boot_seconds
+
+
+@dataclass(frozen=True)
 class SourceIdentity:
     """Which source a set belongs to.
 
@@ -236,6 +261,7 @@ class RecoveryPoint:
             up. None where it did not, or an older version captured it.
         reading: how the source was read; None where it was not captured, or by an older version.
         moment: the machine's to which it belongs; None where it was not captured with other disks.
+        rehearsed: the last restore to a virtual twin of a target; None if never.
     """
 
     id: str
@@ -261,6 +287,7 @@ class RecoveryPoint:
     exact_size: int | None = None
     reading: Reading | None = None
     moment: Moment | None = None
+    rehearsed: Rehearsal | None = field(default=None, metadata=records.SELDOM)
 
     @property
     def merged_count(self) -> int:

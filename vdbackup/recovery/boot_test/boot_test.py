@@ -15,7 +15,7 @@ import logging
 import os
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -238,16 +238,33 @@ def _test(
             for name, each in together.items()
         ]
         session = stack.enter_context(_started(repository, claimed, request, agent))
-        limit = request.time_limit or TIME_LIMITS[session.accelerator]
-        watch = _Watch(session, agent, readiness(request.sign), limit)
-        while not watch.over:
-            task.check()
-            if being_written(repository.path):
-                log.info("the boot test of %s gives way", point_id)
-                return None
-            watch.look()
-            task.phase(f"Booting: {watch.stage}", 0, 0)
-        return watch.result(), watch.frame
+        return watched(
+            session, agent, request, task, gives_way=lambda: being_written(repository.path)
+        )
+
+
+def watched(
+    session: Session,
+    agent: AgentChannel,
+    request: BootTestOptions,
+    task: Task,
+    *,
+    gives_way: Callable[[], bool] = lambda: False,
+) -> tuple[BootTest, Frame | None] | None:
+    """Follow a machine until it is up or will not be: the result, and the last on its screen.
+
+    None once it has to give way to somebody else. Raises Cancelled.
+    """
+    limit = request.time_limit or TIME_LIMITS[session.accelerator]
+    watch = _Watch(session, agent, readiness(request.sign), limit)
+    while not watch.over:
+        task.check()
+        if gives_way():
+            log.info("a boot test gives way")
+            return None
+        watch.look()
+        task.phase(f"Booting: {watch.stage}", 0, 0)
+    return watch.result(), watch.frame
 
 
 def _started(
