@@ -23,9 +23,9 @@ from vdbackup.jobs import Task
 from vdbackup.rescue import making, program, running
 from vdbackup.rescue.contents import resource
 
-pytestmark = [pytest.mark.long, pytest.mark.timeout(7200)]
+pytestmark = [pytest.mark.long, pytest.mark.timeout(14_400)]
 
-START, RESTORE, END = 1200, 900, 300
+START, RESTORE, END = 3600, 1800, 900
 """Seconds that each may take where the processor is translated and others want it, too."""
 
 

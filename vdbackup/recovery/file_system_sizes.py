@@ -1,7 +1,8 @@
 """Making file systems smaller and larger, by the programs of each, on a partition shown as a file.
 
-e2fsprogs and ntfs-3g do it without root on any file. The programs' words are read where they have
-no other way to answer, in English (LC_ALL=C): how small a file system can become.
+e2fsprogs and ntfs-3g do it without root on any file; XFS and Btrfs are changed by the kernel that
+has them mounted, which only root may do; a swap space is made anew. The programs' words are read
+where they have no other way to answer, in English (LC_ALL=C): how small a file system can become.
 """
 
 from __future__ import annotations
@@ -11,7 +12,10 @@ import re
 import shutil
 import struct
 import subprocess
-from collections.abc import Callable
+import tempfile
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,6 +27,13 @@ _CHECKED = (0, 1)
 """e2fsck(8): nothing was wrong, or all was mended (a journal that was replayed)."""
 _SLACK = 16 << 20
 """Bytes that are left beside what a program calls the least: it is an estimate."""
+_BTRFS_SLACK = 64 << 20
+"""The same of Btrfs, which moves whole chunks."""
+_SWAP_HEAD = 4096
+"""Where a swap space describes itself: from byte 1024 on a version, sizes, its UUID and label."""
+_CAUTION = "nosuid,nodev,noexec,nosymfollow"
+_OWN = {"xfs": ",nouuid"}
+"""What it was backed up from may be mounted, and has the same UUID."""
 _NTFS_LEAST = re.compile(rb"You might resize at (\d+) bytes")
 
 
@@ -36,6 +47,8 @@ class FileSystem:
         check: has what is in its journal applied, and sees to it that it is whole.
         least: the bytes that it can be made as small as.
         resize: to a size in bytes, on a partition that is as large as the larger of both.
+        needs_root: the kernel does it, on what root has mounted.
+        only_if_named: it takes what a larger disk has more only where the user says so.
     """
 
     name: str
@@ -43,6 +56,13 @@ class FileSystem:
     check: Callable[[Path], None]
     least: Callable[[Path], int]
     resize: Callable[[Path, int], None]
+    needs_root: bool = False
+    only_if_named: bool = False
+
+    @property
+    def possible(self) -> bool:
+        """Whether this user can do it."""
+        return not self.needs_root or os.geteuid() == 0
 
     def check_programs(self) -> None:
         """Raise ProgramMissing where one is not installed."""
@@ -116,6 +136,88 @@ def _resize_ntfs(file: Path, size: int) -> None:
     _run("ntfsresize", "--force", "--force", "--no-progress-bar", "--size", str(size), file)
 
 
+# ------------------------------------------------------------------------------------ by the kernel
+
+
+@contextmanager
+def _mounted(file: Path) -> Iterator[Path]:
+    """Where a file system is mounted meanwhile, as root; no link in it is followed."""
+    with tempfile.TemporaryDirectory(prefix="vdbackup-") as folder:
+        device = _run("losetup", "--find", "--show", "--direct-io=off", file).decode().strip()
+        try:
+            _run("mount", "-o", f"{_CAUTION}{_OWN.get(_kind_of(file), '')}", device, folder)
+            try:
+                yield Path(folder)
+            finally:
+                _run("umount", folder)
+        finally:
+            _run("losetup", "--detach", device)
+
+
+def _kind_of(file: Path) -> str:
+    with file.open("rb") as opened:
+        return "xfs" if opened.read(4) == b"XFSB" else ""
+
+
+def _check_xfs(file: Path) -> None:
+    """The kernel replays the log, and xfs_repair(8) looks whether all is whole."""
+    with _mounted(file):
+        pass
+    _run("xfs_repair", "-n", "-f", file)
+
+
+def _keeps_size(file: Path) -> int:
+    return file.stat().st_size
+
+
+def _resize_xfs(file: Path, size: int) -> None:
+    """Only to be made larger: as large as the partition is."""
+    with _mounted(file) as folder:
+        _run("xfs_growfs", "-d", folder)
+    _run("xfs_repair", "-n", "-f", file)
+
+
+def _check_btrfs(file: Path) -> None:
+    with _mounted(file):
+        pass
+    _run("btrfs", "check", "--readonly", "--force", file)
+
+
+def _least_of_btrfs(file: Path) -> int:
+    with _mounted(file) as folder:
+        found = re.match(rb"(\d+) bytes", _run("btrfs", "inspect-internal", "min-dev-size", folder))
+    if found is None:
+        raise NotResized("How small the file system can become cannot be told.", "")
+    return int(found[1]) + _BTRFS_SLACK
+
+
+def _resize_btrfs(file: Path, size: int) -> None:
+    with _mounted(file) as folder:
+        _run("btrfs", "filesystem", "resize", str(size), folder)
+    _run("btrfs", "check", "--readonly", "--force", file)
+
+
+# ------------------------------------------------------------------------------------ made anew
+
+
+def _check_swap(file: Path) -> None:
+    """Nothing in it is to be kept: who had hibernated there was refused before."""
+
+
+def _least_of_swap(file: Path) -> int:
+    """Half of it: a smaller one than its owner thought right is better than none, to a point."""
+    return file.stat().st_size // 2
+
+
+def _resize_swap(file: Path, size: int) -> None:
+    """A new one with the old one's names, by which fstab and the kernel's command line know it."""
+    with file.open("rb") as opened:
+        head = opened.read(_SWAP_HEAD)
+    identity, label = uuid.UUID(bytes=head[1036:1052]), head[1052:1068].split(b"\0")[0]
+    named = ["--label", label.decode(errors="replace")] if label else []
+    _run("mkswap", "--force", "--uuid", str(identity), *named, file, str(size // 1024))
+
+
 KINDS = {
     "ext": FileSystem(
         "ext4",
@@ -126,6 +228,30 @@ KINDS = {
     ),
     "ntfs": FileSystem(
         "NTFS", (("ntfsresize", "ntfs-3g"),), _check_ntfs, _least_of_ntfs, _resize_ntfs
+    ),
+    "xfs": FileSystem(
+        "XFS",
+        (("xfs_growfs", "xfsprogs"), ("xfs_repair", "xfsprogs")),
+        _check_xfs,
+        _keeps_size,  # XFS cannot become smaller (xfs_growfs(8))
+        _resize_xfs,
+        needs_root=True,
+    ),
+    "btrfs": FileSystem(
+        "Btrfs",
+        (("btrfs", "btrfs-progs"),),
+        _check_btrfs,
+        _least_of_btrfs,
+        _resize_btrfs,
+        needs_root=True,
+    ),
+    "swap": FileSystem(
+        "swap",
+        (("mkswap", "util-linux"),),
+        _check_swap,
+        _least_of_swap,
+        _resize_swap,
+        only_if_named=True,
     ),
 }
 """By the name that volumes/signatures.py has for each."""

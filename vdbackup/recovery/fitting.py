@@ -142,7 +142,7 @@ def fit(chain: Chain, disk_format: DiskFormat, size: int, grown: int | None) -> 
             part.offset,
             part.size,
             least.get(part.number, part.size),
-            grows=_can_change(table, part, kinds),
+            grows=_grows(table, part, kinds, grown),
             moves=not table.stays(part),
         )
         for part in parts
@@ -156,7 +156,8 @@ def fit(chain: Chain, disk_format: DiskFormat, size: int, grown: int | None) -> 
     if grown is not None and not any(each.number == grown for each in changed):
         raise NotResized(
             f"Partition {grown} cannot be made larger here.",
-            "Only ext4 and NTFS can, where there is space, and what lies behind can be moved.",
+            "Only ext4, NTFS and swap can, and XFS and Btrfs by root, where there is space, and "
+            "what lies behind can be moved.",
         )
     for each in changed:
         KINDS[each.filesystem].check_programs()
@@ -206,7 +207,14 @@ def _check(parts: Sequence[Partition], size: int) -> None:
 
 
 def _can_change(table: DiskTable, part: Partition, kinds: Mapping[int, str]) -> bool:
-    return kinds.get(part.number, "") in KINDS and table.may_change(part)
+    kind = KINDS.get(kinds.get(part.number, ""))
+    return kind is not None and kind.possible and table.may_change(part)
+
+
+def _grows(table: DiskTable, part: Partition, kinds: Mapping[int, str], grown: int | None) -> bool:
+    if not _can_change(table, part, kinds):
+        return False
+    return grown == part.number or not KINDS[kinds[part.number]].only_if_named
 
 
 def _too_small(size: int, needed: int, reasons: Sequence[str]) -> NotResized:

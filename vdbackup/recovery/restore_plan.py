@@ -110,7 +110,14 @@ def plan(request: RestoreRequest) -> RestorePlan:
         raise UsageError(
             "Single partitions keep their size.", "Restore the whole disk to fit it to another one."
         )
-    fits = request.resize and request.target.exists()
+    if request.resize and not request.target.exists():
+        raise UsageError(
+            f"{request.target} is a new file, which gets the size of the disk: there is nothing to "
+            "fit it to.",
+            f"Make an empty file of the size that you want first (truncate --size 500G "
+            f"{request.target}), and let it be written over.",
+        )
+    fits = request.resize
     in_place = on_device or request.delta or fits
     machine = None
     doing = f"planning to restore point {point.sequence}"
