@@ -24,14 +24,14 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from tests.backup.sharing import SHARING, sharing_storage
-from tests.benchmarks.arena import Arena
+from tests.benchmarks.arena import MIB, Arena
 from tests.benchmarks.contests import Row, contests
 from tests.benchmarks.limits import Limits
 from tests.oracles import sevenzip
 from vdbackup.disks.formats import FORMATS
 
 HEAD = ("storage", "format", "work", "peer", "ours (s)", "theirs (s)", "ratio", "target",
-        "limit (s)", "ours / limit")  # fmt: skip
+        "limit (s)", "ours / limit", "CPU (s)", "theirs", "written (MiB)", "theirs")  # fmt: skip
 MERGE = "merge of 5 %"
 SHARED_TARGET = 0.3
 """What a merge is to take where nothing is copied, as a ratio to the peer's."""
@@ -71,6 +71,8 @@ def cells(storage: str, disk_format: str, row: Row) -> tuple[str, ...]:
     return (
         storage, disk_format, row.work, row.peer, f"{row.ours:.2f}", f"{row.theirs:.2f}",
         f"{row.ratio:.2f}", f"{row.target}", f"{row.limit:.2f}", f"{row.distance:.1f}",
+        f"{row.spent.processor:.2f}", f"{row.spent_by_them.processor:.2f}",
+        f"{row.spent.written / MIB:.0f}", f"{row.spent_by_them.written / MIB:.0f}",
     )  # fmt: skip
 
 
@@ -90,7 +92,7 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--format", choices=FORMATS, action="append", help="all if left out")
     parser.add_argument("--work", default="", help="only the rows whose work begins so: merge")
-    parser.add_argument("--gib", type=int, default=4)
+    parser.add_argument("--gib", type=float, default=4)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--cold", action="store_true", help="nothing is in the page cache")
     for kind in SHARING:
@@ -114,7 +116,9 @@ def main() -> None:
             inside = folder / kind
             inside.mkdir()
             stack.callback(shutil.rmtree, inside)
-            mounted = stack.enter_context(sharing_storage(kind, inside, options.gib * 10 << 30))
+            mounted = stack.enter_context(
+                sharing_storage(kind, inside, int(options.gib * 10) << 30)
+            )
             for disk_format, row in raced(mounted, formats, MERGE, options, limits):
                 note(kind, disk_format, replace(row, target=SHARED_TARGET))
     print(markdown(lines))

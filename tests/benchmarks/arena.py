@@ -13,12 +13,12 @@ MIB = 1 << 20
 OURS = [sys.executable, "-m", "vdbackup"]
 
 
-def make_source(path: Path, gib: int) -> None:
+def make_source(path: Path, gib: float) -> None:
     """Half zeros (written, not holes), a quarter random, a quarter text; in pieces of 4 MiB."""
     dice = random.Random(7)
     words = [bytes(dice.choices(range(97, 123), k=dice.randint(2, 9))) for _ in range(5000)]
     with path.open("wb") as file:
-        for _ in range(gib * 256):
+        for _ in range(int(gib * 256)):
             text = b" ".join(dice.choices(words, k=170_000))[:MIB].ljust(MIB, b".")
             file.write(bytes(2 * MIB) + dice.randbytes(MIB) + text)
         os.fsync(file.fileno())
@@ -47,7 +47,7 @@ class Arena:
         out: what the contests write to.
     """
 
-    def __init__(self, folder: Path, gib: int, disk_format: str) -> None:
+    def __init__(self, folder: Path, gib: float, disk_format: str) -> None:
         """Make in `folder` what is not there yet."""
         self.folder = folder
         self.format = disk_format

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+import resource
 import shutil
 import statistics
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -35,7 +36,7 @@ class Contest:
     theirs: Callable[[], list[str]]
     prepare: Callable[[], None] = lambda: None
     prepare_theirs: Callable[[], None] | None = None
-    pairs: list[tuple[float, float]] = field(default_factory=list)
+    pairs: list[tuple[Spent, Spent]] = field(default_factory=list)
 
     def race(self, settle: Callable[[], None]) -> None:
         """One round of each, in turn; `settle` comes right before each."""
@@ -48,10 +49,36 @@ class Contest:
 
     def row(self, limits: Limits, cold: bool) -> Row:
         """The medians."""
-        ours, theirs = (statistics.median(times) for times in zip(*self.pairs, strict=True))
-        ratio = statistics.median(a / b for a, b in self.pairs)
+        ours, theirs = (Spent.median(spent) for spent in zip(*self.pairs, strict=True))
+        ratio = statistics.median(a.wall / b.wall for a, b in self.pairs)
         limit = limits.seconds(self.moved, cold)
-        return Row(self.name, self.peer, ours, theirs, ratio, self.target, limit, ours / limit)
+        return Row(
+            self.name, self.peer, ours.wall, theirs.wall, ratio, self.target, limit,
+            ours.wall / limit, ours, theirs,
+        )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Spent:
+    """What a command took, with all that it started.
+
+    Attributes:
+        wall, processor: seconds; the second is the one to go by on a machine with others.
+        written: bytes to storage, as the kernel counts them (getrusage(2), ru_oublock).
+    """
+
+    wall: float
+    processor: float
+    written: int
+
+    @classmethod
+    def median(cls, spent: Sequence[Spent]) -> Spent:
+        """Of each of them by itself."""
+        return cls(
+            statistics.median(each.wall for each in spent),
+            statistics.median(each.processor for each in spent),
+            int(statistics.median(each.written for each in spent)),
+        )
 
 
 @dataclass(frozen=True)
@@ -61,6 +88,7 @@ class Row:
     Attributes:
         limit: what this machine would take for moving alone.
         distance: ours, as a multiple of that.
+        spent, spent_by_them: the medians of all that was measured.
     """
 
     work: str
@@ -71,13 +99,17 @@ class Row:
     target: float
     limit: float
     distance: float
+    spent: Spent
+    spent_by_them: Spent
 
 
-def timed(command: list[str]) -> float:
-    """Seconds of wall time; fails on an exit code that is not 0."""
-    started = time.perf_counter()
+def timed(command: list[str]) -> Spent:
+    """What a command takes; fails on an exit code that is not 0."""
+    before, started = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-    return time.perf_counter() - started
+    wall, after = time.perf_counter() - started, resource.getrusage(resource.RUSAGE_CHILDREN)
+    processor = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return Spent(wall, processor, (after.ru_oublock - before.ru_oublock) * 512)
 
 
 def durable(command: list[str], *files: Path) -> list[str]:
@@ -117,6 +149,11 @@ def contests(arena: Arena) -> list[Contest]:
             command = ["sh", "-c", f"{sevenzip.PROGRAM} x -so '{child}' > '{target}'"]
         return durable(command, target)
 
+    def copied() -> list[str]:
+        """The same state from a raw file, over the older one."""
+        state = f"if={arena.folder / 'moving.raw'}"
+        return ["dd", state, f"of={out / 'ours.raw'}", "bs=1M", "conv=notrunc,fsync", "status=none"]
+
     def full() -> list[str]:
         return [*OURS, "backup", source, *repository, "--format", arena.format]
 
@@ -150,6 +187,10 @@ def contests(arena: Arena) -> list[Contest]:
         Contest(
             "delta restore of 5 %", reader, 0.3, Moved(size + child, size, child, child), delta,
             flattened, arena.copy_older, arena.clear,
+        ),
+        Contest(
+            "delta restore of 5 %", "dd of all", 0.5, Moved(size + child, size, child, child),
+            delta, copied, arena.copy_older,
         ),
         Contest(
             "verify", "compare", 0.15 if arena.format == "vmdk" else 0.5, Moved(data, data),

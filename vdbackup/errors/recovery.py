@@ -144,7 +144,7 @@ class NoDriver(RecoveryError):
 
 
 class NotRetargeted(RecoveryError):
-    """An overlay could not be changed, and is as it was."""
+    """An overlay, or a restored disk, could not be changed for the hardware that it is to have."""
 
     code = "not-retargeted"
 

@@ -72,7 +72,7 @@ class RestoreDialog(RestoreChoices):
         self.resize_box.setObjectName("resizeBox")
         self.resize_box.setToolTip(
             parts.hint(
-                "One partition takes what a larger disk has more; for a smaller one, ext4 and NTFS "
+                "One partition takes what a larger disk has more; for a smaller one, file systems "
                 "are made smaller. The backup stays as it is."
             )
         )

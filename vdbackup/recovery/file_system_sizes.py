@@ -2,7 +2,7 @@
 
 e2fsprogs and ntfs-3g do it without root on any file; XFS and Btrfs are changed by the kernel that
 has them mounted, which only root may do; a swap space is made anew. The programs' words are read
-where they have no other way to answer, in English (LC_ALL=C): how small a file system can become.
+where they have no other way to answer, in English (LC_ALL): how small a file system can become.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ def _run(*command: str | Path, allowed: tuple[int, ...] = (0,)) -> bytes:
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         check=False,
-        env={**os.environ, "LC_ALL": "C"},
+        env={**os.environ, "LC_ALL": "C.UTF-8", "MTOOLS_SKIP_CHECK": "1"},
         process_group=0,  # Ctrl-C in our terminal is not for it: half of a change is worse
     )
     if done.returncode not in allowed:
@@ -143,7 +143,7 @@ def _resize_ntfs(file: Path, size: int) -> None:
 def _mounted(file: Path) -> Iterator[Path]:
     """Where a file system is mounted meanwhile, as root; no link in it is followed."""
     with tempfile.TemporaryDirectory(prefix="vdbackup-") as folder:
-        device = _run("losetup", "--find", "--show", "--direct-io=off", file).decode().strip()
+        device = _run("losetup", "--find", "--show", file).decode().strip()
         try:
             _run("mount", "-o", f"{_CAUTION}{_OWN.get(_kind_of(file), '')}", device, folder)
             try:
@@ -255,6 +255,47 @@ KINDS = {
     ),
 }
 """By the name that volumes/signatures.py has for each."""
+
+
+def check_fat_programs() -> None:
+    """Raise ProgramMissing where what makes a FAT is not installed."""
+    for program, package in (("mkfs.fat", "dosfstools"), ("mcopy", "mtools")):
+        if _find(program) is None:
+            raise ProgramMissing(
+                f"A FAT cannot be made anew: {program} is not installed.",
+                f"Install it with: sudo apt install {package}",
+            )
+
+
+def make_fat_anew(file: Path, sector_size: int, hidden: int) -> None:
+    """Make a FAT with other sectors that holds the same files, under the same number and label.
+
+    Args:
+        file: the partition.
+        sector_size: in bytes.
+        hidden: sectors before it on the disk.
+    """
+    with file.open("rb") as opened:
+        head = opened.read(512)
+    at = 39 if any(head[22:24]) else 67  # a FAT32 says elsewhere how long its tables are
+    number, label = struct.unpack_from("<I", head, at)[0], head[at + 4 : at + 15].rstrip(b" \0")
+    named = ["-n", label.decode("ascii", "replace")] if label not in (b"", b"NO NAME") else []
+    with tempfile.TemporaryDirectory(prefix="vdbackup-") as folder:
+        before, after = Path(folder, "before"), Path(folder, "after")
+        _fat_files(file, before)
+        shape = ("-S", str(sector_size), "-i", f"{number:08x}", "-h", str(hidden))
+        _run("mkfs.fat", *shape, *named, file)
+        if top := sorted(before.iterdir()):
+            _run("mcopy", "-s", "-Q", "-m", "-i", file, *top, "::/")
+        _fat_files(file, after)
+        _run("diff", "--recursive", before, after)
+
+
+def _fat_files(file: Path, folder: Path) -> None:
+    """Copy all files of a FAT to a new folder."""
+    folder.mkdir()
+    if _run("mdir", "-b", "-a", "-i", file, "::/").strip():
+        _run("mcopy", "-s", "-Q", "-n", "-m", "-i", file, "::/*", folder)
 
 
 def tell_ntfs_its_place(file: Path, sectors: int) -> None:

@@ -19,6 +19,7 @@ from vdbackup.errors import NotResized
 from vdbackup.jobs import sizes_apart
 from vdbackup.qemu import qemu
 from vdbackup.qemu.qemu import Node
+from vdbackup.recovery import other_sectors
 from vdbackup.recovery.exporting import above, exported
 from vdbackup.recovery.file_system_sizes import KINDS
 from vdbackup.recovery.placed import Stretch
@@ -83,11 +84,15 @@ class Fitting:
         moves: of all partitions, by where they lie.
         writes: the partition table for the target: (offset, bytes), in this order.
         head: what lies before the first partition, and keeps its place, in bytes.
+        sector_size: of the target, in bytes.
+        converts: whether the disk had others.
     """
 
     moves: tuple[Move, ...]
     writes: tuple[tuple[int, bytes], ...]
     head: int
+    sector_size: int
+    converts: bool
 
     @property
     def stretches(self) -> tuple[tuple[int, Stretch], ...]:
@@ -103,10 +108,22 @@ class Fitting:
     @property
     def sentences(self) -> tuple[str, ...]:
         """What becomes of the partitions, a sentence each."""
-        return tuple(filter(None, (each.sentence for each in self.moves)))
+        found = [each.sentence for each in self.moves]
+        if self.converts:
+            found.append(
+                f"The partition table is written for sectors of {self.sector_size} bytes, and what "
+                "is FAT is made anew with the same files."
+            )
+        return tuple(filter(None, found))
 
 
-def fit(chain: Chain, disk_format: DiskFormat, size: int, grown: int | None) -> Fitting | None:
+def fit(
+    chain: Chain,
+    disk_format: DiskFormat,
+    size: int,
+    grown: int | None,
+    sector_size: int | None = None,
+) -> Fitting | None:
     """How a point's disk is fitted to a target; None where it goes there as it is.
 
     Args:
@@ -114,6 +131,7 @@ def fit(chain: Chain, disk_format: DiskFormat, size: int, grown: int | None) -> 
         disk_format: of its layers.
         size: of the target, in bytes.
         grown: the number of the partition that takes what is new; None for the last that can.
+        sector_size: of the target, in bytes; None for that of the disk.
 
     Raises:
         NotResized: it cannot be, with the figure that it would take. ProgramMissing: what changes
@@ -121,12 +139,14 @@ def fit(chain: Chain, disk_format: DiskFormat, size: int, grown: int | None) -> 
     """
     table = DiskTable.read(chain)
     if table is None:
-        if size >= chain.size:
-            return None
-        raise _too_small(size, chain.size, ["It has no partitions that could be made smaller."])
+        _check_unpartitioned(chain, size, sector_size)
+        return None
     kinds = {each.number: each.filesystem for each in contents_of(chain)}
     parts = sorted(table.table.partitions, key=lambda part: part.offset)
     _check(parts, chain.size)
+    converts = sector_size not in (None, table.table.sector_size)
+    if converts and sector_size is not None:
+        table = other_sectors.table_for(chain, table, parts, kinds, sector_size)
     if size < chain.size and not all(map(table.may_change, parts)):
         raise NotResized(
             "A disk with logical partitions is not made smaller.",
@@ -151,7 +171,7 @@ def fit(chain: Chain, disk_format: DiskFormat, size: int, grown: int | None) -> 
         places = fitted(volumes, table.end(size), grown)
     except DoesNotFit as refusal:
         raise _too_small(size, table.size_for(refusal.needed), reasons) from refusal
-    found = _fitting(table, parts, kinds, places, size)
+    found = _fitting(table, parts, kinds, places, size, converts=converts)
     changed = [each for each in found.moves if each.changes_size]
     if grown is not None and not any(each.number == grown for each in changed):
         raise NotResized(
@@ -161,10 +181,22 @@ def fit(chain: Chain, disk_format: DiskFormat, size: int, grown: int | None) -> 
         )
     for each in changed:
         KINDS[each.filesystem].check_programs()
-    if size >= chain.size and all(each.before == each.after for each in found.moves):
+    as_it_was = size >= chain.size and all(each.before == each.after for each in found.moves)
+    if as_it_was and not converts:
         return None  # as it is, with whatever lies between partitions
     _check_awake(chain, parts, kinds)
     return found
+
+
+def _check_unpartitioned(chain: Chain, size: int, sector_size: int | None) -> None:
+    if sector_size not in (None, chain.sector_size):
+        raise NotResized(
+            f"A disk without partitions does not go to one with sectors of {sector_size} bytes.",
+            "Choose a disk with the same sectors, or restore to a file.",
+        )
+    if size < chain.size:
+        reason = "It has no partitions that could be made smaller."
+        raise _too_small(size, chain.size, [reason])
 
 
 def _check_awake(chain: Chain, parts: Sequence[Partition], kinds: Mapping[int, str]) -> None:
@@ -268,6 +300,8 @@ def _fitting(
     kinds: Mapping[int, str],
     places: Mapping[int, Place],
     size: int,
+    *,
+    converts: bool,
 ) -> Fitting:
     moves = tuple(
         Move(
@@ -278,4 +312,5 @@ def _fitting(
         )
         for part in parts
     )
-    return Fitting(moves, tuple(table.writes(places, size)), parts[0].offset)
+    writes = tuple(table.writes(places, size))
+    return Fitting(moves, writes, parts[0].offset, table.table.sector_size, converts)

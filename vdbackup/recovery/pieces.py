@@ -203,7 +203,8 @@ def _to_device(goal: Goal, chain: Chain, part: Part, target: Path) -> Piece:
             remedy=Remedy.OVERWRITE,
         )
     needed = 0 if goal.fits else part.size
-    size = check_device(target, needed, _sector_size(chain), part.number)
+    sectors = None if goal.fits else _sector_size(chain)
+    size = check_device(target, needed, sectors, part.number)
     interrupted = _interrupted(goal, target, part, size)
     found = identity(target)
     spare = size - part.size

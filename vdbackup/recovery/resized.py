@@ -17,8 +17,6 @@ from pathlib import Path
 import numpy as np
 
 from vdbackup.disks.chain import Chain
-from vdbackup.disks.device_reads import sector_size_of
-from vdbackup.disks.disk import SECTOR
 from vdbackup.disks.extents import Int64s, Ranges, aligned, blocks_of, union
 from vdbackup.disks.host_file import HostFile
 from vdbackup.disks.names import DiskFormat
@@ -29,7 +27,7 @@ from vdbackup.jobs import Task
 from vdbackup.recovery import restore_journal
 from vdbackup.recovery.captured import Captured, Known
 from vdbackup.recovery.exporting import exported, raw
-from vdbackup.recovery.file_system_sizes import KINDS, tell_ntfs_its_place
+from vdbackup.recovery.file_system_sizes import KINDS, make_fat_anew, tell_ntfs_its_place
 from vdbackup.recovery.fitting import SCRATCH, Fitting, Move, overlaid
 from vdbackup.recovery.in_place import NOTHING, Figures, write_over
 from vdbackup.recovery.placed import Placed
@@ -140,25 +138,25 @@ def finish(target: Path, fd: int, fitting: Fitting, task: Task) -> tuple[str, ..
     for offset, data in fitting.writes:
         os.pwrite(fd, data, offset)
         os.fsync(fd)
-    sector_size = sector_size_of(fd) if target.is_block_device() else SECTOR
     warnings = []
     for move in fitting.moves:
         try:
-            _settle(target, move, sector_size, task)
+            _settle(target, move, fitting, task)
         except RecoveryError as error:  # all that was captured is there
             warnings.append(
-                f"Partition {move.number} has its new size, and its file system the old one: "
+                f"Partition {move.number} is laid out anew, and its file system is as it was: "
                 f"{error.title} {error.advice}".rstrip()
             )
     os.fsync(fd)
     return tuple(warnings)
 
 
-def _settle(target: Path, move: Move, sector_size: int, task: Task) -> None:
-    """Let what lies on a partition know its new size and place."""
+def _settle(target: Path, move: Move, fitting: Fitting, task: Task) -> None:
+    """Let what lies on a partition know its new size and place, and other sectors."""
     grows = move.after.size > move.before.size
     moved = move.filesystem == "ntfs" and move.after.start != move.before.start
-    if not grows and not moved:
+    anew = fitting.converts and move.filesystem == "fat"
+    if not grows and not moved and not anew:
         return
     task.phase(f"Partition {move.number}")
     with (
@@ -166,7 +164,9 @@ def _settle(target: Path, move: Move, sector_size: int, task: Task) -> None:
         exported(raw(target), move.after.start, move.after.size, Path(folder)) as part,
     ):
         if moved:
-            tell_ntfs_its_place(part, move.after.start // sector_size)
+            tell_ntfs_its_place(part, move.after.start // fitting.sector_size)
+        if anew:
+            make_fat_anew(part, fitting.sector_size, move.after.start // fitting.sector_size)
         if grows:
             kind = KINDS[move.filesystem]
             kind.check(part)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vdbackup.disks.chain import Chain
+from vdbackup.disks.device_reads import sector_size_of
 from vdbackup.disks.disk import SECTOR
 from vdbackup.disks.extents import as_ranges, overlap, total
 from vdbackup.disks.formats import check_fits, probe
@@ -175,10 +176,17 @@ def plan(request: RestoreRequest) -> RestorePlan:
 
 def _fitting(request: RestoreRequest, chain: Chain, piece: Piece) -> Fitting | None:
     """How the disk is fitted to what is there; None where that is as large. Raises NotResized."""
-    if piece.found is None or (request.grown is None and piece.found.size == chain.size):
+    on_device = piece.target.is_block_device()  # which may have other sectors
+    if piece.found is None:
+        return None
+    if request.grown is None and piece.found.size == chain.size and not on_device:
         return None
     disk_format = request.repository.settings(request.set_name).format
-    return fit(chain, disk_format, piece.found.size, request.grown)
+    sectors = None
+    if on_device:
+        with piece.target.open("rb") as device:
+            sectors = sector_size_of(device.fileno())
+    return fit(chain, disk_format, piece.found.size, request.grown, sectors)
 
 
 # ----------------------------------------------------------------------------------- in words

@@ -162,13 +162,13 @@ def held_file(target: Path) -> Iterator[int]:
 # -------------------------------------------------------------------------------- a block device
 
 
-def check_device(target: Path, needed: int, sector_size: int, partition: int = 0) -> int:
+def check_device(target: Path, needed: int, sector_size: int | None, partition: int = 0) -> int:
     """The size of a device in bytes; raises UnfitTarget where what is wanted cannot go there.
 
     Args:
         target: the device.
         needed: bytes of what goes there.
-        sector_size: bytes of the sectors that the disk's tables count in.
+        sector_size: bytes of the sectors that the disk's tables count in; None where it is fitted.
         partition: the number of the partition that it is; 0 for a whole disk.
     """
     with held_device(target) as fd:
@@ -180,7 +180,7 @@ def check_device(target: Path, needed: int, sector_size: int, partition: int = 0
             f"{target} has {there}; {what} needs {wanted}.",
             "Choose a device that is at least as large.",
         )
-    if sectors != sector_size:
+    if sector_size not in (None, sectors):
         raise UnfitTarget(
             f"{target} has sectors of {sectors} bytes, and the disk in the recovery point had "
             f"sectors of {sector_size}: what counts in them would mean nothing there.",

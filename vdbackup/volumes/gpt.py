@@ -134,6 +134,21 @@ def relaid(
     ]
 
 
+def in_sectors(header: bytes, entries: bytes, sector_size: int) -> bytes:
+    """The first copy's header on a disk with other sectors; its entries are those of `relaid`.
+
+    Args:
+        header: a sector of the disk as it is.
+        entries: all of them.
+        sector_size: of the other disk, in bytes.
+    """
+    fields = list(_HEADER.unpack_from(header))
+    behind = 2 + -(-len(entries) // sector_size)
+    first = -(-int(fields[7]) * len(header) // sector_size)
+    fields[5], fields[7], fields[10] = 1, max(behind, first), 2
+    return _sealed(fields, header[:512].ljust(sector_size, b"\0")[:sector_size], fields[2])
+
+
 def usable_end(entries: int, sector_size: int, size: int) -> int:
     """The first byte of a disk that its second copy takes.
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from vdbackup.errors import GuestUnreadable
 from vdbackup.volumes import gpt
@@ -54,6 +54,21 @@ class DiskTable:
                 "Restore it to a disk of the same size, and repair the table there.",
             )
         return cls(table, bytes(boot), found)
+
+    def in_sectors(self, sector_size: int) -> DiskTable | None:
+        """The same table on a disk with other sectors; None for an MBR.
+
+        The partitions have to begin and end at whole ones.
+        """
+        if self._gpt is None:
+            return None
+        header, entries = self._gpt
+        boot = self._boot[:512].ljust(sector_size, b"\0")[:sector_size]
+        return DiskTable(
+            replace(self.table, sector_size=sector_size),
+            boot,
+            (gpt.in_sectors(header, entries, sector_size), entries),
+        )
 
     def end(self, size: int) -> int:
         """The first byte that no partition may take on a disk of that size."""
