@@ -98,21 +98,24 @@ def test_how_long_it_took_is_said_as_a_person_would(seconds: float, words: str) 
 
 @pytest.mark.long
 @pytest.mark.parametrize(
-    ("kind", "wanted", "size"),
+    ("kind", "wanted", "size", "sectors"),
     [
-        (Debian(), HardwareRequest(Controller.VIRTIO), 1024),
-        (Debian(boot="grub-uefi"), HardwareRequest(Controller.NVME, Firmware.UEFI), 640),
+        (Debian(), HardwareRequest(Controller.VIRTIO), 1024, None),
+        (Debian(boot="grub-uefi"), HardwareRequest(Controller.NVME, Firmware.UEFI), 640, None),
+        (Debian(boot="grub-uefi"), HardwareRequest(Controller.NVME, Firmware.UEFI), 1024, 4096),
     ],
-    ids=["bios-virtio-larger", "uefi-nvme-smaller"],
+    ids=["bios-virtio-larger", "uefi-nvme-smaller", "uefi-nvme-4096"],
 )
 def test_a_debian_that_knows_ahci_alone_is_back_on_other_hardware_and_another_size(
-    tmp_path: Path, kind: Debian, wanted: HardwareRequest, size: int
+    tmp_path: Path, kind: Debian, wanted: HardwareRequest, size: int, sectors: int | None
 ) -> None:
     repository = Repository.create(tmp_path / "backups")
     with open_path(debian.image(kind)) as source:
         plan = capture.plan(repository, source, set_name="disk", disk_format="qcow2")
         point = capture.run(plan, Task()).point
-    planned = rehearse.plan(repository, "disk", point.id, Twin(size * MIB, wanted), tmp_path)
+    planned = rehearse.plan(
+        repository, "disk", point.id, Twin(size * MIB, wanted, sectors), tmp_path
+    )
     options = BootTestOptions(tmp_path / "sessions", f"text:{debian.ALIVE} count=1", 600.0)
     found = rehearse.run(planned, options, Task())
     assert found.ok, found.sentence

@@ -43,6 +43,9 @@ def add_rehearse(subparsers: Subparsers) -> None:
         help="of the target's disk, such as 500G; that of the point if left out",
     )  # fmt: skip
     parser.add_argument(
+        "--sectors", type=int, choices=[512, 4096], help="of that disk, in bytes; as the point had"
+    )
+    parser.add_argument(
         "--like", type=Path, metavar="DISK", help="a twin of this disk, and of this computer"
     )
     parser.add_argument(
@@ -87,7 +90,7 @@ def _twin(options: argparse.Namespace) -> Twin:
     from vdbackup.operations import rehearse
 
     if options.like is None:
-        return rehearse.Twin(options.size, machines_cmd.request(options))
-    if options.size is not None:
+        return rehearse.Twin(options.size, machines_cmd.request(options), options.sectors)
+    if options.size is not None or options.sectors is not None:
         raise UsageError("The size is that of the disk that is named.", "Leave out either of them.")
     return rehearse.like(options.like)

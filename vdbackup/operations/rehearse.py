@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from vdbackup.recovery.boot_test.boot_test import BootTestOptions
 
 _SECTOR = 512
+"""The smallest one, in bytes."""
 
 
 @dataclass(frozen=True)
@@ -37,12 +38,12 @@ class Twin:
     Attributes:
         size: of its disk, in bytes; None for that of the point.
         hardware: what is wanted of it; what is not, the system on the disk decides.
-        sector_size: of its disk, in bytes.
+        sector_size: of its disk, in bytes; None for that of the point's.
     """
 
     size: int | None
     hardware: HardwareRequest
-    sector_size: int = _SECTOR
+    sector_size: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,7 +96,7 @@ def plan(
 
     point = repository.set(set_name).point(point_id)
     size = twin.size or point.virtual_size
-    if size % twin.sector_size:
+    if size % (twin.sector_size or _SECTOR):
         raise UsageError(
             f"A disk of {size:,} bytes has no whole sectors.", "Name its size in MiB or GiB."
         )
@@ -150,8 +151,9 @@ def run(plan: RehearsalPlan, options: BootTestOptions, task: Task) -> Rehearsal:
 
 
 def _rehearsed(plan: RehearsalPlan, disk: Path, options: BootTestOptions, task: Task) -> Rehearsal:
+    from vdbackup.disks.chain import Chain
     from vdbackup.disks.names import DiskFormat
-    from vdbackup.qemu import qemu
+    from vdbackup.qemu import launch, qemu
     from vdbackup.qemu.guest_agent import AgentChannel
     from vdbackup.recovery.boot_test import boot_test
     from vdbackup.recovery.bootable import twin
@@ -159,10 +161,18 @@ def _rehearsed(plan: RehearsalPlan, disk: Path, options: BootTestOptions, task: 
 
     started = time.monotonic()
     wanted = restore.RestoreRequest(
-        plan.repository, plan.set_name, plan.point_id, disk, overwrite=True, resize=True
+        plan.repository,
+        plan.set_name,
+        plan.point_id,
+        disk,
+        overwrite=True,
+        resize=True,
+        sector_size=plan.twin.sector_size,
     )
     restored = restore.run(restore.plan(wanted), task)
     hardware = twin.make_ready(disk, plan.twin.hardware, options.sessions_folder, task)
+    with Chain.open(disk, DiskFormat.RAW) as chain:
+        sector_size = launch.sector_size_for(chain)
     ready = time.monotonic()
     task.phase("Starting", 0, 0)
     with (
@@ -171,7 +181,7 @@ def _rehearsed(plan: RehearsalPlan, disk: Path, options: BootTestOptions, task: 
             disk,
             sessions_folder=options.sessions_folder,
             title="the rehearsal of a restore",
-            sector_size=plan.twin.sector_size,
+            sector_size=sector_size,
             hardware=hardware,
             disk_format=DiskFormat.RAW,
             background=qemu.Background(agent.guests_end.fileno()),

@@ -45,6 +45,7 @@ class RestoreRequest:
         resize: whether the disk is fitted to a device, or existing raw file, of another size.
         grown: the partition that takes what a larger one has more; None for the last that can.
         journals: a folder in which to note how far it has come, should it be interrupted.
+        sector_size: of the device that a file stands for, in bytes; None for that of the disk.
     """
 
     repository: Repository
@@ -59,6 +60,7 @@ class RestoreRequest:
     resize: bool = False
     grown: int | None = None
     journals: Path | None = None
+    sector_size: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -179,10 +181,11 @@ def _fitting(request: RestoreRequest, chain: Chain, piece: Piece) -> Fitting | N
     on_device = piece.target.is_block_device()  # which may have other sectors
     if piece.found is None:
         return None
-    if request.grown is None and piece.found.size == chain.size and not on_device:
+    sectors = request.sector_size
+    as_large = request.grown is None and piece.found.size == chain.size
+    if as_large and not on_device and sectors is None:
         return None
     disk_format = request.repository.settings(request.set_name).format
-    sectors = None
     if on_device:
         with piece.target.open("rb") as device:
             sectors = sector_size_of(device.fileno())
