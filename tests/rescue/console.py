@@ -73,7 +73,7 @@ def machine(*devices: str, uefi: Path | None = None, memory: int = 2048) -> Iter
         memory: MiB.
     """
     command = [
-        *("nice", "-n", "10", "qemu-system-x86_64", "-nodefaults", "-no-reboot", "-machine", "q35"),
+        *("qemu-system-x86_64", "-nodefaults", "-no-reboot", "-machine", "q35"),
         *_processor(),
         *("-m", str(memory), "-smp", "2", "-display", "none", "-vga", "std", "-serial", "stdio"),
         *(_uefi(uefi) if uefi else ()),

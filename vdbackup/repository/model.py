@@ -115,10 +115,8 @@ class Rehearsal(Check):
     """The last restore of a point that was done beforehand, in a virtual twin of a target.
 
     Attributes:
-        size: of the twin's disk, in bytes.
-        controller, firmware: what the disk hung on, and what it was started by.
-        restore_seconds, boot_seconds: until all was written and made ready for that hardware; from
-            then on until the machine was up, or had failed.
+        size: of the twin's disk, in bytes; it hung on `controller`, and was started by `firmware`.
+        restore_seconds: until all was written and ready; boot_seconds: from then until it was up.
         sentence: what was seen; it may quote the guest.
     """
 
