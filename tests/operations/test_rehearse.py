@@ -97,6 +97,7 @@ def test_how_long_it_took_is_said_as_a_person_would(seconds: float, words: str) 
 
 
 @pytest.mark.long
+@pytest.mark.timeout(1800)
 @pytest.mark.parametrize(
     ("kind", "wanted", "size", "sectors"),
     [
