@@ -33,7 +33,8 @@ from vdbackup.sources.file_sets.delta import Delta
 from vdbackup.sources.file_sets.folder import Entry, Folder
 from vdbackup.sources.file_sets.image import LOST_AND_FOUND, ROOT, Image
 from vdbackup.sources.file_sets.inode import Inode
-from vdbackup.sources.file_sets.tree import Tree, joined, named
+from vdbackup.sources.file_sets.places import joined
+from vdbackup.sources.file_sets.tree import Tree, named
 from vdbackup.sources.reference import SourceRef
 
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC

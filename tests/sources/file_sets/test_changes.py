@@ -15,6 +15,7 @@ from vdbackup.errors import Cancelled, SourceNotFound
 from vdbackup.jobs import CancelToken, Task
 from vdbackup.sources.file_sets import blank, content, sync
 from vdbackup.sources.file_sets.content import Content
+from vdbackup.sources.file_sets.places import Place
 
 
 @pytest.fixture
@@ -37,9 +38,9 @@ def read(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     read: list[str] = []
 
     class Watched(Content):
-        def __init__(self, path: bytes, moved: Callable[[int], None]) -> None:
-            super().__init__(path, moved)
-            read.append(os.fsdecode(os.path.basename(path)))
+        def __init__(self, folder: Place, name: bytes, moved: Callable[[int], None]) -> None:
+            super().__init__(folder, name, moved)
+            read.append(os.fsdecode(name))
 
     monkeypatch.setattr(sync, "Content", Watched)
     return read
@@ -222,14 +223,14 @@ def test_a_folder_that_cannot_be_read_any_more_stays_as_it_was(
     write(folder / "inner" / "file", b"content")
     os.link(folder / "inner" / "file", folder / "the same file")
     kept.keep()
-    listed = os.listdir
+    listed = Place.names
 
-    def listing(path: bytes) -> list[bytes]:
-        if path == os.fsencode(folder / "inner"):
+    def listing(place: Place) -> list[bytes]:
+        if place.path == os.fsencode(folder / "inner"):
             raise PermissionError(13, "Permission denied")
-        return listed(path)
+        return listed(place)
 
-    monkeypatch.setattr("vdbackup.sources.file_sets.tree.os.listdir", listing)
+    monkeypatch.setattr(Place, "names", listing)
     kept.keep()
     assert content_of(kept, folder / "inner" / "file") == b"content"
     assert f"{folder}/inner (Permission denied)" in kept.trouble[0]

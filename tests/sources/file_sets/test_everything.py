@@ -159,7 +159,11 @@ def test_an_attribute_that_there_is_no_room_for_is_named(
     (folder / "other").touch()
     monkeypatch.setattr(
         "vdbackup.sources.file_sets.sync.attributes_of",
-        lambda path: {"user.large": b"x" * 20_000} if path.endswith(b"file") else {},
+        lambda fd: (
+            {"user.large": b"x" * 20_000}
+            if os.readlink(f"/proc/self/fd/{fd}").endswith("file")
+            else {}
+        ),
     )
     kept.keep()
     assert len(kept.trouble) == 1

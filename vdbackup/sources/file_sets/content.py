@@ -1,4 +1,4 @@
-"""A file of this computer as it is read: its content, and what else is kept of it."""
+"""A file of this computer as it is read: its content."""
 
 from __future__ import annotations
 
@@ -9,10 +9,8 @@ from collections.abc import Callable
 from typing import Self
 
 from vdbackup.sources.file_sets.inode import BLOCK, Known
+from vdbackup.sources.file_sets.places import Place, open_quietly
 
-_KEPT_ATTRIBUTES = ("user.", "trusted.", "security.", "system.posix_acl_")
-"""What ext4 has a place for; other file systems have more, which mean nothing elsewhere."""
-_NO_ATTRIBUTES = (errno.ENOTSUP, errno.ENOSYS)
 _CLOCK = 5
 """CLOCK_REALTIME_COARSE (linux/time.h)."""
 _TICK = 20_000_000
@@ -31,18 +29,16 @@ class Content:
         lost: whether something in it could not be read.
     """
 
-    def __init__(self, path: bytes, moved: Callable[[int], None]) -> None:
+    def __init__(self, folder: Place, name: bytes, moved: Callable[[int], None]) -> None:
         """Open it; raises OSError.
 
         Args:
-            path: of a regular file; no link is followed.
+            folder: in which it lies.
+            name: of a regular file there; no link is followed, and no pipe is waited for.
             moved: called with how many bytes are read; what it raises ends the reading.
         """
         flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-        try:
-            self.fd = os.open(path, flags | os.O_NOATIME)
-        except PermissionError:  # it is somebody else's: reading it is noted there
-            self.fd = os.open(path, flags)
+        self.fd = open_quietly(name, flags, folder.fd)
         self.found = os.fstat(self.fd)
         self.lost = False
         self._moved = moved
@@ -103,25 +99,6 @@ class Content:
 
     def __exit__(self, *_: object) -> None:
         os.close(self.fd)
-
-
-def attributes_of(path: bytes) -> dict[str, bytes]:
-    """A file's extended attributes, as far as they are kept; raises OSError."""
-    found: dict[str, bytes] = {}
-    try:
-        names = os.listxattr(path, follow_symlinks=False)
-    except OSError as error:
-        if error.errno in _NO_ATTRIBUTES:
-            return found
-        raise
-    for name in names:
-        if name.startswith(_KEPT_ATTRIBUTES):
-            try:
-                found[name] = os.getxattr(path, name, follow_symlinks=False)
-            except OSError as error:
-                if error.errno not in (*_NO_ATTRIBUTES, errno.ENODATA):
-                    raise
-    return found
 
 
 def is_settled(found: os.stat_result) -> bool:

@@ -11,15 +11,17 @@ import os
 import stat
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
 
 from vdbackup.jobs import Task
-from vdbackup.sources.file_sets.content import Content, attributes_of, is_settled
+from vdbackup.sources.file_sets.content import Content, is_settled
 from vdbackup.sources.file_sets.folder import Entry, Folder
+from vdbackup.sources.file_sets.found import Found
 from vdbackup.sources.file_sets.image import LOST_AND_FOUND, ROOT, Image
 from vdbackup.sources.file_sets.inode import Inode, Known
-from vdbackup.sources.file_sets.tree import Tree, joined, named
+from vdbackup.sources.file_sets.places import Place, Places, attributes_of, joined
+from vdbackup.sources.file_sets.tree import Tree
 
 _ATTEMPTS = 3
 """How often a file is read that changes meanwhile."""
@@ -35,49 +37,20 @@ _OFTEN = 0.1
 """Seconds between two reports."""
 
 
-@dataclass
-class Found:
-    """What there is to say of the files, by path.
-
-    Attributes:
-        unreadable: what could not be read, and is not there, with the reason.
-        kept: what could not be read, and is as the point before has it, with the reason.
-        restless: what changed each time while it was read.
-        lost: what is zeros in part, because its medium fails.
-        bare: what has lost extended attributes, for which there is no room.
-        unfit: what ext4 has no place for: too long a name, too large a file.
-    """
-
-    unreadable: list[bytes] = field(default_factory=list)
-    kept: list[bytes] = field(default_factory=list)
-    restless: list[bytes] = field(default_factory=list)
-    lost: list[bytes] = field(default_factory=list)
-    bare: list[bytes] = field(default_factory=list)
-    unfit: list[bytes] = field(default_factory=list)
-
-    @property
-    def sentences(self) -> tuple[str, ...]:
-        """What the user must know, a sentence each."""
-        said = {
-            "These could not be read, and are not in the point": self.unreadable,
-            "These could not be read, and are as the point before has them": self.kept,
-            "These changed each time while they were read, and may be of no one moment": (
-                self.restless
-            ),
-            "These could not be read in part, and have zeros there": self.lost,
-            "For some extended attributes of these there is no room": self.bare,
-            "These have names or sizes that cannot be kept": self.unfit,
-        }
-        return tuple(f"{what}: {named(paths)}." for what, paths in said.items() if paths)
-
-
 @dataclass(frozen=True)
 class _Visit:
-    """A folder to look at: where it is, its inode on the disk, and whether that is new."""
+    """A folder to look at.
+
+    Attributes:
+        path: of it.
+        device: on which what was chosen lies that it belongs to; None where it was chosen itself.
+        number: of its inode on the disk.
+        parent: of that which it lies in.
+        is_new: whether it was not there before.
+    """
 
     path: bytes
-    found: os.stat_result
-    device: int
+    device: int | None
     number: int
     parent: int
     is_new: bool = False
@@ -90,6 +63,7 @@ class _Pending:
     visit: _Visit
     folder: Folder
     names: list[bytes]
+    found: os.stat_result
     believed: bool
 
 
@@ -117,16 +91,17 @@ class Sync:
         self._claimed: set[int] = set()
         self._linked: dict[tuple[int, int], int] = {}
         self._names: dict[int, int] = {}
+        self._places = Places()
         self.found = Found()
 
     def run(self) -> None:
         """Do it; raises what the disk raises, FileSystemNotMade, and Cancelled."""
-        root = os.lstat("/")
-        self._visits.append(_Visit(b"/", root, root.st_dev, ROOT, ROOT))
-        self._look()
-        while self._pending:
-            self._make(self._pending.pop())
+        self._visits.append(_Visit(b"/", None, ROOT, ROOT))
+        with self._places:
             self._look()
+            while self._pending:
+                self._make(self._pending.pop())
+                self._look()
         self._give_up()
 
     def _look(self) -> None:
@@ -136,44 +111,64 @@ class Sync:
     def _visit(self, visit: _Visit) -> None:
         """Look at a folder that is on both sides, or just made."""
         self._task.check()
-        believed = is_settled(visit.found)
-        names = self._tree.names(visit.path, visit.device)
-        if visit.is_new:
-            folder = Folder.new(visit.number, visit.parent)
-        else:
-            folder = self._image.folder(visit.number)
-            folder.set_parent(visit.parent)
+        folder = self._folder_of(visit)
         there = folder.entries
         if visit.number == ROOT and LOST_AND_FOUND in there:
             del there[LOST_AND_FOUND]
-        if names is None:  # what was there stays
-            self._finish(visit, folder, believed=False)
+        try:
+            place = self._places.to(visit.path)
+        except FileNotFoundError:
+            for name, entry in there.items():
+                self._remove(folder, name, entry)
+            self._write(visit, folder)
+            return
+        except OSError as error:  # something else has taken its place
+            self._tree.note_unreadable(visit.path, error)
+            self._write(visit, folder)
+            for entry in there.values():
+                self._stays(entry)
+            return
+        found, believed = place.found, is_settled(place.found)
+        device = found.st_dev if visit.device is None else visit.device
+        visit = replace(visit, device=device)
+        names = self._tree.names(place, device)
+        if names is None:
+            self._finish(place, visit, folder, found, believed=False)
             for entry in there.values():
                 self._stays(entry)
             return
         new = [
             name
             for name in names
-            if name not in there or self._compare(visit, folder, name, there.pop(name))
+            if name not in there or self._compare(place, visit, folder, name, there.pop(name))
         ]
         for name, entry in there.items():
             self._remove(folder, name, entry)
         if new:
-            self._pending.append(_Pending(visit, folder, new, believed))
+            self._pending.append(_Pending(visit, folder, new, found, believed))
         else:
-            self._finish(visit, folder, believed=believed)
+            self._finish(place, visit, folder, found, believed=believed)
 
-    def _compare(self, visit: _Visit, folder: Folder, name: bytes, entry: Entry) -> bool:
+    def _folder_of(self, visit: _Visit) -> Folder:
+        """What the disk has of it."""
+        if visit.is_new:
+            return Folder.new(visit.number, visit.parent)
+        folder = self._image.folder(visit.number)
+        folder.set_parent(visit.parent)
+        return folder
+
+    def _compare(
+        self, place: Place, visit: _Visit, folder: Folder, name: bytes, entry: Entry
+    ) -> bool:
         """Look at what has a name on both sides; whether it is to be made anew."""
-        path = joined(visit.path, name)
         try:
-            found = os.lstat(path)
+            found = place.look(name)
         except OSError as error:
             # what was chosen itself may be on a drive that is away
             if isinstance(error, FileNotFoundError) and not self._tree.leads(visit.path):
                 self._remove(folder, name, entry)
             else:
-                self.found.kept.append(path)
+                self.found.kept.append(joined(visit.path, name))
                 self._stays(entry)
             return False
         mode = self._image.read(entry.inode).mode
@@ -182,68 +177,87 @@ class Sync:
             self._remove(folder, name, entry)
             return True
         if stat.S_ISDIR(mode):
-            self._enter(visit, name, found, entry.inode)
+            self._enter(visit, name, entry.inode)
             return False
-        number = self._keep(path, found, entry.inode)
+        number = self._keep(place, name, found, entry.inode)
         if number != entry.inode:
             self._remove(folder, name, entry)
         if number is not None:
             folder.set(name, number, found.st_mode)
         return False
 
-    def _enter(
-        self,
-        parent: _Visit,
-        name: bytes,
-        found: os.stat_result,
-        number: int,
-        *,
-        is_new: bool = False,
-    ) -> None:
+    def _enter(self, parent: _Visit, name: bytes, number: int, *, is_new: bool = False) -> None:
         if number in self._gone:
             self._claimed.add(number)
-        device = found.st_dev if self._tree.leads(parent.path) else parent.device
+        device = None if self._tree.leads(parent.path) else parent.device
         path = joined(parent.path, name)
-        self._visits.append(_Visit(path, found, device, number, parent.number, is_new))
+        self._visits.append(_Visit(path, device, number, parent.number, is_new))
 
     def _make(self, pending: _Pending) -> None:
         """Make what is new in a folder."""
         visit, folder = pending.visit, pending.folder
+        try:
+            place = self._places.to(visit.path)
+        except OSError as error:
+            if not isinstance(error, FileNotFoundError):
+                self._tree.note_unreadable(visit.path, error)
+            self._write(visit, folder)
+            return
         for name in pending.names:
-            path = joined(visit.path, name)
-            if len(name) > _MAX_NAME or (visit.number == ROOT and name == LOST_AND_FOUND):
-                self.found.unfit.append(path)
-                continue
-            try:
-                found = os.lstat(path)
-            except FileNotFoundError:
-                if self._tree.leads(visit.path):
-                    self.found.unreadable.append(path)
-                continue
-            except OSError:
-                self.found.unreadable.append(path)
-                continue
-            if stat.S_ISDIR(found.st_mode):
-                number = self._moved(found)
-                is_new = number is None
-                if number is None:
-                    number, inode = self._image.new(found.st_mode)
-                    self._image.write(number, inode)
-                self._enter(visit, name, found, number, is_new=is_new)
-            else:
-                number = self._keep(path, found, None)
-            if number is not None:
-                folder.set(name, number, found.st_mode)
-        self._finish(visit, folder, believed=pending.believed)
+            self._make_one(place, visit, folder, name)
+        self._finish(place, visit, folder, pending.found, believed=pending.believed)
 
-    def _keep(self, path: bytes, found: os.stat_result, number: int | None) -> int | None:
+    def _make_one(self, place: Place, visit: _Visit, folder: Folder, name: bytes) -> None:
+        path = joined(visit.path, name)
+        if len(name) > _MAX_NAME or (visit.number == ROOT and name == LOST_AND_FOUND):
+            self.found.unfit.append(path)
+            return
+        try:
+            found = place.look(name)
+        except OSError as error:
+            if not isinstance(error, FileNotFoundError) or self._tree.leads(visit.path):
+                self.found.unreadable.append(path)
+            return
+        if stat.S_ISDIR(found.st_mode):
+            number = self._moved(found)
+            is_new = number is None
+            if number is None:
+                number, inode = self._image.new(found.st_mode)
+                self._image.write(number, inode)
+            self._enter(visit, name, number, is_new=is_new)
+        else:
+            number = self._keep(place, name, found, None)
+        if number is not None:
+            folder.set(name, number, found.st_mode)
+
+    def _keep(
+        self, place: Place, name: bytes, found: os.stat_result, number: int | None
+    ) -> int | None:
         """Have a file that is no folder on the disk; its inode there, None where it has none.
 
         Args:
-            path: of it.
-            found: what it is like.
+            place: where it lies.
+            name: of it there.
+            found: what it is like; where another one of its kind has its name by now, that counts.
             number: of the inode that has had its name, None where there is none.
         """
+        kind = stat.S_IFMT(found.st_mode)
+        for _ in range(_ATTEMPTS):
+            try:
+                return self._kept(place, name, found, number)
+            except _Replaced:
+                with suppress(OSError):
+                    found = place.look(name)
+            if stat.S_IFMT(found.st_mode) != kind:
+                break
+        path = joined(place.path, name)
+        (self.found.unreadable if number is None else self.found.kept).append(path)
+        return number
+
+    def _kept(
+        self, place: Place, name: bytes, found: os.stat_result, number: int | None
+    ) -> int | None:
+        """The same where it is what was found; raises _Replaced where it is another one."""
         key = (found.st_dev, found.st_ino)
         linked = self._linked.get(key) if found.st_nlink > 1 else None
         if linked is not None and self._names[linked] < _MOST_LINKS:
@@ -255,7 +269,11 @@ class Sync:
             number = self._moved(found)
         elif number in self._gone:
             self._claimed.add(number)
-        kept = self._written(path, found, number)
+        try:
+            kept = self._written(place, name, found, number)
+        except _Replaced:
+            self._claimed.discard(number or 0)
+            raise
         if kept is None:  # it has just gone
             self._claimed.discard(number or 0)
             return None
@@ -266,7 +284,9 @@ class Sync:
             self._names[kept] = 1
         return kept
 
-    def _written(self, path: bytes, found: os.stat_result, number: int | None) -> int | None:
+    def _written(
+        self, place: Place, name: bytes, found: os.stat_result, number: int | None
+    ) -> int | None:
         """Have a file's inode be as it is, and its content."""
         if number is not None:
             inode = self._image.read(number)
@@ -275,23 +295,28 @@ class Sync:
                 return number
         try:
             if stat.S_ISREG(found.st_mode):
-                return self._file(path, number)
-            return self._other(path, found, number)
+                return self._file(place, name, found, number)
+            return self._other(place, name, found, number)
         except _Unread as error:
             if isinstance(error.why, FileNotFoundError):
                 return None
+            path = joined(place.path, name)
             (self.found.unreadable if number is None else self.found.kept).append(path)
             return number
 
-    def _file(self, path: bytes, number: int | None) -> int | None:
+    def _file(
+        self, place: Place, name: bytes, found: os.stat_result, number: int | None
+    ) -> int | None:
+        path = joined(place.path, name)
         with _reading():
-            content = Content(path, self._moved_bytes)
+            content = Content(place, name, self._moved_bytes)
         with content:
+            _check_same(found, content.found)
             if content.size > _LARGEST:
                 self.found.unfit.append(path)
                 return number
             with _reading():
-                attributes = attributes_of(path)
+                attributes = attributes_of(content.fd)
             begun, inode = (number, self._image.read(number)) if number else self._begun(content)
             believed = True
             for _ in range(_ATTEMPTS):
@@ -316,12 +341,13 @@ class Sync:
         inode.links = 1
         return number, inode
 
-    def _other(self, path: bytes, found: os.stat_result, number: int | None) -> int:
+    def _other(self, place: Place, name: bytes, found: os.stat_result, number: int | None) -> int:
         """A link, a device, a pipe or a socket: what of it may change is in its inode."""
         believed = is_settled(found)
-        with _reading():
-            attributes = attributes_of(path)
-            target = os.readlink(path) if stat.S_ISLNK(found.st_mode) else None
+        with _reading(), place.opened(name) as fd:
+            _check_same(found, found := os.fstat(fd))
+            attributes = attributes_of(fd)
+            target = os.readlink(b"", dir_fd=fd) if stat.S_ISLNK(found.st_mode) else None
         if number is not None and (target is not None or not _is_plain(found.st_mode)):
             inode = self._image.read(number)
             same = (
@@ -342,6 +368,7 @@ class Sync:
                 inode.be_device(found.st_rdev)
         else:
             inode = self._image.read(number)
+        path = joined(place.path, name)
         self._describe(path, number, inode, found, attributes, believed=believed)
         return number
 
@@ -361,23 +388,29 @@ class Sync:
         if (attributes or inode.has_attributes) and self._image.set_attributes(number, attributes):
             self.found.bare.append(path)
 
-    def _finish(self, visit: _Visit, folder: Folder, *, believed: bool) -> None:
+    def _finish(
+        self, place: Place, visit: _Visit, folder: Folder, found: os.stat_result, *, believed: bool
+    ) -> None:
         """Write a folder, where it has changed."""
-        found = visit.found
         inode = self._image.read(visit.number)
-        links = 2 + sum(entry.is_folder for entry in folder.entries.values())
-        links = links if links < _MOST_LINKS else 1
-        same = inode.known == Known.of_file(found) and inode.links == links
+        same = inode.known == Known.of_file(found) and inode.links == _links_of(folder)
         if same and not folder.changed:
             return
-        inode.links = links
-        inode = self._image.write_folder(visit.number, inode, folder)
+        inode = self._write(visit, folder)
         attributes: dict[str, bytes] = {}
         try:
-            attributes = attributes_of(visit.path)
+            attributes = attributes_of(place.fd)
         except OSError:
             believed = False
         self._describe(visit.path, visit.number, inode, found, attributes, believed=believed)
+
+    def _write(self, visit: _Visit, folder: Folder) -> Inode:
+        """Write what is in a folder; the rest of it stays as it is."""
+        inode = self._image.read(visit.number)
+        inode.links = _links_of(folder)
+        inode = self._image.write_folder(visit.number, inode, folder)
+        self._image.write(visit.number, inode)
+        return inode
 
     def _remove(self, folder: Folder, name: bytes, entry: Entry) -> None:
         """Have a name gone; what it meant may be needed under another one."""
@@ -447,6 +480,17 @@ class _Unread(Exception):
         self.why = why
 
 
+class _Replaced(Exception):
+    """A name means another file than it did a moment ago: as where an editor saves one."""
+
+
+def _check_same(seen: os.stat_result, there: os.stat_result) -> None:
+    """Raise _Replaced unless what is open is what was seen under its name."""
+    kinds = stat.S_IFMT(seen.st_mode), stat.S_IFMT(there.st_mode)
+    if (seen.st_dev, seen.st_ino, kinds[0]) != (there.st_dev, there.st_ino, kinds[1]):
+        raise _Replaced
+
+
 @contextmanager
 def _reading() -> Iterator[None]:
     """What is done with a file of this computer: the system's trouble with it is no disk's."""
@@ -454,6 +498,12 @@ def _reading() -> Iterator[None]:
         yield
     except OSError as error:
         raise _Unread(error) from error
+
+
+def _links_of(folder: Folder) -> int:
+    """How many names a folder has: each in it knows it as '..'."""
+    links = 2 + sum(entry.is_folder for entry in folder.entries.values())
+    return links if links < _MOST_LINKS else 1
 
 
 def _is_plain(mode: int) -> bool:

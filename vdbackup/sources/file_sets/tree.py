@@ -12,6 +12,7 @@ from vdbackup.jobs import readable_size
 from vdbackup.sources.file_sets.choice import Choice
 from vdbackup.sources.file_sets.content import Content
 from vdbackup.sources.file_sets.inode import BLOCK
+from vdbackup.sources.file_sets.places import Place, Places, joined
 from vdbackup.text import printable
 
 _TAG = b"CACHEDIR.TAG"
@@ -106,29 +107,33 @@ class Tree:
         """Whether a folder only leads to what was chosen."""
         return path in self._leading
 
-    def names(self, path: bytes, device: int) -> list[bytes] | None:
+    def names(self, place: Place, device: int) -> list[bytes] | None:
         """What in a folder belongs to it, sorted; None where it cannot be read.
 
         Args:
-            path: of the folder.
+            place: the folder.
             device: on which the folder lies that it was chosen with (stat.st_dev).
         """
+        path = place.path
         if path in self._leading:
             return sorted(self._leading[path])
+        if self._is_foreign(path, place.found, device):
+            return []
         try:
-            found = os.lstat(path)
-            if self._is_foreign(path, found, device):
-                return []
-            names = [name for name in os.listdir(path) if self._belongs(path, name)]
+            names = [name for name in place.names() if self._belongs(path, name)]
         except FileNotFoundError:
             return []
         except OSError as error:
-            self.left_out.unreadable.append(f"{text(path)} ({error.strerror})")
+            self.note_unreadable(path, error)
             return None
-        if _TAG in names and not self._choice.caches and _is_marked(path):
+        if _TAG in names and not self._choice.caches and _is_marked(place):
             self.left_out.caches += 1
             return [_TAG]
         return sorted(names)
+
+    def note_unreadable(self, path: bytes, why: OSError) -> None:
+        """Have it said of a folder that it could not be read."""
+        self.left_out.unreadable.append(f"{text(path)} ({why.strerror})")
 
     def _is_foreign(self, path: bytes, found: os.stat_result, device: int) -> bool:
         if (found.st_dev, found.st_ino) in self._apart:
@@ -145,40 +150,41 @@ class Tree:
     def survey(self, check: Callable[[], None]) -> Survey:
         """Count what belongs to it; `check` is called for each folder."""
         files = content = 0
-        for path, found in self._every(check):
+        for place, name, found in self._every(check):
             files += 1
             if stat.S_ISREG(found.st_mode):
-                content += -(-_stored(path, found) // BLOCK) * BLOCK
+                content += -(-_stored(place, name, found) // BLOCK) * BLOCK
             elif stat.S_ISDIR(found.st_mode):
                 content += max(BLOCK, found.st_size)
         self.left_out = LeftOut()
         return Survey(files, content)
 
-    def _every(self, check: Callable[[], None]) -> Iterator[tuple[bytes, os.stat_result]]:
-        todo = [(b"/", os.lstat("/").st_dev)]
+    def _every(self, check: Callable[[], None]) -> Iterator[tuple[Place, bytes, os.stat_result]]:
+        """The folder, the name and what is known of each file that belongs to it."""
+        todo: list[tuple[bytes, int | None]] = [(b"/", None)]
         seen: set[tuple[int, int]] = set()
-        while todo:
-            check()
-            path, device = todo.pop()
-            for name in self.names(path, device) or ():
-                inner = joined(path, name)
+        with Places() as places:
+            while todo:
+                check()
+                path, device = todo.pop()
                 try:
-                    found = os.lstat(inner)
+                    place = places.to(path)
                 except OSError:
                     continue
-                key = (found.st_dev, found.st_ino)
-                if found.st_nlink > 1 and not stat.S_ISDIR(found.st_mode):
-                    if key in seen:
+                device = place.found.st_dev if device is None else device
+                for name in self.names(place, device) or ():
+                    try:
+                        found = place.look(name)
+                    except OSError:
                         continue
-                    seen.add(key)
-                yield inner, found
-                if stat.S_ISDIR(found.st_mode):
-                    todo.append((inner, found.st_dev if self.leads(path) else device))
-
-
-def joined(folder: bytes, name: bytes) -> bytes:
-    """The path of what lies in a folder."""
-    return folder.rstrip(b"/") + b"/" + name
+                    key = (found.st_dev, found.st_ino)
+                    if found.st_nlink > 1 and not stat.S_ISDIR(found.st_mode):
+                        if key in seen:
+                            continue
+                        seen.add(key)
+                    yield place, name, found
+                    if stat.S_ISDIR(found.st_mode):
+                        todo.append((joined(path, name), None if self.leads(path) else device))
 
 
 def text(path: bytes) -> str:
@@ -200,9 +206,10 @@ def _there(folders: Collection[Path]) -> Iterator[os.stat_result]:
             continue  # it is not there yet
 
 
-def _is_marked(folder: bytes) -> bool:
+def _is_marked(place: Place) -> bool:
+    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     try:
-        fd = os.open(joined(folder, _TAG), os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+        fd = os.open(_TAG, flags, dir_fd=place.fd)
     except OSError:
         return False
     try:
@@ -213,7 +220,7 @@ def _is_marked(folder: bytes) -> bool:
         os.close(fd)
 
 
-def _stored(path: bytes, found: os.stat_result) -> int:
+def _stored(place: Place, name: bytes, found: os.stat_result) -> int:
     """Bytes that a file's content takes, without its holes.
 
     How much its file system stores of it says less: nothing yet, of what was just written.
@@ -221,7 +228,7 @@ def _stored(path: bytes, found: os.stat_result) -> int:
     if found.st_size < _SPARSE or found.st_blocks * 512 >= found.st_size:
         return found.st_size
     try:
-        with Content(path, lambda _: None) as content:
+        with Content(place, name, lambda _: None) as content:
             return sum(end - start for start, end in content.data())
     except OSError:
         return found.st_size
