@@ -216,3 +216,40 @@ def test_a_users_timers_run_whether_they_are_logged_in_or_not(
     said = vdbackup("schedule", "set", *where, "--every", "login")
     assert "whether" not in said.out
     assert asked(systemctl)[0] == "daemon-reload"
+
+
+def test_a_scheduled_run_verifies_what_was_verified_the_longest_ago(
+    vdbackup: Vdbackup, backed_up: list[Path], repository: Path
+):
+    """Once a backup is made, so many points each time: all of them come up in their turn."""
+    said = vdbackup("schedule", "set", "-r", repository, "--every", "daily", "--verify", "2")
+    assert said.status == 0
+    assert "Each time the 2 points are verified whose last verification is" in said.out
+    assert vdbackup("schedule", "list", "--json").json["schedules"][0]["verify"] == 2
+    assert vdbackup("verify", "-r", repository, "2").status == 0
+    last_as_old(vdbackup, repository)
+    said = vdbackup("schedule", "run", "-r", repository, "--json")
+    assert said.status == 0
+    events = [json.loads(line) for line in said.out.splitlines()]
+    (event,) = [each for each in events if each.get("event") == "verified"]
+    assert [each["sequence"] for each in event["points"]] == [4, 3]
+    last_as_old(vdbackup, repository)
+    said = vdbackup("schedule", "run", "-r", repository)
+    assert "Verified: points 5, 1." in said.out
+    (listed,) = vdbackup("list", "-r", repository, "--json").json["sets"]
+    assert all(point["verified"]["ok"] for point in listed["points"])
+
+
+def test_damage_that_a_scheduled_run_finds_is_said_and_costs_not_the_backup(
+    vdbackup: Vdbackup, backed_up: list[Path], repository: Path
+):
+    vdbackup("schedule", "set", "-r", repository, "--every", "daily", "--verify", "9")
+    last_as_old(vdbackup, repository)
+    (listed,) = vdbackup("list", "-r", repository, "--json").json["sets"]
+    layer = repository / listed["points"][0]["disk"]
+    with layer.open("r+b") as file:
+        file.seek(layer.stat().st_size // 2)
+        file.write(b"damaged")
+    said = vdbackup("schedule", "run", "-r", repository)
+    assert (said.status, "Point 4 was made." in said.out) == (3, True)
+    assert "Damaged: point" in said.err

@@ -237,3 +237,18 @@ def test_looking_changes_nothing(lab: Lab, store: Store) -> None:
     assert lab.files == before
     assert not store.records.exists()
     assert not store.history.exists()
+
+
+def test_a_set_that_is_boot_tested_is_proven_by_a_point_that_is_verified_too(
+    lab: Lab, look: Look
+) -> None:
+    """Each alone says half: data that nobody can start, or a start from data that may be wrong."""
+    points(lab, timedelta(days=40), timedelta(hours=1))
+    older, newer = ((NOW - timedelta(days=days)).isoformat() for days in (5, 3))
+    booted = replace(lab.set.points[0], boot_tested=BootTest(newer, ok=True))
+    lab.repository.save_point("disk", booted)
+    assert (about(look()), look().proven) == ([Concern.UNPROVEN], "")
+    lab.repository.save_point("disk", replace(booted, verified=Check(older, ok=True)))
+    assert (about(look()), look().proven) == ([], older)
+    lab.repository.save_point("disk", replace(booted, verified=Check(older, ok=False)))
+    assert look().proven == ""

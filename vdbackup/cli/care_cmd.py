@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import argparse
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 from vdbackup.cli.against_source import verify_against_source
 from vdbackup.cli.common import (
@@ -29,11 +30,15 @@ from vdbackup.cli.options import (
     machine_option,
     new_command,
     point_options,
+    positive,
     repository_options,
     wait_option,
 )
-from vdbackup.errors import Damaged, NotRepaired
+from vdbackup.errors import Damaged, NotRepaired, UsageError
 from vdbackup.jobs import readable_size as size
+
+if TYPE_CHECKING:
+    from vdbackup.recovery.verify import Verdict
 
 
 def add_merge(subparsers: Subparsers) -> None:
@@ -154,6 +159,12 @@ def add_verify(subparsers: Subparsers) -> None:
         help="read the set's source as a whole instead, and compare it with POINT, or with the "
         "newest: whatever differs has to be marked as changed since, where changes are tracked",
     )  # fmt: skip
+    parser.add_argument(
+        "--sample",
+        type=positive,
+        metavar="N",
+        help="the N points that were verified the longest ago, or never",
+    )
     wait_option(parser)
     json_option(parser)
 
@@ -162,11 +173,15 @@ def verify(options: argparse.Namespace) -> int:
     """Check that points are as they were captured."""
     from vdbackup.recovery import verify
 
+    if options.sample and (options.points or options.against_source):
+        raise UsageError("A sample is chosen automatically.", "Leave out the points, or --sample.")
     if options.against_source:
         return verify_against_source(options)
     repository = open_repository(options.repository, as_json=options.json)
     backup_set = repository.set(options.set)
     wanted = tuple(repository.find(each, options.set)[1].id for each in options.points)
+    if options.sample:
+        wanted = verify.longest_ago(backup_set, options.sample)
     plan = verify.plan(repository, backup_set.name, wanted or None)
     verdicts: list[verify.Verdict] = work(
         "Verify",
@@ -174,9 +189,9 @@ def verify(options: argparse.Namespace) -> int:
         as_json=options.json,
         wait=options.wait,
     )
-    unknown = () if options.points else backup_set.broken
+    unknown = () if wanted else backup_set.broken
     if options.json:
-        checked = {"points": [_verdict_json(each) for each in verdicts]}
+        checked = {"points": [verdict_json(each) for each in verdicts]}
         print_json(
             {"event": "result", **checked, "damaged": [broken_json(each) for each in unknown]}
         )
@@ -199,7 +214,14 @@ def verify(options: argparse.Namespace) -> int:
     return WARNINGS if unknown else DONE
 
 
-def _verdict_json(verdict: Any) -> dict[str, Any]:
+def words_of_points(verdicts: Sequence[Verdict]) -> str:
+    """Which points they are of: "point 3", "points 3, 4"."""
+    numbers = ", ".join(str(each.point.sequence) for each in verdicts)
+    return f"point{'' if len(verdicts) == 1 else 's'} {numbers}"
+
+
+def verdict_json(verdict: Verdict) -> dict[str, Any]:
+    """What was found out about a point."""
     return {
         "id": verdict.point.id,
         "sequence": verdict.point.sequence,

@@ -108,6 +108,7 @@ def point_json(backup_set: BackupSet, point: RecoveryPoint) -> dict[str, Any]:
         "stored_bytes": point.stored_bytes,
         "verified": {"at": verified.at, "ok": verified.ok} if verified else None,
         "boot_tested": boot_test_json(backup_set, point, booted) if booted else None,
+        "proven": point.proven or None,
         "retargeted": _retargeted(backup_set, point),
         "warnings": point.warnings,
         "unreadable": point.unreadable,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from vdbackup.cli import remedies
@@ -96,7 +97,7 @@ def list_points(options: argparse.Namespace) -> int:
     return status
 
 
-_COLUMNS = ("#", "created (UTC)", "type", "parent", "stored", "verified", "boots", "id")
+_COLUMNS = ("#", "created (UTC)", "type", "parent", "stored", "verified", "boots", "proven", "id")
 
 
 def _say_machines(known: KnownMachines, sets: Sequence[BackupSet]) -> None:
@@ -136,11 +137,20 @@ def _pinned(backup_set: BackupSet) -> Iterator[tuple[Pin, RecoveryPoint]]:
 def _point_row(backup_set: BackupSet, point: RecoveryPoint) -> tuple[str, ...]:
     verified = "" if not point.verified else "ok" if point.verified.ok else "DAMAGED"
     boots = "" if not point.boot_tested else "yes" if point.boot_tested.ok else "NO"
+    proven = _ago(point.proven) if point.proven else ""
     kind = f"{point.type}, of a session" if point.promoted_from else point.type
     created = point.created.replace("T", " ")[:19]
     above = _number_of(backup_set, point.parent)
     stored = size(point.stored_bytes)
-    return (str(point.sequence), created, kind, above, stored, verified, boots, point.id[:8])
+    proofs = (verified, boots, proven)
+    return (str(point.sequence), created, kind, above, stored, *proofs, point.id[:8])
+
+
+def _ago(moment: str) -> str:
+    """How long ago a moment is, in days: "today", "12 days ago"."""
+    at = datetime.fromisoformat(moment)
+    days = (datetime.now(UTC) - (at if at.tzinfo else at.replace(tzinfo=UTC))).days
+    return "today" if days < 1 else "1 day ago" if days == 1 else f"{days:,} days ago"
 
 
 def add_files(subparsers: Subparsers) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vdbackup.cli.boot_test_cmd import prove_new_point
+from vdbackup.cli.care_cmd import verdict_json, words_of_points
 from vdbackup.cli.common import DONE, WARNINGS, machines, said_of
 from vdbackup.cli.console import print_json, say, table, warn, work
 from vdbackup.cli.json_values import plan_json
@@ -16,9 +17,11 @@ from vdbackup.cli.options import (
     json_option,
     new_command,
     new_family,
+    positive,
     repository_options,
     seconds_of,
 )
+from vdbackup.errors import PointInUse
 from vdbackup.pace import Pace
 
 if TYPE_CHECKING:
@@ -97,6 +100,13 @@ def _add_set(actions: Subparsers) -> None:
         help="up to so much later: 90s, 10m, 1h",
     )  # fmt: skip
     parser.add_argument("--all-blocks", action="store_true", help="keep what is free, too")
+    parser.add_argument(
+        "--verify",
+        type=positive,
+        default=0,
+        metavar="N",
+        help="after each backup, verify the N points that were the longest ago, or never",
+    )
     dry_run_option(parser)
     json_option(parser)
 
@@ -115,6 +125,7 @@ def set_schedule(options: argparse.Namespace) -> int:
         options.on_mains,
         options.random_delay,
         options.all_blocks,
+        verify=options.verify,
     )
     plan = arrange.plan(schedules_store(), wanted)
     warn([plan.warning] if plan.warning else [])
@@ -263,7 +274,39 @@ def run_schedule(options: argparse.Namespace) -> int:
         return DONE
     warn([*made.warnings, *said_of(made.trouble)])
     boots = not made.to_be_tested or prove_new_point(made, allowed, as_json=options.json)
-    return WARNINGS if made.warnings or made.trouble or not boots else DONE
+    damaged = _verify(schedule, pace, as_json=options.json)
+    return WARNINGS if made.warnings or made.trouble or damaged or not boots else DONE
+
+
+def _verify(schedule: Schedule, pace: Pace, *, as_json: bool) -> bool:
+    """Verify as many points as the schedule says; whether one is damaged, which is said.
+
+    The backup has been made: what keeps this from being done is no failure of it.
+    """
+    from vdbackup.recovery import verify
+    from vdbackup.repository.repository import Repository
+
+    if schedule.verify < 1:
+        return False
+    repository = Repository.open(schedule.repository)
+    chosen = verify.longest_ago(repository.set(schedule.set_name), schedule.verify)
+    plan = verify.plan(repository, schedule.set_name, chosen)
+    try:
+        verdicts: list[verify.Verdict] = work(
+            f"Verify {schedule.set_name}",
+            lambda task: verify.run(plan, task.at(pace)),
+            as_json=as_json,
+        )
+    except PointInUse as error:
+        warn([f"Nothing was verified: {error.title}"])
+        return False
+    if as_json:
+        print_json({"event": "verified", "points": [verdict_json(each) for each in verdicts]})
+    else:
+        say(f"Verified: {words_of_points(verdicts)}.")
+    damaged = [each for each in verdicts if not each.ok]
+    warn([f"Damaged: {words_of_points(damaged)}."] if damaged else [])
+    return bool(damaged)
 
 
 def _set_named(options: argparse.Namespace) -> tuple[Path, str]:
@@ -293,6 +336,7 @@ def _json(store: Store, schedule: Schedule) -> dict[str, Any]:
         "on_mains": schedule.on_mains,
         "random_delay": schedule.random_delay,
         "all_blocks": schedule.all_blocks,
+        "verify": schedule.verify,
         "last_run": run_json(last) if last else None,
     }
 

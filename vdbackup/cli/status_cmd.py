@@ -157,6 +157,7 @@ def _set_json(found: SetHealth) -> dict[str, Any]:
         "verified": found.verified or None,
         "boot_tested": found.boot_tested or None,
         "rehearsed": rehearsal_json(found.rehearsed) if found.rehearsed else None,
+        "proven": found.proven or None,
         "full_in_seconds": None if found.full_in is None else round(found.full_in),
         "schedule": {"every": schedule.every, "at": schedule.at or None} if schedule else None,
         "last_run": run_json(found.last_run) if found.last_run else None,

@@ -44,6 +44,7 @@ ROWS = {
     "verified": "Verified",
     "booted": "Boot-tested",
     "rehearsed": "Restore",
+    "proven": "Proven",
     "chain": "Chain",
     "machine": "Machine",
     "merged": "Stands for",
@@ -178,6 +179,7 @@ class PointDetails(QFrame):
             self._values[key].setText(text)
         for key in ("moment", "read"):
             self._form.setRowVisible(self._values[key], point.reading is not None)
+        parts.set_role(self._values["proven"], "good" if point.proven else "muted")
         self._form.setRowVisible(self._values["machine"], entry.machine is not None)
         self._form.setRowVisible(self._values["merged"], bool(point.merged))
         self._form.setRowVisible(self._values["rehearsed"], point.rehearsed is not None)
@@ -213,6 +215,7 @@ class PointDetails(QFrame):
             "verified": check_in_words(point.verified),
             "booted": check_in_words(point.boot_tested),
             "rehearsed": _rehearsal_in_words(point.rehearsed),
+            "proven": _proof_in_words(point),
             "chain": _chain_in_words(entry.chain(point)),
             "machine": _machine_in_words(entry, point),
             "merged": f"{words.plural(point.merged_count, 'older point')} merged into it",
@@ -266,6 +269,14 @@ def _notice(entry: Entry, point: RecoveryPoint) -> str:
     """What was not as it should have been, and what will not stay so."""
     long = [LONG_CHAIN] if _is_long(entry.chain(point)) else []
     return "\n\n".join([*map(words.breakable, point.warnings), *long])
+
+
+def _proof_in_words(point: RecoveryPoint) -> str:
+    """Whether all that can be proven of a point is, and since when; else what is missing."""
+    if point.proven:
+        return words.age(point.proven)
+    both = "" if point.is_of_files else ", and boot-tested,"
+    return f"not until it is verified{both} with success"
 
 
 def _machine_in_words(entry: Entry, point: RecoveryPoint) -> str:

@@ -75,7 +75,8 @@ class SetHealth:
         age: of that, in seconds.
         points: how many there are.
         layers: that the next backup goes on from.
-        verified, boot_tested: when that last held for a point (UTC, ISO 8601); "" for never.
+        verified, boot_tested, proven: when that last held for a point (UTC, ISO 8601); "" for
+            never. Proven is one that is verified and boots.
         full_in: seconds until the storage is full, if it goes on as it did; None where that cannot
             be said honestly.
         schedule: by which it is backed up on this computer; None where there is none.
@@ -96,6 +97,7 @@ class SetHealth:
     last_run: Run | None = None
     findings: tuple[Finding, ...] = ()
     rehearsed: Rehearsal | None = None
+    proven: str = ""
 
     @property
     def needs_somebody(self) -> bool:
@@ -184,7 +186,7 @@ def of_set(backup_set: BackupSet, store: Store, free: int | None, moment: Moment
         *_age(backup_set, last, age, schedule, moment),
         *_checks(backup_set),
         *_space(full_in, free),
-        *_unproven(backup_set, verified, boot_tested, moment.now),
+        *_unproven(backup_set, moment.now),
         *_long(backup_set),
     ]
     return SetHealth(
@@ -200,6 +202,7 @@ def of_set(backup_set: BackupSet, store: Store, free: int | None, moment: Moment
         last_run,
         tuple(sorted(findings, key=lambda finding: not finding.needs_somebody)),
         max(held, key=lambda each: each.at, default=None),
+        max((each.proven for each in backup_set.points if each.proven), key=_parsed, default=""),
     )
 
 
@@ -314,14 +317,20 @@ def _space(full_in: float | None, free: int | None) -> list[Finding]:
     return [Finding(Concern.SOON_FULL, sentence)]
 
 
-def _unproven(
-    backup_set: BackupSet, verified: str, boot_tested: str, now: datetime
-) -> list[Finding]:
-    """Neither verified nor boot-tested for long; a young set has time until then."""
-    if not backup_set.points:
+def _unproven(backup_set: BackupSet, now: datetime) -> list[Finding]:
+    """No point proven for long; a young set has time until then.
+
+    Where none was ever boot-tested, there may be no system on it: a verification is all that is
+    asked for.
+    """
+    points = backup_set.points
+    if not points:
         return []
-    proofs = [_parsed(each) for each in (verified, boot_tested) if each]
-    since = max(proofs, default=moment_of(backup_set.points[0]))
+    if any(point.boot_tested for point in points):
+        proofs = [point.proven for point in points if point.proven]
+    else:
+        proofs = [point.verified.at for point in points if point.verified and point.verified.ok]
+    since = max(map(_parsed, proofs), default=moment_of(points[0]))
     if now - since <= _UNPROVEN:
         return []
     days = (now - since).days

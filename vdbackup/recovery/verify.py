@@ -91,6 +91,18 @@ def plan(
     )
 
 
+def longest_ago(backup_set: BackupSet, count: int) -> tuple[str, ...]:
+    """The points whose verification is the oldest, at most so many: each comes up in its turn.
+
+    First those that never were verified, the newest of them before the others: that is the one
+    which will be needed.
+    """
+    never = [point for point in reversed(backup_set.points) if point.verified is None]
+    others = [point for point in backup_set.points if point.verified is not None]
+    others.sort(key=lambda point: _moment(point.verified))
+    return tuple(point.id for point in (*never, *others)[:count])
+
+
 def run(plan: VerifyPlan, task: Task) -> list[Verdict]:
     """Verify, then record each point's verdict in its manifest, where that can be written.
 
@@ -304,6 +316,11 @@ def _title(check: Callable[[], object]) -> str:
     except VdbackupError as error:
         return error.title
     return ""
+
+
+def _moment(check: Check | None) -> datetime:
+    at = datetime.fromisoformat(check.at if check else _now())
+    return at if at.tzinfo else at.replace(tzinfo=UTC)
 
 
 def _now() -> str:

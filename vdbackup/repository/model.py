@@ -5,6 +5,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from typing import Annotated, Any
 
 from vdbackup import records
@@ -21,6 +22,8 @@ _MAX_FACTS = 64
 _MAX_BOOT = 1e6
 MAX_PINS = 1000
 """Of a set: with notes as long as they may be they still fit into a record."""
+_OF_FILES = "files:"
+"""How the reference of chosen files begins (sources/reference.py)."""
 _SECTOR = 512
 """Bytes, to which the size of a raw file is rounded up."""
 
@@ -293,6 +296,21 @@ class RecoveryPoint:
         return self.merged_before + len(self.merged)
 
     @property
+    def proven(self) -> str:
+        """When the older of its proofs was made, UTC, ISO 8601; "" where one is missing, or failed.
+
+        Verified and boot-tested; chosen files hold no system to boot.
+        """
+        proofs = [self.verified] if self.is_of_files else [self.verified, self.boot_tested]
+        held = [each.at for each in proofs if each is not None and each.ok]
+        return min(held, key=_parsed) if len(held) == len(proofs) else ""
+
+    @property
+    def is_of_files(self) -> bool:
+        """Whether chosen files were captured, not a disk."""
+        return self.captured_from is not None and self.captured_from.path.startswith(_OF_FILES)
+
+    @property
     def report(self) -> str:
         """Its file that says what was done to the overlay; it need not be there."""
         return naming.report_name(self.overlay)
@@ -333,6 +351,11 @@ class RecoveryPoint:
         if exact is not None and not rounded_up - _SECTOR < exact < rounded_up:
             raise ValueError(f"exact_size: {exact} does not end within the last sector")
         return self
+
+
+def _parsed(moment: str) -> datetime:
+    at = datetime.fromisoformat(moment)
+    return at if at.tzinfo else at.replace(tzinfo=UTC)
 
 
 def unreadable_warning(ranges: Sequence[tuple[int, int]]) -> str:

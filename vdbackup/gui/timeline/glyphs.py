@@ -25,6 +25,7 @@ class Badge(enum.Enum):
 
     VERIFIED = "verified"
     BOOTED = "boot-tested"
+    PROVEN = "proven"
     DAMAGED = "damaged"
     NOT_BOOTED = "does not boot"
 
@@ -100,6 +101,7 @@ class Glyphs:
         colour = {
             Badge.VERIFIED: theme.good,
             Badge.BOOTED: theme.session,
+            Badge.PROVEN: theme.good,
             Badge.DAMAGED: theme.bad,
             Badge.NOT_BOOTED: theme.warning,
         }[badge]
@@ -109,6 +111,10 @@ class Glyphs:
         painter.setPen(QPen(QColor(theme.base), 1.5))
         if badge is Badge.VERIFIED:
             painter.drawPolyline(_polygon((-2.4, 0.1), (-0.7, 2), (2.5, -1.8)))
+        elif badge is Badge.PROVEN:  # twice, for the two proofs
+            for above in (-1.6, 1.4):
+                tick = _polygon((-2.2, above), (-0.6, above + 1.6), (2.3, above - 1.7))
+                painter.drawPolyline(tick)
         elif badge in (Badge.DAMAGED, Badge.NOT_BOOTED):
             painter.drawLine(QPointF(0, -3), QPointF(0, 0.6))
             painter.drawPoint(QPointF(0, 2.8))

@@ -194,6 +194,9 @@ class ChainItem(pg.GraphicsObject):
             place(painter, self._glyphs.pin(), x - beside, y - size - 6)
         if room < ROOM_FOR_BADGES:
             return
+        if point.proven:
+            place(painter, self._glyphs.badge(Badge.PROVEN), x + size * 0.9, low)
+            return
         if point.verified and point.verified.ok:
             place(painter, self._glyphs.badge(Badge.VERIFIED), x + size * 0.9, low)
         if point.boot_tested and point.boot_tested.ok:

@@ -276,8 +276,8 @@ class Legend(QWidget):
         self.setAccessibleDescription(
             "Square: full. Circle: incremental. Diamond: differential. Hollow: made of what a VM "
             "wrote. Small ring: overlay. "
-            "Badges: verified, boot-tested, damaged, does not boot. Above a point: pinned, running "
-            "VM."
+            "Badges: verified, boot-tested, proven (both), damaged, does not boot. "
+            "Above a point: pinned, running VM."
         )
         self.set_theme(theme)
 
@@ -300,6 +300,7 @@ class Legend(QWidget):
         items = [(glyphs.node(number, 7.0), kind.value) for number, kind in enumerate(KINDS)]
         items += [(glyphs.node(1, 7.0, promoted=True), "of a VM")]
         items += [(glyphs.badge(Badge.VERIFIED), "verified"), (glyphs.badge(Badge.BOOTED), "boots")]
+        items += [(glyphs.badge(Badge.PROVEN), "proven")]
         items += [(glyphs.pin(), "pinned")]
         items += [(glyphs.badge(each), each.value) for each in (Badge.DAMAGED, Badge.NOT_BOOTED)]
         items += [(glyphs.session(), "running VM"), (glyphs.overlay(), "overlay")]

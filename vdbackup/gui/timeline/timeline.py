@@ -329,6 +329,8 @@ class Timeline(TimelineView):
             words.point_title(point),
             f"{words.size(point.stored_bytes)} of {words.size(point.virtual_size)}",
         ]
+        if point.proven:
+            lines.append(f"proven {words.age(point.proven)}")
         if point.id in self.facts.sessions:
             lines.append("a virtual machine runs from it")
         if point.id in self.facts.pinned:

@@ -85,7 +85,8 @@ def planned(store: Store, wanted: Schedule) -> SchedulePlan:
     lingers = by_systemd and os.geteuid() != 0 and wanted.timing.interval is not None
     always = ", whether you are logged in or not" if lingers else ""
     return SchedulePlan(
-        summary=f"{wanted.set_name} is backed up {wanted.timing.words}, automatically{always}.",
+        summary=f"{wanted.set_name} is backed up {wanted.timing.words}, automatically{always}."
+        + _verifying(wanted.verify),
         creates=tuple(str(path) for path in paths.values() if not path.exists()),
         replaces=tuple(str(path) for path in paths.values() if path.exists()),
         store=store,
@@ -97,6 +98,13 @@ def planned(store: Store, wanted: Schedule) -> SchedulePlan:
         lingers=lingers,
         warning=_others_may_change() if os.geteuid() == 0 else "",
     )
+
+
+def _verifying(count: int) -> str:
+    if not count:
+        return ""
+    which = "the point is" if count == 1 else f"the {count} points are"
+    return f" Each time {which} verified whose last verification is the longest ago."
 
 
 def run(plan: SchedulePlan, task: Task) -> ScheduleResult:

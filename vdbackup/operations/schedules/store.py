@@ -42,6 +42,7 @@ class Schedule:
         random_delay: up to so many seconds later, so that not all computers begin at once.
         all_blocks: what is free is read and kept, too.
         mount_point: of the drive that it waits for, where it is run when that is plugged in.
+        verify: how many points are verified after each backup: those that were the longest ago.
     """
 
     repository: Path
@@ -52,6 +53,7 @@ class Schedule:
     random_delay: int = 0
     all_blocks: bool = False
     mount_point: str = ""
+    verify: int = 0
 
     @property
     def id(self) -> str:
