@@ -22,6 +22,7 @@ VIEWS = {
     "actionBootWith": "bootDialog",
     "actionBrowse": "browseDialog",
     "actionRestore": "restoreDialog",
+    "actionExplainSize": "sizeDialog",
     "actionRetarget": "retargetDialog",
     "actionPin": "pinDialog",
     "actionAddSource": "addSourceDialog",

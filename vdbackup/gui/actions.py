@@ -13,6 +13,7 @@ from vdbackup.gui.action import Action, Place
 from vdbackup.gui.needs import (
     Desk,
     OfChild,
+    OfOneOfSeveral,
     OfPinned,
     OfPoint,
     OfSource,
@@ -101,6 +102,18 @@ ACTIONS = (
         keys="Ctrl+R",
         place=Place.DAILY,
         loses_name=3,
+    ),
+    Action(
+        "actionExplainSize",
+        "Why is it so large?",
+        "Show which folders and files the point's changed data belong to",
+        OfPoint(lambda desk, entry, point: desk.explain_size(entry, point)),
+    ),
+    Action(
+        "actionCompare",
+        "Compare with another point…",
+        "Show which files differ between the point and another one",
+        OfOneOfSeveral(lambda desk, entry, point: desk.compare(entry, point)),
     ),
     Action(
         "actionVerify",

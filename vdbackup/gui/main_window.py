@@ -30,6 +30,7 @@ from vdbackup.gui.backups import Backups
 from vdbackup.gui.boot_dialog import BootDialog
 from vdbackup.gui.browse_dialog import BrowseDialog
 from vdbackup.gui.catalogue import Catalogue, Entry
+from vdbackup.gui.changes_dialog import DifferencesDialog, SizeDialog
 from vdbackup.gui.convert_dialog import ConvertDialog
 from vdbackup.gui.details import PointDetails
 from vdbackup.gui.ending import Ending, Leaving
@@ -257,6 +258,14 @@ class MainWindow(QMainWindow):
         dialog = BrowseDialog(entry, point, self.workers, self._theme, mounts, self)
         dialog.versions_wanted.connect(partial(self._show_versions, entry))
         dialog.show()
+
+    def explain_size(self, entry: Entry, point: RecoveryPoint) -> None:
+        """Show why a point is as large as it is."""
+        SizeDialog(entry, point, self.workers, self).show()
+
+    def compare(self, entry: Entry, point: RecoveryPoint) -> None:
+        """Show which files differ between a point and another one."""
+        DifferencesDialog(entry, point, self.workers, self).show()
 
     def _show_versions(self, entry: Entry, path: str) -> None:
         """List the states of a file; which is chosen, the graph shows."""

@@ -65,6 +65,12 @@ class Desk(Protocol):
     def browse(self, entry: Entry, point: RecoveryPoint) -> None:
         """Show the files in a point."""
 
+    def explain_size(self, entry: Entry, point: RecoveryPoint) -> None:
+        """Show why a point is as large as it is."""
+
+    def compare(self, entry: Entry, point: RecoveryPoint) -> None:
+        """Show which files differ between a point and another one."""
+
     def add_source(self) -> None:
         """Let the user name a source, and back it up."""
 
@@ -228,6 +234,15 @@ class OfChild(OfPoint):
     def ready(self, chosen: Chosen) -> bool:
         """Where one is chosen that has a parent."""
         return chosen.point is not None and chosen.point.parent is not None
+
+
+@dataclass(frozen=True)
+class OfOneOfSeveral(OfPoint):
+    """What is done to a point and another one of its source."""
+
+    def ready(self, chosen: Chosen) -> bool:
+        """Where one is chosen, and there is another one."""
+        return bool(chosen.entry and chosen.point and len(chosen.entry.points) > 1)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,216 @@
+"""What makes a point as large as it is, and what differs between two points: lists of files."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from typing import TYPE_CHECKING
+
+from PySide6.QtCore import Qt
+from PySide6.QtWidgets import QHBoxLayout, QHeaderView, QTreeWidget, QTreeWidgetItem, QWidget
+
+from vdbackup.gui import parts, remedies, words
+from vdbackup.gui.catalogue import Entry
+from vdbackup.gui.jobs import changes
+from vdbackup.gui.jobs.worker import Workers
+from vdbackup.jobs import Job, Task
+from vdbackup.repository.model import RecoveryPoint
+from vdbackup.text import printable
+
+if TYPE_CHECKING:
+    from vdbackup.recovery.history.differences import Difference, Differences
+    from vdbackup.recovery.history.owners import Share, Sizes
+
+MOST = 20_000
+"""Rows that are shown: nobody reads more, and each takes memory."""
+PATH, BYTES, WHAT = range(3)  # columns
+_RIGHT = Qt.AlignmentFlag.AlignRight | Qt.AlignmentFlag.AlignVCenter
+
+
+class _Changes(parts.Dialog):
+    """A list beside the main window that a job fills.
+
+    Attributes:
+        list: the files.
+        said: what they come to.
+    """
+
+    def __init__(
+        self, name: str, title: str, columns: Sequence[str], workers: Workers, parent: QWidget
+    ) -> None:
+        super().__init__(name, title, 600, parent)
+        self.fits = False
+        self.resize(720, 520)
+        self._title, self._workers = title, workers
+        self._worker = workers.borrow(title, _nothing)
+        self._job: Job[object] | None = None
+        self.column.addWidget(parts.label(title, "heading"))
+        self._notice = parts.Notice(name="changesNotice")
+        self.column.addWidget(self._notice)
+        self.said = parts.label("", "muted")
+        self.column.addWidget(self.said)
+        self.list = self._make_list(columns)
+
+    def _make_list(self, columns: Sequence[str]) -> QTreeWidget:
+        made = QTreeWidget()
+        made.setObjectName("changesList")
+        made.setAccessibleName("Files and folders")
+        made.setHeaderLabels(list(columns))
+        made.setUniformRowHeights(True)
+        made.header().setStretchLastSection(False)
+        made.header().setSectionResizeMode(PATH, QHeaderView.ResizeMode.Stretch)
+        made.headerItem().setTextAlignment(BYTES, _RIGHT)
+        made.setColumnWidth(BYTES, 110)
+        return made
+
+    def ask(self, do: Callable[[Task], object], show: Callable[[Job[object]], None]) -> None:
+        """Have a job find it out; what was asked before is not wanted any more."""
+        if self._job is not None:
+            self._worker.cancel(self._job)
+        self._notice.say("", "")
+        self.list.clear()
+        self.said.setText("Comparing what the points hold …")
+        self._job = self._worker.submit(Job(self._title, do), partial(self._on_ended, show))
+
+    def _on_ended(self, show: Callable[[Job[object]], None], job: Job[object]) -> None:
+        if job is not self._job:
+            return
+        self.said.setText("")
+        if job.error:
+            self._notice.say(remedies.sentences(job.error), "bad")
+        elif job.result is not None:
+            show(job)
+
+    def warn(self, warnings: Iterable[str]) -> None:
+        """Say what could not be looked through."""
+        self._notice.say("\n".join(map(printable, warnings)), "warning")
+
+    def done(self, result: int) -> None:
+        """Stop, and give the thread back."""
+        if self._job is not None:
+            self._worker.cancel(self._job)
+        self._workers.give_back(self._worker)
+        super().done(result)
+
+
+class SizeDialog(_Changes):
+    """Folders and files by how many of the changed bytes are theirs, the largest first."""
+
+    def __init__(
+        self, entry: Entry, point: RecoveryPoint, workers: Workers, parent: QWidget
+    ) -> None:
+        title = f"Why point #{point.sequence} of {entry.title} is so large"
+        super().__init__("sizeDialog", title, ["Whose", "Changed"], workers, parent)
+        self.column.addWidget(self.list, 1)
+        self.add_close_button()
+        self.ask(partial(changes.sizes, entry.repository, entry.name, point.id), self._show)
+
+    def _show(self, job: Job[object]) -> None:
+        found: Sizes = job.result  # type: ignore[assignment]
+        before = f"changed since #{found.before.sequence}" if found.before else "hold data"
+        self.said.setText(
+            f"It stores {words.size(found.stored)}, in blocks of 64 KiB. "
+            f"{words.size(found.changed)} {before}; of that:"
+        )
+        self._add_files(found.shares)
+        for what, count in sorted(found.others, key=lambda other: -other[1]):
+            if count:
+                item = _row(self.list.invisibleRootItem(), printable(what), count)
+                _in_italics(item)
+        self.list.sortItems(BYTES, Qt.SortOrder.DescendingOrder)
+        self.warn(found.warnings)
+
+    def _add_files(self, shares: Sequence[Share]) -> None:
+        """A folder comes before what is in it: it has no fewer bytes, and the shorter path."""
+        made: dict[str, QTreeWidgetItem] = {"": self.list.invisibleRootItem()}
+        for share in shares[:MOST]:
+            above, _, name = share.path.rpartition("/")
+            made[share.path] = _row(made[above], printable(name), share.bytes)
+        if len(shares) > MOST:
+            item = QTreeWidgetItem(made[""], [f"{len(shares) - MOST:,} more have less each"])
+            _in_italics(item)
+
+
+class DifferencesDialog(_Changes):
+    """Files that are not the same in two points.
+
+    Attributes:
+        other: the point that is compared with.
+    """
+
+    def __init__(
+        self, entry: Entry, point: RecoveryPoint, workers: Workers, parent: QWidget
+    ) -> None:
+        title = f"What differs between point #{point.sequence} of {entry.title} and another"
+        columns = ["File", "Changed", "What"]
+        super().__init__("differencesDialog", title, columns, workers, parent)
+        self._entry, self._point = entry, point
+        self.list.setRootIsDecorated(False)
+        self.list.setColumnWidth(WHAT, 180)
+        self.other = parts.ComboBox("otherPoint", "Compare with")
+        for each in reversed(entry.points):
+            if each.id != point.id:
+                self.other.addItem(words.point_title(each), each.id)
+        before = [each for each in entry.points if each.sequence < point.sequence]
+        if before:
+            self.other.setCurrentIndex(self.other.findData(before[-1].id))
+        row = QHBoxLayout()
+        row.addWidget(parts.label("Compare with", wrap=False))
+        row.addWidget(self.other, 1)
+        self.column.insertLayout(1, row)
+        self.column.addWidget(self.list, 1)
+        self.add_close_button()
+        self.other.currentIndexChanged.connect(self._on_chosen)
+        self._on_chosen()
+
+    def _on_chosen(self, _index: int = 0) -> None:
+        other = self._entry.point(self.other.currentData())
+        if other is None:
+            return
+        one, two = sorted((self._point, other), key=lambda point: point.sequence)
+        compare = partial(changes.differences, self._entry.repository, self._entry.name)
+        self.ask(lambda task: compare((one.id, two.id), task), self._show)
+
+    def _show(self, job: Job[object]) -> None:
+        found: Differences = job.result  # type: ignore[assignment]
+        count = len(found.files)
+        files = "1 file or folder differs" if count == 1 else f"{count:,} files and folders differ"
+        more = f" The first {MOST:,} are shown." if count > MOST else ""
+        self.said.setText(
+            f"From #{found.before.sequence} to #{found.after.sequence}: {files}, and "
+            f"{words.size(found.changed)} of the disk.{more}"
+        )
+        self.list.addTopLevelItems([_difference(each) for each in found.files[:MOST]])
+        self.warn(found.warnings)
+
+
+class _Row(QTreeWidgetItem):
+    """A row that is sorted by its bytes."""
+
+    def __lt__(self, other: QTreeWidgetItem) -> bool:
+        mine, others = (each.data(BYTES, Qt.ItemDataRole.UserRole) for each in (self, other))
+        return (mine or 0) < (others or 0)
+
+
+def _row(above: QTreeWidgetItem, name: str, count: int) -> QTreeWidgetItem:
+    item = _Row(above, [name, words.size(count)])
+    item.setData(BYTES, Qt.ItemDataRole.UserRole, float(count))
+    item.setTextAlignment(BYTES, _RIGHT)
+    return item
+
+
+def _difference(found: Difference) -> QTreeWidgetItem:
+    changed = words.size(found.changed) if found.changed else ""
+    item = QTreeWidgetItem([printable(found.path), changed, ", ".join(map(str, found.what))])
+    item.setTextAlignment(BYTES, _RIGHT)
+    return item
+
+
+def _in_italics(item: QTreeWidgetItem) -> None:
+    font = item.font(PATH)
+    font.setItalic(True)
+    item.setFont(PATH, font)
+
+
+def _nothing() -> None:
+    """Its work leaves nothing open."""
