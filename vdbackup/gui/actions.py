@@ -108,12 +108,21 @@ ACTIONS = (
         "Why is it so large?",
         "Show which folders and files the point's changed data belong to",
         OfPoint(lambda desk, entry, point: desk.explain_size(entry, point)),
+        keys="Ctrl+L",
     ),
     Action(
         "actionCompare",
         "Compare with another point…",
         "Show which files differ between the point and another one",
         OfOneOfSeveral(lambda desk, entry, point: desk.compare(entry, point)),
+        keys="Ctrl+D",
+    ),
+    Action(
+        "actionBisect",
+        "Since when does it not work?…",
+        "Find the first point at which a check fails, in few steps",
+        OfOneOfSeveral(lambda desk, entry, point: desk.bisect(entry, point)),
+        keys="Ctrl+Shift+F",
     ),
     Action(
         "actionVerify",

@@ -117,6 +117,7 @@ class SizeDialog(_Changes):
             if count:
                 item = _row(self.list.invisibleRootItem(), printable(what), count)
                 _in_italics(item)
+        self.list.expandToDepth(0)
         self.list.sortItems(BYTES, Qt.SortOrder.DescendingOrder)
         self.warn(found.warnings)
 

@@ -27,6 +27,7 @@ from vdbackup.gui.adopt_dialog import AdoptDialog
 from vdbackup.gui.alerts import Alerts
 from vdbackup.gui.awake import Awake
 from vdbackup.gui.backups import Backups
+from vdbackup.gui.bisect_dialog import BisectDialog
 from vdbackup.gui.boot_dialog import BootDialog
 from vdbackup.gui.browse_dialog import BrowseDialog
 from vdbackup.gui.catalogue import Catalogue, Entry
@@ -62,6 +63,7 @@ from vdbackup.gui.tracking_dialog import TrackingDialog
 from vdbackup.gui.versions_dialog import VersionsDialog
 from vdbackup.jobs import Job
 from vdbackup.operations.changed import ANY, NOTHING
+from vdbackup.recovery.checks import CommandCheck, TextCheck
 from vdbackup.recovery.sessions.saved import SavedSession
 from vdbackup.repository.model import RecoveryPoint
 from vdbackup.settings import Settings, WindowState
@@ -266,6 +268,18 @@ class MainWindow(QMainWindow):
     def compare(self, entry: Entry, point: RecoveryPoint) -> None:
         """Show which files differ between a point and another one."""
         DifferencesDialog(entry, point, self.workers, self).show()
+
+    def bisect(self, entry: Entry, point: RecoveryPoint) -> None:
+        """Let the user say how the first bad point is told, and look for it."""
+        dialog = BisectDialog(entry, point, self)
+
+        def find() -> None:
+            by_text = TextCheck(dialog.text, self.store.machines.boot_test())
+            check = CommandCheck(dialog.command) if dialog.command else by_text
+            self.operations.bisect(entry, dialog.between, check)
+
+        dialog.accepted.connect(find)
+        dialog.open()
 
     def _show_versions(self, entry: Entry, path: str) -> None:
         """List the states of a file; which is chosen, the graph shows."""

@@ -32,6 +32,7 @@ POINT = (
     "",
     "actionExplainSize",
     "actionCompare",
+    "actionBisect",
     "",
     "actionVerify",
     "actionBootTest",

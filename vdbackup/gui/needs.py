@@ -71,6 +71,9 @@ class Desk(Protocol):
     def compare(self, entry: Entry, point: RecoveryPoint) -> None:
         """Show which files differ between a point and another one."""
 
+    def bisect(self, entry: Entry, point: RecoveryPoint) -> None:
+        """Let the user say how the first bad point is told, and look for it."""
+
     def add_source(self) -> None:
         """Let the user name a source, and back it up."""
 

@@ -12,7 +12,7 @@ from PySide6.QtCore import QObject, Signal
 from vdbackup.errors import VdbackupError
 from vdbackup.gui import automatic
 from vdbackup.gui.catalogue import Entry
-from vdbackup.gui.jobs import care, keeping, making, repositories, restoring, sessions
+from vdbackup.gui.jobs import care, changes, keeping, making, repositories, restoring, sessions
 from vdbackup.gui.jobs.outcome import Outcome
 from vdbackup.gui.machine_restore_dialog import MachineRestoreDialog
 from vdbackup.gui.restore_dialog import RestoreDialog
@@ -30,6 +30,7 @@ from vdbackup.operations import (
 )
 from vdbackup.operations.schedules.arrange import SchedulePlan
 from vdbackup.operations.schedules.store import Schedule
+from vdbackup.recovery.checks import Check
 from vdbackup.recovery.sessions.saved import SavedSession
 from vdbackup.repository.machine import MomentPoints
 from vdbackup.repository.model import RecoveryPoint
@@ -223,6 +224,12 @@ class Operations(QObject):
         doing = partial(keeping.pin, entry.repository, entry.name, point.id, note)
         title = f"{verb} #{point.sequence} of {entry.title}"
         self._runner.run(entry.repository, title, doing)
+
+    def bisect(self, entry: Entry, between: tuple[str, str], check: Check) -> None:
+        """Find the first point that a check calls bad; waits for nothing but the test before."""
+        doing = partial(changes.bisect, entry.repository, entry.name, check, between)
+        job = Job(f"Find when {entry.title} stopped working", doing)
+        self._runner.submit(self._runner.workers.tester(entry.repository), entry.repository, job)
 
     @property
     def _sessions_folder(self) -> Path:

@@ -77,7 +77,12 @@ class CommandCheck:
 
 @dataclass(frozen=True)
 class TextCheck:
-    """Boots the point; it is good where a text appears on the screen or the serial console."""
+    """Boots the point; it is good where a text appears on the screen or the serial console.
+
+    Attributes:
+        text: the text; "" for whatever shows that the system is up.
+        options: how it is booted.
+    """
 
     text: str
     options: BootTestOptions
@@ -86,7 +91,8 @@ class TextCheck:
         self, repository: Repository, set_name: str, point: RecoveryPoint, task: Task
     ) -> Checked:
         """The result is noted in the point, as that of any boot test."""
-        options = replace(self.options, sign=f"text:{self.text}")
+        sign = f"text:{self.text}" if self.text else self.options.sign
+        options = replace(self.options, sign=sign)
         try:
             test = boot_test.run(repository, set_name, point.id, options, task)
         except NoSystem as error:

@@ -5,7 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from vdbackup.gui import words
+from vdbackup.gui.jobs.outcome import Outcome
 from vdbackup.jobs import Task
+from vdbackup.operations import bisect as bisecting
+from vdbackup.operations.bisect import BisectResult
+from vdbackup.operations.changed import Changed
+from vdbackup.recovery.checks import Check
 from vdbackup.repository.repository import Repository
 
 if TYPE_CHECKING:  # late at run time: what reads file systems takes long to import
@@ -25,3 +31,27 @@ def differences(folder: Path, set_name: str, ids: tuple[str, str], task: Task) -
     from vdbackup.recovery.history import differences
 
     return differences.differences(Repository.open(folder), set_name, ids, "/", task)
+
+
+def bisect(
+    folder: Path, set_name: str, check: Check, between: tuple[str, str], task: Task
+) -> Outcome[BisectResult]:
+    """Find the first point that a check calls bad."""
+    plan = bisecting.plan(Repository.open(folder), set_name, check, *between)
+    found = bisecting.run(plan, task)
+    bad, good = found.first_bad, found.last_good
+    sentence = f"The first point that fails is #{bad.sequence}, {words.when(bad.created)}."
+    if good is None:
+        sentence = f"Already #{bad.sequence} fails, {words.when(bad.created)}: none is before it."
+    checked = tuple(
+        f"#{each.point.sequence}: {each.verdict}. {each.sentence}" for each in found.checked
+    )
+    numbers = ", ".join(f"#{each.sequence}" for each in found.untold)
+    untold = (f"Of {numbers} nobody can tell, and any may be the first that fails.",)
+    return Outcome(
+        sentence,
+        checked,
+        untold if found.untold else (),
+        value=found,
+        changed=Changed.only(set_name),  # that they boot, or do not, is noted in the points
+    )
