@@ -44,6 +44,7 @@ def test_chosen_files_are_kept_in_any_format_and_read_by_everything(
         "exclude": ["*~"],
         "cross_file_systems": False,
         "caches": False,
+        "exclude_larger": None,
     }
     assert vdbackup("verify", "-r", repository).status == 0
     inside = f"/p1{folder}"
@@ -76,8 +77,8 @@ def test_the_set_of_the_same_files_is_found_and_other_files_get_their_own(
 def test_what_cannot_be_read_is_named_and_the_status_says_so(
     vdbackup: Vdbackup, folder: Path, repository: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    def refused(path: bytes) -> dict[str, bytes]:
-        if path.endswith(b"/large"):
+    def refused(fd: int) -> dict[str, bytes]:
+        if os.readlink(f"/proc/self/fd/{fd}").endswith("/large"):
             raise PermissionError(13, "Permission denied")
         return {}
 
@@ -85,6 +86,19 @@ def test_what_cannot_be_read_is_named_and_the_status_says_so(
     said = vdbackup("backup", "--files", folder, "-r", repository)
     assert said.status == 3
     assert f"{folder}/inner/large" in said.err
+
+
+def test_large_files_are_left_out_where_that_is_wanted(
+    vdbackup: Vdbackup, folder: Path, repository: Path
+):
+    """The set keeps it in mind; what is no size is refused."""
+    assert vdbackup("backup", "--files", folder, "--exclude-larger", "x").status == 2
+    options = ("--exclude-larger", "1K", "-r", repository)
+    assert vdbackup("backup", "--files", folder, *options).status == 0
+    (listed,) = vdbackup("list", "-r", repository, "--json").json["sets"]
+    assert listed["source"]["exclude_larger"] == 1024
+    said = vdbackup("find", "l*", "-r", repository).out
+    assert ("inner/large" in said, "letter" in said) == (False, True)
 
 
 def test_what_it_would_be_is_said_before(vdbackup: Vdbackup, folder: Path, repository: Path):

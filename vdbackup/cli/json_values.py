@@ -233,6 +233,7 @@ def _source(text: str) -> str | dict[str, Any]:
         "exclude": choice.exclude,
         "cross_file_systems": choice.crosses,
         "caches": choice.caches,
+        "exclude_larger": choice.largest or None,
     }
 
 

@@ -131,6 +131,10 @@ def files_options(parser: argparse.ArgumentParser) -> None:
         "repeatable",
     )  # fmt: skip
     group.add_argument(
+        "--exclude-larger", type=file_size, default=0, metavar="SIZE",
+        help="leave out files that are larger: 4G, 700M",
+    )  # fmt: skip
+    group.add_argument(
         "--cross-file-systems", action="store_true",
         help="take other file systems, too, that are mounted in the folders",
     )  # fmt: skip
@@ -144,7 +148,8 @@ def chosen_source(options: argparse.Namespace) -> SourceRef | None:
     """What is named to be backed up, a disk or files; None where nothing is, but a set."""
     source: SourceRef | None = options.source
     if options.files is None:
-        if options.exclude or options.cross_file_systems or options.caches:
+        left_out = options.exclude or options.exclude_larger
+        if left_out or options.cross_file_systems or options.caches:
             raise UsageError(
                 "What is left out or taken, too, is said of files, and none are named.",
                 "Name them with --files.",
@@ -166,6 +171,7 @@ def chosen_source(options: argparse.Namespace) -> SourceRef | None:
         options.exclude,
         crosses=options.cross_file_systems,
         caches=options.caches,
+        largest=options.exclude_larger,
     )
     return SourceRef(Scheme.FILES, str(choice))
 
@@ -307,13 +313,25 @@ def partition_numbers(text: str) -> tuple[int, ...]:
 
 def rate(text: str) -> int:
     """Bytes a second, of "100M", "800K", "1.5G" or a number of bytes; raises ArgumentTypeError."""
-    found = re.fullmatch(r"(\d{1,12}(?:\.\d{1,6})?)([KMG]?)(?:i?B)?(?:/s)?", text, re.IGNORECASE)
-    bytes_ = float(found[1]) * 1024 ** " KMG".index(found[2].upper() or " ") if found else 0.0
+    bytes_ = _bytes_of(text.lower().removesuffix("/s"))
     if bytes_ < LEAST_RATE:
         raise argparse.ArgumentTypeError(
             f"{text} is no rate of at least {readable_size(LEAST_RATE)} a second, such as 100M"
         )
-    return int(bytes_)
+    return bytes_
+
+
+def file_size(text: str) -> int:
+    """Bytes, of "4G", "700M" or a number of bytes; raises ArgumentTypeError."""
+    if not (bytes_ := _bytes_of(text)):
+        raise argparse.ArgumentTypeError(f"{text} is no size of a file, such as 700M")
+    return bytes_
+
+
+def _bytes_of(text: str) -> int:
+    """What "1.5G" means; 0 where it means nothing."""
+    found = re.fullmatch(r"(\d{1,12}(?:\.\d{1,6})?)([KMG]?)(?:i?B)?", text, re.IGNORECASE)
+    return int(float(found[1]) * 1024 ** " KMG".index(found[2].upper() or " ")) if found else 0
 
 
 def size_in_bytes(text: str) -> int:

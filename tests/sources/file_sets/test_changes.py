@@ -268,6 +268,21 @@ def test_patterns_leave_out_names_and_whole_paths(tmp_path: Path, folder: Path):
     assert names_in(kept, folder / "sub") == {"cache"}
 
 
+def test_files_that_are_larger_are_left_out_and_counted(tmp_path: Path, folder: Path):
+    """Also one that has grown since: the point before has it, the next one has not."""
+    write(folder / "large", b"l" * 10_001)
+    (folder / "a folder").mkdir()
+    kept = Kept(tmp_path / "files.img", folder, largest=10_000)
+    kept.keep()
+    there = {"a folder", *map(str, range(20))}
+    assert names_in(kept, folder) == there
+    assert "1 file is larger than what is wanted, and left out." in kept.remark
+    write(folder / "7", b"s" * 10_001)
+    write(folder / "large", b"l" * 10_000)
+    kept.keep()
+    assert names_in(kept, folder) == there - {"7"} | {"large"}
+
+
 def test_what_is_left_out_from_now_on_is_gone(tmp_path: Path, kept: Kept, folder: Path):
     kept.keep()
     fewer = Kept(kept.image, folder, exclude=("1*",))

@@ -31,16 +31,30 @@ NAMES = st.binary(min_size=1, max_size=255).filter(lambda name: name not in (b".
 
 
 @given(
-    PATHS, st.lists(st.text(st.characters(exclude_characters="\0"))), st.booleans(), st.booleans()
+    PATHS,
+    st.lists(st.text(st.characters(exclude_characters="\0"))),
+    st.booleans(),
+    st.booleans(),
+    st.integers(0, 1 << 50),
 )
-def test_a_choice_is_found_again_in_its_text(paths, exclude, crosses, caches):
-    choice = Choice(tuple(paths), tuple(exclude), crosses, caches)
+def test_a_choice_is_found_again_in_its_text(paths, exclude, crosses, caches, largest):
+    choice = Choice(tuple(paths), tuple(exclude), crosses, caches, largest)
     ref = SourceRef.parse(str(SourceRef(Scheme.FILES, str(choice))))
     assert ref.is_files
     assert Choice.parse(ref.rest) == choice
 
 
-@pytest.mark.parametrize("text", ["", "--exclude", "'/unclosed", "--exclude x"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "--exclude",
+        "'/unclosed",
+        "--exclude x",
+        "/a --exclude-larger x",
+        "/a --exclude-larger 0",
+    ],
+)
 def test_a_text_that_chooses_nothing_is_refused(text: str):
     with pytest.raises(SourceNotFound):
         Choice.parse(text)

@@ -6,6 +6,7 @@ import fnmatch
 import os
 import re
 import shlex
+import stat
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,6 +15,8 @@ from typing import Self
 from vdbackup.errors import SourceNotFound
 
 _EXCLUDE, _CROSS, _CACHES = "--exclude", "--cross-file-systems", "--caches"
+_LARGER = "--exclude-larger"
+_MAX_DIGITS = 18
 
 
 @dataclass(frozen=True)
@@ -28,12 +31,14 @@ class Choice:
             with it.
         crosses: whether other file systems that are mounted in the folders belong to it.
         caches: whether folders do that are marked as caches (CACHEDIR.TAG).
+        largest: bytes of a file that belongs to it at most; 0 for any.
     """
 
     paths: tuple[str, ...]
     exclude: tuple[str, ...] = ()
     crosses: bool = False
     caches: bool = False
+    largest: int = 0
 
     @classmethod
     def of(
@@ -43,6 +48,7 @@ class Choice:
         *,
         crosses: bool = False,
         caches: bool = False,
+        largest: int = 0,
     ) -> Self:
         """What a person chooses: links are followed, and what lies in another is left away."""
         whole = sorted({os.path.realpath(os.path.expanduser(path)) for path in paths})
@@ -51,7 +57,7 @@ class Choice:
             for path in whole
             if not any(path != each and _lies_in(path, each) for each in whole)
         ]
-        return cls(tuple(apart), tuple(exclude), crosses, caches)
+        return cls(tuple(apart), tuple(exclude), crosses, caches, largest)
 
     @classmethod
     def parse(cls, text: str) -> Self:
@@ -62,11 +68,14 @@ class Choice:
         paths: list[str] = []
         exclude: list[str] = []
         flags: set[str] = set()
+        largest = 0
         try:
             words = iter(shlex.split(text))
             for word in words:
                 if word == _EXCLUDE:
                     exclude.append(next(words))
+                elif word == _LARGER:
+                    largest = _size(next(words))
                 elif word in (_CROSS, _CACHES):
                     flags.add(word)
                 else:
@@ -77,19 +86,22 @@ class Choice:
             raise SourceNotFound(
                 f"No files are chosen by {text!r}.", "Name a folder or a file, or several."
             )
-        return cls(tuple(paths), tuple(exclude), _CROSS in flags, _CACHES in flags)
+        return cls(tuple(paths), tuple(exclude), _CROSS in flags, _CACHES in flags, largest)
 
     @classmethod
     def typed(cls, text: str) -> Self:
         """What a person means by `text`; raises SourceNotFound as `parse` does."""
         said = cls.parse(text)
-        return cls.of(said.paths, said.exclude, crosses=said.crosses, caches=said.caches)
+        flags = {"crosses": said.crosses, "caches": said.caches}
+        return cls.of(said.paths, said.exclude, **flags, largest=said.largest)
 
     def __str__(self) -> str:
         """As a shell would be told: the paths, then what is left out."""
         words = [*self.paths]
         for pattern in self.exclude:
             words += [_EXCLUDE, pattern]
+        if self.largest:
+            words += [_LARGER, str(self.largest)]
         words += [_CROSS] * self.crosses + [_CACHES] * self.caches
         return shlex.join(words)
 
@@ -98,6 +110,10 @@ class Choice:
         """What sentences call it."""
         others = len(self.paths) - 1
         return self.paths[0] + (f" and {others} more" if others else "")
+
+    def is_too_large(self, found: os.stat_result) -> bool:
+        """Whether what is known of a file says that it is left out for its size."""
+        return 0 < self.largest < found.st_size and stat.S_ISREG(found.st_mode)
 
     def leaves_out(self, path: bytes) -> bool:
         """Whether a pattern says that what lies there, whose folder does not say so, is left out.
@@ -120,6 +136,13 @@ class Choice:
     @cached_property
     def _whole(self) -> re.Pattern[str] | None:
         return _any_of([each.rstrip("/") for each in self.exclude if "/" in each])
+
+
+def _size(word: str) -> int:
+    """A number of bytes; raises ValueError."""
+    if not word.isdecimal() or len(word) > _MAX_DIGITS or not int(word):
+        raise ValueError("it is no number of bytes")
+    return int(word)
 
 
 def _any_of(patterns: Sequence[str]) -> re.Pattern[str] | None:

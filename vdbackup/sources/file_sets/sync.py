@@ -10,8 +10,7 @@ from __future__ import annotations
 import os
 import stat
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from vdbackup.jobs import Task
@@ -20,6 +19,7 @@ from vdbackup.sources.file_sets.folder import Entry, Folder
 from vdbackup.sources.file_sets.found import Found
 from vdbackup.sources.file_sets.image import LOST_AND_FOUND, ROOT, Image
 from vdbackup.sources.file_sets.inode import Inode, Known
+from vdbackup.sources.file_sets.looking import Replaced, Unread, check_same, reading
 from vdbackup.sources.file_sets.places import Place, Places, attributes_of, joined
 from vdbackup.sources.file_sets.tree import Tree
 
@@ -171,6 +171,9 @@ class Sync:
                 self.found.kept.append(joined(visit.path, name))
                 self._stays(entry)
             return False
+        if self._tree.leaves_out(found):
+            self._remove(folder, name, entry)
+            return False
         mode = self._image.read(entry.inode).mode
         is_taken = entry.is_folder and entry.inode in self._claimed  # of another name by now
         if is_taken or stat.S_IFMT(mode) != stat.S_IFMT(found.st_mode):
@@ -218,6 +221,8 @@ class Sync:
             if not isinstance(error, FileNotFoundError) or self._tree.leads(visit.path):
                 self.found.unreadable.append(path)
             return
+        if self._tree.leaves_out(found):
+            return
         if stat.S_ISDIR(found.st_mode):
             number = self._moved(found)
             is_new = number is None
@@ -245,7 +250,7 @@ class Sync:
         for _ in range(_ATTEMPTS):
             try:
                 return self._kept(place, name, found, number)
-            except _Replaced:
+            except Replaced:
                 with suppress(OSError):
                     found = place.look(name)
             if stat.S_IFMT(found.st_mode) != kind:
@@ -257,7 +262,7 @@ class Sync:
     def _kept(
         self, place: Place, name: bytes, found: os.stat_result, number: int | None
     ) -> int | None:
-        """The same where it is what was found; raises _Replaced where it is another one."""
+        """The same where it is what was found; raises Replaced where it is another one."""
         key = (found.st_dev, found.st_ino)
         linked = self._linked.get(key) if found.st_nlink > 1 else None
         if linked is not None and self._names[linked] < _MOST_LINKS:
@@ -271,7 +276,7 @@ class Sync:
             self._claimed.add(number)
         try:
             kept = self._written(place, name, found, number)
-        except _Replaced:
+        except Replaced:
             self._claimed.discard(number or 0)
             raise
         if kept is None:  # it has just gone
@@ -297,7 +302,7 @@ class Sync:
             if stat.S_ISREG(found.st_mode):
                 return self._file(place, name, found, number)
             return self._other(place, name, found, number)
-        except _Unread as error:
+        except Unread as error:
             if isinstance(error.why, FileNotFoundError):
                 return None
             path = joined(place.path, name)
@@ -308,14 +313,14 @@ class Sync:
         self, place: Place, name: bytes, found: os.stat_result, number: int | None
     ) -> int | None:
         path = joined(place.path, name)
-        with _reading():
+        with reading():
             content = Content(place, name, self._moved_bytes)
         with content:
-            _check_same(found, content.found)
+            check_same(found, content.found)
             if content.size > _LARGEST:
                 self.found.unfit.append(path)
                 return number
-            with _reading():
+            with reading():
                 attributes = attributes_of(content.fd)
             begun, inode = (number, self._image.read(number)) if number else self._begun(content)
             believed = True
@@ -344,8 +349,8 @@ class Sync:
     def _other(self, place: Place, name: bytes, found: os.stat_result, number: int | None) -> int:
         """A link, a device, a pipe or a socket: what of it may change is in its inode."""
         believed = is_settled(found)
-        with _reading(), place.opened(name) as fd:
-            _check_same(found, found := os.fstat(fd))
+        with reading(), place.opened(name) as fd:
+            check_same(found, found := os.fstat(fd))
             attributes = attributes_of(fd)
             target = os.readlink(b"", dir_fd=fd) if stat.S_ISLNK(found.st_mode) else None
         if number is not None and (target is not None or not _is_plain(found.st_mode)):
@@ -470,34 +475,6 @@ class Sync:
         if (now := time.monotonic()) >= self._say_at:
             self._say_at = now + _OFTEN
             self._task.phase(_PHASE, self._done, self._total)
-
-
-class _Unread(Exception):
-    """A file of this computer cannot be read; what the disk's trouble is goes its own way."""
-
-    def __init__(self, why: OSError) -> None:
-        super().__init__(str(why))
-        self.why = why
-
-
-class _Replaced(Exception):
-    """A name means another file than it did a moment ago: as where an editor saves one."""
-
-
-def _check_same(seen: os.stat_result, there: os.stat_result) -> None:
-    """Raise _Replaced unless what is open is what was seen under its name."""
-    kinds = stat.S_IFMT(seen.st_mode), stat.S_IFMT(there.st_mode)
-    if (seen.st_dev, seen.st_ino, kinds[0]) != (there.st_dev, there.st_ino, kinds[1]):
-        raise _Replaced
-
-
-@contextmanager
-def _reading() -> Iterator[None]:
-    """What is done with a file of this computer: the system's trouble with it is no disk's."""
-    try:
-        yield
-    except OSError as error:
-        raise _Unread(error) from error
 
 
 def _links_of(folder: Folder) -> int:

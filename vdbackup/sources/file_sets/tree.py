@@ -31,12 +31,14 @@ class LeftOut:
         apart: folders of this program's own: the repository.
         mounted: folders in which other file systems are mounted.
         caches: how many folders are marked as caches.
+        large: how many files are larger than is wanted.
         unreadable: why a folder could not be read, a few words each.
     """
 
     apart: list[bytes] = field(default_factory=list)
     mounted: list[bytes] = field(default_factory=list)
     caches: int = 0
+    large: int = 0
     unreadable: list[str] = field(default_factory=list)
 
     @property
@@ -50,6 +52,9 @@ class LeftOut:
         if self.caches:
             which = "1 folder that is" if self.caches == 1 else f"{self.caches:,} folders that are"
             said.append(f"The content of {which} marked as a cache is left out.")
+        if self.large:
+            which = "1 file is" if self.large == 1 else f"{self.large:,} files are"
+            said.append(f"{which} larger than what is wanted, and left out.")
         return tuple(said)
 
     @property
@@ -131,6 +136,13 @@ class Tree:
             return [_TAG]
         return sorted(names)
 
+    def leaves_out(self, found: os.stat_result) -> bool:
+        """Whether a file is left out for what is known of it, which is counted."""
+        if not self._choice.is_too_large(found):
+            return False
+        self.left_out.large += 1
+        return True
+
     def note_unreadable(self, path: bytes, why: OSError) -> None:
         """Have it said of a folder that it could not be read."""
         self.left_out.unreadable.append(f"{text(path)} ({why.strerror})")
@@ -176,6 +188,8 @@ class Tree:
                     try:
                         found = place.look(name)
                     except OSError:
+                        continue
+                    if self.leaves_out(found):
                         continue
                     key = (found.st_dev, found.st_ino)
                     if found.st_nlink > 1 and not stat.S_ISDIR(found.st_mode):
