@@ -101,7 +101,7 @@ class BlockMap:
             tiling.add(*_runs_of_blocks(block_size, blocks[part], hosts[part]))
         return tiling.whole()
 
-    def _coalesced(self) -> BlockMap:
+    def coalesced(self) -> BlockMap:
         """The same map with neighbours joined that continue each other."""
         if not any(self._continue(part).any() for part in _pieces(len(self.starts))):
             return self
@@ -142,7 +142,7 @@ class BlockMap:
         if size > self.size:
             starts = np.append(self.starts, self.size)
             layers = np.append(self.layers, np.int32(ZERO)).astype(np.int32)
-            return BlockMap(size, starts, layers, np.append(self.hosts, 0))._coalesced()
+            return BlockMap(size, starts, layers, np.append(self.hosts, 0)).coalesced()
         kept = self.starts < size
         return BlockMap(size, self.starts[kept], self.layers[kept], self.hosts[kept])
 
@@ -174,7 +174,7 @@ class BlockMap:
         if layer == UNALLOCATED:
             return self
         layers = np.where(self.layers == UNALLOCATED, layer, self.layers)
-        return BlockMap(self.size, self.starts, layers, self.hosts)._coalesced()
+        return BlockMap(self.size, self.starts, layers, self.hosts).coalesced()
 
     def _within(self, first: int, end: int) -> BlockMap:
         """The runs that lie between two places of the disk, cut at the first."""

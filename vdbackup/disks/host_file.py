@@ -150,6 +150,10 @@ class HostFile:
                 self._read_flags = 0
             return os.preadv(fd, [view], offset)
 
+    def descriptor(self) -> Descriptor:
+        """Its descriptor, valid inside `with`: for many small reads of what is no device."""
+        return self._descriptor
+
     def leave_cache(self) -> None:
         """From now on, leave the page cache as it was, where kernel and file system can.
 
