@@ -71,6 +71,77 @@ packet: db 16, 0
 """
 
 
+_RECORDS = """
+    mov di, 0x7E00      ; a sector full of its record's number
+    xor ebp, ebp
+record:
+    inc ebp
+    mov eax, ebp
+    mov di, 0x7E00
+    mov cx, 128
+    rep stosd
+    mov eax, COUNTER
+    call write
+    lea eax, [ebp + COUNTER]
+    call write
+    mov al, 0xE7        ; FLUSH CACHE
+    call command
+    cmp ebp, RECORDS
+    jb record
+    jmp done
+write:                  ; a sector, to LBA eax, as ATA does it since ever (PIO, 28 bits)
+    push eax
+    call wait_ready
+    mov dx, 0x1F2
+    mov al, 1
+    out dx, al
+    pop eax
+    mov cx, 3
+lba:
+    inc dx
+    out dx, al
+    shr eax, 8
+    loop lba
+    inc dx
+    mov al, 0xE0
+    out dx, al
+    inc dx
+    mov al, 0x30        ; WRITE SECTORS
+    out dx, al
+data:
+    in al, dx
+    test al, 8          ; it takes data
+    jz data
+    mov dx, 0x1F0
+    mov si, 0x7E00
+    mov cx, 256
+    rep outsw
+    jmp wait_ready
+command:
+    mov dx, 0x1F7
+    out dx, al
+wait_ready:
+    mov dx, 0x1F7
+busy:
+    in al, dx
+    test al, 0x80
+    jnz busy
+    ret
+done:
+"""
+COUNTER_AT = 128 * 512
+"""Where `records` counts, in bytes."""
+
+
+def records(count: int) -> str:
+    """Instructions that write numbered records to an IDE disk, and have each written out.
+
+    Record n is a sector full of its number (32 bits), in the sector n behind the counter; the
+    counter, another such sector, is written just before. One flush follows the two.
+    """
+    return _RECORDS.replace("COUNTER", str(COUNTER_AT // 512)).replace("RECORDS", str(count))
+
+
 def say(words: str) -> str:
     """Instructions that write a line to the first serial port; to be had once in a disk."""
     return _SAY.replace("WORDS", words)

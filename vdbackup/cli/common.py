@@ -69,6 +69,17 @@ def find(
     return repository.set(set_name), point
 
 
+def find_state(
+    repository: Repository, reference: str, options: argparse.Namespace
+) -> tuple[BackupSet, RecoveryPoint]:
+    """The same, or the moment behind a point that is meant: for commands that only read."""
+    from vdbackup.repository.written import is_moment
+
+    if is_moment(reference):
+        return repository.find_state(reference, options.set)
+    return find(repository, reference, options)
+
+
 def _is_all(repository: Repository, machine: Machine) -> bool:
     """Whether there is nothing in the repository but the disks of a machine."""
     return len(machine.sets) > 1 and set(repository.names()) == set(machine.sets)

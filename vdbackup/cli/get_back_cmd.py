@@ -129,7 +129,7 @@ def restore(options: argparse.Namespace) -> int:
             "One disk is restored to one target.", "With --machine all disks of a machine are."
         )
     (target,) = options.targets
-    backup_set, point = repository.find(options.point, options.set)
+    backup_set, point = repository.find_state(options.point, options.set)
     plan = restore.plan(
         restore.RestoreRequest(
             repository,
@@ -162,7 +162,7 @@ def _restore_files(options: argparse.Namespace) -> int:
 
     _refuse(options, "chosen files", "--delta", "--partition", "--resize", "--grow")
     repository = open_repository(options.repository, as_json=options.json)
-    backup_set, point = repository.find(options.point, options.set)
+    backup_set, point = repository.find_state(options.point, options.set)
     target = options.targets[0] if options.targets else Path("/")
     plan = file_set.plan(
         repository,
@@ -259,7 +259,7 @@ def extract(options: argparse.Namespace) -> int:
     from vdbackup.repository import checked
 
     repository = open_repository(options.repository, as_json=options.json)
-    backup_set, point = repository.find(options.point, options.set)
+    backup_set, point = repository.find_state(options.point, options.set)
     doing = f"extracting files of point {point.sequence}"
     with checked.open_point(
         repository, backup_set.name, point.id, doing, ignore_damage=options.ignore_damage

@@ -226,8 +226,8 @@ def diff(options: argparse.Namespace) -> int:
     from vdbackup.recovery.history.differences import differences
 
     repository = open_repository(options.repository, as_json=options.json)
-    backup_set, before = repository.find(options.before, options.set)
-    _, after = repository.find(options.after, options.set)
+    backup_set, before = repository.find_state(options.before, options.set)
+    _, after = repository.find_state(options.after, options.set)
     ids = (before.id, after.id)
     found: Differences = work(
         "Compare",
@@ -297,7 +297,7 @@ def size_of(options: argparse.Namespace) -> int:
     from vdbackup.recovery.history.owners import sizes
 
     repository = open_repository(options.repository, as_json=options.json)
-    backup_set, point = repository.find(options.point, options.set)
+    backup_set, point = repository.find_state(options.point, options.set)
     found: Sizes = work(
         "Look through the point",
         lambda task: sizes(repository, backup_set.name, point.id, options.path, task),

@@ -175,7 +175,7 @@ def files(options: argparse.Namespace) -> int:
     from vdbackup.repository import claims
 
     repository = open_repository(options.repository)
-    backup_set, point = repository.find(options.point, options.set)
+    backup_set, point = repository.find_state(options.point, options.set)
     doing = f"listing files of point {point.sequence}"
     with claims.open_point(repository, backup_set.name, point.id, doing) as chain:
         browser = FileBrowser(chain)

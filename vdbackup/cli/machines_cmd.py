@@ -8,7 +8,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vdbackup.cli import remedies
-from vdbackup.cli.common import DONE, WARNINGS, announce, find, open_repository, sessions_folder
+from vdbackup.cli.common import (
+    DONE,
+    WARNINGS,
+    announce,
+    find_state,
+    open_repository,
+    sessions_folder,
+)
 from vdbackup.cli.console import print_json, say, warn, work
 from vdbackup.cli.options import (
     CONTROLLERS,
@@ -61,7 +68,7 @@ def boot(options: argparse.Namespace) -> int:
     from vdbackup.repository.model import BootTest
 
     repository = open_repository(options.repository, as_json=options.json)
-    backup_set, point = find(repository, options.point, options)
+    backup_set, point = find_state(repository, options.point, options)
     wanted = request(options)
     started = time.monotonic()
     session, outcome, text = follow(

@@ -35,7 +35,7 @@ def add_mount(subparsers: Subparsers) -> None:
 def mount(options: argparse.Namespace) -> int:
     """Show a point as a folder; what it says at once says that the folder is there."""
     repository = open_repository(options.repository, as_json=options.json)
-    backup_set, point = repository.find(options.point, options.set)
+    backup_set, point = repository.find_state(options.point, options.set)
 
     def tell(found: Mounted) -> None:
         _tell(found, options)

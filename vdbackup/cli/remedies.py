@@ -10,10 +10,13 @@ WORDS = {
     Remedy.END_SESSION: "`vdbackup sessions discard {0}` or `vdbackup sessions promote {0}`.",
     Remedy.END_SESSION_ELSEWHERE: "`vdbackup sessions discard {0}` there; if that is not possible "
     "any more, add -r and the folder here.",
+    Remedy.FORGET_WRITES: "`vdbackup unprotect --forget {0}`.",
     Remedy.GIVE_DRIVERS: "--drivers DIR names the folder with them.",
     Remedy.IGNORE_DAMAGE: "Or give --ignore-damage to get all that is whole.",
     Remedy.INSTALL_AGENT: "Or let root run `vdbackup agent install`, once.",
+    Remedy.KEEP_MOMENT: "`vdbackup promote {0}` does it.",
     Remedy.LIST_DEVICES: "`lsblk` lists block devices.",
+    Remedy.LIST_MOMENTS: "`vdbackup moments` shows which there are.",
     Remedy.LIST_POINTS: "`vdbackup list` shows what there is.",
     Remedy.LIST_SESSIONS: "`vdbackup sessions list` shows what there is.",
     Remedy.NAME_ANOTHER_SET: "--set names the set.",

@@ -256,7 +256,7 @@ def _restore(repository: Repository, backup_set: BackupSet) -> None:
     from vdbackup.operations import restore
 
     wanted = _answer("Which point? A number, or Enter for the newest:") or "latest"
-    _, point = repository.find(wanted, backup_set.name)
+    _, point = repository.find_state(wanted, backup_set.name)
     target = _chosen_disk(point.virtual_size).path
     plan = restore.plan(
         restore.RestoreRequest(repository, backup_set.name, point.id, target, overwrite=True)

@@ -191,6 +191,12 @@ class DisksUnclear(RecoveryError):
     code = "disks-unclear"
 
 
+class NotProtected(RecoveryError):
+    """The writes of a machine are not kept, or cannot be."""
+
+    code = "not-protected"
+
+
 class SessionNotFound(RecoveryError):
     """No session, or more than one, answers to what was asked for."""
 

@@ -41,6 +41,12 @@ class PointNotFound(RepositoryError):
     code = "point-not-found"
 
 
+class NotWritten(PointNotFound):
+    """No writes of a machine from the point are kept, so there are no moments behind it."""
+
+    code = "no-writes-kept"
+
+
 class MachineNotFound(RepositoryError):
     """No machine has the name that was asked for."""
 

@@ -8,6 +8,9 @@ QEMU opens a differencing VHD without complaint, ignores its parent and returns 
                 own end, to where the chain's files hold the data
     layer<n>    links to the chain's files: a path of any kind would not do in that text
 
+A single layer above a chain becomes such a map, too, and then a name of its own stands in the place
+of `map`: what it leaves to its parents QEMU reads from another disk, which it is told.
+
 QEMU reads it at the chain's own speed, and nothing of ours stands between guest and files. It is
 read-only: no reference counts are kept, so `qemu-img check` complains. Measured: with 100 layers
 over 1 TiB 0.2 s until QEMU runs; 1 GiB of data takes 1 ms and 0.3 MB where its blocks of 64 KiB lie
@@ -23,19 +26,21 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
 from vdbackup.disks.disk import SECTOR, UNIT
-from vdbackup.disks.extents import BlockMap, Int64s, runs_of
+from vdbackup.disks.extents import UNALLOCATED, ZERO, BlockMap, Int64s, runs_of
 from vdbackup.disks.qcow2.mapping import COMPRESSED_FROM
 from vdbackup.disks.qcow2.structs import HEADER_LENGTH, MAGIC, MAX_L1_BYTES, OFFSET, Header
 from vdbackup.errors import CannotBoot, SessionsFolder
 
 ENTRY = 8
 """Bytes of an entry in either level of tables."""
+ENTRY_ZERO = 1
+"""In the lower level: it reads as zeros, whatever lies below (docs/interop/qcow2.txt, bit 0)."""
 _PAGE = 4096
 _SLAB = 1 << 20
 """Entries that are put together at once, 8 MiB."""
@@ -64,20 +69,30 @@ class ConcatenationMap:
     files: int
 
     @property
+    def options(self) -> dict[str, Any]:
+        """The disk as QEMU opens it (BlockdevOptions)."""
+        text = {"driver": "file", "filename": str(self.path)}
+        return {"driver": "qcow2", "file": {"driver": "vmdk", "file": text}}
+
+    @property
     def file_name(self) -> str:
         """The disk as one name for QEMU's tools."""
-        text = {"driver": "file", "filename": str(self.path)}
-        return "json:" + json.dumps({"driver": "qcow2", "file": {"driver": "vmdk", "file": text}})
+        return "json:" + json.dumps(self.options)
 
 
-def build(folder: Path, flat: BlockMap, layers: Sequence[Path]) -> ConcatenationMap:
+def build(
+    folder: Path, flat: BlockMap, layers: Sequence[Path], name: str = "map"
+) -> ConcatenationMap:
     """Write the map of a chain into `folder`; time and memory go by the data, not by the disk.
 
     Args:
         folder: where the files are made.
-        flat: a chain's map; its layer numbers are positions in `layers`.
+        flat: a chain's map; its layer numbers are positions in `layers`. What is UNALLOCATED in it
+            is left to a disk below.
         layers: the chain's files. QEMU opens also those that hold nothing of the disk: its lock on
             each shows whoever wants to merge or delete one that a machine runs on it.
+
+        name: what the files are called.
 
     Raises:
         RecoveryError: the chain's blocks lie so that QEMU has no map for so large a disk, or are
@@ -91,7 +106,8 @@ def build(folder: Path, flat: BlockMap, layers: Sequence[Path]) -> Concatenation
             "Restore the recovery point to a raw disk, and back that up.",
         )
     tables = _Tables(flat.size, runs)
-    names = [f"layer{number}" for number in range(len(layers))]
+    link = "layer" if name == "map" else f"{name}.layer"
+    names = [f"{link}{number}" for number in range(len(layers))]
     sizes = [_whole(tables.end), *(_whole(layer.stat().st_size) for layer in layers)]
     if sum(sizes) > OFFSET:
         raise CannotBoot(
@@ -99,17 +115,17 @@ def build(folder: Path, flat: BlockMap, layers: Sequence[Path]) -> Concatenation
             "Restore the recovery point to a raw disk, and boot that.",
         )
     bases = np.cumsum(sizes)[:-1].astype(np.int64)  # where each file begins in the space of all
-    path = folder / "map.vmdk"
+    path, tables_file = folder / f"{name}.vmdk", f"{name}.bin"
     try:
-        with (folder / "map.bin").open("xb") as file:
+        with (folder / tables_file).open("xb") as file:
             file.truncate(sizes[0])
             for offset, words in tables.filled(bases):
                 _write_pages(file, offset, words)
-        for name, layer in zip(names, layers, strict=True):
-            (folder / name).symlink_to(layer.absolute())
+        for file_name, layer in zip(names, layers, strict=True):
+            (folder / file_name).symlink_to(layer.absolute())
         lines = [
-            f'RW {size // SECTOR} FLAT "{name}" 0'
-            for size, name in zip(sizes, ["map.bin", *names], strict=True)
+            f'RW {size // SECTOR} FLAT "{file_name}" 0'
+            for size, file_name in zip(sizes, [tables_file, *names], strict=True)
         ]
         path.write_text(_TEXT + "\n".join(lines) + "\n")
     except OSError as error:
@@ -122,7 +138,10 @@ def build(folder: Path, flat: BlockMap, layers: Sequence[Path]) -> Concatenation
 
 @dataclass(frozen=True)
 class _Runs:
-    """The runs of a map that are data: each attribute int64[n], in bytes but for `layers`."""
+    """The runs of a map that are data: each attribute int64[n], in bytes but for `layers`.
+
+    Where something may lie below, those that read as zeros are among them: their layer is ZERO.
+    """
 
     starts: Int64s
     lengths: Int64s
@@ -131,7 +150,8 @@ class _Runs:
 
     @classmethod
     def of(cls, flat: BlockMap) -> _Runs:
-        data = flat.layers >= 0
+        hides = ZERO if (flat.layers == UNALLOCATED).any() else 0
+        data = flat.layers >= hides
         layers = flat.layers[data].astype(np.int64)
         return cls(flat.starts[data], flat.lengths[data], flat.hosts[data], layers)
 
@@ -221,8 +241,11 @@ class _Tables:
         entries = np.zeros((min(end, len(self._tables)) - begin) * self._per_table, np.uint64)
         clusters = self._clusters[a:b]
         slots = (self._rank[a:b] - begin) * self._per_table + self._entry[a:b]
-        hosts = (bases[self._layers[a:b]] + self._hosts[a:b]) // self._cluster
-        entries[_counted_up(slots, clusters)] = _counted_up(hosts, clusters) * self._cluster
+        layers = self._layers[a:b]
+        hosts = (bases[layers] + self._hosts[a:b]) // self._cluster
+        values = _counted_up(hosts, clusters) * self._cluster
+        values[np.repeat(layers == ZERO, clusters)] = ENTRY_ZERO
+        entries[_counted_up(slots, clusters)] = values
         return entries
 
 

@@ -24,7 +24,9 @@ _TIME_LIMIT = 30.0
 """Seconds that QEMU may take to answer; it answers at once unless its storage is stuck."""
 
 
-def tell(connection: socket.socket, command: str, seconds: float = _TIME_LIMIT) -> Any:
+def tell(
+    connection: socket.socket, command: str, seconds: float = _TIME_LIMIT, **arguments: object
+) -> Any:
     """Say one thing to a QEMU that another program watches, and hang up; what it answers.
 
     Raises RecoveryError where it refuses, or does not answer within `seconds`.
@@ -34,7 +36,7 @@ def tell(connection: socket.socket, command: str, seconds: float = _TIME_LIMIT) 
         client = QMPClient()
         await client.connect(connection)
         try:
-            return await client.execute(command)
+            return await client.execute(command, arguments or None)
         finally:
             with contextlib.suppress(EOFError, ConnectionError, QMPError):  # so it ends at "quit"
                 await client.disconnect()

@@ -21,6 +21,7 @@ from typing import Any
 
 from vdbackup.disks.chain import Chain
 from vdbackup.disks.names import DiskFormat
+from vdbackup.disks.write_log.log import LoggedDisk
 from vdbackup.errors import NoDisplay, ProgramMissing, Remedy, SessionsFolder
 from vdbackup.guest.hardware import Hardware
 from vdbackup.qemu import concatenation
@@ -74,10 +75,31 @@ class Backing:
         Raises RecoveryError where QEMU may not open so many files, or the chain has no map; OSError
         where the folder cannot be written to.
         """
+        if isinstance(chain.layers[-1], LoggedDisk):
+            return cls._of_moment(folder, chain, chain.layers[-1], disk_format)
         if disk_format in DRIVERS and len(chain.layers) <= MAX_LAYERS:
             return cls.of_chain([layer.path.absolute() for layer in chain.layers], disk_format)
         files = gathered(folder, chain)
         return cls.of_map(concatenation.build(folder, files.flat, files.paths))
+
+    @classmethod
+    def _of_moment(
+        cls, folder: Path, chain: Chain, log: LoggedDisk, disk_format: DiskFormat
+    ) -> Backing:
+        """What lies below the log of a machine's writes as ever, and that as a map above it.
+
+        One map of both would count all in the log's sectors: 16 MB for each GiB, and no disk of
+        more than 128 GiB (MAX_L1_BYTES).
+        """
+        below = cls.of(folder, Chain(chain.layers[:-1]), disk_format)
+        written = concatenation.build(folder, log.block_map(), [log.path], "moment")
+        disk = cls.of_map(written).nodes[0]
+        under = {"driver": below.driver, "file": {"driver": "file", "filename": below.file_name}}
+        if below.file_name.startswith("json:"):
+            under = json.loads(below.file_name.removeprefix("json:"))
+        name = "json:" + json.dumps(written.options | {"backing": under})
+        node = disk | {"node-name": "moment", "backing": below.nodes[-1]["node-name"]}
+        return cls([*below.nodes, node], name, "qcow2", below.files + written.files)
 
     @classmethod
     def of_chain(cls, layers: Sequence[Path], disk_format: DiskFormat) -> Backing:

@@ -23,6 +23,7 @@ from vdbackup.repository import naming
 from vdbackup.repository.journal import Journal
 from vdbackup.repository.manifests import BrokenManifest, manifest_path
 from vdbackup.repository.model import Pin, RecoveryPoint, SetSettings
+from vdbackup.repository.written import WrittenPoint, is_moment, kept_log, moment, point_of
 
 if TYPE_CHECKING:  # late: disks bring numpy, and what only lists points needs neither
     from vdbackup.disks.chain import Chain
@@ -54,7 +55,12 @@ class BackupSet:
     unfinished: bool = False
 
     def point(self, point_id: str) -> RecoveryPoint:
-        """The point with exactly this id; raises PointNotFound."""
+        """The point with exactly this id, or the moment behind one; raises PointNotFound.
+
+        Of a moment also what `written.moment` raises.
+        """
+        if is_moment(point_id):
+            return moment(self.folder, self.point(point_of(point_id)), point_id)
         if (point := self._by_id.get(point_id)) is not None:
             return point
         raise PointNotFound(
@@ -166,6 +172,8 @@ class BackupSet:
         """
         from vdbackup.disks.chain import Chain
 
+        if isinstance(point, WrittenPoint):
+            return self._open_moment(point)
         points = self.chain(point)
         for each in points:
             self.check_layer(each, point)
@@ -180,6 +188,39 @@ class BackupSet:
             chain.close()
             raise
         return chain
+
+    def open_machine_disk(self, point: RecoveryPoint) -> Chain:
+        """What a machine from the point is given, its overlay included; raises as `open_chain`."""
+        from vdbackup.disks.chain import Chain
+
+        if isinstance(point, WrittenPoint):
+            return self._open_moment(point)
+        self.open_chain(point).close()  # all layers are there, and as long as they were
+        return Chain.open(self.overlay_path(point), self.settings.format)
+
+    def _open_moment(self, moment: WrittenPoint) -> Chain:
+        """What its machine had been given, and the writes up to there on top.
+
+        Raises also Damaged where the overlay is not what the machine was started on.
+        """
+        from vdbackup.disks.chain import Chain
+        from vdbackup.repository import overlays
+
+        kept = kept_log(self.folder, moment.log)
+        overlay = self.overlay_path(moment)
+        if overlays.contents(overlay, self.settings.format) != kept.protection.overlay_contents:
+            raise Damaged(
+                f"The overlay of point {moment.sequence} has changed since the machine was started "
+                "on it whose writes are kept, so they fit no more.",
+                "Put the overlay back as it was.",
+            )
+        log = kept.read()
+        below = self.open_machine_disk(self.point(point_of(moment.id)))
+        try:
+            return Chain.topped(below, log.disk(kept.protection.before + moment.write))
+        except BaseException:
+            below.close()
+            raise
 
     def check_link(self, layer: RecoveryPoint) -> None:
         """Raise DiskError or Damaged unless the layer's own link leads where its manifest says.
@@ -232,6 +273,12 @@ class BackupSet:
         """The digests of the point's whole state."""
         from vdbackup.repository.digests import DigestFold
 
+        if isinstance(point, WrittenPoint):
+            from vdbackup.repository.written_digests import WrittenDigests
+
+            base = self.chain(point)[:-1]
+            paths = [self.folder / each.digests for each in base]
+            return WrittenDigests(paths, self._open_moment(point), len(base))
         paths = [self.folder / each.digests for each in self.chain(point)]
         return DigestFold(paths, point.virtual_size)
 

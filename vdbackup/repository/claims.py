@@ -46,6 +46,7 @@ from vdbackup.repository.claim_files import Announcement, Kind, announced, claim
 from vdbackup.repository.lock import also_checked
 from vdbackup.repository.model import RecoveryPoint
 from vdbackup.repository.repository import Repository
+from vdbackup.repository.written import point_of
 
 log = logging.getLogger(__name__)
 
@@ -172,7 +173,7 @@ def _layers(backup_set: BackupSet, point_ids: Iterable[str]) -> list[RecoveryPoi
     """What the points read through, by sequence; of a chain that is broken what there is."""
     by_id = {point.id: point for point in (*backup_set.points, *backup_set.hidden)}
     layers: dict[str, RecoveryPoint] = {}
-    for wanted in point_ids:
+    for wanted in map(point_of, point_ids):
         point = by_id.get(wanted)
         while point is not None and point.id not in layers:
             layers[point.id] = point
@@ -190,8 +191,9 @@ def _files(points: Iterable[RecoveryPoint]) -> list[tuple[str, str]]:
 
 def _check_stays(backup_set: BackupSet, point_ids: Collection[str]) -> None:
     """Raise PointInUse for a point that a merge, which was cut off, has partly written over."""
+    wanted = set(map(point_of, point_ids))
     for point in backup_set.hidden:
-        if point.id in point_ids:
+        if point.id in wanted:
             raise PointInUse(
                 f"Point {point.sequence} is not to be had: a merge that takes it has begun.",
                 "Use a later point.",

@@ -13,6 +13,8 @@ repository's lock removes it. It is known only on the computer that made it, in 
 kernel, and where the folder that the session's lay in is still the same: a host's name, a clone of
 a computer or a drive that is not plugged in prove nothing, and then the point stays held until
 somebody lets go of it.
+
+A log of the writes of a point's machine (written.py) holds the point, too, as long as it is there.
 """
 
 from __future__ import annotations
@@ -32,6 +34,7 @@ from vdbackup.repository.backup_set import BackupSet
 from vdbackup.repository.files import read_json, remove, sync_folder, write_json
 from vdbackup.repository.lease import Lease
 from vdbackup.repository.model import RecoveryPoint
+from vdbackup.repository.written import KeptLog, kept_logs
 
 log = logging.getLogger(__name__)
 
@@ -99,6 +102,29 @@ class Hold:
         here = Lease.of_this_process("")
         same = bool(self.boot) and (self.machine, self.boot) == (here.machine, here.boot)
         return same and _inode_above(self.folder) == self.within and not _may_exist(self.folder)
+
+
+@dataclass(frozen=True)
+class LogHold(Hold):
+    """That of a log of writes, which fit on that point alone."""
+
+    @classmethod
+    def of(cls, kept: KeptLog) -> LogHold:
+        """A log's."""
+        writes = kept.protection
+        return cls(
+            writes.point, writes.session, writes.title, "", "", str(kept.record), writes.since
+        )
+
+    @property
+    def is_ours(self) -> bool:
+        """It lies with the backups, so it is everybody's."""
+        return True
+
+    @property
+    def is_stale(self) -> bool:
+        """It counts until it is deleted."""
+        return False
 
 
 def place(
@@ -214,6 +240,8 @@ def hindrance(backup_set: BackupSet, point: RecoveryPoint) -> str:
     held = [hold for hold in of(backup_set) if hold.is_on(point)]
     if not held:
         return ""
+    if isinstance(held[0], LogHold):
+        return f"That cannot be yet. {_of_log(point, held[0]).title} {_FORGET}"
     names = ", ".join(f"{hold.session} of {hold.title or 'a virtual machine'}" for hold in held)
     return (
         f"That cannot be while there is a session on point {point.sequence}: {names}. Discard it, "
@@ -231,6 +259,8 @@ def _in_use(backup_set: BackupSet, point: RecoveryPoint, hold: Hold) -> PointInU
             about=hold.session,
             cleared=lambda: hold not in of(backup_set),
         )
+    if isinstance(hold, LogHold):
+        return _of_log(point, hold)
     whose = "" if hold.is_ours else f" of {hold.user} on {hold.host}"
     return PointInUse(
         f"Point {point.sequence} is in use: the session {hold.session}{whose} runs from it, or is "
@@ -242,13 +272,28 @@ def _in_use(backup_set: BackupSet, point: RecoveryPoint, hold: Hold) -> PointInU
     )
 
 
+_FORGET = "Let these writes be forgotten first; a recovery point can be made of a moment."
+
+
+def _of_log(point: RecoveryPoint, hold: LogHold) -> PointInUse:
+    return PointInUse(
+        f"Point {point.sequence} is in use: every write of the session {hold.session} is kept on "
+        "it.",
+        _FORGET,
+        remedy=Remedy.FORGET_WRITES,
+        about=hold.session,
+        cleared=lambda: not os.path.lexists(hold.folder),
+    )
+
+
 def _read(folder: Path) -> Iterator[Hold]:
+    yield from map(LogHold.of, kept_logs(folder))
     for name in sorted(os.listdir(folder)):
         match = _NAME.fullmatch(name)
         if not match:
             continue
         try:
-            hold = _parsed(read_json(folder / name))
+            hold: Hold = _parsed(read_json(folder / name))
             if hold.session != match[1]:
                 raise ValueError(f"it is of the session {hold.session}")
         except FileNotFoundError:

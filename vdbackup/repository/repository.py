@@ -35,6 +35,7 @@ from vdbackup.repository.manifests import manifest_path, read_manifests
 from vdbackup.repository.marker import LAYOUT, MARKER, Marker
 from vdbackup.repository.model import Policy, RecoveryPoint, SetSettings
 from vdbackup.repository.mount_points import waiting_mount_point
+from vdbackup.repository.written import is_moment, moment, point_of
 
 log = logging.getLogger(__name__)
 
@@ -248,6 +249,14 @@ class Repository:
                 or "latest": the newest that was captured, not promoted from a session.
             set_name: the set; may be None where there is only one.
         """
+        if is_moment(reference):
+            raise PointNotFound(
+                f"{reference} is a moment behind a point: it can be read, restored and booted, and "
+                "no more.",
+                "Make a recovery point of it first.",
+                remedy=Remedy.KEEP_MOMENT,
+                about=reference,
+            )
         backup_set = self.set(set_name)
         _check_not_broken(backup_set, reference)
         found = list(_matching(backup_set, reference))
@@ -265,6 +274,18 @@ class Repository:
             "Give a sequence number, an id, or `latest`.",
             remedy=Remedy.LIST_POINTS,
         )
+
+    def find_state(
+        self, reference: str, set_name: str | None = None
+    ) -> tuple[BackupSet, RecoveryPoint]:
+        """The same, or the moment behind a point that `reference` means: N@TIME, N@wW.
+
+        For who only reads. Raises also what `written.moment` does.
+        """
+        if not is_moment(reference):
+            return self.find(reference, set_name)
+        backup_set, point = self.find(point_of(reference), set_name)
+        return backup_set, moment(backup_set.folder, point, reference)
 
     def create_set(self, name: str, settings: SetSettings) -> BackupSet:
         """Make a new, empty set; raises RepositoryError where something else has that name."""

@@ -36,6 +36,11 @@ def state(log: WriteLog, parent: Path, write: int) -> bytes:
         return bytes(read)
 
 
+def new_in(entries: Entries, seen: int = 0) -> bytes:
+    """The headers behind those that have been noted."""
+    return entries.headers[seen:].tobytes()
+
+
 def as_entry(sector: int, length: int, kind: int, seed: int) -> Entry:
     length = min(length, SECTORS - sector)
     flags = (0, 0, 0, 1, 2, 4, 5, 16)[kind]
@@ -213,10 +218,12 @@ def test_sectors_of_no_disk_are_refused(tmp_path: Path) -> None:
 def test_a_write_came_between_two_looks(tmp_path: Path) -> None:
     write, flush = Entry(1, 1, 0, bytes(512)), Entry(flags=1)
     path, notes = tmp_path / "log", tmp_path / "index"
+    seen = 0
     with closing(IndexWriter(notes)) as writer:
         for second, count in ((1, 2), (2, 2), (5, 6)):
             found = WriteLog.read(logs.make(path, [write, flush] * (count // 2)), SIZE)
-            writer.note(found.entries, (second - 1) * SECOND, second * SECOND)
+            writer.note(new_in(found.entries, seen), (second - 1) * SECOND, second * SECOND)
+            seen = count
     log = WriteLog.read(logs.make(path, [write, flush] * 4), SIZE, notes)
     assert [log.time_of(each) for each in (1, 2, 3)] == [
         (0, SECOND), (4 * SECOND, 5 * SECOND), (4 * SECOND, 5 * SECOND),
@@ -230,9 +237,8 @@ def test_notes_may_be_cut_off_anywhere(tmp_path: Path) -> None:
     path, notes = logs.make(tmp_path / "log", [write] * 6), tmp_path / "index"
     whole = WriteLog.read(path, SIZE).entries
     with closing(IndexWriter(notes)) as writer:
-        for count in (2, 3, 6):
-            part = Entries.of(whole.headers[:count].tobytes(), 512, 1 << 30, SIZE)
-            writer.note(part, count, count + 1)
+        for first, count in ((0, 2), (2, 3), (3, 6)):
+            writer.note(whole.headers[first:count].tobytes(), count, count + 1)
     text = notes.read_bytes()
     for length in range(len(text)):
         notes.write_bytes(text[:length])
@@ -240,7 +246,7 @@ def test_notes_may_be_cut_off_anywhere(tmp_path: Path) -> None:
         assert index.headers == whole.headers[: len(index.headers) // 32].tobytes()
         assert len(WriteLog.read(path, SIZE, notes).entries) == 6
         with closing(IndexWriter(notes)) as writer:
-            writer.note(whole, 10, 11)
+            writer.note(new_in(whole, len(writer.headers) // 32), 10, 11)
         assert Index.read(notes).headers == whole.headers.tobytes()
 
 
@@ -248,7 +254,7 @@ def test_notes_may_be_cut_off_anywhere(tmp_path: Path) -> None:
 def test_notes_that_were_altered_are_not_believed(tmp_path: Path, at: int) -> None:
     path, notes = logs.make(tmp_path / "log", [Entry(1, 1, 0, bytes(512))] * 2), tmp_path / "index"
     with closing(IndexWriter(notes)) as writer:
-        writer.note(WriteLog.read(path, SIZE).entries, 1, 2)
+        writer.note(new_in(WriteLog.read(path, SIZE).entries), 1, 2)
     text = bytearray(notes.read_bytes())
     text[at] ^= 0xFF
     notes.write_bytes(text)
@@ -260,7 +266,7 @@ def test_notes_belong_to_no_shorter_log(tmp_path: Path) -> None:
     entries = [Entry(1, 1, 0, bytes(512))] * 4
     path, notes = logs.make(tmp_path / "log", entries), tmp_path / "index"
     with closing(IndexWriter(notes)) as writer:
-        writer.note(WriteLog.read(path, SIZE).entries, 1, 2)
+        writer.note(new_in(WriteLog.read(path, SIZE).entries), 1, 2)
     logs.make(path, entries[:2])
     assert WriteLog.read(path, SIZE, notes).writes == 2
 

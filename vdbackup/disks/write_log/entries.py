@@ -80,10 +80,9 @@ class Entries:
 
 
 def found(
-    descriptor: int, known: bytes, sector_size: int, log_size: int, disk_size: int,
-    most: int | None = None,
-) -> Entries:  # fmt: skip
-    """The entries of a log that is open as `descriptor`; raises OSError.
+    descriptor: int, known: bytes, sector_size: int, log_size: int, disk_size: int
+) -> Entries:
+    """The entries of a log; raises OSError.
 
     Args:
         descriptor: of the log.
@@ -91,24 +90,38 @@ def found(
         sector_size: of the log, in bytes.
         log_size: of its file, in bytes.
         disk_size: of the disk that was written to, in bytes.
-        most: entries at which the walk ends; None: at the log's end.
     """
     entries = Entries.of(known, sector_size, log_size, disk_size)
-    place, count = entries.end, len(entries)
-    new: list[bytes] = []
+    new, _ = walked(descriptor, entries.end, sector_size, log_size)
+    if not new:
+        return entries
+    return Entries.of(entries.headers.tobytes() + new, sector_size, log_size, disk_size)
+
+
+def walked(
+    descriptor: int, place: int, sector_size: int, log_size: int, most: int | None = None
+) -> tuple[bytes, int]:
+    """The headers from `place` on, as they stand there, and where the next would begin.
+
+    Whether they make sense is for `Entries.of` to say. Raises OSError.
+
+    Args:
+        descriptor: of the log.
+        place: in its file, in bytes.
+        sector_size: of the log, in bytes.
+        log_size: of its file, in bytes.
+        most: headers after which the walk ends; None: at the log's end.
+    """
+    headers: list[bytes] = []
     shift, last = sector_size.bit_length() - 1, log_size - sector_size
-    while place <= last and (most is None or count < most):
+    while place <= last and (most is None or len(headers) < most):
         header = os.pread(descriptor, HEADER.size, place)
         if header == _NOTHING or len(header) < HEADER.size:
             break  # not written, or not yet
         _, sectors, flags, _ = HEADER.unpack(header)
-        new.append(header)
+        headers.append(header)
         place += sector_size if flags & Flag.DISCARD else sector_size + (sectors << shift)
-        count += 1
-    if not new:
-        return entries
-    raw = b"".join([entries.headers.tobytes(), *new])
-    return Entries.of(raw, sector_size, log_size, disk_size)
+    return b"".join(headers), place
 
 
 def _lengths(headers: NDArray[np.void], sector_size: int) -> Int64s:

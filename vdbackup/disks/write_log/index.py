@@ -24,7 +24,6 @@ import google_crc32c
 import numpy as np
 
 from vdbackup.disks.extents import Int64s
-from vdbackup.disks.write_log.entries import Entries
 from vdbackup.disks.write_log.structs import ENTRY
 
 MAGIC = b"vdbwidx1"
@@ -96,13 +95,12 @@ class IndexWriter:
     """Adds notes to the file beside a log, which one process at a time does.
 
     Attributes:
-        count: entries that have been noted.
+        headers: what had been noted when it was opened.
     """
 
     def __init__(self, path: Path) -> None:
         """Go on behind the last whole note; raises OSError."""
         index = Index.read(path)
-        self.count = len(index.headers) // ENTRY.itemsize
         self.headers = index.headers
         flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
         self._fd = os.open(path, flags, 0o600)
@@ -112,16 +110,15 @@ class IndexWriter:
         if not self._end:
             self._append(MAGIC)
 
-    def note(self, entries: Entries, since: int, until: int) -> None:
-        """Note all entries that are new; both times are ns since 1970. Raises OSError."""
-        new = entries.headers[self.count :].tobytes()
-        if not new:
+    def note(self, headers: bytes, since: int, until: int) -> None:
+        """Note entries that have come between two looks, times in ns since 1970; raises OSError."""
+        if not headers:
             return
         since = max(since, self._newest)  # clocks may be set back
         until = max(until, since)
-        head = _NOTE.pack(since, until, len(new) // ENTRY.itemsize)
-        self._append(head + _SUM.pack(google_crc32c.value(head + new)) + new)
-        self._newest, self.count = until, len(entries)
+        head = _NOTE.pack(since, until, len(headers) // ENTRY.itemsize)
+        self._append(head + _SUM.pack(google_crc32c.value(head + headers)) + headers)
+        self._newest = until
 
     def _append(self, data: bytes) -> None:
         done = 0

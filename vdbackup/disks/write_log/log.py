@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Self
@@ -41,6 +41,7 @@ class WriteLog:
     index: Index
     disk_size: int
     named: int
+    _folded: dict[int, BlockMap] = field(default_factory=dict)
 
     @classmethod
     def read(cls, path: Path, disk_size: int, index: Path | None = None) -> Self:
@@ -106,6 +107,13 @@ class WriteLog:
         at = int(np.searchsorted(self.flushes, write))
         return at < len(self.flushes) and int(self.flushes[at]) == write
 
+    def folded(self, count: int) -> BlockMap:
+        """The map of the first `count` entries; that asked for last is kept."""
+        if count not in self._folded:
+            self._folded.clear()
+            self._folded[count] = fold(self.entries, count, self.disk_size)
+        return self._folded[count]
+
     def disk(self, write: int) -> LoggedDisk:
         """What the disk had been given after a write, as a child of what it was before the first.
 
@@ -128,4 +136,4 @@ class LoggedDisk(ReadOnlyDisk):
 
     def block_map(self) -> BlockMap:
         """Where the newest data lie; what nobody wrote to is the parent's."""
-        return fold(self._log.entries, self._count, self._log.disk_size)
+        return self._log.folded(self._count)

@@ -8,6 +8,7 @@
         domain.xml, machine.vbox, machine.vmx
                               how that program is told of the machine
         map.*, layer<n>       the chain for a QEMU that cannot read it (qemu/concatenation.py)
+    moment.*              the writes up to the moment that it was started from, for QEMU
         control               a socket on which QEMU hears what other programs want of it (QMP)
         console.log           what the guest wrote to its first serial port
         qemu.log              what QEMU complained of
@@ -40,11 +41,11 @@ log = logging.getLogger(__name__)
 CONTROL = "control"
 _RECORD = "session.json"
 _MAX_RECORD = 1 << 20
-_MADE_ANEW = ("map.*", "layer*", "tables.bin", "console.log")
+_MADE_ANEW = ("map.*", "moment.*", "layer*", "tables.bin", "console.log")
 _OF_OTHERS = (DiskFormat.VMDK, DiskFormat.VHD)
 """What the disk of another program's machine may be in; libvirt's is ours."""
 _NO_DISKS = re.compile(
-    r"map\..*|layer\d+|tables\.bin|.*\.log|.*\.fd|session\.json.*|.*\.(?:xml|vbox.*|vmx)"
+    r"(?:map|moment)\..*|layer\d+|tables\.bin|.*\.log|.*\.fd|session\.json.*|.*\.(?:xml|vbox.*|vmx)"
 )
 
 

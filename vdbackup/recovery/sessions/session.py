@@ -19,13 +19,22 @@ from pathlib import Path
 from typing import Any, Self
 
 from vdbackup import durable
-from vdbackup.errors import MachineFailed, MachinePaused, RecoveryError, UnfitTarget, VdbackupError
+from vdbackup.errors import (
+    MachineFailed,
+    MachinePaused,
+    NotProtected,
+    RecoveryError,
+    UnfitTarget,
+    VdbackupError,
+)
 from vdbackup.jobs import CancelToken
 from vdbackup.qemu import accelerator, devices, qemu
 from vdbackup.qemu.monitor import Monitor
 from vdbackup.recovery.sessions import events
 from vdbackup.recovery.sessions.folder import SessionFolder
 from vdbackup.recovery.sessions.life import Life
+from vdbackup.recovery.sessions.protection import LOOK, WritesWatch, protect
+from vdbackup.repository.written import kept_logs
 
 log = logging.getLogger(__name__)
 
@@ -66,8 +75,16 @@ class Session:
         folder: SessionFolder,
         choice: accelerator.Choice,
         machine: qemu.Machine,
+        keep_writes: int | None = None,
     ) -> None:
-        """Start QEMU, which waits; use `start_session`."""
+        """Start QEMU, which waits; use `start_session`.
+
+        Args:
+            folder: the session's.
+            choice: what runs its instructions, and why.
+            machine: what is started.
+            keep_writes: bytes that every write may take that is kept; None: none are.
+        """
         self.id = folder.id
         self.folder = folder.path
         self.files = folder.files
@@ -82,6 +99,7 @@ class Session:
         """Held while `life` or `error` changes, and while QEMU is ended or replaced."""
         self._folder = folder
         self._machine = machine
+        self._keep_writes = keep_writes
         self._process, connection = _start(machine, folder)
         self._monitor = Monitor(connection, self._on_event)
         self._claim = ExitStack()
@@ -90,6 +108,8 @@ class Session:
         self._thread = threading.Thread(
             target=self._supervise, name=f"session {self.id}", daemon=True
         )
+        self._watching: threading.Thread | None = None
+        """Looks after the log of all writes; ends when the machine has."""
         self._thread.start()
 
     @property
@@ -244,6 +264,8 @@ class Session:
                     self._become(Life.CUT_OFF_AND_KILLED)
                 self._process.kill()
         self._thread.join()
+        if self._watching is not None:
+            self._watching.join()
 
     def discard(self) -> None:
         """End the machine if it runs, and delete all that it wrote, unless that is kept."""
@@ -275,12 +297,17 @@ class Session:
         self._folder.write_record(self._process.pid)
         try:
             self._monitor.wait_until_ready()
+            self._protect()
             self.execute("cont")
+            self._watch_writes()
             if not devices.pauses(self.hardware):
                 watch = threading.Thread(
                     target=self._watch_space, name=f"space of session {self.id}", daemon=True
                 )
                 watch.start()
+        except NotProtected:
+            self.kill()
+            raise
         except RecoveryError:
             self.kill()
             log.exception("QEMU did not start")
@@ -333,6 +360,35 @@ class Session:
                 log.exception("session %s: its storage has gone", self.id)
             finally:
                 self._ended.set()
+
+    def _protect(self) -> None:
+        """Put the log of all writes below the disk, if that is wanted, before the guest runs.
+
+        A machine that is started again has lost what was on its way into an earlier log.
+        """
+        origin = self._folder.record.origin
+        if self._keep_writes is None:
+            return
+        if origin is not None:
+            for each in kept_logs(origin.repository / origin.set_name):
+                if each.session == self.id:
+                    each.remove()
+        protect(self.execute, self.id, self.folder, self._folder.record, self._keep_writes)
+
+    def _watch_writes(self) -> None:
+        """Look after the log of all writes, whoever has it begun, and whenever."""
+        origin = self._folder.record.origin
+        if origin is None:
+            return
+        watch = WritesWatch(self.id, origin.repository / origin.set_name, self.execute)
+
+        def run() -> None:
+            while not self._ended.wait(LOOK):
+                watch.look()
+            watch.finish()
+
+        self._watching = threading.Thread(target=run, name=f"writes of session {self.id}")
+        self._watching.start()
 
     def _watch_space(self) -> None:
         """Pause a machine before its storage is full: its guest would be told of a broken disk."""
@@ -413,9 +469,10 @@ class Session:
         """Let the guest run that has been started again."""
         try:
             self._monitor.wait_until_ready()
+            self._protect()
             self.execute("cont")
-        except RecoveryError as error:
-            self._fail(error)
+        except (VdbackupError, OSError) as error:
+            self._fail(MachineFailed(f"{self.title} could not be started again.", str(error)))
             self._process.kill()
 
     def _fail(self, error: RecoveryError) -> None:

@@ -8,9 +8,10 @@ opened for reading only. Nothing of a session outlives `discard`; what is kept c
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ from vdbackup.repository.backup_set import BackupSet
 from vdbackup.repository.machine import points_together
 from vdbackup.repository.model import RecoveryPoint
 from vdbackup.repository.repository import Repository
+from vdbackup.repository.written import WrittenPoint
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,9 @@ class OtherDisk:
     origin: Origin
 
 
+Opener = Callable[[], Chain]
+
+
 def start_session(  # noqa: PLR0913 - nobody needs more than a few of them
     overlay: Path,
     *,
@@ -61,6 +66,8 @@ def start_session(  # noqa: PLR0913 - nobody needs more than a few of them
     on: Origin | SavedSession | None = None,
     others: Sequence[OtherDisk] = (),
     background: qemu.Background | None = None,
+    open_disk: Opener | None = None,
+    keep_writes: int | None = None,
 ) -> Session:
     """Boot a virtual machine from `overlay`; returns as soon as the guest runs.
 
@@ -82,6 +89,9 @@ def start_session(  # noqa: PLR0913 - nobody needs more than a few of them
             disk is used in place of a new one (`reopen_session`).
         others: the machine's other disks.
         background: for a machine that gives way to all other work.
+        keep_writes: bytes that every write of the machine may take, which is kept beside the point
+            (protection.py); None: none are.
+        open_disk: opens what the machine is given, where that is more than the overlay's chain.
 
     Raises:
         RecoveryError: QEMU is not installed, has no window here, or does not start.
@@ -90,7 +100,7 @@ def start_session(  # noqa: PLR0913 - nobody needs more than a few of them
     choice = accelerator.choose()
     window = qemu.window() if display else "none"
     with _reading(overlay):
-        chain = Chain.open(overlay, disk_format)
+        chain = open_disk() if open_disk else Chain.open(overlay, disk_format)
     with chain, opened(others) as beside, ExitStack() as undo:
         if hardware is None:
             with _reading(overlay):
@@ -137,7 +147,7 @@ def start_session(  # noqa: PLR0913 - nobody needs more than a few of them
             others=more,
             boot_disk=launch.boot_disk(chain, beside, hardware),
         )
-        session = Session(folder, choice, machine)
+        session = Session(folder, choice, machine, keep_writes)
         undo.pop_all()  # folder and QEMU are the session's from here on
         undo.callback(session.keep if again else session.discard)
         session.begin()
@@ -200,6 +210,7 @@ def start_from_point(
             disk_format=now.settings.format,
             on=Origin.of(repository, now, point),
             others=[other_disk(repository, *each) for each in others],
+            open_disk=partial(now.open_machine_disk, point),
             **options,
         )
         session.hold_claim(claim.pop_all())
@@ -210,6 +221,8 @@ def title_of(backup_set: BackupSet, point: RecoveryPoint) -> str:
     """What a machine from a point is called: by the machine and its moment, or by set and point."""
     if point.moment is not None:
         return f"{point.moment.machine} #{point.moment.number}"
+    if isinstance(point, WrittenPoint):
+        return f"{backup_set.name} #{point.sequence}@w{point.write}"
     return f"{backup_set.name} #{point.sequence}"
 
 
@@ -266,6 +279,7 @@ def reopen_session(saved: SavedSession, *, display: bool = False) -> Session:
             disk_format=now.settings.format,
             on=saved,
             others=[other_disk(*each) for each in others],
+            open_disk=partial(now.open_machine_disk, point),
         )
         session.hold_claim(claim.pop_all())
     return session

@@ -1,0 +1,273 @@
+"""Every write of a machine is kept: the log is put below its disk while it runs, and looked after.
+
+QEMU's blklogwrites is a filter above the session's disk: what the guest writes goes there as ever,
+and then into the log beside the point's set (repository/written.py). It is put in and taken out
+between two of the guest's requests (qom-set, since QEMU 6.1), so that a running machine can be
+protected: the log then begins with what its disk holds by then, read while the machine is paused.
+
+Discards pass by: the session's disk takes them in clusters, the log would have them by the sector.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Protocol
+
+from vdbackup.disks.host_file import HostFile
+from vdbackup.disks.qcow2.disk import Qcow2Disk
+from vdbackup.disks.write_log.begin import begin
+from vdbackup.disks.write_log.entries import Entries, walked
+from vdbackup.disks.write_log.index import IndexWriter
+from vdbackup.disks.write_log.structs import SuperBlock
+from vdbackup.durable import free_space, give_to_owner_of_folder
+from vdbackup.errors import MachineFailed, NotProtected, VdbackupError
+from vdbackup.jobs import readable_size
+from vdbackup.recovery.sessions.record import Origin, SessionRecord
+from vdbackup.repository.written import KeptLog, Protection, is_moment, kept_logs, record_path
+
+log = logging.getLogger(__name__)
+
+LIMIT = 64 << 30
+"""Bytes that a log may take where nobody says how many."""
+LOOK = 1.0
+"""Seconds from one look into a log to the next: so exact are the times of moments."""
+_LEFT = 256 << 20
+"""Bytes that stay free where a log lies: it ends before it fills the storage."""
+_MAX_BEFORE = 2 << 30
+"""Bytes that are copied into a log at most while the machine waits: some seconds."""
+_DISK, _FILTER = "disk", "writes"
+"""QEMU's names for the session's disk (qemu.py), and for the log above it."""
+
+
+class Tell(Protocol):
+    """Says something to a session's QEMU; what it answers. Raises RecoveryError."""
+
+    def __call__(self, command: str, **arguments: object) -> Any:
+        """A command of QMP, and its arguments."""
+
+
+def check_can_be(record: SessionRecord) -> Origin:
+    """The point that it lies on; raises NotProtected where no writes of such a machine are kept."""
+    hardware = record.machine.get("hardware")
+    if record.program:
+        why = "it is run by another program"
+    elif record.origin is None:
+        why = "it lies on no recovery point"
+    elif is_moment(record.origin.point):
+        why = "it was started from a moment between points: make a recovery point of that first"
+    elif record.others:
+        why = f"it has {1 + len(record.others)} disks, and writes are kept of machines with one"
+    elif isinstance(hardware, dict) and hardware.get("partition"):
+        why = "its disk was composed around a volume, which is not what its point holds"
+    else:
+        return record.origin
+    raise NotProtected(f"The writes of {record.title} cannot be kept: {why}.")
+
+
+def protect(
+    tell: Tell, session: str, folder: Path, record: SessionRecord, limit: int = LIMIT
+) -> KeptLog:
+    """Keep every write of a machine from now on; it is paused for that where it runs.
+
+    Args:
+        tell: speaks with its QEMU.
+        session: its id.
+        folder: the session's.
+        record: what that says of it.
+        limit: bytes that the log may take.
+
+    Raises:
+        NotProtected: that cannot be, or is done already. RecoveryError: QEMU refuses.
+        RepositoryError: its point is not there. OSError: the log cannot be made.
+    """
+    origin = check_can_be(record)
+    _, backup_set, point = origin.find()
+    if record_path(backup_set.folder, session).exists():
+        raise NotProtected(
+            f"The writes of {record.title} are kept already, or were: a log is not gone on with.",
+            "Have the old one forgotten first.",
+        )
+    with closing(Qcow2Disk.open_knowing_parent(folder / "session.qcow2")) as disk:
+        size = disk.info.virtual_size
+    kept = KeptLog(
+        backup_set.folder,
+        Protection(session, point.id, record.title, "", size, origin.overlay_contents, limit=limit),
+    )
+    was_running = tell("query-status").get("running") is True
+    if was_running:
+        tell("stop")  # it writes all of its disk out, too
+    try:
+        return _put_in(tell, kept, folder / "session.qcow2")
+    except BaseException:
+        kept.remove()
+        raise
+    finally:
+        if was_running:
+            tell("cont")
+
+
+def _put_in(tell: Tell, kept: KeptLog, session_disk: Path) -> KeptLog:
+    """Make the log, and put it below the disk of a machine that waits."""
+    with closing(Qcow2Disk.open_knowing_parent(session_disk)) as disk:
+        held = int(disk.block_map().data_ranges()[:, 1].sum())
+        if held > _MAX_BEFORE:
+            raise NotProtected(
+                f"{kept.protection.title} has written {readable_size(held)} already, which would "
+                f"have to be copied while it waits; {readable_size(_MAX_BEFORE)} are the most.",
+                "Protect it when it starts.",
+            )
+        before = begin(kept.path, kept.protection.disk_size, disk if held else None)
+    give_to_owner_of_folder(kept.path)
+    place = {"driver": "file", "filename": str(kept.path.absolute()), "aio": "threads"}
+    tell(
+        "blockdev-add",
+        **{"driver": "blklogwrites", "node-name": _FILTER, "file": _DISK, "log": place,
+           "log-append": True},
+    )  # fmt: skip
+    now = datetime.now(UTC).isoformat(timespec="milliseconds")
+    kept = replace(kept, protection=replace(kept.protection, since=now, before=before))
+    try:
+        _attach(tell, _DISK, _FILTER)
+        kept.save()
+    except BaseException:
+        take_out(tell)
+        raise
+    return kept
+
+
+def take_out(tell: Tell) -> None:
+    """Keep no more writes; the machine goes on. Raises RecoveryError where QEMU refuses."""
+    _attach(tell, _FILTER, _DISK)
+    tell("blockdev-del", **{"node-name": _FILTER})
+
+
+def _attach(tell: Tell, before: str, after: str) -> None:
+    """Give the device that has one node another one; nothing is done where none has it."""
+    for each in tell("query-block"):
+        if each.get("inserted", {}).get("node-name") == before:
+            tell("qom-set", path=each["qdev"], property="drive", value=after)
+
+
+class WritesWatch:
+    """Notes when the writes of a session came, and ends its log before that fills the storage.
+
+    One thread calls `look` each second, and `finish` when the machine has ended.
+    """
+
+    def __init__(self, session: str, set_folder: Path, tell: Tell) -> None:
+        self._session, self._folder, self._tell = session, set_folder, tell
+        self._keeper: _Keeper | None = None
+        self._looked = time.time_ns()
+
+    def look(self) -> None:
+        """See what has come; does nothing as long as the session is not protected."""
+        self._each(self._look)
+
+    def finish(self) -> None:
+        """The machine has ended: nothing comes any more."""
+        self._each(lambda keeper: keeper.end("Its machine has ended."))
+        if self._keeper is not None:
+            self._keeper.close()
+
+    def _each(self, do: Callable[[_Keeper], None]) -> None:
+        try:
+            if self._keeper is None and record_path(self._folder, self._session).exists():
+                self._keeper = _Keeper.of(self._folder, self._session, self._looked)
+            self._looked = time.time_ns()
+            if self._keeper is not None:
+                do(self._keeper)
+        except (VdbackupError, OSError):
+            log.exception("the writes of session %s are not looked after", self._session)
+
+    def _look(self, keeper: _Keeper) -> None:
+        keeper.look()
+        why = keeper.too_much()
+        if why and not keeper.ended:
+            take_out(self._tell)
+            keeper.end(why)
+            log.warning("the writes of session %s are kept no more: %s", self._session, why)
+
+
+class _Keeper:
+    """A log that goes on, and the notes beside it."""
+
+    def __init__(self, kept: KeptLog, since: int) -> None:
+        self._kept, self._since = kept, since
+        self._writer = IndexWriter(kept.index)
+        give_to_owner_of_folder(kept.index)
+        with closing(HostFile.open(kept.path)) as file:
+            head = SuperBlock.unpack(file.read(0, 512), kept.path)
+            known = Entries.of(
+                self._writer.headers, head.sector_size, file.size, kept.protection.disk_size
+            )
+        self._place, self._count = known.end, len(known)
+
+    @classmethod
+    def of(cls, folder: Path, session: str, since: int) -> _Keeper | None:
+        """That of a session, whose log is not at its end yet; `since`: the last look without it."""
+        for kept in kept_logs(folder):
+            if kept.session == session and kept.protection.ended is None:
+                return cls(kept, since)
+        return None
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing comes any more: somebody has had the log taken out, or forgotten."""
+        there = [
+            each for each in kept_logs(self._kept.folder) if each.session == self._kept.session
+        ]
+        return not there or there[0].protection.ended is not None
+
+    def look(self) -> None:
+        """Note what was written out since: what a flush has not reached may still be half there."""
+        self._note(to_the_end=False)
+
+    def too_much(self) -> str:
+        """Why it has to end, in a sentence; "" where it has not."""
+        if self._kept.stored > self._kept.protection.limit:
+            return f"It takes {readable_size(self._kept.protection.limit)}, its limit."
+        free = free_space(self._kept.folder)
+        if free is not None and free < _LEFT:
+            return "Its storage is full."
+        return ""
+
+    def end(self, why: str) -> None:
+        """Note all that there is, and that nothing more comes."""
+        self._note(to_the_end=True)
+        self._writer.sync()
+        if not self.ended:
+            end(self._kept, why)
+
+    def close(self) -> None:
+        """Close the notes."""
+        self._writer.close()
+
+    def _note(self, *, to_the_end: bool) -> None:
+        now = time.time_ns()
+        with closing(HostFile.open(self._kept.path)) as file, file.descriptor() as fd:
+            head = SuperBlock.unpack(file.read(0, 512), self._kept.path)
+            most = None if to_the_end else max(0, head.entries - self._count)
+            new, place = walked(fd, self._place, head.sector_size, file.size, most)
+        self._writer.note(new, self._since, now)
+        self._since, self._place, self._count = now, place, self._count + len(new) // 32
+
+
+def end(kept: KeptLog, why: str) -> None:
+    """Write down that nothing is added to a log any more; raises OSError."""
+    now = datetime.now(UTC).isoformat(timespec="milliseconds")
+    replace(kept, protection=replace(kept.protection, ended=now, why=why)).save()
+
+
+def check_owned(*, owned: bool, title: str) -> None:
+    """Raise MachineFailed where no program looks after a session."""
+    if not owned:
+        raise MachineFailed(
+            f"The program that started {title} is gone, so nobody would look after its writes.",
+            "End the machine, and open it again.",
+        )
