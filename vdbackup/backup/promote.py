@@ -39,6 +39,7 @@ from vdbackup.repository.files import check_space
 from vdbackup.repository.model import Promotion, RecoveryPoint
 from vdbackup.repository.naming import PointType
 from vdbackup.repository.repository import Repository
+from vdbackup.repository.written import WrittenPoint, point_of
 
 
 @dataclass(frozen=True)
@@ -116,7 +117,7 @@ def plan(
         claims.reading(repository, set_name, [point_id], doing) as backup_set,
         _seen_by_guest(backup_set, point := backup_set.point(point_id), session) as disk,
     ):
-        size = total(aligned(_candidates(disk, session), BLOCK, disk.size))
+        size = total(aligned(_candidates(disk, session, point), BLOCK, disk.size))
     return PromotePlan(
         summary=(
             f"What {session.title} wrote, at most {readable_size(size)}, becomes a recovery point "
@@ -183,7 +184,7 @@ def _check(
                     f"Delete point {promoted.sequence}, and make it again.",
                 )
 
-        ranges = _candidates(disk, plan.session)
+        ranges = _candidates(disk, plan.session, origin)
         transfer(ranges, disk.read, compare, phase="Compare", task=task)
 
 
@@ -194,7 +195,8 @@ def _promoted(
     task: Task,
 ) -> RecoveryPoint:
     with _seen_by_guest(backup_set, point, session) as disk:
-        ranges = _candidates(disk, session)
+        ranges = _candidates(disk, session, point)
+        point = backup_set.point(point_of(point.id))  # what a moment holds goes into the layer, too
         check_space(backup_set.folder, total(ranges) + RESERVE, f"Promoting {session.title}")
         draft = Draft(
             backup_set, PointType.INCREMENTAL, point, point.virtual_size, point.sector_size
@@ -222,7 +224,6 @@ def _seen_by_guest(backup_set: BackupSet, point: RecoveryPoint, session: EndedSe
         for path in session.disks:
             if who := claims.who_has(path):
                 raise PointInUse(f"{session.title} is still running: {who}.", "Shut it down first.")
-        backup_set.open_chain(point).close()  # all layers are there, and as long as they were
         if overlays.contents(overlay, disk_format) != session.overlay_contents:
             raise NotPromotable(
                 f"The overlay of point {point.sequence} has changed since {session.title} was "
@@ -233,7 +234,7 @@ def _seen_by_guest(backup_set: BackupSet, point: RecoveryPoint, session: EndedSe
     except OSError as error:
         raise from_os(error) from error
     try:
-        below = Chain.open(overlay, disk_format)
+        below = backup_set.open_machine_disk(point)
     except BaseException:
         _close(written)
         raise
@@ -272,6 +273,7 @@ def _close(disks: Sequence[VirtualDisk]) -> None:
         disk.close()
 
 
-def _candidates(disk: Chain, session: EndedSession) -> Ranges:
-    """What the overlay or the session's disks hold, in whole blocks."""
-    return disk.held_from(len(disk.layers) - len(session.disks) - 1)
+def _candidates(disk: Chain, session: EndedSession, point: RecoveryPoint) -> Ranges:
+    """What the overlay, the log of a moment or the session's disks hold, in whole blocks."""
+    above = len(session.disks) + (2 if isinstance(point, WrittenPoint) else 1)
+    return disk.held_from(len(disk.layers) - above)

@@ -17,8 +17,8 @@ from vdbackup.cli.options import (
     machine_option,
     new_command,
     partition_numbers,
-    point_options,
     positive,
+    state_options,
 )
 from vdbackup.errors import UsageError
 
@@ -37,7 +37,7 @@ def add_restore(subparsers: Subparsers) -> None:
         failed="the target does not hold the point",
         warned="something was left out, or could not be checked",
     )
-    point_options(parser)
+    state_options(parser)
     machine_option(parser)
     parser.add_argument(
         "targets", type=Path, metavar="TARGET", nargs="*",
@@ -82,7 +82,7 @@ def add_export(subparsers: Subparsers) -> None:
         failed="the target does not hold the point",
         warned="something was left out, or could not be checked",
     )
-    point_options(parser)
+    state_options(parser)
     machine_option(parser)
     parser.add_argument(
         "targets", type=Path, metavar="FILE", nargs="+",
@@ -244,7 +244,7 @@ def add_extract(subparsers: Subparsers) -> None:
         failed="nothing was written",
         warned="not all of it was written as it is in the point",
     )
-    point_options(parser)
+    state_options(parser)
     parser.add_argument("paths", nargs="+", metavar="PATH", help="files or folders in it")
     parser.add_argument("destination", type=Path, metavar="DESTINATION", help="a folder")
     parser.add_argument(

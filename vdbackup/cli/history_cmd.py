@@ -14,9 +14,9 @@ from vdbackup.cli.options import (
     Subparsers,
     json_option,
     new_command,
-    point_options,
     positive,
     repository_options,
+    state_options,
 )
 from vdbackup.jobs import readable_size as size
 from vdbackup.text import iso, printable
@@ -284,7 +284,7 @@ def add_size(subparsers: Subparsers) -> None:
         failed="there is no such point or folder, or it cannot be read",
         warned="not all of it can be looked through",
     )
-    point_options(parser)
+    state_options(parser)
     parser.add_argument("path", nargs="?", default="/", metavar="PATH", help="a folder in it")
     parser.add_argument(
         "--top", type=positive, default=20, metavar="N", help="show the N largest; 20 if left out"

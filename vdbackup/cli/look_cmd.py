@@ -16,9 +16,9 @@ from vdbackup.cli.options import (
     json_option,
     new_command,
     parents_option,
-    point_options,
     repository_options,
     source_format_option,
+    state_options,
 )
 from vdbackup.errors import NotADisk, PointNotFound
 from vdbackup.jobs import readable_size as size
@@ -164,7 +164,7 @@ def add_files(subparsers: Subparsers) -> None:
         failed="there is no such point or folder, or it cannot be read",
         warned="not all of it can be read",
     )
-    point_options(parser)
+    state_options(parser)
     parser.add_argument("path", nargs="?", default="/", metavar="PATH", help="a folder in it")
     json_option(parser)
 

@@ -26,6 +26,7 @@ from vdbackup.cli.options import (
     machine_option,
     new_command,
     point_options,
+    state_options,
     watching_options,
 )
 
@@ -50,8 +51,12 @@ def add_boot(subparsers: Subparsers) -> None:
         failed="it did not start, or what was waited for did not come",
         warned="the picture of its screen could not be taken",
     )
-    point_options(parser)
+    state_options(parser)
     machine_option(parser)
+    parser.add_argument(
+        "--protect", action="store_true",
+        help="keep each of its writes beside the point: any moment of it can be had later",
+    )  # fmt: skip
     parser.add_argument("--keep", action="store_true", help="keep what it writes, as a session")
     watching_options(parser)
     hardware_options(parser)
@@ -64,8 +69,10 @@ def boot(options: argparse.Namespace) -> int:
     from vdbackup.records import to_json
     from vdbackup.recovery.boot_test import boot_test
     from vdbackup.recovery.retarget.report import chosen_hardware
+    from vdbackup.recovery.sessions.protection import LIMIT
     from vdbackup.recovery.sessions.vm import start_from_point
     from vdbackup.repository.model import BootTest
+    from vdbackup.repository.written import is_moment
 
     repository = open_repository(options.repository, as_json=options.json)
     backup_set, point = find_state(repository, options.point, options)
@@ -80,12 +87,13 @@ def boot(options: argparse.Namespace) -> int:
             hardware=chosen_hardware(backup_set, point, wanted),
             request=wanted,
             display=not options.headless,
+            keep_writes=LIMIT if options.protect else None,
         ),
         options,
         keep=options.keep,
     )
     seconds = time.monotonic() - started
-    if options.until:
+    if options.until and not is_moment(point.id):
         test = BootTest(boot_test.now(), outcome, round(seconds, 1))
         work(
             "Recording the boot test",

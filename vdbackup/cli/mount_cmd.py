@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from vdbackup.cli.common import DONE, open_repository
 from vdbackup.cli.console import print_json, say, warn
-from vdbackup.cli.options import Subparsers, json_option, new_command, point_options
+from vdbackup.cli.options import Subparsers, json_option, new_command, state_options
 
 if TYPE_CHECKING:
     from vdbackup.recovery.mount.mounting import Mounted
@@ -24,7 +24,7 @@ def add_mount(subparsers: Subparsers) -> None:
         example="mount -r /mnt/backups latest /home/me/look",
         failed="nothing is mounted",
     )
-    point_options(parser)
+    state_options(parser)
     parser.add_argument("where", type=Path, metavar="FOLDER", help="an empty folder")
     parser.add_argument(
         "--background", action="store_true", help="leave it mounted, and return at once"

@@ -21,6 +21,7 @@ from vdbackup.sources.reference import Scheme, SourceRef
 POINT_HELP = (
     "an id, the unique start of one, a sequence number, or `latest`: the newest that was captured"
 )
+STATE_HELP = f"{POINT_HELP}; or a moment behind it: POINT@TIME, POINT@wWRITES (see `moments`)"
 FORMAT_NAMES = f"{', '.join(BACKUP_FORMATS[:-1])} or {BACKUP_FORMATS[-1]}"
 LEAST_RATE = 64 << 10
 """Bytes a second: with less, a chunk would take longer than anybody waits for a cancel."""
@@ -100,6 +101,12 @@ def point_options(parser: argparse.ArgumentParser) -> None:
     """Which point, of which set in which repository."""
     repository_options(parser)
     parser.add_argument("point", metavar="POINT", help=POINT_HELP)
+
+
+def state_options(parser: argparse.ArgumentParser) -> None:
+    """Which point, or moment behind one: of commands that only read it."""
+    repository_options(parser)
+    parser.add_argument("point", metavar="POINT", help=STATE_HELP)
 
 
 def machine_option(parser: argparse.ArgumentParser) -> None:
@@ -340,6 +347,15 @@ def size_in_bytes(text: str) -> int:
     bytes_ = float(found[1]) * 1024 ** " KMGT".index(found[2].upper() or " ") if found else 0.0
     if not 1 <= bytes_ < 1 << 62:
         raise argparse.ArgumentTypeError(f"{text} is no size, such as 500G")
+    return int(bytes_)
+
+
+def number_of_bytes(text: str) -> int:
+    """A size, of "20G", "800M" or a number of bytes; raises ArgumentTypeError."""
+    found = re.fullmatch(r"(\d{1,12}(?:\.\d{1,6})?)([KMGT]?)(?:i?B)?", text, re.IGNORECASE)
+    bytes_ = float(found[1]) * 1024 ** " KMGT".index(found[2].upper() or " ") if found else 0.0
+    if not 1 << 20 <= bytes_ < 1 << 60:
+        raise argparse.ArgumentTypeError(f"{text} is no size of at least 1M, such as 20G")
     return int(bytes_)
 
 

@@ -22,6 +22,12 @@ from vdbackup.cli.machines_cmd import add_boot, add_retarget
 from vdbackup.cli.make_cmd import add_adopt, add_backup, add_convert, add_demo
 from vdbackup.cli.mount_cmd import add_mount, add_umount
 from vdbackup.cli.policy_cmd import add_policy
+from vdbackup.cli.protection_cmd import (
+    add_moments,
+    add_promote,
+    add_protect,
+    add_unprotect,
+)
 from vdbackup.cli.rehearse_cmd import add_rehearse
 from vdbackup.cli.rescue_cmd import add_make_bootable, add_make_rescue, add_rescue
 from vdbackup.cli.schedule_cmd import add_schedule
@@ -69,6 +75,10 @@ FAMILIES: Mapping[str, Mapping[str, Callable[[Any], None]]] = {
         "rehearse": add_rehearse,
         "sessions": add_sessions,
         "open-with": add_open_with,
+        "protect": add_protect,
+        "unprotect": add_unprotect,
+        "moments": add_moments,
+        "promote": add_promote,
     },
     "care": {
         "verify": add_verify,

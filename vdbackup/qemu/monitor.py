@@ -25,7 +25,10 @@ _TIME_LIMIT = 30.0
 
 
 def tell(
-    connection: socket.socket, command: str, seconds: float = _TIME_LIMIT, **arguments: object
+    connection: socket.socket,
+    command: str,
+    seconds: float = _TIME_LIMIT,
+    arguments: dict[str, object] | None = None,
 ) -> Any:
     """Say one thing to a QEMU that another program watches, and hang up; what it answers.
 
@@ -36,7 +39,7 @@ def tell(
         client = QMPClient()
         await client.connect(connection)
         try:
-            return await client.execute(command, arguments or None)
+            return await client.execute(command, arguments)
         finally:
             with contextlib.suppress(EOFError, ConnectionError, QMPError):  # so it ends at "quit"
                 await client.disconnect()

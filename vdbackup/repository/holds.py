@@ -34,7 +34,7 @@ from vdbackup.repository.backup_set import BackupSet
 from vdbackup.repository.files import read_json, remove, sync_folder, write_json
 from vdbackup.repository.lease import Lease
 from vdbackup.repository.model import RecoveryPoint
-from vdbackup.repository.written import KeptLog, kept_logs
+from vdbackup.repository.written import KeptLog, kept_logs, point_of
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +49,8 @@ class Hold:
     """One session's claim on a point.
 
     Attributes:
-        point: the point's id; of a file that is damaged nobody knows, and it counts for each.
+        point: the point's id, or that of a moment behind it; of a file that is damaged nobody
+            knows, and it counts for each.
         session: the session's id.
         title: what runs in it, for a person.
         host, user: whose it is, for a person.
@@ -75,7 +76,7 @@ class Hold:
 
     def is_on(self, point: RecoveryPoint) -> bool:
         """Whether the session lies on the point, or may."""
-        return self.point in (point.id, _UNKNOWN)
+        return point_of(self.point) in (point.id, _UNKNOWN)
 
     @property
     def is_ours(self) -> bool:
@@ -188,6 +189,20 @@ def check_free(backup_set: BackupSet, points: Iterable[RecoveryPoint]) -> None:
                 remove(_path(backup_set.folder, hold.session))
         elif on := [point for point in asked if hold.is_on(point)]:
             raise _in_use(backup_set, on[0], hold)
+
+
+def check_not_read(backup_set: BackupSet, kept: KeptLog) -> None:
+    """Raise PointInUse, which names the session, where one lies on a moment of a log."""
+    name = f"@{kept.session}."
+    if reading := [hold.session for hold in of(backup_set) if name in hold.point]:
+        raise PointInUse(
+            f"The writes of the session {kept.session} are in use: the session {reading[0]} runs "
+            "from a moment of them, or is kept on it.",
+            "End it, then discard it or make a point of it.",
+            remedy=Remedy.END_SESSION,
+            about=reading[0],
+            cleared=lambda: not any(name in hold.point for hold in of(backup_set)),
+        )
 
 
 def check_not_below(backup_set: BackupSet, points: Iterable[RecoveryPoint]) -> None:

@@ -250,13 +250,7 @@ class Repository:
             set_name: the set; may be None where there is only one.
         """
         if is_moment(reference):
-            raise PointNotFound(
-                f"{reference} is a moment behind a point: it can be read, restored and booted, and "
-                "no more.",
-                "Make a recovery point of it first.",
-                remedy=Remedy.KEEP_MOMENT,
-                about=reference,
-            )
+            raise _only_a_moment(reference)
         backup_set = self.set(set_name)
         _check_not_broken(backup_set, reference)
         found = list(_matching(backup_set, reference))
@@ -318,7 +312,12 @@ class Repository:
         self.save_settings(name, replace(settings, last_sequence=highest))
 
     def save_point(self, name: str, point: RecoveryPoint) -> None:
-        """Write or replace a point's manifest; the caller holds the lock."""
+        """Write or replace a point's manifest; the caller holds the lock.
+
+        Raises PointNotFound for a moment behind a point, which has none.
+        """
+        if is_moment(point.id):
+            raise _only_a_moment(point.id)
         write_json(manifest_path(self.path / check_set_name(name), point), point.to_json())
 
 
@@ -392,6 +391,15 @@ def free_set_name(repository: Repository, source_name: str) -> str:
     while (repository.path / name).exists():
         name, number = f"{base}-{number}", number + 1
     return name
+
+
+def _only_a_moment(reference: str) -> PointNotFound:
+    return PointNotFound(
+        f"{reference} is a moment behind a point: it can be read, restored and booted, no more.",
+        "Make a recovery point of it first.",
+        remedy=Remedy.KEEP_MOMENT,
+        about=reference,
+    )
 
 
 def _matching(backup_set: BackupSet, reference: str) -> Iterator[RecoveryPoint]:

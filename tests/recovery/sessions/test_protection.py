@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import random
 import stat
+import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +16,11 @@ from tests.backup.lab import Lab
 from tests.guests import boot_sector
 from vdbackup.disks.chain import Chain
 from vdbackup.disks.qcow2.disk import Qcow2Disk
+from vdbackup.errors import NotProtected
 from vdbackup.guest.hardware import Controller, HardwareRequest
+from vdbackup.operations import protection
 from vdbackup.recovery.sessions import vm
+from vdbackup.recovery.sessions.saved import saved_sessions
 from vdbackup.recovery.sessions.session import Session
 from vdbackup.repository.written import KeptLog, kept_logs
 
@@ -115,3 +120,57 @@ def test_a_machine_boots_from_a_moment(lab: Lab, folder: Path) -> None:
         assert session.wait_for_text("all written", LIMIT)
         session.keep()
     assert kept.path.read_bytes() == before
+
+
+# ------------------------------------------------------------------------------ while it runs
+
+
+def test_a_running_machine_is_protected_from_then_on(lab: Lab, folder: Path) -> None:
+    """And no more of it from when that is ended; the machine notices neither."""
+    count = RECORDS
+    with booted(writer_of(lab, count), folder) as session:
+        assert session.wait_for_text("all written", 0.7) is False
+        (saved,) = saved_sessions(folder)
+        kept = protection.protect(saved)
+        with pytest.raises(NotProtected, match="are kept already"):
+            protection.protect(saved)
+        assert session.wait_for_text("all written", LIMIT)
+        ended = protection.unprotect(saved)
+        assert ended.protection.why == "That was asked for."
+        with pytest.raises(NotProtected, match="No more writes"):
+            protection.unprotect(saved)
+        nodes = [each["inserted"]["node-name"] for each in session.execute("query-block")]
+        assert nodes == ["disk"]
+        session.keep()
+        left = Qcow2Disk.open_knowing_parent(session.files.disk)
+        machine = Chain.topped(lab.set.open_machine_disk(lab.set.points[0]), left)
+    log, before = kept.read(), kept.protection.before
+    assert log.is_flushed(before)
+    with machine, opened(lab, f"1@w{log.writes - before}") as replayed:
+        assert everything(machine) == everything(replayed)
+    for write in (each - before for each in log.flushes.tolist() if each >= before):
+        with opened(lab, f"1@w{write}") as disk:
+            counter, records = records_on(disk)
+            assert records == list(range(1, len(records) + 1))
+            assert counter in (len(records), len(records) + 1)
+
+
+def test_a_full_log_ends_and_the_machine_goes_on(lab: Lab, folder: Path) -> None:
+    with booted(writer_of(lab, 60), folder, keep_writes=4096) as session:
+        assert session.wait_for_text("all written", LIMIT)
+        until(lambda: kept_logs(lab.set.folder)[0].protection.ended is not None)
+        assert session.running
+        assert session.error is None
+        (kept,) = kept_logs(lab.set.folder)
+        assert "its limit" in kept.protection.why
+        nodes = [each["inserted"]["node-name"] for each in session.execute("query-block")]
+        assert nodes == ["disk"]
+
+
+def until(condition: Callable[[], bool]) -> None:
+    waiting = threading.Event()
+    for _ in range(int(LIMIT / 0.05)):
+        if condition():
+            return
+        waiting.wait(0.05)
+    pytest.fail("it never came true")

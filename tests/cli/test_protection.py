@@ -1,0 +1,143 @@
+"""Every write of a machine, from the terminal: kept, listed, restored, promoted, forgotten."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from tests.cli.conftest import Vdbackup
+from tests.guests import boot_sector
+
+RECORDS = 6
+WATCHED = ("--headless", "--timeout", 240, "--hardware", "ide", "--until", "all written")
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Path:
+    """A disk whose machine writes records, and has each written out."""
+    instructions = boot_sector.records(RECORDS) + boot_sector.say("all written")
+    return boot_sector.make(tmp_path / "writer.img", instructions)
+
+
+@pytest.fixture
+def repository(tmp_path: Path, vdbackup: Vdbackup, disk: Path) -> Path:
+    folder = tmp_path / "backups"
+    assert vdbackup("backup", disk, "-r", folder).status == 0
+    return folder
+
+
+@pytest.fixture
+def protected(vdbackup: Vdbackup, repository: Path) -> str:
+    """The id of a session every write of which was kept; it is gone itself."""
+    said = vdbackup("boot", 1, "-r", repository, "--protect", *WATCHED)
+    assert said.status == 0, said.err
+    (log,) = vdbackup("moments", "-r", repository, "--json").json
+    assert (log["writes"], log["ended"] is None) == (2 * RECORDS, False)
+    return str(log["session"])
+
+
+def expected(disk: Path, write: int) -> bytes:
+    """The disk after a write: the counter, and the records that it counts."""
+    after = bytearray(disk.read_bytes())
+    for number in range(1, write + 1):
+        record, is_record = (number + 1) // 2, number % 2 == 0
+        at = boot_sector.COUNTER_AT + (512 * record if is_record else 0)
+        after[at : at + 512] = record.to_bytes(4, "little") * 128
+    return bytes(after)
+
+
+def restored(vdbackup: Vdbackup, repository: Path, tmp_path: Path, point: object) -> bytes:
+    target = tmp_path / "restored.raw"
+    target.unlink(missing_ok=True)
+    said = vdbackup("restore", point, target, "-r", repository)
+    assert said.status == 0, said.err
+    return target.read_bytes()
+
+
+def test_moments_are_listed_and_restored_by_write_and_by_time(
+    vdbackup: Vdbackup, repository: Path, protected: str, disk: Path, tmp_path: Path
+) -> None:
+    (log,) = vdbackup("moments", "-r", repository, "--json").json
+    assert [each["write"] for each in log["moments"]] == list(range(0, 2 * RECORDS + 1, 2))
+    for write in (0, 3, 4, 2 * RECORDS):
+        named = f"1@w{write}"
+        assert restored(vdbackup, repository, tmp_path, named) == expected(disk, write)
+    assert f"1@w{2 * RECORDS}" in vdbackup("moments", "-r", repository).out
+    later = datetime.now(UTC) + timedelta(hours=1)
+    whole = restored(vdbackup, repository, tmp_path, f"1@{later:%Y-%m-%dT%H:%M:%S+00:00}")
+    assert whole == expected(disk, 2 * RECORDS)
+    earlier = datetime.now(UTC) - timedelta(days=1)
+    said = vdbackup("restore", f"1@{earlier:%Y-%m-%d}", tmp_path / "x", "-r", repository)
+    assert said.status == 1
+    assert "as early as that" in said.err
+    assert (
+        vdbackup("moments", "-r", repository, "--to", f"{earlier:%Y-%m-%d}", "--json").json[0][
+            "moments"
+        ]
+        == []
+    )
+
+
+def test_what_makes_no_sense_behind_a_point_is_said(
+    vdbackup: Vdbackup, repository: Path, protected: str, tmp_path: Path
+) -> None:
+    for named, words in (
+        ("1@w99", "has done 12 writes"), ("1@yesterday", "neither a time"),
+        ("1@", "neither a time"), ("2@w1", "matches no"), (f"1@{'0' * 8}.w1", "No writes of the"),
+    ):  # fmt: skip
+        said = vdbackup("restore", named, tmp_path / "x", "-r", repository)
+        assert (said.status, words in said.err) == (1, True), said.err
+
+
+def test_a_moment_becomes_a_point_and_the_writes_stay(
+    vdbackup: Vdbackup, repository: Path, protected: str, disk: Path, tmp_path: Path
+) -> None:
+    planned = vdbackup("promote", "1@w5", "-r", repository, "--dry-run")
+    assert "like a power cut" in planned.out
+    assert vdbackup("promote", "1@w6", "-r", repository, "--json").json["sequence"] == 2
+    assert vdbackup("promote", "1@w6", "-r", repository, "--json").json["sequence"] == 2
+    assert restored(vdbackup, repository, tmp_path, 2) == expected(disk, 6)
+    assert vdbackup("verify", "-r", repository).status == 0
+    assert vdbackup("unprotect", "--forget", protected[-6:], "-r", repository).status == 0
+    assert restored(vdbackup, repository, tmp_path, 2) == expected(disk, 6)
+    assert vdbackup("moments", "-r", repository).out == "No writes are kept.\n"
+    assert not list(repository.rglob("writes-*"))
+
+
+def test_a_point_with_kept_writes_is_not_taken_away_and_a_moment_is_no_point(
+    vdbackup: Vdbackup, repository: Path, protected: str
+) -> None:
+    said = vdbackup("delete", 1, "-r", repository, "--yes")
+    assert (said.status, "every write of the session" in said.err) == (1, True), said.err
+    assert f"unprotect --forget {protected}" in said.err
+    assert vdbackup("moments", "-r", repository, "--json").json[0]["session"] == protected
+    said = vdbackup("delete", "1@w4", "-r", repository, "--yes")
+    assert (said.status, "vdbackup promote 1@w4" in said.err) == (1, True), said.err
+
+
+def test_a_session_on_a_moment_holds_the_writes_and_is_promoted(
+    vdbackup: Vdbackup, repository: Path, protected: str, disk: Path, tmp_path: Path
+) -> None:
+    said = vdbackup("boot", "1@w4", "-r", repository, "--keep", *WATCHED)
+    assert said.status == 0, said.err
+    (session,) = vdbackup("sessions", "list", "--json").json
+    assert session["title"].endswith("#1@w4")
+    said = vdbackup("unprotect", "--forget", protected, "-r", repository)
+    assert (said.status, "runs from a moment of them" in said.err) == (1, True), said.err
+    again = ("--headless", "--timeout", 240, "--until", "all written")
+    assert vdbackup("sessions", "reopen", session["id"], *again).status == 0
+    assert vdbackup("sessions", "promote", session["id"], "--json").json["sequence"] == 2
+    assert restored(vdbackup, repository, tmp_path, 2) == expected(disk, 2 * RECORDS)
+    assert vdbackup("unprotect", "--forget", protected, "-r", repository).status == 0
+
+
+def test_without_protection_there_is_no_moment(
+    vdbackup: Vdbackup, repository: Path, tmp_path: Path
+) -> None:
+    said = vdbackup("restore", "1@w1", tmp_path / "x", "-r", repository, "--json")
+    assert json.loads(said.err)["code"] == "no-writes-kept"
+    said = vdbackup("unprotect", "--forget", "abcdef", "-r", repository)
+    assert (said.status, "no session whose writes are kept" in said.err) == (1, True)

@@ -1,0 +1,269 @@
+"""Commands about every write of a machine: protect, unprotect, moments, promote."""
+
+from __future__ import annotations
+
+import argparse
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from vdbackup.cli.common import (
+    DONE,
+    WARNINGS,
+    announce,
+    open_repository,
+    said_of,
+    sessions_folder,
+)
+from vdbackup.cli.console import print_json, say, table, warn, work
+from vdbackup.cli.json_values import point_json
+from vdbackup.cli.options import (
+    Subparsers,
+    changing_options,
+    json_option,
+    new_command,
+    number_of_bytes,
+    point_options,
+    repository_options,
+)
+from vdbackup.errors import NotProtected, UsageError
+from vdbackup.jobs import readable_size as size
+
+if TYPE_CHECKING:
+    from vdbackup.operations.protection import KeptMomentResult, KeptMoments
+    from vdbackup.recovery.sessions.saved import SavedSession
+
+_NS = 1_000_000_000
+
+
+def add_protect(subparsers: Subparsers) -> None:
+    """The command `protect`, and what it can be told."""
+    parser = new_command(
+        subparsers,
+        "protect",
+        protect,
+        "keep every write of a running machine beside its point, so that any moment of it can be "
+        "booted, read and restored",
+        example="protect --session 7f3a -r /mnt/backups",
+        failed="no writes are kept",
+    )
+    repository_options(parser, in_set=False)
+    parser.add_argument(
+        "--session", required=True, metavar="ID", help="of the session, its start or its end"
+    )
+    parser.add_argument(
+        "--limit", type=number_of_bytes, metavar="SIZE",
+        help="what the writes may take, such as 20G (64G is usual): then no more are kept",
+    )  # fmt: skip
+    json_option(parser)
+
+
+def protect(options: argparse.Namespace) -> int:
+    """Keep every write of a running machine from now on."""
+    from vdbackup.operations import protection
+    from vdbackup.recovery.sessions.protection import LIMIT
+
+    saved = _session(options)
+    kept = protection.protect(saved, options.limit or LIMIT)
+    if options.json:
+        log = {"set": kept.folder.name, "session": kept.session, "since": kept.protection.since}
+        print_json({"event": "result", **log})
+    else:
+        say(f"From now on every write of {saved.title} is kept beside {kept.folder.name}.")
+    return DONE
+
+
+def add_unprotect(subparsers: Subparsers) -> None:
+    """The command `unprotect`, and what it can be told."""
+    parser = new_command(
+        subparsers,
+        "unprotect",
+        unprotect,
+        "keep no more writes of a machine, or delete those that are kept",
+        example="unprotect --session 7f3a -r /mnt/backups",
+        failed="it is as it was",
+    )
+    repository_options(parser, in_set=False)
+    which = parser.add_mutually_exclusive_group(required=True)
+    which.add_argument("--session", metavar="ID", help="keep no more of it; what is kept stays")
+    which.add_argument(
+        "--forget", metavar="ID", help="delete what is kept of that session's machine"
+    )
+    json_option(parser)
+
+
+def unprotect(options: argparse.Namespace) -> int:
+    """Keep no more writes, or delete them."""
+    from vdbackup.operations import protection
+
+    if options.forget is None:
+        saved = _session(options)
+        kept = protection.unprotect(saved)
+        said = f"No more writes of {saved.title} are kept. Those until now can be used."
+        result: dict[str, Any] = {"session": kept.session, "forgotten_bytes": 0}
+    else:
+        repository = open_repository(options.repository, as_json=options.json)
+        name, kept = protection.find_kept(repository, options.forget)
+        freed = protection.forget(repository, name, kept.session, sessions_folder())
+        said = f"The writes of {kept.protection.title} are deleted, {size(freed)}."
+        result = {"session": kept.session, "forgotten_bytes": freed}
+    if options.json:
+        print_json({"event": "result", **result})
+    else:
+        say(said)
+    return DONE
+
+
+def _session(options: argparse.Namespace) -> SavedSession:
+    """The session that is meant, which lies on a point of the repository that is named."""
+    from vdbackup.recovery.sessions import sessions
+
+    saved = sessions.find(sessions_folder(), options.session)
+    if saved.origin.repository.resolve() != options.repository.resolve():
+        raise NotProtected(
+            f"The session {saved.id} lies on a point in {saved.origin.repository}, not in "
+            f"{options.repository}.",
+            "Name that repository.",
+        )
+    return saved
+
+
+def add_moments(subparsers: Subparsers) -> None:
+    """The command `moments`, and what it can be told."""
+    parser = new_command(
+        subparsers,
+        "moments",
+        moments,
+        "list the moments between points that can be booted, read and restored",
+        example="moments -r /mnt/backups --from 2026-11-30T06:00",
+        failed="they cannot be listed",
+    )
+    repository_options(parser)
+    parser.add_argument(
+        "--from", dest="first", type=_time, metavar="TIME", help="from then on: 2026-11-30T06:15"
+    )
+    parser.add_argument("--to", dest="last", type=_time, metavar="TIME", help="until then")
+    json_option(parser)
+
+
+def moments(options: argparse.Namespace) -> int:
+    """List the moments behind points: those at which all that was written had been written out."""
+    from vdbackup.operations import protection
+
+    repository = open_repository(options.repository)
+    logs = list(protection.moments(repository, options.set, options.first, options.last))
+    if options.json:
+        print_json([_log_json(each) for each in logs])
+        return DONE
+    if not logs:
+        say("No writes are kept.")
+    for each in logs:
+        writes = each.kept.protection
+        state = f"until {_clock(writes.ended)}: {writes.why}" if writes.ended else "and go on."
+        say(
+            f"{each.set_name} #{each.point}, session {each.kept.session}: {each.writes:,} writes, "
+            f"{size(each.stored)}, since {_clock(writes.since)}, {state}"
+        )
+        by_second = {moment.time // _NS: moment for moment in each.moments}
+        table(
+            ("moment", "by"),
+            [
+                (f"{each.point}@w{moment.write}", _clock_ns(moment.time))
+                for moment in by_second.values()
+            ],
+        )
+    return DONE
+
+
+def _log_json(log: KeptMoments) -> dict[str, Any]:
+    writes = log.kept.protection
+    return {
+        "set": log.set_name,
+        "point": log.point,
+        "session": writes.session,
+        "title": writes.title,
+        "since": writes.since,
+        "ended": writes.ended,
+        "why": writes.why,
+        "writes": log.writes,
+        "stored_bytes": log.stored,
+        "limit_bytes": writes.limit,
+        "moments": [
+            {
+                "point": f"{log.point}@{writes.session}.w{each.write}",
+                "write": each.write,
+                "time": _iso(each.time),
+            }
+            for each in log.moments
+        ],
+        "marks": [{"write": write, "text": text} for write, text in log.marks],
+    }
+
+
+def add_promote(subparsers: Subparsers) -> None:
+    """The command `promote`, and what it can be told."""
+    parser = new_command(
+        subparsers,
+        "promote",
+        promote,
+        "make a recovery point of a moment between points",
+        example="promote 3@2026-11-30T06:15 -r /mnt/backups",
+        failed="no point was made",
+        warned="the point is made, with a warning, such as that it cannot boot as it is",
+    )
+    point_options(parser)
+    changing_options(parser)
+
+
+def promote(options: argparse.Namespace) -> int:
+    """Make a recovery point of a moment; the writes stay."""
+    from vdbackup.operations import protection
+    from vdbackup.repository.written import is_moment
+
+    if not is_moment(options.point):
+        raise UsageError(
+            f"{options.point} is a recovery point already.",
+            "Name a moment behind it, such as 3@2026-11-30T06:15 or 3@w1200.",
+        )
+    repository = open_repository(options.repository, as_json=options.json)
+    backup_set, moment = repository.find_state(options.point, options.set)
+    plan = protection.plan_point(repository, backup_set.name, moment.id)
+    if not announce(plan, options):
+        return DONE
+    made: KeptMomentResult = work(
+        "Promote",
+        lambda task: protection.make_point(plan, sessions_folder(), task),
+        as_json=options.json,
+        wait=options.wait,
+    )
+    if options.json:
+        data = point_json(repository.set(made.set_name), made.point)
+        print_json({"event": "result", "set": made.set_name, **data})
+    else:
+        say(f"Point {made.point.sequence} of {made.set_name} is that moment.")
+    warn(said_of(made.trouble))
+    return WARNINGS if made.trouble else DONE
+
+
+def _time(text: str) -> int:
+    """A time, as ns since 1970; raises ArgumentTypeError."""
+    from vdbackup.errors import PointNotFound
+    from vdbackup.repository.written import parse_time
+
+    try:
+        return parse_time(text)
+    except PointNotFound as error:
+        raise argparse.ArgumentTypeError(f"{text} is no time, such as 2026-11-30T06:15") from error
+
+
+def _clock(moment: str) -> str:
+    return f"{datetime.fromisoformat(moment).astimezone():%Y-%m-%d %H:%M:%S}"
+
+
+def _clock_ns(time: int) -> str:
+    return _clock(datetime.fromtimestamp(time / _NS, UTC).isoformat()) if time else "?"
+
+
+def _iso(time: int) -> str | None:
+    if not time:
+        return None
+    return datetime.fromtimestamp(time / _NS, UTC).isoformat(timespec="milliseconds")

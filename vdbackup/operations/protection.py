@@ -1,0 +1,197 @@
+"""Keep every write of a machine, end that, see which moments there are, make points of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from vdbackup.backup import keep_moment
+from vdbackup.errors import NotProtected, PointInUse, Remedy, VdbackupError
+from vdbackup.jobs import Task
+from vdbackup.operations.changed import Changed
+from vdbackup.qemu.monitor import tell
+from vdbackup.recovery.sessions import protection
+from vdbackup.recovery.sessions.saved import SavedSession, saved_session
+from vdbackup.repository import claims, holds
+from vdbackup.repository.model import RecoveryPoint
+from vdbackup.repository.repository import Repository
+from vdbackup.repository.written import KeptLog, kept_log, kept_logs, since
+
+
+def protect(saved: SavedSession, limit: int = protection.LIMIT) -> KeptLog:
+    """Keep every write of a running machine from now on.
+
+    Args:
+        saved: its session.
+        limit: bytes that the log may take; when it has them, no more are kept, and that is said.
+
+    Raises NotProtected where that cannot be, RecoveryError where the machine does not run.
+    """
+    protection.check_can_be(saved.record)
+    if not saved.running:
+        raise NotProtected(
+            f"The machine of the session {saved.id} does not run.",
+            "Have it protected as it starts.",
+        )
+    protection.check_owned(owned=saved.owned, title=saved.title)
+    return protection.protect(_telling(saved), saved.id, saved.folder, saved.record, limit)
+
+
+def unprotect(saved: SavedSession) -> KeptLog:
+    """Keep no more writes of a running machine; those that are kept stay. Raises NotProtected."""
+    _, backup_set, _ = saved.origin.find()
+    kept = kept_log(backup_set.folder, saved.id)
+    if kept.protection.ended is not None:
+        raise NotProtected(
+            f"No more writes of {saved.title} are kept: {kept.protection.why}",
+            "Those that are kept can be forgotten.",
+            remedy=Remedy.FORGET_WRITES,
+            about=saved.id,
+        )
+    if saved.running:
+        protection.take_out(_telling(saved))
+    protection.end(kept, "That was asked for.")
+    return kept_log(backup_set.folder, saved.id)
+
+
+def forget(repository: Repository, set_name: str, session: str, sessions_folder: Path) -> int:
+    """Delete the writes that are kept of a session's machine; the bytes that they took.
+
+    Raises NotWritten, and PointInUse where somebody reads them, or they still come.
+    """
+    backup_set = repository.set(set_name)
+    kept = kept_log(backup_set.folder, session)
+    saved = saved_session(sessions_folder / session)
+    if kept.protection.ended is None and saved is not None and saved.running:
+        raise PointInUse(f"Writes of {saved.title} are still added.", "End that first.")
+    holds.check_not_read(backup_set, kept)
+    if who := claims.who_has(kept.path):
+        raise PointInUse(f"The writes of {kept.protection.title} are in use: {who}.", "End that.")
+    taken = kept.stored
+    kept.remove()
+    return taken
+
+
+def find_kept(repository: Repository, reference: str) -> tuple[str, KeptLog]:
+    """The set and the log that a session's id means, its start or its end; raises NotProtected."""
+    found = [
+        (each.name, kept)
+        for each in repository.sets()
+        for kept in kept_logs(each.folder)
+        if kept.session.startswith(reference) or kept.session.endswith(reference)
+    ]
+    if len(found) != 1:
+        problem = "more than one session" if found else "no session"
+        raise NotProtected(
+            f"{reference!r} matches {problem} whose writes are kept there.",
+            "Check the id.",
+            remedy=Remedy.LIST_MOMENTS,
+        )
+    return found[0]
+
+
+@dataclass(frozen=True)
+class KeptMoment:
+    """A moment at a flush.
+
+    Attributes:
+        write: after which write of its log.
+        time: by when it had come for certain, ns since 1970; 0: nobody knows.
+    """
+
+    write: int
+    time: int
+
+
+@dataclass(frozen=True)
+class KeptMoments:
+    """A log, and the moments in it.
+
+    Attributes:
+        set_name: of the set that it lies beside.
+        point: the sequence number of the point that its machine was started from.
+        kept: the log.
+        writes: that it holds.
+        stored: bytes of storage that it takes.
+        moments: by time.
+        marks: after which write somebody has set a mark, and its text, external.
+    """
+
+    set_name: str
+    point: int
+    kept: KeptLog
+    writes: int
+    stored: int
+    moments: tuple[KeptMoment, ...]
+    marks: tuple[tuple[int, str], ...]
+
+
+def moments(
+    repository: Repository, set_name: str | None, first: int | None, last: int | None
+) -> Iterator[KeptMoments]:
+    """The logs of a set, or of all, with their moments between two times in ns since 1970.
+
+    Raises DiskError where a log is damaged, OSError.
+    """
+    for backup_set in [repository.set(set_name)] if set_name is not None else repository.sets():
+        by_id = {point.id: point.sequence for point in backup_set.points}
+        for kept in kept_logs(backup_set.folder):
+            log, before = kept.read(), kept.protection.before
+            times = [since(kept), *log.flushed.tolist()]
+            found = zip([before, *log.flushes.tolist()], times, strict=True)
+            wanted = {
+                write - before: time
+                for write, time in found
+                if write >= before
+                and (first is None or time >= first)
+                and (last is None or (time and time <= last))
+            }
+            yield KeptMoments(
+                backup_set.name,
+                by_id.get(kept.protection.point, 0),
+                kept,
+                log.writes - before,
+                kept.stored,
+                tuple(KeptMoment(*each) for each in sorted(wanted.items())),
+                tuple((write - before, text) for write, text in log.marks()),
+            )
+
+
+@dataclass(frozen=True)
+class KeptMomentResult:
+    """What came of a moment.
+
+    Attributes:
+        point: holds it.
+        changed: what is to be read again.
+        trouble: what went wrong after it, and costs no point.
+    """
+
+    set_name: str
+    point: RecoveryPoint
+    changed: Changed
+    trouble: tuple[VdbackupError, ...]
+
+
+def plan_point(
+    repository: Repository, set_name: str, moment_id: str
+) -> keep_moment.MomentPlan:  # fmt: skip
+    """What making a recovery point of a moment would do; raises as `keep_moment.plan`."""
+    return keep_moment.plan(repository, set_name, moment_id)
+
+
+def make_point(plan: keep_moment.MomentPlan, sessions_folder: Path, task: Task) -> KeptMomentResult:
+    """Make the point, and make it ready to boot."""
+    from vdbackup.recovery.retarget.policy import for_new_point  # late: it takes long to import
+
+    point = keep_moment.run(plan, task)
+    unready = for_new_point(plan.repository, plan.set_name, point.id, sessions_folder, task)
+    return KeptMomentResult(plan.set_name, point, Changed.only(plan.set_name), unready)
+
+
+def _telling(saved: SavedSession) -> protection.Tell:
+    def say(command: str, **arguments: object) -> object:
+        return tell(saved.files.connect(), command, arguments=arguments or None)
+
+    return say
