@@ -51,6 +51,10 @@ REFUSED = {
     "bisect": (f"bisect {NOTHING} --run true", "no-repository"),
     "retarget": (f"retarget {NOTHING} latest", "no-repository"),
     "open-with": (f"open-with virtualbox latest {NOTHING}", "no-repository"),
+    "protect": (f"protect --session ffff {NOTHING}", "session-not-found"),
+    "unprotect": (f"unprotect --forget ffff {NOTHING}", "no-repository"),
+    "moments": (f"moments {NOTHING}", "no-repository"),
+    "promote": (f"promote 1@w1 {NOTHING}", "no-repository"),
     "sessions reopen": ("sessions reopen ffff", "session-not-found"),
     "sessions promote": ("sessions promote ffff", "session-not-found"),
 }
