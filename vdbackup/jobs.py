@@ -59,6 +59,11 @@ class Waiting(Progress):
     """Nothing moves: `phase` is the sentence that says for whom or what the job waits."""
 
 
+@dataclass(frozen=True)
+class Paused(Waiting):
+    """Nothing moves, as somebody wants it so; what the job holds, its lock among it, it keeps."""
+
+
 _UNITS = ("bytes", "KiB", "MiB", "GiB", "TiB", "PiB")
 
 
@@ -92,6 +97,10 @@ def sizes_apart(one: int, other: int) -> tuple[str, str]:
 Report = Callable[[Progress], None]
 
 
+_LOOK_AGAIN = 1.0
+"""Seconds between two looks at what is in the way."""
+
+
 def silent(_: Progress) -> None:
     """A report that nobody reads."""
 
@@ -101,11 +110,41 @@ class CancelToken:
 
     def __init__(self) -> None:
         self._event = threading.Event()
+        self._goes_on = threading.Event()
+        self._goes_on.set()
         self._others: tuple[Callable[[], None], ...] = ()
 
     def cancel(self) -> None:
-        """Ask the work to stop; returns at once."""
+        """Ask the work to stop, paused or not; returns at once."""
         self._event.set()
+        self._goes_on.set()
+
+    def pause(self) -> None:
+        """Ask the work to rest as soon as it can; returns at once."""
+        if not self.cancelled:
+            self._goes_on.clear()
+
+    def resume(self) -> None:
+        """Let it go on."""
+        self._goes_on.set()
+
+    @property
+    def paused(self) -> bool:
+        """Whether the work is to rest."""
+        return not self._goes_on.is_set()
+
+    def checkpoint(self, report: Report) -> None:
+        """The same as `check`, where work may rest, too: as long as somebody wants it paused.
+
+        It rests nowhere else: not while a source is frozen, or a machine has to come up in time.
+        """
+        self.check()
+        if not self.paused:
+            return
+        report(Paused("Paused", 0, 0))
+        while not self._goes_on.wait(_LOOK_AGAIN):
+            self.check()  # the lock may be lost meanwhile
+        self.check()
 
     @property
     def cancelled(self) -> bool:
@@ -164,6 +203,10 @@ class Task:
         """Raise Cancelled if somebody asked the work to stop; see `CancelToken.check`."""
         self.cancel.check()
 
+    def checkpoint(self) -> None:
+        """Where work may rest; see `CancelToken.checkpoint`."""
+        self.cancel.checkpoint(self.report)
+
     def phase(self, name: str, done: int = 0, total: int = 0) -> None:
         """Say what is being done, a word for a person, and how much of it: `done` of `total`."""
         self.report(Progress(name, done, total))
@@ -174,11 +217,12 @@ class Task:
 
 
 class JobState(enum.Enum):
-    """A job is queued; it runs, or waits for what is in its way; it ends in one of the others."""
+    """A job is queued; it runs, waits for what is in its way, or rests; it ends in the others."""
 
     QUEUED = "queued"
     RUNNING = "running"
     WAITING = "waiting"
+    PAUSED = "paused"
     FINISHED = "finished"
     FAILED = "failed"
     CANCELLED = "cancelled"
@@ -190,9 +234,6 @@ Work = Callable[[Task], T]
 """What a job does: it returns its result, or raises."""
 
 _STARTING = "Starting"
-
-_LOOK_AGAIN = 1.0
-"""Seconds between two looks at what is in the way."""
 
 
 def retry_when_cleared(
@@ -235,6 +276,12 @@ def retry_when_cleared(
     return waiting
 
 
+def _state_at(progress: Progress) -> JobState:
+    if isinstance(progress, Paused):
+        return JobState.PAUSED
+    return JobState.WAITING if isinstance(progress, Waiting) else JobState.RUNNING
+
+
 _job_ids = itertools.count(1)
 
 
@@ -271,8 +318,7 @@ class Job(Generic[T_co]):
         """Do the work in this thread; never raises: the attributes say how it ended."""
 
         def heard(progress: Progress) -> None:
-            waits = isinstance(progress, Waiting)
-            self.state = JobState.WAITING if waits else JobState.RUNNING
+            self.state = _state_at(progress)
             report(progress)
 
         self.state = JobState.RUNNING

@@ -132,7 +132,7 @@ def test_without_its_guardian_it_is_thawed_and_does_not_count(two):
 def test_a_guardian_hears_no_signal_and_is_spared_when_memory_is_short(two):
     with frozen(two):
         (guardian,) = guardians()
-        for each in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT):
+        for each in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGTSTP):
             os.kill(guardian, each)
         place = Path(f"/proc/{guardian}")
         status = dict(line.split(":", 1) for line in (place / "status").read_text().splitlines())
@@ -223,4 +223,15 @@ def test_when_only_the_process_group_is_ended_all_is_thawed(two):
         assert os.getpgid(child.pid) == os.getpgrp()
         child.send_signal(signal.SIGHUP)
         until(lambda: not any(map(is_frozen, two)))
+        child.communicate()
+
+
+def test_when_a_terminal_suspends_the_process_all_is_thawed_at_the_limit(two):
+    """By Ctrl-Z, which goes to the whole process group: the guardian is in none of its."""
+    with freezing(two, SHORT) as child:
+        child.send_signal(signal.SIGTSTP)
+        until(lambda: not any(map(is_frozen, two)))
+        assert Path(f"/proc/{child.pid}/stat").read_text().rsplit(")", 1)[1].split()[0] == "T"
+        child.send_signal(signal.SIGCONT)
+        child.kill()
         child.communicate()

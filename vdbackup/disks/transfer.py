@@ -271,7 +271,7 @@ class _Work:
         with self._lock:
             if self.error is not None:
                 return None
-            self._cancel.check()
+            self._cancel.checkpoint(self._report)
             return next(self._chunks, None)
 
     def _moved(self, length: int) -> None:

@@ -70,7 +70,9 @@ class Ending(QObject):
         return True
 
     def when_done(self) -> None:
-        """Close as soon as nothing runs any more."""
+        """Close as soon as nothing runs any more; what rests goes on for that."""
+        for job in self._jobs.values():
+            job.cancel.resume()
         self._leave(Leaving.WHEN_DONE)
 
     def stay(self) -> None:

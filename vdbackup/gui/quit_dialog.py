@@ -16,6 +16,7 @@ MAX_LINES = 8  # lines that are shown of each kind
 
 WAITS = {
     JobState.QUEUED: ", which waits for its turn: it will not be begun",
+    JobState.PAUSED: ", which is paused: it will not go on",
     JobState.WAITING: ", which waits: it will not go on",
 }
 BECOMES = {

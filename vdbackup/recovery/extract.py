@@ -406,7 +406,7 @@ class _Writer:
         os.ftruncate(fd, content.size)
         for start, end in content.ranges:
             for offset in range(start, end, CHUNK):
-                self._cancel.check()
+                self._cancel.checkpoint(self._report)
                 with reading(path):
                     chunk = _read(content, offset, min(CHUNK, end - offset))
                 _write(fd, offset, chunk)

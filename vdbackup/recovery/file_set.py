@@ -343,7 +343,7 @@ class _Restoring:
     def _write(self, fd: int, number: int, size: int) -> None:
         os.ftruncate(fd, size)
         for place, view in self._image.content(number, size):
-            self._task.check()
+            self._task.checkpoint()
             done = 0
             while done < len(view):
                 done += os.pwrite(fd, view[done:], place + done)

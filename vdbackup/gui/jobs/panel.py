@@ -21,7 +21,8 @@ from vdbackup.errors import VdbackupError
 from vdbackup.gui import parts, remedies, words
 from vdbackup.gui.jobs.outcome import Told
 from vdbackup.gui.jobs.pace import Pace
-from vdbackup.jobs import Job, JobState, Progress, Waiting
+from vdbackup.gui.jobs.pause_button import RESTS, PauseButton
+from vdbackup.jobs import Job, JobState, Paused, Progress, Waiting
 from vdbackup.text import printable
 
 STEPS = 1000  # of a progress bar; bytes do not fit its 32 bits
@@ -65,6 +66,8 @@ class JobRow(QFrame):
         self._pace_label.setMinimumWidth(190)
         self._details = parts.label("", "muted", selectable=True)
         self._fold = parts.Fold("Details", self._details)
+        self._pause = PauseButton(title, job)
+        self._pause.asked.connect(lambda sentence: self._say(sentence, "muted"))
         self._cancel = parts.button("Cancel", "cancelButton")
         self._cancel.setAccessibleName(f"Cancel: {title}")
         self._cancel.clicked.connect(self._on_cancel_clicked)
@@ -83,9 +86,10 @@ class JobRow(QFrame):
         grid.addLayout(working, 0, 1)
         grid.addWidget(self._pace_label, 0, 2, middle)
         grid.addWidget(self._fold, 0, 3, middle)
-        grid.addWidget(self._cancel, 0, 4, middle)
-        grid.addWidget(self._close, 0, 5, middle)
-        grid.addWidget(self._details, 1, 0, 1, 6)
+        grid.addWidget(self._pause, 0, 4, middle)
+        grid.addWidget(self._cancel, 0, 5, middle)
+        grid.addWidget(self._close, 0, 6, middle)
+        grid.addWidget(self._details, 1, 0, 1, 7)
         self._fold.hide()
         self._close.hide()
         self._bar.hide()
@@ -101,6 +105,11 @@ class JobRow(QFrame):
         """Whether there is nothing left to happen."""
         return self._cancel.isHidden()
 
+    @property
+    def _goes_on(self) -> bool:
+        """Whether nobody has asked the job to stop, or to rest."""
+        return self._cancel.isEnabled() and not self._pause.paused
+
     def begin(self) -> None:
         """The job runs now."""
         self._say("Starting", "muted")
@@ -111,12 +120,16 @@ class JobRow(QFrame):
         """Show how far the job is."""
         if self.ended:
             return
+        if isinstance(progress, Paused):
+            self._rest()
+            return
         if isinstance(progress, Waiting):
             self._wait(progress.phase)
             return
         self._show_bar(True)
+        self._pause.setVisible(bool(progress.total) and self._cancel.isEnabled())
         if not progress.total:  # nobody knows how long it takes
-            if self._cancel.isEnabled():
+            if self._goes_on:
                 self._say(printable(progress.phase), "muted")
             return
         self._pace.follow(progress.phase, progress.done, time.monotonic())
@@ -124,8 +137,11 @@ class JobRow(QFrame):
             self._bar.setRange(0, STEPS)
         share = progress.done / progress.total
         self._bar.setValue(round(share * STEPS))
-        if self._cancel.isEnabled():
+        if self._goes_on:
             self._say(f"{printable(progress.phase)} {share:.0%}", "muted")
+        self._pace_label.setText(self._pace_in_words(progress))
+
+    def _pace_in_words(self, progress: Progress) -> str:
         parts = [f"{words.size(progress.done)} of {words.size(progress.total)}"]
         if self._pace.speed:
             parts = [f"{words.size(self._pace.speed)}/s"]
@@ -134,7 +150,14 @@ class JobRow(QFrame):
         left = self._pace.seconds_left(progress.total)
         if left is not None:
             parts.append(f"{words.clock(left)} left")
-        self._pace_label.setText(" · ".join(parts))
+        return " · ".join(parts)
+
+    def _rest(self) -> None:
+        """Say that the job rests, and what that means for others."""
+        self._show_bar(False)
+        self._pace_label.setText("")
+        if self._cancel.isEnabled() and self._pause.paused:
+            self._say(RESTS, "muted")
 
     def _wait(self, sentence: str) -> None:
         """Say for whom the job waits."""
@@ -166,6 +189,7 @@ class JobRow(QFrame):
         self._say(sentence, role)
         self._said.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
         self._show_bar(False)
+        self._pause.hide()
         self._cancel.hide()
         self._close.show()
         self._details.setText("\n".join(map(printable, details)))
@@ -185,6 +209,7 @@ class JobRow(QFrame):
         parts.set_role(self._said, role)
 
     def _on_cancel_clicked(self) -> None:
+        self._pause.hide()
         self._cancel.setEnabled(False)
         self._say("stopping", "muted")
         self.cancel_wanted.emit(self.job)
@@ -213,7 +238,9 @@ class JobsPanel(QScrollArea):
         self._column.setContentsMargins(12, 8, 12, 8)
         self._column.setSpacing(6)
         self._empty = parts.label(
-            "No jobs. What is being done, and what came of it, stands here.", "muted"
+            "No jobs. What is being done, and what came of it, stands here; what was done before, "
+            "in Earlier jobs (Ctrl+J).",
+            "muted",
         )
         self._column.addWidget(self._empty)
         self._column.addStretch(1)

@@ -465,8 +465,8 @@ class Sync:
                 self._image.write(number, inode)
 
     def _moved_bytes(self, count: int) -> None:
-        """Go no faster than is wanted; raises Cancelled."""
-        self._task.check()
+        """Go no faster than is wanted, and rest where that is; raises Cancelled."""
+        self._task.checkpoint()
         if self._task.pace.limit is not None:
             self._task.pace.limit.hold(count, self._task.cancel)
 

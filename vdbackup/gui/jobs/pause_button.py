@@ -1,0 +1,50 @@
+"""The button by which a job rests for a while."""
+
+from __future__ import annotations
+
+from PySide6.QtCore import Signal
+from PySide6.QtWidgets import QPushButton
+
+from vdbackup.jobs import Job
+
+PAUSE, RESUME = "Pause", "Resume"
+RESTS = "Paused. The folder of its backups stays locked until it goes on."
+"""What is said of a job that rests."""
+
+
+class PauseButton(QPushButton):
+    """Lets a job rest at its next chunk of bytes, and go on; shown while bytes move.
+
+    Signals:
+        asked(str): what there is to say of it.
+    """
+
+    asked = Signal(str)
+
+    def __init__(self, title: str, job: Job[object] | None) -> None:
+        super().__init__(PAUSE)
+        self.setObjectName("pauseButton")
+        self.setToolTip("Let it rest; what it holds, it keeps, and nobody else can write")
+        self._title, self._job = title, job
+        self._name()
+        self.clicked.connect(self._on_clicked)
+        self.hide()
+
+    @property
+    def paused(self) -> bool:
+        """Whether the job is to rest."""
+        return self._job is not None and self._job.cancel.paused
+
+    def _name(self) -> None:
+        self.setText(RESUME if self.paused else PAUSE)
+        self.setAccessibleName(f"{self.text()}: {self._title}")
+
+    def _on_clicked(self) -> None:
+        if self._job is None:
+            return
+        if self.paused:
+            self._job.cancel.resume()
+        else:
+            self._job.cancel.pause()
+        self._name()
+        self.asked.emit("Pausing" if self.paused else "Going on")
