@@ -378,6 +378,7 @@ SETTINGS = Settings(
     window=WindowState(
         (1200, 800), True, (200, 700, 300), (600, 200), True, (3, False), ("/mnt/usb", "/a", "b")
     ),
+    tray=True,
 )
 SETTINGS_TEXT = """\
 {
@@ -431,7 +432,8 @@ SETTINGS_TEXT = """\
       "/a",
       "b"
     ]
-  }
+  },
+  "tray": true
 }"""
 DEFAULT_SETTINGS_TEXT = """\
 {
@@ -457,7 +459,8 @@ DEFAULT_SETTINGS_TEXT = """\
       true
     ],
     "source": []
-  }
+  },
+  "tray": false
 }"""
 
 

@@ -116,6 +116,7 @@ class Settings:
         remind_after_days: a source whose last backup is older is marked.
         animations: a merge is seen happening.
         window: how it was left.
+        tray: the program stays in the desktop's tray when the window is closed.
     """
 
     repositories: tuple[Path, ...] = ()
@@ -130,6 +131,7 @@ class Settings:
     remind_after_days: int = 7
     animations: bool = True
     window: WindowState = field(default=WindowState(), metadata=records.LENIENT)
+    tray: bool = False
 
     @classmethod
     def load(cls, file: Path) -> Settings:

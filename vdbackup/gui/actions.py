@@ -255,6 +255,13 @@ ACTIONS = (
         loses_name=1,
     ),
     Action(
+        "actionHistory",
+        "Earlier jobs",
+        "Show what was done, in this window and before",
+        OfWindow(lambda desk: desk.show_history()),
+        keys="Ctrl+J",
+    ),
+    Action(
         "actionSettings",
         "Settings",
         "Change how vdbackup looks and works",
@@ -267,7 +274,7 @@ ACTIONS = (
         "actionQuit",
         "Quit",
         "Close the window, once nothing runs any more",
-        OfWindow(lambda desk: desk.close()),
+        OfWindow(lambda desk: desk.leave_desktop()),
         keys="Ctrl+Q",
     ),
     Action(

@@ -37,9 +37,12 @@ from vdbackup.gui.details import PointDetails
 from vdbackup.gui.ending import Ending, Leaving
 from vdbackup.gui.first_run import FirstRunPage
 from vdbackup.gui.help_dialogs import AboutDialog, ManualDialog, ShortcutsDialog
+from vdbackup.gui.history_dialog import HistoryDialog
 from vdbackup.gui.jobs import repositories, sessions
+from vdbackup.gui.jobs.history import History
 from vdbackup.gui.jobs.panel import JobsPanel
 from vdbackup.gui.jobs.worker import Workers
+from vdbackup.gui.launcher import Launcher
 from vdbackup.gui.machine_actions import of_machine
 from vdbackup.gui.machines.machine_facts import MachineFacts
 from vdbackup.gui.machines.sessions import Sessions
@@ -60,6 +63,7 @@ from vdbackup.gui.store import Store
 from vdbackup.gui.timeline.panel import TimelinePanel
 from vdbackup.gui.toolbar import ToolBar
 from vdbackup.gui.tracking_dialog import TrackingDialog
+from vdbackup.gui.tray import Tray
 from vdbackup.gui.versions_dialog import VersionsDialog
 from vdbackup.jobs import Job
 from vdbackup.operations.changed import ANY, NOTHING
@@ -88,6 +92,9 @@ class MainWindow(QMainWindow):
         menus: the menu bar, with all of them.
         alerts: tells the user of failures who looks elsewhere.
         awake: keeps the computer from falling asleep.
+        history: what was done, in this window and before.
+        launcher: how far it is, at the program's icon.
+        tray: the icon by which it can be reached once the window is closed.
     """
 
     def __init__(self, store: Store) -> None:
@@ -110,6 +117,10 @@ class MainWindow(QMainWindow):
         self.ending = Ending(self, self.workers, self.sessions)
         self.alerts = Alerts(desktop.notify, self._is_looked_at)
         self.awake = Awake()
+        self.history = History(store.locations.data, self.workers, self)
+        self.launcher = Launcher()
+        self.tray = Tray(self)
+        self._leaves_desktop = False
         self._theme = theme.chosen(store.value.theme)
         self._elsewhere = False
         self._ran = store.schedules.changed_at()
@@ -207,6 +218,12 @@ class MainWindow(QMainWindow):
         self.workers.job_ended.connect(self.alerts.job_ended)
         self.workers.job_queued.connect(lambda _job: self.awake.stay(True))
         self.workers.job_ended.connect(lambda _job: self.awake.stay(self.workers.busy))
+        self.workers.job_queued.connect(self.launcher.begin)
+        self.workers.progressed.connect(self.launcher.follow)
+        self.workers.job_ended.connect(self.launcher.end)
+        self.history.failed.connect(self.jobs.refuse)
+        self.tray.opened.connect(self.come_forward)
+        self.tray.quit_wanted.connect(self.leave_desktop)
         self.jobs.cancel_wanted.connect(self.workers.cancel)
         self._runner.refused.connect(self.jobs.refuse)
         self._runner.refused.connect(lambda _title, _error: self.ending.stay_to_show())
@@ -436,6 +453,10 @@ class MainWindow(QMainWindow):
         """Show a folder in the file manager."""
         desktop.show_folder(folder)
 
+    def show_history(self) -> None:
+        """Show what was done, in this window and before."""
+        HistoryDialog(self.history, self._theme, self).show()
+
     def show_manual(self) -> None:
         """Let the user read the manual."""
         ManualDialog(self).show()
@@ -473,6 +494,7 @@ class MainWindow(QMainWindow):
         entries = self.catalogue.entries
         self.sources.set_entries(entries)
         self.alerts.look(entries)
+        self.tray.look(entries)
         page = 1 if self.store.value.repositories else 0
         self.jobs.setVisible(bool(page or self.jobs.rows))
         if page != self._pages.currentIndex():
@@ -522,6 +544,7 @@ class MainWindow(QMainWindow):
         if isinstance(application, QApplication):
             theme.apply(application, self._theme)
         self.setWindowIcon(icons.icon("vdbackup", self._theme))
+        self.tray.want(settings.tray, self._theme)
         self.actions_.set_theme(self._theme)
         self.sources.remind_after_days = settings.remind_after_days
         self.sources.set_theme(self._theme)
@@ -557,8 +580,22 @@ class MainWindow(QMainWindow):
             self._elsewhere = False
             self.sessions.find_saved()
 
+    def leave_desktop(self) -> None:
+        """Close for good, as soon as that may be: the tray does not keep it."""
+        self._leaves_desktop = True
+        self.come_forward()  # where it has to ask
+        self.close()
+
     def closeEvent(self, event: QCloseEvent) -> None:
-        """Close when nothing runs any more; ask before stopping what runs."""
+        """Close when nothing runs any more; ask before stopping what runs.
+
+        Where the tray keeps the program, only the window goes.
+        """
+        ends = self._leaves_desktop or self.ending.leaving is not Leaving.STAY
+        if self.tray.keeps and not ends:
+            event.ignore()
+            self.hide()
+            return
         if not self.ending.may_close():
             event.ignore()
             return
@@ -567,7 +604,9 @@ class MainWindow(QMainWindow):
         self._remember()
         self.hide()  # what a slow disk is still being asked may take a moment
         self.workers.stop()
+        self.history.flush()
         event.accept()
+        QApplication.quit()  # with a tray, no last window that is closed ends the program
 
     def _remember(self) -> None:
         """Write down how the window is left; what was never seen in it stays as it was."""
@@ -587,4 +626,6 @@ class MainWindow(QMainWindow):
             self.store.change(window=state)
 
     def _on_ending_changed(self) -> None:
+        if self.ending.leaving is Leaving.STAY:
+            self._leaves_desktop = False
         self.statusBar().setVisible(self.ending.leaving is Leaving.WHEN_DONE)

@@ -18,6 +18,7 @@ FILE = (
     "actionMakeRescue",
     "",
     "actionRefresh",
+    "actionHistory",
     "actionSettings",
     "actionQuit",
 )

@@ -131,8 +131,11 @@ class Desk(Protocol):
     def show_about(self) -> None:
         """Show which version this is."""
 
-    def close(self) -> object:
-        """End, once nothing runs any more."""
+    def show_history(self) -> None:
+        """Show what was done, in this window and before."""
+
+    def leave_desktop(self) -> None:
+        """End, once nothing runs any more, the tray or not."""
 
 
 @dataclass(frozen=True)

@@ -80,6 +80,7 @@ class SettingsDialog(parts.Dialog):
             "limit_mib": self.limit.value(),
             "remind_after_days": self.remind.value(),
             "animations": self.animations.isChecked(),
+            "tray": self.tray.isChecked(),
         }
         return {
             name: value for name, value in wanted.items() if value != getattr(self._settings, name)
@@ -106,6 +107,10 @@ class SettingsDialog(parts.Dialog):
         self.animations = QCheckBox("Show how points are merged")
         self.animations.setChecked(self._settings.animations)
         form.addRow(_name(""), self.animations)
+        self.tray = QCheckBox("Stay in the tray when the window is closed")
+        self.tray.setChecked(self._settings.tray)
+        self.tray.setToolTip("Where the desktop has one. What is scheduled is backed up anyway.")
+        form.addRow(_name(""), self.tray)
 
     def _add_backups(self, column: QVBoxLayout, entries: list[Entry]) -> None:
         form = _section(column, "Backups")
