@@ -107,6 +107,41 @@ def test_what_systemd_does_not_take_is_a_warning(
     assert "systemd did not take it: No such bus." in said.err
 
 
+def test_a_damaged_schedule_is_said_and_can_be_removed(
+    vdbackup: Vdbackup, backed_up: list[Path], repository: Path, systemctl: Path, tmp_path: Path
+):
+    where = ("-r", repository, "--set", "laptop")
+    assert vdbackup("schedule", "set", *where, "--every", "15m").status == 0
+    (record,) = tmp_path.glob("**/schedules/*.json")
+    record.write_text("{")
+    listed = vdbackup("schedule", "list", "--json")
+    assert listed.json == {"schedules": [], "damaged": [str(record)]}
+    assert f"{record} makes no sense any more" in listed.err
+    assert vdbackup("schedule", "list").out == ""
+    assert "Set it again, or remove it." in vdbackup("schedule", "show", *where).err
+    assert vdbackup("schedule", "remove", *where).status == 0
+    assert not record.exists()
+    assert list((tmp_path / "units").iterdir()) == []
+    assert vdbackup("schedule", "remove", *where, "--json").status == 1
+
+
+def test_a_damaged_history_is_no_schedule_that_has_never_run(
+    vdbackup: Vdbackup, backed_up: list[Path], repository: Path, systemctl: Path, tmp_path: Path
+):
+    where = ("-r", repository, "--set", "laptop")
+    assert vdbackup("schedule", "set", *where, "--every", "15m").status == 0
+    assert vdbackup("schedule", "run", *where).status == 0
+    record, runs = sorted(
+        tmp_path.glob("**/schedules/*.json"), key=lambda each: "runs" in each.read_text()
+    )
+    runs.write_text("{")
+    assert "not known any more" in vdbackup("schedule", "list").out
+    assert vdbackup("schedule", "list", "--json").json["schedules"][0]["runs_damaged"] is True
+    assert "its last runs makes no sense" in vdbackup("schedule", "show", *where).err
+    assert vdbackup("status", "-r", repository).status == 3
+    assert record.exists()
+
+
 def test_without_systemd_a_line_for_cron_is_said_and_does_what_it_says(
     vdbackup: Vdbackup, backed_up: list[Path], repository: Path
 ):

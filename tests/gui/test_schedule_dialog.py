@@ -12,7 +12,8 @@ from PySide6.QtWidgets import QPlainTextEdit
 
 from tests.gui.user import User
 from vdbackup.gui import sources_list
-from vdbackup.gui.schedule_dialog import ScheduleDialog
+from vdbackup.gui.parts import Notice
+from vdbackup.gui.schedule_dialog import DAMAGED, RUNS_DAMAGED, ScheduleDialog
 from vdbackup.gui.sources_list import status
 from vdbackup.operations.health import QUIET, Concern
 from vdbackup.operations.schedules import systemd
@@ -69,6 +70,27 @@ def test_a_schedule_is_shown_set_and_removed(with_source: User, by_systemd: Path
     user.agrees("scheduleDialog", "scheduleSave")
     user.reads("automatically no more")
     assert user.window.store.schedules.schedules() == []
+    assert list(by_systemd.iterdir()) == []
+
+
+def test_a_damaged_schedule_is_said_and_can_be_removed(with_source: User, by_systemd: Path) -> None:
+    user = with_source
+    dialog = opened(user)
+    chooses(user, dialog, "daily")
+    user.agrees("scheduleDialog", "scheduleSave")
+    user.sees_job_end("Schedule of laptop")
+    store = user.window.store.schedules
+    (record,) = store.records.iterdir()
+    record.write_text("{")
+    store.history.mkdir(parents=True, exist_ok=True)
+    (store.history / record.name).write_text("{")
+    dialog = opened(user)
+    assert user.sees(Notice, "scheduleDamaged").text == DAMAGED
+    assert user.sees(Notice, "scheduleRunsDamaged").text == RUNS_DAMAGED
+    assert dialog.every.currentIndex() == 0
+    user.agrees("scheduleDialog", "scheduleSave")
+    user.reads("automatically no more")
+    assert list(store.records.iterdir()) == []
     assert list(by_systemd.iterdir()) == []
 
 

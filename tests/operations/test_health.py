@@ -132,6 +132,22 @@ def test_a_schedule_whose_record_is_damaged_needs_somebody(
         store.get(lab.repository.path, "disk")
 
 
+def test_a_history_that_is_damaged_is_not_as_if_nothing_had_run(
+    lab: Lab, store: Store, look: Look
+) -> None:
+    points(lab, timedelta(hours=1))
+    schedule = Schedule(lab.repository.path, "disk", "daily")
+    store.save(schedule)
+    moment = NOW.isoformat()
+    run = Run(moment, moment, Outcome.DONE, "Point 1 was made.")
+    store.note(schedule.id, run)
+    (store.history / f"{schedule.id}.json").write_text('{"runs": [{}]}')
+    assert about(look()) == [Concern.UNREADABLE]
+    store.note(schedule.id, run)  # the next one
+    assert about(look()) == []
+    assert store.history_of(schedule.id).runs == (run,)
+
+
 def test_a_set_that_is_scheduled_and_not_there_needs_somebody(lab: Lab, store: Store) -> None:
     points(lab, timedelta(hours=1))
     store.save(Schedule(lab.repository.path, "disk", "daily"))

@@ -25,7 +25,7 @@ from vdbackup.errors import PointInUse
 from vdbackup.pace import Pace
 
 if TYPE_CHECKING:
-    from vdbackup.operations.schedules.arrange import SchedulePlan, ScheduleResult
+    from vdbackup.operations.schedules.arrange import Removal, SchedulePlan, ScheduleResult
     from vdbackup.operations.schedules.run import RunResult
     from vdbackup.operations.schedules.store import Run, Schedule, Store
 
@@ -61,14 +61,16 @@ def _add_list(actions: Subparsers) -> None:
 def list_schedules(options: argparse.Namespace) -> int:
     """List what is backed up automatically."""
     store = schedules_store()
-    found = store.schedules()
+    found, damaged = store.schedules(), store.damaged()
+    warn([f"{path} makes no sense any more: set or remove that set's schedule" for path in damaged])
     if options.json:
-        print_json({"schedules": [_json(store, each) for each in found]})
+        more = {"damaged": [str(path) for path in damaged]} if damaged else {}
+        print_json({"schedules": [_json(store, each) for each in found], **more})
     elif found:
         table(
             ("set", "repository", "when", "last run (UTC)", "how"), [_row(store, e) for e in found]
         )
-    else:
+    elif not damaged:
         say("Nothing is backed up automatically by this user on this computer.")
     return DONE
 
@@ -172,7 +174,7 @@ def _say_cron(line: str, *, added: bool) -> None:
         say(line)
 
 
-def _warned(result: ScheduleResult) -> int:
+def _warned(result: ScheduleResult | Removal) -> int:
     if result.trouble:
         warn([f"systemd did not take it: {result.trouble}"])
     return WARNINGS if result.trouble else DONE
@@ -205,6 +207,8 @@ def show_schedule(options: argparse.Namespace) -> int:
         return DONE
     say(plan.summary)
     _say_units(plan)
+    if store.history_is_damaged(schedule.id):
+        warn(["what is known of its last runs makes no sense; the next one is noted anew"])
     if runs:
         say("")
         table(("began (UTC)", "how", "point", "what"), [_run_row(run) for run in runs])
@@ -229,14 +233,14 @@ def remove_schedule(options: argparse.Namespace) -> int:
     """Back a set up automatically no more."""
     from vdbackup.operations.schedules import arrange
 
-    store = schedules_store()
-    schedule = store.get(*_set_named(options))
-    result = arrange.remove(store, schedule)
+    result = arrange.remove(schedules_store(), *_set_named(options))
     if options.json:
-        print_json({"event": "result", "set": schedule.set_name, "crontab": result.cron or None})
+        print_json({"event": "result", "set": result.set_name, "crontab": result.cron or None})
     else:
-        say(f"{schedule.set_name} is backed up automatically no more. Its backups stay.")
+        say(f"{result.set_name} is backed up automatically no more. Its backups stay.")
         _say_cron(result.cron, added=False)
+    if result.by_cron:
+        warn(["how it was run is not known any more: look for it in your crontab (crontab -e)"])
     return _warned(result)
 
 
@@ -328,7 +332,9 @@ def schedules_store() -> Store:
 
 def _json(store: Store, schedule: Schedule) -> dict[str, Any]:
     last = store.history_of(schedule.id).last
+    damaged = {"runs_damaged": True} if store.history_is_damaged(schedule.id) else {}
     return {
+        **damaged,
         "set": schedule.set_name,
         "repository": str(schedule.repository),
         "every": schedule.every,
@@ -357,7 +363,8 @@ def run_json(run: Run) -> dict[str, Any]:
 
 def _row(store: Store, schedule: Schedule) -> tuple[str, ...]:
     last = store.history_of(schedule.id).last
-    began, how = (last.began.replace("T", " ")[:19], last.outcome.value) if last else ("", "never")
+    never = "not known any more" if store.history_is_damaged(schedule.id) else "never"
+    began, how = (last.began.replace("T", " ")[:19], last.outcome.value) if last else ("", never)
     return schedule.set_name, str(schedule.repository), schedule.timing.words, began, how
 
 

@@ -7,12 +7,9 @@ from functools import partial
 from vdbackup.gui import words
 from vdbackup.gui.catalogue import Entry
 from vdbackup.gui.jobs import keeping
-from vdbackup.gui.jobs.outcome import Outcome
 from vdbackup.gui.runner import Runner
-from vdbackup.jobs import Work
 from vdbackup.operations import policy
-from vdbackup.operations.schedules.arrange import SchedulePlan, ScheduleResult
-from vdbackup.operations.schedules.store import Schedule
+from vdbackup.operations.schedules.arrange import SchedulePlan
 from vdbackup.repository.model import Policy
 
 
@@ -42,15 +39,13 @@ def change_policy(runner: Runner, entry: Entry, change: policy.Change) -> None:
 
 
 def change_schedule(
-    runner: Runner, entry: Entry, plan: SchedulePlan | None, removes: Schedule | None
+    runner: Runner, entry: Entry, plan: SchedulePlan | None, *, removes: bool
 ) -> None:
     """Set a source's schedule as planned, or remove the one it has."""
     title = f"Schedule of {entry.title}"
-    doing: Work[Outcome[ScheduleResult]]
     if plan is not None:
-        doing = partial(keeping.set_schedule, plan, entry.name)
-    elif removes is not None:
-        doing = partial(keeping.remove_schedule, runner.store.schedules, removes)
-    else:
-        return
-    runner.run(entry.repository, title, doing)
+        runner.run(entry.repository, title, partial(keeping.set_schedule, plan, entry.name))
+    elif removes:
+        store, folder = runner.store.schedules, entry.repository.absolute()
+        doing = partial(keeping.remove_schedule, store, folder, entry.name)
+        runner.run(entry.repository, title, doing)

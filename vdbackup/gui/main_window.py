@@ -384,7 +384,7 @@ class MainWindow(QMainWindow):
         reader = self.workers.reader(entry.repository)
         dialog = ScheduleDialog(entry, self.store.schedules, reader, self)
         dialog.accepted.connect(
-            lambda: self.operations.change_schedule(entry, dialog.plan, dialog.removes)
+            lambda: self.operations.change_schedule(entry, dialog.plan, removes=dialog.removes)
         )
         dialog.open()
 

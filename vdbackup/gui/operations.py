@@ -29,7 +29,6 @@ from vdbackup.operations import (
     retarget,
 )
 from vdbackup.operations.schedules.arrange import SchedulePlan
-from vdbackup.operations.schedules.store import Schedule
 from vdbackup.recovery.checks import Check
 from vdbackup.recovery.sessions.saved import SavedSession
 from vdbackup.repository.machine import MomentPoints
@@ -212,11 +211,9 @@ class Operations(QObject):
         """Change what a set does automatically, once the user has seen which points that takes."""
         automatic.change_policy(self._runner, entry, change)
 
-    def change_schedule(
-        self, entry: Entry, plan: SchedulePlan | None, removes: Schedule | None
-    ) -> None:
+    def change_schedule(self, entry: Entry, plan: SchedulePlan | None, *, removes: bool) -> None:
         """Set a source's schedule as planned, or remove the one it has."""
-        automatic.change_schedule(self._runner, entry, plan, removes)
+        automatic.change_schedule(self._runner, entry, plan, removes=removes)
 
     def pin(self, entry: Entry, point: RecoveryPoint, note: str | None) -> None:
         """Let a point stay, for the reason in the note, or unpin it where there is none."""

@@ -40,6 +40,11 @@ _ABOUT = (
     "It is backed up with the window open or closed. What was missed while the computer was off is "
     "made up once."
 )
+DAMAGED = "The schedule that it had makes no sense any more. Save another one, or save none."
+RUNS_DAMAGED = (
+    "How its last scheduled backups ended is not known any more: the record of that is damaged. "
+    "The next one is noted anew."
+)
 RAN = {
     Outcome.DONE: "good",
     Outcome.WARNED: "warning",
@@ -65,6 +70,8 @@ class ScheduleDialog(parts.Dialog):
         self._store, self._worker = store, worker
         folder = entry.repository.absolute()
         self._present = store.find(folder, entry.name)
+        self._damaged = store.is_damaged(folder, entry.name)
+        self._has_one = self._present is not None or self._damaged
         self._wanted = self._present or Schedule(folder, entry.name, "daily")
         self.plan: SchedulePlan | None = None
         self.column.addWidget(parts.label(title, "heading"))
@@ -89,9 +96,9 @@ class ScheduleDialog(parts.Dialog):
         self._on_chosen()
 
     @property
-    def removes(self) -> Schedule | None:
-        """The schedule that is to be no more; None where none was, or one is wanted."""
-        return self._present if self.every.currentData() == NEVER else None
+    def removes(self) -> bool:
+        """Whether the schedule that it has, damaged or not, is to be no more."""
+        return self._has_one and self.every.currentData() == NEVER
 
     @property
     def wanted(self) -> Schedule | None:
@@ -142,6 +149,10 @@ class ScheduleDialog(parts.Dialog):
 
     def _add_last_run(self) -> None:
         last = self._store.history_of(self._wanted.id).last
+        if self._damaged:
+            self.column.addWidget(parts.Notice(DAMAGED, "scheduleDamaged", "bad"))
+        if self._store.history_is_damaged(self._wanted.id):
+            self.column.addWidget(parts.Notice(RUNS_DAMAGED, "scheduleRunsDamaged", "warning"))
         if last is not None:
             notice = parts.Notice(run_in_words(last), "scheduleLast", RAN[last.outcome])
             self.column.addWidget(notice)
@@ -155,7 +166,7 @@ class ScheduleDialog(parts.Dialog):
         self.plan = None
         if wanted is None:
             self._units.hide()
-            self._save.setEnabled(self._present is not None)
+            self._save.setEnabled(self._has_one)
             self.said.say("It is backed up when you say so, and not automatically.", "")
             return
         self._save.setEnabled(False)

@@ -16,7 +16,7 @@ from pathlib import Path
 from vdbackup.backup.due import moment_of
 from vdbackup.errors import RepositoryError, VdbackupError, from_os
 from vdbackup.jobs import readable_size
-from vdbackup.operations.schedules.store import Outcome, Run, Schedule, Store
+from vdbackup.operations.schedules.store import Outcome, Run, Schedule, Store, schedule_id
 from vdbackup.repository import long_chains
 from vdbackup.repository.backup_set import BackupSet
 from vdbackup.repository.files import free_space
@@ -277,10 +277,14 @@ def _machine(backup_set: BackupSet, machines: KnownMachines) -> list[Finding]:
 
 
 def _schedule(backup_set: BackupSet, store: Store) -> list[Finding]:
-    if not store.is_damaged(backup_set.folder.parent.absolute(), backup_set.name):
-        return []
-    sentence = "Its schedule on this computer makes no sense any more: set it again."
-    return [Finding(Concern.UNREADABLE, sentence)]
+    where = (backup_set.folder.parent.absolute(), backup_set.name)
+    if store.is_damaged(*where):
+        sentence = "Its schedule on this computer makes no sense any more: set it again."
+        return [Finding(Concern.UNREADABLE, sentence)]
+    if store.history_is_damaged(schedule_id(*where)):
+        sentence = "How its last scheduled backups ended is not known any more: the record of that "
+        return [Finding(Concern.UNREADABLE, f"{sentence}is damaged. The next is noted anew.")]
+    return []
 
 
 def _run(last: Run | None, good: RecoveryPoint | None) -> list[Finding]:

@@ -17,8 +17,7 @@ from vdbackup.operations.changed import Changed
 from vdbackup.operations.pins import PinResult
 from vdbackup.operations.policy import PolicyPlan, PolicyResult
 from vdbackup.operations.schedules import arrange
-from vdbackup.operations.schedules.arrange import SchedulePlan, ScheduleResult
-from vdbackup.operations.schedules.store import Schedule
+from vdbackup.operations.schedules.arrange import Removal, SchedulePlan, ScheduleResult
 from vdbackup.operations.schedules.store import Store as Schedules
 from vdbackup.repository.repository import Repository
 
@@ -63,13 +62,15 @@ def set_schedule(plan: SchedulePlan, name: str, task: Task) -> Outcome[ScheduleR
     )
 
 
-def remove_schedule(store: Schedules, schedule: Schedule, _task: Task) -> Outcome[ScheduleResult]:
-    """Have it backed up automatically no more."""
-    result = arrange.remove(store, schedule)
-    sentence = f"{schedule.set_name} is backed up automatically no more. Its backups stay."
+def remove_schedule(store: Schedules, folder: Path, name: str, _task: Task) -> Outcome[Removal]:
+    """Have a set backed up automatically no more."""
+    result = arrange.remove(store, folder, name)
+    sentence = f"{name} is backed up automatically no more. Its backups stay."
     lines = (f"Remove this line from your crontab: {result.cron}",) if result.cron else ()
-    changed = Changed.only(schedule.set_name)
-    return Outcome(sentence, lines, _not_taken(result.trouble), value=result, changed=changed)
+    warnings = _not_taken(result.trouble)
+    if result.by_cron:
+        warnings += ("How it was run is not known any more: look for it in your crontab.",)
+    return Outcome(sentence, lines, warnings, value=result, changed=Changed.only(name))
 
 
 def _not_taken(trouble: str) -> tuple[str, ...]:

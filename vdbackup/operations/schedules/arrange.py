@@ -12,7 +12,7 @@ from pathlib import Path
 from vdbackup.errors import SourceNotPermitted, UsageError
 from vdbackup.jobs import Plan, Task
 from vdbackup.operations.schedules import systemd
-from vdbackup.operations.schedules.store import Schedule, Store
+from vdbackup.operations.schedules.store import Schedule, Store, schedule_id
 from vdbackup.operations.schedules.timing import PLUG
 from vdbackup.operations.schedules.units import Units, crontab_line, name_of, units
 from vdbackup.repository.repository import Repository
@@ -51,7 +51,7 @@ class ScheduleResult:
     """What was arranged.
 
     Attributes:
-        schedule: as it is now; of one that was removed, as it was.
+        schedule: as it is now.
         cron: what is to be added to a crontab by hand, where systemd does not run; else "".
         trouble: why systemd did not take it; "" where it did.
     """
@@ -113,22 +113,48 @@ def run(plan: SchedulePlan, task: Task) -> ScheduleResult:
     plan.store.save(plan.schedule)
     if not plan.by_systemd:
         return ScheduleResult(plan.schedule, cron=plan.cron)
-    others = [each for each in _names(plan.schedule) if each not in plan.units.texts]
+    others = [each for each in _names(plan.schedule.id) if each not in plan.units.texts]
     stays = systemd.linger() if plan.lingers else ""
     trouble = systemd.remove(others) or systemd.install(plan.units) or stays
     return ScheduleResult(plan.schedule, trouble=trouble)
 
 
-def remove(store: Store, schedule: Schedule) -> ScheduleResult:
-    """Let it be run no more: the units go first, then what is known of it."""
-    trouble = systemd.remove(_names(schedule)) if systemd.runs() else ""
-    store.remove(schedule)
-    cron = "" if systemd.runs() else crontab_line(schedule, _command(schedule))
-    return ScheduleResult(schedule, cron=cron, trouble=trouble)
+@dataclass(frozen=True)
+class Removal:
+    """What was removed.
+
+    Attributes:
+        cron: what is to be removed from a crontab by hand, where systemd does not run; else "".
+        by_cron: it may stand there, and nobody knows any more how: what was noted was damaged.
+        trouble: why systemd did not take it; "" where it did.
+    """
+
+    set_name: str
+    cron: str = ""
+    by_cron: bool = False
+    trouble: str = ""
 
 
-def _names(schedule: Schedule) -> list[str]:
-    return [name_of(schedule.id, kind) for kind in ("timer", "service")]
+def remove(store: Store, repository: Path, set_name: str) -> Removal:
+    """Let a set's schedule be run no more: the units go first, then what is known of it.
+
+    One whose record is damaged goes, too. Raises ScheduleNotFound where there is none.
+    """
+    schedule = store.find(repository, set_name)
+    if schedule is None and not store.is_damaged(repository, set_name):
+        store.get(repository, set_name)
+    which = schedule_id(repository, set_name)
+    trouble = systemd.remove(_names(which)) if systemd.runs() else ""
+    store.remove(which)
+    if systemd.runs():
+        return Removal(set_name, trouble=trouble)
+    if schedule is None:
+        return Removal(set_name, by_cron=True)
+    return Removal(set_name, crontab_line(schedule, _command(schedule)))
+
+
+def _names(which: str) -> list[str]:
+    return [name_of(which, kind) for kind in ("timer", "service")]
 
 
 def _command(schedule: Schedule) -> Sequence[str]:

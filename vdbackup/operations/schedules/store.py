@@ -135,6 +135,21 @@ def _schedule(path: Path) -> Schedule:
     return schedule
 
 
+def _is_damaged(path: Path) -> bool:
+    try:
+        _schedule(path)
+    except FileNotFoundError:
+        return False
+    except _NO_SENSE:
+        return True
+    return False
+
+
+def _history(path: Path) -> History:
+    """The same of the runs."""
+    return records.tolerant(History, json.loads(durable.read_own(path)))
+
+
 @dataclass(frozen=True)
 class Store:
     """Where schedules of one user are kept.
@@ -158,6 +173,13 @@ class Store:
             return [found for each in names if (found := self._read(self.records / each))]
         return []
 
+    def damaged(self) -> list[Path]:
+        """The records that make no sense: of which sets they are, only those who name one know."""
+        with suppress(FileNotFoundError, NotADirectoryError, PermissionError):
+            paths = sorted(self.records / each for each in os.listdir(self.records))
+            return [each for each in paths if each.suffix == ".json" and _is_damaged(each)]
+        return []
+
     def _read(self, path: Path) -> Schedule | None:
         try:
             return _schedule(path)
@@ -173,13 +195,7 @@ class Store:
 
     def is_damaged(self, repository: Path, set_name: str) -> bool:
         """Whether a set has a schedule whose record makes no sense: none of its runs does, then."""
-        try:
-            _schedule(self._record(schedule_id(repository, set_name)))
-        except FileNotFoundError:
-            return False
-        except _NO_SENSE:
-            return True
-        return False
+        return _is_damaged(self._record(schedule_id(repository, set_name)))
 
     def get(self, repository: Path, set_name: str) -> Schedule:
         """The same as `find`; raises ScheduleNotFound."""
@@ -188,7 +204,7 @@ class Store:
         if self.is_damaged(repository, set_name):
             raise ScheduleNotFound(
                 f"The schedule of {set_name} in {repository} makes no sense any more.",
-                "Set it again.",
+                "Set it again, or remove it.",
             )
         raise ScheduleNotFound(
             f"{set_name} in {repository} has no schedule on this computer.", "Set one first."
@@ -198,21 +214,31 @@ class Store:
         """Write the record down."""
         self._write(self._record(schedule.id), schedule)
 
-    def remove(self, schedule: Schedule) -> None:
-        """Forget it, and its runs."""
-        for path in (self._record(schedule.id), self._runs(schedule.id)):
+    def remove(self, schedule_id: str) -> None:
+        """Forget a schedule, damaged or not, and its runs."""
+        for path in (self._record(schedule_id), self._runs(schedule_id)):
             durable.remove(path)
 
     def history_of(self, schedule_id: str) -> History:
-        """Its last runs; none where they cannot be read."""
+        """Its last runs; none where they cannot be read (`history_is_damaged`)."""
         path = self._runs(schedule_id)
         try:
-            return records.tolerant(History, json.loads(durable.read_own(path)))
+            return _history(path)
         except FileNotFoundError:
             return History()
         except _NO_SENSE as error:
             log.warning("%s says nothing: %s", path, error)
             return History()
+
+    def history_is_damaged(self, schedule_id: str) -> bool:
+        """Whether nothing is known any more of runs that were; the next one is noted anew."""
+        try:
+            _history(self._runs(schedule_id))
+        except FileNotFoundError:
+            return False
+        except _NO_SENSE:
+            return True
+        return False
 
     def changed_at(self) -> int:
         """When a run was noted last, or a schedule forgotten, in ns; 0 where none ever was."""
