@@ -5,22 +5,24 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory, mkdtemp
 from typing import TYPE_CHECKING
 
-from PySide6.QtCore import Qt, Signal
+import shiboken6
+from PySide6.QtCore import QSize, Qt, Signal
 from PySide6.QtWidgets import (
-    QAbstractItemView,
     QFileDialog,
-    QHeaderView,
+    QSplitter,
     QStackedWidget,
-    QTreeWidget,
     QTreeWidgetItem,
     QWidget,
 )
 
 from vdbackup.errors import VdbackupError
-from vdbackup.gui import icons, parts, remedies, words
+from vdbackup.gui import desktop, parts, remedies, words
 from vdbackup.gui.catalogue import Entry
+from vdbackup.gui.file_preview import MAX_FILE, NOTHING, FilePreview, Seen, look
+from vdbackup.gui.files_tree import ENTRY, NAME, FilesTree
 from vdbackup.gui.folder_bar import FolderBar
 from vdbackup.gui.jobs import files
 from vdbackup.gui.jobs.worker import Workers
@@ -32,8 +34,8 @@ from vdbackup.text import printable
 if TYPE_CHECKING:
     from vdbackup.recovery.browse import Entry as FileEntry
 
-ENTRY = Qt.ItemDataRole.UserRole  # not its path: a name need not be Unicode, as Qt's texts are
-NAME, SIZE, MODIFIED = range(3)  # columns
+LINGERS = 0.15
+"""Seconds that a file is chosen before it is read."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,7 @@ class BrowseDialog(parts.Dialog):
         extract_button: copies the chosen ones out.
         results: what a search has found, in the tree's place.
         search_edit: what is searched for.
+        preview: what the chosen file holds.
         folder_bar: the point as a folder of this computer.
 
     Signals:
@@ -72,7 +75,8 @@ class BrowseDialog(parts.Dialog):
         title = f"Files in {entry.title} #{point.sequence}, {words.when(point.created)}"
         super().__init__("browseDialog", title, 640, parent)
         self.fits = False
-        self.resize(760, 560)
+        room = self.screen().availableSize() - QSize(0, parts.FRAME)
+        self.resize(QSize(900, 580).boundedTo(room))
         self._entry, self._point, self._workers = entry, point, workers
         self._browser = files.Browser(entry.repository, entry.name, point.id)
         folder = files.PointFolder(
@@ -86,8 +90,6 @@ class BrowseDialog(parts.Dialog):
         )
         self.folder_bar = FolderBar(folder, self._worker)
         self.folder_bar.failed.connect(self._on_folder_failed)
-        self._folder_icon = icons.icon("icon-browse", theme, theme.accent)
-        self._file_icon = icons.icon("icon-file", theme, theme.muted)
         self.column.addWidget(parts.label(title, "heading"))
         self._notice = parts.Notice(name="browseNotice")
         self.column.addWidget(self._notice)
@@ -98,43 +100,49 @@ class BrowseDialog(parts.Dialog):
         self.search_edit.returnPressed.connect(self._on_search_wanted)
         self.search_edit.textChanged.connect(self._on_search_changed)
         self.column.addWidget(self.search_edit)
-        self.tree = self._make_tree("filesTree", "Files in the recovery point")
-        self.results = self._make_tree("foundTree", "Files that were found")
-        self.results.setRootIsDecorated(False)
-        self._pages = QStackedWidget()
-        self._pages.addWidget(self.tree)
-        self._pages.addWidget(self.results)
-        self.column.addWidget(self._pages, 1)
+        self.column.addWidget(self._make_lists(theme), 1)
         self.column.addWidget(self.folder_bar)
         self.extract_button = parts.button("Extract…", "extractButton", "primary")
         self.extract_button.setEnabled(False)
         self.extract_button.clicked.connect(self._on_extract_clicked)
+        self._make_buttons()
+        others = (self._open_button, self._versions_button, self.folder_bar.mount_button)
+        self.add_buttons(self.extract_button, "Close", *others)
+        self.extract_button.setDefault(False)  # Enter searches
+        self._copies = TemporaryDirectory(prefix="vdbackup-", ignore_cleanup_errors=True)
+        self._looked_at: Job[Seen] | None = None
+        self._search: Job[list[tuple[str, FileEntry]]] | None = None
+        self._read(self.tree.invisibleRootItem(), "/")
+
+    def _make_lists(self, theme: Theme) -> QSplitter:
+        about = "Files in the recovery point"
+        self.tree = FilesTree("filesTree", about, self._worker, theme)
+        about = "Files that were found"
+        self.results = FilesTree("foundTree", about, self._worker, theme, unfolds=False)
+        self._pages = QStackedWidget()
+        for tree in (self.tree, self.results):
+            tree.itemExpanded.connect(self._on_expanded)
+            tree.itemSelectionChanged.connect(self._on_selection_changed)
+            tree.itemDoubleClicked.connect(self._on_double_clicked)
+            self._pages.addWidget(tree)
+        self.preview = FilePreview()
+        both = QSplitter()
+        both.addWidget(self._pages)
+        both.addWidget(self.preview)
+        both.setSizes([560, 260])
+        both.setStretchFactor(0, 1)
+        both.setChildrenCollapsible(False)
+        return both
+
+    def _make_buttons(self) -> None:
         self._versions_button = parts.button("Versions…", "versionsButton")
         self._versions_button.setToolTip("Each state that the chosen file had in all points")
         self._versions_button.setEnabled(False)
         self._versions_button.clicked.connect(self._on_versions_clicked)
-        others = (self._versions_button, self.folder_bar.mount_button)
-        self.add_buttons(self.extract_button, "Close", *others)
-        self.extract_button.setDefault(False)  # Enter searches
-        self._search: Job[list[tuple[str, FileEntry]]] | None = None
-        self._read(self.tree.invisibleRootItem(), "/")
-
-    def _make_tree(self, name: str, accessible_name: str) -> QTreeWidget:
-        tree = QTreeWidget()
-        tree.setObjectName(name)
-        tree.setAccessibleName(accessible_name)
-        tree.setHeaderLabels(["Name", "Size", "Modified"])
-        tree.setSelectionMode(QAbstractItemView.SelectionMode.ExtendedSelection)
-        tree.setUniformRowHeights(True)  # else 10,000 files are measured one by one
-        tree.header().setStretchLastSection(False)
-        tree.header().setSectionResizeMode(NAME, QHeaderView.ResizeMode.Stretch)
-        tree.setColumnWidth(SIZE, 110)
-        tree.setColumnWidth(MODIFIED, 170)
-        right = Qt.AlignmentFlag.AlignRight | Qt.AlignmentFlag.AlignVCenter
-        tree.headerItem().setTextAlignment(SIZE, right)
-        tree.itemExpanded.connect(self._on_expanded)
-        tree.itemSelectionChanged.connect(self._on_selection_changed)
-        return tree
+        self._open_button = parts.button("Open a copy", "openCopyButton")
+        self._open_button.setToolTip("Open a copy of the chosen file with the desktop's program")
+        self._open_button.setEnabled(False)
+        self._open_button.clicked.connect(self._on_open_clicked)
 
     @property
     def chosen(self) -> list[str]:
@@ -143,7 +151,7 @@ class BrowseDialog(parts.Dialog):
         return [item.data(NAME, ENTRY).path for item in items if item.data(NAME, ENTRY)]
 
     @property
-    def _shown(self) -> QTreeWidget:
+    def _shown(self) -> FilesTree:
         return self.results if self._pages.currentIndex() else self.tree
 
     def _on_search_wanted(self) -> None:
@@ -151,9 +159,7 @@ class BrowseDialog(parts.Dialog):
         if not text:
             return
         self._stop_searching()
-        self.results.clear()
-        waiting = QTreeWidgetItem(self.results, ["Searching …"])
-        waiting.setFlags(Qt.ItemFlag.NoItemFlags)
+        self.results.begin(self.results.invisibleRootItem(), "Searching …")
         self._pages.setCurrentIndex(1)
         search = partial(self._browser.search, text)
         self._search = self._worker.submit(Job(f"Search for {text}", search), self._on_searched)
@@ -173,18 +179,14 @@ class BrowseDialog(parts.Dialog):
         if job is not self._search:
             return  # another one has been begun since, or none is wanted
         self._search = None
-        self.results.clear()
+        root = self.results.invisibleRootItem()
         if job.error:
+            self.results.fill(root, [])
             self._notice.say(remedies.sentences(job.error), "bad")
-            return
-        found = job.result or []
-        items = [self._item(name, entry) for name, entry in found]
-        self.results.addTopLevelItems(items)
-        for item in items:  # a folder is not unfolded here
-            item.setChildIndicatorPolicy(QTreeWidgetItem.ChildIndicatorPolicy.DontShowIndicator)
-        if not found:
-            nothing = QTreeWidgetItem(self.results, ["No file or folder is called so."])
-            nothing.setFlags(Qt.ItemFlag.NoItemFlags)
+        elif job.result:
+            self.results.fill(root, job.result)
+        else:
+            self.results.begin(root, "No file or folder is called so.")
 
     def extract(self, destination: Path) -> None:
         """Copy the chosen files into a folder, as a job that can be seen."""
@@ -194,8 +196,7 @@ class BrowseDialog(parts.Dialog):
         self._workers.writer(destination).submit(Job(title, partial(files.extract, *what)))
 
     def _read(self, item: QTreeWidgetItem, path: str) -> None:
-        waiting = QTreeWidgetItem(item, ["Reading …"])
-        waiting.setFlags(Qt.ItemFlag.NoItemFlags)
+        self.tree.begin(item, "Reading …")
 
         def listing(_task: Task) -> _Listing:
             return _Listing(self._browser.listing(path), self._browser.warnings(path))
@@ -203,25 +204,15 @@ class BrowseDialog(parts.Dialog):
         self._worker.submit(Job(f"List {path}", listing), partial(self._on_listed, item))
 
     def _on_listed(self, item: QTreeWidgetItem, job: Job[_Listing]) -> None:
-        item.takeChildren()
+        if not shiboken6.isValid(item):  # it was sorted anew meanwhile
+            return
         if job.error:
+            item.takeChildren()
             self._notice.say(remedies.sentences(job.error), "bad")
         elif job.result is not None:
-            item.addChildren([self._item(name, entry) for name, entry in job.result.entries])
+            self.tree.fill(item, job.result.entries)
             if job.result.warnings:
                 self._notice.say("\n".join(map(printable, job.result.warnings)), "warning")
-
-    def _item(self, name: str, entry: FileEntry) -> QTreeWidgetItem:
-        is_folder = entry.kind == "folder"
-        modified = words.when(entry.modified) if entry.modified else ""
-        size = "" if is_folder else words.size(entry.size)
-        item = QTreeWidgetItem([name, size, modified])
-        item.setData(NAME, ENTRY, entry)
-        item.setIcon(NAME, self._folder_icon if is_folder else self._file_icon)
-        item.setTextAlignment(SIZE, Qt.AlignmentFlag.AlignRight | Qt.AlignmentFlag.AlignVCenter)
-        if is_folder:
-            item.setChildIndicatorPolicy(QTreeWidgetItem.ChildIndicatorPolicy.ShowIndicator)
-        return item
 
     def _on_expanded(self, item: QTreeWidgetItem) -> None:
         if not item.childCount():
@@ -231,6 +222,66 @@ class BrowseDialog(parts.Dialog):
         chosen = self.chosen
         self.extract_button.setEnabled(bool(chosen))
         self._versions_button.setEnabled(len(chosen) == 1)
+        file = self._chosen_file
+        self._open_button.setEnabled(file is not None)
+        self._look_at(file)
+
+    @property
+    def _chosen_file(self) -> FileEntry | None:
+        """The chosen file, where it is one alone."""
+        entries = [item.data(NAME, ENTRY) for item in self._shown.selectedItems()]
+        return (
+            entries[0] if len(entries) == 1 and entries[0] and entries[0].kind == "file" else None
+        )
+
+    def _look_at(self, file: FileEntry | None) -> None:
+        """Show what a file holds, once that is read."""
+        if self._looked_at is not None:
+            self._worker.cancel(self._looked_at)
+            self._looked_at = None
+        if file is None:
+            self.preview.say(NOTHING)
+        elif file.size > MAX_FILE:
+            self.preview.say(f"It is too large to be shown here: {words.size(file.size)}.")
+        else:
+            self.preview.say("Reading …")
+            path = file.path
+
+            def seen(task: Task) -> Seen:
+                task.cancel.wait(LINGERS)  # who goes through a list by the keys wants none of them
+                return look(self._browser.content(path, task))
+
+            self._looked_at = self._worker.submit(Job(f"Look at {path}", seen), self._on_seen)
+
+    def _on_seen(self, job: Job[Seen]) -> None:
+        if job is not self._looked_at:
+            return
+        self._looked_at = None
+        if job.error:
+            self.preview.say(remedies.sentences(job.error))
+        elif job.result is not None:
+            self.preview.show_seen(job.result)
+
+    def _on_double_clicked(self, item: QTreeWidgetItem) -> None:
+        entry = item.data(NAME, ENTRY)
+        if entry is not None and entry.kind == "file":
+            self._on_open_clicked()
+
+    def _on_open_clicked(self) -> None:
+        """Open a copy with the desktop's program; it goes when this window is closed."""
+        file = self._chosen_file
+        if file is None:
+            return
+        path, folder = file.path, Path(mkdtemp(dir=self._copies.name))
+
+        def opened(job: Job[Path]) -> None:
+            if job.error:
+                self._notice.say(remedies.sentences(job.error), "bad")
+            elif job.result is not None and not desktop.open_file(job.result):
+                self._notice.say("No program of the desktop opens that file.", "warning")
+
+        copying = partial(self._browser.copy, path, folder)
+        self._worker.submit(Job(f"Open {path}", copying), opened)
 
     def _on_versions_clicked(self) -> None:
         self.versions_wanted.emit(self.chosen[0])
@@ -249,7 +300,9 @@ class BrowseDialog(parts.Dialog):
     def done(self, result: int) -> None:
         """Give the thread back; it closes the point's disks when it is through."""
         self._stop_searching()
+        self._look_at(None)
         self._workers.give_back(self._worker)
+        self._copies.cleanup()
         super().done(result)
 
 

@@ -31,6 +31,11 @@ def copy(text: str) -> None:
     QGuiApplication.clipboard().setText(text)
 
 
+def open_file(file: Path) -> bool:
+    """Open a file with the program that the desktop has for it; whether it knows one."""
+    return QDesktopServices.openUrl(QUrl.fromLocalFile(str(file)))
+
+
 def show_folder(folder: Path) -> None:
     """Open a folder in the file manager."""
     QDesktopServices.openUrl(QUrl.fromLocalFile(str(folder)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, ExitStack, suppress
 from pathlib import Path
@@ -58,6 +59,25 @@ class Browser:
         from vdbackup.recovery.history import find
 
         return [(printable(each.path), each) for each in find.in_disk(self._disk, text, task)]
+
+    def copy(self, path: str, folder: Path, task: Task) -> Path:
+        """Copy a file into an empty folder; the copy, which nobody runs or changes.
+
+        Raises what an extraction does.
+        """
+        from vdbackup.recovery.browse import FileBrowser
+
+        if self._open is None:
+            self._open = FileBrowser(self._disk)
+        self._open.extract([path], folder, task)
+        made = next(folder.iterdir())
+        made.chmod(0o400)
+        return made
+
+    def content(self, path: str, task: Task) -> bytes:
+        """All that a file holds, which is to be small."""
+        with tempfile.TemporaryDirectory(prefix="vdbackup-") as folder:
+            return self.copy(path, Path(folder), task).read_bytes()
 
     @property
     def _disk(self) -> Chain:
