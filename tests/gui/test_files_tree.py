@@ -26,8 +26,8 @@ from vdbackup.volumes.filesystems.node import Kind
 
 MANY = 100_000
 HALT = 0.2
-"""Seconds of computing that the window's thread may be busy at once: twice what is wanted, as others
-compute here, too."""
+"""Seconds of computing that the window's thread may be busy at once: twice what is wanted,
+as others compute here, too."""
 
 
 class Halts(QObject):

@@ -34,6 +34,7 @@ from vdbackup.gui.catalogue import Catalogue, Entry
 from vdbackup.gui.changes_dialog import DifferencesDialog, SizeDialog
 from vdbackup.gui.convert_dialog import ConvertDialog
 from vdbackup.gui.details import PointDetails
+from vdbackup.gui.drops import Drops
 from vdbackup.gui.ending import Ending, Leaving
 from vdbackup.gui.first_run import FirstRunPage
 from vdbackup.gui.help_dialogs import AboutDialog, ManualDialog, ShortcutsDialog
@@ -58,6 +59,7 @@ from vdbackup.gui.retarget_dialog import RetargetDialog
 from vdbackup.gui.runner import Runner
 from vdbackup.gui.schedule_dialog import ScheduleDialog
 from vdbackup.gui.settings_dialog import SettingsDialog
+from vdbackup.gui.source_dialog import SourceDialog
 from vdbackup.gui.sources_list import SourcesList
 from vdbackup.gui.store import Store
 from vdbackup.gui.timeline.panel import TimelinePanel
@@ -74,6 +76,8 @@ from vdbackup.settings import Settings, WindowState
 from vdbackup.sources.reference import SourceRef
 
 MINUTE = 60_000  # milliseconds
+SETS = ("chooseSchedule", "choosePolicy", "forgetSource")
+"""What the page about a source offers."""
 
 
 class MainWindow(QMainWindow):
@@ -222,6 +226,9 @@ class MainWindow(QMainWindow):
         self.workers.progressed.connect(self.launcher.follow)
         self.workers.job_ended.connect(self.launcher.end)
         self.history.failed.connect(self.jobs.refuse)
+        self._drops = Drops(self)
+        self._drops.source_dropped.connect(self.add_source)
+        self._drops.backups_dropped.connect(lambda path: self._on_repository_chosen(str(path)))
         self.tray.opened.connect(self.come_forward)
         self.tray.quit_wanted.connect(self.leave_desktop)
         self.jobs.cancel_wanted.connect(self.workers.cancel)
@@ -313,10 +320,18 @@ class MainWindow(QMainWindow):
         if (point := entry.point(point_id)) is not None:
             self.browse(entry, point)
 
-    def add_source(self) -> None:
+    def show_source(self, entry: Entry) -> None:
+        """Show what is known of a source."""
+        actions = [self.actions_[name] for name in SETS]
+        SourceDialog(entry, actions, self).open()
+
+    def add_source(self, source: Path | None = None) -> None:
         """Let the user name a source, and back it up."""
         dialog = AddSourceDialog(self.workers.reader(None), self)
         self._listen_to(dialog.form)
+        if source is not None:
+            dialog.form.source_edit.setText(str(source))
+            dialog.form.repository_edit.setFocus()
         dialog.open()
 
     def _listen_to(self, form: AddSourceForm) -> None:

@@ -74,7 +74,10 @@ class Desk(Protocol):
     def bisect(self, entry: Entry, point: RecoveryPoint) -> None:
         """Let the user say how the first bad point is told, and look for it."""
 
-    def add_source(self) -> None:
+    def show_source(self, entry: Entry) -> None:
+        """Show what is known of a source."""
+
+    def add_source(self, source: Path | None = None) -> None:
         """Let the user name a source, and back it up."""
 
     def open_backups(self) -> None:

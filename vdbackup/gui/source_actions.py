@@ -42,7 +42,18 @@ def _leave_text(chosen: Chosen) -> str:
     return f"Remove all of {folder} from this list (the backups stay)"
 
 
+def _about_text(chosen: Chosen) -> str:
+    return f"About {_literal(chosen.entry.title)}" if chosen.entry else ""
+
+
 OF_LISTED = (
+    Action(
+        "aboutSource",
+        "About this source",
+        "Show how it is, how much it holds, and what it does automatically",
+        OfListed(lambda desk, entry: desk.show_source(entry)),
+        text_of=_about_text,
+    ),
     Action(
         "chooseSchedule",
         "Schedule…",

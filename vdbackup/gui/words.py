@@ -71,6 +71,11 @@ def breakable(text: str) -> str:
     return re.sub(rf"(\S{{{MAX_WORD}}})(?=\S)", "\\1\u200b", printable(text))
 
 
+def breakable_lines(text: str) -> str:
+    """The same of several lines of our own."""
+    return "\n".join(map(breakable, text.splitlines()))
+
+
 def shown_lines(text: str) -> str:
     """Lines of our own that hold names from outside; they may break where we let them."""
     return printable(text, but="\n\u200b")

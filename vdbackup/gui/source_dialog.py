@@ -1,0 +1,90 @@
+"""A page about one source: how it is, how much it holds, and what it does automatically."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from PySide6.QtGui import QAction
+from PySide6.QtWidgets import QFormLayout, QHBoxLayout, QWidget
+
+from vdbackup.gui import parts, words
+from vdbackup.gui.catalogue import Entry
+from vdbackup.gui.schedule_dialog import RAN, run_in_words
+from vdbackup.operations import policy
+from vdbackup.text import printable
+
+HELD = "Nothing needs somebody."
+BY_HAND = "when you say so"
+
+
+class SourceDialog(parts.Dialog):
+    """Facts, findings, and the actions that change what the facts say.
+
+    Args:
+        actions: what can be done to the source; each is a button that closes this.
+    """
+
+    def __init__(self, entry: Entry, actions: Sequence[QAction], parent: QWidget) -> None:
+        super().__init__("sourceDialog", f"About {entry.title}", 520, parent)
+        self.column.addWidget(parts.label(entry.title, "heading"))
+        inside = QWidget()
+        form = QFormLayout(inside)
+        form.setContentsMargins(0, 0, 8, 0)
+        form.setHorizontalSpacing(14)
+        form.setVerticalSpacing(8)
+        for name, fact in facts(entry).items():
+            value = parts.label(words.breakable(fact), selectable=True)
+            value.setAccessibleName(name)
+            form.addRow(parts.label(name, "muted", wrap=False), value)
+        self.column.addWidget(parts.Scrolled(inside, "Facts"), 1)
+        self._add_health(entry)
+        self._add_actions(actions)
+        self.add_close_button()
+
+    def _add_health(self, entry: Entry) -> None:
+        health = entry.health
+        findings = health.findings if health else ()
+        needs = any(each.needs_somebody for each in findings)
+        said = "\n".join(printable(each.sentence) for each in findings) or HELD
+        role = "warning" if needs else "" if findings else "good"
+        self.column.addWidget(parts.Notice(words.breakable_lines(said), "sourceHealth", role))
+        if health and health.last_run:
+            run = health.last_run
+            self.column.addWidget(
+                parts.Notice(run_in_words(run), "sourceLastRun", RAN[run.outcome])
+            )
+
+    def _add_actions(self, actions: Sequence[QAction]) -> None:
+        row = QHBoxLayout()
+        for action in actions:
+            if action.isVisible() and action.isEnabled():
+                made = parts.button(action.iconText(), f"{action.objectName()}Button")
+                made.setToolTip(parts.hint(action.text().replace("&&", "&")))
+                made.clicked.connect(self.accept)
+                made.clicked.connect(action.trigger)
+                row.addWidget(made)
+        row.addStretch(1)
+        self.column.addLayout(row)
+
+
+def facts(entry: Entry) -> dict[str, str]:
+    """What there is to say of a source, by what it is called."""
+    found, points = entry.backup_set, entry.points
+    said = {"Source": str(entry.source), "Backups in": str(entry.repository)}
+    if found is None:
+        return {**said, "Points": "none yet"}
+    stored = sum(point.stored_bytes for point in points)
+    said["Points"] = words.plural(len(points), "point")
+    if points:
+        newest = points[-1]
+        said["Newest"] = words.point_title(newest)
+        said["Holds"] = f"{words.size(stored)} stored, of {words.size(newest.virtual_size)}"
+    said["Format"] = found.settings.format.upper()
+    said["Points that stay"] = policy.in_words(found.settings.policy)
+    health = entry.health
+    said["Backed up"] = health.schedule.timing.words if health and health.schedule else BY_HAND
+    if health and health.verified:
+        said["Verified"] = words.when(health.verified)
+    if health and health.boot_tested:
+        said["Booted"] = words.when(health.boot_tested)
+    return said
