@@ -179,6 +179,9 @@ def endures(user: User, bot: QtBot, disk: Path, things: int, seed: int) -> list[
     rests(walk, bot)
     grown = resident() - before
     logging.getLogger().removeHandler(handler)
+    left = [each.objectName() or type(each).__name__ for each in window.findChildren(QDialog)]
+    if left:
+        wrong.append(f"closed, and still there: {left}")
     if grown > MOST_MEMORY:
         wrong.append(f"{grown >> 20} MiB more memory after {walk.done} things")
     wrong += [f"logged: {each}" for each in errors]

@@ -20,6 +20,7 @@ from vdbackup.gui.add_source import AddSourceForm
 from vdbackup.gui.jobs.worker import Worker
 
 AIR = 24  # pixels above
+CHOICE_WIDTH = 250  # pixels of what stands beside the form
 SIDE_BY_SIDE = 900
 """Pixels that the cards need beside each other."""
 
@@ -116,11 +117,14 @@ class FirstRunPage(QScrollArea):
         column.setContentsMargins(0, 0, 0, 0)
         column.setSpacing(10)
         column.addWidget(parts.label(title, "strong"))
-        column.addWidget(parts.label(sentence, "muted"))
+        said = parts.label(sentence, "muted")
+        said.ensurePolished()
+        said.setMinimumHeight(said.heightForWidth(CHOICE_WIDTH))  # Qt guesses less, and cuts it off
+        column.addWidget(said)
         button = parts.button(verb, name)
         button.clicked.connect(signal)
         column.addWidget(button, 0, Qt.AlignmentFlag.AlignLeft)
-        widget.setFixedWidth(250)
+        widget.setFixedWidth(CHOICE_WIDTH)
         return widget
 
 

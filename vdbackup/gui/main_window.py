@@ -349,6 +349,7 @@ class MainWindow(QMainWindow):
     def open_backups(self) -> None:
         """Let the user name a folder with backups, and show them."""
         dialog = QFileDialog(self, "Open the folder that holds the backups")
+        dialog.setAttribute(Qt.WidgetAttribute.WA_DeleteOnClose)
         dialog.setFileMode(QFileDialog.FileMode.Directory)
         dialog.fileSelected.connect(self._on_repository_chosen)
         dialog.open()
