@@ -88,7 +88,7 @@ class Walk:
         self._says("changes the disk, and backs it up")
         name = f"F{self._random.randrange(4)}.TXT"
         demo_disk.change(self._disk, "again", {name: self._random.randbytes(9000)})
-        self.window.operations.back_up(entry, ask=self._random.random() < 0.3)
+        self.window.backups.back_up(entry, ask=self._random.random() < 0.3)
 
     def _looks(self) -> None:
         panel = self.window.panel
