@@ -73,13 +73,7 @@ class Desk(QWidget):
         self.chosen = Chosen()
         self.calls = Calls()
         self.catalogue = self.backups = self.operations = self.sessions = self.calls
-        self.browse, self.add_source = self.calls.browse, self.calls.add_source
-        self.track, self.choose_policy = self.calls.track, self.calls.choose_policy
-        self.pin, self.schedule = self.calls.pin, self.calls.schedule
-        self.open_backups, self.change_settings = self.calls.open_backups, self.calls.settings
-        self.forget, self.leave = self.calls.forget, self.calls.leave
-        self.boot_with, self.retarget = self.calls.boot_with, self.calls.retarget
-        self.convert, self.adopt = self.calls.convert, self.calls.adopt
+        self.dialogs = self.calls
         self.copy, self.show_disk = self.calls.copy, self.calls.show_disk
         self.show_folder, self.close = self.calls.show_folder, self.calls.close
         self.show_manual, self.show_about = self.calls.show_manual, self.calls.show_about
@@ -151,7 +145,7 @@ def test_each_action_is_done_to_what_is_chosen_when_it_is_asked_for(desk: Desk) 
         ("open_backups", ()),
         ("adopt", ()),
         ("refresh", ()),
-        ("settings", ()),
+        ("change_settings", ()),
         ("close", ()),
         ("show_manual", ()),
         ("show_shortcuts", ()),

@@ -180,7 +180,7 @@ def test_backups_from_before_are_shown_when_their_folder_is_opened(
     with open_path(disk) as source:
         plan = capture.plan(Repository.create(repository), source)
         capture.run(plan, Task())
-    user.window._on_repository_chosen(str(repository))
+    user.window.dialogs.show_backups(repository)
     user.sees_points(1)
 
 
@@ -375,12 +375,12 @@ def test_other_backups_can_always_be_opened(with_source: User, tmp_path: Path, d
     with open_path(disk) as source:
         capture.run(capture.plan(Repository.create(other), source), Task())
     assert with_source.sees(QPushButton, "openBackupsButton").isEnabled()
-    with_source.window._on_repository_chosen(str(other))
+    with_source.window.dialogs.show_backups(other)
     with_source.waits_until(lambda: with_source.window.sources.count() == 2)
 
 
 def test_a_folder_without_backups_is_not_opened(user: User, tmp_path: Path) -> None:
-    user.window._on_repository_chosen(str(tmp_path))
+    user.window.dialogs.show_backups(tmp_path)
     assert user.reads("is not a repository").isVisible()
     assert user.window.store.value.repositories == ()
 

@@ -10,7 +10,6 @@ from PySide6.QtGui import QCloseEvent, QGuiApplication
 from PySide6.QtWidgets import (
     QApplication,
     QDialog,
-    QFileDialog,
     QHBoxLayout,
     QMainWindow,
     QPushButton,
@@ -22,24 +21,17 @@ from PySide6.QtWidgets import (
 
 from vdbackup.gui import desktop, icons, parts, theme
 from vdbackup.gui.actions import ACTIONS, Actions
-from vdbackup.gui.add_source import AddSourceDialog, AddSourceForm
-from vdbackup.gui.adopt_dialog import AdoptDialog
 from vdbackup.gui.alerts import Alerts
 from vdbackup.gui.awake import Awake
 from vdbackup.gui.backups import Backups
-from vdbackup.gui.bisect_dialog import BisectDialog
-from vdbackup.gui.boot_dialog import BootDialog
-from vdbackup.gui.browse_dialog import BrowseDialog
 from vdbackup.gui.catalogue import Catalogue, Entry
-from vdbackup.gui.changes_dialog import DifferencesDialog, SizeDialog
-from vdbackup.gui.convert_dialog import ConvertDialog
 from vdbackup.gui.details import PointDetails
+from vdbackup.gui.dialogs import Dialogs
 from vdbackup.gui.drops import Drops
 from vdbackup.gui.ending import Ending, Leaving
 from vdbackup.gui.first_run import FirstRunPage
 from vdbackup.gui.help_dialogs import AboutDialog, ManualDialog, ShortcutsDialog
 from vdbackup.gui.history_dialog import HistoryDialog
-from vdbackup.gui.jobs import repositories, sessions
 from vdbackup.gui.jobs.history import History
 from vdbackup.gui.jobs.panel import JobsPanel
 from vdbackup.gui.jobs.worker import Workers
@@ -51,29 +43,17 @@ from vdbackup.gui.machines.sessions_list import SessionsList
 from vdbackup.gui.menus import MenuBar
 from vdbackup.gui.needs import Chosen
 from vdbackup.gui.operations import Operations
-from vdbackup.gui.pin_dialog import PinDialog
-from vdbackup.gui.plan_dialog import PlanDialog
-from vdbackup.gui.policy_dialog import PolicyDialog
 from vdbackup.gui.rescue import Rescue
-from vdbackup.gui.retarget_dialog import RetargetDialog
 from vdbackup.gui.runner import Runner
-from vdbackup.gui.schedule_dialog import ScheduleDialog
-from vdbackup.gui.settings_dialog import SettingsDialog
 from vdbackup.gui.source_dialog import SourceDialog
 from vdbackup.gui.sources_list import SourcesList
 from vdbackup.gui.store import Store
 from vdbackup.gui.timeline.panel import TimelinePanel
 from vdbackup.gui.toolbar import ToolBar
-from vdbackup.gui.tracking_dialog import TrackingDialog
 from vdbackup.gui.tray import Tray
-from vdbackup.gui.versions_dialog import VersionsDialog
-from vdbackup.jobs import Job
 from vdbackup.operations.changed import ANY, NOTHING
-from vdbackup.recovery.checks import CommandCheck, TextCheck
-from vdbackup.recovery.sessions.saved import SavedSession
 from vdbackup.repository.model import RecoveryPoint
-from vdbackup.settings import Settings, WindowState
-from vdbackup.sources.reference import SourceRef
+from vdbackup.settings import WindowState
 
 MINUTE = 60_000  # milliseconds
 SETS = ("chooseSchedule", "choosePolicy", "forgetSource")
@@ -91,6 +71,7 @@ class MainWindow(QMainWindow):
         operations: what else can be done.
         rescue: what makes rescue media.
         sessions: the virtual machines.
+        dialogs: where the user says more of what is to be done.
         ending: when the window may close.
         actions_: what the user can ask for.
         menus: the menu bar, with all of them.
@@ -117,6 +98,7 @@ class MainWindow(QMainWindow):
         self.operations = Operations(self._runner)
         self.rescue = Rescue(self._runner)
         self.sessions = Sessions(store, self.workers, self)
+        self.dialogs = Dialogs(self._runner, self.backups, self.operations, self.sessions)
         self.actions_ = Actions(self, self)
         self.ending = Ending(self, self.workers, self.sessions)
         self.alerts = Alerts(desktop.notify, self._is_looked_at)
@@ -227,20 +209,23 @@ class MainWindow(QMainWindow):
         self.workers.job_ended.connect(self.launcher.end)
         self.history.failed.connect(self.jobs.refuse)
         self._drops = Drops(self)
-        self._drops.source_dropped.connect(self.add_source)
-        self._drops.backups_dropped.connect(lambda path: self._on_repository_chosen(str(path)))
+        self._drops.source_dropped.connect(self.dialogs.add_source)
+        self._drops.backups_dropped.connect(self.dialogs.show_backups)
         self.tray.opened.connect(self.come_forward)
         self.tray.quit_wanted.connect(self.leave_desktop)
         self.jobs.cancel_wanted.connect(self.workers.cancel)
         self._runner.refused.connect(self.jobs.refuse)
         self._runner.refused.connect(lambda _title, _error: self.ending.stay_to_show())
+        self.dialogs.failed.connect(self.jobs.refuse)
+        self.dialogs.foretold.connect(self.panel.set_going)
+        self.dialogs.point_wanted.connect(self._show_point)
         self.ending.changed.connect(self._on_ending_changed)
         self.store.failed.connect(lambda error: self.jobs.refuse("Settings", error))
         self.operations.restored.connect(self.rescue.offer)
         self.sessions.changed.connect(self._on_sessions_changed)
         self.sessions.told.connect(self.jobs.tell)
         self.sessions.failed.connect(self.jobs.refuse)
-        self.sessions.discard_wanted.connect(self._on_discard_wanted)
+        self.sessions.discard_wanted.connect(self.dialogs.discard)
         self.sessions.promotion_wanted.connect(self.operations.promote)
         self.operations.promoted.connect(self.sessions.find_saved)
         self.catalogue.changed.connect(self._on_catalogue_changed)
@@ -251,10 +236,10 @@ class MainWindow(QMainWindow):
         self.panel.point_selected.connect(self._on_point_selected)
         self.panel.point_activated.connect(self.actions_["actionBootInVm"].trigger)
         self.panel.backup_wanted.connect(self.actions_["actionBackUp"].trigger)
-        self._listen_to(self.first_run.form)
+        self.dialogs.listen_to(self.first_run.form)
         self.backups.begun.connect(lambda entry: self.sources.choose(entry.key))
         self.first_run.demo_wanted.connect(self._on_demo_wanted)
-        self.first_run.open_wanted.connect(self.open_backups)
+        self.first_run.open_wanted.connect(self.dialogs.open_backups)
         application = QGuiApplication.instance()
         if isinstance(application, QGuiApplication):
             application.applicationStateChanged.connect(self._on_application_state)
@@ -278,183 +263,17 @@ class MainWindow(QMainWindow):
 
     # what the user asks for
 
-    def browse(self, entry: Entry, point: RecoveryPoint) -> None:
-        """Show the files in a point."""
-        mounts = self.store.locations.data / "points"
-        dialog = BrowseDialog(entry, point, self.workers, self._theme, mounts, self)
-        dialog.versions_wanted.connect(partial(self._show_versions, entry))
-        dialog.show()
-
-    def explain_size(self, entry: Entry, point: RecoveryPoint) -> None:
-        """Show why a point is as large as it is."""
-        SizeDialog(entry, point, self.workers, self).show()
-
-    def compare(self, entry: Entry, point: RecoveryPoint) -> None:
-        """Show which files differ between a point and another one."""
-        DifferencesDialog(entry, point, self.workers, self).show()
-
-    def bisect(self, entry: Entry, point: RecoveryPoint) -> None:
-        """Let the user say how the first bad point is told, and look for it."""
-        dialog = BisectDialog(entry, point, self)
-
-        def find() -> None:
-            by_text = TextCheck(dialog.text, self.store.machines.boot_test())
-            check = CommandCheck(dialog.command) if dialog.command else by_text
-            self.operations.bisect(entry, dialog.between, check)
-
-        dialog.accepted.connect(find)
-        dialog.open()
-
-    def _show_versions(self, entry: Entry, path: str) -> None:
-        """List the states of a file; which is chosen, the graph shows."""
-        dialog = VersionsDialog(entry, path, self.workers, self)
-        dialog.point_chosen.connect(partial(self._show_point, entry))
-        dialog.files_wanted.connect(partial(self._browse_again, entry))
-        dialog.show()
-
     def _show_point(self, entry: Entry, point_id: str) -> None:
         if self.entry is not None and self.entry.key == entry.key:
             self.panel.timeline.select(point_id)
-
-    def _browse_again(self, entry: Entry, point_id: str) -> None:
-        if (point := entry.point(point_id)) is not None:
-            self.browse(entry, point)
 
     def show_source(self, entry: Entry) -> None:
         """Show what is known of a source."""
         actions = [self.actions_[name] for name in SETS]
         SourceDialog(entry, actions, self).open()
 
-    def add_source(self, source: Path | None = None) -> None:
-        """Let the user name a source, and back it up."""
-        dialog = AddSourceDialog(self.workers.reader(None), self)
-        self._listen_to(dialog.form)
-        if source is not None:
-            dialog.form.source_edit.setText(str(source))
-            dialog.form.repository_edit.setFocus()
-        dialog.open()
-
-    def _listen_to(self, form: AddSourceForm) -> None:
-        form.submitted.connect(partial(self._on_source_submitted, form))
-        form.machine_submitted.connect(partial(self.backups.begin_machine, form))
-
-    def _on_source_submitted(
-        self, form: AddSourceForm, source: SourceRef, repository: Path, disk_format: str | None
-    ) -> None:
-        self.backups.begin(source, repository, disk_format, form)
-
     def _on_demo_wanted(self) -> None:
         self.backups.start_demo(self.store.locations.data / "demo")
-
-    def open_backups(self) -> None:
-        """Let the user name a folder with backups, and show them."""
-        dialog = QFileDialog(self, "Open the folder that holds the backups")
-        dialog.setAttribute(Qt.WidgetAttribute.WA_DeleteOnClose)
-        dialog.setFileMode(QFileDialog.FileMode.Directory)
-        dialog.fileSelected.connect(self._on_repository_chosen)
-        dialog.open()
-
-    def _on_repository_chosen(self, folder: str) -> None:
-        title = f"Open {folder}"
-
-        def opened(job: Job[Path]) -> None:
-            if job.error:
-                self.jobs.refuse(title, job.error)
-            elif (repository := job.result) is not None:
-                self.store.update(lambda settings: settings.with_repository(repository))
-                self.catalogue.refresh(repository)
-
-        job = Job(title, partial(repositories.open_backups, Path(folder)))
-        self.workers.reader(None).submit(job, opened)
-
-    def leave(self, repository: Path) -> None:
-        """Let all that is backed up to a folder leave the list, once the user has seen what."""
-        names = [each.name for each in self.catalogue.entries if each.repository == repository]
-
-        def leave() -> None:
-            self.store.update(lambda settings: settings.without_repository(repository))
-
-        if len(names) < 2:
-            leave()
-            return
-        plan = repositories.plan_leaving(repository, names)
-        dialog = PlanDialog("Remove from the list?", "Remove from the list", plan, self)
-        dialog.accepted.connect(leave)
-        dialog.open()
-
-    def track(self, entry: Entry) -> None:
-        """Show how the changes of a disk are tracked, and let that be begun or ended."""
-        TrackingDialog(entry, self.workers.reader(None), self).open()
-
-    def choose_policy(self, entry: Entry) -> None:
-        """Let the user say which points of a source stay, and show which would go."""
-        reader = self.workers.reader(entry.repository)
-        dialog = PolicyDialog(entry, reader, self._theme, self)
-        dialog.foretold.connect(self.panel.set_going)
-        dialog.finished.connect(lambda _answer: self.panel.set_going(frozenset()))
-        dialog.accepted.connect(lambda: self.operations.change_policy(entry, dialog.change))
-        dialog.open()
-
-    def schedule(self, entry: Entry) -> None:
-        """Let the user say when a source is backed up automatically."""
-        reader = self.workers.reader(entry.repository)
-        dialog = ScheduleDialog(entry, self.store.schedules, reader, self)
-        dialog.accepted.connect(
-            lambda: self.operations.change_schedule(entry, dialog.plan, removes=dialog.removes)
-        )
-        dialog.open()
-
-    def pin(self, entry: Entry, point: RecoveryPoint) -> None:
-        """Let a point stay, once the user has said why."""
-        dialog = PinDialog(point, self)
-        dialog.accepted.connect(
-            lambda: self.operations.pin(entry, point, dialog.note.text().strip())
-        )
-        dialog.open()
-
-    def forget(self, entry: Entry) -> None:
-        """Let a source without backups leave the list."""
-        folder = entry.repository
-        others = [each for each in self.catalogue.entries if each.repository == folder]
-
-        def forget(settings: Settings) -> Settings:
-            if len(others) < 2:  # a repository that nothing is backed up to is of no use here
-                return settings.without_repository(folder)
-            return settings.without_source(entry.source, folder)
-
-        self.store.update(forget)
-        self.catalogue.refresh(folder)
-
-    def boot_with(self, entry: Entry, point: RecoveryPoint) -> None:
-        """Let the user choose the hardware of a machine, then start it."""
-        dialog = BootDialog(point, self.store.value.memory_mib, self)
-        dialog.accepted.connect(lambda: self.sessions.boot(entry, point, dialog.request))
-        dialog.open()
-
-    def retarget(self, entry: Entry, point: RecoveryPoint) -> None:
-        """Let the user choose hardware that a point's machine is made ready for."""
-        dialog = RetargetDialog(point, self)
-        dialog.accepted.connect(
-            lambda: self.operations.retarget(entry, point, dialog.wish, dialog.drivers)
-        )
-        dialog.open()
-
-    def convert(self, entry: Entry) -> None:
-        """Let the user choose a format that a set is copied to."""
-        dialog = ConvertDialog(entry, self)
-        dialog.accepted.connect(lambda: self.operations.convert(entry, dialog.disk_format))
-        dialog.open()
-
-    def adopt(self) -> None:
-        """Let the user name another program's chain, and make a set of it."""
-        dialog = AdoptDialog(self)
-
-        def accepted() -> None:
-            if dialog.tip and dialog.repository:
-                self.backups.adopt(dialog.tip, dialog.repository)
-
-        dialog.accepted.connect(accepted)
-        dialog.open()
 
     def copy(self, text: str) -> None:
         """Put a text on the clipboard."""
@@ -484,25 +303,6 @@ class MainWindow(QMainWindow):
     def show_about(self) -> None:
         """Show which version this is."""
         AboutDialog(self).open()
-
-    def change_settings(self) -> None:
-        """Let the user change the settings."""
-        entries = self.catalogue.entries
-        dialog = SettingsDialog(self.store.value, self.store.locations, entries, self)
-
-        def accepted() -> None:
-            self.store.change(**dialog.changes())
-            for entry, change in dialog.policies():
-                self.operations.change_policy(entry, change)
-
-        dialog.accepted.connect(accepted)
-        dialog.open()
-
-    def _on_discard_wanted(self, saved: SavedSession, written: int) -> None:
-        plan = sessions.plan_discard(saved, written)
-        dialog = PlanDialog(f"Discard what {saved.title} wrote?", "Discard", plan, self)
-        dialog.accepted.connect(lambda: self.sessions.discard(saved))
-        dialog.open()
 
     # what the parts tell
 

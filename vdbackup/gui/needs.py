@@ -16,6 +16,7 @@ from vdbackup.repository.model import RecoveryPoint
 if TYPE_CHECKING:
     from vdbackup.gui.backups import Backups
     from vdbackup.gui.catalogue import Catalogue
+    from vdbackup.gui.dialogs import Dialogs
     from vdbackup.gui.machines.sessions import Sessions
     from vdbackup.gui.operations import Operations
     from vdbackup.gui.rescue import Rescue
@@ -62,59 +63,12 @@ class Desk(Protocol):
     def sessions(self) -> Sessions:
         """The virtual machines."""
 
-    def browse(self, entry: Entry, point: RecoveryPoint) -> None:
-        """Show the files in a point."""
-
-    def explain_size(self, entry: Entry, point: RecoveryPoint) -> None:
-        """Show why a point is as large as it is."""
-
-    def compare(self, entry: Entry, point: RecoveryPoint) -> None:
-        """Show which files differ between a point and another one."""
-
-    def bisect(self, entry: Entry, point: RecoveryPoint) -> None:
-        """Let the user say how the first bad point is told, and look for it."""
+    @property
+    def dialogs(self) -> Dialogs:
+        """Where the user says more of what is to be done."""
 
     def show_source(self, entry: Entry) -> None:
         """Show what is known of a source."""
-
-    def add_source(self, source: Path | None = None) -> None:
-        """Let the user name a source, and back it up."""
-
-    def open_backups(self) -> None:
-        """Let the user name a folder with backups, and show them."""
-
-    def change_settings(self) -> None:
-        """Let the user change the settings."""
-
-    def track(self, entry: Entry) -> None:
-        """Show how the changes of a disk are tracked, and let that be begun or ended."""
-
-    def choose_policy(self, entry: Entry) -> None:
-        """Let the user say which points of a source stay."""
-
-    def schedule(self, entry: Entry) -> None:
-        """Let the user say when a source is backed up automatically."""
-
-    def pin(self, entry: Entry, point: RecoveryPoint) -> None:
-        """Let a point stay, once the user has said why."""
-
-    def forget(self, entry: Entry) -> None:
-        """Let a source without backups leave the list."""
-
-    def leave(self, repository: Path) -> None:
-        """Let all that is backed up to a folder leave the list."""
-
-    def boot_with(self, entry: Entry, point: RecoveryPoint) -> None:
-        """Let the user choose the hardware of a machine, then start it."""
-
-    def retarget(self, entry: Entry, point: RecoveryPoint) -> None:
-        """Let the user choose hardware that a point's machine is made ready for."""
-
-    def convert(self, entry: Entry) -> None:
-        """Let the user choose a format that a set is copied to."""
-
-    def adopt(self) -> None:
-        """Let the user name another program's chain, and make a set of it."""
 
     def copy(self, text: str) -> None:
         """Put a text on the clipboard."""

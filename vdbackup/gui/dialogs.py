@@ -1,0 +1,252 @@
+"""The dialogs in which the user says more of what is to be done, or sees it before it is."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+
+from PySide6.QtCore import QObject, Qt, Signal
+from PySide6.QtWidgets import QFileDialog
+
+from vdbackup.gui import theme
+from vdbackup.gui.add_source import AddSourceDialog, AddSourceForm
+from vdbackup.gui.adopt_dialog import AdoptDialog
+from vdbackup.gui.backups import Backups
+from vdbackup.gui.bisect_dialog import BisectDialog
+from vdbackup.gui.boot_dialog import BootDialog
+from vdbackup.gui.browse_dialog import BrowseDialog
+from vdbackup.gui.catalogue import Entry
+from vdbackup.gui.changes_dialog import DifferencesDialog, SizeDialog
+from vdbackup.gui.convert_dialog import ConvertDialog
+from vdbackup.gui.jobs import repositories, sessions
+from vdbackup.gui.machines.sessions import Sessions
+from vdbackup.gui.operations import Operations
+from vdbackup.gui.pin_dialog import PinDialog
+from vdbackup.gui.plan_dialog import PlanDialog
+from vdbackup.gui.policy_dialog import PolicyDialog
+from vdbackup.gui.retarget_dialog import RetargetDialog
+from vdbackup.gui.runner import Runner
+from vdbackup.gui.schedule_dialog import ScheduleDialog
+from vdbackup.gui.settings_dialog import SettingsDialog
+from vdbackup.gui.theme import Theme
+from vdbackup.gui.tracking_dialog import TrackingDialog
+from vdbackup.gui.versions_dialog import VersionsDialog
+from vdbackup.jobs import Job
+from vdbackup.recovery.checks import CommandCheck, TextCheck
+from vdbackup.recovery.sessions.saved import SavedSession
+from vdbackup.repository.model import RecoveryPoint
+from vdbackup.settings import Settings
+from vdbackup.sources.reference import SourceRef
+
+
+class Dialogs(QObject):
+    """Opens dialogs before a window, and has done what is accepted in them.
+
+    Signals:
+        foretold(frozenset): the points that a policy would take, as it is being chosen.
+        point_wanted(Entry, str): one of them is to be shown in the timeline, by its id.
+        failed(str, VdbackupError): what was asked for could not be, and why.
+    """
+
+    foretold = Signal(object)
+    point_wanted = Signal(object, str)
+    failed = Signal(str, object)
+
+    def __init__(
+        self, runner: Runner, backups: Backups, operations: Operations, sessions: Sessions
+    ) -> None:
+        super().__init__(runner.window)
+        self._window = runner.window
+        self._store, self._workers, self._catalogue = runner.store, runner.workers, runner.catalogue
+        self._backups, self._operations, self._sessions = backups, operations, sessions
+
+    @property
+    def _theme(self) -> Theme:
+        return theme.chosen(self._store.value.theme)
+
+    def browse(self, entry: Entry, point: RecoveryPoint) -> None:
+        """Show the files in a point."""
+        mounts = self._store.locations.data / "points"
+        dialog = BrowseDialog(entry, point, self._workers, self._theme, mounts, self._window)
+        dialog.versions_wanted.connect(partial(self._show_versions, entry))
+        dialog.show()
+
+    def explain_size(self, entry: Entry, point: RecoveryPoint) -> None:
+        """Show why a point is as large as it is."""
+        SizeDialog(entry, point, self._workers, self._window).show()
+
+    def compare(self, entry: Entry, point: RecoveryPoint) -> None:
+        """Show which files differ between a point and another one."""
+        DifferencesDialog(entry, point, self._workers, self._window).show()
+
+    def bisect(self, entry: Entry, point: RecoveryPoint) -> None:
+        """Let the user say how the first bad point is told, and look for it."""
+        dialog = BisectDialog(entry, point, self._window)
+
+        def find() -> None:
+            by_text = TextCheck(dialog.text, self._store.machines.boot_test())
+            check = CommandCheck(dialog.command) if dialog.command else by_text
+            self._operations.bisect(entry, dialog.between, check)
+
+        dialog.accepted.connect(find)
+        dialog.open()
+
+    def _show_versions(self, entry: Entry, path: str) -> None:
+        """List the states of a file; which is chosen, the graph shows."""
+        dialog = VersionsDialog(entry, path, self._workers, self._window)
+        dialog.point_chosen.connect(partial(self.point_wanted.emit, entry))
+        dialog.files_wanted.connect(partial(self._browse_again, entry))
+        dialog.show()
+
+    def _browse_again(self, entry: Entry, point_id: str) -> None:
+        if (point := entry.point(point_id)) is not None:
+            self.browse(entry, point)
+
+    def add_source(self, source: Path | None = None) -> None:
+        """Let the user name a source, and back it up."""
+        dialog = AddSourceDialog(self._workers.reader(None), self._window)
+        self.listen_to(dialog.form)
+        if source is not None:
+            dialog.form.source_edit.setText(str(source))
+            dialog.form.repository_edit.setFocus()
+        dialog.open()
+
+    def listen_to(self, form: AddSourceForm) -> None:
+        """Back up what is named in a form."""
+
+        def begin(source: SourceRef, repository: Path, disk_format: str | None) -> None:
+            self._backups.begin(source, repository, disk_format, form)
+
+        form.submitted.connect(begin)
+        form.machine_submitted.connect(partial(self._backups.begin_machine, form))
+
+    def open_backups(self) -> None:
+        """Let the user name a folder with backups, and show them."""
+        dialog = QFileDialog(self._window, "Open the folder that holds the backups")
+        dialog.setFileMode(QFileDialog.FileMode.Directory)
+        dialog.setAttribute(Qt.WidgetAttribute.WA_DeleteOnClose)
+        dialog.fileSelected.connect(lambda folder: self.show_backups(Path(folder)))
+        dialog.open()
+
+    def show_backups(self, folder: Path) -> None:
+        """Show the backups in a folder, if there are some."""
+        title = f"Open {folder}"
+
+        def opened(job: Job[Path]) -> None:
+            if job.error:
+                self.failed.emit(title, job.error)
+            elif (repository := job.result) is not None:
+                self._store.update(lambda settings: settings.with_repository(repository))
+                self._catalogue.refresh(repository)
+
+        job = Job(title, partial(repositories.open_backups, folder))
+        self._workers.reader(None).submit(job, opened)
+
+    def leave(self, repository: Path) -> None:
+        """Let all that is backed up to a folder leave the list, once the user has seen what."""
+        names = [each.name for each in self._catalogue.entries if each.repository == repository]
+
+        def leave() -> None:
+            self._store.update(lambda settings: settings.without_repository(repository))
+
+        if len(names) < 2:
+            leave()
+            return
+        plan = repositories.plan_leaving(repository, names)
+        dialog = PlanDialog("Remove from the list?", "Remove from the list", plan, self._window)
+        dialog.accepted.connect(leave)
+        dialog.open()
+
+    def track(self, entry: Entry) -> None:
+        """Show how the changes of a disk are tracked, and let that be begun or ended."""
+        TrackingDialog(entry, self._workers.reader(None), self._window).open()
+
+    def choose_policy(self, entry: Entry) -> None:
+        """Let the user say which points of a source stay, and show which would go."""
+        reader = self._workers.reader(entry.repository)
+        dialog = PolicyDialog(entry, reader, self._theme, self._window)
+        dialog.foretold.connect(self.foretold)
+        dialog.finished.connect(lambda _answer: self.foretold.emit(frozenset()))
+        dialog.accepted.connect(lambda: self._operations.change_policy(entry, dialog.change))
+        dialog.open()
+
+    def schedule(self, entry: Entry) -> None:
+        """Let the user say when a source is backed up automatically."""
+        reader = self._workers.reader(entry.repository)
+        dialog = ScheduleDialog(entry, self._store.schedules, reader, self._window)
+        dialog.accepted.connect(
+            lambda: self._operations.change_schedule(entry, dialog.plan, removes=dialog.removes)
+        )
+        dialog.open()
+
+    def pin(self, entry: Entry, point: RecoveryPoint) -> None:
+        """Let a point stay, once the user has said why."""
+        dialog = PinDialog(point, self._window)
+        dialog.accepted.connect(
+            lambda: self._operations.pin(entry, point, dialog.note.text().strip())
+        )
+        dialog.open()
+
+    def forget(self, entry: Entry) -> None:
+        """Let a source without backups leave the list."""
+        folder = entry.repository
+        others = [each for each in self._catalogue.entries if each.repository == folder]
+
+        def forget(settings: Settings) -> Settings:
+            if len(others) < 2:  # a repository that nothing is backed up to is of no use here
+                return settings.without_repository(folder)
+            return settings.without_source(entry.source, folder)
+
+        self._store.update(forget)
+        self._catalogue.refresh(folder)
+
+    def boot_with(self, entry: Entry, point: RecoveryPoint) -> None:
+        """Let the user choose the hardware of a machine, then start it."""
+        dialog = BootDialog(point, self._store.value.memory_mib, self._window)
+        dialog.accepted.connect(lambda: self._sessions.boot(entry, point, dialog.request))
+        dialog.open()
+
+    def retarget(self, entry: Entry, point: RecoveryPoint) -> None:
+        """Let the user choose hardware that a point's machine is made ready for."""
+        dialog = RetargetDialog(point, self._window)
+        dialog.accepted.connect(
+            lambda: self._operations.retarget(entry, point, dialog.wish, dialog.drivers)
+        )
+        dialog.open()
+
+    def convert(self, entry: Entry) -> None:
+        """Let the user choose a format that a set is copied to."""
+        dialog = ConvertDialog(entry, self._window)
+        dialog.accepted.connect(lambda: self._operations.convert(entry, dialog.disk_format))
+        dialog.open()
+
+    def adopt(self) -> None:
+        """Let the user name another program's chain, and make a set of it."""
+        dialog = AdoptDialog(self._window)
+
+        def accepted() -> None:
+            if dialog.tip and dialog.repository:
+                self._backups.adopt(dialog.tip, dialog.repository)
+
+        dialog.accepted.connect(accepted)
+        dialog.open()
+
+    def change_settings(self) -> None:
+        """Let the user change the settings."""
+        entries = self._catalogue.entries
+        dialog = SettingsDialog(self._store.value, self._store.locations, entries, self._window)
+
+        def accepted() -> None:
+            self._store.change(**dialog.changes())
+            for entry, change in dialog.policies():
+                self._operations.change_policy(entry, change)
+
+        dialog.accepted.connect(accepted)
+        dialog.open()
+
+    def discard(self, saved: SavedSession, written: int) -> None:
+        """Let what a machine wrote go, once the user has seen what that is."""
+        plan = sessions.plan_discard(saved, written)
+        dialog = PlanDialog(f"Discard what {saved.title} wrote?", "Discard", plan, self._window)
+        dialog.accepted.connect(lambda: self._sessions.discard(saved))
+        dialog.open()
