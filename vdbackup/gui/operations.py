@@ -124,25 +124,23 @@ class Operations(QObject):
         dialog = MachineRestoreDialog(entry.repository, moment, reader, self._runner.window)
 
         def plan() -> None:
-            disk_format, overwrite = dialog.disk_format, dialog.overwrite
-            folder, ignore_damage = dialog.target, dialog.ignore_damage
-
-            def make(repository: Repository, _name: str) -> machine_restore.MachineRestorePlan:
-                targets = machine_restore.targets_for(moment, [folder], disk_format)
-                return machine_restore.plan(
-                    machine_restore.MachineRestoreRequest(
-                        repository,
-                        moment,
-                        targets,
-                        disk_format=disk_format,
-                        overwrite=overwrite,
-                        ignore_damage=ignore_damage,
-                    )
-                )
-
+            wanted = partial(
+                machine_restore.MachineRestoreRequest,
+                moment=moment,
+                targets=dialog.targets,
+                disk_format=dialog.disk_format,
+                overwrite=dialog.overwrite,
+                ignore_damage=dialog.ignore_damage,
+                journals=self._runner.store.locations.restores,
+            )
             title = f"Restore moment {moment.moment.number} of {entry.title}"
-            verb = "Overwrite and restore" if overwrite else "Restore"
-            self._change(entry, title, verb, make, restoring.restore_machine)
+            self._change(
+                entry,
+                title,
+                "Overwrite and restore" if dialog.overwrite else "Restore",
+                lambda repository, _name: machine_restore.plan(wanted(repository)),
+                restoring.restore_machine,
+            )
 
         dialog.accepted.connect(plan)
         dialog.open()
