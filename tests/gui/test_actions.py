@@ -17,6 +17,7 @@ from vdbackup.gui.catalogue import Entry
 from vdbackup.gui.needs import (
     Chosen,
     OfChild,
+    OfOneOfSeveral,
     OfPinned,
     OfPoint,
     OfSource,
@@ -73,11 +74,13 @@ class Desk(QWidget):
         self.chosen = Chosen()
         self.calls = Calls()
         self.catalogue = self.backups = self.operations = self.sessions = self.calls
-        self.dialogs = self.calls
+        self.dialogs = self.rescue = self.calls
         self.copy, self.show_disk = self.calls.copy, self.calls.show_disk
         self.show_folder, self.close = self.calls.show_folder, self.calls.close
         self.show_manual, self.show_about = self.calls.show_manual, self.calls.show_about
         self.show_shortcuts = self.calls.show_shortcuts
+        self.show_history, self.show_source = self.calls.show_history, self.calls.show_source
+        self.leave_desktop = self.calls.leave_desktop
 
 
 @pytest.fixture
@@ -103,9 +106,9 @@ def usable(actions: Actions) -> set[type]:
         (Chosen(), {OfWindow}),
         (Chosen(UNREADABLE), {OfWindow}),
         (Chosen(NEW), {OfWindow, OfSource}),
-        (Chosen(MADE, FULL), {OfWindow, OfSource, OfPoint, OfUnpinned}),
-        (Chosen(MADE, CHILD), {OfWindow, OfSource, OfPoint, OfChild, OfUnpinned}),
-        (Chosen(PINNED, CHILD), {OfWindow, OfSource, OfPoint, OfChild, OfPinned}),
+        (Chosen(MADE, FULL), {OfWindow, OfSource, OfPoint, OfOneOfSeveral, OfUnpinned}),
+        (Chosen(MADE, CHILD), {OfWindow, OfSource, OfPoint, OfChild, OfOneOfSeveral, OfUnpinned}),
+        (Chosen(PINNED, CHILD), {OfWindow, OfSource, OfPoint, OfChild, OfOneOfSeveral, OfPinned}),
     ],
 )
 def test_an_action_is_enabled_where_it_has_what_it_needs(
@@ -133,6 +136,9 @@ def test_each_action_is_done_to_what_is_chosen_when_it_is_asked_for(desk: Desk) 
         ("boot_with", (MADE, CHILD)),
         ("browse", (MADE, CHILD)),
         ("restore", (MADE, CHILD)),
+        ("explain_size", (MADE, CHILD)),
+        ("compare", (MADE, CHILD)),
+        ("bisect", (MADE, CHILD)),
         ("verify", (MADE, (CHILD,))),
         ("prove_boots", (MADE, CHILD)),
         ("merge", (MADE, CHILD)),
@@ -144,9 +150,11 @@ def test_each_action_is_done_to_what_is_chosen_when_it_is_asked_for(desk: Desk) 
         ("add_source", ()),
         ("open_backups", ()),
         ("adopt", ()),
+        ("make_medium", ()),
         ("refresh", ()),
+        ("show_history", ()),
         ("change_settings", ()),
-        ("close", ()),
+        ("leave_desktop", ()),
         ("show_manual", ()),
         ("show_shortcuts", ()),
         ("show_about", ()),
@@ -194,6 +202,7 @@ def test_the_menus_ask_for_the_same_in_other_ways(desk: Desk) -> None:
         (
             Chosen(MADE, CHILD),
             [
+                "aboutSource",
                 "chooseSchedule",
                 "choosePolicy",
                 "trackSource",
@@ -203,10 +212,20 @@ def test_the_menus_ask_for_the_same_in_other_ways(desk: Desk) -> None:
                 "leaveRepository",
             ],
         ),
-        (Chosen(UNREADABLE), [*WHERE, "forgetSource", "repairRepository", "leaveRepository"]),
+        (
+            Chosen(UNREADABLE),
+            ["aboutSource", *WHERE, "forgetSource", "repairRepository", "leaveRepository"],
+        ),
         (
             Chosen(NEW),
-            ["trackSource", *WHERE, "forgetSource", "repairRepository", "leaveRepository"],
+            [
+                "aboutSource",
+                "trackSource",
+                *WHERE,
+                "forgetSource",
+                "repairRepository",
+                "leaveRepository",
+            ],
         ),
     ],
 )
@@ -224,6 +243,7 @@ def test_the_menu_of_a_source_names_what_would_go(desk: Desk) -> None:
     desk.chosen = Chosen(replace(MADE, source=SourceRef.parse("/dev/a&b")))
     actions.update()
     assert [each.text() for each in actions.of_listed] == [
+        "About disk",
         "Schedule of disk…",
         "Points of disk that stay…",
         "Changed blocks of /dev/a&&b…",
@@ -237,6 +257,7 @@ def test_the_menu_of_a_source_names_what_would_go(desk: Desk) -> None:
     for each in OF_LISTED:
         actions[each.name].trigger()
     assert desk.calls.noted == [
+        ("show_source", (desk.chosen.entry,)),
         ("schedule", (desk.chosen.entry,)),
         ("choose_policy", (desk.chosen.entry,)),
         ("track", (desk.chosen.entry,)),

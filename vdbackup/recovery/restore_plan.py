@@ -117,8 +117,8 @@ def plan(request: RestoreRequest) -> RestorePlan:
         raise UsageError(
             f"{request.target} is a new file, which gets the size of the disk: there is nothing to "
             "fit it to.",
-            f"Make an empty file of the size that you want first (truncate --size 500G "
-            f"{request.target}), and let it be written over.",
+            "Make an empty file of the size that you want first (with `truncate -s`), and let it be "
+            "written over.",
         )
     fits = request.resize
     in_place = on_device or request.delta or fits
