@@ -117,7 +117,7 @@ def plan(request: RestoreRequest) -> RestorePlan:
         raise UsageError(
             f"{request.target} is a new file, which gets the size of the disk: there is nothing to "
             "fit it to.",
-            "Make an empty file of the size that you want first (with `truncate -s`), and let it be "
+            "Make an empty file of the size that you want first (by `truncate -s`), and let it be "
             "written over.",
         )
     fits = request.resize
