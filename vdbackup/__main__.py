@@ -25,6 +25,10 @@ def _started(arguments: list[str]) -> int:
     # numpy's linear algebra, which nobody needs here, else has a thread for each core that turns
     # in circles for 50 ms of its time
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    from vdbackup import translation
+
+    if translation.asks_for_json(arguments):
+        translation.english()  # before any module says something
     from vdbackup.cli import output
 
     output.prepare()

@@ -11,9 +11,10 @@ from functools import cache
 from vdbackup.cli import output, remedies
 from vdbackup.cli.console import interrupts, warn
 from vdbackup.cli.json_values import error_json
-from vdbackup.cli.parser import asked_command, asks_for_json, build_parser
+from vdbackup.cli.parser import asked_command, build_parser
 from vdbackup.errors import Cancelled, Unexpected, VdbackupError, from_os
 from vdbackup.text import PrintableFormatter, printable
+from vdbackup.translation import asks_for_json
 
 log = logging.getLogger(__name__)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from itertools import takewhile
 from typing import Any, NoReturn
 
 from vdbackup import __version__
@@ -128,15 +127,6 @@ class _Parser(argparse.ArgumentParser):
             output.say(message.rstrip("\n"))
         else:
             output.complain(message, end="")
-
-
-def asks_for_json(arguments: Sequence[str]) -> bool:
-    """Whether `--json` is among the arguments, which need not be right otherwise.
-
-    As argparse reads them: it may be shortened, and after `--` come names.
-    """
-    options = takewhile(lambda each: each != "--", arguments)
-    return any(len(each) > len("--") and "--json".startswith(each) for each in options)
 
 
 def asked_command(arguments: Sequence[str]) -> str | None:

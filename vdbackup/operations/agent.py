@@ -28,7 +28,7 @@ _RESOURCES = {
     "vdbackup-agent@.service": _UNITS / "vdbackup-agent@.service",
 }
 """Of resources/agent, and where each goes."""
-_COMMON = ("__init__.py", "durable.py", "processes.py", "records.py")
+_COMMON = ("__init__.py", "durable.py", "processes.py", "records.py", "translation.py")
 """Of what stands beside the rooms."""
 _ROOMS = ("agent", "errors")
 _OF_CLIENTS = {"activation.py", "client.py", "connection.py"}
