@@ -16,6 +16,9 @@ class TerminalFiles(BuildHookInterface):
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
         """Name the files for the wheel, an editable one among them."""
         sys.path[:0] = [self.root, str(Path(self.root, "packaging"))]
+        from vdbackup import translation
+
+        translation.english()  # whatever language who builds it reads
         import terminal
 
         self._folder = tempfile.TemporaryDirectory(prefix="vdbackup-build-")

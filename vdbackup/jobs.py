@@ -15,6 +15,7 @@ from typing import Generic, TypeVar, cast
 
 from vdbackup.errors import Cancelled, Unexpected, VdbackupError, from_os
 from vdbackup.pace import Pace
+from vdbackup.translation import decimal, marked, tr, trn
 
 log = logging.getLogger(__name__)
 
@@ -64,17 +65,19 @@ class Paused(Waiting):
     """Nothing moves, as somebody wants it so; what the job holds, its lock among it, it keeps."""
 
 
-_UNITS = ("bytes", "KiB", "MiB", "GiB", "TiB", "PiB")
+_UNITS = (marked("bytes"), "KiB", "MiB", "GiB", "TiB", "PiB")
 
 
 def duration(seconds: float) -> str:
     """About how long, for a person: "40 seconds", "14 minutes", "2 hours 5 minutes"."""
     if seconds < 90:
-        return f"{max(1, round(seconds))} second" + ("" if round(seconds) <= 1 else "s")
-    minutes = round(seconds / 60)
-    hours, rest = divmod(minutes, 60)
-    parts = [(hours, "hour"), (rest, "minute")]
-    return " ".join(f"{count} {word}" + "s" * (count > 1) for count, word in parts if count)
+        return trn("{count} second", "{count} seconds", max(1, round(seconds)))
+    hours, minutes = divmod(round(seconds / 60), 60)
+    parts = [
+        trn("{count} hour", "{count} hours", hours) if hours else "",
+        trn("{count} minute", "{count} minutes", minutes) if minutes else "",
+    ]
+    return " ".join(filter(None, parts))
 
 
 def readable_size(count: float) -> str:
@@ -83,7 +86,7 @@ def readable_size(count: float) -> str:
     while abs(value) >= 1000 and unit < len(_UNITS) - 1:
         value, unit = value / 1024, unit + 1
     fraction = unit > 0 and abs(value) < 10 and round(value, 1) % 1 != 0
-    return f"{value:.{int(fraction)}f} {_UNITS[unit]}"
+    return f"{decimal(f'{value:.{int(fraction)}f}')} {tr(_UNITS[unit])}"
 
 
 def sizes_apart(one: int, other: int) -> tuple[str, str]:

@@ -73,7 +73,7 @@ def trn(one: str, many: str, count: int, /, **values: object) -> str:
     catalogue = _catalogue()
     forms = catalogue.texts.get(one, (one, many))
     said = forms[min(catalogue.form(count), len(forms) - 1)]
-    return said.format(count=number(count), **values)
+    return said.format(count=grouped(count), **values)
 
 
 def marked(text: str) -> str:
@@ -81,7 +81,12 @@ def marked(text: str) -> str:
     return text
 
 
-def number(value: int) -> str:
+def markedn(one: str, many: str) -> tuple[str, str]:
+    """The same for what is said by `trn`."""
+    return one, many
+
+
+def grouped(value: int) -> str:
     """A whole number, in groups of three digits."""
     return decimal(f"{value:,}")
 
@@ -126,7 +131,7 @@ def read(file: Path) -> Catalogue:
     plural = re.search(r"plural=(.*);", header)
     if plural is None:
         return Catalogue(texts)
-    from gettext import c2py  # type: ignore[attr-defined]
+    from gettext import c2py
 
     return Catalogue(texts, c2py(plural[1]))
 
@@ -139,10 +144,11 @@ def _parts(entry: str) -> dict[str, str]:
         if line.startswith("#, ") and "fuzzy" in line:
             return {}
         if line.startswith("msg"):
-            keyword, _, line = line.partition(" ")
+            keyword = line.partition(" ")[0]
             parts[keyword] = ""
-        if keyword and line.startswith('"'):
-            parts[keyword] += _unescaped(line[1:-1])
+        said = line.removeprefix(f"{keyword} ")
+        if keyword and said.startswith('"'):
+            parts[keyword] += _unescaped(said[1:-1])
     return parts
 
 

@@ -33,6 +33,7 @@ from vdbackup.cli.schedule_cmd import add_schedule
 from vdbackup.cli.sessions_cmd import add_open_with, add_sessions
 from vdbackup.cli.status_cmd import add_status
 from vdbackup.errors import UsageError
+from vdbackup.translation import marked, markedn, tr, trn
 
 FAMILIES: Mapping[str, Mapping[str, Callable[[Any], None]]] = {
     "make": {
@@ -89,6 +90,29 @@ FAMILIES: Mapping[str, Mapping[str, Callable[[Any], None]]] = {
     },
 }
 """What commands are for, their names, and what adds each of them."""
+
+
+OF_ARGPARSE = (
+    *(marked("usage: "), marked("positional arguments"), marked("options")),
+    marked("show this help message and exit"),
+    marked("show program's version number and exit"),
+    marked("the following arguments are required: %s"),
+    marked("one of the arguments %s is required"),
+    marked("unrecognized arguments: %s"),
+    marked("argument %(argument_name)s: %(message)s"),
+    marked("invalid choice: %(value)r (choose from %(choices)s)"),
+    marked("invalid %(type)s value: %(value)r"),
+    *(marked("expected one argument"), marked("expected at most one argument")),
+    *(
+        marked("expected at least one argument"),
+        *markedn("expected %s argument", "expected %s arguments"),
+    ),
+    *(marked("not allowed with argument %s"), marked("ignored explicit argument %r")),
+    marked("ambiguous option: %(option)s could match %(matches)s"),
+    marked("unknown parser %(parser_name)r (choices: %(choices)s)"),
+)
+"""What the standard library's parser says. It asks gettext for a catalogue that cannot be ours."""
+vars(argparse).update(_=tr, ngettext=trn)
 
 
 class _Parser(argparse.ArgumentParser):

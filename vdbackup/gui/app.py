@@ -8,7 +8,7 @@ import signal
 import sys
 from collections.abc import Callable, Sequence
 
-from PySide6.QtCore import QTimer
+from PySide6.QtCore import QLibraryInfo, QTimer, QTranslator
 from PySide6.QtWidgets import QApplication
 
 from vdbackup.errors import VdbackupError
@@ -20,6 +20,7 @@ from vdbackup.gui.main_window import MainWindow
 from vdbackup.gui.store import Store
 from vdbackup.locations import APPLICATION, Locations, start_log
 from vdbackup.settings import Settings
+from vdbackup.translation import language
 
 AS_ROOT = (
     "This window has all rights on this computer, and so have the virtual machines that it starts. "
@@ -43,6 +44,7 @@ def main(argv: Sequence[str]) -> int:
     locations = Locations.from_environment()
     start_log(locations)
     application = QApplication([APPLICATION, *argv])
+    take_texts_of_qt(application)
     watch = CrashWatch(locations.log_file)
     application.setApplicationName(APPLICATION)
     application.setDesktopFileName(APPLICATION)
@@ -80,6 +82,14 @@ def leave_alone_what_is_there() -> None:
     """
     gc.collect()
     gc.freeze()
+
+
+def take_texts_of_qt(application: QApplication) -> None:
+    """Let Qt's own dialogs speak as ours do: its catalogues come with it."""
+    texts = QTranslator(application)
+    folder = QLibraryInfo.path(QLibraryInfo.LibraryPath.TranslationsPath)
+    if (name := language()) and texts.load(f"qtbase_{name}", folder):
+        application.installTranslator(texts)
 
 
 def stop_at_signals(stop: Callable[[], None]) -> None:

@@ -8,9 +8,19 @@ from datetime import UTC, datetime, timedelta
 from vdbackup.jobs import readable_size
 from vdbackup.repository.model import RecoveryPoint
 from vdbackup.text import printable
+from vdbackup.translation import marked, tr, trn
 
 MINUTE, HOUR, DAY = 60, 3600, 86400
 MAX_WORD = 16  # letters that a narrow pane has room for
+# not the C library's, which has them in the languages alone that are installed
+MONTHS = (
+    *(marked("Jan"), marked("Feb"), marked("Mar"), marked("Apr"), marked("May"), marked("Jun")),
+    *(marked("Jul"), marked("Aug"), marked("Sep"), marked("Oct"), marked("Nov"), marked("Dec")),
+)
+DAYS = (
+    *(marked("Mon"), marked("Tue"), marked("Wed"), marked("Thu"), marked("Fri")),
+    *(marked("Sat"), marked("Sun")),
+)
 
 size = readable_size
 
@@ -34,31 +44,43 @@ def when(moment: str, now: datetime | None = None) -> str:
     """A moment, shortest first: "today 15:44", "yesterday 09:12", "3 Nov 14:00", "3 Nov 2024"."""
     then = local(moment)
     days = ((now or datetime.now().astimezone()).date() - then.date()).days
+    time = f"{then:%H:%M}"
     if days == 0:
-        return f"today {then:%H:%M}"
+        return tr("today {time}", time=time)
     if days == 1:
-        return f"yesterday {then:%H:%M}"
-    if abs(days) < 300:
-        return f"{then.day} {then:%b %H:%M}"
-    return f"{then.day} {then:%b %Y %H:%M}"
+        return tr("yesterday {time}", time=time)
+    return f"{day(then, with_year=abs(days) >= 300)} {time}"
+
+
+def day(then: datetime, *, with_year: bool = False) -> str:
+    """A day of a year that is known, or not: "3 Nov", "3 Nov 2024"."""
+    month = tr(MONTHS[then.month - 1])
+    if with_year:
+        return tr("{day} {month} {year}", day=then.day, month=month, year=then.year)
+    return tr("{day} {month}", day=then.day, month=month)
+
+
+def weekday(then: datetime) -> str:
+    """Of a week: "Mon"."""
+    return tr(DAYS[then.weekday()])
 
 
 def when_exactly(moment: str) -> str:
     """A moment with its seconds: "Mon 3 Nov 2025, 14:00:07"."""
     then = local(moment)
-    return f"{then:%a} {then.day} {then:%b %Y, %H:%M:%S}"
+    return f"{weekday(then)} {day(then, with_year=True)}, {then:%H:%M:%S}"
 
 
 def age(moment: str, now: datetime | None = None) -> str:
     """How long ago a moment was: "just now", "2 h ago", "9 days ago"."""
     seconds = ((now or datetime.now().astimezone()) - local(moment)) / timedelta(seconds=1)
     if seconds < MINUTE:
-        return "just now"
+        return tr("just now")
     if seconds < HOUR:
-        return f"{int(seconds // MINUTE)} min ago"
+        return trn("{count} min ago", "{count} min ago", int(seconds // MINUTE))
     if seconds < 2 * DAY:
-        return f"{int(seconds // HOUR)} h ago"
-    return f"{int(seconds // DAY)} days ago"
+        return trn("{count} h ago", "{count} h ago", int(seconds // HOUR))
+    return trn("{count} day ago", "{count} days ago", int(seconds // DAY))
 
 
 def days_since(moment: str, now: datetime | None = None) -> int:

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from PySide6.QtCore import QLineF, QPointF, QRectF, Qt
 from PySide6.QtGui import QColor, QPainter, QPen
 
+from vdbackup.gui import words
 from vdbackup.gui.timeline.glyphs import Badge, Glyphs, place
 from vdbackup.gui.timeline.layout import Layout
 from vdbackup.repository.model import RecoveryPoint
@@ -310,6 +311,7 @@ class TimeAxis(pg.AxisItem):
             label = f"{moment:%H:%M:%S}" if seconds else f"{moment:%H:%M}"
             if moment.date() != day:
                 day = moment.date()
-                label += f"\n{day.day} {day:%b %Y}" if years else f"\n{day:%a} {day.day} {day:%b}"
+                told = words.day(moment, with_year=years)
+                label += f"\n{told}" if years else f"\n{words.weekday(moment)} {told}"
             labels.append(label)
         return labels
