@@ -32,6 +32,7 @@ from vdbackup.gui.plan_dialog import PlanDialog
 from vdbackup.jobs import Plan, Progress
 from vdbackup.repository.model import BootTest, Promotion
 from vdbackup.repository.repository import Repository
+from vdbackup.translation import tr
 
 NAME = "<b>bold & <img src=x> [*]\x1b[31m\u202egpj\nline"
 SEEN = r"<b>bold & <img src=x> [*]\x1b[31m\u202egpj\nline"
@@ -68,7 +69,8 @@ def texts(widget: QWidget) -> Iterator[str]:
         yield widget.text()
     if isinstance(widget, QMenu):
         for action in widget.actions():
-            text = action.text()[action.text() in MENUS :]  # the ampersands of those are ours
+            ours = action.text() in map(tr, MENUS)  # the ampersands of those are ours
+            text = action.text()[ours:]
             assert "&" not in text.replace("&&", "")
             yield text.replace("&&", "&")
     if isinstance(widget, QAbstractItemView) and widget.model():
