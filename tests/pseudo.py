@@ -29,7 +29,7 @@ class Texts(Mapping[str, Sequence[str]]):
     def get(self, key: str, default: object = None) -> Sequence[str]:  # type: ignore[override]
         """All forms of it."""
         assert isinstance(default, tuple)
-        return tuple(wide(form) for form in default)
+        return tuple(wide(form) if form else form for form in default)  # argparse asks for None
 
     def __getitem__(self, key: str) -> Sequence[str]:
         return (wide(key),)

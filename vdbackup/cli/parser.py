@@ -95,7 +95,6 @@ FAMILIES: Mapping[str, Mapping[str, Callable[[Any], None]]] = {
 OF_ARGPARSE = (
     *(marked("usage: "), marked("positional arguments"), marked("options")),
     marked("show this help message and exit"),
-    marked("show program's version number and exit"),
     marked("the following arguments are required: %s"),
     marked("one of the arguments %s is required"),
     marked("unrecognized arguments: %s"),
@@ -171,7 +170,12 @@ def build_parser(only: str | None = None) -> argparse.ArgumentParser:
         "can be told, with an example. Exit status: 0 done, 1 failed, 2 wrong usage, 3 done with "
         "warnings, 130 cancelled.",
     )
-    parser.add_argument("--version", action="version", version=f"vdbackup {__version__}")
+    parser.add_argument(
+        "--version",
+        action="version",
+        version=f"vdbackup {__version__}",
+        help=tr("show program's version number and exit"),
+    )
     parser.add_argument("-v", "--verbose", action="store_true", help="log to stderr")
     subparsers = parser.add_subparsers(required=True, metavar="COMMAND")
     groups = []
