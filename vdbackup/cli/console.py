@@ -220,11 +220,9 @@ class Bar:
         left = (progress.total - progress.done) / speed if speed else 0
         bar = ("#" * int(share * _BAR)).ljust(_BAR, "-")
         limit = "" if progress.limit is None else f" of at most {readable_size(progress.limit)}/s"
-        output.complain(
-            f"\r{phase:<10} [{bar}] {share:4.0%}  {readable_size(speed)}/s{limit}  "
-            f"{int(left) // 60}:{int(left) % 60:02d} left\x1b[K",
-            end="",
-        )
+        to_go = f"{int(left) // 60}:{int(left) % 60:02d} left"
+        done = f"[{bar}] {share:4.0%}  {readable_size(speed)}/s{limit}"
+        output.complain(f"\r{phase:<10} {done}  {to_go}\x1b[K", end="")
 
     def close(self) -> None:
         """Leave an empty line for what follows."""
