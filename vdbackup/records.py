@@ -35,6 +35,7 @@ from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 from vdbackup.errors import DamagedRecord, Remedy, VdbackupError
+from vdbackup.translation import again, original
 
 MAX_LETTERS = 1 << 20
 MAX_ITEMS = 1 << 20
@@ -73,12 +74,18 @@ def written_as(key: str, parse: Callable[[str], Any] | None = None) -> dict[str,
 
 def to_json(record: Any) -> Any:
     """What `json.dumps` takes: a dataclass becomes an object, a tuple a list."""
-    if record is None or isinstance(record, str | int | float):
-        return record.value if isinstance(record, enum.StrEnum) else record
+    if isinstance(record, str):
+        return record.value if isinstance(record, enum.StrEnum) else original(record)
+    if record is None or isinstance(record, int | float):
+        return record
     if isinstance(record, tuple | list):
         return [to_json(item) for item in record]
     if isinstance(record, Mapping):
         return {name: to_json(value) for name, value in record.items()}
+    return _object(record)
+
+
+def _object(record: Any) -> Any:
     if isinstance(record, datetime):
         return record.isoformat(timespec="seconds")
     if isinstance(record, Path):
@@ -211,8 +218,12 @@ Moment = Annotated[str, _in_time]
 """A time in ISO 8601, kept as it stands there."""
 MAX_SENTENCE = 1000
 """Characters of what somebody has to say."""
-Sentence = Annotated[str, lambda sentence: sentence[:MAX_SENTENCE]]
-"""Words for a person, of which the beginning is kept."""
+OurWords = Annotated[str, again]
+"""Words for a person, kept in English, and read in the language of who reads them."""
+Sentence = Annotated[str, lambda sentence: again(sentence[:MAX_SENTENCE])]
+"""The same, of which the beginning is kept."""
+Note = Annotated[str, lambda note: note[:MAX_SENTENCE]]
+"""A person's own words, of which the beginning is kept."""
 
 
 def quoted(value: object) -> str:

@@ -5,13 +5,16 @@ vdbackup.po`), and which one is read the environment says, as gettext(3) has it:
 and LANG, and LANGUAGE before them. It is read as it is, not compiled: that costs some ms once, in
 another language than English alone. `packaging/catalogue.py` brings it up to date with the code.
 
-What a program reads stays English: the log, and all that is said to who asks for JSON (`english`).
-The language is chosen once for each process, before a module says anything, so that constants can
-be said as anything else.
+What a program reads stays English: the log, all that is said to who asks for JSON (`english`), and
+what is kept for later. For that a text knows what it is in English (`original`), and what was kept,
+or comes from the service, which knows no user, is said in the user's language again (`again`). The
+language is chosen once for each process, before a module says anything, so that constants can be
+said as anything else.
 """
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -22,8 +25,6 @@ from pathlib import Path
 DOMAIN = "vdbackup"
 _PACKAGE = Path(__file__).resolve().parent
 _FOLDERS = (_PACKAGE / "resources" / "locale", _PACKAGE.parent / "resources" / "locale")
-_MARKS = "1,234.5"
-"""A number, with the marks for thousands and for what is below one that a language has."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,17 @@ class Catalogue:
 
     texts: Mapping[str, Sequence[str]] = field(default_factory=dict)
     form: Callable[[int], int] = lambda number: int(number != 1)
+
+
+class Said(str):
+    """A text in the user's language.
+
+    Attributes:
+        english: the same in English.
+    """
+
+    __slots__ = ("english",)
+    english: str
 
 
 _ENGLISH = Catalogue()
@@ -65,7 +77,11 @@ def asks_for_json(arguments: Sequence[str]) -> bool:
 def tr(text: str, /, **values: object) -> str:
     """A text in the user's language, with values in the places that it names, such as {path}."""
     said = _catalogue().texts.get(text, (text,))[0]
-    return said.format(**values) if values else said
+    if said == text:
+        return text.format(**values) if values else text
+    if not values:
+        return _known(said, text)
+    return _known(said.format(**values), text.format(**_originals(values)))
 
 
 def trn(one: str, many: str, count: int, /, **values: object) -> str:
@@ -73,7 +89,21 @@ def trn(one: str, many: str, count: int, /, **values: object) -> str:
     catalogue = _catalogue()
     forms = catalogue.texts.get(one, (one, many))
     said = forms[min(catalogue.form(count), len(forms) - 1)]
-    return said.format(count=grouped(count), **values)
+    text = (one if count == 1 else many).format(count=f"{count:,}", **_originals(values))
+    return _known(said.format(count=grouped(count), **values), text)
+
+
+def original(text: str) -> str:
+    """A text in English, whatever language it was said in."""
+    return text.english if isinstance(text, Said) else text
+
+
+def again(text: str) -> str:
+    """What was said in English, in the user's language: a text as it stands, or one with values."""
+    if isinstance(text, Said) or not _catalogue().texts:
+        return text
+    said = _said_again(text)
+    return text if said is None else _known(said, text)
 
 
 def marked(text: str) -> str:
@@ -93,7 +123,7 @@ def grouped(value: int) -> str:
 
 def decimal(written: str) -> str:
     """A number that is written as in English, "1,234.5", as it is in the user's language."""
-    marks = tr(_MARKS)
+    marks = tr("1,234.5")  # as the language writes that
     return written.translate({ord(","): marks[1], ord("."): marks[5]})
 
 
@@ -120,13 +150,21 @@ def wanted(environ: Mapping[str, str]) -> list[str]:
 
 
 def read(file: Path) -> Catalogue:
-    """A catalogue; what is fuzzy or has no translation is left out."""
+    """A catalogue; what has no translation is left out."""
     texts: dict[str, list[str]] = {}
-    for entry in file.read_text(encoding="utf-8").split("\n\n"):
-        parts = _parts(entry)
-        forms = [text for name, text in parts.items() if name.startswith("msgstr")]
-        if parts.get("msgid") is not None and all(forms):
-            texts[parts["msgid"]] = forms
+    one, many, forms = "", "", []
+    for keyword, quoted in _LINES.findall(file.read_text(encoding="utf-8") + "\nmsgid"):
+        said = _unescaped(quoted.strip()[1:-1].replace('"\n"', ""))
+        if keyword.startswith("msgstr"):
+            forms.append(said)
+        elif keyword == "msgid_plural":
+            many = said
+        else:
+            if all(forms):
+                texts[one] = forms
+                if many:  # as what was said of many is found again
+                    texts.setdefault(many, forms[1:])
+            one, many, forms = said, "", []
     header = texts.pop("", [""])[0]
     plural = re.search(r"plural=(.*);", header)
     if plural is None:
@@ -136,26 +174,70 @@ def read(file: Path) -> Catalogue:
     return Catalogue(texts, c2py(plural[1]))
 
 
-def _parts(entry: str) -> dict[str, str]:
-    """What an entry says, by its keywords."""
-    parts: dict[str, str] = {}
-    keyword = ""
-    for line in entry.split("\n"):
-        if line.startswith("#, ") and "fuzzy" in line:
-            return {}
-        if line.startswith("msg"):
-            keyword = line.partition(" ")[0]
-            parts[keyword] = ""
-        said = line.removeprefix(f"{keyword} ")
-        if keyword and said.startswith('"'):
-            parts[keyword] += _unescaped(said[1:-1])
-    return parts
+_LINES = re.compile(r'^(msg[a-z_]+)(?:\[\d\])?((?: ?".*"\n?)*)', re.MULTILINE)
+"""A keyword and the texts behind it, which are one."""
 
 
 def _unescaped(text: str) -> str:
     if "\\" not in text:
         return text
     return re.sub(r"\\(.)", lambda match: {"n": "\n", "t": "\t"}.get(match[1], match[1]), text)
+
+
+def _known(said: str, english: str) -> str:
+    known = Said(said)
+    known.english = english
+    return known
+
+
+def _originals(values: Mapping[str, object]) -> dict[str, object]:
+    return {
+        name: original(value) if isinstance(value, str) else value for name, value in values.items()
+    }
+
+
+@functools.lru_cache(10_000)
+def _said_again(text: str) -> str | None:
+    texts = _catalogue().texts
+    if text in texts:
+        return texts[text][-1] if "{" not in text else None
+    found = [template for head, tail, template in _templates() if _fits(text, head, tail)]
+    for template in sorted(found, key=len, reverse=True):  # what leaves least to its values first
+        if match := re.fullmatch(_PLACE.sub(_captured, re.escape(template)), text, re.DOTALL):
+            values = {name: again(value) for name, value in match.groupdict().items()}
+            return _filled(texts[template][-1], values)
+    return None
+
+
+_PLACE = re.compile(r"\\{(\w+)[^{}]*\\}")
+"""A place for a value in an escaped text."""
+
+
+def _filled(text: str, values: Mapping[str, str]) -> str:
+    return re.sub(r"{(\w+)[^{}]*}", lambda place: values.get(place[1], place[0]), text)
+
+
+def _captured(place: re.Match[str]) -> str:
+    return f"(?P<{place[1]}>.+?)"
+
+
+def _fits(text: str, head: str, tail: str) -> bool:
+    return text.startswith(head) and text.endswith(tail)
+
+
+_TELLING = 8
+"""Letters of its own by which a text is told from others."""
+
+
+@functools.cache
+def _templates() -> list[tuple[str, str, str]]:
+    """Texts with places for values, and what stands before the first and behind the last."""
+    return [
+        (text.partition("{")[0], text.rpartition("}")[2], text)
+        for text in _catalogue().texts
+        if len(re.findall("[A-Za-z]", re.sub("{[^{}]*}", "", text))) >= _TELLING
+        and len(names := re.findall(r"{(\w+)", text)) == len(set(names)) > 0
+    ]
 
 
 def _catalogue() -> Catalogue:

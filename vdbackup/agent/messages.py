@@ -28,6 +28,7 @@ from vdbackup.agent.in_use import CAPTURE, Asked, Round
 from vdbackup.agent.stretches import Stretch
 from vdbackup.agent.tracked import Status
 from vdbackup.errors import AgentFailed, VdbackupError
+from vdbackup.translation import again
 
 MAX_MESSAGE = 64 << 10
 """Bytes. A socket takes some 200 KiB at once."""
@@ -428,7 +429,7 @@ def _raised(refused: Refused) -> VdbackupError | OSError:
     kinds = {kind.code: kind for kind in _kinds(errors.AgentError, errors.SourceError)}
     kind = kinds.get(refused.code, AgentFailed)
     error = kind.__new__(kind)  # one of them makes its sentences of something else
-    VdbackupError.__init__(error, refused.title, refused.advice)
+    VdbackupError.__init__(error, again(refused.title), again(refused.advice))
     return error
 
 

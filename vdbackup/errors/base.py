@@ -6,6 +6,8 @@ from collections.abc import Callable
 from enum import StrEnum
 from typing import ClassVar, Self
 
+from vdbackup.translation import original
+
 
 class Remedy(StrEnum):
     """What this program has for who meets an error; worded by `cli.remedies` and `gui.remedies`."""
@@ -63,7 +65,7 @@ class VdbackupError(Exception):
         remedy: Remedy | None = None,
         about: str = "",
     ) -> None:
-        super().__init__(f"{title} {advice}".rstrip())
+        super().__init__(f"{original(title)} {original(advice)}".rstrip())  # for the log
         self.title = title
         self.advice = advice
         self.cleared = cleared

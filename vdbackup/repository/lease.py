@@ -77,7 +77,7 @@ class Lease:
     namespace: str
     pid: int
     started: int
-    purpose: str
+    purpose: records.OurWords
     since: str
 
     @classmethod

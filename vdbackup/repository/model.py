@@ -281,7 +281,7 @@ class RecoveryPoint:
     boot_tested: BootTest | None = None
     merged: tuple[str, ...] = ()
     merged_before: int = 0
-    warnings: tuple[str, ...] = ()
+    warnings: tuple[records.OurWords, ...] = ()
     unreadable: tuple[tuple[int, int], ...] = ()
     promoted_from: Promotion | None = None
     captured_from: SourceIdentity | None = None
@@ -483,7 +483,7 @@ class Pin:
     """
 
     sequence: int
-    note: records.Sentence
+    note: records.Note
     since: records.Moment
 
 

@@ -18,6 +18,7 @@ from vdbackup.repository.machine import KnownMachines
 from vdbackup.repository.model import RecoveryPoint
 from vdbackup.repository.repository import Repository
 from vdbackup.sources.reference import SourceRef
+from vdbackup.translation import original
 
 PATIENCE = 3600.0
 """Seconds that another one who writes to the repository is waited for."""
@@ -128,4 +129,4 @@ def _failed(began: datetime, error: VdbackupError) -> Run:
 def _noted(began: datetime, outcome: Outcome, sentence: str) -> Run:
     ended = datetime.now(UTC)
     times = [each.isoformat(timespec="seconds") for each in (began, ended)]
-    return Run(times[0], times[1], outcome, sentence[:MAX_SENTENCE])
+    return Run(times[0], times[1], outcome, original(sentence)[:MAX_SENTENCE])
