@@ -82,10 +82,10 @@ def to_json(record: Any) -> Any:
         return [to_json(item) for item in record]
     if isinstance(record, Mapping):
         return {name: to_json(value) for name, value in record.items()}
-    return _object(record)
+    return _of_class(record)
 
 
-def _object(record: Any) -> Any:
+def _of_class(record: Any) -> Any:
     if isinstance(record, datetime):
         return record.isoformat(timespec="seconds")
     if isinstance(record, Path):
